@@ -1,0 +1,1 @@
+//! Micro-benchmarks live in `micro/`; the side-by-side harness in `peers/`.
