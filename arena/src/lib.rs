@@ -1,1 +1,70 @@
-//! arena
+//! One region of memory, mapped at start and divided into buckets.
+//!
+//! A bucket is the place in which one request at a time lives: a stack, a bump arena, a reserve. The global allocator
+//! of the program ([`TransomAllocator`]) gives a thread that is bound to a bucket memory of that bucket only. What does
+//! not fit ends the request at its recovery point ([`Tenant::enter`]), and nothing else.
+//!
+//! ```text
+//! region   | guard | buckets …… | guard | other parts, from other terms of the bound …… | guard |
+//! bucket   | guard | stack → (grows down) | guard | arena …………………………… | reserve |
+//! ```
+//!
+//! This crate knows about memory and ways out. It knows nothing of HTTP, sockets or doors.
+
+mod allocator;
+mod bound;
+mod bucket;
+mod bytes;
+mod cleanup;
+pub mod futex;
+mod geometry;
+mod heap;
+mod panic;
+mod recovery;
+mod region;
+mod server_thread;
+mod shared;
+mod signal;
+mod stack;
+mod thread;
+
+pub use allocator::{TransomAllocator, process_heap_allocations, seal, settle_process_heap};
+pub use bound::{Bound, BoundError, MemoryLimit, PAGE, Place, Term, pages};
+pub use bucket::{Bucket, BucketState, Buckets, BucketsError};
+pub use bumpalo::Bump;
+pub use bytes::{Bytes, ParseBytesError};
+pub use cleanup::WayOut;
+pub use geometry::{BUCKETS_MAX, BucketGeometry, GeometryError};
+pub use heap::Wipe;
+pub use panic::PanicNote;
+pub use recovery::{
+    Exhaustion, Failed, Outcome, Policy, Reason, Tenant, Usage, current_bucket, current_usage,
+    defer, ensure_stack, parked, stack_remaining,
+};
+pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes};
+pub use server_thread::ThreadMain;
+pub use shared::{
+    Poisoned, Shared, SharedHeapError, install_shared_heap, outside, shared_heap_usage,
+};
+pub use stack::StackGauge;
+
+/// The escape contract: what an application's author promises to [`Tenant::enter_escaping`].
+///
+/// Under [`Policy::Escape`] a request that outgrows its arena or its stack is left by a jump. The frames between the
+/// failing allocation (or, for a stack overflow, *any* instruction) and the recovery point simply cease to be: no
+/// destructor runs, no guard is released. That is sound only if for everything the handler calls:
+///
+/// 1. **No lock, borrow or scope is held across an allocation.** No `MutexGuard`, `RefMut`, `std::thread::scope`, pinned
+///    future, or callback into a library that is in the middle of something. [`Shared`] is made for this and is exempt.
+/// 2. **Nothing outside the bucket points into it.** No value of this request is in a `static`, a thread-local, another
+///    thread, a channel. The bucket is reused at once.
+/// 3. **Resources other than memory are registered** with [`defer`], or may leak: descriptors, temporary files, child
+///    processes.
+/// 4. **No shared state is half-updated** at an allocation, except inside [`Shared::with`], which is poisoned.
+/// 5. **Only plain frames are crossed.** Frames with pending destructors are skipped, which Rust does not define (RFC 2945
+///    calls them not "plain old frames"); in practice, on the compilers this project is tested with, they are deallocated
+///    without being run. C and Roc handlers have no destructors, so for them this holds by itself.
+///
+/// Handlers that compute an answer from the request and `Shared` state, with ordinary `String`s and `Vec`s, keep it without
+/// trying.
+pub mod escape_contract {}

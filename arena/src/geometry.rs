@@ -1,0 +1,320 @@
+//! How a bucket is divided.
+//!
+//! ```text
+//! | guard | stack → (grows down) | guard | arena …………………………… | reserve |
+//!                                                              | control | panic room | signal stack |
+//! ```
+//!
+//! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the bucket's
+//! control block, a little room for what a panic allocates, and the stack on which a stack overflow is handled.
+
+use crate::bound::{PAGE, pages};
+use crate::{Bytes, Place, Term};
+
+/// Room for the bucket's control block, at the start of the reserve.
+pub(crate) const CONTROL_SIZE: usize = PAGE;
+
+/// Room for what panicking allocates (the boxed payload, the formatted message) once the arena is full.
+pub(crate) const PANIC_ROOM_SIZE: usize = 2 * PAGE;
+
+/// What our handler of a stack overflow needs beyond the kernel's signal frame: cleanups and one log record, in debug
+/// builds too. Measured at 9 KiB in a debug build; doubled.
+const SIGNAL_STACK_WORK: usize = 5 * PAGE;
+
+/// The smallest arena that is worth a bucket: the request's own bookkeeping and a short answer.
+const ARENA_MIN: usize = 4 * PAGE;
+
+/// What a thread needs below its first frame beyond the system's minimum: the door's serve loop, unwinding a panic.
+const STACK_WORK: usize = 12 * PAGE;
+
+/// The division of one bucket, in bytes. Having one tells you that every part is a multiple of [`PAGE`], that the
+/// parts add up to `bucket_size`, and that stack and arena are large enough to serve a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BucketGeometry {
+    bucket_size: usize,
+    stack_size: usize,
+    signal_stack_size: usize,
+}
+
+/// Why a bucket of these sizes cannot work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GeometryError {
+    /// The stack cannot hold a thread.
+    #[error(
+        "--stack-size is {was}; it must be at least {least}, which is what a thread and an unwinding panic need"
+    )]
+    StackTooSmall {
+        /// The setting.
+        was: Bytes,
+        /// The least that works.
+        least: Bytes,
+    },
+    /// Nothing, or too little, is left for the arena.
+    #[error(
+        "--bucket-size is {was}; it must be at least {least}: {stack} of stack (--stack-size), {overhead} of guard pages and reserve, and an arena of {arena}"
+    )]
+    BucketTooSmall {
+        /// The setting.
+        was: Bytes,
+        /// The least that works with this stack.
+        least: Bytes,
+        /// The stack.
+        stack: Bytes,
+        /// Guards and reserve.
+        overhead: Bytes,
+        /// The smallest arena.
+        arena: Bytes,
+    },
+    /// Not a whole number of pages.
+    #[error("{flag} is {was}; it must be a multiple of the page size, {page}: the next one is {next}", page = Bytes(PAGE))]
+    NotPages {
+        /// The flag.
+        flag: &'static str,
+        /// The setting.
+        was: Bytes,
+        /// The next larger size that works.
+        next: Bytes,
+    },
+    /// No buckets at all.
+    #[error("--buckets is 0; it must be at least 1: a request lives in a bucket")]
+    NoBuckets,
+    /// More than the registry of buckets can name.
+    #[error("--buckets is {was}; it must be at most {most}")]
+    TooManyBuckets {
+        /// The setting.
+        was: usize,
+        /// The most.
+        most: usize,
+    },
+}
+
+/// The most buckets a process can have: a thread each, and Linux's default `threads-max` is in this order.
+pub const BUCKETS_MAX: usize = 16_384;
+
+impl BucketGeometry {
+    /// Divides a bucket of `bucket_size` bytes that has `stack_size` bytes of stack.
+    ///
+    /// # Errors
+    /// [`GeometryError`], naming the flag, what it was and what it must be. Nothing is rounded or clamped.
+    pub fn new(bucket_size: Bytes, stack_size: Bytes) -> Result<Self, GeometryError> {
+        Self::with_minimums(bucket_size, stack_size, SystemMinimums::of_this_machine())
+    }
+
+    fn with_minimums(
+        bucket_size: Bytes,
+        stack_size: Bytes,
+        minimums: SystemMinimums,
+    ) -> Result<Self, GeometryError> {
+        for (flag, was) in [("--bucket-size", bucket_size), ("--stack-size", stack_size)] {
+            if !was.0.is_multiple_of(PAGE) {
+                return Err(GeometryError::NotPages {
+                    flag,
+                    was,
+                    next: Bytes(pages(was.0).unwrap_or(usize::MAX & !(PAGE - 1))),
+                });
+            }
+        }
+        let stack_least = pages(minimums.thread_stack + STACK_WORK).expect("a few pages");
+        if stack_size.0 < stack_least {
+            return Err(GeometryError::StackTooSmall {
+                was: stack_size,
+                least: Bytes(stack_least),
+            });
+        }
+        let signal_stack_size =
+            pages(minimums.signal_frame + SIGNAL_STACK_WORK).expect("a few pages");
+        let overhead = 2 * PAGE + CONTROL_SIZE + PANIC_ROOM_SIZE + signal_stack_size;
+        let least = (overhead + ARENA_MIN).saturating_add(stack_size.0);
+        if bucket_size.0 < least {
+            return Err(GeometryError::BucketTooSmall {
+                was: bucket_size,
+                least: Bytes(least),
+                stack: stack_size,
+                overhead: Bytes(overhead),
+                arena: Bytes(ARENA_MIN),
+            });
+        }
+        Ok(BucketGeometry {
+            bucket_size: bucket_size.0,
+            stack_size: stack_size.0,
+            signal_stack_size,
+        })
+    }
+
+    /// The addend of the memory equation that `count` such buckets are.
+    ///
+    /// # Errors
+    /// [`GeometryError::NoBuckets`] and [`GeometryError::TooManyBuckets`].
+    pub fn term(&self, count: usize) -> Result<Term, GeometryError> {
+        if count == 0 {
+            return Err(GeometryError::NoBuckets);
+        }
+        if count > BUCKETS_MAX {
+            return Err(GeometryError::TooManyBuckets {
+                was: count,
+                most: BUCKETS_MAX,
+            });
+        }
+        Ok(Term {
+            name: "buckets",
+            count,
+            unit: self.bucket_size,
+            holder: "one request each: stack, arena, reserve",
+            flags: "--buckets, --bucket-size",
+            place: Place::Region,
+        })
+    }
+
+    /// Bytes of a whole bucket.
+    #[must_use]
+    pub const fn bucket_size(&self) -> usize {
+        self.bucket_size
+    }
+
+    /// Bytes of its stack.
+    #[must_use]
+    pub const fn stack_size(&self) -> usize {
+        self.stack_size
+    }
+
+    /// Bytes of its arena, of which bumpalo's footer takes 64.
+    #[must_use]
+    pub const fn arena_size(&self) -> usize {
+        self.reserve_offset() - self.arena_offset()
+    }
+
+    /// Bytes of its reserve.
+    #[must_use]
+    pub const fn reserve_size(&self) -> usize {
+        CONTROL_SIZE + PANIC_ROOM_SIZE + self.signal_stack_size
+    }
+
+    /// Where the stack begins (its lowest address); the guard page lies just below.
+    pub(crate) const fn stack_offset(&self) -> usize {
+        PAGE
+    }
+
+    /// Where the guard page between stack and arena begins.
+    pub(crate) const fn second_guard_offset(&self) -> usize {
+        PAGE + self.stack_size
+    }
+
+    pub(crate) const fn arena_offset(&self) -> usize {
+        self.second_guard_offset() + PAGE
+    }
+
+    pub(crate) const fn reserve_offset(&self) -> usize {
+        self.bucket_size - self.reserve_size()
+    }
+
+    pub(crate) const fn panic_room_offset(&self) -> usize {
+        self.reserve_offset() + CONTROL_SIZE
+    }
+
+    pub(crate) const fn signal_stack_offset(&self) -> usize {
+        self.panic_room_offset() + PANIC_ROOM_SIZE
+    }
+
+    pub(crate) const fn signal_stack_size(&self) -> usize {
+        self.signal_stack_size
+    }
+}
+
+/// What the C library and the kernel want on this machine, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct SystemMinimums {
+    /// The least stack of a thread (thread-local storage included).
+    thread_stack: usize,
+    /// What the kernel pushes when it delivers a signal; several KiB with AVX-512 or SVE.
+    signal_frame: usize,
+}
+
+impl SystemMinimums {
+    fn of_this_machine() -> Self {
+        if cfg!(miri) {
+            return SystemMinimums {
+                thread_stack: 16 << 10,
+                signal_frame: 4 << 10,
+            };
+        }
+        // SAFETY: sysconf and getauxval only read process-wide constants.
+        let (stack, frame) = unsafe {
+            (
+                libc::sysconf(libc::_SC_THREAD_STACK_MIN),
+                libc::getauxval(libc::AT_MINSIGSTKSZ),
+            )
+        };
+        SystemMinimums {
+            thread_stack: usize::try_from(stack).unwrap_or(0).max(16 << 10),
+            signal_frame: usize::try_from(frame).unwrap_or(0).max(4 << 10),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYSTEM: SystemMinimums = SystemMinimums {
+        thread_stack: 16 << 10,
+        signal_frame: 4 << 10,
+    };
+
+    fn geometry(bucket: Bytes, stack: Bytes) -> Result<BucketGeometry, GeometryError> {
+        BucketGeometry::with_minimums(bucket, stack, SYSTEM)
+    }
+
+    #[test]
+    fn the_parts_add_up_to_the_bucket() {
+        let g = geometry(Bytes::kib(512), Bytes::kib(128)).expect("a common size");
+        assert_eq!(
+            PAGE + g.stack_size() + PAGE + g.arena_size() + g.reserve_size(),
+            g.bucket_size()
+        );
+        assert_eq!(
+            g.signal_stack_offset() + g.signal_stack_size(),
+            g.bucket_size()
+        );
+        assert_eq!(g.term(8).expect("eight").bytes(), Some(8 * 512 << 10));
+    }
+
+    #[test]
+    fn the_smallest_bucket_is_accepted_and_one_page_less_is_refused_with_its_size() {
+        let stack = Bytes::kib(64);
+        let least = match geometry(Bytes(0), stack) {
+            Err(GeometryError::BucketTooSmall { least, .. }) => least,
+            other => panic!("{other:?}"),
+        };
+        assert!(geometry(least, stack).is_ok());
+        let error = geometry(Bytes(least.0 - PAGE), stack).expect_err("too small");
+        let text = error.to_string();
+        assert!(
+            text.contains("--bucket-size") && text.contains(&least.to_string()),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn settings_that_cannot_hold_are_refused_by_the_name_of_their_flag() {
+        for (bucket, stack, part) in [
+            (Bytes::kib(512), Bytes::kib(8), "--stack-size is 8KiB"),
+            (Bytes(500_000), Bytes::kib(64), "--bucket-size is 500000B"),
+            (Bytes::kib(512), Bytes(100_000), "--stack-size is 100000B"),
+        ] {
+            let text = geometry(bucket, stack).expect_err(part).to_string();
+            assert!(text.contains(part), "{text}");
+        }
+        let g = geometry(Bytes::kib(512), Bytes::kib(64)).expect("fits");
+        assert_eq!(g.term(0), Err(GeometryError::NoBuckets));
+        assert!(g.term(BUCKETS_MAX + 1).is_err());
+    }
+
+    #[test]
+    fn a_huge_stack_does_not_overflow_the_arithmetic() {
+        let huge = Bytes(usize::MAX & !(PAGE - 1));
+        assert!(matches!(
+            geometry(Bytes::kib(512), huge),
+            Err(GeometryError::BucketTooSmall { .. })
+        ));
+    }
+}

@@ -1,0 +1,244 @@
+//! The arena of one bucket: a `bumpalo::Bump` whose only chunk is the memory it is given, and which can never grow.
+//!
+//! Knows nothing of threads, regions or recovery: an allocation that does not fit is an `Err`, and what that means is
+//! for the caller to say. Plain memory and arithmetic, so that it runs under Miri.
+
+use allocator_api2::alloc::Allocator;
+use bumpalo::Bump;
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+use crate::allocator;
+
+/// What bumpalo and its caller need of the memory beside the arena proper: its footer, and the 16 bytes by which it
+/// rounds its chunks down for the sake of other allocators.
+pub const HEAP_OVERHEAD: usize = 64;
+
+/// An allocation does not fit. Carries nothing: the caller knows what it asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoesNotFit;
+
+/// A bump arena over fixed memory, with a count of live allocations and a high water.
+#[derive(Debug)]
+pub struct Heap {
+    bump: Bump,
+    base: usize,
+    len: usize,
+    capacity: usize,
+    /// Allocations made through [`Heap::allocate`] and not yet given back. Wrapping: an escape leaves it behind.
+    live: Cell<u32>,
+    /// The most bytes in use before a give-back lowered the number. See [`Heap::high_water`].
+    peak: Cell<usize>,
+    /// What cannot be used by alignment of the chunk; so that "used" starts at zero.
+    initial_free: usize,
+}
+
+impl Heap {
+    /// Builds the arena in `memory`.
+    ///
+    /// # Errors
+    /// `DoesNotFit` when bumpalo did not take its chunk from `memory`: the program's global allocator is not
+    /// [`crate::TransomAllocator`], or the memory is smaller than [`HEAP_OVERHEAD`] plus a page.
+    ///
+    /// # Safety
+    /// `memory` must be aligned to 16, valid for reads and writes of `len` bytes for as long as the heap and everything
+    /// allocated from it live, and referred to by nothing else. The heap must never be dropped (it would hand its chunk
+    /// to the global allocator): keep it in a `static`, in the region, or in `ManuallyDrop`.
+    pub(crate) unsafe fn new(memory: NonNull<u8>, len: usize) -> Result<Self, DoesNotFit> {
+        let capacity = len.checked_sub(HEAP_OVERHEAD).ok_or(DoesNotFit)?;
+        // SAFETY: the caller gives us the memory; the carve hands it to at most one allocation, the chunk.
+        let bump = unsafe {
+            allocator::carve(memory, len, || Bump::try_with_capacity(capacity))
+                .map_err(|_| DoesNotFit)?
+        };
+        let heap = Heap {
+            base: memory.as_ptr() as usize,
+            len,
+            capacity,
+            live: Cell::new(0),
+            peak: Cell::new(0),
+            initial_free: bump.chunk_capacity(),
+            bump,
+        };
+        // Closed: with a limit of what it has, every further chunk is refused.
+        heap.bump
+            .set_allocation_limit(Some(heap.bump.allocated_bytes()));
+        let probe = heap.bump.try_alloc_layout(Layout::new::<u8>());
+        match probe {
+            Ok(byte) if heap.owns(byte.as_ptr() as usize) && heap.initial_free >= capacity => {
+                // SAFETY: the probe was just made with this layout and nobody has it.
+                unsafe { (&heap.bump).deallocate(byte, Layout::new::<u8>()) };
+                Ok(heap)
+            }
+            _ => {
+                // The chunk came from elsewhere; giving it back there is not ours to do.
+                std::mem::forget(heap);
+                Err(DoesNotFit)
+            }
+        }
+    }
+
+    /// Whether an address lies in this arena.
+    #[inline]
+    pub(crate) fn owns(&self, address: usize) -> bool {
+        address.wrapping_sub(self.base) < self.len
+    }
+
+    /// The arena itself, for handlers that allocate explicitly. Allocations made here are not counted as live: they
+    /// cannot outlive the borrow.
+    #[inline]
+    pub(crate) fn bump(&self) -> &Bump {
+        &self.bump
+    }
+
+    /// Bytes an empty arena can hand out.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes still free.
+    #[inline]
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.bump.chunk_capacity()
+    }
+
+    /// Bytes in use, holes and alignment included.
+    #[inline]
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.initial_free - self.bump.chunk_capacity()
+    }
+
+    /// The most bytes in use since the last reset. Give-backs by bumpalo's own collections between two calls of ours are
+    /// not seen, so for those it is a lower bound.
+    #[inline]
+    #[must_use]
+    pub fn high_water(&self) -> usize {
+        self.peak.get().max(self.used())
+    }
+
+    /// Allocations not yet given back.
+    #[inline]
+    pub(crate) fn live(&self) -> u32 {
+        self.live.get()
+    }
+
+    pub(crate) fn set_live(&self, live: u32) {
+        self.live.set(live);
+    }
+
+    /// Bumps. The block is uninitialised.
+    #[inline(always)]
+    pub(crate) fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, DoesNotFit> {
+        match self.bump.try_alloc_layout(layout) {
+            Ok(block) => {
+                self.live.set(self.live.get().wrapping_add(1));
+                Ok(block)
+            }
+            Err(_) => Err(DoesNotFit),
+        }
+    }
+
+    /// Gives a block back: its bytes at once if it is the last one made, else when the arena is reset.
+    ///
+    /// # Safety
+    /// `block` came from [`Heap::allocate`], [`Heap::grow`] or [`Heap::shrink`] of this heap with `layout`, and is not used again.
+    #[inline(always)]
+    pub(crate) unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
+        self.live.set(self.live.get().wrapping_sub(1));
+        self.note_peak();
+        // SAFETY: as promised by the caller.
+        unsafe { (&self.bump).deallocate(block, layout) };
+    }
+
+    /// Makes a block larger: by the difference if it is the last one made, else by a copy that leaves a hole.
+    ///
+    /// # Safety
+    /// As for [`Heap::deallocate`]; `new.size() ≥ old.size()`, equal alignment. On `Err` the block is as it was.
+    #[inline]
+    pub(crate) unsafe fn grow(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<u8>, DoesNotFit> {
+        // SAFETY: as promised by the caller.
+        match unsafe { (&self.bump).grow(block, old, new) } {
+            Ok(grown) => Ok(grown.cast()),
+            Err(_) => Err(DoesNotFit),
+        }
+    }
+
+    /// Makes a block smaller, giving bytes back where bumpalo finds it worth the copy.
+    ///
+    /// # Safety
+    /// As for [`Heap::deallocate`]; `new.size() ≤ old.size()`, equal alignment.
+    #[inline]
+    pub(crate) unsafe fn shrink(
+        &self,
+        block: NonNull<u8>,
+        old: Layout,
+        new: Layout,
+    ) -> Result<NonNull<u8>, DoesNotFit> {
+        self.note_peak();
+        // SAFETY: as promised by the caller.
+        match unsafe { (&self.bump).shrink(block, old, new) } {
+            Ok(shrunk) => Ok(shrunk.cast()),
+            Err(_) => Err(DoesNotFit),
+        }
+    }
+
+    #[inline(always)]
+    fn note_peak(&self) {
+        let used = self.used();
+        if used > self.peak.get() {
+            self.peak.set(used);
+        }
+    }
+
+    /// Empties the arena by moving its cursor back.
+    ///
+    /// # Safety
+    /// Nothing allocated from it is used again, and no borrow of [`Heap::bump`] lives.
+    pub(crate) unsafe fn reset(&mut self, wipe: Wipe) {
+        if let Some(byte) = wipe.byte() {
+            let used = self.high_water();
+            let end = self.base + self.initial_free;
+            let start = (end - used.min(self.initial_free)) as *mut u8;
+            // SAFETY: [end - used, end) is the stretch handed out since the last reset (the cursor moves down from
+            // `end`), inside our memory, and by the caller's promise nobody uses it.
+            unsafe { start.write_bytes(byte, used) };
+        }
+        self.bump.reset();
+        self.live.set(0);
+        self.peak.set(0);
+    }
+}
+
+/// What happens to an arena's bytes between two requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wipe {
+    /// Nothing: the cursor moves, the bytes stay until they are overwritten. Fastest.
+    #[default]
+    None,
+    /// Zeroed, so that no request can read what an earlier one left, even through a bug.
+    Zero,
+    /// Overwritten with [`Wipe::POISON`], so that a use after the request's end is seen.
+    Poison,
+}
+
+impl Wipe {
+    /// The byte that poisons.
+    pub const POISON: u8 = 0xDB;
+
+    fn byte(self) -> Option<u8> {
+        match self {
+            Wipe::None => None,
+            Wipe::Zero => Some(0),
+            Wipe::Poison => Some(Self::POISON),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The panic hook: what a panic in a handler leaves behind, without allocating.
+//!
+//! The standard hook writes to standard error and, with `RUST_BACKTRACE=1`, symbolises a backtrace, which allocates and
+//! maps files; in a bucket that has just run out, that would abort the process. Ours writes into the bucket's control
+//! block: the message, the place, and with `RUST_BACKTRACE` the bare return addresses, as offsets that
+//! `addr2line -e BINARY` takes. On threads that are not running a request the hook that was there before is called.
+
+use crate::cleanup::WayOut;
+use crate::recovery::{self, Exhaustion, Failed, Reason};
+use crate::thread::bound;
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::c_void;
+use std::fmt::{self, Write};
+use std::panic::PanicHookInfo;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+const MESSAGE_MAX: usize = 240;
+const FRAMES_MAX: usize = 32;
+
+static BACKTRACE: AtomicBool = AtomicBool::new(false);
+/// Where the executable is loaded: what is subtracted from an address to make an offset.
+static LOADED_AT: AtomicUsize = AtomicUsize::new(0);
+
+/// What is known of a request's last panic. Lies in the bucket's control block.
+pub struct PanicNote {
+    message: UnsafeCell<Text<MESSAGE_MAX>>,
+    frames: UnsafeCell<[usize; FRAMES_MAX]>,
+    frame_count: Cell<usize>,
+    exhaustion: Cell<bool>,
+}
+
+impl PanicNote {
+    pub(crate) const fn new() -> Self {
+        PanicNote {
+            message: UnsafeCell::new(Text::new()),
+            frames: UnsafeCell::new([0; FRAMES_MAX]),
+            frame_count: Cell::new(0),
+            exhaustion: Cell::new(false),
+        }
+    }
+
+    /// Message and place, in one line of at most 240 bytes; a longer one ends in `…`.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        // SAFETY: written only by the hook, on this thread, while no reference from here is held: a note is handed out
+        // after the panic has been caught.
+        unsafe { (*self.message.get()).as_str() }
+    }
+
+    /// Return addresses, innermost first, as offsets into the executable; empty unless `RUST_BACKTRACE` is set.
+    #[must_use]
+    pub fn frames(&self) -> &[usize] {
+        // SAFETY: as for `message`.
+        let frames = unsafe { &*self.frames.get() };
+        &frames[..self.frame_count.get()]
+    }
+
+    /// Whether the panic was bumpalo's way of saying that the arena is full.
+    pub(crate) fn is_exhaustion(&self) -> bool {
+        self.exhaustion.get()
+    }
+}
+
+impl fmt::Debug for PanicNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PanicNote")
+            .field("message", &self.message())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Installs the hook, once; what was installed before is called for threads that run no request.
+pub fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+        BACKTRACE.store(wanted, Ordering::Relaxed);
+        LOADED_AT.store(executable_base(), Ordering::Relaxed);
+        if wanted {
+            // The unwinder's first walk looks up and caches the executable's tables: have it done now.
+            let mut frames = [0; FRAMES_MAX];
+            walk(&mut frames);
+        }
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !note(info) {
+                previous(info);
+            }
+        }));
+    });
+}
+
+/// Writes the note; false if this thread is not running a request.
+fn note(info: &PanicHookInfo<'_>) -> bool {
+    let Some(bucket) = bound() else {
+        return false;
+    };
+    let note = &bucket.panic_note;
+    let said = info.payload_as_str().unwrap_or("a value that is no text");
+    let file = info.location().map_or("", std::panic::Location::file);
+    let full = said == "out of memory" && file.contains("bumpalo");
+    note.exhaustion.set(full);
+    if full {
+        let heap = bucket.heap();
+        bucket.exhaustion.set(Exhaustion {
+            reason: Reason::Arena,
+            asked: 0,
+            used: heap.used(),
+            free: heap.free(),
+            size: heap.capacity(),
+        });
+    }
+    // SAFETY: the bucket's thread, and no reference into the note is held (see PanicNote::message).
+    let message = unsafe { &mut *note.message.get() };
+    message.clear();
+    // Text never fails: it truncates.
+    let _ = match info.location() {
+        Some(place) => write!(message, "{said}, at {}:{}", place.file(), place.line()),
+        None => message.write_str(said),
+    };
+    let frame_count = if BACKTRACE.load(Ordering::Relaxed) && !full {
+        // SAFETY: as for the message.
+        walk(unsafe { &mut *note.frames.get() })
+    } else {
+        0
+    };
+    note.frame_count.set(frame_count);
+    // After these two the runtime aborts the process. A thread that never returns from here cannot be aborted.
+    let aborts = said.starts_with("panic in a destructor during cleanup")
+        || said.starts_with("panic in a function that cannot unwind");
+    if aborts {
+        recovery::park(bucket, Failed::Panicked(note), WayOut::Unwound);
+    }
+    true
+}
+
+/// Text of at most N bytes, cut at a character's boundary.
+struct Text<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+    cut: bool,
+}
+
+impl<const N: usize> Text<N> {
+    const CUT: &'static str = "…";
+
+    const fn new() -> Self {
+        Text {
+            bytes: [0; N],
+            len: 0,
+            cut: false,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+        self.cut = false;
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or("")
+    }
+
+    fn push(&mut self, text: &str) {
+        self.bytes[self.len..self.len + text.len()].copy_from_slice(text.as_bytes());
+        self.len += text.len();
+    }
+}
+
+impl<const N: usize> Write for Text<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.cut {
+            return Ok(());
+        }
+        let room = N - Self::CUT.len() - self.len;
+        if text.len() <= room {
+            self.push(text);
+            return Ok(());
+        }
+        let end = (0..=room)
+            .rev()
+            .find(|&end| text.is_char_boundary(end))
+            .unwrap_or(0);
+        self.push(&text[..end]);
+        self.push(Self::CUT);
+        self.cut = true;
+        Ok(())
+    }
+}
+
+// The Itanium C++ ABI's unwinder, which the standard library links already (level 1, section 1.3 and 1.4).
+#[cfg(not(miri))]
+unsafe extern "C" {
+    fn _Unwind_Backtrace(
+        each: extern "C" fn(*mut c_void, *mut c_void) -> i32,
+        argument: *mut c_void,
+    ) -> i32;
+    fn _Unwind_GetIP(context: *mut c_void) -> usize;
+}
+
+struct Walk<'f> {
+    frames: &'f mut [usize; FRAMES_MAX],
+    count: usize,
+}
+
+#[cfg(not(miri))]
+extern "C" fn each_frame(context: *mut c_void, argument: *mut c_void) -> i32 {
+    const GO_ON: i32 = 0;
+    const STOP: i32 = 5;
+    // SAFETY: `argument` is the Walk that `walk` passes, alive and unaliased during the call.
+    let walk = unsafe { &mut *argument.cast::<Walk<'_>>() };
+    if walk.count == FRAMES_MAX {
+        return STOP;
+    }
+    // SAFETY: the unwinder calls us with a valid context.
+    let address = unsafe { _Unwind_GetIP(context) };
+    walk.frames[walk.count] = address.wrapping_sub(LOADED_AT.load(Ordering::Relaxed));
+    walk.count += 1;
+    GO_ON
+}
+
+#[cfg(not(miri))]
+fn walk(frames: &mut [usize; FRAMES_MAX]) -> usize {
+    let mut walk = Walk { frames, count: 0 };
+    // SAFETY: the callback matches the ABI and only touches `walk`.
+    unsafe { _Unwind_Backtrace(each_frame, (&raw mut walk).cast()) };
+    walk.count
+}
+
+#[cfg(miri)]
+fn walk(_: &mut [usize; FRAMES_MAX]) -> usize {
+    0
+}
+
+#[cfg(not(miri))]
+fn executable_base() -> usize {
+    unsafe extern "C" {
+        /// The start of the ELF header of the object this is linked into (defined by the linker).
+        static __ehdr_start: u8;
+    }
+    (&raw const __ehdr_start) as usize
+}
+
+#[cfg(miri)]
+fn executable_base() -> usize {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character_and_says_so() {
+        let mut text = Text::<16>::new();
+        let _ = text.write_str("ünïcödé text");
+        let _ = text.write_str(" and more");
+        assert_eq!(text.as_str(), "ünïcödé t…");
+        let mut short = Text::<16>::new();
+        let _ = short.write_str("short");
+        assert_eq!(short.as_str(), "short");
+    }
+}

@@ -1,0 +1,94 @@
+//! Starting a thread whose stack lies in its bucket.
+//!
+//! `std::thread` maps its own stacks, so this is `pthread_create` with `pthread_attr_setstack`. Nothing is allocated by
+//! us; the C library takes a few hundred bytes for the thread's table of thread-local storage.
+
+use crate::bucket::Bucket;
+use crate::recovery::Tenant;
+use crate::signal;
+use std::ffi::c_void;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a thread bound to a bucket runs: a plain function and one word for it.
+pub type ThreadMain = fn(Tenant, usize);
+
+impl Bucket {
+    /// Starts a thread on this bucket's stack, bound to it for life. It runs `main(tenant, argument)`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if the bucket has a thread; what `pthread_create` says otherwise (the limits on
+    /// threads: `ulimit -u`, the cgroup's `pids.max`).
+    pub fn start_thread(&'static self, main: ThreadMain, argument: usize) -> io::Result<()> {
+        signal::install()?;
+        if !self.adopt() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "this bucket has a thread already",
+            ));
+        }
+        self.set_main(main, argument);
+        let result = self.create_thread();
+        if result.is_err() {
+            self.disown();
+        }
+        result
+    }
+
+    fn create_thread(&'static self) -> io::Result<()> {
+        let check = |code: libc::c_int| match code {
+            0 => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code)),
+        };
+        let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+        let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
+        // SAFETY: attributes are initialised before use and destroyed after. The stack is this bucket's, between its
+        // guards, writable, page-aligned, and used by no other thread (adopted above). The argument lives for ever.
+        unsafe {
+            check(libc::pthread_attr_init(attributes.as_mut_ptr()))?;
+            let attributes = attributes.assume_init_mut();
+            let created = check(libc::pthread_attr_setstack(
+                attributes,
+                self.stack_bottom() as *mut c_void,
+                self.geometry().stack_size(),
+            ))
+            .and_then(|()| {
+                check(libc::pthread_attr_setdetachstate(
+                    attributes,
+                    libc::PTHREAD_CREATE_DETACHED,
+                ))
+            })
+            .and_then(|()| {
+                check(libc::pthread_create(
+                    thread.as_mut_ptr(),
+                    attributes,
+                    start,
+                    std::ptr::from_ref(self).cast_mut().cast(),
+                ))
+            });
+            libc::pthread_attr_destroy(attributes);
+            created
+        }
+    }
+}
+
+extern "C" fn start(argument: *mut c_void) -> *mut c_void {
+    // SAFETY: `create_thread` passes a bucket, which lives for ever.
+    let bucket: &'static Bucket = unsafe { &*argument.cast::<Bucket>() };
+    name_this_thread(bucket.index());
+    if signal::use_signal_stack(bucket).is_ok() {
+        let (main, argument) = bucket.main();
+        let tenant = Tenant::of(bucket);
+        // A panic here is a bug of ours, outside any request; it must not cross into the C library.
+        let _ = catch_unwind(AssertUnwindSafe(|| main(tenant, argument)));
+    }
+    std::ptr::null_mut()
+}
+
+fn name_this_thread(index: u32) {
+    let mut name = [0u8; 16]; // the kernel's limit, NUL included
+    let _ = write!(&mut name[..15], "door-{index}");
+    // SAFETY: a NUL-terminated name for the calling thread.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
