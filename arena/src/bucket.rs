@@ -5,10 +5,10 @@
 
 use crate::bound::PAGE;
 use crate::cleanup::{Cleanups, Deferred, Node, WayOut};
-use crate::futex;
 use crate::geometry::BucketGeometry;
 use crate::heap::{Heap, Wipe};
 use crate::panic::PanicNote;
+use crate::pin::Pin;
 use crate::recovery::{Exhaustion, Policy, Stuck};
 use crate::region::{Part, Region};
 use crate::server_thread::ThreadMain;
@@ -53,10 +53,7 @@ pub struct Bucket {
     /// What its thread runs; written before the thread is created.
     main: Cell<Option<(ThreadMain, usize)>>,
     // Any thread.
-    /// Allocations of this bucket that other threads have freed since the last reset.
-    freed_afar: AtomicU32,
-    /// 1 while the bucket's thread sleeps until `freed_afar` changes.
-    pin_waits: AtomicU32,
+    pin: Pin,
     state: AtomicU32,
     adopted: AtomicU32,
     high_water: AtomicUsize,
@@ -232,8 +229,7 @@ impl Bucket {
                 ),
                 panic_room_used: Cell::new(0),
                 main: Cell::new(None),
-                freed_afar: AtomicU32::new(0),
-                pin_waits: AtomicU32::new(0),
+                pin: Pin::new(),
                 state: AtomicU32::new(BucketState::Unbound as u32),
                 adopted: AtomicU32::new(0),
                 high_water: AtomicUsize::new(0),
@@ -406,38 +402,23 @@ impl Bucket {
 
     /// An allocation of this bucket was freed by a thread that is not running its request.
     pub(crate) fn freed_from_afar(&self) {
-        self.freed_afar.fetch_add(1, Ordering::SeqCst);
-        if self.pin_waits.load(Ordering::SeqCst) == 1 {
-            futex::wake(&self.freed_afar, 1);
-        }
+        self.pin.freed_from_afar();
     }
 
     /// Allocations of the request that are still live, after it has ended.
     pub(crate) fn live(&self) -> u32 {
-        self.heap()
-            .live()
-            .wrapping_sub(self.freed_afar.load(Ordering::Acquire))
+        self.heap().live().wrapping_sub(self.pin.freed())
     }
 
     /// Says that nothing allocated by the request is live, whatever the count says.
     pub(crate) fn forget_live(&self) {
-        self.heap()
-            .set_live(self.freed_afar.load(Ordering::Acquire));
+        self.heap().set_live(self.pin.freed());
     }
 
     /// Blocks until no allocation of the finished request is live.
     pub(crate) fn wait_until_unpinned(&self) {
         self.set_state(BucketState::Pinned);
-        self.pin_waits.store(1, Ordering::SeqCst);
-        loop {
-            // The count first, then the decision, then sleep only if the count has not moved since.
-            let freed = self.freed_afar.load(Ordering::SeqCst);
-            if self.heap().live() == freed {
-                break;
-            }
-            futex::wait(&self.freed_afar, freed);
-        }
-        self.pin_waits.store(0, Ordering::SeqCst);
+        self.pin.wait_until_freed(self.heap().live());
         self.set_state(BucketState::Idle);
     }
 
@@ -448,7 +429,7 @@ impl Bucket {
     pub(crate) unsafe fn reset(&self) {
         // SAFETY: by the caller's promise no reference to the heap or into it is in use.
         unsafe { (*self.heap.get()).reset(self.wipe) };
-        self.freed_afar.store(0, Ordering::Relaxed);
+        self.pin.reset();
         self.panic_room_used.set(0);
     }
 }

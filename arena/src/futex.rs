@@ -1,9 +1,10 @@
-//! A mutex that can be unlocked by whoever proves that its holder will never come back, and a word to sleep on.
+//! A word to sleep on, and a mutex that can be unlocked by whoever proves that its holder will never come back.
 //!
 //! `std::sync::Mutex` cannot be released without its guard, and the guard of a handler that was left by an escape no
-//! longer exists. The three-state mutex is Ulrich Drepper's ("Futexes Are Tricky", section 6, mutex3).
+//! longer exists. What the threads agree on is in `mutex.rs`, apart from the system calls, so that it can be modelled.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::mutex;
+pub(crate) use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Sleeps while `*word == expected`. Returns on a wake, a signal, or at once when the word differs.
 pub fn wait(word: &AtomicU32, expected: u32) {
@@ -32,56 +33,37 @@ pub fn wake(word: &AtomicU32, count: i32) {
     };
 }
 
-const FREE: u32 = 0;
-const HELD: u32 = 1;
-const CONTENDED: u32 = 2;
-
 /// The mutex. Not reentrant, not fair.
 #[derive(Debug)]
 pub struct RawMutex {
     state: AtomicU32,
 }
 
-// SAFETY: `lock` returns only after this thread has changed FREE to HELD or CONTENDED, and only `unlock` stores FREE, so
-// at most one holder exists at a time; acquire and release order the critical sections.
+// SAFETY: `lock` returns only after this thread has changed FREE to something else, and only `unlock` stores FREE, so at
+// most one holder exists at a time; acquire and release order the critical sections.
 unsafe impl lock_api::RawMutex for RawMutex {
     #[allow(
         clippy::declare_interior_mutable_const,
         reason = "required by the trait"
     )]
     const INIT: Self = RawMutex {
-        state: AtomicU32::new(FREE),
+        state: AtomicU32::new(mutex::FREE),
     };
 
     type GuardMarker = lock_api::GuardSend;
 
     #[inline]
     fn lock(&self) {
-        if !self.try_lock() {
-            self.lock_slow();
-        }
+        mutex::lock(&self.state);
     }
 
     #[inline]
     fn try_lock(&self) -> bool {
-        self.state
-            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+        mutex::try_lock(&self.state)
     }
 
     #[inline]
     unsafe fn unlock(&self) {
-        if self.state.swap(FREE, Ordering::Release) == CONTENDED {
-            wake(&self.state, 1);
-        }
-    }
-}
-
-impl RawMutex {
-    #[cold]
-    fn lock_slow(&self) {
-        while self.state.swap(CONTENDED, Ordering::Acquire) != FREE {
-            wait(&self.state, CONTENDED);
-        }
+        mutex::unlock(&self.state);
     }
 }

@@ -127,28 +127,25 @@ impl Part {
         self.len == 0
     }
 
-    /// Splits off the first `len` bytes as a part of `count` units of their own.
+    /// Takes the first of `n` equal shares off this part, which keeps the others.
     ///
     /// # Panics
-    /// If `len` is larger than the part or no multiple of [`PAGE`]: the layout was computed wrongly.
+    /// If the part does not divide into `n` shares of whole pages: the layout was computed wrongly.
     #[must_use]
-    pub fn split(self, len: usize) -> (Part, Part) {
-        assert!(
-            len <= self.len && len.is_multiple_of(PAGE),
-            "{len} of {}",
-            self.len
-        );
-        let first = Part { len, ..self };
-        // SAFETY: len ≤ self.len, so the result is in or one past the part.
-        let base = unsafe { self.base.add(len) };
-        let rest = Part {
+    pub fn share(&mut self, n: usize) -> Part {
+        assert!(self.len.is_multiple_of(n * PAGE), "{} bytes into {n}", self.len);
+        let len = self.len / n;
+        let first = Part {
             name: self.name,
             count: self.count,
             unit: self.unit,
-            base,
-            len: self.len - len,
+            base: self.base,
+            len,
         };
-        (first, rest)
+        // SAFETY: len ≤ self.len, so the result is in or one past the part.
+        self.base = unsafe { self.base.add(len) };
+        self.len -= len;
+        first
     }
 
     /// The bytes, zeroed at the start, for ever.

@@ -1,1 +1,90 @@
-//! doors
+//! Doors: calls from a front end into an application, through memory that is there from the start.
+//!
+//! A [`Door`] has door server threads and channels. A channel has a fixed number of slots; each carries one call
+//! and its reply. The caller ([`Client`]) is an event loop that never blocks; the handler ([`DoorHandler`]) is ordinary
+//! synchronous code on a door server thread. Submitted calls and finished ones are bits in bitmaps, with a generation per slot; a
+//! doorbell rings only for a side that sleeps; idle threads are reused last-in-first-out; threads are started one at a time, only at a
+//! new high water of concurrency. After [`Door::start`] nothing here allocates.
+//!
+//! The semantics are those of illumos doors, as far as an event loop can have them. This crate knows neither HTTP nor buckets: what runs
+//! on its threads, and on which memory they stand, is the business of whoever starts them.
+//!
+//! ```
+//! use std::sync::{Arc, OnceLock};
+//! use transom_doors::{Call, ChannelGeometry, ChannelMemory, Door, Patience, Status};
+//!
+//! // Door server threads are started by whoever owns their memory; here, by std.
+//! let this: Arc<OnceLock<Door>> = Arc::default();
+//! let door = Door::builder()
+//!     .threads_max(4)
+//!     .server_create({
+//!         let this = Arc::clone(&this);
+//!         move |thread| {
+//!             let door = this.get().expect("set before start").clone();
+//!             std::thread::Builder::new().spawn(move || {
+//!                 door.serve(thread, &|_: u32, call: &mut Call<'_>| {
+//!                     let len = call.request().len();
+//!                     call.reply_mut()[..len].fill(b'!');
+//!                     call.complete(len, Status::OK);
+//!                 });
+//!             })?;
+//!             Ok(())
+//!         }
+//!     })
+//!     .build()?;
+//! this.set(door.clone()).expect("set once");
+//!
+//! let geometry = ChannelGeometry { slots: 64, request_size: 4096, reply_size: 4096 };
+//! let layout = std::alloc::Layout::from_size_align(geometry.memory_len(), 4096)?;
+//! // SAFETY: the layout's size is not zero.
+//! let base = std::ptr::NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
+//! // SAFETY: fresh, zeroed, page-aligned, never freed, and known to nobody else.
+//! let memory = unsafe { ChannelMemory::new(base, geometry.memory_len()) };
+//! let mut client = door.channel(geometry, memory)?;
+//! door.start()?;
+//!
+//! let slot = client.reserve().expect("64 slots are free");
+//! client.request_mut(slot)[..3].copy_from_slice(b"abc");
+//! client.submit(slot, 3, 0);
+//! client.flush()?;
+//! # let mut fd = libc::pollfd { fd: client.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+//! # if client.prepare_wait(Patience::Eager) { unsafe { libc::poll(&mut fd, 1, 10_000) }; client.woke(); }
+//! let (slot, _) = client.next_completion().expect("after the doorbell");
+//! assert_eq!(client.reply(slot), b"!!!");
+//! client.release(slot);
+//! door.revoke();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+// The model checker takes the rule files (`bitmap`, `idle`, `turn`, `waiting`) into its own crate, `tests/loom.rs`: the rest lays
+// atomics over raw memory, which the model's atomics cannot be.
+#![cfg(not(loom))]
+
+mod bell;
+mod bitmap;
+mod call;
+mod channel;
+mod client;
+mod clock;
+mod door;
+mod error;
+mod geometry;
+mod idle;
+mod layout;
+mod pace;
+mod serve;
+mod status;
+mod sync;
+mod turn;
+mod waiting;
+
+pub use bell::Bell;
+pub use call::{Call, DoorHandler, EmergencyReply, Resumed};
+pub use client::{Client, Completion, Kind, SlotId, Withdraw};
+pub use clock::now_ns;
+pub use door::{Door, DoorBuilder, DoorInfo, THREADS_MAX};
+pub use error::{BuildError, CallError, ChannelError, GeometryError};
+pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
+pub use status::Status;
+pub use turn::Gone;
+pub use waiting::Patience;

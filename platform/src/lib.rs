@@ -1,1 +1,43 @@
-//! platform
+//! What the author of a handler sees: [`Request`], [`Response`], [`Router`], [`Shared`] state.
+//!
+//! A handler is an ordinary function from `&Request` to [`Response`]. It runs on a door server thread that is bound to a
+//! bucket: what it allocates lands there and is gone when it returns, and what does not fit ends this request with a 500
+//! and nothing else. `transom::serve` puts a front end before it.
+//!
+//! ```
+//! use transom_platform::{Request, Response, Router};
+//!
+//! fn hello(request: &Request) -> Response {
+//!     let name = request.query("name").unwrap_or("world");
+//!     Response::text(format!("hello, {name}\n"))
+//! }
+//!
+//! let router = Router::new().get("/", hello);
+//! ```
+//!
+//! It knows nothing of the sockets of clients.
+
+mod application;
+pub mod failure;
+pub mod frame;
+pub mod handler;
+pub mod headers;
+pub mod request;
+pub mod response;
+pub mod router;
+mod slot_io;
+
+pub use application::{Application, ApplicationError, ApplicationOptions, Figures};
+pub use failure::Failure;
+pub use handler::{Handler, HandlerFn, handler, streaming};
+pub use request::{BodyReader, Request, Version};
+pub use response::{Body, BodyWriter, IntoResponse, Response, Status};
+pub use router::{Router, RouterError, Routes};
+pub use transom_arena::{
+    Bump, Poisoned, Shared, WayOut, current_usage as memory_usage, defer, escape_contract, outside,
+};
+
+/// The allocator of every program that uses this crate: a thread bound to a bucket allocates in it, all others on the
+/// process heap.
+#[global_allocator]
+static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;

@@ -1,1 +1,27 @@
-//! server
+//! The front end of Transom: it owns sockets, speaks HTTP/1.1 and calls doors. It runs no application code itself.
+//!
+//! ```no_run
+//! use transom_platform::{Request, Response, Router};
+//!
+//! fn hello(request: &Request) -> Response<'_> {
+//!     let name = request.query("name").unwrap_or("world");
+//!     Response::text(format!("hello, {name}\n"))
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     transom::serve(Router::new().get("/", hello))
+//! }
+//! ```
+
+mod connection;
+pub mod front;
+pub mod http;
+pub mod log;
+mod net;
+mod plan;
+mod serve;
+mod settings;
+
+pub use plan::{Plan, PlanError};
+pub use serve::{App, serve, serve_escaping};
+pub use settings::{LogSetting, OnExhaustion, Settings, WipeSetting};

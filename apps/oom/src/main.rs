@@ -1,0 +1,75 @@
+//! Everything that can go wrong in a handler, on request: the application to test memory limits with.
+//!
+//! | request | does |
+//! |---|---|
+//! | `/N` | allocates N KiB and fills them |
+//! | `/arena/N` | the same through the explicit arena |
+//! | `/recurse/N` | calls itself N times |
+//! | `/panic` | panics |
+//! | `/sleep/MS` | waits |
+//! | `/hold/KIB/MS` | allocates, then waits |
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+use transom_platform::{Failure, Request, Response, Router};
+
+/// The most that can be asked for: more would not even be a size.
+const KIB_MAX: usize = usize::MAX >> 11;
+
+fn kib(request: &Request) -> Result<usize, Failure> {
+    let kib: usize = request.param_as("kib")?;
+    Ok(kib.min(KIB_MAX) * 1024)
+}
+
+fn allocate(request: &Request) -> Result<Response<'_>, Failure> {
+    let block = black_box(vec![7u8; kib(request)?]);
+    Ok(Response::text(format!("{} bytes\n", block.len())))
+}
+
+fn allocate_in_arena(request: &Request) -> Result<Response<'_>, Failure> {
+    let block = request.arena().alloc_slice_fill_copy(kib(request)?, 7u8);
+    Ok(Response::text(format!("{} bytes\n", black_box(block).len())))
+}
+
+fn depth(left: u64) -> u64 {
+    let frame = black_box([left; 8]);
+    if left == 0 { 0 } else { depth(left - 1) + frame[0].min(1) }
+}
+
+fn recurse(request: &Request) -> Result<Response<'_>, Failure> {
+    let depth = depth(request.param_as("n")?);
+    Ok(Response::text(format!("{depth} calls\n")))
+}
+
+fn panic(_: &Request) -> Response<'_> {
+    panic!("as asked by the client")
+}
+
+fn milliseconds(request: &Request) -> Result<Duration, Failure> {
+    Ok(Duration::from_millis(request.param_as("ms")?))
+}
+
+fn sleep(request: &Request) -> Result<Response<'_>, Failure> {
+    thread::sleep(milliseconds(request)?);
+    Ok(Response::text("slept\n"))
+}
+
+fn hold(request: &Request) -> Result<Response<'_>, Failure> {
+    let block = black_box(vec![7u8; kib(request)?]);
+    thread::sleep(milliseconds(request)?);
+    Ok(Response::text(format!("held {} bytes\n", block.len())))
+}
+
+fn main() -> ExitCode {
+    let router = Router::new()
+        .get("/{kib}", allocate)
+        .get("/arena/{kib}", allocate_in_arena)
+        .get("/recurse/{n}", recurse)
+        .get("/panic", panic)
+        .get("/sleep/{ms}", sleep)
+        .get("/hold/{kib}/{ms}", hold);
+    // SAFETY: the handlers hold no lock or scope, keep nothing beyond their request, and own nothing but memory.
+    unsafe { transom::serve_escaping(router) }
+}

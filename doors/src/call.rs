@@ -1,0 +1,252 @@
+//! One call, as its handler sees it on a door server thread, and the way out when the thread cannot go on.
+//!
+//! From claim to completion the slot's bytes belong to this call alone: in-process the request is private already, so
+//! nothing is copied. In between, `interim` lends the slot to the client and waits to have it back.
+
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use crate::channel::{Channel, Claimed};
+use crate::door::{Inner, ThreadState};
+use crate::status::Status;
+use crate::sync::Ordering;
+use crate::turn::Gone;
+use crate::waiting::Patience;
+
+/// A lazy client is told after this many completions at the latest: a quarter of the default channel's slots, so that it
+/// refills them while the server still has work.
+const UNREPORTED_MAX: u32 = 16;
+
+/// What runs behind a door.
+pub trait DoorHandler {
+    /// Serves one call on door server thread `thread`, and completes it. Returning or unwinding without
+    /// [`Call::complete`] completes the call with [`Status::FAULT`].
+    fn call(&self, thread: u32, call: &mut Call<'_>);
+}
+
+impl<F: Fn(u32, &mut Call<'_>)> DoorHandler for F {
+    fn call(&self, thread: u32, call: &mut Call<'_>) {
+        self(thread, call);
+    }
+}
+
+/// The turn has come back after an interim reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Bytes that the client has put into the request slot in the meantime; 0 if it has only consumed the reply.
+    pub request_len: usize,
+}
+
+/// One request on a door server thread. Having one says that the slot's bytes are ours, until `complete`.
+#[derive(Debug)]
+pub struct Call<'a> {
+    inner: &'a Inner,
+    channel: &'a Channel,
+    claimed: Claimed,
+    thread: u32,
+    claimed_at_ns: u64,
+    completed: bool,
+    /// A call stays on its thread: what it counts is counted without contention.
+    not_send: PhantomData<*const ()>,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(inner: &'a Inner, channel: &'a Channel, claimed: Claimed, thread: u32, claimed_at_ns: u64) -> Self {
+        Self { inner, channel, claimed, thread, claimed_at_ns, completed: false, not_send: PhantomData }
+    }
+
+    /// The request's bytes; empty after completion.
+    pub fn request(&self) -> &[u8] {
+        if self.completed {
+            return &[];
+        }
+        let bytes = self.channel.layout.request_bytes(self.slot());
+        // SAFETY: request_len is at most request_size, and the bytes are initialised (zeroed, then written by the client). Until
+        // we complete, the client writes them only inside `interim`, which borrows this call exclusively.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.claimed.request_len) }
+    }
+
+    /// The whole request slot, for a protocol that has pieces put elsewhere than at its start. Between `interim` and
+    /// completion its bytes are stable; during `interim` the client may write them, so no reference into it may be alive
+    /// then that covers what the client writes.
+    pub fn request_slot(&self) -> NonNull<[u8]> {
+        let bytes = self.channel.layout.request_bytes(self.slot());
+        NonNull::slice_from_raw_parts(bytes, self.channel.layout.geometry().request_size)
+    }
+
+    /// The whole reply slot, to build the reply in place; empty after completion. What an earlier call left is still there.
+    pub fn reply_mut(&mut self) -> &mut [u8] {
+        if self.completed {
+            return &mut [];
+        }
+        let bytes = self.channel.layout.reply_bytes(self.slot());
+        // SAFETY: as for `request`: until we complete, the client reads the reply slot only inside `interim`; and `&mut
+        // self` makes this the only reference on our side.
+        unsafe { std::slice::from_raw_parts_mut(bytes.as_ptr(), self.reply_size()) }
+    }
+
+    /// When the caller stops caring: `CLOCK_MONOTONIC` in nanoseconds, 0 for never.
+    pub fn deadline(&self) -> u64 {
+        self.claimed.deadline_ns
+    }
+
+    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds. Read once for the policies anyway.
+    pub fn claimed_at_ns(&self) -> u64 {
+        self.claimed_at_ns
+    }
+
+    /// The channel's index, in the order in which channels were added to the door.
+    pub fn channel(&self) -> u32 {
+        self.channel.index
+    }
+
+    /// The slot's index in its channel.
+    pub fn slot(&self) -> u32 {
+        self.claimed.slot
+    }
+
+    /// Which use of the slot this is.
+    pub fn generation(&self) -> u32 {
+        self.claimed.generation
+    }
+
+    /// Whether the final reply has been published.
+    pub fn is_completed(&self) -> bool {
+        self.completed
+    }
+
+    /// Publishes the first `len` bytes of the reply slot as the final reply. Once per call; a second completion is a bug that debug
+    /// builds report and that is otherwise ignored.
+    ///
+    /// # Panics
+    /// If `len` is more than the reply slot holds.
+    pub fn complete(&mut self, len: usize, status: Status) {
+        debug_assert!(!self.completed, "a call is completed once");
+        if self.completed {
+            return;
+        }
+        assert!(len <= self.reply_size(), "a reply of {len} bytes in a slot of {}", self.reply_size());
+        self.completed = true;
+        let state = self.state();
+        state.count(status);
+        self.channel.publish_reply(self.slot(), self.generation(), len, status);
+        match self.channel.layout.waiting().patience() {
+            // The client is awake and looks at its completions before it sleeps.
+            None => {}
+            Some(Patience::Eager) => self.channel.ring_if_due(),
+            Some(Patience::Lazy) => {
+                let unreported = state.unreported.load(Ordering::Relaxed) + 1;
+                state.unreported.store(unreported, Ordering::Relaxed);
+                if unreported >= UNREPORTED_MAX {
+                    self.inner.report(state);
+                }
+            }
+        }
+    }
+
+    /// Hands the first `len` bytes of the reply slot to the client, marked with the application's word `kind`, and blocks until the client
+    /// gives the turn back. Afterwards `request()` is what the client has put into the request slot meanwhile, and the reply
+    /// slot is ours again.
+    ///
+    /// # Errors
+    /// [`Gone`]: the client has abandoned the call (or this call is completed already). Complete it; nobody will read the reply.
+    ///
+    /// # Panics
+    /// If `len` is more than the reply slot holds.
+    pub fn interim(&mut self, len: usize, kind: u32) -> Result<Resumed, Gone> {
+        debug_assert!(!self.completed, "a completed call has no more interim replies");
+        if self.completed {
+            return Err(Gone);
+        }
+        assert!(len <= self.reply_size(), "a piece of {len} bytes in a slot of {}", self.reply_size());
+        let slot = self.slot();
+        let header = self.channel.layout.reply_header(slot);
+        header.len.store(len as u32, Ordering::Relaxed);
+        header.kind.store(kind, Ordering::Relaxed);
+        let turn = self.channel.layout.turn(slot);
+        turn.to_client()?;
+        self.channel.publish_bit(slot);
+        self.inner.report(self.state());
+
+        // We block where submitters should not count on us.
+        self.inner.idle.depart();
+        self.inner.hand_over();
+        let outcome = turn.wait_for_client();
+        self.inner.idle.arrive();
+        outcome?;
+        self.claimed.request_len = self.channel.request_len(slot);
+        Ok(Resumed { request_len: self.claimed.request_len })
+    }
+
+    /// A handle with which this call can be answered from a place that cannot return here: inside a failing allocation, or in a signal
+    /// handler on another stack. Make it before it is needed; making one costs nothing.
+    pub fn emergency(&self) -> EmergencyReply {
+        EmergencyReply {
+            inner: ptr::from_ref(self.inner),
+            channel: ptr::from_ref(self.channel),
+            slot: self.slot(),
+            generation: self.generation(),
+            thread: self.thread,
+        }
+    }
+
+    fn reply_size(&self) -> usize {
+        self.channel.layout.geometry().reply_size
+    }
+
+    fn state(&self) -> &'a ThreadState {
+        &self.inner.threads[self.thread as usize].0
+    }
+}
+
+/// Answers a call whose thread will never run again. Plain numbers and pointers, so that it can be kept where a signal
+/// handler finds it.
+#[derive(Clone, Copy, Debug)]
+pub struct EmergencyReply {
+    inner: *const Inner,
+    channel: *const Channel,
+    slot: u32,
+    generation: u32,
+    thread: u32,
+}
+
+impl EmergencyReply {
+    /// Completes the call with the bytes of `fill` (cut to the reply slot's size) and rings the client whether it sleeps or not. Also tells of
+    /// every other completion that this thread has kept back, and wakes another thread if calls wait that counted on this one.
+    /// A call that was completed already keeps its reply. Returns whether the reply was this one.
+    ///
+    /// Async-signal-safe: atomics and futex(2), write(2); no lock, no allocation, little stack. It cannot start a thread: if none is
+    /// idle, the next submit or [`Client::nudge`](crate::Client::nudge) does.
+    ///
+    /// # Safety
+    /// - The handler that got the `Call` is still on this thread's stack: it has neither returned nor been jumped out of.
+    /// - It is called on that thread, at most once.
+    /// - Control never returns to the handler nor to `serve`: the caller parks the thread for ever (or ends the process).
+    pub unsafe fn complete(&self, fill: &[u8], status: Status) -> bool {
+        // SAFETY: the handler's frame, and so the frame of `serve` that borrows door and channel, will exist for ever.
+        let (inner, channel) = unsafe { (&*self.inner, &*self.channel) };
+        let state = &inner.threads[self.thread as usize].0;
+        let ours = !channel.is_done(self.slot, self.generation);
+        if ours {
+            let len = fill.len().min(channel.layout.geometry().reply_size);
+            // SAFETY: the call is not completed, so the reply slot is this thread's; a `&mut` that the handler may have had to it is
+            // never used again. `fill` was there before and cannot overlap it, unless it was made from that `&mut`:
+            // `copy` allows that.
+            unsafe { ptr::copy(fill.as_ptr(), channel.layout.reply_bytes(self.slot).as_ptr(), len) };
+            state.count(status);
+            channel.publish_reply(self.slot, self.generation, len, status);
+        } else {
+            // The thread may have been stopped between the reply and its bit. A bit too many does no harm.
+            channel.publish_bit(self.slot);
+        }
+        inner.report(state);
+        channel.bell.ring();
+
+        inner.parked.fetch_add(1, Ordering::Relaxed);
+        inner.idle.depart();
+        if inner.backlog() {
+            inner.wake_one();
+        }
+        ours
+    }
+}

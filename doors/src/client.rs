@@ -1,0 +1,460 @@
+//! The caller's side of a channel, made for an event loop: nothing here blocks.
+//!
+//! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* → `drain` says final → read → `release`.
+//! `withdraw` takes back a call that no thread has claimed; `abandon` gives up at any point. The truth about a slot is
+//! kept here, in private memory; the channel's words are hints that are checked against it.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use crate::bell::Bell;
+use crate::bitmap::BITS;
+use crate::channel::Channel;
+use crate::door::Inner;
+use crate::error::CallError;
+use crate::geometry::ChannelGeometry;
+use crate::status::Status;
+use crate::sync::Ordering;
+use crate::waiting::Patience;
+
+/// One use of one slot. A stale one, kept after the slot was freed, is refused with a panic: it is the caller's own bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId {
+    index: u32,
+    generation: u32,
+}
+
+impl SlotId {
+    /// The slot's index in its channel: dense, for tables beside the channel.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+
+    /// Which use of the slot this is.
+    pub fn generation(self) -> u32 {
+        self.generation
+    }
+}
+
+/// What became of an attempt to take a call back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdraw {
+    /// No thread had claimed it, and none will: the slot is being filled again.
+    Withdrawn,
+    /// A thread has claimed it: it may have run.
+    Claimed,
+}
+
+/// Which kind of reply `drain` has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The call has ended.
+    Final,
+    /// A piece, with the application's word for it; the server waits for `resume`.
+    Interim(u32),
+}
+
+/// A reply that can be read with [`Client::reply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// How the call ended; [`Status::OK`] for an interim reply.
+    pub status: Status,
+    /// Bytes of the reply.
+    pub len: usize,
+    /// Final, or a piece.
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Free,
+    Filling,
+    /// Staged, submitted, or on a door server thread.
+    Submitted,
+    /// A piece was drained; the server waits for us.
+    Interim,
+    Replied,
+    /// Given up after a thread had claimed it: quarantined until its final reply comes.
+    Abandoned,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    phase: Phase,
+    reply_len: usize,
+}
+
+/// One caller of a door: owned by one thread at a time.
+#[derive(Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+    channel: Arc<Channel>,
+    slots: Box<[Slot]>,
+    /// Last in, first out: the slot whose bytes are in the cache is used again.
+    free: Vec<u32>,
+    /// Bits of calls that `flush` will publish, and which words have any.
+    staged: Box<[u64]>,
+    touched: u64,
+    /// Completion bits that were taken from the channel and not looked at yet.
+    taken: u64,
+    taken_word: usize,
+    outstanding: usize,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl Client {
+    pub(crate) fn new(inner: Arc<Inner>, channel: Arc<Channel>) -> Self {
+        let geometry = channel.layout.geometry();
+        Self {
+            inner,
+            slots: (0..geometry.slots)
+                .map(|_| Slot { generation: 1, phase: Phase::Free, reply_len: 0 })
+                .collect(),
+            free: (0..geometry.slots).rev().collect(),
+            staged: vec![0; geometry.words()].into_boxed_slice(),
+            touched: 0,
+            taken: 0,
+            taken_word: 0,
+            outstanding: 0,
+            channel,
+            not_sync: PhantomData,
+        }
+    }
+
+    /// The channel's geometry.
+    pub fn geometry(&self) -> ChannelGeometry {
+        self.channel.layout.geometry()
+    }
+
+    /// A free slot, to be filled. `None`: all are in use.
+    pub fn reserve(&mut self) -> Option<SlotId> {
+        let index = self.free.pop()?;
+        let slot = &mut self.slots[index as usize];
+        slot.phase = Phase::Filling;
+        Some(SlotId { index, generation: slot.generation })
+    }
+
+    /// Slots that `reserve` can still give.
+    pub fn free_slots(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Calls whose final reply has not been drained: staged, waiting, running, streaming or abandoned.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// The bytes of the request, to be filled before `submit`, or with more of the body before `resume`.
+    ///
+    /// # Panics
+    /// If the slot is not being filled and has no interim reply.
+    pub fn request_mut(&mut self, slot: SlotId) -> &mut [u8] {
+        let phase = self.phase(slot);
+        assert!(matches!(phase, Phase::Filling | Phase::Interim), "{slot:?} is {phase:?}: its request is not ours");
+        let bytes = self.channel.layout.request_bytes(slot.index);
+        // SAFETY: `request_size` initialised bytes of the slot. The server touches them only between claim and completion; a
+        // slot that is being filled is not submitted, and with an interim reply the server is blocked until `resume`.
+        unsafe { std::slice::from_raw_parts_mut(bytes.as_ptr(), self.geometry().request_size) }
+    }
+
+    /// Stages the call: `len` bytes of the request, and a deadline on `CLOCK_MONOTONIC` in nanoseconds (0: none) that travels
+    /// to the handler. The server sees it at `flush`.
+    ///
+    /// # Panics
+    /// If the slot is not being filled, or `len` is more than it holds.
+    pub fn submit(&mut self, slot: SlotId, len: usize, deadline_ns: u64) {
+        let phase = self.phase(slot);
+        assert!(phase == Phase::Filling, "{slot:?} is {phase:?}: only a slot being filled is submitted");
+        let size = self.geometry().request_size;
+        assert!(len <= size, "a request of {len} bytes in a slot of {size}");
+        let header = self.channel.layout.request_header(slot.index);
+        header.generation.store(slot.generation, Ordering::Relaxed);
+        header.len.store(len as u32, Ordering::Relaxed);
+        header.flags.store(0, Ordering::Relaxed);
+        header.deadline_ns.store(deadline_ns, Ordering::Relaxed);
+        self.channel.layout.turn(slot.index).begin();
+        self.slots[slot.index()].phase = Phase::Submitted;
+        self.outstanding += 1;
+        let (word, bit) = place(slot.index);
+        self.staged[word] |= bit;
+        self.touched |= 1 << word;
+    }
+
+    /// Publishes the staged calls, with one atomic operation per touched word, and rings as few threads as will do.
+    ///
+    /// # Errors
+    /// [`CallError::NotAccepted`]: the door was revoked. Staged calls that no thread will see are being filled again, ready for
+    /// `release`; `withdraw` tells them (`Withdrawn`) from calls that were still accepted (`Claimed`).
+    pub fn flush(&mut self) -> Result<(), CallError> {
+        if self.touched == 0 {
+            return Ok(());
+        }
+        let submit = self.channel.layout.submit();
+        let mut calls = 0;
+        for word in bits_of(self.touched) {
+            submit.publish(word, self.staged[word]);
+            calls += self.staged[word].count_ones();
+        }
+        // After publishing: either a thread that ends sees the calls, or we see the revoke and take back what is left.
+        let outcome = if self.inner.is_revoked() {
+            self.take_back()
+        } else {
+            self.inner.ring_for(calls);
+            Ok(())
+        };
+        for word in bits_of(self.touched) {
+            self.staged[word] = 0;
+        }
+        self.touched = 0;
+        outcome
+    }
+
+    fn take_back(&mut self) -> Result<(), CallError> {
+        let mut outcome = Ok(());
+        for word in bits_of(self.touched) {
+            for bit in bits_of(self.channel.layout.submit().take(word, self.staged[word])) {
+                self.slots[word * BITS as usize + bit].phase = Phase::Filling;
+                self.outstanding -= 1;
+                outcome = Err(CallError::NotAccepted);
+            }
+        }
+        outcome
+    }
+
+    /// Takes back a call that no thread has claimed. A slot that is being filled counts as withdrawn.
+    pub fn withdraw(&mut self, slot: SlotId) -> Withdraw {
+        match self.phase(slot) {
+            Phase::Filling => Withdraw::Withdrawn,
+            Phase::Submitted if self.unsubmit(slot) => {
+                self.slots[slot.index()].phase = Phase::Filling;
+                self.outstanding -= 1;
+                Withdraw::Withdrawn
+            }
+            _ => Withdraw::Claimed,
+        }
+    }
+
+    /// Gives up a call, whatever it is doing. If a thread has claimed it, its slot stays in quarantine until the final reply comes and is
+    /// then freed by `drain`, silently; a server that streams is told [`Gone`](crate::Gone). The `SlotId` is not valid any more.
+    pub fn abandon(&mut self, slot: SlotId) {
+        match self.phase(slot) {
+            Phase::Filling | Phase::Replied => self.free(slot.index),
+            Phase::Submitted if self.unsubmit(slot) => {
+                self.outstanding -= 1;
+                self.free(slot.index);
+            }
+            Phase::Submitted | Phase::Interim => {
+                self.slots[slot.index()].phase = Phase::Abandoned;
+                self.channel.layout.turn(slot.index).leave();
+            }
+            Phase::Free | Phase::Abandoned => unreachable!("`phase` refuses ids of slots that are not the caller's"),
+        }
+    }
+
+    /// The next reply, if there is one. Its bytes can be read with [`reply`](Self::reply).
+    pub fn next_completion(&mut self) -> Option<(SlotId, Completion)> {
+        loop {
+            while self.taken != 0 {
+                let index = self.taken_word as u32 * BITS + self.taken.trailing_zeros();
+                self.taken &= self.taken - 1;
+                if let Some(found) = self.look_at(index) {
+                    return Some(found);
+                }
+            }
+            if !self.take_next_word() {
+                return None;
+            }
+        }
+    }
+
+    /// Calls `f` with every reply that is there. See [`next_completion`](Self::next_completion) for a loop that uses the client meanwhile.
+    pub fn drain(&mut self, mut f: impl FnMut(SlotId, Completion)) {
+        while let Some((slot, completion)) = self.next_completion() {
+            f(slot, completion);
+        }
+    }
+
+    fn take_next_word(&mut self) -> bool {
+        let complete = self.channel.layout.complete();
+        for _ in 0..complete.len() {
+            self.taken_word = if self.taken_word + 1 >= complete.len() { 0 } else { self.taken_word + 1 };
+            if complete.peek(self.taken_word) != 0 {
+                self.taken = complete.take(self.taken_word, u64::MAX);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What a completion bit means: a hint, checked against what we know of the slot.
+    fn look_at(&mut self, index: u32) -> Option<(SlotId, Completion)> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let layout = &self.channel.layout;
+        let id = SlotId { index, generation: slot.generation };
+        let done = self.channel.is_done(index, slot.generation);
+        let (phase, status, kind) = match slot.phase {
+            Phase::Submitted if done => {
+                let status = layout.reply_header(index).status.load(Ordering::Relaxed);
+                self.outstanding -= 1;
+                (Phase::Replied, Status(status), Kind::Final)
+            }
+            Phase::Submitted if layout.turn(index).is_clients() => {
+                let kind = layout.reply_header(index).kind.load(Ordering::Relaxed);
+                (Phase::Interim, Status::OK, Kind::Interim(kind))
+            }
+            Phase::Abandoned if done => {
+                self.outstanding -= 1;
+                self.free(index);
+                return None;
+            }
+            _ => return None,
+        };
+        let alleged = layout.reply_header(index).len.load(Ordering::Relaxed) as usize;
+        slot.reply_len = alleged.min(layout.geometry().reply_size);
+        slot.phase = phase;
+        Some((id, Completion { status, len: slot.reply_len, kind }))
+    }
+
+    /// The bytes of the reply that `drain` has told of, until `resume` or `release`.
+    ///
+    /// # Panics
+    /// If the slot has no reply.
+    pub fn reply(&self, slot: SlotId) -> &[u8] {
+        let phase = self.phase(slot);
+        assert!(matches!(phase, Phase::Replied | Phase::Interim), "{slot:?} is {phase:?}: it has no reply");
+        let bytes = self.channel.layout.reply_bytes(slot.index);
+        // SAFETY: reply_len is at most reply_size. After its final reply, and while it waits for `resume`, the server does not
+        // touch the slot; `resume` and `release` need `&mut self`, so they end this borrow.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.slots[slot.index()].reply_len) }
+    }
+
+    /// After an interim reply: gives the turn back to the server, with `request_len` new bytes in the request slot (0: only consumed).
+    ///
+    /// # Panics
+    /// If the slot has no interim reply, or `request_len` is more than the slot holds.
+    pub fn resume(&mut self, slot: SlotId, request_len: usize) {
+        let phase = self.phase(slot);
+        assert!(phase == Phase::Interim, "{slot:?} is {phase:?}: only an interim reply is resumed");
+        let size = self.geometry().request_size;
+        assert!(request_len <= size, "{request_len} more bytes in a slot of {size}");
+        self.slots[slot.index()].phase = Phase::Submitted;
+        self.channel.layout.request_header(slot.index).len.store(request_len as u32, Ordering::Relaxed);
+        self.channel.layout.turn(slot.index).to_server();
+    }
+
+    /// Frees a slot whose final reply has been read, or that was never submitted.
+    ///
+    /// # Panics
+    /// If the call is under way: `abandon` is for that.
+    pub fn release(&mut self, slot: SlotId) {
+        let phase = self.phase(slot);
+        assert!(matches!(phase, Phase::Replied | Phase::Filling), "{slot:?} is {phase:?}: abandon it instead");
+        self.free(slot.index);
+    }
+
+    /// Announces that the caller goes to sleep in `epoll_wait`. `true`: sleep. `false`: there are replies, drain them first.
+    ///
+    /// **The contract.** With [`Patience::Lazy`] a reply may be kept back while its thread runs the next handler: a caller that has
+    /// calls outstanding sleeps at most 50 to 100 µs, and after a timeout without progress goes [`Patience::Eager`]. With
+    /// `Eager` every reply rings, and the caller may sleep without a timeout; except that while `backlog()` holds, it sleeps
+    /// shortly all the same and calls `nudge` after a timeout, until `nudge` says that nothing can be done.
+    pub fn prepare_wait(&mut self, patience: Patience) -> bool {
+        if self.taken != 0 {
+            return false;
+        }
+        let complete = self.channel.layout.complete();
+        self.channel.layout.waiting().announce(patience, || complete.any())
+    }
+
+    /// After `epoll_wait`: no doorbells while we are awake.
+    pub fn woke(&mut self) {
+        self.channel.layout.waiting().clear();
+    }
+
+    /// Whether flushed calls of this channel wait for a thread.
+    pub fn backlog(&self) -> bool {
+        self.channel.layout.submit().any()
+    }
+
+    /// For calls that have waited too long: the thread that was expected to take them is inside a handler that blocks. Wakes an idle thread or
+    /// starts one. Returns whether that was possible; if not, every thread is busy, and the next one that gets free takes the call without being asked.
+    pub fn nudge(&mut self) -> bool {
+        if !self.backlog() {
+            return false;
+        }
+        let helped = self.inner.wake_one() || self.inner.grow();
+        if helped {
+            self.inner.pace.assume_slow();
+        }
+        helped
+    }
+
+    /// The doorbell: register it with `EPOLLIN | EPOLLET`; it never needs reading.
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.channel.bell.as_raw_fd()
+    }
+
+    /// This client's doorbell, for other threads.
+    pub fn bell(&self) -> Bell {
+        self.channel.bell.clone()
+    }
+
+    /// Tries to take a submitted call out of the server's sight.
+    fn unsubmit(&mut self, slot: SlotId) -> bool {
+        let (word, bit) = place(slot.index);
+        if self.staged[word] & bit != 0 {
+            self.staged[word] &= !bit;
+            if self.staged[word] == 0 {
+                self.touched &= !(1 << word);
+            }
+            return true;
+        }
+        self.channel.layout.submit().take(word, bit) != 0
+    }
+
+    fn free(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.phase = Phase::Free;
+        // 0 is what fresh memory shows.
+        slot.generation = slot.generation.checked_add(1).unwrap_or(1);
+        self.free.push(index);
+    }
+
+    /// The slot's phase; panics if the id is stale.
+    fn phase(&self, id: SlotId) -> Phase {
+        let slot = &self.slots[id.index()];
+        let valid = slot.generation == id.generation && !matches!(slot.phase, Phase::Free | Phase::Abandoned);
+        assert!(valid, "{id:?} is stale: its slot was released or abandoned");
+        slot.phase
+    }
+}
+
+impl Drop for Client {
+    /// Abandons every call, so that no door server thread waits for us.
+    fn drop(&mut self) {
+        for index in 0..self.slots.len() {
+            let Slot { generation, phase, .. } = self.slots[index];
+            if !matches!(phase, Phase::Free | Phase::Abandoned) {
+                self.abandon(SlotId { index: index as u32, generation });
+            }
+        }
+        self.woke();
+    }
+}
+
+/// A slot's word and bit.
+fn place(index: u32) -> (usize, u64) {
+    ((index / BITS) as usize, 1 << (index % BITS))
+}
+
+/// The positions of the bits that are set, lowest first.
+fn bits_of(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = word.checked_ilog2().map(|_| word.trailing_zeros() as usize)?;
+        word &= word - 1;
+        Some(bit)
+    })
+}

@@ -1,0 +1,127 @@
+//! How large a channel is, and how its memory is divided. Arithmetic only: no pointer is followed here.
+//!
+//! A channel is three regions with one writer each, as far as possible, so that three sealed memfds can take their
+//! places between processes:
+//!
+//! | region | written by | holds |
+//! |---|---|---|
+//! | requests | the client | one [`RequestHeader`](crate::layout::RequestHeader) per slot, then the requests' bytes |
+//! | replies | the server | one [`ReplyHeader`](crate::layout::ReplyHeader) per slot, then the replies' bytes |
+//! | control | both | `waiting` flag, submit words, complete words, turn words |
+//!
+//! An in-process channel has the three in one piece of memory, in this order. Every part starts on a page.
+
+use std::ptr::NonNull;
+
+use crate::bitmap::BITS;
+use crate::error::GeometryError;
+use crate::sync::Line;
+
+/// Slot sizes and the parts of a channel are multiples of this: the smallest page of the machines we run on.
+pub const PAGE: usize = 4096;
+/// The most slots of one channel: 64 words of 64, so that a client's summary of touched words is one word.
+pub const SLOTS_MAX: u32 = 4096;
+
+const LINE: usize = size_of::<Line<u8>>();
+
+/// The size of one channel: how many slots, and how many bytes each has. Decided before start, never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelGeometry {
+    /// Calls that can be on their way at once, 1 to [`SLOTS_MAX`].
+    pub slots: u32,
+    /// Bytes per slot for a request, a multiple of [`PAGE`].
+    pub request_size: usize,
+    /// Bytes per slot for a reply, a multiple of [`PAGE`].
+    pub reply_size: usize,
+}
+
+impl ChannelGeometry {
+    /// Refuses a geometry that no channel can have.
+    ///
+    /// # Errors
+    /// The field that is wrong, and what it may be.
+    pub fn check(&self) -> Result<(), GeometryError> {
+        if !(1..=SLOTS_MAX).contains(&self.slots) {
+            return Err(GeometryError::Slots { given: self.slots });
+        }
+        // Lengths travel in 32-bit words.
+        let fits = |size: usize| size != 0 && size.is_multiple_of(PAGE) && size <= 1 << 31;
+        if !fits(self.request_size) {
+            return Err(GeometryError::RequestSize { given: self.request_size });
+        }
+        if !fits(self.reply_size) {
+            return Err(GeometryError::ReplySize { given: self.reply_size });
+        }
+        Ok(())
+    }
+
+    /// Bytes that an in-process channel of this geometry needs: a multiple of [`PAGE`].
+    pub fn memory_len(&self) -> usize {
+        let mut sum = 0;
+        sum += self.requests_len(); // written by the client
+        sum += self.replies_len(); // written by the server
+        sum += self.control_len(); // written by both
+        sum
+    }
+
+    /// Bytes of the region that the client writes.
+    pub fn requests_len(&self) -> usize {
+        self.headers_len() + self.slots as usize * self.request_size
+    }
+
+    /// Bytes of the region that the server writes.
+    pub fn replies_len(&self) -> usize {
+        self.headers_len() + self.slots as usize * self.reply_size
+    }
+
+    /// Bytes of the region that both write.
+    pub fn control_len(&self) -> usize {
+        let mut sum = 0;
+        sum += LINE; // waiting flag
+        sum += self.words() * LINE; // submit words
+        sum += self.words() * LINE; // complete words
+        sum += self.slots as usize * size_of::<u32>(); // turn words
+        sum.next_multiple_of(PAGE)
+    }
+
+    /// Bytes from the start of the requests (or replies) region to the first slot's bytes.
+    pub(crate) fn headers_len(&self) -> usize {
+        (self.slots as usize * LINE).next_multiple_of(PAGE)
+    }
+
+    /// Words of each bitmap.
+    pub(crate) fn words(&self) -> usize {
+        self.slots.div_ceil(BITS) as usize
+    }
+}
+
+/// Raw memory handed over to a channel for ever. Having one says that nobody else will ever touch these bytes.
+#[derive(Debug)]
+pub struct ChannelMemory {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: by the contract of `new` the memory is owned by this value alone, like a `Box<[u8]>` that is never freed.
+unsafe impl Send for ChannelMemory {}
+
+impl ChannelMemory {
+    /// Hands over `len` bytes at `base`.
+    ///
+    /// # Safety
+    /// The bytes are mapped readable and writable and zeroed, start on a page, and stay mapped until the process ends. After this
+    /// call nothing but the channel built from the value reads or writes them.
+    pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
+        Self { base, len }
+    }
+
+    /// Where the memory starts.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}

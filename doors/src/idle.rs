@@ -1,0 +1,154 @@
+//! Which door server threads are idle, how they go to sleep, and who wakes them.
+//!
+//! **No lost wake-ups.** A sleeper sets its idle bit, then looks for work once more, then sleeps. A submitter
+//! publishes work, then looks for an idle bit. Both steps are sequentially consistent, so at least one of the two
+//! sees the other (Dekker). `tests/loom.rs` model-checks these functions.
+//!
+//! **Last in, first out.** illumos keeps idle threads on a stack, so that the thread whose caches are warm is
+//! reused. A shared stack is one contended word with an ABA problem. Here a wake takes the *lowest* idle index: under
+//! any load that `n` threads can carry, threads `0..n` are the ones used again and again, and higher ones stay
+//! cold, with the pages of their buckets. That is what the stack is for, and it costs one load and one RMW.
+//!
+//! This file knows no channels: "is there work" is a closure.
+
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line, Ordering, fence};
+
+const BITS: u32 = u64::BITS;
+const ASLEEP: u32 = 0;
+const AWAKE: u32 = 1;
+
+/// The idle door server threads of one door.
+#[derive(Debug)]
+pub struct IdleSet {
+    words: Box<[Line<AtomicU64>]>,
+    beds: Box<[Line<Futex>]>,
+    /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds one, the thread
+    /// that set it subtracts one *after* setting it, so that for a moment the count can be off in either
+    /// direction, even negative; but never positive when nobody will look again: see `sleep`.
+    running: Line<AtomicI32>,
+    /// The most threads that ever ran at once.
+    high_water: AtomicU32,
+}
+
+impl IdleSet {
+    /// Room for `threads` threads, none of them started.
+    pub fn new(threads: u32) -> Self {
+        Self {
+            words: (0..threads.div_ceil(BITS))
+                .map(|_| Line(AtomicU64::new(0)))
+                .collect(),
+            beds: (0..threads).map(|_| Line(Futex::new(AWAKE))).collect(),
+            running: Line(AtomicI32::new(0)),
+            high_water: AtomicU32::new(0),
+        }
+    }
+
+    /// A thread begins to look for work: it was started, or comes back from blocking.
+    pub fn arrive(&self) {
+        let now = self.running.0.fetch_add(1, Ordering::SeqCst) + 1;
+        let now = u32::try_from(now).unwrap_or(0);
+        if now > self.high_water.load(Ordering::Relaxed) {
+            self.high_water.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    /// A thread will not look for work soon: it ends, parks for ever, or blocks where this crate can see it.
+    /// The caller must look for work *after* this and wake another thread if there is any: submitters may have
+    /// relied on this one.
+    pub fn depart(&self) {
+        self.running.0.fetch_sub(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Sleeps as thread `index` until it is woken, unless `work` says that there is something to do. Returns, awake and
+    /// running, in either case; may return without work.
+    pub fn sleep(&self, index: u32, work: impl Fn() -> bool) {
+        let bed = &self.beds[index as usize].0;
+        let word = &self.words[(index / BITS) as usize].0;
+        let bit = 1_u64 << (index % BITS);
+
+        // A late token of an earlier wake may be erased here, or may come afterwards and wake us for nothing. Both
+        // are harmless: we look for work after this in any case.
+        bed.word().store(ASLEEP, Ordering::Relaxed);
+        word.fetch_or(bit, Ordering::SeqCst);
+        // After the bit: a submitter that still counts us as running did its publishing before this line, and we look
+        // after it.
+        self.running.0.fetch_sub(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if !work() {
+            while bed.word().load(Ordering::Acquire) == ASLEEP {
+                bed.wait(ASLEEP);
+            }
+        }
+        if word.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
+            self.arrive();
+        }
+    }
+
+    /// Call after publishing work: whether somebody is sure to look for work after that.
+    ///
+    /// "Sure" but perhaps not soon: it may be inside a handler that blocks. See `Client::nudge`.
+    pub fn someone_runs(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.running.0.load(Ordering::SeqCst) > 0
+    }
+
+    /// Call after publishing work: wakes the lowest idle thread among the first `started`. `false`: none is idle, and
+    /// every live thread will look for work before it sleeps.
+    pub fn wake_one(&self, started: u32) -> bool {
+        fence(Ordering::SeqCst);
+        let Some(index) = self.take_lowest(started) else {
+            return false;
+        };
+        self.arrive();
+        let bed = &self.beds[index as usize].0;
+        bed.word().store(AWAKE, Ordering::Release);
+        bed.wake();
+        true
+    }
+
+    /// Wakes every idle thread among the first `started`.
+    pub fn wake_all(&self, started: u32) {
+        while self.wake_one(started) {}
+    }
+
+    /// Whether a thread among the first `started` is idle. A hint.
+    pub fn any_idle(&self, started: u32) -> bool {
+        self.in_use(started)
+            .iter()
+            .any(|word| word.0.load(Ordering::SeqCst) != 0)
+    }
+
+    /// How many threads are idle. A hint, for people.
+    pub fn count_idle(&self) -> u32 {
+        self.words
+            .iter()
+            .map(|word| word.0.load(Ordering::Relaxed).count_ones())
+            .sum()
+    }
+
+    /// The most threads that ever ran at once.
+    pub fn high_water(&self) -> u32 {
+        self.high_water.load(Ordering::Relaxed)
+    }
+
+    /// The words that can have bits set: a door with room for 16,384 threads that has started three scans one word.
+    fn in_use(&self, started: u32) -> &[Line<AtomicU64>] {
+        let words = started.div_ceil(BITS) as usize;
+        &self.words[..words.min(self.words.len())]
+    }
+
+    fn take_lowest(&self, started: u32) -> Option<u32> {
+        for (place, word) in self.in_use(started).iter().enumerate() {
+            let mut shown = word.0.load(Ordering::SeqCst);
+            while shown != 0 {
+                let bit = shown.trailing_zeros();
+                shown = word.0.fetch_and(!(1 << bit), Ordering::SeqCst);
+                if shown & (1 << bit) != 0 {
+                    return Some(place as u32 * BITS + bit);
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,165 @@
+//! A channel's words over raw memory: the only file that turns addresses into headers, bitmaps and slots.
+//!
+//! Nothing here allocates, and nothing here keeps state: whoever has a [`Layout`] knows that its memory is as long as its
+//! geometry says, zeroed when it was handed over, and there until the process ends.
+
+use std::ptr::NonNull;
+use std::slice;
+
+use crate::bitmap::Bitmap;
+use crate::error::ChannelError;
+use crate::geometry::{ChannelGeometry, ChannelMemory, PAGE};
+use crate::sync::{AtomicU32, AtomicU64, Futex, Line};
+use crate::turn::Turn;
+use crate::waiting::Waiting;
+
+/// What the client says about the request in a slot.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct RequestHeader {
+    /// Which use of the slot this is; never 0.
+    pub generation: AtomicU32,
+    /// Bytes of the request.
+    pub len: AtomicU32,
+    /// Reserved: a caller that blocks on `done_generation` will say so here. 0 for now.
+    pub flags: AtomicU32,
+    reserved: u32,
+    /// `CLOCK_MONOTONIC`, nanoseconds; 0: none.
+    pub deadline_ns: AtomicU64,
+}
+
+/// What the server says about the reply in a slot.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct ReplyHeader {
+    /// The generation that a door server thread last claimed. Tells "never accepted" from "may have run".
+    pub claim_generation: AtomicU32,
+    /// The generation whose final reply is below. Written last.
+    pub done_generation: AtomicU32,
+    /// Bytes of the reply.
+    pub len: AtomicU32,
+    /// [`Status`](crate::Status) of a final reply.
+    pub status: AtomicU32,
+    /// The application's word for an interim reply.
+    pub kind: AtomicU32,
+}
+
+// The layout is a protocol between processes: a change of these numbers is a change of its version.
+const _: () = assert!(size_of::<RequestHeader>() == 64 && size_of::<ReplyHeader>() == 64);
+const _: () = assert!(size_of::<Line<AtomicU64>>() == 64 && size_of::<Futex>() == 4);
+const _: () = assert!(size_of::<Turn>() == 4);
+
+/// A channel's memory, as typed places.
+#[derive(Debug)]
+pub struct Layout {
+    geometry: ChannelGeometry,
+    requests: NonNull<u8>,
+    replies: NonNull<u8>,
+    control: NonNull<u8>,
+}
+
+// SAFETY: everything shared is reached through atomics; the slots' bytes are given out as raw pointers, and who may follow
+// them is decided by the slot protocol (see `client` and `call`). The memory is never unmapped.
+unsafe impl Send for Layout {}
+// SAFETY: as above.
+unsafe impl Sync for Layout {}
+
+impl Layout {
+    /// Divides `memory`.
+    pub fn new(geometry: ChannelGeometry, memory: &ChannelMemory) -> Result<Self, ChannelError> {
+        geometry.check()?;
+        let needed = geometry.memory_len();
+        if memory.len() < needed {
+            return Err(ChannelError::MemoryTooShort { needed, given: memory.len() });
+        }
+        let address = memory.base().addr().get();
+        if !address.is_multiple_of(PAGE) {
+            return Err(ChannelError::Unaligned { address });
+        }
+        let requests = memory.base();
+        // SAFETY: the three lengths add up to `memory_len`, which is not more than the memory's length.
+        let (replies, control) = unsafe {
+            let replies = requests.add(geometry.requests_len());
+            (replies, replies.add(geometry.replies_len()))
+        };
+        Ok(Self { geometry, requests, replies, control })
+    }
+
+    /// Its geometry.
+    pub fn geometry(&self) -> ChannelGeometry {
+        self.geometry
+    }
+
+    /// The header of the request in `slot`.
+    pub fn request_header(&self, slot: u32) -> &RequestHeader {
+        self.check_slot(slot);
+        // SAFETY: the requests region starts with one header per slot; it is page-aligned, zero is a valid header (the
+        // memory was zeroed), and both sides access its fields as atomics only.
+        unsafe { self.requests.cast::<RequestHeader>().add(slot as usize).as_ref() }
+    }
+
+    /// The header of the reply in `slot`.
+    pub fn reply_header(&self, slot: u32) -> &ReplyHeader {
+        self.check_slot(slot);
+        // SAFETY: as for `request_header`, in the replies region.
+        unsafe { self.replies.cast::<ReplyHeader>().add(slot as usize).as_ref() }
+    }
+
+    /// The first of `request_size` bytes.
+    pub fn request_bytes(&self, slot: u32) -> NonNull<u8> {
+        self.check_slot(slot);
+        let offset = self.geometry.headers_len() + slot as usize * self.geometry.request_size;
+        // SAFETY: slot < slots, so the offset lies inside the requests region.
+        unsafe { self.requests.add(offset) }
+    }
+
+    /// The first of `reply_size` bytes.
+    pub fn reply_bytes(&self, slot: u32) -> NonNull<u8> {
+        self.check_slot(slot);
+        let offset = self.geometry.headers_len() + slot as usize * self.geometry.reply_size;
+        // SAFETY: slot < slots, so the offset lies inside the replies region.
+        unsafe { self.replies.add(offset) }
+    }
+
+    /// The client's "I sleep" flag.
+    pub fn waiting(&self) -> Waiting<'_> {
+        // SAFETY: the control region starts with this line; zero is a valid atomic.
+        let line = unsafe { self.control.cast::<Line<AtomicU32>>().as_ref() };
+        Waiting::new(&line.0)
+    }
+
+    /// Submitted, unclaimed calls.
+    pub fn submit(&self) -> Bitmap<'_> {
+        self.bitmap(1)
+    }
+
+    /// Replies that the client has not seen.
+    pub fn complete(&self) -> Bitmap<'_> {
+        self.bitmap(1 + self.geometry.words())
+    }
+
+    /// The turn word of `slot`.
+    pub fn turn(&self, slot: u32) -> &Turn {
+        self.check_slot(slot);
+        let lines = 1 + 2 * self.geometry.words();
+        // SAFETY: the turn words follow the lines above, one per slot; `Turn` is a transparent atomic u32.
+        unsafe {
+            let first = self.control.cast::<Line<AtomicU64>>().add(lines).cast::<Turn>();
+            first.add(slot as usize).as_ref()
+        }
+    }
+
+    fn bitmap(&self, first_line: usize) -> Bitmap<'_> {
+        // SAFETY: `control_len` counts one line, then two bitmaps of `words` lines each; zero is a valid atomic.
+        let words = unsafe {
+            let first = self.control.cast::<Line<AtomicU64>>().add(first_line);
+            slice::from_raw_parts(first.as_ptr(), self.geometry.words())
+        };
+        Bitmap::new(words)
+    }
+
+    /// Slot numbers reach this file from bitmaps and from `SlotId`s; the bitmap's last word has bits beyond the last slot.
+    fn check_slot(&self, slot: u32) {
+        assert!(slot < self.geometry.slots, "slot {slot} is not one of this channel's");
+    }
+}

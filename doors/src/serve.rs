@@ -1,0 +1,147 @@
+//! The body of a door server thread: claim, run, report, sleep.
+//!
+//! Nothing here allocates: the thread's allocator may be a bucket that is reset under our feet.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::call::{Call, DoorHandler};
+use crate::channel::{Channel, Claimed};
+use crate::clock::now_ns;
+use crate::door::{Door, Inner, ThreadState};
+use crate::pace::Samples;
+use crate::status::Status;
+use crate::sync::Ordering;
+
+/// A lazy client is told of a completion after this long at the latest, if the thread keeps finding work: as long as
+/// two or three wakes cost.
+const UNREPORTED_NS: u64 = 20_000;
+
+impl Door {
+    /// Serves calls as thread `thread`, on a thread that `server_create` has started for that index. Returns after
+    /// [`revoke`](Door::revoke), when nothing is left to serve.
+    ///
+    /// Handlers may jump within their own frames, never over this function's.
+    ///
+    /// # Panics
+    /// If the index was never handed to `server_create`.
+    pub fn serve<H: DoorHandler>(&self, thread: u32, handler: &H) {
+        let inner = &*self.inner;
+        inner.thread_arrived(thread);
+        let mut server = Server {
+            inner,
+            channels: inner.channels(),
+            thread,
+            state: &inner.threads[thread as usize].0,
+            next_channel: 0,
+            samples: Samples::default(),
+            now_ns: now_ns(),
+            unreported_since_ns: 0,
+        };
+        loop {
+            while let Some((channel, claimed)) = server.claim() {
+                server.run(handler, channel, claimed);
+            }
+            server.settle();
+            // In this order: a call that was accepted before the revoke is seen after it.
+            if inner.is_revoked() && !inner.backlog() {
+                break;
+            }
+            inner.idle.sleep(thread, || inner.is_revoked() || inner.backlog());
+            server.now_ns = now_ns();
+        }
+        inner.idle.depart();
+    }
+}
+
+struct Server<'a> {
+    inner: &'a Inner,
+    channels: &'a [Arc<Channel>],
+    thread: u32,
+    state: &'a ThreadState,
+    /// Claims go round the channels, so that a busy one cannot starve the others.
+    next_channel: usize,
+    samples: Samples,
+    /// The clock is read once after each call, which is also the start of the next one, and once after each sleep.
+    now_ns: u64,
+    unreported_since_ns: u64,
+}
+
+impl<'a> Server<'a> {
+    fn claim(&mut self) -> Option<(&'a Channel, Claimed)> {
+        let (before, from) = self.channels.split_at(self.next_channel);
+        for channel in from.iter().chain(before) {
+            if let Some(claimed) = channel.claim() {
+                self.next_channel = (channel.index as usize + 1) % self.channels.len();
+                return Some((channel, claimed));
+            }
+        }
+        None
+    }
+
+    fn run<H: DoorHandler>(&mut self, handler: &H, channel: &Channel, claimed: Claimed) {
+        self.inner.keep_company();
+        let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler.call(self.thread, &mut call)));
+        if !call.is_completed() {
+            call.complete(0, Status::FAULT);
+        }
+        if let Err(payload) = outcome {
+            // A payload's own destructor may panic; nothing may unwind out of `serve`.
+            if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(second);
+            }
+        }
+
+        let began_ns = std::mem::replace(&mut self.now_ns, now_ns());
+        self.samples.note(self.now_ns.saturating_sub(began_ns), &self.inner.pace);
+        self.report_in_time();
+    }
+
+    fn report_in_time(&mut self) {
+        if self.state.unreported.load(Ordering::Relaxed) == 0 {
+            self.unreported_since_ns = 0;
+        } else if self.unreported_since_ns == 0 {
+            self.unreported_since_ns = self.now_ns;
+        } else if self.now_ns - self.unreported_since_ns > UNREPORTED_NS {
+            self.inner.report(self.state);
+            self.unreported_since_ns = 0;
+        }
+    }
+
+    /// Nothing left to claim: say everything that was kept back.
+    fn settle(&mut self) {
+        if self.state.unreported.load(Ordering::Relaxed) != 0 {
+            self.inner.report(self.state);
+        }
+        self.unreported_since_ns = 0;
+        self.samples.flush(&self.inner.pace);
+    }
+}
+
+impl ThreadState {
+    /// Counts a completed call. Only the thread itself writes, so no read-modify-write is needed.
+    pub(crate) fn count(&self, status: Status) {
+        self.served.store(self.served.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if status == Status::FAULT {
+            self.faulted.store(self.faulted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Inner {
+    /// Rings every client that sleeps and has a completion to see, whoever made it.
+    pub(crate) fn report(&self, state: &ThreadState) {
+        state.unreported.store(0, Ordering::Relaxed);
+        for channel in self.channels() {
+            channel.ring_if_due();
+        }
+    }
+
+    /// After `depart`: calls that counted on this thread need another one.
+    pub(crate) fn hand_over(&self) {
+        if self.backlog() && !self.wake_one() {
+            self.grow();
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Whose turn it is in a streaming call: one word per slot that the door server thread sleeps on.
+//!
+//! A call belongs to the server from submit to completion. In between the two sides may exchange pieces through the
+//! same slot: the server hands the turn to the client with an interim reply and blocks; the client hands it back, or
+//! says that it has gone.
+
+use crate::sync::{Futex, Ordering};
+
+const SERVER: u32 = 0;
+const CLIENT: u32 = 1;
+const GONE: u32 = 2;
+
+/// The client has abandoned the call: nobody will read what is written for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the caller has abandoned this call: end it, its reply is not wanted any more")]
+pub struct Gone;
+
+/// A slot's turn word.
+#[derive(Debug)]
+#[cfg_attr(not(loom), repr(transparent))]
+pub struct Turn(Futex);
+
+impl Turn {
+    /// A word outside channel memory, for the model.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self(Futex::new(SERVER))
+    }
+
+    /// Client, before submitting: the server begins.
+    pub fn begin(&self) {
+        self.0.word().store(SERVER, Ordering::Relaxed);
+    }
+
+    /// Server: the piece is written, the client may have it.
+    pub fn to_client(&self) -> Result<(), Gone> {
+        // Fails only if the client has gone: nobody else writes while it is the server's turn.
+        self.0
+            .word()
+            .compare_exchange(SERVER, CLIENT, Ordering::AcqRel, Ordering::Acquire)
+            .map_or(Err(Gone), |_| Ok(()))
+    }
+
+    /// Server: blocks until the turn comes back.
+    pub fn wait_for_client(&self) -> Result<(), Gone> {
+        loop {
+            match self.0.word().load(Ordering::Acquire) {
+                CLIENT => self.0.wait(CLIENT),
+                SERVER => return Ok(()),
+                _ => return Err(Gone),
+            }
+        }
+    }
+
+    /// Client: whether the server has handed over a piece.
+    pub fn is_clients(&self) -> bool {
+        self.0.word().load(Ordering::Acquire) == CLIENT
+    }
+
+    /// Client: consumed; the server goes on.
+    pub fn to_server(&self) {
+        self.0.word().store(SERVER, Ordering::Release);
+        self.0.wake();
+    }
+
+    /// Client: the server shall not wait for us, now or later in this call.
+    pub fn leave(&self) {
+        // Only a server that has handed us the turn can be asleep.
+        if self.0.word().swap(GONE, Ordering::AcqRel) == CLIENT {
+            self.0.wake();
+        }
+    }
+}

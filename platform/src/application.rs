@@ -1,0 +1,355 @@
+//! An application behind its door: door server threads, each bound to a bucket, and what they do with a call.
+
+use crate::frame::{self, RawRequest, decode_request, outcome};
+use crate::request::Request;
+use crate::response::{Response, Status};
+use crate::router::Routes;
+use crate::slot_io::{Port, SlotBody, Written, write_response};
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::io::Read;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tracing::{error, warn};
+use transom_arena::{
+    BucketState, Buckets, Exhaustion, Failed, Policy, Reason, Tenant, parked, stack_remaining,
+};
+use transom_doors::{BuildError, Call, Door, DoorHandler, Status as CallStatus};
+
+/// A log record is built on the stack; where less than this is left, none is written and the counters must do.
+const LOG_STACK: usize = 12 << 10;
+
+/// How an application serves.
+#[derive(Clone, Copy, Debug)]
+pub struct ApplicationOptions {
+    /// What is done with a request that outgrows its bucket.
+    pub policy: Policy,
+    /// Called, from any context and possibly a signal handler, when a bucket is parked: it may only set flags.
+    pub on_parked: fn(),
+}
+
+/// An application that is being served. It lives as long as the process.
+pub struct Application {
+    routes: Routes,
+    options: ApplicationOptions,
+    buckets: Buckets,
+    door: OnceLock<Door>,
+    counters: Counters,
+}
+
+/// Why an application cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplicationError {
+    /// The door could not be made.
+    #[error("the application's door cannot be made: {0}")]
+    Door(#[from] BuildError),
+    /// Its first thread could not be started.
+    #[error(
+        "the first door server thread cannot be started: {0}; check `ulimit -u` and the cgroup's pids.max"
+    )]
+    Thread(#[from] io::Error),
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    calls: AtomicU64,
+    exhausted_arena: AtomicU64,
+    exhausted_stack: AtomicU64,
+    exhausted_shared_heap: AtomicU64,
+    panicked: AtomicU64,
+    pinned: AtomicU64,
+}
+
+/// What an application has done so far, and what it is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// Calls that have ended, one way or another.
+    pub calls: u64,
+    /// Of these, those that outgrew their arena.
+    pub exhausted_arena: u64,
+    /// That overflowed their stack.
+    pub exhausted_stack: u64,
+    /// That found the shared heap full.
+    pub exhausted_shared_heap: u64,
+    /// That panicked.
+    pub panicked: u64,
+    /// That left allocations behind when they ended.
+    pub pinned: u64,
+    /// Buckets that are pinned now.
+    pub buckets_pinned: usize,
+    /// Buckets that are parked, and lost until the process is replaced.
+    pub buckets_parked: usize,
+    /// The most arena bytes that any request has used.
+    pub high_water: usize,
+    /// The deepest stack seen, in bytes.
+    pub stack_high_water: usize,
+    /// Door server threads started.
+    pub threads: usize,
+}
+
+impl Application {
+    /// An application with these routes in these buckets, under [`Policy::Park`].
+    #[must_use]
+    pub fn new(routes: Routes, buckets: Buckets, on_parked: fn()) -> &'static Self {
+        let policy = Policy::Park;
+        Self::with(routes, buckets, ApplicationOptions { policy, on_parked })
+    }
+
+    /// An application whose requests are left by a jump when they outgrow their bucket.
+    ///
+    /// # Safety
+    /// Every handler in `routes` keeps the [escape contract](transom_arena::escape_contract).
+    #[must_use]
+    pub unsafe fn escaping(routes: Routes, buckets: Buckets, on_parked: fn()) -> &'static Self {
+        let policy = Policy::Escape;
+        Self::with(routes, buckets, ApplicationOptions { policy, on_parked })
+    }
+
+    fn with(routes: Routes, buckets: Buckets, options: ApplicationOptions) -> &'static Self {
+        // Threads in buckets refer to it for as long as the process lives.
+        Box::leak(Box::new(Application {
+            routes,
+            options,
+            buckets,
+            door: OnceLock::new(),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// Makes the door whose server threads are this application's: at most one for each bucket. Threads start only once
+    /// [`Door::start`] is called, and then one by one, at a new high water of concurrency.
+    ///
+    /// # Errors
+    /// [`ApplicationError::Door`].
+    pub fn door(&'static self) -> Result<Door, ApplicationError> {
+        let door = Door::builder()
+            .threads_max(self.buckets.len())
+            .server_create(move |thread| self.start_thread(thread))
+            .build()?;
+        Ok(self.door.get_or_init(|| door).clone())
+    }
+
+    /// The routes.
+    #[must_use]
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let pinned = |state| state == BucketState::Pinned;
+        Figures {
+            calls: load(&self.counters.calls),
+            exhausted_arena: load(&self.counters.exhausted_arena),
+            exhausted_stack: load(&self.counters.exhausted_stack),
+            exhausted_shared_heap: load(&self.counters.exhausted_shared_heap),
+            panicked: load(&self.counters.panicked),
+            pinned: load(&self.counters.pinned),
+            buckets_pinned: self.buckets.iter().filter(|b| pinned(b.state())).count(),
+            buckets_parked: parked(self.buckets),
+            high_water: self.buckets.iter().map(|b| b.high_water()).max().unwrap_or(0),
+            stack_high_water: self.buckets.iter().map(|b| b.stack_high_water()).max().unwrap_or(0),
+            threads: self
+                .buckets
+                .iter()
+                .filter(|b| b.state() != BucketState::Unbound)
+                .count(),
+        }
+    }
+
+    fn start_thread(&'static self, thread: u32) -> io::Result<()> {
+        let bucket = self
+            .buckets
+            .get(thread)
+            .ok_or_else(|| io::Error::other("there is no bucket for another thread"))?;
+        bucket.start_thread(door_server_thread, std::ptr::from_ref(self).addr())
+    }
+
+    fn count_failure(&self, failed: &Failed<'_>) -> u32 {
+        let (counter, status) = match failed {
+            Failed::Exhausted(exhaustion) => match exhaustion.reason {
+                Reason::Arena => (&self.counters.exhausted_arena, outcome::EXHAUSTED_ARENA),
+                Reason::Stack => (&self.counters.exhausted_stack, outcome::EXHAUSTED_STACK),
+                Reason::SharedHeap => (
+                    &self.counters.exhausted_shared_heap,
+                    outcome::EXHAUSTED_SHARED_HEAP,
+                ),
+            },
+            Failed::Panicked(_) => (&self.counters.panicked, outcome::PANICKED),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        status
+    }
+
+    /// One line for the culprit. The request is read again from its slot: nothing of the handler's is left to ask.
+    fn log_failure(&self, request: &[u8], failed: &Failed<'_>, parked: bool) {
+        if stack_remaining().is_some_and(|left| left < LOG_STACK) {
+            return;
+        }
+        let request = decode_request(request).ok();
+        let route = self.route_of(request.as_ref());
+        match failed {
+            Failed::Exhausted(exhaustion) => {
+                let Exhaustion { reason, used, size, .. } = *exhaustion;
+                warn!(
+                    route,
+                    reason = reason.as_str(),
+                    asked = %Asked(exhaustion),
+                    used,
+                    size,
+                    raise = reason.flag(),
+                    parked,
+                    "a request outgrew its bucket"
+                );
+            }
+            Failed::Panicked(note) => {
+                let frames = Frames(note.frames());
+                warn!(route, panic = note.message(), %frames, parked, "a handler panicked");
+            }
+        }
+    }
+
+    fn route_of(&self, request: Option<&RawRequest<'_>>) -> &str {
+        request
+            .and_then(|request| self.routes.pattern_of(request.path))
+            .unwrap_or("(no route)")
+    }
+}
+
+impl fmt::Debug for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Application")
+            .field("figures", &self.figures())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes asked for, as far as they are known.
+struct Asked<'e>(&'e Exhaustion);
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self.0 {
+            Exhaustion { asked: 0, reason: Reason::Stack, .. } => f.write_str("a deeper stack"),
+            Exhaustion { asked: 0, free, .. } => write!(f, "more than {free}"),
+            Exhaustion { asked, .. } => write!(f, "{asked}"),
+        }
+    }
+}
+
+/// Return addresses as `addr2line -e BINARY` takes them.
+struct Frames<'f>(&'f [usize]);
+
+impl fmt::Display for Frames<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, frame) in self.0.iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{frame:#x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The body of a door server thread.
+fn door_server_thread(mut tenant: Tenant, argument: usize) {
+    // SAFETY: `start_thread` passes an application, which was leaked.
+    let application: &'static Application = unsafe { &*(argument as *const Application) };
+    let thread = tenant.bucket().index();
+    // What a first request would otherwise pay for: the formatting machinery's pages, this stack's upper ones.
+    tenant.enter(&|_| {}, |_| format!("{:.3}", 1.5_f64).len());
+    if let Some(door) = application.door.get() {
+        let tenant = RefCell::new(tenant);
+        door.serve(thread, &Server { application, tenant });
+    }
+}
+
+/// What a door server thread answers calls with.
+struct Server {
+    application: &'static Application,
+    /// Borrowed for the length of a call; calls of one thread do not overlap.
+    tenant: RefCell<Tenant>,
+}
+
+impl DoorHandler for Server {
+    fn call(&self, _: u32, call: &mut Call<'_>) {
+        let application = self.application;
+        let mut tenant = self.tenant.borrow_mut();
+        let emergency = call.emergency();
+        let frame: *const [u8] = call.request();
+        // SAFETY: (of each use) the frame stays as it is until the call is completed, but for the place of a streamed
+        // body, which the front end writes only inside `Port::hand_over`; what is read of the request while that runs
+        // (method, path, fields) lies before it.
+        let request = || unsafe { &*frame };
+        let deadline_ns = call.deadline();
+
+        let stuck = |failed: Failed<'_>| {
+            let status = application.count_failure(&failed);
+            application.log_failure(request(), &failed, true);
+            // SAFETY: this thread will never complete the call otherwise: it is parked right after.
+            unsafe { emergency.complete(&[], CallStatus(status)) };
+            (application.options.on_parked)();
+        };
+        let port = Port::new(call);
+        let answer = |arena: &transom_arena::Bump| {
+            let raw = match decode_request(request()) {
+                Ok(raw) => raw,
+                Err(frame::FrameError::PathNotUtf8) => {
+                    let response = Response::text("the path is not UTF-8\n").with_status(Status::BAD_REQUEST);
+                    return Some(write_response(response, &port, false));
+                }
+                Err(_) => return None,
+            };
+            let mut body = SlotBody::new(&port, frame.len(), raw.body.len());
+            let stream = raw.streamed.then_some(&mut body as &mut dyn Read);
+            // SAFETY: slot, arena and body outlive the request, which is dropped at the end of this closure; the routes
+            // were leaked with the application.
+            let mut incoming = unsafe { Request::from_raw(raw, arena, deadline_ns, stream) };
+            let head_only = raw.head_only;
+            let response = application.routes.dispatch(&mut incoming);
+            if let Some(reason) = response.diagnostic() {
+                error!(
+                    route = application.route_of(Some(&raw)),
+                    status = response.status().code(),
+                    reason,
+                    "a handler could not answer"
+                );
+            }
+            Some(write_response(response, &port, head_only))
+        };
+        let outcome = match application.options.policy {
+            Policy::Park => tenant.enter(&stuck, answer),
+            // SAFETY: the application was made by `escaping`, whose caller promised the contract for its handlers.
+            // Ours above hold nothing but a borrow of the port when a handler runs, and the port is not used after a
+            // jump.
+            Policy::Escape => unsafe { tenant.enter_escaping(&stuck, answer) },
+        };
+
+        let (len, status) = match &outcome.result {
+            Ok(Some(Written::Whole(len))) => (*len, outcome::OK),
+            Ok(Some(Written::TooLarge)) => (0, outcome::REPLY_TOO_LARGE),
+            Ok(Some(Written::Broken)) => (0, outcome::STREAM_BROKEN),
+            Ok(Some(Written::Unwritten)) => (0, outcome::UNWRITTEN),
+            Ok(None) => (0, outcome::BAD_FRAME),
+            Err(failed) => {
+                let status = application.count_failure(failed);
+                application.log_failure(request(), failed, false);
+                (0, status)
+            }
+        };
+        application.counters.calls.fetch_add(1, Ordering::Relaxed);
+        let live = outcome.live;
+        let route = (live != 0).then(|| application.route_of(decode_request(request()).ok().as_ref()));
+        call.complete(len, CallStatus(status));
+        if let Some(route) = route {
+            application.counters.pinned.fetch_add(1, Ordering::Relaxed);
+            warn!(
+                route,
+                live, "a request left allocations behind: its bucket is pinned until they are freed"
+            );
+            tenant.wait_until_unpinned();
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! [`Failure`]: what the question mark in a handler turns errors into.
+//!
+//! Two kinds of people read the two kinds of message. A message given to a constructor such as
+//! [`Failure::bad_request`] is for the client and is sent. The text of an error that merely passed through `?` is for
+//! whoever runs the application: it is logged, and the client learns only that it was our fault.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+
+use crate::response::{IntoResponse, Response, Status};
+
+/// The error type of handlers that return `Result`. Every [`std::error::Error`] converts into it.
+///
+/// ```
+/// use transom_platform::{Failure, Request, Response};
+///
+/// fn double(request: &Request) -> Result<Response, Failure> {
+///     let n: u32 = request.query("n").ok_or(Failure::bad_request("say ?n="))?.parse()?;
+///     Ok(Response::text(format!("{}\n", u64::from(n) * 2)))
+/// }
+/// ```
+///
+/// It is not itself a `std::error::Error`: that would forbid the conversion from every one of them.
+pub struct Failure {
+    status: Status,
+    message: Cow<'static, str>,
+    sent: bool,
+}
+
+impl Failure {
+    /// An answer with this status whose body is the message. A message of a 5xx status is also logged.
+    pub fn new(status: Status, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            sent: true,
+        }
+    }
+
+    /// 500 without an explanation; the message is logged.
+    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status: Status::INTERNAL_SERVER_ERROR,
+            message: message.into(),
+            sent: false,
+        }
+    }
+
+    /// 400: the client can mend it. The message is sent.
+    pub fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Status::BAD_REQUEST, message)
+    }
+
+    /// 403: known, and not allowed. The message is sent.
+    pub fn forbidden(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Status::FORBIDDEN, message)
+    }
+
+    /// 404. The message is sent.
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Status::NOT_FOUND, message)
+    }
+
+    /// 409: it contradicts what is there. The message is sent.
+    pub fn conflict(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Status::CONFLICT, message)
+    }
+
+    /// 413: it is too large. The message is sent.
+    pub fn content_too_large(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Status::CONTENT_TOO_LARGE, message)
+    }
+
+    /// 503: not now. The message is sent.
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Status::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// The status of the answer that it becomes.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The message, sent or not.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl<E: Error> From<E> for Failure {
+    /// A 500; the error and its sources are logged.
+    fn from(error: E) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self::internal(message)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status, self.message)
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure")
+            .field("status", &self.status)
+            .field("message", &self.message)
+            .field("sent", &self.sent)
+            .finish()
+    }
+}
+
+impl<'r> IntoResponse<'r> for Failure {
+    fn into_response(self) -> Response<'r> {
+        if !self.sent {
+            return Response::internal_error(self.message.into_owned());
+        }
+        let response = Response::text(format!("{}\n", self.message)).with_status(self.status);
+        if self.status.code() >= 500 {
+            return response.with_diagnostic(self.message.into_owned());
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::response::Body;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the ledger is shut")]
+    struct Shut(#[source] std::num::ParseIntError);
+
+    fn body(response: Response<'_>) -> Vec<u8> {
+        match response.into_body() {
+            Body::Owned(bytes) => bytes,
+            Body::Borrowed(bytes) => bytes.to_vec(),
+            other => panic!("no bytes in {other:?}"),
+        }
+    }
+
+    fn fails() -> Result<(), Failure> {
+        Err(Shut("x".parse::<u8>().expect_err("x is no number")))?;
+        Ok(())
+    }
+
+    #[test]
+    fn an_error_through_the_question_mark_is_logged_with_its_source_and_not_sent() {
+        let response = fails().expect_err("it fails").into_response();
+        assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
+        assert_eq!(
+            response.diagnostic(),
+            Some("the ledger is shut: invalid digit found in string")
+        );
+        assert_eq!(body(response), b"Internal Server Error\n");
+    }
+
+    #[test]
+    fn a_message_for_the_client_is_sent_and_a_4xx_is_not_logged() {
+        let response = Failure::bad_request("say ?n=").into_response();
+        assert_eq!(response.status(), Status::BAD_REQUEST);
+        assert_eq!(response.diagnostic(), None);
+        assert_eq!(body(response), b"say ?n=\n");
+    }
+
+    #[test]
+    fn a_5xx_with_a_message_is_both_sent_and_logged() {
+        let response = Failure::unavailable("the tide is out").into_response();
+        assert_eq!(response.status().code(), 503);
+        assert_eq!(response.diagnostic(), Some("the tide is out"));
+        assert_eq!(body(response), b"the tide is out\n");
+    }
+
+    #[test]
+    fn each_constructor_has_its_status() {
+        let failures = [
+            (Failure::internal("m"), 500),
+            (Failure::bad_request("m"), 400),
+            (Failure::forbidden("m"), 403),
+            (Failure::not_found("m"), 404),
+            (Failure::conflict("m"), 409),
+            (Failure::content_too_large("m"), 413),
+            (Failure::unavailable("m"), 503),
+        ];
+        for (failure, status) in failures {
+            assert_eq!(failure.status().code(), status);
+            assert_eq!(failure.message(), "m");
+        }
+    }
+}

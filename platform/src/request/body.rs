@@ -1,0 +1,122 @@
+//! Bodies that are larger than a slot: read piece by piece, or collected into the bucket's arena.
+
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::mem;
+use std::ptr::NonNull;
+
+use bumpalo::Bump;
+use bumpalo::collections::Vec;
+
+use crate::failure::Failure;
+
+/// How much a body of unknown length is collected at a time: the size of a page, as good as any.
+const STEP_BYTES: usize = 4096;
+
+/// The source of a streamed body, behind a cell because handlers have only `&Request`.
+pub(super) struct Stream(RefCell<Option<NonNull<dyn Read>>>);
+
+impl Stream {
+    pub(super) fn none() -> Self {
+        Self(RefCell::new(None))
+    }
+
+    /// # Safety
+    /// The source must live, and be used by nobody else, as long as this value.
+    pub(super) unsafe fn new(source: Option<&mut dyn Read>) -> Self {
+        let erase = |source: &mut dyn Read| {
+            let source: NonNull<dyn Read + '_> = NonNull::from(source);
+            // SAFETY: only the lifetime changes, and the caller promises that it is long enough.
+            unsafe { mem::transmute::<NonNull<dyn Read + '_>, NonNull<dyn Read>>(source) }
+        };
+        Self(RefCell::new(source.map(erase)))
+    }
+
+    fn read(&self, out: &mut [u8]) -> io::Result<usize> {
+        // A source that reads from the request it belongs to would be a bug of the platform: it gets an error.
+        let mut source = self
+            .0
+            .try_borrow_mut()
+            .map_err(|_| io::ErrorKind::Deadlock)?;
+        match source.as_mut() {
+            // SAFETY: `new`'s caller promised that it lives and is ours, and the cell's guard makes us its only user.
+            Some(source) => unsafe { source.as_mut() }.read(out),
+            None => Ok(0),
+        }
+    }
+}
+
+/// Reads a request's body; see [`Request::body_reader`](crate::Request::body_reader).
+pub struct BodyReader<'r> {
+    rest: &'r [u8],
+    stream: &'r Stream,
+}
+
+impl<'r> BodyReader<'r> {
+    pub(super) fn new(rest: &'r [u8], stream: &'r Stream) -> Self {
+        Self { rest, stream }
+    }
+}
+
+impl Read for BodyReader<'_> {
+    /// Waits for the next bytes of the body; 0 at its end.
+    ///
+    /// # Errors
+    /// When the client has gone, was too slow, or sent what is no body.
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() {
+            self.stream.read(out)
+        } else {
+            self.rest.read(out)
+        }
+    }
+}
+
+/// Reads all of `stream` into the arena, or says with a 413 that it does not fit: a body too large for its bucket is
+/// refused rather than let exhaust it. An announced length is taken at once, so that nothing is copied.
+pub(super) fn collect<'a>(
+    stream: &Stream,
+    length: Option<u64>,
+    arena: &'a Bump,
+) -> Result<&'a [u8], Failure> {
+    match length {
+        Some(length) => {
+            let length = usize::try_from(length).map_err(|_| too_large())?;
+            let body = arena
+                .try_alloc_slice_fill_copy(length, 0)
+                .map_err(|_| too_large())?;
+            BodyReader::new(&[], stream)
+                .read_exact(body)
+                .map_err(cut_short)?;
+            Ok(body)
+        }
+        None => collect_unknown(stream, arena),
+    }
+}
+
+fn collect_unknown<'a>(stream: &Stream, arena: &'a Bump) -> Result<&'a [u8], Failure> {
+    let mut body = Vec::new_in(arena);
+    loop {
+        let start = body.len();
+        if body.capacity() - start < STEP_BYTES {
+            // Doubling may ask for more than is left where the next step alone would fit.
+            body.try_reserve(STEP_BYTES)
+                .or_else(|_| body.try_reserve_exact(STEP_BYTES))
+                .map_err(|_| too_large())?;
+        }
+        body.resize(start + STEP_BYTES, 0);
+        let read = stream.read(&mut body[start..]).map_err(cut_short)?;
+        body.truncate(start + read);
+        if read == 0 {
+            return Ok(body.into_bump_slice());
+        }
+    }
+}
+
+fn too_large() -> Failure {
+    Failure::content_too_large("the body does not fit the memory that a request has here")
+}
+
+fn cut_short(error: io::Error) -> Failure {
+    Failure::bad_request(format!("the body did not arrive whole: {error}"))
+}

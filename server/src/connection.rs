@@ -1,0 +1,472 @@
+//! The connection table: a fixed array in the region, and the lists its entries stand in.
+//!
+//! Every timeout has one length, so a list in order of arrival is a list in order of expiry: setting, clearing and
+//! finding the next timer are a few pointer moves, and nothing is ever allocated. An entry stands in one list at a time.
+
+use crate::http::ChunkDecoder;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use transom_arena::Part;
+use transom_doors::SlotId;
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The entry is not in use.
+    Free,
+    /// Open, nothing of a request has been read.
+    Idle,
+    /// Part of a head, or more, lies in a buffer.
+    Head,
+    /// A request is there, read or unread, but no slot for it.
+    Waiting,
+    /// The body is being read into the slot.
+    Body,
+    /// The call is with the application.
+    Calling,
+    /// As `Calling`, and the application waits for the next piece of the body.
+    BodyWanted,
+    /// An answer, or a part of one, is being written.
+    Writing,
+    /// Answered and shut down for writing; what the client still sends is thrown away.
+    Lingering,
+}
+
+/// The lists. Each but `Waiting` is one timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum List {
+    None,
+    Idle,
+    Header,
+    Body,
+    /// For a slot; expires by the queue timeout.
+    Waiting,
+    /// In a slot, perhaps unclaimed; expires by the queue timeout.
+    Submitted,
+    Deadline,
+    Write,
+    Linger,
+}
+
+pub(crate) const LISTS: usize = 9;
+
+/// How the rest of a body is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum BodyRest {
+    /// So many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunked(ChunkDecoder),
+}
+
+impl BodyRest {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            BodyRest::Length(rest) => *rest == 0,
+            BodyRest::Chunked(decoder) => decoder.is_done(),
+        }
+    }
+}
+
+/// One connection. About 200 bytes.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub fd: RawFd,
+    /// Counts the uses of the entry, so that a late event is not taken for the next connection's.
+    pub generation: u32,
+    pub state: State,
+    list: List,
+    prev: u32,
+    next: u32,
+    /// When its list's timeout strikes, in milliseconds of the loop's clock.
+    due_ms: u64,
+    /// When the present request's first byte was there, in the same clock.
+    pub arrived_ms: u64,
+    pub peer: Option<SocketAddr>,
+    pub requests: u32,
+    pub slot: Option<SlotId>,
+    /// A buffer of the pool, and how many bytes of it are filled.
+    pub buffer: Option<u16>,
+    pub buffered: u32,
+    /// Where the body begins in the slot, and how much of it is there.
+    pub body_at: u32,
+    pub body_len: u32,
+    pub body: BodyRest,
+    /// Bytes thrown away while lingering.
+    pub lingered: u32,
+
+    // What the kernel has told us.
+    pub readable: bool,
+    pub half_closed: bool,
+    pub urgent: bool,
+    pub broken: bool,
+
+    // What we know of the present request.
+    pub minor: u8,
+    pub keep_alive: bool,
+    pub head_only: bool,
+    pub expect_continue: bool,
+    /// The body does not fit the slot and goes through it in pieces.
+    pub streamed: bool,
+    /// The answer's head has been sent, so no other answer can be given.
+    pub head_sent: bool,
+    /// The answer is chunked.
+    pub chunked: bool,
+    /// Bytes of the answer's body that are still owed to its Content-Length.
+    pub owed: Option<u64>,
+    /// What is being written is the answer's end.
+    pub last: bool,
+    /// Bytes in the buffer have not been parsed yet.
+    pub unparsed: bool,
+    /// The entry stands in the ready queue.
+    pub queued: bool,
+}
+
+impl Connection {
+    fn unused() -> Self {
+        Connection {
+            fd: -1,
+            generation: 0,
+            state: State::Free,
+            list: List::None,
+            prev: NONE,
+            next: NONE,
+            due_ms: 0,
+            arrived_ms: 0,
+            peer: None,
+            requests: 0,
+            slot: None,
+            buffer: None,
+            buffered: 0,
+            body_at: 0,
+            body_len: 0,
+            body: BodyRest::Length(0),
+            lingered: 0,
+            readable: false,
+            half_closed: false,
+            urgent: false,
+            broken: false,
+            minor: 1,
+            keep_alive: true,
+            head_only: false,
+            expect_continue: false,
+            streamed: false,
+            head_sent: false,
+            chunked: false,
+            owed: None,
+            last: false,
+            unparsed: false,
+            queued: false,
+        }
+    }
+
+    /// Forgets the last request; what belongs to the connection stays.
+    pub(crate) fn next_request(&mut self) {
+        self.body_at = 0;
+        self.body_len = 0;
+        self.body = BodyRest::Length(0);
+        self.minor = 1;
+        self.keep_alive = true;
+        self.head_only = false;
+        self.expect_continue = false;
+        self.streamed = false;
+        self.head_sent = false;
+        self.chunked = false;
+        self.owed = None;
+        self.last = false;
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    head: u32,
+    tail: u32,
+}
+
+/// All connections of one loop.
+#[derive(Debug)]
+pub(crate) struct Table {
+    entries: &'static mut [Connection],
+    free: u32,
+    open: u32,
+    lists: [Ends; LISTS],
+}
+
+impl Table {
+    /// A table of `count` entries in a part of the region.
+    ///
+    /// # Panics
+    /// If the part is too small: both come from the plan.
+    pub(crate) fn new(part: Part, count: u32) -> Self {
+        assert!(part.len() >= count as usize * size_of::<Connection>());
+        let base = part.base().cast::<Connection>();
+        for index in 0..count {
+            let mut entry = Connection::unused();
+            entry.next = if index + 1 < count { index + 1 } else { NONE };
+            // SAFETY: inside the part, which is page-aligned, writable, lives for ever, and is ours alone.
+            unsafe { base.add(index as usize).write(entry) };
+        }
+        Table {
+            // SAFETY: all entries have just been written, and `part`, the only handle on them, is used up.
+            entries: unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), count as usize) },
+            free: if count > 0 { 0 } else { NONE },
+            open: 0,
+            lists: [Ends {
+                head: NONE,
+                tail: NONE,
+            }; LISTS],
+        }
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> u32 {
+        self.open
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.free == NONE
+    }
+
+    /// Takes an entry for a new connection.
+    pub(crate) fn insert(&mut self, fd: RawFd, peer: Option<SocketAddr>) -> Option<u32> {
+        let index = self.free;
+        let entry = self.entries.get_mut(index as usize)?;
+        self.free = entry.next;
+        let generation = entry.generation;
+        *entry = Connection {
+            fd,
+            generation,
+            peer,
+            state: State::Idle,
+            ..Connection::unused()
+        };
+        self.open += 1;
+        Some(index)
+    }
+
+    /// Gives an entry back. Its descriptor, slot and buffer are the caller's to release first.
+    pub(crate) fn remove(&mut self, index: u32) {
+        self.unlink(index);
+        let free = self.free;
+        let entry = &mut self[index];
+        entry.state = State::Free;
+        entry.fd = -1;
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.next = free;
+        self.free = index;
+        self.open -= 1;
+    }
+
+    /// The connection that an event was for, unless it has gone meanwhile.
+    pub(crate) fn of_event(&mut self, index: u32, generation: u32) -> Option<&mut Connection> {
+        self.entries
+            .get_mut(index as usize)
+            .filter(|entry| entry.generation == generation && entry.state != State::Free)
+    }
+
+    /// Every open connection's number.
+    pub(crate) fn open_indices(&self) -> impl Iterator<Item = u32> + use<'_> {
+        let entries = self.entries.iter().enumerate();
+        entries
+            .filter(|(_, entry)| entry.state != State::Free)
+            .map(|(index, _)| index as u32)
+    }
+
+    /// Puts an entry at the end of a list, taking it out of the one it was in.
+    pub(crate) fn set_timer(&mut self, index: u32, list: List, due_ms: u64) {
+        self.unlink(index);
+        self[index].due_ms = due_ms;
+        if list == List::None {
+            return;
+        }
+        // Nearly always the tail: only a request that has waited for a slot expires earlier than those before it.
+        let mut before = self.lists[list as usize].tail;
+        while before != NONE && self[before].due_ms > due_ms {
+            before = self[before].prev;
+        }
+        let after = match before {
+            NONE => self.lists[list as usize].head,
+            before => self[before].next,
+        };
+        let entry = &mut self[index];
+        entry.list = list;
+        entry.prev = before;
+        entry.next = after;
+        match before {
+            NONE => self.lists[list as usize].head = index,
+            before => self[before].next = index,
+        }
+        match after {
+            NONE => self.lists[list as usize].tail = index,
+            after => self[after].prev = index,
+        }
+    }
+
+    /// Takes an entry out of its list.
+    pub(crate) fn unlink(&mut self, index: u32) {
+        let entry = &mut self[index];
+        let (list, prev, next) = (entry.list, entry.prev, entry.next);
+        if list == List::None {
+            return;
+        }
+        entry.list = List::None;
+        entry.prev = NONE;
+        entry.next = NONE;
+        match prev {
+            NONE => self.lists[list as usize].head = next,
+            prev => self[prev].next = next,
+        }
+        match next {
+            NONE => self.lists[list as usize].tail = prev,
+            next => self[next].prev = prev,
+        }
+    }
+
+    /// The entry of a list that expires first.
+    pub(crate) fn first(&self, list: List) -> Option<u32> {
+        let head = self.lists[list as usize].head;
+        (head != NONE).then_some(head)
+    }
+
+    /// The entry after another one in its list.
+    pub(crate) fn after(&self, index: u32) -> Option<u32> {
+        let next = self[index].next;
+        (next != NONE).then_some(next)
+    }
+
+    /// The first entry of a list if its time has come.
+    pub(crate) fn expired(&self, list: List, now_ms: u64) -> Option<u32> {
+        self.first(list).filter(|&first| self[first].due_ms <= now_ms)
+    }
+
+    /// When the next timeout of any list strikes.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.lists
+            .iter()
+            .filter(|ends| ends.head != NONE)
+            .map(|ends| self[ends.head].due_ms)
+            .min()
+    }
+}
+
+impl std::ops::Index<u32> for Table {
+    type Output = Connection;
+
+    fn index(&self, index: u32) -> &Connection {
+        &self.entries[index as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Table {
+    fn index_mut(&mut self, index: u32) -> &mut Connection {
+        &mut self.entries[index as usize]
+    }
+}
+
+/// Buffers of one size for what has been read and cannot be used yet.
+#[derive(Debug)]
+pub(crate) struct BufferPool {
+    memory: &'static mut [u8],
+    size: usize,
+    free: Vec<u16>,
+}
+
+impl BufferPool {
+    /// `count` buffers of `size` bytes.
+    ///
+    /// # Panics
+    /// If the part is too small: both come from the plan.
+    pub(crate) fn new(part: Part, count: u16, size: usize) -> Self {
+        assert!(part.len() >= usize::from(count) * size);
+        BufferPool {
+            memory: part.into_slice(),
+            size,
+            free: (0..count).rev().collect(),
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Option<u16> {
+        self.free.pop()
+    }
+
+    pub(crate) fn give_back(&mut self, buffer: u16) {
+        self.free.push(buffer); // within the capacity it was made with
+    }
+
+    pub(crate) fn bytes(&mut self, buffer: u16) -> &mut [u8] {
+        let start = usize::from(buffer) * self.size;
+        &mut self.memory[start..start + self.size]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use transom_arena::{Bound, Place, Region, RegionOptions, Term};
+
+    fn table(count: u32) -> Table {
+        let bound = Bound::new(vec![Term {
+            name: "connections",
+            count: count as usize,
+            unit: size_of::<Connection>(),
+            holder: "a test",
+            flags: "",
+            place: Place::Region,
+        }])
+        .expect("small");
+        let mut region = Region::map(&bound, RegionOptions::default()).expect("maps");
+        Table::new(region.take("connections").expect("there"), count)
+    }
+
+    fn drain(table: &mut Table, list: List) -> Vec<u32> {
+        let mut order = Vec::new();
+        while let Some(first) = table.first(list) {
+            table.unlink(first);
+            order.push(first);
+        }
+        order
+    }
+
+    #[test]
+    fn an_idle_connection_costs_less_than_512_bytes() {
+        assert!(size_of::<Connection>() <= 320, "{}", size_of::<Connection>());
+    }
+
+    #[test]
+    fn entries_are_used_again_with_another_generation() {
+        let mut table = table(2);
+        let a = table.insert(10, None).expect("free");
+        let b = table.insert(11, None).expect("free");
+        assert!(table.insert(12, None).is_none() && table.is_full());
+        let generation = table[a].generation;
+        assert!(table.of_event(a, generation).is_some());
+        table.remove(a);
+        assert!(table.of_event(a, generation).is_none());
+        let again = table.insert(13, None).expect("free");
+        assert_eq!(again, a);
+        assert!(table.of_event(a, generation).is_none(), "a late event");
+        assert_eq!(table.open_indices().collect::<Vec<_>>(), [a, b]);
+    }
+
+    #[test]
+    fn lists_expire_in_order_of_their_times_however_entries_come_and_go() {
+        let mut table = table(6);
+        let ids: Vec<_> = (0..6).map(|fd| table.insert(fd, None).expect("free")).collect();
+        for (&id, due) in ids.iter().zip([10, 20, 30, 15, 5, 30]) {
+            table.set_timer(id, List::Submitted, due);
+        }
+        assert_eq!(table.next_due_ms(), Some(5));
+        assert_eq!(table.expired(List::Submitted, 4), None);
+        assert_eq!(table.expired(List::Submitted, 5), Some(ids[4]));
+        table.set_timer(ids[2], List::Idle, 1);
+        table.set_timer(ids[0], List::Submitted, 25);
+        let order = drain(&mut table, List::Submitted);
+        assert_eq!(order, [ids[4], ids[3], ids[1], ids[0], ids[5]]);
+        assert_eq!(drain(&mut table, List::Idle), [ids[2]]);
+        assert_eq!(table.next_due_ms(), None);
+    }
+}

@@ -1,0 +1,556 @@
+//! The front end: loops that own connections, speak HTTP/1.1 and call the door.
+//!
+//! A loop is one thread with its own epoll set, listeners, connections and channel; loops share nothing on the path of a
+//! request. It never blocks, never runs a handler and, once started, never allocates.
+//!
+//! ```text
+//!            accept            whole head             whole body, or a slot full      claimed
+//!   Free ──▶ Idle ──▶ Head ──────────▶ (Waiting) ──▶ Body ──────────▶ Calling ──▶ Writing ──▶ Idle
+//!              ▲        ╰─ refused ──────────────────────────────────────────────▶ Lingering ──▶ Free
+//! ```
+
+mod reading;
+mod replying;
+mod stats;
+mod timers;
+
+use crate::connection::{BufferPool, Connection, List, State, Table};
+use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
+use crate::net::{self, Epoll};
+use crate::settings::Settings;
+use replying::Output;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use transom_arena::Part;
+use transom_doors::{Bell, Client, Completion, Patience, SlotId};
+
+pub use stats::{LoopFigures, LoopStats};
+
+/// Tokens of what is no connection, in the lower half of an epoll token; the upper half is then all ones.
+const NOT_A_CONNECTION: u32 = u32::MAX;
+const BELL: u32 = 0;
+const FIRST_LISTENER: u32 = 1;
+
+/// Events taken from the kernel at a time.
+const EVENTS: usize = 256;
+
+/// Connections accepted before the others are looked after.
+const ACCEPT_BATCH: usize = 64;
+
+/// How long a loop first sleeps while calls are unclaimed or just begun: the time after which another thread is woken
+/// for a call that is stuck behind one that takes long. A wake costs 5 to 10 µs, so less would wake threads for nothing.
+const PATIENCE: Duration = Duration::from_micros(60);
+
+/// Sleeps that double from [`PATIENCE`] before the loop leaves it to the doorbell alone.
+const PATIENCE_STEPS: u32 = 6;
+
+/// What all loops are told.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    state: AtomicU32,
+}
+
+/// What a loop does about new work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub(crate) enum Order {
+    Serve = 0,
+    /// Accept nothing, end what has begun.
+    Drain = 1,
+    /// Close everything.
+    Stop = 2,
+}
+
+impl Orders {
+    pub(crate) fn give(&self, order: Order) {
+        self.state.fetch_max(order as u32, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> Order {
+        match self.state.load(Ordering::Relaxed) {
+            0 => Order::Serve,
+            1 => Order::Drain,
+            _ => Order::Stop,
+        }
+    }
+}
+
+/// What a loop is made of.
+pub(crate) struct Parts {
+    pub connections: Part,
+    pub buffers: Part,
+    pub scratch: Part,
+    pub client: Client,
+    pub listeners: Vec<OwnedFd>,
+    pub stats: Arc<LoopStats>,
+    pub orders: Arc<Orders>,
+}
+
+/// How long things may take, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    header: u64,
+    body: u64,
+    write: u64,
+    idle: u64,
+    queue: u64,
+    /// 0: none.
+    deadline: u64,
+    linger: u64,
+}
+
+/// How long, and for how many bytes, a client that was refused is listened to, so that it can read why
+/// (RFC 9112 §9.6).
+const LINGER_MS: u64 = 2000;
+const LINGER_BYTES: u32 = 1 << 20;
+
+/// One loop.
+pub(crate) struct Loop {
+    epoll: Epoll,
+    listeners: Vec<OwnedFd>,
+    accepting: bool,
+    table: Table,
+    pool: BufferPool,
+    read_scratch: &'static mut [u8],
+    write_scratch: &'static mut [u8],
+    client: Client,
+    /// By slot: whose call it is.
+    owners: Vec<u32>,
+    /// By slot: what is being written of its reply.
+    outputs: Vec<Output>,
+    completions: Vec<(SlotId, Completion)>,
+    /// Connections with something to do that no event will tell of.
+    ready: VecDeque<u32>,
+    limits: HeadLimits,
+    body_limit: u64,
+    requests_per_connection: u32,
+    timeouts: Timeouts,
+    date: DateCache,
+    now_ns: u64,
+    now_ms: u64,
+    orders: Arc<Orders>,
+    order: Order,
+    stats: Arc<LoopStats>,
+    /// Sleeps in a row that brought nothing.
+    quiet: u32,
+}
+
+impl Loop {
+    pub(crate) fn new(settings: &Settings, parts: Parts, scratch: (usize, usize)) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let not_a_connection = |n: u32| (u64::from(NOT_A_CONNECTION) << 32) | u64::from(n);
+        epoll.add_bell(parts.client.as_raw_fd(), not_a_connection(BELL))?;
+        for (n, listener) in (FIRST_LISTENER..).zip(&parts.listeners) {
+            epoll.add_listener(listener.as_raw_fd(), not_a_connection(n))?;
+        }
+        let slots = parts.client.free_slots();
+        let connections = settings.connections_per_loop();
+        let head_limit = settings.head_limit.get();
+        let (read, write) = parts.scratch.into_slice().split_at_mut(scratch.0);
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let mut this = Loop {
+            epoll,
+            listeners: parts.listeners,
+            accepting: true,
+            table: Table::new(parts.connections, connections),
+            pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
+            read_scratch: read,
+            write_scratch: &mut write[..scratch.1],
+            client: parts.client,
+            owners: vec![u32::MAX; slots],
+            outputs: (0..slots).map(|_| Output::default()).collect(),
+            completions: Vec::with_capacity(slots + 1),
+            ready: VecDeque::with_capacity(connections as usize + 1),
+            limits: HeadLimits {
+                head_max: head_limit,
+                target_max: head_limit / 2,
+                ..HeadLimits::default()
+            },
+            body_limit: settings.body_limit.get() as u64,
+            requests_per_connection: settings.requests_per_connection.get(),
+            timeouts: Timeouts {
+                header: ms(settings.header_timeout),
+                body: ms(settings.body_timeout),
+                write: ms(settings.write_timeout),
+                idle: ms(settings.idle_timeout),
+                queue: ms(settings.queue_timeout),
+                deadline: settings.deadline().map_or(0, ms),
+                linger: LINGER_MS,
+            },
+            date: DateCache::new(net::unix_seconds()),
+            now_ns: 0,
+            now_ms: 0,
+            orders: parts.orders,
+            order: Order::Serve,
+            stats: parts.stats,
+            quiet: 0,
+        };
+        this.look_at_the_clock();
+        Ok(this)
+    }
+
+    /// Rings the loop awake, for new orders.
+    pub(crate) fn bell(&self) -> Bell {
+        self.client.bell()
+    }
+
+    /// Serves until it is told to stop, or to drain and nothing is left.
+    pub(crate) fn run(mut self) {
+        let no_event = libc::epoll_event { events: 0, u64: 0 };
+        let mut events = [no_event; EVENTS];
+        loop {
+            self.obey();
+            if self.order == Order::Stop || (self.order == Order::Drain && self.table.open() == 0) {
+                break;
+            }
+            self.expire_timers();
+            self.serve_ready();
+            self.serve_waiting();
+            if self.client.flush().is_err() {
+                // The door was revoked: only our own process does that, at its end.
+                self.order = Order::Stop;
+                continue;
+            }
+            let count = self.sleep(&mut events);
+            self.look_at_the_clock();
+            for event in &events[..count] {
+                self.on_event(event.events, event.u64);
+            }
+            let progress = self.collect_completions();
+            self.quiet = if progress || count > 0 { 0 } else { self.quiet.saturating_add(1) };
+        }
+        self.close_everything();
+    }
+
+    /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the calls asks.
+    fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
+        if !self.ready.is_empty() {
+            return self.epoll.wait(events, Some(Duration::ZERO));
+        }
+        let until_timer = self
+            .table
+            .next_due_ms()
+            .map(|due| Duration::from_millis(due.saturating_sub(self.now_ms)));
+        let calls = self.client.outstanding() > 0;
+        if calls && self.quiet > 0 && self.client.backlog() && self.client.nudge() {
+            // Another thread takes up the next call; see soon whether it needs company.
+            self.quiet = 1;
+        }
+        let lazy = calls && self.quiet < PATIENCE_STEPS;
+        let (patience, timeout) = if lazy {
+            let step = PATIENCE * (1 << self.quiet);
+            (Patience::Lazy, Some(until_timer.map_or(step, |timer| timer.min(step))))
+        } else {
+            (Patience::Eager, until_timer)
+        };
+        let timeout = if self.client.prepare_wait(patience) { timeout } else { Some(Duration::ZERO) };
+        let count = self.epoll.wait(events, timeout);
+        self.client.woke();
+        count
+    }
+
+    fn look_at_the_clock(&mut self) {
+        self.now_ns = net::monotonic_ns();
+        self.now_ms = self.now_ns / 1_000_000;
+        self.date.update(net::unix_seconds());
+    }
+
+    fn on_event(&mut self, events: u32, token: u64) {
+        let (generation, index) = ((token >> 32) as u32, token as u32);
+        if generation == NOT_A_CONNECTION && index == BELL {
+            return; // completions are collected after every wait
+        }
+        if generation == NOT_A_CONNECTION {
+            self.accept((index - FIRST_LISTENER) as usize);
+            return;
+        }
+        let events = events as libc::c_int;
+        let Some(connection) = self.table.of_event(index, generation) else {
+            return;
+        };
+        let any = |mask: libc::c_int| events & mask != 0;
+        connection.half_closed |= any(libc::EPOLLRDHUP | libc::EPOLLHUP);
+        connection.urgent |= any(libc::EPOLLPRI);
+        connection.broken |= any(libc::EPOLLERR | libc::EPOLLHUP);
+        connection.readable |= any(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLHUP);
+        if any(libc::EPOLLERR) {
+            self.close(index); // reset: nobody is there to be answered
+            return;
+        }
+        match connection.state {
+            State::Writing => self.go_on_writing(index),
+            _ if any(!libc::EPOLLOUT) => self.drive(index),
+            _ => {}
+        }
+    }
+
+    fn accept(&mut self, listener: usize) {
+        let fd = self.listeners[listener].as_raw_fd();
+        for _ in 0..ACCEPT_BATCH {
+            if self.table.is_full() && !self.make_room() {
+                self.pause_accepting();
+                return;
+            }
+            match net::accept(fd) {
+                Ok((fd, peer)) => self.admit(fd, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                    tracing::error!(%error, "cannot accept connections: raise `ulimit -n`, or lower --connections");
+                    self.pause_accepting();
+                    return;
+                }
+                Err(_) => {} // that connection failed before it was accepted; the next one may not
+            }
+        }
+    }
+
+    fn admit(&mut self, fd: i32, peer: Option<std::net::SocketAddr>) {
+        let Some(index) = self.table.insert(fd, peer) else {
+            net::close(fd);
+            return;
+        };
+        let token = (u64::from(self.table[index].generation) << 32) | u64::from(index);
+        if self.epoll.add_connection(fd, token).is_err() {
+            net::close(fd);
+            self.table.remove(index);
+            return;
+        }
+        self.stats.accepted.bump();
+        // Often the request is there already.
+        self.table[index].readable = true;
+        self.set_timer(index, List::Idle, self.timeouts.idle);
+        self.drive(index);
+    }
+
+    /// Closes the connection that has been idle the longest; false if all are busy.
+    fn make_room(&mut self) -> bool {
+        let idle = self.table.first(List::Idle);
+        if let Some(index) = idle {
+            self.stats.evicted.bump();
+            self.close(index);
+        }
+        idle.is_some()
+    }
+
+    /// Lets new connections wait in the kernel until one of ours has closed.
+    fn pause_accepting(&mut self) {
+        if std::mem::replace(&mut self.accepting, false) {
+            for listener in &self.listeners {
+                let _ = self.epoll.remove(listener.as_raw_fd());
+            }
+        }
+    }
+
+    fn resume_accepting(&mut self) {
+        if self.order != Order::Serve || std::mem::replace(&mut self.accepting, true) {
+            return;
+        }
+        for (n, listener) in (FIRST_LISTENER..).zip(&self.listeners) {
+            let token = (u64::from(NOT_A_CONNECTION) << 32) | u64::from(n);
+            let _ = self.epoll.add_listener(listener.as_raw_fd(), token);
+        }
+    }
+
+    /// Does what a connection's state and what the kernel has told allow.
+    fn drive(&mut self, index: u32) {
+        match self.table[index].state {
+            State::Idle | State::Head => self.read_head(index),
+            State::Body | State::BodyWanted => self.read_body(index),
+            State::Lingering => self.read_and_discard(index),
+            // The client has gone altogether; the handler goes on, its answer is dropped.
+            State::Calling | State::Waiting if self.table[index].broken => self.close(index),
+            State::Calling | State::Waiting | State::Writing | State::Free => {}
+        }
+    }
+
+    /// Has a connection driven again before the loop sleeps.
+    fn queue(&mut self, index: u32) {
+        if !std::mem::replace(&mut self.table[index].queued, true) {
+            self.ready.push_back(index);
+        }
+    }
+
+    fn serve_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(index) = self.ready.pop_front() else {
+                return;
+            };
+            self.table[index].queued = false;
+            self.drive(index);
+        }
+    }
+
+    /// Gives free slots to those who wait for one, in the order of their arrival.
+    fn serve_waiting(&mut self) {
+        while self.client.free_slots() > 0 {
+            let Some(index) = self.table.first(List::Waiting) else {
+                return;
+            };
+            self.table.unlink(index);
+            self.table[index].state = match self.table[index].buffer {
+                Some(_) => State::Head,
+                None => State::Idle,
+            };
+            self.drive(index);
+            if self.table.first(List::Waiting) == Some(index) {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self) {
+        let order = self.orders.get();
+        if order > self.order {
+            self.order = order;
+            self.pause_accepting();
+            self.listeners.clear();
+            self.close_what_is_not_a_request();
+        }
+    }
+
+    /// Closes what no request has begun on, or only half a head.
+    fn close_what_is_not_a_request(&mut self) {
+        for list in [List::Idle, List::Header] {
+            while let Some(index) = self.table.first(list) {
+                if list == List::Header {
+                    self.stats.cut.bump();
+                }
+                self.close(index);
+            }
+        }
+    }
+
+    fn close_everything(&mut self) {
+        let open: Vec<u32> = self.table.open_indices().collect();
+        for index in open {
+            if !matches!(self.table[index].state, State::Idle | State::Lingering) {
+                self.stats.cut.bump();
+            }
+            self.close(index);
+        }
+    }
+
+    /// Answers with one of our own replies, then closes or goes on as the status allows.
+    fn answer(&mut self, index: u32, status: u16, note: Option<Note>) {
+        let connection = &self.table[index];
+        let keep_alive = self.may_keep_alive(connection) && refusals::may_keep_alive(status);
+        let fate = Fate::after(keep_alive, connection.minor);
+        let mut reply = [0; refusals::ANSWER_MAX];
+        let len = refusals::render(&mut reply, status, note, connection.head_only, fate, &self.date);
+        self.stats.answered(status);
+        match net::send(connection.fd, &reply[..len]) {
+            Ok(sent) if sent == len && keep_alive => self.next_request(index),
+            Ok(sent) if sent == len => self.close_politely(index),
+            // The client has not even taken what it was sent before.
+            _ => self.close(index),
+        }
+    }
+
+    /// Whether the connection may stay open after the present request.
+    fn may_keep_alive(&self, connection: &Connection) -> bool {
+        connection.keep_alive
+            && self.order == Order::Serve
+            && connection.requests + 1 < self.requests_per_connection
+            && connection.body.is_empty()
+    }
+
+    /// The present request has been answered and the next one may come.
+    fn next_request(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        connection.requests += 1;
+        connection.next_request();
+        if connection.buffer.is_some() {
+            connection.state = State::Head;
+            connection.unparsed = true;
+            connection.arrived_ms = self.now_ms;
+            self.set_timer(index, List::Header, self.timeouts.header);
+            self.queue(index);
+            return;
+        }
+        connection.state = State::Idle;
+        let readable = connection.readable;
+        self.set_timer(index, List::Idle, self.timeouts.idle);
+        if readable {
+            self.queue(index);
+        }
+    }
+
+    /// Closes such that the client can still read what it was sent: a close with unread bytes resets the connection,
+    /// and a reset may overtake the answer.
+    fn close_politely(&mut self, index: u32) {
+        self.let_go_of_slot(index);
+        self.let_go_of_buffer(index);
+        let connection = &mut self.table[index];
+        if connection.half_closed && !connection.readable {
+            self.close(index);
+            return;
+        }
+        net::shutdown_write(connection.fd);
+        connection.state = State::Lingering;
+        connection.readable = true;
+        self.set_timer(index, List::Linger, self.timeouts.linger);
+        self.queue(index);
+    }
+
+    fn read_and_discard(&mut self, index: u32) {
+        loop {
+            let connection = &mut self.table[index];
+            match net::receive(connection.fd, self.read_scratch) {
+                Ok(0) => break,
+                Ok(len) => {
+                    connection.lingered += len as u32;
+                    if connection.lingered > LINGER_BYTES {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        self.close(index);
+    }
+
+    fn close(&mut self, index: u32) {
+        self.let_go_of_slot(index);
+        self.let_go_of_buffer(index);
+        net::close(self.table[index].fd);
+        self.table.remove(index);
+        self.resume_accepting();
+    }
+
+    /// Gives the slot back, or, if a handler has it, leaves it to be freed when that ends.
+    fn let_go_of_slot(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        let Some(slot) = connection.slot.take() else {
+            return;
+        };
+        let submitted = match connection.state {
+            State::Calling | State::BodyWanted => true,
+            State::Writing => !connection.last,
+            _ => false,
+        };
+        if submitted {
+            self.client.abandon(slot);
+        } else {
+            self.client.release(slot);
+        }
+    }
+
+    fn let_go_of_buffer(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        connection.buffered = 0;
+        connection.unparsed = false;
+        if let Some(buffer) = connection.buffer.take() {
+            self.pool.give_back(buffer);
+        }
+    }
+
+    fn set_timer(&mut self, index: u32, list: List, after_ms: u64) {
+        self.table.set_timer(index, list, self.now_ms + after_ms);
+    }
+}

@@ -1,0 +1,524 @@
+//! From bytes to a submitted call: heads, bodies, and where they wait.
+
+use super::Loop;
+use crate::connection::{BodyRest, Connection, List, State};
+use crate::http::{BodyFraming, ChunkDecoder, Head, Note, Parsed, Refusal, TargetForm, decode_path, parse};
+use crate::http::reply::CONTINUE;
+use crate::net;
+use std::io;
+use transom_doors::SlotId;
+use transom_platform::frame::{EncodeError, RequestParts, encode_request, set_request_body};
+
+/// What a read brought.
+enum Received {
+    Bytes(usize),
+    /// Nothing for now; an event will tell.
+    Nothing,
+    /// The client will send nothing more.
+    End,
+}
+
+/// Where the bytes of a head lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// In the loop's scratch: gone with the next read.
+    Scratch,
+    /// In the connection's own buffer.
+    Buffer,
+}
+
+/// Reads, and notes whether there may be more.
+fn receive(connection: &mut Connection, into: &mut [u8]) -> Received {
+    loop {
+        match net::receive(connection.fd, into) {
+            Ok(0) => return Received::End,
+            Ok(len) => {
+                // A short read has emptied the socket, unless it stopped at an urgent byte or at the end of the stream,
+                // of which the kernel has told us already and will not tell us again.
+                if len < into.len() && !connection.urgent && !connection.half_closed {
+                    connection.readable = false;
+                }
+                return Received::Bytes(len);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                connection.readable = false;
+                return Received::Nothing;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Received::End,
+        }
+    }
+}
+
+impl Loop {
+    /// In `Idle` or `Head`: reads and parses until the head is whole, the socket empty, or no slot free.
+    pub(super) fn read_head(&mut self, index: u32) {
+        if self.table[index].unparsed {
+            self.parse_buffer(index);
+        }
+        while matches!(self.table[index].state, State::Idle | State::Head) && self.table[index].readable {
+            if self.table[index].state == State::Head {
+                self.read_into_buffer(index);
+            } else if self.must_wait() {
+                // Left unread: the kernel keeps its bytes, and waiting costs no memory.
+                self.wait_for_slot(index);
+            } else {
+                self.read_into_scratch(index);
+            }
+        }
+    }
+
+    /// Whether a new request finds no slot, or others before it.
+    fn must_wait(&self) -> bool {
+        self.client.free_slots() == 0
+    }
+
+    fn wait_for_slot(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        if connection.state == State::Idle {
+            connection.arrived_ms = self.now_ms;
+        }
+        connection.state = State::Waiting;
+        let due = connection.arrived_ms + self.timeouts.queue;
+        self.table.set_timer(index, List::Waiting, due);
+    }
+
+    fn read_into_scratch(&mut self, index: u32) {
+        let scratch = std::mem::take(&mut self.read_scratch);
+        match receive(&mut self.table[index], scratch) {
+            Received::Bytes(len) => {
+                self.table[index].arrived_ms = self.now_ms;
+                self.on_head_bytes(index, &scratch[..len], Source::Scratch);
+            }
+            Received::Nothing => {}
+            Received::End => self.close(index),
+        }
+        self.read_scratch = scratch;
+    }
+
+    fn read_into_buffer(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        let Some(buffer) = connection.buffer else {
+            self.close(index);
+            return;
+        };
+        let filled = connection.buffered as usize;
+        let room = &mut self.pool.bytes(buffer)[filled..];
+        match receive(connection, room) {
+            Received::Bytes(len) => {
+                connection.buffered += len as u32;
+                let new = &room[..len];
+                // A head ends in a line feed, and its first bytes may show that it is none.
+                if filled < 8 || len == room.len() || new.contains(&b'\n') {
+                    self.parse_buffer(index);
+                }
+            }
+            Received::Nothing => {}
+            // Half a request: there is nothing to answer.
+            Received::End => self.close(index),
+        }
+    }
+
+    fn parse_buffer(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        connection.unparsed = false;
+        let (Some(buffer), len) = (connection.buffer, connection.buffered as usize) else {
+            return;
+        };
+        // SAFETY: the buffer's memory lives for ever and belongs to this connection until it is given back. What is
+        // written into it or gives it back below (`keep_rest`, `answer`) happens when `bytes` is no longer used.
+        let bytes = unsafe { std::slice::from_raw_parts(self.pool.bytes(buffer).as_ptr(), len) };
+        self.on_head_bytes(index, bytes, Source::Buffer);
+    }
+
+    fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
+        let mut fields = [httparse::EMPTY_HEADER; 100];
+        match parse(bytes, &self.limits, &mut fields) {
+            Ok(Parsed::Partial) => self.keep_head(index, bytes, source),
+            Ok(Parsed::Complete(head)) => self.on_head(index, &head, bytes, source),
+            Err(refusal) => self.refuse_with_reason(index, refusal),
+        }
+    }
+
+    fn refuse_with_reason(&mut self, index: u32, refusal: Refusal) {
+        tracing::debug!(status = refusal.status, why = refusal.why, "a request was refused");
+        self.refuse(index, refusal.status);
+    }
+
+    /// Keeps an unfinished head.
+    fn keep_head(&mut self, index: u32, bytes: &[u8], source: Source) {
+        if source == Source::Scratch && !self.keep(index, bytes) {
+            // No buffer can be had: all are with requests that have a slot or wait for one.
+            self.refuse(index, 503);
+            return;
+        }
+        let connection = &mut self.table[index];
+        if connection.state == State::Idle {
+            connection.state = State::Head;
+            self.set_timer(index, List::Header, self.timeouts.header);
+        }
+    }
+
+    /// Copies bytes into a buffer of the pool; if there is none, the oldest unfinished head has to go.
+    fn keep(&mut self, index: u32, bytes: &[u8]) -> bool {
+        let taken = self.pool.take().or_else(|| {
+            let oldest = self.table.first(List::Header)?;
+            self.stats.partial_evicted.bump();
+            self.refuse(oldest, 408);
+            self.pool.take()
+        });
+        let Some(buffer) = taken else {
+            return false;
+        };
+        self.pool.bytes(buffer)[..bytes.len()].copy_from_slice(bytes);
+        let connection = &mut self.table[index];
+        connection.buffer = Some(buffer);
+        connection.buffered = bytes.len() as u32;
+        true
+    }
+
+    /// Keeps what follows a request: the beginning of the next one.
+    fn keep_rest(&mut self, index: u32, rest: &[u8], source: Source) {
+        if rest.is_empty() {
+            self.let_go_of_buffer(index);
+            return;
+        }
+        match (source, self.table[index].buffer) {
+            (Source::Buffer, Some(buffer)) => {
+                let len = rest.len();
+                let bytes = self.pool.bytes(buffer);
+                let start = rest.as_ptr() as usize - bytes.as_ptr() as usize;
+                bytes.copy_within(start..start + len, 0);
+                self.table[index].buffered = len as u32;
+            }
+            _ => {
+                if !self.keep(index, rest) {
+                    // The next request cannot be kept, so there will be none: its client may send it again.
+                    self.table[index].keep_alive = false;
+                }
+            }
+        }
+    }
+
+    /// A whole head: takes a slot and puts the request into it.
+    fn on_head(&mut self, index: u32, head: &Head<'_, '_>, bytes: &[u8], source: Source) {
+        let rest = &bytes[head.head_len..];
+        let connection = &mut self.table[index];
+        connection.minor = head.version_minor;
+        connection.keep_alive = head.keep_alive;
+        connection.head_only = head.method_text == "HEAD";
+        connection.expect_continue = head.expect_continue;
+        connection.body = match head.body {
+            BodyFraming::None => BodyRest::Length(0),
+            BodyFraming::Length(len) => BodyRest::Length(len),
+            BodyFraming::Chunked => BodyRest::Chunked(ChunkDecoder::new(self.body_limit)),
+        };
+        if matches!(head.body, BodyFraming::Length(len) if len > self.body_limit) {
+            self.refuse(index, 413);
+            return;
+        }
+        if head.form == TargetForm::Asterisk {
+            // For the server as a whole: no slot, no bucket. A body that is not here is not waited for.
+            if !connection.body.is_empty() {
+                connection.keep_alive = false;
+            }
+            self.keep_rest(index, rest, source);
+            self.answer(index, 204, Some(Note::AllowAll));
+            return;
+        }
+        let Some(slot) = self.client.reserve() else {
+            if source == Source::Scratch && !self.keep(index, bytes) {
+                self.refuse(index, 503);
+                return;
+            }
+            self.table[index].unparsed = true;
+            self.table[index].state = State::Head;
+            self.wait_for_slot(index);
+            return;
+        };
+        self.table[index].slot = Some(slot);
+        match self.write_frame(index, slot, head, bytes) {
+            Ok(body_at) => {
+                self.table[index].body_at = body_at as u32;
+                self.begin_body(index, slot, rest, source);
+            }
+            Err(refusal) => {
+                self.let_go_of_slot(index);
+                self.refuse_with_reason(index, refusal);
+            }
+        }
+    }
+
+    fn write_frame(&mut self, index: u32, slot: SlotId, head: &Head<'_, '_>, bytes: &[u8]) -> Result<usize, Refusal> {
+        let path = &mut self.write_scratch[..];
+        let path_len = decode_path(head.path.as_bytes(), path)?;
+        let parts = RequestParts {
+            head: &bytes[..head.head_len],
+            method: head.method_text.as_bytes(),
+            target: head.target.as_bytes(),
+            path: &path[..path_len],
+            query: head.query.map(str::as_bytes),
+            host: Some(head.host.as_bytes()).filter(|host| !host.is_empty()),
+            minor: head.version_minor,
+            peer: self.table[index].peer,
+            head_only: self.table[index].head_only,
+            content_length: match head.body {
+                BodyFraming::None => Some(0),
+                BodyFraming::Length(len) => Some(len),
+                BodyFraming::Chunked => None,
+            },
+        };
+        let fields = head.fields.iter().map(|field| (field.name.as_bytes(), field.value));
+        match encode_request(self.client.request_mut(slot), &parts, fields) {
+            Ok(encoded) => Ok(encoded.body_offset),
+            Err(EncodeError::TooLarge(_)) => Err(Refusal::new(431, "the head does not fit its slot")),
+            Err(EncodeError::OutsideHead) => Err(Refusal::new(500, "the parser gave a part that is not of the head")),
+        }
+    }
+
+    /// Takes what is there of the body, and submits the call or waits for the rest.
+    fn begin_body(&mut self, index: u32, slot: SlotId, rest: &[u8], source: Source) {
+        let used = match self.take_body(index, slot, rest) {
+            Ok(used) => used,
+            Err(refusal) => {
+                self.let_go_of_slot(index);
+                self.refuse_with_reason(index, refusal);
+                return;
+            }
+        };
+        self.keep_rest(index, &rest[used..], source);
+        let connection = &mut self.table[index];
+        let whole = connection.body.is_empty();
+        let room = self.client.request_mut(slot).len() - connection.body_at as usize;
+        let full = match connection.body {
+            // What will not fit is known beforehand: the handler may as well begin.
+            BodyRest::Length(left) => left > (room - connection.body_len as usize) as u64,
+            BodyRest::Chunked(_) => connection.body_len as usize == room,
+        };
+        if whole || full {
+            connection.streamed = !whole;
+            self.submit(index, slot);
+            return;
+        }
+        connection.state = State::Body;
+        self.set_timer(index, List::Body, self.timeouts.body);
+        if self.ask_to_continue(index) {
+            self.read_body(index);
+        }
+    }
+
+    /// Tells a client that waits for it that its body is wanted. False if the connection is gone.
+    fn ask_to_continue(&mut self, index: u32) -> bool {
+        let connection = &mut self.table[index];
+        if !std::mem::replace(&mut connection.expect_continue, false) || connection.body_len > 0 {
+            return true;
+        }
+        if matches!(net::send(connection.fd, CONTINUE), Ok(len) if len == CONTINUE.len()) {
+            return true;
+        }
+        self.close(index);
+        false
+    }
+
+    /// Puts bytes of the body into the slot; returns how many were used up.
+    fn take_body(&mut self, index: u32, slot: SlotId, input: &[u8]) -> Result<usize, Refusal> {
+        let connection = &mut self.table[index];
+        let start = connection.body_at as usize + connection.body_len as usize;
+        let room = &mut self.client.request_mut(slot)[start..];
+        let (used, produced) = match &mut connection.body {
+            BodyRest::Length(left) => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX);
+                let len = input.len().min(room.len()).min(most);
+                room[..len].copy_from_slice(&input[..len]);
+                *left -= len as u64;
+                (len, len)
+            }
+            BodyRest::Chunked(decoder) => {
+                let step = decoder.decode(input, room)?;
+                (step.consumed, step.produced)
+            }
+        };
+        connection.body_len += produced as u32;
+        Ok(used)
+    }
+
+    /// In `Body` or `BodyWanted`: reads on, from the buffer first, then from the socket.
+    pub(super) fn read_body(&mut self, index: u32) {
+        let Some(slot) = self.table[index].slot else {
+            self.close(index);
+            return;
+        };
+        loop {
+            let connection = &mut self.table[index];
+            let before = connection.body_len;
+            if connection.buffer.is_some() {
+                if !self.body_from_buffer(index, slot) {
+                    return;
+                }
+            } else if connection.readable {
+                if !self.body_from_socket(index, slot) {
+                    return;
+                }
+            } else {
+                self.hand_over_pieces(index, slot);
+                return;
+            }
+            let connection = &self.table[index];
+            let room = self.client.request_mut(slot).len() - (connection.body_at + connection.body_len) as usize;
+            if connection.body.is_empty() || room == 0 {
+                self.body_complete_or_full(index, slot);
+                return;
+            }
+            if connection.buffer.is_some() && connection.body_len == before {
+                // The decoder wants more than the buffer has, and has taken all it can.
+                self.let_go_of_buffer(index);
+            }
+        }
+    }
+
+    fn body_from_buffer(&mut self, index: u32, slot: SlotId) -> bool {
+        let connection = &self.table[index];
+        let (Some(buffer), len) = (connection.buffer, connection.buffered as usize) else {
+            return true;
+        };
+        // SAFETY: as in `parse_buffer`.
+        let bytes = unsafe { std::slice::from_raw_parts(self.pool.bytes(buffer).as_ptr(), len) };
+        match self.take_body(index, slot, bytes) {
+            Ok(used) => {
+                self.keep_rest(index, &bytes[used..], Source::Buffer);
+                true
+            }
+            Err(refusal) => {
+                self.give_up_body(index, refusal);
+                false
+            }
+        }
+    }
+
+    /// One read. A body of known length goes straight into its slot; chunks go through the scratch. False when there is
+    /// nothing more to do for now.
+    fn body_from_socket(&mut self, index: u32, slot: SlotId) -> bool {
+        let connection = &mut self.table[index];
+        if let BodyRest::Length(left) = &mut connection.body {
+            let start = connection.body_at as usize + connection.body_len as usize;
+            let room = &mut self.client.request_mut(slot)[start..];
+            let most = usize::try_from(*left).unwrap_or(usize::MAX).min(room.len());
+            let mut left = *left;
+            return match receive(connection, &mut room[..most]) {
+                Received::Bytes(len) => {
+                    left -= len as u64;
+                    connection.body = BodyRest::Length(left);
+                    connection.body_len += len as u32;
+                    // The read was cut by the body's length, which says nothing of the socket.
+                    connection.readable |= len == most;
+                    true
+                }
+                Received::Nothing => true,
+                Received::End => {
+                    self.close(index);
+                    false
+                }
+            };
+        }
+        let scratch = std::mem::take(&mut self.read_scratch);
+        let go_on = match receive(&mut self.table[index], scratch) {
+            Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
+                Ok(used) => {
+                    self.keep_rest(index, &scratch[used..len], Source::Scratch);
+                    if used < len && self.table[index].buffer.is_none() && !self.table[index].body.is_empty() {
+                        // The rest of the body could not be kept.
+                        self.give_up_body(index, Refusal::new(503, "no buffer for the rest of a body"));
+                        false
+                    } else {
+                        true
+                    }
+                }
+                Err(refusal) => {
+                    self.give_up_body(index, refusal);
+                    false
+                }
+            },
+            Received::Nothing => true,
+            Received::End => {
+                self.close(index);
+                false
+            }
+        };
+        self.read_scratch = scratch;
+        go_on
+    }
+
+    /// The body is no body: an answer if none has begun.
+    fn give_up_body(&mut self, index: u32, refusal: Refusal) {
+        self.let_go_of_slot(index);
+        if self.table[index].head_sent {
+            self.close(index);
+        } else {
+            self.refuse_with_reason(index, refusal);
+        }
+    }
+
+    fn body_complete_or_full(&mut self, index: u32, slot: SlotId) {
+        if self.table[index].state == State::BodyWanted {
+            self.hand_over_pieces(index, slot);
+        } else {
+            let connection = &mut self.table[index];
+            connection.streamed = !connection.body.is_empty();
+            self.submit(index, slot);
+        }
+    }
+
+    /// In `BodyWanted`, with bytes there or the body at its end: the handler goes on.
+    fn hand_over_pieces(&mut self, index: u32, slot: SlotId) {
+        let connection = &mut self.table[index];
+        if connection.state != State::BodyWanted || (connection.body_len == 0 && !connection.body.is_empty()) {
+            return;
+        }
+        let len = connection.body_len as usize;
+        connection.body_len = 0;
+        connection.state = State::Calling;
+        self.client.resume(slot, len);
+        self.watch_deadline(index);
+    }
+
+    /// The handler asks for the next piece of the body.
+    pub(super) fn want_body(&mut self, index: u32, slot: SlotId) {
+        let connection = &mut self.table[index];
+        connection.state = State::BodyWanted;
+        connection.body_len = 0;
+        if connection.body.is_empty() {
+            self.hand_over_pieces(index, slot);
+            return;
+        }
+        self.set_timer(index, List::Body, self.timeouts.body);
+        if self.ask_to_continue(index) {
+            self.read_body(index);
+        }
+    }
+
+    fn submit(&mut self, index: u32, slot: SlotId) {
+        let connection = &mut self.table[index];
+        let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
+        let deadline_ns = match self.timeouts.deadline {
+            0 => 0,
+            deadline => (connection.arrived_ms + deadline) * 1_000_000,
+        };
+        connection.state = State::Calling;
+        let due = connection.arrived_ms.max(self.now_ms) + self.timeouts.queue;
+        set_request_body(self.client.request_mut(slot), body_len, connection.streamed);
+        connection.body_len = 0;
+        self.client.submit(slot, body_at + body_len, deadline_ns);
+        self.owners[slot.index()] = index;
+        self.stats.requests.bump();
+        self.table.set_timer(index, List::Submitted, due);
+    }
+
+    /// The call is with a handler: from here on only the deadline counts.
+    pub(super) fn watch_deadline(&mut self, index: u32) {
+        let arrived = self.table[index].arrived_ms;
+        match self.timeouts.deadline {
+            0 => self.table.unlink(index),
+            deadline => self.table.set_timer(index, List::Deadline, arrived + deadline),
+        }
+    }
+}

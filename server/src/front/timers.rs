@@ -1,0 +1,74 @@
+//! What happens when something takes too long.
+
+use super::Loop;
+use crate::connection::{List, State};
+use transom_doors::Withdraw;
+
+impl Loop {
+    pub(super) fn expire_timers(&mut self) {
+        let now = self.now_ms;
+        // A silent client gets a silent close: it has asked for nothing.
+        for list in [List::Idle, List::Write, List::Linger] {
+            while let Some(index) = self.table.expired(list, now) {
+                self.close(index);
+            }
+        }
+        while let Some(index) = self.table.expired(List::Header, now) {
+            self.refuse(index, 408);
+        }
+        while let Some(index) = self.table.expired(List::Body, now) {
+            self.give_up(index, 408);
+        }
+        while let Some(index) = self.table.expired(List::Waiting, now) {
+            // Its request may lie unread in the socket, so the connection cannot go on.
+            self.refuse(index, 503);
+        }
+        while let Some(index) = self.table.expired(List::Submitted, now) {
+            self.queue_timed_out(index);
+        }
+        while let Some(index) = self.table.expired(List::Deadline, now) {
+            self.give_up(index, 504);
+        }
+    }
+
+    /// The call has been in its slot for the queue timeout: taken back if no thread has claimed it, else it goes on.
+    fn queue_timed_out(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        let Some(slot) = connection.slot else {
+            self.table.unlink(index);
+            return;
+        };
+        match self.client.withdraw(slot) {
+            Withdraw::Withdrawn => {
+                connection.slot = None;
+                self.client.release(slot);
+                self.answer(index, 503, None);
+            }
+            Withdraw::Claimed => {
+                let arrived = connection.arrived_ms;
+                match self.timeouts.deadline {
+                    0 => self.table.unlink(index),
+                    deadline => self.table.set_timer(index, List::Deadline, arrived + deadline),
+                }
+            }
+        }
+    }
+
+    /// Ends a request that has a slot: with an answer if none has begun.
+    fn give_up(&mut self, index: u32, status: u16) {
+        if self.table[index].head_sent {
+            self.stats.answered(status);
+            self.close(index);
+            return;
+        }
+        self.let_go_of_slot(index);
+        self.table[index].state = State::Idle;
+        self.refuse(index, status);
+    }
+
+    /// Answers with a refusal and closes: what the client sends next has no known beginning.
+    pub(super) fn refuse(&mut self, index: u32, status: u16) {
+        self.table[index].keep_alive = false;
+        self.answer(index, status, None);
+    }
+}

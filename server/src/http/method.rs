@@ -1,0 +1,49 @@
+//! Request methods: those that the front end routes, and "some other token".
+//!
+//! CONNECT and TRACE are missing on purpose. A server that is no proxy has no use for CONNECT, and
+//! TRACE hands a client's credentials back to whoever asked; both are refused with the head.
+
+/// The longest method that is looked at, in bytes. The longest registered one has 17; beyond this
+/// the token is not a method that anyone implements, and RFC 9112 §3 wants 501.
+pub const METHOD_MAX: usize = 32;
+
+/// The `Allow` list of a resource that takes every method of [`Method`].
+pub const ALLOW_ALL: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
+
+/// A request method. Methods are case-sensitive: `get` is [`Method::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// `GET`
+    Get,
+    /// `HEAD`: like GET, but no answer to it has a body, not even an error.
+    Head,
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+    /// `DELETE`
+    Delete,
+    /// `PATCH`
+    Patch,
+    /// `OPTIONS`
+    Options,
+    /// A well-formed token that no route can be written for: 501, once its body has been read.
+    Other,
+}
+
+impl Method {
+    /// The method that `token` names.
+    #[must_use]
+    pub fn from_token(token: &[u8]) -> Self {
+        match token {
+            b"GET" => Self::Get,
+            b"HEAD" => Self::Head,
+            b"POST" => Self::Post,
+            b"PUT" => Self::Put,
+            b"DELETE" => Self::Delete,
+            b"PATCH" => Self::Patch,
+            b"OPTIONS" => Self::Options,
+            _ => Self::Other,
+        }
+    }
+}

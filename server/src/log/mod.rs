@@ -1,0 +1,239 @@
+//! Logs: what `tracing`'s macros say, as lines on stderr, written by one thread.
+//!
+//! Why not `tracing-subscriber`: it formats into fresh memory, and takes a lock to write. Here a thread that logs may be a
+//! loop, which must not wait; a door server thread, whose allocator is a bucket that is full; or one that stands on its
+//! signal stack after a stack overflow. So an event is written into a record of 1 KiB on the stack, pushed into a bounded
+//! queue, and forgotten; a full queue drops it and counts. All memory is there from the start:
+//! [`memory_bytes`] says how much.
+//!
+//! Applications use `tracing::info!(route = %route, bytes, "a request was served")` and know nothing of this. Spans are
+//! accepted and ignored.
+//!
+//! Knows nothing of requests, buckets or metrics.
+
+mod batch;
+mod human;
+mod json;
+mod queue;
+mod record;
+mod text;
+mod time;
+mod writer;
+
+use queue::Queue;
+use record::{Record, Style};
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::{self, Interest};
+use tracing::{Event, Metadata, Subscriber, span};
+
+/// Records that the queue holds unless told otherwise: 1 MiB, and as many lines as a burst may have within a millisecond.
+pub const QUEUE_DEFAULT: usize = 1024;
+
+/// The longest queue: 1 GiB of records is a mistake, not a wish.
+pub const QUEUE_MAX: usize = 1 << 20;
+
+/// What a line looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Human if stderr is a terminal, else JSON.
+    #[default]
+    Auto,
+    /// `2026-11-21T10:25:00.123Z  INFO message field=value`, with the level coloured on a terminal (unless `NO_COLOR` is set).
+    Human,
+    /// One JSON object per line: `time`, `level`, `target`, `message`, and the event's fields.
+    Json,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    /// What a line looks like.
+    pub format: LogFormat,
+    /// The least severe level that is logged. A level that is not logged costs one load and a branch.
+    pub level: LevelFilter,
+    /// Records that may wait for the writer thread, of 1 KiB each: 1 to [`QUEUE_MAX`].
+    pub queue: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Auto,
+            level: LevelFilter::INFO,
+            queue: QUEUE_DEFAULT,
+        }
+    }
+}
+
+/// Why logging could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The queue has no place, or too many.
+    #[error("the log's queue cannot hold {0} records: choose 1 to {QUEUE_MAX}")]
+    Queue(usize),
+    /// There is no descriptor left for the log.
+    #[error("cannot duplicate the descriptor of stderr for the log")]
+    Stderr(#[source] io::Error),
+    /// There is no thread left for the log.
+    #[error("cannot start the thread that writes the log")]
+    Thread(#[source] io::Error),
+    /// `tracing` has one subscriber per process, and this process has one already.
+    #[error("this process logs already: the log can be installed once")]
+    AlreadyInstalled,
+}
+
+/// Bytes that a log with a queue of `queue` records takes for good: the queue, the writer's buffer and its stack.
+pub const fn memory_bytes(queue: usize) -> usize {
+    /// Each place in the queue has a stamp beside its record.
+    const PLACE_BYTES: usize = size_of::<usize>() + size_of::<Record>();
+    /// The queue's own fields, the handle, and the thread's guard page.
+    const FIXED_BYTES: usize = 8 * 1024;
+
+    queue * PLACE_BYTES         // waiting for the writer
+        + batch::BATCH_BYTES    // on their way to stderr
+        + writer::STACK_BYTES   // the writer thread
+        + FIXED_BYTES
+}
+
+/// Makes `tracing` events of the whole process lines on stderr, from now until [`LogHandle::shutdown`].
+///
+/// Call it once, before the first request and before anything is sealed: it allocates, and starts a thread, which blocks
+/// all signals for itself. It writes to a duplicate of descriptor 2 without the standard library's lock, so that a thread
+/// which is parked for ever inside `eprintln!` cannot silence the log.
+///
+/// # Errors
+/// See [`LogError`]. If there is one, nothing was installed.
+pub fn install(options: LogOptions) -> Result<LogHandle, LogError> {
+    let stderr = io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(LogError::Stderr)?;
+    let (subscriber, handle) = start(options, File::from(stderr))?;
+    if subscriber::set_global_default(subscriber).is_err() {
+        handle.queue.close();
+        return Err(LogError::AlreadyInstalled);
+    }
+    Ok(handle)
+}
+
+/// Starts a log that writes to `sink`, and leaves it to the caller to install the subscriber.
+///
+/// # Errors
+/// See [`LogError`]; never [`LogError::AlreadyInstalled`].
+pub fn start(options: LogOptions, sink: File) -> Result<(LogSubscriber, LogHandle), LogError> {
+    if !(1..=QUEUE_MAX).contains(&options.queue) {
+        return Err(LogError::Queue(options.queue));
+    }
+    let style = style(options.format, sink.is_terminal());
+    let queue = Arc::new(Queue::new(options.queue));
+    let writer = writer::spawn(Arc::clone(&queue), sink, style).map_err(LogError::Thread)?;
+    queue.set_writer(writer);
+    let subscriber = LogSubscriber {
+        queue: Arc::clone(&queue),
+        level: options.level,
+        style,
+    };
+    Ok((
+        subscriber,
+        LogHandle {
+            queue,
+            bytes: memory_bytes(options.queue),
+        },
+    ))
+}
+
+fn style(format: LogFormat, terminal: bool) -> Style {
+    match format {
+        LogFormat::Auto if !terminal => Style::Json,
+        LogFormat::Json => Style::Json,
+        LogFormat::Auto | LogFormat::Human => {
+            // https://no-color.org: set to anything but nothing.
+            let colour_wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            Style::Human {
+                coloured: terminal && colour_wanted,
+            }
+        }
+    }
+}
+
+/// A running log. Clones are handles of the same log; dropping them all does not end it.
+#[derive(Clone)]
+pub struct LogHandle {
+    queue: Arc<Queue>,
+    bytes: usize,
+}
+
+impl LogHandle {
+    /// Lines that were never written, because the queue was full, the sink failed, or the log was shut down.
+    pub fn dropped(&self) -> u64 {
+        self.queue.dropped()
+    }
+
+    /// Waits until every line logged before this call has been written, or counted as dropped; false if `deadline` came first.
+    /// Not for signal handlers: it takes a lock.
+    pub fn flush(&self, deadline: Instant) -> bool {
+        self.queue.flush(deadline)
+    }
+
+    /// Writes what was logged, and ends the log: lines after that are dropped. False if `deadline` came first, because
+    /// nobody reads stderr, for example.
+    pub fn shutdown(&self, deadline: Instant) -> bool {
+        self.queue.close();
+        self.queue.wait_finished(deadline)
+    }
+
+    /// [`memory_bytes`] of this log.
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Takes `tracing` events to the writer thread: without allocating, waiting, or locking, on any thread, and in signal
+/// handlers. Needs 12 KiB of stack, and what the fields' own `Display` and `Debug` need.
+pub struct LogSubscriber {
+    queue: Arc<Queue>,
+    level: LevelFilter,
+    style: Style,
+}
+
+impl Subscriber for LogSubscriber {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.queue.submit(Record::new(event, self.style));
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[cfg(test)]
+mod tests;

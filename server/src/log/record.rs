@@ -1,0 +1,215 @@
+//! One event as a record of fixed size, and one line as the formats see it.
+//!
+//! The thread that logs writes the event's message and fields into the record, because it alone can still see them.
+//! Time, level and target are put in front by the writer thread, which has the time for it.
+
+use super::batch::Batch;
+use super::text::{Escape, Escaped, Text};
+use super::{human, json, time};
+use std::error::Error;
+use std::fmt::{self, Write};
+use tracing::field::Field;
+use tracing::{Event, Level, Metadata};
+
+/// Room for a message and its fields: what is left of 1 KiB per place in the queue, which adds its stamp.
+pub(super) const TEXT_BYTES: usize = 997;
+
+/// No line is longer: the text, and in front of it time, level and target, and JSON's own names.
+pub(super) const LINE_BYTES_MAX: usize = TEXT_BYTES + TARGET_BYTES + 128;
+
+/// Where targets are cut; the longest in this workspace has 40 bytes.
+pub(super) const TARGET_BYTES: usize = 128;
+
+/// What a line looks like, decided once at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    Human { coloured: bool },
+    Json,
+}
+
+/// One event on its way to the writer thread.
+#[derive(Clone, Copy)]
+pub(super) struct Record {
+    unix_ms: u64,
+    metadata: &'static Metadata<'static>,
+    text: Text<TEXT_BYTES>,
+}
+
+const _: () = assert!(size_of::<Record>() == 1024 - size_of::<usize>());
+
+impl Record {
+    /// Runs the `Debug` and `Display` code of the event's fields, which may panic, log, or outgrow the thread's bucket:
+    /// nothing is held while it runs.
+    pub(super) fn new(event: &Event<'_>, style: Style) -> Self {
+        let mut text = Text::new();
+        match style {
+            Style::Human { .. } => {
+                event.record(&mut human::Fields { text: &mut text });
+                text.push_closing("");
+            }
+            Style::Json => event.record(&mut json::Members { text: &mut text }),
+        }
+        Self {
+            unix_ms: time::now_ms(),
+            metadata: event.metadata(),
+            text,
+        }
+    }
+
+    pub(super) fn line(&self) -> Line<'_> {
+        Line {
+            unix_ms: self.unix_ms,
+            level: *self.metadata.level(),
+            target: self.metadata.target(),
+            text: &self.text,
+        }
+    }
+}
+
+/// The parts of a line.
+pub(super) struct Line<'a> {
+    pub(super) unix_ms: u64,
+    pub(super) level: Level,
+    pub(super) target: &'a str,
+    pub(super) text: &'a Text<TEXT_BYTES>,
+}
+
+impl Line<'_> {
+    /// Appends the line and its end to `batch`, which must have room for [`LINE_BYTES_MAX`].
+    pub(super) fn render(&self, style: Style, batch: &mut Batch) {
+        match style {
+            Style::Human { coloured } => human::line(self, coloured, batch),
+            Style::Json => json::line(self, batch),
+        }
+    }
+}
+
+/// The line with which the writer thread admits that `lines` others are missing.
+pub(super) fn render_dropped(lines: u64, style: Style, batch: &mut Batch) {
+    let mut text = Text::new();
+    let message = format_args!("{lines} log lines dropped");
+    match style {
+        Style::Human { .. } => {
+            let _ = Escaped {
+                text: &mut text,
+                escape: Escape::Controls,
+            }
+            .write_fmt(message);
+        }
+        Style::Json => {
+            let mut members = json::Members { text: &mut text };
+            members.string("message", |out| out.write_fmt(message));
+            members.number("dropped", format_args!("{lines}"));
+        }
+    }
+    let (unix_ms, level, target) = (time::now_ms(), Level::WARN, module_path!());
+    Line {
+        unix_ms,
+        level,
+        target,
+        text: &text,
+    }
+    .render(style, batch);
+}
+
+/// `name` as it was written: a raw identifier keeps its `r#` in tracing's metadata.
+pub(super) fn name_of(field: &Field) -> &'static str {
+    field.name().strip_prefix("r#").unwrap_or(field.name())
+}
+
+/// An error with its causes: `cannot read the file: permission denied`.
+pub(super) fn write_error(out: &mut dyn Write, error: &dyn Error) -> fmt::Result {
+    write!(out, "{error}")?;
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(out, ": {error}")?;
+        cause = error.source();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tracing::{Subscriber, span};
+
+    struct Capture {
+        style: Style,
+        records: Arc<Mutex<Vec<Record>>>,
+    }
+
+    impl Subscriber for Capture {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.is_event()
+        }
+        fn event(&self, event: &Event<'_>) {
+            self.records
+                .lock()
+                .unwrap()
+                .push(Record::new(event, self.style));
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            unreachable!("spans are not enabled")
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    /// The record of the one event that `log` logs.
+    pub(crate) fn record_of(style: Style, log: impl FnOnce()) -> Record {
+        let records = Arc::default();
+        let capture = Capture {
+            style,
+            records: Arc::clone(&records),
+        };
+        tracing::subscriber::with_default(capture, log);
+        let records = records.lock().unwrap();
+        assert_eq!(records.len(), 1);
+        records[0]
+    }
+
+    /// The line of the one event that `log` logs, as it would have been written at the start of 1970.
+    pub(crate) fn line_of(style: Style, log: impl FnOnce()) -> String {
+        let record = record_of(style, log);
+        let mut batch = Batch::new();
+        Line {
+            unix_ms: 0,
+            ..record.line()
+        }
+        .render(style, &mut batch);
+        String::from_utf8(batch.as_bytes().to_vec()).expect("lines are UTF-8")
+    }
+
+    #[test]
+    fn the_longest_line_fits_the_bound_of_a_line() {
+        // Every byte of this target needs an escape, and every byte of the message is used.
+        const TARGET: &str = "\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"";
+        let message = "m".repeat(2_000);
+        for style in [Style::Human { coloured: true }, Style::Json] {
+            let line = line_of(style, || tracing::error!(target: TARGET, "{message}"));
+            assert!(
+                line.len() <= LINE_BYTES_MAX && line.len() > TEXT_BYTES,
+                "{} bytes",
+                line.len()
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_is_written_with_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read the file")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("the disk is on fire"));
+        let line = line_of(Style::Human { coloured: false }, || {
+            tracing::error!(error = &error as &dyn Error, "no configuration");
+        });
+        assert!(
+            line.ends_with("no configuration error=cannot read the file: the disk is on fire\n"),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,275 @@
+//! The system calls of a loop: sockets, epoll, clocks. Everything non-blocking; errors as they come from the kernel.
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// What a listener's sockets are like; accepted ones inherit all of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListenOptions {
+    pub backlog: u16,
+    pub receive_buffer: usize,
+    pub send_buffer: usize,
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn check_len(result: libc::ssize_t) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the option's value is an int of the given size.
+    check(unsafe {
+        libc::setsockopt(
+            fd,
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Fails if somebody listens there already: with `SO_REUSEPORT` alone, two servers would share the port unnoticed.
+pub(crate) fn probe(address: SocketAddr) -> io::Result<()> {
+    std::net::TcpListener::bind(address).map(drop)
+}
+
+/// A listening TCP socket that shares its port with those of the other loops.
+pub(crate) fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the new descriptor is owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?) };
+    let fd = socket.as_raw_fd();
+    let bytes = |n: usize| libc::c_int::try_from(n).unwrap_or(libc::c_int::MAX);
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes(options.receive_buffer))?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes(options.send_buffer))?;
+    // An urgent byte would otherwise be left out of the stream.
+    set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    if address.is_ipv6() {
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    let (storage, len) = to_c(address);
+    // SAFETY: storage holds an address of `len` bytes.
+    unsafe {
+        check(libc::bind(fd, (&raw const storage).cast(), len))?;
+        check(libc::listen(fd, libc::c_int::from(options.backlog)))?;
+    }
+    Ok(socket)
+}
+
+/// The address a socket is bound to: the port that was chosen when 0 was asked for.
+pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes of an address and says how many.
+    unsafe {
+        check(libc::getsockname(socket.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut len))?;
+        from_c(storage.assume_init_ref())
+            .ok_or_else(|| io::Error::other("the socket has no internet address"))
+    }
+}
+
+/// Takes a connection from a listener's backlog.
+pub(crate) fn accept(listener: RawFd) -> io::Result<(RawFd, Option<SocketAddr>)> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: as in `local_address`.
+    unsafe {
+        let fd = check(libc::accept4(
+            listener,
+            storage.as_mut_ptr().cast(),
+            &raw mut len,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        ))?;
+        Ok((fd, from_c(storage.assume_init_ref())))
+    }
+}
+
+fn to_c(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: all zeroes are a valid sockaddr_storage, which is large and aligned enough for either address.
+    unsafe {
+        let mut storage: libc::sockaddr_storage = mem::zeroed();
+        let len = match address {
+            SocketAddr::V4(v4) => {
+                (&raw mut storage).cast::<libc::sockaddr_in>().write(libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from(*v4.ip()).to_be(),
+                    },
+                    sin_zero: [0; 8],
+                });
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(v6) => {
+                (&raw mut storage).cast::<libc::sockaddr_in6>().write(libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: v6.flowinfo(),
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: v6.ip().octets(),
+                    },
+                    sin6_scope_id: v6.scope_id(),
+                });
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        (storage, len as libc::socklen_t)
+    }
+}
+
+fn from_c(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match libc::c_int::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that it is one.
+            let v4 = unsafe { &*std::ptr::from_ref(storage).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*std::ptr::from_ref(storage).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, 0).into())
+        }
+        _ => None,
+    }
+}
+
+/// Reads what is there, up to the buffer's size; 0 at the end of the stream.
+pub(crate) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the buffer is valid for its length.
+    check_len(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
+}
+
+/// Sends as much as the socket's buffer takes.
+pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the bytes are valid for their length.
+    check_len(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// Sends as much as the socket's buffer takes of several pieces in a row.
+pub(crate) fn send_all(fd: RawFd, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: IoSlice has the layout of iovec, and each is valid for its length; the rest of the header is zero.
+    check_len(unsafe {
+        let mut message: libc::msghdr = mem::zeroed();
+        message.msg_iov = pieces.as_ptr().cast_mut().cast();
+        message.msg_iovlen = pieces.len() as _;
+        libc::sendmsg(fd, &raw const message, flags)
+    })
+}
+
+/// Says that nothing more will be sent.
+pub(crate) fn shutdown_write(fd: RawFd) {
+    // SAFETY: a plain system call; an error means that the client has gone already.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+/// Closes a descriptor that came from [`accept`].
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: the caller owns the descriptor and forgets it.
+    unsafe { libc::close(fd) };
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC.
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock(libc::CLOCK_MONOTONIC);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Seconds since 1970, to the tick: enough for a `Date`, and cheaper.
+pub(crate) fn unix_seconds() -> u64 {
+    u64::try_from(clock(libc::CLOCK_REALTIME_COARSE).tv_sec).unwrap_or(0)
+}
+
+fn clock(id: libc::clockid_t) -> libc::timespec {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a timespec to write to; these clocks exist everywhere.
+    unsafe { libc::clock_gettime(id, &raw mut now) };
+    now
+}
+
+/// An epoll set, edge-triggered for all but listeners.
+#[derive(Debug)]
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: the new descriptor is owned by nobody else.
+        Ok(Epoll(unsafe {
+            OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?)
+        }))
+    }
+
+    /// A connection: every change is reported once.
+    pub(crate) fn add_connection(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET;
+        self.control(libc::EPOLL_CTL_ADD, fd, events, token)
+    }
+
+    /// A doorbell: every ring is reported once, and it need not be read.
+    pub(crate) fn add_bell(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | libc::EPOLLET, token)
+    }
+
+    /// A listener: reported as long as connections wait.
+    pub(crate) fn add_listener(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN, token)
+    }
+
+    pub(crate) fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    fn control(&self, operation: libc::c_int, fd: RawFd, events: libc::c_int, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events: events as u32,
+            u64: token,
+        };
+        // SAFETY: the event is valid for the call.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) }).map(drop)
+    }
+
+    /// Waits for events; `None` waits for ever. An interruption is no event.
+    pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout: Option<Duration>) -> usize {
+        let timeout = timeout.map(|timeout| libc::timespec {
+            tv_sec: timeout.as_secs() as libc::time_t,
+            tv_nsec: libc::c_long::from(timeout.subsec_nanos()),
+        });
+        let pointer = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: the events are valid for their number, the timeout for the call, and there is no signal mask.
+        // epoll_pwait2 (Linux 5.11), because a backlog is looked after within microseconds.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                libc::c_int::try_from(events.len()).unwrap_or(libc::c_int::MAX),
+                pointer,
+                std::ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        usize::try_from(count).unwrap_or(0)
+    }
+}
