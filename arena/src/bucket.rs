@@ -407,7 +407,7 @@ impl Bucket {
 
     /// Allocations of the request that are still live, after it has ended.
     pub(crate) fn live(&self) -> u32 {
-        self.heap().live().wrapping_sub(self.pin.freed())
+        self.pin.live(self.heap().live())
     }
 
     /// Says that nothing allocated by the request is live, whatever the count says.
@@ -418,7 +418,7 @@ impl Bucket {
     /// Blocks until no allocation of the finished request is live.
     pub(crate) fn wait_until_unpinned(&self) {
         self.set_state(BucketState::Pinned);
-        self.pin.wait_until_freed(self.heap().live());
+        self.pin.wait_until_free(self.heap().live());
         self.set_state(BucketState::Idle);
     }
 

@@ -1,43 +1,38 @@
-//! Every way out of a handler, on real bucket threads.
+//! Every way out of a handler that gives its bucket back, on real bucket threads.
 
 mod common;
 
-use common::{Ask, on_bucket_thread};
+use common::{
+    exhaustion, fill_the_arena, never_stuck, next_bucket, on_bucket_thread, overflow_the_stack,
+    panic_message,
+};
+use std::cell::Cell;
 use std::hint::black_box;
-use transom_arena::{Failed, Reason};
+use std::rc::Rc;
+use transom_arena::{BucketState, Bump, Failed, Reason, Tenant};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
 
-fn too_much(_: &transom_arena::Bump) -> usize {
-    let mut text = String::new();
-    loop {
-        text.push_str("more and more");
-        black_box(&text);
-    }
-}
+struct CountsItsDrop(Rc<Cell<usize>>);
 
-#[expect(unconditional_recursion, reason = "to overflow the stack")]
-fn recurse(n: usize) -> usize {
-    let frame = [n; 32];
-    black_box(&frame);
-    recurse(n + 1) + frame[0]
+impl Drop for CountsItsDrop {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+    }
 }
 
 #[test]
 fn an_escape_ends_the_request_and_the_next_one_has_the_whole_arena() {
     on_bucket_thread(|tenant| {
         for _ in 0..1000 {
-            // SAFETY: `too_much` holds nothing but a String.
-            let outcome = unsafe { tenant.enter_escaping(&|_| unreachable!(), too_much) };
-            match outcome.result {
-                Err(Failed::Exhausted(e)) => {
-                    assert_eq!(e.reason, Reason::Arena);
-                    assert!(e.asked > e.free, "{e:?}");
-                }
-                other => panic!("{other:?}"),
-            }
-            let outcome = tenant.enter(&|_| unreachable!(), |arena| {
+            // SAFETY: `fill_the_arena` holds nothing but a String.
+            let outcome =
+                unsafe { tenant.enter_escaping(&never_stuck, |_| -> u8 { fill_the_arena() }) };
+            let e = exhaustion(outcome.result);
+            assert_eq!(e.reason, Reason::Arena);
+            assert!(e.asked > e.free && e.used + e.free <= e.size + 64, "{e:?}");
+            let outcome = tenant.enter(&never_stuck, |arena| {
                 vec![1u8; arena.chunk_capacity() - 64].len()
             });
             assert!(outcome.result.is_ok(), "{outcome:?}");
@@ -47,16 +42,27 @@ fn an_escape_ends_the_request_and_the_next_one_has_the_whole_arena() {
 }
 
 #[test]
+fn an_allocation_that_no_machine_could_serve_is_an_exhaustion_too() {
+    on_bucket_thread(|tenant| {
+        // SAFETY: nothing is held.
+        let outcome = unsafe {
+            tenant.enter_escaping(&never_stuck, |_| {
+                black_box(Vec::<u8>::with_capacity(isize::MAX as usize)).len()
+            })
+        };
+        assert_eq!(exhaustion(outcome.result).asked, isize::MAX as usize);
+    });
+}
+
+#[test]
 fn a_stack_overflow_is_escaped_and_the_next_request_is_served() {
     on_bucket_thread(|tenant| {
         for _ in 0..100 {
-            // SAFETY: `recurse` holds nothing.
-            let outcome = unsafe { tenant.enter_escaping(&|_| unreachable!(), |_| recurse(0)) };
-            match outcome.result {
-                Err(Failed::Exhausted(e)) => assert_eq!(e.reason, Reason::Stack),
-                other => panic!("{other:?}"),
-            }
-            let outcome = tenant.enter(&|_| unreachable!(), |_| format!("{}", 7).len());
+            // SAFETY: nothing is held.
+            let outcome =
+                unsafe { tenant.enter_escaping(&never_stuck, |_| overflow_the_stack()) };
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Stack);
+            let outcome = tenant.enter(&never_stuck, |_| format!("{}", 7).len());
             assert!(matches!(outcome.result, Ok(1)));
         }
         let geometry = tenant.bucket().geometry();
@@ -65,44 +71,139 @@ fn a_stack_overflow_is_escaped_and_the_next_request_is_served() {
 }
 
 #[test]
-fn a_panic_unwinds_and_leaves_its_message_and_place() {
-    on_bucket_thread(|tenant| {
-        for n in 0..100 {
-            let outcome = tenant.enter(&|_| unreachable!(), |_| -> usize {
-                panic!("number {n} is unlucky")
-            });
-            match outcome.result {
-                Err(Failed::Panicked(note)) => {
-                    let message = note.message();
-                    assert!(
-                        message.starts_with(&format!("number {n} is unlucky, at ")),
-                        "{message}"
-                    );
-                    assert!(message.contains("recovery.rs:"), "{message}");
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    });
-}
-
-#[test]
 fn the_explicit_arena_unwinds_with_destructors_and_is_told_from_a_panic() {
     on_bucket_thread(|tenant| {
-        let dropped = std::rc::Rc::new(std::cell::Cell::new(0));
+        let dropped = Rc::new(Cell::new(0));
         for n in 1..=100 {
-            let guard = Ask::count(dropped.clone());
-            let outcome = tenant.enter(&|_| unreachable!(), move |arena| -> usize {
+            let guard = CountsItsDrop(dropped.clone());
+            let outcome = tenant.enter(&never_stuck, move |arena| -> usize {
                 let _guard = guard;
                 loop {
                     black_box(arena.alloc([0u8; 1000]));
                 }
             });
-            match outcome.result {
-                Err(Failed::Exhausted(e)) => assert!(e.free < 1000, "{e:?}"),
-                other => panic!("{other:?}"),
-            }
-            assert_eq!(dropped.get(), n);
+            let e = exhaustion(outcome.result);
+            assert!(e.reason == Reason::Arena && e.free < 1000, "{e:?}");
+            assert_eq!((dropped.get(), outcome.live), (n, 0));
         }
+    });
+}
+
+#[test]
+fn bumpalos_own_collections_unwind_as_exhaustion_and_not_as_a_panic() {
+    fn vector(arena: &Bump) -> usize {
+        let mut bytes = bumpalo::collections::Vec::new_in(arena);
+        loop {
+            bytes.push(black_box(1u8));
+        }
+    }
+    fn string(arena: &Bump) -> usize {
+        let mut text = bumpalo::collections::String::new_in(arena);
+        loop {
+            text.push_str("more and more");
+        }
+    }
+    on_bucket_thread(|tenant| {
+        for handler in [vector, string] {
+            let outcome = tenant.enter(&never_stuck, handler);
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+        }
+    });
+}
+
+/// `set_allocation_limit` is a safe method of what the handler is given. With the limit lifted, bumpalo asks the global
+/// allocator for another chunk, and nothing allocated from that may ever be taken for a block of the allocator's own.
+#[test]
+fn a_handler_that_lifts_the_arenas_limit_gains_nothing_and_spoils_nothing() {
+    on_bucket_thread(|tenant| {
+        let capacity = tenant.enter(&never_stuck, |arena| arena.chunk_capacity());
+        let capacity = capacity.result.expect("returns");
+        for _ in 0..10 {
+            let outcome = tenant.enter(&never_stuck, |arena| {
+                arena.set_allocation_limit(None);
+                // Inside, the chunk would come from the shared heap.
+                transom_arena::outside(|| {
+                    black_box(arena.alloc_slice_fill_copy(400 << 10, 7u8));
+                });
+                std::mem::size_of_val(arena)
+            });
+            assert!(outcome.result.is_ok(), "{outcome:?}");
+            // SAFETY: nothing is held.
+            let outcome = unsafe {
+                tenant.enter_escaping(&never_stuck, |arena| {
+                    arena.set_allocation_limit(None);
+                    transom_arena::outside(|| black_box(arena.alloc_slice_fill_copy(400 << 10, 7u8)).len());
+                    black_box(String::from("not from that chunk")).len()
+                })
+            };
+            // Either way is fine, if the next request finds an arena as it was.
+            assert!(
+                matches!(outcome.result, Ok(_) | Err(Failed::Exhausted(_))),
+                "{outcome:?}"
+            );
+            let outcome = tenant.enter(&never_stuck, |arena| {
+                assert!(arena.try_alloc_slice_fill_copy(400 << 10, 7u8).is_err());
+                arena.chunk_capacity()
+            });
+            assert!(matches!(outcome.result, Ok(n) if n == capacity), "{outcome:?}");
+            assert_eq!(outcome.live, 0);
+        }
+    });
+}
+
+#[test]
+fn a_request_inside_a_request_is_refused() {
+    let [outer, inner] = [next_bucket(), next_bucket()];
+    let mut outer = Tenant::adopt(outer).expect("free");
+    let mut inner = Tenant::adopt(inner).expect("free");
+    let outcome = outer.enter(&never_stuck, |_| {
+        matches!(inner.enter(&never_stuck, |_| 1).result, Ok(1))
+    });
+    let message = panic_message(outcome.result);
+    assert!(message.contains("one request at a time"), "{message}");
+    assert!(matches!(outer.enter(&never_stuck, |_| 1).result, Ok(1)));
+    assert!(matches!(inner.enter(&never_stuck, |_| 1).result, Ok(1)));
+}
+
+#[test]
+fn an_adopted_bucket_is_free_again_when_its_tenant_is_gone() {
+    let bucket = next_bucket();
+    let tenant = Tenant::adopt(bucket).expect("free");
+    assert!(Tenant::adopt(bucket).is_none());
+    assert_eq!(bucket.state(), BucketState::Idle);
+    drop(tenant);
+    assert_eq!(bucket.state(), BucketState::Unbound);
+    assert!(Tenant::adopt(bucket).is_some());
+}
+
+/// Its first thread may still be running on the bucket's stack when its `main` has returned.
+#[test]
+fn a_bucket_whose_thread_has_ended_gets_no_second_one() {
+    let bucket = next_bucket();
+    common::finish(&common::start_on(bucket, |_| {}));
+    // The tenant is dropped after the result was sent; whichever comes first, the bucket is taken.
+    for _ in 0..1000 {
+        assert!(Tenant::adopt(bucket).is_none());
+        let second = bucket.start_thread(|_, _| {}, 0);
+        assert_eq!(
+            second.expect_err("taken").kind(),
+            std::io::ErrorKind::AlreadyExists
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_a_request_used_is_reported_to_the_byte() {
+    on_bucket_thread(|tenant| {
+        let capacity = tenant.bucket().geometry().arena_size() - 64;
+        for size in [1, 100, 10_000, 100_000] {
+            let outcome = tenant.enter(&never_stuck, |_| black_box(vec![1u8; size]).len());
+            assert_eq!(
+                (outcome.usage.high_water, outcome.usage.capacity),
+                (size, capacity)
+            );
+        }
+        assert_eq!(tenant.bucket().high_water(), 100_000);
     });
 }

@@ -198,8 +198,7 @@ impl Client {
             submit.publish(word, self.staged[word]);
             calls += self.staged[word].count_ones();
         }
-        // After publishing: either a thread that ends sees the calls, or we see the revoke and take back what is left.
-        let outcome = if self.inner.is_revoked() {
+        let outcome = if self.inner.revoked.is_raised_after_publishing() {
             self.take_back()
         } else {
             self.inner.ring_for(calls);

@@ -25,6 +25,7 @@ use crate::geometry::{ChannelGeometry, ChannelMemory};
 use crate::idle::IdleSet;
 use crate::layout::Layout;
 use crate::pace::Pace;
+use crate::revoke::Revoked;
 use crate::sync::{AtomicU32, Line, Ordering};
 
 /// The most door server threads of one door: the idle set's scan stays within 256 words.
@@ -99,7 +100,7 @@ pub(crate) struct Inner {
     starts_failed: AtomicU64,
     retry_after_ns: AtomicU64,
     pub parked: AtomicU32,
-    revoked: AtomicBool,
+    pub revoked: Revoked,
 }
 
 impl Door {
@@ -143,7 +144,7 @@ impl Door {
     /// Refuses new calls and lets the threads end when nothing is left to serve. Calls in progress, and calls that were submitted
     /// before, complete. Does not wait.
     pub fn revoke(&self) {
-        self.inner.revoked.store(true, Ordering::SeqCst);
+        self.inner.revoked.raise();
         self.inner.idle.wake_all(self.inner.started());
     }
 
@@ -164,7 +165,7 @@ impl Door {
             calls_served: sum(|thread| &thread.served),
             calls_faulted: sum(|thread| &thread.faulted),
             service_average_ns: inner.pace.average_ns(),
-            revoked: inner.is_revoked(),
+            revoked: inner.revoked.is_raised(),
         }
     }
 }
@@ -206,7 +207,7 @@ impl DoorBuilder {
             starts_failed: AtomicU64::new(0),
             retry_after_ns: AtomicU64::new(0),
             parked: AtomicU32::new(0),
-            revoked: AtomicBool::new(false),
+            revoked: Revoked::new(),
         };
         Ok(Door { inner: Arc::new(inner) })
     }
@@ -224,10 +225,6 @@ impl Inner {
 
     pub fn threads_max(&self) -> u32 {
         self.threads.len() as u32
-    }
-
-    pub fn is_revoked(&self) -> bool {
-        self.revoked.load(Ordering::SeqCst)
     }
 
     /// Whether a submitted call waits for a claimer, in any channel.
@@ -319,7 +316,7 @@ impl fmt::Debug for Inner {
             .field("threads_max", &self.threads_max())
             .field("threads_started", &self.started())
             .field("channels", &self.channels().len())
-            .field("revoked", &self.is_revoked())
+            .field("revoked", &self.revoked.is_raised())
             .finish_non_exhaustive()
     }
 }

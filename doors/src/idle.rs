@@ -68,8 +68,9 @@ impl IdleSet {
         let bit = 1_u64 << (index % BITS);
 
         // A late token of an earlier wake may be erased here, or may come afterwards and wake us for nothing. Both
-        // are harmless: we look for work after this in any case.
-        bed.word().store(ASLEEP, Ordering::Relaxed);
+        // are harmless: we look for work after this in any case. (Read-modify-writes on both sides, where stores would do, keep
+        // the tokens in one order that the model checker can follow: it loses track of three unordered plain stores.)
+        bed.word().swap(ASLEEP, Ordering::AcqRel);
         word.fetch_or(bit, Ordering::SeqCst);
         // After the bit: a submitter that still counts us as running did its publishing before this line, and we look
         // after it.
@@ -102,8 +103,9 @@ impl IdleSet {
         };
         self.arrive();
         let bed = &self.beds[index as usize].0;
-        bed.word().store(AWAKE, Ordering::Release);
-        bed.wake();
+        if bed.word().swap(AWAKE, Ordering::AcqRel) == ASLEEP {
+            bed.wake();
+        }
         true
     }
 

@@ -56,7 +56,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// The model checker takes the rule files (`bitmap`, `idle`, `turn`, `waiting`) into its own crate, `tests/loom.rs`: the rest lays
+// The model checker takes the rule files (`bitmap`, `idle`, `revoke`, `turn`, `waiting`) into its own crate, `tests/loom.rs`: the rest lays
 // atomics over raw memory, which the model's atomics cannot be.
 #![cfg(not(loom))]
 
@@ -72,6 +72,7 @@ mod geometry;
 mod idle;
 mod layout;
 mod pace;
+mod revoke;
 mod serve;
 mod status;
 mod sync;

@@ -43,11 +43,10 @@ impl Door {
                 server.run(handler, channel, claimed);
             }
             server.settle();
-            // In this order: a call that was accepted before the revoke is seen after it.
-            if inner.is_revoked() && !inner.backlog() {
+            if inner.revoked.allows_end(|| inner.backlog()) {
                 break;
             }
-            inner.idle.sleep(thread, || inner.is_revoked() || inner.backlog());
+            inner.idle.sleep(thread, || inner.revoked.is_raised() || inner.backlog());
             server.now_ns = now_ns();
         }
         inner.idle.depart();

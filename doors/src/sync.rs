@@ -67,25 +67,20 @@ impl Futex {
     }
 }
 
-/// The futex of the model: the kernel compares the word and queues the sleeper under one lock,
-/// which a wake takes too. Exactly that, and nothing stronger, is modelled here.
+/// The futex of the model, for one sleeper per word. The kernel compares the word and queues the sleeper as one step; here a
+/// wake between the two is kept for the sleeper instead, which comes to the same, and sleeps may end early, as they do in the kernel.
 #[cfg(loom)]
 #[derive(Debug)]
 pub struct Futex {
     word: AtomicU32,
-    lock: loom::sync::Mutex<()>,
-    queue: loom::sync::Condvar,
+    queue: loom::sync::Notify,
 }
 
 #[cfg(loom)]
 impl Futex {
     /// A word that starts as `value`.
     pub fn new(value: u32) -> Self {
-        Self {
-            word: AtomicU32::new(value),
-            lock: loom::sync::Mutex::new(()),
-            queue: loom::sync::Condvar::new(),
-        }
+        Self { word: AtomicU32::new(value), queue: loom::sync::Notify::new() }
     }
 
     /// The atomic word itself.
@@ -95,16 +90,13 @@ impl Futex {
 
     /// See the production twin.
     pub fn wait(&self, expected: u32) {
-        let guard = self.lock.lock().expect("a poisoned model has failed already");
         if self.word.load(Ordering::Relaxed) == expected {
-            drop(self.queue.wait(guard).expect("a poisoned model has failed already"));
+            self.queue.wait();
         }
     }
 
     /// See the production twin.
     pub fn wake(&self) {
-        let guard = self.lock.lock().expect("a poisoned model has failed already");
-        self.queue.notify_one();
-        drop(guard);
+        self.queue.notify();
     }
 }

@@ -13,6 +13,8 @@
 mod bitmap;
 #[path = "../src/idle.rs"]
 mod idle;
+#[path = "../src/revoke.rs"]
+mod revoke;
 #[path = "../src/sync.rs"]
 mod sync;
 #[path = "../src/turn.rs"]
@@ -25,6 +27,7 @@ use loom::thread;
 
 use bitmap::Bitmap;
 use idle::IdleSet;
+use revoke::Revoked;
 use sync::{AtomicU32, AtomicU64, Futex, Line, Ordering};
 use turn::Turn;
 use waiting::{Patience, Waiting};
@@ -38,7 +41,7 @@ struct Model {
     bell: Futex,
     idle: IdleSet,
     threads: u32,
-    revoked: AtomicU32,
+    revoked: Revoked,
     claimed: AtomicU64,
 }
 
@@ -51,7 +54,7 @@ impl Model {
             bell: Futex::new(0),
             idle: IdleSet::new(threads),
             threads,
-            revoked: AtomicU32::new(0),
+            revoked: Revoked::new(),
             claimed: AtomicU64::new(0),
         })
     }
@@ -68,10 +71,6 @@ impl Model {
         Waiting::new(&self.waiting)
     }
 
-    fn is_revoked(&self) -> bool {
-        self.revoked.load(Ordering::SeqCst) != 0
-    }
-
     /// `Client::flush` for a door whose handlers are fast.
     fn submit_call(&self, slot: u32) {
         self.submit().publish(0, 1 << slot);
@@ -82,7 +81,7 @@ impl Model {
 
     /// `Door::revoke`.
     fn revoke(&self) {
-        self.revoked.store(1, Ordering::SeqCst);
+        self.revoked.raise();
         self.idle.wake_all(self.threads);
     }
 
@@ -95,10 +94,10 @@ impl Model {
                 assert_eq!(before & (1 << slot), 0, "slot {slot} was claimed twice");
                 run(slot);
             }
-            if self.is_revoked() && !self.submit().any() {
+            if self.revoked.allows_end(|| self.submit().any()) {
                 break;
             }
-            self.idle.sleep(thread, || self.is_revoked() || self.submit().any());
+            self.idle.sleep(thread, || self.revoked.is_raised() || self.submit().any());
         }
         self.idle.depart();
     }
@@ -140,7 +139,7 @@ impl Model {
 /// All interleavings with at most `preemptions` forced switches: lost wake-ups need one or two.
 fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions); builder.location = true; builder.log = true;
+    builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
 
@@ -229,7 +228,7 @@ fn a_call_that_races_a_revoke_is_served_or_taken_back_never_lost() {
         });
         // `Client::flush`, with its look at the revoke after publishing.
         model.submit().publish(0, 1);
-        let taken_back = if model.is_revoked() {
+        let taken_back = if model.revoked.is_raised_after_publishing() {
             model.submit().take(0, 1)
         } else {
             if !model.idle.someone_runs() {
@@ -258,12 +257,12 @@ fn a_call_that_counted_on_a_thread_that_parks_is_handed_over() {
             // Serves at most one call, with an emergency reply.
             move || {
                 model.idle.arrive();
-                while !model.is_revoked() {
+                while !model.revoked.is_raised() {
                     if let Some(slot) = model.submit().take_one_from(0) {
                         complete(&model, slot);
                         break;
                     }
-                    model.idle.sleep(0, || model.is_revoked() || model.submit().any());
+                    model.idle.sleep(0, || model.revoked.is_raised() || model.submit().any());
                 }
                 model.idle.depart();
                 if model.submit().any() {
@@ -407,6 +406,7 @@ fn a_turn_comes_back_or_the_server_hears_that_the_client_has_gone() {
             resumed = 1;
         }
         turn.leave();
-        assert_eq!(server.join().unwrap(), resumed);
+        // A server that was resumed may find the client gone before it has woken up.
+        assert!(server.join().unwrap() <= resumed);
     });
 }

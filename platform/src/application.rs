@@ -1,11 +1,11 @@
 //! An application behind its door: door server threads, each bound to a bucket, and what they do with a call.
 
-use crate::frame::{self, RawRequest, decode_request, outcome};
+use crate::frame::{self, decode_request, outcome};
 use crate::request::Request;
 use crate::response::{Response, Status};
 use crate::router::Routes;
 use crate::slot_io::{Port, SlotBody, Written, write_response};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::io::Read;
@@ -19,6 +19,9 @@ use transom_doors::{BuildError, Call, Door, DoorHandler, Status as CallStatus};
 
 /// A log record is built on the stack; where less than this is left, none is written and the counters must do.
 const LOG_STACK: usize = 12 << 10;
+
+/// What the log says of a request that no route matched, or none yet.
+const NO_ROUTE: &str = "(no route)";
 
 /// How an application serves.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +88,7 @@ pub struct Figures {
     /// The deepest stack seen, in bytes.
     pub stack_high_water: usize,
     /// Door server threads started.
-    pub threads: usize,
+    pub threads: u32,
 }
 
 impl Application {
@@ -152,11 +155,7 @@ impl Application {
             buckets_parked: parked(self.buckets),
             high_water: self.buckets.iter().map(|b| b.high_water()).max().unwrap_or(0),
             stack_high_water: self.buckets.iter().map(|b| b.stack_high_water()).max().unwrap_or(0),
-            threads: self
-                .buckets
-                .iter()
-                .filter(|b| b.state() != BucketState::Unbound)
-                .count(),
+            threads: self.door.get().map_or(0, |door| door.info().threads_started),
         }
     }
 
@@ -184,13 +183,12 @@ impl Application {
         status
     }
 
-    /// One line for the culprit. The request is read again from its slot: nothing of the handler's is left to ask.
-    fn log_failure(&self, request: &[u8], failed: &Failed<'_>, parked: bool) {
+    /// One line for the culprit.
+    fn log_failure(&self, route: Option<&str>, failed: &Failed<'_>, parked: bool) {
         if stack_remaining().is_some_and(|left| left < LOG_STACK) {
             return;
         }
-        let request = decode_request(request).ok();
-        let route = self.route_of(request.as_ref());
+        let route = route.unwrap_or(NO_ROUTE);
         match failed {
             Failed::Exhausted(exhaustion) => {
                 let Exhaustion { reason, used, size, .. } = *exhaustion;
@@ -210,12 +208,6 @@ impl Application {
                 warn!(route, panic = note.message(), %frames, parked, "a handler panicked");
             }
         }
-    }
-
-    fn route_of(&self, request: Option<&RawRequest<'_>>) -> &str {
-        request
-            .and_then(|request| self.routes.pattern_of(request.path))
-            .unwrap_or("(no route)")
     }
 }
 
@@ -285,9 +277,11 @@ impl DoorHandler for Server {
         let request = || unsafe { &*frame };
         let deadline_ns = call.deadline();
 
+        let route = Cell::new(None);
+
         let stuck = |failed: Failed<'_>| {
             let status = application.count_failure(&failed);
-            application.log_failure(request(), &failed, true);
+            application.log_failure(route.get(), &failed, true);
             // SAFETY: this thread will never complete the call otherwise: it is parked right after.
             unsafe { emergency.complete(&[], CallStatus(status)) };
             (application.options.on_parked)();
@@ -307,11 +301,13 @@ impl DoorHandler for Server {
             // SAFETY: slot, arena and body outlive the request, which is dropped at the end of this closure; the routes
             // were leaked with the application.
             let mut incoming = unsafe { Request::from_raw(raw, arena, deadline_ns, stream) };
+            // SAFETY: the note outlives this closure, and so the request.
+            unsafe { incoming.note_route_in(&route) };
             let head_only = raw.head_only;
             let response = application.routes.dispatch(&mut incoming);
             if let Some(reason) = response.diagnostic() {
                 error!(
-                    route = application.route_of(Some(&raw)),
+                    route = route.get().unwrap_or(NO_ROUTE),
                     status = response.status().code(),
                     reason,
                     "a handler could not answer"
@@ -335,15 +331,15 @@ impl DoorHandler for Server {
             Ok(None) => (0, outcome::BAD_FRAME),
             Err(failed) => {
                 let status = application.count_failure(failed);
-                application.log_failure(request(), failed, false);
+                application.log_failure(route.get(), failed, false);
                 (0, status)
             }
         };
         application.counters.calls.fetch_add(1, Ordering::Relaxed);
         let live = outcome.live;
-        let route = (live != 0).then(|| application.route_of(decode_request(request()).ok().as_ref()));
         call.complete(len, CallStatus(status));
-        if let Some(route) = route {
+        if live != 0 {
+            let route = route.get().unwrap_or(NO_ROUTE);
             application.counters.pinned.fetch_add(1, Ordering::Relaxed);
             warn!(
                 route,

@@ -10,6 +10,7 @@
 mod body;
 mod query;
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::Read;
 use std::mem;
@@ -47,6 +48,8 @@ pub struct Request {
     /// What the router matched; borrowed from the router and from the path.
     route: Option<&'static str>,
     params: Params<'static, 'static>,
+    /// Where the route is noted for whoever must say what became of a request that is gone; see `note_route_in`.
+    route_note: Option<NonNull<Cell<Option<&'static str>>>>,
 }
 
 /// The version of HTTP that the client speaks.
@@ -91,6 +94,7 @@ impl Request {
             arena: NonNull::from(arena),
             deadline_ns,
             stream,
+            route_note: None,
             route: None,
             params: Params::new(),
         }
@@ -280,6 +284,15 @@ impl Request {
         self.raw.streamed
     }
 
+    /// Has the matched route's pattern noted in `note` too. A handler that is left by a jump takes the request with it,
+    /// and the log must still name the route.
+    ///
+    /// # Safety
+    /// `note` outlives the request. What is noted is valid as long as the [`Routes`](crate::router::Routes) that matched.
+    pub(crate) unsafe fn note_route_in(&mut self, note: &Cell<Option<&'static str>>) {
+        self.route_note = Some(NonNull::from(note));
+    }
+
     /// Reads a streamed body into the arena, so that [`Request::body`] has all of it.
     pub(crate) fn collect_body(&mut self) -> Result<(), Failure> {
         let collected = body::collect(&self.stream, self.raw.content_length, self.arena())?;
@@ -307,6 +320,10 @@ impl Request {
                 mem::transmute::<Params<'_, 'static>, Params<'static, 'static>>(params),
             )
         };
+        if let Some(note) = self.route_note {
+            // SAFETY: `note_route_in`'s caller promised that it outlives the request; a Cell is shared freely on a thread.
+            unsafe { note.as_ref() }.set(self.route);
+        }
     }
 }
 

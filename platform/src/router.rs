@@ -247,12 +247,6 @@ impl Routes {
         self.routes.iter().map(|route| route.pattern.as_str())
     }
 
-    /// The pattern that a path matches, for logs about requests whose [`Request::route`] is lost.
-    pub fn pattern_of(&self, path: &str) -> Option<&str> {
-        let found = self.tree.at(path).ok()?;
-        Some(&self.routes[*found.value].pattern)
-    }
-
     /// The route of a pattern; a new one if there is none yet.
     fn route(&mut self, pattern: &str) -> Result<&mut Route, RouterError> {
         if let Some(at) = self

@@ -332,12 +332,6 @@ impl Table {
         (head != NONE).then_some(head)
     }
 
-    /// The entry after another one in its list.
-    pub(crate) fn after(&self, index: u32) -> Option<u32> {
-        let next = self[index].next;
-        (next != NONE).then_some(next)
-    }
-
     /// The first entry of a list if its time has come.
     pub(crate) fn expired(&self, list: List, now_ms: u64) -> Option<u32> {
         self.first(list).filter(|&first| self[first].due_ms <= now_ms)

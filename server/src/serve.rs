@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -285,7 +285,7 @@ fn start(
     let count = plan.loops as usize;
     for (n, listeners) in listeners.into_iter().enumerate() {
         let left = count - n;
-        let mut share = |part: &mut transom_arena::Part| part.share(left);
+        let share = |part: &mut transom_arena::Part| part.share(left);
         let channel = share(&mut channels);
         // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
         let memory = unsafe { ChannelMemory::new(channel.base(), channel.len()) };
@@ -307,14 +307,22 @@ fn start(
         warm_up();
     }
     door.start().map_err(StartError::Loop)?;
+    let all_started = Arc::new(Barrier::new(loops.len() + 1));
     for (n, this) in loops.into_iter().enumerate() {
+        let started = all_started.clone();
         let thread = std::thread::Builder::new()
             .name(format!("loop-{n}"))
             .stack_size(LOOP_STACK)
-            .spawn(move || this.run())
+            .spawn(move || {
+                started.wait();
+                drop(started);
+                this.run();
+            })
             .map_err(StartError::Loop)?;
         server.loops.push(thread);
     }
+    // What the standard library allocates for a new thread belongs before "ready" too.
+    all_started.wait();
     let bound = &plan.bound;
     info!(
         bound = bound.total(),

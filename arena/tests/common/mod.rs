@@ -1,26 +1,30 @@
-//! One set of buckets per test process, and closures run on threads bound to them.
+//! One set of buckets per test process, closures run on threads bound to them, and what tests look at from outside.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::cell::Cell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::rc::Rc;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
 use transom_arena::{
-    Bound, Bucket, BucketGeometry, Buckets, Bytes, Place, Region, RegionOptions, Tenant, Term,
-    Wipe, install_shared_heap,
+    Bound, Bucket, BucketGeometry, Buckets, Bytes, Exhaustion, Failed, Place, Region,
+    RegionOptions, Tenant, Term, Wipe, install_shared_heap,
 };
 
-pub const BUCKETS: usize = 48;
+pub const BUCKETS: usize = 64;
 pub const SHARED_HEAP: usize = 1 << 20;
 
-pub fn buckets() -> Buckets {
-    buckets_with(Wipe::Poison)
+struct Set {
+    buckets: Buckets,
+    buckets_at: usize,
+    shared_heap: Range<usize>,
 }
 
-pub fn buckets_with(wipe: Wipe) -> Buckets {
-    static ONCE: OnceLock<Buckets> = OnceLock::new();
-    *ONCE.get_or_init(|| {
+static SET: OnceLock<Set> = OnceLock::new();
+
+fn set(wipe: Wipe) -> &'static Set {
+    SET.get_or_init(|| {
         let geometry = BucketGeometry::new(Bytes::kib(512), Bytes::kib(128)).expect("a usual size");
         let bound = Bound::new(vec![
             geometry.term(BUCKETS).expect("some"),
@@ -38,9 +42,27 @@ pub fn buckets_with(wipe: Wipe) -> Buckets {
         let part = region.take("buckets").expect("there");
         let buckets = Buckets::install(&mut region, &part, geometry, wipe).expect("installs");
         region.commit().expect("commits");
-        install_shared_heap(region.take("shared heap").expect("there")).expect("installs");
-        buckets
+        let shared_heap = region.take("shared heap").expect("there");
+        let shared_heap_at = shared_heap.base().as_ptr() as usize;
+        install_shared_heap(shared_heap).expect("installs");
+        Set {
+            buckets,
+            buckets_at: part.base().as_ptr() as usize,
+            shared_heap: shared_heap_at..shared_heap_at + SHARED_HEAP,
+        }
     })
+}
+
+/// The buckets, poisoned between requests.
+pub fn buckets() -> Buckets {
+    set(Wipe::Poison).buckets
+}
+
+/// The buckets, wiped as said; for a binary that calls this before anything else here.
+pub fn buckets_with(wipe: Wipe) -> Buckets {
+    let buckets = set(wipe).buckets;
+    assert!(buckets.len() as usize == BUCKETS);
+    buckets
 }
 
 /// A bucket that no other test of this process has.
@@ -49,6 +71,18 @@ pub fn next_bucket() -> &'static Bucket {
     buckets()
         .get(NEXT.fetch_add(1, Ordering::Relaxed))
         .expect("more tests than buckets: raise BUCKETS")
+}
+
+/// Whether `[address, address + len)` lies in this bucket.
+pub fn lies_in(bucket: &Bucket, address: usize, len: usize) -> bool {
+    let size = bucket.geometry().bucket_size();
+    let base = set(Wipe::Poison).buckets_at + bucket.index() as usize * size;
+    address >= base && address + len <= base + size
+}
+
+/// Whether an address lies in the shared heap.
+pub fn lies_in_shared_heap(address: usize) -> bool {
+    set(Wipe::Poison).shared_heap.contains(&address)
 }
 
 type Job = Box<dyn FnOnce(&mut Tenant) + Send>;
@@ -76,23 +110,107 @@ pub fn start_on(
 
 /// Runs a closure on a fresh bucket's own thread, and fails as it fails.
 pub fn on_bucket_thread(job: impl FnOnce(&mut Tenant) + Send + 'static) {
-    let result = start_on(next_bucket(), job);
-    if let Err(payload) = result.recv().expect("the thread ends") {
+    finish(&start_on(next_bucket(), job));
+}
+
+/// Waits for a closure of [`start_on`], and fails as it fails.
+pub fn finish(result: &mpsc::Receiver<std::thread::Result<()>>) {
+    if let Err(payload) = result.recv_timeout(DEADLINE).expect("the thread ends in time") {
         resume_unwind(payload);
     }
 }
 
-/// Counts its drops.
-pub struct Ask(Rc<Cell<usize>>);
+/// Far more than anything here takes, so that a hang is a failure and not a hang.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
-impl Ask {
-    pub fn count(counter: Rc<Cell<usize>>) -> Self {
-        Ask(counter)
+/// Waits for a condition, at most [`DEADLINE`].
+pub fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "waited in vain: {what}");
+        std::thread::yield_now();
     }
 }
 
-impl Drop for Ask {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() + 1);
+/// For requests that must not get stuck.
+pub fn never_stuck(failed: Failed<'_>) {
+    // A panic here would abort, on the thread's last frame; the process ends with this as its last word.
+    eprintln!("parked: {failed:?}");
+    std::process::exit(101);
+}
+
+/// What exhausted the request; fails if it ended otherwise.
+#[track_caller]
+pub fn exhaustion<R: std::fmt::Debug>(result: Result<R, Failed<'_>>) -> Exhaustion {
+    match result {
+        Err(Failed::Exhausted(exhaustion)) => exhaustion,
+        other => panic!("expected an exhaustion: {other:?}"),
     }
+}
+
+/// What the request said when it panicked; fails if it ended otherwise.
+#[track_caller]
+pub fn panic_message<R: std::fmt::Debug>(result: Result<R, Failed<'_>>) -> String {
+    match result {
+        Err(Failed::Panicked(note)) => note.message().to_owned(),
+        other => panic!("expected a panic: {other:?}"),
+    }
+}
+
+/// Allocates through the global allocator until that no longer returns.
+pub fn fill_the_arena() -> ! {
+    let mut text = String::new();
+    loop {
+        text.push_str("more and more");
+        std::hint::black_box(&text);
+    }
+}
+
+/// Uses up the stack, a few hundred bytes a frame.
+pub fn overflow_the_stack() -> usize {
+    fn deeper(n: usize) -> usize {
+        let frame = [n; 32];
+        std::hint::black_box(&frame);
+        if n == usize::MAX {
+            return 0; // never
+        }
+        deeper(n + 1) + std::hint::black_box(frame[0])
+    }
+    deeper(0)
+}
+
+/// Resident pages of this process.
+pub fn resident_pages() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+    let field = text.split(' ').nth(1).expect("the second field is RSS");
+    field.parse().expect("a number")
+}
+
+/// Mappings of this process.
+pub fn mappings() -> usize {
+    let text = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+    text.lines().count()
+}
+
+/// Runs one ignored test of this binary in a process of its own.
+pub fn in_a_child(test: &str, environment: &[(&str, &str)]) -> Output {
+    Command::new(std::env::current_exe().expect("this binary"))
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .env_remove("RUST_BACKTRACE")
+        .envs(environment.iter().copied())
+        .output()
+        .expect("starts")
+}
+
+/// The same, and it must pass.
+#[track_caller]
+pub fn passes_in_a_child(test: &str, environment: &[(&str, &str)]) {
+    let output = in_a_child(test, environment);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{test} in a child: {}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

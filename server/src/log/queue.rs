@@ -279,6 +279,30 @@ mod tests {
     }
 
     #[test]
+    fn a_flush_and_a_close_wake_a_writer_that_sleeps() {
+        let queue = Arc::new(Queue::new(4));
+        let writer = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || restless_writer(queue, Arc::default()))
+        };
+        queue.set_writer(writer.thread().clone());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let asleep = || {
+            while queue.state.load(Ordering::SeqCst) != ASLEEP {
+                assert!(Instant::now() < deadline, "the writer never sleeps");
+                thread::yield_now();
+            }
+        };
+        for _ in 0..1_000 {
+            asleep();
+            assert!(queue.flush(deadline));
+        }
+        asleep();
+        queue.close();
+        assert!(queue.wait_finished(deadline));
+    }
+
+    #[test]
     fn a_writer_that_naps_is_rung_when_the_queue_is_half_full() {
         let queue = Queue::new(4);
         let record = record_of(Style::Json, || tracing::info!("m"));

@@ -1,0 +1,82 @@
+//! What is left of a request's bytes: nothing, and a planted use after the end is seen.
+
+mod common;
+
+use common::{fill_the_arena, never_stuck, on_bucket_thread};
+use std::hint::black_box;
+use transom_arena::{Bump, Wipe};
+
+#[global_allocator]
+static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
+
+/// Reads bytes of a bucket between two requests, which is what the poison is for.
+fn read(address: usize, len: usize) -> Vec<u8> {
+    (address..address + len)
+        // SAFETY: the address lies in a bucket, mapped for the life of the process, and this is its thread; volatile,
+        // because for the compiler there is nothing there any more.
+        .map(|byte| unsafe { (byte as *const u8).read_volatile() })
+        .collect()
+}
+
+#[test]
+fn poison_catches_a_planted_escape() {
+    on_bucket_thread(|tenant| {
+        let secret = "a pointer kept past the request";
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let text = black_box(String::from(secret));
+            text.as_ptr() as usize
+        });
+        let kept = outcome.result.expect("returns");
+        assert_eq!(read(kept, secret.len()), vec![Wipe::POISON; secret.len()]);
+    });
+}
+
+#[test]
+fn poison_catches_it_after_an_escape_and_after_a_panic() {
+    on_bucket_thread(|tenant| {
+        let kept = std::cell::Cell::new(0);
+        // SAFETY: nothing is held.
+        let outcome = unsafe {
+            tenant.enter_escaping(&never_stuck, |_| -> u8 {
+                kept.set(black_box(Box::new([1u8; 64])).as_ptr() as usize);
+                fill_the_arena()
+            })
+        };
+        assert!(outcome.result.is_err());
+        assert_eq!(read(kept.get(), 64), [Wipe::POISON; 64]);
+        let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+            kept.set(black_box(Box::new([1u8; 64])).as_ptr() as usize);
+            panic!("with a message of {}", black_box(1));
+        });
+        assert!(outcome.result.is_err());
+        assert_eq!(read(kept.get(), 64), [Wipe::POISON; 64]);
+    });
+}
+
+/// bumpalo's collections give the tip back themselves, which no counter of ours sees.
+#[test]
+fn what_bumpalos_collections_gave_back_is_wiped_too() {
+    fn handler(arena: &Bump) -> usize {
+        let mut secret = bumpalo::collections::Vec::new_in(arena);
+        secret.extend_from_slice_copy(&[7u8; 10_000]);
+        black_box(secret).as_ptr() as usize
+    }
+    on_bucket_thread(|tenant| {
+        let kept = tenant.enter(&never_stuck, handler).result.expect("returns");
+        assert_eq!(read(kept, 10_000), vec![Wipe::POISON; 10_000]);
+    });
+}
+
+#[test]
+fn a_pinned_bucket_is_not_wiped_before_it_is_free() {
+    on_bucket_thread(|tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| &*Box::leak(Box::new([1u8; 32])));
+        let (kept, live) = (outcome.result.expect("returns"), outcome.live);
+        assert_eq!(live, 1);
+        assert_eq!(read(kept.as_ptr() as usize, 32), [1; 32]);
+        // SAFETY: leaked above, and nobody else has it.
+        drop(unsafe { Box::from_raw(std::ptr::from_ref(kept).cast_mut()) });
+        tenant.wait_until_unpinned();
+        assert_eq!(read(kept.as_ptr() as usize, 32), [Wipe::POISON; 32]);
+    });
+}
