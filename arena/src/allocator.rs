@@ -10,7 +10,7 @@
 //! A block goes back to where its address lies, whichever thread frees it.
 
 use crate::bucket::{self, Bucket, Home};
-use crate::recovery;
+use crate::recovery::{self, STACK_MARGIN, ensure_stack};
 use crate::shared;
 use crate::thread::{bound, thread};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -64,9 +64,9 @@ fn count() {
 /// # Safety
 /// The memory is aligned to 16, valid for `len` bytes and referred to by nothing else.
 pub(crate) unsafe fn carve<R>(memory: NonNull<u8>, len: usize, build: impl FnOnce() -> R) -> R {
-    thread(|t| t.carve.set((memory.as_ptr() as usize, len)));
+    thread(|t| t.carve.set((memory.as_ptr(), len)));
     let result = build();
-    thread(|t| t.carve.set((0, 0)));
+    thread(|t| t.carve.set((ptr::null_mut(), 0)));
     result
 }
 
@@ -151,7 +151,7 @@ unsafe impl GlobalAlloc for TransomAllocator {
 fn allocate_in(bucket: &Bucket, layout: Layout) -> *mut u8 {
     match bucket.heap().allocate(layout) {
         Ok(block) => block.as_ptr(),
-        Err(_) => recovery::does_not_fit(bucket, layout),
+        Err(_) => recovery::does_not_fit(bucket, layout).as_ptr(),
     }
 }
 
@@ -161,7 +161,7 @@ fn on_process_heap() -> bool {
         t.aim.get().is_null()
             && t.bound.get().is_null()
             && t.outside.get() == 0
-            && t.carve.get().1 == 0
+            && t.carve.get().0.is_null()
     })
 }
 
@@ -172,11 +172,11 @@ fn allocate_elsewhere(layout: Layout) -> *mut u8 {
         return from_process_heap(layout);
     }
     let (carved, len) = thread(|t| t.carve.get());
-    if len != 0 {
+    if !carved.is_null() {
         let fits = layout.size() <= len && layout.size() > len / 2;
-        if fits && carved.is_multiple_of(layout.align()) {
-            thread(|t| t.carve.set((0, 0)));
-            return carved as *mut u8;
+        if fits && carved.addr().is_multiple_of(layout.align()) {
+            thread(|t| t.carve.set((ptr::null_mut(), 0)));
+            return carved;
         }
         return from_process_heap(layout);
     }
@@ -185,20 +185,23 @@ fn allocate_elsewhere(layout: Layout) -> *mut u8 {
             .unwrap_or_else(|| recovery::shared_heap_does_not_fit(layout));
     }
     match bound() {
-        Some(bucket) => from_panic_room(bucket, layout),
+        Some(bucket) => from_panic_room(bucket, layout).as_ptr(),
         None => from_process_heap(layout),
     }
 }
 
-/// For a thread that is panicking or cleaning up: the failure path must not depend on the arena that is full.
-pub(crate) fn from_panic_room(bucket: &Bucket, layout: Layout) -> *mut u8 {
+/// For a thread that is panicking or cleaning up: the failure path must not depend on the arena that is full. If even the
+/// process heap has nothing, null would end the process; so the request ends for ever instead.
+pub(crate) fn from_panic_room(bucket: &Bucket, layout: Layout) -> NonNull<u8> {
     bucket
         .allocate_in_panic_room(layout)
-        .unwrap_or_else(|| from_process_heap(layout))
+        .or_else(|| NonNull::new(from_process_heap(layout)))
+        .unwrap_or_else(|| recovery::nothing_is_left(bucket, layout))
 }
 
 pub(crate) fn from_process_heap(layout: Layout) -> *mut u8 {
     count();
+    ensure_stack(STACK_MARGIN);
     // SAFETY: the layout is a caller's of GlobalAlloc::alloc, whose size is not zero.
     unsafe { System.alloc(layout) }
 }
@@ -220,13 +223,23 @@ unsafe fn deallocate_elsewhere(block: *mut u8, layout: Layout) {
                 bucket.freed_from_afar();
             }
         }
-        Home::Reserve => {} // wiped with the bucket
+        Home::Reserve(bucket) => {
+            // Its bytes come back with the bucket; only the count must be right.
+            if thread(|t| ptr::eq(t.bound.get(), bucket)) {
+                bucket.heap().count_deallocation();
+            } else {
+                bucket.freed_from_afar();
+            }
+        }
         Home::SharedHeap => {
             // SAFETY: the address lies in the shared heap, so it was allocated there; GlobalAlloc's contract.
             unsafe { shared::deallocate(NonNull::new_unchecked(block), layout) }
         }
-        // SAFETY: it lies in none of ours, so the system allocator made it.
-        Home::Process => unsafe { System.dealloc(block, layout) },
+        Home::Process => {
+            ensure_stack(STACK_MARGIN);
+            // SAFETY: it lies in none of ours, so the system allocator made it.
+            unsafe { System.dealloc(block, layout) }
+        }
     }
 }
 
@@ -248,10 +261,11 @@ unsafe fn reallocate_elsewhere(
         // Inside `outside` it moves to the shared heap.
         Home::Process => thread(|t| t.outside.get()) == 0,
         Home::SharedHeap => true,
-        Home::Arena(_) | Home::Reserve => false,
+        Home::Arena(_) | Home::Reserve(_) => false,
     };
     if stays && matches!(home, Home::Process) {
         count();
+        ensure_stack(STACK_MARGIN);
         // SAFETY: the system allocator made it.
         return unsafe { System.realloc(block, old, new_size) };
     }

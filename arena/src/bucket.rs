@@ -81,7 +81,7 @@ static RESERVE_OFFSET: AtomicUsize = AtomicUsize::new(0);
 /// Where a block lies.
 pub(crate) enum Home {
     Arena(&'static Bucket),
-    Reserve,
+    Reserve(&'static Bucket),
     SharedHeap,
     Process,
 }
@@ -92,10 +92,11 @@ pub(crate) fn home_of(address: usize) -> Home {
     let offset = address.wrapping_sub(BASE.load(Ordering::Relaxed));
     let index = offset / stride;
     if index < COUNT.load(Ordering::Relaxed) {
+        let bucket = control_block(index);
         if offset % stride >= RESERVE_OFFSET.load(Ordering::Relaxed) {
-            return Home::Reserve;
+            return Home::Reserve(bucket);
         }
-        return Home::Arena(control_block(index));
+        return Home::Arena(bucket);
     }
     if shared::owns(address) {
         return Home::SharedHeap;
@@ -342,7 +343,8 @@ impl Bucket {
         self.main.get().expect("set before the thread is created")
     }
 
-    pub(crate) fn allocate_in_panic_room(&self, layout: Layout) -> Option<*mut u8> {
+    /// A block from the reserve, counted as live like one from the arena: both are gone with the request.
+    pub(crate) fn allocate_in_panic_room(&self, layout: Layout) -> Option<NonNull<u8>> {
         let start = self.base + self.geometry.panic_room_offset();
         let end = start + crate::geometry::PANIC_ROOM_SIZE;
         let address = (start + self.panic_room_used.get()).next_multiple_of(layout.align());
@@ -351,21 +353,21 @@ impl Bucket {
             return None;
         }
         self.panic_room_used.set(next - start);
-        Some(address as *mut u8)
+        self.heap().count_allocation();
+        NonNull::new(address as *mut u8)
     }
 
     /// A block for a cleanup, in the arena and not counted as live. Does not return if it does not fit.
     pub(crate) fn cleanup_block<T>(&self, value: T) -> NonNull<T> {
-        let block = match self.heap().bump().try_alloc_layout(Layout::new::<T>()) {
+        let layout = Layout::new::<T>();
+        let block = match self.heap().allocate(layout) {
             Ok(block) => block.cast::<T>(),
-            Err(_) => {
-                let block = crate::recovery::does_not_fit(self, Layout::new::<T>());
-                match NonNull::new(block.cast::<T>()) {
-                    Some(block) => block,
-                    None => std::alloc::handle_alloc_error(Layout::new::<T>()),
-                }
-            }
+            // Only a thread that is failing gets one from here.
+            Err(_) => crate::recovery::does_not_fit(self, layout).cast(),
         };
+        if self.contains(block.as_ptr() as usize) {
+            self.heap().count_deallocation();
+        }
         // SAFETY: a fresh block of T's layout.
         unsafe { block.write(value) };
         block
@@ -382,8 +384,8 @@ impl Bucket {
     pub(crate) fn withdraw_cleanup<T>(&self, block: NonNull<T>) {
         use allocator_api2::alloc::Allocator;
         // SAFETY: the block was pushed by this request and its memory stays valid to the request's end.
-        unsafe { self.cleanups.withdraw(block.cast()) };
-        if self.heap().owns(block.as_ptr() as usize) {
+        let is_off = unsafe { self.cleanups.withdraw(block.cast()) };
+        if is_off && self.heap().owns(block.as_ptr() as usize) {
             // SAFETY: it came from this bump with this layout and is off the list.
             unsafe {
                 self.heap()

@@ -74,19 +74,21 @@ impl Cleanups {
         self.newest.set(node.as_ptr());
     }
 
-    /// Withdraws a node without running it.
+    /// Withdraws a node without running it. True if it is off the list, so that its memory may be used again at once;
+    /// else that must wait for the request's end.
     ///
     /// # Safety
-    /// The node was pushed on this list. Its memory may be used again at once if it was the newest, else only when the
-    /// list is empty.
-    pub(crate) unsafe fn withdraw(&self, node: NonNull<Node>) {
+    /// The node was pushed on this list.
+    pub(crate) unsafe fn withdraw(&self, node: NonNull<Node>) -> bool {
         // SAFETY: valid by the caller's promise.
         let entry = unsafe { node.as_ref() };
         entry.armed.set(false);
         // Forget it if it is on top, and disarmed ones below it, so that their memory can be used again. One in the
         // middle stays linked: its memory is valid to the request's end.
         let mut top = self.newest.get();
+        let mut is_off = false;
         while let Some(entry) = NonNull::new(top.cast_mut()) {
+            is_off |= entry == node;
             // SAFETY: everything on the list is valid by the promise of `push`.
             let entry = unsafe { entry.as_ref() };
             if entry.armed.get() {
@@ -95,6 +97,7 @@ impl Cleanups {
             top = entry.older.get();
         }
         self.newest.set(top);
+        is_off
     }
 
     /// Runs everything that is registered, newest first. A node is off the list before it runs, so one that panics or
@@ -181,7 +184,8 @@ mod tests {
                 for node in &nodes {
                     list.push(Deferred::node(node));
                 }
-                list.withdraw(Deferred::node(&nodes[withdrawn]));
+                let newest = withdrawn == 2;
+                assert_eq!(list.withdraw(Deferred::node(&nodes[withdrawn])), newest);
             }
             list.run(WayOut::Returned);
             let expected: Vec<_> = [2, 1, 0].into_iter().filter(|&n| n != withdrawn).collect();

@@ -7,6 +7,7 @@ use allocator_api2::alloc::Allocator;
 use bumpalo::Bump;
 use std::alloc::Layout;
 use std::cell::Cell;
+use std::mem;
 use std::ptr::NonNull;
 
 use crate::allocator;
@@ -23,7 +24,7 @@ pub struct DoesNotFit;
 #[derive(Debug)]
 pub struct Heap {
     bump: Bump,
-    base: usize,
+    memory: NonNull<u8>,
     len: usize,
     capacity: usize,
     /// Allocations made through [`Heap::allocate`] and not yet given back. Wrapping: an escape leaves it behind.
@@ -32,6 +33,8 @@ pub struct Heap {
     peak: Cell<usize>,
     /// What cannot be used by alignment of the chunk; so that "used" starts at zero.
     initial_free: usize,
+    /// The limit that closes the bump: what its one chunk has.
+    limit: usize,
 }
 
 impl Heap {
@@ -53,17 +56,16 @@ impl Heap {
                 .map_err(|_| DoesNotFit)?
         };
         let heap = Heap {
-            base: memory.as_ptr() as usize,
+            memory,
             len,
             capacity,
             live: Cell::new(0),
             peak: Cell::new(0),
             initial_free: bump.chunk_capacity(),
+            limit: bump.allocated_bytes(),
             bump,
         };
-        // Closed: with a limit of what it has, every further chunk is refused.
-        heap.bump
-            .set_allocation_limit(Some(heap.bump.allocated_bytes()));
+        heap.close();
         let probe = heap.bump.try_alloc_layout(Layout::new::<u8>());
         match probe {
             Ok(byte) if heap.owns(byte.as_ptr() as usize) && heap.initial_free >= capacity => {
@@ -73,16 +75,21 @@ impl Heap {
             }
             _ => {
                 // The chunk came from elsewhere; giving it back there is not ours to do.
-                std::mem::forget(heap);
+                mem::forget(heap);
                 Err(DoesNotFit)
             }
         }
     }
 
+    /// With a limit of what it has, every further chunk is refused.
+    fn close(&self) {
+        self.bump.set_allocation_limit(Some(self.limit));
+    }
+
     /// Whether an address lies in this arena.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn owns(&self, address: usize) -> bool {
-        address.wrapping_sub(self.base) < self.len
+        address.wrapping_sub(self.memory.as_ptr() as usize) < self.len
     }
 
     /// The arena itself, for handlers that allocate explicitly. Allocations made here are not counted as live: they
@@ -109,7 +116,7 @@ impl Heap {
     #[inline]
     #[must_use]
     pub fn used(&self) -> usize {
-        self.initial_free - self.bump.chunk_capacity()
+        self.initial_free.saturating_sub(self.free())
     }
 
     /// The most bytes in use since the last reset. Give-backs by bumpalo's own collections between two calls of ours are
@@ -126,19 +133,32 @@ impl Heap {
         self.live.get()
     }
 
+    /// Counts a block that was made for the same request elsewhere.
+    #[inline(always)]
+    pub(crate) fn count_allocation(&self) {
+        self.live.set(self.live.get().wrapping_add(1));
+    }
+
+    /// Counts such a block as given back.
+    #[inline(always)]
+    pub(crate) fn count_deallocation(&self) {
+        self.live.set(self.live.get().wrapping_sub(1));
+    }
+
     pub(crate) fn set_live(&self, live: u32) {
         self.live.set(live);
     }
 
-    /// Bumps. The block is uninitialised.
+    /// Bumps. The block is uninitialised, and lies in this arena: a handler that has lifted the limit of its `&Bump` may
+    /// have made that continue elsewhere, and a block from there must not be freed as one of ours later.
     #[inline(always)]
     pub(crate) fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, DoesNotFit> {
         match self.bump.try_alloc_layout(layout) {
-            Ok(block) => {
-                self.live.set(self.live.get().wrapping_add(1));
+            Ok(block) if self.owns(block.as_ptr() as usize) => {
+                self.count_allocation();
                 Ok(block)
             }
-            Err(_) => Err(DoesNotFit),
+            _ => Err(DoesNotFit),
         }
     }
 
@@ -148,7 +168,7 @@ impl Heap {
     /// `block` came from [`Heap::allocate`], [`Heap::grow`] or [`Heap::shrink`] of this heap with `layout`, and is not used again.
     #[inline(always)]
     pub(crate) unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
-        self.live.set(self.live.get().wrapping_sub(1));
+        self.count_deallocation();
         self.note_peak();
         // SAFETY: as promised by the caller.
         unsafe { (&self.bump).deallocate(block, layout) };
@@ -167,8 +187,8 @@ impl Heap {
     ) -> Result<NonNull<u8>, DoesNotFit> {
         // SAFETY: as promised by the caller.
         match unsafe { (&self.bump).grow(block, old, new) } {
-            Ok(grown) => Ok(grown.cast()),
-            Err(_) => Err(DoesNotFit),
+            Ok(grown) if self.owns(grown.as_ptr().addr()) => Ok(grown.cast()),
+            _ => Err(DoesNotFit),
         }
     }
 
@@ -205,16 +225,33 @@ impl Heap {
     /// Nothing allocated from it is used again, and no borrow of [`Heap::bump`] lives.
     pub(crate) unsafe fn reset(&mut self, wipe: Wipe) {
         if let Some(byte) = wipe.byte() {
-            let used = self.high_water();
-            let end = self.base + self.initial_free;
-            let start = (end - used.min(self.initial_free)) as *mut u8;
-            // SAFETY: [end - used, end) is the stretch handed out since the last reset (the cursor moves down from
-            // `end`), inside our memory, and by the caller's promise nobody uses it.
-            unsafe { start.write_bytes(byte, used) };
+            // All of it: what bumpalo's collections have used and given back again, no high water knows.
+            // SAFETY: the chunk's data is the first `initial_free` bytes of our memory, its footer follows; by the
+            // caller's promise nobody uses the data.
+            unsafe { self.memory.write_bytes(byte, self.initial_free) };
         }
-        self.bump.reset();
+        if self.bump.allocated_bytes() == self.limit {
+            self.bump.reset();
+            self.close(); // a handler with the `&Bump` may have lifted it
+        } else {
+            // SAFETY: as for this function.
+            unsafe { self.rebuild() };
+        }
         self.live.set(0);
         self.peak.set(0);
+    }
+
+    /// The bump has a second chunk, because a handler lifted its limit. It would now give our memory back and keep the
+    /// other; so it is abandoned, with that chunk, and built anew.
+    ///
+    /// # Safety
+    /// As for [`Heap::reset`].
+    #[cold]
+    unsafe fn rebuild(&mut self) {
+        // SAFETY: the memory was given to us for good in `new`, and the old bump, which referred to it, is forgotten.
+        let fresh = unsafe { Heap::new(self.memory, self.len) };
+        let fresh = fresh.expect("the same memory has held the same arena before");
+        mem::forget(mem::replace(self, fresh));
     }
 }
 
@@ -224,9 +261,9 @@ pub enum Wipe {
     /// Nothing: the cursor moves, the bytes stay until they are overwritten. Fastest.
     #[default]
     None,
-    /// Zeroed, so that no request can read what an earlier one left, even through a bug.
+    /// The whole arena is zeroed, so that no request can read what an earlier one left, even through a bug.
     Zero,
-    /// Overwritten with [`Wipe::POISON`], so that a use after the request's end is seen.
+    /// The whole arena is overwritten with [`Wipe::POISON`], so that a use after the request's end is seen.
     Poison,
 }
 

@@ -5,9 +5,11 @@
 //! block: the message, the place, and with `RUST_BACKTRACE` the bare return addresses, as offsets that
 //! `addr2line -e BINARY` takes. On threads that are not running a request the hook that was there before is called.
 
+use crate::bucket::Bucket;
 use crate::cleanup::WayOut;
-use crate::recovery::{self, Exhaustion, Failed, Reason};
+use crate::recovery::{self, Failed};
 use crate::thread::bound;
+use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 use std::fmt::{self, Write};
@@ -17,6 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MESSAGE_MAX: usize = 240;
 const FRAMES_MAX: usize = 32;
+/// Said of a payload that is neither a `&str` nor a `String`.
+const NO_TEXT: &str = "a value that is no text";
 
 static BACKTRACE: AtomicBool = AtomicBool::new(false);
 /// Where the executable is loaded: what is subtracted from an address to make an offset.
@@ -60,6 +64,29 @@ impl PanicNote {
     pub(crate) fn is_exhaustion(&self) -> bool {
         self.exhaustion.get()
     }
+
+    /// Forgets what an earlier request said. On the bucket's thread, while no note is handed out.
+    #[inline]
+    pub(crate) fn clear(&self) {
+        self.frame_count.set(0);
+        self.exhaustion.set(false);
+        // SAFETY: see `message`; by the caller's promise no reference is held.
+        unsafe { (*self.message.get()).clear() };
+    }
+
+    /// A payload that was thrown by `resume_unwind` has not been past the hook: note what it says. As for `clear`.
+    pub(crate) fn say_if_silent(&self, payload: &(dyn Any + Send)) {
+        if self.exhaustion.get() || !self.message().is_empty() {
+            return;
+        }
+        let said = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        // SAFETY: as for `clear`.
+        let message = unsafe { &mut *self.message.get() };
+        let _ = message.write_str(said.unwrap_or(NO_TEXT)); // truncates, never fails
+    }
 }
 
 impl fmt::Debug for PanicNote {
@@ -97,19 +124,29 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
         return false;
     };
     let note = &bucket.panic_note;
-    let said = info.payload_as_str().unwrap_or("a value that is no text");
+    let said = info.payload_as_str().unwrap_or(NO_TEXT);
+    if !bucket.failing.get() {
+        // What a cleanup says afterwards is not why the request ended.
+        write_note(bucket, info, said);
+    }
+    // After these two the runtime aborts the process. A thread that never returns from here cannot be aborted.
+    let aborts = said.starts_with("panic in a destructor during cleanup")
+        || said.starts_with("panic in a function that cannot unwind");
+    if aborts {
+        recovery::park(bucket, Failed::Panicked(note), WayOut::Unwound);
+    }
+    true
+}
+
+fn write_note(bucket: &Bucket, info: &PanicHookInfo<'_>, said: &str) {
+    let note = &bucket.panic_note;
     let file = info.location().map_or("", std::panic::Location::file);
-    let full = said == "out of memory" && file.contains("bumpalo");
+    // The first is said by `Bump`, the second by its collections.
+    let full = file.contains("bumpalo")
+        && (said == "out of memory" || said.starts_with("encountered allocation error"));
     note.exhaustion.set(full);
     if full {
-        let heap = bucket.heap();
-        bucket.exhaustion.set(Exhaustion {
-            reason: Reason::Arena,
-            asked: 0,
-            used: heap.used(),
-            free: heap.free(),
-            size: heap.capacity(),
-        });
+        bucket.exhaustion.set(recovery::arena_exhausted(bucket, 0));
     }
     // SAFETY: the bucket's thread, and no reference into the note is held (see PanicNote::message).
     let message = unsafe { &mut *note.message.get() };
@@ -126,13 +163,6 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
         0
     };
     note.frame_count.set(frame_count);
-    // After these two the runtime aborts the process. A thread that never returns from here cannot be aborted.
-    let aborts = said.starts_with("panic in a destructor during cleanup")
-        || said.starts_with("panic in a function that cannot unwind");
-    if aborts {
-        recovery::park(bucket, Failed::Panicked(note), WayOut::Unwound);
-    }
-    true
 }
 
 /// Text of at most N bytes, cut at a character's boundary.

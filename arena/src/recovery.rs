@@ -18,12 +18,17 @@ use crate::panic::{self, PanicNote};
 use crate::thread::{bound, thread};
 use bumpalo::Bump;
 use std::alloc::Layout;
+use std::any::Any;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
-use std::sync::atomic::AtomicU32;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
+
+/// Below this much stack we do not start anything that must not be interrupted half-way: a stack overflow under one of our
+/// locks, or malloc's, would leave it locked for everybody.
+pub(crate) const STACK_MARGIN: usize = 8 << 10;
 
 /// What is done when an allocation through the global allocator, or a stack, does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +134,8 @@ pub(crate) type Stuck = *const (dyn Fn(Failed<'_>) + 'static);
 /// The right to run requests in one bucket, on the thread that has it.
 pub struct Tenant {
     bucket: &'static Bucket,
+    /// The thread runs on the bucket's stack, and does so until after this value is gone.
+    on_its_stack: bool,
     not_send: PhantomData<*const ()>,
 }
 
@@ -143,14 +150,15 @@ impl Tenant {
     /// For benchmarks, tests, and threads that the C library must make. `None` if the bucket is taken.
     #[must_use]
     pub fn adopt(bucket: &'static Bucket) -> Option<Self> {
-        bucket.adopt().then(|| Self::of(bucket))
+        bucket.adopt().then(|| Self::of(bucket, false))
     }
 
     /// The caller has adopted the bucket.
-    pub(crate) fn of(bucket: &'static Bucket) -> Self {
+    pub(crate) fn of(bucket: &'static Bucket, on_its_stack: bool) -> Self {
         panic::install_hook();
         Tenant {
             bucket,
+            on_its_stack,
             not_send: PhantomData,
         }
     }
@@ -165,6 +173,9 @@ impl Tenant {
     ///
     /// `stuck` is called if the thread is parked, so that somebody is told; this function then never returns.
     /// What `f` returns must not refer to the bucket, which the bounds on `R` see to.
+    ///
+    /// # Panics
+    /// If this thread is running a request already, or is inside [`outside`](crate::outside).
     pub fn enter<R: Copy + 'static>(
         &mut self,
         stuck: &dyn Fn(Failed<'_>),
@@ -178,6 +189,9 @@ impl Tenant {
     ///
     /// # Safety
     /// The escape contract, for everything that `f` calls: see [`escape_contract`](crate::escape_contract).
+    ///
+    /// # Panics
+    /// As [`enter`](Tenant::enter).
     pub unsafe fn enter_escaping<R: Copy + 'static>(
         &mut self,
         stuck: &dyn Fn(Failed<'_>),
@@ -201,8 +215,13 @@ impl Tenant {
         let stuck = unsafe {
             std::mem::transmute::<*const (dyn Fn(Failed<'_>) + '_), Stuck>(ptr::from_ref(stuck))
         };
+        assert!(
+            thread(|t| t.bound.get().is_null() && t.outside.get() == 0),
+            "a thread runs one request at a time, and begins it inside the bucket"
+        );
         bucket.policy.set(policy);
         bucket.stuck.set(Some(stuck));
+        bucket.panic_note.clear();
         bucket.set_state(BucketState::Busy);
         thread(|t| {
             t.aim.set(bucket);
@@ -214,6 +233,7 @@ impl Tenant {
         let f = &mut f;
         let landing = sjlj2::catch_long_jump(|recovery_point| {
             bucket.recovery.set(recovery_point.as_raw());
+            compiler_fence(Ordering::SeqCst); // our signal handler reads what was set above
             catch_unwind(AssertUnwindSafe(|| {
                 // SAFETY: taken once; the closure runs once.
                 let f = unsafe { ManuallyDrop::take(f) };
@@ -274,14 +294,12 @@ impl Tenant {
     }
 
     #[cold]
-    fn unwound(&self, payload: Box<dyn std::any::Any + Send>) -> Failed<'static> {
+    fn unwound(&self, payload: Box<dyn Any + Send>) -> Failed<'static> {
         let bucket = self.bucket;
+        bucket.panic_note.say_if_silent(&*payload);
         self.clean_up(WayOut::Unwound);
-        // The payload's destructor is the handler's code too: it may panic, and one chance is enough.
         bucket.failing.set(true);
-        if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
-            std::mem::forget(another);
-        }
+        drop_payload(payload);
         bucket.failing.set(false);
         if bucket.panic_note.is_exhaustion() {
             Failed::Exhausted(bucket.exhaustion.get())
@@ -306,7 +324,7 @@ impl Tenant {
         let bucket = self.bucket;
         bucket.failing.set(true);
         thread(|t| t.aim.set(ptr::null()));
-        while catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))).is_err() {}
+        run_cleanups(bucket, way_out);
         bucket.failing.set(false);
     }
 }
@@ -314,8 +332,29 @@ impl Tenant {
 impl Drop for Tenant {
     fn drop(&mut self) {
         self.wait_until_unpinned();
-        self.bucket.disown();
+        if !self.on_its_stack {
+            self.bucket.disown();
+        }
     }
+}
+
+/// Runs all of them, however many panic.
+fn run_cleanups(bucket: &Bucket, way_out: WayOut) {
+    while let Err(payload) = catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))) {
+        drop_payload(payload);
+    }
+}
+
+/// A payload's destructor is the handler's code too: it may panic, with another payload that does the same.
+fn drop_payload(mut payload: Box<dyn Any + Send>) {
+    const CHANCES: u32 = 8;
+    for _ in 0..CHANCES {
+        match catch_unwind(AssertUnwindSafe(move || drop(payload))) {
+            Ok(()) => return,
+            Err(another) => payload = another,
+        }
+    }
+    std::mem::forget(payload);
 }
 
 fn way_out_of(reason: Reason) -> WayOut {
@@ -328,21 +367,30 @@ fn way_out_of(reason: Reason) -> WayOut {
 /// An allocation does not fit this bucket's arena. Returns a block only to a thread that is failing already.
 #[cold]
 #[inline(never)]
-pub(crate) fn does_not_fit(bucket: &Bucket, layout: Layout) -> *mut u8 {
+pub(crate) fn does_not_fit(bucket: &Bucket, layout: Layout) -> NonNull<u8> {
     if is_failing(bucket) {
         return from_panic_room(bucket, layout);
     }
+    fail(bucket, arena_exhausted(bucket, layout.size()))
+}
+
+/// What to report when `asked` bytes (0: not known) do not fit the arena.
+pub(crate) fn arena_exhausted(bucket: &Bucket, asked: usize) -> Exhaustion {
     let heap = bucket.heap();
-    fail(
-        bucket,
-        Exhaustion {
-            reason: Reason::Arena,
-            asked: layout.size(),
-            used: heap.used(),
-            free: heap.free(),
-            size: heap.capacity(),
-        },
-    )
+    Exhaustion {
+        reason: Reason::Arena,
+        asked,
+        used: heap.used(),
+        free: heap.free(),
+        size: heap.capacity(),
+    }
+}
+
+/// A thread that is failing already asked for more than the panic room and the process heap have.
+#[cold]
+pub(crate) fn nothing_is_left(bucket: &Bucket, layout: Layout) -> ! {
+    let exhaustion = arena_exhausted(bucket, layout.size());
+    park(bucket, Failed::Exhausted(exhaustion), WayOut::ExhaustedArena)
 }
 
 /// An allocation does not fit the shared heap. Returns a block only to a thread that is not running a request, or that
@@ -364,7 +412,10 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
                 },
             )
         }
-        _ => from_process_heap(layout),
+        Some(bucket) => NonNull::new(from_process_heap(layout))
+            .unwrap_or_else(|| nothing_is_left(bucket, layout))
+            .as_ptr(),
+        None => from_process_heap(layout),
     }
 }
 
@@ -431,12 +482,7 @@ fn fail(bucket: &Bucket, exhaustion: Exhaustion) -> ! {
 pub(crate) fn park(bucket: &Bucket, failed: Failed<'_>, way_out: WayOut) -> ! {
     bucket.failing.set(true);
     thread(|t| t.aim.set(ptr::null()));
-    if std::thread::panicking() {
-        // A panic out of a cleanup would now abort. Locks are released all the same: they cannot panic.
-        bucket.cleanups.run(way_out);
-    } else {
-        while catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))).is_err() {}
-    }
+    run_cleanups(bucket, way_out);
     bucket.set_state(BucketState::Parked);
     if let Some(stuck) = bucket.stuck.get() {
         // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.

@@ -15,7 +15,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub type ThreadMain = fn(Tenant, usize);
 
 impl Bucket {
-    /// Starts a thread on this bucket's stack, bound to it for life. It runs `main(tenant, argument)`.
+    /// Starts a thread on this bucket's stack, bound to it for life. It runs `main(tenant, argument)`. When that returns the
+    /// thread ends and the bucket stays taken: nobody can say when its stack has seen its last use.
     ///
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`] if the bucket has a thread; what `pthread_create` says otherwise (the limits on
@@ -79,7 +80,7 @@ extern "C" fn start(argument: *mut c_void) -> *mut c_void {
     name_this_thread(bucket.index());
     if signal::use_signal_stack(bucket).is_ok() {
         let (main, argument) = bucket.main();
-        let tenant = Tenant::of(bucket);
+        let tenant = Tenant::of(bucket, true);
         // A panic here is a bug of ours, outside any request; it must not cross into the C library.
         let _ = catch_unwind(AssertUnwindSafe(|| main(tenant, argument)));
     }

@@ -6,7 +6,7 @@
 use crate::allocator;
 use crate::cleanup::{Node, WayOut};
 use crate::futex::RawMutex;
-use crate::recovery;
+use crate::recovery::{self, STACK_MARGIN};
 use crate::region::Part;
 use crate::thread::{bound, thread};
 use lock_api::RawMutex as _;
@@ -22,9 +22,6 @@ static HEAP: TalcLock<RawMutex, Manual> = TalcLock::new(Manual);
 static BASE: AtomicUsize = AtomicUsize::new(0);
 static LEN: AtomicUsize = AtomicUsize::new(0);
 static USED: AtomicUsize = AtomicUsize::new(0);
-
-/// Below this much stack we do not start anything that must not be interrupted half-way.
-const STACK_MARGIN: usize = 8 << 10;
 
 /// Gives the shared heap its memory. Once per process, before any thread is bound to a bucket.
 ///
@@ -211,6 +208,7 @@ impl<T: 'static> Shared<T> {
     /// owned in the shared heap stays allocated.
     pub fn restore(&self, make: impl FnOnce() -> T) {
         let fresh = outside(make);
+        recovery::ensure_stack(STACK_MARGIN + size_of::<T>());
         self.lock.acquire();
         // SAFETY: locked; writing over the old value without reading it is always allowed.
         unsafe { self.value.get().write(fresh) };

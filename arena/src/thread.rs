@@ -12,7 +12,7 @@ pub(crate) struct Thread {
     /// How many `outside` closures are on the stack.
     pub outside: Cell<u32>,
     /// Memory that the next allocation which fits is given (start, bytes), to build an arena in place.
-    pub carve: Cell<(usize, usize)>,
+    pub carve: Cell<(*mut u8, usize)>,
 }
 
 thread_local! {
@@ -21,7 +21,7 @@ thread_local! {
             aim: Cell::new(ptr::null()),
             bound: Cell::new(ptr::null()),
             outside: Cell::new(0),
-            carve: Cell::new((0, 0)),
+            carve: Cell::new((ptr::null_mut(), 0)),
         }
     };
 }

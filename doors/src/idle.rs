@@ -4,6 +4,10 @@
 //! publishes work, then looks for an idle bit. Both steps are sequentially consistent, so at least one of the two
 //! sees the other (Dekker). `tests/loom.rs` model-checks these functions.
 //!
+//! **Who can be counted on.** A doorbell is wasted on a thread if another one is about to look for work anyway. So threads that are
+//! about to look are counted: those that search, and those inside a handler that is expected to be short. A thread whose handler is expected to
+//! be long, or turns out to be, is *away* and not counted.
+//!
 //! **Last in, first out.** illumos keeps idle threads on a stack, so that the thread whose caches are warm is
 //! reused. A shared stack is one contended word with an ABA problem. Here a wake takes the *lowest* idle index: under
 //! any load that `n` threads can carry, threads `0..n` are the ones used again and again, and higher ones stay
@@ -17,16 +21,24 @@ const BITS: u32 = u64::BITS;
 const ASLEEP: u32 = 0;
 const AWAKE: u32 = 1;
 
-/// The idle door server threads of one door.
+/// Where a thread is, as far as others may count on it.
+const SEARCHING: u32 = 0;
+/// In a handler that is expected to be short: counted.
+const BUSY: u32 = 1;
+/// In a handler that takes long: not counted.
+const AWAY: u32 = 2;
+
+/// The door server threads of one door: which are idle, and which will look for work by themselves.
 #[derive(Debug)]
 pub struct IdleSet {
     words: Box<[Line<AtomicU64>]>,
     beds: Box<[Line<Futex>]>,
+    places: Box<[Line<AtomicU32>]>,
     /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds one, the thread
     /// that set it subtracts one *after* setting it, so that for a moment the count can be off in either
-    /// direction, even negative; but never positive when nobody will look again: see `sleep`.
+    /// direction, even negative; but never positive when nobody will look again.
     running: Line<AtomicI32>,
-    /// The most threads that ever ran at once.
+    /// The most threads that ever were not idle at once.
     high_water: AtomicU32,
 }
 
@@ -34,30 +46,61 @@ impl IdleSet {
     /// Room for `threads` threads, none of them started.
     pub fn new(threads: u32) -> Self {
         Self {
-            words: (0..threads.div_ceil(BITS))
-                .map(|_| Line(AtomicU64::new(0)))
-                .collect(),
+            words: (0..threads.div_ceil(BITS)).map(|_| Line(AtomicU64::new(0))).collect(),
             beds: (0..threads).map(|_| Line(Futex::new(AWAKE))).collect(),
+            places: (0..threads).map(|_| Line(AtomicU32::new(SEARCHING))).collect(),
             running: Line(AtomicI32::new(0)),
             high_water: AtomicU32::new(0),
         }
     }
 
-    /// A thread begins to look for work: it was started, or comes back from blocking.
+    /// A started thread begins to look for work.
     pub fn arrive(&self) {
-        let now = self.running.0.fetch_add(1, Ordering::SeqCst) + 1;
-        let now = u32::try_from(now).unwrap_or(0);
-        if now > self.high_water.load(Ordering::Relaxed) {
-            self.high_water.fetch_max(now, Ordering::Relaxed);
-        }
+        self.running.0.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A thread will not look for work soon: it ends, parks for ever, or blocks where this crate can see it.
-    /// The caller must look for work *after* this and wake another thread if there is any: submitters may have
-    /// relied on this one.
+    /// A thread will not look for work any more, or not soon. The caller looks for work *after* this, and wakes another
+    /// thread if there is any: submitters may have counted on this one.
     pub fn depart(&self) {
         self.running.0.fetch_sub(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+    }
+
+    /// Thread `index` begins a handler that is expected to be short.
+    pub fn enter(&self, index: u32) {
+        self.place(index).store(BUSY, Ordering::Relaxed);
+    }
+
+    /// Thread `index` is, or will be, in its handler for long. As for `depart`, the caller looks for work after this.
+    pub fn go_away(&self, index: u32) {
+        if self.place(index).swap(AWAY, Ordering::AcqRel) != AWAY {
+            self.depart();
+        }
+    }
+
+    /// Thread `index` is about to end its handler: it may be counted on, before its reply lets the next call come.
+    pub fn come_back(&self, index: u32) {
+        if self.place(index).load(Ordering::Relaxed) == AWAY {
+            self.arrive();
+            self.place(index).store(BUSY, Ordering::Relaxed);
+        }
+    }
+
+    /// Thread `index` has left its handler and looks for work.
+    pub fn search(&self, index: u32) {
+        if self.place(index).swap(SEARCHING, Ordering::AcqRel) == AWAY {
+            self.arrive();
+        }
+    }
+
+    /// Stops counting on threads that are in handlers now: work was found waiting although they were expected to be short. As
+    /// for `depart`, the caller looks for work after this.
+    pub fn give_up_on_busy(&self, started: u32) {
+        for place in &self.places[..started as usize] {
+            if place.0.compare_exchange(BUSY, AWAY, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                self.depart();
+            }
+        }
     }
 
     /// Sleeps as thread `index` until it is woken, unless `work` says that there is something to do. Returns, awake and
@@ -86,12 +129,10 @@ impl IdleSet {
         }
     }
 
-    /// Call after publishing work: whether somebody is sure to look for work after that.
-    ///
-    /// "Sure" but perhaps not soon: it may be inside a handler that blocks. See `Client::nudge`.
-    pub fn someone_runs(&self) -> bool {
+    /// Call after publishing work, or after `depart`: how many threads are sure to look for work after that.
+    pub fn running(&self) -> u32 {
         fence(Ordering::SeqCst);
-        self.running.0.load(Ordering::SeqCst) > 0
+        u32::try_from(self.running.0.load(Ordering::SeqCst)).unwrap_or(0)
     }
 
     /// Call after publishing work: wakes the lowest idle thread among the first `started`. `false`: none is idle, and
@@ -129,9 +170,13 @@ impl IdleSet {
             .sum()
     }
 
-    /// The most threads that ever ran at once.
+    /// The most threads that ever were awake at once, as far as was noticed when one was woken.
     pub fn high_water(&self) -> u32 {
         self.high_water.load(Ordering::Relaxed)
+    }
+
+    fn place(&self, index: u32) -> &AtomicU32 {
+        &self.places[index as usize].0
     }
 
     /// The words that can have bits set: a door with room for 16,384 threads that has started three scans one word.

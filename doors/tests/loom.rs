@@ -145,7 +145,7 @@ fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 
 #[test]
 fn a_thread_that_goes_to_sleep_never_misses_a_call() {
-    check(4, || {
+    check(3, || {
         let model = Model::new(1);
         let server = thread::spawn({
             let model = Arc::clone(&model);
@@ -169,7 +169,7 @@ fn a_thread_that_goes_to_sleep_never_misses_a_call() {
 
 #[test]
 fn two_clients_and_a_thread_lose_no_call() {
-    check(3, || {
+    check(2, || {
         let model = Model::new(1);
         let other = thread::spawn({
             let model = Arc::clone(&model);
@@ -216,7 +216,7 @@ fn two_threads_serve_each_call_once_and_end_after_a_revoke() {
 
 #[test]
 fn a_call_that_races_a_revoke_is_served_or_taken_back_never_lost() {
-    check(4, || {
+    check(3, || {
         let model = Model::new(1);
         let server = thread::spawn({
             let model = Arc::clone(&model);
@@ -286,7 +286,7 @@ fn a_call_that_counted_on_a_thread_that_parks_is_handed_over() {
 
 #[test]
 fn a_withdrawn_call_is_never_served_and_a_served_one_never_withdrawn() {
-    check(4, || {
+    check(3, || {
         let model = Model::new(1);
         let server = thread::spawn({
             let model = Arc::clone(&model);
@@ -302,7 +302,7 @@ fn a_withdrawn_call_is_never_served_and_a_served_one_never_withdrawn() {
 
 #[test]
 fn an_eager_client_never_sleeps_over_a_completion() {
-    check(4, || {
+    check(3, || {
         let model = Model::new(1);
         let server = thread::spawn({
             let model = Arc::clone(&model);
@@ -322,7 +322,7 @@ fn an_eager_client_never_sleeps_over_a_completion() {
 
 #[test]
 fn a_lazy_client_is_rung_when_the_thread_has_nothing_more_to_claim() {
-    check(4, || {
+    check(3, || {
         let model = Model::new(1);
         let server = thread::spawn({
             let model = Arc::clone(&model);
@@ -344,7 +344,7 @@ fn a_lazy_client_is_rung_when_the_thread_has_nothing_more_to_claim() {
 
 #[test]
 fn two_threads_that_complete_at_once_wake_the_client_for_both() {
-    check(3, || {
+    check(2, || {
         let model = Model::new(1);
         let servers: Vec<_> = (0..2)
             .map(|slot| {
@@ -366,7 +366,7 @@ fn two_threads_that_complete_at_once_wake_the_client_for_both() {
 
 #[test]
 fn a_call_goes_round_without_a_stall_when_both_sides_sleep() {
-    check(3, || {
+    check(2, || {
         let model = Model::new(1);
         let server = thread::spawn({
             let model = Arc::clone(&model);
@@ -388,7 +388,7 @@ fn a_call_goes_round_without_a_stall_when_both_sides_sleep() {
 
 #[test]
 fn a_turn_comes_back_or_the_server_hears_that_the_client_has_gone() {
-    check(4, || {
+    check(3, || {
         let turn = Arc::new(Turn::new());
         let server = thread::spawn({
             let turn = Arc::clone(&turn);

@@ -236,12 +236,13 @@ impl Table {
         let index = self.free;
         let entry = self.entries.get_mut(index as usize)?;
         self.free = entry.next;
-        let generation = entry.generation;
         *entry = Connection {
             fd,
-            generation,
             peer,
             state: State::Idle,
+            // These two are the entry's, not the connection's.
+            generation: entry.generation,
+            queued: entry.queued,
             ..Connection::unused()
         };
         self.open += 1;

@@ -270,6 +270,27 @@ impl Epoll {
                 0usize,
             )
         };
+        match usize::try_from(count) {
+            Ok(count) => count,
+            Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) => self.wait_ms(events, timeout),
+            Err(_) => 0,
+        }
+    }
+
+    /// For older kernels: rounded up to milliseconds, so that calls stuck behind a slow one are helped later.
+    #[cold]
+    fn wait_ms(&self, events: &mut [libc::epoll_event], timeout: Option<libc::timespec>) -> usize {
+        let ms = timeout.map_or(-1, |timeout| timeout.tv_sec * 1000 + (timeout.tv_nsec + 999_999) / 1_000_000);
+        let most = libc::c_int::try_from(events.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: the events are valid for their number.
+        let count = unsafe {
+            libc::epoll_wait(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                most,
+                libc::c_int::try_from(ms).unwrap_or(libc::c_int::MAX),
+            )
+        };
         usize::try_from(count).unwrap_or(0)
     }
 }

@@ -1,1 +1,77 @@
-//! Black-box tests.
+//! What the black-box tests are made of: servers that are started as a user starts them, clients that send any bytes, a
+//! load that counts its answers, and what `/proc` says of a process.
+//!
+//! It knows the command line, HTTP and the log's lines, and no type or function of the crates under test: what it finds,
+//! an operator would have found. Everything waits for a condition with a deadline; nothing sleeps and hopes.
+
+pub mod build;
+pub mod client;
+pub mod load;
+pub mod proc;
+pub mod server;
+
+pub use client::{Answer, Client, Trouble};
+pub use load::{Kind, Load, Report};
+pub use proc::Sample;
+pub use server::{Ended, Launch, Server};
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take that should happen at once. Generous, because a loaded machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Looks again and again until `condition` holds; false if it does not within [`PATIENCE`].
+pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How many requests a long test sends: `default`, or `TRANSOM_TEST_REQUESTS` if that is set.
+///
+/// # Panics
+/// If the variable is no number.
+#[must_use]
+pub fn requests(default: usize) -> usize {
+    match std::env::var("TRANSOM_TEST_REQUESTS") {
+        Ok(text) => text.parse().expect("TRANSOM_TEST_REQUESTS is a number of requests"),
+        Err(_) => default,
+    }
+}
+
+/// A folder of one test's own, removed when it is dropped.
+#[derive(Debug)]
+pub struct Folder(std::path::PathBuf);
+
+impl Folder {
+    /// An empty folder. `name` is the test's.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("transom-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("the temporary folder can be written");
+        // The servers resolve links, so that a comparison must not find one.
+        Folder(path.canonicalize().expect("it was just made"))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

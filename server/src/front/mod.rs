@@ -158,7 +158,8 @@ impl Loop {
             accepting: true,
             table: Table::new(parts.connections, connections),
             pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
-            read_scratch: read,
+            // A read that is larger than a buffer could not be kept.
+            read_scratch: &mut read[..scratch.0.min(head_limit)],
             write_scratch: &mut write[..scratch.1],
             client: parts.client,
             owners: vec![u32::MAX; slots],
@@ -289,7 +290,9 @@ impl Loop {
     }
 
     fn accept(&mut self, listener: usize) {
-        let fd = self.listeners[listener].as_raw_fd();
+        let Some(fd) = self.listeners.get(listener).map(AsRawFd::as_raw_fd) else {
+            return; // closed since the event
+        };
         for _ in 0..ACCEPT_BATCH {
             if self.table.is_full() && !self.make_room() {
                 self.pause_accepting();
@@ -390,15 +393,14 @@ impl Loop {
             let Some(index) = self.table.first(List::Waiting) else {
                 return;
             };
-            self.table.unlink(index);
-            self.table[index].state = match self.table[index].buffer {
-                Some(_) => State::Head,
-                None => State::Idle,
-            };
-            self.drive(index);
-            if self.table.first(List::Waiting) == Some(index) {
-                return;
+            if self.table[index].buffer.is_some() {
+                self.table[index].state = State::Head;
+                self.set_timer(index, List::Header, self.timeouts.header);
+            } else {
+                self.table[index].state = State::Idle;
+                self.set_timer(index, List::Idle, self.timeouts.idle);
             }
+            self.drive(index);
         }
     }
 

@@ -288,6 +288,8 @@ impl Loop {
         };
         self.keep_rest(index, &rest[used..], source);
         let connection = &mut self.table[index];
+        // A client that has begun to send does not wait to be asked.
+        connection.expect_continue &= used == 0;
         let whole = connection.body.is_empty();
         let room = self.client.request_mut(slot).len() - connection.body_at as usize;
         let full = match connection.body {
@@ -310,7 +312,7 @@ impl Loop {
     /// Tells a client that waits for it that its body is wanted. False if the connection is gone.
     fn ask_to_continue(&mut self, index: u32) -> bool {
         let connection = &mut self.table[index];
-        if !std::mem::replace(&mut connection.expect_continue, false) || connection.body_len > 0 {
+        if !std::mem::replace(&mut connection.expect_continue, false) {
             return true;
         }
         if matches!(net::send(connection.fd, CONTINUE), Ok(len) if len == CONTINUE.len()) {

@@ -270,12 +270,10 @@ impl Loop {
         }
         connection.slot = None;
         self.client.release(slot);
-        if connection.keep_alive && connection.body.is_empty() && self.may_keep_alive(&self.table[index]) {
+        // Decided, and said in the head, before the body was read to its end: so not asked again.
+        if connection.keep_alive {
             self.next_request(index);
-        } else if self.table[index].body.is_empty() && self.table[index].owed.unwrap_or(0) == 0 {
-            self.close_politely(index);
         } else {
-            // The client still sends, or was promised more than there is.
             self.close_politely(index);
         }
     }

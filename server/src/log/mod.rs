@@ -89,12 +89,10 @@ pub enum LogError {
 
 /// Bytes that a log with a queue of `queue` records takes for good: the queue, the writer's buffer and its stack.
 pub const fn memory_bytes(queue: usize) -> usize {
-    /// Each place in the queue has a stamp beside its record.
-    const PLACE_BYTES: usize = size_of::<usize>() + size_of::<Record>();
     /// The queue's own fields, the handle, and the thread's guard page.
     const FIXED_BYTES: usize = 8 * 1024;
 
-    queue * PLACE_BYTES         // waiting for the writer
+    Queue::memory_bytes(queue) // waiting for the writer
         + batch::BATCH_BYTES    // on their way to stderr
         + writer::STACK_BYTES   // the writer thread
         + FIXED_BYTES
@@ -194,7 +192,7 @@ impl LogHandle {
 }
 
 /// Takes `tracing` events to the writer thread: without allocating, waiting, or locking, on any thread, and in signal
-/// handlers. Needs 12 KiB of stack, and what the fields' own `Display` and `Debug` need.
+/// handlers. Needs 5 KiB of stack, and what the fields' own `Display` and `Debug` need.
 pub struct LogSubscriber {
     queue: Arc<Queue>,
     level: LevelFilter,
@@ -219,7 +217,9 @@ impl Subscriber for LogSubscriber {
     }
 
     fn event(&self, event: &Event<'_>) {
-        self.queue.submit(Record::new(event, self.style));
+        let mut record = Record::blank();
+        record.fill(event, self.style);
+        self.queue.submit(&record);
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

@@ -1,7 +1,10 @@
 //! Between the threads that log and the one that writes: a bounded queue, and the rule by which the writer is woken.
 //!
-//! A thread that logs never waits and takes no lock: it pushes a record or counts it as dropped. It rings only a writer
-//! that sleeps. No wake-up is lost because both sides publish before they look: the thread pushes, then reads the
+//! A thread that logs takes no lock and never waits for the writer: it hands over a record, or counts it as dropped. The
+//! records were all there from the start. They go around: from the free ones to the thread that fills one, to the writer,
+//! and back; so what passes through the queues is a pointer, and a hand-over needs little stack.
+//!
+//! Only a writer that sleeps is rung. No wake-up is lost because both sides publish before they look: the thread pushes, then reads the
 //! writer's state; the writer states that it sleeps, then looks at the queue once more (Dekker's rule, with a sequentially
 //! consistent fence between the two steps on either side).
 
@@ -25,15 +28,13 @@ const ASLEEP: u8 = 2;
 /// would be hundreds of each; a line after silence goes out at once.
 const NAP: Duration = Duration::from_millis(1);
 
-/// More than a push and a ring need of the stack, in debug builds too (measured there: 3.5 KiB); see [`Queue::submit`].
-const SUBMIT_STACK_BYTES: usize = 8 * 1024;
-
-/// Steps in which that stack is touched, so that no guard page is stepped over.
-const PROBE_STEP_BYTES: usize = 2 * 1024;
+/// More than a hand-over and a ring need of the stack: half as much in a debug build; see [`Queue::submit`].
+const SUBMIT_STACK_BYTES: usize = 3 * 1024;
 
 /// What the threads that log, the writer and the handles share.
 pub(super) struct Queue {
-    records: ArrayQueue<Record>,
+    free: ArrayQueue<Box<Record>>,
+    ready: ArrayQueue<Box<Record>>,
     dropped: AtomicU64,
     state: AtomicU8,
     closed: AtomicBool,
@@ -60,10 +61,28 @@ pub(super) struct Round {
 }
 
 impl Queue {
+    /// What a queue of `records` records takes on the heap.
+    pub(super) const fn memory_bytes(records: usize) -> usize {
+        /// What an allocator notes beside an allocation.
+        const NOTE_BYTES: usize = size_of::<usize>();
+        /// A place in a queue has a stamp and a pointer.
+        const PLACE_BYTES: usize = 2 * size_of::<usize>();
+
+        records * (size_of::<Record>() + NOTE_BYTES)    // going around
+            + records * PLACE_BYTES                     // free
+            + records * PLACE_BYTES // ready
+    }
+
     /// Allocates and touches room for `records`, which must not be 0.
     pub(super) fn new(records: usize) -> Self {
+        let free = ArrayQueue::new(records);
+        for _ in 0..records {
+            let pushed = free.push(Box::new(Record::blank()));
+            assert!(pushed.is_ok(), "there is a place for every record");
+        }
         Self {
-            records: ArrayQueue::new(records),
+            free,
+            ready: ArrayQueue::new(records),
             dropped: AtomicU64::new(0),
             state: AtomicU8::new(AWAKE),
             closed: AtomicBool::new(false),
@@ -82,22 +101,27 @@ impl Queue {
     /// Hands `record` to the writer, or counts it as dropped. Safe to call in a signal handler: atomics, and at most one
     /// futex call.
     ///
-    /// A thread that ran out of stack inside the push would leave a place in the queue taken and never filled, and the
+    /// A thread that ran out of stack in the middle would leave a place in the queue taken and never filled, and the
     /// writer waiting for it. So the stack for it is touched first: it overflows here, where nothing is half done, or not.
     #[inline(never)]
-    pub(super) fn submit(&self, record: Record) {
+    pub(super) fn submit(&self, record: &Record) {
         probe_stack();
-        // Full is checked first, because `push` on a full queue would wait for a thread that was preempted in its push.
-        let refused = self.closed.load(Ordering::Relaxed)
-            || self.records.is_full()
-            || self.records.push(record).is_err();
-        if refused {
+        let free = if self.closed.load(Ordering::Relaxed) {
+            None
+        } else {
+            self.free.pop()
+        };
+        if let Some(mut place) = free {
+            place.copy_from(record);
+            let pushed = self.ready.push(place);
+            debug_assert!(pushed.is_ok(), "there is a place for every record");
+        } else {
             self.count_dropped(1);
         }
         fence(Ordering::SeqCst);
         match self.state.load(Ordering::Relaxed) {
             AWAKE => {}
-            NAPPING if self.records.len() * 2 < self.records.capacity() => {}
+            NAPPING if self.ready.len() * 2 < self.ready.capacity() => {}
             _ => self.ring_once(),
         }
     }
@@ -175,9 +199,18 @@ impl Queue {
         }
     }
 
-    /// The records of one round: no more than the queue holds, so that a round ends even if the queue never is empty.
-    pub(super) fn drain(&self) -> impl Iterator<Item = Record> {
-        (0..self.records.capacity()).map_while(|_| self.records.pop())
+    /// Gives the records of one round to `write`, and says how many there were: no more than the queue holds, so that a
+    /// round ends even if the queue never is empty.
+    pub(super) fn drain(&self, mut write: impl FnMut(&Record)) -> usize {
+        for drained in 0..self.ready.capacity() {
+            let Some(record) = self.ready.pop() else {
+                return drained;
+            };
+            write(&record);
+            let pushed = self.free.push(record);
+            debug_assert!(pushed.is_ok(), "there is a place for every record");
+        }
+        self.ready.capacity()
     }
 
     /// Everything of this round has been written, or counted as dropped.
@@ -191,7 +224,7 @@ impl Queue {
 
     /// The last word of the writer. Records that slipped in while the queue was closed are not written any more.
     pub(super) fn finish(&self) {
-        self.count_dropped(self.records.len() as u64);
+        self.count_dropped(self.ready.len() as u64);
         self.progress().finished = true;
         self.progressed.notify_all();
     }
@@ -208,7 +241,7 @@ impl Queue {
     pub(super) fn sleep(&self, round: Round, reported: u64) {
         self.state.store(ASLEEP, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let idle = self.records.is_empty()
+        let idle = self.ready.is_empty()
             && self.dropped() == reported
             && self.asked.load(Ordering::SeqCst) == round.asked
             && !self.closed.load(Ordering::SeqCst);
@@ -220,13 +253,12 @@ impl Queue {
     }
 }
 
-/// Touches [`SUBMIT_STACK_BYTES`] of the stack.
+/// Touches the stack [`SUBMIT_STACK_BYTES`] further down: less than a guard page, so that none is stepped over.
 #[inline(never)]
 fn probe_stack() {
+    const { assert!(SUBMIT_STACK_BYTES < 4096) };
     let mut stack = [MaybeUninit::<u8>::uninit(); SUBMIT_STACK_BYTES];
-    for byte in stack.iter_mut().step_by(PROBE_STEP_BYTES).rev() {
-        byte.write(0);
-    }
+    stack[0].write(0);
     black_box(&mut stack);
 }
 
@@ -241,7 +273,7 @@ mod tests {
     fn restless_writer(queue: Arc<Queue>, seen: Arc<AtomicU64>) {
         loop {
             let round = queue.begin_round();
-            seen.fetch_add(queue.drain().count() as u64, Ordering::SeqCst);
+            seen.fetch_add(queue.drain(|_| {}) as u64, Ordering::SeqCst);
             queue.end_round(round);
             if round.closing {
                 return queue.finish();
@@ -263,7 +295,7 @@ mod tests {
 
         let record = record_of(Style::Json, || tracing::info!("m"));
         for pushed in 1..=RECORDS {
-            queue.submit(record);
+            queue.submit(&record);
             let deadline = Instant::now() + Duration::from_secs(20);
             while seen.load(Ordering::SeqCst) < pushed {
                 assert!(Instant::now() < deadline, "record {pushed} woke nobody");
@@ -307,9 +339,9 @@ mod tests {
         let queue = Queue::new(4);
         let record = record_of(Style::Json, || tracing::info!("m"));
         queue.state.store(NAPPING, Ordering::SeqCst);
-        queue.submit(record);
+        queue.submit(&record);
         assert_eq!(queue.state.load(Ordering::SeqCst), NAPPING);
-        queue.submit(record);
+        queue.submit(&record);
         assert_eq!(queue.state.load(Ordering::SeqCst), AWAKE);
     }
 
@@ -317,7 +349,9 @@ mod tests {
     fn a_record_too_many_is_counted_and_those_before_it_stay() {
         let queue = Queue::new(2);
         let record = record_of(Style::Json, || tracing::info!("m"));
-        (0..5).for_each(|_| queue.submit(record));
-        assert_eq!((queue.dropped(), queue.drain().count()), (3, 2));
+        (0..5).for_each(|_| queue.submit(&record));
+        assert_eq!((queue.dropped(), queue.drain(|_| {})), (3, 2));
+        queue.submit(&record);
+        assert_eq!((queue.dropped(), queue.drain(|_| {})), (3, 1));
     }
 }

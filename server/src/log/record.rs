@@ -9,10 +9,10 @@ use super::{human, json, time};
 use std::error::Error;
 use std::fmt::{self, Write};
 use tracing::field::Field;
-use tracing::{Event, Level, Metadata};
+use tracing::{Event, Level};
 
-/// Room for a message and its fields: what is left of 1 KiB per place in the queue, which adds its stamp.
-pub(super) const TEXT_BYTES: usize = 997;
+/// Room for a message and its fields: what is left of 1 KiB for a record and the heap's own note of it.
+pub(super) const TEXT_BYTES: usize = 981;
 
 /// No line is longer: the text, and in front of it time, level and target, and JSON's own names.
 pub(super) const LINE_BYTES_MAX: usize = TEXT_BYTES + TARGET_BYTES + 128;
@@ -28,39 +28,56 @@ pub(super) enum Style {
 }
 
 /// One event on its way to the writer thread.
-#[derive(Clone, Copy)]
 pub(super) struct Record {
     unix_ms: u64,
-    metadata: &'static Metadata<'static>,
+    level: Level,
+    target: &'static str,
     text: Text<TEXT_BYTES>,
 }
 
 const _: () = assert!(size_of::<Record>() == 1024 - size_of::<usize>());
 
 impl Record {
+    pub(super) const fn blank() -> Self {
+        Self {
+            unix_ms: 0,
+            level: Level::TRACE,
+            target: "",
+            text: Text::new(),
+        }
+    }
+
+    /// Makes a blank record the record of `event`.
+    ///
     /// Runs the `Debug` and `Display` code of the event's fields, which may panic, log, or outgrow the thread's bucket:
     /// nothing is held while it runs.
-    pub(super) fn new(event: &Event<'_>, style: Style) -> Self {
-        let mut text = Text::new();
+    pub(super) fn fill(&mut self, event: &Event<'_>, style: Style) {
+        let text = &mut self.text;
         match style {
             Style::Human { .. } => {
-                event.record(&mut human::Fields { text: &mut text });
+                event.record(&mut human::Fields { text });
                 text.push_closing("");
             }
-            Style::Json => event.record(&mut json::Members { text: &mut text }),
+            Style::Json => event.record(&mut json::Members { text }),
         }
-        Self {
-            unix_ms: time::now_ms(),
-            metadata: event.metadata(),
-            text,
-        }
+        self.unix_ms = time::now_ms();
+        self.level = *event.metadata().level();
+        self.target = event.metadata().target();
+    }
+
+    /// Becomes a copy of `other`. Most texts are short: only what is used of them is copied.
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.unix_ms = other.unix_ms;
+        self.level = other.level;
+        self.target = other.target;
+        self.text.copy_from(&other.text);
     }
 
     pub(super) fn line(&self) -> Line<'_> {
         Line {
             unix_ms: self.unix_ms,
-            level: *self.metadata.level(),
-            target: self.metadata.target(),
+            level: self.level,
+            target: self.target,
             text: &self.text,
         }
     }
@@ -132,7 +149,7 @@ pub(super) fn write_error(out: &mut dyn Write, error: &dyn Error) -> fmt::Result
 pub(super) mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
-    use tracing::{Subscriber, span};
+    use tracing::{Metadata, Subscriber, span};
 
     struct Capture {
         style: Style,
@@ -144,10 +161,9 @@ pub(super) mod tests {
             metadata.is_event()
         }
         fn event(&self, event: &Event<'_>) {
-            self.records
-                .lock()
-                .unwrap()
-                .push(Record::new(event, self.style));
+            let mut record = Record::blank();
+            record.fill(event, self.style);
+            self.records.lock().unwrap().push(record);
         }
         fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
             unreachable!("spans are not enabled")
@@ -166,9 +182,9 @@ pub(super) mod tests {
             records: Arc::clone(&records),
         };
         tracing::subscriber::with_default(capture, log);
-        let records = records.lock().unwrap();
+        let mut records = records.lock().unwrap();
         assert_eq!(records.len(), 1);
-        records[0]
+        records.remove(0)
     }
 
     /// The line of the one event that `log` logs, as it would have been written at the start of 1970.

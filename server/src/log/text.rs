@@ -15,7 +15,6 @@ const ELLIPSIS: &str = "…";
 const CLOSING_BYTES: usize = ELLIPSIS.len() + "\"".len();
 
 /// At most `N` bytes of UTF-8, cut at a character's boundary.
-#[derive(Clone, Copy)]
 pub(super) struct Text<const N: usize> {
     bytes: [u8; N],
     len: u16,
@@ -34,6 +33,14 @@ impl<const N: usize> Text<N> {
             len: 0,
             cut: false,
         }
+    }
+
+    /// Becomes a copy of `other`; copies only what is used of it.
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        let used = other.as_bytes();
+        self.bytes[..used.len()].copy_from_slice(used);
+        self.len = other.len;
+        self.cut = other.cut;
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {

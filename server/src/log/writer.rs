@@ -60,13 +60,11 @@ impl Writer {
 
     /// Writes what is in the queue, and whether lines are missing. False if there was nothing to write.
     fn write_round(&mut self) -> bool {
-        let mut wrote = false;
         let queue = Arc::clone(&self.queue);
-        for record in queue.drain() {
+        let mut wrote = queue.drain(|record| {
             self.make_room();
             record.line().render(self.style, &mut self.batch);
-            wrote = true;
-        }
+        }) > 0;
         let dropped = queue.dropped();
         if dropped != self.reported {
             self.make_room();

@@ -1,0 +1,64 @@
+//! What the kernel says of a process, in `/proc`.
+
+use std::fs;
+
+/// A process at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// Bytes of physical memory. From `smaps_rollup`, which walks the page tables: `VmRSS` is a sum of per-CPU counters
+    /// and can be off by hundreds of KiB.
+    pub rss: u64,
+    /// The most bytes of physical memory so far (`VmHWM`).
+    pub high_water: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Mappings.
+    pub mappings: u64,
+}
+
+impl Sample {
+    /// Looks at a process.
+    ///
+    /// # Panics
+    /// If there is no such process, or it is not ours to look at.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        let read = |file: &str| {
+            let path = format!("/proc/{pid}/{file}");
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+        };
+        let status = read("status");
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours has descriptors");
+        Sample {
+            rss: number(&read("smaps_rollup"), "Rss:") << 10,
+            high_water: number(&status, "VmHWM:") << 10,
+            threads: number(&status, "Threads:"),
+            descriptors: descriptors.count() as u64,
+            mappings: read("maps").lines().count() as u64,
+        }
+    }
+
+    /// Looks at a process until two looks agree: a request that has been answered may still be cleaned up after.
+    ///
+    /// # Panics
+    /// As [`Sample::of`], and if it never comes to rest.
+    #[must_use]
+    pub fn at_rest(pid: u32) -> Self {
+        let mut last = Sample::of(pid);
+        let rested = crate::eventually(|| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let now = Sample::of(pid);
+            std::mem::replace(&mut last, now) == now
+        });
+        assert!(rested, "process {pid} does not come to rest: {last:?}");
+        last
+    }
+}
+
+fn number(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|rest| rest.split_whitespace().next());
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+}

@@ -1,0 +1,321 @@
+//! A server as its operator has it: a process with flags, an environment, lines on standard error, and an exit status.
+
+use crate::build::binary;
+use crate::client::{Answer, Client};
+use crate::proc::Sample;
+use crate::{PATIENCE, eventually};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// A command line that has not been run yet. The environment has no `TRANSOM_…` but what is set here.
+#[derive(Debug)]
+pub struct Launch {
+    command: Command,
+    listens: bool,
+}
+
+impl Launch {
+    /// The command line of an application, or of `transom`.
+    #[must_use]
+    pub fn of(app: &str) -> Self {
+        Self::prepare(Command::new(binary(app)))
+    }
+
+    /// The same with a tracer in front of it, which must become the server's child, not its parent (`strace -D`).
+    #[must_use]
+    pub fn under(tracer: &[&str], app: &str) -> Self {
+        let mut command = Command::new(tracer[0]);
+        command.args(&tracer[1..]).arg(binary(app));
+        Self::prepare(command)
+    }
+
+    fn prepare(mut command: Command) -> Self {
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TRANSOM_") || name == "RUST_BACKTRACE" {
+                command.env_remove(name);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: prctl is a plain system call, and safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Nothing is left running, even if this process is killed.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        Launch { command, listens: false }
+    }
+
+    /// Adds flags, separated by spaces.
+    #[must_use]
+    pub fn flags(mut self, flags: &str) -> Self {
+        self.listens |= flags.contains("--listen");
+        self.command.args(flags.split_whitespace());
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.listens |= name == "TRANSOM_LISTEN";
+        self.command.env(name, value);
+        self
+    }
+
+    /// Starts it, on a port of the kernel's choice unless one was given, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it is not ready within [`PATIENCE`]: what it said is in the message.
+    #[must_use]
+    pub fn start(mut self) -> Server {
+        if !self.listens {
+            self.command.args(["--listen", "127.0.0.1:0"]);
+        }
+        let mut child = self.command.spawn().expect("the binary can be started");
+        let stderr = child.stderr.take().expect("it is piped");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let reader = std::thread::spawn({
+            let lines = lines.clone();
+            move || {
+                for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                    let line = String::from_utf8_lossy(&line).into_owned();
+                    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                }
+            }
+        });
+        let mut server = Server {
+            child,
+            status: None,
+            lines,
+            reader: Some(reader),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        };
+        let mut port = None;
+        let decided = eventually(|| {
+            port = server.lines().iter().find_map(|line| ready_port(line));
+            port.is_some() || server.has_exited()
+        });
+        assert!(decided && port.is_some(), "the server is not ready; it said:\n{}", server.lines().join("\n"));
+        server.address.set_port(port.unwrap_or(0));
+        server
+    }
+
+    /// Runs it to its end, which must come by itself.
+    ///
+    /// # Panics
+    /// If it has not ended within [`PATIENCE`].
+    #[must_use]
+    pub fn run(mut self) -> Ended {
+        let mut child = self.command.spawn().expect("the binary can be started");
+        // A pipe holds 64 KiB, and nothing that ends by itself says as much.
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("it is ours to wait for") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("{:?} did not end", self.command);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        };
+        let mut stdout = String::new();
+        let mut stderr = String::new();
+        child.stdout.take().expect("piped").read_to_string(&mut stdout).expect("UTF-8");
+        child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("UTF-8");
+        Ended { status, stdout, lines: stderr.lines().map(str::to_owned).collect() }
+    }
+}
+
+/// The port in the line that says `ready`, human or JSON.
+fn ready_port(line: &str) -> Option<u16> {
+    if !line.contains("ready") {
+        return None;
+    }
+    let (_, rest) = line.split_once("127.0.0.1:")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
+}
+
+/// A running server. Killed when it is dropped, by its own process id.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    status: Option<ExitStatus>,
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts an application with flags separated by spaces, and waits until it is ready.
+    #[must_use]
+    pub fn start(app: &str, flags: &str) -> Self {
+        Launch::of(app).flags(flags).start()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A new connection to it.
+    #[must_use]
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// The answer to a GET on a connection of its own.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Answer {
+        self.connect().get(path)
+    }
+
+    /// The answer to a POST on a connection of its own.
+    #[must_use]
+    pub fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.connect().post(path, body)
+    }
+
+    /// The answer to these bytes on a connection of its own.
+    #[must_use]
+    pub fn answer_to(&self, bytes: impl AsRef<[u8]>) -> Answer {
+        let mut client = self.connect();
+        client.send(bytes);
+        client.answer()
+    }
+
+    /// What `/proc` says of it.
+    #[must_use]
+    pub fn sample(&self) -> Sample {
+        Sample::of(self.pid())
+    }
+
+    /// What it has written to standard error so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The first line with this text, which is waited for.
+    ///
+    /// # Panics
+    /// If it does not come.
+    #[must_use]
+    pub fn line_with(&self, text: &str) -> String {
+        let find = || self.lines().into_iter().find(|line| line.contains(text));
+        assert!(eventually(|| find().is_some()), "no line says {text:?}:\n{}", self.lines().join("\n"));
+        find().unwrap_or_default()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: a plain system call; the child has not been waited for, so the id is still its own.
+        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+    }
+
+    /// Whether it has ended.
+    pub fn has_exited(&mut self) -> bool {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().expect("it is ours to wait for");
+        }
+        self.status.is_some()
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Panics
+    /// If it does not within [`PATIENCE`].
+    #[must_use]
+    pub fn wait(mut self) -> Ended {
+        assert!(eventually(|| self.has_exited()), "the server does not end:\n{}", self.lines().join("\n"));
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
+        let status = self.status.expect("it has ended");
+        Ended { status, stdout: String::new(), lines: self.lines() }
+    }
+
+    /// Tells it to drain, and waits until it has.
+    #[must_use]
+    pub fn stop(self) -> Ended {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("the server said:\n{}", self.lines().join("\n"));
+        }
+    }
+}
+
+/// What a process leaves behind.
+#[derive(Debug)]
+pub struct Ended {
+    status: ExitStatus,
+    /// Standard output; empty for a server that was started.
+    pub stdout: String,
+    /// Standard error.
+    pub lines: Vec<String>,
+}
+
+impl Ended {
+    /// Its exit status.
+    ///
+    /// # Panics
+    /// If a signal ended it.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        let signal = self.status.signal();
+        self.status.code().unwrap_or_else(|| panic!("signal {signal:?} ended it:\n{}", self.stderr()))
+    }
+
+    /// Standard error as one text.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        self.lines.join("\n")
+    }
+
+    /// The number that a field of the last line has, the sum of all that was done.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn figure(&self, name: &str) -> u64 {
+        let summary = self.lines.iter().rfind(|line| line.contains(" drained "));
+        let value = summary.and_then(|line| {
+            let mut fields = line.split(' ').filter_map(|field| field.split_once('='));
+            fields.find(|(key, _)| *key == name)?.1.parse().ok()
+        });
+        value.unwrap_or_else(|| panic!("no {name} in the summary:\n{}", self.stderr()))
+    }
+}
+
+/// Where a program of this name is, if it is installed.
+#[must_use]
+pub fn installed(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
