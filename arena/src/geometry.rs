@@ -1,12 +1,14 @@
 //! How a bucket is divided.
 //!
 //! ```text
-//! | guard | stack → (grows down) | guard | arena …………………………… | reserve |
-//!                                                              | control | panic room | signal stack |
+//! | guard | stack → (grows down) | guard | signal stack | arena …………………………… | reserve              |
+//!                                                                           | control | panic room |
 //! ```
 //!
 //! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the bucket's
-//! control block, a little room for what a panic allocates, and the stack on which a stack overflow is handled.
+//! control block, a little room for what a panic allocates, and the stack on which a stack overflow is handled. That
+//! one lies apart, above the second guard, which so is the end of it too: cleanups of the handler's run there, and one
+//! that uses too much of it must fault and not write over the control block.
 
 use crate::bound::{PAGE, pages};
 use crate::{Bytes, Place, Term};
@@ -183,7 +185,7 @@ impl BucketGeometry {
         self.reserve_offset() - self.arena_offset()
     }
 
-    /// Bytes of its reserve.
+    /// Bytes of its reserve, the signal stack included.
     #[must_use]
     pub const fn reserve_size(&self) -> usize {
         CONTROL_SIZE + PANIC_ROOM_SIZE + self.signal_stack_size
@@ -194,30 +196,32 @@ impl BucketGeometry {
         PAGE
     }
 
-    /// Where the guard page between stack and arena begins.
+    /// Where the guard page between stack and signal stack begins.
     pub(crate) const fn second_guard_offset(&self) -> usize {
         PAGE + self.stack_size
     }
 
-    pub(crate) const fn arena_offset(&self) -> usize {
+    pub(crate) const fn signal_stack_offset(&self) -> usize {
         self.second_guard_offset() + PAGE
     }
 
+    pub(crate) const fn signal_stack_size(&self) -> usize {
+        self.signal_stack_size
+    }
+
+    pub(crate) const fn arena_offset(&self) -> usize {
+        self.signal_stack_offset() + self.signal_stack_size
+    }
+
+    /// Where the control block and the panic room begin.
     pub(crate) const fn reserve_offset(&self) -> usize {
-        self.bucket_size - self.reserve_size()
+        self.bucket_size - CONTROL_SIZE - PANIC_ROOM_SIZE
     }
 
     pub(crate) const fn panic_room_offset(&self) -> usize {
         self.reserve_offset() + CONTROL_SIZE
     }
 
-    pub(crate) const fn signal_stack_offset(&self) -> usize {
-        self.panic_room_offset() + PANIC_ROOM_SIZE
-    }
-
-    pub(crate) const fn signal_stack_size(&self) -> usize {
-        self.signal_stack_size
-    }
 }
 
 /// What the C library and the kernel want on this machine, in bytes.
@@ -271,8 +275,9 @@ mod tests {
             PAGE + g.stack_size() + PAGE + g.arena_size() + g.reserve_size(),
             g.bucket_size()
         );
+        assert_eq!(g.arena_offset() + g.arena_size(), g.reserve_offset());
         assert_eq!(
-            g.signal_stack_offset() + g.signal_stack_size(),
+            g.panic_room_offset() + PANIC_ROOM_SIZE,
             g.bucket_size()
         );
         assert_eq!(g.term(8).expect("eight").bytes(), Some(8 * 512 << 10));

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! region   | guard | buckets …… | guard | other parts, from other terms of the bound …… | guard |
-//! bucket   | guard | stack → (grows down) | guard | arena …………………………… | reserve |
+//! bucket   | guard | stack → (grows down) | guard | signal stack | arena ……………… | reserve |
 //! ```
 //!
 //! This crate knows about memory and ways out. It knows nothing of HTTP, sockets or doors.

@@ -129,6 +129,8 @@ impl<'a> Call<'a> {
         self.completed = true;
         let state = self.state();
         state.count(status);
+        // Before the reply: a client that sends its next call at once finds us, and wakes nobody.
+        self.inner.idle.come_back(self.thread);
         self.channel.publish_reply(self.slot(), self.generation(), len, status);
         match self.channel.layout.waiting().patience() {
             // The client is awake and looks at its completions before it sleeps.
@@ -168,12 +170,8 @@ impl<'a> Call<'a> {
         self.channel.publish_bit(slot);
         self.inner.report(self.state());
 
-        // We block where submitters should not count on us.
-        self.inner.idle.depart();
-        self.inner.hand_over();
-        let outcome = turn.wait_for_client();
-        self.inner.idle.arrive();
-        outcome?;
+        self.inner.leave_to_block(self.thread);
+        turn.wait_for_client()?;
         self.claimed.request_len = self.channel.request_len(slot);
         Ok(Resumed { request_len: self.claimed.request_len })
     }
@@ -243,7 +241,7 @@ impl EmergencyReply {
         channel.bell.ring();
 
         inner.parked.fetch_add(1, Ordering::Relaxed);
-        inner.idle.depart();
+        inner.idle.go_away(self.thread);
         if inner.backlog() {
             inner.wake_one();
         }

@@ -384,6 +384,7 @@ impl Client {
         if !self.backlog() {
             return false;
         }
+        self.inner.idle.give_up_on_busy(self.inner.started());
         let helped = self.inner.wake_one() || self.inner.grow();
         if helped {
             self.inner.pace.assume_slow();

@@ -3,10 +3,10 @@
 //! **Growth.** As libc does for illumos doors: a thread that takes the last idle thread's place starts another one *before*
 //! it runs its handler, so one spare is there at all times and threads are started only at a new high water of concurrency,
 //! one at a time, never beyond `threads_max`. Two departures, with their reasons:
-//! - A claimer of a fast call with nothing behind it does not start a spare. A door of tiny handlers would otherwise grow to
-//!   a number of threads that it can never use.
+//! - A claimer whose handler is expected to be short, with nothing waiting behind it, does not start a spare: a door of tiny
+//!   handlers would otherwise grow to a number of threads that it can never use.
 //! - So a handler can block while no spare exists. Then whoever finds the call that waits asks for the thread: the submitter
-//!   at once if the door is slow, else the client's `nudge`. `server_create` may therefore be called on a client's thread.
+//!   at once if nobody can be counted on, else the client's `nudge`. `server_create` may therefore be called on a client's thread.
 //!
 //! It knows nothing of what runs on its threads, nor of the memory they stand on.
 
@@ -51,7 +51,7 @@ pub struct DoorInfo {
     pub threads_max: u32,
     /// Threads that were started: the high water of concurrency, plus the spare.
     pub threads_started: u32,
-    /// The most threads that ever ran at once.
+    /// The most threads that calls ever needed: one more than the highest that ran a handler, because the lowest idle one is woken.
     pub threads_high_water: u32,
     /// Threads that wait for a call.
     pub threads_idle: u32,
@@ -99,6 +99,8 @@ pub(crate) struct Inner {
     starting: AtomicBool,
     starts_failed: AtomicU64,
     retry_after_ns: AtomicU64,
+    /// One more than the highest thread that ever ran a handler.
+    high_water: AtomicU32,
     pub parked: AtomicU32,
     pub revoked: Revoked,
 }
@@ -158,7 +160,7 @@ impl Door {
         DoorInfo {
             threads_max: inner.threads_max(),
             threads_started: inner.started(),
-            threads_high_water: inner.idle.high_water(),
+            threads_high_water: inner.high_water.load(Ordering::Relaxed),
             threads_idle: inner.idle.count_idle(),
             threads_parked: inner.parked.load(Ordering::Relaxed),
             starts_failed: inner.starts_failed.load(Ordering::Relaxed),
@@ -206,6 +208,7 @@ impl DoorBuilder {
             starting: AtomicBool::new(false),
             starts_failed: AtomicU64::new(0),
             retry_after_ns: AtomicU64::new(0),
+            high_water: AtomicU32::new(0),
             parked: AtomicU32::new(0),
             revoked: Revoked::new(),
         };
@@ -245,12 +248,14 @@ impl Inner {
 
     /// Rings for `calls` calls that have just been published.
     pub fn ring_for(&self, calls: u32) {
-        let slow = self.pace.is_slow();
-        if !slow && self.idle.someone_runs() {
-            // It takes these calls too, sooner than a second thread would wake up; `nudge` backs this.
-            return;
-        }
-        for _ in 0..if slow { calls } else { 1 } {
+        let running = self.idle.running();
+        let wanted = if self.pace.is_slow() {
+            calls.saturating_sub(running)
+        } else {
+            // One thread takes them all, sooner than a second one would wake up; `nudge` backs this.
+            u32::from(running == 0)
+        };
+        for _ in 0..wanted {
             if !self.wake_one() {
                 self.grow();
                 return;
@@ -258,15 +263,35 @@ impl Inner {
         }
     }
 
-    /// Before a handler runs, or a handler blocks: somebody must be there for the next call.
-    pub fn keep_company(&self) {
-        let slow = self.pace.is_slow();
-        if slow && self.backlog() && self.wake_one() {
-            return;
+    /// Before thread `thread` runs a handler: somebody must be there for the next call. Returns whether that took time.
+    pub fn leave_to_handler(&self, thread: u32) -> bool {
+        if thread >= self.high_water.load(Ordering::Relaxed) {
+            self.high_water.fetch_max(thread + 1, Ordering::Relaxed);
+        }
+        if self.pace.is_slow() {
+            self.idle.go_away(thread);
+            return self.idle.running() == 0 && self.find_company(self.backlog());
+        }
+        self.idle.enter(thread);
+        let started = self.started();
+        started < self.threads_max() && !self.idle.any_idle(started) && self.backlog() && self.grow()
+    }
+
+    /// Nobody looks for work, and a thread is about to be away for long: wakes a thread if one is needed now, starts
+    /// one if no spare is left.
+    fn find_company(&self, needed_now: bool) -> bool {
+        if needed_now && self.wake_one() {
+            return true;
         }
         let started = self.started();
-        if started < self.threads_max() && !self.idle.any_idle(started) && (slow || self.backlog()) {
-            self.grow();
+        started < self.threads_max() && !self.idle.any_idle(started) && self.grow()
+    }
+
+    /// Before thread `thread` blocks inside its handler, where this crate can see it.
+    pub fn leave_to_block(&self, thread: u32) {
+        self.idle.go_away(thread);
+        if self.idle.running() == 0 {
+            self.find_company(self.backlog());
         }
     }
 

@@ -38,8 +38,6 @@ pub struct IdleSet {
     /// that set it subtracts one *after* setting it, so that for a moment the count can be off in either
     /// direction, even negative; but never positive when nobody will look again.
     running: Line<AtomicI32>,
-    /// The most threads that ever were not idle at once.
-    high_water: AtomicU32,
 }
 
 impl IdleSet {
@@ -50,7 +48,6 @@ impl IdleSet {
             beds: (0..threads).map(|_| Line(Futex::new(AWAKE))).collect(),
             places: (0..threads).map(|_| Line(AtomicU32::new(SEARCHING))).collect(),
             running: Line(AtomicI32::new(0)),
-            high_water: AtomicU32::new(0),
         }
     }
 
@@ -168,11 +165,6 @@ impl IdleSet {
             .iter()
             .map(|word| word.0.load(Ordering::Relaxed).count_ones())
             .sum()
-    }
-
-    /// The most threads that ever were awake at once, as far as was noticed when one was woken.
-    pub fn high_water(&self) -> u32 {
-        self.high_water.load(Ordering::Relaxed)
     }
 
     fn place(&self, index: u32) -> &AtomicU32 {

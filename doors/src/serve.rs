@@ -79,12 +79,16 @@ impl<'a> Server<'a> {
     }
 
     fn run<H: DoorHandler>(&mut self, handler: &H, channel: &Channel, claimed: Claimed) {
-        self.inner.keep_company();
+        if self.inner.leave_to_handler(self.thread) {
+            // A wake or a start is no service time; counted as such, it would call for more threads.
+            self.now_ns = now_ns();
+        }
         let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
         let outcome = catch_unwind(AssertUnwindSafe(|| handler.call(self.thread, &mut call)));
         if !call.is_completed() {
             call.complete(0, Status::FAULT);
         }
+        self.inner.idle.search(self.thread);
         if let Err(payload) = outcome {
             // A payload's own destructor may panic; nothing may unwind out of `serve`.
             if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -134,13 +138,6 @@ impl Inner {
         state.unreported.store(0, Ordering::Relaxed);
         for channel in self.channels() {
             channel.ring_if_due();
-        }
-    }
-
-    /// After `depart`: calls that counted on this thread need another one.
-    pub(crate) fn hand_over(&self) {
-        if self.backlog() && !self.wake_one() {
-            self.grow();
         }
     }
 }

@@ -74,7 +74,7 @@ impl Model {
     /// `Client::flush` for a door whose handlers are fast.
     fn submit_call(&self, slot: u32) {
         self.submit().publish(0, 1 << slot);
-        if !self.idle.someone_runs() {
+        if self.idle.running() == 0 {
             self.idle.wake_one(self.threads);
         }
     }
@@ -92,7 +92,9 @@ impl Model {
             while let Some(slot) = self.submit().take_one_from(0) {
                 let before = self.claimed.fetch_or(1 << slot, Ordering::Relaxed);
                 assert_eq!(before & (1 << slot), 0, "slot {slot} was claimed twice");
+                self.idle.enter(thread);
                 run(slot);
+                self.idle.search(thread);
             }
             if self.revoked.allows_end(|| self.submit().any()) {
                 break;
@@ -231,7 +233,7 @@ fn a_call_that_races_a_revoke_is_served_or_taken_back_never_lost() {
         let taken_back = if model.revoked.is_raised_after_publishing() {
             model.submit().take(0, 1)
         } else {
-            if !model.idle.someone_runs() {
+            if model.idle.running() == 0 {
                 model.idle.wake_one(1);
             }
             0
@@ -281,6 +283,77 @@ fn a_call_that_counted_on_a_thread_that_parks_is_handed_over() {
         model.revoke();
         parks.join().unwrap();
         stays.join().unwrap();
+    });
+}
+
+#[test]
+fn a_call_behind_a_handler_that_blocks_is_found_by_a_nudge() {
+    check(2, || {
+        let model = Model::new(2);
+        let gate = Arc::new(Futex::new(0));
+        let blocks = thread::spawn({
+            let (model, gate) = (Arc::clone(&model), Arc::clone(&gate));
+            // Takes call 0 alone, and is let go only when call 1 has been served.
+            move || {
+                model.idle.arrive();
+                model.idle.enter(0);
+                while gate.word().load(Ordering::Acquire) == 0 {
+                    gate.wait(0);
+                }
+                model.idle.search(0);
+                model.idle.depart();
+            }
+        });
+        let spare = thread::spawn({
+            let (model, gate) = (Arc::clone(&model), Arc::clone(&gate));
+            move || {
+                model.serve(1, |_| {
+                    gate.word().store(1, Ordering::Release);
+                    gate.wake();
+                });
+            }
+        });
+        model.submit_call(1);
+        // `Client::nudge`, after the loop's short sleep.
+        if model.submit().any() {
+            model.idle.give_up_on_busy(2);
+            model.idle.wake_one(2);
+        }
+        blocks.join().unwrap();
+        model.revoke();
+        spare.join().unwrap();
+        model.all_claimed(0b10);
+    });
+}
+
+#[test]
+fn a_nudge_at_the_end_of_a_handler_leaves_the_count_right() {
+    check(3, || {
+        let model = Model::new(1);
+        let server = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.idle.arrive();
+                let mut served = 0;
+                while served < 2 {
+                    if model.submit().take_one_from(0).is_none() {
+                        model.idle.sleep(0, || model.submit().any());
+                        continue;
+                    }
+                    model.idle.enter(0);
+                    model.idle.come_back(0);
+                    model.idle.search(0);
+                    served += 1;
+                }
+                model.idle.depart();
+            }
+        });
+        model.submit_call(0);
+        model.idle.give_up_on_busy(1);
+        // Still served without help, and the count ends at zero.
+        model.submit_call(1);
+        server.join().unwrap();
+        assert_eq!(model.idle.running(), 0);
     });
 }
 

@@ -4,12 +4,12 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{OnceLock, mpsc};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use transom_arena::{
-    Bound, Bucket, BucketGeometry, Buckets, Bytes, Exhaustion, Failed, Place, Region,
-    RegionOptions, Tenant, Term, Wipe, install_shared_heap,
+    Bound, Bucket, BucketGeometry, BucketState, Buckets, Bump, Bytes, Exhaustion, Failed, Place,
+    Reason, Region, RegionOptions, Tenant, Term, Wipe, install_shared_heap,
 };
 
 pub const BUCKETS: usize = 64;
@@ -213,4 +213,101 @@ pub fn passes_in_a_child(test: &str, environment: &[(&str, &str)]) {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// What a parked thread has reported. Written without allocating, as a `stuck` closure must.
+#[derive(Default)]
+pub struct Report {
+    calls: AtomicU32,
+    what: AtomicU32,
+    asked: AtomicUsize,
+    free: AtomicUsize,
+}
+
+/// What was reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    Exhausted(Reason),
+    PanicInDestructor,
+    PanicThatCannotUnwind,
+    OtherPanic,
+}
+
+const REPORTS: [Reported; 6] = [
+    Reported::Exhausted(Reason::Arena),
+    Reported::Exhausted(Reason::Stack),
+    Reported::Exhausted(Reason::SharedHeap),
+    Reported::PanicInDestructor,
+    Reported::PanicThatCannotUnwind,
+    Reported::OtherPanic,
+];
+
+impl Report {
+    /// To be called by `stuck`.
+    pub fn note(&self, failed: Failed<'_>) {
+        let what = match failed {
+            Failed::Exhausted(exhaustion) => {
+                self.asked.store(exhaustion.asked, Ordering::Relaxed);
+                self.free.store(exhaustion.free, Ordering::Relaxed);
+                Reported::Exhausted(exhaustion.reason)
+            }
+            Failed::Panicked(note) if note.message().starts_with("panic in a destructor") => {
+                Reported::PanicInDestructor
+            }
+            Failed::Panicked(note) if note.message().starts_with("panic in a function") => {
+                Reported::PanicThatCannotUnwind
+            }
+            Failed::Panicked(_) => Reported::OtherPanic,
+        };
+        let index = REPORTS.iter().position(|&report| report == what);
+        self.what.store(index.map_or(u32::MAX, |n| n as u32), Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Release);
+    }
+
+    pub fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Acquire)
+    }
+
+    pub fn what(&self) -> Reported {
+        REPORTS[self.what.load(Ordering::Relaxed) as usize]
+    }
+
+    /// Bytes asked for, and bytes that were free.
+    pub fn asked_and_free(&self) -> (usize, usize) {
+        (self.asked.load(Ordering::Relaxed), self.free.load(Ordering::Relaxed))
+    }
+}
+
+/// A thread that was parked by its request.
+pub struct Parked {
+    pub bucket: &'static Bucket,
+    pub report: Arc<Report>,
+    result: mpsc::Receiver<std::thread::Result<()>>,
+}
+
+impl Parked {
+    /// Whether it still is, and was reported once.
+    pub fn for_ever(&self) -> bool {
+        self.bucket.state() == BucketState::Parked
+            && self.report.calls() == 1
+            && matches!(self.result.try_recv(), Err(mpsc::TryRecvError::Empty))
+    }
+}
+
+/// Runs a handler that must be parked, and waits until it is.
+#[track_caller]
+pub fn parks<R: Copy + 'static>(handler: impl FnOnce(&Bump) -> R + Send + 'static) -> Parked {
+    let bucket = next_bucket();
+    let report = Arc::new(Report::default());
+    let theirs = report.clone();
+    let result = start_on(bucket, move |tenant| {
+        tenant.enter(&|failed| theirs.note(failed), handler);
+    });
+    wait_for("the request is parked", || {
+        if let Ok(result) = result.try_recv() {
+            panic!("it returned: {result:?}");
+        }
+        report.calls() > 0
+    });
+    Parked { bucket, report, result }
 }

@@ -1,0 +1,240 @@
+//! `defer`: on every way out that comes back, newest first, once.
+
+mod common;
+
+use common::{
+    exhaustion, fill_the_arena, never_stuck, on_bucket_thread, overflow_the_stack, panic_message,
+};
+use std::cell::{Cell, RefCell};
+use std::hint::black_box;
+use std::rc::Rc;
+use transom_arena::{Bump, Failed, Reason, Shared, Tenant, WayOut, current_usage, defer};
+
+#[global_allocator]
+static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
+
+/// What the cleanups have noted; with room, so that noting does not allocate.
+type Notes = Rc<RefCell<Vec<(u32, WayOut)>>>;
+
+fn notes() -> Notes {
+    Rc::new(RefCell::new(Vec::with_capacity(64)))
+}
+
+fn register(notes: &Notes) {
+    for n in 1..=3 {
+        let notes = notes.clone();
+        assert!(defer(move |way| notes.borrow_mut().push((n, way))));
+    }
+}
+
+fn check(notes: &Notes, way: WayOut) {
+    assert_eq!(notes.take(), [(3, way), (2, way), (1, way)]);
+    notes.borrow_mut().reserve(64);
+    assert_eq!(Rc::strong_count(notes), 1, "the closures were dropped");
+}
+
+/// SAFETY of every use below: the handlers hold counted references to the notes only, and those in their cleanups.
+fn escaping(tenant: &mut Tenant, f: impl FnOnce(&Bump) -> u8) -> Reason {
+    // SAFETY: see above.
+    let outcome = unsafe { tenant.enter_escaping(&never_stuck, f) };
+    assert_eq!(outcome.live, 0);
+    exhaustion(outcome.result).reason
+}
+
+#[test]
+fn cleanups_run_newest_first_on_every_way_out() {
+    on_bucket_thread(|tenant| {
+        let notes = notes();
+        for _ in 0..10 {
+            let outcome = tenant.enter(&never_stuck, |_| register(&notes));
+            assert!(outcome.result.is_ok() && outcome.live == 0, "{outcome:?}");
+            check(&notes, WayOut::Returned);
+
+            let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+                register(&notes);
+                panic!("unlucky");
+            });
+            assert!(outcome.live == 0 && panic_message(outcome.result).starts_with("unlucky"));
+            check(&notes, WayOut::Unwound);
+
+            let outcome = tenant.enter(&never_stuck, |arena| -> u8 {
+                register(&notes);
+                loop {
+                    black_box(arena.alloc([0u8; 100]));
+                }
+            });
+            assert!(outcome.live == 0);
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+            check(&notes, WayOut::Unwound);
+
+            let reason = escaping(tenant, |_| {
+                register(&notes);
+                fill_the_arena()
+            });
+            assert_eq!(reason, Reason::Arena);
+            check(&notes, WayOut::ExhaustedArena);
+
+            let reason = escaping(tenant, |_| {
+                register(&notes);
+                overflow_the_stack() as u8
+            });
+            assert_eq!(reason, Reason::Stack);
+            check(&notes, WayOut::ExhaustedStack);
+        }
+    });
+}
+
+#[test]
+fn a_cleanup_that_panics_does_not_stop_the_others_and_does_not_hide_the_reason() {
+    fn register_one_that_panics(ran: &Rc<Cell<u32>>) {
+        for n in [1, 10, 100] {
+            let ran = ran.clone();
+            defer(move |_| {
+                ran.set(ran.get() + n);
+                panic!("from cleanup {n}");
+            });
+        }
+    }
+    on_bucket_thread(|tenant| {
+        let ran = Rc::new(Cell::new(0));
+        for _ in 0..10 {
+            let outcome = tenant.enter(&never_stuck, |_| register_one_that_panics(&ran));
+            assert_eq!((ran.take(), outcome.live), (111, 0));
+            assert!(panic_message(outcome.result).starts_with("from cleanup 100"));
+
+            let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+                register_one_that_panics(&ran);
+                panic!("the reason");
+            });
+            assert_eq!((ran.take(), outcome.live), (111, 0));
+            assert!(panic_message(outcome.result).starts_with("the reason"));
+
+            let outcome = tenant.enter(&never_stuck, |arena| -> u8 {
+                register_one_that_panics(&ran);
+                while arena.try_alloc(1u8).is_ok() {}
+                arena.alloc([0u8; 100])[0]
+            });
+            assert_eq!((ran.take(), outcome.live), (111, 0));
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+
+            let reason = escaping(tenant, |_| {
+                register_one_that_panics(&ran);
+                fill_the_arena()
+            });
+            assert_eq!((ran.take(), reason), (111, Reason::Arena));
+        }
+    });
+}
+
+/// Its payload's own destructor panics, and that payload's too.
+#[test]
+fn payloads_whose_destructors_panic_do_not_get_out() {
+    struct Nested(u32);
+    impl Drop for Nested {
+        fn drop(&mut self) {
+            if self.0 > 0 {
+                std::panic::panic_any(Nested(self.0 - 1));
+            }
+        }
+    }
+    on_bucket_thread(|tenant| {
+        for _ in 0..10 {
+            let outcome = tenant.enter(&never_stuck, |_| -> u8 { std::panic::panic_any(Nested(3)) });
+            assert_eq!(outcome.live, 0);
+            assert!(panic_message(outcome.result).starts_with("a value that is no text"));
+            let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+                defer(|_| std::panic::panic_any(Nested(3)));
+                panic!("the reason");
+            });
+            assert_eq!(outcome.live, 0);
+            assert!(panic_message(outcome.result).starts_with("the reason"));
+        }
+        // One that never ends is given up, and pins the bucket: a leak costs capacity and nothing else.
+        let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+            std::panic::panic_any(Nested(u32::MAX))
+        });
+        assert!(outcome.live > 0);
+        assert!(matches!(outcome.result, Err(Failed::Panicked(_))));
+        let outcome = tenant.enter(&never_stuck, |_| format!("{}", 1).len());
+        assert!(matches!(outcome.result, Ok(1)));
+        // Nobody will ever free that, so the tenant must not wait for it.
+        std::mem::forget(std::mem::replace(
+            tenant,
+            Tenant::adopt(common::next_bucket()).expect("free"),
+        ));
+    });
+}
+
+#[test]
+fn a_cleanup_may_register_another_and_use_the_full_arena_no_more() {
+    on_bucket_thread(|tenant| {
+        let ran = Rc::new(Cell::new(0));
+        let theirs = ran.clone();
+        let reason = escaping(tenant, move |arena| {
+            defer(move |_| {
+                let text = black_box(format!("allocated in the {} room", "panic"));
+                theirs.set(text.len());
+                let theirs = theirs.clone();
+                defer(move |_| theirs.set(theirs.get() + 1000));
+            });
+            while arena.try_alloc(1u8).is_ok() {}
+            fill_the_arena()
+        });
+        assert_eq!(reason, Reason::Arena);
+        assert_eq!(ran.get(), "allocated in the panic room".len() + 1000);
+    });
+}
+
+/// A cell's own cleanup is withdrawn when the lock is released. One registered inside stands above it on the list; the
+/// withdrawn one must stay valid memory until that has run, wherever the newer one lies.
+#[test]
+fn a_cleanup_registered_inside_a_shared_cell_outlives_the_cells_own() {
+    static CELL: Shared<u64> = Shared::new(0);
+    struct UsesTheCell(Rc<Cell<u32>>);
+    impl Drop for UsesTheCell {
+        fn drop(&mut self) {
+            let ran = self.0.clone();
+            let _ = CELL.with(|n| {
+                *n += 1;
+                // Larger than what the arena has left, so it goes to the panic room.
+                let large = [1u8; 2000];
+                defer(move |_| ran.set(ran.get() + u32::from(black_box(large)[7])));
+            });
+            // Would get the cell's node, if that had been given back.
+            black_box(vec![0xFFu8; 40]);
+            black_box(vec![0xFFu8; 24]);
+        }
+    }
+    on_bucket_thread(|tenant| {
+        let ran = Rc::new(Cell::new(0));
+        for n in 1..=10 {
+            let ran = ran.clone();
+            let outcome = tenant.enter(&never_stuck, |arena| -> u8 {
+                let _guard = UsesTheCell(ran.clone());
+                while current_usage().is_some_and(|(_, free, _)| free > 1000) {
+                    black_box(arena.alloc([0u8; 100]));
+                }
+                panic!("{}", 1);
+            });
+            assert_eq!(panic_message(outcome.result)[..1], *"1");
+            assert_eq!(ran.get(), n);
+        }
+    });
+}
+
+#[test]
+fn a_deferred_closure_frees_what_it_holds_when_the_request_returns() {
+    on_bucket_thread(|tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let held = black_box(String::from("of this request"));
+            defer(move |_| drop(held))
+        });
+        assert!(matches!(outcome.result, Ok(true)));
+        assert_eq!(outcome.live, 0);
+    });
+}
+
+#[test]
+fn outside_a_request_nothing_is_registered() {
+    assert!(!defer(|_| unreachable!()));
+}

@@ -1,0 +1,229 @@
+//! `Policy::Park`: the request is reported, its thread never returns, and everybody else goes on.
+
+mod common;
+
+use common::{
+    Reported, fill_the_arena, in_a_child, never_stuck, on_bucket_thread, overflow_the_stack, parks,
+    wait_for,
+};
+use std::hint::black_box;
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use transom_arena::{Reason, WayOut, defer, parked};
+
+#[global_allocator]
+static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
+
+/// Others are served while somebody is parked.
+fn others_go_on() {
+    on_bucket_thread(|tenant| {
+        for n in 0..100 {
+            let outcome = tenant.enter(&never_stuck, |_| format!("{n}").len());
+            assert!(outcome.result.is_ok(), "{outcome:?}");
+        }
+    });
+}
+
+#[test]
+fn an_exhausted_arena_is_reported_once_and_the_thread_never_returns() {
+    let parked_one = parks(|_| -> u8 { fill_the_arena() });
+    let (asked, free) = parked_one.report.asked_and_free();
+    assert!(asked > free, "{asked} {free}");
+    others_go_on();
+    assert_eq!(parked_one.report.what(), Reported::Exhausted(Reason::Arena));
+    assert!(parked_one.for_ever());
+    assert!(parked(common::buckets()) >= 1);
+}
+
+#[test]
+fn a_stack_overflow_is_reported_from_the_signal_stack() {
+    let parked_one = parks(|_| overflow_the_stack());
+    others_go_on();
+    assert_eq!(parked_one.report.what(), Reported::Exhausted(Reason::Stack));
+    assert!(parked_one.for_ever());
+    let size = parked_one.bucket.geometry().stack_size();
+    assert_eq!(parked_one.bucket.stack_high_water(), size);
+}
+
+struct PanicsInItsDrop;
+
+impl Drop for PanicsInItsDrop {
+    fn drop(&mut self) {
+        panic!("a second panic");
+    }
+}
+
+#[test]
+fn a_panic_in_a_destructor_during_unwinding_parks_instead_of_aborting() {
+    let parked_one = parks(|_| -> u8 {
+        let _guard = PanicsInItsDrop;
+        panic!("the first");
+    });
+    others_go_on();
+    assert_eq!(parked_one.report.what(), Reported::PanicInDestructor);
+    assert!(parked_one.for_ever());
+}
+
+#[test]
+fn a_panic_in_a_function_that_cannot_unwind_parks_instead_of_aborting() {
+    extern "C" fn called_from_c() {
+        panic!("through C");
+    }
+    let parked_one = parks(|_| called_from_c());
+    others_go_on();
+    assert_eq!(parked_one.report.what(), Reported::PanicThatCannotUnwind);
+    assert!(parked_one.for_ever());
+}
+
+struct OverflowsInItsDrop;
+
+impl Drop for OverflowsInItsDrop {
+    fn drop(&mut self) {
+        black_box(overflow_the_stack());
+    }
+}
+
+#[test]
+fn a_stack_overflow_in_a_destructor_during_unwinding_parks_instead_of_aborting() {
+    let parked_one = parks(|_| -> u8 {
+        let _guard = OverflowsInItsDrop;
+        panic!("the first");
+    });
+    others_go_on();
+    assert_eq!(parked_one.report.what(), Reported::Exhausted(Reason::Stack));
+    assert!(parked_one.for_ever());
+}
+
+/// While it unwinds, a thread may not be left by a jump either: its panic count would stay raised.
+#[test]
+fn the_same_parks_under_the_escape_policy_too() {
+    let bucket = common::next_bucket();
+    let report = Arc::new(common::Report::default());
+    let theirs = report.clone();
+    let _result = common::start_on(bucket, move |tenant| {
+        // SAFETY: nothing is held.
+        unsafe {
+            tenant.enter_escaping(
+                &|failed| theirs.note(failed),
+                |_| -> u8 {
+                    let _guard = OverflowsInItsDrop;
+                    panic!("the first");
+                },
+            )
+        };
+    });
+    wait_for("parked", || report.calls() == 1);
+    others_go_on();
+    assert_eq!(report.what(), Reported::Exhausted(Reason::Stack));
+}
+
+/// Nobody has as much as this destructor asks for. The standard library would end the process.
+#[test]
+fn a_destructor_that_asks_for_more_than_there_is_parks_instead_of_aborting() {
+    struct Asks;
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            black_box(Vec::<u8>::with_capacity(isize::MAX as usize));
+        }
+    }
+    let parked_one = parks(|_| -> u8 {
+        let _guard = Asks;
+        panic!("the first");
+    });
+    assert_eq!(parked_one.report.what(), Reported::Exhausted(Reason::Arena));
+    assert_eq!(parked_one.report.asked_and_free().0, isize::MAX as usize);
+    assert!(parked_one.for_ever());
+}
+
+/// Each cleanup appends its number: newest first is 3, 2, 1.
+fn leaves_cleanups(order: &Arc<AtomicU32>, way_out: WayOut) {
+    for n in 1..=3 {
+        let order = order.clone();
+        defer(move |way| {
+            assert_eq!(way, way_out);
+            let _ = order.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |was| {
+                Some(was * 10 + n)
+            });
+        });
+    }
+}
+
+#[test]
+fn cleanups_run_newest_first_before_the_report() {
+    let order = Arc::new(AtomicU32::new(0));
+    let theirs = order.clone();
+    let parked_one = parks(move |_| -> u8 {
+        leaves_cleanups(&theirs, WayOut::ExhaustedArena);
+        fill_the_arena()
+    });
+    assert_eq!(order.load(Ordering::SeqCst), 321);
+    assert!(parked_one.for_ever());
+
+    let order = Arc::new(AtomicU32::new(0));
+    let theirs = order.clone();
+    let parked_one = parks(move |_| {
+        leaves_cleanups(&theirs, WayOut::ExhaustedStack);
+        overflow_the_stack()
+    });
+    assert_eq!(order.load(Ordering::SeqCst), 321);
+    assert!(parked_one.for_ever());
+}
+
+#[test]
+fn cleanups_that_panic_stop_neither_the_others_nor_the_report() {
+    type Ending = fn() -> u8;
+    let endings: [(Ending, Reported); 3] = [
+        (|| fill_the_arena(), Reported::Exhausted(Reason::Arena)),
+        (|| overflow_the_stack() as u8, Reported::Exhausted(Reason::Stack)),
+        (
+            || {
+                let _guard = OverflowsInItsDrop;
+                panic!("the first");
+            },
+            Reported::Exhausted(Reason::Stack),
+        ),
+    ];
+    for (ending, reported) in endings {
+        let order = Arc::new(AtomicU32::new(0));
+        let theirs = order.clone();
+        let parked_one = parks(move |_| {
+            let theirs = theirs.clone();
+            for n in 1..=3 {
+                let theirs = theirs.clone();
+                defer(move |_| {
+                    theirs.fetch_add(n, Ordering::SeqCst);
+                    panic!("cleanup {n}");
+                });
+            }
+            ending()
+        });
+        assert_eq!(order.load(Ordering::SeqCst), 6);
+        assert_eq!(parked_one.report.what(), reported);
+        assert!(parked_one.for_ever());
+    }
+}
+
+/// The signal stack is small. What overflows it ends the process by the guard page below; it must not go on with the
+/// bucket's control block written over.
+#[test]
+fn a_cleanup_that_overflows_the_signal_stack_faults() {
+    let output = in_a_child("child_with_a_cleanup_that_overflows_the_signal_stack", &[]);
+    assert_eq!(
+        output.status.signal(),
+        Some(libc::SIGSEGV),
+        "{output:?}"
+    );
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn child_with_a_cleanup_that_overflows_the_signal_stack() {
+    parks(|_| {
+        defer(|_| {
+            let large = [1u8; 32 << 10];
+            black_box(&large);
+        });
+        overflow_the_stack()
+    });
+}
