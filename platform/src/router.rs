@@ -44,6 +44,13 @@ pub struct Router {
     problem: Option<RouterError>,
 }
 
+impl<H: Handler> From<H> for Router {
+    /// One handler for every path and method.
+    fn from(handler: H) -> Self {
+        Self::new().fallback(handler)
+    }
+}
+
 /// A mistake in a table of routes.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RouterError {

@@ -29,13 +29,13 @@ const HEAP_HEADROOM: usize = 1 << 20;
 /// Exit status when parked buckets reached their limit: EX_TEMPFAIL of sysexits.h, "try again".
 const EXIT_RECYCLE: u8 = 75;
 
-/// Serves a router's handlers: reads the command line, maps the region, listens, and returns when it has drained.
+/// Serves a router's handlers, or one handler: reads the command line, maps the region, listens, and returns when it has drained.
 ///
 /// A request that outgrows its bucket gets a 500. Through `&Bump` it unwinds; through an ordinary allocation its thread and
 /// bucket are lost until the process is replaced (`--parked-limit`), because that is what is sound for every handler. An
 /// author who keeps the [escape contract](transom_platform::escape_contract) uses [`serve_escaping`] and loses neither.
 #[must_use = "main should return it, so that the process ends with that status"]
-pub fn serve(router: Router) -> ExitCode {
+pub fn serve(router: impl Into<Router>) -> ExitCode {
     App::new(router).serve()
 }
 
@@ -46,7 +46,7 @@ pub fn serve(router: Router) -> ExitCode {
 /// allocation; nothing outside the bucket points into it; resources other than memory registered with
 /// [`defer`](transom_platform::defer); no half-updated shared state but in `Shared`.
 #[must_use = "main should return it, so that the process ends with that status"]
-pub unsafe fn serve_escaping(router: Router) -> ExitCode {
+pub unsafe fn serve_escaping(router: impl Into<Router>) -> ExitCode {
     // SAFETY: the caller's promise.
     unsafe { App::new(router).escaping() }.serve()
 }
@@ -118,10 +118,10 @@ fn explain(error: &io::Error, address: &SocketAddr) -> String {
 }
 
 impl App {
-    /// An application with these routes.
-    pub fn new(router: Router) -> Self {
+    /// An application with these routes, or with one handler for everything.
+    pub fn new(router: impl Into<Router>) -> Self {
         App {
-            router,
+            router: router.into(),
             promises_escape: false,
             warm_up: None,
         }
