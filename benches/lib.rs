@@ -1,1 +1,2 @@
-//! Micro-benchmarks live in `micro/`; the side-by-side harness in `peers/`.
+//! The side-by-side harness is `peers/run.sh`: it starts servers one core each and prints how they compare. The servers
+//! that it needs from us, beside the applications, are binaries of this package.

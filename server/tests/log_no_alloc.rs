@@ -3,47 +3,35 @@
 //!
 //! One test, alone in its process: it counts every allocation of the process, and `tracing` takes one subscriber for it.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process;
 use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 use transom::log::{self, LogFormat, LogOptions};
+use transom_arena::{process_heap_allocations, seal};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-static BYTES: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: `System`'s own contract, unchanged; `realloc` and `alloc_zeroed` come through `alloc`.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !on_main_thread() {
-            ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-            BYTES.fetch_add(layout.size() as u64, Ordering::SeqCst);
-        }
-        // SAFETY: the caller's promise about `layout` is the one `System` wants.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: `pointer` came from `System` with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
+/// What malloc has handed out, in bytes.
+fn heap_bytes() -> usize {
+    // SAFETY: only asks.
+    let heap = unsafe { libc::mallinfo2() };
+    heap.uordblks + heap.hblkhd
 }
 
-/// The test harness waits on the main thread, and allocates when it first does: whenever that is, it is not ours to count.
-fn on_main_thread() -> bool {
-    // SAFETY: both only ask, and cannot fail.
-    unsafe { libc::gettid() == libc::getpid() }
+/// Waits until the test harness waits for us on the main thread: it allocates when it first does, and that is not ours to
+/// count.
+fn wait_for_the_harness() {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let stat = format!("/proc/self/task/{}/stat", process::id());
+    while !fs::read_to_string(&stat).expect("procfs").contains(") S ") {
+        assert!(Instant::now() < deadline, "the harness never waits");
+        thread::yield_now();
+    }
 }
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// A value that logs while it is being logged.
 struct Chatty;
@@ -67,7 +55,7 @@ fn log_of_every_kind(round: u32) {
 #[test]
 fn a_log_takes_what_it_states_and_then_no_event_allocates_on_any_thread() {
     // On a thread of its own, because the harness may run a lone test on the main thread.
-    let counted = std::thread::spawn(log_and_count);
+    let counted = thread::spawn(log_and_count);
     counted.join().expect("the counted thread did not panic");
 }
 
@@ -79,10 +67,10 @@ fn log_and_count() {
         level: LevelFilter::INFO,
         queue: 64,
     };
-    let before = BYTES.load(Ordering::SeqCst);
+    let before = heap_bytes();
     let (subscriber, handle) =
         log::start(options, File::from(OwnedFd::from(writer))).expect("a log");
-    let heap = (BYTES.load(Ordering::SeqCst) - before) as usize;
+    let heap = heap_bytes() - before;
     // The bound counts the thread's stack, too, which is not on the heap.
     let bound = log::memory_bytes(64);
     assert!(
@@ -95,7 +83,7 @@ fn log_and_count() {
     let mut all = Vec::with_capacity(4 << 20);
     let started = Arc::new(Barrier::new(2));
     let reader_started = Arc::clone(&started);
-    let reading = std::thread::spawn(move || {
+    let reading = thread::spawn(move || {
         reader_started.wait();
         reader.read_to_end(&mut all).expect("the pipe ends");
         String::from_utf8(all).expect("lines are UTF-8")
@@ -105,14 +93,15 @@ fn log_and_count() {
     assert!(handle.flush(Instant::now() + Duration::from_secs(10)));
 
     // Both other threads run now. Nothing else is warmed up: the first event of a thread and of a call site must not allocate either.
-    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    wait_for_the_harness();
+    seal();
     for round in 0..ROUNDS {
         log_of_every_kind(round);
         if round % 10 == 9 {
             assert!(handle.flush(Instant::now() + Duration::from_secs(10)));
         }
     }
-    let allocated = ALLOCATIONS.load(Ordering::SeqCst) - before;
+    let allocated = process_heap_allocations();
 
     assert!(handle.shutdown(Instant::now() + Duration::from_secs(10)));
     let all = reading.join().expect("the reader did not panic");
