@@ -390,7 +390,7 @@ impl Bucket {
             unsafe {
                 self.heap()
                     .bump()
-                    .deallocate(block.cast(), Layout::new::<T>())
+                    .deallocate(block.cast(), Layout::new::<T>());
             };
         }
     }

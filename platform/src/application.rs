@@ -13,7 +13,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::{error, warn};
 use transom_arena::{
-    BucketState, Buckets, Exhaustion, Failed, Policy, Reason, Tenant, parked, stack_remaining,
+    Bucket, BucketState, Buckets, Exhaustion, Failed, Policy, Reason, Tenant, parked,
+    stack_remaining,
 };
 use transom_doors::{BuildError, Call, Door, DoorHandler, Status as CallStatus};
 
@@ -153,9 +154,22 @@ impl Application {
             pinned: load(&self.counters.pinned),
             buckets_pinned: self.buckets.iter().filter(|b| pinned(b.state())).count(),
             buckets_parked: parked(self.buckets),
-            high_water: self.buckets.iter().map(|b| b.high_water()).max().unwrap_or(0),
-            stack_high_water: self.buckets.iter().map(|b| b.stack_high_water()).max().unwrap_or(0),
-            threads: self.door.get().map_or(0, |door| door.info().threads_started),
+            high_water: self
+                .buckets
+                .iter()
+                .map(Bucket::high_water)
+                .max()
+                .unwrap_or(0),
+            stack_high_water: self
+                .buckets
+                .iter()
+                .map(Bucket::stack_high_water)
+                .max()
+                .unwrap_or(0),
+            threads: self
+                .door
+                .get()
+                .map_or(0, |door| door.info().threads_started),
         }
     }
 
@@ -191,7 +205,9 @@ impl Application {
         let route = route.unwrap_or(NO_ROUTE);
         match failed {
             Failed::Exhausted(exhaustion) => {
-                let Exhaustion { reason, used, size, .. } = *exhaustion;
+                let Exhaustion {
+                    reason, used, size, ..
+                } = *exhaustion;
                 warn!(
                     route,
                     reason = reason.as_str(),
@@ -225,7 +241,11 @@ struct Asked<'e>(&'e Exhaustion);
 impl fmt::Display for Asked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self.0 {
-            Exhaustion { asked: 0, reason: Reason::Stack, .. } => f.write_str("a deeper stack"),
+            Exhaustion {
+                asked: 0,
+                reason: Reason::Stack,
+                ..
+            } => f.write_str("a deeper stack"),
             Exhaustion { asked: 0, free, .. } => write!(f, "more than {free}"),
             Exhaustion { asked, .. } => write!(f, "{asked}"),
         }
@@ -254,7 +274,13 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
     tenant.enter(&|_| {}, |_| format!("{:.3}", 1.5_f64).len());
     if let Some(door) = application.door.get() {
         let tenant = RefCell::new(tenant);
-        door.serve(thread, &Server { application, tenant });
+        door.serve(
+            thread,
+            &Server {
+                application,
+                tenant,
+            },
+        );
     }
 }
 
@@ -291,7 +317,8 @@ impl DoorHandler for Server {
             let raw = match decode_request(request()) {
                 Ok(raw) => raw,
                 Err(frame::FrameError::PathNotUtf8) => {
-                    let response = Response::text("the path is not UTF-8\n").with_status(Status::BAD_REQUEST);
+                    let response =
+                        Response::text("the path is not UTF-8\n").with_status(Status::BAD_REQUEST);
                     return Some(write_response(response, &port, false));
                 }
                 Err(_) => return None,
@@ -343,7 +370,8 @@ impl DoorHandler for Server {
             application.counters.pinned.fetch_add(1, Ordering::Relaxed);
             warn!(
                 route,
-                live, "a request left allocations behind: its bucket is pinned until they are freed"
+                live,
+                "a request left allocations behind: its bucket is pinned until they are freed"
             );
             tenant.wait_until_unpinned();
         }

@@ -48,7 +48,11 @@ pub(crate) enum Written {
 }
 
 /// Writes a response into the reply slot.
-pub(crate) fn write_response(response: Response<'_>, port: &Port<'_, '_>, head_only: bool) -> Written {
+pub(crate) fn write_response(
+    response: Response<'_>,
+    port: &Port<'_, '_>,
+    head_only: bool,
+) -> Written {
     let Ok(mut sink) = SlotSink::new(port, &response) else {
         return Written::TooLarge;
     };
@@ -199,7 +203,10 @@ impl Read for SlotBody<'_, '_, '_> {
             return Ok(0);
         }
         if self.unread.is_empty() {
-            let piece = self.port.hand_over(0, frame::interim::WANT_BODY)?.request_len;
+            let piece = self
+                .port
+                .hand_over(0, frame::interim::WANT_BODY)?
+                .request_len;
             if piece > self.place.len() {
                 return Err(io::ErrorKind::InvalidData.into());
             }

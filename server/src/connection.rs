@@ -335,7 +335,8 @@ impl Table {
 
     /// The first entry of a list if its time has come.
     pub(crate) fn expired(&self, list: List, now_ms: u64) -> Option<u32> {
-        self.first(list).filter(|&first| self[first].due_ms <= now_ms)
+        self.first(list)
+            .filter(|&first| self[first].due_ms <= now_ms)
     }
 
     /// When the next timeout of any list strikes.
@@ -428,7 +429,11 @@ mod tests {
 
     #[test]
     fn an_idle_connection_costs_less_than_512_bytes() {
-        assert!(size_of::<Connection>() <= 320, "{}", size_of::<Connection>());
+        assert!(
+            size_of::<Connection>() <= 320,
+            "{}",
+            size_of::<Connection>()
+        );
     }
 
     #[test]
@@ -450,7 +455,9 @@ mod tests {
     #[test]
     fn lists_expire_in_order_of_their_times_however_entries_come_and_go() {
         let mut table = table(6);
-        let ids: Vec<_> = (0..6).map(|fd| table.insert(fd, None).expect("free")).collect();
+        let ids: Vec<_> = (0..6)
+            .map(|fd| table.insert(fd, None).expect("free"))
+            .collect();
         for (&id, due) in ids.iter().zip([10, 20, 30, 15, 5, 30]) {
             table.set_timer(id, List::Submitted, due);
         }

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use transom::{Plan, Settings};
 
 #[derive(Parser)]
-#[command(version, about = "Transom: web servers whose memory is decided before they start")]
+#[command(
+    version,
+    about = "Transom: web servers whose memory is decided before they start"
+)]
 struct Command {
     #[command(subcommand)]
     action: Action,

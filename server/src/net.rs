@@ -26,7 +26,12 @@ fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-fn set_option(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_option(
+    fd: RawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the option's value is an int of the given size.
     check(unsafe {
         libc::setsockopt(
@@ -47,7 +52,11 @@ pub(crate) fn probe(address: SocketAddr) -> io::Result<()> {
 
 /// A listening TCP socket that shares its port with those of the other loops.
 pub(crate) fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
     let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: the new descriptor is owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?) };
@@ -55,8 +64,18 @@ pub(crate) fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<
     let bytes = |n: usize| libc::c_int::try_from(n).unwrap_or(libc::c_int::MAX);
     set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes(options.receive_buffer))?;
-    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes(options.send_buffer))?;
+    set_option(
+        fd,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUF,
+        bytes(options.receive_buffer),
+    )?;
+    set_option(
+        fd,
+        libc::SOL_SOCKET,
+        libc::SO_SNDBUF,
+        bytes(options.send_buffer),
+    )?;
     // An urgent byte would otherwise be left out of the stream.
     set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
@@ -78,7 +97,11 @@ pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes of an address and says how many.
     unsafe {
-        check(libc::getsockname(socket.as_raw_fd(), storage.as_mut_ptr().cast(), &raw mut len))?;
+        check(libc::getsockname(
+            socket.as_raw_fd(),
+            storage.as_mut_ptr().cast(),
+            &raw mut len,
+        ))?;
         from_c(storage.assume_init_ref())
             .ok_or_else(|| io::Error::other("the socket has no internet address"))
     }
@@ -106,26 +129,30 @@ fn to_c(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
         let mut storage: libc::sockaddr_storage = mem::zeroed();
         let len = match address {
             SocketAddr::V4(v4) => {
-                (&raw mut storage).cast::<libc::sockaddr_in>().write(libc::sockaddr_in {
-                    sin_family: libc::AF_INET as libc::sa_family_t,
-                    sin_port: v4.port().to_be(),
-                    sin_addr: libc::in_addr {
-                        s_addr: u32::from(*v4.ip()).to_be(),
-                    },
-                    sin_zero: [0; 8],
-                });
+                (&raw mut storage)
+                    .cast::<libc::sockaddr_in>()
+                    .write(libc::sockaddr_in {
+                        sin_family: libc::AF_INET as libc::sa_family_t,
+                        sin_port: v4.port().to_be(),
+                        sin_addr: libc::in_addr {
+                            s_addr: u32::from(*v4.ip()).to_be(),
+                        },
+                        sin_zero: [0; 8],
+                    });
                 size_of::<libc::sockaddr_in>()
             }
             SocketAddr::V6(v6) => {
-                (&raw mut storage).cast::<libc::sockaddr_in6>().write(libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                    sin6_port: v6.port().to_be(),
-                    sin6_flowinfo: v6.flowinfo(),
-                    sin6_addr: libc::in6_addr {
-                        s6_addr: v6.ip().octets(),
-                    },
-                    sin6_scope_id: v6.scope_id(),
-                });
+                (&raw mut storage)
+                    .cast::<libc::sockaddr_in6>()
+                    .write(libc::sockaddr_in6 {
+                        sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                        sin6_port: v6.port().to_be(),
+                        sin6_flowinfo: v6.flowinfo(),
+                        sin6_addr: libc::in6_addr {
+                            s6_addr: v6.ip().octets(),
+                        },
+                        sin6_scope_id: v6.scope_id(),
+                    });
                 size_of::<libc::sockaddr_in6>()
             }
         };
@@ -154,7 +181,14 @@ fn from_c(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 /// Reads what is there, up to the buffer's size; 0 at the end of the stream.
 pub(crate) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the buffer is valid for its length.
-    check_len(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) })
+    check_len(unsafe {
+        libc::recv(
+            fd,
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT,
+        )
+    })
 }
 
 /// Sends as much as the socket's buffer takes.
@@ -223,13 +257,19 @@ impl Epoll {
 
     /// A connection: every change is reported once.
     pub(crate) fn add_connection(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET;
+        let events =
+            libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET;
         self.control(libc::EPOLL_CTL_ADD, fd, events, token)
     }
 
     /// A doorbell: every ring is reported once, and it need not be read.
     pub(crate) fn add_bell(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | libc::EPOLLET, token)
+        self.control(
+            libc::EPOLL_CTL_ADD,
+            fd,
+            libc::EPOLLIN | libc::EPOLLET,
+            token,
+        )
     }
 
     /// A listener: reported as long as connections wait.
@@ -241,22 +281,35 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
 
-    fn control(&self, operation: libc::c_int, fd: RawFd, events: libc::c_int, token: u64) -> io::Result<()> {
+    fn control(
+        &self,
+        operation: libc::c_int,
+        fd: RawFd,
+        events: libc::c_int,
+        token: u64,
+    ) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: events as u32,
             u64: token,
         };
         // SAFETY: the event is valid for the call.
-        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) }).map(drop)
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, fd, &raw mut event) })
+            .map(drop)
     }
 
     /// Waits for events; `None` waits for ever. An interruption is no event.
-    pub(crate) fn wait(&self, events: &mut [libc::epoll_event], timeout: Option<Duration>) -> usize {
+    pub(crate) fn wait(
+        &self,
+        events: &mut [libc::epoll_event],
+        timeout: Option<Duration>,
+    ) -> usize {
         let timeout = timeout.map(|timeout| libc::timespec {
             tv_sec: timeout.as_secs() as libc::time_t,
             tv_nsec: libc::c_long::from(timeout.subsec_nanos()),
         });
-        let pointer = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let pointer = timeout
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the events are valid for their number, the timeout for the call, and there is no signal mask.
         // epoll_pwait2 (Linux 5.11), because a backlog is looked after within microseconds.
         let count = unsafe {
@@ -272,7 +325,9 @@ impl Epoll {
         };
         match usize::try_from(count) {
             Ok(count) => count,
-            Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) => self.wait_ms(events, timeout),
+            Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) => {
+                self.wait_ms(events, timeout)
+            }
             Err(_) => 0,
         }
     }
@@ -280,7 +335,9 @@ impl Epoll {
     /// For older kernels: rounded up to milliseconds, so that calls stuck behind a slow one are helped later.
     #[cold]
     fn wait_ms(&self, events: &mut [libc::epoll_event], timeout: Option<libc::timespec>) -> usize {
-        let ms = timeout.map_or(-1, |timeout| timeout.tv_sec * 1000 + (timeout.tv_nsec + 999_999) / 1_000_000);
+        let ms = timeout.map_or(-1, |timeout| {
+            timeout.tv_sec * 1000 + (timeout.tv_nsec + 999_999) / 1_000_000
+        });
         let most = libc::c_int::try_from(events.len()).unwrap_or(libc::c_int::MAX);
         // SAFETY: the events are valid for their number.
         let count = unsafe {

@@ -125,7 +125,8 @@ impl Plan {
                 "connections",
                 region,
                 loop_count,
-                pages(settings.connections_per_loop() as usize * size_of::<Connection>()).unwrap_or(usize::MAX),
+                pages(settings.connections_per_loop() as usize * size_of::<Connection>())
+                    .unwrap_or(usize::MAX),
                 "a loop's table: 300 bytes or so for an open connection",
                 "--connections",
             ),

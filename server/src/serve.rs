@@ -1,6 +1,6 @@
 //! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to stop.
 
-use crate::front::{LoopFigures, LoopStats, Order, Orders, Loop, Parts};
+use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders, Parts};
 use crate::log::{self, LogHandle, LogOptions};
 use crate::net::{self, ListenOptions};
 use crate::plan::{LOOP_STACK, Plan, READ_SIZE, write_size};
@@ -10,14 +10,14 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::{Arc, Barrier};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 use transom_arena::{
-    Buckets, Bytes, Place, Policy, Region, RegionOptions, install_shared_heap, process_heap_allocations, seal,
-    settle_process_heap,
+    Buckets, Bytes, Place, Policy, Region, RegionOptions, install_shared_heap,
+    process_heap_allocations, seal, settle_process_heap,
 };
 use transom_doors::{Bell, ChannelMemory, Door};
 use transom_platform::{Application, Figures, Router, Routes};
@@ -93,13 +93,20 @@ enum StartError {
     #[error("a channel cannot be made: {0}")]
     Channel(#[from] transom_doors::ChannelError),
     #[error("--listen {address}: {}", explain(.source, .address))]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
     #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
     Loop(io::Error),
     #[error(
         "`ulimit -n` is {limit}, but {needed} descriptors are needed: one for each of --connections {connections} and a few more. Lower --connections, or raise the limit"
     )]
-    Descriptors { limit: u64, needed: u64, connections: u32 },
+    Descriptors {
+        limit: u64,
+        needed: u64,
+        connections: u32,
+    },
     #[error(transparent)]
     Log(#[from] log::LogError),
     #[error("cannot wait for signals: {0}")]
@@ -108,11 +115,17 @@ enum StartError {
 
 fn explain(error: &io::Error, address: &SocketAddr) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => format!("{error}; another process listens there: stop it, or choose another port"),
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
-            format!("{error}; ports below 1024 need CAP_NET_BIND_SERVICE: use a port above, or grant it")
+        io::ErrorKind::AddrInUse => {
+            format!("{error}; another process listens there: stop it, or choose another port")
         }
-        io::ErrorKind::AddrNotAvailable => format!("{error}; this machine does not have that address"),
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            format!(
+                "{error}; ports below 1024 need CAP_NET_BIND_SERVICE: use a port above, or grant it"
+            )
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{error}; this machine does not have that address")
+        }
         _ => error.to_string(),
     }
 }
@@ -183,14 +196,26 @@ impl App {
             level: settings.log_level,
             queue: usize::from(settings.log_queue.get()),
         })?;
-        let result = start(&plan, settings, routes, policy, self.warm_up, &signals, started);
+        let result = start(
+            &plan,
+            settings,
+            routes,
+            policy,
+            self.warm_up,
+            &signals,
+            started,
+        );
         let result = result.map(|server| server.until_the_end(settings, &signals, &logs));
         logs.shutdown(Instant::now() + Duration::from_secs(1));
         result
     }
 
     fn policy(&self, settings: &Settings) -> Result<Policy, StartError> {
-        let promised = if self.promises_escape { Policy::Escape } else { Policy::Park };
+        let promised = if self.promises_escape {
+            Policy::Escape
+        } else {
+            Policy::Park
+        };
         match settings.on_exhaustion.map(Policy::from) {
             Some(Policy::Escape) if !self.promises_escape => Err(StartError::NoPromise),
             Some(chosen) => Ok(chosen),
@@ -258,7 +283,8 @@ fn start(
     )?;
     let mut take = |name| region.take(name).expect("the plan has this term");
     let (buckets, channels, heap) = (take("buckets"), take("channels"), take("shared heap"));
-    let (connections, heads, scratch) = (take("connections"), take("partial heads"), take("scratch"));
+    let (connections, heads, scratch) =
+        (take("connections"), take("partial heads"), take("scratch"));
     let buckets = Buckets::install(&mut region, &buckets, plan.bucket, settings.wipe.into())?;
     region.commit()?;
     install_shared_heap(heap)?;
@@ -281,7 +307,8 @@ fn start(
         orders: orders.clone(),
     };
     let mut loops = Vec::new();
-    let (mut channels, mut connections, mut heads, mut scratch) = (channels, connections, heads, scratch);
+    let (mut channels, mut connections, mut heads, mut scratch) =
+        (channels, connections, heads, scratch);
     let count = plan.loops as usize;
     for (n, listeners) in listeners.into_iter().enumerate() {
         let left = count - n;
@@ -299,7 +326,8 @@ fn start(
             orders: orders.clone(),
         };
         server.stats.push(parts.stats.clone());
-        let this = Loop::new(settings, parts, (READ_SIZE, write_size(settings))).map_err(StartError::Loop)?;
+        let this = Loop::new(settings, parts, (READ_SIZE, write_size(settings)))
+            .map_err(StartError::Loop)?;
         server.bells.push(this.bell());
         loops.push(this);
     }
@@ -351,7 +379,13 @@ impl std::fmt::Display for Sum<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (n, term) in self.0.bound.terms().iter().enumerate() {
             let plus = if n == 0 { "" } else { " + " };
-            write!(f, "{plus}{} × {} ({})", term.count, Bytes(term.unit), term.name)?;
+            write!(
+                f,
+                "{plus}{} × {} ({})",
+                term.count,
+                Bytes(term.unit),
+                term.name
+            )?;
         }
         write!(f, " = {} bytes", self.0.bound.total())
     }
@@ -400,7 +434,10 @@ impl Server {
             );
         }
         let began = Instant::now();
-        info!(timeout_ms = settings.drain_timeout.as_millis() as u64, "draining");
+        info!(
+            timeout_ms = settings.drain_timeout.as_millis() as u64,
+            "draining"
+        );
         self.tell(Order::Drain);
         let in_time = self.wait_for_loops(began + settings.drain_timeout, signals);
         if !in_time {
@@ -537,7 +574,8 @@ impl Signals {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let signal = self.next(left);
             match signal {
-                libc::SIGUSR1 if PARKED.load(Ordering::SeqCst) < PARKED_LIMIT.load(Ordering::SeqCst) => {}
+                libc::SIGUSR1
+                    if PARKED.load(Ordering::SeqCst) < PARKED_LIMIT.load(Ordering::SeqCst) => {}
                 libc::SIGUSR1 => return Wake::Parked,
                 libc::SIGTERM | libc::SIGINT => return Wake::Signal,
                 _ if left.is_some_and(|left| left.is_zero()) => return Wake::TimedOut,
@@ -551,7 +589,9 @@ impl Signals {
             tv_sec: timeout.as_secs() as libc::time_t,
             tv_nsec: libc::c_long::from(timeout.subsec_nanos()),
         });
-        let pointer = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let pointer = timeout
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the set is initialised, the timeout valid for the call; no siginfo is wanted.
         unsafe { libc::sigtimedwait(&raw const self.set, std::ptr::null_mut(), pointer) }
     }

@@ -26,31 +26,72 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
 
     /// Threads of the front end, each with its own connections [default: one per core]
-    #[arg(long, env = "TRANSOM_LOOPS", value_name = "N", help_heading = "Serving")]
+    #[arg(
+        long,
+        env = "TRANSOM_LOOPS",
+        value_name = "N",
+        help_heading = "Serving"
+    )]
     pub loops: Option<NonZeroU16>,
 
     /// Connections held at once, over all loops; more wait in the kernel's backlog
-    #[arg(long, env = "TRANSOM_CONNECTIONS", value_name = "N", default_value = "1024", help_heading = "Serving")]
+    #[arg(
+        long,
+        env = "TRANSOM_CONNECTIONS",
+        value_name = "N",
+        default_value = "1024",
+        help_heading = "Serving"
+    )]
     pub connections: NonZeroU32,
 
     /// Connections that may wait to be accepted, per listener
-    #[arg(long, env = "TRANSOM_BACKLOG", value_name = "N", default_value = "1024", help_heading = "Serving")]
+    #[arg(
+        long,
+        env = "TRANSOM_BACKLOG",
+        value_name = "N",
+        default_value = "1024",
+        help_heading = "Serving"
+    )]
     pub backlog: NonZeroU16,
 
     /// Requests on one connection before it is closed
-    #[arg(long, env = "TRANSOM_REQUESTS_PER_CONNECTION", value_name = "N", default_value = "1000000", help_heading = "Serving")]
+    #[arg(
+        long,
+        env = "TRANSOM_REQUESTS_PER_CONNECTION",
+        value_name = "N",
+        default_value = "1000000",
+        help_heading = "Serving"
+    )]
     pub requests_per_connection: NonZeroU32,
 
     /// Buckets: requests that can be in a handler at once. Each has a thread, started when it is first needed
-    #[arg(long, env = "TRANSOM_BUCKETS", value_name = "N", default_value = "64", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_BUCKETS",
+        value_name = "N",
+        default_value = "64",
+        help_heading = "Memory"
+    )]
     pub buckets: u32,
 
     /// Bytes of one bucket: stack, arena, and 44KiB or so of guard pages and reserve
-    #[arg(long, env = "TRANSOM_BUCKET_SIZE", value_name = "SIZE", default_value = "512KiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_BUCKET_SIZE",
+        value_name = "SIZE",
+        default_value = "512KiB",
+        help_heading = "Memory"
+    )]
     pub bucket_size: Bytes,
 
     /// Bytes of a bucket that are its stack
-    #[arg(long, env = "TRANSOM_STACK_SIZE", value_name = "SIZE", default_value = "128KiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_STACK_SIZE",
+        value_name = "SIZE",
+        default_value = "128KiB",
+        help_heading = "Memory"
+    )]
     pub stack_size: Bytes,
 
     /// Calls in flight per loop, in a handler or waiting for one [default: twice the buckets, 16 to 4096]
@@ -58,35 +99,83 @@ pub struct Settings {
     pub slots: Option<NonZeroU32>,
 
     /// Bytes of a request in its slot: head, decoded path, index of fields, body. A larger body streams through it
-    #[arg(long, env = "TRANSOM_REQUEST_SIZE", value_name = "SIZE", default_value = "64KiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_REQUEST_SIZE",
+        value_name = "SIZE",
+        default_value = "64KiB",
+        help_heading = "Memory"
+    )]
     pub request_size: Bytes,
 
     /// Bytes of a reply in its slot. A larger body streams through it
-    #[arg(long, env = "TRANSOM_REPLY_SIZE", value_name = "SIZE", default_value = "64KiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_REPLY_SIZE",
+        value_name = "SIZE",
+        default_value = "64KiB",
+        help_heading = "Memory"
+    )]
     pub reply_size: Bytes,
 
     /// Bytes of state that outlives requests (`Shared`)
-    #[arg(long, env = "TRANSOM_SHARED_HEAP", value_name = "SIZE", default_value = "1MiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_SHARED_HEAP",
+        value_name = "SIZE",
+        default_value = "1MiB",
+        help_heading = "Memory"
+    )]
     pub shared_heap: Bytes,
 
     /// Unfinished heads (and small bodies) kept per loop; when they run out the oldest gets a 408
-    #[arg(long, env = "TRANSOM_PARTIAL_HEADS", value_name = "N", default_value = "256", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_PARTIAL_HEADS",
+        value_name = "N",
+        default_value = "256",
+        help_heading = "Memory"
+    )]
     pub partial_heads: NonZeroU16,
 
     /// Bytes of the longest head, request line included
-    #[arg(long, env = "TRANSOM_HEAD_LIMIT", value_name = "SIZE", default_value = "16KiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_HEAD_LIMIT",
+        value_name = "SIZE",
+        default_value = "16KiB",
+        help_heading = "Memory"
+    )]
     pub head_limit: Bytes,
 
     /// Bytes of the largest request body; a larger one gets a 413
-    #[arg(long, env = "TRANSOM_BODY_LIMIT", value_name = "SIZE", default_value = "1GiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_BODY_LIMIT",
+        value_name = "SIZE",
+        default_value = "1GiB",
+        help_heading = "Memory"
+    )]
     pub body_limit: Bytes,
 
     /// Bytes that the kernel may hold of what a client has sent (it doubles them for its own bookkeeping)
-    #[arg(long, env = "TRANSOM_RECEIVE_BUFFER", value_name = "SIZE", default_value = "32KiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_RECEIVE_BUFFER",
+        value_name = "SIZE",
+        default_value = "32KiB",
+        help_heading = "Memory"
+    )]
     pub receive_buffer: Bytes,
 
     /// Bytes that the kernel may hold of what a client has not taken yet (doubled likewise)
-    #[arg(long, env = "TRANSOM_SEND_BUFFER", value_name = "SIZE", default_value = "64KiB", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_SEND_BUFFER",
+        value_name = "SIZE",
+        default_value = "64KiB",
+        help_heading = "Memory"
+    )]
     pub send_buffer: Bytes,
 
     /// Leave the region untouched at start; the kernel provides it page by page
@@ -102,7 +191,13 @@ pub struct Settings {
     pub huge_pages: bool,
 
     /// What happens to an arena's bytes between two requests
-    #[arg(long, env = "TRANSOM_WIPE", value_enum, default_value = "none", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_WIPE",
+        value_enum,
+        default_value = "none",
+        help_heading = "Memory"
+    )]
     pub wipe: WipeSetting,
 
     /// What happens to a request that outgrows its bucket through an ordinary allocation or its stack
@@ -111,12 +206,22 @@ pub struct Settings {
     /// park: its client gets a 500, its thread and bucket are lost until the process is replaced. escape: its client
     /// gets a 500, its handler is left by a jump, its bucket is used again; only for applications whose author has
     /// promised the escape contract
-    #[arg(long, env = "TRANSOM_ON_EXHAUSTION", value_enum, help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_ON_EXHAUSTION",
+        value_enum,
+        help_heading = "Memory"
+    )]
     pub on_exhaustion: Option<OnExhaustion>,
 
     /// Parked buckets at which the process drains and exits with status 75, to be started anew by whoever supervises it
     /// [default: half of the buckets]
-    #[arg(long, env = "TRANSOM_PARKED_LIMIT", value_name = "N", help_heading = "Memory")]
+    #[arg(
+        long,
+        env = "TRANSOM_PARKED_LIMIT",
+        value_name = "N",
+        help_heading = "Memory"
+    )]
     pub parked_limit: Option<NonZeroU32>,
 
     /// How long a request may wait for a bucket before it gets a 503
@@ -148,15 +253,33 @@ pub struct Settings {
     pub drain_timeout: Duration,
 
     /// How log lines look: auto is human on a terminal and JSON elsewhere
-    #[arg(long, env = "TRANSOM_LOG", value_enum, default_value = "human", help_heading = "Logs")]
+    #[arg(
+        long,
+        env = "TRANSOM_LOG",
+        value_enum,
+        default_value = "human",
+        help_heading = "Logs"
+    )]
     pub log: LogSetting,
 
     /// The least severe log line that is written: off, error, warn, info, debug
-    #[arg(long, env = "TRANSOM_LOG_LEVEL", value_name = "LEVEL", default_value = "info", help_heading = "Logs")]
+    #[arg(
+        long,
+        env = "TRANSOM_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        help_heading = "Logs"
+    )]
     pub log_level: LevelFilter,
 
     /// Log lines that may wait to be written; more are dropped and counted
-    #[arg(long, env = "TRANSOM_LOG_QUEUE", value_name = "N", default_value = "512", help_heading = "Logs")]
+    #[arg(
+        long,
+        env = "TRANSOM_LOG_QUEUE",
+        value_name = "N",
+        default_value = "512",
+        help_heading = "Logs"
+    )]
     pub log_queue: NonZeroU16,
 
     /// Print the memory equation of these settings and exit, without serving
@@ -229,7 +352,10 @@ impl Settings {
     #[must_use]
     pub fn loops(&self) -> u32 {
         self.loops.map_or_else(
-            || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
+            || {
+                std::thread::available_parallelism()
+                    .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+            },
             |n| u32::from(n.get()),
         )
     }
@@ -266,7 +392,9 @@ pub const SLOTS_MAX: u32 = 4096;
 
 /// Reads `250ms`, `10s`, `2m`, `1h` or `0`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor_ms = match unit {
         "ms" => 1,
@@ -287,7 +415,12 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .and_then(|n| n.checked_mul(factor_ms))
         .filter(|&ms| ms <= most)
         .map(Duration::from_millis)
-        .ok_or_else(|| format!("{text:?} is not a time between 0 and {} days", most / 86_400_000))
+        .ok_or_else(|| {
+            format!(
+                "{text:?} is not a time between 0 and {} days",
+                most / 86_400_000
+            )
+        })
 }
 
 #[cfg(test)]
@@ -302,7 +435,8 @@ mod tests {
     }
 
     fn parse(arguments: &[&str]) -> Result<Settings, clap::Error> {
-        Command::try_parse_from(std::iter::once(&"test").chain(arguments)).map(|command| command.settings)
+        Command::try_parse_from(std::iter::once(&"test").chain(arguments))
+            .map(|command| command.settings)
     }
 
     #[test]
@@ -318,7 +452,16 @@ mod tests {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
-        for wrong in ["", "5", "ms", "-1s", "1.5s", "1d", "99999999999999999999s", "2000h"] {
+        for wrong in [
+            "",
+            "5",
+            "ms",
+            "-1s",
+            "1.5s",
+            "1d",
+            "99999999999999999999s",
+            "2000h",
+        ] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -14,7 +14,9 @@ static COUNTERS: Shared<BTreeMap<String, u64>> = Shared::new(BTreeMap::new());
 fn count(request: &Request) -> Result<Response<'_>, Failure> {
     let name = request.param("name").unwrap_or_default();
     if name.len() > NAME_LEN_MAX {
-        return Err(Failure::bad_request(format!("a name has at most {NAME_LEN_MAX} bytes")));
+        return Err(Failure::bad_request(format!(
+            "a name has at most {NAME_LEN_MAX} bytes"
+        )));
     }
     let now = COUNTERS.with(|counters| {
         if let Some(count) = counters.get_mut(name) {
@@ -29,13 +31,15 @@ fn count(request: &Request) -> Result<Response<'_>, Failure> {
     })?;
     match now {
         Some(count) => Ok(Response::text(format!("{count}\n"))),
-        None => Err(Failure::bad_request(format!("there are {NAMES_MAX} names already"))),
+        None => Err(Failure::bad_request(format!(
+            "there are {NAMES_MAX} names already"
+        ))),
     }
 }
 
 /// Reading allocates in the bucket, so that the copy is this request's own.
 fn all(_: &Request) -> Result<Response<'_>, Failure> {
-    Ok(COUNTERS.read(|counters| Response::json(counters))?)
+    Ok(COUNTERS.read(Response::json)?)
 }
 
 fn main() -> ExitCode {

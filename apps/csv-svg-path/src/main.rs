@@ -18,13 +18,17 @@ fn path(request: &Request) -> Result<Response<'_>, Failure> {
         }
         let Some((x, y)) = point(line) else {
             let number = number + 1;
-            return Err(Failure::bad_request(format!("line {number} is not `x, y` with two finite numbers")));
+            return Err(Failure::bad_request(format!(
+                "line {number} is not `x, y` with two finite numbers"
+            )));
         };
         let command = if path.is_empty() { 'M' } else { 'L' };
         write!(path, "{command}{x} {y}")?;
     }
     if path.is_empty() {
-        return Err(Failure::bad_request("there are no points: send lines of `x, y`"));
+        return Err(Failure::bad_request(
+            "there are no points: send lines of `x, y`",
+        ));
     }
     let svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\"><path fill=\"none\" stroke=\"black\" d=\"{path}\"/></svg>\n"

@@ -30,12 +30,19 @@ fn allocate(request: &Request) -> Result<Response<'_>, Failure> {
 
 fn allocate_in_arena(request: &Request) -> Result<Response<'_>, Failure> {
     let block = request.arena().alloc_slice_fill_copy(kib(request)?, 7u8);
-    Ok(Response::text(format!("{} bytes\n", black_box(block).len())))
+    Ok(Response::text(format!(
+        "{} bytes\n",
+        black_box(block).len()
+    )))
 }
 
 fn depth(left: u64) -> u64 {
     let frame = black_box([left; 8]);
-    if left == 0 { 0 } else { depth(left - 1) + frame[0].min(1) }
+    if left == 0 {
+        0
+    } else {
+        depth(left - 1) + frame[0].min(1)
+    }
 }
 
 fn recurse(request: &Request) -> Result<Response<'_>, Failure> {

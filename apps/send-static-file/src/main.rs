@@ -14,7 +14,10 @@ static ROOT: OnceLock<PathBuf> = OnceLock::new();
 fn find(path: &str) -> Result<PathBuf, Failure> {
     let root = ROOT.get().map_or(Path::new("."), PathBuf::as_path);
     let relative = Path::new(path.trim_start_matches('/'));
-    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+    if !relative
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+    {
         return Err(Failure::not_found("Not Found"));
     }
     let found = match root.join(relative).canonicalize() {
@@ -23,8 +26,16 @@ fn find(path: &str) -> Result<PathBuf, Failure> {
         }
         found => found?,
     };
-    let found = if found.is_dir() { found.join("index.html") } else { found };
-    if found.starts_with(root) && found.is_file() { Ok(found) } else { Err(Failure::not_found("Not Found")) }
+    let found = if found.is_dir() {
+        found.join("index.html")
+    } else {
+        found
+    };
+    if found.starts_with(root) && found.is_file() {
+        Ok(found)
+    } else {
+        Err(Failure::not_found("Not Found"))
+    }
 }
 
 fn send(request: &Request) -> Result<Response<'_>, Failure> {
@@ -41,7 +52,9 @@ fn send(request: &Request) -> Result<Response<'_>, Failure> {
             }
         }
     });
-    Ok(response.with_length(length).header("Content-Type", content_type))
+    Ok(response
+        .with_length(length)
+        .header("Content-Type", content_type))
 }
 
 fn main() -> ExitCode {

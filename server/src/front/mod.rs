@@ -140,7 +140,11 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    pub(crate) fn new(settings: &Settings, parts: Parts, scratch: (usize, usize)) -> io::Result<Self> {
+    pub(crate) fn new(
+        settings: &Settings,
+        parts: Parts,
+        scratch: (usize, usize),
+    ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let not_a_connection = |n: u32| (u64::from(NOT_A_CONNECTION) << 32) | u64::from(n);
         epoll.add_bell(parts.client.as_raw_fd(), not_a_connection(BELL))?;
@@ -222,7 +226,11 @@ impl Loop {
                 self.on_event(event.events, event.u64);
             }
             let progress = self.collect_completions();
-            self.quiet = if progress || count > 0 { 0 } else { self.quiet.saturating_add(1) };
+            self.quiet = if progress || count > 0 {
+                0
+            } else {
+                self.quiet.saturating_add(1)
+            };
         }
         self.close_everything();
     }
@@ -244,11 +252,18 @@ impl Loop {
         let lazy = calls && self.quiet < PATIENCE_STEPS;
         let (patience, timeout) = if lazy {
             let step = PATIENCE * (1 << self.quiet);
-            (Patience::Lazy, Some(until_timer.map_or(step, |timer| timer.min(step))))
+            (
+                Patience::Lazy,
+                Some(until_timer.map_or(step, |timer| timer.min(step))),
+            )
         } else {
             (Patience::Eager, until_timer)
         };
-        let timeout = if self.client.prepare_wait(patience) { timeout } else { Some(Duration::ZERO) };
+        let timeout = if self.client.prepare_wait(patience) {
+            timeout
+        } else {
+            Some(Duration::ZERO)
+        };
         let count = self.epoll.wait(events, timeout);
         self.client.woke();
         count
@@ -277,7 +292,8 @@ impl Loop {
         connection.half_closed |= any(libc::EPOLLRDHUP | libc::EPOLLHUP);
         connection.urgent |= any(libc::EPOLLPRI);
         connection.broken |= any(libc::EPOLLERR | libc::EPOLLHUP);
-        connection.readable |= any(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLHUP);
+        connection.readable |=
+            any(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLHUP);
         if any(libc::EPOLLERR) {
             self.close(index); // reset: nobody is there to be answered
             return;
@@ -442,7 +458,14 @@ impl Loop {
         let keep_alive = self.may_keep_alive(connection) && refusals::may_keep_alive(status);
         let fate = Fate::after(keep_alive, connection.minor);
         let mut reply = [0; refusals::ANSWER_MAX];
-        let len = refusals::render(&mut reply, status, note, connection.head_only, fate, &self.date);
+        let len = refusals::render(
+            &mut reply,
+            status,
+            note,
+            connection.head_only,
+            fate,
+            &self.date,
+        );
         self.stats.answered(status);
         match net::send(connection.fd, &reply[..len]) {
             Ok(sent) if sent == len && keep_alive => self.next_request(index),

@@ -2,8 +2,10 @@
 
 use super::Loop;
 use crate::connection::{BodyRest, Connection, List, State};
-use crate::http::{BodyFraming, ChunkDecoder, Head, Note, Parsed, Refusal, TargetForm, decode_path, parse};
 use crate::http::reply::CONTINUE;
+use crate::http::{
+    BodyFraming, ChunkDecoder, Head, Note, Parsed, Refusal, TargetForm, decode_path, parse,
+};
 use crate::net;
 use std::io;
 use transom_doors::SlotId;
@@ -56,7 +58,9 @@ impl Loop {
         if self.table[index].unparsed {
             self.parse_buffer(index);
         }
-        while matches!(self.table[index].state, State::Idle | State::Head) && self.table[index].readable {
+        while matches!(self.table[index].state, State::Idle | State::Head)
+            && self.table[index].readable
+        {
             if self.table[index].state == State::Head {
                 self.read_into_buffer(index);
             } else if self.must_wait() {
@@ -141,7 +145,11 @@ impl Loop {
     }
 
     fn refuse_with_reason(&mut self, index: u32, refusal: Refusal) {
-        tracing::debug!(status = refusal.status, why = refusal.why, "a request was refused");
+        tracing::debug!(
+            status = refusal.status,
+            why = refusal.why,
+            "a request was refused"
+        );
         self.refuse(index, refusal.status);
     }
 
@@ -249,7 +257,13 @@ impl Loop {
         }
     }
 
-    fn write_frame(&mut self, index: u32, slot: SlotId, head: &Head<'_, '_>, bytes: &[u8]) -> Result<usize, Refusal> {
+    fn write_frame(
+        &mut self,
+        index: u32,
+        slot: SlotId,
+        head: &Head<'_, '_>,
+        bytes: &[u8],
+    ) -> Result<usize, Refusal> {
         let path = &mut self.write_scratch[..];
         let path_len = decode_path(head.path.as_bytes(), path)?;
         let parts = RequestParts {
@@ -268,11 +282,19 @@ impl Loop {
                 BodyFraming::Chunked => None,
             },
         };
-        let fields = head.fields.iter().map(|field| (field.name.as_bytes(), field.value));
+        let fields = head
+            .fields
+            .iter()
+            .map(|field| (field.name.as_bytes(), field.value));
         match encode_request(self.client.request_mut(slot), &parts, fields) {
             Ok(encoded) => Ok(encoded.body_offset),
-            Err(EncodeError::TooLarge(_)) => Err(Refusal::new(431, "the head does not fit its slot")),
-            Err(EncodeError::OutsideHead) => Err(Refusal::new(500, "the parser gave a part that is not of the head")),
+            Err(EncodeError::TooLarge(_)) => {
+                Err(Refusal::new(431, "the head does not fit its slot"))
+            }
+            Err(EncodeError::OutsideHead) => Err(Refusal::new(
+                500,
+                "the parser gave a part that is not of the head",
+            )),
         }
     }
 
@@ -366,7 +388,8 @@ impl Loop {
                 return;
             }
             let connection = &self.table[index];
-            let room = self.client.request_mut(slot).len() - (connection.body_at + connection.body_len) as usize;
+            let room = self.client.request_mut(slot).len()
+                - (connection.body_at + connection.body_len) as usize;
             if connection.body.is_empty() || room == 0 {
                 self.body_complete_or_full(index, slot);
                 return;
@@ -427,9 +450,15 @@ impl Loop {
             Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
                 Ok(used) => {
                     self.keep_rest(index, &scratch[used..len], Source::Scratch);
-                    if used < len && self.table[index].buffer.is_none() && !self.table[index].body.is_empty() {
+                    if used < len
+                        && self.table[index].buffer.is_none()
+                        && !self.table[index].body.is_empty()
+                    {
                         // The rest of the body could not be kept.
-                        self.give_up_body(index, Refusal::new(503, "no buffer for the rest of a body"));
+                        self.give_up_body(
+                            index,
+                            Refusal::new(503, "no buffer for the rest of a body"),
+                        );
                         false
                     } else {
                         true
@@ -473,7 +502,9 @@ impl Loop {
     /// In `BodyWanted`, with bytes there or the body at its end: the handler goes on.
     fn hand_over_pieces(&mut self, index: u32, slot: SlotId) {
         let connection = &mut self.table[index];
-        if connection.state != State::BodyWanted || (connection.body_len == 0 && !connection.body.is_empty()) {
+        if connection.state != State::BodyWanted
+            || (connection.body_len == 0 && !connection.body.is_empty())
+        {
             return;
         }
         let len = connection.body_len as usize;
@@ -520,7 +551,9 @@ impl Loop {
         let arrived = self.table[index].arrived_ms;
         match self.timeouts.deadline {
             0 => self.table.unlink(index),
-            deadline => self.table.set_timer(index, List::Deadline, arrived + deadline),
+            deadline => self
+                .table
+                .set_timer(index, List::Deadline, arrived + deadline),
         }
     }
 }

@@ -88,7 +88,8 @@ impl Loop {
     /// Takes what the door has completed; false if that was nothing.
     pub(super) fn collect_completions(&mut self) -> bool {
         let mut completions = std::mem::take(&mut self.completions);
-        self.client.drain(|slot, completion| completions.push((slot, completion)));
+        self.client
+            .drain(|slot, completion| completions.push((slot, completion)));
         let any = !completions.is_empty();
         for (slot, completion) in completions.drain(..) {
             self.on_completion(slot, completion);
@@ -99,11 +100,17 @@ impl Loop {
 
     fn on_completion(&mut self, slot: SlotId, completion: Completion) {
         let index = self.owners[slot.index()];
-        debug_assert_eq!(self.table[index].slot, Some(slot), "abandoned calls do not come back");
+        debug_assert_eq!(
+            self.table[index].slot,
+            Some(slot),
+            "abandoned calls do not come back"
+        );
         match completion.kind {
             Kind::Interim(interim::WANT_BODY) => self.want_body(index, slot),
             Kind::Interim(_) => self.on_reply(index, slot, false),
-            Kind::Final if completion.status == Status(outcome::OK) => self.on_reply(index, slot, true),
+            Kind::Final if completion.status == Status(outcome::OK) => {
+                self.on_reply(index, slot, true);
+            }
             Kind::Final => self.on_failure(index, slot, completion.status.0),
         }
     }
@@ -173,8 +180,18 @@ impl Loop {
             None if last && !connection.head_only => BodySize::Known(here),
             None => BodySize::Streamed,
         };
-        let size = if matches!(reply.status, 204 | 304) { BodySize::Known(0) } else { size };
-        let framing = framing(reply.status, connection.head_only, connection.minor, size, &facts)?;
+        let size = if matches!(reply.status, 204 | 304) {
+            BodySize::Known(0)
+        } else {
+            size
+        };
+        let framing = framing(
+            reply.status,
+            connection.head_only,
+            connection.minor,
+            size,
+            &facts,
+        )?;
         connection.chunked = framing == ReplyFraming::Chunked && has_body;
         connection.owed = match (framing, size) {
             (ReplyFraming::Length(len), _) if has_body => Some(len - here.min(len)),
@@ -327,7 +344,13 @@ mod tests {
 
     #[test]
     fn what_is_left_of_an_output_is_the_same_wherever_it_was_interrupted() {
-        let pieces: [&[u8]; 5] = [b"HTTP/1.1 200 OK\r\n", b"A: b\r\n", b"\r\n5\r\n", b"hello", b"\r\n"];
+        let pieces: [&[u8]; 5] = [
+            b"HTTP/1.1 200 OK\r\n",
+            b"A: b\r\n",
+            b"\r\n5\r\n",
+            b"hello",
+            b"\r\n",
+        ];
         let whole = pieces.concat();
         for skip in 0..=whole.len() {
             let mut out = [0; 64];

@@ -48,7 +48,9 @@ impl Loop {
                 let arrived = connection.arrived_ms;
                 match self.timeouts.deadline {
                     0 => self.table.unlink(index),
-                    deadline => self.table.set_timer(index, List::Deadline, arrived + deadline),
+                    deadline => self
+                        .table
+                        .set_timer(index, List::Deadline, arrived + deadline),
                 }
             }
         }
