@@ -92,6 +92,8 @@ pub(crate) struct Connection {
     /// A buffer of the pool, and how many bytes of it are filled.
     pub buffer: Option<u16>,
     pub buffered: u32,
+    /// Bytes that the buffer must hold before it is worth parsing again; 0: as soon as a line ends.
+    pub wanted: u32,
     /// Where the body begins in the slot, and how much of it is there.
     pub body_at: u32,
     pub body_len: u32,
@@ -110,6 +112,8 @@ pub(crate) struct Connection {
     pub keep_alive: bool,
     pub head_only: bool,
     pub expect_continue: bool,
+    /// `100 Continue` has been sent.
+    pub continued: bool,
     /// The body does not fit the slot and goes through it in pieces.
     pub streamed: bool,
     /// The answer's head has been sent, so no other answer can be given.
@@ -142,6 +146,7 @@ impl Connection {
             slot: None,
             buffer: None,
             buffered: 0,
+            wanted: 0,
             body_at: 0,
             body_len: 0,
             body: BodyRest::Length(0),
@@ -154,6 +159,7 @@ impl Connection {
             keep_alive: true,
             head_only: false,
             expect_continue: false,
+            continued: false,
             streamed: false,
             head_sent: false,
             chunked: false,
@@ -173,6 +179,8 @@ impl Connection {
         self.keep_alive = true;
         self.head_only = false;
         self.expect_continue = false;
+        self.continued = false;
+        self.wanted = 0;
         self.streamed = false;
         self.head_sent = false;
         self.chunked = false;

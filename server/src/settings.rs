@@ -232,7 +232,7 @@ pub struct Settings {
     #[arg(long, env = "TRANSOM_DEADLINE", value_parser = parse_duration, value_name = "TIME", default_value = "60s", help_heading = "Time")]
     pub deadline: Duration,
 
-    /// How long a head may take from its first byte to its last
+    /// How long a head, and a body that fits a buffer with it, may take from its first byte to its last
     #[arg(long, env = "TRANSOM_HEADER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub header_timeout: Duration,
 

@@ -112,8 +112,12 @@ impl Loop {
             Received::Bytes(len) => {
                 connection.buffered += len as u32;
                 let new = &room[..len];
-                // A head ends in a line feed, and its first bytes may show that it is none.
-                if filled < 8 || len == room.len() || new.contains(&b'\n') {
+                let worth_a_look = match connection.wanted as usize {
+                    // A head ends in a line feed, and its first bytes may show that it is none.
+                    0 => filled < 8 || len == room.len() || new.contains(&b'\n'),
+                    wanted => filled + len >= wanted,
+                };
+                if worth_a_look {
                     self.parse_buffer(index);
                 }
             }
@@ -142,6 +146,11 @@ impl Loop {
             Ok(Parsed::Complete(head)) => self.on_head(index, &head, bytes, source),
             Err(refusal) => self.refuse_with_reason(index, refusal),
         }
+    }
+
+    /// Whether a body is not all there yet, and fits a buffer of the pool together with its head.
+    fn body_may_wait(&self, here: usize, head_len: usize, len: u64) -> bool {
+        (here as u64) < len && head_len as u64 + len <= self.limits.head_max as u64
     }
 
     fn refuse_with_reason(&mut self, index: u32, refusal: Refusal) {
@@ -234,6 +243,18 @@ impl Loop {
             self.answer(index, 204, Some(Note::AllowAll));
             return;
         }
+        if let BodyFraming::Length(len) = head.body
+            && self.body_may_wait(rest.len(), head.head_len, len)
+            && (self.client.free_slots() > 0 || !self.table[index].expect_continue)
+        {
+            // A body that trickles in costs a buffer, not a slot. (To be asked for it, a client waits until one is free.)
+            self.table[index].wanted = (head.head_len as u64 + len) as u32;
+            if self.ask_to_continue(index) {
+                self.keep_head(index, bytes, source);
+            }
+            return;
+        }
+        self.table[index].wanted = 0;
         let Some(slot) = self.client.reserve() else {
             if source == Source::Scratch && !self.keep(index, bytes) {
                 self.refuse(index, 503);
@@ -331,12 +352,13 @@ impl Loop {
         }
     }
 
-    /// Tells a client that waits for it that its body is wanted. False if the connection is gone.
+    /// Tells a client that waits for it that its body is wanted, once. False if the connection is gone.
     fn ask_to_continue(&mut self, index: u32) -> bool {
         let connection = &mut self.table[index];
-        if !std::mem::replace(&mut connection.expect_continue, false) {
+        if !std::mem::replace(&mut connection.expect_continue, false) || connection.continued {
             return true;
         }
+        connection.continued = true;
         if matches!(net::send(connection.fd, CONTINUE), Ok(len) if len == CONTINUE.len()) {
             return true;
         }
