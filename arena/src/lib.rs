@@ -38,7 +38,7 @@ pub use bytes::{Bytes, ParseBytesError};
 pub use cleanup::WayOut;
 pub use geometry::{BUCKETS_MAX, BucketGeometry, GeometryError};
 pub use heap::Wipe;
-pub use panic::PanicNote;
+pub use panic::{PanicNote, install_hook as install_panic_hook};
 pub use recovery::{
     Exhaustion, Failed, Outcome, Policy, Reason, Tenant, Usage, current_bucket, current_usage,
     defer, ensure_stack, parked, stack_remaining,

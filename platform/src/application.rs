@@ -11,10 +11,11 @@ use std::io;
 use std::io::Read;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tracing::{error, warn};
 use transom_arena::{
-    Bucket, BucketState, Buckets, Exhaustion, Failed, Policy, Reason, Tenant, parked,
-    stack_remaining,
+    Bucket, BucketState, Buckets, Exhaustion, Failed, Policy, Reason, Tenant, install_panic_hook,
+    parked, stack_remaining,
 };
 use transom_doors::{BuildError, Call, Door, DoorHandler, Status as CallStatus};
 
@@ -111,6 +112,7 @@ impl Application {
     }
 
     fn with(routes: Routes, buckets: Buckets, options: ApplicationOptions) -> &'static Self {
+        install_panic_hook(); // allocates, so before "ready"
         // Threads in buckets refer to it for as long as the process lives.
         Box::leak(Box::new(Application {
             routes,
@@ -132,6 +134,20 @@ impl Application {
             .server_create(move |thread| self.start_thread(thread))
             .build()?;
         Ok(self.door.get_or_init(|| door).clone())
+    }
+
+    /// Blocks until the door's first thread waits for calls: what a thread's start allocates is then behind us. False if
+    /// that takes longer than `patience`.
+    pub fn wait_until_ready(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let idle = || self.door.get().is_some_and(|door| door.info().threads_idle > 0);
+        while !idle() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
     }
 
     /// The routes.

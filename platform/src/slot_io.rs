@@ -56,7 +56,7 @@ pub(crate) fn write_response(
     let Ok(mut sink) = SlotSink::new(port, &response) else {
         return Written::TooLarge;
     };
-    if head_only {
+    if head_only || matches!(response.status().code(), 204 | 304) {
         return sink.finish();
     }
     let length = response.content_length();

@@ -6,6 +6,7 @@
 use crate::http::ChunkDecoder;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
+use std::ptr::NonNull;
 use transom_arena::Part;
 use transom_doors::SlotId;
 
@@ -94,6 +95,10 @@ pub(crate) struct Connection {
     pub buffered: u32,
     /// Bytes that the buffer must hold before it is worth parsing again; 0: as soon as a line ends.
     pub wanted: u32,
+    /// Bytes at the buffer's start that are used up, until they are moved out of the way.
+    pub used: u32,
+    /// When the wait for a bucket ends with a 503; 0: it has not begun.
+    pub queue_due_ms: u64,
     /// Where the body begins in the slot, and how much of it is there.
     pub body_at: u32,
     pub body_len: u32,
@@ -111,6 +116,8 @@ pub(crate) struct Connection {
     pub minor: u8,
     pub keep_alive: bool,
     pub head_only: bool,
+    /// The answer has no body, whatever the application sends: HEAD, 204, 304.
+    pub bodiless: bool,
     pub expect_continue: bool,
     /// `100 Continue` has been sent.
     pub continued: bool,
@@ -147,6 +154,8 @@ impl Connection {
             buffer: None,
             buffered: 0,
             wanted: 0,
+            used: 0,
+            queue_due_ms: 0,
             body_at: 0,
             body_len: 0,
             body: BodyRest::Length(0),
@@ -158,6 +167,7 @@ impl Connection {
             minor: 1,
             keep_alive: true,
             head_only: false,
+            bodiless: false,
             expect_continue: false,
             continued: false,
             streamed: false,
@@ -181,6 +191,8 @@ impl Connection {
         self.expect_continue = false;
         self.continued = false;
         self.wanted = 0;
+        self.queue_due_ms = 0;
+        self.bodiless = false;
         self.streamed = false;
         self.head_sent = false;
         self.chunked = false;
@@ -193,6 +205,7 @@ impl Connection {
 struct Ends {
     head: u32,
     tail: u32,
+    len: u32,
 }
 
 /// All connections of one loop.
@@ -226,6 +239,7 @@ impl Table {
             lists: [Ends {
                 head: NONE,
                 tail: NONE,
+                len: 0,
             }; LISTS],
         }
     }
@@ -264,7 +278,8 @@ impl Table {
         let entry = &mut self[index];
         entry.state = State::Free;
         entry.fd = -1;
-        entry.generation = entry.generation.wrapping_add(1);
+        // All ones mark what is no connection.
+        entry.generation = (entry.generation + 1) % u32::MAX;
         entry.next = free;
         self.free = index;
         self.open -= 1;
@@ -277,12 +292,11 @@ impl Table {
             .filter(|entry| entry.generation == generation && entry.state != State::Free)
     }
 
-    /// Every open connection's number.
-    pub(crate) fn open_indices(&self) -> impl Iterator<Item = u32> + use<'_> {
-        let entries = self.entries.iter().enumerate();
-        entries
-            .filter(|(_, entry)| entry.state != State::Free)
-            .map(|(index, _)| index as u32)
+    /// The first open connection from a number on.
+    pub(crate) fn next_open(&self, from: u32) -> Option<u32> {
+        let rest = self.entries.get(from as usize..)?;
+        let offset = rest.iter().position(|entry| entry.state != State::Free)?;
+        Some(from + offset as u32)
     }
 
     /// Puts an entry at the end of a list, taking it out of the one it was in.
@@ -301,6 +315,7 @@ impl Table {
             NONE => self.lists[list as usize].head,
             before => self[before].next,
         };
+        self.lists[list as usize].len += 1;
         let entry = &mut self[index];
         entry.list = list;
         entry.prev = before;
@@ -325,6 +340,7 @@ impl Table {
         entry.list = List::None;
         entry.prev = NONE;
         entry.next = NONE;
+        self.lists[list as usize].len -= 1;
         match prev {
             NONE => self.lists[list as usize].head = next,
             prev => self[prev].next = next,
@@ -339,6 +355,16 @@ impl Table {
     pub(crate) fn first(&self, list: List) -> Option<u32> {
         let head = self.lists[list as usize].head;
         (head != NONE).then_some(head)
+    }
+
+    /// How many entries stand in a list.
+    pub(crate) fn len(&self, list: List) -> u32 {
+        self.lists[list as usize].len
+    }
+
+    /// Whether an entry stands in a list.
+    pub(crate) fn stands_in(&self, index: u32, list: List) -> bool {
+        self[index].list == list
     }
 
     /// The first entry of a list if its time has come.
@@ -374,10 +400,13 @@ impl std::ops::IndexMut<u32> for Table {
 /// Buffers of one size for what has been read and cannot be used yet.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
-    memory: &'static mut [u8],
+    base: NonNull<u8>,
     size: usize,
     free: Vec<u16>,
 }
+
+// SAFETY: the pool is the only handle on its part of the region, which lives for ever and is tied to no thread.
+unsafe impl Send for BufferPool {}
 
 impl BufferPool {
     /// `count` buffers of `size` bytes.
@@ -387,7 +416,7 @@ impl BufferPool {
     pub(crate) fn new(part: Part, count: u16, size: usize) -> Self {
         assert!(part.len() >= usize::from(count) * size);
         BufferPool {
-            memory: part.into_slice(),
+            base: part.base(),
             size,
             free: (0..count).rev().collect(),
         }
@@ -401,9 +430,17 @@ impl BufferPool {
         self.free.push(buffer); // within the capacity it was made with
     }
 
+    /// Where a buffer lies. Each has its own bytes, so one may be written while another is read.
+    pub(crate) fn place(&self, buffer: u16) -> NonNull<[u8]> {
+        // SAFETY: buffer < count, as only `take` gives them out, so the result lies in the part.
+        let start = unsafe { self.base.add(usize::from(buffer) * self.size) };
+        NonNull::slice_from_raw_parts(start, self.size)
+    }
+
     pub(crate) fn bytes(&mut self, buffer: u16) -> &mut [u8] {
-        let start = usize::from(buffer) * self.size;
-        &mut self.memory[start..start + self.size]
+        // SAFETY: valid, initialised (zeroed by the kernel) and ours; `&mut self` keeps other borrows from this function
+        // away, and the one that `parse_buffer` takes by `place` ends before this is called for the same buffer.
+        unsafe { self.place(buffer).as_mut() }
     }
 }
 
@@ -457,7 +494,8 @@ mod tests {
         let again = table.insert(13, None).expect("free");
         assert_eq!(again, a);
         assert!(table.of_event(a, generation).is_none(), "a late event");
-        assert_eq!(table.open_indices().collect::<Vec<_>>(), [a, b]);
+        assert_eq!([table.next_open(0), table.next_open(1)], [Some(a), Some(b)]);
+        assert_eq!(table.next_open(2), None);
     }
 
     #[test]

@@ -244,6 +244,30 @@ fn check(settings: &Settings) -> Result<(), PlanError> {
             });
         }
     }
+    for (flag, time) in [
+        ("--queue-timeout", settings.queue_timeout),
+        ("--header-timeout", settings.header_timeout),
+        ("--body-timeout", settings.body_timeout),
+        ("--write-timeout", settings.write_timeout),
+        ("--idle-timeout", settings.idle_timeout),
+    ] {
+        if time.is_zero() {
+            return Err(PlanError::TooSmall {
+                flag,
+                was: "0".to_owned(),
+                least: "1ms".to_owned(),
+                why: "everything takes some time",
+            });
+        }
+    }
+    if settings.parked_limit() > settings.buckets.max(1) {
+        return Err(PlanError::TooLarge {
+            flag: "--parked-limit",
+            was: settings.parked_limit().to_string(),
+            most: settings.buckets.to_string(),
+            why: "more buckets than there are (--buckets) cannot be parked, so the process would never be replaced",
+        });
+    }
     if settings.slots() > SLOTS_MAX {
         return Err(PlanError::TooLarge {
             flag: "--slots",

@@ -26,6 +26,9 @@ use transom_platform::{Application, Figures, Router, Routes};
 /// equation's constant.
 const HEAP_HEADROOM: usize = 1 << 20;
 
+/// A thread starts within microseconds, on a crowded machine within milliseconds.
+const FIRST_THREAD_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Exit status when parked buckets reached their limit: EX_TEMPFAIL of sysexits.h, "try again".
 const EXIT_RECYCLE: u8 = 75;
 
@@ -107,6 +110,8 @@ enum StartError {
         needed: u64,
         connections: u32,
     },
+    #[error("the first door server thread did not start within {} s", FIRST_THREAD_PATIENCE.as_secs())]
+    FirstThread,
     #[error(transparent)]
     Log(#[from] log::LogError),
     #[error("cannot wait for signals: {0}")]
@@ -335,6 +340,9 @@ fn start(
         warm_up();
     }
     door.start().map_err(StartError::Loop)?;
+    if !application.wait_until_ready(FIRST_THREAD_PATIENCE) {
+        return Err(StartError::FirstThread);
+    }
     let all_started = Arc::new(Barrier::new(loops.len() + 1));
     for (n, this) in loops.into_iter().enumerate() {
         let started = all_started.clone();
@@ -342,6 +350,7 @@ fn start(
             .name(format!("loop-{n}"))
             .stack_size(LOOP_STACK)
             .spawn(move || {
+                let _watch = EndIfPanicking;
                 started.wait();
                 drop(started);
                 this.run();
@@ -444,9 +453,11 @@ impl Server {
             self.tell(Order::Stop);
         }
         self.door.revoke();
+        let mut sound = true;
         for thread in self.loops {
             if thread.join().is_err() {
-                error!("a loop panicked");
+                error!("a loop panicked, and took its connections with it: please report this");
+                sound = false;
             }
         }
         let mut front = LoopFigures::default();
@@ -456,6 +467,8 @@ impl Server {
         summarise(&front, &self.application.figures(), logs, began.elapsed());
         if recycle {
             ExitCode::from(EXIT_RECYCLE)
+        } else if !sound {
+            ExitCode::from(1)
         } else if in_time {
             ExitCode::SUCCESS
         } else {
@@ -514,6 +527,18 @@ fn summarise(front: &LoopFigures, application: &Figures, logs: &LogHandle, took:
         log_lines_dropped = logs.dropped(),
         "drained"
     );
+}
+
+/// A loop that panics cannot go on, and the process not without it: the others drain, and it ends with status 1.
+struct EndIfPanicking;
+
+impl Drop for EndIfPanicking {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // SAFETY: a signal to ourselves, which the main thread waits for.
+            unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+        }
+    }
 }
 
 /// What ended a wait.

@@ -38,6 +38,9 @@ const FIRST_LISTENER: u32 = 1;
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
 
+/// How long to wait when the system has no descriptors or memory for another connection.
+const ACCEPT_AGAIN_MS: u64 = 100;
+
 /// Connections accepted before the others are looked after.
 const ACCEPT_BATCH: usize = 64;
 
@@ -137,6 +140,12 @@ pub(crate) struct Loop {
     stats: Arc<LoopStats>,
     /// Sleeps in a row that brought nothing.
     quiet: u32,
+    /// Since when calls are unclaimed and none has come back.
+    stuck_since_ns: Option<u64>,
+    /// The connection whose turn it is to have a slot, though others wait.
+    granted: Option<u32>,
+    /// When to try again to accept, after the system had no room for another connection; 0: not waiting for that.
+    accept_again_ms: u64,
 }
 
 impl Loop {
@@ -193,6 +202,9 @@ impl Loop {
             order: Order::Serve,
             stats: parts.stats,
             quiet: 0,
+            stuck_since_ns: None,
+            granted: None,
+            accept_again_ms: 0,
         };
         this.look_at_the_clock();
         Ok(this)
@@ -213,19 +225,29 @@ impl Loop {
                 break;
             }
             self.expire_timers();
-            self.serve_ready();
+            if self.accept_again_ms != 0 && self.accept_again_ms <= self.now_ms {
+                self.resume_accepting();
+            }
             self.serve_waiting();
+            self.serve_ready();
+            if self.order == Order::Drain && self.table.open() == 0 {
+                break;
+            }
             if self.client.flush().is_err() {
                 // The door was revoked: only our own process does that, at its end.
                 self.order = Order::Stop;
                 continue;
             }
+            self.help_what_is_stuck();
             let count = self.sleep(&mut events);
             self.look_at_the_clock();
             for event in &events[..count] {
                 self.on_event(event.events, event.u64);
             }
             let progress = self.collect_completions();
+            if progress {
+                self.stuck_since_ns = None;
+            }
             self.quiet = if progress || count > 0 {
                 0
             } else {
@@ -235,14 +257,30 @@ impl Loop {
         self.close_everything();
     }
 
+    /// Wakes another thread when calls have been unclaimed for a while and none has come back: those that were expected to
+    /// take them are in handlers that block.
+    fn help_what_is_stuck(&mut self) {
+        if !self.client.backlog() {
+            self.stuck_since_ns = None;
+            return;
+        }
+        let since = *self.stuck_since_ns.get_or_insert(self.now_ns);
+        if self.now_ns - since >= PATIENCE.as_nanos() as u64 {
+            self.client.nudge();
+            self.stuck_since_ns = Some(self.now_ns);
+        }
+    }
+
     /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the calls asks.
     fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
         if !self.ready.is_empty() {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
-        let until_timer = self
-            .table
-            .next_due_ms()
+        let again = Some(self.accept_again_ms).filter(|&due| due != 0);
+        let until_timer = [self.table.next_due_ms(), again]
+            .into_iter()
+            .flatten()
+            .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.now_ms)));
         let calls = self.client.outstanding() > 0;
         if calls && self.quiet > 0 && self.client.backlog() && self.client.nudge() {
@@ -310,15 +348,23 @@ impl Loop {
             return; // closed since the event
         };
         for _ in 0..ACCEPT_BATCH {
-            if self.table.is_full() && !self.make_room() {
+            let evictable = self.table.first(List::Idle);
+            if self.table.is_full() && evictable.is_none() {
                 self.pause_accepting();
                 return;
             }
             match net::accept(fd) {
-                Ok((fd, peer)) => self.admit(fd, peer),
+                Ok((fd, peer)) => {
+                    if let (true, Some(idle)) = (self.table.is_full(), evictable) {
+                        self.stats.evicted.bump();
+                        self.close(idle);
+                    }
+                    self.admit(fd, peer);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                Err(error) if is_shortage(&error) => {
                     tracing::error!(%error, "cannot accept connections: raise `ulimit -n`, or lower --connections");
+                    self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
                     self.pause_accepting();
                     return;
                 }
@@ -345,16 +391,6 @@ impl Loop {
         self.drive(index);
     }
 
-    /// Closes the connection that has been idle the longest; false if all are busy.
-    fn make_room(&mut self) -> bool {
-        let idle = self.table.first(List::Idle);
-        if let Some(index) = idle {
-            self.stats.evicted.bump();
-            self.close(index);
-        }
-        idle.is_some()
-    }
-
     /// Lets new connections wait in the kernel until one of ours has closed.
     fn pause_accepting(&mut self) {
         if std::mem::replace(&mut self.accepting, false) {
@@ -365,6 +401,7 @@ impl Loop {
     }
 
     fn resume_accepting(&mut self) {
+        self.accept_again_ms = 0;
         if self.order != Order::Serve || std::mem::replace(&mut self.accepting, true) {
             return;
         }
@@ -409,6 +446,7 @@ impl Loop {
             let Some(index) = self.table.first(List::Waiting) else {
                 return;
             };
+            self.granted = Some(index);
             if self.table[index].buffer.is_some() {
                 self.table[index].state = State::Head;
                 self.set_timer(index, List::Header, self.timeouts.header);
@@ -417,6 +455,7 @@ impl Loop {
                 self.set_timer(index, List::Idle, self.timeouts.idle);
             }
             self.drive(index);
+            self.granted = None;
         }
     }
 
@@ -443,12 +482,13 @@ impl Loop {
     }
 
     fn close_everything(&mut self) {
-        let open: Vec<u32> = self.table.open_indices().collect();
-        for index in open {
+        let mut from = 0;
+        while let Some(index) = self.table.next_open(from) {
             if !matches!(self.table[index].state, State::Idle | State::Lingering) {
                 self.stats.cut.bump();
             }
             self.close(index);
+            from = index + 1;
         }
     }
 
@@ -492,13 +532,20 @@ impl Loop {
             connection.state = State::Head;
             connection.unparsed = true;
             connection.arrived_ms = self.now_ms;
-            self.set_timer(index, List::Header, self.timeouts.header);
+            // In no list until it has been looked at, which is before the loop sleeps: it may be a whole request.
+            self.table.unlink(index);
             self.queue(index);
             return;
         }
         connection.state = State::Idle;
         let readable = connection.readable;
+        if self.order != Order::Serve {
+            // What was promised to stay open was promised before the drain began.
+            self.close_politely(index);
+            return;
+        }
         self.set_timer(index, List::Idle, self.timeouts.idle);
+        self.resume_accepting(); // somebody may wait for whom this one can make room
         if readable {
             self.queue(index);
         }
@@ -569,6 +616,7 @@ impl Loop {
     fn let_go_of_buffer(&mut self, index: u32) {
         let connection = &mut self.table[index];
         connection.buffered = 0;
+        connection.used = 0;
         connection.unparsed = false;
         if let Some(buffer) = connection.buffer.take() {
             self.pool.give_back(buffer);
@@ -578,4 +626,12 @@ impl Loop {
     fn set_timer(&mut self, index: u32, list: List, after_ms: u64) {
         self.table.set_timer(index, list, self.now_ms + after_ms);
     }
+}
+
+/// Whether accepting failed for want of something that others hold, and may give back.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
 }

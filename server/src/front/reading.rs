@@ -8,7 +8,7 @@ use crate::http::{
 };
 use crate::net;
 use std::io;
-use transom_doors::SlotId;
+use transom_doors::{Client, SlotId};
 use transom_platform::frame::{EncodeError, RequestParts, encode_request, set_request_body};
 
 /// What a read brought.
@@ -60,21 +60,27 @@ impl Loop {
         }
         while matches!(self.table[index].state, State::Idle | State::Head)
             && self.table[index].readable
+            // Answered without a slot: the others come first.
+            && !self.table[index].queued
         {
             if self.table[index].state == State::Head {
                 self.read_into_buffer(index);
-            } else if self.must_wait() {
+            } else if self.must_wait(index) {
                 // Left unread: the kernel keeps its bytes, and waiting costs no memory.
                 self.wait_for_slot(index);
             } else {
                 self.read_into_scratch(index);
             }
         }
+        if self.table[index].state == State::Body {
+            self.read_body(index);
+        }
     }
 
     /// Whether a new request finds no slot, or others before it.
-    fn must_wait(&self) -> bool {
-        self.client.free_slots() == 0
+    fn must_wait(&self, index: u32) -> bool {
+        let others = self.table.first(List::Waiting).is_some() && self.granted != Some(index);
+        others || self.client.free_slots() == 0
     }
 
     fn wait_for_slot(&mut self, index: u32) {
@@ -83,7 +89,10 @@ impl Loop {
             connection.arrived_ms = self.now_ms;
         }
         connection.state = State::Waiting;
-        let due = connection.arrived_ms + self.timeouts.queue;
+        if connection.queue_due_ms == 0 {
+            connection.queue_due_ms = self.now_ms + self.timeouts.queue;
+        }
+        let due = connection.queue_due_ms;
         self.table.set_timer(index, List::Waiting, due);
     }
 
@@ -133,10 +142,23 @@ impl Loop {
         let (Some(buffer), len) = (connection.buffer, connection.buffered as usize) else {
             return;
         };
-        // SAFETY: the buffer's memory lives for ever and belongs to this connection until it is given back. What is
-        // written into it or gives it back below (`keep_rest`, `answer`) happens when `bytes` is no longer used.
-        let bytes = unsafe { std::slice::from_raw_parts(self.pool.bytes(buffer).as_ptr(), len) };
+        // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written while `bytes` is in
+        // use: what follows a request is moved to the start by `compact`, afterwards. A buffer that is given back
+        // meanwhile is written by its next owner at the earliest after this call.
+        let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
         self.on_head_bytes(index, bytes, Source::Buffer);
+        self.compact(index);
+    }
+
+    /// Moves what is left in a buffer to its start.
+    fn compact(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        let (used, len) = (connection.used as usize, connection.buffered as usize);
+        if let (Some(buffer), true) = (connection.buffer, used > 0) {
+            self.pool.bytes(buffer).copy_within(used..len, 0);
+            connection.buffered = (len - used) as u32;
+        }
+        connection.used = 0;
     }
 
     fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
@@ -169,9 +191,8 @@ impl Loop {
             self.refuse(index, 503);
             return;
         }
-        let connection = &mut self.table[index];
-        if connection.state == State::Idle {
-            connection.state = State::Head;
+        self.table[index].state = State::Head;
+        if !self.table.stands_in(index, List::Header) {
             self.set_timer(index, List::Header, self.timeouts.header);
         }
     }
@@ -200,20 +221,12 @@ impl Loop {
             self.let_go_of_buffer(index);
             return;
         }
-        match (source, self.table[index].buffer) {
-            (Source::Buffer, Some(buffer)) => {
-                let len = rest.len();
-                let bytes = self.pool.bytes(buffer);
-                let start = rest.as_ptr() as usize - bytes.as_ptr() as usize;
-                bytes.copy_within(start..start + len, 0);
-                self.table[index].buffered = len as u32;
-            }
-            _ => {
-                if !self.keep(index, rest) {
-                    // The next request cannot be kept, so there will be none: its client may send it again.
-                    self.table[index].keep_alive = false;
-                }
-            }
+        if source == Source::Buffer {
+            let connection = &mut self.table[index];
+            connection.used = connection.buffered - rest.len() as u32;
+        } else if !self.keep(index, rest) {
+            // The next request cannot be kept, so there will be none: its client may send it again.
+            self.table[index].keep_alive = false;
         }
     }
 
@@ -255,7 +268,8 @@ impl Loop {
             return;
         }
         self.table[index].wanted = 0;
-        let Some(slot) = self.client.reserve() else {
+        let slot = if self.must_wait(index) { None } else { self.client.reserve() };
+        let Some(slot) = slot else {
             if source == Source::Scratch && !self.keep(index, bytes) {
                 self.refuse(index, 503);
                 return;
@@ -334,12 +348,7 @@ impl Loop {
         // A client that has begun to send does not wait to be asked.
         connection.expect_continue &= used == 0;
         let whole = connection.body.is_empty();
-        let room = self.client.request_mut(slot).len() - connection.body_at as usize;
-        let full = match connection.body {
-            // What will not fit is known beforehand: the handler may as well begin.
-            BodyRest::Length(left) => left > (room - connection.body_len as usize) as u64,
-            BodyRest::Chunked(_) => connection.body_len as usize == room,
-        };
+        let full = connection.body_len as usize == room(&self.client, connection.body_at);
         if whole || full {
             connection.streamed = !whole;
             self.submit(index, slot);
@@ -347,15 +356,28 @@ impl Loop {
         }
         connection.state = State::Body;
         self.set_timer(index, List::Body, self.timeouts.body);
-        if self.ask_to_continue(index) {
-            self.read_body(index);
+        self.keep_slots_for_others(index);
+        // The rest is read by `read_head` when it is done with the scratch.
+        self.ask_to_continue(index);
+    }
+
+    /// Bodies that trickle in may hold half of the slots; beyond that the oldest of them has to go.
+    fn keep_slots_for_others(&mut self, newest: u32) {
+        let half = self.client.geometry().slots.div_ceil(2);
+        while self.table.len(List::Body) > half {
+            match self.table.first(List::Body) {
+                Some(oldest) if oldest != newest => self.give_up(oldest, 408),
+                _ => return,
+            }
         }
     }
 
     /// Tells a client that waits for it that its body is wanted, once. False if the connection is gone.
     fn ask_to_continue(&mut self, index: u32) -> bool {
         let connection = &mut self.table[index];
-        if !std::mem::replace(&mut connection.expect_continue, false) || connection.continued {
+        let asked = std::mem::replace(&mut connection.expect_continue, false);
+        // Once the answer has begun an interim answer would be in the middle of it.
+        if !asked || connection.continued || connection.head_sent {
             return true;
         }
         connection.continued = true;
@@ -370,7 +392,7 @@ impl Loop {
     fn take_body(&mut self, index: u32, slot: SlotId, input: &[u8]) -> Result<usize, Refusal> {
         let connection = &mut self.table[index];
         let start = connection.body_at as usize + connection.body_len as usize;
-        let room = &mut self.client.request_mut(slot)[start..];
+        let room = self.client.request_tail_mut(slot, start);
         let (used, produced) = match &mut connection.body {
             BodyRest::Length(left) => {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX);
@@ -410,9 +432,8 @@ impl Loop {
                 return;
             }
             let connection = &self.table[index];
-            let room = self.client.request_mut(slot).len()
-                - (connection.body_at + connection.body_len) as usize;
-            if connection.body.is_empty() || room == 0 {
+            let full = connection.body_len as usize == room(&self.client, connection.body_at);
+            if connection.body.is_empty() || full {
                 self.body_complete_or_full(index, slot);
                 return;
             }
@@ -429,10 +450,11 @@ impl Loop {
             return true;
         };
         // SAFETY: as in `parse_buffer`.
-        let bytes = unsafe { std::slice::from_raw_parts(self.pool.bytes(buffer).as_ptr(), len) };
+        let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
         match self.take_body(index, slot, bytes) {
             Ok(used) => {
                 self.keep_rest(index, &bytes[used..], Source::Buffer);
+                self.compact(index);
                 true
             }
             Err(refusal) => {
@@ -448,7 +470,7 @@ impl Loop {
         let connection = &mut self.table[index];
         if let BodyRest::Length(left) = &mut connection.body {
             let start = connection.body_at as usize + connection.body_len as usize;
-            let room = &mut self.client.request_mut(slot)[start..];
+            let room = self.client.request_tail_mut(slot, start);
             let most = usize::try_from(*left).unwrap_or(usize::MAX).min(room.len());
             let mut left = *left;
             return match receive(connection, &mut room[..most]) {
@@ -559,7 +581,14 @@ impl Loop {
             deadline => (connection.arrived_ms + deadline) * 1_000_000,
         };
         connection.state = State::Calling;
-        let due = connection.arrived_ms.max(self.now_ms) + self.timeouts.queue;
+        let queue_due = match connection.queue_due_ms {
+            0 => self.now_ms + self.timeouts.queue,
+            due => due, // both waits share one timeout
+        };
+        let due = match self.timeouts.deadline {
+            0 => queue_due,
+            deadline => queue_due.min(connection.arrived_ms + deadline),
+        };
         set_request_body(self.client.request_mut(slot), body_len, connection.streamed);
         connection.body_len = 0;
         self.client.submit(slot, body_at + body_len, deadline_ns);
@@ -568,14 +597,23 @@ impl Loop {
         self.table.set_timer(index, List::Submitted, due);
     }
 
-    /// The call is with a handler: from here on only the deadline counts.
+    /// The call is with a handler: from here on only the deadline counts. It runs from the request's arrival to the
+    /// beginning of the answer; for what is streamed, from one piece to the next.
     pub(super) fn watch_deadline(&mut self, index: u32) {
-        let arrived = self.table[index].arrived_ms;
+        let connection = &self.table[index];
+        let began = if connection.head_sent || connection.streamed {
+            self.now_ms
+        } else {
+            connection.arrived_ms
+        };
         match self.timeouts.deadline {
             0 => self.table.unlink(index),
-            deadline => self
-                .table
-                .set_timer(index, List::Deadline, arrived + deadline),
+            deadline => self.table.set_timer(index, List::Deadline, began + deadline),
         }
     }
+}
+
+/// Bytes of a slot from a body's place on.
+fn room(client: &Client, body_at: u32) -> usize {
+    client.geometry().request_size - body_at as usize
 }

@@ -148,6 +148,7 @@ impl Loop {
             Ok(()) => {
                 self.table[index].head_sent = true;
                 self.table[index].state = State::Writing;
+                self.set_timer(index, List::Write, self.timeouts.write);
                 self.go_on_writing(index);
             }
             Err(error) => {
@@ -170,7 +171,8 @@ impl Loop {
         let bytes = self.client.reply(slot);
         let reply = decode_reply(bytes)?;
         let facts = validate_fields(reply.fields)?;
-        let has_body = !connection.head_only && !matches!(reply.status, 204 | 304);
+        connection.bodiless = connection.head_only || matches!(reply.status, 204 | 304);
+        let has_body = !connection.bodiless;
         let here = reply.body.len() as u64;
         if last && has_body && reply.content_length.is_some_and(|whole| whole != here) {
             return Err(BadReply::Short);
@@ -232,7 +234,7 @@ impl Loop {
         let start = bytes.len() - len;
         let output = &mut self.outputs[slot.index()];
         output.clear();
-        if !connection.head_only {
+        if !connection.bodiless {
             output.body = start..start + len;
             put_framing(output, connection.chunked, last);
         }
@@ -270,8 +272,8 @@ impl Loop {
                 return;
             }
         }
-        // An event tells when the client has taken some; it has the whole timeout again if it has.
-        if before == 0 || self.outputs[slot.index()].sent > before {
+        // An event tells when the client has taken some; only then it has the whole timeout again.
+        if self.outputs[slot.index()].sent > before {
             self.set_timer(index, List::Write, self.timeouts.write);
         }
     }
@@ -280,9 +282,8 @@ impl Loop {
         let connection = &mut self.table[index];
         if !connection.last {
             connection.state = State::Calling;
-            // The answer has begun in time. How long it goes on is between the handler and a client that takes it.
-            self.table.unlink(index);
             self.client.resume(slot, 0);
+            self.watch_deadline(index);
             return;
         }
         connection.slot = None;

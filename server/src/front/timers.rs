@@ -34,6 +34,10 @@ impl Loop {
     /// The call has been in its slot for the queue timeout: taken back if no thread has claimed it, else it goes on.
     fn queue_timed_out(&mut self, index: u32) {
         let connection = &mut self.table[index];
+        if self.timeouts.deadline != 0 && connection.arrived_ms + self.timeouts.deadline <= self.now_ms {
+            self.give_up(index, 504);
+            return;
+        }
         let Some(slot) = connection.slot else {
             self.table.unlink(index);
             return;
@@ -44,20 +48,12 @@ impl Loop {
                 self.client.release(slot);
                 self.answer(index, 503, None);
             }
-            Withdraw::Claimed => {
-                let arrived = connection.arrived_ms;
-                match self.timeouts.deadline {
-                    0 => self.table.unlink(index),
-                    deadline => self
-                        .table
-                        .set_timer(index, List::Deadline, arrived + deadline),
-                }
-            }
+            Withdraw::Claimed => self.watch_deadline(index),
         }
     }
 
     /// Ends a request that has a slot: with an answer if none has begun.
-    fn give_up(&mut self, index: u32, status: u16) {
+    pub(super) fn give_up(&mut self, index: u32, status: u16) {
         if self.table[index].head_sent {
             self.stats.answered(status);
             self.close(index);
