@@ -1,5 +1,5 @@
-//! How many calls a second an in-process door carries, with 1 and 64 calls in flight and an empty handler; unpinned, and
-//! with every thread on one CPU.
+//! How many calls a second an in-process door carries, with 1 and 64 calls in flight and an empty
+//! handler; unpinned, and with every thread on one CPU.
 //!
 //! Run: `cargo run -p transom-doors --release --example rate [seconds]`
 
@@ -10,11 +10,17 @@ use std::time::{Duration, Instant};
 
 use transom_doors::{Call, ChannelGeometry, ChannelMemory, Client, Door, Patience, Status};
 
-const GEOMETRY: ChannelGeometry = ChannelGeometry { slots: 64, request_size: 16 << 10, reply_size: 64 << 10 };
+const GEOMETRY: ChannelGeometry = ChannelGeometry {
+    slots: 64,
+    request_size: 16 << 10,
+    reply_size: 64 << 10,
+};
 const MESSAGE: usize = 64;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let seconds = std::env::args().nth(1).map_or(Ok(2.0), |argument| argument.parse())?;
+    let seconds = std::env::args()
+        .nth(1)
+        .map_or(Ok(2.0), |argument| argument.parse())?;
     let length = Duration::from_secs_f64(seconds);
     for (placement, cpu) in [("unpinned", None), ("one CPU", Some(0))] {
         for in_flight in [1, 64] {
@@ -26,7 +32,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// A fresh door and a fresh loop for each figure, so that none inherits another's threads.
-fn measure(cpu: Option<usize>, in_flight: usize, length: Duration) -> Result<String, Box<dyn Error>> {
+fn measure(
+    cpu: Option<usize>,
+    in_flight: usize,
+    length: Duration,
+) -> Result<String, Box<dyn Error>> {
     let this: Arc<OnceLock<Door>> = Arc::default();
     let door = Door::builder()
         .threads_max(4)
@@ -48,6 +58,7 @@ fn measure(cpu: Option<usize>, in_flight: usize, length: Duration) -> Result<Str
     let mut client = door.channel(GEOMETRY, memory())?;
     door.start()?;
 
+    let cpu_before = cpu_seconds();
     let (calls, sleeps, elapsed) = std::thread::spawn(move || {
         pin(cpu);
         drive(&mut client, in_flight, length)
@@ -55,11 +66,12 @@ fn measure(cpu: Option<usize>, in_flight: usize, length: Duration) -> Result<Str
     .join()
     .expect("the loop does not panic");
 
+    let cpu_per_call = (cpu_seconds() - cpu_before) * 1e6 / calls as f64;
     let info = door.info();
     door.revoke();
     let rate = calls as f64 / elapsed.as_secs_f64();
     Ok(format!(
-        "{:9.0} calls/s, {:6.2} us per call, {:6.1} calls per sleep, {} threads started, service {} ns",
+        "{:9.0} calls/s, {:6.2} us per call ({cpu_per_call:.2} us of CPU), {:6.1} calls per sleep, {} threads started, service {} ns",
         rate,
         1e6 / rate,
         calls as f64 / sleeps.max(1) as f64,
@@ -68,13 +80,24 @@ fn measure(cpu: Option<usize>, in_flight: usize, length: Duration) -> Result<Str
     ))
 }
 
-/// An event loop that keeps `in_flight` calls on their way, and waits as `Client::prepare_wait` asks it to.
+/// An event loop that keeps `in_flight` calls on their way, and waits as `Client::prepare_wait`
+/// asks it to.
 fn drive(client: &mut Client, in_flight: usize, length: Duration) -> (u64, u64, Duration) {
     // SAFETY: no memory is involved.
     let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 0 };
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLET) as u32,
+        u64: 0,
+    };
     // SAFETY: both descriptors are open, and `event` is a local.
-    unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, client.as_raw_fd(), &raw mut event) };
+    unsafe {
+        libc::epoll_ctl(
+            epoll,
+            libc::EPOLL_CTL_ADD,
+            client.as_raw_fd(),
+            &raw mut event,
+        )
+    };
 
     let began = Instant::now();
     let (mut calls, mut sleeps, mut progress) = (0_u64, 0_u64, true);
@@ -87,14 +110,27 @@ fn drive(client: &mut Client, in_flight: usize, length: Duration) -> (u64, u64, 
         client.flush().expect("not revoked");
 
         // A single call has nothing to be gathered with.
-        let patience = if progress && in_flight > 1 { Patience::Lazy } else { Patience::Eager };
+        let patience = if progress && in_flight > 1 {
+            Patience::Lazy
+        } else {
+            Patience::Eager
+        };
         if client.prepare_wait(patience) {
             sleeps += 1;
             let short = patience == Patience::Lazy || client.backlog();
-            let timeout = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
-            let timeout = if short { &raw const timeout } else { std::ptr::null() };
-            // SAFETY: one event of room is given; a null timeout means none, a null mask is allowed.
-            let woken = unsafe { libc::epoll_pwait2(epoll, &raw mut event, 1, timeout, std::ptr::null()) };
+            let timeout = libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 100_000,
+            };
+            let timeout = if short {
+                &raw const timeout
+            } else {
+                std::ptr::null()
+            };
+            // SAFETY: one event of room is given; a null timeout means none, a null mask is
+            // allowed.
+            let woken =
+                unsafe { libc::epoll_pwait2(epoll, &raw mut event, 1, timeout, std::ptr::null()) };
             client.woke();
             if woken == 0 {
                 client.nudge();
@@ -116,8 +152,20 @@ fn drive(client: &mut Client, in_flight: usize, length: Duration) -> (u64, u64, 
     }
 }
 
+/// CPU time of this process so far: unlike the rate, a figure that other processes of the machine
+/// do not spoil.
+fn cpu_seconds() -> f64 {
+    // SAFETY: a rusage is plain numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is a local that the call may write.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
 fn memory() -> ChannelMemory {
-    let layout = std::alloc::Layout::from_size_align(GEOMETRY.memory_len(), 4096).expect("a page multiple");
+    let layout =
+        std::alloc::Layout::from_size_align(GEOMETRY.memory_len(), 4096).expect("a page multiple");
     // SAFETY: the size is not zero.
     let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("a few MiB");
     // SAFETY: fresh, zeroed, page-aligned, never freed, and known to nobody else.
@@ -128,7 +176,8 @@ fn pin(cpu: Option<usize>) {
     let Some(cpu) = cpu else { return };
     // SAFETY: a cpu_set_t is a plain bit array; zero is the empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `cpu` is far below CPU_SETSIZE; pid 0 is this thread; the size is that of the local passed.
+    // SAFETY: `cpu` is far below CPU_SETSIZE; pid 0 is this thread; the size is that of the local
+    // passed.
     unsafe {
         libc::CPU_SET(cpu, &mut set);
         libc::sched_setaffinity(0, size_of_val(&set), &raw const set);

@@ -1,7 +1,7 @@
 //! The client's doorbell: an eventfd that an event loop can have in its epoll set.
 //!
-//! It is never read. Registered with `EPOLLIN | EPOLLET`, every write is a new edge, and the counter would take 2^64
-//! rings to fill up. That spares the loop one system call per wake.
+//! It is never read. Registered with `EPOLLIN | EPOLLET`, every write is a new edge, and the
+//! counter would take 2^64 rings to fill up. That spares the loop one system call per wake.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -23,21 +23,28 @@ impl Bell {
         }
         // SAFETY: the call succeeded, so `fd` is open and nobody else knows it.
         let event = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { event: Arc::new(event) })
+        Ok(Self {
+            event: Arc::new(event),
+        })
+    }
+
+    /// The eventfd.
+    pub(crate) fn as_raw_fd(&self) -> RawFd {
+        self.event.as_raw_fd()
     }
 
     /// Wakes the client, asleep or not: its next `epoll_wait` returns. Async-signal-safe.
     pub fn ring(&self) {
         let one: u64 = 1;
-        // The only failure of a write to a non-blocking eventfd is a full counter, and then the client has an unseen
-        // edge already.
-        // SAFETY: the descriptor is open as long as `self` is, and 8 bytes of a local are read.
-        unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
-    }
-}
-
-impl AsRawFd for Bell {
-    fn as_raw_fd(&self) -> RawFd {
-        self.event.as_raw_fd()
+        // The only failure of a write to a non-blocking eventfd is a full counter, and then the
+        // client has an unseen edge already. SAFETY: the descriptor is open as long as `self` is,
+        // and 8 bytes of a local are read.
+        unsafe {
+            libc::write(
+                self.event.as_raw_fd(),
+                (&raw const one).cast(),
+                size_of::<u64>(),
+            )
+        };
     }
 }

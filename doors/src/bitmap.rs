@@ -1,7 +1,8 @@
 //! A bitmap with one bit per slot: how calls are submitted, and how completions are reported.
 //!
-//! A bit is a hint that may be published by one side and is taken by exactly one taker; the truth about
-//! a slot (its generation, its state) is kept by each side for itself. The type knows neither side.
+//! A bit is a hint that may be published by one side and is taken by exactly one taker; the truth
+//! about a slot (its generation, its state) is kept by each side for itself. The type knows neither
+//! side.
 
 use crate::sync::{AtomicU64, Line, Ordering};
 
@@ -34,7 +35,8 @@ impl<'a> Bitmap<'a> {
         self.words[word].0.fetch_or(bits, Ordering::SeqCst);
     }
 
-    /// Takes the given bits of one word and returns those that were there: they are the caller's now.
+    /// Takes the given bits of one word and returns those that were there: they are the caller's
+    /// now.
     pub fn take(&self, word: usize, bits: u64) -> u64 {
         self.words[word].0.fetch_and(!bits, Ordering::SeqCst) & bits
     }
@@ -55,7 +57,8 @@ impl<'a> Bitmap<'a> {
     pub fn take_one_from(&self, from: u32) -> Option<u32> {
         let first = (from / BITS) as usize % self.len().max(1);
         let mut word = first;
-        // The first word is looked at twice: its upper part at the start, its lower part at the end.
+        // The first word is looked at twice: its upper part at the start, its lower part at the
+        // end.
         let mut eligible = u64::MAX << (from % BITS);
         for _ in 0..=self.len() {
             if let Some(bit) = self.take_lowest(word, eligible) {

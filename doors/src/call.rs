@@ -1,7 +1,9 @@
-//! One call, as its handler sees it on a door server thread, and the way out when the thread cannot go on.
+//! One call, as its handler sees it on a door server thread, and the way out when the thread cannot
+//! go on.
 //!
-//! From claim to completion the slot's bytes belong to this call alone: in-process the request is private already, so
-//! nothing is copied. In between, `interim` lends the slot to the client and waits to have it back.
+//! From claim to completion the slot's bytes belong to this call alone: in-process the request is
+//! private already, so nothing is copied. In between, `interim` lends the slot to the client and
+//! waits to have it back.
 
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -13,14 +15,14 @@ use crate::sync::Ordering;
 use crate::turn::Gone;
 use crate::waiting::Patience;
 
-/// A lazy client is told after this many completions at the latest: a quarter of the default channel's slots, so that it
-/// refills them while the server still has work.
+/// A lazy client is told after this many completions at the latest: a quarter of the default
+/// channel's slots, so that it refills them while the server still has work.
 const UNREPORTED_MAX: u32 = 16;
 
 /// What runs behind a door.
 pub trait DoorHandler {
-    /// Serves one call on door server thread `thread`, and completes it. Returning or unwinding without
-    /// [`Call::complete`] completes the call with [`Status::FAULT`].
+    /// Serves one call on door server thread `thread`, and completes it. Returning or unwinding
+    /// without [`Call::complete`] completes the call with [`Status::FAULT`].
     fn call(&self, thread: u32, call: &mut Call<'_>);
 }
 
@@ -33,11 +35,13 @@ impl<F: Fn(u32, &mut Call<'_>)> DoorHandler for F {
 /// The turn has come back after an interim reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumed {
-    /// Bytes that the client has put into the request slot in the meantime; 0 if it has only consumed the reply.
+    /// Bytes that the client has put into the request slot in the meantime; 0 if it has only
+    /// consumed the reply.
     pub request_len: usize,
 }
 
-/// One request on a door server thread. Having one says that the slot's bytes are ours, until `complete`.
+/// One request on a door server thread. Having one says that the slot's bytes are ours, until
+/// `complete`.
 #[derive(Debug)]
 pub struct Call<'a> {
     inner: &'a Inner,
@@ -51,8 +55,22 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(inner: &'a Inner, channel: &'a Channel, claimed: Claimed, thread: u32, claimed_at_ns: u64) -> Self {
-        Self { inner, channel, claimed, thread, claimed_at_ns, completed: false, not_send: PhantomData }
+    pub(crate) fn new(
+        inner: &'a Inner,
+        channel: &'a Channel,
+        claimed: Claimed,
+        thread: u32,
+        claimed_at_ns: u64,
+    ) -> Self {
+        Self {
+            inner,
+            channel,
+            claimed,
+            thread,
+            claimed_at_ns,
+            completed: false,
+            not_send: PhantomData,
+        }
     }
 
     /// The request's bytes; empty after completion.
@@ -61,27 +79,29 @@ impl<'a> Call<'a> {
             return &[];
         }
         let bytes = self.channel.layout.request_bytes(self.slot());
-        // SAFETY: request_len is at most request_size, and the bytes are initialised (zeroed, then written by the client). Until
-        // we complete, the client writes them only inside `interim`, which borrows this call exclusively.
+        // SAFETY: request_len is at most request_size, and the bytes are initialised (zeroed, then
+        // written by the client). Until we complete, the client writes them only inside `interim`,
+        // which borrows this call exclusively.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.claimed.request_len) }
     }
 
-    /// The whole request slot, for a protocol that has pieces put elsewhere than at its start. Between `interim` and
-    /// completion its bytes are stable; during `interim` the client may write them, so no reference into it may be alive
-    /// then that covers what the client writes.
+    /// The whole request slot, for a protocol that has pieces put elsewhere than at its start.
+    /// Between `interim` and completion its bytes are stable; during `interim` the client may write
+    /// them, so no reference into it may be alive then that covers what the client writes.
     pub fn request_slot(&self) -> NonNull<[u8]> {
         let bytes = self.channel.layout.request_bytes(self.slot());
         NonNull::slice_from_raw_parts(bytes, self.channel.layout.geometry().request_size)
     }
 
-    /// The whole reply slot, to build the reply in place; empty after completion. What an earlier call left is still there.
+    /// The whole reply slot, to build the reply in place; empty after completion. What an earlier
+    /// call left is still there.
     pub fn reply_mut(&mut self) -> &mut [u8] {
         if self.completed {
             return &mut [];
         }
         let bytes = self.channel.layout.reply_bytes(self.slot());
-        // SAFETY: as for `request`: until we complete, the client reads the reply slot only inside `interim`; and `&mut
-        // self` makes this the only reference on our side.
+        // SAFETY: as for `request`: until we complete, the client reads the reply slot only inside
+        // `interim`; and `&mut self` makes this the only reference on our side.
         unsafe { std::slice::from_raw_parts_mut(bytes.as_ptr(), self.reply_size()) }
     }
 
@@ -90,7 +110,8 @@ impl<'a> Call<'a> {
         self.claimed.deadline_ns
     }
 
-    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds. Read once for the policies anyway.
+    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds. Read once for the
+    /// policies anyway.
     pub fn claimed_at_ns(&self) -> u64 {
         self.claimed_at_ns
     }
@@ -115,8 +136,8 @@ impl<'a> Call<'a> {
         self.completed
     }
 
-    /// Publishes the first `len` bytes of the reply slot as the final reply. Once per call; a second completion is a bug that debug
-    /// builds report and that is otherwise ignored.
+    /// Publishes the first `len` bytes of the reply slot as the final reply. Once per call; a
+    /// second completion is a bug that debug builds report and that is otherwise ignored.
     ///
     /// # Panics
     /// If `len` is more than the reply slot holds.
@@ -125,13 +146,18 @@ impl<'a> Call<'a> {
         if self.completed {
             return;
         }
-        assert!(len <= self.reply_size(), "a reply of {len} bytes in a slot of {}", self.reply_size());
+        assert!(
+            len <= self.reply_size(),
+            "a reply of {len} bytes in a slot of {}",
+            self.reply_size()
+        );
         self.completed = true;
         let state = self.state();
         state.count(status);
         // Before the reply: a client that sends its next call at once finds us, and wakes nobody.
         self.inner.idle.come_back(self.thread);
-        self.channel.publish_reply(self.slot(), self.generation(), len, status);
+        self.channel
+            .publish_reply(self.slot(), self.generation(), len, status);
         match self.channel.layout.waiting().patience() {
             // The client is awake and looks at its completions before it sleeps.
             None => {}
@@ -146,21 +172,29 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Hands the first `len` bytes of the reply slot to the client, marked with the application's word `kind`, and blocks until the client
-    /// gives the turn back. Afterwards `request()` is what the client has put into the request slot meanwhile, and the reply
-    /// slot is ours again.
+    /// Hands the first `len` bytes of the reply slot to the client, marked with the application's
+    /// word `kind`, and blocks until the client gives the turn back. Afterwards `request()` is what
+    /// the client has put into the request slot meanwhile, and the reply slot is ours again.
     ///
     /// # Errors
-    /// [`Gone`]: the client has abandoned the call (or this call is completed already). Complete it; nobody will read the reply.
+    /// [`Gone`]: the client has abandoned the call (or this call is completed already). Complete
+    /// it; nobody will read the reply.
     ///
     /// # Panics
     /// If `len` is more than the reply slot holds.
     pub fn interim(&mut self, len: usize, kind: u32) -> Result<Resumed, Gone> {
-        debug_assert!(!self.completed, "a completed call has no more interim replies");
+        debug_assert!(
+            !self.completed,
+            "a completed call has no more interim replies"
+        );
         if self.completed {
             return Err(Gone);
         }
-        assert!(len <= self.reply_size(), "a piece of {len} bytes in a slot of {}", self.reply_size());
+        assert!(
+            len <= self.reply_size(),
+            "a piece of {len} bytes in a slot of {}",
+            self.reply_size()
+        );
         let slot = self.slot();
         let header = self.channel.layout.reply_header(slot);
         header.len.store(len as u32, Ordering::Relaxed);
@@ -173,11 +207,14 @@ impl<'a> Call<'a> {
         self.inner.leave_to_block(self.thread);
         turn.wait_for_client()?;
         self.claimed.request_len = self.channel.request_len(slot);
-        Ok(Resumed { request_len: self.claimed.request_len })
+        Ok(Resumed {
+            request_len: self.claimed.request_len,
+        })
     }
 
-    /// A handle with which this call can be answered from a place that cannot return here: inside a failing allocation, or in a signal
-    /// handler on another stack. Make it before it is needed; making one costs nothing.
+    /// A handle with which this call can be answered from a place that cannot return here: inside a
+    /// failing allocation, or in a signal handler on another stack. Make it before it is needed;
+    /// making one costs nothing.
     pub fn emergency(&self) -> EmergencyReply {
         EmergencyReply {
             inner: ptr::from_ref(self.inner),
@@ -197,8 +234,8 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Answers a call whose thread will never run again. Plain numbers and pointers, so that it can be kept where a signal
-/// handler finds it.
+/// Answers a call whose thread will never run again. Plain numbers and pointers, so that it can be
+/// kept where a signal handler finds it.
 #[derive(Clone, Copy, Debug)]
 pub struct EmergencyReply {
     inner: *const Inner,
@@ -209,32 +246,44 @@ pub struct EmergencyReply {
 }
 
 impl EmergencyReply {
-    /// Completes the call with the bytes of `fill` (cut to the reply slot's size) and rings the client whether it sleeps or not. Also tells of
-    /// every other completion that this thread has kept back, and wakes another thread if calls wait that counted on this one.
-    /// A call that was completed already keeps its reply. Returns whether the reply was this one.
+    /// Completes the call with the bytes of `fill` (cut to the reply slot's size) and rings the
+    /// client whether it sleeps or not. Also tells of every other completion that this thread has
+    /// kept back, and wakes another thread if calls wait that counted on this one. A call that was
+    /// completed already keeps its reply. Returns whether the reply was this one.
     ///
-    /// Async-signal-safe: atomics and futex(2), write(2); no lock, no allocation, little stack. It cannot start a thread: if none is
-    /// idle, the next submit or [`Client::nudge`](crate::Client::nudge) does.
+    /// Async-signal-safe: atomics and futex(2), write(2); no lock, no allocation, little stack. It
+    /// cannot start a thread: if none is idle, the next submit or
+    /// [`Client::nudge`](crate::Client::nudge) does.
     ///
     /// # Safety
-    /// - The handler that got the `Call` is still on this thread's stack: it has neither returned nor been jumped out of.
+    /// - The handler that got the `Call` is still on this thread's stack: it has neither returned
+    ///   nor been jumped out of.
     /// - It is called on that thread, at most once.
-    /// - Control never returns to the handler nor to `serve`: the caller parks the thread for ever (or ends the process).
+    /// - Control never returns to the handler nor to `serve`: the caller parks the thread for ever
+    ///   (or ends the process).
     pub unsafe fn complete(&self, fill: &[u8], status: Status) -> bool {
-        // SAFETY: the handler's frame, and so the frame of `serve` that borrows door and channel, will exist for ever.
+        // SAFETY: the handler's frame, and so the frame of `serve` that borrows door and channel,
+        // will exist for ever.
         let (inner, channel) = unsafe { (&*self.inner, &*self.channel) };
         let state = &inner.threads[self.thread as usize].0;
-        let ours = !channel.is_done(self.slot, self.generation);
+        let ours = !channel.was_done(self.slot, self.generation);
         if ours {
             let len = fill.len().min(channel.layout.geometry().reply_size);
-            // SAFETY: the call is not completed, so the reply slot is this thread's; a `&mut` that the handler may have had to it is
-            // never used again. `fill` was there before and cannot overlap it, unless it was made from that `&mut`:
-            // `copy` allows that.
-            unsafe { ptr::copy(fill.as_ptr(), channel.layout.reply_bytes(self.slot).as_ptr(), len) };
+            // SAFETY: the call is not completed, so the reply slot is this thread's; a `&mut` that
+            // the handler may have had to it is never used again. `fill` was there before and
+            // cannot overlap it, unless it was made from that `&mut`: `copy` allows that.
+            unsafe {
+                ptr::copy(
+                    fill.as_ptr(),
+                    channel.layout.reply_bytes(self.slot).as_ptr(),
+                    len,
+                );
+            };
             state.count(status);
             channel.publish_reply(self.slot, self.generation, len, status);
         } else {
-            // The thread may have been stopped between the reply and its bit. A bit too many does no harm.
+            // The thread may have been stopped between the reply and its bit. A bit too many does
+            // no harm.
             channel.publish_bit(self.slot);
         }
         inner.report(state);

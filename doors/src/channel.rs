@@ -14,8 +14,9 @@ pub(crate) struct Channel {
     pub index: u32,
     pub layout: Layout,
     pub bell: Bell,
-    /// Where the next claim starts to look, so that no slot waits for its higher neighbours for ever. Per channel: a start
-    /// that moved with other channels' claims could skip the same slot each time. Only a hint between workers.
+    /// Where the next claim starts to look, so that no slot waits for its higher neighbours for
+    /// ever. Per channel: a start that moved with other channels' claims could skip the same slot
+    /// each time. Only a hint between workers.
     cursor: Line<AtomicU32>,
 }
 
@@ -30,13 +31,21 @@ pub(crate) struct Claimed {
 
 impl Channel {
     pub fn new(index: u32, layout: Layout, bell: Bell) -> Self {
-        Self { index, layout, bell, cursor: Line(AtomicU32::new(0)) }
+        Self {
+            index,
+            layout,
+            bell,
+            cursor: Line(AtomicU32::new(0)),
+        }
     }
 
     /// Takes one submitted call, if there is one. It is the caller's until its reply is published.
     pub fn claim(&self) -> Option<Claimed> {
         let slots = self.layout.geometry().slots;
-        let slot = self.layout.submit().take_one_from(self.cursor.0.load(Ordering::Relaxed))?;
+        let slot = self
+            .layout
+            .submit()
+            .take_one_from(self.cursor.0.load(Ordering::Relaxed))?;
         if slot >= slots {
             // The last word can have more bits than there are slots; only a lying peer sets them.
             return None;
@@ -46,7 +55,10 @@ impl Channel {
 
         let header = self.layout.request_header(slot);
         let generation = header.generation.load(Ordering::Relaxed);
-        self.layout.reply_header(slot).claim_generation.store(generation, Ordering::Release);
+        self.layout
+            .reply_header(slot)
+            .claim_generation
+            .store(generation, Ordering::Release);
         Some(Claimed {
             slot,
             generation,
@@ -55,13 +67,15 @@ impl Channel {
         })
     }
 
-    /// The length of the request in `slot`, never more than a slot holds, whatever the header alleges.
+    /// The length of the request in `slot`, never more than a slot holds, whatever the header
+    /// alleges.
     pub fn request_len(&self, slot: u32) -> usize {
         let alleged = self.layout.request_header(slot).len.load(Ordering::Relaxed) as usize;
         alleged.min(self.layout.geometry().request_size)
     }
 
-    /// Publishes `len` bytes of the reply slot as the final reply. The slot is the client's from here on.
+    /// Publishes `len` bytes of the reply slot as the final reply. The slot is the client's from
+    /// here on.
     pub fn publish_reply(&self, slot: u32, generation: u32, len: usize, status: Status) {
         let header = self.layout.reply_header(slot);
         header.len.store(len as u32, Ordering::Relaxed);
@@ -70,20 +84,37 @@ impl Channel {
         self.publish_bit(slot);
     }
 
-    /// Whether the final reply of this use of the slot has been published.
+    /// Whether the final reply of this use of the slot, and of no other, is what the slot shows.
     pub fn is_done(&self, slot: u32, generation: u32) -> bool {
-        self.layout.reply_header(slot).done_generation.load(Ordering::Acquire) == generation
+        self.done_generation(slot) == generation
     }
 
-    /// Tells the client to look at `slot`. More often than needed does no harm: it looks at the headers.
+    /// Whether this use of the slot has had its final reply, even if the slot was used again since.
+    pub fn was_done(&self, slot: u32, generation: u32) -> bool {
+        // Generations wrap, so "older" is by distance; half of them do not pass during one call.
+        self.done_generation(slot).wrapping_sub(generation) as i32 >= 0
+    }
+
+    fn done_generation(&self, slot: u32) -> u32 {
+        self.layout
+            .reply_header(slot)
+            .done_generation
+            .load(Ordering::Acquire)
+    }
+
+    /// Tells the client to look at `slot`. More often than needed does no harm: it looks at the
+    /// headers.
     pub fn publish_bit(&self, slot: u32) {
         let bits = crate::bitmap::BITS;
-        self.layout.complete().publish((slot / bits) as usize, 1 << (slot % bits));
+        self.layout
+            .complete()
+            .publish((slot / bits) as usize, 1 << (slot % bits));
     }
 
     /// Rings the client if it sleeps and has something to see.
     ///
-    /// Clients of other channels sleep too, with nothing to see: hence the look at the complete words.
+    /// Clients of other channels sleep too, with nothing to see: hence the look at the complete
+    /// words.
     pub fn ring_if_due(&self) {
         let waiting = self.layout.waiting();
         if waiting.patience().is_some() && self.layout.complete().any() && waiting.take() {

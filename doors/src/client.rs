@@ -1,91 +1,24 @@
 //! The caller's side of a channel, made for an event loop: nothing here blocks.
 //!
-//! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* → `drain` says final → read → `release`.
-//! `withdraw` takes back a call that no thread has claimed; `abandon` gives up at any point. The truth about a slot is
-//! kept here, in private memory; the channel's words are hints that are checked against it.
+//! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* →
+//! `drain` says final → read → `release`. `withdraw` takes back a call that no thread has claimed;
+//! `abandon` gives up at any point. The truth about a slot is kept here, in private memory; the
+//! channel's words are hints that are checked against it.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
-use crate::bell::Bell;
 use crate::bitmap::BITS;
 use crate::channel::Channel;
 use crate::door::Inner;
 use crate::error::CallError;
 use crate::geometry::ChannelGeometry;
+use crate::slot::{Completion, Kind, Phase, Slot, SlotId, Withdraw, bits_of, place};
 use crate::status::Status;
 use crate::sync::Ordering;
-use crate::waiting::Patience;
 
-/// One use of one slot. A stale one, kept after the slot was freed, is refused with a panic: it is the caller's own bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SlotId {
-    index: u32,
-    generation: u32,
-}
-
-impl SlotId {
-    /// The slot's index in its channel: dense, for tables beside the channel.
-    pub fn index(self) -> usize {
-        self.index as usize
-    }
-
-    /// Which use of the slot this is.
-    pub fn generation(self) -> u32 {
-        self.generation
-    }
-}
-
-/// What became of an attempt to take a call back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withdraw {
-    /// No thread had claimed it, and none will: the slot is being filled again.
-    Withdrawn,
-    /// A thread has claimed it: it may have run.
-    Claimed,
-}
-
-/// Which kind of reply `drain` has found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The call has ended.
-    Final,
-    /// A piece, with the application's word for it; the server waits for `resume`.
-    Interim(u32),
-}
-
-/// A reply that can be read with [`Client::reply`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Completion {
-    /// How the call ended; [`Status::OK`] for an interim reply.
-    pub status: Status,
-    /// Bytes of the reply.
-    pub len: usize,
-    /// Final, or a piece.
-    pub kind: Kind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Free,
-    Filling,
-    /// Staged, submitted, or on a door server thread.
-    Submitted,
-    /// A piece was drained; the server waits for us.
-    Interim,
-    Replied,
-    /// Given up after a thread had claimed it: quarantined until its final reply comes.
-    Abandoned,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    phase: Phase,
-    reply_len: usize,
-}
+mod wait;
 
 /// One caller of a door: owned by one thread at a time.
 #[derive(Debug)]
@@ -111,7 +44,11 @@ impl Client {
         Self {
             inner,
             slots: (0..geometry.slots)
-                .map(|_| Slot { generation: 1, phase: Phase::Free, reply_len: 0 })
+                .map(|_| Slot {
+                    generation: 1,
+                    phase: Phase::Free,
+                    reply_len: 0,
+                })
                 .collect(),
             free: (0..geometry.slots).rev().collect(),
             staged: vec![0; geometry.words()].into_boxed_slice(),
@@ -134,7 +71,10 @@ impl Client {
         let index = self.free.pop()?;
         let slot = &mut self.slots[index as usize];
         slot.phase = Phase::Filling;
-        Some(SlotId { index, generation: slot.generation })
+        Some(SlotId {
+            index,
+            generation: slot.generation,
+        })
     }
 
     /// Slots that `reserve` can still give.
@@ -142,32 +82,52 @@ impl Client {
         self.free.len()
     }
 
-    /// Calls whose final reply has not been drained: staged, waiting, running, streaming or abandoned.
+    /// Calls whose final reply has not been drained: staged, waiting, running, streaming or
+    /// abandoned.
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
 
-    /// The bytes of the request, to be filled before `submit`, or with more of the body before `resume`.
+    /// The bytes of the request, to be filled before `submit`, or with more of the body before
+    /// `resume`.
     ///
     /// # Panics
     /// If the slot is not being filled and has no interim reply.
     pub fn request_mut(&mut self, slot: SlotId) -> &mut [u8] {
-        let phase = self.phase(slot);
-        assert!(matches!(phase, Phase::Filling | Phase::Interim), "{slot:?} is {phase:?}: its request is not ours");
-        let bytes = self.channel.layout.request_bytes(slot.index);
-        // SAFETY: `request_size` initialised bytes of the slot. The server touches them only between claim and completion; a
-        // slot that is being filled is not submitted, and with an interim reply the server is blocked until `resume`.
-        unsafe { std::slice::from_raw_parts_mut(bytes.as_ptr(), self.geometry().request_size) }
+        self.request_tail_mut(slot, 0)
     }
 
-    /// Stages the call: `len` bytes of the request, and a deadline on `CLOCK_MONOTONIC` in nanoseconds (0: none) that travels
-    /// to the handler. The server sees it at `flush`.
+    /// The same from an offset on. During an interim reply the handler may still be reading what it was given before, so
+    /// only what the two sides have agreed to overwrite may be borrowed.
+    ///
+    /// # Panics
+    /// If the slot is not being filled and has no interim reply, or is shorter than `from`.
+    pub fn request_tail_mut(&mut self, slot: SlotId, from: usize) -> &mut [u8] {
+        let phase = self.phase(slot);
+        assert!(
+            matches!(phase, Phase::Filling | Phase::Interim),
+            "{slot:?} is {phase:?}: its request is not ours"
+        );
+        let bytes = self.channel.layout.request_bytes(slot.index);
+        let size = self.geometry().request_size;
+        assert!(from <= size, "a slot of {size} bytes has none at {from}");
+        // SAFETY: inside the slot's `request_size` initialised bytes. The server touches them only
+        // between claim and completion; a slot that is being filled is not submitted, and with an
+        // interim reply the server is blocked until `resume`.
+        unsafe { std::slice::from_raw_parts_mut(bytes.as_ptr().add(from), size - from) }
+    }
+
+    /// Stages the call: `len` bytes of the request, and a deadline on `CLOCK_MONOTONIC` in
+    /// nanoseconds (0: none) that travels to the handler. The server sees it at `flush`.
     ///
     /// # Panics
     /// If the slot is not being filled, or `len` is more than it holds.
     pub fn submit(&mut self, slot: SlotId, len: usize, deadline_ns: u64) {
         let phase = self.phase(slot);
-        assert!(phase == Phase::Filling, "{slot:?} is {phase:?}: only a slot being filled is submitted");
+        assert!(
+            phase == Phase::Filling,
+            "{slot:?} is {phase:?}: only a slot being filled is submitted"
+        );
         let size = self.geometry().request_size;
         assert!(len <= size, "a request of {len} bytes in a slot of {size}");
         let header = self.channel.layout.request_header(slot.index);
@@ -183,11 +143,13 @@ impl Client {
         self.touched |= 1 << word;
     }
 
-    /// Publishes the staged calls, with one atomic operation per touched word, and rings as few threads as will do.
+    /// Publishes the staged calls, with one atomic operation per touched word, and rings as few
+    /// threads as will do.
     ///
     /// # Errors
-    /// [`CallError::NotAccepted`]: the door was revoked. Staged calls that no thread will see are being filled again, ready for
-    /// `release`; `withdraw` tells them (`Withdrawn`) from calls that were still accepted (`Claimed`).
+    /// [`CallError::NotAccepted`]: the door was revoked. Staged calls that no thread will see are
+    /// being filled again, ready for `release`; `withdraw` tells them (`Withdrawn`) from calls that
+    /// were still accepted (`Claimed`).
     pub fn flush(&mut self) -> Result<(), CallError> {
         if self.touched == 0 {
             return Ok(());
@@ -223,7 +185,8 @@ impl Client {
         outcome
     }
 
-    /// Takes back a call that no thread has claimed. A slot that is being filled counts as withdrawn.
+    /// Takes back a call that no thread has claimed. A slot that is being filled counts as
+    /// withdrawn.
     pub fn withdraw(&mut self, slot: SlotId) -> Withdraw {
         match self.phase(slot) {
             Phase::Filling => Withdraw::Withdrawn,
@@ -236,8 +199,9 @@ impl Client {
         }
     }
 
-    /// Gives up a call, whatever it is doing. If a thread has claimed it, its slot stays in quarantine until the final reply comes and is
-    /// then freed by `drain`, silently; a server that streams is told [`Gone`](crate::Gone). The `SlotId` is not valid any more.
+    /// Gives up a call, whatever it is doing. If a thread has claimed it, its slot stays in
+    /// quarantine until the final reply comes and is then freed by `drain`, silently; a server that
+    /// streams is told [`Gone`](crate::Gone). The `SlotId` is not valid any more.
     pub fn abandon(&mut self, slot: SlotId) {
         match self.phase(slot) {
             Phase::Filling | Phase::Replied => self.free(slot.index),
@@ -249,7 +213,9 @@ impl Client {
                 self.slots[slot.index()].phase = Phase::Abandoned;
                 self.channel.layout.turn(slot.index).leave();
             }
-            Phase::Free | Phase::Abandoned => unreachable!("`phase` refuses ids of slots that are not the caller's"),
+            Phase::Free | Phase::Abandoned => {
+                unreachable!("`phase` refuses ids of slots that are not the caller's")
+            }
         }
     }
 
@@ -269,7 +235,8 @@ impl Client {
         }
     }
 
-    /// Calls `f` with every reply that is there. See [`next_completion`](Self::next_completion) for a loop that uses the client meanwhile.
+    /// Calls `f` with every reply that is there. See [`next_completion`](Self::next_completion) for
+    /// a loop that uses the client meanwhile.
     pub fn drain(&mut self, mut f: impl FnMut(SlotId, Completion)) {
         while let Some((slot, completion)) = self.next_completion() {
             f(slot, completion);
@@ -279,7 +246,11 @@ impl Client {
     fn take_next_word(&mut self) -> bool {
         let complete = self.channel.layout.complete();
         for _ in 0..complete.len() {
-            self.taken_word = if self.taken_word + 1 >= complete.len() { 0 } else { self.taken_word + 1 };
+            self.taken_word = if self.taken_word + 1 >= complete.len() {
+                0
+            } else {
+                self.taken_word + 1
+            };
             if complete.peek(self.taken_word) != 0 {
                 self.taken = complete.take(self.taken_word, u64::MAX);
                 return true;
@@ -292,7 +263,10 @@ impl Client {
     fn look_at(&mut self, index: u32) -> Option<(SlotId, Completion)> {
         let slot = self.slots.get_mut(index as usize)?;
         let layout = &self.channel.layout;
-        let id = SlotId { index, generation: slot.generation };
+        let id = SlotId {
+            index,
+            generation: slot.generation,
+        };
         let done = self.channel.is_done(index, slot.generation);
         let (phase, status, kind) = match slot.phase {
             Phase::Submitted if done => {
@@ -314,7 +288,14 @@ impl Client {
         let alleged = layout.reply_header(index).len.load(Ordering::Relaxed) as usize;
         slot.reply_len = alleged.min(layout.geometry().reply_size);
         slot.phase = phase;
-        Some((id, Completion { status, len: slot.reply_len, kind }))
+        Some((
+            id,
+            Completion {
+                status,
+                len: slot.reply_len,
+                kind,
+            },
+        ))
     }
 
     /// The bytes of the reply that `drain` has told of, until `resume` or `release`.
@@ -323,24 +304,39 @@ impl Client {
     /// If the slot has no reply.
     pub fn reply(&self, slot: SlotId) -> &[u8] {
         let phase = self.phase(slot);
-        assert!(matches!(phase, Phase::Replied | Phase::Interim), "{slot:?} is {phase:?}: it has no reply");
+        assert!(
+            matches!(phase, Phase::Replied | Phase::Interim),
+            "{slot:?} is {phase:?}: it has no reply"
+        );
         let bytes = self.channel.layout.reply_bytes(slot.index);
-        // SAFETY: reply_len is at most reply_size. After its final reply, and while it waits for `resume`, the server does not
-        // touch the slot; `resume` and `release` need `&mut self`, so they end this borrow.
+        // SAFETY: reply_len is at most reply_size. After its final reply, and while it waits for
+        // `resume`, the server does not touch the slot; `resume` and `release` need `&mut self`, so
+        // they end this borrow.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.slots[slot.index()].reply_len) }
     }
 
-    /// After an interim reply: gives the turn back to the server, with `request_len` new bytes in the request slot (0: only consumed).
+    /// After an interim reply: gives the turn back to the server, with `request_len` new bytes in
+    /// the request slot (0: only consumed).
     ///
     /// # Panics
     /// If the slot has no interim reply, or `request_len` is more than the slot holds.
     pub fn resume(&mut self, slot: SlotId, request_len: usize) {
         let phase = self.phase(slot);
-        assert!(phase == Phase::Interim, "{slot:?} is {phase:?}: only an interim reply is resumed");
+        assert!(
+            phase == Phase::Interim,
+            "{slot:?} is {phase:?}: only an interim reply is resumed"
+        );
         let size = self.geometry().request_size;
-        assert!(request_len <= size, "{request_len} more bytes in a slot of {size}");
+        assert!(
+            request_len <= size,
+            "{request_len} more bytes in a slot of {size}"
+        );
         self.slots[slot.index()].phase = Phase::Submitted;
-        self.channel.layout.request_header(slot.index).len.store(request_len as u32, Ordering::Relaxed);
+        self.channel
+            .layout
+            .request_header(slot.index)
+            .len
+            .store(request_len as u32, Ordering::Relaxed);
         self.channel.layout.turn(slot.index).to_server();
     }
 
@@ -350,56 +346,11 @@ impl Client {
     /// If the call is under way: `abandon` is for that.
     pub fn release(&mut self, slot: SlotId) {
         let phase = self.phase(slot);
-        assert!(matches!(phase, Phase::Replied | Phase::Filling), "{slot:?} is {phase:?}: abandon it instead");
+        assert!(
+            matches!(phase, Phase::Replied | Phase::Filling),
+            "{slot:?} is {phase:?}: abandon it instead"
+        );
         self.free(slot.index);
-    }
-
-    /// Announces that the caller goes to sleep in `epoll_wait`. `true`: sleep. `false`: there are replies, drain them first.
-    ///
-    /// **The contract.** With [`Patience::Lazy`] a reply may be kept back while its thread runs the next handler: a caller that has
-    /// calls outstanding sleeps at most 50 to 100 µs, and after a timeout without progress goes [`Patience::Eager`]. With
-    /// `Eager` every reply rings, and the caller may sleep without a timeout; except that while `backlog()` holds, it sleeps
-    /// shortly all the same and calls `nudge` after a timeout, until `nudge` says that nothing can be done.
-    pub fn prepare_wait(&mut self, patience: Patience) -> bool {
-        if self.taken != 0 {
-            return false;
-        }
-        let complete = self.channel.layout.complete();
-        self.channel.layout.waiting().announce(patience, || complete.any())
-    }
-
-    /// After `epoll_wait`: no doorbells while we are awake.
-    pub fn woke(&mut self) {
-        self.channel.layout.waiting().clear();
-    }
-
-    /// Whether flushed calls of this channel wait for a thread.
-    pub fn backlog(&self) -> bool {
-        self.channel.layout.submit().any()
-    }
-
-    /// For calls that have waited too long: the thread that was expected to take them is inside a handler that blocks. Wakes an idle thread or
-    /// starts one. Returns whether that was possible; if not, every thread is busy, and the next one that gets free takes the call without being asked.
-    pub fn nudge(&mut self) -> bool {
-        if !self.backlog() {
-            return false;
-        }
-        self.inner.idle.give_up_on_busy(self.inner.started());
-        let helped = self.inner.wake_one() || self.inner.grow();
-        if helped {
-            self.inner.pace.assume_slow();
-        }
-        helped
-    }
-
-    /// The doorbell: register it with `EPOLLIN | EPOLLET`; it never needs reading.
-    pub fn as_raw_fd(&self) -> RawFd {
-        self.channel.bell.as_raw_fd()
-    }
-
-    /// This client's doorbell, for other threads.
-    pub fn bell(&self) -> Bell {
-        self.channel.bell.clone()
     }
 
     /// Tries to take a submitted call out of the server's sight.
@@ -426,7 +377,8 @@ impl Client {
     /// The slot's phase; panics if the id is stale.
     fn phase(&self, id: SlotId) -> Phase {
         let slot = &self.slots[id.index()];
-        let valid = slot.generation == id.generation && !matches!(slot.phase, Phase::Free | Phase::Abandoned);
+        let valid = slot.generation == id.generation
+            && !matches!(slot.phase, Phase::Free | Phase::Abandoned);
         assert!(valid, "{id:?} is stale: its slot was released or abandoned");
         slot.phase
     }
@@ -436,25 +388,16 @@ impl Drop for Client {
     /// Abandons every call, so that no door server thread waits for us.
     fn drop(&mut self) {
         for index in 0..self.slots.len() {
-            let Slot { generation, phase, .. } = self.slots[index];
+            let Slot {
+                generation, phase, ..
+            } = self.slots[index];
             if !matches!(phase, Phase::Free | Phase::Abandoned) {
-                self.abandon(SlotId { index: index as u32, generation });
+                self.abandon(SlotId {
+                    index: index as u32,
+                    generation,
+                });
             }
         }
         self.woke();
     }
-}
-
-/// A slot's word and bit.
-fn place(index: u32) -> (usize, u64) {
-    ((index / BITS) as usize, 1 << (index % BITS))
-}
-
-/// The positions of the bits that are set, lowest first.
-fn bits_of(mut word: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let bit = word.checked_ilog2().map(|_| word.trailing_zeros() as usize)?;
-        word &= word - 1;
-        Some(bit)
-    })
 }

@@ -14,13 +14,17 @@ pub enum GeometryError {
         given: u32,
     },
     /// Not a multiple of the page size, zero, or more than 2 GiB.
-    #[error("the request size of a slot is a multiple of {PAGE} bytes, at least one and at most 2 GiB; {given} is not")]
+    #[error(
+        "the request size of a slot is a multiple of {PAGE} bytes, at least one and at most 2 GiB; {given} is not"
+    )]
     RequestSize {
         /// The size that was asked for, in bytes.
         given: usize,
     },
     /// Not a multiple of the page size, zero, or more than 2 GiB.
-    #[error("the reply size of a slot is a multiple of {PAGE} bytes, at least one and at most 2 GiB; {given} is not")]
+    #[error(
+        "the reply size of a slot is a multiple of {PAGE} bytes, at least one and at most 2 GiB; {given} is not"
+    )]
     ReplySize {
         /// The size that was asked for, in bytes.
         given: usize,
@@ -31,13 +35,18 @@ pub enum GeometryError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
     /// `threads_max` is out of range.
-    #[error("a door has 1 to {} door server threads, not {given}", crate::door::THREADS_MAX)]
+    #[error(
+        "a door has 1 to {} door server threads, not {given}",
+        crate::door::THREADS_MAX
+    )]
     ThreadsMax {
         /// The number that was asked for.
         given: u32,
     },
     /// `server_create` was not called on the builder.
-    #[error("a door needs a way to start its door server threads: give the builder a server_create function")]
+    #[error(
+        "a door needs a way to start its door server threads: give the builder a server_create function"
+    )]
     ServerCreate,
 }
 
@@ -62,21 +71,27 @@ pub enum ChannelError {
         address: usize,
     },
     /// The door was started, and its list of channels is sealed.
-    #[error("the door has been started: channels are added before that, so that nothing is allocated after it")]
+    #[error(
+        "the door has been started: channels are added before that, so that nothing is allocated after it"
+    )]
     Started,
     /// No doorbell.
     #[error("no eventfd for the channel's doorbell (raise the limit of open files): {0}")]
     Doorbell(#[source] io::Error),
 }
 
-/// Why a call has no reply. The difference between the two is what a caller needs to know: whether to send it again.
+/// Why a call has no reply. The difference between the two is what a caller needs to know: whether
+/// to send it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// No door server thread has seen the call (illumos: `EBADF`). It is safe to send it to another door.
+    /// No door server thread has seen the call (illumos: `EBADF`). It is safe to send it to another
+    /// door.
     #[error("the door was revoked before it accepted the call: send it again to another door")]
     NotAccepted,
     /// A door server thread claimed the call, and what became of it is unknown (illumos: `EINTR`).
-    #[error("the door went away during the call: it may have run, so only an idempotent call may be sent again")]
+    #[error(
+        "the door went away during the call: it may have run, so only an idempotent call may be sent again"
+    )]
     MayHaveRun,
 }
 

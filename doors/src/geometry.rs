@@ -1,7 +1,8 @@
-//! How large a channel is, and how its memory is divided. Arithmetic only: no pointer is followed here.
+//! How large a channel is, and how its memory is divided. Arithmetic only: no pointer is followed
+//! here.
 //!
-//! A channel is three regions with one writer each, as far as possible, so that three sealed memfds can take their
-//! places between processes:
+//! A channel is three regions with one writer each, as far as possible, so that three sealed memfds
+//! can take their places between processes:
 //!
 //! | region | written by | holds |
 //! |---|---|---|
@@ -9,7 +10,8 @@
 //! | replies | the server | one [`ReplyHeader`](crate::layout::ReplyHeader) per slot, then the replies' bytes |
 //! | control | both | `waiting` flag, submit words, complete words, turn words |
 //!
-//! An in-process channel has the three in one piece of memory, in this order. Every part starts on a page.
+//! An in-process channel has the three in one piece of memory, in this order. Every part starts on
+//! a page.
 
 use std::ptr::NonNull;
 
@@ -17,14 +19,17 @@ use crate::bitmap::BITS;
 use crate::error::GeometryError;
 use crate::sync::Line;
 
-/// Slot sizes and the parts of a channel are multiples of this: the smallest page of the machines we run on.
+/// Slot sizes and the parts of a channel are multiples of this: the smallest page of the machines
+/// we run on.
 pub const PAGE: usize = 4096;
-/// The most slots of one channel: 64 words of 64, so that a client's summary of touched words is one word.
+/// The most slots of one channel: 64 words of 64, so that a client's summary of touched words is
+/// one word.
 pub const SLOTS_MAX: u32 = 4096;
 
 const LINE: usize = size_of::<Line<u8>>();
 
-/// The size of one channel: how many slots, and how many bytes each has. Decided before start, never changed.
+/// The size of one channel: how many slots, and how many bytes each has. Decided before start,
+/// never changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelGeometry {
     /// Calls that can be on their way at once, 1 to [`SLOTS_MAX`].
@@ -47,10 +52,14 @@ impl ChannelGeometry {
         // Lengths travel in 32-bit words.
         let fits = |size: usize| size != 0 && size.is_multiple_of(PAGE) && size <= 1 << 31;
         if !fits(self.request_size) {
-            return Err(GeometryError::RequestSize { given: self.request_size });
+            return Err(GeometryError::RequestSize {
+                given: self.request_size,
+            });
         }
         if !fits(self.reply_size) {
-            return Err(GeometryError::ReplySize { given: self.reply_size });
+            return Err(GeometryError::ReplySize {
+                given: self.reply_size,
+            });
         }
         Ok(())
     }
@@ -95,22 +104,25 @@ impl ChannelGeometry {
     }
 }
 
-/// Raw memory handed over to a channel for ever. Having one says that nobody else will ever touch these bytes.
+/// Raw memory handed over to a channel for ever. Having one says that nobody else will ever touch
+/// these bytes.
 #[derive(Debug)]
 pub struct ChannelMemory {
     base: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: by the contract of `new` the memory is owned by this value alone, like a `Box<[u8]>` that is never freed.
+// SAFETY: by the contract of `new` the memory is owned by this value alone, like a `Box<[u8]>` that
+// is never freed.
 unsafe impl Send for ChannelMemory {}
 
 impl ChannelMemory {
     /// Hands over `len` bytes at `base`.
     ///
     /// # Safety
-    /// The bytes are mapped readable and writable and zeroed, start on a page, and stay mapped until the process ends. After this
-    /// call nothing but the channel built from the value reads or writes them.
+    /// The bytes are mapped readable and writable and zeroed, start on a page, and stay mapped
+    /// until the process ends. After this call nothing but the channel built from the value reads
+    /// or writes them.
     pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len }
     }

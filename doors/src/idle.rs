@@ -1,17 +1,19 @@
 //! Which door server threads are idle, how they go to sleep, and who wakes them.
 //!
-//! **No lost wake-ups.** A sleeper sets its idle bit, then looks for work once more, then sleeps. A submitter
-//! publishes work, then looks for an idle bit. Both steps are sequentially consistent, so at least one of the two
-//! sees the other (Dekker). `tests/loom.rs` model-checks these functions.
+//! **No lost wake-ups.** A sleeper sets its idle bit, then looks for work once more, then sleeps. A
+//! submitter publishes work, then looks for an idle bit. Both steps are sequentially consistent, so
+//! at least one of the two sees the other (Dekker). `tests/loom.rs` model-checks these functions.
 //!
-//! **Who can be counted on.** A doorbell is wasted on a thread if another one is about to look for work anyway. So threads that are
-//! about to look are counted: those that search, and those inside a handler that is expected to be short. A thread whose handler is expected to
-//! be long, or turns out to be, is *away* and not counted.
+//! **Who can be counted on.** A doorbell is wasted on a thread if another one is about to look for
+//! work anyway. So threads that are about to look are counted: those that search, and those inside
+//! a handler that is expected to be short. A thread whose handler is expected to be long, or turns
+//! out to be, is *away* and not counted.
 //!
-//! **Last in, first out.** illumos keeps idle threads on a stack, so that the thread whose caches are warm is
-//! reused. A shared stack is one contended word with an ABA problem. Here a wake takes the *lowest* idle index: under
-//! any load that `n` threads can carry, threads `0..n` are the ones used again and again, and higher ones stay
-//! cold, with the pages of their buckets. That is what the stack is for, and it costs one load and one RMW.
+//! **Last in, first out.** illumos keeps idle threads on a stack, so that the thread whose caches
+//! are warm is reused. A shared stack is one contended word with an ABA problem. Here a wake takes
+//! the *lowest* idle index: under any load that `n` threads can carry, threads `0..n` are the ones
+//! used again and again, and higher ones stay cold, with the pages of their buckets. That is what
+//! the stack is for, and it costs one load and one RMW.
 //!
 //! This file knows no channels: "is there work" is a closure.
 
@@ -34,9 +36,10 @@ pub struct IdleSet {
     words: Box<[Line<AtomicU64>]>,
     beds: Box<[Line<Futex>]>,
     places: Box<[Line<AtomicU32>]>,
-    /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds one, the thread
-    /// that set it subtracts one *after* setting it, so that for a moment the count can be off in either
-    /// direction, even negative; but never positive when nobody will look again.
+    /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds
+    /// one, the thread that set it subtracts one *after* setting it, so that for a moment the count
+    /// can be off in either direction, even negative; but never positive when nobody will look
+    /// again.
     running: Line<AtomicI32>,
 }
 
@@ -44,9 +47,13 @@ impl IdleSet {
     /// Room for `threads` threads, none of them started.
     pub fn new(threads: u32) -> Self {
         Self {
-            words: (0..threads.div_ceil(BITS)).map(|_| Line(AtomicU64::new(0))).collect(),
+            words: (0..threads.div_ceil(BITS))
+                .map(|_| Line(AtomicU64::new(0)))
+                .collect(),
             beds: (0..threads).map(|_| Line(Futex::new(AWAKE))).collect(),
-            places: (0..threads).map(|_| Line(AtomicU32::new(SEARCHING))).collect(),
+            places: (0..threads)
+                .map(|_| Line(AtomicU32::new(SEARCHING)))
+                .collect(),
             running: Line(AtomicI32::new(0)),
         }
     }
@@ -56,8 +63,8 @@ impl IdleSet {
         self.running.0.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A thread will not look for work any more, or not soon. The caller looks for work *after* this, and wakes another
-    /// thread if there is any: submitters may have counted on this one.
+    /// A thread will not look for work any more, or not soon. The caller looks for work *after*
+    /// this, and wakes another thread if there is any: submitters may have counted on this one.
     pub fn depart(&self) {
         self.running.0.fetch_sub(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -68,14 +75,16 @@ impl IdleSet {
         self.place(index).store(BUSY, Ordering::Relaxed);
     }
 
-    /// Thread `index` is, or will be, in its handler for long. As for `depart`, the caller looks for work after this.
+    /// Thread `index` is, or will be, in its handler for long. As for `depart`, the caller looks
+    /// for work after this.
     pub fn go_away(&self, index: u32) {
         if self.place(index).swap(AWAY, Ordering::AcqRel) != AWAY {
             self.depart();
         }
     }
 
-    /// Thread `index` is about to end its handler: it may be counted on, before its reply lets the next call come.
+    /// Thread `index` is about to end its handler: it may be counted on, before its reply lets the
+    /// next call come.
     pub fn come_back(&self, index: u32) {
         if self.place(index).load(Ordering::Relaxed) == AWAY {
             self.arrive();
@@ -90,30 +99,35 @@ impl IdleSet {
         }
     }
 
-    /// Stops counting on threads that are in handlers now: work was found waiting although they were expected to be short. As
-    /// for `depart`, the caller looks for work after this.
+    /// Stops counting on threads that are in handlers now: work was found waiting although they
+    /// were expected to be short. As for `depart`, the caller looks for work after this.
     pub fn give_up_on_busy(&self, started: u32) {
         for place in &self.places[..started as usize] {
-            if place.0.compare_exchange(BUSY, AWAY, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if place
+                .0
+                .compare_exchange(BUSY, AWAY, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
                 self.depart();
             }
         }
     }
 
-    /// Sleeps as thread `index` until it is woken, unless `work` says that there is something to do. Returns, awake and
-    /// running, in either case; may return without work.
+    /// Sleeps as thread `index` until it is woken, unless `work` says that there is something to
+    /// do. Returns, awake and running, in either case; may return without work.
     pub fn sleep(&self, index: u32, work: impl Fn() -> bool) {
         let bed = &self.beds[index as usize].0;
         let word = &self.words[(index / BITS) as usize].0;
         let bit = 1_u64 << (index % BITS);
 
-        // A late token of an earlier wake may be erased here, or may come afterwards and wake us for nothing. Both
-        // are harmless: we look for work after this in any case. (Read-modify-writes on both sides, where stores would do, keep
-        // the tokens in one order that the model checker can follow: it loses track of three unordered plain stores.)
+        // A late token of an earlier wake may be erased here, or may come afterwards and wake us
+        // for nothing. Both are harmless: we look for work after this in any case.
+        // (Read-modify-writes on both sides, where stores would do, keep the tokens in one order
+        // that the model checker can follow: it loses track of three unordered plain stores.)
         bed.word().swap(ASLEEP, Ordering::AcqRel);
         word.fetch_or(bit, Ordering::SeqCst);
-        // After the bit: a submitter that still counts us as running did its publishing before this line, and we look
-        // after it.
+        // After the bit: a submitter that still counts us as running did its publishing before this
+        // line, and we look after it.
         self.running.0.fetch_sub(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if !work() {
@@ -126,14 +140,15 @@ impl IdleSet {
         }
     }
 
-    /// Call after publishing work, or after `depart`: how many threads are sure to look for work after that.
+    /// Call after publishing work, or after `depart`: how many threads are sure to look for work
+    /// after that.
     pub fn running(&self) -> u32 {
         fence(Ordering::SeqCst);
         u32::try_from(self.running.0.load(Ordering::SeqCst)).unwrap_or(0)
     }
 
-    /// Call after publishing work: wakes the lowest idle thread among the first `started`. `false`: none is idle, and
-    /// every live thread will look for work before it sleeps.
+    /// Call after publishing work: wakes the lowest idle thread among the first `started`. `false`:
+    /// none is idle, and every live thread will look for work before it sleeps.
     pub fn wake_one(&self, started: u32) -> bool {
         fence(Ordering::SeqCst);
         let Some(index) = self.take_lowest(started) else {
@@ -171,7 +186,8 @@ impl IdleSet {
         &self.places[index as usize].0
     }
 
-    /// The words that can have bits set: a door with room for 16,384 threads that has started three scans one word.
+    /// The words that can have bits set: a door with room for 16,384 threads that has started three
+    /// scans one word.
     fn in_use(&self, started: u32) -> &[Line<AtomicU64>] {
         let words = started.div_ceil(BITS) as usize;
         &self.words[..words.min(self.words.len())]

@@ -1,7 +1,9 @@
-//! A channel's words over raw memory: the only file that turns addresses into headers, bitmaps and slots.
+//! A channel's words over raw memory: the only file that turns addresses into headers, bitmaps and
+//! slots.
 //!
-//! Nothing here allocates, and nothing here keeps state: whoever has a [`Layout`] knows that its memory is as long as its
-//! geometry says, zeroed when it was handed over, and there until the process ends.
+//! Nothing here allocates, and nothing here keeps state: whoever has a [`Layout`] knows that its
+//! memory is as long as its geometry says, zeroed when it was handed over, and there until the
+//! process ends.
 
 use std::ptr::NonNull;
 use std::slice;
@@ -32,7 +34,8 @@ pub struct RequestHeader {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct ReplyHeader {
-    /// The generation that a door server thread last claimed. Tells "never accepted" from "may have run".
+    /// The generation that a door server thread last claimed. Tells "never accepted" from "may have
+    /// run".
     pub claim_generation: AtomicU32,
     /// The generation whose final reply is below. Written last.
     pub done_generation: AtomicU32,
@@ -58,8 +61,9 @@ pub struct Layout {
     control: NonNull<u8>,
 }
 
-// SAFETY: everything shared is reached through atomics; the slots' bytes are given out as raw pointers, and who may follow
-// them is decided by the slot protocol (see `client` and `call`). The memory is never unmapped.
+// SAFETY: everything shared is reached through atomics; the slots' bytes are given out as raw
+// pointers, and who may follow them is decided by the slot protocol (see `client` and `call`). The
+// memory is never unmapped.
 unsafe impl Send for Layout {}
 // SAFETY: as above.
 unsafe impl Sync for Layout {}
@@ -70,19 +74,28 @@ impl Layout {
         geometry.check()?;
         let needed = geometry.memory_len();
         if memory.len() < needed {
-            return Err(ChannelError::MemoryTooShort { needed, given: memory.len() });
+            return Err(ChannelError::MemoryTooShort {
+                needed,
+                given: memory.len(),
+            });
         }
         let address = memory.base().addr().get();
         if !address.is_multiple_of(PAGE) {
             return Err(ChannelError::Unaligned { address });
         }
         let requests = memory.base();
-        // SAFETY: the three lengths add up to `memory_len`, which is not more than the memory's length.
+        // SAFETY: the three lengths add up to `memory_len`, which is not more than the memory's
+        // length.
         let (replies, control) = unsafe {
             let replies = requests.add(geometry.requests_len());
             (replies, replies.add(geometry.replies_len()))
         };
-        Ok(Self { geometry, requests, replies, control })
+        Ok(Self {
+            geometry,
+            requests,
+            replies,
+            control,
+        })
     }
 
     /// Its geometry.
@@ -93,16 +106,26 @@ impl Layout {
     /// The header of the request in `slot`.
     pub fn request_header(&self, slot: u32) -> &RequestHeader {
         self.check_slot(slot);
-        // SAFETY: the requests region starts with one header per slot; it is page-aligned, zero is a valid header (the
-        // memory was zeroed), and both sides access its fields as atomics only.
-        unsafe { self.requests.cast::<RequestHeader>().add(slot as usize).as_ref() }
+        // SAFETY: the requests region starts with one header per slot; it is page-aligned, zero is
+        // a valid header (the memory was zeroed), and both sides access its fields as atomics only.
+        unsafe {
+            self.requests
+                .cast::<RequestHeader>()
+                .add(slot as usize)
+                .as_ref()
+        }
     }
 
     /// The header of the reply in `slot`.
     pub fn reply_header(&self, slot: u32) -> &ReplyHeader {
         self.check_slot(slot);
         // SAFETY: as for `request_header`, in the replies region.
-        unsafe { self.replies.cast::<ReplyHeader>().add(slot as usize).as_ref() }
+        unsafe {
+            self.replies
+                .cast::<ReplyHeader>()
+                .add(slot as usize)
+                .as_ref()
+        }
     }
 
     /// The first of `request_size` bytes.
@@ -142,15 +165,21 @@ impl Layout {
     pub fn turn(&self, slot: u32) -> &Turn {
         self.check_slot(slot);
         let lines = 1 + 2 * self.geometry.words();
-        // SAFETY: the turn words follow the lines above, one per slot; `Turn` is a transparent atomic u32.
+        // SAFETY: the turn words follow the lines above, one per slot; `Turn` is a transparent
+        // atomic u32.
         unsafe {
-            let first = self.control.cast::<Line<AtomicU64>>().add(lines).cast::<Turn>();
+            let first = self
+                .control
+                .cast::<Line<AtomicU64>>()
+                .add(lines)
+                .cast::<Turn>();
             first.add(slot as usize).as_ref()
         }
     }
 
     fn bitmap(&self, first_line: usize) -> Bitmap<'_> {
-        // SAFETY: `control_len` counts one line, then two bitmaps of `words` lines each; zero is a valid atomic.
+        // SAFETY: `control_len` counts one line, then two bitmaps of `words` lines each; zero is a
+        // valid atomic.
         let words = unsafe {
             let first = self.control.cast::<Line<AtomicU64>>().add(first_line);
             slice::from_raw_parts(first.as_ptr(), self.geometry.words())
@@ -158,8 +187,12 @@ impl Layout {
         Bitmap::new(words)
     }
 
-    /// Slot numbers reach this file from bitmaps and from `SlotId`s; the bitmap's last word has bits beyond the last slot.
+    /// Slot numbers reach this file from bitmaps and from `SlotId`s; the bitmap's last word has
+    /// bits beyond the last slot.
     fn check_slot(&self, slot: u32) {
-        assert!(slot < self.geometry.slots, "slot {slot} is not one of this channel's");
+        assert!(
+            slot < self.geometry.slots,
+            "slot {slot} is not one of this channel's"
+        );
     }
 }

@@ -1,13 +1,15 @@
 //! Doors: calls from a front end into an application, through memory that is there from the start.
 //!
-//! A [`Door`] has door server threads and channels. A channel has a fixed number of slots; each carries one call
-//! and its reply. The caller ([`Client`]) is an event loop that never blocks; the handler ([`DoorHandler`]) is ordinary
-//! synchronous code on a door server thread. Submitted calls and finished ones are bits in bitmaps, with a generation per slot; a
-//! doorbell rings only for a side that sleeps; idle threads are reused last-in-first-out; threads are started one at a time, only at a
-//! new high water of concurrency. After [`Door::start`] nothing here allocates.
+//! A [`Door`] has door server threads and channels. A channel has a fixed number of slots; each
+//! carries one call and its reply. The caller ([`Client`]) is an event loop that never blocks; the
+//! handler ([`DoorHandler`]) is ordinary synchronous code on a door server thread. Submitted calls
+//! and finished ones are bits in bitmaps, with a generation per slot; a doorbell rings only for a
+//! side that sleeps; idle threads are reused last-in-first-out; threads are started one at a time,
+//! only at a new high water of concurrency. After [`Door::start`] nothing here allocates.
 //!
-//! The semantics are those of illumos doors, as far as an event loop can have them. This crate knows neither HTTP nor buckets: what runs
-//! on its threads, and on which memory they stand, is the business of whoever starts them.
+//! The semantics are those of illumos doors, as far as an event loop can have them. This crate
+//! knows neither HTTP nor buckets: what runs on its threads, and on which memory they stand, is the
+//! business of whoever starts them.
 //!
 //! ```
 //! use std::sync::{Arc, OnceLock};
@@ -56,8 +58,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// The model checker takes the rule files (`bitmap`, `idle`, `revoke`, `turn`, `waiting`) into its own crate, `tests/loom.rs`: the rest lays
-// atomics over raw memory, which the model's atomics cannot be.
+// The model checker takes the rule files (`bitmap`, `idle`, `revoke`, `turn`, `waiting`) into its
+// own crate, `tests/loom.rs`: the rest lays atomics over raw memory, which the model's atomics
+// cannot be.
 #![cfg(not(loom))]
 
 mod bell;
@@ -69,11 +72,13 @@ mod clock;
 mod door;
 mod error;
 mod geometry;
+mod growth;
 mod idle;
 mod layout;
 mod pace;
 mod revoke;
 mod serve;
+mod slot;
 mod status;
 mod sync;
 mod turn;
@@ -81,11 +86,12 @@ mod waiting;
 
 pub use bell::Bell;
 pub use call::{Call, DoorHandler, EmergencyReply, Resumed};
-pub use client::{Client, Completion, Kind, SlotId, Withdraw};
+pub use client::Client;
 pub use clock::now_ns;
 pub use door::{Door, DoorBuilder, DoorInfo, THREADS_MAX};
 pub use error::{BuildError, CallError, ChannelError, GeometryError};
 pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
+pub use slot::{Completion, Kind, SlotId, Withdraw};
 pub use status::Status;
 pub use turn::Gone;
 pub use waiting::Patience;

@@ -1,17 +1,23 @@
-//! How long a door's handlers take, roughly: the one number that the wake and growth policies ask for.
+//! How long a door's handlers take, roughly: the one number that the wake and growth policies ask
+//! for.
 //!
-//! Tiny handlers lose by company: with no work to do, one thread carried 6.1 M calls/s and four carried 3.2 M, because they
-//! fight over cache lines and wake each other (measured, 2 CPUs). Handlers longer than a wake gain by it.
+//! Tiny handlers lose by company: with no work to do, one thread carried 6.1 M calls/s and four
+//! carried 3.2 M, because they fight over cache lines and wake each other (measured, 2 CPUs).
+//! Handlers longer than a wake gain by it.
 
 use crate::sync::{AtomicU32, Line, Ordering};
 
 /// Above this a handler is worth a second thread: about what a wake costs both sides.
 const SLOW_NS: u32 = 5_000;
-/// A new door is taken for slow: too many threads cost a little throughput, too few can cost everything.
+/// A new door is taken for slow: too many threads cost a little throughput, too few can cost
+/// everything.
 const START_NS: u32 = 50_000;
-/// A single sample counts for at most this, so that one handler that slept for minutes is forgotten in about
-/// a hundred calls.
-const SAMPLE_MAX_NS: u64 = 1_000_000;
+/// What a nudge puts in the average's place: slow, but forgotten after some thirty short calls,
+/// because on a loaded machine a thread that has lost its CPU looks like one that blocks.
+const NUDGED_NS: u32 = 2 * SLOW_NS;
+/// A single sample counts for at most this, so that one interrupted handler does not make a fast
+/// door slow (its weight is 1/32), two in a row do, and minutes are forgotten in a hundred calls.
+const SAMPLE_MAX_NS: u64 = 100_000;
 /// Samples are gathered per thread and folded this many at a time: the shared word stays clean.
 const FOLD: u32 = 16;
 
@@ -30,7 +36,9 @@ pub(crate) struct Samples {
 
 impl Pace {
     pub fn new() -> Self {
-        Self { average_ns: Line(AtomicU32::new(START_NS)) }
+        Self {
+            average_ns: Line(AtomicU32::new(START_NS)),
+        }
     }
 
     pub fn average_ns(&self) -> u32 {
@@ -41,10 +49,11 @@ impl Pace {
         self.average_ns() > SLOW_NS
     }
 
-    /// A call was found waiting although a thread was counted as running: whatever the average says, that thread blocks.
+    /// A call was found waiting although a thread was counted as running: whatever the average
+    /// says, that thread blocks.
     pub fn assume_slow(&self) {
-        if self.average_ns() < START_NS {
-            self.average_ns.0.store(START_NS, Ordering::Relaxed);
+        if self.average_ns() < NUDGED_NS {
+            self.average_ns.0.store(NUDGED_NS, Ordering::Relaxed);
         }
     }
 
@@ -97,15 +106,32 @@ mod tests {
     }
 
     #[test]
-    fn one_handler_that_blocks_makes_a_fast_door_slow_and_is_forgotten_again() {
+    fn one_long_call_is_an_accident_and_two_make_a_fast_door_slow_until_it_is_forgotten() {
         let pace = Pace::new();
         let mut samples = Samples::default();
         for _ in 0..1000 {
             samples.note(200, &pace);
         }
         samples.note(60_000_000_000, &pace);
+        assert!(!pace.is_slow());
+        samples.note(60_000_000_000, &pace);
         assert!(pace.is_slow());
-        for _ in 0..160 {
+        for _ in 0..100 {
+            samples.note(200, &pace);
+        }
+        assert!(!pace.is_slow());
+    }
+
+    #[test]
+    fn a_nudge_makes_a_door_slow_for_a_few_calls() {
+        let pace = Pace::new();
+        let mut samples = Samples::default();
+        for _ in 0..1000 {
+            samples.note(200, &pace);
+        }
+        pace.assume_slow();
+        assert!(pace.is_slow());
+        for _ in 0..32 {
             samples.note(200, &pace);
         }
         assert!(!pace.is_slow());

@@ -1,8 +1,9 @@
 //! The revoke flag, and who may rely on it.
 //!
-//! No call is lost between a submit and a revoke: a submitter publishes its calls, then looks at the flag, and takes back what it
-//! can if it is raised; a thread sees the flag raised, then looks for calls once more, and only then ends. One of the two sees the
-//! other; a call that both see has one taker, as always.
+//! No call is lost between a submit and a revoke: a submitter publishes its calls, then looks at
+//! the flag, and takes back what it can if it is raised; a thread sees the flag raised, then looks
+//! for calls once more, and only then ends. One of the two sees the other; a call that both see has
+//! one taker, as always.
 
 use crate::sync::{AtomicU32, Ordering, fence};
 
@@ -32,7 +33,8 @@ impl Revoked {
         self.is_raised()
     }
 
-    /// Door server thread: whether it may end, because the flag is raised and `backlog` finds nothing after that.
+    /// Door server thread: whether it may end, because the flag is raised and `backlog` finds
+    /// nothing after that.
     pub fn allows_end(&self, backlog: impl Fn() -> bool) -> bool {
         if !self.is_raised() {
             return false;

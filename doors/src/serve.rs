@@ -13,13 +13,13 @@ use crate::pace::Samples;
 use crate::status::Status;
 use crate::sync::Ordering;
 
-/// A lazy client is told of a completion after this long at the latest, if the thread keeps finding work: as long as
-/// two or three wakes cost.
+/// A lazy client is told of a completion after this long at the latest, if the thread keeps finding
+/// work: as long as two or three wakes cost.
 const UNREPORTED_NS: u64 = 20_000;
 
 impl Door {
-    /// Serves calls as thread `thread`, on a thread that `server_create` has started for that index. Returns after
-    /// [`revoke`](Door::revoke), when nothing is left to serve.
+    /// Serves calls as thread `thread`, on a thread that `server_create` has started for that
+    /// index. Returns after [`revoke`](Door::revoke), when nothing is left to serve.
     ///
     /// Handlers may jump within their own frames, never over this function's.
     ///
@@ -46,7 +46,9 @@ impl Door {
             if inner.revoked.allows_end(|| inner.backlog()) {
                 break;
             }
-            inner.idle.sleep(thread, || inner.revoked.is_raised() || inner.backlog());
+            inner
+                .idle
+                .sleep(thread, || inner.revoked.is_raised() || inner.backlog());
             server.now_ns = now_ns();
         }
         inner.idle.depart();
@@ -61,7 +63,8 @@ struct Server<'a> {
     /// Claims go round the channels, so that a busy one cannot starve the others.
     next_channel: usize,
     samples: Samples,
-    /// The clock is read once after each call, which is also the start of the next one, and once after each sleep.
+    /// The clock is read once after each call, which is also the start of the next one, and once
+    /// after each sleep.
     now_ns: u64,
     unreported_since_ns: u64,
 }
@@ -80,7 +83,8 @@ impl<'a> Server<'a> {
 
     fn run<H: DoorHandler>(&mut self, handler: &H, channel: &Channel, claimed: Claimed) {
         if self.inner.leave_to_handler(self.thread) {
-            // A wake or a start is no service time; counted as such, it would call for more threads.
+            // A wake or a start is no service time; counted as such, it would call for more
+            // threads.
             self.now_ns = now_ns();
         }
         let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
@@ -97,7 +101,8 @@ impl<'a> Server<'a> {
         }
 
         let began_ns = std::mem::replace(&mut self.now_ns, now_ns());
-        self.samples.note(self.now_ns.saturating_sub(began_ns), &self.inner.pace);
+        self.samples
+            .note(self.now_ns.saturating_sub(began_ns), &self.inner.pace);
         self.report_in_time();
     }
 
@@ -125,9 +130,11 @@ impl<'a> Server<'a> {
 impl ThreadState {
     /// Counts a completed call. Only the thread itself writes, so no read-modify-write is needed.
     pub(crate) fn count(&self, status: Status) {
-        self.served.store(self.served.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.served
+            .store(self.served.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         if status == Status::FAULT {
-            self.faulted.store(self.faulted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.faulted
+                .store(self.faulted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
     }
 }

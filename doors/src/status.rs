@@ -1,7 +1,7 @@
 //! How a call ended, in one word that passes through a channel.
 
-/// The outcome of a call. This crate gives a meaning to 0 and 1 and keeps the values below 16; the others are the
-/// application's and pass through unchanged.
+/// The outcome of a call. This crate gives a meaning to 0 and 1 and keeps the values below 16; the
+/// others are the application's and pass through unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Status(pub u32);
 

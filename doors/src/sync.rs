@@ -40,8 +40,8 @@ impl Futex {
     /// Sleeps if the word still holds `expected`. May return early (a signal, a late wake of an
     /// earlier sleep): callers loop on their own condition.
     pub fn wait(&self, expected: u32) {
-        // SAFETY: the address is that of a live, aligned 32-bit atomic borrowed for the call; a null
-        // timeout means "no timeout". FUTEX_WAIT reads the word and writes no memory of ours.
+        // SAFETY: the address is that of a live, aligned 32-bit atomic borrowed for the call; a
+        // null timeout means "no timeout". FUTEX_WAIT reads the word and writes no memory of ours.
         unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -67,8 +67,9 @@ impl Futex {
     }
 }
 
-/// The futex of the model, for one sleeper per word. The kernel compares the word and queues the sleeper as one step; here a
-/// wake between the two is kept for the sleeper instead, which comes to the same, and sleeps may end early, as they do in the kernel.
+/// The futex of the model, for one sleeper per word. The kernel compares the word and queues the
+/// sleeper as one step; here a wake between the two is kept for the sleeper instead, which comes to
+/// the same, and sleeps may end early, as they do in the kernel.
 #[cfg(loom)]
 #[derive(Debug)]
 pub struct Futex {
@@ -80,7 +81,10 @@ pub struct Futex {
 impl Futex {
     /// A word that starts as `value`.
     pub fn new(value: u32) -> Self {
-        Self { word: AtomicU32::new(value), queue: loom::sync::Notify::new() }
+        Self {
+            word: AtomicU32::new(value),
+            queue: loom::sync::Notify::new(),
+        }
     }
 
     /// The atomic word itself.

@@ -1,8 +1,8 @@
 //! Whose turn it is in a streaming call: one word per slot that the door server thread sleeps on.
 //!
-//! A call belongs to the server from submit to completion. In between the two sides may exchange pieces through the
-//! same slot: the server hands the turn to the client with an interim reply and blocks; the client hands it back, or
-//! says that it has gone.
+//! A call belongs to the server from submit to completion. In between the two sides may exchange
+//! pieces through the same slot: the server hands the turn to the client with an interim reply and
+//! blocks; the client hands it back, or says that it has gone.
 
 use crate::sync::{Futex, Ordering};
 

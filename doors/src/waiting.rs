@@ -1,16 +1,18 @@
 //! The client's "I sleep" flag, and when a completion is worth a doorbell.
 //!
-//! A doorbell costs a system call and often a context switch; with 64 calls in flight nearly every one of them is
-//! wasted, because the client is awake. So a sleeper raises this flag first and only a raised flag is rung, once. The
-//! rule is the one of `idle`, with the sides exchanged: the client raises the flag, then looks for completions; the
-//! server publishes a completion, then looks at the flag.
+//! A doorbell costs a system call and often a context switch; with 64 calls in flight nearly every
+//! one of them is wasted, because the client is awake. So a sleeper raises this flag first and only
+//! a raised flag is rung, once. The rule is the one of `idle`, with the sides exchanged: the client
+//! raises the flag, then looks for completions; the server publishes a completion, then looks at
+//! the flag.
 
 use crate::sync::{AtomicU32, Ordering, fence};
 
 /// How soon a sleeping client wants to hear of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// Some completions may be gathered before the doorbell rings. The client must sleep with a short timeout.
+    /// Some completions may be gathered before the doorbell rings. The client must sleep with a
+    /// short timeout.
     Lazy,
     /// Every completion rings at once. The client may sleep without a timeout.
     Eager,
@@ -30,8 +32,8 @@ impl<'a> Waiting<'a> {
         Self(word)
     }
 
-    /// Client: raises the flag, then looks once more. `true`: nothing is there, sleep. `false`: the flag is down
-    /// again, because `completions` found something.
+    /// Client: raises the flag, then looks once more. `true`: nothing is there, sleep. `false`: the
+    /// flag is down again, because `completions` found something.
     pub fn announce(&self, patience: Patience, completions: impl Fn() -> bool) -> bool {
         let raised = match patience {
             Patience::Lazy => LAZY,

@@ -140,7 +140,11 @@ impl Application {
     /// that takes longer than `patience`.
     pub fn wait_until_ready(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        let idle = || self.door.get().is_some_and(|door| door.info().threads_idle > 0);
+        let idle = || {
+            self.door
+                .get()
+                .is_some_and(|door| door.info().threads_idle > 0)
+        };
         while !idle() {
             if Instant::now() >= deadline {
                 return false;

@@ -268,7 +268,11 @@ impl Loop {
             return;
         }
         self.table[index].wanted = 0;
-        let slot = if self.must_wait(index) { None } else { self.client.reserve() };
+        let slot = if self.must_wait(index) {
+            None
+        } else {
+            self.client.reserve()
+        };
         let Some(slot) = slot else {
             if source == Source::Scratch && !self.keep(index, bytes) {
                 self.refuse(index, 503);
@@ -608,7 +612,9 @@ impl Loop {
         };
         match self.timeouts.deadline {
             0 => self.table.unlink(index),
-            deadline => self.table.set_timer(index, List::Deadline, began + deadline),
+            deadline => self
+                .table
+                .set_timer(index, List::Deadline, began + deadline),
         }
     }
 }

@@ -34,7 +34,9 @@ impl Loop {
     /// The call has been in its slot for the queue timeout: taken back if no thread has claimed it, else it goes on.
     fn queue_timed_out(&mut self, index: u32) {
         let connection = &mut self.table[index];
-        if self.timeouts.deadline != 0 && connection.arrived_ms + self.timeouts.deadline <= self.now_ms {
+        if self.timeouts.deadline != 0
+            && connection.arrived_ms + self.timeouts.deadline <= self.now_ms
+        {
             self.give_up(index, 504);
             return;
         }

@@ -1,0 +1,93 @@
+//! A slot as its caller sees it: its name, what can become of it, what the caller remembers of it.
+
+use crate::bitmap::BITS;
+use crate::status::Status;
+
+/// One use of one slot. A stale one, kept after the slot was freed, is refused with a panic: it is
+/// the caller's own bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl SlotId {
+    /// The slot's index in its channel: dense, for tables beside the channel.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+
+    /// Which use of the slot this is.
+    pub fn generation(self) -> u32 {
+        self.generation
+    }
+}
+
+/// What became of an attempt to take a call back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Withdraw {
+    /// No thread had claimed it, and none will: the slot is being filled again.
+    Withdrawn,
+    /// A thread has claimed it: it may have run.
+    Claimed,
+}
+
+/// Which kind of reply `drain` has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The call has ended.
+    Final,
+    /// A piece, with the application's word for it; the server waits for `resume`.
+    Interim(u32),
+}
+
+/// A reply that can be read with [`Client::reply`](crate::Client::reply).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// How the call ended; [`Status::OK`] for an interim reply.
+    pub status: Status,
+    /// Bytes of the reply.
+    pub len: usize,
+    /// Final, or a piece.
+    pub kind: Kind,
+}
+
+/// Where a slot is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Free,
+    Filling,
+    /// Staged, submitted, or on a door server thread.
+    Submitted,
+    /// A piece was drained; the server waits for us.
+    Interim,
+    Replied,
+    /// Given up after a thread had claimed it: quarantined until its final reply comes.
+    Abandoned,
+}
+
+/// The caller's truth about a slot.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// Which use of the slot is the valid one; never 0, which is what fresh memory shows.
+    pub generation: u32,
+    pub phase: Phase,
+    /// Bytes of the reply that was told.
+    pub reply_len: usize,
+}
+
+/// A slot's word and bit.
+pub(crate) fn place(index: u32) -> (usize, u64) {
+    ((index / BITS) as usize, 1 << (index % BITS))
+}
+
+/// The positions of the bits that are set, lowest first.
+pub(crate) fn bits_of(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let bit = word
+            .checked_ilog2()
+            .map(|_| word.trailing_zeros() as usize)?;
+        word &= word - 1;
+        Some(bit)
+    })
+}

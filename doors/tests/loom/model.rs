@@ -1,0 +1,117 @@
+//! A door of one channel, made of the real rules and nothing else.
+
+use loom::sync::Arc;
+
+use crate::bitmap::Bitmap;
+use crate::idle::IdleSet;
+use crate::revoke::Revoked;
+use crate::sync::{AtomicU32, AtomicU64, Futex, Line, Ordering};
+use crate::waiting::{Patience, Waiting};
+
+/// A door of one channel: what threads and clients share.
+pub struct Model {
+    submit: [Line<AtomicU64>; 1],
+    complete: [Line<AtomicU64>; 1],
+    waiting: AtomicU32,
+    /// The doorbell: epoll on an eventfd that is never read is a futex on a counter.
+    bell: Futex,
+    pub idle: IdleSet,
+    threads: u32,
+    pub revoked: Revoked,
+    claimed: AtomicU64,
+}
+
+impl Model {
+    pub fn new(threads: u32) -> Arc<Self> {
+        Arc::new(Self {
+            submit: [Line(AtomicU64::new(0))],
+            complete: [Line(AtomicU64::new(0))],
+            waiting: AtomicU32::new(0),
+            bell: Futex::new(0),
+            idle: IdleSet::new(threads),
+            threads,
+            revoked: Revoked::new(),
+            claimed: AtomicU64::new(0),
+        })
+    }
+
+    pub fn submit(&self) -> Bitmap<'_> {
+        Bitmap::new(&self.submit)
+    }
+
+    pub fn complete(&self) -> Bitmap<'_> {
+        Bitmap::new(&self.complete)
+    }
+
+    pub fn waiting(&self) -> Waiting<'_> {
+        Waiting::new(&self.waiting)
+    }
+
+    /// `Client::flush` for a door whose handlers are fast.
+    pub fn submit_call(&self, slot: u32) {
+        self.submit().publish(0, 1 << slot);
+        if self.idle.running() == 0 {
+            self.idle.wake_one(self.threads);
+        }
+    }
+
+    /// `Door::revoke`.
+    pub fn revoke(&self) {
+        self.revoked.raise();
+        self.idle.wake_all(self.threads);
+    }
+
+    /// `Door::serve`, until revoked or until `enough` says so; every claim is noted, and claimed
+    /// once.
+    pub fn serve(&self, thread: u32, run: impl Fn(u32)) {
+        self.idle.arrive();
+        loop {
+            while let Some(slot) = self.submit().take_one_from(0) {
+                let before = self.claimed.fetch_or(1 << slot, Ordering::Relaxed);
+                assert_eq!(before & (1 << slot), 0, "slot {slot} was claimed twice");
+                self.idle.enter(thread);
+                run(slot);
+                self.idle.search(thread);
+            }
+            if self.revoked.allows_end(|| self.submit().any()) {
+                break;
+            }
+            self.idle
+                .sleep(thread, || self.revoked.is_raised() || self.submit().any());
+        }
+        self.idle.depart();
+    }
+
+    /// `report` and the doorbell.
+    pub fn ring_if_due(&self) {
+        let waiting = self.waiting();
+        if waiting.patience().is_some() && self.complete().any() && waiting.take() {
+            self.bell.word().fetch_add(1, Ordering::Release);
+            self.bell.wake();
+        }
+    }
+
+    /// The event loop: sleeps without a timeout until every bit of `wanted` has completed.
+    pub fn wait_for(&self, wanted: u64, patience: Patience) {
+        let mut seen = 0;
+        loop {
+            seen |= self.complete().take(0, u64::MAX);
+            if seen == wanted {
+                return;
+            }
+            // epoll remembers an edge that comes before the wait.
+            let edge = self.bell.word().load(Ordering::Acquire);
+            if self.waiting().announce(patience, || self.complete().any()) {
+                while self.bell.word().load(Ordering::Acquire) == edge {
+                    self.bell.wait(edge);
+                }
+                self.waiting().clear();
+            }
+        }
+    }
+
+    pub fn all_claimed(&self, wanted: u64) {
+        assert_eq!(self.claimed.load(Ordering::Relaxed), wanted);
+        assert_eq!(self.submit().peek(0), 0);
+    }
+}
