@@ -45,6 +45,8 @@ pub struct Bucket {
     pub(crate) stuck: Cell<Option<Stuck>>,
     /// Since the request began to fail: allocations come from the panic room.
     pub(crate) failing: Cell<bool>,
+    /// Since the panic hook has seen a panic after which the runtime aborts.
+    pub(crate) aborting: Cell<bool>,
     pub(crate) exhaustion: Cell<Exhaustion>,
     pub(crate) panic_note: PanicNote,
     pub(crate) cleanups: Cleanups,
@@ -221,6 +223,7 @@ impl Bucket {
                 policy: Cell::new(Policy::Park),
                 stuck: Cell::new(None),
                 failing: Cell::new(false),
+                aborting: Cell::new(false),
                 exhaustion: Cell::new(Exhaustion::NOTHING),
                 panic_note: PanicNote::new(),
                 cleanups: Cleanups::new(),

@@ -221,7 +221,6 @@ impl BucketGeometry {
     pub(crate) const fn panic_room_offset(&self) -> usize {
         self.reserve_offset() + CONTROL_SIZE
     }
-
 }
 
 /// What the C library and the kernel want on this machine, in bytes.
@@ -276,11 +275,8 @@ mod tests {
             g.bucket_size()
         );
         assert_eq!(g.arena_offset() + g.arena_size(), g.reserve_offset());
-        assert_eq!(
-            g.panic_room_offset() + PANIC_ROOM_SIZE,
-            g.bucket_size()
-        );
-        assert_eq!(g.term(8).expect("eight").bytes(), Some(8 * 512 << 10));
+        assert_eq!(g.panic_room_offset() + PANIC_ROOM_SIZE, g.bucket_size());
+        assert_eq!(g.term(8).expect("eight").bytes(), Some(8 * (512 << 10)));
     }
 
     #[test]

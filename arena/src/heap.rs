@@ -279,3 +279,213 @@ impl Wipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::ManuallyDrop;
+
+    /// Without it no heap can be built, see [`Heap::new`]. It serves all unit tests of this crate.
+    #[global_allocator]
+    static GLOBAL: crate::TransomAllocator = crate::TransomAllocator;
+
+    const LEN: usize = 16 << 10;
+
+    /// A heap over a vector's memory.
+    struct Lab {
+        heap: ManuallyDrop<Heap>,
+        // Referred to by the heap alone, which is never dropped; 16-aligned, as it wants it.
+        _memory: Vec<u128>,
+    }
+
+    impl Lab {
+        fn new() -> Self {
+            let mut memory = vec![0u128; LEN / 16];
+            let start = NonNull::new(memory.as_mut_ptr().cast()).expect("not empty");
+            // SAFETY: aligned to 16, LEN bytes, and kept in the same value as the heap.
+            let heap = unsafe { Heap::new(start, LEN) }.expect("the allocator is ours");
+            Lab {
+                heap: ManuallyDrop::new(heap),
+                _memory: memory,
+            }
+        }
+    }
+
+    fn layout(size: usize, align: usize) -> Layout {
+        Layout::from_size_align(size, align).expect("small")
+    }
+
+    /// A block with its pattern, which no other block may touch.
+    struct Block {
+        at: NonNull<u8>,
+        layout: Layout,
+        fill: u8,
+    }
+
+    impl Block {
+        fn fill(&self) {
+            // SAFETY: the block is live.
+            unsafe { self.at.write_bytes(self.fill, self.layout.size()) };
+        }
+
+        fn check(&self, len: usize) {
+            // SAFETY: the block is live, and `len` bytes of it were written.
+            let bytes = unsafe { std::slice::from_raw_parts(self.at.as_ptr(), len) };
+            assert!(bytes.iter().all(|&byte| byte == self.fill));
+        }
+    }
+
+    /// Small numbers in an order that is the same each time, so that Miri can run what it has run before.
+    struct Dice(u32);
+
+    impl Dice {
+        fn throw(&mut self, below: usize) -> usize {
+            self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (self.0 >> 8) as usize % below
+        }
+    }
+
+    #[test]
+    fn blocks_keep_their_bytes_through_every_sequence() {
+        let mut lab = Lab::new();
+        for seed in 0..if cfg!(miri) { 8 } else { 400 } {
+            let heap = &lab.heap;
+            let mut dice = Dice(seed);
+            let mut live: Vec<Block> = Vec::new();
+            for step in 0..60u8 {
+                let fresh = layout(1 + dice.throw(600), 1 << dice.throw(7));
+                let index = dice.throw(live.len().max(1));
+                match dice.throw(4) {
+                    0 | 1 => live.extend(heap.allocate(fresh).ok().map(|at| Block {
+                        at,
+                        layout: fresh,
+                        fill: step,
+                    })),
+                    2 if !live.is_empty() => {
+                        let block = &mut live[index];
+                        let (old, new) = (block.layout, layout(fresh.size(), block.layout.align()));
+                        // SAFETY: the block is live with `old`.
+                        let moved = unsafe {
+                            if new.size() >= old.size() {
+                                heap.grow(block.at, old, new)
+                            } else {
+                                heap.shrink(block.at, old, new)
+                            }
+                        };
+                        if let Ok(at) = moved {
+                            (block.at, block.layout) = (at, new);
+                            block.check(old.size().min(new.size()));
+                        }
+                    }
+                    _ if !live.is_empty() => {
+                        let block = live.swap_remove(index);
+                        block.check(block.layout.size());
+                        // SAFETY: the block is live with this layout, and forgotten here.
+                        unsafe { heap.deallocate(block.at, block.layout) };
+                    }
+                    _ => {}
+                }
+                for block in &live {
+                    let at = block.at.as_ptr().addr();
+                    assert!(at.is_multiple_of(block.layout.align()));
+                    assert!(heap.owns(at) && heap.owns(at + block.layout.size() - 1));
+                    block.fill();
+                }
+                for block in &live {
+                    block.check(block.layout.size()); // filled after the others: nobody overlaps
+                }
+                assert_eq!(heap.live() as usize, live.len());
+                assert_eq!(heap.used() + heap.free(), heap.capacity());
+            }
+            // SAFETY: the blocks are forgotten with this iteration.
+            unsafe { lab.heap.reset(Wipe::None) };
+            assert_eq!(
+                (lab.heap.used(), lab.heap.live(), lab.heap.high_water()),
+                (0, 0, 0)
+            );
+        }
+    }
+
+    #[test]
+    fn an_arena_is_usable_to_its_last_byte_and_refuses_the_next() {
+        let lab = Lab::new();
+        let all = lab
+            .heap
+            .allocate(layout(lab.heap.capacity(), 1))
+            .expect("all of it");
+        assert_eq!(lab.heap.free(), 0);
+        assert_eq!(lab.heap.allocate(layout(1, 1)), Err(DoesNotFit));
+        // SAFETY: live with this layout.
+        let grown = unsafe {
+            let had = layout(lab.heap.capacity(), 1);
+            lab.heap.grow(all, had, layout(lab.heap.capacity() + 1, 1))
+        };
+        assert_eq!(grown, Err(DoesNotFit));
+        assert_eq!(lab.heap.high_water(), lab.heap.capacity());
+    }
+
+    #[test]
+    fn a_wiped_arena_is_wiped_wherever_it_was_written() {
+        let mut lab = Lab::new();
+        for (wipe, byte) in [(Wipe::Poison, Wipe::POISON), (Wipe::Zero, 0)] {
+            let size = lab.heap.capacity();
+            let at = lab.heap.allocate(layout(size, 1)).expect("all of it");
+            // SAFETY: just allocated; given back through the bump, which no count of ours sees, and not used again.
+            unsafe {
+                at.write_bytes(7, size);
+                lab.heap.bump().deallocate(at, layout(size, 1));
+                lab.heap.peak.set(0);
+                lab.heap.reset(wipe);
+            }
+            let at = lab.heap.allocate(layout(size, 1)).expect("all of it again");
+            // SAFETY: just allocated, and written by the wipe.
+            let bytes = unsafe { std::slice::from_raw_parts(at.as_ptr(), size) };
+            assert!(bytes.iter().all(|&b| b == byte), "{wipe:?}");
+            // SAFETY: not used again.
+            unsafe { lab.heap.reset(Wipe::None) };
+        }
+    }
+
+    #[test]
+    #[cfg_attr(
+        miri,
+        ignore = "a chunk is abandoned on purpose, which Miri calls a leak"
+    )]
+    fn a_bump_whose_limit_was_lifted_is_closed_again_or_built_anew() {
+        let mut lab = Lab::new();
+        let base = lab.heap.memory;
+        for beyond in [false, true] {
+            lab.heap.bump().set_allocation_limit(None);
+            if beyond {
+                // This thread runs no request, so the second chunk comes from the process heap.
+                let large = lab.heap.bump().alloc_slice_fill_copy(2 * LEN, 1u8);
+                assert!(!lab.heap.owns(large.as_ptr().addr()));
+                assert_eq!(
+                    lab.heap.allocate(layout(1, 1)),
+                    Err(DoesNotFit),
+                    "not from there"
+                );
+            }
+            // SAFETY: nothing allocated is used again.
+            unsafe { lab.heap.reset(Wipe::None) };
+            assert!(
+                lab.heap
+                    .bump()
+                    .try_alloc_slice_fill_copy(2 * LEN, 1u8)
+                    .is_err()
+            );
+            let at = lab.heap.allocate(layout(64, 16)).expect("as before");
+            assert!(lab.heap.owns(at.as_ptr().addr()) && lab.heap.memory == base);
+            // SAFETY: nothing allocated is used again.
+            unsafe { lab.heap.reset(Wipe::None) };
+        }
+    }
+
+    #[test]
+    fn memory_too_small_for_an_arena_is_refused() {
+        let mut memory = [0u128; 2];
+        let start = NonNull::from(&mut memory).cast();
+        // SAFETY: aligned, 32 bytes, not used by anybody else; nothing is built in it.
+        assert!(unsafe { Heap::new(start, 32) }.is_err());
+    }
+}

@@ -6,8 +6,7 @@
 //! `addr2line -e BINARY` takes. On threads that are not running a request the hook that was there before is called.
 
 use crate::bucket::Bucket;
-use crate::cleanup::WayOut;
-use crate::recovery::{self, Failed};
+use crate::recovery;
 use crate::thread::bound;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -123,18 +122,16 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
     let Some(bucket) = bound() else {
         return false;
     };
-    let note = &bucket.panic_note;
     let said = info.payload_as_str().unwrap_or(NO_TEXT);
     if !bucket.failing.get() {
         // What a cleanup says afterwards is not why the request ended.
         write_note(bucket, info, said);
     }
-    // After these two the runtime aborts the process. A thread that never returns from here cannot be aborted.
+    // After these two the runtime aborts the process. The thread is parked when it does (in `signal`), and not here:
+    // the runtime's lock on the hook is held now, and whoever set a hook later would wait for it for ever.
     let aborts = said.starts_with("panic in a destructor during cleanup")
         || said.starts_with("panic in a function that cannot unwind");
-    if aborts {
-        recovery::park(bucket, Failed::Panicked(note), WayOut::Unwound);
-    }
+    bucket.aborting.set(aborts);
     true
 }
 

@@ -15,6 +15,7 @@ use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::futex;
 use crate::panic::{self, PanicNote};
+use crate::signal;
 use crate::thread::{bound, thread};
 use bumpalo::Bump;
 use std::alloc::Layout;
@@ -156,6 +157,8 @@ impl Tenant {
     /// The caller has adopted the bucket.
     pub(crate) fn of(bucket: &'static Bucket, on_its_stack: bool) -> Self {
         panic::install_hook();
+        // Where it matters, `start_thread` has reported the error.
+        let _ = signal::install();
         Tenant {
             bucket,
             on_its_stack,
@@ -222,6 +225,7 @@ impl Tenant {
         bucket.policy.set(policy);
         bucket.stuck.set(Some(stuck));
         bucket.panic_note.clear();
+        bucket.aborting.set(false);
         bucket.set_state(BucketState::Busy);
         thread(|t| {
             t.aim.set(bucket);
@@ -390,7 +394,11 @@ pub(crate) fn arena_exhausted(bucket: &Bucket, asked: usize) -> Exhaustion {
 #[cold]
 pub(crate) fn nothing_is_left(bucket: &Bucket, layout: Layout) -> ! {
     let exhaustion = arena_exhausted(bucket, layout.size());
-    park(bucket, Failed::Exhausted(exhaustion), WayOut::ExhaustedArena)
+    park(
+        bucket,
+        Failed::Exhausted(exhaustion),
+        WayOut::ExhaustedArena,
+    )
 }
 
 /// An allocation does not fit the shared heap. Returns a block only to a thread that is not running a request, or that

@@ -133,7 +133,11 @@ impl Part {
     /// If the part does not divide into `n` shares of whole pages: the layout was computed wrongly.
     #[must_use]
     pub fn share(&mut self, n: usize) -> Part {
-        assert!(self.len.is_multiple_of(n * PAGE), "{} bytes into {n}", self.len);
+        assert!(
+            self.len.is_multiple_of(n * PAGE),
+            "{} bytes into {n}",
+            self.len
+        );
         let len = self.len / n;
         let first = Part {
             name: self.name,

@@ -1,18 +1,20 @@
-//! A stack overflow in a handler: caught on the bucket's signal stack.
+//! A stack overflow in a handler, and a panic that the runtime does not let unwind: caught on the bucket's signal stack.
 //!
-//! Only a fault in the guard page below the stack of the bucket that this thread is bound to is ours. Everything else
-//! goes to whoever handled it before, which by default ends the process: a wild pointer is not exhaustion.
+//! Of faults, only one in the guard page below the stack of the bucket that this thread is bound to is ours; of aborts,
+//! only the one that our panic hook has seen coming. Everything else goes to whoever handled it before, which by default
+//! ends the process: a wild pointer is not exhaustion, and what malloc finds corrupted must not go on.
 
 use crate::bucket::Bucket;
-use crate::recovery;
+use crate::cleanup::WayOut;
+use crate::recovery::{self, Failed};
 use crate::thread::bound;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
-type Previous = [libc::sigaction; 2];
-const SIGNALS: [libc::c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+const SIGNALS: [libc::c_int; 3] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT];
+type Previous = [libc::sigaction; SIGNALS.len()];
 
 static PREVIOUS: OnceLock<Previous> = OnceLock::new();
 
@@ -76,15 +78,24 @@ pub(crate) fn use_signal_stack(bucket: &Bucket) -> io::Result<()> {
 extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
     let address = unsafe { (*info).si_addr() } as usize;
-    if let Some(bucket) = bound()
-        && bucket.in_stack_guard(address)
-    {
-        recovery::stack_overflowed(bucket);
+    if let Some(bucket) = bound() {
+        if signal == libc::SIGABRT && bucket.aborting.get() {
+            let failed = Failed::Panicked(&bucket.panic_note);
+            recovery::park(bucket, failed, WayOut::Unwound);
+        }
+        if signal != libc::SIGABRT && bucket.in_stack_guard(address) {
+            recovery::stack_overflowed(bucket);
+        }
     }
     // Not ours: put the previous handler back and return; the instruction faults again and reaches it.
-    let index = usize::from(signal != SIGNALS[0]);
-    if let Some(previous) = PREVIOUS.get() {
+    let index = SIGNALS.iter().position(|&ours| ours == signal);
+    if let (Some(previous), Some(index)) = (PREVIOUS.get(), index) {
         // SAFETY: what sigaction gave us is valid to give back.
         unsafe { libc::sigaction(signal, &raw const previous[index], ptr::null_mut()) };
+    }
+    if signal == libc::SIGABRT {
+        // No instruction will do it again.
+        // SAFETY: raise is async-signal-safe; the signal is not blocked in here (SA_NODEFER).
+        unsafe { libc::raise(signal) };
     }
 }

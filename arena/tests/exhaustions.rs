@@ -43,7 +43,9 @@ fn unwind_from_the_arena(tenant: &mut Tenant) {
 }
 
 fn panic(tenant: &mut Tenant) {
-    let outcome = tenant.enter(&never_stuck, |_| -> u8 { panic!("number {}", black_box(1)) });
+    let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+        panic!("number {}", black_box(1))
+    });
     assert!(outcome.result.is_err() && outcome.live == 0);
 }
 
@@ -76,7 +78,10 @@ fn a_million_exhaustions_change_neither_resident_memory_nor_mappings() {
                 way(tenant);
             }
             let after = (resident_pages(), mappings());
-            assert!(after.0.abs_diff(before.0) <= NOISE_PAGES, "{name}: {before:?} {after:?}");
+            assert!(
+                after.0.abs_diff(before.0) <= NOISE_PAGES,
+                "{name}: {before:?} {after:?}"
+            );
             assert_eq!(after.1, before.1, "{name}: mappings");
         }
         let outcome = tenant.enter(&never_stuck, |_| vec![0u8; 300 << 10].len());

@@ -7,8 +7,8 @@
 #![cfg(loom)]
 
 mod futex {
-    use loom::sync::{Condvar, Mutex, MutexGuard};
     pub use loom::sync::atomic::{AtomicU32, Ordering};
+    use loom::sync::{Condvar, Mutex, MutexGuard};
 
     loom::lazy_static! {
         /// The kernel's bucket for the one word that a model sleeps on. Its lock is what makes FUTEX_WAIT's comparison

@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     Reported, fill_the_arena, in_a_child, never_stuck, on_bucket_thread, overflow_the_stack, parks,
-    wait_for,
+    passes_in_a_child, wait_for,
 };
 use std::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
@@ -65,6 +65,68 @@ fn a_panic_in_a_destructor_during_unwinding_parks_instead_of_aborting() {
     assert!(parked_one.for_ever());
 }
 
+/// Parked inside the hook, the thread would hold the runtime's lock on it: the next who sets a hook would wait for ever,
+/// and everybody who panics after him.
+#[test]
+fn a_thread_parked_by_a_panic_does_not_hold_the_panic_hook() {
+    passes_in_a_child("child_that_sets_a_hook_beside_a_parked_thread", &[]);
+}
+
+#[test]
+#[ignore = "sets the panic hook of its process"]
+fn child_that_sets_a_hook_beside_a_parked_thread() {
+    let parked_one = parks(|_| -> u8 {
+        let _guard = PanicsInItsDrop;
+        panic!("the first");
+    });
+    let (done, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(hook);
+        let _ = done.send(());
+    });
+    assert!(
+        result.recv_timeout(common::DEADLINE / 4).is_ok(),
+        "the hook is free"
+    );
+    others_go_on();
+    assert!(parked_one.for_ever());
+}
+
+#[test]
+fn an_abort_that_is_nobodys_panic_still_ends_the_process() {
+    let output = in_a_child("child_that_aborts_in_a_request", &[]);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+}
+
+#[test]
+#[ignore = "ends its process"]
+fn child_that_aborts_in_a_request() {
+    on_bucket_thread(|tenant| {
+        tenant.enter(&never_stuck, |_| std::process::abort());
+    });
+}
+
+#[test]
+fn cleanups_of_a_request_that_panics_while_it_unwinds_run_even_if_they_panic() {
+    let ran = Arc::new(AtomicU32::new(0));
+    let theirs = ran.clone();
+    let parked_one = parks(move |_| -> u8 {
+        for n in [1, 10, 100] {
+            let theirs = theirs.clone();
+            defer(move |_| {
+                theirs.fetch_add(n, Ordering::SeqCst);
+                panic!("from cleanup {n}");
+            });
+        }
+        let _guard = PanicsInItsDrop;
+        panic!("the first");
+    });
+    assert_eq!(ran.load(Ordering::SeqCst), 111);
+    assert_eq!(parked_one.report.what(), Reported::PanicInDestructor);
+    assert!(parked_one.for_ever());
+}
+
 #[test]
 fn a_panic_in_a_function_that_cannot_unwind_parks_instead_of_aborting() {
     extern "C" fn called_from_c() {
@@ -104,13 +166,10 @@ fn the_same_parks_under_the_escape_policy_too() {
     let _result = common::start_on(bucket, move |tenant| {
         // SAFETY: nothing is held.
         unsafe {
-            tenant.enter_escaping(
-                &|failed| theirs.note(failed),
-                |_| -> u8 {
-                    let _guard = OverflowsInItsDrop;
-                    panic!("the first");
-                },
-            )
+            tenant.enter_escaping(&|failed| theirs.note(failed), |_| -> u8 {
+                let _guard = OverflowsInItsDrop;
+                panic!("the first");
+            })
         };
     });
     wait_for("parked", || report.calls() == 1);
@@ -142,9 +201,8 @@ fn leaves_cleanups(order: &Arc<AtomicU32>, way_out: WayOut) {
         let order = order.clone();
         defer(move |way| {
             assert_eq!(way, way_out);
-            let _ = order.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |was| {
-                Some(was * 10 + n)
-            });
+            let _ =
+                order.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |was| Some(was * 10 + n));
         });
     }
 }
@@ -175,7 +233,10 @@ fn cleanups_that_panic_stop_neither_the_others_nor_the_report() {
     type Ending = fn() -> u8;
     let endings: [(Ending, Reported); 3] = [
         (|| fill_the_arena(), Reported::Exhausted(Reason::Arena)),
-        (|| overflow_the_stack() as u8, Reported::Exhausted(Reason::Stack)),
+        (
+            || overflow_the_stack() as u8,
+            Reported::Exhausted(Reason::Stack),
+        ),
         (
             || {
                 let _guard = OverflowsInItsDrop;
@@ -209,11 +270,7 @@ fn cleanups_that_panic_stop_neither_the_others_nor_the_report() {
 #[test]
 fn a_cleanup_that_overflows_the_signal_stack_faults() {
     let output = in_a_child("child_with_a_cleanup_that_overflows_the_signal_stack", &[]);
-    assert_eq!(
-        output.status.signal(),
-        Some(libc::SIGSEGV),
-        "{output:?}"
-    );
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{output:?}");
 }
 
 #[test]

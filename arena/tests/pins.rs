@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{DEADLINE, finish, lies_in, never_stuck, next_bucket, on_bucket_thread, start_on, wait_for};
+use common::{
+    DEADLINE, finish, lies_in, never_stuck, next_bucket, on_bucket_thread, start_on, wait_for,
+};
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::ptr;
@@ -52,10 +54,14 @@ fn a_value_moved_to_another_thread_pins_the_bucket_until_it_is_freed_there() {
         assert_eq!(smuggle(tenant, &mailbox), 1);
         tenant.wait_until_unpinned();
         flag.store(true, Ordering::SeqCst);
-        let outcome = tenant.enter(&never_stuck, |arena| vec![1u8; arena.chunk_capacity()].len());
+        let outcome = tenant.enter(&never_stuck, |arena| {
+            vec![1u8; arena.chunk_capacity()].len()
+        });
         assert!(outcome.result.is_ok() && outcome.live == 0, "{outcome:?}");
     });
-    wait_for("the bucket is pinned", || bucket.state() == BucketState::Pinned);
+    wait_for("the bucket is pinned", || {
+        bucket.state() == BucketState::Pinned
+    });
     let value = other.take().expect("smuggled");
     assert_eq!(*value, [3; 64], "not wiped while it lives");
     assert!(!unpinned.load(Ordering::SeqCst));
@@ -123,7 +129,10 @@ fn a_free_at_any_moment_around_the_end_of_the_request_wakes_the_owner() {
                 tenant.wait_until_unpinned();
             }
         }
-        assert!(pinned > 0, "some were still live at the end of their request");
+        assert!(
+            pinned > 0,
+            "some were still live at the end of their request"
+        );
     });
     finish(&result);
     done.store(true, Ordering::Relaxed);
@@ -140,7 +149,9 @@ fn a_vector_that_grows_on_another_thread_moves_to_that_threads_heap() {
         assert_eq!(outcome.live, 2, "the box and its vector");
         tenant.wait_until_unpinned();
     });
-    wait_for("the bucket is pinned", || bucket.state() == BucketState::Pinned);
+    wait_for("the bucket is pinned", || {
+        bucket.state() == BucketState::Pinned
+    });
     let mut vector = *other.take().expect("smuggled");
     assert!(lies_in(bucket, vector.as_ptr() as usize, 100));
     vector.resize(10_000, 6);
@@ -198,10 +209,15 @@ fn a_value_kept_by_the_thread_itself_pins_its_bucket_until_it_lets_go() {
         assert_eq!(outcome.live, 1);
         // Another request may be let in all the same; it lives beside what is kept.
         let outcome = tenant.enter(&never_stuck, |_| black_box(Box::new([5u8; 64])).len());
-        assert!(matches!(outcome.result, Ok(64)) && outcome.live == 1, "{outcome:?}");
+        assert!(
+            matches!(outcome.result, Ok(64)) && outcome.live == 1,
+            "{outcome:?}"
+        );
         KEPT.with(|kept| assert_eq!(kept.borrow_mut().take().as_deref(), Some(&[4; 64])));
         tenant.wait_until_unpinned();
-        let outcome = tenant.enter(&never_stuck, |arena| vec![1u8; arena.chunk_capacity()].len());
+        let outcome = tenant.enter(&never_stuck, |arena| {
+            vec![1u8; arena.chunk_capacity()].len()
+        });
         assert!(outcome.result.is_ok(), "{outcome:?}");
     });
 }
@@ -213,7 +229,8 @@ fn a_channel_between_requests_of_two_buckets_frees_everything_in_the_end() {
         for n in 0..1000 {
             let send = &send;
             let outcome = tenant.enter(&never_stuck, |_| {
-                send.send(format!("message {n}")).expect("the receiver lives");
+                send.send(format!("message {n}"))
+                    .expect("the receiver lives");
             });
             assert!(outcome.result.is_ok(), "{outcome:?}");
             // The channel's own blocks are among what is live: so go on without waiting.
@@ -256,9 +273,14 @@ fn a_value_made_by_a_cleanup_and_sent_away_pins_the_bucket() {
         let outcome = tenant.enter(&never_stuck, |_| *black_box(Box::new(1)));
         assert!(matches!(outcome.result, Ok(1)) && outcome.live == 0);
     });
-    wait_for("the bucket is pinned", || bucket.state() == BucketState::Pinned);
+    wait_for("the bucket is pinned", || {
+        bucket.state() == BucketState::Pinned
+    });
     let value = other.take().expect("sent");
-    assert!(lies_in(bucket, value.as_ptr() as usize, 64), "from the panic room");
+    assert!(
+        lies_in(bucket, value.as_ptr() as usize, 64),
+        "from the panic room"
+    );
     assert_eq!(*value, [3; 64]);
     drop(value);
     finish(&result);
@@ -281,7 +303,9 @@ fn a_panic_payload_sent_away_pins_the_bucket() {
         assert!(outcome.live > 0);
         tenant.wait_until_unpinned();
     });
-    wait_for("the bucket is pinned", || bucket.state() == BucketState::Pinned);
+    wait_for("the bucket is pinned", || {
+        bucket.state() == BucketState::Pinned
+    });
     let text = other.take().expect("sent");
     assert!(lies_in(bucket, text.as_ptr() as usize, text.len()));
     assert_eq!(*text, "number 8");

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    exhaustion, fill_the_arena, lies_in_shared_heap, never_stuck, next_bucket, on_bucket_thread, overflow_the_stack,
-    panic_message,
+    exhaustion, fill_the_arena, lies_in_shared_heap, never_stuck, next_bucket, on_bucket_thread,
+    overflow_the_stack, panic_message,
 };
 use std::cell::Cell;
 use std::hint::black_box;
@@ -59,8 +59,7 @@ fn a_stack_overflow_is_escaped_and_the_next_request_is_served() {
     on_bucket_thread(|tenant| {
         for _ in 0..100 {
             // SAFETY: nothing is held.
-            let outcome =
-                unsafe { tenant.enter_escaping(&never_stuck, |_| overflow_the_stack()) };
+            let outcome = unsafe { tenant.enter_escaping(&never_stuck, |_| overflow_the_stack()) };
             assert_eq!(exhaustion(outcome.result).reason, Reason::Stack);
             let outcome = tenant.enter(&never_stuck, |_| format!("{}", 7).len());
             assert!(matches!(outcome.result, Ok(1)));
@@ -116,7 +115,7 @@ fn bumpalos_own_collections_unwind_as_exhaustion_and_not_as_a_panic() {
 #[test]
 fn a_handler_that_lifts_the_arenas_limit_gains_nothing_and_spoils_nothing() {
     on_bucket_thread(|tenant| {
-        let capacity = tenant.enter(&never_stuck, |arena| arena.chunk_capacity());
+        let capacity = tenant.enter(&never_stuck, Bump::chunk_capacity);
         let capacity = capacity.result.expect("returns");
         let outcome = tenant.enter(&never_stuck, |arena| {
             arena.set_allocation_limit(None);
@@ -125,7 +124,10 @@ fn a_handler_that_lifts_the_arenas_limit_gains_nothing_and_spoils_nothing() {
         let outcome = tenant.enter(&never_stuck, |arena| {
             arena.try_alloc_slice_fill_copy(400 << 10, 7u8).is_err()
         });
-        assert!(matches!(outcome.result, Ok(true)), "closed again: {outcome:?}");
+        assert!(
+            matches!(outcome.result, Ok(true)),
+            "closed again: {outcome:?}"
+        );
         // SAFETY: nothing is held.
         let outcome = unsafe {
             tenant.enter_escaping(&never_stuck, |arena| {
@@ -141,7 +143,10 @@ fn a_handler_that_lifts_the_arenas_limit_gains_nothing_and_spoils_nothing() {
             assert!(arena.try_alloc_slice_fill_copy(400 << 10, 7u8).is_err());
             arena.chunk_capacity()
         });
-        assert!(matches!(outcome.result, Ok(n) if n == capacity), "{outcome:?}");
+        assert!(
+            matches!(outcome.result, Ok(n) if n == capacity),
+            "{outcome:?}"
+        );
         assert_eq!(outcome.live, 0);
     });
 }

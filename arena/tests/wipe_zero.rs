@@ -20,7 +20,9 @@ fn finds_secrets(arena: &Bump) -> usize {
     let room = arena.chunk_capacity();
     let bytes = arena.alloc_layout(std::alloc::Layout::array::<u8>(room).expect("small"));
     // SAFETY: the block was just allocated; it is read as raw bytes, volatile, to see what lies there.
-    (0..room).filter(|&n| unsafe { bytes.as_ptr().add(n).read_volatile() } != 0).count()
+    (0..room)
+        .filter(|&n| unsafe { bytes.as_ptr().add(n).read_volatile() } != 0)
+        .count()
 }
 
 #[test]
@@ -34,7 +36,10 @@ fn a_request_finds_nothing_of_an_earlier_one() {
                 unsafe { tenant.enter_escaping(&never_stuck, |_| -> u8 { fill_the_arena() }) };
             assert!(outcome.result.is_err());
             assert!(tenant.enter(&never_stuck, leaves_secrets).result.is_ok());
-            let found = tenant.enter(&never_stuck, finds_secrets).result.expect("returns");
+            let found = tenant
+                .enter(&never_stuck, finds_secrets)
+                .result
+                .expect("returns");
             assert_eq!(found, 0);
         }
     });

@@ -26,17 +26,30 @@ const PACKAGES: [&str; 8] = [
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    assert!(PACKAGES.contains(&name), "{name} is not in the list of binaries under test");
+    assert!(
+        PACKAGES.contains(&name),
+        "{name} is not in the list of binaries under test"
+    );
     BUILT.get_or_init(build).join(name)
 }
 
 /// Builds all of them; returns the folder they are in.
 fn build() -> PathBuf {
     let folder = profile_folder();
-    let target = folder.parent().expect("a profile's folder lies in the target directory");
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace");
+    let target = folder
+        .parent()
+        .expect("a profile's folder lies in the target directory");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this crate lies in the workspace");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace).args(["build", "--quiet", "--bins", "--profile", profile(&folder)]);
+    cargo.current_dir(workspace).args([
+        "build",
+        "--quiet",
+        "--bins",
+        "--profile",
+        profile(&folder),
+    ]);
     cargo.arg("--target-dir").arg(target);
     for package in PACKAGES {
         cargo.args(["--package", package]);
@@ -55,7 +68,10 @@ fn profile_folder() -> PathBuf {
     let this = std::env::current_exe().expect("the kernel knows what it runs");
     let folder = this.parent().expect("a file lies in a folder");
     match folder.file_name() {
-        Some(name) if name == "deps" => folder.parent().expect("deps lies in a profile's folder").to_owned(),
+        Some(name) if name == "deps" => folder
+            .parent()
+            .expect("deps lies in a profile's folder")
+            .to_owned(),
         _ => folder.to_owned(),
     }
 }

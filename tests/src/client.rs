@@ -50,7 +50,11 @@ impl Answer {
     /// A field's value.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {
-        let mut fields = self.head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+        let mut fields = self
+            .head
+            .split("\r\n")
+            .skip(1)
+            .filter_map(|line| line.split_once(':'));
         let found = fields.find(|(field, _)| field.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.trim())
     }
@@ -58,14 +62,21 @@ impl Answer {
     /// How many fields have this name.
     #[must_use]
     pub fn count(&self, name: &str) -> usize {
-        let fields = self.head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-        fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).count()
+        let fields = self
+            .head
+            .split("\r\n")
+            .skip(1)
+            .filter_map(|line| line.split_once(':'));
+        fields
+            .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+            .count()
     }
 
     /// Whether it says that the connection will be closed.
     #[must_use]
     pub fn closes(&self) -> bool {
-        self.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+        self.field("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
     /// The body as text.
@@ -96,7 +107,11 @@ impl Client {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Client { stream, received: Vec::new(), patience: PATIENCE })
+        Ok(Client {
+            stream,
+            received: Vec::new(),
+            patience: PATIENCE,
+        })
     }
 
     /// Sends bytes.
@@ -104,7 +119,9 @@ impl Client {
     /// # Panics
     /// If they cannot be sent.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).expect("the server takes what is sent");
+        self.stream
+            .write_all(bytes.as_ref())
+            .expect("the server takes what is sent");
     }
 
     /// Sends bytes to a server that may have closed already.
@@ -123,7 +140,10 @@ impl Client {
     #[must_use]
     pub fn post(&mut self, path: &str, body: impl AsRef<[u8]>) -> Answer {
         let body = body.as_ref();
-        self.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len()));
+        self.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ));
         self.send(body);
         self.answer()
     }
@@ -136,7 +156,10 @@ impl Client {
     pub fn answer(&mut self) -> Answer {
         match self.try_answer() {
             Ok(answer) => answer,
-            Err(trouble) => panic!("{trouble:?} after {:?}", String::from_utf8_lossy(&self.received)),
+            Err(trouble) => panic!(
+                "{trouble:?} after {:?}",
+                String::from_utf8_lossy(&self.received)
+            ),
         }
     }
 
@@ -164,17 +187,30 @@ impl Client {
                 break at + 4;
             }
             if self.receive(deadline)? == 0 {
-                return Err(if self.received.is_empty() { Trouble::Closed } else { Trouble::Cut });
+                return Err(if self.received.is_empty() {
+                    Trouble::Closed
+                } else {
+                    Trouble::Cut
+                });
             }
         };
         let head: Vec<u8> = self.received.drain(..head_len).collect();
         let head = String::from_utf8(head).map_err(|_| Trouble::Garbled)?;
-        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        let mut answer = Answer { status: status.ok_or(Trouble::Garbled)?, head, body: Vec::new() };
+        let status = head
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3)?.parse().ok());
+        let mut answer = Answer {
+            status: status.ok_or(Trouble::Garbled)?,
+            head,
+            body: Vec::new(),
+        };
         if head_only || matches!(answer.status, 100..=199 | 204 | 304) {
             return Ok(answer);
         }
-        answer.body = match (answer.field("transfer-encoding"), answer.field("content-length")) {
+        answer.body = match (
+            answer.field("transfer-encoding"),
+            answer.field("content-length"),
+        ) {
             (Some("chunked"), None) => self.chunked_body(deadline)?,
             (None, Some(length)) => {
                 let length = length.parse().map_err(|_| Trouble::Garbled)?;
@@ -253,7 +289,10 @@ impl Client {
     /// Closes with a reset.
     pub fn reset(self) {
         use std::os::fd::AsRawFd;
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
         // SAFETY: the option's value is a linger of the given size.
         unsafe {
             libc::setsockopt(
@@ -280,7 +319,9 @@ impl Client {
         if left.is_zero() {
             return Err(Trouble::Late);
         }
-        self.stream.set_read_timeout(Some(left)).map_err(|_| Trouble::Reset)?;
+        self.stream
+            .set_read_timeout(Some(left))
+            .map_err(|_| Trouble::Reset)?;
         let mut buffer = [0; 64 << 10];
         match self.stream.read(&mut buffer) {
             Ok(len) => {
@@ -298,5 +339,7 @@ impl Client {
 
 /// Where a sequence of bytes begins.
 pub(crate) fn find(bytes: &[u8], sequence: &[u8]) -> Option<usize> {
-    bytes.windows(sequence.len()).position(|window| window == sequence)
+    bytes
+        .windows(sequence.len())
+        .position(|window| window == sequence)
 }

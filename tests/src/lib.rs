@@ -41,7 +41,9 @@ pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
 #[must_use]
 pub fn requests(default: usize) -> usize {
     match std::env::var("TRANSOM_TEST_REQUESTS") {
-        Ok(text) => text.parse().expect("TRANSOM_TEST_REQUESTS is a number of requests"),
+        Ok(text) => text
+            .parse()
+            .expect("TRANSOM_TEST_REQUESTS is a number of requests"),
         Err(_) => default,
     }
 }

@@ -24,7 +24,22 @@ impl Kind {
     /// A GET that should be answered with a status, and with this text in the answer's head.
     #[must_use]
     pub fn get(path: &str, status: u16, part: &'static str) -> Self {
-        Kind { request: get(path).into_bytes(), status, part }
+        Kind {
+            request: get(path).into_bytes(),
+            status,
+            part,
+        }
+    }
+
+    /// The same for a POST without a body.
+    #[must_use]
+    pub fn post(path: &str, status: u16, part: &'static str) -> Self {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
+        Kind {
+            request: request.into_bytes(),
+            status,
+            part,
+        }
     }
 }
 
@@ -80,7 +95,13 @@ impl<'s> Load<'s> {
     /// A load of these requests in turn on each of so many connections.
     #[must_use]
     pub fn new(address: SocketAddr, connections: usize, kinds: Vec<Kind>) -> Self {
-        Load { address, connections, kinds, total: usize::MAX, until: None }
+        Load {
+            address,
+            connections,
+            kinds,
+            total: usize::MAX,
+            until: None,
+        }
     }
 
     /// Ends after so many requests in all.
@@ -110,7 +131,8 @@ impl<'s> Load<'s> {
             ..Report::default()
         };
         let mut left = self.total;
-        let mut connections: Vec<Connection> = (0..self.connections).map(|_| self.connect()).collect();
+        let mut connections: Vec<Connection> =
+            (0..self.connections).map(|_| self.connect()).collect();
         for connection in &mut connections {
             self.send_next(connection, &mut left);
         }
@@ -118,15 +140,25 @@ impl<'s> Load<'s> {
             let mut polls: Vec<libc::pollfd> = connections
                 .iter()
                 .map(|connection| libc::pollfd {
-                    fd: if connection.busy { connection.stream.as_raw_fd() } else { -1 },
+                    fd: if connection.busy {
+                        connection.stream.as_raw_fd()
+                    } else {
+                        -1
+                    },
                     events: libc::POLLIN,
                     revents: 0,
                 })
                 .collect();
             let timeout = PATIENCE.as_millis() as libc::c_int;
             // SAFETY: the array is valid for its length.
-            let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout) };
-            assert!(ready > 0, "nobody has been answered for {PATIENCE:?}; so far {:?}, {:?}", report.good, report.bad);
+            let ready =
+                unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout) };
+            assert!(
+                ready > 0,
+                "nobody has been answered for {PATIENCE:?}; so far {:?}, {:?}",
+                report.good,
+                report.bad
+            );
             for (connection, poll) in connections.iter_mut().zip(&polls) {
                 if poll.revents != 0 {
                     self.receive(connection, &mut report, &mut left);
@@ -141,9 +173,16 @@ impl<'s> Load<'s> {
     }
 
     fn connect(&self) -> Connection {
-        let stream = TcpStream::connect_timeout(&self.address, PATIENCE).expect("the server accepts connections");
+        let stream = TcpStream::connect_timeout(&self.address, PATIENCE)
+            .expect("the server accepts connections");
         stream.set_nodelay(true).expect("a TCP option");
-        Connection { stream, kind: 0, sent_at: Instant::now(), busy: false, received: Vec::new() }
+        Connection {
+            stream,
+            kind: 0,
+            sent_at: Instant::now(),
+            busy: false,
+            received: Vec::new(),
+        }
     }
 
     fn send_next(&self, connection: &mut Connection, left: &mut usize) {
@@ -153,7 +192,9 @@ impl<'s> Load<'s> {
             *left -= 1;
             connection.sent_at = Instant::now();
             // A server that has just closed says so when the answer is read.
-            let _ = connection.stream.write_all(&self.kinds[connection.kind].request);
+            let _ = connection
+                .stream
+                .write_all(&self.kinds[connection.kind].request);
         }
     }
 
@@ -179,21 +220,34 @@ impl<'s> Load<'s> {
         };
         *report.bad.entry(trouble.to_owned()).or_default() += 1;
         let kind = connection.kind;
-        *connection = Connection { kind: (kind + 1) % self.kinds.len(), ..self.connect() };
+        *connection = Connection {
+            kind: (kind + 1) % self.kinds.len(),
+            ..self.connect()
+        };
         self.send_next(connection, left);
     }
 
     fn judge(&self, connection: &mut Connection, report: &mut Report) {
         let kind = &self.kinds[connection.kind];
         let answer = String::from_utf8_lossy(&connection.received);
-        let status = answer.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or(0);
+        let status = answer
+            .get(9..12)
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or(0);
         if status == kind.status && answer.contains(kind.part) {
             report.good[connection.kind] += 1;
             report.latencies[connection.kind].push(connection.sent_at.elapsed());
         } else {
-            let line = kind.request.split(|&byte| byte == b'\r').next().unwrap_or_default();
+            let line = kind
+                .request
+                .split(|&byte| byte == b'\r')
+                .next()
+                .unwrap_or_default();
             let line = String::from_utf8_lossy(line);
-            *report.bad.entry(format!("{line}: status {status}")).or_default() += 1;
+            *report
+                .bad
+                .entry(format!("{line}: status {status}"))
+                .or_default() += 1;
         }
         connection.received.clear();
     }

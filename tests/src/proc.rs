@@ -30,7 +30,8 @@ impl Sample {
             fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
         };
         let status = read("status");
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours has descriptors");
+        let descriptors =
+            fs::read_dir(format!("/proc/{pid}/fd")).expect("a process of ours has descriptors");
         Sample {
             rss: number(&read("smaps_rollup"), "Rss:") << 10,
             high_water: number(&status, "VmHWM:") << 10,
@@ -57,8 +58,26 @@ impl Sample {
     }
 }
 
+/// How many threads of a process are asleep for a time of their own choice (`clock_nanosleep`): the handlers that were asked
+/// to sleep. The server's own threads wait for events, never for time alone.
+///
+/// # Panics
+/// If there is no such process, or it is not ours to look at.
+#[must_use]
+pub fn sleeping_threads(pid: u32) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process has threads");
+    let sleep = format!("{} ", libc::SYS_clock_nanosleep);
+    let sleeps = |task: &fs::DirEntry| {
+        let call = fs::read_to_string(task.path().join("syscall"));
+        call.is_ok_and(|call| call.starts_with(&sleep))
+    };
+    tasks.flatten().filter(sleeps).count()
+}
+
 fn number(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let value = line.and_then(|rest| rest.split_whitespace().next());
-    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+    value
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }

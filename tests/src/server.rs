@@ -2,7 +2,7 @@
 
 use crate::build::binary;
 use crate::client::{Answer, Client};
-use crate::proc::Sample;
+use crate::proc::{Sample, sleeping_threads};
 use crate::{PATIENCE, eventually};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,6 +12,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
+
+/// Lines of standard error that are kept: a million requests can write as many.
+const LINES_MAX: usize = 10_000;
 
 /// A command line that has not been run yet. The environment has no `TRANSOM_…` but what is set here.
 #[derive(Debug)]
@@ -27,7 +30,13 @@ impl Launch {
         Self::prepare(Command::new(binary(app)))
     }
 
-    /// The same with a tracer in front of it, which must become the server's child, not its parent (`strace -D`).
+    /// The command line of a binary that cargo has built along with the test: `env!("CARGO_BIN_EXE_…")`.
+    #[must_use]
+    pub fn of_file(path: &str) -> Self {
+        Self::prepare(Command::new(path))
+    }
+
+    /// As [`Launch::of`], with a tracer in front of it, which must become the server's child, not its parent (`strace -D`).
     #[must_use]
     pub fn under(tracer: &[&str], app: &str) -> Self {
         let mut command = Command::new(tracer[0]);
@@ -41,7 +50,10 @@ impl Launch {
                 command.env_remove(name);
             }
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         // SAFETY: prctl is a plain system call, and safe between fork and exec.
         unsafe {
             command.pre_exec(|| {
@@ -50,7 +62,10 @@ impl Launch {
                 Ok(())
             });
         }
-        Launch { command, listens: false }
+        Launch {
+            command,
+            listens: false,
+        }
     }
 
     /// Adds flags, separated by spaces.
@@ -86,7 +101,11 @@ impl Launch {
             move || {
                 for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
                     let line = String::from_utf8_lossy(&line).into_owned();
-                    lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                    let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+                    lines.push(line);
+                    if lines.len() > LINES_MAX {
+                        lines.drain(LINES_MAX / 4..LINES_MAX / 2);
+                    }
                 }
             }
         });
@@ -102,7 +121,11 @@ impl Launch {
             port = server.lines().iter().find_map(|line| ready_port(line));
             port.is_some() || server.has_exited()
         });
-        assert!(decided && port.is_some(), "the server is not ready; it said:\n{}", server.lines().join("\n"));
+        assert!(
+            decided && port.is_some(),
+            "the server is not ready; it said:\n{}",
+            server.lines().join("\n")
+        );
         server.address.set_port(port.unwrap_or(0));
         server
     }
@@ -129,9 +152,23 @@ impl Launch {
         };
         let mut stdout = String::new();
         let mut stderr = String::new();
-        child.stdout.take().expect("piped").read_to_string(&mut stdout).expect("UTF-8");
-        child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("UTF-8");
-        Ended { status, stdout, lines: stderr.lines().map(str::to_owned).collect() }
+        child
+            .stdout
+            .take()
+            .expect("piped")
+            .read_to_string(&mut stdout)
+            .expect("UTF-8");
+        child
+            .stderr
+            .take()
+            .expect("piped")
+            .read_to_string(&mut stderr)
+            .expect("UTF-8");
+        Ended {
+            status,
+            stdout,
+            lines: stderr.lines().map(str::to_owned).collect(),
+        }
     }
 }
 
@@ -141,7 +178,9 @@ fn ready_port(line: &str) -> Option<u16> {
         return None;
     }
     let (_, rest) = line.split_once("127.0.0.1:")?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let digits = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
     rest[..digits].parse().ok()
 }
 
@@ -206,10 +245,26 @@ impl Server {
         Sample::of(self.pid())
     }
 
-    /// What it has written to standard error so far.
+    /// Waits until so many handlers are asleep, as `/sleep/MS` of `oom` makes them.
+    ///
+    /// # Panics
+    /// If they do not fall asleep.
+    pub fn wait_for_sleepers(&self, count: usize) {
+        let asleep = || sleeping_threads(self.pid());
+        assert!(
+            eventually(|| asleep() == count),
+            "{} handlers are asleep, not {count}",
+            asleep()
+        );
+    }
+
+    /// What it has written to standard error so far; of very many lines, the middle is left out.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The first line with this text, which is waited for.
@@ -219,7 +274,11 @@ impl Server {
     #[must_use]
     pub fn line_with(&self, text: &str) -> String {
         let find = || self.lines().into_iter().find(|line| line.contains(text));
-        assert!(eventually(|| find().is_some()), "no line says {text:?}:\n{}", self.lines().join("\n"));
+        assert!(
+            eventually(|| find().is_some()),
+            "no line says {text:?}:\n{}",
+            self.lines().join("\n")
+        );
         find().unwrap_or_default()
     }
 
@@ -243,12 +302,20 @@ impl Server {
     /// If it does not within [`PATIENCE`].
     #[must_use]
     pub fn wait(mut self) -> Ended {
-        assert!(eventually(|| self.has_exited()), "the server does not end:\n{}", self.lines().join("\n"));
+        assert!(
+            eventually(|| self.has_exited()),
+            "the server does not end:\n{}",
+            self.lines().join("\n")
+        );
         if let Some(reader) = self.reader.take() {
             reader.join().expect("the reader does not panic");
         }
         let status = self.status.expect("it has ended");
-        Ended { status, stdout: String::new(), lines: self.lines() }
+        Ended {
+            status,
+            stdout: String::new(),
+            lines: self.lines(),
+        }
     }
 
     /// Tells it to drain, and waits until it has.
@@ -289,7 +356,9 @@ impl Ended {
     #[must_use]
     pub fn code(&self) -> i32 {
         let signal = self.status.signal();
-        self.status.code().unwrap_or_else(|| panic!("signal {signal:?} ended it:\n{}", self.stderr()))
+        self.status
+            .code()
+            .unwrap_or_else(|| panic!("signal {signal:?} ended it:\n{}", self.stderr()))
     }
 
     /// Standard error as one text.
@@ -317,5 +386,7 @@ impl Ended {
 #[must_use]
 pub fn installed(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
 }

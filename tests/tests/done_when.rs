@@ -5,7 +5,7 @@
 
 use std::fs;
 use transom_tests::server::installed;
-use transom_tests::{Ended, Folder, Kind, Launch, Load, Report, Sample, Server, requests};
+use transom_tests::{Ended, Folder, Kind, Launch, Load, Report, Sample, eventually, requests};
 
 const EXHAUSTED: &str = "transom-diagnostic: bucket-exhausted\r\n";
 const PANICKED: &str = "transom-diagnostic: handler-panicked\r\n";
@@ -18,54 +18,172 @@ fn change(before: u64, after: u64) -> f64 {
 }
 
 /// Alternates `/10` with a request that fails, over many connections, and looks at the process before and after.
-fn half_of_the_requests_fail(path: &str, part: &'static str, default: usize, backtrace: Option<&str>) -> Ended {
-    let mut launch = Launch::of("oom").flags(FLAGS);
-    if let Some(value) = backtrace {
-        launch = launch.env("RUST_BACKTRACE", value);
-    }
-    let server = launch.start();
+fn half_of_the_requests_fail(
+    path: &str,
+    part: &'static str,
+    default: usize,
+    backtrace: &str,
+) -> Ended {
+    let server = Launch::of("oom")
+        .flags(FLAGS)
+        .env("RUST_BACKTRACE", backtrace)
+        .start();
     let total = requests(default);
     let before = Sample::at_rest(server.pid());
     let kinds = vec![Kind::get("/10", 200, ""), Kind::get(path, 500, part)];
-    let report = Load::new(server.address(), CONNECTIONS, kinds).total(total).run();
+    let report = Load::new(server.address(), CONNECTIONS, kinds)
+        .total(total)
+        .run();
     let after = Sample::at_rest(server.pid());
-    println!(
-        "{path}: {total} requests, {:.0} a second, RSS {} -> {} KiB ({:+.2} %), mappings {} -> {}, threads {}",
-        report.rate(),
+    let change = change(before.rss, after.rss);
+    let memory = format!(
+        "{} KiB -> {} KiB ({change:+.2} %)",
         before.rss >> 10,
-        after.rss >> 10,
-        change(before.rss, after.rss),
+        after.rss >> 10
+    );
+    println!(
+        "| {path} | {backtrace} | {total} | {:.0} | {memory} | {} -> {} |",
+        report.rate(),
         before.mappings,
-        after.mappings,
-        after.threads,
+        after.mappings
     );
     assert_half(&report, total);
     assert!(
-        change(before.rss, after.rss).abs() <= 1.0,
-        "RSS was {} KiB when the server was ready and is {} KiB, {:+.2} %",
-        before.rss >> 10,
-        after.rss >> 10,
-        change(before.rss, after.rss)
+        change.abs() <= 1.0,
+        "RSS from \"ready\" to the end: {memory}"
     );
-    assert_eq!(before.mappings, after.mappings, "mappings");
+    assert_eq!(
+        before.mappings, after.mappings,
+        "mappings at \"ready\" and at the end"
+    );
     let ended = server.stop();
     assert_eq!(ended.code(), 0, "{}", ended.stderr());
     assert_eq!(ended.figure("process_heap_allocations"), 0);
     assert_eq!(ended.figure("requests"), total as u64);
-    assert_eq!(ended.figure("good"), total.div_ceil(2) as u64);
+    assert_eq!(ended.figure("good"), report.good[0] as u64);
+    assert_eq!(ended.figure("server_errors"), report.good[1] as u64);
     ended
 }
 
-/// Every first request was answered well and every second one failed as it should. Connections alternate each for
-/// itself, so that the end may leave some with a first request more.
+/// Every first request was answered well and every second one failed as it should. Each connection alternates for
+/// itself, so that each may end on a first request.
 fn assert_half(report: &Report, total: usize) {
-    assert!(report.bad.is_empty(), "{:?} beside {:?} good ones", report.bad, report.good);
+    assert!(
+        report.bad.is_empty(),
+        "{:?} beside {:?} good ones",
+        report.bad,
+        report.good
+    );
     assert_eq!(report.good.iter().sum::<usize>(), total);
-    assert!(report.good[0].abs_diff(report.good[1]) <= CONNECTIONS, "{:?}", report.good);
+    assert!(
+        report.good[0].abs_diff(report.good[1]) <= CONNECTIONS,
+        "{:?}",
+        report.good
+    );
 }
 
 #[test]
-fn requests_that_ask_for_a_gigabyte_get_500_and_the_others_200_at_constant_memory() {
-    let ended = half_of_the_requests_fail("/1000000", EXHAUSTED, 100_000, None);
+fn every_second_request_asks_for_a_gigabyte_and_the_others_are_served_at_constant_memory() {
+    let ended = half_of_the_requests_fail("/1000000", EXHAUSTED, 100_000, "0");
     assert!(ended.figure("exhausted_arena") > 0);
+    assert_eq!(ended.figure("parked"), 0);
+}
+
+#[test]
+fn the_same_with_backtraces_switched_on() {
+    let ended = half_of_the_requests_fail("/1000000", EXHAUSTED, 20_000, "1");
+    assert_eq!(ended.figure("parked"), 0);
+}
+
+#[test]
+fn every_second_request_asks_the_arena_itself_for_a_gigabyte_and_memory_is_constant() {
+    let ended = half_of_the_requests_fail("/arena/1000000", EXHAUSTED, 20_000, "1");
+    assert!(ended.figure("exhausted_arena") > 0);
+}
+
+#[test]
+fn every_second_request_overflows_its_stack_and_memory_is_constant() {
+    let ended = half_of_the_requests_fail("/recurse/1000000", EXHAUSTED, 20_000, "0");
+    assert!(ended.figure("exhausted_stack") > 0);
+}
+
+#[test]
+fn every_second_request_overflows_its_stack_with_backtraces_switched_on() {
+    let ended = half_of_the_requests_fail("/recurse/1000000", EXHAUSTED, 20_000, "1");
+    assert_eq!(ended.figure("parked"), 0);
+}
+
+#[test]
+fn every_second_request_panics_and_memory_is_constant() {
+    let ended = half_of_the_requests_fail("/panic", PANICKED, 20_000, "0");
+    assert!(ended.figure("panicked") > 0);
+}
+
+#[test]
+fn every_second_request_panics_with_backtraces_switched_on() {
+    let ended = half_of_the_requests_fail("/panic", PANICKED, 20_000, "1");
+    assert!(ended.figure("panicked") > 0);
+}
+
+#[test]
+fn between_ready_and_the_drain_no_system_call_changes_the_address_space() {
+    if installed("strace").is_none() {
+        println!("skipped: strace is not installed");
+        return;
+    }
+    let folder = Folder::new("strace");
+    let file = folder.path().join("calls");
+    let output = file.to_string_lossy();
+    let calls = "trace=mmap,brk,munmap,mremap,mprotect,write";
+    let tracer = [
+        "strace", "-D", "-f", "-s", "9999", "-e", calls, "-o", &output,
+    ];
+    let server = Launch::under(&tracer, "oom")
+        .flags(FLAGS)
+        .env("RUST_BACKTRACE", "1")
+        .start();
+    let kinds = vec![
+        Kind::get("/10", 200, ""),
+        Kind::get("/1000000", 500, EXHAUSTED),
+        Kind::get("/arena/1000000", 500, EXHAUSTED),
+        Kind::get("/recurse/1000000", 500, EXHAUSTED),
+        Kind::get("/panic", 500, PANICKED),
+        Kind::get("/hold/100/5", 200, ""),
+    ];
+    let report = Load::new(server.address(), CONNECTIONS, kinds)
+        .total(2000)
+        .run();
+    assert!(report.bad.is_empty(), "{:?}", report.bad);
+    let pid = server.pid();
+    let ended = server.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+
+    // The tracer writes its last line a little after its child has ended.
+    let read = || fs::read_to_string(&file).unwrap_or_default();
+    let ends = |line: &str| {
+        line.starts_with(&format!("{pid} ")) && line.ends_with("+++ exited with 0 +++")
+    };
+    assert!(eventually(|| read().lines().any(ends)), "the trace ends");
+    let trace = read();
+    let lines = || trace.lines();
+    let ready = lines()
+        .position(|line| line.contains("INFO ready "))
+        .expect("the trace has the line");
+    let draining = lines()
+        .position(|line| line.contains("INFO draining "))
+        .expect("the trace has the line");
+    let between: Vec<&str> = lines().take(draining).skip(ready + 1).collect();
+    assert!(
+        between.iter().any(|line| line.contains("write(")),
+        "the trace has what happened between them"
+    );
+    let changes: Vec<&&str> = between
+        .iter()
+        .filter(|line| !line.contains("write(") && line.contains('('))
+        .collect();
+    let changes: Vec<_> = changes
+        .iter()
+        .filter(|line| !line.contains("write resumed"))
+        .collect();
+    assert!(changes.is_empty(), "{changes:#?}");
 }

@@ -86,11 +86,11 @@ pub fn lies_in_shared_heap(address: usize) -> bool {
 }
 
 type Job = Box<dyn FnOnce(&mut Tenant) + Send>;
-type Report = mpsc::Sender<std::thread::Result<()>>;
+type Ending = mpsc::Sender<std::thread::Result<()>>;
 
 fn main_of_thread(mut tenant: Tenant, argument: usize) {
     // SAFETY: `start_on` passes a leaked box, once.
-    let (job, report) = *unsafe { Box::from_raw(argument as *mut (Job, Report)) };
+    let (job, report) = *unsafe { Box::from_raw(argument as *mut (Job, Ending)) };
     let result = catch_unwind(AssertUnwindSafe(|| job(&mut tenant)));
     let _ = report.send(result);
 }
@@ -101,7 +101,7 @@ pub fn start_on(
     job: impl FnOnce(&mut Tenant) + Send + 'static,
 ) -> mpsc::Receiver<std::thread::Result<()>> {
     let (report, result) = mpsc::channel();
-    let argument: Box<(Job, Report)> = Box::new((Box::new(job), report));
+    let argument: Box<(Job, Ending)> = Box::new((Box::new(job), report));
     bucket
         .start_thread(main_of_thread, Box::into_raw(argument) as usize)
         .expect("starts");
@@ -115,7 +115,10 @@ pub fn on_bucket_thread(job: impl FnOnce(&mut Tenant) + Send + 'static) {
 
 /// Waits for a closure of [`start_on`], and fails as it fails.
 pub fn finish(result: &mpsc::Receiver<std::thread::Result<()>>) {
-    if let Err(payload) = result.recv_timeout(DEADLINE).expect("the thread ends in time") {
+    if let Err(payload) = result
+        .recv_timeout(DEADLINE)
+        .expect("the thread ends in time")
+    {
         resume_unwind(payload);
     }
 }
@@ -260,7 +263,8 @@ impl Report {
             Failed::Panicked(_) => Reported::OtherPanic,
         };
         let index = REPORTS.iter().position(|&report| report == what);
-        self.what.store(index.map_or(u32::MAX, |n| n as u32), Ordering::Relaxed);
+        self.what
+            .store(index.map_or(u32::MAX, |n| n as u32), Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Release);
     }
 
@@ -274,7 +278,10 @@ impl Report {
 
     /// Bytes asked for, and bytes that were free.
     pub fn asked_and_free(&self) -> (usize, usize) {
-        (self.asked.load(Ordering::Relaxed), self.free.load(Ordering::Relaxed))
+        (
+            self.asked.load(Ordering::Relaxed),
+            self.free.load(Ordering::Relaxed),
+        )
     }
 }
 
@@ -309,5 +316,9 @@ pub fn parks<R: Copy + 'static>(handler: impl FnOnce(&Bump) -> R + Send + 'stati
         }
         report.calls() > 0
     });
-    Parked { bucket, report, result }
+    Parked {
+        bucket,
+        report,
+        result,
+    }
 }

@@ -1,0 +1,299 @@
+//! What cannot be served is refused at the start, in a sentence that names the flag.
+
+use std::net::TcpListener;
+use transom_tests::{Ended, Launch, Server};
+
+fn run(app: &str, flags: &str) -> Ended {
+    Launch::of(app).flags(flags).run()
+}
+
+#[test]
+fn a_setting_that_cannot_hold_is_refused_by_the_name_of_its_flag() {
+    for (flags, named) in [
+        ("--buckets many", "--buckets"),
+        ("--buckets -1", "-1"),
+        ("--buckets 0", "--buckets"),
+        ("--buckets 4294967295", "--buckets"),
+        ("--buckets 99999999999", "--buckets"),
+        ("--bucket-size 64KB", "--bucket-size"),
+        ("--bucket-size 8KiB", "--bucket-size"),
+        ("--bucket-size 500001", "--bucket-size"),
+        ("--bucket-size 100GiB", "--bucket-size"),
+        ("--bucket-size 18446744073709551615", "--bucket-size"),
+        ("--bucket-size 18446744073709551616", "--bucket-size"),
+        ("--bucket-size 99999999999GiB", "--bucket-size"),
+        ("--stack-size 600KiB", "--stack-size"),
+        ("--stack-size 1", "--stack-size"),
+        ("--slots 0", "--slots"),
+        ("--slots 5000", "--slots"),
+        ("--request-size 8KiB", "--request-size"),
+        ("--reply-size 16", "--reply-size"),
+        ("--head-limit 100", "--head-limit"),
+        ("--head-limit 5000", "--head-limit"),
+        ("--shared-heap 1KiB", "--shared-heap"),
+        ("--partial-heads 0", "--partial-heads"),
+        ("--partial-heads 70000", "--partial-heads"),
+        ("--receive-buffer 1", "--receive-buffer"),
+        ("--send-buffer 2GiB", "--send-buffer"),
+        ("--loops 0", "--loops"),
+        ("--connections 0", "--connections"),
+        ("--connections 99999999", "--connections"),
+        ("--backlog 0", "--backlog"),
+        ("--requests-per-connection 0", "--requests-per-connection"),
+        ("--parked-limit 0", "--parked-limit"),
+        ("--buckets 8 --parked-limit 9", "--parked-limit"),
+        ("--queue-timeout 5", "--queue-timeout"),
+        ("--deadline never", "--deadline"),
+        ("--header-timeout 1d", "--header-timeout"),
+        ("--body-timeout -1s", "-1"),
+        ("--drain-timeout 99999999999999999999s", "--drain-timeout"),
+        ("--wipe clean", "--wipe"),
+        ("--on-exhaustion ignore", "--on-exhaustion"),
+        ("--log pretty", "--log"),
+        ("--log-level loud", "--log-level"),
+        ("--log-queue 0", "--log-queue"),
+        ("--listen localhost", "--listen"),
+        ("--listen 127.0.0.1", "--listen"),
+        ("--listen 192.0.2.1:8080", "--listen"),
+        ("--no-such-flag", "--no-such-flag"),
+        ("argument", "argument"),
+    ] {
+        // What the machine has is not a matter of one flag: a start fails only once it listens.
+        let check = if flags.contains("192.0.2.1") {
+            ""
+        } else {
+            "--check"
+        };
+        let ended = run("hello", &format!("{check} {flags}"));
+        assert!(
+            matches!(ended.code(), 1 | 2),
+            "{flags}: status {}, {}",
+            ended.code(),
+            ended.stderr()
+        );
+        let said = ended.lines.first().map_or("", String::as_str);
+        assert!(
+            said.starts_with("error: ") && said.contains(named),
+            "{flags}: {said:?}"
+        );
+        assert!(
+            !ended.stderr().contains("panicked"),
+            "{flags}: {}",
+            ended.stderr()
+        );
+        assert_eq!(ended.stdout, "", "{flags}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_said_at_once() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = other.local_addr().expect("it is bound");
+    let ended = run("hello", &format!("--listen {address}"));
+    assert_eq!(ended.code(), 1);
+    let sentence = format!("--listen {address}");
+    assert!(
+        ended.stderr().contains(&sentence) && ended.stderr().contains("another process"),
+        "{}",
+        ended.stderr()
+    );
+    // Two servers would share it unnoticed.
+    let server = Server::start("hello", "--buckets 4");
+    assert_eq!(
+        run("hello", &format!("--listen {}", server.address())).code(),
+        1
+    );
+}
+
+#[test]
+fn escaping_needs_the_promise_of_the_author() {
+    let ended = run("send-static-file", "--check --on-exhaustion escape");
+    assert!(
+        ended.code() == 1 && ended.stderr().contains("--on-exhaustion escape"),
+        "{}",
+        ended.stderr()
+    );
+    assert_eq!(
+        run("send-static-file", "--check --on-exhaustion park").code(),
+        0
+    );
+    assert_eq!(run("hello", "--check --on-exhaustion escape").code(), 0);
+}
+
+/// One line of the equation: its bytes, its count and its unit.
+fn addend(line: &str) -> Option<(u64, u64, u64)> {
+    let (left, right) = line.split_once(" × ")?;
+    let count = left.split_whitespace().last()?.parse().ok()?;
+    let bytes = left
+        .trim_start_matches('+')
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()?;
+    let unit = right.split_whitespace().next()?;
+    let digits = unit
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(unit.len());
+    let factor = match &unit[digits..] {
+        "B" | "" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    Some((bytes, count, unit[..digits].parse::<u64>().ok()? * factor))
+}
+
+fn assert_adds_up(equation: &str) {
+    let addends: Vec<_> = equation.lines().filter_map(addend).collect();
+    let sum_line = equation.lines().last().unwrap_or_default();
+    assert!(
+        addends.len() >= 10 && addends.len() == equation.lines().count() - 1,
+        "{equation}"
+    );
+    for (bytes, count, unit) in &addends {
+        assert_eq!(
+            bytes.next_multiple_of(4096),
+            (count * unit).next_multiple_of(4096),
+            "{equation}"
+        );
+    }
+    let numbers: Vec<u64> = sum_line
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [total, region, process, kernel] = numbers[..] else {
+        panic!("four numbers in {sum_line:?}");
+    };
+    assert_eq!(
+        addends.iter().map(|(bytes, ..)| bytes).sum::<u64>(),
+        total,
+        "{equation}"
+    );
+    assert_eq!(region + process + kernel, total, "{equation}");
+}
+
+#[test]
+fn the_equation_adds_up_whatever_the_settings() {
+    for flags in [
+        "",
+        "--buckets 8 --bucket-size 512KiB",
+        "--buckets 1 --loops 1 --slots 1 --connections 1 --partial-heads 1",
+        "--buckets 100 --bucket-size 1MiB --loops 7 --connections 1001 --log-queue 77",
+        "--request-size 1MiB --reply-size 100KiB --head-limit 32KiB --shared-heap 3MiB",
+    ] {
+        let ended = run("oom", &format!("--check {flags}"));
+        assert_eq!(ended.code(), 0, "{}", ended.stderr());
+        assert_adds_up(&ended.stdout);
+        let bound = run("transom", &format!("bound {flags}"));
+        assert_eq!(
+            (bound.code(), bound.stdout),
+            (0, ended.stdout),
+            "`transom bound` says the same"
+        );
+    }
+}
+
+#[test]
+fn the_process_stays_below_its_bound() {
+    let server = Server::start("oom", "--buckets 32 --bucket-size 1MiB");
+    let line = server.line_with(" bound=");
+    let figure = |name: &str| {
+        let value = line
+            .split(' ')
+            .find_map(|field| field.strip_prefix(name))
+            .and_then(|value| value.parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in {line}"))
+    };
+    let (region, process): (u64, u64) = (figure("region="), figure("process="));
+    for path in ["/900", "/1000000", "/recurse/1000000", "/panic"] {
+        let _ = server.get(path);
+    }
+    let sample = server.sample();
+    assert!(
+        sample.high_water <= region + process,
+        "{} of {}",
+        sample.high_water,
+        region + process
+    );
+    assert!(
+        sample.rss >= region,
+        "the region is there from the start: {} of {region}",
+        sample.rss
+    );
+}
+
+#[test]
+fn every_flag_is_also_an_environment_variable_and_the_flag_prevails() {
+    let buckets = |launch: Launch| {
+        let ended = launch.run();
+        assert_eq!(ended.code(), 0, "{}", ended.stderr());
+        ended
+            .stdout
+            .lines()
+            .find(|line| line.contains("buckets"))
+            .and_then(addend)
+            .map(|(_, count, _)| count)
+    };
+    assert_eq!(
+        buckets(
+            Launch::of("hello")
+                .env("TRANSOM_BUCKETS", "9")
+                .flags("--check")
+        ),
+        Some(9)
+    );
+    assert_eq!(
+        buckets(
+            Launch::of("hello")
+                .env("TRANSOM_BUCKETS", "9")
+                .flags("--check --buckets 7")
+        ),
+        Some(7)
+    );
+    let wrong = Launch::of("hello")
+        .env("TRANSOM_BUCKETS", "x")
+        .flags("--check")
+        .run();
+    assert!(
+        wrong.code() == 2 && wrong.stderr().contains("--buckets"),
+        "{}",
+        wrong.stderr()
+    );
+    let server = Launch::of("hello")
+        .env("TRANSOM_LISTEN", "127.0.0.1:0")
+        .env("TRANSOM_LOG", "json")
+        .start();
+    assert_eq!(server.get("/").status, 200);
+    assert!(
+        server.lines().iter().all(|line| line.starts_with('{')),
+        "{:?}",
+        server.lines()
+    );
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for app in ["hello", "transom"] {
+        let help = run(app, "--help");
+        assert!(
+            help.code() == 0 && help.stdout.contains("Usage:"),
+            "{}",
+            help.stderr()
+        );
+    }
+    assert!(run("hello", "--help").stdout.contains("--bucket-size"));
+    let version = run("transom", "--version");
+    assert!(
+        version.code() == 0 && version.stdout.starts_with("transom "),
+        "{}",
+        version.stdout
+    );
+}
+
+#[test]
+fn several_addresses_are_all_served() {
+    let server = Server::start("hello", "--buckets 4 --listen 127.0.0.1:0 --listen [::1]:0");
+    assert_eq!(server.get("/").status, 200);
+    assert_eq!(server.stop().code(), 0);
+}

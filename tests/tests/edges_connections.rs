@@ -1,0 +1,159 @@
+//! Few connections, and many clients of which some take more than their turn.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use transom_tests::client::get;
+use transom_tests::{PATIENCE, Server, eventually};
+
+/// So long a client that has connected says nothing: nothing may be waited for there but that it is left alone.
+const MOMENT: Duration = Duration::from_millis(30);
+
+#[test]
+fn a_single_connection_serves_clients_one_after_the_other() {
+    let server = Server::start("hello", "--connections 1 --loops 1 --buckets 1");
+    for n in 0..10 {
+        let mut client = server.connect();
+        assert!(client.hears_nothing_for(MOMENT), "client {n} is left alone");
+        for _ in 0..3 {
+            assert_eq!(client.get("/").status, 200, "client {n}");
+        }
+    }
+    assert_eq!(server.stop().code(), 0);
+}
+
+#[test]
+fn as_many_idle_connections_as_are_allowed_stay_open() {
+    let server = Server::start("hello", "--connections 8 --loops 1 --buckets 1");
+    let before = server.sample().descriptors;
+    let mut idle: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    assert!(
+        eventually(|| server.sample().descriptors == before + 8),
+        "not all are accepted"
+    );
+    for round in 0..2 {
+        for (n, client) in idle.iter_mut().enumerate() {
+            assert!(client.hears_nothing_for(MOMENT), "client {n}, round {round}");
+        }
+        for (n, client) in idle.iter_mut().enumerate() {
+            assert_eq!(client.get("/").status, 200, "client {n}, round {round}");
+        }
+    }
+}
+
+#[test]
+fn a_newcomer_that_waits_is_accepted_as_soon_as_a_connection_becomes_idle() {
+    let flags = "--connections 1 --loops 1 --buckets 1 --idle-timeout 1h";
+    let server = Server::start("oom", flags);
+    let mut busy = server.connect();
+    busy.send(get("/sleep/300"));
+    server.wait_for_sleepers(1);
+    let mut new = server.connect();
+    new.send(get("/1"));
+    assert_eq!(busy.answer().text(), "slept\n");
+    let began = Instant::now();
+    assert_eq!(new.answer().status, 200);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "it was accepted after {took:?}");
+}
+
+#[test]
+fn a_client_that_drips_bytes_and_reads_nothing_is_cut_by_the_write_timeout() {
+    // Nothing else may end it.
+    let flags = "--loops 1 --buckets 1 --write-timeout 1s --send-buffer 8KiB \
+                 --idle-timeout 1h --header-timeout 1h --deadline 0";
+    let server = Server::start("hello", flags);
+    let before = server.sample().descriptors;
+    let mut client = server.connect();
+    assert_eq!(client.get("/").status, 200);
+    // More answers than the kernel holds for a client that takes none, to questions that all fit on their way.
+    client.send(get("/").repeat(2000));
+    let began = Instant::now();
+    while server.sample().descriptors > before {
+        assert!(
+            began.elapsed() < PATIENCE / 2,
+            "it is still connected, after {:?}",
+            began.elapsed()
+        );
+        client.try_send("G");
+        thread::sleep(Duration::from_millis(50)); // the drip
+    }
+    assert!(began.elapsed() >= Duration::from_secs(1), "it had its time");
+    assert_eq!(server.get("/").status, 200);
+}
+
+/// Sends the same bytes again and again without waiting for an answer, and reads whatever comes, until `end`.
+fn flood(address: SocketAddr, bytes: &[u8], end: &AtomicBool, received: &AtomicU64) {
+    let mut reader = TcpStream::connect(address).expect("the server listens");
+    let mut sender = reader.try_clone().expect("a descriptor is free");
+    // What the server has closed ends here too.
+    reader.set_read_timeout(Some(PATIENCE)).expect("a time");
+    sender.set_write_timeout(Some(PATIENCE)).expect("a time");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while !end.load(Ordering::Relaxed) && sender.write_all(bytes).is_ok() {}
+            let _ = sender.shutdown(Shutdown::Write);
+        });
+        let mut buffer = vec![0; 1 << 20];
+        while let Ok(len @ 1..) = reader.read(&mut buffer) {
+            received.fetch_add(len as u64, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Whether `path` is answered on connections of its own, soon and with 200, while others send `bytes` without an end.
+fn beside_a_flood(server: &Server, floods: usize, bytes: &[u8], path: &str) {
+    let (end, received) = (AtomicBool::new(false), AtomicU64::new(0));
+    let asked = thread::scope(|scope| {
+        for _ in 0..floods {
+            scope.spawn(|| flood(server.address(), bytes, &end, &received));
+        }
+        let flows = eventually(|| received.load(Ordering::Relaxed) > 100_000);
+        let outcomes: Vec<_> = (0..10)
+            .map(|_| {
+                let before = received.load(Ordering::Relaxed);
+                let began = Instant::now();
+                let mut client = server.connect();
+                client.send(get(path));
+                let status = client.try_answer().map(|answer| answer.status);
+                let took = began.elapsed();
+                // The next one is asked only when the flood has gone on: it must not end by itself.
+                let goes_on = eventually(|| received.load(Ordering::Relaxed) > before);
+                (status, took, goes_on)
+            })
+            // One failure is enough, and each takes long.
+            .scan(true, |well, outcome| {
+                let go_on = *well;
+                *well = outcome.0 == Ok(200);
+                go_on.then_some(outcome)
+            })
+            .collect();
+        end.store(true, Ordering::Relaxed);
+        (flows, outcomes)
+    });
+    let (flows, outcomes) = asked;
+    assert!(flows, "there is no flood");
+    for (status, took, goes_on) in outcomes {
+        assert_eq!(status, Ok(200), "after {took:?}");
+        assert!(took < Duration::from_secs(3), "it took {took:?}");
+        assert!(goes_on, "the flood has ended");
+    }
+}
+
+#[test]
+fn with_one_slot_a_pipelining_client_does_not_starve_the_others() {
+    let flags = "--loops 1 --slots 1 --buckets 1 --queue-timeout 10s";
+    let server = Server::start("oom", flags);
+    beside_a_flood(&server, 1, get("/1").repeat(300).as_bytes(), "/1");
+    beside_a_flood(&server, 3, get("/1").repeat(300).as_bytes(), "/1");
+}
+
+#[test]
+fn a_client_that_pipelines_options_does_not_keep_the_others_from_an_answer() {
+    let server = Server::start("hello", "--loops 1 --buckets 1");
+    let options = "OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n";
+    beside_a_flood(&server, 1, options.repeat(200).as_bytes(), "/");
+    beside_a_flood(&server, 3, options.repeat(200).as_bytes(), "/");
+}

@@ -1,0 +1,148 @@
+//! The log: which request was too large, and which flag would help; in lines for people and in lines for programs.
+
+use serde_json::Value;
+use transom_tests::{Kind, Launch, Load, Server};
+
+#[test]
+fn the_line_of_an_exhausted_request_names_the_culprit_and_the_flag() {
+    let server = Server::start("oom", "--buckets 4 --bucket-size 512KiB");
+    assert_eq!(server.get("/1000000").status, 500);
+    let line = server.line_with("outgrew");
+    for part in [
+        " WARN ",
+        "route=/{kib}",
+        "reason=arena",
+        "asked=1024000000",
+        "used=",
+        "raise=--bucket-size",
+        "parked=false",
+    ] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    let size = line
+        .split(' ')
+        .find_map(|field| field.strip_prefix("size=")?.parse::<usize>().ok());
+    assert!(
+        size.is_some_and(|size| (300 << 10..512 << 10).contains(&size)),
+        "{line}"
+    );
+
+    assert_eq!(server.get("/recurse/1000000").status, 500);
+    let line = server.line_with("/recurse/");
+    for part in [
+        "route=/recurse/{n}",
+        "reason=stack",
+        "size=131072",
+        "raise=--stack-size",
+    ] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    assert_eq!(server.get("/arena/1000000").status, 500);
+    assert!(server.line_with("/arena/").contains("raise=--bucket-size"));
+}
+
+#[test]
+fn what_a_request_used_before_it_asked_for_too_much_is_said() {
+    let server = Server::start("oom", "--buckets 4 --bucket-size 512KiB");
+    assert_eq!(server.get("/350").status, 500);
+    let line = server.line_with("outgrew");
+    assert!(line.contains("asked=358400 "), "{line}");
+}
+
+#[test]
+fn the_line_of_a_panic_says_what_and_where_and_with_backtraces_from_where() {
+    let server = Server::start("oom", "--buckets 4");
+    assert_eq!(
+        server.get("/panic").field("transom-diagnostic"),
+        Some("handler-panicked")
+    );
+    let line = server.line_with("panicked");
+    assert!(
+        line.contains("route=/panic")
+            && line.contains("as asked by the client, at apps/oom/src/main.rs:"),
+        "{line}"
+    );
+    assert!(!line.contains("0x"), "{line}");
+
+    let server = Launch::of("oom").env("RUST_BACKTRACE", "1").start();
+    assert_eq!(server.get("/panic").status, 500);
+    let line = server.line_with("panicked");
+    assert!(
+        line.contains("frames=0x") || line.contains("frames=\"0x"),
+        "{line}"
+    );
+}
+
+#[test]
+fn every_json_line_is_json_also_those_about_hostile_requests() {
+    let server = Launch::of("oom")
+        .flags("--buckets 4 --log json --log-level debug")
+        .env("RUST_BACKTRACE", "1")
+        .start();
+    for path in [
+        "/1000000",
+        "/arena/1000000",
+        "/recurse/1000000",
+        "/panic",
+        "/x\"y",
+        "/%22%5c%0a%1b[2J",
+        "/x",
+    ] {
+        let _ = server.get(path);
+    }
+    assert_eq!(server.answer_to("nonsense\r\n\r\n").status, 400);
+    let ended = server.stop();
+    let lines: Vec<Value> = ended
+        .lines
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    for line in &lines {
+        for member in ["time", "level", "target", "message"] {
+            assert!(line[member].is_string(), "no {member} in {line}");
+        }
+    }
+    let find = |message: &str| {
+        lines
+            .iter()
+            .find(|line| line["message"] == message)
+            .unwrap_or(&Value::Null)
+    };
+    assert_eq!(find("a request outgrew its bucket")["route"], "/{kib}");
+    assert_eq!(find("a request outgrew its bucket")["parked"], false);
+    assert_eq!(find("a handler panicked")["route"], "/panic");
+    assert_eq!(find("drained")["process_heap_allocations"], 0);
+    assert_eq!(find("drained")["panicked"], 1);
+}
+
+#[test]
+fn a_log_that_nobody_reads_fast_enough_drops_lines_and_counts_them() {
+    let server = Server::start("oom", "--buckets 4 --log-queue 2");
+    let report = Load::new(server.address(), 32, vec![Kind::get("/1000000", 500, "")])
+        .total(5000)
+        .run();
+    assert!(report.bad.is_empty(), "{:?}", report.bad);
+    let ended = server.stop();
+    // Beside theirs there are the equation, "ready", "draining" and the summary, and lines that say how many were dropped.
+    let written = ended
+        .lines
+        .iter()
+        .filter(|line| !line.contains(" dropped"))
+        .count() as u64;
+    assert_eq!(
+        written + ended.figure("log_lines_dropped"),
+        5000 + 4,
+        "each is either written or counted"
+    );
+}
+
+#[test]
+fn the_level_leaves_out_what_is_less_severe() {
+    let server = Server::start("oom", "--buckets 4 --log-level info");
+    assert_eq!(server.get("/1000000").status, 500);
+    assert!(server.stop().stderr().contains(" WARN "));
+    let ended = Launch::of("oom")
+        .flags("--listen 127.0.0.1:99999 --log-level error")
+        .run();
+    assert_eq!(ended.code(), 2);
+}
