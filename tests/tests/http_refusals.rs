@@ -1,6 +1,6 @@
 //! Requests that are none: each gets the status that says what was wrong, and the next client is served.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use transom_tests::{Server, Trouble};
 
 const FLAGS: &str = "--buckets 4";
@@ -199,8 +199,10 @@ fn a_body_that_is_not_whole_in_time_gets_408() {
     let server = Server::start("echo", "--buckets 4 --body-timeout 200ms");
     let mut client = server.connect();
     client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhell");
+    let began = Instant::now();
     let answer = client.answer();
     assert!(answer.status == 408 && answer.closes(), "{}", answer.head);
+    assert!(began.elapsed() < Duration::from_secs(5), "--body-timeout counts, not another: {:?}", began.elapsed());
     assert!(client.is_closed());
     assert_eq!(server.post("/", "hello").text(), "hello");
 }
