@@ -24,6 +24,8 @@ const NO_TEXT: &str = "a value that is no text";
 static BACKTRACE: AtomicBool = AtomicBool::new(false);
 /// Where the executable is loaded: what is subtracted from an address to make an offset.
 static LOADED_AT: AtomicUsize = AtomicUsize::new(0);
+/// Bytes from there to its end.
+static LOADED_SIZE: AtomicUsize = AtomicUsize::new(0);
 
 /// What is known of a request's last panic. Lies in the bucket's control block.
 pub struct PanicNote {
@@ -102,7 +104,9 @@ pub fn install_hook() {
     ONCE.call_once(|| {
         let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
         BACKTRACE.store(wanted, Ordering::Relaxed);
-        LOADED_AT.store(executable_base(), Ordering::Relaxed);
+        let (start, size) = executable();
+        LOADED_AT.store(start, Ordering::Relaxed);
+        LOADED_SIZE.store(size, Ordering::Relaxed);
         if wanted {
             // The unwinder's first walk looks up and caches the executable's tables: have it done now.
             let mut frames = [0; FRAMES_MAX];
@@ -114,6 +118,8 @@ pub fn install_hook() {
                 previous(info);
             }
         }));
+        // A first unwinding brings the executable's unwind tables into memory: have that done now as well.
+        let _ = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new(())));
     });
 }
 
@@ -242,8 +248,12 @@ extern "C" fn each_frame(context: *mut c_void, argument: *mut c_void) -> i32 {
     }
     // SAFETY: the unwinder calls us with a valid context.
     let address = unsafe { _Unwind_GetIP(context) };
-    walk.frames[walk.count] = address.wrapping_sub(LOADED_AT.load(Ordering::Relaxed));
-    walk.count += 1;
+    let offset = address.wrapping_sub(LOADED_AT.load(Ordering::Relaxed));
+    // Frames of the C library, which start a thread, mean nothing to `addr2line -e BINARY`.
+    if offset < LOADED_SIZE.load(Ordering::Relaxed) {
+        walk.frames[walk.count] = offset;
+        walk.count += 1;
+    }
     GO_ON
 }
 
@@ -260,18 +270,22 @@ fn walk(_: &mut [usize; FRAMES_MAX]) -> usize {
     0
 }
 
+/// Where the executable is loaded, and how many bytes it has there.
 #[cfg(not(miri))]
-fn executable_base() -> usize {
+fn executable() -> (usize, usize) {
     unsafe extern "C" {
         /// The start of the ELF header of the object this is linked into (defined by the linker).
         static __ehdr_start: u8;
+        /// The end of its last segment (defined by the linker).
+        static _end: u8;
     }
-    (&raw const __ehdr_start) as usize
+    let start = (&raw const __ehdr_start) as usize;
+    (start, (&raw const _end) as usize - start)
 }
 
 #[cfg(miri)]
-fn executable_base() -> usize {
-    0
+fn executable() -> (usize, usize) {
+    (0, usize::MAX)
 }
 
 #[cfg(test)]

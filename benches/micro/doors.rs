@@ -79,7 +79,14 @@ fn calls(client: &mut Client, in_flight: usize, total: u64) -> Duration {
             submitted += 1;
         }
         client.flush().expect("not revoked");
-        wait(client, if in_flight > 1 { Patience::Lazy } else { Patience::Eager });
+        wait(
+            client,
+            if in_flight > 1 {
+                Patience::Lazy
+            } else {
+                Patience::Eager
+            },
+        );
         while let Some((slot, _)) = client.next_completion() {
             client.release(slot);
             done += 1;

@@ -43,6 +43,9 @@ pub(crate) enum List {
     None,
     Idle,
     Header,
+    /// A whole head in a buffer, and a body that fits it and is not all there yet.
+    SmallBody,
+    /// A body that is being read into a slot.
     Body,
     /// For a slot; expires by the queue timeout.
     Waiting,
@@ -53,7 +56,7 @@ pub(crate) enum List {
     Linger,
 }
 
-pub(crate) const LISTS: usize = 9;
+pub(crate) const LISTS: usize = 10;
 
 /// How the rest of a body is read.
 #[derive(Debug, Clone, Copy)]

@@ -504,6 +504,7 @@ impl Server {
 }
 
 fn summarise(front: &LoopFigures, application: &Figures, logs: &LogHandle, took: Duration) {
+    logs.flush(Instant::now() + Duration::from_secs(1)); // so that there is room for the last line
     info!(
         drained_ms = took.as_millis() as u64,
         connections = front.accepted,

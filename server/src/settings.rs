@@ -232,7 +232,7 @@ pub struct Settings {
     #[arg(long, env = "TRANSOM_DEADLINE", value_parser = parse_duration, value_name = "TIME", default_value = "60s", help_heading = "Time")]
     pub deadline: Duration,
 
-    /// How long a head, and a body that fits a buffer with it, may take from its first byte to its last
+    /// How long a head may take from its first byte to its last
     #[arg(long, env = "TRANSOM_HEADER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub header_timeout: Duration,
 
@@ -363,8 +363,10 @@ impl Settings {
     /// Slots per loop: as set, or twice the buckets, so that a thread that becomes free finds the next call waiting.
     #[must_use]
     pub fn slots(&self) -> u32 {
-        self.slots
-            .map_or_else(|| (2 * self.buckets).clamp(16, SLOTS_MAX), NonZeroU32::get)
+        self.slots.map_or_else(
+            || self.buckets.saturating_mul(2).clamp(16, SLOTS_MAX),
+            NonZeroU32::get,
+        )
     }
 
     /// Connections of one loop.

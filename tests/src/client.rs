@@ -3,6 +3,7 @@
 use crate::PATIENCE;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::FromRawFd;
 use std::time::{Duration, Instant};
 
 /// A GET of HTTP/1.1.
@@ -104,7 +105,50 @@ impl Client {
     /// # Errors
     /// What `connect` says.
     pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// Connects with a receive buffer of so many bytes (the kernel doubles them), so that little is on its way to a client
+    /// that does not read.
+    ///
+    /// # Panics
+    /// If nobody listens there, or not on IPv4.
+    #[must_use]
+    pub fn connect_with_buffer(address: SocketAddr, receive: libc::c_int) -> Self {
+        let SocketAddr::V4(v4) = address else {
+            panic!("{address} is not an IPv4 address");
+        };
+        let to = libc::sockaddr_in {
+            sin_family: libc::AF_INET as libc::sa_family_t,
+            sin_port: v4.port().to_be(),
+            sin_addr: libc::in_addr {
+                s_addr: u32::from(*v4.ip()).to_be(),
+            },
+            sin_zero: [0; 8],
+        };
+        // The window is offered while connecting, so the buffer is set before, which `std` cannot.
+        // SAFETY: the descriptor is new and owned by nobody else; option and address have the types and sizes that go
+        // with the calls.
+        let (stream, connected) = unsafe {
+            let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+            assert!(fd >= 0, "a descriptor is free");
+            let stream = TcpStream::from_raw_fd(fd);
+            let set = libc::setsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUF,
+                (&raw const receive).cast(),
+                size_of_val(&receive) as libc::socklen_t,
+            );
+            assert_eq!(set, 0, "a receive buffer may have {receive} bytes");
+            let len = size_of_val(&to) as libc::socklen_t;
+            (stream, libc::connect(fd, (&raw const to).cast(), len) == 0)
+        };
+        assert!(connected, "the server listens");
+        Self::over(stream).expect("a connection has these options")
+    }
+
+    fn over(stream: TcpStream) -> std::io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Client {

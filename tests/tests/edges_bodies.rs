@@ -118,7 +118,12 @@ fn a_204_or_304_has_no_body_whatever_its_handler_sends_and_the_next_request_is_a
                 let answer = client.get(&path);
                 assert_eq!(answer.status, status, "{path}: {}", answer.head);
                 assert!(!answer.closes(), "{path}: {}", answer.head);
-                assert_eq!(answer.count("transfer-encoding"), 0, "{path}: {}", answer.head);
+                assert_eq!(
+                    answer.count("transfer-encoding"),
+                    0,
+                    "{path}: {}",
+                    answer.head
+                );
                 if status == 204 {
                     assert_eq!(answer.count("content-length"), 0, "{path}: {}", answer.head);
                 }

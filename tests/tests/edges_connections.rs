@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use transom_tests::client::get;
-use transom_tests::{PATIENCE, Server, eventually};
+use transom_tests::{Client, PATIENCE, Server, eventually};
 
 /// So long a client that has connected says nothing: nothing may be waited for there but that it is left alone.
 const MOMENT: Duration = Duration::from_millis(30);
@@ -35,7 +35,10 @@ fn as_many_idle_connections_as_are_allowed_stay_open() {
     );
     for round in 0..2 {
         for (n, client) in idle.iter_mut().enumerate() {
-            assert!(client.hears_nothing_for(MOMENT), "client {n}, round {round}");
+            assert!(
+                client.hears_nothing_for(MOMENT),
+                "client {n}, round {round}"
+            );
         }
         for (n, client) in idle.iter_mut().enumerate() {
             assert_eq!(client.get("/").status, 200, "client {n}, round {round}");
@@ -56,32 +59,53 @@ fn a_newcomer_that_waits_is_accepted_as_soon_as_a_connection_becomes_idle() {
     let began = Instant::now();
     assert_eq!(new.answer().status, 200);
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(5), "it was accepted after {took:?}");
+    assert!(
+        took < Duration::from_secs(5),
+        "it was accepted after {took:?}"
+    );
+}
+
+/// The write timeout runs while the server is stuck, and only a byte that the client takes may set it back. What it takes to
+/// be stuck is a matter of both buffers; with these, an answer is stuck whole or in part.
+fn a_client_that_drips_is_cut(send_buffer: &str, receive_buffer: libc::c_int) {
+    let case = format!("--send-buffer {send_buffer}, receiving into {receive_buffer} bytes");
+    // Nothing but the write timeout may end it.
+    let flags = format!(
+        "--loops 1 --buckets 1 --write-timeout 1s --send-buffer {send_buffer} \
+         --idle-timeout 1h --header-timeout 1h --deadline 0"
+    );
+    let server = Server::start("hello", &flags);
+    let before = server.sample().descriptors;
+    let mut client = Client::connect_with_buffer(server.address(), receive_buffer);
+    assert_eq!(client.get("/").status, 200, "{case}");
+    // The answers are more than the kernel holds for a client that takes none; the questions all fit on their way.
+    client.send(get("/").repeat(2000));
+    let began = Instant::now();
+    while server.sample().descriptors > before {
+        let took = began.elapsed();
+        assert!(took < PATIENCE / 2, "{case}: connected after {took:?}");
+        client.try_send("G");
+        thread::sleep(Duration::from_millis(50)); // the drip
+    }
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "{case}: it had its time"
+    );
+    assert_eq!(server.get("/").status, 200, "{case}");
 }
 
 #[test]
 fn a_client_that_drips_bytes_and_reads_nothing_is_cut_by_the_write_timeout() {
-    // Nothing else may end it.
-    let flags = "--loops 1 --buckets 1 --write-timeout 1s --send-buffer 8KiB \
-                 --idle-timeout 1h --header-timeout 1h --deadline 0";
-    let server = Server::start("hello", flags);
-    let before = server.sample().descriptors;
-    let mut client = server.connect();
-    assert_eq!(client.get("/").status, 200);
-    // More answers than the kernel holds for a client that takes none, to questions that all fit on their way.
-    client.send(get("/").repeat(2000));
-    let began = Instant::now();
-    while server.sample().descriptors > before {
-        assert!(
-            began.elapsed() < PATIENCE / 2,
-            "it is still connected, after {:?}",
-            began.elapsed()
-        );
-        client.try_send("G");
-        thread::sleep(Duration::from_millis(50)); // the drip
-    }
-    assert!(began.elapsed() >= Duration::from_secs(1), "it had its time");
-    assert_eq!(server.get("/").status, 200);
+    thread::scope(|scope| {
+        for (send, receive) in [
+            ("4KiB", 2048),
+            ("4KiB", 8192),
+            ("8KiB", 8192),
+            ("64KiB", 65_536),
+        ] {
+            scope.spawn(move || a_client_that_drips_is_cut(send, receive));
+        }
+    });
 }
 
 /// Sends the same bytes again and again without waiting for an answer, and reads whatever comes, until `end`.
@@ -94,7 +118,8 @@ fn flood(address: SocketAddr, bytes: &[u8], end: &AtomicBool, received: &AtomicU
     thread::scope(|scope| {
         scope.spawn(move || {
             while !end.load(Ordering::Relaxed) && sender.write_all(bytes).is_ok() {}
-            let _ = sender.shutdown(Shutdown::Write);
+            // What is still on its way would take long to be answered, and nobody wants it.
+            let _ = sender.shutdown(Shutdown::Both);
         });
         let mut buffer = vec![0; 1 << 20];
         while let Ok(len @ 1..) = reader.read(&mut buffer) {

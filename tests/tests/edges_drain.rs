@@ -16,17 +16,18 @@ fn assert_prompt(began: Instant) {
 
 #[test]
 fn a_drain_ends_promptly_though_the_connection_of_its_last_request_lingers() {
-    let server = Server::start(
-        "oom",
-        "--loops 1 --slots 1 --buckets 1 --drain-timeout 10s",
-    );
+    let server = Server::start("oom", "--loops 1 --slots 1 --buckets 1 --drain-timeout 10s");
     let mut client = server.connect();
     client.send(get("/sleep/300"));
     server.wait_for_sleepers(1);
     let began = Instant::now();
     server.signal(libc::SIGTERM);
     let answer = client.answer();
-    assert!(answer.text() == "slept\n" && answer.closes(), "{}", answer.head);
+    assert!(
+        answer.text() == "slept\n" && answer.closes(),
+        "{}",
+        answer.head
+    );
     // It has its answer, and keeps its side of the connection open.
     let ended = server.wait();
     assert_prompt(began);
@@ -85,14 +86,19 @@ fn a_keep_alive_answer_that_is_written_after_sigterm_does_not_keep_the_drain_wai
     let at = start.windows(4).position(|end| end == b"\r\n\r\n");
     let head_len = at.expect("the head is whole") + 4;
     let head = String::from_utf8_lossy(&start[..head_len]).to_ascii_lowercase();
-    assert!(head.starts_with("http/1.1 200") && !head.contains("connection: close"), "{head}");
+    assert!(
+        head.starts_with("http/1.1 200") && !head.contains("connection: close"),
+        "{head}"
+    );
 
     let began = Instant::now();
     server.signal(libc::SIGTERM);
     let refused = || Client::try_connect(server.address()).is_err();
     assert!(eventually(refused), "the loop has heard of the drain");
     let mut left = vec![0; head_len + (KIB << 10) - start.len()];
-    stream.read_exact(&mut left).expect("what has begun is finished");
+    stream
+        .read_exact(&mut left)
+        .expect("what has begun is finished");
     let ended = server.wait();
     assert_prompt(began);
     assert_eq!((ended.code(), ended.figure("cut")), (0, 0));

@@ -14,7 +14,11 @@ fn value() -> String {
 
 #[test]
 fn a_lazy_value_first_touched_in_a_request_pins_its_bucket_is_logged_and_is_never_overwritten() {
-    for flags in ["--buckets 2", "--buckets 3 --wipe poison", "--buckets 3 --wipe zero"] {
+    for flags in [
+        "--buckets 2",
+        "--buckets 3 --wipe poison",
+        "--buckets 3 --wipe zero",
+    ] {
         let server = odd(flags);
         // Not the bucket's first request, and not at its start.
         assert_eq!(server.get("/fill/100").status, 200);

@@ -17,8 +17,15 @@ fn a_deadline_shorter_than_the_queue_timeout_strikes_in_a_handler() {
     client.send(get("/sleep/6000"));
     let answer = client.answer();
     let took = began.elapsed();
-    assert!(answer.status == 504 && answer.closes(), "after {took:?}: {}", answer.head);
-    assert!(took >= Duration::from_millis(300) && took < SOON, "{took:?}");
+    assert!(
+        answer.status == 504 && answer.closes(),
+        "after {took:?}: {}",
+        answer.head
+    );
+    assert!(
+        took >= Duration::from_millis(300) && took < SOON,
+        "{took:?}"
+    );
 }
 
 /// The one bucket sleeps; the next request meets its deadline before it meets a bucket.
@@ -33,7 +40,11 @@ fn a_deadline_strikes_while_a_request_waits(flags: &str) {
     waiting.send(get("/1"));
     let answer = waiting.answer();
     let took = began.elapsed();
-    assert_eq!(answer.status, 504, "{flags}, after {took:?}: {}", answer.head);
+    assert_eq!(
+        answer.status, 504,
+        "{flags}, after {took:?}: {}",
+        answer.head
+    );
     assert!(took < SOON, "{flags}: {took:?}");
 }
 
@@ -58,12 +69,18 @@ fn an_answer_that_stalls_in_its_handler_is_ended_by_the_deadline() {
     // The end of the connection, and not of the body: the client can tell that this is not all.
     assert_eq!(client.try_answer(), Err(Trouble::Cut));
     let took = began.elapsed();
-    assert!(took >= Duration::from_millis(500) && took < SOON, "{took:?}");
+    assert!(
+        took >= Duration::from_millis(500) && took < SOON,
+        "{took:?}"
+    );
     assert_eq!(server.get("/fill/1").status, 200, "others are served");
     let began = Instant::now();
     let ended = server.stop();
     assert_eq!((ended.code(), ended.figure("late")), (0, 1));
-    assert!(began.elapsed() < SOON, "a handler that is given up holds up no drain");
+    assert!(
+        began.elapsed() < SOON,
+        "a handler that is given up holds up no drain"
+    );
 }
 
 #[test]

@@ -202,7 +202,11 @@ fn a_body_that_is_not_whole_in_time_gets_408() {
     let began = Instant::now();
     let answer = client.answer();
     assert!(answer.status == 408 && answer.closes(), "{}", answer.head);
-    assert!(began.elapsed() < Duration::from_secs(5), "--body-timeout counts, not another: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "--body-timeout counts, not another: {:?}",
+        began.elapsed()
+    );
     assert!(client.is_closed());
     assert_eq!(server.post("/", "hello").text(), "hello");
 }

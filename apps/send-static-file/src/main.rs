@@ -10,6 +10,13 @@ use transom_platform::{Failure, Request, Response, Router};
 
 static ROOT: OnceLock<PathBuf> = OnceLock::new();
 
+/// What the system says of names that no file has, or could have.
+const NOBODYS: [ErrorKind; 3] = [
+    ErrorKind::NotFound,
+    ErrorKind::NotADirectory,
+    ErrorKind::InvalidFilename,
+];
+
 /// The file that a path names, if it lies below the root: no `..`, and no symbolic link that leads out.
 fn find(path: &str) -> Result<PathBuf, Failure> {
     let root = ROOT.get().map_or(Path::new("."), PathBuf::as_path);
@@ -21,7 +28,7 @@ fn find(path: &str) -> Result<PathBuf, Failure> {
         return Err(Failure::not_found("Not Found"));
     }
     let found = match root.join(relative).canonicalize() {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+        Err(error) if NOBODYS.contains(&error.kind()) => {
             return Err(Failure::not_found("Not Found"));
         }
         found => found?,

@@ -92,7 +92,10 @@ impl Loop {
         if connection.queue_due_ms == 0 {
             connection.queue_due_ms = self.now_ms + self.timeouts.queue;
         }
-        let due = connection.queue_due_ms;
+        let (due, arrived) = (connection.queue_due_ms, connection.arrived_ms);
+        let due = self
+            .deadline_ms(arrived)
+            .map_or(due, |deadline| due.min(deadline));
         self.table.set_timer(index, List::Waiting, due);
     }
 
@@ -166,7 +169,11 @@ impl Loop {
         match parse(bytes, &self.limits, &mut fields) {
             Ok(Parsed::Partial) => self.keep_head(index, bytes, source),
             Ok(Parsed::Complete(head)) => self.on_head(index, &head, bytes, source),
-            Err(refusal) => self.refuse_with_reason(index, refusal),
+            Err(refusal) => {
+                // Also an answer to a HEAD that is refused has no body.
+                self.table[index].head_only = bytes.starts_with(b"HEAD ");
+                self.refuse_with_reason(index, refusal);
+            }
         }
     }
 
@@ -184,7 +191,7 @@ impl Loop {
         self.refuse(index, refusal.status);
     }
 
-    /// Keeps an unfinished head.
+    /// Keeps an unfinished head, or a whole one whose body is on its way.
     fn keep_head(&mut self, index: u32, bytes: &[u8], source: Source) {
         if source == Source::Scratch && !self.keep(index, bytes) {
             // No buffer can be had: all are with requests that have a slot or wait for one.
@@ -192,15 +199,22 @@ impl Loop {
             return;
         }
         self.table[index].state = State::Head;
-        if !self.table.stands_in(index, List::Header) {
-            self.set_timer(index, List::Header, self.timeouts.header);
+        let (list, time) = match self.table[index].wanted {
+            0 => (List::Header, self.timeouts.header),
+            _ => (List::SmallBody, self.timeouts.body),
+        };
+        if !self.table.stands_in(index, list) {
+            self.set_timer(index, list, time);
         }
     }
 
     /// Copies bytes into a buffer of the pool; if there is none, the oldest unfinished head has to go.
     fn keep(&mut self, index: u32, bytes: &[u8]) -> bool {
         let taken = self.pool.take().or_else(|| {
-            let oldest = self.table.first(List::Header)?;
+            let oldest = self
+                .table
+                .first(List::Header)
+                .or_else(|| self.table.first(List::SmallBody))?;
             self.stats.partial_evicted.bump();
             self.refuse(oldest, 408);
             self.pool.take()
@@ -578,26 +592,21 @@ impl Loop {
     }
 
     fn submit(&mut self, index: u32, slot: SlotId) {
+        let deadline_ms = self.deadline_ms(self.table[index].arrived_ms);
         let connection = &mut self.table[index];
         let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
-        let deadline_ns = match self.timeouts.deadline {
-            0 => 0,
-            deadline => (connection.arrived_ms + deadline) * 1_000_000,
-        };
         connection.state = State::Calling;
+        connection.body_len = 0;
         let queue_due = match connection.queue_due_ms {
             0 => self.now_ms + self.timeouts.queue,
             due => due, // both waits share one timeout
         };
-        let due = match self.timeouts.deadline {
-            0 => queue_due,
-            deadline => queue_due.min(connection.arrived_ms + deadline),
-        };
         set_request_body(self.client.request_mut(slot), body_len, connection.streamed);
-        connection.body_len = 0;
+        let deadline_ns = deadline_ms.unwrap_or(0) * 1_000_000;
         self.client.submit(slot, body_at + body_len, deadline_ns);
         self.owners[slot.index()] = index;
         self.stats.requests.bump();
+        let due = deadline_ms.map_or(queue_due, |deadline| queue_due.min(deadline));
         self.table.set_timer(index, List::Submitted, due);
     }
 
@@ -610,11 +619,9 @@ impl Loop {
         } else {
             connection.arrived_ms
         };
-        match self.timeouts.deadline {
-            0 => self.table.unlink(index),
-            deadline => self
-                .table
-                .set_timer(index, List::Deadline, began + deadline),
+        match self.deadline_ms(began) {
+            Some(due) => self.table.set_timer(index, List::Deadline, due),
+            None => self.table.unlink(index),
         }
     }
 }

@@ -13,15 +13,18 @@ impl Loop {
                 self.close(index);
             }
         }
-        while let Some(index) = self.table.expired(List::Header, now) {
-            self.refuse(index, 408);
+        for list in [List::Header, List::SmallBody] {
+            while let Some(index) = self.table.expired(list, now) {
+                self.refuse(index, 408);
+            }
         }
         while let Some(index) = self.table.expired(List::Body, now) {
             self.give_up(index, 408);
         }
         while let Some(index) = self.table.expired(List::Waiting, now) {
             // Its request may lie unread in the socket, so the connection cannot go on.
-            self.refuse(index, 503);
+            let status = if self.is_late(index) { 504 } else { 503 };
+            self.refuse(index, status);
         }
         while let Some(index) = self.table.expired(List::Submitted, now) {
             self.queue_timed_out(index);
@@ -33,13 +36,11 @@ impl Loop {
 
     /// The call has been in its slot for the queue timeout: taken back if no thread has claimed it, else it goes on.
     fn queue_timed_out(&mut self, index: u32) {
-        let connection = &mut self.table[index];
-        if self.timeouts.deadline != 0
-            && connection.arrived_ms + self.timeouts.deadline <= self.now_ms
-        {
+        if self.is_late(index) {
             self.give_up(index, 504);
             return;
         }
+        let connection = &mut self.table[index];
         let Some(slot) = connection.slot else {
             self.table.unlink(index);
             return;
@@ -52,6 +53,16 @@ impl Loop {
             }
             Withdraw::Claimed => self.watch_deadline(index),
         }
+    }
+
+    /// When a request that arrived then is late; `None` if requests may take for ever.
+    pub(super) fn deadline_ms(&self, arrived_ms: u64) -> Option<u64> {
+        (self.timeouts.deadline != 0).then(|| arrived_ms + self.timeouts.deadline)
+    }
+
+    fn is_late(&self, index: u32) -> bool {
+        self.deadline_ms(self.table[index].arrived_ms)
+            .is_some_and(|deadline| deadline <= self.now_ms)
     }
 
     /// Ends a request that has a slot: with an answer if none has begun.
