@@ -78,9 +78,9 @@ fn a_client_that_drips_is_cut(send_buffer: &str, receive_buffer: libc::c_int) {
     let before = server.sample().descriptors;
     let mut client = Client::connect_with_buffer(server.address(), receive_buffer);
     assert_eq!(client.get("/").status, 200, "{case}");
+    let began = Instant::now();
     // The answers are more than the kernel holds for a client that takes none; the questions all fit on their way.
     client.send(get("/").repeat(2000));
-    let began = Instant::now();
     while server.sample().descriptors > before {
         let took = began.elapsed();
         assert!(took < PATIENCE / 2, "{case}: connected after {took:?}");
@@ -97,35 +97,32 @@ fn a_client_that_drips_is_cut(send_buffer: &str, receive_buffer: libc::c_int) {
 #[test]
 fn a_client_that_drips_bytes_and_reads_nothing_is_cut_by_the_write_timeout() {
     thread::scope(|scope| {
-        for (send, receive) in [
-            ("4KiB", 2048),
-            ("4KiB", 8192),
-            ("8KiB", 8192),
-            ("64KiB", 65_536),
-        ] {
+        for (send, receive) in [("4KiB", 2048), ("4KiB", 8192), ("8KiB", 8192)] {
             scope.spawn(move || a_client_that_drips_is_cut(send, receive));
         }
     });
 }
 
-/// Sends the same bytes again and again without waiting for an answer, and reads whatever comes, until `end`.
+/// Sends the same bytes again and again without waiting for an answer, and reads whatever comes, until `end`. A server may
+/// close on a client that does so, which then connects again.
 fn flood(address: SocketAddr, bytes: &[u8], end: &AtomicBool, received: &AtomicU64) {
-    let mut reader = TcpStream::connect(address).expect("the server listens");
-    let mut sender = reader.try_clone().expect("a descriptor is free");
-    // What the server has closed ends here too.
-    reader.set_read_timeout(Some(PATIENCE)).expect("a time");
-    sender.set_write_timeout(Some(PATIENCE)).expect("a time");
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            while !end.load(Ordering::Relaxed) && sender.write_all(bytes).is_ok() {}
-            // What is still on its way would take long to be answered, and nobody wants it.
-            let _ = sender.shutdown(Shutdown::Both);
+    while !end.load(Ordering::Relaxed) {
+        let mut reader = TcpStream::connect(address).expect("the server listens");
+        let mut sender = reader.try_clone().expect("a descriptor is free");
+        reader.set_read_timeout(Some(PATIENCE)).expect("a time");
+        sender.set_write_timeout(Some(PATIENCE)).expect("a time");
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while !end.load(Ordering::Relaxed) && sender.write_all(bytes).is_ok() {}
+                // What is still on its way would take long to be answered, and nobody wants it.
+                let _ = sender.shutdown(Shutdown::Both);
+            });
+            let mut buffer = vec![0; 1 << 20];
+            while let Ok(len @ 1..) = reader.read(&mut buffer) {
+                received.fetch_add(len as u64, Ordering::Relaxed);
+            }
         });
-        let mut buffer = vec![0; 1 << 20];
-        while let Ok(len @ 1..) = reader.read(&mut buffer) {
-            received.fetch_add(len as u64, Ordering::Relaxed);
-        }
-    });
+    }
 }
 
 /// Whether `path` is answered on connections of its own, soon and with 200, while others send `bytes` without an end.

@@ -11,6 +11,9 @@ use std::io;
 use transom_doors::{Client, SlotId};
 use transom_platform::frame::{EncodeError, RequestParts, encode_request, set_request_body};
 
+/// Why a body that has begun cannot go on.
+const NO_BUFFER: Refusal = Refusal::new(503, "no buffer for the rest of a body");
+
 /// What a read brought.
 enum Received {
     Bytes(usize),
@@ -362,6 +365,10 @@ impl Loop {
             }
         };
         self.keep_rest(index, &rest[used..], source);
+        if self.has_lost_bytes(index, rest.len() - used) {
+            self.give_up_body(index, NO_BUFFER);
+            return;
+        }
         let connection = &mut self.table[index];
         // A client that has begun to send does not wait to be asked.
         connection.expect_continue &= used == 0;
@@ -462,6 +469,12 @@ impl Loop {
         }
     }
 
+    /// Whether `left` bytes of a body that goes on could not be kept.
+    fn has_lost_bytes(&self, index: u32, left: usize) -> bool {
+        let connection = &self.table[index];
+        left > 0 && connection.buffer.is_none() && !connection.body.is_empty()
+    }
+
     fn body_from_buffer(&mut self, index: u32, slot: SlotId) -> bool {
         let connection = &self.table[index];
         let (Some(buffer), len) = (connection.buffer, connection.buffered as usize) else {
@@ -512,15 +525,8 @@ impl Loop {
             Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
                 Ok(used) => {
                     self.keep_rest(index, &scratch[used..len], Source::Scratch);
-                    if used < len
-                        && self.table[index].buffer.is_none()
-                        && !self.table[index].body.is_empty()
-                    {
-                        // The rest of the body could not be kept.
-                        self.give_up_body(
-                            index,
-                            Refusal::new(503, "no buffer for the rest of a body"),
-                        );
+                    if self.has_lost_bytes(index, len - used) {
+                        self.give_up_body(index, NO_BUFFER);
                         false
                     } else {
                         true
