@@ -624,7 +624,9 @@ impl Loop {
     }
 
     fn set_timer(&mut self, index: u32, list: List, after_ms: u64) {
-        self.table.set_timer(index, list, self.now_ms + after_ms);
+        // One more than asked for, because the clock is cut to milliseconds.
+        self.table
+            .set_timer(index, list, self.now_ms + after_ms + 1);
     }
 }
 

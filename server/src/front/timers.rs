@@ -57,7 +57,8 @@ impl Loop {
 
     /// When a request that arrived then is late; `None` if requests may take for ever.
     pub(super) fn deadline_ms(&self, arrived_ms: u64) -> Option<u64> {
-        (self.timeouts.deadline != 0).then(|| arrived_ms + self.timeouts.deadline)
+        // The clock is cut to milliseconds; with one more, no time is shorter than was asked for.
+        (self.timeouts.deadline != 0).then(|| arrived_ms + self.timeouts.deadline + 1)
     }
 
     fn is_late(&self, index: u32) -> bool {
