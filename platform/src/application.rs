@@ -64,6 +64,7 @@ struct Counters {
     exhausted_shared_heap: AtomicU64,
     panicked: AtomicU64,
     pinned: AtomicU64,
+    largest_refused: AtomicU64,
 }
 
 /// What an application has done so far, and what it is doing.
@@ -81,6 +82,8 @@ pub struct Figures {
     pub panicked: u64,
     /// That left allocations behind when they ended.
     pub pinned: u64,
+    /// The most bytes that an allocation has asked for and not got.
+    pub largest_refused: u64,
     /// Buckets that are pinned now.
     pub buckets_pinned: usize,
     /// Buckets that are parked, and lost until the process is replaced.
@@ -172,6 +175,7 @@ impl Application {
             exhausted_shared_heap: load(&self.counters.exhausted_shared_heap),
             panicked: load(&self.counters.panicked),
             pinned: load(&self.counters.pinned),
+            largest_refused: load(&self.counters.largest_refused),
             buckets_pinned: self.buckets.iter().filter(|b| pinned(b.state())).count(),
             buckets_parked: parked(self.buckets),
             high_water: self
@@ -214,6 +218,12 @@ impl Application {
             Failed::Panicked(_) => (&self.counters.panicked, outcome::PANICKED),
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        if let Failed::Exhausted(exhaustion) = failed {
+            let asked = exhaustion.asked as u64;
+            self.counters
+                .largest_refused
+                .fetch_max(asked, Ordering::Relaxed);
+        }
         status
     }
 

@@ -523,6 +523,7 @@ fn summarise(front: &LoopFigures, application: &Figures, logs: &LogHandle, took:
         parked = application.buckets_parked,
         threads = application.threads,
         high_water = application.high_water,
+        largest_refused = application.largest_refused,
         stack_high_water = application.stack_high_water,
         process_heap_allocations = process_heap_allocations(),
         log_lines_dropped = logs.dropped(),

@@ -283,7 +283,7 @@ pub struct Settings {
     pub log_queue: NonZeroU16,
 
     /// Print the memory equation of these settings and exit, without serving
-    #[arg(long, help_heading = "Serving")]
+    #[arg(long, env = "TRANSOM_CHECK", help_heading = "Serving")]
     pub check: bool,
 }
 
