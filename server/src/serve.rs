@@ -612,10 +612,7 @@ impl Signals {
     }
 
     fn next(&self, timeout: Option<Duration>) -> libc::c_int {
-        let timeout = timeout.map(|timeout| libc::timespec {
-            tv_sec: timeout.as_secs() as libc::time_t,
-            tv_nsec: libc::c_long::from(timeout.subsec_nanos()),
-        });
+        let timeout = timeout.map(net::timespec);
         let pointer = timeout
             .as_ref()
             .map_or(std::ptr::null(), std::ptr::from_ref);
