@@ -22,6 +22,7 @@ use std::time::Duration;
 use bumpalo::Bump;
 use matchit::Params;
 use serde::Deserialize;
+use transom_doors::now_ns;
 
 use crate::failure::Failure;
 use crate::frame::RawRequest;
@@ -276,7 +277,7 @@ impl Request {
     /// How long there is until the deadline; zero when it has passed, `None` when there is none.
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline_ns()
-            .map(|deadline| Duration::from_nanos(deadline.saturating_sub(monotonic_ns())))
+            .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now_ns())))
     }
 
     /// Whether the body is still to come, in pieces.
@@ -337,17 +338,4 @@ impl fmt::Debug for Request {
             self.body().len()
         )
     }
-}
-
-fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `now` is a timespec to write to.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    assert_eq!(result, 0, "every system has CLOCK_MONOTONIC");
-    let seconds = u64::try_from(now.tv_sec).expect("the monotonic clock does not run before zero");
-    let nanoseconds = u64::try_from(now.tv_nsec).expect("nanoseconds of a second are not negative");
-    seconds * 1_000_000_000 + nanoseconds
 }

@@ -222,12 +222,6 @@ pub(crate) fn close(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC.
-pub(crate) fn monotonic_ns() -> u64 {
-    let now = clock(libc::CLOCK_MONOTONIC);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
 /// Seconds since 1970, to the tick: enough for a `Date`, and cheaper.
 pub(crate) fn unix_seconds() -> u64 {
     u64::try_from(clock(libc::CLOCK_REALTIME_COARSE).tv_sec).unwrap_or(0)

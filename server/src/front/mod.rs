@@ -221,16 +221,14 @@ impl Loop {
         let mut events = [no_event; EVENTS];
         loop {
             self.obey();
-            if self.order == Order::Stop || (self.order == Order::Drain && self.table.open() == 0) {
-                break;
-            }
             self.expire_timers();
             if self.accept_again_ms != 0 && self.accept_again_ms <= self.now_ms {
                 self.resume_accepting();
             }
             self.serve_waiting();
             self.serve_ready();
-            if self.order == Order::Drain && self.table.open() == 0 {
+            // Only now: a timer may have closed the last connection, and then no event is left to come.
+            if self.order == Order::Stop || (self.order == Order::Drain && self.table.open() == 0) {
                 break;
             }
             if self.client.flush().is_err() {
@@ -266,7 +264,10 @@ impl Loop {
         }
         let since = *self.stuck_since_ns.get_or_insert(self.now_ns);
         if self.now_ns - since >= PATIENCE.as_nanos() as u64 {
-            self.client.nudge();
+            if self.client.nudge() {
+                // Another thread takes up the next call; see soon whether it needs company.
+                self.quiet = self.quiet.min(1);
+            }
             self.stuck_since_ns = Some(self.now_ns);
         }
     }
@@ -283,10 +284,6 @@ impl Loop {
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.now_ms)));
         let calls = self.client.outstanding() > 0;
-        if calls && self.quiet > 0 && self.client.backlog() && self.client.nudge() {
-            // Another thread takes up the next call; see soon whether it needs company.
-            self.quiet = 1;
-        }
         let lazy = calls && self.quiet < PATIENCE_STEPS;
         let (patience, timeout) = if lazy {
             let step = PATIENCE * (1 << self.quiet);
@@ -308,7 +305,7 @@ impl Loop {
     }
 
     fn look_at_the_clock(&mut self) {
-        self.now_ns = net::monotonic_ns();
+        self.now_ns = transom_doors::now_ns();
         self.now_ms = self.now_ns / 1_000_000;
         self.date.update(net::unix_seconds());
     }
