@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use transom_arena::futex;
-use transom_doors::{Call, ChannelGeometry, ChannelMemory, Client, Door, Patience, Status};
+use transom_doors::{AsyncClient, Call, ChannelGeometry, ChannelMemory, Door, Patience, Status};
 
 const GEOMETRY: ChannelGeometry = ChannelGeometry {
     slots: 64,
@@ -16,7 +16,7 @@ const GEOMETRY: ChannelGeometry = ChannelGeometry {
 };
 const MESSAGE: usize = 64;
 
-fn open_door() -> (Door, Client) {
+fn open_door() -> (Door, AsyncClient) {
     let this: Arc<OnceLock<Door>> = Arc::default();
     let create = {
         let this = this.clone();
@@ -47,7 +47,7 @@ fn open_door() -> (Door, Client) {
 }
 
 /// Sleeps as a loop does: on the doorbell, and briefly while calls may be kept back.
-fn wait(client: &mut Client, patience: Patience) {
+fn wait(client: &mut AsyncClient, patience: Patience) {
     if !client.prepare_wait(patience) {
         return;
     }
@@ -68,7 +68,7 @@ fn wait(client: &mut Client, patience: Patience) {
     unsafe { libc::read(bell.fd, (&raw mut count).cast(), 8) };
 }
 
-fn calls(client: &mut Client, in_flight: usize, total: u64) -> Duration {
+fn calls(client: &mut AsyncClient, in_flight: usize, total: u64) -> Duration {
     let began = Instant::now();
     let (mut submitted, mut done) = (0, 0);
     while done < total {

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use transom_doors::{Call, ChannelGeometry, ChannelMemory, Client, Door, Patience, Status};
+use transom_doors::{AsyncClient, Call, ChannelGeometry, ChannelMemory, Door, Patience, Status};
 
 const GEOMETRY: ChannelGeometry = ChannelGeometry {
     slots: 64,
@@ -80,9 +80,9 @@ fn measure(
     ))
 }
 
-/// An event loop that keeps `in_flight` calls on their way, and waits as `Client::prepare_wait`
+/// An event loop that keeps `in_flight` calls on their way, and waits as `AsyncClient::prepare_wait`
 /// asks it to.
-fn drive(client: &mut Client, in_flight: usize, length: Duration) -> (u64, u64, Duration) {
+fn drive(client: &mut AsyncClient, in_flight: usize, length: Duration) -> (u64, u64, Duration) {
     // SAFETY: no memory is involved.
     let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
     let mut event = libc::epoll_event {

@@ -253,7 +253,7 @@ impl EmergencyReply {
     ///
     /// Async-signal-safe: atomics and futex(2), write(2); no lock, no allocation, little stack. It
     /// cannot start a thread: if none is idle, the next submit or
-    /// [`Client::nudge`](crate::Client::nudge) does.
+    /// [`AsyncClient::nudge`](crate::AsyncClient::nudge) does.
     ///
     /// # Safety
     /// - The handler that got the `Call` is still on this thread's stack: it has neither returned

@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::bitmap::BITS;
@@ -18,11 +19,14 @@ use crate::slot::{Completion, Kind, Phase, Slot, SlotId, Withdraw, bits_of, plac
 use crate::status::Status;
 use crate::sync::Ordering;
 
+mod peer;
 mod wait;
+
+pub use peer::{OpenOptions, PeerState};
 
 /// One caller of a door: owned by one thread at a time.
 #[derive(Debug)]
-pub struct Client {
+pub struct AsyncClient {
     inner: Arc<Inner>,
     channel: Arc<Channel>,
     slots: Box<[Slot]>,
@@ -38,7 +42,7 @@ pub struct Client {
     not_sync: PhantomData<Cell<()>>,
 }
 
-impl Client {
+impl AsyncClient {
     pub(crate) fn new(inner: Arc<Inner>, channel: Arc<Channel>) -> Self {
         let geometry = channel.layout.geometry();
         Self {
@@ -340,6 +344,46 @@ impl Client {
         self.channel.layout.turn(slot.index).to_server();
     }
 
+    /// Copies the bytes of the reply from offset `from` on into `into`, as many as fit, and returns how many. Unlike
+    /// [`reply`](Self::reply) it works for every channel: between processes the other side can still write what lies in
+    /// the slot, so what is to be looked at is copied first.
+    ///
+    /// # Panics
+    /// If the slot has no reply.
+    pub fn copy_reply(&self, slot: SlotId, from: usize, into: &mut [u8]) -> usize {
+        let bytes = self.reply_bytes(slot);
+        let rest = bytes.len().saturating_sub(from);
+        let len = rest.min(into.len());
+        if len > 0 {
+            // SAFETY: `from + len` is at most the reply's length, whose bytes are mapped as long as the channel; a
+            // private buffer and channel memory do not overlap. Another process may write them meanwhile, so no
+            // reference is made to them: what arrives is some bytes, which is all that is asked of a peer's.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    bytes.cast::<u8>().as_ptr().add(from),
+                    into.as_mut_ptr(),
+                    len,
+                );
+            }
+        }
+        len
+    }
+
+    /// Where the reply lies, to be handed to a system call: for a channel between processes its bytes may change at any
+    /// time, so they must not be referred to. Valid until `resume` or `release`.
+    ///
+    /// # Panics
+    /// If the slot has no reply.
+    pub fn reply_bytes(&self, slot: SlotId) -> NonNull<[u8]> {
+        let phase = self.phase(slot);
+        assert!(
+            matches!(phase, Phase::Replied | Phase::Interim),
+            "{slot:?} is {phase:?}: it has no reply"
+        );
+        let bytes = self.channel.layout.reply_bytes(slot.index);
+        NonNull::slice_from_raw_parts(bytes, self.slots[slot.index()].reply_len)
+    }
+
     /// Frees a slot whose final reply has been read, or that was never submitted.
     ///
     /// # Panics
@@ -384,7 +428,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for AsyncClient {
     /// Abandons every call, so that no door server thread waits for us.
     fn drop(&mut self) {
         for index in 0..self.slots.len() {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::bell::Bell;
 use crate::channel::Channel;
-use crate::client::Client;
+use crate::client::AsyncClient;
 use crate::error::{BuildError, ChannelError};
 use crate::geometry::{ChannelGeometry, ChannelMemory};
 use crate::idle::IdleSet;
@@ -116,7 +116,7 @@ impl Door {
         &self,
         geometry: ChannelGeometry,
         memory: ChannelMemory,
-    ) -> Result<Client, ChannelError> {
+    ) -> Result<AsyncClient, ChannelError> {
         let layout = Layout::new(geometry, &memory)?;
         let bell = Bell::new().map_err(ChannelError::Doorbell)?;
         let mut unsealed = self
@@ -129,7 +129,7 @@ impl Door {
         }
         let channel = Arc::new(Channel::new(unsealed.len() as u32, layout, bell));
         unsealed.push(Arc::clone(&channel));
-        Ok(Client::new(Arc::clone(&self.inner), channel))
+        Ok(AsyncClient::new(Arc::clone(&self.inner), channel))
     }
 
     /// Seals the list of channels and starts thread 0, as door_create does.

@@ -101,3 +101,11 @@ impl CallError {
         self == Self::NotAccepted
     }
 }
+
+/// A door that could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not yet.
+    #[error("doors between processes are not there yet")]
+    Unsupported,
+}

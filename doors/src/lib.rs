@@ -1,7 +1,7 @@
 //! Doors: calls from a front end into an application, through memory that is there from the start.
 //!
 //! A [`Door`] has door server threads and channels. A channel has a fixed number of slots; each
-//! carries one call and its reply. The caller ([`Client`]) is an event loop that never blocks; the
+//! carries one call and its reply. The caller ([`AsyncClient`]) is an event loop that never blocks; the
 //! handler ([`DoorHandler`]) is ordinary synchronous code on a door server thread. Submitted calls
 //! and finished ones are bits in bitmaps, with a generation per slot; a doorbell rings only for a
 //! side that sleeps; idle threads are reused last-in-first-out; threads are started one at a time,
@@ -86,10 +86,10 @@ mod waiting;
 
 pub use bell::Bell;
 pub use call::{Call, DoorHandler, EmergencyReply, Resumed};
-pub use client::Client;
+pub use client::{AsyncClient, OpenOptions, PeerState};
 pub use clock::now_ns;
 pub use door::{Door, DoorBuilder, DoorInfo, THREADS_MAX};
-pub use error::{BuildError, CallError, ChannelError, GeometryError};
+pub use error::{BuildError, CallError, ChannelError, GeometryError, OpenError};
 pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
 pub use slot::{Completion, Kind, SlotId, Withdraw};
 pub use status::Status;

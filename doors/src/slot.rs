@@ -41,7 +41,7 @@ pub enum Kind {
     Interim(u32),
 }
 
-/// A reply that can be read with [`Client::reply`](crate::Client::reply).
+/// A reply that can be read with [`AsyncClient::reply`](crate::AsyncClient::reply).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// How the call ended; [`Status::OK`] for an interim reply.

@@ -3,10 +3,10 @@
 use std::os::fd::RawFd;
 
 use crate::bell::Bell;
-use crate::client::Client;
+use crate::client::AsyncClient;
 use crate::waiting::Patience;
 
-impl Client {
+impl AsyncClient {
     /// Announces that the caller goes to sleep in `epoll_wait`. `true`: sleep. `false`: there are
     /// replies, drain them first.
     ///

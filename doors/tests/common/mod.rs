@@ -1,5 +1,5 @@
 //! A door on ordinary threads, and an event loop that waits as the contract of
-//! `Client::prepare_wait` says.
+//! `AsyncClient::prepare_wait` says.
 #![cfg(not(loom))]
 #![allow(dead_code, missing_docs)] // every test crate uses its part
 
@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use transom_doors::{
-    CallError, ChannelGeometry, ChannelMemory, Client, Completion, Door, DoorHandler, DoorInfo,
-    Patience, SlotId, Status,
+    AsyncClient, CallError, ChannelGeometry, ChannelMemory, Completion, Door, DoorHandler,
+    DoorInfo, Patience, SlotId, Status,
 };
 
 /// Longer than anything here takes on a busy machine; reached only by a test that fails.
@@ -111,13 +111,13 @@ impl Drop for House {
 
 /// A client with its own epoll set.
 pub struct Caller {
-    pub client: Client,
+    pub client: AsyncClient,
     epoll: i32,
     patience: Patience,
 }
 
 impl Caller {
-    fn new(client: Client) -> Self {
+    fn new(client: AsyncClient) -> Self {
         // SAFETY: no memory is involved.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         let mut event = libc::epoll_event {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use transom_arena::Part;
-use transom_doors::{Bell, Client, Completion, Patience, SlotId};
+use transom_doors::{AsyncClient, Bell, Completion, Patience, SlotId};
 
 pub use stats::{LoopFigures, LoopStats};
 
@@ -87,7 +87,7 @@ pub(crate) struct Parts {
     pub connections: Part,
     pub buffers: Part,
     pub scratch: Part,
-    pub client: Client,
+    pub client: AsyncClient,
     pub listeners: Vec<OwnedFd>,
     pub stats: Arc<LoopStats>,
     pub orders: Arc<Orders>,
@@ -120,7 +120,7 @@ pub(crate) struct Loop {
     pool: BufferPool,
     read_scratch: &'static mut [u8],
     write_scratch: &'static mut [u8],
-    client: Client,
+    client: AsyncClient,
     /// By slot: whose call it is.
     owners: Vec<u32>,
     /// By slot: what is being written of its reply.

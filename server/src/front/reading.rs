@@ -8,7 +8,7 @@ use crate::http::{
 };
 use crate::net;
 use std::io;
-use transom_doors::{Client, SlotId};
+use transom_doors::{AsyncClient, SlotId};
 use transom_platform::frame::{EncodeError, RequestParts, encode_request, set_request_body};
 
 /// Why a body that has begun cannot go on.
@@ -633,6 +633,6 @@ impl Loop {
 }
 
 /// Bytes of a slot from a body's place on.
-fn room(client: &Client, body_at: u32) -> usize {
+fn room(client: &AsyncClient, body_at: u32) -> usize {
     client.geometry().request_size - body_at as usize
 }
