@@ -212,7 +212,7 @@ impl Loop {
 
     /// Rings the loop awake, for new orders.
     pub(crate) fn bell(&self) -> Bell {
-        self.client.bell()
+        self.client.bell().expect("the door is in this process")
     }
 
     /// Serves until it is told to stop, or to drain and nothing is left.
