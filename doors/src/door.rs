@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::attach::{AttachOptions, Attachment};
 use crate::bell::Bell;
 use crate::board::Board;
+use crate::call::DoorHandler;
 use crate::channel::Channel;
 use crate::client::AsyncClient;
 use crate::error::{AttachError, BuildError, ChannelError};
@@ -34,7 +35,7 @@ pub const THREADS_MAX: u32 = 16_384;
 /// The most clients of one door: the porter looks at each in turn.
 pub const CHANNELS_MAX: u32 = 4096;
 
-type ServerCreate = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
+type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
 
 /// An entry into this process, called like a function. Clones are the same door.
 #[derive(Clone, Debug)]
@@ -128,6 +129,8 @@ pub(crate) struct ThreadState {
 }
 
 pub(crate) struct Inner {
+    /// For a new thread, which keeps the door while it serves.
+    pub this: Weak<Inner>,
     pub board: Board,
     /// To be given to clients; none if there can be none.
     pub board_fd: Option<OwnedFd>,
@@ -270,7 +273,21 @@ impl DoorBuilder {
         mut self,
         create: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        self.server_create = Some(Box::new(create));
+        self.server_create = Some(Box::new(move |_, thread| create(thread)));
+        self
+    }
+
+    /// Instead of [`server_create`](Self::server_create): every thread is an ordinary one and runs `handler`.
+    #[must_use]
+    pub fn handler<H: DoorHandler + Send + Sync + 'static>(mut self, handler: H) -> Self {
+        let handler = Arc::new(handler);
+        self.server_create = Some(Box::new(move |door, thread| {
+            let (door, handler) = (door.clone(), Arc::clone(&handler));
+            std::thread::Builder::new()
+                .name(format!("door-{thread}"))
+                .spawn(move || door.serve(thread, &*handler))
+                .map(drop)
+        }));
         self
     }
 
@@ -386,7 +403,8 @@ impl DoorBuilder {
             )?),
             None => None,
         };
-        let inner = Inner {
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: this.clone(),
             board,
             board_fd,
             places: (0..self.threads_max).map(|_| Line::default()).collect(),
@@ -404,10 +422,8 @@ impl DoorBuilder {
             remote,
             snapshots,
             porter: OnceLock::new(),
-        };
-        Ok(Door {
-            inner: Arc::new(inner),
-        })
+        });
+        Ok(Door { inner })
     }
 }
 
