@@ -13,6 +13,7 @@
 //! }
 //! ```
 
+pub mod config;
 mod connection;
 pub mod front;
 pub mod http;
