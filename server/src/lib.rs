@@ -25,4 +25,7 @@ mod settings;
 
 pub use plan::{Plan, PlanError};
 pub use serve::{App, serve, serve_escaping};
-pub use settings::{LogSetting, OnExhaustion, Settings, WipeSetting};
+pub use settings::{
+    ApplicationSettings, ChannelSettings, DoorSettings, FrontSettings, LogSetting, OnExhaustion,
+    Settings, WipeSetting,
+};

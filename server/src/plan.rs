@@ -4,7 +4,7 @@
 
 use crate::connection::Connection;
 use crate::log;
-use crate::settings::{SLOTS_MAX, Settings};
+use crate::settings::{FrontSettings, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, MemoryLimit, PAGE, Place, Term, pages,
 };
@@ -17,7 +17,7 @@ pub(crate) const READ_SIZE: usize = 16 << 10;
 const WRITE_SIZE: usize = 16 << 10;
 
 /// Bytes of a loop's scratch for writing; a path is decoded there too, and is no longer than a head.
-pub(crate) fn write_size(settings: &Settings) -> usize {
+pub(crate) fn write_size(settings: &FrontSettings) -> usize {
     WRITE_SIZE.max(settings.head_limit.get())
 }
 
@@ -91,16 +91,19 @@ impl Plan {
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn new(settings: &Settings) -> Result<Self, PlanError> {
         check(settings)?;
-        let loops = settings.loops();
-        let bucket = BucketGeometry::new(settings.bucket_size, settings.stack_size)?;
+        let loops = settings.front.loops();
+        let bucket = BucketGeometry::new(
+            settings.application.bucket_size,
+            settings.application.stack_size,
+        )?;
         let channel = ChannelGeometry {
             slots: settings.slots(),
-            request_size: settings.request_size.get(),
-            reply_size: settings.reply_size.get(),
+            request_size: settings.channel.request_size.get(),
+            reply_size: settings.channel.reply_size.get(),
         };
         channel.check()?;
-        let connections = settings.connections_per_loop() as usize * loops as usize;
-        let threads = settings.buckets as usize + loops as usize + 2;
+        let connections = settings.front.connections_per_loop() as usize * loops as usize;
+        let threads = settings.application.buckets as usize + loops as usize + 2;
         let term = |name, place, count, unit, holder, flags| Term {
             name,
             count,
@@ -112,7 +115,7 @@ impl Plan {
         let (region, process, kernel) = (Place::Region, Place::Process, Place::Kernel);
         let loop_count = loops as usize;
         let bound = Bound::new(vec![
-            bucket.term(settings.buckets as usize)?,
+            bucket.term(settings.application.buckets as usize)?,
             term(
                 "channels",
                 region,
@@ -125,7 +128,7 @@ impl Plan {
                 "connections",
                 region,
                 loop_count,
-                pages(settings.connections_per_loop() as usize * size_of::<Connection>())
+                pages(settings.front.connections_per_loop() as usize * size_of::<Connection>())
                     .unwrap_or(usize::MAX),
                 "a loop's table: 200 bytes or so for an open connection",
                 "--connections",
@@ -133,8 +136,8 @@ impl Plan {
             term(
                 "partial heads",
                 region,
-                loop_count * usize::from(settings.partial_heads.get()),
-                settings.head_limit.get(),
+                loop_count * usize::from(settings.front.partial_heads.get()),
+                settings.front.head_limit.get(),
                 "a client each that has not finished its head",
                 "--partial-heads, --head-limit",
             ),
@@ -142,7 +145,7 @@ impl Plan {
                 "scratch",
                 region,
                 loop_count,
-                READ_SIZE + write_size(settings),
+                READ_SIZE + write_size(&settings.front),
                 "a loop each: one read, one answer",
                 "--loops",
             ),
@@ -150,7 +153,7 @@ impl Plan {
                 "shared heap",
                 region,
                 1,
-                settings.shared_heap.get(),
+                settings.application.shared_heap.get(),
                 "state that outlives requests",
                 "--shared-heap",
             ),
@@ -166,7 +169,7 @@ impl Plan {
                 "log",
                 process,
                 1,
-                log::memory_bytes(usize::from(settings.log_queue.get())),
+                log::memory_bytes(usize::from(settings.front.log_queue.get())),
                 "lines that wait to be written",
                 "--log-queue",
             ),
@@ -183,7 +186,7 @@ impl Plan {
                 kernel,
                 connections,
                 // The kernel books twice what is asked for (socket(7), SO_RCVBUF).
-                2 * (settings.receive_buffer.get() + settings.send_buffer.get()),
+                2 * (settings.front.receive_buffer.get() + settings.front.send_buffer.get()),
                 "a connection each, at most",
                 "--connections, --receive-buffer, --send-buffer",
             ),
@@ -220,19 +223,19 @@ fn check(settings: &Settings) -> Result<(), PlanError> {
     };
     small(
         "--head-limit",
-        settings.head_limit,
+        settings.front.head_limit,
         1024,
         "an ordinary browser sends that much",
     )?;
     small(
         "--request-size",
-        settings.request_size,
-        2 * settings.head_limit.get() + PAGE,
+        settings.channel.request_size,
+        2 * settings.front.head_limit.get() + PAGE,
         "a whole head, its decoded path and the index of its fields must fit (twice --head-limit and a page)",
     )?;
     for (flag, was) in [
-        ("--receive-buffer", settings.receive_buffer),
-        ("--send-buffer", settings.send_buffer),
+        ("--receive-buffer", settings.front.receive_buffer),
+        ("--send-buffer", settings.front.send_buffer),
     ] {
         small(flag, was, SOCKET_BUFFER_MIN, "the kernel gives no less")?;
         if was.get() > 1 << 30 {
@@ -245,11 +248,11 @@ fn check(settings: &Settings) -> Result<(), PlanError> {
         }
     }
     for (flag, time) in [
-        ("--queue-timeout", settings.queue_timeout),
-        ("--header-timeout", settings.header_timeout),
-        ("--body-timeout", settings.body_timeout),
-        ("--write-timeout", settings.write_timeout),
-        ("--idle-timeout", settings.idle_timeout),
+        ("--queue-timeout", settings.front.queue_timeout),
+        ("--header-timeout", settings.front.header_timeout),
+        ("--body-timeout", settings.front.body_timeout),
+        ("--write-timeout", settings.front.write_timeout),
+        ("--idle-timeout", settings.front.idle_timeout),
     ] {
         if time.is_zero() {
             return Err(PlanError::TooSmall {
@@ -260,11 +263,11 @@ fn check(settings: &Settings) -> Result<(), PlanError> {
             });
         }
     }
-    if settings.parked_limit() > settings.buckets.max(1) {
+    if settings.application.parked_limit() > settings.application.buckets.max(1) {
         return Err(PlanError::TooLarge {
             flag: "--parked-limit",
-            was: settings.parked_limit().to_string(),
-            most: settings.buckets.to_string(),
+            was: settings.application.parked_limit().to_string(),
+            most: settings.application.buckets.to_string(),
             why: "more buckets than there are (--buckets) cannot be parked, so the process would never be replaced",
         });
     }
@@ -276,18 +279,20 @@ fn check(settings: &Settings) -> Result<(), PlanError> {
             why: "a channel's bitmaps have 64 words of 64",
         });
     }
-    if !settings.shared_heap.get().is_multiple_of(PAGE) || settings.shared_heap.get() < 64 << 10 {
+    if !settings.application.shared_heap.get().is_multiple_of(PAGE)
+        || settings.application.shared_heap.get() < 64 << 10
+    {
         return Err(PlanError::TooSmall {
             flag: "--shared-heap",
-            was: settings.shared_heap.to_string(),
+            was: settings.application.shared_heap.to_string(),
             least: "64KiB, and a multiple of 4KiB".to_owned(),
             why: "the heap's own bookkeeping takes some of it",
         });
     }
-    if !settings.head_limit.get().is_multiple_of(PAGE) {
+    if !settings.front.head_limit.get().is_multiple_of(PAGE) {
         return Err(PlanError::TooSmall {
             flag: "--head-limit",
-            was: settings.head_limit.to_string(),
+            was: settings.front.head_limit.to_string(),
             least: "4KiB, and a multiple of it".to_owned(),
             why: "partial heads are laid out in pages",
         });

@@ -189,7 +189,7 @@ impl App {
         let plan = Plan::new(settings)?;
         let policy = self.policy(settings)?;
         let routes = self.router.build()?;
-        if settings.check {
+        if settings.front.check {
             // A closed pipe is no reason to fail.
             let _ = writeln!(io::stdout(), "{}", plan.bound);
             return Ok(ExitCode::SUCCESS);
@@ -197,9 +197,9 @@ impl App {
         check_descriptors(settings)?;
         let signals = Signals::block().map_err(StartError::Signals)?;
         let logs = log::install(LogOptions {
-            format: settings.log.into(),
-            level: settings.log_level,
-            queue: usize::from(settings.log_queue.get()),
+            format: settings.front.log.into(),
+            level: settings.front.log_level,
+            queue: usize::from(settings.front.log_queue.get()),
         })?;
         let result = start(
             &plan,
@@ -221,7 +221,7 @@ impl App {
         } else {
             Policy::Park
         };
-        match settings.on_exhaustion.map(Policy::from) {
+        match settings.application.on_exhaustion.map(Policy::from) {
             Some(Policy::Escape) if !self.promises_escape => Err(StartError::NoPromise),
             Some(chosen) => Ok(chosen),
             None => Ok(promised),
@@ -231,8 +231,8 @@ impl App {
 
 /// A descriptor per connection, and for each loop its listeners, epoll set and doorbell; and the standard ones.
 fn check_descriptors(settings: &Settings) -> Result<(), StartError> {
-    let loops = u64::from(settings.loops());
-    let connections = u64::from(settings.connections_per_loop()) * loops;
+    let loops = u64::from(settings.front.loops());
+    let connections = u64::from(settings.front.connections_per_loop()) * loops;
     let needed = connections + loops * (settings.listen.len() as u64 + 2) + 16;
     // SAFETY: a zeroed rlimit is valid, and getrlimit fills it; setrlimit reads it.
     let limit = unsafe {
@@ -251,7 +251,7 @@ fn check_descriptors(settings: &Settings) -> Result<(), StartError> {
     Err(StartError::Descriptors {
         limit,
         needed,
-        connections: settings.connections.get(),
+        connections: settings.front.connections.get(),
     })
 }
 
@@ -281,20 +281,25 @@ fn start(
     let mut region = Region::map(
         &plan.bound,
         RegionOptions {
-            lazy: settings.lazy,
-            lock: settings.lock,
-            huge_pages: settings.huge_pages,
+            lazy: settings.application.lazy,
+            lock: settings.application.lock,
+            huge_pages: settings.application.huge_pages,
         },
     )?;
     let mut take = |name| region.take(name).expect("the plan has this term");
     let (buckets, channels, heap) = (take("buckets"), take("channels"), take("shared heap"));
     let (connections, heads, scratch) =
         (take("connections"), take("partial heads"), take("scratch"));
-    let buckets = Buckets::install(&mut region, &buckets, plan.bucket, settings.wipe.into())?;
+    let buckets = Buckets::install(
+        &mut region,
+        &buckets,
+        plan.bucket,
+        settings.application.wipe.into(),
+    )?;
     region.commit()?;
     install_shared_heap(heap)?;
 
-    signals.notify_parked(settings.parked_limit());
+    signals.notify_parked(settings.application.parked_limit());
     let application = match policy {
         Policy::Park => Application::new(routes, buckets, Signals::parked),
         // SAFETY: `App::policy` chose it only if the author promised the contract.
@@ -331,8 +336,12 @@ fn start(
             orders: orders.clone(),
         };
         server.stats.push(parts.stats.clone());
-        let this = Loop::new(settings, parts, (READ_SIZE, write_size(settings)))
-            .map_err(StartError::Loop)?;
+        let this = Loop::new(
+            &settings.front,
+            parts,
+            (READ_SIZE, write_size(&settings.front)),
+        )
+        .map_err(StartError::Loop)?;
         server.bells.push(this.bell());
         loops.push(this);
     }
@@ -372,7 +381,7 @@ fn start(
     info!(
         listen = %address,
         loops = plan.loops,
-        buckets = settings.buckets,
+        buckets = settings.application.buckets,
         on_exhaustion = match policy { Policy::Park => "park", Policy::Escape => "escape" },
         ready_ms = started.elapsed().as_millis() as u64,
         "ready"
@@ -402,9 +411,9 @@ impl std::fmt::Display for Sum<'_> {
 
 fn listen(settings: &Settings, loops: u32) -> Result<Vec<Vec<OwnedFd>>, StartError> {
     let options = ListenOptions {
-        backlog: settings.backlog.get(),
-        receive_buffer: settings.receive_buffer.get(),
-        send_buffer: settings.send_buffer.get(),
+        backlog: settings.front.backlog.get(),
+        receive_buffer: settings.front.receive_buffer.get(),
+        send_buffer: settings.front.send_buffer.get(),
     };
     let mut addresses = settings.listen.clone();
     for address in &addresses {
@@ -438,17 +447,17 @@ impl Server {
         if recycle {
             error!(
                 parked = self.application.figures().buckets_parked,
-                limit = settings.parked_limit(),
+                limit = settings.application.parked_limit(),
                 "too many buckets are parked: draining, to be started anew (--parked-limit)"
             );
         }
         let began = Instant::now();
         info!(
-            timeout_ms = settings.drain_timeout.as_millis() as u64,
+            timeout_ms = settings.front.drain_timeout.as_millis() as u64,
             "draining"
         );
         self.tell(Order::Drain);
-        let in_time = self.wait_for_loops(began + settings.drain_timeout, signals);
+        let in_time = self.wait_for_loops(began + settings.front.drain_timeout, signals);
         if !in_time {
             self.tell(Order::Stop);
         }
