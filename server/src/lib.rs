@@ -23,7 +23,7 @@ mod plan;
 mod serve;
 mod settings;
 
-pub use plan::{Plan, PlanError};
+pub use plan::{FrontPlan, Plan, PlanError};
 pub use serve::{App, serve, serve_escaping};
 pub use settings::{
     ApplicationSettings, ChannelSettings, DoorSettings, FrontSettings, LogSetting, OnExhaustion,
