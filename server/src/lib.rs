@@ -24,8 +24,8 @@ mod serve;
 mod settings;
 
 pub use plan::{FrontPlan, Plan, PlanError};
-pub use serve::{App, serve, serve_escaping};
+pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
 pub use settings::{
-    ApplicationSettings, ChannelSettings, DoorSettings, FrontSettings, LogSetting, OnExhaustion,
-    Settings, WipeSetting,
+    ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings, FrontSettings, LogSetting,
+    OnExhaustion, Settings, WipeSetting,
 };

@@ -5,10 +5,12 @@ mod behind_door;
 mod descriptors;
 mod door_shim;
 mod end;
+mod forwards;
 mod front;
 mod in_process;
 mod signals;
 
+use crate::config::{ConfigError, Place};
 use crate::log::{self, LogHandle, LogOptions};
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
@@ -21,6 +23,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{Policy, settle_process_heap};
 use transom_platform::{Router, Routes};
+
+pub use forwards::{check_file, serve_forwards};
 
 /// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted in the
 /// equation's constant.
@@ -94,6 +98,26 @@ enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error("--config {}: {source}", .path.display())]
+    ReadConfig { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{place}: {source}")]
+    Setting {
+        place: Place,
+        source: crate::plan::PlanError,
+    },
+    #[error("{}", .0.to_string().trim_start_matches("error: ").trim_end())]
+    CommandLine(#[from] clap::Error),
+    #[error("{place}: {forward}: {}", explain(.source, .address))]
+    Forward {
+        place: Place,
+        forward: String,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("doors of other processes are unsupported yet: there is no loop that opens them")]
+    Unsupported,
     #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
     Loop(io::Error),
     #[error(

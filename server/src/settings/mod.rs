@@ -5,11 +5,13 @@
 
 mod application;
 mod door;
+pub(crate) mod file;
 mod front;
 mod values;
 
 pub use application::{ApplicationSettings, ChannelSettings, OnExhaustion, WipeSetting};
 pub use door::DoorSettings;
+pub use file::ForwardSettings;
 pub use front::{FrontSettings, LogSetting};
 
 use clap::Args;
