@@ -12,6 +12,10 @@
 //!     transom::serve(Router::new().get("/", hello))
 //! }
 //! ```
+//!
+//! That is front end and application in one process, joined by a door in memory. With `--door /run/hello.door` the same
+//! binary is an application on its own, and [`serve_forwards`] (`transom serve`) a front end for any number of them, as a
+//! [`config::Config`] says.
 
 pub mod config;
 mod connection;

@@ -2,6 +2,7 @@
 //!
 //! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start prints it.
 
+use crate::config::{Config, Forward, Target};
 use crate::connection::Connection;
 use crate::log;
 use crate::settings::{FrontSettings, SLOTS_MAX, Settings};
@@ -132,11 +133,11 @@ impl Plan {
 }
 
 impl FrontPlan {
-    /// Adds everything up, for so many doors.
+    /// Adds everything up, for the forwards and doors of a configuration.
     ///
     /// # Errors
     /// [`PlanError`], naming the flag, what it was and what it must be.
-    pub fn new(settings: &FrontSettings, doors: usize) -> Result<Self, PlanError> {
+    pub fn new(settings: &FrontSettings, config: &Config) -> Result<Self, PlanError> {
         check_front(settings)?;
         if !settings.channel_limit.get().is_multiple_of(PAGE) || settings.channel_limit.get() == 0 {
             return Err(PlanError::TooSmall {
@@ -147,6 +148,8 @@ impl FrontPlan {
             });
         }
         let loops = settings.loops();
+        let of_datagrams = |forward: &&Forward| matches!(forward.target, Target::Udp(_));
+        let datagram_sockets = config.forwards.iter().filter(of_datagrams).count();
         let bound = Bound::new(vec![
             connections(settings),
             partial_heads(settings),
@@ -156,7 +159,7 @@ impl FrontPlan {
                 "channels",
                 Place::Process,
                 (loops as usize)
-                    .saturating_mul(doors)
+                    .saturating_mul(config.doors().len())
                     .saturating_mul(INSTANCES),
                 settings.channel_limit.get(),
                 "a loop's to a door, at most; twice while an application is replaced",
@@ -165,6 +168,14 @@ impl FrontPlan {
             log_queue(settings),
             constant(),
             socket_buffers(settings),
+            term(
+                "datagram buffers",
+                Place::Kernel,
+                loops as usize * datagram_sockets,
+                buffers_of_a_socket(settings),
+                "a loop's for each udp forward, at most",
+                "--loops, --forward, --receive-buffer, --send-buffer",
+            ),
             threads(
                 loops as usize + FRONT_THREADS,
                 "a loop each, one that opens doors, and two",
@@ -177,7 +188,7 @@ impl FrontPlan {
 }
 
 /// Channels that a loop has to a door at once: one, and while one instance of the application takes over from another, two.
-const INSTANCES: usize = 2;
+pub(crate) const INSTANCES: usize = 2;
 
 /// Threads of a front end beside its loops: the main thread, the log's, and the one that opens doors.
 const FRONT_THREADS: usize = 3;
@@ -341,11 +352,15 @@ fn socket_buffers(settings: &FrontSettings) -> Term {
         "socket buffers",
         Place::Kernel,
         settings.connections_per_loop() as usize * settings.loops() as usize,
-        // The kernel books twice what is asked for (socket(7), SO_RCVBUF).
-        2 * (settings.receive_buffer.get() + settings.send_buffer.get()),
+        buffers_of_a_socket(settings),
         "a connection each, at most",
         "--connections, --receive-buffer, --send-buffer",
     )
+}
+
+/// The kernel books twice what is asked for (socket(7), SO_RCVBUF).
+fn buffers_of_a_socket(settings: &FrontSettings) -> usize {
+    2 * (settings.receive_buffer.get() + settings.send_buffer.get())
 }
 
 fn threads(count: usize, holder: &'static str, flags: &'static str) -> Term {
@@ -525,13 +540,28 @@ mod tests {
         assert_eq!(channels, 3 * of_one);
     }
 
+    fn config(flags: &[&str]) -> Config {
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Config::read(None, &flags, &crate::settings::file::keys()).expect("they are right")
+    }
+
     #[test]
     fn a_front_end_alone_has_channels_of_the_size_it_allows() {
-        let front = settings("--loops 2 --channel-limit 1MiB").front;
-        let plan = FrontPlan::new(&front, 3).expect("it adds up");
+        let front =
+            settings("--loops 2 --channel-limit 1MiB --receive-buffer 8KiB --send-buffer 8KiB")
+                .front;
+        let config = config(&[
+            "http://127.0.0.1:80=/a",
+            "http://127.0.0.1:80/b=/b",
+            "tcp://127.0.0.1:81=/a",
+            "udp://127.0.0.1:80=/c",
+        ]);
+        let plan = FrontPlan::new(&front, &config).expect("it adds up");
         let (names, channels) = terms(&plan.bound, "channels");
         assert!(!names.contains(&"buckets") && !names.contains(&"shared heap"));
-        assert_eq!(channels, 2 * 3 * 2 * (1 << 20));
+        assert_eq!(channels, 2 * 3 * 2 * (1 << 20)); // loops × doors × instances
+        let (_, datagrams) = terms(&plan.bound, "datagram buffers");
+        assert_eq!(datagrams, 2 * 2 * Bytes::kib(8 + 8).get()); // loops × twice both buffers
     }
 
     #[test]
@@ -557,7 +587,8 @@ mod tests {
             ("--channel-limit 1TiB", "--channel-limit"),
             ("--idle-timeout 0", "--idle-timeout"),
         ] {
-            let error = FrontPlan::new(&settings(flags).front, 1)
+            let config = config(&["http://127.0.0.1:80=/a"]);
+            let error = FrontPlan::new(&settings(flags).front, &config)
                 .expect_err(flags)
                 .to_string();
             assert!(error.contains(flag), "{error}");

@@ -85,6 +85,7 @@ impl Drafts {
             }
         }
         if self.problems.is_empty() {
+            self.settings.sort_by(|a, b| a.place.cmp(&b.place));
             return Ok(Config {
                 settings: self.settings,
                 forwards,

@@ -14,9 +14,6 @@ use transom_arena::seal;
 use transom_doors::Door;
 use transom_platform::Application;
 
-/// Descriptors of a channel: its socket, two doorbells, the client's pidfd, and three pieces of memory while it is opened.
-pub(super) const DESCRIPTORS_PER_CHANNEL: u64 = 7;
-
 /// How often the drain looks whether calls are left.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 

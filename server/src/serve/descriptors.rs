@@ -6,6 +6,10 @@ use crate::settings::FrontSettings;
 /// Of each loop, beside its listeners: epoll set and doorbell.
 pub(super) const PER_LOOP: u64 = 2;
 
+/// Of each channel between processes, at either side: its socket, two doorbells, the other's pidfd, and three pieces of
+/// memory while it is opened.
+pub(super) const PER_CHANNEL: u64 = 7;
+
 /// The standard ones, the log's, and a few that come and go.
 const OTHERS: u64 = 16;
 

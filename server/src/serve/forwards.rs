@@ -6,7 +6,7 @@ use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
 use crate::config::{Config, Forward, Source, Target};
 use crate::log::LogHandle;
 use crate::net;
-use crate::plan::{FrontPlan, PlanError};
+use crate::plan::{FrontPlan, INSTANCES, PlanError};
 use crate::settings::{ForwardSettings, FrontSettings, file};
 use clap::ArgMatches;
 use std::fmt::Write as _;
@@ -19,13 +19,6 @@ use std::time::Instant;
 use tracing::info;
 use transom_arena::{Part, Region, RegionOptions, seal, settle_process_heap};
 use transom_doors::OpenOptions;
-
-/// Descriptors of a channel that a loop has opened: its socket, two doorbells, the application's pidfd, and three pieces of
-/// memory while it is opened.
-const DESCRIPTORS_PER_CHANNEL: u64 = 7;
-
-/// Channels of a loop to a door at once, as in the plan.
-const INSTANCES: u64 = 2;
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
 ///
@@ -66,7 +59,7 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     let doors = config.doors().len() as u64;
     let per_loop = config.forwards.len() as u64
         + descriptors::PER_LOOP
-        + doors * INSTANCES * DESCRIPTORS_PER_CHANNEL;
+        + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
     let needed = descriptors::of_connections(&front) + u64::from(plan.loops) * per_loop;
     descriptors::check(needed, "--connections", front.connections.get())?;
     let signals = Signals::block().map_err(StartError::Signals)?;
@@ -93,7 +86,7 @@ fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
 
 /// The sum; a flag that cannot hold is told with the place in the file, if that is where it was set.
 fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError> {
-    FrontPlan::new(front, config.doors().len()).map_err(|source| {
+    FrontPlan::new(front, config).map_err(|source| {
         let (PlanError::TooSmall { flag, .. } | PlanError::TooLarge { flag, .. }) = &source else {
             return StartError::Plan(source);
         };
@@ -101,7 +94,7 @@ fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError>
         match config.settings.iter().find(|set| set.name == name) {
             Some(set) => StartError::Setting {
                 place: set.place.clone(),
-                source,
+                source: Box::new(source),
             },
             None => StartError::Plan(source),
         }

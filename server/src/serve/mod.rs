@@ -105,7 +105,7 @@ enum StartError {
     #[error("{place}: {source}")]
     Setting {
         place: Place,
-        source: crate::plan::PlanError,
+        source: Box<crate::plan::PlanError>,
     },
     #[error("{}", .0.to_string().trim_start_matches("error: ").trim_end())]
     CommandLine(#[from] clap::Error),
@@ -223,7 +223,7 @@ impl App {
         match door {
             Some(_) => {
                 let channels = settings.door.door_channels.get();
-                let needed = u64::from(channels) * behind_door::DESCRIPTORS_PER_CHANNEL;
+                let needed = u64::from(channels) * descriptors::PER_CHANNEL;
                 descriptors::check(needed, "--door-channels", channels)?;
             }
             None => {

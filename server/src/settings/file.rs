@@ -172,7 +172,7 @@ mod tests {
             ("connections", "0", "zero"),
             ("log", "pretty", "auto, human, json"),
             ("log-level", "loud", "level"),
-            ("connections", "", "value"),
+            ("connections", "", "empty"),
         ] {
             let why = takes(name, value).expect_err(name);
             assert!(why.contains(part) && !why.contains('\n'), "{name}: {why:?}");
