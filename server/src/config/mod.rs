@@ -91,6 +91,14 @@ pub struct Route {
     pub door: PathBuf,
 }
 
+impl Route {
+    /// The method as it stands in a request.
+    #[must_use]
+    pub fn method_name(&self) -> Option<&'static str> {
+        self.method.map(method_name)
+    }
+}
+
 /// Where something is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
@@ -227,7 +235,7 @@ impl Config {
             match &forward.target {
                 Target::Http(routes) => rows.extend(routes.iter().map(|route| Row {
                     listen: listen.clone(),
-                    method: route.method.map_or("any", method_name),
+                    method: route.method_name().unwrap_or("any"),
                     path: &route.path,
                     door: &route.door,
                 })),
