@@ -17,7 +17,7 @@ mod timers;
 use crate::connection::{BufferPool, Connection, List, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll};
-use crate::settings::Settings;
+use crate::settings::FrontSettings;
 use replying::Output;
 use std::collections::VecDeque;
 use std::io;
@@ -150,7 +150,7 @@ pub(crate) struct Loop {
 
 impl Loop {
     pub(crate) fn new(
-        settings: &Settings,
+        settings: &FrontSettings,
         parts: Parts,
         scratch: (usize, usize),
     ) -> io::Result<Self> {

@@ -1,0 +1,127 @@
+//! `--door`: an application on its own. It has a region, buckets and a door at a path; no socket and no loop.
+
+use super::door_shim::{self, AttachOptions, Attachment, DoorOptions};
+use super::signals::{Signals, Wake};
+use super::{Handlers, StartError, application, end};
+use crate::log::LogHandle;
+use crate::plan::Plan;
+use crate::settings::Settings;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tracing::info;
+use transom_arena::seal;
+use transom_doors::Door;
+use transom_platform::Application;
+
+/// How often the drain looks whether calls are left.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// An application that is being served.
+pub(super) struct Server {
+    application: &'static Application,
+    door: Door,
+    attachment: Attachment,
+}
+
+impl Server {
+    pub(super) fn start(
+        path: &Path,
+        plan: &Plan,
+        settings: &Settings,
+        handlers: Handlers,
+        signals: &Signals,
+        started: Instant,
+    ) -> Result<Self, StartError> {
+        let mut region = application::map(plan, &settings.application)?;
+        let snapshots = region.take("snapshots").expect("the plan has this term");
+        let policy = handlers.policy;
+        let application = application::install(
+            &mut region,
+            plan,
+            &settings.application,
+            handlers.routes,
+            policy,
+            signals,
+        )?;
+        let flags = &settings.door;
+        let options = DoorOptions {
+            geometry: plan.channel,
+            channels_max: flags.door_channels.get(),
+            channels_per_user: flags.channels_per_user(),
+        };
+        let door = door_shim::door(application, &options, snapshots)?;
+        application::start(application, &door, handlers.warm_up)?;
+        // Last: whoever finds the path finds an application that answers.
+        let options = AttachOptions {
+            mode: Some(flags.door_mode),
+            owner: flags.door_owner,
+            group: flags.door_group,
+            wait: flags.door_wait,
+        };
+        let attachment = door_shim::attach(&door, path, &options).map_err(|source| {
+            let path = path.to_owned();
+            StartError::Attach { path, source }
+        })?;
+        end::say_bound(&plan.bound);
+        info!(
+            door = %path.display(),
+            mode = %format_args!("{:04o}", flags.door_mode),
+            channels = flags.door_channels,
+            buckets = settings.application.buckets,
+            on_exhaustion = application::policy_name(policy),
+            ready_ms = started.elapsed().as_millis() as u64,
+            "ready"
+        );
+        seal();
+        Ok(Server {
+            application,
+            door,
+            attachment,
+        })
+    }
+
+    pub(super) fn until_the_end(
+        mut self,
+        settings: &Settings,
+        signals: &Signals,
+        logs: &LogHandle,
+    ) -> ExitCode {
+        let recycle = signals.wait(None) == Wake::Parked;
+        if recycle {
+            application::say_parked(self.application, &settings.application);
+        }
+        let began = Instant::now();
+        let timeout = settings.front.drain_timeout;
+        info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        // In this order: the next instance may have the path before clients are told to look for it there.
+        self.attachment.detach();
+        self.door.revoke();
+        let in_time = self.wait_for_calls(began + timeout, signals);
+        let cut = self.attachment.calls_under_way();
+        let done = self.application.figures();
+        end::summarise(None, Some(&done), logs, began.elapsed());
+        end::Ending {
+            recycle,
+            sound: true,
+            in_time,
+            cut,
+        }
+        .status()
+    }
+
+    /// Whether all calls have completed before the deadline and before a second signal.
+    fn wait_for_calls(&self, deadline: Instant, signals: &Signals) -> bool {
+        while self.attachment.calls_under_way() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            match signals.wait(Some(left.min(LOOK_AGAIN))) {
+                Wake::Signal => return false,
+                Wake::Parked | Wake::TimedOut => {}
+            }
+        }
+        true
+    }
+}
