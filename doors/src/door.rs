@@ -69,6 +69,9 @@ pub struct DoorInfo {
     pub threads_parked: u32,
     /// Attempts to start a thread that failed.
     pub starts_failed: u64,
+    /// Calls that were submitted and have not been completed, in any state. For a moment more, while threads look for
+    /// calls; never fewer. 0 after a revoke: nothing is left to wait for.
+    pub calls_under_way: u64,
     /// Calls that were completed, in any way.
     pub calls_served: u64,
     /// Calls that ended with [`Status::FAULT`](crate::Status::FAULT), because a handler panicked or
@@ -124,6 +127,8 @@ pub(crate) struct ThreadState {
     /// Completions that a lazy client has not been told of.
     pub unreported: AtomicU32,
     pub presence: Presence,
+    /// Calls taken up; for a moment one more, while the thread looks for one.
+    pub claimed: AtomicU64,
     pub served: AtomicU64,
     pub faulted: AtomicU64,
 }
@@ -148,6 +153,9 @@ pub(crate) struct Inner {
     /// One more than the highest thread that ever ran a handler.
     pub high_water: AtomicU32,
     pub parked: AtomicU32,
+    /// Of whoever looks at the channels and is none of the door's threads, one at a time.
+    outsider: Mutex<()>,
+    outsider_presence: Presence,
     pub clients: AtomicU32,
     pub id: u128,
     pub remote: RemoteOptions,
@@ -236,7 +244,11 @@ impl Door {
                 .map(|line| of(&line.0).load(Ordering::Relaxed))
                 .sum()
         };
+        // What waits first: a call that is taken up meanwhile is then counted there.
+        let waiting = inner.count_waiting();
+        let served = sum(|thread| &thread.served);
         DoorInfo {
+            calls_under_way: waiting + sum(|thread| &thread.claimed).saturating_sub(served),
             pid: std::process::id(),
             id: inner.id,
             attributes: inner.attributes(),
@@ -247,7 +259,7 @@ impl Door {
             threads_idle: inner.board.idle().count_idle(),
             threads_parked: inner.parked.load(Ordering::Relaxed),
             starts_failed: inner.starts_failed.load(Ordering::Relaxed),
-            calls_served: sum(|thread| &thread.served),
+            calls_served: served,
             calls_faulted: sum(|thread| &thread.faulted),
             service_average_ns: inner.pace().average_ns(),
             revoked: inner.revoked().is_raised(),
@@ -417,6 +429,8 @@ impl DoorBuilder {
             retry_after_ns: AtomicU64::new(0),
             high_water: AtomicU32::new(0),
             parked: AtomicU32::new(0),
+            outsider: Mutex::new(()),
+            outsider_presence: Presence::default(),
             clients: AtomicU32::new(0),
             id: random_id(),
             remote,
@@ -468,6 +482,25 @@ impl Inner {
     /// A look at the channels, by thread `thread`.
     pub fn look(&self, thread: u32) -> Look<'_> {
         self.table().look(&self.threads[thread as usize].0.presence)
+    }
+
+    /// Submitted calls that no thread has taken up.
+    fn count_waiting(&self) -> u64 {
+        let _one_at_a_time = self.outsider.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = self.table().look(&self.outsider_presence);
+        let waiting = look.channels().filter(|channel| channel.has_backlog());
+        waiting
+            .map(|channel| u64::from(channel.layout.submit().count()))
+            .sum()
+    }
+
+    /// Everybody who may be looking at the table.
+    pub fn presences(&self) -> impl Iterator<Item = &Presence> {
+        let started = self.started() as usize;
+        let threads = self.threads[..started].iter();
+        threads
+            .map(|line| &line.0.presence)
+            .chain([&self.outsider_presence])
     }
 
     /// The table; `seal` comes first.

@@ -554,9 +554,7 @@ impl Porter {
             return;
         };
         let inner = &*self.inner;
-        let started = inner.started() as usize;
-        let presences = inner.threads[..started].iter().map(|line| &line.0.presence);
-        inner.table().remove(place, presences);
+        inner.table().remove(place, inner.presences());
         // Threads that wait for this client's turn wait no longer.
         for slot in 0..channel.layout.geometry().slots {
             channel.layout.turn(slot).leave();

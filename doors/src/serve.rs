@@ -81,6 +81,17 @@ impl Drop for Held<'_> {
 
 impl<'a> Server<'a> {
     fn claim(&mut self) -> Option<(Held<'a>, Claimed)> {
+        let before = self.state.claimed.load(Ordering::Relaxed);
+        // Before a call is taken: whoever waits for the last one to end must not miss it in between.
+        self.state.claimed.store(before + 1, Ordering::SeqCst);
+        let found = self.find_call();
+        if found.is_none() {
+            self.state.claimed.store(before, Ordering::Release);
+        }
+        found
+    }
+
+    fn find_call(&mut self) -> Option<(Held<'a>, Claimed)> {
         let look = self.inner.look(self.thread);
         let places = look.places();
         for n in 0..places {

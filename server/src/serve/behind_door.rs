@@ -1,6 +1,5 @@
 //! `--door`: an application on its own. It has a region, buckets and a door at a path; no socket and no loop.
 
-use super::door_shim::{self, AttachOptions, Attachment, DoorOptions};
 use super::signals::{Signals, Wake};
 use super::{Handlers, StartError, application, end};
 use crate::log::LogHandle;
@@ -9,9 +8,9 @@ use crate::settings::Settings;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tracing::info;
+use tracing::{info, warn};
 use transom_arena::seal;
-use transom_doors::Door;
+use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent};
 use transom_platform::Application;
 
 /// How often the drain looks whether calls are left.
@@ -21,7 +20,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(super) struct Server {
     application: &'static Application,
     door: Door,
-    attachment: Attachment,
+    /// None once it was given up.
+    attachment: Option<Attachment>,
 }
 
 impl Server {
@@ -45,24 +45,25 @@ impl Server {
             signals,
         )?;
         let flags = &settings.door;
-        let options = DoorOptions {
-            geometry: plan.channel,
-            channels_max: flags.door_channels.get(),
-            channels_per_user: flags.channels_per_user(),
-        };
-        let door = door_shim::door(application, &options, snapshots)?;
+        // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
+        let snapshots = unsafe { ChannelMemory::new(snapshots.base(), snapshots.len()) };
+        let door = application.door_with(|builder| {
+            builder
+                .channel_geometry(plan.channel)
+                .channels_max(flags.door_channels.get())
+                .channels_per_user(flags.channels_per_user())
+                .snapshots(snapshots)
+                .on_event(tell)
+        })?;
         application::start(application, &door, handlers.warm_up)?;
         // Last: whoever finds the path finds an application that answers.
         let options = AttachOptions {
-            mode: Some(flags.door_mode),
+            mode: flags.door_mode,
             owner: flags.door_owner,
             group: flags.door_group,
             wait: flags.door_wait,
         };
-        let attachment = door_shim::attach(&door, path, &options).map_err(|source| {
-            let path = path.to_owned();
-            StartError::Attach { path, source }
-        })?;
+        let attachment = door.attach(path, &options)?;
         end::say_bound(&plan.bound);
         info!(
             door = %path.display(),
@@ -77,7 +78,7 @@ impl Server {
         Ok(Server {
             application,
             door,
-            attachment,
+            attachment: Some(attachment),
         })
     }
 
@@ -95,10 +96,10 @@ impl Server {
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         // In this order: the next instance may have the path before clients are told to look for it there.
-        self.attachment.detach();
+        self.attachment = None;
         self.door.revoke();
         let in_time = self.wait_for_calls(began + timeout, signals);
-        let cut = self.attachment.calls_under_way();
+        let cut = self.door.info().calls_under_way;
         let done = self.application.figures();
         end::summarise(None, Some(&done), logs, began.elapsed());
         end::Ending {
@@ -112,7 +113,7 @@ impl Server {
 
     /// Whether all calls have completed before the deadline and before a second signal.
     fn wait_for_calls(&self, deadline: Instant, signals: &Signals) -> bool {
-        while self.attachment.calls_under_way() > 0 {
+        while self.door.info().calls_under_way > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -123,5 +124,33 @@ impl Server {
             }
         }
         true
+    }
+}
+
+/// News of the door's clients, for the log.
+fn tell(event: &DoorEvent) {
+    match event {
+        DoorEvent::Opened { client } => {
+            info!(
+                pid = client.pid,
+                uid = client.uid,
+                "a client has opened the door"
+            );
+        }
+        DoorEvent::Left { client } => {
+            info!(pid = client.pid, uid = client.uid, "a client has left");
+        }
+        DoorEvent::Refused { client, why } => {
+            warn!(pid = client.pid, uid = client.uid, %why, "a client was turned away");
+        }
+        DoorEvent::Poisoned { client, lie } => {
+            warn!(
+                pid = client.pid,
+                uid = client.uid,
+                %lie,
+                "a client has lied, and its channel was given up"
+            );
+        }
+        _ => {}
     }
 }

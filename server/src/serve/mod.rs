@@ -3,7 +3,6 @@
 mod application;
 mod behind_door;
 mod descriptors;
-mod door_shim;
 mod end;
 mod forwards;
 mod front;
@@ -135,11 +134,8 @@ enum StartError {
     FirstThreadStart(io::Error),
     #[error("the first door server thread did not start within {} s", .0.as_secs())]
     FirstThread(Duration),
-    #[error("--door {}: {source}", .path.display())]
-    Attach {
-        path: PathBuf,
-        source: door_shim::AttachError,
-    },
+    #[error("--door: {0}")]
+    Attach(#[from] transom_doors::AttachError),
     #[error(transparent)]
     Log(#[from] log::LogError),
     #[error("cannot wait for signals: {0}")]
