@@ -74,6 +74,8 @@ mod error;
 mod geometry;
 mod growth;
 mod idle;
+#[cfg(any(target_os = "illumos", transom_illumos))]
+pub mod illumos;
 mod layout;
 mod pace;
 mod revoke;
