@@ -64,36 +64,71 @@
 #![cfg(not(loom))]
 
 mod bell;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod bitmap;
+#[cfg(not(target_os = "illumos"))]
 mod call;
+#[cfg(not(target_os = "illumos"))]
 mod channel;
+#[cfg(not(target_os = "illumos"))]
 mod client;
 mod clock;
+#[cfg(not(target_os = "illumos"))]
 mod door;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod error;
 mod geometry;
+#[cfg(not(target_os = "illumos"))]
 mod growth;
+#[cfg(not(target_os = "illumos"))]
 mod idle;
 #[cfg(any(target_os = "illumos", transom_illumos))]
 pub mod illumos;
+#[cfg(not(target_os = "illumos"))]
 mod layout;
+#[cfg(not(target_os = "illumos"))]
 mod pace;
+#[cfg(not(target_os = "illumos"))]
 mod revoke;
+#[cfg(not(target_os = "illumos"))]
 mod serve;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod slot;
 mod status;
+#[cfg_attr(target_os = "illumos", path = "illumos/sync.rs")]
 mod sync;
+#[cfg(not(target_os = "illumos"))]
 mod turn;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod waiting;
 
+// On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names. What they share
+// with Linux are the words: geometry, slots, status, patience, the doorbell.
+#[cfg(target_os = "illumos")]
+mod door {
+    pub use crate::illumos::THREADS_MAX;
+}
+#[cfg(target_os = "illumos")]
+pub use illumos::{
+    AsyncClient, AttachError, AttachOptions, Attachment, BuildError, Call, CallError, Client,
+    Credentials, Descriptors, Door, DoorBuilder, DoorHandler, DoorInfo, EmergencyReply, Gone,
+    OpenError, OpenOptions, PeerState, Resumed, THREADS_MAX, Unreferenced,
+};
+
 pub use bell::Bell;
+#[cfg(not(target_os = "illumos"))]
 pub use call::{Call, DoorHandler, EmergencyReply, Resumed};
+#[cfg(not(target_os = "illumos"))]
 pub use client::{AsyncClient, OpenOptions, PeerState};
 pub use clock::now_ns;
+#[cfg(not(target_os = "illumos"))]
 pub use door::{Door, DoorBuilder, DoorInfo, THREADS_MAX};
-pub use error::{BuildError, CallError, ChannelError, GeometryError, OpenError};
+#[cfg(not(target_os = "illumos"))]
+pub use error::{BuildError, CallError, OpenError};
+pub use error::{ChannelError, GeometryError};
 pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
 pub use slot::{Completion, Kind, SlotId, Withdraw};
 pub use status::Status;
+#[cfg(not(target_os = "illumos"))]
 pub use turn::Gone;
 pub use waiting::Patience;
