@@ -20,8 +20,12 @@ mod attach;
 mod call;
 mod client;
 mod error;
+#[cfg(all(test, not(target_os = "illumos")))]
+mod fake;
 mod ffi;
 mod server;
+#[cfg(all(test, not(target_os = "illumos")))]
+mod tests;
 mod wire;
 
 pub use async_client::AsyncClient;
