@@ -1,7 +1,10 @@
 //! Native doors: the same callers and servers over illumos' own `door_call` and `door_return`.
 //!
 //! **What has been run.** Nothing here has run on illumos. The module is type-checked for `x86_64-unknown-illumos`
-//! (`doors/check-illumos.sh`) and on Linux under `--cfg transom_illumos`, where the tests of what needs no kernel run too.
+//! (`doors/check-illumos.sh`), never linked for it. On Linux it is compiled under `--cfg transom_illumos`, and its tests run
+//! there over a stand-in for the kernel's calls (`fake`): they show that callers and servers agree with each other and with
+//! the manual pages as we read them, not that illumos does. What the stand-in cannot show: that `door_return` takes the
+//! stack away, the kernel's own limits, cancellation, `fork`, and `door_return` on a signal stack.
 //!
 //! **What differs from Linux**, because a native call is one request and one reply on one shuttle:
 //! - No channel exists in the server. A caller holds a descriptor; its slots and threads are its own. `channels_max` and

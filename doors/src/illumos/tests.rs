@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::time::Duration;
@@ -17,15 +17,31 @@ use crate::slot::{Completion, SlotId, Withdraw};
 use crate::status::Status;
 use crate::waiting::Patience;
 
-/// A path that no other test uses, without a file.
-fn path() -> PathBuf {
+/// A path that no other test uses; what is there is removed at the end.
+struct Name(PathBuf);
+
+impl std::ops::Deref for Name {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        // A test that has failed early may have made nothing.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn path() -> Name {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!(
         "transom-door-{}-{}",
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     );
-    std::env::temp_dir().join(name)
+    Name(std::env::temp_dir().join(name))
 }
 
 const GEOMETRY: ChannelGeometry = ChannelGeometry {
@@ -53,7 +69,7 @@ fn door<H: DoorHandler + Sync>(builder: DoorBuilder, handler: &'static H) -> Doo
     door
 }
 
-fn attached(door: &Door) -> (PathBuf, Attachment) {
+fn attached(door: &Door) -> (Name, Attachment) {
     let path = path();
     let attachment = door
         .attach(&path, &AttachOptions::default())
@@ -88,11 +104,8 @@ fn wait_for(fd: i32) {
         revents: 0,
     };
     // SAFETY: one pollfd.
-    assert_eq!(
-        unsafe { libc::poll(&raw mut poll, 1, 20_000) },
-        1,
-        "nobody rang"
-    );
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
+    assert_eq!(ready, 1, "nobody rang");
     let mut count = 0_u64;
     // SAFETY: eight bytes of a local.
     assert_eq!(unsafe { libc::read(fd, (&raw mut count).cast(), 8) }, 8);
@@ -295,7 +308,7 @@ fn a_call_may_have_run_when_its_process_ends() {
     began.recv().expect("and the other one");
     client.abandon(given_up);
     fake::kill(std::os::fd::AsRawFd::as_raw_fd(
-        &File::open(&path).expect("the door"),
+        &File::open(&*path).expect("the door"),
     ));
     wait_for(client.peer_fd().expect("news"));
     assert_eq!(client.check_peer(), PeerState::Gone);
@@ -400,7 +413,10 @@ fn who_calls_is_asked_at_each_call() {
         client.call(b"hello", &mut reply),
         Err(CallError::Refused("accept"))
     );
-    assert!(matches!(Client::open(&path), Err(OpenError::Foreign)));
+    assert!(matches!(
+        Client::open(&path),
+        Err(OpenError::Hello(CallError::Refused("accept")))
+    ));
 }
 
 #[test]
@@ -429,7 +445,7 @@ fn an_unreferenced_door_says_so() {
     });
     let door = door(builder, &echo);
     let (path, _attachment) = attached(&door);
-    let file = File::open(&path).expect("the door");
+    let file = File::open(&*path).expect("the door");
     for _ in 0..2 {
         fake::unreferenced(std::os::fd::AsRawFd::as_raw_fd(&file));
     }
