@@ -421,19 +421,23 @@ fn who_calls_is_asked_at_each_call() {
 
 #[test]
 fn an_emergency_reply_parks_its_thread_and_the_door_goes_on() {
-    let door = door(Door::builder(), &|_: u32, call: &mut Call<'_>| {
+    // Every reply is the thread's index.
+    let door = door(Door::builder(), &|thread: u32, call: &mut Call<'_>| {
         if call.request() == b"stuck" {
             // SAFETY: on the handler's own thread and frame, once, and it does not come back.
-            unsafe { call.emergency().complete(b"no memory", Status(500)) };
+            unsafe { call.emergency().complete(&[thread as u8], Status(500)) };
         }
-        echo(0, call);
+        call.reply_mut()[0] = thread as u8;
+        call.complete(1, Status::OK);
     });
     let (path, _attachment) = attached(&door);
     let client = Client::open(&path).expect("open");
-    let mut reply = [0; 64];
-    assert_eq!(client.call(b"stuck", &mut reply), Ok(9));
-    assert_eq!(&reply[..9], b"no memory");
-    assert_eq!(client.call(b"on", &mut reply), Ok(2));
+    let (mut stuck, mut reply) = ([99; 1], [99; 1]);
+    assert_eq!(client.call(b"stuck", &mut stuck), Ok(1));
+    for _ in 0..4 {
+        assert_eq!(client.call(b"on", &mut reply), Ok(1));
+        assert_ne!(reply, stuck, "a parked thread has served a call");
+    }
     assert_eq!(door.info().threads_parked, 1);
 }
 
