@@ -435,9 +435,9 @@ impl AsyncClient {
 
     /// Tries to take a call out of the threads' sight.
     fn unsubmit(&mut self, slot: SlotId) -> bool {
-        let before = self.lost.len();
-        self.lost.retain(|(index, _)| *index != slot.index);
-        if self.lost.len() != before {
+        let given_back = (slot.index, CallError::NotAccepted);
+        if let Some(at) = self.lost.iter().position(|lost| *lost == given_back) {
+            self.lost.remove(at);
             return true;
         }
         let mut state = self.shared.lock();
@@ -497,15 +497,22 @@ impl AsyncClient {
     /// [`request`](Self::request), then `release` it. [`CallError::MayHaveRun`]: its slot is free again and the id not
     /// valid any more.
     pub fn next_lost(&mut self) -> Option<(SlotId, CallError)> {
-        let (index, error) = self.lost.pop_front()?;
-        self.outstanding -= 1;
-        let id = self.id(index);
-        if error == CallError::NotAccepted {
-            self.slots[index as usize].phase = Phase::Filling;
-        } else {
-            self.free(index);
+        loop {
+            let (index, error) = self.lost.pop_front()?;
+            self.outstanding -= 1;
+            let id = self.id(index);
+            let slot = &mut self.slots[index as usize];
+            if slot.phase == Phase::Abandoned {
+                self.free(index);
+                continue;
+            }
+            if error == CallError::NotAccepted {
+                slot.phase = Phase::Filling;
+            } else {
+                self.free(index);
+            }
+            return Some((id, error));
         }
-        Some((id, error))
     }
 
     /// The bytes of the reply that `drain` has told of, until `release`. They are this process' own: the kernel has copied
@@ -619,6 +626,11 @@ impl AsyncClient {
     /// There is nobody to be nudged: the kernel hands each call to a door server thread as soon as one is free.
     pub fn nudge(&mut self) -> bool {
         false
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lost_len(&self) -> usize {
+        self.lost.len()
     }
 
     fn id(&self, index: u32) -> SlotId {
