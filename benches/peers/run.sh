@@ -94,6 +94,7 @@ write_nginx_conf() {
     cat >"$directory/nginx.conf" <<CONF
 daemon off;
 worker_processes 1;
+$( ((EUID != 0)) || echo 'user root; # its worker must reach sockets in our scratch folder')
 pid $directory/nginx.pid;
 error_log stderr;
 events { worker_connections 1024; }

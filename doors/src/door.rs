@@ -35,6 +35,8 @@ pub const THREADS_MAX: u32 = 16_384;
 /// The most clients of one door: the porter looks at each in turn.
 pub const CHANNELS_MAX: u32 = 4096;
 
+type Accept = Box<dyn Fn(&Credentials) -> bool + Send + Sync>;
+type OnEvent = Box<dyn Fn(&DoorEvent) + Send + Sync>;
 type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
 
 /// An entry into this process, called like a function. Clones are the same door.
@@ -101,8 +103,8 @@ pub(crate) struct RemoteOptions {
     pub limits: Limits,
     pub unreferenced: Option<Unreferenced>,
     pub on_unreferenced: Option<Box<dyn Fn() + Send + Sync>>,
-    pub accept: Option<Box<dyn Fn(&Credentials) -> bool + Send + Sync>>,
-    pub on_event: Option<Box<dyn Fn(&DoorEvent) + Send + Sync>>,
+    pub accept: Option<Accept>,
+    pub on_event: Option<OnEvent>,
 }
 
 impl Default for RemoteOptions {

@@ -129,10 +129,10 @@ impl AsyncClient {
     /// being filled again, so its request can be read with [`request`](Self::request), then `release` it.
     /// [`CallError::MayHaveRun`]: its slot is free again and the id not valid any more.
     pub fn next_lost(&mut self) -> Option<(SlotId, CallError)> {
-        if self.peer_state() == PeerState::Gone {
-            if let Some(lost) = self.next_of_the_dead() {
-                return Some(lost);
-            }
+        if self.peer_state() == PeerState::Gone
+            && let Some(lost) = self.next_of_the_dead()
+        {
+            return Some(lost);
         }
         if self.lost == 0 {
             return None;
