@@ -1,6 +1,8 @@
 //! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to stop.
 
-use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders, Parts};
+use crate::front::{
+    DoorwayParts, Forward, Loop, LoopFigures, LoopStats, Order, Orders, Parts, RouteTable,
+};
 use crate::log::{self, LogHandle, LogOptions};
 use crate::net::{self, ListenOptions};
 use crate::plan::{LOOP_STACK, Plan, READ_SIZE, write_size};
@@ -229,11 +231,11 @@ impl App {
     }
 }
 
-/// A descriptor per connection, and for each loop its listeners, epoll set and doorbell; and the standard ones.
+/// A descriptor per connection, and for each loop its listeners, epoll set and two doorbells; and the standard ones.
 fn check_descriptors(settings: &Settings) -> Result<(), StartError> {
     let loops = u64::from(settings.loops());
     let connections = u64::from(settings.connections_per_loop()) * loops;
-    let needed = connections + loops * (settings.listen.len() as u64 + 2) + 16;
+    let needed = connections + loops * (settings.listen.len() as u64 + 3) + 16;
     // SAFETY: a zeroed rlimit is valid, and getrlimit fills it; setrlimit reads it.
     let limit = unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
@@ -315,6 +317,7 @@ fn start(
     let (mut channels, mut connections, mut heads, mut scratch) =
         (channels, connections, heads, scratch);
     let count = plan.loops as usize;
+    let routes = Arc::new(RouteTable::everything_to(0));
     for (n, listeners) in listeners.into_iter().enumerate() {
         let left = count - n;
         let share = |part: &mut transom_arena::Part| part.share(left);
@@ -325,8 +328,14 @@ fn start(
             connections: share(&mut connections),
             buffers: share(&mut heads),
             scratch: share(&mut scratch),
-            client: door.channel(plan.channel, memory)?,
-            listeners,
+            bell: Bell::new().map_err(StartError::Loop)?,
+            doorways: vec![DoorwayParts {
+                client: Some(door.channel(plan.channel, memory)?),
+            }],
+            forwards: vec![Forward {
+                listeners,
+                routes: routes.clone(),
+            }],
             stats: Arc::new(LoopStats::default()),
             orders: orders.clone(),
         };

@@ -4,7 +4,7 @@
 //! frame has been decoded and its fields validated. Framing is the front end's alone.
 
 use super::{List, Loop};
-use crate::connection::State;
+use crate::connection::{InstanceId, State};
 use crate::http::framing::framing;
 use crate::http::reply::{CHUNK_END, CHUNK_PREFIX_MAX, HEAD_MAX, LAST_CHUNK, chunk_prefix, head};
 use crate::http::{BodySize, Connection as Fate, Note, ReplyFraming, validate_fields};
@@ -87,22 +87,38 @@ enum BadReply {
 impl Loop {
     /// Takes what the door has completed; false if that was nothing.
     pub(super) fn collect_completions(&mut self) -> bool {
-        let mut completions = std::mem::take(&mut self.completions);
-        self.client
-            .drain(|slot, completion| completions.push((slot, completion)));
-        let any = !completions.is_empty();
-        for (slot, completion) in completions.drain(..) {
-            self.on_completion(slot, completion);
+        let mut any = false;
+        for at in self.doorways.instances() {
+            any |= self.collect_completions_of(at);
         }
-        self.completions = completions;
         any
     }
 
-    fn on_completion(&mut self, slot: SlotId, completion: Completion) {
-        let index = self.owners[slot.index()];
+    /// As [`Loop::collect_completions`], of one instance.
+    fn collect_completions_of(&mut self, at: InstanceId) -> bool {
+        let instance = &mut self.doorways[at];
+        let Some(client) = &mut instance.client else {
+            return false;
+        };
+        let completions = &mut self.completions;
+        client.drain(|slot, completion| completions.push((slot, completion)));
+        if self.completions.is_empty() {
+            return false;
+        }
+        instance.stuck_since_ns = None;
+        let mut completions = std::mem::take(&mut self.completions);
+        for (slot, completion) in completions.drain(..) {
+            self.on_completion(at, slot, completion);
+        }
+        self.completions = completions;
+        true
+    }
+
+    fn on_completion(&mut self, at: InstanceId, slot: SlotId, completion: Completion) {
+        let index = self.doorways[at].owners[slot.index()];
         debug_assert_eq!(
-            self.table[index].slot,
-            Some(slot),
+            (self.table[index].at, self.table[index].slot),
+            (at, Some(slot)),
             "abandoned calls do not come back"
         );
         match completion.kind {
@@ -117,8 +133,8 @@ impl Loop {
 
     /// The handler has no answer.
     fn on_failure(&mut self, index: u32, slot: SlotId, status: u32) {
-        self.client.release(slot);
         let connection = &mut self.table[index];
+        self.doorways[connection.at].client_mut().release(slot);
         connection.slot = None;
         connection.state = State::Idle;
         if connection.head_sent {
@@ -168,7 +184,8 @@ impl Loop {
     fn compose_head(&mut self, index: u32, slot: SlotId, last: bool) -> Result<(), BadReply> {
         let keep_alive = self.may_keep_alive(&self.table[index]);
         let connection = &mut self.table[index];
-        let bytes = self.client.reply(slot);
+        let (client, output) = self.doorways[connection.at].writing(slot);
+        let bytes = client.reply(slot);
         let reply = decode_reply(bytes)?;
         let facts = validate_fields(reply.fields)?;
         connection.bodiless = connection.head_only || matches!(reply.status, 204 | 304);
@@ -205,7 +222,6 @@ impl Loop {
         let date = (!facts.has_date).then_some(&self.date);
 
         let offset = |part: &[u8]| part.as_ptr() as usize - bytes.as_ptr() as usize;
-        let output = &mut self.outputs[slot.index()];
         output.clear();
         output.start_len = head(&mut output.start, reply.status, framing, fate, date);
         if !reply.fields.is_empty() {
@@ -222,7 +238,8 @@ impl Loop {
 
     fn compose_piece(&mut self, index: u32, slot: SlotId, last: bool) -> Result<(), BadReply> {
         let connection = &mut self.table[index];
-        let bytes = self.client.reply(slot);
+        let (client, output) = self.doorways[connection.at].writing(slot);
+        let bytes = client.reply(slot);
         let piece = decode_piece(bytes)?;
         let len = piece.bytes.len();
         if let Some(owed) = &mut connection.owed {
@@ -232,7 +249,6 @@ impl Loop {
             }
         }
         let start = bytes.len() - len;
-        let output = &mut self.outputs[slot.index()];
         output.clear();
         if !connection.bodiless {
             output.body = start..start + len;
@@ -248,8 +264,8 @@ impl Loop {
             self.close(index);
             return;
         };
-        let output = &mut self.outputs[slot.index()];
-        let pieces = output.pieces(self.client.reply(slot));
+        let (client, output) = self.doorways[connection.at].writing(slot);
+        let pieces = output.pieces(client.reply(slot));
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         let before = output.sent;
         let result = if total - before <= self.write_scratch.len() {
@@ -273,7 +289,7 @@ impl Loop {
             }
         }
         // An event tells when the client has taken some; only then it has the whole timeout again.
-        if self.outputs[slot.index()].sent > before {
+        if output.sent > before {
             self.set_timer(index, List::Write, self.timeouts.write);
         }
     }
@@ -282,12 +298,12 @@ impl Loop {
         let connection = &mut self.table[index];
         if !connection.last {
             connection.state = State::Calling;
-            self.client.resume(slot, 0);
+            self.doorways[connection.at].client_mut().resume(slot, 0);
             self.watch_deadline(index);
             return;
         }
         connection.slot = None;
-        self.client.release(slot);
+        self.doorways[connection.at].client_mut().release(slot);
         // Decided, and said in the head, before the body was read to its end: so not asked again.
         if connection.keep_alive {
             self.next_request(index);

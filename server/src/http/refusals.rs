@@ -24,6 +24,8 @@ pub enum Note {
     AllowAll,
     /// `Allow: GET, HEAD`, on the 405 of a resource of the front end itself, such as its metrics.
     AllowReading,
+    /// `Allow` with these methods, at most 256 bytes of them, on the 405 of a path that has routes for other methods.
+    Allow(&'static str),
 }
 
 impl Note {
@@ -33,6 +35,7 @@ impl Note {
             Self::HandlerPanicked => ["transom-diagnostic: ", "handler-panicked"],
             Self::AllowAll => ["Allow: ", ALLOW_ALL],
             Self::AllowReading => ["Allow: ", "GET, HEAD"],
+            Self::Allow(methods) => ["Allow: ", methods],
         }
     }
 }
@@ -159,6 +162,7 @@ mod tests {
 
     #[test]
     fn every_answer_parses_fits_and_has_the_length_it_states() {
+        let longest: &'static str = "X".repeat(256).leak();
         for status in OURS {
             for note in [
                 None,
@@ -166,6 +170,7 @@ mod tests {
                 Some(Note::HandlerPanicked),
                 Some(Note::AllowAll),
                 Some(Note::AllowReading),
+                Some(Note::Allow(longest)),
             ] {
                 for connection in [
                     KEEP,
