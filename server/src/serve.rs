@@ -331,6 +331,7 @@ fn start(
             bell: Bell::new().map_err(StartError::Loop)?,
             doorways: vec![DoorwayParts {
                 client: Some(door.channel(plan.channel, memory)?),
+                remote: false,
             }],
             forwards: vec![Forward {
                 listeners,

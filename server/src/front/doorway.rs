@@ -3,7 +3,7 @@
 //! A door between processes is served by one process after another. So a doorway has room for two instances: while calls
 //! of the one that leaves still end, the next one takes the new ones. All tables are there from the start.
 
-use super::replying::Output;
+use super::output::Output;
 use crate::connection::InstanceId;
 use std::ops::{Index, IndexMut};
 use transom_doors::{AsyncClient, SlotId};
@@ -15,6 +15,7 @@ pub(super) const INSTANCES: usize = 2;
 pub(crate) struct DoorwayParts {
     /// The door's client, if it has been opened yet.
     pub client: Option<AsyncClient>,
+    pub remote: bool,
 }
 
 /// A client of a door, and what its loop knows of each of its slots.
@@ -63,6 +64,7 @@ pub(super) struct Doorway {
     pub instances: [Instance; INSTANCES],
     /// The instance that takes new calls.
     pub serving: Option<u8>,
+    remote: bool,
 }
 
 impl Doorway {
@@ -75,7 +77,13 @@ impl Doorway {
         Doorway {
             instances: [first, Instance::new(0)],
             serving,
+            remote: parts.remote,
         }
+    }
+
+    /// Whether its instances are other processes, which are not believed.
+    pub(super) fn is_remote(&self) -> bool {
+        self.remote
     }
 
     /// Slots that a new request can have.

@@ -10,6 +10,7 @@
 //! ```
 
 mod doorway;
+mod output;
 mod reading;
 mod replying;
 mod routes;
@@ -22,6 +23,7 @@ use crate::net::{self, Epoll};
 use crate::settings::Settings;
 use doorway::{Doorway, Doorways};
 use std::collections::VecDeque;
+use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -184,6 +186,8 @@ pub(crate) struct Loop {
     requests_per_connection: u32,
     timeouts: Timeouts,
     date: DateCache,
+    /// For hashes that nobody else can foresee.
+    keys: RandomState,
     now_ns: u64,
     now_ms: u64,
     orders: Arc<Orders>,
@@ -260,6 +264,7 @@ impl Loop {
                 linger: LINGER_MS,
             },
             date: DateCache::new(net::unix_seconds()),
+            keys: RandomState::new(),
             now_ns: 0,
             now_ms: 0,
             orders: parts.orders,

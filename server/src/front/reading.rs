@@ -100,13 +100,14 @@ impl Loop {
     }
 
     pub(super) fn wait_for_slot(&mut self, index: u32) {
+        let queue_due = self.queue_due_ms();
         let connection = &mut self.table[index];
         if connection.state == State::Idle {
             connection.arrived_ms = self.now_ms;
         }
         connection.state = State::Waiting;
         if connection.queue_due_ms == 0 {
-            connection.queue_due_ms = self.now_ms + self.timeouts.queue;
+            connection.queue_due_ms = queue_due;
         }
         let (due, arrived) = (connection.queue_due_ms, connection.arrived_ms);
         let list = List::Waiting(connection.at.doorway);
@@ -667,14 +668,15 @@ impl Loop {
 
     fn submit(&mut self, index: u32, slot: SlotId) {
         let deadline_ms = self.deadline_ms(self.table[index].arrived_ms);
+        let queue_due = self.queue_due_ms();
         let connection = &mut self.table[index];
         let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
         connection.state = State::Calling;
         connection.body_len = 0;
-        let queue_due = match connection.queue_due_ms {
-            0 => self.now_ms + self.timeouts.queue,
-            due => due, // both waits share one timeout
-        };
+        if connection.queue_due_ms == 0 {
+            connection.queue_due_ms = queue_due; // else both waits share one timeout
+        }
+        let queue_due = connection.queue_due_ms;
         let instance = &mut self.doorways[connection.at];
         let client = instance.client_mut();
         set_request_body(client.request_mut(slot), body_len, connection.streamed);

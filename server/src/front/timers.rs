@@ -54,8 +54,18 @@ impl Loop {
                 client.release(slot);
                 self.answer(index, 503, None);
             }
-            Withdraw::Claimed => self.watch_deadline(index),
+            Withdraw::Claimed => {
+                // If its door dies before it is begun, it waits anew.
+                connection.queue_due_ms = 0;
+                self.watch_deadline(index);
+            }
         }
+    }
+
+    /// When a wait for a slot or a thread that begins now ends with a 503.
+    pub(super) fn queue_due_ms(&self) -> u64 {
+        // One more for the same reason as below.
+        self.now_ms + self.timeouts.queue + 1
     }
 
     /// When a request that arrived then is late; `None` if requests may take for ever.
