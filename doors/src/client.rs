@@ -39,6 +39,8 @@ pub struct AsyncClient {
     taken: u64,
     taken_word: usize,
     outstanding: usize,
+    /// Calls that `flush` took back and `next_lost` has not told yet.
+    lost: Vec<SlotId>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -60,6 +62,7 @@ impl AsyncClient {
             taken: 0,
             taken_word: 0,
             outstanding: 0,
+            lost: Vec::with_capacity(geometry.slots as usize),
             channel,
             not_sync: PhantomData,
         }
@@ -181,7 +184,12 @@ impl AsyncClient {
         let mut outcome = Ok(());
         for word in bits_of(self.touched) {
             for bit in bits_of(self.channel.layout.submit().take(word, self.staged[word])) {
-                self.slots[word * BITS as usize + bit].phase = Phase::Filling;
+                let index = word * BITS as usize + bit;
+                self.slots[index].phase = Phase::Filling;
+                self.lost.push(SlotId {
+                    index: index as u32,
+                    generation: self.slots[index].generation,
+                });
                 self.outstanding -= 1;
                 outcome = Err(CallError::NotAccepted);
             }

