@@ -22,7 +22,7 @@ pub(crate) enum State {
     Idle,
     /// Part of a head, or more, lies in a buffer.
     Head,
-    /// A request is there, read or unread, but no slot for it.
+    /// A request is there, unread, read, or in the slot of an instance that did not accept it, but no slot for it.
     Waiting,
     /// The body is being read into the slot.
     Body,
@@ -162,6 +162,10 @@ pub(crate) struct Connection {
     pub streamed: bool,
     /// The answer's head has been sent, so no other answer can be given.
     pub head_sent: bool,
+    /// The application has had the call and has answered a part of it, or asked for more of its body.
+    pub begun: bool,
+    /// The call has been lost once without having run, and has had its second chance.
+    pub resent: bool,
     /// The answer is chunked.
     pub chunked: bool,
     /// Bytes of the answer's body that are still owed to its Content-Length.
@@ -214,6 +218,8 @@ impl Connection {
             continued: false,
             streamed: false,
             head_sent: false,
+            begun: false,
+            resent: false,
             chunked: false,
             owed: None,
             last: false,
@@ -237,6 +243,8 @@ impl Connection {
         self.bodiless = false;
         self.streamed = false;
         self.head_sent = false;
+        self.begun = false;
+        self.resent = false;
         self.chunked = false;
         self.owed = None;
         self.last = false;

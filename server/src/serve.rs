@@ -329,10 +329,7 @@ fn start(
             buffers: share(&mut heads),
             scratch: share(&mut scratch),
             bell: Bell::new().map_err(StartError::Loop)?,
-            doorways: vec![DoorwayParts {
-                client: Some(door.channel(plan.channel, memory)?),
-                remote: false,
-            }],
+            doorways: vec![DoorwayParts::InProcess(door.channel(plan.channel, memory)?)],
             forwards: vec![Forward {
                 listeners,
                 routes: routes.clone(),

@@ -3,19 +3,29 @@
 //! A door between processes is served by one process after another. So a doorway has room for two instances: while calls
 //! of the one that leaves still end, the next one takes the new ones. All tables are there from the start.
 
+use super::opener::Mailbox;
 use super::output::Output;
 use crate::connection::InstanceId;
 use std::ops::{Index, IndexMut};
-use transom_doors::{AsyncClient, SlotId};
+use transom_doors::{AsyncClient, PeerState, SlotId};
 
 /// Instances of one door that have calls at the same time: the one that takes new ones, and the one before it.
 pub(super) const INSTANCES: usize = 2;
 
 /// What a doorway is made of.
-pub(crate) struct DoorwayParts {
-    /// The door's client, if it has been opened yet.
-    pub client: Option<AsyncClient>,
-    pub remote: bool,
+pub(crate) enum DoorwayParts {
+    /// A door of this process, which is there as long as the loop.
+    InProcess(AsyncClient),
+    /// A door of other processes, one after the other.
+    #[cfg_attr(not(test), allow(dead_code))] // as in `opener`
+    Remote {
+        /// Where to ask for the door's clients.
+        mailbox: Mailbox,
+        /// The most slots that a client can have: what was asked for when opening.
+        slots_max: usize,
+        /// The first client, if there is one already.
+        client: Option<AsyncClient>,
+    },
 }
 
 /// A client of a door, and what its loop knows of each of its slots.
@@ -27,6 +37,8 @@ pub(super) struct Instance {
     pub outputs: Box<[Output]>,
     /// Since when calls are unclaimed and none has come back.
     pub stuck_since_ns: Option<u64>,
+    /// Its process has ended: nothing more comes.
+    pub gone: bool,
 }
 
 impl Instance {
@@ -36,7 +48,21 @@ impl Instance {
             owners: vec![u32::MAX; slots].into_boxed_slice(),
             outputs: (0..slots).map(|_| Output::default()).collect(),
             stuck_since_ns: None,
+            gone: false,
         }
+    }
+
+    /// Whether the client itself has found that there is no use in going on, because the other side lied.
+    pub(super) fn has_been_given_up(&self) -> bool {
+        let state = self.client.as_ref().map(AsyncClient::peer_state);
+        !self.gone && state == Some(PeerState::Gone)
+    }
+
+    /// Whether there is a client with no slot in use. One that has gone frees those that were given up.
+    pub(super) fn is_done_with(&self) -> bool {
+        self.client
+            .as_ref()
+            .is_some_and(|client| client.free_slots() == client.geometry().slots as usize)
     }
 
     /// The client.
@@ -64,26 +90,54 @@ pub(super) struct Doorway {
     pub instances: [Instance; INSTANCES],
     /// The instance that takes new calls.
     pub serving: Option<u8>,
-    remote: bool,
+    /// Where to ask for the next one; `None` for a door of this process.
+    mailbox: Option<Mailbox>,
+    /// The opener has been asked, and has not answered yet.
+    pub asked: bool,
 }
 
 impl Doorway {
-    /// A doorway with tables for the client's slots.
+    /// A doorway with tables for its clients' slots.
     pub(super) fn new(parts: DoorwayParts) -> Self {
-        let slots = parts.client.as_ref().map_or(0, AsyncClient::free_slots);
-        let mut first = Instance::new(slots);
-        let serving = parts.client.is_some().then_some(0);
-        first.client = parts.client;
+        let (client, mailbox, slots) = match parts {
+            DoorwayParts::InProcess(client) => {
+                let slots = client.geometry().slots as usize;
+                (Some(client), None, [slots, 0])
+            }
+            DoorwayParts::Remote {
+                mailbox,
+                slots_max,
+                client,
+            } => (client, Some(mailbox), [slots_max; INSTANCES]),
+        };
+        let serving = client.is_some().then_some(0);
+        let mut instances = slots.map(Instance::new);
+        instances[0].client = client;
         Doorway {
-            instances: [first, Instance::new(0)],
+            instances,
             serving,
-            remote: parts.remote,
+            mailbox,
+            asked: false,
         }
     }
 
     /// Whether its instances are other processes, which are not believed.
     pub(super) fn is_remote(&self) -> bool {
-        self.remote
+        self.mailbox.is_some()
+    }
+
+    /// The mailbox of a remote door.
+    ///
+    /// # Panics
+    /// If the door is of this process.
+    pub(super) fn mailbox(&self) -> &Mailbox {
+        self.mailbox.as_ref().expect("asked of remote doors only")
+    }
+
+    /// An instance's place without a client.
+    pub(super) fn vacancy(&self) -> Option<u8> {
+        let free = |instance: &Instance| instance.client.is_none();
+        self.instances.iter().position(free).map(|n| n as u8)
     }
 
     /// Slots that a new request can have.
@@ -118,11 +172,12 @@ impl Doorways {
         })
     }
 
-    /// All clients.
+    /// The clients that replies may come from.
     pub(super) fn clients(&self) -> impl Iterator<Item = &AsyncClient> {
         self.0
             .iter()
             .flat_map(|doorway| &doorway.instances)
+            .filter(|instance| !instance.gone)
             .filter_map(|instance| instance.client.as_ref())
     }
 
@@ -131,6 +186,7 @@ impl Doorways {
         self.0
             .iter_mut()
             .flat_map(|doorway| &mut doorway.instances)
+            .filter(|instance| !instance.gone)
             .filter_map(|instance| instance.client.as_mut())
     }
 }

@@ -10,6 +10,8 @@
 //! ```
 
 mod doorway;
+mod instances;
+mod opener;
 mod output;
 mod reading;
 mod replying;
@@ -33,6 +35,8 @@ use transom_arena::Part;
 use transom_doors::{Bell, Completion, Patience, SlotId};
 
 pub(crate) use doorway::DoorwayParts;
+#[allow(unused_imports)] // until there is a way to state which doors to open
+pub(crate) use opener::{OPENER_STACK, Opener, OpenerBuilder};
 pub(crate) use routes::RouteTable;
 pub use stats::{LoopFigures, LoopStats};
 
@@ -42,12 +46,14 @@ const NOT_A_CONNECTION: u32 = u32::MAX;
 /// What an event that is no connection's is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// The loop's own doorbell: there are orders.
+    /// The loop's own doorbell: there are orders, or a door was opened.
     Bell,
     /// One of its listeners.
     Listener(u16),
     /// The doorbell of an instance's client: there are completions.
     Client(InstanceId),
+    /// The other side of an instance's client: it is leaving, or has died.
+    Peer(InstanceId),
 }
 
 impl Source {
@@ -57,6 +63,7 @@ impl Source {
             Source::Bell => (0, 0),
             Source::Listener(n) => (1, u32::from(n)),
             Source::Client(at) => (2, of_instance(at)),
+            Source::Peer(at) => (3, of_instance(at)),
         };
         (u64::from(NOT_A_CONNECTION) << 32) | u64::from(kind << 24 | which)
     }
@@ -71,7 +78,8 @@ impl Source {
         match half >> 24 {
             0 => Source::Bell,
             1 => Source::Listener(which as u16),
-            _ => Source::Client(at),
+            2 => Source::Client(at),
+            _ => Source::Peer(at),
         }
     }
 }
@@ -197,6 +205,10 @@ pub(crate) struct Loop {
     quiet: u32,
     /// The connection whose turn it is to have a slot, though others wait.
     granted: Option<u32>,
+    /// Something was done that lets waiting requests go on, so look before sleeping.
+    again: bool,
+    /// The loop's doorbell has rung: the opener may have brought something.
+    mail: bool,
     /// When to try again to accept, after the system had no room for another connection; 0: not waiting for that.
     accept_again_ms: u64,
 }
@@ -223,11 +235,7 @@ impl Loop {
         let doorways = Doorways(doorways.collect());
         let mut slots = 0;
         for at in doorways.instances() {
-            let instance = &doorways[at];
-            slots = slots.max(instance.owners.len());
-            if let Some(client) = &instance.client {
-                epoll.add_bell(client.as_raw_fd(), Source::Client(at).token())?;
-            }
+            slots = slots.max(doorways[at].owners.len());
         }
         let connections = settings.connections_per_loop();
         let head_limit = settings.head_limit.get();
@@ -272,8 +280,15 @@ impl Loop {
             stats: parts.stats,
             quiet: 0,
             granted: None,
+            again: false,
+            mail: false,
             accept_again_ms: 0,
         };
+        for at in this.doorways.instances() {
+            if let Some(client) = &this.doorways[at].client {
+                this.watch(at, client)?;
+            }
+        }
         this.look_at_the_clock();
         Ok(this)
     }
@@ -299,15 +314,11 @@ impl Loop {
             if self.order == Order::Stop || (self.order == Order::Drain && self.table.open() == 0) {
                 break;
             }
-            if self
-                .doorways
-                .clients_mut()
-                .any(|client| client.flush().is_err())
-            {
-                // The door was revoked: only our own process does that, at its end.
-                self.order = Order::Stop;
+            self.flush();
+            if self.order == Order::Stop {
                 continue;
             }
+            self.tend_doorways();
             self.help_what_is_stuck();
             let count = self.sleep(&mut events);
             self.look_at_the_clock();
@@ -329,7 +340,7 @@ impl Loop {
     fn help_what_is_stuck(&mut self) {
         for doorway in &mut self.doorways.0 {
             for instance in &mut doorway.instances {
-                let Some(client) = &mut instance.client else {
+                let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
                     continue;
                 };
                 if !client.backlog() {
@@ -350,7 +361,7 @@ impl Loop {
 
     /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the calls asks.
     fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
-        if !self.ready.is_empty() {
+        if std::mem::take(&mut self.again) || !self.ready.is_empty() {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
         let again = Some(self.accept_again_ms).filter(|&due| due != 0);
@@ -389,6 +400,16 @@ impl Loop {
         count
     }
 
+    /// The doorbell of a client has rung. Only what is not believed is asked why.
+    fn on_ring(&mut self, at: InstanceId) {
+        if self.doorways[at.doorway].is_remote() {
+            let useful = self.collect_completions_of(at);
+            if let Some(client) = &mut self.doorways[at].client {
+                client.note_ring(useful);
+            }
+        }
+    }
+
     fn look_at_the_clock(&mut self) {
         self.now_ns = transom_doors::now_ns();
         self.now_ms = self.now_ns / 1_000_000;
@@ -399,8 +420,10 @@ impl Loop {
         let (generation, index) = ((token >> 32) as u32, token as u32);
         if generation == NOT_A_CONNECTION {
             match Source::of(index) {
-                // Orders are looked at, and completions collected, after every wait.
-                Source::Bell | Source::Client(_) => {}
+                // Orders are looked at after every wait.
+                Source::Bell => self.mail = true,
+                Source::Client(at) => self.on_ring(at),
+                Source::Peer(at) => self.look_at_peer(at),
                 Source::Listener(n) => self.accept(n),
             }
             return;
@@ -536,6 +559,10 @@ impl Loop {
             let Some(index) = self.table.first(List::Waiting(doorway)) else {
                 return;
             };
+            if let Some(slot) = self.table[index].slot {
+                self.resend(index, slot);
+                continue;
+            }
             self.granted = Some(index);
             if self.table[index].buffer.is_some() {
                 self.table[index].state = State::Head;
@@ -728,3 +755,6 @@ fn is_shortage(error: &io::Error) -> bool {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
 }
+
+#[cfg(test)]
+mod tests;

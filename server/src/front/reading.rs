@@ -667,23 +667,29 @@ impl Loop {
     }
 
     fn submit(&mut self, index: u32, slot: SlotId) {
+        let connection = &mut self.table[index];
+        let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
+        connection.body_len = 0;
+        let client = self.doorways[connection.at].client_mut();
+        set_request_body(client.request_mut(slot), body_len, connection.streamed);
+        self.stats.requests.bump();
+        self.submit_slot(index, slot, body_at + body_len);
+    }
+
+    /// Submits a slot that has been filled.
+    pub(super) fn submit_slot(&mut self, index: u32, slot: SlotId, len: usize) {
         let deadline_ms = self.deadline_ms(self.table[index].arrived_ms);
         let queue_due = self.queue_due_ms();
         let connection = &mut self.table[index];
-        let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
         connection.state = State::Calling;
-        connection.body_len = 0;
         if connection.queue_due_ms == 0 {
-            connection.queue_due_ms = queue_due; // else both waits share one timeout
+            connection.queue_due_ms = queue_due; // else all waits share one timeout
         }
         let queue_due = connection.queue_due_ms;
         let instance = &mut self.doorways[connection.at];
-        let client = instance.client_mut();
-        set_request_body(client.request_mut(slot), body_len, connection.streamed);
         let deadline_ns = deadline_ms.unwrap_or(0) * 1_000_000;
-        client.submit(slot, body_at + body_len, deadline_ns);
+        instance.client_mut().submit(slot, len, deadline_ns);
         instance.owners[slot.index()] = index;
-        self.stats.requests.bump();
         let due = deadline_ms.map_or(queue_due, |deadline| queue_due.min(deadline));
         self.table.set_timer(index, List::Submitted, due);
     }

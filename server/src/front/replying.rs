@@ -49,9 +49,9 @@ impl Loop {
     }
 
     /// As [`Loop::collect_completions`], of one instance.
-    fn collect_completions_of(&mut self, at: InstanceId) -> bool {
+    pub(super) fn collect_completions_of(&mut self, at: InstanceId) -> bool {
         let instance = &mut self.doorways[at];
-        let Some(client) = &mut instance.client else {
+        let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
             return false;
         };
         let completions = &mut self.completions;
@@ -75,6 +75,7 @@ impl Loop {
             (at, Some(slot)),
             "abandoned calls do not come back"
         );
+        self.table[index].begun |= completion.kind != Kind::Final;
         match completion.kind {
             Kind::Interim(interim::WANT_BODY) => self.want_body(index, slot),
             Kind::Interim(_) => self.on_reply(index, slot, false),
