@@ -1,7 +1,11 @@
-//! The client's doorbell: an eventfd that an event loop can have in its epoll set.
+//! A doorbell: an eventfd that an event loop can have in its epoll set.
 //!
 //! It is never read. Registered with `EPOLLIN | EPOLLET`, every write is a new edge, and the
 //! counter would take 2^64 rings to fill up. That spares the loop one system call per wake.
+//!
+//! Another process never gets the eventfd itself: it could make it blocking and fill its counter,
+//! and the next ring would never return. It gets an [`Ear`]: an epoll set that has the eventfd in
+//! it, which is readable when the bell rings, and through which nothing can be written.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -31,6 +35,21 @@ impl Bell {
         })
     }
 
+    /// A descriptor that hears this bell and cannot ring it, for another process. About 0.2 µs per wake dearer than the
+    /// eventfd itself.
+    pub(crate) fn ear(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the new descriptor is owned by nobody else.
+        let ear = unsafe {
+            let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        listen_to(&ear, self.as_raw_fd(), 0)?;
+        Ok(ear)
+    }
+
     /// The eventfd: register it with `EPOLLIN | EPOLLET`; it never needs reading.
     pub fn as_raw_fd(&self) -> RawFd {
         self.event.as_raw_fd()
@@ -50,4 +69,19 @@ impl Bell {
             )
         };
     }
+}
+
+/// Puts a descriptor into an epoll set: each change is told once, with `token`.
+pub(crate) fn listen_to(epoll: &OwnedFd, fd: RawFd, token: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32,
+        u64: token,
+    };
+    // SAFETY: the event is valid for the call.
+    let result =
+        unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

@@ -2,14 +2,21 @@
 //! go on.
 //!
 //! From claim to completion the slot's bytes belong to this call alone: in-process the request is
-//! private already, so nothing is copied. In between, `interim` lends the slot to the client and
-//! waits to have it back.
+//! private already, so nothing is copied; from another process it is copied into the thread's
+//! snapshot first, because that process can change it at any time. In between, `interim` lends the
+//! slot to the client and waits to have it back.
 
+use std::io;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 use crate::channel::{Channel, Claimed};
 use crate::door::{Inner, ThreadState};
+use crate::hello::Message;
+use crate::link::Lie;
+use crate::public::Limits;
+use crate::socket::{self, Credentials, DESCRIPTORS_MAX, Descriptors};
 use crate::status::Status;
 use crate::sync::Ordering;
 use crate::turn::Gone;
@@ -50,6 +57,9 @@ pub struct Call<'a> {
     thread: u32,
     claimed_at_ns: u64,
     completed: bool,
+    /// Where the request lies: in its slot, or in this thread's snapshot of it.
+    request: NonNull<u8>,
+    descriptors: Descriptors,
     /// A call stays on its thread: what it counts is counted without contention.
     not_send: PhantomData<*const ()>,
 }
@@ -62,6 +72,10 @@ impl<'a> Call<'a> {
         thread: u32,
         claimed_at_ns: u64,
     ) -> Self {
+        let request = match (&channel.link, &inner.snapshots) {
+            (Some(_), Some(snapshots)) => snapshots.of(thread),
+            _ => channel.layout.request_bytes(claimed.slot),
+        };
         Self {
             inner,
             channel,
@@ -69,8 +83,87 @@ impl<'a> Call<'a> {
             thread,
             claimed_at_ns,
             completed: false,
+            request,
+            descriptors: Descriptors::default(),
             not_send: PhantomData,
         }
+    }
+
+    /// Brings in what the client has sent, once it is within the door's limits.
+    pub(crate) fn begin(&mut self) -> Result<(), Status> {
+        if self.channel.link.is_none() {
+            return Ok(());
+        }
+        let Limits {
+            data_min,
+            data_max,
+            descriptors_max,
+        } = self.inner.remote.limits;
+        let len = self.claimed.request_len;
+        if self.claimed.descriptors > 0 {
+            let Some(parcel) = self.channel.take_parcel(&self.claimed) else {
+                self.channel.poison(Lie::Descriptors);
+                return Err(Status::FAULT);
+            };
+            if parcel.truncated {
+                return Err(Status::DESCRIPTORS_LOST);
+            }
+            if parcel.descriptors.len() > descriptors_max as usize {
+                return Err(Status::DESCRIPTORS);
+            }
+            self.descriptors = parcel.descriptors;
+        }
+        if len < data_min {
+            return Err(Status::DATA_MIN);
+        }
+        if len > data_max {
+            return Err(Status::DATA_MAX);
+        }
+        self.fetch_request(0, len);
+        Ok(())
+    }
+
+    /// After [`interim`](Self::interim): brings `len` bytes at `offset` of the request slot, which the client has put
+    /// there meanwhile, to where [`request_slot`](Self::request_slot) shows them. In-process they are there already.
+    ///
+    /// # Panics
+    /// If they do not lie in the slot.
+    pub fn fetch_request(&mut self, offset: usize, len: usize) {
+        let size = self.channel.layout.geometry().request_size;
+        assert!(
+            offset <= size && len <= size - offset,
+            "{len} bytes at {offset} of a slot of {size}"
+        );
+        if self.channel.link.is_none() || self.completed {
+            return;
+        }
+        // SAFETY: both are `request_size` bytes long; the slot is mapped while the call holds its channel, the snapshot
+        // is this thread's alone and overlaps nothing. The other process may write the slot meanwhile: then some mixture
+        // of its bytes arrives, to be believed as little as any other; no reference to them is made.
+        unsafe {
+            ptr::copy_nonoverlapping(
+                self.channel
+                    .layout
+                    .request_bytes(self.slot())
+                    .as_ptr()
+                    .add(offset),
+                self.request.as_ptr().add(offset),
+                len,
+            );
+        }
+    }
+
+    /// Who calls: the process that opened the door, as it was then. For a caller in this process: this process.
+    pub fn cred(&self) -> Credentials {
+        match &self.channel.link {
+            Some(link) => link.credentials,
+            None => Credentials::ours(),
+        }
+    }
+
+    /// The descriptors that came with the call; the handler's now. What it does not take is closed after the call.
+    pub fn take_descriptors(&mut self) -> Descriptors {
+        std::mem::take(&mut self.descriptors)
     }
 
     /// The request's bytes; empty after completion.
@@ -78,19 +171,20 @@ impl<'a> Call<'a> {
         if self.completed {
             return &[];
         }
-        let bytes = self.channel.layout.request_bytes(self.slot());
         // SAFETY: request_len is at most request_size, and the bytes are initialised (zeroed, then
-        // written by the client). Until we complete, the client writes them only inside `interim`,
-        // which borrows this call exclusively.
-        unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.claimed.request_len) }
+        // written by the client, or copied from there). A snapshot is written by this thread alone,
+        // in `fetch_request`; a slot of this process until we complete by the client only inside
+        // `interim`. Both borrow this call exclusively.
+        unsafe { std::slice::from_raw_parts(self.request.as_ptr(), self.claimed.request_len) }
     }
 
     /// The whole request slot, for a protocol that has pieces put elsewhere than at its start.
     /// Between `interim` and completion its bytes are stable; during `interim` the client may write
-    /// them, so no reference into it may be alive then that covers what the client writes.
+    /// them (and `fetch_request` does, after it), so no reference into it may be alive then that
+    /// covers what is written.
     pub fn request_slot(&self) -> NonNull<[u8]> {
-        let bytes = self.channel.layout.request_bytes(self.slot());
-        NonNull::slice_from_raw_parts(bytes, self.channel.layout.geometry().request_size)
+        let size = self.channel.layout.geometry().request_size;
+        NonNull::slice_from_raw_parts(self.request, size)
     }
 
     /// The whole reply slot, to build the reply in place; empty after completion. What an earlier
@@ -155,9 +249,8 @@ impl<'a> Call<'a> {
         let state = self.state();
         state.count(status);
         // Before the reply: a client that sends its next call at once finds us, and wakes nobody.
-        self.inner.idle.come_back(self.thread);
-        self.channel
-            .publish_reply(self.slot(), self.generation(), len, status);
+        self.inner.idle().come_back(self.thread);
+        self.channel.publish_reply(&self.claimed, len, status);
         match self.channel.layout.waiting().patience() {
             // The client is awake and looks at its completions before it sleeps.
             None => {}
@@ -166,10 +259,51 @@ impl<'a> Call<'a> {
                 let unreported = state.unreported.load(Ordering::Relaxed) + 1;
                 state.unreported.store(unreported, Ordering::Relaxed);
                 if unreported >= UNREPORTED_MAX {
-                    self.inner.report(state);
+                    self.inner.report(self.thread);
                 }
             }
         }
+    }
+
+    /// As [`complete`](Self::complete), and sends duplicates of descriptors along.
+    ///
+    /// # Errors
+    /// The client is in this process, or does not read its socket, or there are more than 16: nothing was sent, and the
+    /// call is not completed.
+    ///
+    /// # Panics
+    /// As `complete`.
+    pub fn complete_with(
+        &mut self,
+        len: usize,
+        status: Status,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        if !descriptors.is_empty() {
+            let link = self.channel.link.as_ref();
+            let link = link.ok_or(io::ErrorKind::Unsupported)?;
+            if descriptors.len() > DESCRIPTORS_MAX {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            let parcel = Message::Parcel {
+                slot: self.slot(),
+                generation: self.generation(),
+            };
+            socket::send(link.socket.as_fd(), &parcel.encode(), descriptors)?;
+        }
+        let header = self.channel.layout.reply_header(self.slot());
+        header
+            .descriptors
+            .store(descriptors.len() as u32, Ordering::Relaxed);
+        self.complete(len, status);
+        Ok(())
+    }
+
+    /// Completes the call with [`Status::REPLY_TOO_BIG`]: the reply would have `needed` bytes, more than a slot.
+    pub fn reply_too_big(&mut self, needed: usize) {
+        let bytes = (needed as u64).to_le_bytes();
+        self.reply_mut()[..bytes.len()].copy_from_slice(&bytes);
+        self.complete(bytes.len(), Status::REPLY_TOO_BIG);
     }
 
     /// Hands the first `len` bytes of the reply slot to the client, marked with the application's
@@ -202,10 +336,10 @@ impl<'a> Call<'a> {
         let turn = self.channel.layout.turn(slot);
         turn.to_client()?;
         self.channel.publish_bit(slot);
-        self.inner.report(self.state());
+        self.inner.report(self.thread);
 
         self.inner.leave_to_block(self.thread);
-        turn.wait_for_client()?;
+        turn.wait_for_client(|| self.channel.is_closed())?;
         self.claimed.request_len = self.channel.request_len(slot);
         Ok(Resumed {
             request_len: self.claimed.request_len,
@@ -219,8 +353,7 @@ impl<'a> Call<'a> {
         EmergencyReply {
             inner: ptr::from_ref(self.inner),
             channel: ptr::from_ref(self.channel),
-            slot: self.slot(),
-            generation: self.generation(),
+            claimed: self.claimed,
             thread: self.thread,
         }
     }
@@ -240,8 +373,7 @@ impl<'a> Call<'a> {
 pub struct EmergencyReply {
     inner: *const Inner,
     channel: *const Channel,
-    slot: u32,
-    generation: u32,
+    claimed: Claimed,
     thread: u32,
 }
 
@@ -266,7 +398,7 @@ impl EmergencyReply {
         // will exist for ever.
         let (inner, channel) = unsafe { (&*self.inner, &*self.channel) };
         let state = &inner.threads[self.thread as usize].0;
-        let ours = !channel.was_done(self.slot, self.generation);
+        let ours = !channel.was_done(self.claimed.slot, self.claimed.generation);
         if ours {
             let len = fill.len().min(channel.layout.geometry().reply_size);
             // SAFETY: the call is not completed, so the reply slot is this thread's; a `&mut` that
@@ -275,25 +407,30 @@ impl EmergencyReply {
             unsafe {
                 ptr::copy(
                     fill.as_ptr(),
-                    channel.layout.reply_bytes(self.slot).as_ptr(),
+                    channel.layout.reply_bytes(self.claimed.slot).as_ptr(),
                     len,
                 );
             };
             state.count(status);
-            channel.publish_reply(self.slot, self.generation, len, status);
+            channel.publish_reply(&self.claimed, len, status);
         } else {
             // The thread may have been stopped between the reply and its bit. A bit too many does
             // no harm.
-            channel.publish_bit(self.slot);
+            channel.publish_bit(self.claimed.slot);
         }
-        inner.report(state);
+        inner.report(self.thread);
         channel.bell.ring();
 
         inner.parked.fetch_add(1, Ordering::Relaxed);
-        inner.idle.go_away(self.thread);
-        if inner.backlog() {
+        inner.idle().go_away(self.thread);
+        if inner.backlog(self.thread) {
             inner.wake_one();
         }
+        if let Some(link) = &channel.link {
+            link.let_go();
+        }
+        // The thread may have been stopped in the middle of a look.
+        state.presence.leave_for_ever();
         ours
     }
 }

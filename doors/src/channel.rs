@@ -1,16 +1,24 @@
 //! The server's side of one channel: claim a call, publish its reply, ring its client.
 //!
-//! Everything here is atomics and, for the doorbell, one write(2): it may run in a signal handler.
+//! Claiming and publishing are atomics and, for the doorbell, one system call: they may run in a signal handler. A
+//! channel to another process has a [`Link`] in addition: what is believed of that process, and what was found to be a
+//! lie.
+
+use std::sync::{Mutex, PoisonError};
 
 use crate::bell::Bell;
-use crate::layout::Layout;
+use crate::bitmap::BITS;
+use crate::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
+use crate::link::{Lie, Link};
+use crate::slot::place;
+use crate::socket::Descriptors;
 use crate::status::Status;
-use crate::sync::{AtomicU32, Line, Ordering};
+use crate::sync::{AtomicU32, Line, Ordering, wake_on};
 
 /// One channel of a door.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    /// Its index in the door's list.
+    /// Its number among the door's channels.
     pub index: u32,
     pub layout: Layout,
     pub bell: Bell,
@@ -18,6 +26,18 @@ pub(crate) struct Channel {
     /// ever. Per channel: a start that moved with other channels' claims could skip the same slot
     /// each time. Only a hint between workers.
     cursor: Line<AtomicU32>,
+    /// The client is another process.
+    pub link: Option<Link>,
+    /// By slot: descriptors that came for a call that nobody has taken up yet.
+    parcels: Mutex<Box<[Option<Parcel>]>>,
+}
+
+/// Descriptors on their way to a call.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub generation: u32,
+    pub descriptors: Descriptors,
+    pub truncated: bool,
 }
 
 /// A call as its claimer read it: once, into private memory.
@@ -27,20 +47,33 @@ pub(crate) struct Claimed {
     pub generation: u32,
     pub request_len: usize,
     pub deadline_ns: u64,
+    pub descriptors: u32,
+    /// Its caller sleeps on `done_generation`.
+    pub sync: bool,
 }
 
 impl Channel {
-    pub fn new(index: u32, layout: Layout, bell: Bell) -> Self {
+    pub fn new(index: u32, layout: Layout, bell: Bell, link: Option<Link>) -> Self {
+        let slots = if link.is_some() {
+            layout.geometry().slots
+        } else {
+            0
+        };
         Self {
             index,
             layout,
             bell,
             cursor: Line(AtomicU32::new(0)),
+            link,
+            parcels: Mutex::new((0..slots).map(|_| None).collect()),
         }
     }
 
     /// Takes one submitted call, if there is one. It is the caller's until its reply is published.
     pub fn claim(&self) -> Option<Claimed> {
+        if self.is_closed() {
+            return None;
+        }
         let slots = self.layout.geometry().slots;
         let slot = self
             .layout
@@ -48,22 +81,44 @@ impl Channel {
             .take_one_from(self.cursor.0.load(Ordering::Relaxed))?;
         if slot >= slots {
             // The last word can have more bits than there are slots; only a lying peer sets them.
+            self.poison(Lie::Slot);
             return None;
         }
         let next = if slot + 1 == slots { 0 } else { slot + 1 };
         self.cursor.0.store(next, Ordering::Relaxed);
+        if let Some(link) = &self.link
+            && !link.begin_service(slot)
+        {
+            self.poison(Lie::Twice);
+            return None;
+        }
 
+        // Each word of the other side's is read once.
         let header = self.layout.request_header(slot);
         let generation = header.generation.load(Ordering::Relaxed);
-        self.layout
-            .reply_header(slot)
-            .claim_generation
-            .store(generation, Ordering::Release);
+        let flags = header.flags.load(Ordering::Relaxed);
+        let alleged = header.len.load(Ordering::Relaxed) as usize;
+        let request_size = self.layout.geometry().request_size;
+        if alleged > request_size {
+            self.poison(Lie::Length);
+            return None;
+        }
+        if generation == 0 {
+            self.poison(Lie::Generation);
+            return None;
+        }
+        let reply = self.layout.reply_header(slot);
+        if self.link.is_some() {
+            reply.descriptors.store(0, Ordering::Relaxed);
+        }
+        reply.claim_generation.store(generation, Ordering::Release);
         Some(Claimed {
             slot,
             generation,
-            request_len: self.request_len(slot),
+            request_len: alleged.min(request_size),
             deadline_ns: header.deadline_ns.load(Ordering::Relaxed),
+            descriptors: flags >> DESCRIPTORS_SHIFT,
+            sync: flags & SYNC != 0,
         })
     }
 
@@ -76,39 +131,39 @@ impl Channel {
 
     /// Publishes `len` bytes of the reply slot as the final reply. The slot is the client's from
     /// here on.
-    pub fn publish_reply(&self, slot: u32, generation: u32, len: usize, status: Status) {
-        let header = self.layout.reply_header(slot);
+    pub fn publish_reply(&self, claimed: &Claimed, len: usize, status: Status) {
+        if let Some(link) = &self.link {
+            link.end_service(claimed.slot);
+        }
+        let header = self.layout.reply_header(claimed.slot);
         header.len.store(len as u32, Ordering::Relaxed);
         header.status.store(status.0, Ordering::Relaxed);
-        header.done_generation.store(generation, Ordering::Release);
-        self.publish_bit(slot);
-    }
-
-    /// Whether the final reply of this use of the slot, and of no other, is what the slot shows.
-    pub fn is_done(&self, slot: u32, generation: u32) -> bool {
-        self.done_generation(slot) == generation
+        header
+            .done_generation
+            .store(claimed.generation, Ordering::Release);
+        self.publish_bit(claimed.slot);
+        if claimed.sync {
+            wake_on(&header.done_generation);
+        }
     }
 
     /// Whether this use of the slot has had its final reply, even if the slot was used again since.
+    /// Generations are compared as serial numbers: they wrap.
     pub fn was_done(&self, slot: u32, generation: u32) -> bool {
-        // Generations wrap, so "older" is by distance; half of them do not pass during one call.
-        self.done_generation(slot).wrapping_sub(generation) as i32 >= 0
-    }
-
-    fn done_generation(&self, slot: u32) -> u32 {
-        self.layout
+        let done = self
+            .layout
             .reply_header(slot)
             .done_generation
-            .load(Ordering::Acquire)
+            .load(Ordering::Acquire);
+        done != 0 && done.wrapping_sub(generation) as i32 >= 0
     }
 
     /// Tells the client to look at `slot`. More often than needed does no harm: it looks at the
     /// headers.
     pub fn publish_bit(&self, slot: u32) {
-        let bits = crate::bitmap::BITS;
         self.layout
             .complete()
-            .publish((slot / bits) as usize, 1 << (slot % bits));
+            .publish((slot / BITS) as usize, 1 << (slot % BITS));
     }
 
     /// Rings the client if it sleeps and has something to see.
@@ -120,5 +175,52 @@ impl Channel {
         if waiting.patience().is_some() && self.layout.complete().any() && waiting.take() {
             self.bell.ring();
         }
+    }
+
+    /// Calls that wait for a claimer; none of a channel that was given up.
+    pub fn has_backlog(&self) -> bool {
+        !self.is_closed() && self.layout.submit().any()
+    }
+
+    /// Whether the channel was given up: nobody sees what is put into it.
+    pub fn is_closed(&self) -> bool {
+        self.link.as_ref().is_some_and(Link::is_closed)
+    }
+
+    /// Gives the channel up, because its client has lied.
+    pub fn poison(&self, lie: Lie) {
+        if let Some(link) = &self.link {
+            link.poison(lie);
+        }
+    }
+
+    /// Keeps descriptors until their call is taken up.
+    pub fn keep_parcel(&self, slot: u32, parcel: Parcel) {
+        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        match parcels.get_mut(slot as usize) {
+            // What lay there belonged to a call that was withdrawn.
+            Some(place) => *place = Some(parcel),
+            None => self.poison(Lie::Slot),
+        }
+    }
+
+    /// The descriptors of a call, which were sent before it was submitted.
+    pub fn take_parcel(&self, claimed: &Claimed) -> Option<Parcel> {
+        // They may still be in the socket: whoever needs them reads it.
+        for _ in 0..2 {
+            let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = parcels.get_mut(claimed.slot as usize)?;
+            if let Some(parcel) = place.take_if(|parcel| parcel.generation == claimed.generation) {
+                return Some(parcel);
+            }
+            drop(parcels);
+            self.link.as_ref()?.receive(self);
+        }
+        None
+    }
+
+    /// The word and bit of a slot, for whoever keeps bits of his own.
+    pub fn place(slot: u32) -> (usize, u64) {
+        place(slot)
     }
 }

@@ -15,20 +15,24 @@ use crate::channel::Channel;
 use crate::door::Inner;
 use crate::error::CallError;
 use crate::geometry::ChannelGeometry;
+use crate::layout::Layout;
 use crate::slot::{Completion, Kind, Phase, Slot, SlotId, Withdraw, bits_of, place};
 use crate::status::Status;
 use crate::sync::Ordering;
 
 mod peer;
+mod remote;
 mod wait;
 
-pub use peer::{OpenOptions, PeerState};
+use remote::Remote;
+
+pub use peer::{OpenOptions, PeerState, RemoteDoor};
 
 /// One caller of a door: owned by one thread at a time.
 #[derive(Debug)]
 pub struct AsyncClient {
-    inner: Arc<Inner>,
-    channel: Arc<Channel>,
+    peer: Peer,
+    layout: Layout,
     slots: Box<[Slot]>,
     /// Last in, first out: the slot whose bytes are in the cache is used again.
     free: Vec<u32>,
@@ -39,21 +43,40 @@ pub struct AsyncClient {
     taken: u64,
     taken_word: usize,
     outstanding: usize,
-    /// Calls that `flush` took back and `next_lost` has not told yet.
-    lost: Vec<SlotId>,
+    /// Slots whose calls were not accepted and not told yet.
+    lost: usize,
     not_sync: PhantomData<Cell<()>>,
 }
 
+/// Where the door is.
+#[derive(Debug)]
+enum Peer {
+    /// In this process.
+    Local {
+        inner: Arc<Inner>,
+        channel: Arc<Channel>,
+    },
+    /// In another one.
+    Remote(Box<Remote>),
+}
+
 impl AsyncClient {
-    pub(crate) fn new(inner: Arc<Inner>, channel: Arc<Channel>) -> Self {
-        let geometry = channel.layout.geometry();
+    pub(crate) fn local(inner: Arc<Inner>, channel: Arc<Channel>) -> Self {
+        let layout = channel.layout;
+        Self::new(Peer::Local { inner, channel }, layout)
+    }
+
+    fn new(peer: Peer, layout: Layout) -> Self {
+        let geometry = layout.geometry();
         Self {
-            inner,
+            peer,
+            layout,
             slots: (0..geometry.slots)
                 .map(|_| Slot {
                     generation: 1,
                     phase: Phase::Free,
                     reply_len: 0,
+                    lost: false,
                 })
                 .collect(),
             free: (0..geometry.slots).rev().collect(),
@@ -62,15 +85,14 @@ impl AsyncClient {
             taken: 0,
             taken_word: 0,
             outstanding: 0,
-            lost: Vec::with_capacity(geometry.slots as usize),
-            channel,
+            lost: 0,
             not_sync: PhantomData,
         }
     }
 
     /// The channel's geometry.
     pub fn geometry(&self) -> ChannelGeometry {
-        self.channel.layout.geometry()
+        self.layout.geometry()
     }
 
     /// A free slot, to be filled. `None`: all are in use.
@@ -115,7 +137,7 @@ impl AsyncClient {
             matches!(phase, Phase::Filling | Phase::Interim),
             "{slot:?} is {phase:?}: its request is not ours"
         );
-        let bytes = self.channel.layout.request_bytes(slot.index);
+        let bytes = self.layout.request_bytes(slot.index);
         let size = self.geometry().request_size;
         assert!(from <= size, "a slot of {size} bytes has none at {from}");
         // SAFETY: inside the slot's `request_size` initialised bytes. The server touches them only
@@ -130,6 +152,10 @@ impl AsyncClient {
     /// # Panics
     /// If the slot is not being filled, or `len` is more than it holds.
     pub fn submit(&mut self, slot: SlotId, len: usize, deadline_ns: u64) {
+        self.stage(slot, len, deadline_ns, 0);
+    }
+
+    fn stage(&mut self, slot: SlotId, len: usize, deadline_ns: u64, flags: u32) {
         let phase = self.phase(slot);
         assert!(
             phase == Phase::Filling,
@@ -137,12 +163,12 @@ impl AsyncClient {
         );
         let size = self.geometry().request_size;
         assert!(len <= size, "a request of {len} bytes in a slot of {size}");
-        let header = self.channel.layout.request_header(slot.index);
+        let header = self.layout.request_header(slot.index);
         header.generation.store(slot.generation, Ordering::Relaxed);
         header.len.store(len as u32, Ordering::Relaxed);
-        header.flags.store(0, Ordering::Relaxed);
+        header.flags.store(flags, Ordering::Relaxed);
         header.deadline_ns.store(deadline_ns, Ordering::Relaxed);
-        self.channel.layout.turn(slot.index).begin();
+        self.layout.turn(slot.index).begin();
         self.slots[slot.index()].phase = Phase::Submitted;
         self.outstanding += 1;
         let (word, bit) = place(slot.index);
@@ -161,16 +187,23 @@ impl AsyncClient {
         if self.touched == 0 {
             return Ok(());
         }
-        let submit = self.channel.layout.submit();
+        let submit = self.layout.submit();
         let mut calls = 0;
         for word in bits_of(self.touched) {
             submit.publish(word, self.staged[word]);
             calls += self.staged[word].count_ones();
         }
-        let outcome = if self.inner.revoked.is_raised_after_publishing() {
+        let refuses = match &self.peer {
+            Peer::Local { inner, .. } => inner.revoked().is_raised_after_publishing(),
+            Peer::Remote(remote) => remote.refuses_after_publishing(),
+        };
+        let outcome = if refuses {
             self.take_back()
         } else {
-            self.inner.ring_for(calls);
+            match &mut self.peer {
+                Peer::Local { inner, .. } => inner.ring_for(calls),
+                Peer::Remote(remote) => remote.ring_for(calls),
+            }
             Ok(())
         };
         for word in bits_of(self.touched) {
@@ -183,13 +216,11 @@ impl AsyncClient {
     fn take_back(&mut self) -> Result<(), CallError> {
         let mut outcome = Ok(());
         for word in bits_of(self.touched) {
-            for bit in bits_of(self.channel.layout.submit().take(word, self.staged[word])) {
-                let index = word * BITS as usize + bit;
-                self.slots[index].phase = Phase::Filling;
-                self.lost.push(SlotId {
-                    index: index as u32,
-                    generation: self.slots[index].generation,
-                });
+            for bit in bits_of(self.layout.submit().take(word, self.staged[word])) {
+                let slot = &mut self.slots[word * BITS as usize + bit];
+                slot.phase = Phase::Filling;
+                slot.lost = true;
+                self.lost += 1;
                 self.outstanding -= 1;
                 outcome = Err(CallError::NotAccepted);
             }
@@ -223,7 +254,7 @@ impl AsyncClient {
             }
             Phase::Submitted | Phase::Interim => {
                 self.slots[slot.index()].phase = Phase::Abandoned;
-                self.channel.layout.turn(slot.index).leave();
+                self.layout.turn(slot.index).leave();
             }
             Phase::Free | Phase::Abandoned => {
                 unreachable!("`phase` refuses ids of slots that are not the caller's")
@@ -256,7 +287,7 @@ impl AsyncClient {
     }
 
     fn take_next_word(&mut self) -> bool {
-        let complete = self.channel.layout.complete();
+        let complete = self.layout.complete();
         for _ in 0..complete.len() {
             self.taken_word = if self.taken_word + 1 >= complete.len() {
                 0
@@ -274,20 +305,21 @@ impl AsyncClient {
     /// What a completion bit means: a hint, checked against what we know of the slot.
     fn look_at(&mut self, index: u32) -> Option<(SlotId, Completion)> {
         let slot = self.slots.get_mut(index as usize)?;
-        let layout = &self.channel.layout;
+        let layout = self.layout;
         let id = SlotId {
             index,
             generation: slot.generation,
         };
-        let done = self.channel.is_done(index, slot.generation);
+        let header = layout.reply_header(index);
+        let done = header.done_generation.load(Ordering::Acquire) == slot.generation;
         let (phase, status, kind) = match slot.phase {
             Phase::Submitted if done => {
-                let status = layout.reply_header(index).status.load(Ordering::Relaxed);
+                let status = header.status.load(Ordering::Relaxed);
                 self.outstanding -= 1;
                 (Phase::Replied, Status(status), Kind::Final)
             }
             Phase::Submitted if layout.turn(index).is_clients() => {
-                let kind = layout.reply_header(index).kind.load(Ordering::Relaxed);
+                let kind = header.kind.load(Ordering::Relaxed);
                 (Phase::Interim, Status::OK, Kind::Interim(kind))
             }
             Phase::Abandoned if done => {
@@ -297,7 +329,7 @@ impl AsyncClient {
             }
             _ => return None,
         };
-        let alleged = layout.reply_header(index).len.load(Ordering::Relaxed) as usize;
+        let alleged = header.len.load(Ordering::Relaxed) as usize;
         slot.reply_len = alleged.min(layout.geometry().reply_size);
         slot.phase = phase;
         Some((
@@ -314,17 +346,17 @@ impl AsyncClient {
     ///
     /// # Panics
     /// If the slot has no reply.
+    /// Or if the door is in another process, which can write them at any time: `copy_reply` is for that.
     pub fn reply(&self, slot: SlotId) -> &[u8] {
-        let phase = self.phase(slot);
         assert!(
-            matches!(phase, Phase::Replied | Phase::Interim),
-            "{slot:?} is {phase:?}: it has no reply"
+            matches!(self.peer, Peer::Local { .. }),
+            "what another process has written is copied before it is looked at"
         );
-        let bytes = self.channel.layout.reply_bytes(slot.index);
+        let bytes = self.reply_bytes(slot);
         // SAFETY: reply_len is at most reply_size. After its final reply, and while it waits for
         // `resume`, the server does not touch the slot; `resume` and `release` need `&mut self`, so
         // they end this borrow.
-        unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.slots[slot.index()].reply_len) }
+        unsafe { bytes.as_ref() }
     }
 
     /// After an interim reply: gives the turn back to the server, with `request_len` new bytes in
@@ -344,12 +376,11 @@ impl AsyncClient {
             "{request_len} more bytes in a slot of {size}"
         );
         self.slots[slot.index()].phase = Phase::Submitted;
-        self.channel
-            .layout
+        self.layout
             .request_header(slot.index)
             .len
             .store(request_len as u32, Ordering::Relaxed);
-        self.channel.layout.turn(slot.index).to_server();
+        self.layout.turn(slot.index).to_server();
     }
 
     /// Copies the bytes of the reply from offset `from` on into `into`, as many as fit, and returns how many. Unlike
@@ -388,7 +419,7 @@ impl AsyncClient {
             matches!(phase, Phase::Replied | Phase::Interim),
             "{slot:?} is {phase:?}: it has no reply"
         );
-        let bytes = self.channel.layout.reply_bytes(slot.index);
+        let bytes = self.layout.reply_bytes(slot.index);
         NonNull::slice_from_raw_parts(bytes, self.slots[slot.index()].reply_len)
     }
 
@@ -408,19 +439,28 @@ impl AsyncClient {
     /// Tries to take a submitted call out of the server's sight.
     fn unsubmit(&mut self, slot: SlotId) -> bool {
         let (word, bit) = place(slot.index);
-        if self.staged[word] & bit != 0 {
-            self.staged[word] &= !bit;
-            if self.staged[word] == 0 {
-                self.touched &= !(1 << word);
-            }
-            return true;
+        self.unstage(slot) || self.layout.submit().take(word, bit) != 0
+    }
+
+    /// Takes a call out of those that `flush` will publish.
+    fn unstage(&mut self, slot: SlotId) -> bool {
+        let (word, bit) = place(slot.index);
+        if self.staged[word] & bit == 0 {
+            return false;
         }
-        self.channel.layout.submit().take(word, bit) != 0
+        self.staged[word] &= !bit;
+        if self.staged[word] == 0 {
+            self.touched &= !(1 << word);
+        }
+        true
     }
 
     fn free(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         slot.phase = Phase::Free;
+        if std::mem::take(&mut slot.lost) {
+            self.lost -= 1;
+        }
         // 0 is what fresh memory shows.
         slot.generation = slot.generation.checked_add(1).unwrap_or(1);
         self.free.push(index);
@@ -439,6 +479,12 @@ impl AsyncClient {
 impl Drop for AsyncClient {
     /// Abandons every call, so that no door server thread waits for us.
     fn drop(&mut self) {
+        if let Peer::Remote(remote) = &self.peer
+            && !remote.is_ours()
+        {
+            // In a child of the process that opened the door: the channel is not here.
+            return;
+        }
         for index in 0..self.slots.len() {
             let Slot {
                 generation, phase, ..

@@ -6,22 +6,33 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::attach::{AttachOptions, Attachment};
 use crate::bell::Bell;
+use crate::board::Board;
 use crate::channel::Channel;
 use crate::client::AsyncClient;
-use crate::error::{BuildError, ChannelError};
+use crate::error::{AttachError, BuildError, ChannelError};
 use crate::geometry::{ChannelGeometry, ChannelMemory};
 use crate::idle::IdleSet;
 use crate::layout::Layout;
 use crate::pace::Pace;
+use crate::public::{Attributes, DoorEvent, Limits, Unreferenced};
 use crate::revoke::Revoked;
+use crate::snapshots::Snapshots;
+use crate::socket::Credentials;
 use crate::sync::{AtomicU32, Line, Ordering};
+use crate::table::{Look, Presence, Table};
 
 /// The most door server threads of one door: the idle set's scan stays within 256 words.
 pub const THREADS_MAX: u32 = 16_384;
+
+/// The most clients of one door: the porter looks at each in turn.
+pub const CHANNELS_MAX: u32 = 4096;
 
 type ServerCreate = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
 
@@ -36,6 +47,14 @@ pub struct Door {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DoorInfo {
+    /// The process that the door leads into.
+    pub pid: u32,
+    /// Identifies the door in the whole system, and no other ever: 128 random bits.
+    pub id: u128,
+    /// What kind of door it is.
+    pub attributes: Attributes,
+    /// Clients in other processes that have it open.
+    pub clients: u32,
     /// Threads that may exist.
     pub threads_max: u32,
     /// Threads that were started: the high water of concurrency, plus the spare.
@@ -65,6 +84,36 @@ pub struct DoorInfo {
 pub struct DoorBuilder {
     threads_max: u32,
     server_create: Option<ServerCreate>,
+    remote: RemoteOptions,
+    snapshots: Option<ChannelMemory>,
+}
+
+/// What a door is to its callers in other processes.
+pub(crate) struct RemoteOptions {
+    /// `None`: it has none.
+    pub geometry: Option<ChannelGeometry>,
+    pub channels_max: u32,
+    pub channels_per_user: Option<u32>,
+    pub limits: Limits,
+    pub unreferenced: Option<Unreferenced>,
+    pub on_unreferenced: Option<Box<dyn Fn() + Send + Sync>>,
+    pub accept: Option<Box<dyn Fn(&Credentials) -> bool + Send + Sync>>,
+    pub on_event: Option<Box<dyn Fn(&DoorEvent) + Send + Sync>>,
+}
+
+impl Default for RemoteOptions {
+    fn default() -> Self {
+        Self {
+            geometry: None,
+            channels_max: 64,
+            channels_per_user: None,
+            limits: Limits::default(),
+            unreferenced: None,
+            on_unreferenced: None,
+            accept: None,
+            on_event: None,
+        }
+    }
 }
 
 /// What belongs to one thread alone, on its own cache lines, where an emergency reply can reach it
@@ -73,20 +122,22 @@ pub struct DoorBuilder {
 pub(crate) struct ThreadState {
     /// Completions that a lazy client has not been told of.
     pub unreported: AtomicU32,
+    pub presence: Presence,
     pub served: AtomicU64,
     pub faulted: AtomicU64,
 }
 
 pub(crate) struct Inner {
-    pub idle: IdleSet,
-    pub pace: Pace,
+    pub board: Board,
+    /// To be given to clients; none if there can be none.
+    pub board_fd: Option<OwnedFd>,
+    places: Box<[Line<AtomicU32>]>,
     pub threads: Box<[Line<ThreadState>]>,
-    /// The channels, once they are sealed.
-    pub channels: OnceLock<Box<[Arc<Channel>]>>,
-    /// The channels before that. No lock is taken after start.
-    unsealed: Mutex<Vec<Arc<Channel>>>,
+    /// The channels, once the door has started.
+    pub table: OnceLock<Table>,
+    /// Those of this process: all before the start, and kept afterwards.
+    local: Mutex<Vec<Arc<Channel>>>,
     pub server_create: ServerCreate,
-    pub started: AtomicU32,
     /// A thread was asked for and has not arrived yet.
     pub starting: AtomicBool,
     pub starts_failed: AtomicU64,
@@ -94,7 +145,12 @@ pub(crate) struct Inner {
     /// One more than the highest thread that ever ran a handler.
     pub high_water: AtomicU32,
     pub parked: AtomicU32,
-    pub revoked: Revoked,
+    pub clients: AtomicU32,
+    pub id: u128,
+    pub remote: RemoteOptions,
+    pub snapshots: Option<Snapshots>,
+    /// Rings the porter, once there is one.
+    pub porter: OnceLock<Bell>,
 }
 
 impl Door {
@@ -102,7 +158,7 @@ impl Door {
     pub fn builder() -> DoorBuilder {
         DoorBuilder {
             threads_max: 1,
-            server_create: None,
+            ..DoorBuilder::default()
         }
     }
 
@@ -119,17 +175,17 @@ impl Door {
     ) -> Result<AsyncClient, ChannelError> {
         let layout = Layout::new(geometry, &memory)?;
         let bell = Bell::new().map_err(ChannelError::Doorbell)?;
-        let mut unsealed = self
+        let mut local = self
             .inner
-            .unsealed
+            .local
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if self.inner.channels.get().is_some() {
+        if self.inner.table.get().is_some() {
             return Err(ChannelError::Started);
         }
-        let channel = Arc::new(Channel::new(unsealed.len() as u32, layout, bell));
-        unsealed.push(Arc::clone(&channel));
-        Ok(AsyncClient::new(Arc::clone(&self.inner), channel))
+        let channel = Arc::new(Channel::new(local.len() as u32, layout, bell, None));
+        local.push(Arc::clone(&channel));
+        Ok(AsyncClient::local(Arc::clone(&self.inner), channel))
     }
 
     /// Seals the list of channels and starts thread 0, as door_create does.
@@ -138,17 +194,7 @@ impl Door {
     /// What `server_create` said; the door stays sealed, and `start` may be tried again.
     /// `AlreadyExists` if the door has threads.
     pub fn start(&self) -> io::Result<()> {
-        {
-            let mut unsealed = self
-                .inner
-                .unsealed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let channels = std::mem::take(&mut *unsealed);
-            self.inner
-                .channels
-                .get_or_init(|| channels.into_boxed_slice());
-        }
+        self.inner.seal();
         if self.inner.started() != 0 {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
@@ -161,8 +207,20 @@ impl Door {
     /// Refuses new calls and lets the threads end when nothing is left to serve. Calls in progress,
     /// and calls that were submitted before, complete. Does not wait.
     pub fn revoke(&self) {
-        self.inner.revoked.raise();
-        self.inner.idle.wake_all(self.inner.started());
+        self.inner.revoked().raise();
+        self.inner.idle().wake_all(self.inner.started());
+        if let Some(porter) = self.inner.porter.get() {
+            porter.ring();
+        }
+    }
+
+    /// Gives the door a name: callers in other processes open it at `path`. A door can have one at a time.
+    ///
+    /// # Errors
+    /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or has not
+    /// been started.
+    pub fn attach(&self, path: &Path, options: &AttachOptions) -> Result<Attachment, AttachError> {
+        crate::attach::attach(Arc::clone(&self.inner), path, options)
     }
 
     /// The door in numbers.
@@ -176,16 +234,20 @@ impl Door {
                 .sum()
         };
         DoorInfo {
+            pid: std::process::id(),
+            id: inner.id,
+            attributes: inner.attributes(),
+            clients: inner.clients.load(Ordering::Relaxed),
             threads_max: inner.threads_max(),
             threads_started: inner.started(),
             threads_high_water: inner.high_water.load(Ordering::Relaxed),
-            threads_idle: inner.idle.count_idle(),
+            threads_idle: inner.board.idle().count_idle(),
             threads_parked: inner.parked.load(Ordering::Relaxed),
             starts_failed: inner.starts_failed.load(Ordering::Relaxed),
             calls_served: sum(|thread| &thread.served),
             calls_faulted: sum(|thread| &thread.faulted),
-            service_average_ns: inner.pace.average_ns(),
-            revoked: inner.revoked.is_raised(),
+            service_average_ns: inner.pace().average_ns(),
+            revoked: inner.revoked().is_raised(),
         }
     }
 }
@@ -212,30 +274,136 @@ impl DoorBuilder {
         self
     }
 
+    /// Channels for callers in other processes have this geometry; without one the door cannot be attached.
+    #[must_use]
+    pub fn channel_geometry(mut self, geometry: ChannelGeometry) -> Self {
+        self.remote.geometry = Some(geometry);
+        self
+    }
+
+    /// Callers in other processes that may have the door open at once. Default 64. Each costs a channel's replies and
+    /// control words here, and its requests there.
+    #[must_use]
+    pub fn channels_max(mut self, channels_max: u32) -> Self {
+        self.remote.channels_max = channels_max;
+        self
+    }
+
+    /// How many of them may belong to one user. Default: all.
+    #[must_use]
+    pub fn channels_per_user(mut self, channels_per_user: u32) -> Self {
+        self.remote.channels_per_user = Some(channels_per_user);
+        self
+    }
+
+    /// The fewest bytes of a request (illumos: `DOOR_PARAM_DATA_MIN`). Default 0.
+    #[must_use]
+    pub fn data_min(mut self, bytes: usize) -> Self {
+        self.remote.limits.data_min = bytes;
+        self
+    }
+
+    /// The most bytes of a request (illumos: `DOOR_PARAM_DATA_MAX`). Default: what a slot holds.
+    #[must_use]
+    pub fn data_max(mut self, bytes: usize) -> Self {
+        self.remote.limits.data_max = bytes;
+        self
+    }
+
+    /// The most descriptors of a call (illumos: `DOOR_PARAM_DESC_MAX`), at most 16. Default 0: it refuses them.
+    #[must_use]
+    pub fn descriptors_max(mut self, descriptors: u32) -> Self {
+        self.remote.limits.descriptors_max = descriptors;
+        self
+    }
+
+    /// Takes no descriptors (illumos: `DOOR_REFUSE_DESC`). The default, said aloud.
+    #[must_use]
+    pub fn refuse_descriptors(self) -> Self {
+        self.descriptors_max(0)
+    }
+
+    /// Has `f` called when the last client has left (illumos: `DOOR_UNREF`, `DOOR_UNREF_MULTI`), on a thread of the
+    /// door's own that serves no calls.
+    #[must_use]
+    pub fn unreferenced(
+        mut self,
+        when: Unreferenced,
+        f: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        self.remote.unreferenced = Some(when);
+        self.remote.on_unreferenced = Some(Box::new(f));
+        self
+    }
+
+    /// Who may open the door, beyond what the path's permissions say.
+    #[must_use]
+    pub fn accept(mut self, f: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
+        self.remote.accept = Some(Box::new(f));
+        self
+    }
+
+    /// Has `f` told of clients that come, go, are turned away or put out.
+    #[must_use]
+    pub fn on_event(mut self, f: impl Fn(&DoorEvent) + Send + Sync + 'static) -> Self {
+        self.remote.on_event = Some(Box::new(f));
+        self
+    }
+
+    /// Where door server threads keep their private copies of requests from other processes: `threads_max` times the
+    /// geometry's `request_size`. Without it that much is allocated.
+    #[must_use]
+    pub fn snapshots(mut self, memory: ChannelMemory) -> Self {
+        self.snapshots = Some(memory);
+        self
+    }
+
     /// The door, with all it will ever need but its channels.
     ///
     /// # Errors
-    /// `threads_max` out of range, or no `server_create`.
+    /// `threads_max` out of range, no `server_create`, or limits that contradict each other.
     pub fn build(self) -> Result<Door, BuildError> {
         if !(1..=THREADS_MAX).contains(&self.threads_max) {
             return Err(BuildError::ThreadsMax {
                 given: self.threads_max,
             });
         }
+        let server_create = self.server_create.ok_or(BuildError::ServerCreate)?;
+        let remote = self.remote;
+        remote.check()?;
+        let (board, board_fd) = match remote.geometry {
+            Some(_) => {
+                let (board, fd) = Board::between(self.threads_max)?;
+                (board, Some(fd))
+            }
+            None => (Board::private(self.threads_max), None),
+        };
+        let snapshots = match remote.geometry {
+            Some(geometry) => Some(Snapshots::new(
+                self.snapshots,
+                self.threads_max,
+                geometry.request_size,
+            )?),
+            None => None,
+        };
         let inner = Inner {
-            idle: IdleSet::new(self.threads_max),
-            pace: Pace::new(),
+            board,
+            board_fd,
+            places: (0..self.threads_max).map(|_| Line::default()).collect(),
             threads: (0..self.threads_max).map(|_| Line::default()).collect(),
-            channels: OnceLock::new(),
-            unsealed: Mutex::new(Vec::new()),
-            server_create: self.server_create.ok_or(BuildError::ServerCreate)?,
-            started: AtomicU32::new(0),
+            table: OnceLock::new(),
+            local: Mutex::new(Vec::new()),
+            server_create,
             starting: AtomicBool::new(false),
             starts_failed: AtomicU64::new(0),
             retry_after_ns: AtomicU64::new(0),
             high_water: AtomicU32::new(0),
             parked: AtomicU32::new(0),
-            revoked: Revoked::new(),
+            clients: AtomicU32::new(0),
+            id: random_id(),
+            remote,
+            snapshots,
+            porter: OnceLock::new(),
         };
         Ok(Door {
             inner: Arc::new(inner),
@@ -243,25 +411,102 @@ impl DoorBuilder {
     }
 }
 
+impl RemoteOptions {
+    fn check(&self) -> Result<(), BuildError> {
+        let Some(geometry) = self.geometry else {
+            return Ok(());
+        };
+        geometry.check()?;
+        let Limits {
+            data_min,
+            data_max,
+            descriptors_max,
+        } = self.limits;
+        if data_min > data_max.min(geometry.request_size) {
+            return Err(BuildError::DataMin { data_min, data_max });
+        }
+        if descriptors_max as usize > crate::socket::DESCRIPTORS_MAX {
+            return Err(BuildError::Descriptors {
+                given: descriptors_max,
+            });
+        }
+        if !(1..=CHANNELS_MAX).contains(&self.channels_max) {
+            return Err(BuildError::Channels {
+                given: self.channels_max,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// 128 random bits.
+fn random_id() -> u128 {
+    let mut bytes = [0; 16];
+    // SAFETY: the bytes are valid for their length. 16 bytes are never cut short (getrandom(2)); without the call, on
+    // kernels that nobody runs, the id would be 0 and nothing would break but its uniqueness.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    u128::from_le_bytes(bytes)
+}
+
 impl Inner {
-    /// The sealed channels; none before start.
-    pub fn channels(&self) -> &[Arc<Channel>] {
-        self.channels.get().map_or(&[], |channels| channels)
+    /// A look at the channels, by thread `thread`.
+    pub fn look(&self, thread: u32) -> Look<'_> {
+        self.table().look(&self.threads[thread as usize].0.presence)
+    }
+
+    /// The table; `seal` comes first.
+    pub fn table(&self) -> &Table {
+        self.table.get_or_init(|| Table::new(&[], 0))
+    }
+
+    /// Ends the time in which channels of this process can be added.
+    fn seal(&self) {
+        let local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = self
+            .remote
+            .geometry
+            .map_or(0, |_| self.remote.channels_max as usize);
+        self.table.get_or_init(|| Table::new(&local, more));
+    }
+
+    pub fn idle(&self) -> IdleSet<'_> {
+        IdleSet::new(self.board.idle(), &self.places)
+    }
+
+    pub fn pace(&self) -> Pace<'_> {
+        self.board.pace()
+    }
+
+    pub fn revoked(&self) -> Revoked<'_> {
+        self.board.revoked()
     }
 
     pub fn started(&self) -> u32 {
-        self.started.load(Ordering::SeqCst)
+        self.board.started().load(Ordering::SeqCst)
     }
 
     pub fn threads_max(&self) -> u32 {
         self.threads.len() as u32
     }
 
-    /// Whether a submitted call waits for a claimer, in any channel.
-    pub fn backlog(&self) -> bool {
-        self.channels()
-            .iter()
-            .any(|channel| channel.layout.submit().any())
+    pub fn attributes(&self) -> Attributes {
+        Attributes {
+            refuses_descriptors: self.remote.limits.descriptors_max == 0,
+            unreferenced: self.remote.unreferenced,
+            revoked: self.revoked().is_raised(),
+        }
+    }
+
+    /// Tells whoever wants to know.
+    pub fn tell(&self, event: &DoorEvent) {
+        if let Some(on_event) = &self.remote.on_event {
+            on_event(event);
+        }
+    }
+
+    /// Whether a submitted call waits for a claimer, in any channel, as thread `thread` sees it.
+    pub fn backlog(&self, thread: u32) -> bool {
+        self.look(thread).channels().any(Channel::has_backlog)
     }
 
     /// A started thread is here.
@@ -270,7 +515,7 @@ impl Inner {
             thread < self.started(),
             "thread {thread} serves, but was never asked for"
         );
-        self.idle.arrive();
+        self.idle().arrive();
         self.starting.store(false, Ordering::SeqCst);
     }
 }
@@ -280,8 +525,8 @@ impl fmt::Debug for Inner {
         f.debug_struct("Door")
             .field("threads_max", &self.threads_max())
             .field("threads_started", &self.started())
-            .field("channels", &self.channels().len())
-            .field("revoked", &self.revoked.is_raised())
+            .field("clients", &self.clients)
+            .field("revoked", &self.revoked().is_raised())
             .finish_non_exhaustive()
     }
 }

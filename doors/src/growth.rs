@@ -27,13 +27,13 @@ const RETRY_NS: u64 = 10_000_000;
 impl Inner {
     /// Wakes the lowest idle thread; see [`IdleSet::wake_one`](crate::idle::IdleSet::wake_one).
     pub fn wake_one(&self) -> bool {
-        self.idle.wake_one(self.started())
+        self.idle().wake_one(self.started())
     }
 
     /// Rings for `calls` calls that have just been published.
     pub fn ring_for(&self, calls: u32) {
-        let running = self.idle.running();
-        let wanted = if self.pace.is_slow() {
+        let running = self.board.idle().running();
+        let wanted = if self.pace().is_slow() {
             calls.saturating_sub(running)
         } else {
             // One thread takes them all, sooner than a second one would wake up; `nudge` backs
@@ -58,15 +58,15 @@ impl Inner {
         if thread >= self.high_water.load(Ordering::Relaxed) {
             self.high_water.fetch_max(thread + 1, Ordering::Relaxed);
         }
-        if self.pace.is_slow() {
-            self.idle.go_away(thread);
-            return self.idle.running() == 0 && self.find_company(self.backlog());
+        if self.pace().is_slow() {
+            self.idle().go_away(thread);
+            return self.board.idle().running() == 0 && self.find_company(self.backlog(thread));
         }
-        self.idle.enter(thread);
+        self.idle().enter(thread);
         let started = self.started();
         started < self.threads_max()
-            && !self.idle.any_idle(started)
-            && self.backlog()
+            && !self.board.idle().any_idle(started)
+            && self.backlog(thread)
             && self.grow()
     }
 
@@ -77,21 +77,37 @@ impl Inner {
             return true;
         }
         let started = self.started();
-        started < self.threads_max() && !self.idle.any_idle(started) && self.grow()
+        started < self.threads_max() && !self.board.idle().any_idle(started) && self.grow()
     }
 
     /// Before thread `thread` blocks inside its handler, where this crate can see it.
     pub fn leave_to_block(&self, thread: u32) {
-        self.idle.go_away(thread);
-        if self.idle.running() == 0 {
-            self.find_company(self.backlog());
+        self.idle().go_away(thread);
+        if self.board.idle().running() == 0 {
+            self.find_company(self.backlog(thread));
         }
+    }
+
+    /// For calls that have waited too long: the thread that was expected to take them is inside a handler that blocks.
+    /// Returns whether a thread is on its way; if not, every thread is busy, and the next one that gets free takes the
+    /// call without being asked.
+    pub fn nudge(&self) -> bool {
+        self.idle().give_up_on_busy(self.started());
+        // Woken, and still without a CPU: on a loaded machine a second one would only queue behind it.
+        if self.board.idle().running() > 0 {
+            return true;
+        }
+        let helped = self.wake_one() || self.grow();
+        if helped {
+            self.pace().assume_slow();
+        }
+        helped
     }
 
     /// Asks for one more thread, unless all exist, one is on its way, or the last attempt failed
     /// just now. Returns whether one is on its way.
     pub fn grow(&self) -> bool {
-        if self.started() >= self.threads_max() || self.channels.get().is_none() {
+        if self.started() >= self.threads_max() || self.table.get().is_none() {
             return false;
         }
         let retry_after_ns = self.retry_after_ns.load(Ordering::Relaxed);
@@ -115,14 +131,14 @@ impl Inner {
             return None;
         }
         // Before the thread exists: whoever scans the idle set must look as far as its bit.
-        self.started.store(index + 1, Ordering::SeqCst);
+        self.board.started().store(index + 1, Ordering::SeqCst);
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.server_create)(index)))
             .unwrap_or_else(|_| Err(io::Error::other("server_create panicked")));
         if outcome.is_err() {
             self.starts_failed.fetch_add(1, Ordering::Relaxed);
             self.retry_after_ns
                 .store(now_ns() + RETRY_NS, Ordering::Relaxed);
-            self.started.store(index, Ordering::SeqCst);
+            self.board.started().store(index, Ordering::SeqCst);
             self.starting.store(false, Ordering::SeqCst);
         }
         Some(outcome)

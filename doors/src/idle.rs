@@ -20,8 +20,8 @@
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line, Ordering, fence};
 
 const BITS: u32 = u64::BITS;
-const ASLEEP: u32 = 0;
-const AWAKE: u32 = 1;
+const AWAKE: u32 = 0;
+const ASLEEP: u32 = 1;
 
 /// Where a thread is, as far as others may count on it.
 const SEARCHING: u32 = 0;
@@ -30,43 +30,115 @@ const BUSY: u32 = 1;
 /// In a handler that takes long: not counted.
 const AWAY: u32 = 2;
 
-/// The door server threads of one door: which are idle, and which will look for work by themselves.
-#[derive(Debug)]
-pub struct IdleSet {
-    words: Box<[Line<AtomicU64>]>,
-    beds: Box<[Line<Futex>]>,
-    places: Box<[Line<AtomicU32>]>,
+/// The words of an idle set that everybody may see: the server's process writes them, callers in
+/// other processes read them, and wake sleepers through them.
+///
+/// All zero: no thread is idle, none runs.
+#[derive(Clone, Copy, Debug)]
+pub struct IdleWords<'a> {
+    /// One bit for each thread: it is idle.
+    pub idle: &'a [Line<AtomicU64>],
+    /// One word for each thread, on which it sleeps.
+    pub beds: &'a [Line<Futex>],
     /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds
     /// one, the thread that set it subtracts one *after* setting it, so that for a moment the count
     /// can be off in either direction, even negative; but never positive when nobody will look
     /// again.
-    running: Line<AtomicI32>,
+    pub running: &'a Line<AtomicI32>,
 }
 
-impl IdleSet {
-    /// Room for `threads` threads, none of them started.
-    pub fn new(threads: u32) -> Self {
-        Self {
-            words: (0..threads.div_ceil(BITS))
-                .map(|_| Line(AtomicU64::new(0)))
-                .collect(),
-            beds: (0..threads).map(|_| Line(Futex::new(AWAKE))).collect(),
-            places: (0..threads)
-                .map(|_| Line(AtomicU32::new(SEARCHING)))
-                .collect(),
-            running: Line(AtomicI32::new(0)),
+/// How a caller in another process has fared in waking threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rung {
+    /// Threads that were asleep and are on their way now.
+    pub woken: u32,
+    /// An idle thread was found that was not asleep: it may be on its way already, or about to
+    /// sleep without having seen the work. Unless another one was woken, the server's process has
+    /// to be asked to look.
+    pub uncertain: bool,
+}
+
+impl IdleWords<'_> {
+    /// Call after publishing work, or after `depart`: how many threads are sure to look for work
+    /// after that.
+    pub fn running(&self) -> u32 {
+        fence(Ordering::SeqCst);
+        u32::try_from(self.running.0.load(Ordering::SeqCst)).unwrap_or(0)
+    }
+
+    /// Whether a thread among the first `started` is idle. A hint.
+    pub fn any_idle(&self, started: u32) -> bool {
+        self.in_use(started)
+            .iter()
+            .any(|word| word.0.load(Ordering::SeqCst) != 0)
+    }
+
+    /// How many threads are idle. A hint, for people.
+    pub fn count_idle(&self) -> u32 {
+        self.idle
+            .iter()
+            .map(|word| word.0.load(Ordering::Relaxed).count_ones())
+            .sum()
+    }
+
+    /// For a caller in another process, which can read these words but not write them, after
+    /// publishing work: wakes up to `wanted` of the lowest idle threads among the first `started`.
+    ///
+    /// A sleeper that is woken so finds its word as it was: it takes any return from its sleep for
+    /// a wake. Who is not asleep yet cannot be told: the kernel's answer says so, and then nothing
+    /// is certain.
+    pub fn wake_from_outside(&self, wanted: u32, started: u32) -> Rung {
+        let mut rung = Rung {
+            woken: 0,
+            uncertain: false,
+        };
+        fence(Ordering::SeqCst);
+        for (place, word) in self.in_use(started).iter().enumerate() {
+            let mut shown = word.0.load(Ordering::SeqCst);
+            while shown != 0 && rung.woken < wanted {
+                let index = place * BITS as usize + shown.trailing_zeros() as usize;
+                shown &= shown - 1;
+                match self.beds.get(index) {
+                    Some(bed) if bed.0.wake() => rung.woken += 1,
+                    _ => rung.uncertain = true,
+                }
+            }
         }
+        rung
+    }
+
+    /// The words that can have bits set: a door with room for 16,384 threads that has started three
+    /// scans one word.
+    fn in_use(&self, started: u32) -> &[Line<AtomicU64>] {
+        let words = started.div_ceil(BITS) as usize;
+        &self.idle[..words.min(self.idle.len())]
+    }
+}
+
+/// The door server threads of one door: which are idle, and which will look for work by themselves.
+/// A view, as the server's process has it.
+#[derive(Clone, Copy, Debug)]
+pub struct IdleSet<'a> {
+    words: IdleWords<'a>,
+    /// Private to the server's process.
+    places: &'a [Line<AtomicU32>],
+}
+
+impl<'a> IdleSet<'a> {
+    /// A view of these words; `places` has one for each thread, all zero at first.
+    pub fn new(words: IdleWords<'a>, places: &'a [Line<AtomicU32>]) -> Self {
+        Self { words, places }
     }
 
     /// A started thread begins to look for work.
     pub fn arrive(&self) {
-        self.running.0.fetch_add(1, Ordering::SeqCst);
+        self.words.running.0.fetch_add(1, Ordering::SeqCst);
     }
 
     /// A thread will not look for work any more, or not soon. The caller looks for work *after*
     /// this, and wakes another thread if there is any: submitters may have counted on this one.
     pub fn depart(&self) {
-        self.running.0.fetch_sub(1, Ordering::SeqCst);
+        self.words.running.0.fetch_sub(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
@@ -116,8 +188,8 @@ impl IdleSet {
     /// Sleeps as thread `index` until it is woken, unless `work` says that there is something to
     /// do. Returns, awake and running, in either case; may return without work.
     pub fn sleep(&self, index: u32, work: impl Fn() -> bool) {
-        let bed = &self.beds[index as usize].0;
-        let word = &self.words[(index / BITS) as usize].0;
+        let bed = &self.words.beds[index as usize].0;
+        let word = &self.words.idle[(index / BITS) as usize].0;
         let bit = 1_u64 << (index % BITS);
 
         // A late token of an earlier wake may be erased here, or may come afterwards and wake us
@@ -128,23 +200,15 @@ impl IdleSet {
         word.fetch_or(bit, Ordering::SeqCst);
         // After the bit: a submitter that still counts us as running did its publishing before this
         // line, and we look after it.
-        self.running.0.fetch_sub(1, Ordering::SeqCst);
+        self.words.running.0.fetch_sub(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if !work() {
-            while bed.word().load(Ordering::Acquire) == ASLEEP {
-                bed.wait(ASLEEP);
-            }
+            // Once: a caller in another process wakes us without changing the word.
+            bed.wait(ASLEEP);
         }
         if word.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
             self.arrive();
         }
-    }
-
-    /// Call after publishing work, or after `depart`: how many threads are sure to look for work
-    /// after that.
-    pub fn running(&self) -> u32 {
-        fence(Ordering::SeqCst);
-        u32::try_from(self.running.0.load(Ordering::SeqCst)).unwrap_or(0)
     }
 
     /// Call after publishing work: wakes the lowest idle thread among the first `started`. `false`:
@@ -155,7 +219,7 @@ impl IdleSet {
             return false;
         };
         self.arrive();
-        let bed = &self.beds[index as usize].0;
+        let bed = &self.words.beds[index as usize].0;
         if bed.word().swap(AWAKE, Ordering::AcqRel) == ASLEEP {
             bed.wake();
         }
@@ -167,34 +231,12 @@ impl IdleSet {
         while self.wake_one(started) {}
     }
 
-    /// Whether a thread among the first `started` is idle. A hint.
-    pub fn any_idle(&self, started: u32) -> bool {
-        self.in_use(started)
-            .iter()
-            .any(|word| word.0.load(Ordering::SeqCst) != 0)
-    }
-
-    /// How many threads are idle. A hint, for people.
-    pub fn count_idle(&self) -> u32 {
-        self.words
-            .iter()
-            .map(|word| word.0.load(Ordering::Relaxed).count_ones())
-            .sum()
-    }
-
     fn place(&self, index: u32) -> &AtomicU32 {
         &self.places[index as usize].0
     }
 
-    /// The words that can have bits set: a door with room for 16,384 threads that has started three
-    /// scans one word.
-    fn in_use(&self, started: u32) -> &[Line<AtomicU64>] {
-        let words = started.div_ceil(BITS) as usize;
-        &self.words[..words.min(self.words.len())]
-    }
-
     fn take_lowest(&self, started: u32) -> Option<u32> {
-        for (place, word) in self.in_use(started).iter().enumerate() {
+        for (place, word) in self.words.in_use(started).iter().enumerate() {
             let mut shown = word.0.load(Ordering::SeqCst);
             while shown != 0 {
                 let bit = shown.trailing_zeros();

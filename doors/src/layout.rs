@@ -2,8 +2,8 @@
 //! slots.
 //!
 //! Nothing here allocates, and nothing here keeps state: whoever has a [`Layout`] knows that its
-//! memory is as long as its geometry says, zeroed when it was handed over, and there until the
-//! process ends.
+//! memory is as long as its geometry says, was zeroed when it was made, and is there as long as the
+//! channel.
 
 use std::ptr::NonNull;
 use std::slice;
@@ -23,12 +23,17 @@ pub struct RequestHeader {
     pub generation: AtomicU32,
     /// Bytes of the request.
     pub len: AtomicU32,
-    /// Reserved: a caller that blocks on `done_generation` will say so here. 0 for now.
+    /// [`SYNC`], and the number of descriptors that go along.
     pub flags: AtomicU32,
     reserved: u32,
     /// `CLOCK_MONOTONIC`, nanoseconds; 0: none.
     pub deadline_ns: AtomicU64,
 }
+
+/// A request's flag: the caller sleeps on `done_generation`.
+pub const SYNC: u32 = 1;
+/// Where the number of descriptors begins in a request's flags.
+pub const DESCRIPTORS_SHIFT: u32 = 8;
 
 /// What the server says about the reply in a slot.
 #[derive(Debug)]
@@ -45,6 +50,8 @@ pub struct ReplyHeader {
     pub status: AtomicU32,
     /// The application's word for an interim reply.
     pub kind: AtomicU32,
+    /// Descriptors that go along with a final reply.
+    pub descriptors: AtomicU32,
 }
 
 // The layout is a protocol between processes: a change of these numbers is a change of its version.
@@ -53,7 +60,7 @@ const _: () = assert!(size_of::<Line<AtomicU64>>() == 64 && size_of::<Futex>() =
 const _: () = assert!(size_of::<Turn>() == 4);
 
 /// A channel's memory, as typed places.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Layout {
     geometry: ChannelGeometry,
     requests: NonNull<u8>,
@@ -63,7 +70,7 @@ pub struct Layout {
 
 // SAFETY: everything shared is reached through atomics; the slots' bytes are given out as raw
 // pointers, and who may follow them is decided by the slot protocol (see `client` and `call`). The
-// memory is never unmapped.
+// memory is mapped as long as the value is used.
 unsafe impl Send for Layout {}
 // SAFETY: as above.
 unsafe impl Sync for Layout {}
@@ -85,17 +92,28 @@ impl Layout {
         }
         let requests = memory.base();
         // SAFETY: the three lengths add up to `memory_len`, which is not more than the memory's
-        // length.
-        let (replies, control) = unsafe {
+        // length, and the memory is handed over for ever.
+        unsafe {
             let replies = requests.add(geometry.requests_len());
-            (replies, replies.add(geometry.replies_len()))
-        };
-        Ok(Self {
+            let control = replies.add(geometry.replies_len());
+            Ok(Self::of_parts(geometry, [requests, replies, control]))
+        }
+    }
+
+    /// A channel whose requests, replies and control words lie in three places.
+    ///
+    /// # Safety
+    /// The geometry was checked. Each part starts on a page, is as long as the geometry says, was zeroed when it was
+    /// made, and stays mapped as long as the value is used. Our process writes the requests only as the client, the
+    /// replies only as the server.
+    pub unsafe fn of_parts(geometry: ChannelGeometry, parts: [NonNull<u8>; 3]) -> Self {
+        let [requests, replies, control] = parts;
+        Self {
             geometry,
             requests,
             replies,
             control,
-        })
+        }
     }
 
     /// Its geometry.

@@ -63,8 +63,11 @@
 // cannot be.
 #![cfg(not(loom))]
 
+mod attach;
 mod bell;
 mod bitmap;
+mod blocking;
+mod board;
 mod call;
 mod channel;
 mod client;
@@ -73,25 +76,42 @@ mod door;
 mod error;
 mod geometry;
 mod growth;
+mod hello;
 mod idle;
 mod layout;
+mod link;
+mod memory;
 mod pace;
+mod porter;
+mod public;
 mod revoke;
 mod serve;
 mod slot;
+mod snapshots;
+mod socket;
 mod status;
 mod sync;
+mod table;
 mod turn;
 mod waiting;
 
+pub use attach::{AttachOptions, Attachment};
 pub use bell::Bell;
+pub use blocking::{CallOptions, Client, Reply};
 pub use call::{Call, DoorHandler, EmergencyReply, Resumed};
-pub use client::{AsyncClient, OpenOptions, PeerState};
+pub use client::{AsyncClient, OpenOptions, PeerState, RemoteDoor};
 pub use clock::now_ns;
-pub use door::{Door, DoorBuilder, DoorInfo, THREADS_MAX};
-pub use error::{BuildError, CallError, ChannelError, GeometryError, OpenError};
+pub use door::{CHANNELS_MAX, Door, DoorBuilder, DoorInfo, THREADS_MAX};
+pub use error::{
+    AttachError, BuildError, CallError, ChannelError, GeometryError, Limit, OpenError,
+};
 pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
+pub use hello::Refusal;
+pub use link::Lie;
+pub use memory::MemoryError;
+pub use public::{Attributes, DoorEvent, Limits, Unreferenced};
 pub use slot::{Completion, Kind, SlotId, Withdraw};
+pub use socket::{Credentials, Descriptors};
 pub use status::Status;
 pub use turn::Gone;
 pub use waiting::Patience;

@@ -5,7 +5,7 @@
 //! carried 3.2 M, because they fight over cache lines and wake each other (measured, 2 CPUs).
 //! Handlers longer than a wake gain by it.
 
-use crate::sync::{AtomicU32, Line, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 
 /// Above this a handler is worth a second thread: about what a wake costs both sides.
 const SLOW_NS: u32 = 5_000;
@@ -22,9 +22,10 @@ const SAMPLE_MAX_NS: u64 = 100_000;
 const FOLD: u32 = 16;
 
 /// A door's moving average of service time. Racy by intent: a lost update loses one sample.
-#[derive(Debug)]
-pub(crate) struct Pace {
-    average_ns: Line<AtomicU32>,
+/// A view.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace<'a> {
+    average_ns: &'a AtomicU32,
 }
 
 /// One thread's samples that have not been folded yet.
@@ -34,30 +35,35 @@ pub(crate) struct Samples {
     count: u32,
 }
 
-impl Pace {
-    pub fn new() -> Self {
-        Self {
-            average_ns: Line(AtomicU32::new(START_NS)),
-        }
+impl<'a> Pace<'a> {
+    /// A view of a new door's word.
+    pub fn begin(average_ns: &'a AtomicU32) -> Self {
+        average_ns.store(START_NS, Ordering::Relaxed);
+        Self { average_ns }
     }
 
-    pub fn average_ns(&self) -> u32 {
-        self.average_ns.0.load(Ordering::Relaxed)
+    /// A view of a door's word.
+    pub fn new(average_ns: &'a AtomicU32) -> Self {
+        Self { average_ns }
     }
 
-    pub fn is_slow(&self) -> bool {
+    pub fn average_ns(self) -> u32 {
+        self.average_ns.load(Ordering::Relaxed)
+    }
+
+    pub fn is_slow(self) -> bool {
         self.average_ns() > SLOW_NS
     }
 
     /// A call was found waiting although a thread was counted as running: whatever the average
     /// says, that thread blocks.
-    pub fn assume_slow(&self) {
+    pub fn assume_slow(self) {
         if self.average_ns() < NUDGED_NS {
-            self.average_ns.0.store(NUDGED_NS, Ordering::Relaxed);
+            self.average_ns.store(NUDGED_NS, Ordering::Relaxed);
         }
     }
 
-    fn fold(&self, samples: &mut Samples) {
+    fn fold(self, samples: &mut Samples) {
         if samples.count == 0 {
             return;
         }
@@ -66,7 +72,7 @@ impl Pace {
         // 16 samples weigh one half, a single one 1/32.
         let folded = average + (mean - average) * i64::from(samples.count) / i64::from(2 * FOLD);
         if folded != average {
-            self.average_ns.0.store(folded as u32, Ordering::Relaxed);
+            self.average_ns.store(folded as u32, Ordering::Relaxed);
         }
         *samples = Samples::default();
     }
@@ -74,7 +80,7 @@ impl Pace {
 
 impl Samples {
     /// Notes that a call took `ns`.
-    pub fn note(&mut self, ns: u64, pace: &Pace) {
+    pub fn note(&mut self, ns: u64, pace: Pace<'_>) {
         let sample = ns.min(SAMPLE_MAX_NS) as u32;
         self.sum_ns += sample;
         self.count += 1;
@@ -85,7 +91,7 @@ impl Samples {
     }
 
     /// Folds what is left; before sleeping.
-    pub fn flush(&mut self, pace: &Pace) {
+    pub fn flush(&mut self, pace: Pace<'_>) {
         pace.fold(self);
     }
 }
@@ -96,43 +102,46 @@ mod tests {
 
     #[test]
     fn a_new_door_is_taken_for_slow_and_learns_within_a_hundred_calls() {
-        let pace = Pace::new();
+        let word = AtomicU32::new(0);
+        let pace = Pace::begin(&word);
         let mut samples = Samples::default();
         assert!(pace.is_slow());
         for _ in 0..100 {
-            samples.note(200, &pace);
+            samples.note(200, pace);
         }
         assert!(!pace.is_slow());
     }
 
     #[test]
     fn one_long_call_is_an_accident_and_two_make_a_fast_door_slow_until_it_is_forgotten() {
-        let pace = Pace::new();
+        let word = AtomicU32::new(0);
+        let pace = Pace::begin(&word);
         let mut samples = Samples::default();
         for _ in 0..1000 {
-            samples.note(200, &pace);
+            samples.note(200, pace);
         }
-        samples.note(60_000_000_000, &pace);
+        samples.note(60_000_000_000, pace);
         assert!(!pace.is_slow());
-        samples.note(60_000_000_000, &pace);
+        samples.note(60_000_000_000, pace);
         assert!(pace.is_slow());
         for _ in 0..100 {
-            samples.note(200, &pace);
+            samples.note(200, pace);
         }
         assert!(!pace.is_slow());
     }
 
     #[test]
     fn a_nudge_makes_a_door_slow_for_a_few_calls() {
-        let pace = Pace::new();
+        let word = AtomicU32::new(0);
+        let pace = Pace::begin(&word);
         let mut samples = Samples::default();
         for _ in 0..1000 {
-            samples.note(200, &pace);
+            samples.note(200, pace);
         }
         pace.assume_slow();
         assert!(pace.is_slow());
         for _ in 0..32 {
-            samples.note(200, &pace);
+            samples.note(200, pace);
         }
         assert!(!pace.is_slow());
     }

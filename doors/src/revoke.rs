@@ -7,14 +7,14 @@
 
 use crate::sync::{AtomicU32, Ordering, fence};
 
-/// A flag that is raised once.
-#[derive(Debug)]
-pub struct Revoked(AtomicU32);
+/// A view of a flag that is raised once.
+#[derive(Clone, Copy, Debug)]
+pub struct Revoked<'a>(&'a AtomicU32);
 
-impl Revoked {
-    /// Not revoked.
-    pub fn new() -> Self {
-        Self(AtomicU32::new(0))
+impl<'a> Revoked<'a> {
+    /// A view of `word`; 0 is not revoked.
+    pub fn new(word: &'a AtomicU32) -> Self {
+        Self(word)
     }
 
     /// Raises the flag.

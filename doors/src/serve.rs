@@ -3,7 +3,6 @@
 //! Nothing here allocates: the thread's allocator may be a bucket that is reset under our feet.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use crate::call::{Call, DoorHandler};
 use crate::channel::{Channel, Claimed};
@@ -30,7 +29,6 @@ impl Door {
         inner.thread_arrived(thread);
         let mut server = Server {
             inner,
-            channels: inner.channels(),
             thread,
             state: &inner.threads[thread as usize].0,
             next_channel: 0,
@@ -39,25 +37,24 @@ impl Door {
             unreported_since_ns: 0,
         };
         loop {
-            while let Some((channel, claimed)) = server.claim() {
-                server.run(handler, channel, claimed);
+            while let Some((held, claimed)) = server.claim() {
+                server.run(handler, &held, claimed);
             }
             server.settle();
-            if inner.revoked.allows_end(|| inner.backlog()) {
+            if inner.revoked().allows_end(|| inner.backlog(thread)) {
                 break;
             }
-            inner
-                .idle
-                .sleep(thread, || inner.revoked.is_raised() || inner.backlog());
+            inner.idle().sleep(thread, || {
+                inner.revoked().is_raised() || inner.backlog(thread)
+            });
             server.now_ns = now_ns();
         }
-        inner.idle.depart();
+        inner.idle().depart();
     }
 }
 
 struct Server<'a> {
     inner: &'a Inner,
-    channels: &'a [Arc<Channel>],
     thread: u32,
     state: &'a ThreadState,
     /// Claims go round the channels, so that a busy one cannot starve the others.
@@ -69,30 +66,64 @@ struct Server<'a> {
     unreported_since_ns: u64,
 }
 
+/// A channel that a call came by: it stays until this is dropped, whatever becomes of the client.
+struct Held<'a> {
+    channel: &'a Channel,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(link) = &self.channel.link {
+            link.let_go();
+        }
+    }
+}
+
 impl<'a> Server<'a> {
-    fn claim(&mut self) -> Option<(&'a Channel, Claimed)> {
-        let (before, from) = self.channels.split_at(self.next_channel);
-        for channel in from.iter().chain(before) {
+    fn claim(&mut self) -> Option<(Held<'a>, Claimed)> {
+        let look = self.inner.look(self.thread);
+        let places = look.places();
+        for n in 0..places {
+            let place = match self.next_channel + n {
+                place if place < places => place,
+                place => place - places,
+            };
+            let Some(channel) = look.channel(place) else {
+                continue;
+            };
             if let Some(claimed) = channel.claim() {
-                self.next_channel = (channel.index as usize + 1) % self.channels.len();
-                return Some((channel, claimed));
+                self.next_channel = if place + 1 < places { place + 1 } else { 0 };
+                if let Some(link) = &channel.link {
+                    link.hold();
+                }
+                let channel: *const Channel = channel;
+                // SAFETY: a channel of this process stays as long as the door, which `inner` borrows; one to another
+                // process stays while it is held, which it is since before this look ends, until `Held` is dropped.
+                let channel = unsafe { &*channel };
+                return Some((Held { channel }, claimed));
             }
         }
         None
     }
 
-    fn run<H: DoorHandler>(&mut self, handler: &H, channel: &Channel, claimed: Claimed) {
+    fn run<H: DoorHandler>(&mut self, handler: &H, held: &Held<'_>, claimed: Claimed) {
+        let channel = held.channel;
         if self.inner.leave_to_handler(self.thread) {
             // A wake or a start is no service time; counted as such, it would call for more
             // threads.
             self.now_ns = now_ns();
         }
         let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
+        if let Err(status) = call.begin() {
+            call.complete(0, status);
+            self.inner.idle().search(self.thread);
+            return;
+        }
         let outcome = catch_unwind(AssertUnwindSafe(|| handler.call(self.thread, &mut call)));
         if !call.is_completed() {
             call.complete(0, Status::FAULT);
         }
-        self.inner.idle.search(self.thread);
+        self.inner.idle().search(self.thread);
         if let Err(payload) = outcome {
             // A payload's own destructor may panic; nothing may unwind out of `serve`.
             if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -102,7 +133,7 @@ impl<'a> Server<'a> {
 
         let began_ns = std::mem::replace(&mut self.now_ns, now_ns());
         self.samples
-            .note(self.now_ns.saturating_sub(began_ns), &self.inner.pace);
+            .note(self.now_ns.saturating_sub(began_ns), self.inner.pace());
         self.report_in_time();
     }
 
@@ -112,7 +143,7 @@ impl<'a> Server<'a> {
         } else if self.unreported_since_ns == 0 {
             self.unreported_since_ns = self.now_ns;
         } else if self.now_ns - self.unreported_since_ns > UNREPORTED_NS {
-            self.inner.report(self.state);
+            self.inner.report(self.thread);
             self.unreported_since_ns = 0;
         }
     }
@@ -120,10 +151,10 @@ impl<'a> Server<'a> {
     /// Nothing left to claim: say everything that was kept back.
     fn settle(&mut self) {
         if self.state.unreported.load(Ordering::Relaxed) != 0 {
-            self.inner.report(self.state);
+            self.inner.report(self.thread);
         }
         self.unreported_since_ns = 0;
-        self.samples.flush(&self.inner.pace);
+        self.samples.flush(self.inner.pace());
     }
 }
 
@@ -141,9 +172,12 @@ impl ThreadState {
 
 impl Inner {
     /// Rings every client that sleeps and has a completion to see, whoever made it.
-    pub(crate) fn report(&self, state: &ThreadState) {
-        state.unreported.store(0, Ordering::Relaxed);
-        for channel in self.channels() {
+    pub(crate) fn report(&self, thread: u32) {
+        self.threads[thread as usize]
+            .0
+            .unreported
+            .store(0, Ordering::Relaxed);
+        for channel in self.look(thread).channels() {
             channel.ring_if_due();
         }
     }

@@ -74,6 +74,8 @@ pub(crate) struct Slot {
     pub phase: Phase,
     /// Bytes of the reply that was told.
     pub reply_len: usize,
+    /// It is being filled again because its call was not accepted, which was not told yet.
+    pub lost: bool,
 }
 
 /// A slot's word and bit.

@@ -24,7 +24,7 @@ impl Turn {
     /// A word outside channel memory, for the model.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self(Futex::new(SERVER))
+        Self(Futex::default())
     }
 
     /// Client, before submitting: the server begins.
@@ -41,11 +41,13 @@ impl Turn {
             .map_or(Err(Gone), |_| Ok(()))
     }
 
-    /// Server: blocks until the turn comes back.
-    pub fn wait_for_client(&self) -> Result<(), Gone> {
+    /// Server: blocks until the turn comes back, or `given_up` says that it never will: a client in
+    /// another process may do with this word what it likes, and must not keep a thread by it.
+    pub fn wait_for_client(&self, given_up: impl Fn() -> bool) -> Result<(), Gone> {
         loop {
             match self.0.word().load(Ordering::Acquire) {
-                CLIENT => self.0.wait(CLIENT),
+                CLIENT if given_up() => return Err(Gone),
+                CLIENT => self.0.wait_a_while(CLIENT),
                 SERVER => return Ok(()),
                 _ => return Err(Gone),
             }

@@ -218,7 +218,7 @@ fn another_thread_can_ring_the_clients_bell() {
     let house = House::new(1, echo);
     let mut caller = house.caller(SMALL);
     let bell = caller.client.bell();
-    let ringer = std::thread::spawn(move || bell.ring());
+    let ringer = std::thread::spawn(move || bell.expect("in-process").ring());
     assert!(caller.sleep(common::DEADLINE));
     ringer.join().unwrap();
     assert!(!caller.sleep(Duration::ZERO), "one ring is one edge");
@@ -283,11 +283,11 @@ fn a_door_without_threads_or_without_a_way_to_start_them_is_refused() {
         .server_create(|_| Ok(()))
         .build()
         .unwrap_err();
-    assert_eq!(none, BuildError::ThreadsMax { given: 0 });
-    assert_eq!(
+    assert!(matches!(none, BuildError::ThreadsMax { given: 0 }));
+    assert!(matches!(
         Door::builder().build().unwrap_err(),
         BuildError::ServerCreate
-    );
+    ));
     assert!(
         CallError::NotAccepted.is_safe_to_resend() && !CallError::MayHaveRun.is_safe_to_resend()
     );

@@ -176,6 +176,8 @@ pub(crate) struct SlotBody<'s, 'p, 'c> {
     port: &'s Port<'p, 'c>,
     /// The body's place in the request slot, to the slot's end; pieces come to its start.
     place: NonNull<[u8]>,
+    /// Where in the slot that is.
+    start: usize,
     /// What of it has not been read yet.
     unread: Range<usize>,
     ended: bool,
@@ -191,6 +193,7 @@ impl<'s, 'p, 'c> SlotBody<'s, 'p, 'c> {
         SlotBody {
             port,
             place: NonNull::slice_from_raw_parts(place, slot.len() - start),
+            start,
             unread: 0..len,
             ended: false,
         }
@@ -210,6 +213,7 @@ impl Read for SlotBody<'_, '_, '_> {
             if piece > self.place.len() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
+            self.port.0.borrow_mut().fetch_request(self.start, piece);
             self.unread = 0..piece;
             self.ended = piece == 0;
         }

@@ -1,9 +1,9 @@
 //! How a caller sleeps without missing a reply, and looks after calls that wait too long.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use crate::bell::Bell;
-use crate::client::AsyncClient;
+use crate::client::{AsyncClient, Peer};
 use crate::waiting::Patience;
 
 impl AsyncClient {
@@ -19,21 +19,18 @@ impl AsyncClient {
         if self.taken != 0 {
             return false;
         }
-        let complete = self.channel.layout.complete();
-        self.channel
-            .layout
-            .waiting()
-            .announce(patience, || complete.any())
+        let complete = self.layout.complete();
+        self.layout.waiting().announce(patience, || complete.any())
     }
 
     /// After `epoll_wait`: no doorbells while we are awake.
     pub fn woke(&mut self) {
-        self.channel.layout.waiting().clear();
+        self.layout.waiting().clear();
     }
 
     /// Whether flushed calls of this channel wait for a thread.
     pub fn backlog(&self) -> bool {
-        self.channel.layout.submit().any()
+        self.layout.submit().any()
     }
 
     /// For calls that have waited too long: the thread that was expected to take them is inside a
@@ -44,26 +41,26 @@ impl AsyncClient {
         if !self.backlog() {
             return false;
         }
-        let inner = &*self.inner;
-        inner.idle.give_up_on_busy(inner.started());
-        // Woken, and still without a CPU: on a loaded machine a second one would only queue behind it.
-        if inner.idle.running() > 0 {
-            return true;
+        match &mut self.peer {
+            Peer::Local { inner, .. } => inner.nudge(),
+            Peer::Remote(remote) => remote.nudge(),
         }
-        let helped = inner.wake_one() || inner.grow();
-        if helped {
-            inner.pace.assume_slow();
-        }
-        helped
     }
 
     /// The doorbell: register it with `EPOLLIN | EPOLLET`; it never needs reading.
     pub fn as_raw_fd(&self) -> RawFd {
-        self.channel.bell.as_raw_fd()
+        match &self.peer {
+            Peer::Local { channel, .. } => channel.bell.as_raw_fd(),
+            Peer::Remote(remote) => remote.ear.as_raw_fd(),
+        }
     }
 
-    /// This client's doorbell, for other threads.
-    pub fn bell(&self) -> Bell {
-        self.channel.bell.clone()
+    /// This client's doorbell, for other threads of this process; a client of another process's door has none that can
+    /// be rung here.
+    pub fn bell(&self) -> Option<Bell> {
+        match &self.peer {
+            Peer::Local { channel, .. } => Some(channel.bell.clone()),
+            Peer::Remote(_) => None,
+        }
     }
 }

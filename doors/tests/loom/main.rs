@@ -48,12 +48,12 @@ fn a_thread_that_goes_to_sleep_never_misses_a_call() {
             let model = Arc::clone(&model);
             // A served call ends the model: a call that is slept over is a deadlock.
             move || {
-                model.idle.arrive();
+                model.idle().arrive();
                 let mut served = 0;
                 while served < 2 {
                     match model.submit().take_one_from(0) {
                         Some(_) => served += 1,
-                        None => model.idle.sleep(0, || model.submit().any()),
+                        None => model.idle().sleep(0, || model.submit().any()),
                     }
                 }
             }
@@ -75,12 +75,12 @@ fn two_clients_and_a_thread_lose_no_call() {
         let server = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                model.idle.arrive();
+                model.idle().arrive();
                 let mut served = 0;
                 while served < 2 {
                     match model.submit().take_one_from(0) {
                         Some(_) => served += 1,
-                        None => model.idle.sleep(0, || model.submit().any()),
+                        None => model.idle().sleep(0, || model.submit().any()),
                     }
                 }
             }
@@ -125,11 +125,11 @@ fn a_call_that_races_a_revoke_is_served_or_taken_back_never_lost() {
         });
         // `Client::flush`, with its look at the revoke after publishing.
         model.submit().publish(0, 1);
-        let taken_back = if model.revoked.is_raised_after_publishing() {
+        let taken_back = if model.revoked().is_raised_after_publishing() {
             model.submit().take(0, 1)
         } else {
-            if model.idle.running() == 0 {
-                model.idle.wake_one(1);
+            if model.words().running() == 0 {
+                model.idle().wake_one(1);
             }
             0
         };
@@ -143,24 +143,24 @@ fn a_call_that_races_a_revoke_is_served_or_taken_back_never_lost() {
 fn a_call_that_counted_on_a_thread_that_goes_away_is_handed_over() {
     check(3, || {
         let model = Model::new(2);
-        model.idle.arrive();
-        model.idle.enter(0);
+        model.idle().arrive();
+        model.idle().enter(0);
         let leaves = thread::spawn({
             let model = Arc::clone(&model);
             // `Inner::leave_to_block`, of a thread that does not come back here.
             move || {
-                model.idle.go_away(0);
+                model.idle().go_away(0);
                 if model.submit().any() {
-                    model.idle.wake_one(2);
+                    model.idle().wake_one(2);
                 }
             }
         });
         let spare = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                model.idle.arrive();
+                model.idle().arrive();
                 while model.submit().take_one_from(0).is_none() {
-                    model.idle.sleep(1, || model.submit().any());
+                    model.idle().sleep(1, || model.submit().any());
                 }
             }
         });
@@ -184,19 +184,19 @@ fn a_call_that_counted_on_a_thread_that_parks_is_handed_over() {
             let model = Arc::clone(&model);
             // Serves at most one call, with an emergency reply.
             move || {
-                model.idle.arrive();
-                while !model.revoked.is_raised() {
+                model.idle().arrive();
+                while !model.revoked().is_raised() {
                     if let Some(slot) = model.submit().take_one_from(0) {
                         complete(&model, slot);
                         break;
                     }
                     model
                         .idle
-                        .sleep(0, || model.revoked.is_raised() || model.submit().any());
+                        .sleep(0, || model.revoked().is_raised() || model.submit().any());
                 }
-                model.idle.depart();
+                model.idle().depart();
                 if model.submit().any() {
-                    model.idle.wake_one(2);
+                    model.idle().wake_one(2);
                 }
             }
         });
@@ -218,9 +218,9 @@ fn a_call_that_counted_on_a_thread_that_parks_is_handed_over() {
 fn a_call_behind_a_handler_that_blocks_is_found_by_a_nudge() {
     check(2, || {
         let model = Model::new(2);
-        let gate = Arc::new(Futex::new(0));
-        model.idle.arrive();
-        model.idle.enter(0);
+        let gate = Arc::new(Futex::default());
+        model.idle().arrive();
+        model.idle().enter(0);
         let blocks = thread::spawn({
             let (model, gate) = (Arc::clone(&model), Arc::clone(&gate));
             // Is let go only when call 2 has been served.
@@ -228,8 +228,8 @@ fn a_call_behind_a_handler_that_blocks_is_found_by_a_nudge() {
                 while gate.word().load(Ordering::Acquire) == 0 {
                     gate.wait(0);
                 }
-                model.idle.search(0);
-                model.idle.depart();
+                model.idle().search(0);
+                model.idle().depart();
             }
         });
         let spare = thread::spawn({
@@ -245,9 +245,9 @@ fn a_call_behind_a_handler_that_blocks_is_found_by_a_nudge() {
         });
         model.submit_call(1);
         // `Client::nudge`: helps call 1, and call 2 needs no more help.
-        model.idle.give_up_on_busy(2);
-        if model.idle.running() == 0 {
-            model.idle.wake_one(2);
+        model.idle().give_up_on_busy(2);
+        if model.words().running() == 0 {
+            model.idle().wake_one(2);
         }
         model.submit_call(2);
         blocks.join().unwrap();
@@ -264,27 +264,27 @@ fn a_nudge_at_the_end_of_a_handler_leaves_the_count_right() {
         let server = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                model.idle.arrive();
+                model.idle().arrive();
                 let mut served = 0;
                 while served < 2 {
                     if model.submit().take_one_from(0).is_none() {
-                        model.idle.sleep(0, || model.submit().any());
+                        model.idle().sleep(0, || model.submit().any());
                         continue;
                     }
-                    model.idle.enter(0);
-                    model.idle.come_back(0);
-                    model.idle.search(0);
+                    model.idle().enter(0);
+                    model.idle().come_back(0);
+                    model.idle().search(0);
                     served += 1;
                 }
-                model.idle.depart();
+                model.idle().depart();
             }
         });
         model.submit_call(0);
-        model.idle.give_up_on_busy(1);
+        model.idle().give_up_on_busy(1);
         // Still served without help, and the count ends at zero.
         model.submit_call(1);
         server.join().unwrap();
-        assert_eq!(model.idle.running(), 0);
+        assert_eq!(model.words().running(), 0);
     });
 }
 
@@ -398,7 +398,7 @@ fn a_turn_comes_back_or_the_server_hears_that_the_client_has_gone() {
             let turn = Arc::clone(&turn);
             move || {
                 let mut pieces = 0;
-                while turn.to_client().is_ok() && turn.wait_for_client().is_ok() {
+                while turn.to_client().is_ok() && turn.wait_for_client(|| false).is_ok() {
                     pieces += 1;
                 }
                 pieces
@@ -412,5 +412,29 @@ fn a_turn_comes_back_or_the_server_hears_that_the_client_has_gone() {
         turn.leave();
         // A server that was resumed may find the client gone before it has woken up.
         assert!(server.join().unwrap() <= resumed);
+    });
+}
+
+#[test]
+fn a_caller_from_outside_wakes_a_thread_or_has_the_porter_look() {
+    check(3, || {
+        let model = Model::new(1);
+        let server = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.idle().arrive();
+                while model.submit().take_one_from(0).is_none() {
+                    model.idle().sleep(0, || model.submit().any());
+                }
+                model.dismiss_porter();
+            }
+        });
+        let porter = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.porter()
+        });
+        model.submit_from_outside(0);
+        server.join().unwrap();
+        porter.join().unwrap();
     });
 }

@@ -3,9 +3,9 @@
 use loom::sync::Arc;
 
 use crate::bitmap::Bitmap;
-use crate::idle::IdleSet;
+use crate::idle::{IdleSet, IdleWords};
 use crate::revoke::Revoked;
-use crate::sync::{AtomicU32, AtomicU64, Futex, Line, Ordering};
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line, Ordering};
 use crate::waiting::{Patience, Waiting};
 
 /// A door of one channel: what threads and clients share.
@@ -15,9 +15,14 @@ pub struct Model {
     waiting: AtomicU32,
     /// The doorbell: epoll on an eventfd that is never read is a futex on a counter.
     bell: Futex,
-    pub idle: IdleSet,
+    idle_bits: Box<[Line<AtomicU64>]>,
+    beds: Box<[Line<Futex>]>,
+    places: Box<[Line<AtomicU32>]>,
+    running: Line<AtomicI32>,
     threads: u32,
-    pub revoked: Revoked,
+    revoked: AtomicU32,
+    /// What the porter's socket is to a caller from outside.
+    asked: Futex,
     claimed: AtomicU64,
 }
 
@@ -27,12 +32,61 @@ impl Model {
             submit: [Line(AtomicU64::new(0))],
             complete: [Line(AtomicU64::new(0))],
             waiting: AtomicU32::new(0),
-            bell: Futex::new(0),
-            idle: IdleSet::new(threads),
+            bell: Futex::default(),
+            idle_bits: Box::new([Line(AtomicU64::new(0))]),
+            beds: (0..threads).map(|_| Line(Futex::default())).collect(),
+            places: (0..threads).map(|_| Line(AtomicU32::new(0))).collect(),
+            running: Line(AtomicI32::new(0)),
             threads,
-            revoked: Revoked::new(),
+            revoked: AtomicU32::new(0),
+            asked: Futex::default(),
             claimed: AtomicU64::new(0),
         })
+    }
+
+    pub fn words(&self) -> IdleWords<'_> {
+        IdleWords {
+            idle: &self.idle_bits,
+            beds: &self.beds,
+            running: &self.running,
+        }
+    }
+
+    pub fn idle(&self) -> IdleSet<'_> {
+        IdleSet::new(self.words(), &self.places)
+    }
+
+    pub fn revoked(&self) -> Revoked<'_> {
+        Revoked::new(&self.revoked)
+    }
+
+    /// `AsyncClient::flush` in another process, for a door whose handlers are fast.
+    pub fn submit_from_outside(&self, slot: u32) {
+        self.submit().publish(0, 1 << slot);
+        if self.words().running() != 0 {
+            return;
+        }
+        let rung = self.words().wake_from_outside(1, self.threads);
+        if rung.woken == 0 && rung.uncertain {
+            self.asked.word().store(1, Ordering::SeqCst);
+            self.asked.wake();
+        }
+    }
+
+    /// The porter, once: sleeps until it is asked (or told that nobody will), then looks after what waits.
+    pub fn porter(&self) {
+        while self.asked.word().load(Ordering::SeqCst) == 0 {
+            self.asked.wait(0);
+        }
+        if self.submit().any() && self.words().running() == 0 {
+            self.idle().wake_one(self.threads);
+        }
+    }
+
+    /// Lets the porter go home.
+    pub fn dismiss_porter(&self) {
+        self.asked.word().store(1, Ordering::SeqCst);
+        self.asked.wake();
     }
 
     pub fn submit(&self) -> Bitmap<'_> {
@@ -50,36 +104,36 @@ impl Model {
     /// `Client::flush` for a door whose handlers are fast.
     pub fn submit_call(&self, slot: u32) {
         self.submit().publish(0, 1 << slot);
-        if self.idle.running() == 0 {
-            self.idle.wake_one(self.threads);
+        if self.words().running() == 0 {
+            self.idle().wake_one(self.threads);
         }
     }
 
     /// `Door::revoke`.
     pub fn revoke(&self) {
-        self.revoked.raise();
-        self.idle.wake_all(self.threads);
+        self.revoked().raise();
+        self.idle().wake_all(self.threads);
     }
 
     /// `Door::serve`, until revoked or until `enough` says so; every claim is noted, and claimed
     /// once.
     pub fn serve(&self, thread: u32, run: impl Fn(u32)) {
-        self.idle.arrive();
+        self.idle().arrive();
         loop {
             while let Some(slot) = self.submit().take_one_from(0) {
                 let before = self.claimed.fetch_or(1 << slot, Ordering::Relaxed);
                 assert_eq!(before & (1 << slot), 0, "slot {slot} was claimed twice");
-                self.idle.enter(thread);
+                self.idle().enter(thread);
                 run(slot);
-                self.idle.search(thread);
+                self.idle().search(thread);
             }
-            if self.revoked.allows_end(|| self.submit().any()) {
+            if self.revoked().allows_end(|| self.submit().any()) {
                 break;
             }
             self.idle
-                .sleep(thread, || self.revoked.is_raised() || self.submit().any());
+                .sleep(thread, || self.revoked().is_raised() || self.submit().any());
         }
-        self.idle.depart();
+        self.idle().depart();
     }
 
     /// `report` and the doorbell.

@@ -1,0 +1,215 @@
+//! A door's name: a socket at a path, with permissions, and one owner at a time.
+//!
+//! The owner holds a lock on `PATH.lock` beside it, which the kernel releases when the owner dies; so what lies at the
+//! path without a locked lock file is stale and is replaced. The socket is bound to a temporary name, gets its mode and
+//! owner, listens, and only then takes its place by rename(2): there is no moment at which it exists with the wrong
+//! permissions, or at which a client finds a name that nobody serves.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::door::Inner;
+use crate::error::AttachError;
+use crate::porter::{self, Orders};
+use crate::socket;
+
+/// Clients that may wait to be let in.
+const BACKLOG: libc::c_int = 128;
+
+/// How often a path that somebody else owns is tried again.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// How a door is attached to its path.
+#[derive(Clone, Copy, Debug)]
+pub struct AttachOptions {
+    /// Permissions of the path: who may write to it may open the door. Default `0600`.
+    pub mode: u32,
+    /// The path's owner; `None`: the process's effective user. Another one needs privilege.
+    pub owner: Option<u32>,
+    /// The path's group.
+    pub group: Option<u32>,
+    /// How long to wait for another owner of the path to leave. Default: not at all.
+    pub wait: Duration,
+}
+
+impl Default for AttachOptions {
+    fn default() -> Self {
+        Self {
+            mode: 0o600,
+            owner: None,
+            group: None,
+            wait: Duration::ZERO,
+        }
+    }
+}
+
+/// A door's place in the file system. Dropped, it is given up: the path is removed, and another owner may take it.
+/// Clients that have the door open keep it.
+#[derive(Debug)]
+pub struct Attachment {
+    path: PathBuf,
+    /// Device and inode of the socket that we have put there.
+    identity: (u64, u64),
+    orders: Arc<Orders>,
+    /// Released last.
+    _lock: File,
+}
+
+impl Attachment {
+    /// Where the door is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the path up, as dropping does.
+    pub fn detach(self) {}
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
+        if ours {
+            // If it cannot be removed, the next owner replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+        self.orders.detached.store(true, Ordering::SeqCst);
+        self.orders.bell.ring();
+    }
+}
+
+pub fn attach(
+    inner: Arc<Inner>,
+    path: &Path,
+    options: &AttachOptions,
+) -> Result<Attachment, AttachError> {
+    if inner.remote.geometry.is_none() {
+        return Err(AttachError::NoGeometry);
+    }
+    if inner.started() == 0 {
+        return Err(AttachError::NotStarted);
+    }
+    let fail = |doing: &'static str| {
+        let path = path.to_owned();
+        move |source| AttachError::System {
+            path,
+            doing,
+            source,
+        }
+    };
+    let lock = lock(path, options.wait)?;
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(AttachError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        _ => {}
+    }
+    let temporary = Temporary::beside(path);
+    let listener = socket::seqpacket().map_err(fail("make a socket"))?;
+    let made = make(&listener, &temporary.0, options).map_err(fail("make the door's socket"));
+    made?;
+    let identity = fs::symlink_metadata(&temporary.0)
+        .map(|made| (made.dev(), made.ino()))
+        .map_err(fail("look at the door's socket"))?;
+    let orders = porter::start(inner, listener).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => AttachError::AlreadyAttached,
+        _ => fail("start the door's porter")(error),
+    })?;
+    let mut attachment = Attachment {
+        path: path.to_owned(),
+        identity,
+        orders,
+        _lock: lock,
+    };
+    if let Err(error) = fs::rename(&temporary.0, path) {
+        attachment.identity = (0, 0);
+        return Err(fail("put the door's socket in its place")(error));
+    }
+    Ok(attachment)
+}
+
+fn make(listener: &OwnedFd, temporary: &Path, options: &AttachOptions) -> io::Result<()> {
+    socket::bind(listener, temporary)?;
+    if options.owner.is_some() || options.group.is_some() {
+        chown(temporary, options.owner, options.group)?;
+    }
+    fs::set_permissions(temporary, Permissions::from_mode(options.mode))?;
+    socket::set_nonblocking(listener)?;
+    // Until here nobody can have connected.
+    socket::listen(listener, BACKLOG)
+}
+
+/// Becomes the path's only owner.
+fn lock(path: &Path, wait: Duration) -> Result<File, AttachError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let deadline = Instant::now() + wait;
+    let fail = |source| AttachError::System {
+        path: name.clone(),
+        doing: "lock the door's path",
+        source,
+    };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&name)
+        .map_err(fail)?;
+    loop {
+        // SAFETY: a plain system call on an open descriptor.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            // Only to tell the next one who it is.
+            let _ = file.set_len(0);
+            let _ = file.write_all(std::process::id().to_string().as_bytes());
+            return Ok(file);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(fail(error));
+        }
+        if Instant::now() >= deadline {
+            let mut owner = String::new();
+            let _ = file.rewind();
+            let _ = file.take(20).read_to_string(&mut owner);
+            return Err(AttachError::Taken {
+                path: path.to_owned(),
+                owner: owner.trim().to_owned(),
+            });
+        }
+        thread::sleep(AGAIN);
+    }
+}
+
+/// A name beside the path, removed again unless it was renamed.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn beside(path: &Path) -> Self {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(format!(".{}", std::process::id()));
+        let temporary = path.with_file_name(name);
+        // What a process with our number has left; nobody else makes this name while we hold the lock.
+        let _ = fs::remove_file(&temporary);
+        Self(temporary)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,140 @@
+//! A door's board: the words that tell callers which threads sleep, how many are about to look for work, how long
+//! handlers take, and whether the door was revoked.
+//!
+//! The server's process writes it. Callers in other processes have it mapped for reading: they decide as if they were
+//! inside whom to wake, and wake through it, because futex(2) needs the address only. What it says is a hint to them:
+//! a server that writes nonsense keeps its own callers waiting, and nobody else.
+
+use std::ptr::NonNull;
+use std::slice;
+
+use crate::geometry::PAGE;
+use crate::idle::IdleWords;
+use crate::memory::{Mapping, MemoryError, Writer};
+use crate::pace::Pace;
+use crate::revoke::Revoked;
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line};
+use std::os::fd::OwnedFd;
+
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Header {
+    running: Line<AtomicI32>,
+    pace: Line<AtomicU32>,
+    revoked: Line<AtomicU32>,
+    started: Line<AtomicU32>,
+}
+
+const LINE: usize = size_of::<Line<u8>>();
+const BITS: u32 = u64::BITS;
+
+// The layout is a protocol between processes, as in `layout`.
+const _: () = assert!(size_of::<Header>() == 4 * LINE && size_of::<Line<Futex>>() == LINE);
+
+/// A door's board in memory that is all zero at first.
+#[derive(Debug)]
+pub struct Board {
+    base: NonNull<Header>,
+    threads: u32,
+    /// Keeps what `base` points to.
+    _memory: Memory,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Private { _lines: Box<[Line<AtomicU64>]> },
+    Between { _mapping: Mapping },
+}
+
+// SAFETY: everything in the memory is atomic, and the memory lives as long as the value.
+unsafe impl Send for Board {}
+// SAFETY: as above.
+unsafe impl Sync for Board {}
+
+impl Board {
+    /// Bytes of the board of a door with room for `threads` threads: a multiple of [`PAGE`].
+    pub fn len(threads: u32) -> usize {
+        let mut sum = size_of::<Header>();
+        sum += threads.div_ceil(BITS) as usize * LINE; // idle bits
+        sum += threads as usize * LINE; // beds
+        sum.next_multiple_of(PAGE)
+    }
+
+    /// A board that only this process sees.
+    pub fn private(threads: u32) -> Self {
+        let mut lines: Box<[_]> = (0..Self::len(threads) / LINE)
+            .map(|_| Line(AtomicU64::new(0)))
+            .collect();
+        let base = NonNull::from(&mut *lines).cast();
+        Self::begin(base, threads, Memory::Private { _lines: lines })
+    }
+
+    /// A board to be shown to callers, and the descriptor to give them.
+    pub fn between(threads: u32) -> Result<(Self, OwnedFd), MemoryError> {
+        let (mapping, fd) = Mapping::create(c"transom-board", Self::len(threads), Writer::Creator)?;
+        let base = mapping.base().cast();
+        let memory = Memory::Between { _mapping: mapping };
+        Ok((Self::begin(base, threads, memory), fd))
+    }
+
+    /// The board of another process's door.
+    pub fn receive(fd: OwnedFd, threads: u32) -> Result<Self, MemoryError> {
+        let mapping = Mapping::receive(fd, Self::len(threads), Writer::Creator)?;
+        Ok(Self {
+            base: mapping.base().cast(),
+            threads,
+            _memory: Memory::Between { _mapping: mapping },
+        })
+    }
+
+    fn begin(base: NonNull<Header>, threads: u32, memory: Memory) -> Self {
+        let board = Self {
+            base,
+            threads,
+            _memory: memory,
+        };
+        Pace::begin(&board.header().pace.0);
+        board
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: `base` is aligned to a line (a page, or a box of lines) and at the start of at least `len` bytes, all
+        // zero at first, which is a valid header; only atomics are in it.
+        unsafe { self.base.as_ref() }
+    }
+
+    /// Which threads sleep, and how many do not.
+    pub fn idle(&self) -> IdleWords<'_> {
+        let words = self.threads.div_ceil(BITS) as usize;
+        // SAFETY: `len` counts the header, then `words` lines, then `threads` lines; zero is valid for all of them.
+        unsafe {
+            let idle = self.base.add(1).cast::<Line<AtomicU64>>();
+            let beds = idle.add(words).cast::<Line<Futex>>();
+            IdleWords {
+                idle: slice::from_raw_parts(idle.as_ptr(), words),
+                beds: slice::from_raw_parts(beds.as_ptr(), self.threads as usize),
+                running: &self.header().running,
+            }
+        }
+    }
+
+    /// How long handlers take.
+    pub fn pace(&self) -> Pace<'_> {
+        Pace::new(&self.header().pace.0)
+    }
+
+    /// Whether the door was revoked.
+    pub fn revoked(&self) -> Revoked<'_> {
+        Revoked::new(&self.header().revoked.0)
+    }
+
+    /// Threads that were started.
+    pub fn started(&self) -> &AtomicU32 {
+        &self.header().started.0
+    }
+
+    /// Threads that may exist.
+    pub fn threads(&self) -> u32 {
+        self.threads
+    }
+}

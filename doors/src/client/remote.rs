@@ -1,0 +1,330 @@
+//! A caller's end of a channel into another process: how it is opened, how threads there are woken, how its death is seen.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::bell::listen_to;
+use crate::board::Board;
+use crate::client::{OpenOptions, PeerState};
+use crate::error::OpenError;
+use crate::hello::{Hello, MESSAGE, Message, Refusal, Welcome};
+use crate::layout::Layout;
+use crate::memory::{Mapping, Writer};
+use crate::public::{Attributes, Limits};
+use crate::socket::{self, Credentials, Descriptors, Received};
+use crate::sync::Ordering;
+
+/// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one rings a few
+/// times too often, and not ten thousand times.
+const EMPTY_RINGS_MAX: u32 = 10_000;
+
+/// The other side of a channel.
+#[derive(Debug)]
+pub struct Remote {
+    pub socket: OwnedFd,
+    pub ear: OwnedFd,
+    /// An epoll set that becomes readable with news of the other side.
+    pub news: OwnedFd,
+    pub state: PeerState,
+    pub limits: Limits,
+    pub welcome: Welcome,
+    pub credentials: Credentials,
+    /// Descriptors that came with a reply.
+    pub parcels: Vec<Option<(u32, Descriptors)>>,
+    empty_rings: u32,
+    board: Board,
+    process: Option<OwnedFd>,
+    /// Who opened it: a child that was forked since has no channel.
+    opener: u32,
+    /// Requests, replies, control.
+    _mappings: [Mapping; 3],
+}
+
+impl Remote {
+    /// Opens the door at `path`.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<(Self, Layout), OpenError> {
+        let deadline = Instant::now() + options.timeout;
+        let fail = |doing: &'static str| {
+            let path = path.to_owned();
+            move |source: io::Error| OpenError::System {
+                path,
+                doing,
+                source,
+            }
+        };
+        let socket =
+            socket::connect(path, options.timeout).map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => OpenError::Away {
+                    path: path.to_owned(),
+                },
+                _ => fail("connect to")(source),
+            })?;
+        let hello = Hello::ours(options.slots.unwrap_or(0), options.channel_bytes_max as u64);
+        say(&socket, &Message::Hello(hello), &[]).map_err(fail("speak to"))?;
+        let (message, mut descriptors) = hear(&socket, path, deadline)?;
+        let Message::Welcome(welcome) = message else {
+            return Err(not_understood(path));
+        };
+        let (Some(board), Some(replies), Some(ear)) =
+            (descriptors.next(), descriptors.next(), descriptors.next())
+        else {
+            return Err(not_understood(path));
+        };
+        let geometry = welcome.geometry;
+        let lie = |source| OpenError::Memory {
+            path: path.to_owned(),
+            source,
+        };
+        if geometry.check().is_err()
+            || !(1..=crate::THREADS_MAX).contains(&welcome.threads_max)
+            || (options.slots).is_some_and(|slots| geometry.slots > slots)
+        {
+            return Err(not_understood(path));
+        }
+        if geometry.memory_len() > options.channel_bytes_max {
+            return Err(OpenError::Refused {
+                path: path.to_owned(),
+                why: Refusal::Bytes {
+                    needed: geometry.memory_len() as u64,
+                    allowed: options.channel_bytes_max as u64,
+                },
+            });
+        }
+        let board = Board::receive(board, welcome.threads_max).map_err(lie)?;
+        let replies =
+            Mapping::receive(replies, geometry.replies_len(), Writer::Creator).map_err(lie)?;
+        let (requests, requests_fd) = Mapping::create(
+            c"transom-requests",
+            geometry.requests_len(),
+            Writer::Creator,
+        )
+        .map_err(lie)?;
+        let (control, control_fd) =
+            Mapping::create(c"transom-control", geometry.control_len(), Writer::Both)
+                .map_err(lie)?;
+        let halves = [requests_fd.as_fd(), control_fd.as_fd()];
+        say(&socket, &Message::Channel, &halves).map_err(fail("speak to"))?;
+        if !matches!(hear(&socket, path, deadline)?, (Message::Ready, _)) {
+            return Err(not_understood(path));
+        }
+        let credentials = socket::credentials(&socket).map_err(fail("ask who serves"))?;
+        let process = socket::process(&socket);
+        let news = news_of(&socket, process.as_ref()).map_err(fail("listen to"))?;
+
+        let mappings = [requests, replies, control];
+        let bases = [mappings[0].base(), mappings[1].base(), mappings[2].base()];
+        // SAFETY: the geometry was checked, and the lengths of the mappings are what it says; they stay as long as this
+        // value, which the client that uses the layout owns. Replies are mapped for reading.
+        let layout = unsafe { Layout::of_parts(geometry, bases) };
+        let remote = Self {
+            socket,
+            ear,
+            news,
+            state: PeerState::Serving,
+            limits: Limits {
+                data_min: usize::try_from(welcome.data_min).unwrap_or(usize::MAX),
+                data_max: usize::try_from(welcome.data_max).unwrap_or(usize::MAX),
+                descriptors_max: welcome.descriptors_max,
+            },
+            welcome,
+            credentials,
+            parcels: (0..geometry.slots).map(|_| None).collect(),
+            empty_rings: 0,
+            board,
+            process,
+            opener: std::process::id(),
+            _mappings: mappings,
+        };
+        Ok((remote, layout))
+    }
+
+    /// Whether this is the process that opened the door.
+    pub fn is_ours(&self) -> bool {
+        self.opener == std::process::id()
+    }
+
+    /// What the door says of itself.
+    pub fn attributes(&self) -> Attributes {
+        Attributes {
+            revoked: self.board.revoked().is_raised(),
+            ..Attributes::decode(self.welcome.attributes)
+        }
+    }
+
+    /// After publishing: whether calls may stay with nobody to serve them.
+    pub fn refuses_after_publishing(&self) -> bool {
+        self.state != PeerState::Serving || self.board.revoked().is_raised_after_publishing()
+    }
+
+    /// As `Inner::ring_for`, from outside.
+    pub fn ring_for(&mut self, calls: u32) {
+        let idle = self.board.idle();
+        let running = idle.running();
+        let wanted = if self.board.pace().is_slow() {
+            calls.saturating_sub(running)
+        } else {
+            u32::from(running == 0)
+        };
+        if wanted == 0 {
+            return;
+        }
+        let started = self.board.started().load(Ordering::SeqCst);
+        let rung = idle.wake_from_outside(wanted, started);
+        // A thread that was woken finds company itself.
+        let nobody = rung.woken == 0 && running == 0;
+        if nobody && (rung.uncertain || started < self.board.threads()) {
+            self.say_nudge(false);
+        }
+    }
+
+    /// As `Inner::nudge`, from outside. What comes of it is not known here.
+    pub fn nudge(&mut self) -> bool {
+        self.say_nudge(true)
+    }
+
+    /// If the socket is full, the porter has enough to read.
+    fn say_nudge(&self, stuck: bool) -> bool {
+        say(&self.socket, &Message::Nudge { stuck }, &[]).is_ok()
+    }
+
+    /// Reads what the other side has said.
+    pub fn listen(&mut self) -> PeerState {
+        while self.state != PeerState::Gone && self.receive_one() {}
+        if self.state == PeerState::Serving && self.board.revoked().is_raised() {
+            self.state = PeerState::Revoked;
+        }
+        let ended =
+            |process: &OwnedFd| socket::wait_readable(&[process.as_fd()], Some(Duration::ZERO));
+        if self.process.as_ref().is_some_and(ended) {
+            self.state = PeerState::Gone;
+        }
+        self.state
+    }
+
+    fn receive_one(&mut self) -> bool {
+        let mut bytes = [0; MESSAGE];
+        let Received {
+            len, descriptors, ..
+        } = match socket::receive(self.socket.as_fd(), &mut bytes) {
+            Ok(received) if received.len > 0 => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            _ => {
+                self.state = PeerState::Gone;
+                return false;
+            }
+        };
+        match Message::decode(&bytes[..len]) {
+            Ok(Message::Revoked) => self.state = PeerState::Revoked,
+            Ok(Message::Parcel { slot, generation }) => match self.parcels.get_mut(slot as usize) {
+                Some(place) => *place = Some((generation, descriptors)),
+                None => self.poison(),
+            },
+            _ => self.poison(),
+        }
+        true
+    }
+
+    /// The descriptors of a reply, which were sent before it was published.
+    pub fn take_parcel(&mut self, slot: u32, generation: u32) -> Option<Descriptors> {
+        for _ in 0..2 {
+            let place = self.parcels.get_mut(slot as usize)?;
+            if let Some((_, descriptors)) = place.take_if(|(of, _)| *of == generation) {
+                return Some(descriptors);
+            }
+            self.listen();
+        }
+        None
+    }
+
+    /// The other side has lied, or is broken: nothing of it is believed any more.
+    pub fn poison(&mut self) {
+        self.state = PeerState::Gone;
+        socket::hang_up(&self.socket);
+    }
+
+    /// Notes whether a doorbell has brought anything.
+    pub fn note_ring(&mut self, useful: bool) {
+        self.empty_rings = if useful { 0 } else { self.empty_rings + 1 };
+        if self.empty_rings > EMPTY_RINGS_MAX {
+            self.poison();
+        }
+    }
+
+    /// Where a caller can wait for a reply and for bad news at once.
+    pub fn ears(&self) -> [BorrowedFd<'_>; 2] {
+        [self.ear.as_fd(), self.news.as_fd()]
+    }
+}
+
+/// An epoll set that hears of messages, of a hang-up and of the process's end.
+fn news_of(socket: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    // SAFETY: the new descriptor is owned by nobody else.
+    let news = unsafe {
+        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    listen_to(&news, socket.as_raw_fd(), 0)?;
+    if let Some(process) = process {
+        listen_to(&news, process.as_raw_fd(), 1)?;
+    }
+    Ok(news)
+}
+
+pub fn say(socket: &OwnedFd, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    socket::send(socket.as_fd(), &message.encode(), descriptors)
+}
+
+/// Waits for the next message of a handshake.
+fn hear(
+    socket: &OwnedFd,
+    path: &Path,
+    deadline: Instant,
+) -> Result<(Message, Descriptors), OpenError> {
+    let mut bytes = [0; MESSAGE];
+    loop {
+        match socket::receive(socket.as_fd(), &mut bytes) {
+            Ok(Received { len: 0, .. }) => {
+                // The server has died, or has just detached.
+                return Err(OpenError::Away {
+                    path: path.to_owned(),
+                });
+            }
+            Ok(received) => {
+                return match Message::decode(&bytes[..received.len]) {
+                    Ok(Message::Refused(why)) => Err(OpenError::Refused {
+                        path: path.to_owned(),
+                        why,
+                    }),
+                    Ok(message) if !received.truncated => Ok((message, received.descriptors)),
+                    _ => Err(not_understood(path)),
+                };
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() || !socket::wait_readable(&[socket.as_fd()], Some(left)) {
+                    return Err(OpenError::TimedOut {
+                        path: path.to_owned(),
+                    });
+                }
+            }
+            Err(_) => {
+                return Err(OpenError::Away {
+                    path: path.to_owned(),
+                });
+            }
+        }
+    }
+}
+
+fn not_understood(path: &Path) -> OpenError {
+    OpenError::Protocol {
+        path: path.to_owned(),
+    }
+}

@@ -1,0 +1,213 @@
+//! What a channel to another process has beyond its words: who is there, what is believed of it, and when it is given up.
+//!
+//! The truth about a call is kept here, in private memory; the channel's words are checked against it. A lie ends the
+//! channel and nothing else.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::bell::Bell;
+use crate::channel::{Channel, Parcel};
+use crate::geometry::ChannelGeometry;
+use crate::hello::{MESSAGE, Message};
+use crate::memory::Mapping;
+use crate::socket::{self, Credentials};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Messages taken from one socket at a time: a client that sends many does not keep a thread from the others.
+const MESSAGES: usize = 64;
+
+/// A claim of a client's that cannot be true. Its channel is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[repr(u32)]
+pub enum Lie {
+    /// It submitted a call in a slot that does not exist.
+    #[error("a call in a slot that the channel does not have")]
+    Slot = 1,
+    /// It submitted a call in a slot whose call has not been answered.
+    #[error("a second call in a slot whose first one is still being served")]
+    Twice = 2,
+    /// A request longer than its slot.
+    #[error("a request longer than its slot")]
+    Length = 3,
+    /// A generation that no call has.
+    #[error("a call without a generation")]
+    Generation = 4,
+    /// It said that descriptors go along, and none came.
+    #[error("descriptors that were announced and not sent")]
+    Descriptors = 5,
+    /// Bytes on the socket that mean nothing.
+    #[error("a message that means nothing here")]
+    Message = 6,
+}
+
+impl Lie {
+    fn of(number: u32) -> Option<Self> {
+        [
+            Lie::Slot,
+            Lie::Twice,
+            Lie::Length,
+            Lie::Generation,
+            Lie::Descriptors,
+            Lie::Message,
+        ]
+        .into_iter()
+        .find(|&lie| lie as u32 == number)
+    }
+}
+
+/// A client's request to look after its calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Nudge {
+    /// It could not wake anybody for certain.
+    Unsure = 1,
+    /// They have waited for long.
+    Stuck = 2,
+}
+
+const OPEN: u32 = 0;
+/// The client has left, or the door lets go of it. Smaller numbers are lies.
+const LEFT: u32 = u32::MAX;
+
+/// The other process.
+#[derive(Debug)]
+pub struct Link {
+    pub credentials: Credentials,
+    pub socket: OwnedFd,
+    /// Rings the porter.
+    porter: Bell,
+    /// Calls wait, and the client could wake nobody.
+    nudged: AtomicU32,
+    /// One bit for each slot whose call was claimed and not answered.
+    in_service: Box<[AtomicU64]>,
+    closed: AtomicU32,
+    /// Door server threads that are with a call of this channel.
+    users: AtomicU32,
+    /// Requests, replies, control.
+    _mappings: [Mapping; 3],
+}
+
+impl Link {
+    pub fn new(
+        geometry: ChannelGeometry,
+        credentials: Credentials,
+        socket: OwnedFd,
+        porter: Bell,
+        mappings: [Mapping; 3],
+    ) -> Self {
+        Self {
+            credentials,
+            socket,
+            porter,
+            nudged: AtomicU32::new(0),
+            in_service: (0..geometry.words()).map(|_| AtomicU64::new(0)).collect(),
+            closed: AtomicU32::new(OPEN),
+            users: AtomicU32::new(0),
+            _mappings: mappings,
+        }
+    }
+
+    /// Notes that the call in `slot` is being served; false if one is already.
+    pub fn begin_service(&self, slot: u32) -> bool {
+        let (word, bit) = Channel::place(slot);
+        self.in_service[word].fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    /// Before the reply is published: from then on the client may submit the next call.
+    pub fn end_service(&self, slot: u32) {
+        let (word, bit) = Channel::place(slot);
+        self.in_service[word].fetch_and(!bit, Ordering::AcqRel);
+    }
+
+    /// A thread begins a call of this channel. To be said while the channel cannot be removed.
+    pub fn hold(&self) {
+        self.users.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A thread has ended with its call, and will not look at the channel again: it may vanish at
+    /// once. The porter looks from time to time whether a closed one can go.
+    pub fn let_go(&self) {
+        self.users.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether a thread is with a call of this channel.
+    pub fn is_in_use(&self) -> bool {
+        self.users.load(Ordering::Acquire) != 0
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire) != OPEN
+    }
+
+    /// The client has left.
+    pub fn close(&self) {
+        let _ = self
+            .closed
+            .compare_exchange(OPEN, LEFT, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// The client has lied: the porter shall put it out.
+    pub fn poison(&self, lie: Lie) {
+        if self
+            .closed
+            .compare_exchange(OPEN, lie as u32, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
+            self.porter.ring();
+        }
+    }
+
+    /// Why it was given up, if that was a lie.
+    pub fn lie(&self) -> Option<Lie> {
+        Lie::of(self.closed.load(Ordering::Acquire))
+    }
+
+    /// What the client has asked for since the last time.
+    pub fn take_nudge(&self) -> Option<Nudge> {
+        match self.nudged.swap(0, Ordering::AcqRel) {
+            0 => None,
+            1 => Some(Nudge::Unsure),
+            _ => Some(Nudge::Stuck),
+        }
+    }
+
+    /// Takes what lies in the socket. Returns whether there may be more; closes at a hang-up.
+    pub fn receive(&self, channel: &Channel) -> bool {
+        let mut message = [0; MESSAGE];
+        for _ in 0..MESSAGES {
+            let received = match socket::receive(self.socket.as_fd(), &mut message) {
+                Ok(received) if received.len > 0 => received,
+                Ok(_) => {
+                    self.close();
+                    return false;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+                Err(_) => {
+                    self.close();
+                    return false;
+                }
+            };
+            match Message::decode(&message[..received.len]) {
+                Ok(Message::Nudge { stuck }) => {
+                    let nudge = if stuck { Nudge::Stuck } else { Nudge::Unsure };
+                    self.nudged.fetch_max(nudge as u32, Ordering::AcqRel);
+                    self.porter.ring();
+                }
+                Ok(Message::Parcel { slot, generation }) => channel.keep_parcel(
+                    slot,
+                    Parcel {
+                        generation,
+                        descriptors: received.descriptors,
+                        truncated: received.truncated,
+                    },
+                ),
+                _ => {
+                    self.poison(Lie::Message);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}

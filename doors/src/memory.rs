@@ -1,0 +1,163 @@
+//! Memory between two processes: sealed memfds with, as far as possible, one writer each.
+//!
+//! Whoever creates a piece maps it first and seals it then: it can neither shrink (a touched page never vanishes: no
+//! SIGBUS) nor grow, no seal can be added or removed, and, if the creator is its only writer, nobody can map it writable
+//! any more. Whoever receives a descriptor believes none of this and checks it before mapping.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+/// Who may write a piece of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// Its creator alone.
+    Creator,
+    /// Both sides; everything in it is an atomic.
+    Both,
+}
+
+impl Writer {
+    fn seals(self) -> libc::c_int {
+        let fixed = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        match self {
+            Writer::Creator => fixed | libc::F_SEAL_FUTURE_WRITE,
+            Writer::Both => fixed,
+        }
+    }
+}
+
+/// Why memory from the other side is not mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The descriptor is not a memfd, or lacks a seal.
+    #[error("the memory's seals are {given:#x}, and must be at least {needed:#x}")]
+    Seals {
+        /// What `F_GET_SEALS` says; -1 if it is no memfd.
+        given: i32,
+        /// What is needed.
+        needed: i32,
+    },
+    /// The size is not the agreed one.
+    #[error("the memory is {given} bytes long, and must be {needed}")]
+    Size {
+        /// What fstat says.
+        given: u64,
+        /// What was agreed.
+        needed: usize,
+    },
+    /// The kernel does not give or map it.
+    #[error("memory for a channel cannot be had: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A piece of memory that lies in two processes. Unmapped when dropped; not inherited by fork.
+#[derive(Debug)]
+pub struct Mapping {
+    memory: MmapRaw,
+}
+
+impl Mapping {
+    /// New, zeroed and touched memory of `len` bytes, and the descriptor to give away.
+    pub fn create(name: &CStr, len: usize, writer: Writer) -> Result<(Self, OwnedFd), MemoryError> {
+        let file = File::from(memfd(name)?);
+        file.set_len(len as u64)?;
+        let memory = MmapOptions::new().len(len).populate().map_raw(&file)?;
+        memory.advise(Advice::DontFork)?;
+        // SAFETY: a plain system call on an open descriptor.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, writer.seals()) } < 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        Ok((Self { memory }, file.into()))
+    }
+
+    /// Maps memory that the other side has created, once it is what was agreed.
+    pub fn receive(fd: OwnedFd, len: usize, writer: Writer) -> Result<Self, MemoryError> {
+        let file = File::from(fd);
+        // SAFETY: a plain system call on an open descriptor.
+        let given = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        let needed = writer.seals();
+        if given < 0 || given & needed != needed {
+            return Err(MemoryError::Seals { given, needed });
+        }
+        let given = file.metadata()?.len();
+        if given != len as u64 {
+            return Err(MemoryError::Size { given, needed: len });
+        }
+        let mut options = MmapOptions::new();
+        options.len(len);
+        let memory = match writer {
+            Writer::Creator => options.map_raw_read_only(&file)?,
+            Writer::Both => options.map_raw(&file)?,
+        };
+        memory.advise(Advice::DontFork)?;
+        Ok(Self { memory })
+    }
+
+    /// Its first byte.
+    pub fn base(&self) -> NonNull<u8> {
+        NonNull::new(self.memory.as_mut_ptr()).expect("mmap never maps page 0")
+    }
+}
+
+fn memfd(name: &CStr) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // Linux 6.3 and later can forbid to execute it; older kernels do not know the flag.
+    for flags in [flags | libc::MFD_NOEXEC_SEAL, flags] {
+        // SAFETY: the name is a C string.
+        let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
+        if fd >= 0 {
+            // SAFETY: the call succeeded, so `fd` is open and nobody else knows it.
+            return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+    Err(io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_created_is_received_and_has_one_writer() {
+        let (ours, fd) = Mapping::create(c"test", 8192, Writer::Creator).expect("memory");
+        // SAFETY: the first byte of a mapping that both hold.
+        unsafe { ours.base().write_volatile(7) };
+        let again = fd.try_clone().expect("a descriptor");
+        let theirs = Mapping::receive(fd, 8192, Writer::Creator).expect("as agreed");
+        // SAFETY: as above.
+        assert_eq!(unsafe { theirs.base().read_volatile() }, 7);
+        let file = File::from(again);
+        assert!(file.set_len(4096).is_err(), "it must not shrink");
+        assert!(
+            MmapOptions::new().len(8192).map_raw(&file).is_err(),
+            "nobody else may write it"
+        );
+    }
+
+    #[test]
+    fn wrong_sizes_and_missing_seals_are_refused() {
+        let (_ours, fd) = Mapping::create(c"test", 8192, Writer::Both).expect("memory");
+        let again = fd.try_clone().expect("a descriptor");
+        assert!(matches!(
+            Mapping::receive(fd, 4096, Writer::Both),
+            Err(MemoryError::Size {
+                given: 8192,
+                needed: 4096
+            })
+        ));
+        assert!(matches!(
+            Mapping::receive(again, 8192, Writer::Creator),
+            Err(MemoryError::Seals { .. })
+        ));
+        let no_memfd = OwnedFd::from(File::open("/dev/zero").expect("opens"));
+        assert!(matches!(
+            Mapping::receive(no_memfd, 4096, Writer::Both),
+            Err(MemoryError::Seals { given: -1, .. })
+        ));
+    }
+}

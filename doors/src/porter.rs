@@ -1,0 +1,597 @@
+//! The porter: one ordinary thread of a door that is attached to a path. It lets clients in, sees them leave, puts out
+//! those that lie, and tells the rest when the door is revoked. It sleeps while nothing of that happens; calls do not
+//! pass it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::bell::{Bell, listen_to};
+use crate::channel::Channel;
+use crate::door::Inner;
+use crate::geometry::ChannelGeometry;
+use crate::hello::{Hello, MESSAGE, Message, Refusal, VERSION, Welcome};
+use crate::layout::Layout;
+use crate::link::{Link, Nudge};
+use crate::memory::{Mapping, MemoryError, Writer};
+use crate::public::{DoorEvent, Unreferenced};
+use crate::socket::{self, Credentials, Descriptors};
+
+/// A client that has not said everything after this long is forgotten.
+const HANDSHAKE: Duration = Duration::from_secs(1);
+/// Clients that may be in the middle of their handshake.
+const HANDSHAKES_MAX: usize = 64;
+/// How often channels are looked at that clients have left and threads still hold.
+const RETIRED: Duration = Duration::from_millis(20);
+
+const STACK: usize = 128 << 10;
+const EVENTS: usize = 64;
+/// Tokens: of the listener, of the bell, and from here on two for each client.
+const LISTENER: u64 = 0;
+const BELL: u64 = 1;
+const CLIENTS: u64 = 2;
+
+/// What the porter is told.
+#[derive(Debug)]
+pub struct Orders {
+    /// Nobody new is let in.
+    pub detached: AtomicBool,
+    pub bell: Bell,
+}
+
+struct Porter {
+    inner: Arc<Inner>,
+    orders: Arc<Orders>,
+    epoll: OwnedFd,
+    listener: Option<OwnedFd>,
+    clients: Vec<Option<Client>>,
+    /// Left by their clients, and still held by threads.
+    retired: Vec<Arc<Channel>>,
+    told_revoked: bool,
+    had_client: bool,
+    /// The owner was told that nobody has the door open.
+    unreferenced: bool,
+}
+
+struct Client {
+    credentials: Credentials,
+    stage: Stage,
+    /// Tells the death of a process that has left its socket to a child.
+    _process: Option<OwnedFd>,
+}
+
+enum Stage {
+    Hello {
+        socket: OwnedFd,
+        since: Instant,
+    },
+    Memory {
+        socket: OwnedFd,
+        since: Instant,
+        geometry: ChannelGeometry,
+        replies: Mapping,
+        bell: Bell,
+    },
+    Open {
+        channel: Arc<Channel>,
+        place: u32,
+    },
+}
+
+/// Starts the porter of a door that is to be attached.
+pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
+    let bell = Bell::new()?;
+    if inner.porter.set(bell.clone()).is_err() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    // SAFETY: the new descriptor is owned by nobody else.
+    let epoll = unsafe {
+        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd)
+    };
+    listen_to(&epoll, listener.as_raw_fd(), LISTENER)?;
+    listen_to(&epoll, bell.as_raw_fd(), BELL)?;
+    let orders = Arc::new(Orders {
+        detached: AtomicBool::new(false),
+        bell,
+    });
+    let mut porter = Porter {
+        orders: Arc::clone(&orders),
+        epoll,
+        listener: Some(listener),
+        clients: Vec::new(),
+        retired: Vec::new(),
+        told_revoked: false,
+        had_client: false,
+        unreferenced: false,
+        inner,
+    };
+    thread::Builder::new()
+        .name("porter".to_owned())
+        .stack_size(STACK)
+        .spawn(move || porter.run())?;
+    Ok(orders)
+}
+
+impl Porter {
+    fn run(&mut self) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        // Whoever connected before the listener was in the set.
+        self.admit();
+        while !self.is_finished() {
+            let timeout = self.timeout();
+            let ms = timeout.map_or(-1, |timeout| timeout.as_millis() as libc::c_int + 1);
+            // SAFETY: the events are valid for their number.
+            let count = unsafe {
+                libc::epoll_wait(
+                    self.epoll.as_raw_fd(),
+                    events.as_mut_ptr(),
+                    EVENTS as libc::c_int,
+                    ms,
+                )
+            };
+            for event in &events[..usize::try_from(count).unwrap_or(0)] {
+                match event.u64 {
+                    LISTENER => self.admit(),
+                    BELL => {}
+                    token => {
+                        let process = token % 2 == CLIENTS % 2 + 1;
+                        self.on_client(((token - CLIENTS) / 2) as usize, process);
+                    }
+                }
+            }
+            self.look_around();
+        }
+    }
+
+    /// Detached, and nobody is left: then nothing can come any more.
+    fn is_finished(&self) -> bool {
+        self.listener.is_none()
+            && self.clients.iter().all(Option::is_none)
+            && self.retired.is_empty()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let handshakes = self.clients.iter().flatten().filter_map(Client::since);
+        let handshake = handshakes
+            .min()
+            .map(|since| (since + HANDSHAKE).saturating_duration_since(Instant::now()));
+        let retired = (!self.retired.is_empty()).then_some(RETIRED);
+        [handshake, retired].into_iter().flatten().min()
+    }
+
+    /// What the bell may have rung for, and what time brings.
+    fn look_around(&mut self) {
+        if self.orders.detached.load(Ordering::SeqCst) {
+            self.listener = None;
+        }
+        if !self.told_revoked && self.inner.revoked().is_raised() {
+            self.told_revoked = true;
+            let message = Message::Revoked.encode();
+            for client in self.clients.iter().flatten() {
+                if let Stage::Open { channel, .. } = &client.stage
+                    && let Some(link) = &channel.link
+                {
+                    // A client that does not read sees it on the board with its next call.
+                    let _ = socket::send(link.socket.as_fd(), &message, &[]);
+                }
+            }
+        }
+        for index in 0..self.clients.len() {
+            let Some(client) = &self.clients[index] else {
+                continue;
+            };
+            match &client.stage {
+                Stage::Open { channel, .. } => {
+                    let link = channel.link.as_ref();
+                    if link.is_some_and(Link::is_closed) {
+                        self.put_out(index);
+                    } else if let Some(nudge) = link.and_then(Link::take_nudge) {
+                        self.help(nudge);
+                    }
+                }
+                _ if client
+                    .since()
+                    .is_some_and(|since| since.elapsed() > HANDSHAKE) =>
+                {
+                    self.clients[index] = None;
+                }
+                _ => {}
+            }
+        }
+        self.retired
+            .retain(|channel| channel.link.as_ref().is_some_and(Link::is_in_use));
+        self.tell_unreferenced();
+    }
+
+    /// Calls wait that a client could not wake anybody for.
+    fn help(&self, nudge: Nudge) {
+        let inner = &*self.inner;
+        // SAFETY: this is the porter, and it removes nothing here.
+        let backlog = unsafe { inner.table().look_as_porter() }
+            .channels()
+            .any(Channel::has_backlog);
+        if !backlog {
+            return;
+        }
+        match nudge {
+            Nudge::Stuck => {
+                inner.nudge();
+            }
+            Nudge::Unsure => {
+                if inner.board.idle().running() == 0 && !inner.wake_one() {
+                    inner.grow();
+                }
+            }
+        }
+    }
+
+    fn tell_unreferenced(&mut self) {
+        let Some(unreferenced) = self.inner.remote.unreferenced else {
+            return;
+        };
+        let open = self.inner.clients.load(Ordering::Relaxed) > 0;
+        if open {
+            if unreferenced == Unreferenced::Multi {
+                self.unreferenced = false;
+            }
+            return;
+        }
+        // Never before somebody has had it open.
+        if !self.unreferenced && self.had_client {
+            self.unreferenced = true;
+            if let Some(on_unreferenced) = &self.inner.remote.on_unreferenced {
+                on_unreferenced();
+            }
+        }
+    }
+
+    fn admit(&mut self) {
+        loop {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            let socket = match socket::accept(listener) {
+                Ok(socket) => socket,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(_) => return,
+            };
+            let Ok(credentials) = socket::credentials(&socket) else {
+                continue;
+            };
+            let handshakes = self.clients.iter().flatten().filter_map(Client::since);
+            if handshakes.count() >= HANDSHAKES_MAX {
+                let max = u64::from(self.inner.remote.channels_max);
+                self.refuse(&socket, credentials, Refusal::Channels { max });
+                continue;
+            }
+            let index = match self.clients.iter().position(Option::is_none) {
+                Some(index) => index,
+                None => {
+                    self.clients.push(None);
+                    self.clients.len() - 1
+                }
+            };
+            let token = CLIENTS + 2 * index as u64;
+            let process = socket::process(&socket);
+            let listening = listen_to(&self.epoll, socket.as_raw_fd(), token).and_then(|()| {
+                process.as_ref().map_or(Ok(()), |process| {
+                    listen_to(&self.epoll, process.as_raw_fd(), token + 1)
+                })
+            });
+            if listening.is_err() {
+                continue;
+            }
+            self.clients[index] = Some(Client {
+                credentials,
+                stage: Stage::Hello {
+                    socket,
+                    since: Instant::now(),
+                },
+                _process: process,
+            });
+            self.on_client(index, false);
+        }
+    }
+
+    fn refuse(&self, socket: &OwnedFd, client: Credentials, why: Refusal) {
+        let _ = socket::send(socket.as_fd(), &Message::Refused(why).encode(), &[]);
+        self.inner.tell(&DoorEvent::Refused { client, why });
+    }
+
+    /// News of a client: of its socket, or of its process.
+    fn on_client(&mut self, index: usize, process: bool) {
+        let Some(Some(client)) = self.clients.get(index) else {
+            return; // gone since the event
+        };
+        if let Stage::Open { channel, .. } = &client.stage {
+            if let Some(link) = &channel.link {
+                while !link.is_closed() && link.receive(channel) {}
+                if process {
+                    link.close();
+                }
+            }
+            return; // `look_around` does the rest
+        }
+        if process {
+            self.clients[index] = None;
+            return;
+        }
+        self.on_handshake(index);
+    }
+
+    fn on_handshake(&mut self, index: usize) {
+        while let Some(Some(client)) = self.clients.get(index) {
+            let (Stage::Hello { socket, .. } | Stage::Memory { socket, .. }) = &client.stage else {
+                return;
+            };
+            let mut bytes = [0; MESSAGE];
+            let received = match socket::receive(socket.as_fd(), &mut bytes) {
+                Ok(received) if received.len > 0 => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                _ => {
+                    self.clients[index] = None;
+                    return;
+                }
+            };
+            let message = Message::decode(&bytes[..received.len]);
+            let Some(client) = self.clients[index].take() else {
+                return;
+            };
+            let credentials = client.credentials;
+            let next = match (client.stage, message) {
+                (Stage::Hello { socket, .. }, Ok(Message::Hello(hello))) => {
+                    self.welcome(socket, credentials, &hello)
+                }
+                (
+                    Stage::Memory {
+                        socket,
+                        geometry,
+                        replies,
+                        bell,
+                        ..
+                    },
+                    Ok(Message::Channel),
+                ) => self.open(
+                    socket,
+                    credentials,
+                    geometry,
+                    replies,
+                    bell,
+                    received.descriptors,
+                ),
+                (Stage::Hello { socket, .. } | Stage::Memory { socket, .. }, _) => {
+                    self.refuse(&socket, credentials, Refusal::Protocol);
+                    None
+                }
+                (Stage::Open { .. }, _) => None,
+            };
+            self.clients[index] = next.map(|stage| Client {
+                credentials,
+                stage,
+                _process: client._process,
+            });
+        }
+    }
+
+    /// Checks everything that can be checked before anything is allocated.
+    fn check(&self, client: &Credentials, hello: &Hello) -> Result<ChannelGeometry, Refusal> {
+        hello.check()?;
+        let remote = &self.inner.remote;
+        if self.inner.revoked().is_raised() {
+            return Err(Refusal::Revoked);
+        }
+        if remote.accept.as_ref().is_some_and(|accept| !accept(client)) {
+            return Err(Refusal::User {
+                uid: client.uid.into(),
+            });
+        }
+        let memory = |client: &&Client| !matches!(client.stage, Stage::Hello { .. });
+        let all = self.clients.iter().flatten().filter(memory).count() + self.retired.len();
+        if all >= remote.channels_max as usize {
+            let max = remote.channels_max.into();
+            return Err(Refusal::Channels { max });
+        }
+        let max = remote.channels_per_user.unwrap_or(remote.channels_max);
+        let theirs = self.clients.iter().flatten().filter(memory);
+        let theirs = theirs
+            .filter(|other| other.credentials.uid == client.uid)
+            .count();
+        let retired = self.retired.iter().filter_map(|old| old.link.as_ref());
+        let retired = retired
+            .filter(|link| link.credentials.uid == client.uid)
+            .count();
+        if theirs + retired >= max as usize {
+            return Err(Refusal::ChannelsPerUser {
+                max: max.into(),
+                uid: client.uid.into(),
+            });
+        }
+        let mut geometry = remote.geometry.ok_or(Refusal::Revoked)?;
+        if hello.slots != 0 {
+            geometry.slots = geometry.slots.min(hello.slots);
+        }
+        let needed = geometry.memory_len() as u64;
+        if needed > hello.bytes_max {
+            return Err(Refusal::Bytes {
+                needed,
+                allowed: hello.bytes_max,
+            });
+        }
+        Ok(geometry)
+    }
+
+    fn welcome(
+        &mut self,
+        socket: OwnedFd,
+        credentials: Credentials,
+        hello: &Hello,
+    ) -> Option<Stage> {
+        let outcome = self.check(&credentials, hello).and_then(|geometry| {
+            self.send_welcome(&socket, geometry)
+                .map_err(|error| Refusal::Resources {
+                    errno: errno_of(&error),
+                })
+        });
+        match outcome {
+            Ok((geometry, replies, bell)) => Some(Stage::Memory {
+                socket,
+                since: Instant::now(),
+                geometry,
+                replies,
+                bell,
+            }),
+            Err(why) => {
+                self.refuse(&socket, credentials, why);
+                None
+            }
+        }
+    }
+
+    fn send_welcome(
+        &self,
+        socket: &OwnedFd,
+        geometry: ChannelGeometry,
+    ) -> Result<(ChannelGeometry, Mapping, Bell), MemoryError> {
+        let inner = &*self.inner;
+        let limits = inner.remote.limits;
+        let bell = Bell::new()?;
+        let ear = bell.ear()?;
+        let (replies, replies_fd) =
+            Mapping::create(c"transom-replies", geometry.replies_len(), Writer::Creator)?;
+        let board = inner.board_fd.as_ref().ok_or_else(|| {
+            MemoryError::System(io::Error::other("the door has no board to show"))
+        })?;
+        let welcome = Message::Welcome(Welcome {
+            pid: std::process::id(),
+            id: inner.id,
+            attributes: inner.attributes().encode(),
+            data_min: limits.data_min as u64,
+            data_max: limits.data_max as u64,
+            descriptors_max: limits.descriptors_max,
+            threads_max: inner.threads_max(),
+            geometry,
+        });
+        let descriptors = [board.as_fd(), replies_fd.as_fd(), ear.as_fd()];
+        socket::send(socket.as_fd(), &welcome.encode(), &descriptors)?;
+        Ok((geometry, replies, bell))
+    }
+
+    fn open(
+        &mut self,
+        socket: OwnedFd,
+        credentials: Credentials,
+        geometry: ChannelGeometry,
+        replies: Mapping,
+        bell: Bell,
+        mut descriptors: Descriptors,
+    ) -> Option<Stage> {
+        let (Some(requests), Some(control), None) =
+            (descriptors.next(), descriptors.next(), descriptors.next())
+        else {
+            self.refuse(&socket, credentials, Refusal::Protocol);
+            return None;
+        };
+        let mapped = Mapping::receive(requests, geometry.requests_len(), Writer::Creator).and_then(
+            |requests| {
+                let control = Mapping::receive(control, geometry.control_len(), Writer::Both)?;
+                Ok([requests, replies, control])
+            },
+        );
+        let mappings = match mapped {
+            Ok(mappings) => mappings,
+            Err(MemoryError::System(error)) => {
+                let errno = error.raw_os_error().unwrap_or(0) as u64;
+                self.refuse(&socket, credentials, Refusal::Resources { errno });
+                return None;
+            }
+            Err(_) => {
+                self.refuse(&socket, credentials, Refusal::Protocol);
+                return None;
+            }
+        };
+        let place = self.inner.table().free_place()?;
+        let bases = [mappings[0].base(), mappings[1].base(), mappings[2].base()];
+        // SAFETY: the geometry is the door's, which was checked, with fewer slots at most; the mappings have the
+        // lengths that it says and stay as long as the channel, whose link has them. Requests are mapped for reading.
+        let layout = unsafe { Layout::of_parts(geometry, bases) };
+        let link = Link::new(
+            geometry,
+            credentials,
+            socket,
+            self.orders.bell.clone(),
+            mappings,
+        );
+        let channel = Arc::new(Channel::new(place, layout, bell, Some(link)));
+        self.inner.table().insert(place, &channel);
+        self.inner.clients.fetch_add(1, Ordering::Relaxed);
+        self.had_client = true;
+        if let Some(link) = &channel.link {
+            let _ = socket::send(link.socket.as_fd(), &Message::Ready.encode(), &[]);
+        }
+        self.inner.tell(&DoorEvent::Opened {
+            client: credentials,
+        });
+        Some(Stage::Open { channel, place })
+    }
+
+    /// Takes a channel away whose client has left or lied.
+    fn put_out(&mut self, index: usize) {
+        let Some(Client {
+            stage: Stage::Open { channel, place },
+            credentials: client,
+            ..
+        }) = self.clients[index].take()
+        else {
+            return;
+        };
+        let inner = &*self.inner;
+        let started = inner.started() as usize;
+        let presences = inner.threads[..started].iter().map(|line| &line.0.presence);
+        inner.table().remove(place, presences);
+        // Threads that wait for this client's turn wait no longer.
+        for slot in 0..channel.layout.geometry().slots {
+            channel.layout.turn(slot).leave();
+        }
+        inner.clients.fetch_sub(1, Ordering::Relaxed);
+        if let Some(link) = &channel.link {
+            // The other side, if it lives, sees a hang-up now and not only when the last thread has let go.
+            socket::hang_up(&link.socket);
+            inner.tell(&match link.lie() {
+                Some(lie) => DoorEvent::Poisoned { client, lie },
+                None => DoorEvent::Left { client },
+            });
+            if link.is_in_use() {
+                self.retired.push(channel);
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Since when its handshake is under way.
+    fn since(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Hello { since, .. } | Stage::Memory { since, .. } => Some(since),
+            Stage::Open { .. } => None,
+        }
+    }
+}
+
+fn errno_of(error: &MemoryError) -> u64 {
+    match error {
+        MemoryError::System(error) => error.raw_os_error().unwrap_or(0) as u64,
+        MemoryError::Seals { .. } | MemoryError::Size { .. } => 0,
+    }
+}
+
+// The version is part of every message; a server that spoke another would not be this one.
+const _: () = assert!(VERSION == 1);
