@@ -105,8 +105,12 @@ impl Loop {
         };
         // A door between processes speaks for whoever has attached there.
         let remote = self.doorways[self.table[index].at.doorway].is_remote();
-        let known = !remote || outcome::diagnostic(status).is_some();
-        self.answer(index, if known { 500 } else { 502 }, note);
+        let status = match Status(status) {
+            Status::DATA_MAX => 413, // the door takes less than its slots could hold
+            _ if !remote || outcome::diagnostic(status).is_some() => 500,
+            _ => 502,
+        };
+        self.answer(index, status, note);
     }
 
     /// A reply, its first part, or a piece of it lies in the slot.

@@ -7,19 +7,22 @@ use crate::plan::{READ_SIZE, write_size};
 use clap::Parser;
 use routes::Route;
 use std::collections::{HashMap, VecDeque};
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::FromRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::ptr::NonNull;
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use transom_arena::{Bound, Place, Region, RegionOptions, Term, pages};
 use transom_doors::{
-    AsyncClient, Call, ChannelGeometry, ChannelMemory, Door, OpenError, OpenOptions, Status,
+    AsyncClient, AttachOptions, Call, ChannelGeometry, ChannelMemory, Door, DoorBuilder, OpenError,
+    OpenOptions, Status,
 };
-use transom_platform::frame::{decode_request, encode_reply_head, set_reply_body};
+use transom_platform::frame::{decode_request, encode_reply_head, interim, set_reply_body};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -66,31 +69,36 @@ struct Instance {
     memory: (usize, usize),
 }
 
+/// A door whose threads are std's.
+fn door(builder: DoorBuilder, handler: impl Fn(&mut Call<'_>) + Send + Sync + 'static) -> Door {
+    let this: Arc<OnceLock<Door>> = Arc::default();
+    let handler = Arc::new(handler);
+    let create = {
+        let this = this.clone();
+        move |thread| {
+            let (door, handler) = (this.get().expect("set").clone(), handler.clone());
+            std::thread::Builder::new().spawn(move || {
+                door.serve(thread, &|_: u32, call: &mut Call<'_>| handler(call));
+            })?;
+            Ok(())
+        }
+    };
+    let door = builder.threads_max(4).server_create(create).build();
+    let door = door.expect("a door");
+    assert!(this.set(door.clone()).is_ok());
+    door
+}
+
 fn instance(name: &'static str, slots: u32) -> (Instance, AsyncClient) {
     instance_with(name, slots, 64 << 10)
 }
 
 fn instance_with(name: &'static str, slots: u32, request_size: usize) -> (Instance, AsyncClient) {
-    let this: Arc<OnceLock<Door>> = Arc::default();
     let gate: Arc<Gate> = Arc::default();
-    let create = {
-        let (this, gate) = (this.clone(), gate.clone());
-        move |thread| {
-            let (door, gate) = (this.get().expect("set").clone(), gate.clone());
-            std::thread::Builder::new().spawn(move || {
-                door.serve(thread, &|_: u32, call: &mut Call<'_>| {
-                    handle(name, &gate, call);
-                });
-            })?;
-            Ok(())
-        }
-    };
-    let door = Door::builder()
-        .threads_max(4)
-        .server_create(create)
-        .build()
-        .expect("a door");
-    assert!(this.set(door.clone()).is_ok());
+    let door = door(Door::builder(), {
+        let gate = gate.clone();
+        move |call| handle(name, &gate, call)
+    });
     let geometry = ChannelGeometry {
         slots,
         request_size,
@@ -160,6 +168,11 @@ struct Front {
 impl Front {
     /// Routes lead to doors by their numbers; the path of door 3 is `/3`.
     fn start(flags: &str, doors: u16, routes: &[(Option<&str>, &str, u16)]) -> Self {
+        let paths: Vec<_> = (0..doors).map(path).collect();
+        Front::start_at(&paths, flags, routes)
+    }
+
+    fn start_at(paths: &[PathBuf], flags: &str, routes: &[(Option<&str>, &str, u16)]) -> Self {
         let defaults = "t --loops 1 --connections 32 --listen 127.0.0.1:0 ";
         let flags = format!("{defaults}{flags}");
         let mut settings = Flags::parse_from(flags.split_whitespace()).settings;
@@ -190,9 +203,14 @@ impl Front {
         let bell = Bell::new().expect("a descriptor");
         let shelf = Shelf::default();
         let mut opener = OpenerBuilder::default();
-        let doorways = (0..doors)
-            .map(|door| DoorwayParts::Remote {
-                mailbox: opener.mailbox(path(door), OpenOptions::default(), bell.clone()),
+        let options = OpenOptions {
+            slots: Some(64),
+            ..OpenOptions::default()
+        };
+        let doorways = paths
+            .iter()
+            .map(|path| DoorwayParts::Remote {
+                mailbox: opener.mailbox(path.clone(), options, bell.clone()),
                 slots_max: 64,
                 client: None,
             })
@@ -587,4 +605,189 @@ fn fields_that_are_changed_while_they_are_sent_are_not_sent() {
         "{text}"
     );
     eventually("the slot is free again", || front.get("/").ends_with('a'));
+}
+
+/// Another process with a door: this test binary, run again for one test, which sees by the environment that it is that
+/// process. It says on its standard output when it takes up a call.
+struct Process {
+    child: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+const DOOR: &str = "TRANSOM_TEST_DOOR";
+const NAME: &str = "TRANSOM_TEST_NAME";
+
+impl Process {
+    fn start(test: &str, door: &Path, name: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .env(DOOR, door)
+            .env(NAME, name)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        // SAFETY: prctl is a plain system call, and safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Nothing is left running, even if this process is killed.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().expect("a process");
+        let lines = std::io::BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut process = Process { child, lines };
+        process.wait_for("attached");
+        process
+    }
+
+    /// Waits for a line that it says.
+    fn wait_for(&mut self, said: &str) {
+        let mut lines = self.lines.by_ref().map(|line| line.expect("text"));
+        assert!(
+            lines.any(|line| line.ends_with(said)),
+            "it ended before it said {said}"
+        );
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it has ended");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// In the other process: serves until it is killed.
+fn serve_if_told_to() {
+    let Some(path) = std::env::var_os(DOOR) else {
+        return;
+    };
+    let name = std::env::var(NAME).expect("given with the path");
+    let builder = Door::builder().channel_geometry(ChannelGeometry {
+        slots: 16,
+        request_size: 64 << 10,
+        reply_size: 64 << 10,
+    });
+    let door = door(builder, move |call| {
+        let path = decode_request(call.request())
+            .expect("a request")
+            .path
+            .to_owned();
+        println!("takes {path}");
+        match path.as_str() {
+            "/begin" => {
+                let slot = call.reply_mut();
+                let at = encode_reply_head(slot, 200, None, &[]).expect("fits");
+                slot[at..at + 5].copy_from_slice(b"begun");
+                set_reply_body(slot, 5, true);
+                call.interim(at + 5, interim::REPLY)
+                    .expect("somebody is there");
+                println!("has sent the beginning");
+                Gate::default().pass();
+            }
+            "/upload" => {
+                while call.interim(0, interim::WANT_BODY).is_ok() {
+                    println!("has a piece");
+                }
+            }
+            _ => handle(&name, &Gate::default(), call),
+        }
+    });
+    door.start().expect("threads");
+    let _attachment = door
+        .attach(Path::new(&path), &AttachOptions::default())
+        .expect("the path is free");
+    println!("attached");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A directory of the test's own, removed at its end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("transom-front-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Directory(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_next() {
+    serve_if_told_to();
+    let test = "front::tests::when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_next";
+    let directory = Directory::new("dies");
+    let door = directory.0.join("a.door");
+    let front = Front::start_at(std::slice::from_ref(&door), "", &[(None, "/", 0)]);
+    let mut first = Process::start(test, &door, "first");
+    assert_answer(&front.get("/"), 200, "first");
+
+    let mut begun = front.ask("GET", "/begin");
+    first.wait_for("has sent the beginning");
+    let mut upload = front.connect();
+    let head = "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+    upload.write_all(head.as_bytes()).expect("sent");
+    upload.write_all(&[b'x'; 100_000]).expect("sent");
+    first.wait_for("has a piece");
+    let held: Vec<_> = (0..2).map(|_| front.ask("GET", "/hold")).collect();
+    first.wait_for("takes /hold");
+    first.wait_for("takes /hold");
+    // All threads are busy, so nobody takes these up.
+    let mut slow = front.connect();
+    slow.write_all(
+        b"POST /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n",
+    )
+    .expect("sent");
+    slow.write_all(&[b'y'; 20_000]).expect("sent");
+    let unseen: Vec<_> = (0..3).map(|_| front.ask("GET", "/")).collect();
+    eventually("all are submitted", || {
+        front.stats.requests.get() == 1 + 1 + 1 + 2 + 3
+    });
+    first.kill();
+
+    for stream in held {
+        assert_answer(
+            &rest(stream),
+            502,
+            "The application went away during the request.\n",
+        );
+    }
+    assert!(rest(upload).starts_with("HTTP/1.1 502 "));
+    let mut text = Vec::new();
+    begun.read_to_end(&mut text).expect("an end");
+    let text = String::from_utf8(text).expect("text");
+    assert!(
+        text.starts_with("HTTP/1.1 200 ") && text.ends_with("begun\r\n"),
+        "{text}"
+    );
+    assert_eq!(front.stats.bad_gateway.get(), 4);
+
+    let late = front.ask("GET", "/");
+    slow.write_all(&[b'y'; 20_000]).expect("sent");
+    let second = Process::start(test, &door, "second");
+    for stream in unseen {
+        assert_answer(&rest(stream), 200, "second");
+    }
+    assert_answer(&rest(late), 200, "second");
+    assert_answer(&rest(slow), 200, &"y".repeat(40_000));
+    assert_eq!(front.stats.unaccepted_resent.get(), 3 + 1);
+    assert_eq!(front.stats.bad_gateway.get(), 4);
+    second.kill();
+    let _third = Process::start(test, &door, "third");
+    assert_answer(&front.get("/"), 200, "third");
 }
