@@ -791,3 +791,69 @@ fn when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_nex
     let _third = Process::start(test, &door, "third");
     assert_answer(&front.get("/"), 200, "third");
 }
+
+#[test]
+fn instances_that_take_turns_on_a_path_fail_no_request() {
+    let directory = Directory::new("turns");
+    let path = directory.0.join("a.door");
+    let front = Front::start_at(
+        std::slice::from_ref(&path),
+        "--requests-per-connection 1000000000",
+        &[(None, "/", 0)],
+    );
+    let attached = || {
+        let builder = Door::builder().channel_geometry(ChannelGeometry {
+            slots: 4,
+            request_size: 64 << 10,
+            reply_size: 64 << 10,
+        });
+        let door = door(builder, |call| handle("a", &Gate::default(), call));
+        door.start().expect("threads");
+        let attachment = door.attach(&path, &AttachOptions::default());
+        (door, attachment.expect("the path is free"))
+    };
+    let (mut old, attachment) = attached();
+    // By reference into the scope: the last one stays until all requests have ended.
+    let mut attachment = Some(attachment);
+    let stop = AtomicU32::new(0);
+    let answered = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        // Twice as many as there are slots.
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut stream = front.connect();
+                while stop.load(Ordering::Relaxed) == 0 {
+                    let body = "z".repeat(3000);
+                    let request = format!(
+                        "POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    stream.write_all(request.as_bytes()).expect("sent");
+                    let mut text = Vec::new();
+                    while !text.ends_with(body.as_bytes()) {
+                        let mut bytes = [0; 8192];
+                        let len = stream.read(&mut bytes).expect("an answer");
+                        text.extend_from_slice(&bytes[..len]);
+                        let so_far = String::from_utf8_lossy(&text);
+                        assert!(len > 0 && so_far.starts_with("HTTP/1.1 200 "), "{so_far}");
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..30 {
+            let before = answered.load(Ordering::Relaxed);
+            eventually("the instance has served", || {
+                answered.load(Ordering::Relaxed) > before + 20
+            });
+            drop(attachment.take());
+            let (new, next) = attached();
+            attachment = Some(next);
+            std::mem::replace(&mut old, new).revoke();
+        }
+        stop.store(1, Ordering::Relaxed);
+    });
+    assert_eq!(front.stats.server_errors.get(), 0);
+    drop(attachment);
+    old.revoke();
+}
