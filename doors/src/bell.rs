@@ -37,6 +37,7 @@ impl Bell {
 
     /// A descriptor that hears this bell and cannot ring it, for another process. About 0.2 µs per wake dearer than the
     /// eventfd itself.
+    #[cfg(not(target_os = "illumos"))]
     pub(crate) fn ear(&self) -> io::Result<OwnedFd> {
         // SAFETY: the new descriptor is owned by nobody else.
         let ear = unsafe {
@@ -72,6 +73,7 @@ impl Bell {
 }
 
 /// Puts a descriptor into an epoll set: each change is told once, with `token`.
+#[cfg(not(target_os = "illumos"))]
 pub(crate) fn listen_to(epoll: &OwnedFd, fd: RawFd, token: u64) -> io::Result<()> {
     let mut event = libc::epoll_event {
         events: (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32,

@@ -46,6 +46,13 @@ impl<'a> Bitmap<'a> {
         self.words[word].0.load(Ordering::SeqCst)
     }
 
+    /// How many bits are set. A hint, for people.
+    pub fn count(&self) -> u32 {
+        (0..self.len())
+            .map(|word| self.peek(word).count_ones())
+            .sum()
+    }
+
     /// Whether any bit is set.
     ///
     /// `SeqCst`, because looking again is the second half of "announce sleep, then look again".

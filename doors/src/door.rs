@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::attach::{AttachOptions, Attachment};
 use crate::bell::Bell;
 use crate::board::Board;
+use crate::call::DoorHandler;
 use crate::channel::Channel;
 use crate::client::AsyncClient;
 use crate::error::{AttachError, BuildError, ChannelError};
@@ -34,7 +35,7 @@ pub const THREADS_MAX: u32 = 16_384;
 /// The most clients of one door: the porter looks at each in turn.
 pub const CHANNELS_MAX: u32 = 4096;
 
-type ServerCreate = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
+type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
 
 /// An entry into this process, called like a function. Clones are the same door.
 #[derive(Clone, Debug)]
@@ -68,6 +69,9 @@ pub struct DoorInfo {
     pub threads_parked: u32,
     /// Attempts to start a thread that failed.
     pub starts_failed: u64,
+    /// Calls that were submitted and have not been completed, in any state. For a moment more, while threads look for
+    /// calls; never fewer. 0 after a revoke: nothing is left to wait for.
+    pub calls_under_way: u64,
     /// Calls that were completed, in any way.
     pub calls_served: u64,
     /// Calls that ended with [`Status::FAULT`](crate::Status::FAULT), because a handler panicked or
@@ -123,11 +127,17 @@ pub(crate) struct ThreadState {
     /// Completions that a lazy client has not been told of.
     pub unreported: AtomicU32,
     pub presence: Presence,
+    /// The channel to another process by which its call came; 0: none.
+    pub holding: AtomicU64,
+    /// Calls taken up; for a moment one more, while the thread looks for one.
+    pub claimed: AtomicU64,
     pub served: AtomicU64,
     pub faulted: AtomicU64,
 }
 
 pub(crate) struct Inner {
+    /// For a new thread, which keeps the door while it serves.
+    pub this: Weak<Inner>,
     pub board: Board,
     /// To be given to clients; none if there can be none.
     pub board_fd: Option<OwnedFd>,
@@ -145,6 +155,9 @@ pub(crate) struct Inner {
     /// One more than the highest thread that ever ran a handler.
     pub high_water: AtomicU32,
     pub parked: AtomicU32,
+    /// Of whoever looks at the channels and is none of the door's threads, one at a time.
+    outsider: Mutex<()>,
+    outsider_presence: Presence,
     pub clients: AtomicU32,
     pub id: u128,
     pub remote: RemoteOptions,
@@ -183,7 +196,7 @@ impl Door {
         if self.inner.table.get().is_some() {
             return Err(ChannelError::Started);
         }
-        let channel = Arc::new(Channel::new(local.len() as u32, layout, bell, None));
+        let channel = Arc::new(Channel::new(local.len() as u32, 0, layout, bell, None));
         local.push(Arc::clone(&channel));
         Ok(AsyncClient::local(Arc::clone(&self.inner), channel))
     }
@@ -233,7 +246,11 @@ impl Door {
                 .map(|line| of(&line.0).load(Ordering::Relaxed))
                 .sum()
         };
+        // What waits first: a call that is taken up meanwhile is then counted there.
+        let waiting = inner.count_waiting();
+        let served = sum(|thread| &thread.served);
         DoorInfo {
+            calls_under_way: waiting + sum(|thread| &thread.claimed).saturating_sub(served),
             pid: std::process::id(),
             id: inner.id,
             attributes: inner.attributes(),
@@ -244,7 +261,7 @@ impl Door {
             threads_idle: inner.board.idle().count_idle(),
             threads_parked: inner.parked.load(Ordering::Relaxed),
             starts_failed: inner.starts_failed.load(Ordering::Relaxed),
-            calls_served: sum(|thread| &thread.served),
+            calls_served: served,
             calls_faulted: sum(|thread| &thread.faulted),
             service_average_ns: inner.pace().average_ns(),
             revoked: inner.revoked().is_raised(),
@@ -270,7 +287,21 @@ impl DoorBuilder {
         mut self,
         create: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        self.server_create = Some(Box::new(create));
+        self.server_create = Some(Box::new(move |_, thread| create(thread)));
+        self
+    }
+
+    /// Instead of [`server_create`](Self::server_create): every thread is an ordinary one and runs `handler`.
+    #[must_use]
+    pub fn handler<H: DoorHandler + Send + Sync + 'static>(mut self, handler: H) -> Self {
+        let handler = Arc::new(handler);
+        self.server_create = Some(Box::new(move |door, thread| {
+            let (door, handler) = (door.clone(), Arc::clone(&handler));
+            std::thread::Builder::new()
+                .name(format!("door-{thread}"))
+                .spawn(move || door.serve(thread, &*handler))
+                .map(drop)
+        }));
         self
     }
 
@@ -386,7 +417,8 @@ impl DoorBuilder {
             )?),
             None => None,
         };
-        let inner = Inner {
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: this.clone(),
             board,
             board_fd,
             places: (0..self.threads_max).map(|_| Line::default()).collect(),
@@ -399,15 +431,15 @@ impl DoorBuilder {
             retry_after_ns: AtomicU64::new(0),
             high_water: AtomicU32::new(0),
             parked: AtomicU32::new(0),
+            outsider: Mutex::new(()),
+            outsider_presence: Presence::default(),
             clients: AtomicU32::new(0),
             id: random_id(),
             remote,
             snapshots,
             porter: OnceLock::new(),
-        };
-        Ok(Door {
-            inner: Arc::new(inner),
-        })
+        });
+        Ok(Door { inner })
     }
 }
 
@@ -452,6 +484,31 @@ impl Inner {
     /// A look at the channels, by thread `thread`.
     pub fn look(&self, thread: u32) -> Look<'_> {
         self.table().look(&self.threads[thread as usize].0.presence)
+    }
+
+    /// Submitted calls that no thread has taken up.
+    fn count_waiting(&self) -> u64 {
+        let _one_at_a_time = self.outsider.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = self.table().look(&self.outsider_presence);
+        let waiting = look.channels().filter(|channel| channel.has_backlog());
+        waiting
+            .map(|channel| u64::from(channel.layout.submit().count()))
+            .sum()
+    }
+
+    /// Everybody who may be looking at the table.
+    pub fn presences(&self) -> impl Iterator<Item = &Presence> {
+        let started = self.started() as usize;
+        let threads = self.threads[..started].iter();
+        threads
+            .map(|line| &line.0.presence)
+            .chain([&self.outsider_presence])
+    }
+
+    /// Whether a thread is with a call that came by this channel, once the channel is out of the table.
+    pub fn is_held(&self, channel: u64) -> bool {
+        let holds = |line: &Line<ThreadState>| line.0.holding.load(Ordering::Acquire) == channel;
+        self.threads.iter().any(holds)
     }
 
     /// The table; `seal` comes first.

@@ -17,7 +17,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::clock::now_ns;
-use crate::door::Inner;
+use crate::door::{Door, Inner};
 use crate::sync::Ordering;
 
 /// After a thread could not be started, the next attempt waits this long: a failing pthread_create
@@ -132,7 +132,12 @@ impl Inner {
         }
         // Before the thread exists: whoever scans the idle set must look as far as its bit.
         self.board.started().store(index + 1, Ordering::SeqCst);
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.server_create)(index)))
+        let door = self.this.upgrade().map(|inner| Door { inner });
+        let create = || match &door {
+            Some(door) => (self.server_create)(door, index),
+            None => Err(io::Error::other("the door is gone")),
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(create))
             .unwrap_or_else(|_| Err(io::Error::other("server_create panicked")));
         if outcome.is_err() {
             self.starts_failed.fetch_add(1, Ordering::Relaxed);

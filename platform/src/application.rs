@@ -17,7 +17,7 @@ use transom_arena::{
     Bucket, BucketState, Buckets, Exhaustion, Failed, Policy, Reason, Tenant, install_panic_hook,
     parked, stack_remaining,
 };
-use transom_doors::{BuildError, Call, Door, DoorHandler, Status as CallStatus};
+use transom_doors::{BuildError, Call, Door, DoorBuilder, DoorHandler, Status as CallStatus};
 
 /// A log record is built on the stack; where less than this is left, none is written and the counters must do.
 const LOG_STACK: usize = 12 << 10;
@@ -132,10 +132,21 @@ impl Application {
     /// # Errors
     /// [`ApplicationError::Door`].
     pub fn door(&'static self) -> Result<Door, ApplicationError> {
-        let door = Door::builder()
+        self.door_with(|builder| builder)
+    }
+
+    /// The same; `customize` says what else the door shall be, above all for callers in other processes.
+    ///
+    /// # Errors
+    /// [`ApplicationError::Door`].
+    pub fn door_with(
+        &'static self,
+        customize: impl FnOnce(DoorBuilder) -> DoorBuilder,
+    ) -> Result<Door, ApplicationError> {
+        let builder = Door::builder()
             .threads_max(self.buckets.len())
-            .server_create(move |thread| self.start_thread(thread))
-            .build()?;
+            .server_create(move |thread| self.start_thread(thread));
+        let door = customize(builder).build()?;
         Ok(self.door.get_or_init(|| door).clone())
     }
 

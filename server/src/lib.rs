@@ -12,7 +12,12 @@
 //!     transom::serve(Router::new().get("/", hello))
 //! }
 //! ```
+//!
+//! That is front end and application in one process, joined by a door in memory. With `--door /run/hello.door` the same
+//! binary is an application on its own, and [`serve_forwards`] (`transom serve`) a front end for any number of them, as a
+//! [`config::Config`] says.
 
+pub mod config;
 mod connection;
 pub mod front;
 pub mod http;
@@ -22,6 +27,9 @@ mod plan;
 mod serve;
 mod settings;
 
-pub use plan::{Plan, PlanError};
-pub use serve::{App, serve, serve_escaping};
-pub use settings::{LogSetting, OnExhaustion, Settings, WipeSetting};
+pub use plan::{FrontPlan, Plan, PlanError};
+pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
+pub use settings::{
+    ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings, FrontSettings, LogSetting,
+    OnExhaustion, Settings, WipeSetting,
+};

@@ -1,9 +1,10 @@
 //! `transom`: what can be done without an application.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use transom::{Plan, Settings};
+use transom::{ForwardSettings, Plan, Settings};
 
 #[derive(Parser)]
 #[command(
@@ -17,6 +18,26 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Action {
+    /// Serve as a front end: HTTP, connections and datagrams go to the doors of other processes
+    ///
+    /// What goes where is said by --forward, by a file, or by both. `transom check` says what a file means.
+    #[command(
+        after_help = "SIZE is a number of bytes, or one with KiB, MiB, GiB. TIME is a number with ms, s, m, h.\n\
+                      Every flag is also an environment variable, TRANSOM_ and its name.\n\
+                      --check prints the memory equation, one line an addend."
+    )]
+    Serve {
+        #[command(flatten)]
+        settings: Box<ForwardSettings>,
+    },
+    /// Check a file for `transom serve --config`, without serving
+    ///
+    /// Prints which requests go through which door, and whether the door is there now, which it need not be. Everything
+    /// that is wrong is told with its line and column.
+    Check {
+        /// The file
+        file: PathBuf,
+    },
     /// Print the memory equation of a server with these flags, one line an addend, and the sum
     ///
     /// The flags are those that every application built on Transom takes. Fails if the settings do not add up on this
@@ -28,8 +49,20 @@ enum Action {
 }
 
 fn main() -> ExitCode {
-    let Action::Bound { settings } = Command::parse().action;
-    match Plan::new(&settings) {
+    let matches = Command::command().get_matches();
+    let command = Command::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match command.action {
+        Action::Serve { settings } => {
+            let line = matches.subcommand().map_or(&matches, |(_, line)| line);
+            transom::serve_forwards(&settings, line)
+        }
+        Action::Check { file } => transom::check_file(&file),
+        Action::Bound { settings } => bound(&settings),
+    }
+}
+
+fn bound(settings: &Settings) -> ExitCode {
+    match Plan::new(settings) {
         Ok(plan) => match writeln!(io::stdout(), "{}", plan.bound) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,

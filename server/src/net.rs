@@ -51,44 +51,62 @@ pub(crate) fn probe(address: SocketAddr) -> io::Result<()> {
     std::net::TcpListener::bind(address).map(drop)
 }
 
+/// As [`probe`], for datagrams.
+pub(crate) fn probe_datagrams(address: SocketAddr) -> io::Result<()> {
+    std::net::UdpSocket::bind(address).map(drop)
+}
+
 /// A listening TCP socket that shares its port with those of the other loops.
 pub(crate) fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd> {
+    let socket = bind(libc::SOCK_STREAM, address, options, |fd| {
+        // An urgent byte would otherwise be left out of the stream.
+        set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+        set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+    })?;
+    // SAFETY: a plain system call.
+    check(unsafe { libc::listen(socket.as_raw_fd(), libc::c_int::from(options.backlog)) })?;
+    Ok(socket)
+}
+
+/// A UDP socket that shares its port with those of the other loops: the kernel gives all datagrams of one sender to one.
+pub(crate) fn receive_datagrams(
+    address: SocketAddr,
+    options: ListenOptions,
+) -> io::Result<OwnedFd> {
+    bind(libc::SOCK_DGRAM, address, options, |_| Ok(()))
+}
+
+fn bind(
+    kind: libc::c_int,
+    address: SocketAddr,
+    options: ListenOptions,
+    set_more: impl FnOnce(RawFd) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
     };
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: the new descriptor is owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?) };
     let fd = socket.as_raw_fd();
     let bytes = |n: usize| libc::c_int::try_from(n).unwrap_or(libc::c_int::MAX);
-    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-    set_option(
-        fd,
-        libc::SOL_SOCKET,
-        libc::SO_RCVBUF,
-        bytes(options.receive_buffer),
-    )?;
-    set_option(
-        fd,
-        libc::SOL_SOCKET,
-        libc::SO_SNDBUF,
-        bytes(options.send_buffer),
-    )?;
-    // An urgent byte would otherwise be left out of the stream.
-    set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    for (name, value) in [
+        (libc::SO_REUSEADDR, 1),
+        (libc::SO_REUSEPORT, 1),
+        (libc::SO_RCVBUF, bytes(options.receive_buffer)),
+        (libc::SO_SNDBUF, bytes(options.send_buffer)),
+    ] {
+        set_option(fd, libc::SOL_SOCKET, name, value)?;
+    }
+    set_more(fd)?;
     if address.is_ipv6() {
         set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
     let (storage, len) = to_c(address);
     // SAFETY: storage holds an address of `len` bytes.
-    unsafe {
-        check(libc::bind(fd, (&raw const storage).cast(), len))?;
-        check(libc::listen(fd, libc::c_int::from(options.backlog)))?;
-    }
+    check(unsafe { libc::bind(fd, (&raw const storage).cast(), len) })?;
     Ok(socket)
 }
 

@@ -2,9 +2,10 @@
 //!
 //! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start prints it.
 
+use crate::config::{Config, Forward, Target};
 use crate::connection::Connection;
 use crate::log;
-use crate::settings::{SLOTS_MAX, Settings};
+use crate::settings::{FrontSettings, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, MemoryLimit, PAGE, Place, Term, pages,
 };
@@ -17,7 +18,7 @@ pub(crate) const READ_SIZE: usize = 16 << 10;
 const WRITE_SIZE: usize = 16 << 10;
 
 /// Bytes of a loop's scratch for writing; a path is decoded there too, and is no longer than a head.
-pub(crate) fn write_size(settings: &Settings) -> usize {
+pub(crate) fn write_size(settings: &FrontSettings) -> usize {
     WRITE_SIZE.max(settings.head_limit.get())
 }
 
@@ -33,15 +34,24 @@ const KERNEL_PER_THREAD: usize = 24 << 10;
 /// Smaller receive and send buffers than these are raised by the kernel itself (SOCK_MIN_RCVBUF, SOCK_MIN_SNDBUF).
 const SOCKET_BUFFER_MIN: usize = 4 << 10;
 
-/// The settings, checked against each other and against the machine, and the sum they make.
+/// The settings of an application, checked against each other and against the machine, and the sum they make.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The memory equation.
     pub bound: Bound,
     /// The division of a bucket.
     pub bucket: BucketGeometry,
-    /// The slots of each loop's channel.
+    /// The slots of each loop's channel, or of each client's.
     pub channel: ChannelGeometry,
+    /// Loops: none behind a door.
+    pub loops: u32,
+}
+
+/// The settings of a front end without an application, and the sum they make.
+#[derive(Debug, Clone)]
+pub struct FrontPlan {
+    /// The memory equation.
+    pub bound: Bound,
     /// Loops.
     pub loops: u32,
 }
@@ -85,117 +95,33 @@ pub enum PlanError {
 }
 
 impl Plan {
-    /// Adds everything up.
+    /// Adds everything up, for an application with a front end of its own or, with `--door`, without.
     ///
     /// # Errors
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn new(settings: &Settings) -> Result<Self, PlanError> {
-        check(settings)?;
-        let loops = settings.loops();
-        let bucket = BucketGeometry::new(settings.bucket_size, settings.stack_size)?;
+        check_application(settings)?;
+        let bucket = BucketGeometry::new(
+            settings.application.bucket_size,
+            settings.application.stack_size,
+        )?;
         let channel = ChannelGeometry {
             slots: settings.slots(),
-            request_size: settings.request_size.get(),
-            reply_size: settings.reply_size.get(),
+            request_size: settings.channel.request_size.get(),
+            reply_size: settings.channel.reply_size.get(),
         };
         channel.check()?;
-        let connections = settings.connections_per_loop() as usize * loops as usize;
-        let threads = settings.buckets as usize + loops as usize + 2;
-        let term = |name, place, count, unit, holder, flags| Term {
-            name,
-            count,
-            unit,
-            holder,
-            flags,
-            place,
+        let buckets = bucket.term(settings.application.buckets as usize)?;
+        let (terms, loops) = if settings.door.door.is_some() {
+            check_door(settings)?;
+            (behind_a_door(settings, buckets, &channel), 0)
+        } else {
+            check_front(&settings.front)?;
+            check_request_size(settings)?;
+            let terms = with_a_front_end(settings, buckets, &channel);
+            (terms, settings.front.loops())
         };
-        let (region, process, kernel) = (Place::Region, Place::Process, Place::Kernel);
-        let loop_count = loops as usize;
-        let bound = Bound::new(vec![
-            bucket.term(settings.buckets as usize)?,
-            term(
-                "channels",
-                region,
-                loop_count,
-                channel.memory_len(),
-                "a loop each: slots × (request + reply), and their headers",
-                "--loops, --slots, --request-size, --reply-size",
-            ),
-            term(
-                "connections",
-                region,
-                loop_count,
-                pages(settings.connections_per_loop() as usize * size_of::<Connection>())
-                    .unwrap_or(usize::MAX),
-                "a loop's table: 200 bytes or so for an open connection",
-                "--connections",
-            ),
-            term(
-                "partial heads",
-                region,
-                loop_count * usize::from(settings.partial_heads.get()),
-                settings.head_limit.get(),
-                "a client each that has not finished its head",
-                "--partial-heads, --head-limit",
-            ),
-            term(
-                "scratch",
-                region,
-                loop_count,
-                READ_SIZE + write_size(settings),
-                "a loop each: one read, one answer",
-                "--loops",
-            ),
-            term(
-                "shared heap",
-                region,
-                1,
-                settings.shared_heap.get(),
-                "state that outlives requests",
-                "--shared-heap",
-            ),
-            term(
-                "loop stacks",
-                process,
-                loop_count,
-                LOOP_STACK,
-                "a loop each",
-                "--loops",
-            ),
-            term(
-                "log",
-                process,
-                1,
-                log::memory_bytes(usize::from(settings.log_queue.get())),
-                "lines that wait to be written",
-                "--log-queue",
-            ),
-            term(
-                "constant",
-                process,
-                1,
-                PROCESS_CONSTANT,
-                "code, libraries, the heap at start",
-                "none",
-            ),
-            term(
-                "socket buffers",
-                kernel,
-                connections,
-                // The kernel books twice what is asked for (socket(7), SO_RCVBUF).
-                2 * (settings.receive_buffer.get() + settings.send_buffer.get()),
-                "a connection each, at most",
-                "--connections, --receive-buffer, --send-buffer",
-            ),
-            term(
-                "threads",
-                kernel,
-                threads,
-                KERNEL_PER_THREAD,
-                "a bucket or a loop each, and two",
-                "--buckets, --loops",
-            ),
-        ])?;
+        let bound = Bound::new(terms)?;
         bound.check(&MemoryLimit::of_this_process())?;
         Ok(Plan {
             bound,
@@ -206,29 +132,266 @@ impl Plan {
     }
 }
 
-fn check(settings: &Settings) -> Result<(), PlanError> {
-    let small = |flag, was: Bytes, least: usize, why| {
-        if was.get() >= least {
-            return Ok(());
+impl FrontPlan {
+    /// Adds everything up, for the forwards and doors of a configuration.
+    ///
+    /// # Errors
+    /// [`PlanError`], naming the flag, what it was and what it must be.
+    pub fn new(settings: &FrontSettings, config: &Config) -> Result<Self, PlanError> {
+        check_front(settings)?;
+        if !settings.channel_limit.get().is_multiple_of(PAGE) || settings.channel_limit.get() == 0 {
+            return Err(PlanError::TooSmall {
+                flag: "--channel-limit",
+                was: settings.channel_limit.to_string(),
+                least: "4KiB, and a multiple of it".to_owned(),
+                why: "channels are laid out in pages",
+            });
         }
-        Err(PlanError::TooSmall {
-            flag,
-            was: was.to_string(),
-            least: Bytes(least).to_string(),
-            why,
-        })
-    };
+        let loops = settings.loops();
+        let of_datagrams = |forward: &&Forward| matches!(forward.target, Target::Udp(_));
+        let datagram_sockets = config.forwards.iter().filter(of_datagrams).count();
+        let bound = Bound::new(vec![
+            connections(settings),
+            partial_heads(settings),
+            scratch(settings),
+            loop_stacks(settings),
+            term(
+                "channels",
+                Place::Process,
+                (loops as usize)
+                    .saturating_mul(config.doors().len())
+                    .saturating_mul(INSTANCES),
+                settings.channel_limit.get(),
+                "a loop's to a door, at most; twice while an application is replaced",
+                "--loops, --forward, --channel-limit",
+            ),
+            log_queue(settings),
+            constant(),
+            socket_buffers(settings),
+            term(
+                "datagram buffers",
+                Place::Kernel,
+                loops as usize * datagram_sockets,
+                buffers_of_a_socket(settings),
+                "a loop's for each udp forward, at most",
+                "--loops, --forward, --receive-buffer, --send-buffer",
+            ),
+            threads(
+                loops as usize + FRONT_THREADS,
+                "a loop each, one that opens doors, and two",
+                "--loops",
+            ),
+        ])?;
+        bound.check(&MemoryLimit::of_this_process())?;
+        Ok(FrontPlan { bound, loops })
+    }
+}
+
+/// Channels that a loop has to a door at once: one, and while one instance of the application takes over from another, two.
+pub(crate) const INSTANCES: usize = 2;
+
+/// Threads of a front end beside its loops: the main thread, the log's, and the one that opens doors.
+const FRONT_THREADS: usize = 3;
+
+fn term(
+    name: &'static str,
+    place: Place,
+    count: usize,
+    unit: usize,
+    holder: &'static str,
+    flags: &'static str,
+) -> Term {
+    Term {
+        name,
+        count,
+        unit,
+        holder,
+        flags,
+        place,
+    }
+}
+
+/// The sum of an application with a front end of its own.
+fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometry) -> Vec<Term> {
+    let front = &settings.front;
+    let loops = front.loops() as usize;
+    vec![
+        buckets,
+        term(
+            "channels",
+            Place::Region,
+            loops,
+            channel.memory_len(),
+            "a loop each: slots × (request + reply), and their headers",
+            "--loops, --slots, --request-size, --reply-size",
+        ),
+        connections(front),
+        partial_heads(front),
+        scratch(front),
+        shared_heap(settings),
+        loop_stacks(front),
+        log_queue(front),
+        constant(),
+        socket_buffers(front),
+        threads(
+            settings.application.buckets as usize + loops + 2,
+            "a bucket or a loop each, and two",
+            "--buckets, --loops",
+        ),
+    ]
+}
+
+/// The sum of an application behind a door.
+fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) -> Vec<Term> {
+    let count = settings.application.buckets as usize;
+    vec![
+        buckets,
+        shared_heap(settings),
+        term(
+            "snapshots",
+            Place::Region,
+            count,
+            settings.channel.request_size.get(),
+            "a door server thread's private copy of its request",
+            "--buckets, --request-size",
+        ),
+        term(
+            "channels",
+            Place::Process,
+            settings.door.door_channels.get() as usize,
+            channel.replies_len() + channel.control_len(),
+            "a client's each: slots × reply, headers, bitmaps; the requests are the client's",
+            "--door-channels, --slots, --reply-size",
+        ),
+        log_queue(&settings.front),
+        constant(),
+        threads(count + 2, "a bucket each, and two", "--buckets"),
+    ]
+}
+
+fn connections(settings: &FrontSettings) -> Term {
+    term(
+        "connections",
+        Place::Region,
+        settings.loops() as usize,
+        pages(settings.connections_per_loop() as usize * size_of::<Connection>())
+            .unwrap_or(usize::MAX),
+        "a loop's table: 200 bytes or so for an open connection",
+        "--connections",
+    )
+}
+
+fn partial_heads(settings: &FrontSettings) -> Term {
+    term(
+        "partial heads",
+        Place::Region,
+        settings.loops() as usize * usize::from(settings.partial_heads.get()),
+        settings.head_limit.get(),
+        "a client each that has not finished its head",
+        "--partial-heads, --head-limit",
+    )
+}
+
+fn scratch(settings: &FrontSettings) -> Term {
+    term(
+        "scratch",
+        Place::Region,
+        settings.loops() as usize,
+        write_size(settings).saturating_add(READ_SIZE),
+        "a loop each: one read, one answer",
+        "--loops",
+    )
+}
+
+fn shared_heap(settings: &Settings) -> Term {
+    term(
+        "shared heap",
+        Place::Region,
+        1,
+        settings.application.shared_heap.get(),
+        "state that outlives requests",
+        "--shared-heap",
+    )
+}
+
+fn loop_stacks(settings: &FrontSettings) -> Term {
+    term(
+        "loop stacks",
+        Place::Process,
+        settings.loops() as usize,
+        LOOP_STACK,
+        "a loop each",
+        "--loops",
+    )
+}
+
+fn log_queue(settings: &FrontSettings) -> Term {
+    term(
+        "log",
+        Place::Process,
+        1,
+        log::memory_bytes(usize::from(settings.log_queue.get())),
+        "lines that wait to be written",
+        "--log-queue",
+    )
+}
+
+fn constant() -> Term {
+    term(
+        "constant",
+        Place::Process,
+        1,
+        PROCESS_CONSTANT,
+        "code, libraries, the heap at start",
+        "none",
+    )
+}
+
+fn socket_buffers(settings: &FrontSettings) -> Term {
+    term(
+        "socket buffers",
+        Place::Kernel,
+        settings.connections_per_loop() as usize * settings.loops() as usize,
+        buffers_of_a_socket(settings),
+        "a connection each, at most",
+        "--connections, --receive-buffer, --send-buffer",
+    )
+}
+
+/// The kernel books twice what is asked for (socket(7), SO_RCVBUF).
+fn buffers_of_a_socket(settings: &FrontSettings) -> usize {
+    2 * (settings.receive_buffer.get() + settings.send_buffer.get())
+}
+
+fn threads(count: usize, holder: &'static str, flags: &'static str) -> Term {
+    term(
+        "threads",
+        Place::Kernel,
+        count,
+        KERNEL_PER_THREAD,
+        holder,
+        flags,
+    )
+}
+
+fn small(flag: &'static str, was: Bytes, least: usize, why: &'static str) -> Result<(), PlanError> {
+    if was.get() >= least {
+        return Ok(());
+    }
+    Err(PlanError::TooSmall {
+        flag,
+        was: was.to_string(),
+        least: Bytes(least).to_string(),
+        why,
+    })
+}
+
+fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
     small(
         "--head-limit",
         settings.head_limit,
         1024,
         "an ordinary browser sends that much",
-    )?;
-    small(
-        "--request-size",
-        settings.request_size,
-        2 * settings.head_limit.get() + PAGE,
-        "a whole head, its decoded path and the index of its fields must fit (twice --head-limit and a page)",
     )?;
     for (flag, was) in [
         ("--receive-buffer", settings.receive_buffer),
@@ -260,11 +423,39 @@ fn check(settings: &Settings) -> Result<(), PlanError> {
             });
         }
     }
-    if settings.parked_limit() > settings.buckets.max(1) {
+    if !settings.head_limit.get().is_multiple_of(PAGE) {
+        return Err(PlanError::TooSmall {
+            flag: "--head-limit",
+            was: settings.head_limit.to_string(),
+            least: "4KiB, and a multiple of it".to_owned(),
+            why: "partial heads are laid out in pages",
+        });
+    }
+    Ok(())
+}
+
+/// Behind a door, the limit of heads is another process's.
+fn check_request_size(settings: &Settings) -> Result<(), PlanError> {
+    small(
+        "--request-size",
+        settings.channel.request_size,
+        settings
+            .front
+            .head_limit
+            .get()
+            .saturating_mul(2)
+            .saturating_add(PAGE),
+        "a whole head, its decoded path and the index of its fields must fit (twice --head-limit and a page)",
+    )
+}
+
+fn check_application(settings: &Settings) -> Result<(), PlanError> {
+    let application = &settings.application;
+    if application.parked_limit() > application.buckets.max(1) {
         return Err(PlanError::TooLarge {
             flag: "--parked-limit",
-            was: settings.parked_limit().to_string(),
-            most: settings.buckets.to_string(),
+            was: application.parked_limit().to_string(),
+            most: application.buckets.to_string(),
             why: "more buckets than there are (--buckets) cannot be parked, so the process would never be replaced",
         });
     }
@@ -276,21 +467,131 @@ fn check(settings: &Settings) -> Result<(), PlanError> {
             why: "a channel's bitmaps have 64 words of 64",
         });
     }
-    if !settings.shared_heap.get().is_multiple_of(PAGE) || settings.shared_heap.get() < 64 << 10 {
+    let heap = application.shared_heap;
+    if !heap.get().is_multiple_of(PAGE) || heap.get() < 64 << 10 {
         return Err(PlanError::TooSmall {
             flag: "--shared-heap",
-            was: settings.shared_heap.to_string(),
+            was: heap.to_string(),
             least: "64KiB, and a multiple of 4KiB".to_owned(),
             why: "the heap's own bookkeeping takes some of it",
         });
     }
-    if !settings.head_limit.get().is_multiple_of(PAGE) {
-        return Err(PlanError::TooSmall {
-            flag: "--head-limit",
-            was: settings.head_limit.to_string(),
-            least: "4KiB, and a multiple of it".to_owned(),
-            why: "partial heads are laid out in pages",
+    Ok(())
+}
+
+fn check_door(settings: &Settings) -> Result<(), PlanError> {
+    let door = &settings.door;
+    if door.channels_per_user() > door.door_channels.get() {
+        return Err(PlanError::TooLarge {
+            flag: "--door-channels-per-user",
+            was: door.channels_per_user().to_string(),
+            most: door.door_channels.to_string(),
+            why: "one user cannot have more channels than there are (--door-channels)",
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn settings(flags: &str) -> Settings {
+        let words = std::iter::once("test").chain(flags.split_whitespace());
+        Command::try_parse_from(words).expect(flags).settings
+    }
+
+    /// The names of the terms, the bytes of one of them, and the sum.
+    fn terms(bound: &Bound, name: &str) -> (Vec<&'static str>, usize) {
+        let of_name = |term: &&Term| term.name == name;
+        let bytes = bound.terms().iter().find(of_name).and_then(Term::bytes);
+        let names = bound.terms().iter().map(|term| term.name).collect();
+        (names, bytes.unwrap_or(0))
+    }
+
+    #[test]
+    fn behind_a_door_there_is_no_front_end() {
+        let flags = "--door /d --buckets 4 --slots 8 --door-channels 3 --request-size 8KiB --reply-size 4KiB";
+        let plan = Plan::new(&settings(flags)).expect("it adds up");
+        assert_eq!(plan.loops, 0);
+        let (names, snapshots) = terms(&plan.bound, "snapshots");
+        assert_eq!(
+            names,
+            [
+                "buckets",
+                "shared heap",
+                "snapshots",
+                "channels",
+                "log",
+                "constant",
+                "threads"
+            ]
+        );
+        assert_eq!(snapshots, 4 * (8 << 10));
+        let (_, channels) = terms(&plan.bound, "channels");
+        let of_one = plan.channel.memory_len() - plan.channel.requests_len();
+        assert_eq!(channels, 3 * of_one);
+    }
+
+    fn config(flags: &[&str]) -> Config {
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Config::read(None, &flags, &crate::settings::file::keys()).expect("they are right")
+    }
+
+    #[test]
+    fn a_front_end_alone_has_channels_of_the_size_it_allows() {
+        let front =
+            settings("--loops 2 --channel-limit 1MiB --receive-buffer 8KiB --send-buffer 8KiB")
+                .front;
+        let config = config(&[
+            "http://127.0.0.1:80=/a",
+            "http://127.0.0.1:80/b=/b",
+            "tcp://127.0.0.1:81=/a",
+            "udp://127.0.0.1:80=/c",
+        ]);
+        let plan = FrontPlan::new(&front, &config).expect("it adds up");
+        let (names, channels) = terms(&plan.bound, "channels");
+        assert!(!names.contains(&"buckets") && !names.contains(&"shared heap"));
+        assert_eq!(channels, 2 * 3 * 2 * (1 << 20)); // loops × doors × instances
+        let (_, datagrams) = terms(&plan.bound, "datagram buffers");
+        assert_eq!(datagrams, 2 * 2 * Bytes::kib(8 + 8).get()); // loops × twice both buffers
+    }
+
+    #[test]
+    fn what_a_door_offers_by_default_a_front_end_takes_by_default() {
+        let settings = settings("--door /d");
+        let plan = Plan::new(&settings).expect("it adds up");
+        assert!(plan.channel.memory_len() <= settings.front.channel_limit.get());
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_the_name_of_its_flag() {
+        let text = "--door /d --door-channels 4 --door-channels-per-user 5";
+        let error = Plan::new(&settings(text))
+            .expect_err("too many")
+            .to_string();
+        assert!(
+            error.starts_with("--door-channels-per-user is 5"),
+            "{error}"
+        );
+        for (flags, flag) in [
+            ("--channel-limit 0", "--channel-limit"),
+            ("--channel-limit 5000", "--channel-limit"),
+            ("--channel-limit 1TiB", "--channel-limit"),
+            ("--idle-timeout 0", "--idle-timeout"),
+        ] {
+            let config = config(&["http://127.0.0.1:80=/a"]);
+            let error = FrontPlan::new(&settings(flags).front, &config)
+                .expect_err(flags)
+                .to_string();
+            assert!(error.contains(flag), "{error}");
+        }
+    }
 }

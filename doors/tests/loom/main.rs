@@ -191,7 +191,7 @@ fn a_call_that_counted_on_a_thread_that_parks_is_handed_over() {
                         break;
                     }
                     model
-                        .idle
+                        .idle()
                         .sleep(0, || model.revoked().is_raised() || model.submit().any());
                 }
                 model.idle().depart();

@@ -130,7 +130,7 @@ impl Model {
             if self.revoked().allows_end(|| self.submit().any()) {
                 break;
             }
-            self.idle
+            self.idle()
                 .sleep(thread, || self.revoked().is_raised() || self.submit().any());
         }
         self.idle().depart();

@@ -22,7 +22,7 @@ mod timers;
 use crate::connection::{BufferPool, Connection, InstanceId, List, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll};
-use crate::settings::Settings;
+use crate::settings::FrontSettings;
 use doorway::{Doorway, Doorways};
 use std::collections::VecDeque;
 use std::hash::RandomState;
@@ -215,7 +215,7 @@ pub(crate) struct Loop {
 
 impl Loop {
     pub(crate) fn new(
-        settings: &Settings,
+        settings: &FrontSettings,
         parts: Parts,
         scratch: (usize, usize),
     ) -> io::Result<Self> {

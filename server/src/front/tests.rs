@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
-    settings: Settings,
+    settings: FrontSettings,
 }
 
 /// Holds handlers until it is opened.
@@ -173,7 +173,7 @@ impl Front {
     }
 
     fn start_at(paths: &[PathBuf], flags: &str, routes: &[(Option<&str>, &str, u16)]) -> Self {
-        let defaults = "t --loops 1 --connections 32 --listen 127.0.0.1:0 ";
+        let defaults = "t --loops 1 --connections 32 ";
         let flags = format!("{defaults}{flags}");
         let mut settings = Flags::parse_from(flags.split_whitespace()).settings;
         if !flags.contains("--queue-timeout") {
@@ -220,7 +220,7 @@ impl Front {
             Box::new(move |path: &Path, options: &OpenOptions| open(&shelf, path, options))
         });
         let listener = net::listen(
-            settings.listen[0],
+            SocketAddr::from(([127, 0, 0, 1], 0)),
             ListenOptions {
                 backlog: 16,
                 receive_buffer: settings.receive_buffer.get(),

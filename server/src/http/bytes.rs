@@ -62,7 +62,7 @@ const CLASSES: [u8; 256] = {
 };
 
 /// Whether `byte` may stand in a method or field name.
-pub(super) const fn is_token(byte: u8) -> bool {
+pub(crate) const fn is_token(byte: u8) -> bool {
     CLASSES[byte as usize] & TOKEN != 0
 }
 

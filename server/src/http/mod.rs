@@ -34,6 +34,7 @@ mod head_properties;
 #[cfg(test)]
 mod head_rows;
 
+pub(crate) use bytes::is_token;
 pub use chunked::ChunkDecoder;
 pub use date::DateCache;
 pub use framing::{BodySize, ReplyFraming};

@@ -1,0 +1,315 @@
+//! What was written, before it is known to make sense; and the rules that decide.
+
+use super::nearest::nearest;
+use super::{Config, ConfigError, Forward, Place, Problem, Route, Setting, Target};
+use crate::http::{self, Method};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// A text and where it is written.
+#[derive(Debug, Clone)]
+pub(super) struct Located {
+    pub value: String,
+    pub place: Place,
+}
+
+/// A forward as it is written.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    pub place: Place,
+    pub listen: Located,
+    pub door: Option<Located>,
+    pub routes: Vec<DraftRoute>,
+}
+
+/// A route as it is written.
+#[derive(Debug, Clone)]
+pub(super) struct DraftRoute {
+    pub place: Place,
+    pub method: Option<Located>,
+    pub path: Located,
+    pub door: Located,
+}
+
+/// Everything that was read, and what was wrong with it so far.
+#[derive(Debug, Default)]
+pub(super) struct Drafts {
+    pub forwards: Vec<Draft>,
+    pub settings: Vec<Setting>,
+    pub problems: Vec<Problem>,
+}
+
+/// What is spoken at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Tcp,
+    Udp,
+}
+
+const SCHEMES: [(&str, Scheme); 3] = [
+    ("http", Scheme::Http),
+    ("tcp", Scheme::Tcp),
+    ("udp", Scheme::Udp),
+];
+
+impl Drafts {
+    /// Checks what single values and all of them together mean. `nothing` is what is wrong if there is no forward.
+    pub(super) fn finish(mut self, nothing: Problem) -> Result<Config, ConfigError> {
+        if self.forwards.is_empty() && self.problems.is_empty() {
+            self.problems.push(nothing);
+        }
+        let mut forwards: Vec<Forward> = Vec::new();
+        let mut addresses: Vec<(bool, SocketAddr, Place)> = Vec::new();
+        for draft in &self.forwards {
+            let Some((scheme, address)) = self.problems.take(listen(&draft.listen)) else {
+                continue;
+            };
+            // HTTP is spoken over TCP. The kernel chooses another port 0 each time.
+            let datagrams = scheme == Scheme::Udp;
+            let same = addresses
+                .iter()
+                .find(|(d, a, _)| (*d, *a) == (datagrams, address) && address.port() != 0);
+            if let Some((_, _, first)) = same {
+                let what =
+                    format!("{address} is listened on already ({first}): a port has one forward");
+                self.problems.add(&draft.listen.place, what);
+            }
+            addresses.push((datagrams, address, draft.listen.place.clone()));
+            if let Some(target) = target(scheme, draft, &mut self.problems) {
+                forwards.push(Forward {
+                    address,
+                    target,
+                    place: draft.listen.place.clone(),
+                });
+            }
+        }
+        if self.problems.is_empty() {
+            self.settings.sort_by(|a, b| a.place.cmp(&b.place));
+            return Ok(Config {
+                settings: self.settings,
+                forwards,
+            });
+        }
+        self.problems.sort_by(|a, b| a.place.cmp(&b.place));
+        Err(ConfigError {
+            problems: self.problems,
+        })
+    }
+}
+
+/// Collects what is wrong and goes on.
+trait Collect {
+    fn add(&mut self, place: &Place, what: impl Into<String>);
+    fn take<T>(&mut self, result: Result<T, Problem>) -> Option<T>;
+}
+
+impl Collect for Vec<Problem> {
+    fn add(&mut self, place: &Place, what: impl Into<String>) {
+        self.push(Problem {
+            place: place.clone(),
+            what: what.into(),
+        });
+    }
+
+    fn take<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.push(problem)).ok()
+    }
+}
+
+fn problem<T>(at: &Located, what: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem {
+        place: at.place.clone(),
+        what: what.into(),
+    })
+}
+
+/// Who answers at an address.
+fn target(scheme: Scheme, draft: &Draft, problems: &mut Vec<Problem>) -> Option<Target> {
+    if let (Scheme::Tcp | Scheme::Udp, Some(first)) = (scheme, draft.routes.first()) {
+        let what = "only http has a map: connections and datagrams have no path; give the forward one `door`";
+        problems.add(&first.place, what);
+        return None;
+    }
+    match (&draft.door, &draft.routes[..]) {
+        (None, []) => {
+            let what = match scheme {
+                Scheme::Http => {
+                    "the forward leads nowhere: give it `door`, or [[forward.map]] with `path` and `door`"
+                }
+                Scheme::Tcp | Scheme::Udp => "the forward leads nowhere: give it `door`",
+            };
+            problems.add(&draft.place, what);
+            None
+        }
+        (Some(door), [_, ..]) => {
+            let what = "the forward has `door` and [[forward.map]]: \
+                        write the door as a map with path \"/\", or remove it";
+            problems.add(&door.place, what);
+            None
+        }
+        (Some(door), []) => {
+            let door = problems.take(door_path(door))?;
+            Some(match scheme {
+                Scheme::Http => Target::Http(vec![Route {
+                    method: None,
+                    path: "/".to_owned(),
+                    door,
+                }]),
+                Scheme::Tcp => Target::Tcp(door),
+                Scheme::Udp => Target::Udp(door),
+            })
+        }
+        (None, written) => Some(Target::Http(routes(written, problems))),
+    }
+}
+
+/// The routes of a forward, in the order in which they are tried.
+fn routes(written: &[DraftRoute], problems: &mut Vec<Problem>) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::new();
+    let mut places: Vec<&Place> = Vec::new();
+    for draft in written {
+        let method = match &draft.method {
+            Some(token) => problems.take(method(token)).map(Some),
+            None => Some(None),
+        };
+        let path = problems.take(prefix(&draft.path));
+        let door = problems.take(door_path(&draft.door));
+        let (Some(method), Some(path), Some(door)) = (method, path, door) else {
+            continue;
+        };
+        let same = routes
+            .iter()
+            .position(|route| route.method == method && route.path == path);
+        if let Some(first) = same {
+            let name = method.map_or("every method", super::method_name);
+            let what = format!(
+                "{name} of {path} has a door already ({}): remove one of the two",
+                places[first]
+            );
+            problems.add(&draft.path.place, what);
+            continue;
+        }
+        routes.push(Route { method, path, door });
+        places.push(&draft.place);
+    }
+    // Stable, so that those that are equal in both stay as they are written.
+    routes.sort_by_key(|route| (std::cmp::Reverse(route.path.len()), route.method.is_none()));
+    routes
+}
+
+fn listen(at: &Located) -> Result<(Scheme, SocketAddr), Problem> {
+    let text = at.value.as_str();
+    let Some((scheme, address)) = text.split_once("://") else {
+        return problem(
+            at,
+            format!("{text:?} is not a scheme, an address and a port, as in http://127.0.0.1:8080"),
+        );
+    };
+    let Some((_, scheme)) = SCHEMES.iter().find(|(name, _)| *name == scheme) else {
+        let meant = nearest(scheme, SCHEMES.map(|(name, _)| name));
+        let meant = meant.map_or(String::new(), |name| format!("; did you mean {name}://?"));
+        return problem(
+            at,
+            format!("the scheme {scheme:?} is not http, tcp or udp{meant}"),
+        );
+    };
+    if let Ok(address) = address.parse() {
+        return Ok((*scheme, address));
+    }
+    let no_port = |address: &str| {
+        let inner = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
+        address.parse::<IpAddr>().is_ok() || inner.is_some_and(|a| a.parse::<Ipv6Addr>().is_ok())
+    };
+    let (host, path) = address.split_at(address.find('/').unwrap_or(address.len()));
+    if !path.is_empty() && (host.parse::<SocketAddr>().is_ok() || no_port(host)) {
+        let what = match scheme {
+            Scheme::Http => format!(
+                "{path:?} does not belong to an address: write it as `path` of a [[forward.map]]"
+            ),
+            Scheme::Tcp | Scheme::Udp => {
+                format!("{path:?} does not belong to an address: only http has paths")
+            }
+        };
+        return problem(at, what);
+    }
+    let host = host.strip_suffix(':').unwrap_or(host);
+    if no_port(host) {
+        let brackets = if host.contains(':') && !host.starts_with('[') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        return problem(
+            at,
+            format!("{host} has no port: write it behind the address, as in {brackets}:8080"),
+        );
+    }
+    problem(
+        at,
+        format!(
+            "{address:?} is not an IP address and a port, as in 127.0.0.1:8080 or [::1]:8080; names are not looked up"
+        ),
+    )
+}
+
+fn method(at: &Located) -> Result<Method, Problem> {
+    let token = at.value.as_str();
+    if token.is_empty() || !token.bytes().all(http::is_token) {
+        return problem(
+            at,
+            format!("{token:?} is not a method: it is a word, as in GET"),
+        );
+    }
+    match Method::from_token(token.as_bytes()) {
+        Method::Other => {
+            let upper = token.to_ascii_uppercase();
+            let meant = match Method::from_token(upper.as_bytes()) {
+                Method::Other => String::new(),
+                _ => format!("; did you mean {upper}?"),
+            };
+            problem(
+                at,
+                format!(
+                    "the front end forwards {}, not {token}{meant}",
+                    http::method::ALLOW_ALL
+                ),
+            )
+        }
+        method => Ok(method),
+    }
+}
+
+fn prefix(at: &Located) -> Result<String, Problem> {
+    let path = at.value.as_str();
+    let wrong = if !path.starts_with('/') {
+        "a path begins with \"/\""
+    } else if path.contains(['?', '#']) {
+        "a path ends before \"?\" and \"#\": a query does not choose the door"
+    } else if path.contains('%') {
+        "a path is compared decoded: write the character itself, not its percent-escape"
+    } else if path.chars().any(char::is_control) {
+        "a path has no control characters"
+    } else if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        "requests have no \".\" and \"..\" left when their path is compared: leave them out"
+    } else {
+        return Ok(path.to_owned());
+    };
+    problem(at, format!("{path:?} matches no request: {wrong}"))
+}
+
+fn door_path(at: &Located) -> Result<PathBuf, Problem> {
+    let path = at.value.as_str();
+    let wrong = if path.is_empty() {
+        "a door has a path, as in /run/hello.door"
+    } else if !path.starts_with('/') {
+        "the path of a door is absolute, so that it does not depend on where the front end is started"
+    } else if path.contains('\0') {
+        "a path has no NUL"
+    } else if path.ends_with('/') {
+        "that is a folder: a door's path ends with its name"
+    } else {
+        return Ok(PathBuf::from(path));
+    };
+    problem(at, format!("the door {path:?} cannot be: {wrong}"))
+}

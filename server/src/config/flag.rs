@@ -1,0 +1,57 @@
+//! `--forward http://127.0.0.1:8080/prefix=/run/hello.door`.
+
+use super::draft::{Draft, DraftRoute, Drafts, Located};
+use super::{Place, Problem};
+
+/// Reads the values of the flags. Those of one HTTP address are routes of one forward.
+pub(super) fn read(flags: &[String], drafts: &mut Drafts) {
+    let mut forwards: Vec<Draft> = Vec::new();
+    for text in flags {
+        let place = Place::Flag(format!("--forward {text}"));
+        let Some((source, door)) = text.split_once('=') else {
+            drafts.problems.push(Problem {
+                place,
+                what: "it needs an address, `=` and a door, as in http://127.0.0.1:8080=/run/hello.door"
+                    .to_owned(),
+            });
+            continue;
+        };
+        let here = |value: &str| Located {
+            value: value.to_owned(),
+            place: place.clone(),
+        };
+        let address_from = source.find("://").map_or(0, |at| at + "://".len());
+        let path_from = source[address_from..]
+            .find('/')
+            .map_or(source.len(), |at| address_from + at);
+        let (listen, path) = source.split_at(path_from);
+        let mut draft = Draft {
+            place: place.clone(),
+            listen: here(listen),
+            door: None,
+            routes: Vec::new(),
+        };
+        if listen.starts_with("http://") {
+            let route = DraftRoute {
+                place: place.clone(),
+                method: None,
+                path: here(if path.is_empty() { "/" } else { path }),
+                door: here(door),
+            };
+            let same = forwards
+                .iter_mut()
+                .find(|forward| forward.listen.value == listen);
+            if let Some(forward) = same {
+                forward.routes.push(route);
+                continue;
+            }
+            draft.routes.push(route);
+        } else {
+            // A path is no part of other addresses, and refused with them.
+            draft.listen = here(source);
+            draft.door = Some(here(door));
+        }
+        forwards.push(draft);
+    }
+    drafts.forwards.append(&mut forwards);
+}

@@ -1,0 +1,82 @@
+//! The application half of a server: its buckets, its state, its door and the first thread of it.
+
+use super::StartError;
+use super::signals::Signals;
+use crate::plan::Plan;
+use crate::settings::ApplicationSettings;
+use std::time::Duration;
+use tracing::error;
+use transom_arena::{Buckets, Policy, Region, RegionOptions, install_shared_heap};
+use transom_doors::Door;
+use transom_platform::{Application, Routes};
+
+/// A thread starts within microseconds, on a crowded machine within milliseconds.
+const FIRST_THREAD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Maps the region that a plan states.
+pub(super) fn map(plan: &Plan, settings: &ApplicationSettings) -> Result<Region, StartError> {
+    Ok(Region::map(
+        &plan.bound,
+        RegionOptions {
+            lazy: settings.lazy,
+            lock: settings.lock,
+            huge_pages: settings.huge_pages,
+        },
+    )?)
+}
+
+/// Makes buckets and shared heap of their parts of the region, and an application that lives in them.
+pub(super) fn install(
+    region: &mut Region,
+    plan: &Plan,
+    settings: &ApplicationSettings,
+    routes: Routes,
+    policy: Policy,
+    signals: &Signals,
+) -> Result<&'static Application, StartError> {
+    let mut take = |name| region.take(name).expect("the plan has this term");
+    let (buckets, heap) = (take("buckets"), take("shared heap"));
+    let buckets = Buckets::install(region, &buckets, plan.bucket, settings.wipe.into())?;
+    region.commit()?;
+    install_shared_heap(heap)?;
+    signals.notify_parked(settings.parked_limit());
+    Ok(match policy {
+        Policy::Park => Application::new(routes, buckets, Signals::parked),
+        // SAFETY: `App::policy` chose it only if the author promised the contract.
+        Policy::Escape => unsafe { Application::escaping(routes, buckets, Signals::parked) },
+    })
+}
+
+/// Runs the author's warm-up and starts the first door server thread.
+pub(super) fn start(
+    application: &'static Application,
+    door: &Door,
+    warm_up: Option<Box<dyn FnOnce()>>,
+) -> Result<(), StartError> {
+    if let Some(warm_up) = warm_up {
+        warm_up();
+    }
+    door.start().map_err(StartError::FirstThreadStart)?;
+    if application.wait_until_ready(FIRST_THREAD_PATIENCE) {
+        Ok(())
+    } else {
+        Err(StartError::FirstThread(FIRST_THREAD_PATIENCE))
+    }
+}
+
+/// Says why the process is to be replaced.
+pub(super) fn say_parked(application: &Application, settings: &ApplicationSettings) {
+    error!(
+        parked = application.figures().buckets_parked,
+        limit = settings.parked_limit(),
+        "too many buckets are parked: draining, to be started anew (--parked-limit)"
+    );
+}
+
+/// What a policy is called in the log.
+pub(super) fn policy_name(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Park => "park",
+        Policy::Escape => "escape",
+    }
+}

@@ -1,0 +1,113 @@
+//! The line at the start that says what memory there is, the one at the end that says what was done, and the exit status.
+
+use crate::front::LoopFigures;
+use crate::log::LogHandle;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tracing::{info, warn};
+use transom_arena::{Bound, Bytes, Place, process_heap_allocations};
+use transom_platform::Figures;
+
+/// Exit status when parked buckets reached their limit: EX_TEMPFAIL of sysexits.h, "try again".
+const EXIT_RECYCLE: u8 = 75;
+
+/// Says what memory there is.
+pub(super) fn say_bound(bound: &Bound) {
+    info!(
+        bound = bound.total(),
+        region = bound.bytes_in(Place::Region),
+        process = bound.bytes_in(Place::Process),
+        kernel = bound.bytes_in(Place::Kernel),
+        "memory: {}",
+        Sum(bound),
+    );
+}
+
+/// The equation in one line: `64 × 512KiB (buckets) + … = 55MiB`.
+struct Sum<'b>(&'b Bound);
+
+impl std::fmt::Display for Sum<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (n, term) in self.0.terms().iter().enumerate() {
+            let plus = if n == 0 { "" } else { " + " };
+            write!(
+                f,
+                "{plus}{} × {} ({})",
+                term.count,
+                Bytes(term.unit),
+                term.name
+            )?;
+        }
+        write!(f, " = {} bytes", self.0.total())
+    }
+}
+
+/// Says what a front end, an application, or both have done.
+pub(super) fn summarise(
+    front: Option<&LoopFigures>,
+    application: Option<&Figures>,
+    logs: &LogHandle,
+    took: Duration,
+) {
+    logs.flush(Instant::now() + Duration::from_secs(1)); // so that there is room for the last line
+    let of_front = |figure: fn(&LoopFigures) -> u64| front.map(figure);
+    let of = |figure: fn(&Figures) -> u64| application.map(figure);
+    info!(
+        drained_ms = took.as_millis() as u64,
+        connections = of_front(|front| front.accepted),
+        requests = of_front(|front| front.requests),
+        good = of_front(|front| front.good),
+        client_errors = of_front(|front| front.client_errors),
+        server_errors = of_front(|front| front.server_errors),
+        rejected = of_front(|front| front.rejected),
+        late = of_front(|front| front.late),
+        cut = of_front(|front| front.cut),
+        // With a front end beside it, these are its requests.
+        calls = of(|done| done.calls).filter(|_| front.is_none()),
+        exhausted_arena = of(|done| done.exhausted_arena),
+        exhausted_stack = of(|done| done.exhausted_stack),
+        exhausted_shared_heap = of(|done| done.exhausted_shared_heap),
+        panicked = of(|done| done.panicked),
+        pinned = of(|done| done.pinned),
+        parked = of(|done| done.buckets_parked as u64),
+        threads = of(|done| u64::from(done.threads)),
+        high_water = of(|done| done.high_water as u64),
+        largest_refused = of(|done| done.largest_refused),
+        stack_high_water = of(|done| done.stack_high_water as u64),
+        process_heap_allocations = process_heap_allocations(),
+        log_lines_dropped = logs.dropped(),
+        "drained"
+    );
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    /// Parked buckets reached their limit.
+    pub recycle: bool,
+    /// No loop panicked.
+    pub sound: bool,
+    /// Everything that had begun ended before the drain did.
+    pub in_time: bool,
+    /// What had not.
+    pub cut: u64,
+}
+
+impl Ending {
+    /// The status for whoever supervises the process.
+    pub(super) fn status(self) -> ExitCode {
+        if self.recycle {
+            ExitCode::from(EXIT_RECYCLE)
+        } else if !self.sound {
+            ExitCode::from(1)
+        } else if self.in_time {
+            ExitCode::SUCCESS
+        } else {
+            warn!(
+                cut = self.cut,
+                "requests were cut: they had not ended when the drain did (--drain-timeout)"
+            );
+            ExitCode::from(1)
+        }
+    }
+}

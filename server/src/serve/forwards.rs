@@ -1,0 +1,288 @@
+//! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
+
+use super::front::{FrontHalf, Loops, listen_options};
+use super::signals::Signals;
+use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
+use crate::config::{Config, Forward, Source, Target};
+use crate::log::LogHandle;
+use crate::net;
+use crate::plan::{FrontPlan, INSTANCES, PlanError};
+use crate::settings::{ForwardSettings, FrontSettings, file};
+use clap::ArgMatches;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+use tracing::info;
+use transom_arena::{Part, Region, RegionOptions, seal, settle_process_heap};
+use transom_doors::OpenOptions;
+
+/// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
+///
+/// The status is that of [`App::serve`](super::App::serve).
+#[must_use = "main should return it, so that the process ends with that status"]
+pub fn serve_forwards(settings: &ForwardSettings, line: &ArgMatches) -> ExitCode {
+    settle_process_heap(HEAP_HEADROOM);
+    report(run(settings, line))
+}
+
+/// Says what a file means, and whether its doors are there; or everything that is wrong with it. Opens and binds nothing.
+#[must_use = "main should return it, so that the process ends with that status"]
+pub fn check_file(path: &Path) -> ExitCode {
+    let table = read(Some(path), &[]).and_then(|config| {
+        let front = FrontSettings::from_file(&config.settings, None)?;
+        match plan(&front, &config) {
+            // What the machine has that it will run on is not the file's matter.
+            Ok(_) | Err(StartError::Plan(PlanError::Bound(_))) => Ok(table(path, &config)),
+            Err(error) => Err(error),
+        }
+    });
+    report(table.map(|table| {
+        // A closed pipe is no reason to fail.
+        let _ = io::stdout().write_all(table.as_bytes());
+        ExitCode::SUCCESS
+    }))
+}
+
+fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartError> {
+    let started = Instant::now();
+    let config = read(settings.config.as_deref(), &settings.forward)?;
+    let front = FrontSettings::from_file(&config.settings, Some(line))?;
+    let plan = plan(&front, &config)?;
+    if front.check {
+        let _ = writeln!(io::stdout(), "{}", plan.bound);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let doors = config.doors().len() as u64;
+    let per_loop = config.forwards.len() as u64
+        + descriptors::PER_LOOP
+        + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
+    let needed = descriptors::of_connections(&front) + u64::from(plan.loops) * per_loop;
+    descriptors::check(needed, "--connections", front.connections.get())?;
+    let signals = Signals::block().map_err(StartError::Signals)?;
+    with_logs(&front, |logs| {
+        Server::start(&plan, &front, config, started)
+            .map(|server| server.until_the_end(&front, &signals, logs))
+    })
+}
+
+fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
+    let Some(path) = path else {
+        return Ok(Config::read(None, flags, &file::keys())?);
+    };
+    let bytes = std::fs::read(path).map_err(|source| StartError::ReadConfig {
+        path: path.to_owned(),
+        source,
+    })?;
+    let source = Source {
+        name: &path.to_string_lossy(),
+        bytes: &bytes,
+    };
+    Ok(Config::read(Some(source), flags, &file::keys())?)
+}
+
+/// The sum; a flag that cannot hold is told with the place in the file, if that is where it was set.
+fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError> {
+    FrontPlan::new(front, config).map_err(|source| {
+        let (PlanError::TooSmall { flag, .. } | PlanError::TooLarge { flag, .. }) = &source else {
+            return StartError::Plan(source);
+        };
+        let name = flag.trim_start_matches('-');
+        match config.settings.iter().find(|set| set.name == name) {
+            Some(set) => StartError::Setting {
+                place: set.place.clone(),
+                source: Box::new(source),
+            },
+            None => StartError::Plan(source),
+        }
+    })
+}
+
+/// What a file means, for whoever wrote it.
+fn table(path: &Path, config: &Config) -> String {
+    let rows = config.rows();
+    let doors = config.doors().len();
+    let plural = |n: usize| if n == 1 { "" } else { "s" };
+    let forwards = config.forwards.len();
+    let mut text = format!(
+        "{}: {forwards} forward{}, {doors} door{}: valid\n",
+        path.display(),
+        plural(forwards),
+        plural(doors),
+    );
+    for set in &config.settings {
+        let _ = writeln!(text, "--{} {}", set.name, set.value);
+    }
+    let width = |of: fn(&crate::config::Row<'_>) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let listen = width(|row| row.listen.len());
+    let method = width(|row| row.method.len());
+    let what = width(|row| row.path.chars().count());
+    let door = width(|row| row.door.to_string_lossy().chars().count());
+    for row in &rows {
+        let _ = writeln!(
+            text,
+            "{:listen$}  {:method$}  {:what$}  {:door$}  {}",
+            row.listen,
+            row.method,
+            row.path,
+            row.door.to_string_lossy(),
+            presence(row.door),
+        );
+    }
+    text
+}
+
+/// Whether there is a door at a path now.
+fn presence(door: &Path) -> String {
+    match std::fs::metadata(door) {
+        Ok(found) if found.file_type().is_socket() => "there now".to_owned(),
+        Ok(_) => "there is something else now".to_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => "not there now".to_owned(),
+        Err(error) => format!("cannot be looked at: {error}"),
+    }
+}
+
+/// A front end that is running.
+struct Server {
+    front: FrontHalf,
+}
+
+/// What the loops of a front end are built of.
+struct ForwardParts<'c> {
+    settings: &'c FrontSettings,
+    /// With the ports that the kernel chose.
+    forwards: &'c [Forward],
+    /// Each door once: the doorways of every loop. Routes and targets name them by their paths.
+    doors: Vec<&'c Path>,
+    /// How each loop opens each of them.
+    open: OpenOptions,
+    /// Of each loop, a socket for each forward.
+    sockets: Vec<Vec<OwnedFd>>,
+    /// To be shared by the loops, as `Part::share` does.
+    connections: Part,
+    heads: Part,
+    scratch: Part,
+}
+
+/// Builds a loop for each element of `sockets`, and whatever opens their doors.
+fn build_loops(parts: ForwardParts<'_>) -> Result<Loops, StartError> {
+    let ForwardParts {
+        settings,
+        forwards,
+        doors,
+        open,
+        sockets,
+        connections,
+        heads,
+        scratch,
+    } = parts;
+    let _ = (settings, forwards, doors, open, sockets);
+    let _ = (connections, heads, scratch);
+    Err(StartError::Unsupported)
+}
+
+impl Server {
+    fn start(
+        plan: &FrontPlan,
+        settings: &FrontSettings,
+        mut config: Config,
+        started: Instant,
+    ) -> Result<Self, StartError> {
+        // Before the region is mapped, so that a port in use is said at once.
+        let sockets = listen(&mut config.forwards, settings, plan.loops)?;
+        let mut region = Region::map(&plan.bound, RegionOptions::default())?;
+        let mut take = |name| region.take(name).expect("the plan has this term");
+        let (connections, heads, scratch) =
+            (take("connections"), take("partial heads"), take("scratch"));
+        region.commit()?;
+        let loops = build_loops(ForwardParts {
+            settings,
+            forwards: &config.forwards,
+            doors: config.doors(),
+            open: OpenOptions {
+                channel_bytes_max: settings.channel_limit.get(),
+                ..OpenOptions::default()
+            },
+            sockets,
+            connections,
+            heads,
+            scratch,
+        })?;
+        let front = FrontHalf::start(loops)?;
+        end::say_bound(&plan.bound);
+        let listen: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
+        info!(
+            listen = %listen.join(","),
+            doors = config.doors().len(),
+            loops = plan.loops,
+            ready_ms = started.elapsed().as_millis() as u64,
+            "ready"
+        );
+        drop((listen, config));
+        seal();
+        Ok(Server { front })
+    }
+
+    fn until_the_end(
+        self,
+        settings: &FrontSettings,
+        signals: &Signals,
+        logs: &LogHandle,
+    ) -> ExitCode {
+        signals.wait(None);
+        let began = Instant::now();
+        let timeout = settings.drain_timeout;
+        info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        let in_time = self.front.drain(began + timeout, signals);
+        let (front, sound) = self.front.join();
+        end::summarise(Some(&front), None, logs, began.elapsed());
+        end::Ending {
+            recycle: false,
+            sound,
+            in_time,
+            cut: front.cut,
+        }
+        .status()
+    }
+}
+
+/// Opens the sockets of every forward, once per loop, and notes the ports that the kernel chose.
+fn listen(
+    forwards: &mut [Forward],
+    settings: &FrontSettings,
+    loops: u32,
+) -> Result<Vec<Vec<OwnedFd>>, StartError> {
+    let options = listen_options(settings);
+    let failed = |forward: &Forward, source| StartError::Forward {
+        place: forward.place.clone(),
+        forward: forward.to_string(),
+        address: forward.address,
+        source,
+    };
+    for forward in forwards.iter() {
+        let free = match forward.target {
+            Target::Http(_) | Target::Tcp(_) => net::probe(forward.address),
+            Target::Udp(_) => net::probe_datagrams(forward.address),
+        };
+        free.map_err(|source| failed(forward, source))?;
+    }
+    let mut all = Vec::new();
+    for _ in 0..loops {
+        let mut sockets = Vec::new();
+        for forward in forwards.iter_mut() {
+            let socket = match forward.target {
+                Target::Http(_) | Target::Tcp(_) => net::listen(forward.address, options),
+                Target::Udp(_) => net::receive_datagrams(forward.address, options),
+            };
+            let socket = socket.map_err(|source| failed(forward, source))?;
+            // With port 0 the kernel chooses once, and the other loops take the same.
+            forward.address = net::local_address(&socket).map_err(StartError::Loop)?;
+            sockets.push(socket);
+        }
+        all.push(sockets);
+    }
+    Ok(all)
+}

@@ -1,0 +1,164 @@
+//! The front half of a server: listeners, and threads that are loops; and how they end.
+
+use super::StartError;
+use super::signals::{Signals, Wake};
+use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders};
+use crate::net::{self, ListenOptions};
+use crate::plan::LOOP_STACK;
+use crate::settings::FrontSettings;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Barrier};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tracing::error;
+use transom_doors::Bell;
+
+/// What all sockets of a listener are like.
+pub(super) fn listen_options(settings: &FrontSettings) -> ListenOptions {
+    ListenOptions {
+        backlog: settings.backlog.get(),
+        receive_buffer: settings.receive_buffer.get(),
+        send_buffer: settings.send_buffer.get(),
+    }
+}
+
+/// Listens on every address once per loop.
+pub(super) fn listen(
+    addresses: &[SocketAddr],
+    settings: &FrontSettings,
+    loops: u32,
+) -> Result<Vec<Vec<OwnedFd>>, StartError> {
+    let options = listen_options(settings);
+    let mut addresses = addresses.to_vec();
+    for address in &addresses {
+        // SO_REUSEPORT would let a second server of the same user take half of the first one's connections.
+        net::probe(*address).map_err(|source| StartError::Listen {
+            address: *address,
+            source,
+        })?;
+    }
+    let mut all = Vec::new();
+    for _ in 0..loops {
+        let mut sockets = Vec::new();
+        for address in &mut addresses {
+            let socket = net::listen(*address, options).map_err(|source| StartError::Listen {
+                address: *address,
+                source,
+            })?;
+            // With port 0 the kernel chooses once, and the other loops take the same.
+            *address = net::local_address(&socket).map_err(StartError::Loop)?;
+            sockets.push(socket);
+        }
+        all.push(sockets);
+    }
+    Ok(all)
+}
+
+/// Loops before they are threads, and what is kept of them.
+#[derive(Default)]
+pub(super) struct Loops {
+    pub loops: Vec<Loop>,
+    pub stats: Vec<Arc<LoopStats>>,
+    pub orders: Arc<Orders>,
+}
+
+/// Loops that run.
+pub(super) struct FrontHalf {
+    threads: Vec<JoinHandle<()>>,
+    bells: Vec<Bell>,
+    stats: Vec<Arc<LoopStats>>,
+    orders: Arc<Orders>,
+}
+
+impl FrontHalf {
+    /// Starts a thread for each loop, and returns when all have begun: what the standard library allocates for a thread
+    /// is behind us then.
+    pub(super) fn start(built: Loops) -> Result<Self, StartError> {
+        let bells = built.loops.iter().map(Loop::bell).collect();
+        let mut threads = Vec::new();
+        let all_started = Arc::new(Barrier::new(built.loops.len() + 1));
+        for (n, this) in built.loops.into_iter().enumerate() {
+            let started = all_started.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("loop-{n}"))
+                .stack_size(LOOP_STACK)
+                .spawn(move || {
+                    let _watch = EndIfPanicking;
+                    started.wait();
+                    drop(started);
+                    this.run();
+                })
+                .map_err(StartError::Loop)?;
+            threads.push(thread);
+        }
+        all_started.wait();
+        Ok(FrontHalf {
+            threads,
+            bells,
+            stats: built.stats,
+            orders: built.orders,
+        })
+    }
+
+    /// Accepts nothing more and ends what has begun; at the deadline, or at a second signal, cuts it. Whether nothing was
+    /// cut.
+    pub(super) fn drain(&self, deadline: Instant, signals: &Signals) -> bool {
+        self.tell(Order::Drain);
+        let in_time = self.wait(deadline, signals);
+        if !in_time {
+            self.tell(Order::Stop);
+        }
+        in_time
+    }
+
+    /// What the loops have done, once they have ended, and whether none panicked.
+    pub(super) fn join(self) -> (LoopFigures, bool) {
+        let mut sound = true;
+        for thread in self.threads {
+            if thread.join().is_err() {
+                error!("a loop panicked, and took its connections with it: please report this");
+                sound = false;
+            }
+        }
+        let mut figures = LoopFigures::default();
+        for stats in &self.stats {
+            figures.add(stats);
+        }
+        (figures, sound)
+    }
+
+    fn tell(&self, order: Order) {
+        self.orders.give(order);
+        for bell in &self.bells {
+            bell.ring();
+        }
+    }
+
+    /// Whether all loops have ended before the deadline and before a second signal.
+    fn wait(&self, deadline: Instant, signals: &Signals) -> bool {
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            match signals.wait(Some(left.min(Duration::from_millis(20)))) {
+                Wake::Signal => return false,
+                Wake::Parked | Wake::TimedOut => {}
+            }
+        }
+        true
+    }
+}
+
+/// A loop that panics cannot go on, and the process not without it: the others drain, and it ends with status 1.
+struct EndIfPanicking;
+
+impl Drop for EndIfPanicking {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // SAFETY: a signal to ourselves, which the main thread waits for.
+            unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Front end and application in one process, joined by a door in memory.
+
+use super::front::{self, FrontHalf, Loops};
+use super::signals::{Signals, Wake};
+use super::{Handlers, StartError, application, end};
+use crate::front::{DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
+use crate::log::LogHandle;
+use crate::net;
+use crate::plan::{Plan, READ_SIZE, write_size};
+use crate::settings::Settings;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::info;
+use transom_arena::{Part, seal};
+use transom_doors::{Bell, ChannelMemory, Door};
+use transom_platform::Application;
+
+/// A server that is running.
+pub(super) struct Server {
+    application: &'static Application,
+    door: Door,
+    front: FrontHalf,
+}
+
+impl Server {
+    pub(super) fn start(
+        plan: &Plan,
+        settings: &Settings,
+        handlers: Handlers,
+        signals: &Signals,
+        started: Instant,
+    ) -> Result<Self, StartError> {
+        // Before the region is mapped, so that a port in use is said at once.
+        let listeners = front::listen(&settings.listen, &settings.front, plan.loops)?;
+        let address = net::local_address(&listeners[0][0]).map_err(StartError::Loop)?;
+
+        let mut region = application::map(plan, &settings.application)?;
+        let mut take = |name| region.take(name).expect("the plan has this term");
+        let (mut channels, mut connections) = (take("channels"), take("connections"));
+        let (mut heads, mut scratch) = (take("partial heads"), take("scratch"));
+        let policy = handlers.policy;
+        let application = application::install(
+            &mut region,
+            plan,
+            &settings.application,
+            handlers.routes,
+            policy,
+            signals,
+        )?;
+        let door = application.door()?;
+
+        let mut loops = Loops::default();
+        let count = plan.loops as usize;
+        let routes = Arc::new(RouteTable::everything_to(0));
+        for (n, listeners) in listeners.into_iter().enumerate() {
+            let left = count - n;
+            let share = |part: &mut Part| part.share(left);
+            let channel = share(&mut channels);
+            // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
+            let memory = unsafe { ChannelMemory::new(channel.base(), channel.len()) };
+            let parts = Parts {
+                connections: share(&mut connections),
+                buffers: share(&mut heads),
+                scratch: share(&mut scratch),
+                bell: Bell::new().map_err(StartError::Loop)?,
+                doorways: vec![DoorwayParts::InProcess(door.channel(plan.channel, memory)?)],
+                forwards: vec![Forward {
+                    listeners,
+                    routes: routes.clone(),
+                }],
+                stats: Arc::new(LoopStats::default()),
+                orders: loops.orders.clone(),
+            };
+            loops.stats.push(parts.stats.clone());
+            let scratch = (READ_SIZE, write_size(&settings.front));
+            let this = Loop::new(&settings.front, parts, scratch).map_err(StartError::Loop)?;
+            loops.loops.push(this);
+        }
+        application::start(application, &door, handlers.warm_up)?;
+        let front = FrontHalf::start(loops)?;
+        end::say_bound(&plan.bound);
+        info!(
+            listen = %address,
+            loops = plan.loops,
+            buckets = settings.application.buckets,
+            on_exhaustion = application::policy_name(policy),
+            ready_ms = started.elapsed().as_millis() as u64,
+            "ready"
+        );
+        seal();
+        Ok(Server {
+            application,
+            door,
+            front,
+        })
+    }
+
+    pub(super) fn until_the_end(
+        self,
+        settings: &Settings,
+        signals: &Signals,
+        logs: &LogHandle,
+    ) -> ExitCode {
+        let recycle = signals.wait(None) == Wake::Parked;
+        if recycle {
+            application::say_parked(self.application, &settings.application);
+        }
+        let began = Instant::now();
+        let timeout = settings.front.drain_timeout;
+        info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        let in_time = self.front.drain(began + timeout, signals);
+        self.door.revoke();
+        let (front, sound) = self.front.join();
+        let done = self.application.figures();
+        end::summarise(Some(&front), Some(&done), logs, began.elapsed());
+        end::Ending {
+            recycle,
+            sound,
+            in_time,
+            cut: front.cut,
+        }
+        .status()
+    }
+}

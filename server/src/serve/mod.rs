@@ -1,0 +1,289 @@
+//! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to stop.
+
+mod application;
+mod behind_door;
+mod descriptors;
+mod end;
+mod forwards;
+mod front;
+mod in_process;
+mod signals;
+
+use crate::config::{ConfigError, Place};
+use crate::log::{self, LogHandle, LogOptions};
+use crate::plan::Plan;
+use crate::settings::{FrontSettings, Settings};
+use clap::Parser;
+use signals::Signals;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use transom_arena::{Policy, settle_process_heap};
+use transom_platform::{Router, Routes};
+
+pub use forwards::{check_file, serve_forwards};
+
+/// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted in the
+/// equation's constant.
+const HEAP_HEADROOM: usize = 1 << 20;
+
+/// Serves a router's handlers, or one handler: reads the command line, maps the region, listens, and returns when it has drained.
+///
+/// A request that outgrows its bucket gets a 500. Through `&Bump` it unwinds; through an ordinary allocation its thread and
+/// bucket are lost until the process is replaced (`--parked-limit`), because that is what is sound for every handler. An
+/// author who keeps the [escape contract](transom_platform::escape_contract) uses [`serve_escaping`] and loses neither.
+#[must_use = "main should return it, so that the process ends with that status"]
+pub fn serve(router: impl Into<Router>) -> ExitCode {
+    App::new(router).serve()
+}
+
+/// Serves a router's handlers; one that outgrows its bucket is left by a jump, and its bucket is used again at once.
+///
+/// # Safety
+/// Every handler keeps the [escape contract](transom_platform::escape_contract): no lock, borrow or scope held across an
+/// allocation; nothing outside the bucket points into it; resources other than memory registered with
+/// [`defer`](transom_platform::defer); no half-updated shared state but in `Shared`.
+#[must_use = "main should return it, so that the process ends with that status"]
+pub unsafe fn serve_escaping(router: impl Into<Router>) -> ExitCode {
+    // SAFETY: the caller's promise.
+    unsafe { App::new(router).escaping() }.serve()
+}
+
+/// An application and how it wants to be served.
+#[must_use = "an application does nothing until it is served"]
+pub struct App {
+    router: Router,
+    promises_escape: bool,
+    warm_up: Option<Box<dyn FnOnce()>>,
+}
+
+#[derive(Parser)]
+#[command(
+    about = "An HTTP server whose memory is decided before it starts",
+    after_help = "SIZE is a number of bytes, or one with KiB, MiB, GiB. TIME is a number with ms, s, m, h.\n\
+                  Every flag is also an environment variable, TRANSOM_ and its name.\n\
+                  --check prints the memory equation, one line an addend."
+)]
+struct Command {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Why the server could not start. Each is a sentence for whoever started it.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Plan(#[from] crate::plan::PlanError),
+    #[error(transparent)]
+    Router(#[from] transom_platform::RouterError),
+    #[error(
+        "--on-exhaustion escape: this application was written for parking; its author has to promise the escape contract by calling serve_escaping"
+    )]
+    NoPromise,
+    #[error(transparent)]
+    Region(#[from] transom_arena::RegionError),
+    #[error(transparent)]
+    Buckets(#[from] transom_arena::BucketsError),
+    #[error(transparent)]
+    SharedHeap(#[from] transom_arena::SharedHeapError),
+    #[error(transparent)]
+    Application(#[from] transom_platform::ApplicationError),
+    #[error("a channel cannot be made: {0}")]
+    Channel(#[from] transom_doors::ChannelError),
+    #[error("--listen {address}: {}", explain(.source, .address))]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("--config {}: {source}", .path.display())]
+    ReadConfig { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{place}: {source}")]
+    Setting {
+        place: Place,
+        source: Box<crate::plan::PlanError>,
+    },
+    #[error("{}", .0.to_string().trim_start_matches("error: ").trim_end())]
+    CommandLine(#[from] clap::Error),
+    #[error("{place}: {forward}: {}", explain(.source, .address))]
+    Forward {
+        place: Place,
+        forward: String,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("doors of other processes are unsupported yet: there is no loop that opens them")]
+    Unsupported,
+    #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
+    Loop(io::Error),
+    #[error(
+        "`ulimit -n` is {limit}, but {needed} descriptors are needed for {flag} {count} and what goes with it. Lower {flag}, or raise the limit"
+    )]
+    Descriptors {
+        limit: u64,
+        needed: u64,
+        flag: &'static str,
+        count: u32,
+    },
+    #[error(
+        "cannot start the first door server thread: {0}; check `ulimit -u` and the cgroup's pids.max"
+    )]
+    FirstThreadStart(io::Error),
+    #[error("the first door server thread did not start within {} s", .0.as_secs())]
+    FirstThread(Duration),
+    #[error("--door: {0}")]
+    Attach(#[from] transom_doors::AttachError),
+    #[error(transparent)]
+    Log(#[from] log::LogError),
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+}
+
+fn explain(error: &io::Error, address: &SocketAddr) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("{error}; another process listens there: stop it, or choose another port")
+        }
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            format!(
+                "{error}; ports below 1024 need CAP_NET_BIND_SERVICE: use a port above, or grant it"
+            )
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{error}; this machine does not have that address")
+        }
+        _ => error.to_string(),
+    }
+}
+
+impl App {
+    /// An application with these routes, or with one handler for everything.
+    pub fn new(router: impl Into<Router>) -> Self {
+        App {
+            router: router.into(),
+            promises_escape: false,
+            warm_up: None,
+        }
+    }
+
+    /// Has requests that outgrow their bucket left by a jump.
+    ///
+    /// # Safety
+    /// As for [`serve_escaping`].
+    pub unsafe fn escaping(mut self) -> Self {
+        self.promises_escape = true;
+        self
+    }
+
+    /// Runs once before the first request, with allocations on the process heap: touch lazy values here, load tables,
+    /// fill caches. What is first touched in a request instead lives in that request's bucket and pins it.
+    pub fn warm_up(mut self, f: impl FnOnce() + 'static) -> Self {
+        self.warm_up = Some(Box::new(f));
+        self
+    }
+
+    /// Reads the command line and serves until a signal ends it.
+    ///
+    /// The status is 0 after a clean drain, 1 if the server could not start or requests were cut at the end of the drain,
+    /// 2 for a command line that is wrong, 75 when parked buckets reached `--parked-limit`.
+    #[must_use = "main should return it, so that the process ends with that status"]
+    pub fn serve(self) -> ExitCode {
+        settle_process_heap(HEAP_HEADROOM);
+        let settings = match Command::try_parse() {
+            Ok(command) => command.settings,
+            Err(error) => {
+                let _ = error.print();
+                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            }
+        };
+        report(self.run(&settings))
+    }
+
+    fn run(self, settings: &Settings) -> Result<ExitCode, StartError> {
+        let started = Instant::now();
+        let plan = Plan::new(settings)?;
+        let handlers = Handlers {
+            policy: self.policy(settings)?,
+            routes: self.router.build()?,
+            warm_up: self.warm_up,
+        };
+        if settings.front.check {
+            // A closed pipe is no reason to fail.
+            let _ = writeln!(io::stdout(), "{}", plan.bound);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let door = settings.door.door.as_deref();
+        match door {
+            Some(_) => {
+                let channels = settings.door.door_channels.get();
+                let needed = u64::from(channels) * descriptors::PER_CHANNEL;
+                descriptors::check(needed, "--door-channels", channels)?;
+            }
+            None => {
+                let front = &settings.front;
+                let per_loop = settings.listen.len() as u64 + descriptors::PER_LOOP;
+                let needed =
+                    descriptors::of_connections(front) + u64::from(front.loops()) * per_loop;
+                descriptors::check(needed, "--connections", front.connections.get())?;
+            }
+        }
+        let signals = Signals::block().map_err(StartError::Signals)?;
+        with_logs(&settings.front, |logs| match door {
+            Some(path) => {
+                behind_door::Server::start(path, &plan, settings, handlers, &signals, started)
+                    .map(|server| server.until_the_end(settings, &signals, logs))
+            }
+            None => in_process::Server::start(&plan, settings, handlers, &signals, started)
+                .map(|server| server.until_the_end(settings, &signals, logs)),
+        })
+    }
+
+    fn policy(&self, settings: &Settings) -> Result<Policy, StartError> {
+        let promised = if self.promises_escape {
+            Policy::Escape
+        } else {
+            Policy::Park
+        };
+        match settings.application.on_exhaustion.map(Policy::from) {
+            Some(Policy::Escape) if !self.promises_escape => Err(StartError::NoPromise),
+            Some(chosen) => Ok(chosen),
+            None => Ok(promised),
+        }
+    }
+}
+
+/// What an application's author has written, and how it is to be run.
+struct Handlers {
+    routes: Routes,
+    policy: Policy,
+    warm_up: Option<Box<dyn FnOnce()>>,
+}
+
+/// Runs a server with logs, and writes the last lines of them.
+fn with_logs(
+    settings: &FrontSettings,
+    serve: impl FnOnce(&LogHandle) -> Result<ExitCode, StartError>,
+) -> Result<ExitCode, StartError> {
+    let logs = log::install(LogOptions {
+        format: settings.log.into(),
+        level: settings.log_level,
+        queue: usize::from(settings.log_queue.get()),
+    })?;
+    let result = serve(&logs);
+    logs.shutdown(Instant::now() + Duration::from_secs(1));
+    result
+}
+
+/// The status of a server that ran, or the sentence why it did not.
+fn report(result: Result<ExitCode, StartError>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What ends a server: SIGTERM, SIGINT, or too many parked buckets.
+
+use crate::net;
+use std::io;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// Parked buckets reached their limit.
+    Parked,
+    /// Nothing did, in time.
+    TimedOut,
+}
+
+/// SIGTERM and SIGINT, taken by the main thread and by nobody else, and the news of a parked bucket.
+pub(super) struct Signals {
+    set: libc::sigset_t,
+}
+
+static PARKED: AtomicU64 = AtomicU64::new(0);
+static PARKED_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
+static MAIN_PROCESS: AtomicI32 = AtomicI32::new(0);
+
+impl Signals {
+    /// Blocks them in this thread and in those that it starts.
+    pub(super) fn block() -> io::Result<Self> {
+        // SAFETY: the set is initialised by sigemptyset before it is used; the calls affect this thread's mask only.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
+                libc::sigaddset(&raw mut set, signal);
+            }
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) {
+                0 => Ok(Signals { set }),
+                code => Err(io::Error::from_raw_os_error(code)),
+            }
+        }
+    }
+
+    pub(super) fn notify_parked(&self, limit: u32) {
+        PARKED_LIMIT.store(u64::from(limit), Ordering::SeqCst);
+        // SAFETY: getpid has no preconditions.
+        MAIN_PROCESS.store(unsafe { libc::getpid() }, Ordering::SeqCst);
+    }
+
+    /// Counts a parked bucket. Async-signal-safe: it may run on the signal stack of the thread that is being parked.
+    pub(super) fn parked() {
+        let parked = PARKED.fetch_add(1, Ordering::SeqCst) + 1;
+        if parked == PARKED_LIMIT.load(Ordering::SeqCst) {
+            // SAFETY: kill is async-signal-safe; SIGUSR1 to ourselves is blocked everywhere, so the main thread takes it.
+            unsafe { libc::kill(MAIN_PROCESS.load(Ordering::SeqCst), libc::SIGUSR1) };
+        }
+    }
+
+    /// Waits for one; `None` waits for ever.
+    pub(super) fn wait(&self, timeout: Option<Duration>) -> Wake {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let signal = self.next(left);
+            match signal {
+                libc::SIGUSR1
+                    if PARKED.load(Ordering::SeqCst) < PARKED_LIMIT.load(Ordering::SeqCst) => {}
+                libc::SIGUSR1 => return Wake::Parked,
+                libc::SIGTERM | libc::SIGINT => return Wake::Signal,
+                _ if left.is_some_and(|left| left.is_zero()) => return Wake::TimedOut,
+                _ => {} // interrupted
+            }
+        }
+    }
+
+    fn next(&self, timeout: Option<Duration>) -> libc::c_int {
+        let timeout = timeout.map(net::timespec);
+        let pointer = timeout
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: the set is initialised, the timeout valid for the call; no siginfo is wanted.
+        unsafe { libc::sigtimedwait(&raw const self.set, std::ptr::null_mut(), pointer) }
+    }
+}

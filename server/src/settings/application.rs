@@ -1,0 +1,171 @@
+//! What an application needs: its buckets, its state, and the channels over which it is called.
+
+use clap::{Args, ValueEnum};
+use std::num::NonZeroU32;
+use transom_arena::{Bytes, Policy, Wipe};
+
+/// The flags of the region in which handlers live.
+#[derive(Debug, Clone, Args)]
+pub struct ApplicationSettings {
+    /// Buckets: requests that can be in a handler at once. Each has a thread, started when it is first needed
+    #[arg(
+        long,
+        env = "TRANSOM_BUCKETS",
+        value_name = "N",
+        default_value = "64",
+        help_heading = "Memory"
+    )]
+    pub buckets: u32,
+
+    /// Bytes of one bucket: stack, arena, and 44KiB or so of guard pages and reserve
+    #[arg(
+        long,
+        env = "TRANSOM_BUCKET_SIZE",
+        value_name = "SIZE",
+        default_value = "512KiB",
+        help_heading = "Memory"
+    )]
+    pub bucket_size: Bytes,
+
+    /// Bytes of a bucket that are its stack
+    #[arg(
+        long,
+        env = "TRANSOM_STACK_SIZE",
+        value_name = "SIZE",
+        default_value = "128KiB",
+        help_heading = "Memory"
+    )]
+    pub stack_size: Bytes,
+
+    /// Bytes of state that outlives requests (`Shared`)
+    #[arg(
+        long,
+        env = "TRANSOM_SHARED_HEAP",
+        value_name = "SIZE",
+        default_value = "1MiB",
+        help_heading = "Memory"
+    )]
+    pub shared_heap: Bytes,
+
+    /// Leave the region untouched at start; the kernel provides it page by page
+    #[arg(long, env = "TRANSOM_LAZY", help_heading = "Memory")]
+    pub lazy: bool,
+
+    /// Lock the region in physical memory
+    #[arg(long, env = "TRANSOM_LOCK", help_heading = "Memory")]
+    pub lock: bool,
+
+    /// Ask for huge pages in the region, where its parts are large enough
+    #[arg(long, env = "TRANSOM_HUGE_PAGES", help_heading = "Memory")]
+    pub huge_pages: bool,
+
+    /// What happens to an arena's bytes between two requests
+    #[arg(
+        long,
+        env = "TRANSOM_WIPE",
+        value_enum,
+        default_value = "none",
+        help_heading = "Memory"
+    )]
+    pub wipe: WipeSetting,
+
+    /// What happens to a request that outgrows its bucket through an ordinary allocation or its stack
+    /// [default: as the application promises]
+    ///
+    /// park: its client gets a 500, its thread and bucket are lost until the process is replaced. escape: its client
+    /// gets a 500, its handler is left by a jump, its bucket is used again; only for applications whose author has
+    /// promised the escape contract
+    #[arg(
+        long,
+        env = "TRANSOM_ON_EXHAUSTION",
+        value_enum,
+        help_heading = "Memory"
+    )]
+    pub on_exhaustion: Option<OnExhaustion>,
+
+    /// Parked buckets at which the process drains and exits with status 75, to be started anew by whoever supervises it
+    /// [default: half of the buckets]
+    #[arg(
+        long,
+        env = "TRANSOM_PARKED_LIMIT",
+        value_name = "N",
+        help_heading = "Memory"
+    )]
+    pub parked_limit: Option<NonZeroU32>,
+}
+
+/// The flags of a channel: one for each loop, or for each client of a door.
+#[derive(Debug, Clone, Args)]
+pub struct ChannelSettings {
+    /// Calls in flight per loop, in a handler or waiting for one [default: twice the buckets, 16 to 4096]
+    #[arg(long, env = "TRANSOM_SLOTS", value_name = "N", help_heading = "Memory")]
+    pub slots: Option<NonZeroU32>,
+
+    /// Bytes of a request in its slot: head, decoded path, index of fields, body. A larger body streams through it
+    #[arg(
+        long,
+        env = "TRANSOM_REQUEST_SIZE",
+        value_name = "SIZE",
+        default_value = "64KiB",
+        help_heading = "Memory"
+    )]
+    pub request_size: Bytes,
+
+    /// Bytes of a reply in its slot. A larger body streams through it
+    #[arg(
+        long,
+        env = "TRANSOM_REPLY_SIZE",
+        value_name = "SIZE",
+        default_value = "64KiB",
+        help_heading = "Memory"
+    )]
+    pub reply_size: Bytes,
+}
+
+/// `--wipe`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WipeSetting {
+    /// Nothing
+    None,
+    /// Zeroed
+    Zero,
+    /// Overwritten with 0xDB, so that a use after the request's end shows
+    Poison,
+}
+
+impl From<WipeSetting> for Wipe {
+    fn from(setting: WipeSetting) -> Self {
+        match setting {
+            WipeSetting::None => Wipe::None,
+            WipeSetting::Zero => Wipe::Zero,
+            WipeSetting::Poison => Wipe::Poison,
+        }
+    }
+}
+
+/// `--on-exhaustion`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnExhaustion {
+    /// Answer 500, then let the thread sleep for ever
+    Park,
+    /// Answer 500 and leave the handler by a jump
+    Escape,
+}
+
+impl From<OnExhaustion> for Policy {
+    fn from(setting: OnExhaustion) -> Self {
+        match setting {
+            OnExhaustion::Park => Policy::Park,
+            OnExhaustion::Escape => Policy::Escape,
+        }
+    }
+}
+
+impl ApplicationSettings {
+    /// Parked buckets at which the process is replaced.
+    #[must_use]
+    pub fn parked_limit(&self) -> u32 {
+        self.parked_limit
+            .map_or_else(|| self.buckets.div_ceil(2), NonZeroU32::get)
+    }
+}

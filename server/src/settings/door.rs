@@ -1,0 +1,100 @@
+//! `--door`: the application as a process of its own, called by front ends and other clients at a path.
+
+use super::values::{parse_duration, parse_group, parse_mode, parse_user};
+use clap::Args;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The flags of a door at a path.
+#[derive(Debug, Clone, Args)]
+pub struct DoorSettings {
+    /// Serve a door at this path, and no HTTP: `transom serve` is the front end then
+    ///
+    /// Of the flags of a front end, those of the log and --drain-timeout still hold; the others have no effect.
+    #[arg(
+        long,
+        env = "TRANSOM_DOOR",
+        value_name = "PATH",
+        conflicts_with = "listen",
+        help_heading = "Door"
+    )]
+    pub door: Option<PathBuf>,
+
+    /// Who may open the door, as permissions of its path: those who may write to it
+    #[arg(
+        long,
+        env = "TRANSOM_DOOR_MODE",
+        value_parser = parse_mode,
+        value_name = "OCTAL",
+        default_value = "0600",
+        requires = "door",
+        help_heading = "Door"
+    )]
+    pub door_mode: u32,
+
+    /// User who owns the door's path [default: the one who starts it]
+    #[arg(
+        long,
+        env = "TRANSOM_DOOR_OWNER",
+        value_parser = parse_user,
+        value_name = "USER|UID",
+        requires = "door",
+        help_heading = "Door"
+    )]
+    pub door_owner: Option<u32>,
+
+    /// Group that owns the door's path [default: that of the one who starts it]
+    #[arg(
+        long,
+        env = "TRANSOM_DOOR_GROUP",
+        value_parser = parse_group,
+        value_name = "GROUP|GID",
+        requires = "door",
+        help_heading = "Door"
+    )]
+    pub door_group: Option<u32>,
+
+    /// How long to wait for another process that serves this path to leave it; 0 not at all
+    #[arg(
+        long,
+        env = "TRANSOM_DOOR_WAIT",
+        value_parser = parse_duration,
+        value_name = "TIME",
+        default_value = "0",
+        requires = "door",
+        help_heading = "Door"
+    )]
+    pub door_wait: Duration,
+
+    /// Channels that may be open at once: a front end opens one for each of its loops
+    #[arg(
+        long,
+        env = "TRANSOM_DOOR_CHANNELS",
+        value_name = "N",
+        default_value = "16",
+        requires = "door",
+        help_heading = "Door"
+    )]
+    pub door_channels: NonZeroU32,
+
+    /// Of these, how many one user may have [default: all of --door-channels]
+    #[arg(
+        long,
+        env = "TRANSOM_DOOR_CHANNELS_PER_USER",
+        value_name = "N",
+        requires = "door",
+        help_heading = "Door"
+    )]
+    pub door_channels_per_user: Option<NonZeroU32>,
+}
+
+impl DoorSettings {
+    /// Channels of one user: as set, or as many as there may be.
+    #[must_use]
+    pub fn channels_per_user(&self) -> u32 {
+        self.door_channels_per_user
+            .unwrap_or(self.door_channels)
+            .get()
+    }
+}

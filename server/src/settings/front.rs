@@ -1,0 +1,221 @@
+//! What a front end needs, with or without an application of its own.
+
+use super::values::parse_duration;
+use crate::log::LogFormat;
+use clap::{Args, ValueEnum};
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+use transom_arena::Bytes;
+
+/// The flags of a front end: loops, connections, HTTP, times, logs.
+#[derive(Debug, Clone, Args)]
+pub struct FrontSettings {
+    /// Threads of the front end, each with its own connections [default: one per core]
+    #[arg(
+        long,
+        env = "TRANSOM_LOOPS",
+        value_name = "N",
+        help_heading = "Serving"
+    )]
+    pub loops: Option<NonZeroU16>,
+
+    /// Connections held at once, over all loops; more wait in the kernel's backlog
+    #[arg(
+        long,
+        env = "TRANSOM_CONNECTIONS",
+        value_name = "N",
+        default_value = "1024",
+        help_heading = "Serving"
+    )]
+    pub connections: NonZeroU32,
+
+    /// Connections that may wait to be accepted, per listener
+    #[arg(
+        long,
+        env = "TRANSOM_BACKLOG",
+        value_name = "N",
+        default_value = "1024",
+        help_heading = "Serving"
+    )]
+    pub backlog: NonZeroU16,
+
+    /// Requests on one connection before it is closed
+    #[arg(
+        long,
+        env = "TRANSOM_REQUESTS_PER_CONNECTION",
+        value_name = "N",
+        default_value = "1000000",
+        help_heading = "Serving"
+    )]
+    pub requests_per_connection: NonZeroU32,
+
+    /// Unfinished heads (and small bodies) kept per loop; when they run out the oldest gets a 408
+    #[arg(
+        long,
+        env = "TRANSOM_PARTIAL_HEADS",
+        value_name = "N",
+        default_value = "256",
+        help_heading = "Memory"
+    )]
+    pub partial_heads: NonZeroU16,
+
+    /// Bytes of the longest head, request line included
+    #[arg(
+        long,
+        env = "TRANSOM_HEAD_LIMIT",
+        value_name = "SIZE",
+        default_value = "16KiB",
+        help_heading = "Memory"
+    )]
+    pub head_limit: Bytes,
+
+    /// Bytes of the largest request body; a larger one gets a 413
+    #[arg(
+        long,
+        env = "TRANSOM_BODY_LIMIT",
+        value_name = "SIZE",
+        default_value = "1GiB",
+        help_heading = "Memory"
+    )]
+    pub body_limit: Bytes,
+
+    /// Bytes that the kernel may hold of what a client has sent (it doubles them for its own bookkeeping)
+    #[arg(
+        long,
+        env = "TRANSOM_RECEIVE_BUFFER",
+        value_name = "SIZE",
+        default_value = "32KiB",
+        help_heading = "Memory"
+    )]
+    pub receive_buffer: Bytes,
+
+    /// Bytes that the kernel may hold of what a client has not taken yet (doubled likewise)
+    #[arg(
+        long,
+        env = "TRANSOM_SEND_BUFFER",
+        value_name = "SIZE",
+        default_value = "64KiB",
+        help_heading = "Memory"
+    )]
+    pub send_buffer: Bytes,
+
+    /// Bytes that a channel to a door of another process may have; a door that wants more is not opened
+    #[arg(
+        long,
+        env = "TRANSOM_CHANNEL_LIMIT",
+        value_name = "SIZE",
+        default_value = "17MiB",
+        help_heading = "Memory"
+    )]
+    pub channel_limit: Bytes,
+
+    /// How long a request may wait for a bucket before it gets a 503
+    #[arg(long, env = "TRANSOM_QUEUE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "1s", help_heading = "Time")]
+    pub queue_timeout: Duration,
+
+    /// How long a request may take in all before it gets a 504; 0 for ever
+    #[arg(long, env = "TRANSOM_DEADLINE", value_parser = parse_duration, value_name = "TIME", default_value = "60s", help_heading = "Time")]
+    pub deadline: Duration,
+
+    /// How long a head may take from its first byte to its last
+    #[arg(long, env = "TRANSOM_HEADER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
+    pub header_timeout: Duration,
+
+    /// How long a body may take
+    #[arg(long, env = "TRANSOM_BODY_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
+    pub body_timeout: Duration,
+
+    /// How long a client may take none of its answer
+    #[arg(long, env = "TRANSOM_WRITE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
+    pub write_timeout: Duration,
+
+    /// How long a connection may stay open without a request
+    #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
+    pub idle_timeout: Duration,
+
+    /// How long requests in progress get to end once the process is told to stop
+    #[arg(long, env = "TRANSOM_DRAIN_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
+    pub drain_timeout: Duration,
+
+    /// How log lines look: auto is human on a terminal and JSON elsewhere
+    #[arg(
+        long,
+        env = "TRANSOM_LOG",
+        value_enum,
+        default_value = "human",
+        help_heading = "Logs"
+    )]
+    pub log: LogSetting,
+
+    /// The least severe log line that is written: off, error, warn, info, debug
+    #[arg(
+        long,
+        env = "TRANSOM_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        help_heading = "Logs"
+    )]
+    pub log_level: LevelFilter,
+
+    /// Log lines that may wait to be written; more are dropped and counted
+    #[arg(
+        long,
+        env = "TRANSOM_LOG_QUEUE",
+        value_name = "N",
+        default_value = "512",
+        help_heading = "Logs"
+    )]
+    pub log_queue: NonZeroU16,
+
+    /// Print the memory equation of these settings and exit, without serving
+    #[arg(long, env = "TRANSOM_CHECK", help_heading = "Serving")]
+    pub check: bool,
+}
+
+/// `--log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogSetting {
+    /// Human on a terminal, JSON elsewhere
+    Auto,
+    /// One readable line per event
+    Human,
+    /// One JSON object per line
+    Json,
+}
+
+impl From<LogSetting> for LogFormat {
+    fn from(setting: LogSetting) -> Self {
+        match setting {
+            LogSetting::Auto => LogFormat::Auto,
+            LogSetting::Human => LogFormat::Human,
+            LogSetting::Json => LogFormat::Json,
+        }
+    }
+}
+
+impl FrontSettings {
+    /// Loops: as set, or one per core.
+    #[must_use]
+    pub fn loops(&self) -> u32 {
+        self.loops.map_or_else(
+            || {
+                std::thread::available_parallelism()
+                    .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+            },
+            |n| u32::from(n.get()),
+        )
+    }
+
+    /// Connections of one loop.
+    #[must_use]
+    pub fn connections_per_loop(&self) -> u32 {
+        self.connections.get().div_ceil(self.loops())
+    }
+
+    /// The deadline in nanoseconds, `None` for none.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        Some(self.deadline).filter(|deadline| !deadline.is_zero())
+    }
+}

@@ -1,0 +1,133 @@
+//! The command line: every limit is a flag with a default, and an environment variable `TRANSOM_…`.
+//!
+//! Parsing checks what a single value can show; [`crate::plan`] checks what they mean together. Nothing is clamped: a
+//! setting that cannot hold is refused by the name of its flag.
+
+mod application;
+mod door;
+pub(crate) mod file;
+mod front;
+mod values;
+
+pub use application::{ApplicationSettings, ChannelSettings, OnExhaustion, WipeSetting};
+pub use door::DoorSettings;
+pub use file::ForwardSettings;
+pub use front::{FrontSettings, LogSetting};
+
+use clap::Args;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+/// The flags that every application has: with a front end of its own, or behind a door.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Address to serve HTTP on. May be given more than once
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "TRANSOM_LISTEN",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:8080",
+        help_heading = "Serving"
+    )]
+    pub listen: Vec<SocketAddr>,
+
+    /// What handlers live in.
+    #[command(flatten)]
+    pub application: ApplicationSettings,
+
+    /// What carries calls.
+    #[command(flatten)]
+    pub channel: ChannelSettings,
+
+    /// What owns the sockets, unless a door takes their place.
+    #[command(flatten)]
+    pub front: FrontSettings,
+
+    /// The door at a path, instead of a front end.
+    #[command(flatten)]
+    pub door: DoorSettings,
+}
+
+impl Settings {
+    /// Slots per channel: as set, or twice the buckets, so that a thread that becomes free finds the next call waiting.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.channel.slots.map_or_else(
+            || {
+                self.application
+                    .buckets
+                    .saturating_mul(2)
+                    .clamp(16, SLOTS_MAX)
+            },
+            NonZeroU32::get,
+        )
+    }
+}
+
+/// The most slots of a channel.
+pub const SLOTS_MAX: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Settings, clap::Error> {
+        Command::try_parse_from(std::iter::once(&"test").chain(arguments))
+            .map(|command| command.settings)
+    }
+
+    #[test]
+    fn defaults_are_complete() {
+        let settings = parse(&[]).expect("defaults");
+        assert_eq!(settings.application.buckets, 64);
+        assert_eq!(settings.slots(), 128);
+        assert_eq!(settings.application.parked_limit(), 32);
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_flag() {
+        for (arguments, part) in [
+            (["--bucket-size", "64KB"], "--bucket-size"),
+            (["--queue-timeout", "5"], "--queue-timeout"),
+            (["--listen", "localhost"], "--listen"),
+            (["--loops", "0"], "--loops"),
+            (["--door-mode", "rw"], "--door-mode"),
+            (["--door-owner", "no such one"], "--door-owner"),
+            (["--door-group", "no such one"], "--door-group"),
+            (["--door-wait", "5"], "--door-wait"),
+            (["--door-channels", "0"], "--door-channels"),
+            (["--channel-limit", "1MB"], "--channel-limit"),
+        ] {
+            let error = parse(&arguments).expect_err(part).to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_door_takes_the_place_of_an_address() {
+        let settings =
+            parse(&["--door", "/run/hello.door", "--door-mode", "0660"]).expect("it is enough");
+        assert_eq!(settings.door.door, Some("/run/hello.door".into()));
+        assert_eq!(settings.door.door_mode, 0o660);
+        assert_eq!(settings.door.channels_per_user(), 16);
+        for (arguments, part) in [
+            (
+                &["--door", "/d", "--listen", "127.0.0.1:80"][..],
+                "--listen",
+            ),
+            (&["--door-mode", "0660"], "--door <PATH>"),
+            (&["--door-channels", "5"], "--door <PATH>"),
+        ] {
+            let error = parse(arguments).expect_err(part).to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
