@@ -10,14 +10,19 @@ use std::ops::{Index, IndexMut};
 use transom_doors::{AsyncClient, PeerState, SlotId};
 
 /// Instances of one door that have calls at the same time: the one that takes new ones, and the one before it.
-pub(super) const INSTANCES: usize = 2;
+pub(crate) const INSTANCES: usize = 2;
+
+/// Slots that a loop asks another process's door for, at most: more calls than that wait in the loop.
+pub(crate) const REMOTE_SLOTS_MAX: u32 = 256;
+
+/// What a loop keeps of each slot of each instance.
+pub(crate) const SLOT_TABLES_SIZE: usize = size_of::<Output>() + size_of::<u32>();
 
 /// What a doorway is made of.
 pub(crate) enum DoorwayParts {
     /// A door of this process, which is there as long as the loop.
     InProcess(AsyncClient),
     /// A door of other processes, one after the other.
-    #[cfg_attr(not(test), allow(dead_code))] // as in `opener`
     Remote {
         /// Where to ask for the door's clients.
         mailbox: Mailbox,

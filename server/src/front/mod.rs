@@ -34,10 +34,9 @@ use std::time::Duration;
 use transom_arena::Part;
 use transom_doors::{Bell, Completion, Patience, SlotId};
 
-pub(crate) use doorway::DoorwayParts;
-#[allow(unused_imports)] // until there is a way to state which doors to open
+pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
 pub(crate) use opener::{OPENER_STACK, Opener, OpenerBuilder};
-pub(crate) use routes::RouteTable;
+pub(crate) use routes::{Route, RouteTable};
 pub use stats::{LoopFigures, LoopStats};
 
 /// The upper half of the epoll token of what is no connection.

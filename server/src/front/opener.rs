@@ -4,8 +4,6 @@
 //! [`RETRY`], until there is a client, and puts that into the doorway's mailbox. It also frees the clients that loops have
 //! done with, because unmapping a channel takes its time.
 
-#![cfg_attr(not(test), allow(dead_code))] // until there is a way to state which doors to open
-
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
