@@ -352,6 +352,13 @@ impl Table {
             .filter(|entry| entry.generation == generation && entry.state != State::Free)
     }
 
+    /// An open connection, if there is one of that number.
+    pub(crate) fn get(&self, index: u32) -> Option<&Connection> {
+        self.entries
+            .get(index as usize)
+            .filter(|entry| entry.state != State::Free)
+    }
+
     /// The first open connection from a number on.
     pub(crate) fn next_open(&self, from: u32) -> Option<u32> {
         let rest = self.entries.get(from as usize..)?;

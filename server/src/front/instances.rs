@@ -54,6 +54,7 @@ impl Loop {
         let doorway = &mut self.doorways[at.doorway];
         if doorway.serving == Some(at.instance) {
             doorway.serving = None;
+            doorway.instances[usize::from(at.instance)].left_ms = self.now_ms;
         }
     }
 
@@ -112,7 +113,7 @@ impl Loop {
     /// Sends a request that the last instance did not accept to the one that serves now, which has a free slot.
     pub(super) fn resend(&mut self, index: u32, old_slot: SlotId) {
         let from = self.table[index].at;
-        let Some((to, slot)) = self.doorways.reserve(from.doorway) else {
+        let Some((to, slot)) = self.doorways.reserve(from.doorway, index) else {
             return;
         };
         let [first, second] = &mut self.doorways[from.doorway].instances;
@@ -164,12 +165,55 @@ impl Loop {
                 self.doorways[doorway].asked = false;
                 self.install(doorway, client);
             }
-            let doorway = &mut self.doorways[doorway];
-            if doorway.serving.is_none() && !doorway.asked && doorway.vacancy().is_some() {
-                doorway.asked = true;
-                doorway.mailbox().ask();
+            if self.doorways[doorway].serving.is_none() && !self.doorways[doorway].asked {
+                self.ask_for_the_next(doorway);
             }
         }
+    }
+
+    /// Asks the opener for an instance, once there is room for one.
+    fn ask_for_the_next(&mut self, number: u16) {
+        let doorway = &mut self.doorways[number];
+        if doorway.vacancy().is_none() {
+            if doorway.cramped_due_ms == 0 {
+                // Those who wait for the next instance must still be waiting then.
+                doorway.cramped_due_ms = self.now_ms + self.timeouts.queue / 2;
+            }
+            if self.now_ms < doorway.cramped_due_ms {
+                return;
+            }
+            let Some(instance) = doorway.first_to_have_left() else {
+                return;
+            };
+            self.evict(InstanceId {
+                doorway: number,
+                instance,
+            });
+        }
+        let doorway = &mut self.doorways[number];
+        doorway.cramped_due_ms = 0;
+        doorway.asked = true;
+        doorway.mailbox().ask();
+    }
+
+    /// Ends what an instance that has left still does: a client that reads slowly, or a handler that does not end, must not
+    /// keep the next one out.
+    fn evict(&mut self, at: InstanceId) {
+        tracing::warn!(
+            doorway = at.doorway,
+            "the calls of an application that was replaced take too long, and are cut for the next one"
+        );
+        for slot in 0..self.doorways[at].owners.len() {
+            let index = self.doorways[at].owners[slot];
+            let holds = self.table.get(index).is_some_and(|connection| {
+                connection.at == at && connection.slot.is_some_and(|held| held.index() == slot)
+            });
+            if holds {
+                self.stats.cut.bump();
+                self.give_up(index, 503);
+            }
+        }
+        self.free_instance(at);
     }
 
     fn install(&mut self, doorway: u16, client: AsyncClient) {
