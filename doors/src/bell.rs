@@ -19,7 +19,10 @@ pub struct Bell {
 
 impl Bell {
     /// A new doorbell.
-    pub(crate) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn new() -> io::Result<Self> {
         // SAFETY: no memory is involved.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -48,8 +51,8 @@ impl Bell {
         Ok(ear)
     }
 
-    /// The eventfd.
-    pub(crate) fn as_raw_fd(&self) -> RawFd {
+    /// The eventfd: register it with `EPOLLIN | EPOLLET`; it never needs reading.
+    pub fn as_raw_fd(&self) -> RawFd {
         self.event.as_raw_fd()
     }
 
