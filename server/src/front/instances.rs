@@ -1,7 +1,7 @@
 //! Instances of doors come and go: what becomes of calls when one leaves, and how the next one takes its place.
 //!
 //! An instance that was revoked gets no new calls, and those under way complete. One that has died has nothing under way
-//! any more: a call that no thread of it had seen waits for the next instance and is sent there, once; any other may have
+//! any more: a call that no thread of it had seen waits for the next instance and is sent there; any other may have
 //! run, and its client is told so (502).
 
 use super::doorway::INSTANCES;
@@ -68,7 +68,7 @@ impl Loop {
             );
             // What has had an interim reply has run, whatever a process that is gone says of it.
             match (error.is_safe_to_resend(), self.table[index].begun) {
-                (true, false) => self.not_accepted(index, slot),
+                (true, false) => self.not_accepted(index),
                 (true, true) => {
                     self.doorways[at].client_mut().release(slot);
                     self.may_have_run(index);
@@ -78,13 +78,10 @@ impl Loop {
         }
     }
 
-    /// No thread has seen the call: its request waits in its slot, to be sent to the next instance.
-    fn not_accepted(&mut self, index: u32, slot: SlotId) {
-        if std::mem::replace(&mut self.table[index].resent, true) {
-            self.answer_unserved(index, slot);
-        } else {
-            self.wait_for_slot(index);
-        }
+    /// No thread has seen the call: its request waits in its slot, to be sent to the next instance. And to the one after
+    /// that, if instances come and go so fast: it has not run, and all its waits share one queue timeout.
+    fn not_accepted(&mut self, index: u32) {
+        self.wait_for_slot(index);
     }
 
     /// The call did not run, and will not.

@@ -35,7 +35,7 @@ use transom_arena::Part;
 use transom_doors::{Bell, Completion, Patience, SlotId};
 
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
-pub(crate) use opener::{OPENER_STACK, Opener, OpenerBuilder};
+pub(crate) use opener::{OPEN_TIMEOUT, OPENER_STACK, Opener, OpenerBuilder};
 pub(crate) use routes::{Route, RouteTable};
 pub use stats::{LoopFigures, LoopStats};
 
