@@ -61,6 +61,7 @@ start_nginx() {
 start_nginx-unix() {
     local socket=$scratch/upstream.sock
     setpriv --pdeathsig TERM "$built/peer-epoll" "unix:$socket" &
+    wait_for_socket "$socket"
     write_nginx_conf "$1" nginx-unix 'proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection "";' \
         "upstream upstream { server unix:$socket; keepalive 128; keepalive_requests 1000000000; keepalive_timeout 1h; }"
     exec "$(nginx_path)" -e stderr -p "$scratch/nginx-unix" -c "$scratch/nginx-unix/nginx.conf"
@@ -69,7 +70,7 @@ start_nginx-unix() {
 start_nginx-php() {
     local directory=$scratch/nginx-php socket=$scratch/php.sock
     mkdir -p "$directory"
-    printf '<?php header("Content-Type: text/plain"); echo "hello, world\n";' >"$directory/hello.php"
+    printf '<?php header("Content-Type: text/plain"); header("Content-Length: 13"); echo "hello, world\n";' >"$directory/hello.php"
     cat >"$directory/php.conf" <<CONF
 [global]
 error_log = $directory/php.log
@@ -83,8 +84,17 @@ pm.max_children = 8
 CONF
     chmod 755 "$scratch" "$directory"
     setpriv --pdeathsig TERM "$(php_path)" --fpm-config "$directory/php.conf" &
+    wait_for_socket "$socket"
     write_nginx_conf "$1" nginx-php "fastcgi_pass unix:$socket; fastcgi_keep_conn on; fastcgi_param SCRIPT_FILENAME $directory/hello.php; fastcgi_param REQUEST_METHOD GET;"
     exec "$(nginx_path)" -e stderr -p "$directory" -c "$directory/nginx.conf"
+}
+
+wait_for_socket() {
+    local deadline=$((SECONDS + 10))
+    until [[ -S $1 ]]; do
+        if ((SECONDS >= deadline)); then give_up "nobody serves $1"; fi
+        sleep 0.05
+    done
 }
 
 # PORT NAME LOCATION [HTTP]: what the location does, and what else is in the http block.
