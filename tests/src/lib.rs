@@ -6,8 +6,12 @@
 
 pub mod build;
 pub mod client;
+#[cfg(target_os = "linux")]
+pub mod door;
 pub mod load;
 pub mod proc;
+#[cfg(target_os = "linux")]
+pub mod raw;
 pub mod server;
 
 pub use client::{Answer, Client, Trouble};
