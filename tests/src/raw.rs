@@ -685,3 +685,38 @@ impl Channel {
         })
     }
 }
+
+/// An event loop's wait: an epoll set of descriptors that tell each change once.
+#[derive(Debug)]
+pub struct Ears(OwnedFd);
+
+impl Ears {
+    /// Listens to these.
+    ///
+    /// # Panics
+    /// If it cannot.
+    #[must_use]
+    pub fn to(descriptors: &[RawFd]) -> Self {
+        // SAFETY: the new descriptor is owned by nobody else; the event is a local.
+        unsafe {
+            let epoll = check(libc::epoll_create1(libc::EPOLL_CLOEXEC)).expect("an epoll set");
+            for fd in descriptors {
+                let mut event = libc::epoll_event {
+                    events: (libc::EPOLLIN | libc::EPOLLET) as u32,
+                    u64: 0,
+                };
+                let added = libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, *fd, &raw mut event);
+                check(added).expect("it can be listened to");
+            }
+            Self(OwnedFd::from_raw_fd(epoll))
+        }
+    }
+
+    /// Waits; returns whether there was anything.
+    #[must_use]
+    pub fn wait(&self, ms: i32) -> bool {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 8];
+        // SAFETY: there is room for eight events.
+        unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 8, ms) > 0 }
+    }
+}

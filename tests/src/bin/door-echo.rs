@@ -9,6 +9,7 @@
 //! | `echo…` | replies the request |
 //! | `sleep N` | sleeps N ms, at most ten seconds, then replies the request |
 //! | `count`, eight bytes | appends them to the log, then replies them |
+//! | `late`, eight bytes | appends them to the log, sleeps 2 ms, appends them again |
 //! | `fds` | replies the descriptors that came along |
 //! | `panic` | panics |
 //! | `fork` | leaves a child behind that holds everything open, replies its process id |
@@ -56,6 +57,11 @@ fn serve(log: Option<&File>, call: &mut Call<'_>) {
     } else if let (Some(mut log), Some(id)) = (log, request.strip_prefix(b"count")) {
         log.write_all(id).expect("the log can be written");
         id.to_vec()
+    } else if let (Some(mut log), Some(id)) = (log, request.strip_prefix(b"late")) {
+        log.write_all(id).expect("the log can be written");
+        std::thread::sleep(Duration::from_millis(2));
+        log.write_all(id).expect("the log can be written");
+        Vec::new()
     } else if text == "fds" {
         let descriptors: Vec<OwnedFd> = call.take_descriptors().collect();
         let back: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
