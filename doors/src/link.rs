@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::bell::Bell;
 use crate::channel::{Channel, Parcel};
 use crate::geometry::ChannelGeometry;
-use crate::hello::{MESSAGE, Message};
+use crate::hello::{Message, ROOM};
 use crate::memory::Mapping;
 use crate::socket::{self, Credentials};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -173,7 +173,7 @@ impl Link {
 
     /// Takes what lies in the socket. Returns whether there may be more; closes at a hang-up.
     pub fn receive(&self, channel: &Channel) -> bool {
-        let mut message = [0; MESSAGE];
+        let mut message = [0; ROOM];
         for _ in 0..MESSAGES {
             let received = match socket::receive(self.socket.as_fd(), &mut message) {
                 Ok(received) if received.len > 0 => received,

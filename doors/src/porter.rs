@@ -13,7 +13,7 @@ use crate::bell::{Bell, listen_to};
 use crate::channel::Channel;
 use crate::door::Inner;
 use crate::geometry::ChannelGeometry;
-use crate::hello::{Hello, MESSAGE, Message, Refusal, VERSION, Welcome};
+use crate::hello::{Hello, Message, ROOM, Refusal, VERSION, Welcome};
 use crate::layout::Layout;
 use crate::link::{Link, Nudge};
 use crate::memory::{Mapping, MemoryError, Writer};
@@ -332,7 +332,7 @@ impl Porter {
             let (Stage::Hello { socket, .. } | Stage::Memory { socket, .. }) = &client.stage else {
                 return;
             };
-            let mut bytes = [0; MESSAGE];
+            let mut bytes = [0; ROOM];
             let received = match socket::receive(socket.as_fd(), &mut bytes) {
                 Ok(received) if received.len > 0 => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -9,7 +9,7 @@ use crate::bell::listen_to;
 use crate::board::Board;
 use crate::client::{OpenOptions, PeerState};
 use crate::error::OpenError;
-use crate::hello::{Hello, MESSAGE, Message, Refusal, Welcome};
+use crate::hello::{Hello, Message, ROOM, Refusal, Welcome};
 use crate::layout::Layout;
 use crate::memory::{Mapping, Writer};
 use crate::public::{Attributes, Limits};
@@ -204,7 +204,7 @@ impl Remote {
     }
 
     fn receive_one(&mut self) -> bool {
-        let mut bytes = [0; MESSAGE];
+        let mut bytes = [0; ROOM];
         let Received {
             len, descriptors, ..
         } = match socket::receive(self.socket.as_fd(), &mut bytes) {
@@ -286,7 +286,7 @@ fn hear(
     path: &Path,
     deadline: Instant,
 ) -> Result<(Message, Descriptors), OpenError> {
-    let mut bytes = [0; MESSAGE];
+    let mut bytes = [0; ROOM];
     loop {
         match socket::receive(socket.as_fd(), &mut bytes) {
             Ok(Received { len: 0, .. }) => {
