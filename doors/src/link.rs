@@ -4,6 +4,7 @@
 //! channel and nothing else.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use crate::bell::Bell;
 use crate::channel::{Channel, Parcel};
@@ -78,6 +79,9 @@ pub struct Link {
     porter: Bell,
     /// Calls wait, and the client could wake nobody.
     nudged: AtomicU32,
+    /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may find neither
+    /// it nor its message otherwise, because another thread has it in its hands.
+    reading: Mutex<()>,
     /// One bit for each slot whose call was claimed and not answered.
     in_service: Box<[AtomicU64]>,
     closed: AtomicU32,
@@ -100,6 +104,7 @@ impl Link {
             socket,
             porter,
             nudged: AtomicU32::new(0),
+            reading: Mutex::new(()),
             in_service: (0..geometry.words()).map(|_| AtomicU64::new(0)).collect(),
             closed: AtomicU32::new(OPEN),
             users: AtomicU32::new(0),
@@ -173,6 +178,7 @@ impl Link {
 
     /// Takes what lies in the socket. Returns whether there may be more; closes at a hang-up.
     pub fn receive(&self, channel: &Channel) -> bool {
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut message = [0; ROOM];
         for _ in 0..MESSAGES {
             let received = match socket::receive(self.socket.as_fd(), &mut message) {
