@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use transom_doors::{Client, OpenError, Refusal};
+use transom_doors::{Client, OpenError, OpenOptions, Refusal};
 use transom_tests::door::{Echo, mortal};
-use transom_tests::raw::{Channel, Half, Memory, Random, Wire, hash};
-use transom_tests::{Folder, eventually};
+use transom_tests::raw::{self, Channel, Half, Memory, Random, Wire, hash};
+use transom_tests::{Folder, PATIENCE, eventually};
 
 const ECHO: &str = env!("CARGO_BIN_EXE_door-echo");
 const LIAR: &str = env!("CARGO_BIN_EXE_door-liar");
@@ -413,4 +413,36 @@ fn descriptors_that_nobody_asked_for_do_not_use_up_the_door() {
     let path: PathBuf = door.path().to_owned();
     let mut new = Client::open(&path).expect("the door has descriptors left for another client");
     ask(&mut new, &mut Random::new(2));
+}
+
+#[test]
+fn storms_of_messages_keep_nobody_out() {
+    let folder = Folder::new("storms");
+    let door = echo(&folder, 2, &[]);
+    let stop = AtomicBool::new(false);
+    let options = OpenOptions {
+        timeout: PATIENCE,
+        ..OpenOptions::default()
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let channel = Channel::open(door.path(), 1).expect("a channel");
+                let nudge = raw::message(raw::NUDGE, &[]);
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = channel.wire.send(&nudge, &[]);
+                }
+            });
+        }
+        assert!(eventually(|| door.count("opened") == 4));
+        for n in 0..30 {
+            let opened = Client::open_with(door.path(), &options);
+            let outcome = opened.map(|mut client| ask(&mut client, &mut Random::new(n)));
+            // Before anything else, or the scope waits for the storm.
+            if n == 29 || outcome.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            outcome.expect("the door lets others in");
+        }
+    });
 }
