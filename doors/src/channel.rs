@@ -15,8 +15,8 @@ use crate::socket::Descriptors;
 use crate::status::Status;
 use crate::sync::{AtomicU32, Line, Ordering, wake_on};
 
-/// How often a socket is read for descriptors: together more messages than its buffer holds.
-const BATCHES: usize = 16;
+/// How often a socket is read for what was sent before: together more messages than its buffer holds.
+pub(crate) const BATCHES: usize = 16;
 
 /// One channel of a door.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bell::{Bell, listen_to};
-use crate::channel::Channel;
+use crate::channel::{BATCHES, Channel};
 use crate::door::Inner;
 use crate::geometry::ChannelGeometry;
 use crate::hello::{Hello, Message, ROOM, Refusal, VERSION, Welcome};
@@ -29,10 +29,9 @@ const RETIRED: Duration = Duration::from_millis(20);
 
 const STACK: usize = 128 << 10;
 const EVENTS: usize = 64;
-/// Tokens: of the listener, of the bell, and from here on two for each client.
+/// Tokens of the listener and of the bell. A client's are larger; see [`Token`].
 const LISTENER: u64 = 0;
 const BELL: u64 = 1;
-const CLIENTS: u64 = 2;
 
 /// What the porter is told.
 #[derive(Debug)]
@@ -48,6 +47,8 @@ struct Porter {
     epoll: OwnedFd,
     listener: Option<OwnedFd>,
     clients: Vec<Option<Client>>,
+    /// How many there have been.
+    admitted: u64,
     /// Left by their clients, and still held by threads.
     retired: Vec<Arc<Channel>>,
     told_revoked: bool,
@@ -56,9 +57,40 @@ struct Porter {
     unreferenced: bool,
 }
 
+/// What an event is about. The place of a client that has gone is given to the next one, so the number of the client says
+/// whether an event that was told before is still about whoever has the place.
+#[derive(Clone, Copy)]
+struct Token {
+    /// From 1 on, never used again.
+    number: u64,
+    /// Less than 2^16: there are fewer clients, with those in their handshakes.
+    index: usize,
+    /// Of the process, not of the socket.
+    process: bool,
+}
+
+impl Token {
+    fn encode(self) -> u64 {
+        self.number << 17 | (self.index as u64) << 1 | u64::from(self.process)
+    }
+
+    fn decode(token: u64) -> Self {
+        Self {
+            number: token >> 17,
+            index: (token >> 1) as usize & 0xffff,
+            process: token & 1 != 0,
+        }
+    }
+}
+
+const _: () = assert!(crate::door::CHANNELS_MAX as usize + HANDSHAKES_MAX < 1 << 16);
+
 struct Client {
+    number: u64,
     credentials: Credentials,
     stage: Stage,
+    /// Its socket was not read to the end.
+    unread: bool,
     /// Tells the death of a process that has left its socket to a child.
     _process: Option<OwnedFd>,
 }
@@ -106,6 +138,7 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
         epoll,
         listener: Some(listener),
         clients: Vec::new(),
+        admitted: 0,
         retired: Vec::new(),
         told_revoked: false,
         had_client: false,
@@ -126,7 +159,9 @@ impl Porter {
         self.admit();
         while !self.is_finished() {
             let timeout = self.timeout();
-            let ms = timeout.map_or(-1, |timeout| timeout.as_millis() as libc::c_int + 1);
+            let ms = timeout.map_or(-1, |timeout| {
+                timeout.as_nanos().div_ceil(1_000_000) as libc::c_int
+            });
             // SAFETY: the events are valid for their number.
             let count = unsafe {
                 libc::epoll_wait(
@@ -140,10 +175,7 @@ impl Porter {
                 match event.u64 {
                     LISTENER => self.admit(),
                     BELL => {}
-                    token => {
-                        let process = token % 2 == CLIENTS % 2 + 1;
-                        self.on_client(((token - CLIENTS) / 2) as usize, process);
-                    }
+                    token => self.on_client(Token::decode(token)),
                 }
             }
             self.look_around();
@@ -158,6 +190,9 @@ impl Porter {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        if self.clients.iter().flatten().any(|client| client.unread) {
+            return Some(Duration::ZERO);
+        }
         let handshakes = self.clients.iter().flatten().filter_map(Client::since);
         let handshake = handshakes
             .min()
@@ -184,12 +219,17 @@ impl Porter {
             }
         }
         for index in 0..self.clients.len() {
-            let Some(client) = &self.clients[index] else {
+            let Some(client) = &mut self.clients[index] else {
                 continue;
             };
             match &client.stage {
                 Stage::Open { channel, .. } => {
                     let link = channel.link.as_ref();
+                    if client.unread {
+                        // A part at a time: whoever sends without end does not keep us from the others.
+                        client.unread =
+                            link.is_some_and(|link| !link.is_closed() && link.receive(channel));
+                    }
                     if link.is_some_and(Link::is_closed) {
                         self.put_out(index);
                     } else if let Some(nudge) = link.and_then(Link::take_nudge) {
@@ -279,25 +319,34 @@ impl Porter {
                     self.clients.len() - 1
                 }
             };
-            let token = CLIENTS + 2 * index as u64;
+            self.admitted += 1;
+            let number = self.admitted;
+            let token = |process| Token {
+                number,
+                index,
+                process,
+            };
             let process = socket::process(&socket);
-            let listening = listen_to(&self.epoll, socket.as_raw_fd(), token).and_then(|()| {
-                process.as_ref().map_or(Ok(()), |process| {
-                    listen_to(&self.epoll, process.as_raw_fd(), token + 1)
-                })
-            });
+            let listening = listen_to(&self.epoll, socket.as_raw_fd(), token(false).encode())
+                .and_then(|()| {
+                    process.as_ref().map_or(Ok(()), |process| {
+                        listen_to(&self.epoll, process.as_raw_fd(), token(true).encode())
+                    })
+                });
             if listening.is_err() {
                 continue;
             }
             self.clients[index] = Some(Client {
+                number,
                 credentials,
                 stage: Stage::Hello {
                     socket,
                     since: Instant::now(),
                 },
+                unread: false,
                 _process: process,
             });
-            self.on_client(index, false);
+            self.on_client(token(false));
         }
     }
 
@@ -307,16 +356,28 @@ impl Porter {
     }
 
     /// News of a client: of its socket, or of its process.
-    fn on_client(&mut self, index: usize, process: bool) {
-        let Some(Some(client)) = self.clients.get(index) else {
+    fn on_client(&mut self, token: Token) {
+        let Token {
+            number,
+            index,
+            process,
+        } = token;
+        let Some(Some(client)) = self.clients.get_mut(index) else {
             return; // gone since the event
         };
+        if client.number != number {
+            return; // another one by now
+        }
         if let Stage::Open { channel, .. } = &client.stage {
-            if let Some(link) = &channel.link {
-                while !link.is_closed() && link.receive(channel) {}
-                if process {
-                    link.close();
+            // What a dead client has sent last is still read: it may be a lie.
+            client.unread = true;
+            if let (true, Some(link)) = (process, &channel.link) {
+                for _ in 0..BATCHES {
+                    if link.is_closed() || !link.receive(channel) {
+                        break;
+                    }
                 }
+                link.close();
             }
             return; // `look_around` does the rest
         }
@@ -375,7 +436,10 @@ impl Porter {
                 (Stage::Open { .. }, _) => None,
             };
             self.clients[index] = next.map(|stage| Client {
+                number: client.number,
                 credentials,
+                // It may have sent more than was read here.
+                unread: matches!(stage, Stage::Open { .. }),
                 stage,
                 _process: client._process,
             });
