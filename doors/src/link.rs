@@ -39,6 +39,9 @@ pub enum Lie {
     /// Bytes on the socket that mean nothing.
     #[error("a message that means nothing here")]
     Message = 6,
+    /// It sent more descriptors than the door takes, which nobody would have closed until their call came.
+    #[error("more descriptors for one call than the door takes")]
+    TooManyDescriptors = 7,
 }
 
 impl Lie {
@@ -50,6 +53,7 @@ impl Lie {
             Lie::Generation,
             Lie::Descriptors,
             Lie::Message,
+            Lie::TooManyDescriptors,
         ]
         .into_iter()
         .find(|&lie| lie as u32 == number)
@@ -77,6 +81,8 @@ pub struct Link {
     pub socket: OwnedFd,
     /// Rings the porter.
     porter: Bell,
+    /// How many descriptors a call may have.
+    descriptors_max: usize,
     /// Calls wait, and the client could wake nobody.
     nudged: AtomicU32,
     /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may find neither
@@ -97,12 +103,14 @@ impl Link {
         credentials: Credentials,
         socket: OwnedFd,
         porter: Bell,
+        descriptors_max: u32,
         mappings: [Mapping; 3],
     ) -> Self {
         Self {
             credentials,
             socket,
             porter,
+            descriptors_max: descriptors_max as usize,
             nudged: AtomicU32::new(0),
             reading: Mutex::new(()),
             in_service: (0..geometry.words()).map(|_| AtomicU64::new(0)).collect(),
@@ -199,6 +207,11 @@ impl Link {
                     let nudge = if stuck { Nudge::Stuck } else { Nudge::Unsure };
                     self.nudged.fetch_max(nudge as u32, Ordering::AcqRel);
                     self.porter.ring();
+                }
+                // It knows the limit from the welcome.
+                Ok(Message::Parcel { .. }) if received.descriptors.len() > self.descriptors_max => {
+                    self.poison(Lie::TooManyDescriptors);
+                    return false;
                 }
                 Ok(Message::Parcel { slot, generation }) => channel.keep_parcel(
                     slot,

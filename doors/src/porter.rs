@@ -24,7 +24,8 @@ use crate::socket::{self, Credentials, Descriptors};
 const HANDSHAKE: Duration = Duration::from_secs(1);
 /// Clients that may be in the middle of their handshake.
 const HANDSHAKES_MAX: usize = 64;
-/// How often channels are looked at that clients have left and threads still hold.
+/// How often channels are looked at that clients have left and threads still hold, and the listener when there were no
+/// descriptors for who waits there.
 const RETIRED: Duration = Duration::from_millis(20);
 
 const STACK: usize = 128 << 10;
@@ -49,6 +50,8 @@ struct Porter {
     clients: Vec<Option<Client>>,
     /// How many there have been.
     admitted: u64,
+    /// Somebody waits for whom there was no descriptor: the listener does not tell of him again.
+    kept_waiting: bool,
     /// Left by their clients, and still held by threads.
     retired: Vec<Arc<Channel>>,
     told_revoked: bool,
@@ -139,6 +142,7 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
         listener: Some(listener),
         clients: Vec::new(),
         admitted: 0,
+        kept_waiting: false,
         retired: Vec::new(),
         told_revoked: false,
         had_client: false,
@@ -178,6 +182,9 @@ impl Porter {
                     token => self.on_client(Token::decode(token)),
                 }
             }
+            if self.kept_waiting {
+                self.admit();
+            }
             self.look_around();
         }
     }
@@ -197,7 +204,8 @@ impl Porter {
         let handshake = handshakes
             .min()
             .map(|since| (since + HANDSHAKE).saturating_duration_since(Instant::now()));
-        let retired = (!self.retired.is_empty()).then_some(RETIRED);
+        let again = !self.retired.is_empty() || self.kept_waiting;
+        let retired = again.then_some(RETIRED);
         [handshake, retired].into_iter().flatten().min()
     }
 
@@ -205,6 +213,7 @@ impl Porter {
     fn look_around(&mut self) {
         if self.orders.detached.load(Ordering::SeqCst) {
             self.listener = None;
+            self.kept_waiting = false;
         }
         if !self.told_revoked && self.inner.revoked().is_raised() {
             self.told_revoked = true;
@@ -301,7 +310,10 @@ impl Porter {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(_) => return,
+                Err(error) => {
+                    self.kept_waiting = error.kind() != io::ErrorKind::WouldBlock;
+                    return;
+                }
             };
             let Ok(credentials) = socket::credentials(&socket) else {
                 continue;
@@ -592,6 +604,7 @@ impl Porter {
             credentials,
             socket,
             self.orders.bell.clone(),
+            self.inner.remote.limits.descriptors_max,
             mappings,
         );
         let channel = Arc::new(Channel::new(place, layout, bell, Some(link)));
