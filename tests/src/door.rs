@@ -48,7 +48,10 @@ impl Holdings {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("a process of ours");
         Self {
             descriptors: count("fd"),
-            mappings: maps.lines().filter(|line| line.contains("transom-")).count(),
+            mappings: maps
+                .lines()
+                .filter(|line| line.contains("transom-"))
+                .count(),
             threads: count("task"),
         }
     }

@@ -123,7 +123,9 @@ pub fn hello(page: u32, slots: u32, bytes_max: u64) -> Vec<u8> {
 /// The 32-bit number at a place of a message.
 #[must_use]
 pub fn number_at(message: &[u8], at: usize) -> u32 {
-    let bytes = message.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    let bytes = message
+        .get(at..at + 4)
+        .and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u32::from_le_bytes)
 }
 
@@ -368,7 +370,8 @@ impl Memory {
     /// Fills it with random numbers.
     pub fn scribble(&self, random: &mut Random) {
         for offset in (0..self.len).step_by(8) {
-            self.long(offset).store(random.next_number(), Ordering::SeqCst);
+            self.long(offset)
+                .store(random.next_number(), Ordering::SeqCst);
         }
     }
 
@@ -408,7 +411,13 @@ pub struct Wire(pub OwnedFd);
 fn seqpacket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: the new descriptor is owned by nobody else.
-    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(libc::AF_UNIX, kind, 0))?)) }
+    unsafe {
+        Ok(OwnedFd::from_raw_fd(check(libc::socket(
+            libc::AF_UNIX,
+            kind,
+            0,
+        ))?))
+    }
 }
 
 fn address(path: &Path) -> libc::sockaddr_un {
@@ -653,9 +662,13 @@ impl Channel {
         let at = self.welcome.headers_len() + slot * size;
         self.requests.put(at, bytes);
         let header = 64 * slot;
-        self.requests.word(header).store(generation, Ordering::SeqCst);
+        self.requests
+            .word(header)
+            .store(generation, Ordering::SeqCst);
         self.requests.word(header + 4).store(len, Ordering::SeqCst);
-        self.requests.word(header + 8).store(flags, Ordering::SeqCst);
+        self.requests
+            .word(header + 8)
+            .store(flags, Ordering::SeqCst);
         self.requests.long(header + 16).store(0, Ordering::SeqCst);
     }
 

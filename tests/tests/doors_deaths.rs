@@ -227,7 +227,9 @@ fn the_death_of_a_door_is_seen_although_its_child_holds_the_socket() {
     let child = i32::from_le_bytes(child);
     assert!(child > 0);
     let caller = std::thread::spawn(move || waiting.call(b"sleep 10000", &mut []));
-    assert!(eventually(|| transom_tests::proc::sleeping_threads(door.pid()) == 1));
+    assert!(eventually(|| transom_tests::proc::sleeping_threads(
+        door.pid()
+    ) == 1));
     door.kill();
     let ended = eventually(|| caller.is_finished());
     let refused = client.call(b"echo", &mut []);

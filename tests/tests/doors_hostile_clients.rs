@@ -1,7 +1,8 @@
 //! Clients that lie to a door, at every step and with everything they can reach: each hurts only itself.
 #![cfg(target_os = "linux")]
 
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -301,13 +302,16 @@ fn what_belongs_to_the_door_cannot_be_written_and_nothing_can_shrink() {
         (&half.descriptors[1], welcome.replies_len()),
     ] {
         let clone = || fd.try_clone().expect("a descriptor");
-        assert_eq!(errno(Memory::map(clone(), len, true).map(drop)), libc::EPERM);
+        assert_eq!(
+            errno(Memory::map(clone(), len, true).map(drop)),
+            libc::EPERM
+        );
         let memory = Memory::map(clone(), len, false).expect("it can be read");
         assert_eq!(errno(memory.resize(len / 2)), libc::EPERM);
         assert_eq!(errno(memory.resize(len * 2)), libc::EPERM);
         assert_eq!(errno(memory.seal(libc::F_SEAL_WRITE)), libc::EPERM);
         // A file of its own right, opened anew for writing: the seal is the memory's, not the descriptor's.
-        let anew = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+        let anew = format!("/proc/self/fd/{}", fd.as_raw_fd());
         let anew = std::fs::File::options().read(true).write(true).open(anew);
         if let Ok(anew) = anew {
             use std::os::unix::fs::FileExt;
@@ -321,7 +325,7 @@ fn what_belongs_to_the_door_cannot_be_written_and_nothing_can_shrink() {
         assert_eq!(errno(ours.resize(ours.len() + 4096)), libc::EPERM);
     }
     // The doorbell cannot be rung from here: an epoll set takes no writes.
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&channel.ear);
+    let fd = channel.ear.as_raw_fd();
     // SAFETY: eight bytes of a constant.
     let written = unsafe { libc::write(fd, [1_u8; 8].as_ptr().cast(), 8) };
     assert_eq!(written, -1);
@@ -398,21 +402,38 @@ fn descriptors_that_nobody_asked_for_do_not_use_up_the_door() {
     let door = echo(&folder, 2, &["nofile=128", "descriptors=0"]);
     let mut honest = Client::open(door.path()).expect("the door is open");
     let hoarder = Channel::open(door.path(), 64).expect("a channel");
-    let fds = [std::os::fd::AsRawFd::as_raw_fd(&hoarder.wire.0); 16];
+    let fds = [hoarder.wire.0.as_raw_fd(); 16];
     for slot in 0..64 {
-        let parcel = transom_tests::raw::message_of_two(transom_tests::raw::PARCEL, slot, 1);
+        let parcel = raw::message_of_two(raw::PARCEL, slot, 1);
         let sent = || match hoarder.wire.send(&parcel, &fds) {
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => false,
-            Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => false,
+            Err(error) => !matches!(
+                error.raw_os_error(),
+                Some(libc::EAGAIN | libc::ETOOMANYREFS)
+            ),
             // Put out, or sent.
-            _ => true,
+            Ok(()) => true,
         };
         assert!(eventually(sent));
     }
+    assert!(eventually(|| door.count("poisoned") == 1));
     ask(&mut honest, &mut Random::new(1));
-    let path: PathBuf = door.path().to_owned();
-    let mut new = Client::open(&path).expect("the door has descriptors left for another client");
+    let mut new = Client::open(door.path()).expect("the door has descriptors left for others");
     ask(&mut new, &mut Random::new(2));
+}
+
+#[test]
+fn who_waits_while_the_door_has_no_descriptors_is_let_in_when_it_has() {
+    let folder = Folder::new("no-descriptors");
+    let door = echo(&folder, 2, &["nofile=60"]);
+    // More than there are descriptors for: the first ones are forgotten after a second, the last ones must be as well,
+    // although nobody connects after them.
+    let silent: Vec<Wire> = (0..60)
+        .map(|_| Wire::connect(door.path()).expect("the socket is there"))
+        .collect();
+    for wire in &silent {
+        let ended = wire.receive().is_ok_and(|(bytes, _)| bytes.is_empty());
+        assert!(ended, "it is not looked at");
+    }
 }
 
 #[test]

@@ -227,7 +227,13 @@ fn memory_of_a_door_that_is_not_as_agreed_is_not_mapped() {
         memory.fd.try_clone().expect("a descriptor")
     };
     let (board, replies) = (HONEST.board_len(), HONEST.replies_len());
-    let good = move || vec![make(board, ONE_WRITER), make(replies, ONE_WRITER), eventfd()];
+    let good = move || {
+        vec![
+            make(board, ONE_WRITER),
+            make(replies, ONE_WRITER),
+            eventfd(),
+        ]
+    };
     let swap = |n: usize, fd: OwnedFd| {
         let mut fds = good();
         fds[n] = fd;
@@ -243,7 +249,10 @@ fn memory_of_a_door_that_is_not_as_agreed_is_not_mapped() {
         swap(1, memfd(c"none", replies).expect("memory")),
         swap(0, make(board, FIXED)),
         swap(1, make(replies, FIXED)),
-        swap(1, make(replies, libc::F_SEAL_SEAL | libc::F_SEAL_FUTURE_WRITE)),
+        swap(
+            1,
+            make(replies, libc::F_SEAL_SEAL | libc::F_SEAL_FUTURE_WRITE),
+        ),
         swap(0, make(board + PAGE, ONE_WRITER)),
         swap(0, make(PAGE / 2, ONE_WRITER)),
         swap(1, make(replies - PAGE, ONE_WRITER)),
@@ -336,7 +345,10 @@ fn a_reply_longer_than_its_slot_is_cut_to_it() {
             let generation = served.requests.word(0).load(Ordering::SeqCst);
             served.replies.word(8).store(u32::MAX, Ordering::SeqCst);
             served.replies.word(4).store(generation, Ordering::SeqCst);
-            served.control.long(HONEST.complete(0)).store(1, Ordering::SeqCst);
+            served
+                .control
+                .long(HONEST.complete(0))
+                .store(1, Ordering::SeqCst);
             served.replies.wake(4);
         });
     };
@@ -370,21 +382,25 @@ fn completions_that_are_none_do_not_keep_a_client() {
     }
     let outcome = against("spam", |wire| serve(wire, HONEST), calls(100));
     assert_eq!(outcome, Err(CallError::TimedOut));
-    let looks = against("spam-async", |wire| serve(wire, MANY), |path| {
-        let options = OpenOptions::default();
-        let mut client = AsyncClient::open(path, &options).expect("it looks like a door");
-        let slot = client.reserve().expect("a slot");
-        client.submit(slot, 10, 0);
-        client.flush().expect("it takes calls");
-        let mut looks = 0;
-        while looks < 1000 {
-            // Counted only when there was something to look at.
-            looks += u32::from(!client.prepare_wait(Patience::Eager));
-            client.woke();
-            assert_eq!(client.next_completion(), None);
-        }
-        looks
-    });
+    let looks = against(
+        "spam-async",
+        |wire| serve(wire, MANY),
+        |path| {
+            let options = OpenOptions::default();
+            let mut client = AsyncClient::open(path, &options).expect("it looks like a door");
+            let slot = client.reserve().expect("a slot");
+            client.submit(slot, 10, 0);
+            client.flush().expect("it takes calls");
+            let mut looks = 0;
+            while looks < 1000 {
+                // Counted only when there was something to look at.
+                looks += u32::from(!client.prepare_wait(Patience::Eager));
+                client.woke();
+                assert_eq!(client.next_completion(), None);
+            }
+            looks
+        },
+    );
     assert_eq!(looks, 1000);
 }
 
@@ -521,7 +537,10 @@ fn pieces_that_a_blocking_client_cannot_take_are_an_error() {
         served.until_it_goes(|| {
             let turn = served.control.word(HONEST.turn(0));
             turn.store(1, Ordering::SeqCst);
-            served.control.long(HONEST.complete(0)).store(1, Ordering::SeqCst);
+            served
+                .control
+                .long(HONEST.complete(0))
+                .store(1, Ordering::SeqCst);
         });
     };
     assert_eq!(

@@ -60,7 +60,10 @@ fn many_calls(client: &mut AsyncClient, door: &Echo, ids: &AtomicU64, after: usi
     let mut killed = false;
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
-        assert!(std::time::Instant::now() < deadline, "the death is not seen");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the death is not seen"
+        );
         while let Some(slot) = client.reserve() {
             let id = ids.fetch_add(1, Ordering::Relaxed);
             client.request_mut(slot)[..13].copy_from_slice(&request(id));
@@ -182,6 +185,9 @@ fn every_call_ends_once_and_rightly_when_the_door_is_killed() {
         }
     }
     println!("{sums:?}");
-    assert!(sums["NotAccepted"] > 0 && sums["MayHaveRun"] > 0, "{sums:?}");
+    assert!(
+        sums["NotAccepted"] > 0 && sums["MayHaveRun"] > 0,
+        "{sums:?}"
+    );
     before.expect("a first round").wait_for(std::process::id());
 }

@@ -24,9 +24,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use transom_doors::{
-    AttachOptions, Call, ChannelGeometry, Credentials, Door, DoorEvent, Status,
-};
+use transom_doors::{AttachOptions, Call, ChannelGeometry, Credentials, Door, DoorEvent, Status};
 use transom_tests::raw::hash;
 
 fn say(event: &str, who: &Credentials, why: &dyn std::fmt::Display) {
@@ -94,7 +92,9 @@ fn serve(log: Option<&File>, call: &mut Call<'_>) {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, threads, options @ ..] = arguments.as_slice() else {
-        eprintln!("door-echo PATH THREADS [slots=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE]");
+        eprintln!(
+            "door-echo PATH THREADS [slots=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE]"
+        );
         return ExitCode::FAILURE;
     };
     let option = |name: &str| {

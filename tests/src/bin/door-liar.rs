@@ -149,7 +149,9 @@ fn inside(channel: &Channel, case: &str, random: &mut Random) {
         }
         "wake-storm" => {
             for n in 0..100_000 {
-                channel.board.wake(channel.welcome.bed(n % channel.welcome.threads as usize));
+                channel
+                    .board
+                    .wake(channel.welcome.bed(n % channel.welcome.threads as usize));
             }
         }
         "turns" => {
@@ -168,9 +170,8 @@ fn inside(channel: &Channel, case: &str, random: &mut Random) {
             let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
             for _ in 0..1000 {
                 // SAFETY: a plain system call; the mapping stays, and what was in it becomes zeroes.
-                let done = unsafe {
-                    libc::fallocate(fd, mode, 0, channel.control.len() as libc::off_t)
-                };
+                let done =
+                    unsafe { libc::fallocate(fd, mode, 0, channel.control.len() as libc::off_t) };
                 assert_eq!(done, 0, "{}", io::Error::last_os_error());
                 channel.submit(0, 0);
             }
@@ -388,7 +389,9 @@ fn step(channel: &Channel, slots: usize, random: &mut Random) {
         }
         18 => {
             let threads = channel.welcome.threads as usize;
-            channel.board.wake(channel.welcome.bed(random.below(threads)));
+            channel
+                .board
+                .wake(channel.welcome.bed(random.below(threads)));
         }
         _ => {
             channel.fill(slot, 1, 5, 0, b"panic");
