@@ -321,7 +321,7 @@ impl Memory {
     }
 
     fn at<T>(&self, offset: usize) -> &T {
-        assert!(offset % size_of::<T>() == 0 && offset + size_of::<T>() <= self.len);
+        assert!(offset.is_multiple_of(size_of::<T>()) && offset + size_of::<T>() <= self.len);
         // SAFETY: aligned and inside the mapping, by the line above; `T` is an atomic, for which all bytes are valid.
         unsafe { &*self.base.add(offset).cast::<T>() }
     }
