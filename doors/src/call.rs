@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 use crate::channel::{Channel, Claimed};
+use crate::clock::current_cpu;
 use crate::door::{Inner, ThreadState};
 use crate::hello::Message;
 use crate::link::Lie;
@@ -23,7 +24,8 @@ use crate::turn::Gone;
 use crate::waiting::Patience;
 
 /// A lazy client is told after this many completions at the latest: a quarter of the default
-/// channel's slots, so that it refills them while the server still has work.
+/// channel's slots, so that it refills them while the server still has work. One that sleeps on our
+/// own CPU is not: a wake would only take the CPU from us, and give it back after a few calls.
 const UNREPORTED_MAX: u32 = 16;
 
 /// What runs behind a door.
@@ -59,7 +61,7 @@ pub struct Call<'a> {
     completed: bool,
     /// Where the request lies: in its slot, or in this thread's snapshot of it.
     request: NonNull<u8>,
-    descriptors: Descriptors,
+    descriptors: Option<Descriptors>,
     /// A call stays on its thread: what it counts is counted without contention.
     not_send: PhantomData<*const ()>,
 }
@@ -84,7 +86,7 @@ impl<'a> Call<'a> {
             claimed_at_ns,
             completed: false,
             request,
-            descriptors: Descriptors::default(),
+            descriptors: None,
             not_send: PhantomData,
         }
     }
@@ -111,7 +113,7 @@ impl<'a> Call<'a> {
             if parcel.descriptors.len() > descriptors_max as usize {
                 return Err(Status::DESCRIPTORS);
             }
-            self.descriptors = parcel.descriptors;
+            self.descriptors = Some(parcel.descriptors);
         }
         if len < data_min {
             return Err(Status::DATA_MIN);
@@ -163,7 +165,7 @@ impl<'a> Call<'a> {
 
     /// The descriptors that came with the call; the handler's now. What it does not take is closed after the call.
     pub fn take_descriptors(&mut self) -> Descriptors {
-        std::mem::take(&mut self.descriptors)
+        self.descriptors.take().unwrap_or_default()
     }
 
     /// The request's bytes; empty after completion.
@@ -258,7 +260,9 @@ impl<'a> Call<'a> {
             Some(Patience::Lazy) => {
                 let unreported = state.unreported.load(Ordering::Relaxed) + 1;
                 state.unreported.store(unreported, Ordering::Relaxed);
-                if unreported >= UNREPORTED_MAX {
+                if unreported.is_multiple_of(UNREPORTED_MAX)
+                    && !self.channel.layout.waiting().is_on(current_cpu())
+                {
                     self.inner.report(self.thread);
                 }
             }
@@ -426,11 +430,9 @@ impl EmergencyReply {
         if inner.backlog(self.thread) {
             inner.wake_one();
         }
-        if let Some(link) = &channel.link {
-            link.let_go();
-        }
         // The thread may have been stopped in the middle of a look.
         state.presence.leave_for_ever();
+        state.holding.store(0, Ordering::Release);
         ours
     }
 }

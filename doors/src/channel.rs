@@ -10,10 +10,9 @@ use crate::bell::Bell;
 use crate::bitmap::BITS;
 use crate::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
 use crate::link::{Lie, Link};
-use crate::slot::place;
 use crate::socket::Descriptors;
 use crate::status::Status;
-use crate::sync::{AtomicU32, Line, Ordering, wake_on};
+use crate::sync::{AtomicU32, Line, Ordering};
 
 /// How often a socket is read for what was sent before: together more messages than its buffer holds.
 pub(crate) const BATCHES: usize = 16;
@@ -23,6 +22,8 @@ pub(crate) const BATCHES: usize = 16;
 pub(crate) struct Channel {
     /// Its number among the door's channels.
     pub index: u32,
+    /// Which channel it is of all to other processes that the door ever had; 0: it is to this process.
+    pub id: u64,
     pub layout: Layout,
     pub bell: Bell,
     /// Where the next claim starts to look, so that no slot waits for its higher neighbours for
@@ -51,12 +52,12 @@ pub(crate) struct Claimed {
     pub request_len: usize,
     pub deadline_ns: u64,
     pub descriptors: u32,
-    /// Its caller sleeps on `done_generation`.
+    /// Its caller sleeps on the slot's turn word.
     pub sync: bool,
 }
 
 impl Channel {
-    pub fn new(index: u32, layout: Layout, bell: Bell, link: Option<Link>) -> Self {
+    pub fn new(index: u32, id: u64, layout: Layout, bell: Bell, link: Option<Link>) -> Self {
         let slots = if link.is_some() {
             layout.geometry().slots
         } else {
@@ -64,6 +65,7 @@ impl Channel {
         };
         Self {
             index,
+            id,
             layout,
             bell,
             cursor: Line(AtomicU32::new(0)),
@@ -146,7 +148,7 @@ impl Channel {
             .store(claimed.generation, Ordering::Release);
         self.publish_bit(claimed.slot);
         if claimed.sync {
-            wake_on(&header.done_generation);
+            self.layout.turn(claimed.slot).finish();
         }
     }
 
@@ -225,10 +227,5 @@ impl Channel {
         let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
         let place = parcels.get_mut(claimed.slot as usize)?;
         place.take_if(|parcel| parcel.generation == claimed.generation)
-    }
-
-    /// The word and bit of a slot, for whoever keeps bits of his own.
-    pub fn place(slot: u32) -> (usize, u64) {
-        place(slot)
     }
 }

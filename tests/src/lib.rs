@@ -6,8 +6,9 @@
 
 pub mod build;
 pub mod client;
+pub mod doors;
 #[cfg(target_os = "linux")]
-pub mod door;
+pub mod echo;
 pub mod load;
 pub mod proc;
 #[cfg(target_os = "linux")]

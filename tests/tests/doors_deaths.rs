@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use transom_doors::{
     AsyncClient, CallError, CallOptions, Client, OpenOptions, Patience, PeerState,
 };
-use transom_tests::door::{Echo, Holdings, mortal};
+use transom_tests::echo::{Echo, Holdings, mortal};
 use transom_tests::raw::{Ears, Random};
 use transom_tests::{Folder, PATIENCE, eventually};
 

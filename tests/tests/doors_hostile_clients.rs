@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use transom_doors::{Client, OpenError, OpenOptions, Refusal};
-use transom_tests::door::{Echo, mortal};
+use transom_tests::echo::{Echo, mortal};
 use transom_tests::raw::{self, Channel, Half, Memory, Random, Wire, hash};
 use transom_tests::{Folder, PATIENCE, eventually};
 
@@ -130,7 +130,7 @@ fn play(name: &str, cases: &[(&str, &str, &str)]) {
         ask(&mut new, &mut Random::new(pid.into()));
         assert!(door.is_alive());
     }
-    let most = transom_tests::door::Holdings {
+    let most = transom_tests::echo::Holdings {
         // The threads of a door grow to what was needed at once.
         threads: before.threads.max(4 + 2),
         ..before
@@ -250,7 +250,7 @@ fn who_dies_at_any_step_leaves_nothing() {
         let mut new = Client::open(door.path()).expect("the door lets others in");
         ask(&mut new, &mut Random::new(7));
     }
-    let most = transom_tests::door::Holdings {
+    let most = transom_tests::echo::Holdings {
         threads: before.threads.max(4 + 2),
         ..before
     };
@@ -278,7 +278,7 @@ fn random_lies_end_as_well_as_chosen_ones() {
     assert!(eventually(|| told().0 == told().1), "{:?}", told());
     assert!(told().0 > 200, "{:?}", told());
     assert!(door.count("poisoned") > 50);
-    let most = transom_tests::door::Holdings {
+    let most = transom_tests::echo::Holdings {
         threads: before.threads.max(4 + 2),
         ..before
     };

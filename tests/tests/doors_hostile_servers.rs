@@ -93,7 +93,7 @@ impl Served {
         hear(&wire, HELLO);
         let board = Memory::create(welcome.board_len(), ONE_WRITER).expect("a board");
         let replies = Memory::create(welcome.replies_len(), ONE_WRITER).expect("replies");
-        let give = [&board.fd, &replies.fd, &bell].map(|fd| fd.as_raw_fd());
+        let give = [&board.fd, &replies.fd, &bell].map(AsRawFd::as_raw_fd);
         wire.send(&welcome.encode(), &give).expect("it is heard");
         let mut halves = hear(&wire, CHANNEL).into_iter();
         let mut map = |len, writable| {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use transom_doors::{
     AsyncClient, CallError, Client, OpenOptions, Patience, PeerState, SlotId, Status,
 };
-use transom_tests::door::{Echo, Holdings};
+use transom_tests::echo::{Echo, Holdings};
 use transom_tests::raw::{Ears, Random};
 use transom_tests::{Folder, PATIENCE};
 
