@@ -55,6 +55,7 @@ struct Porter {
     /// Left by their clients, and still held by threads.
     retired: Vec<Arc<Channel>>,
     told_revoked: bool,
+    /// Since the owner was told that nobody has the door open.
     had_client: bool,
     /// Of the next channel.
     next_id: u64,
@@ -288,19 +289,17 @@ impl Porter {
         let Some(unreferenced) = self.inner.remote.unreferenced else {
             return;
         };
-        let open = self.inner.clients.load(Ordering::Relaxed) > 0;
-        if open {
-            if unreferenced == Unreferenced::Multi {
-                self.unreferenced = false;
-            }
+        // Never before somebody has had it open, be it for so short that we saw him come and go at once.
+        if self.inner.clients.load(Ordering::Relaxed) > 0 || !self.had_client {
             return;
         }
-        // Never before somebody has had it open.
-        if !self.unreferenced && self.had_client {
-            self.unreferenced = true;
-            if let Some(on_unreferenced) = &self.inner.remote.on_unreferenced {
-                on_unreferenced();
-            }
+        self.had_client = false;
+        if self.unreferenced && unreferenced == Unreferenced::Once {
+            return;
+        }
+        self.unreferenced = true;
+        if let Some(on_unreferenced) = &self.inner.remote.on_unreferenced {
+            on_unreferenced();
         }
     }
 
