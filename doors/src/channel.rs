@@ -91,6 +91,10 @@ impl Channel {
         }
         let next = if slot + 1 == slots { 0 } else { slot + 1 };
         self.cursor.0.store(next, Ordering::Relaxed);
+        if self.link.is_some() {
+            // Slots are used in turn, so that is most likely the next call.
+            self.layout.prefetch_request(next);
+        }
         if let Some(link) = &self.link
             && !link.begin_service(slot)
         {

@@ -301,6 +301,10 @@ impl AsyncClient {
             };
             if complete.peek(self.taken_word) != 0 {
                 self.taken = complete.take(self.taken_word, u64::MAX);
+                for bit in bits_of(self.taken) {
+                    let slot = self.taken_word as u32 * BITS + bit as u32;
+                    self.layout.prefetch_reply(slot);
+                }
                 return true;
             }
         }
