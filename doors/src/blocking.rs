@@ -100,7 +100,10 @@ impl Client {
         reply: &mut [u8],
         options: CallOptions<'_>,
     ) -> Result<Reply, CallError> {
-        let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+        // A timeout that no clock reaches is none.
+        let deadline = options
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         let slot = self.submit(request, options.descriptors, deadline)?;
         let completion = self.wait(slot, deadline)?;
         let outcome = self.take_reply(slot, completion, reply);
@@ -131,7 +134,9 @@ impl Client {
         let slot = self.channel.reserve().ok_or(CallError::Full)?;
         self.channel.request_mut(slot)[..request.len()].copy_from_slice(request);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let deadline_ns = left.map_or(0, |left| crate::now_ns() + left.as_nanos() as u64);
+        let deadline_ns = left.map_or(0, |left| {
+            crate::now_ns().saturating_add(left.as_nanos() as u64)
+        });
         let submitted = self
             .channel
             .submit_sync(slot, request.len(), deadline_ns, descriptors)

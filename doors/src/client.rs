@@ -28,6 +28,9 @@ use remote::Remote;
 
 pub use peer::{OpenOptions, PeerState, RemoteDoor};
 
+/// Words of completions in a row that turn out to be none, after which another process is taken for broken.
+const FRUITLESS_MAX: u32 = 100_000;
+
 /// One caller of a door: owned by one thread at a time.
 #[derive(Debug)]
 pub struct AsyncClient {
@@ -43,6 +46,8 @@ pub struct AsyncClient {
     taken: u64,
     taken_word: usize,
     outstanding: usize,
+    /// Words of completions in a row that were none.
+    fruitless: u32,
     /// Slots whose calls were not accepted and not told yet.
     lost: usize,
 
@@ -86,6 +91,7 @@ impl AsyncClient {
             taken: 0,
             taken_word: 0,
             outstanding: 0,
+            fruitless: 0,
             lost: 0,
             not_sync: PhantomData,
         }
@@ -273,6 +279,7 @@ impl AsyncClient {
                 let index = self.taken_word as u32 * BITS + self.taken.trailing_zeros();
                 self.taken &= self.taken - 1;
                 if let Some(found) = self.look_at(index) {
+                    self.fruitless = 0;
                     return Some(found);
                 }
             }
@@ -301,6 +308,7 @@ impl AsyncClient {
             };
             if complete.peek(self.taken_word) != 0 {
                 self.taken = complete.take(self.taken_word, u64::MAX);
+                self.note_fruitless();
                 for bit in bits_of(self.taken) {
                     let slot = self.taken_word as u32 * BITS + bit as u32;
                     self.layout.prefetch_reply(slot);
@@ -309,6 +317,16 @@ impl AsyncClient {
             }
         }
         false
+    }
+
+    /// A bit too many is honest; thousands in a row are not.
+    fn note_fruitless(&mut self) {
+        self.fruitless = self.fruitless.saturating_add(1);
+        if self.fruitless > FRUITLESS_MAX
+            && let Peer::Remote(remote) = &mut self.peer
+        {
+            remote.poison();
+        }
     }
 
     /// What a completion bit means: a hint, checked against what we know of the slot.

@@ -320,12 +320,7 @@ impl Porter {
             let Ok(credentials) = socket::credentials(&socket) else {
                 continue;
             };
-            let handshakes = self.clients.iter().flatten().filter_map(Client::since);
-            if handshakes.count() >= HANDSHAKES_MAX {
-                let max = u64::from(self.inner.remote.channels_max);
-                self.refuse(&socket, credentials, Refusal::Channels { max });
-                continue;
-            }
+            self.make_room_for_a_handshake();
             let index = match self.clients.iter().position(Option::is_none) {
                 Some(index) => index,
                 None => {
@@ -361,6 +356,23 @@ impl Porter {
                 _process: process,
             });
             self.on_client(token(false));
+        }
+    }
+
+    /// Too many clients that say nothing: the one that has been silent for longest has to go, because an honest one says
+    /// all it has to say within a millisecond.
+    fn make_room_for_a_handshake(&mut self) {
+        let handshakes = self.clients.iter().flatten().filter_map(Client::since);
+        if handshakes.count() < HANDSHAKES_MAX {
+            return;
+        }
+        let since = |client: &Option<Client>| client.as_ref().and_then(Client::since);
+        let silent = self
+            .clients
+            .iter_mut()
+            .filter(|client| since(client).is_some());
+        if let Some(oldest) = silent.min_by_key(|client| since(client)) {
+            *oldest = None;
         }
     }
 

@@ -173,6 +173,20 @@ fn descriptors_go_both_ways() {
         assert_eq!(text, "written by the handler");
         (&file).rewind().unwrap();
     }
+    let refusing = OpenOptions {
+        take_descriptors: false,
+        ..OpenOptions::default()
+    };
+    let mut other = Client::open_with(&place.door(), &refusing).unwrap();
+    let lied = other.call_with(b"", &mut [], options);
+    assert!(
+        !matches!(&lied, Ok(reply) if reply.descriptors.len() > 0),
+        "nobody asked for descriptors: {lied:?}"
+    );
+    assert!(
+        other.call(b"", &mut []).is_err(),
+        "it is not believed any more"
+    );
     let two = [file.as_fd(), file.as_fd()];
     let too_many = CallOptions {
         descriptors: &two,

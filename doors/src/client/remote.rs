@@ -37,6 +37,7 @@ pub struct Remote {
     pub credentials: Credentials,
     /// Descriptors that came with a reply.
     pub parcels: Vec<Option<(u32, Descriptors)>>,
+    takes_descriptors: bool,
     empty_rings: u32,
     board: Board,
     process: Option<OwnedFd>,
@@ -49,7 +50,9 @@ pub struct Remote {
 impl Remote {
     /// Opens the door at `path`.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<(Self, Layout), OpenError> {
-        let deadline = Instant::now() + options.timeout;
+        // A timeout that no clock reaches is a year.
+        let timeout = options.timeout.min(Duration::from_secs(365 * 86_400));
+        let deadline = Instant::now() + timeout;
         let fail = |doing: &'static str| {
             let path = path.to_owned();
             move |source: io::Error| OpenError::System {
@@ -58,13 +61,12 @@ impl Remote {
                 source,
             }
         };
-        let socket =
-            socket::connect(path, options.timeout).map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => OpenError::Away {
-                    path: path.to_owned(),
-                },
-                _ => fail("connect to")(source),
-            })?;
+        let socket = socket::connect(path, timeout).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => OpenError::Away {
+                path: path.to_owned(),
+            },
+            _ => fail("connect to")(source),
+        })?;
         let hello = Hello::ours(options.slots.unwrap_or(0), options.channel_bytes_max as u64);
         say(&socket, &Message::Hello(hello), &[]).map_err(fail("speak to"))?;
         let (message, mut descriptors) = hear(&socket, path, deadline)?;
@@ -135,6 +137,7 @@ impl Remote {
             welcome,
             credentials,
             parcels: (0..geometry.slots).map(|_| None).collect(),
+            takes_descriptors: options.take_descriptors,
             empty_rings: 0,
             board,
             process,
@@ -226,6 +229,7 @@ impl Remote {
         };
         match Message::decode(&bytes[..len]) {
             Ok(Message::Revoked) => self.state = PeerState::Revoked,
+            Ok(Message::Parcel { .. }) if !self.takes_descriptors => self.poison(),
             Ok(Message::Parcel { slot, generation }) => match self.parcels.get_mut(slot as usize) {
                 Some(place) => *place = Some((generation, descriptors)),
                 None => self.poison(),

@@ -260,6 +260,7 @@ impl Server {
                 channel_bytes_max: settings.channel_limit.get(),
                 timeout: OPEN_TIMEOUT,
                 slots: None,
+                take_descriptors: false,
             },
             sockets,
             connections,
