@@ -33,6 +33,14 @@ fn main() {
         "sock" => echo_packets(),
         "pipe" => echo_pipe(),
         "futex" => answer_futex(Path::new(argument(1))),
+        // For a profiler: `between door CPU CALLS`.
+        "door" => {
+            pin(0);
+            let cpu = argument(1).parse().unwrap_or(0);
+            let total = argument(2).parse().unwrap_or(10_000_000);
+            let directory = std::env::temp_dir();
+            println!("{:.0} ns per call", door_many(cpu, &directory, 4, 0, total));
+        }
         _ => {
             let rounds = arguments.iter().find_map(|a| a.parse().ok()).unwrap_or(9);
             measure(rounds);

@@ -19,7 +19,10 @@ pub struct Bell {
 
 impl Bell {
     /// A new doorbell.
-    pub(crate) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn new() -> io::Result<Self> {
         // SAFETY: no memory is involved.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
@@ -34,6 +37,7 @@ impl Bell {
 
     /// A descriptor that hears this bell and cannot ring it, for another process. About 0.2 µs per wake dearer than the
     /// eventfd itself.
+    #[cfg(not(target_os = "illumos"))]
     pub(crate) fn ear(&self) -> io::Result<OwnedFd> {
         // SAFETY: the new descriptor is owned by nobody else.
         let ear = unsafe {
@@ -47,8 +51,8 @@ impl Bell {
         Ok(ear)
     }
 
-    /// The eventfd.
-    pub(crate) fn as_raw_fd(&self) -> RawFd {
+    /// The eventfd: register it with `EPOLLIN | EPOLLET`; it never needs reading.
+    pub fn as_raw_fd(&self) -> RawFd {
         self.event.as_raw_fd()
     }
 
@@ -69,6 +73,7 @@ impl Bell {
 }
 
 /// Puts a descriptor into an epoll set: each change is told once, with `token`.
+#[cfg(not(target_os = "illumos"))]
 pub(crate) fn listen_to(epoll: &OwnedFd, fd: RawFd, token: u64) -> io::Result<()> {
     let mut event = libc::epoll_event {
         events: (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32,

@@ -59,7 +59,7 @@ pub struct Call<'a> {
     completed: bool,
     /// Where the request lies: in its slot, or in this thread's snapshot of it.
     request: NonNull<u8>,
-    descriptors: Descriptors,
+    descriptors: Option<Descriptors>,
     /// A call stays on its thread: what it counts is counted without contention.
     not_send: PhantomData<*const ()>,
 }
@@ -84,7 +84,7 @@ impl<'a> Call<'a> {
             claimed_at_ns,
             completed: false,
             request,
-            descriptors: Descriptors::default(),
+            descriptors: None,
             not_send: PhantomData,
         }
     }
@@ -111,7 +111,7 @@ impl<'a> Call<'a> {
             if parcel.descriptors.len() > descriptors_max as usize {
                 return Err(Status::DESCRIPTORS);
             }
-            self.descriptors = parcel.descriptors;
+            self.descriptors = Some(parcel.descriptors);
         }
         if len < data_min {
             return Err(Status::DATA_MIN);
@@ -163,7 +163,7 @@ impl<'a> Call<'a> {
 
     /// The descriptors that came with the call; the handler's now. What it does not take is closed after the call.
     pub fn take_descriptors(&mut self) -> Descriptors {
-        std::mem::take(&mut self.descriptors)
+        self.descriptors.take().unwrap_or_default()
     }
 
     /// The request's bytes; empty after completion.
@@ -426,11 +426,9 @@ impl EmergencyReply {
         if inner.backlog(self.thread) {
             inner.wake_one();
         }
-        if let Some(link) = &channel.link {
-            link.let_go();
-        }
         // The thread may have been stopped in the middle of a look.
         state.presence.leave_for_ever();
+        state.holding.store(0, Ordering::Release);
         ours
     }
 }

@@ -10,7 +10,6 @@ use crate::bell::Bell;
 use crate::bitmap::BITS;
 use crate::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
 use crate::link::{Lie, Link};
-use crate::slot::place;
 use crate::socket::Descriptors;
 use crate::status::Status;
 use crate::sync::{AtomicU32, Line, Ordering, wake_on};
@@ -20,6 +19,8 @@ use crate::sync::{AtomicU32, Line, Ordering, wake_on};
 pub(crate) struct Channel {
     /// Its number among the door's channels.
     pub index: u32,
+    /// Which channel it is of all to other processes that the door ever had; 0: it is to this process.
+    pub id: u64,
     pub layout: Layout,
     pub bell: Bell,
     /// Where the next claim starts to look, so that no slot waits for its higher neighbours for
@@ -53,7 +54,7 @@ pub(crate) struct Claimed {
 }
 
 impl Channel {
-    pub fn new(index: u32, layout: Layout, bell: Bell, link: Option<Link>) -> Self {
+    pub fn new(index: u32, id: u64, layout: Layout, bell: Bell, link: Option<Link>) -> Self {
         let slots = if link.is_some() {
             layout.geometry().slots
         } else {
@@ -61,6 +62,7 @@ impl Channel {
         };
         Self {
             index,
+            id,
             layout,
             bell,
             cursor: Line(AtomicU32::new(0)),
@@ -217,10 +219,5 @@ impl Channel {
             self.link.as_ref()?.receive(self);
         }
         None
-    }
-
-    /// The word and bit of a slot, for whoever keeps bits of his own.
-    pub fn place(slot: u32) -> (usize, u64) {
-        place(slot)
     }
 }

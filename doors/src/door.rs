@@ -127,6 +127,8 @@ pub(crate) struct ThreadState {
     /// Completions that a lazy client has not been told of.
     pub unreported: AtomicU32,
     pub presence: Presence,
+    /// The channel to another process by which its call came; 0: none.
+    pub holding: AtomicU64,
     /// Calls taken up; for a moment one more, while the thread looks for one.
     pub claimed: AtomicU64,
     pub served: AtomicU64,
@@ -194,7 +196,7 @@ impl Door {
         if self.inner.table.get().is_some() {
             return Err(ChannelError::Started);
         }
-        let channel = Arc::new(Channel::new(local.len() as u32, layout, bell, None));
+        let channel = Arc::new(Channel::new(local.len() as u32, 0, layout, bell, None));
         local.push(Arc::clone(&channel));
         Ok(AsyncClient::local(Arc::clone(&self.inner), channel))
     }
@@ -501,6 +503,12 @@ impl Inner {
         threads
             .map(|line| &line.0.presence)
             .chain([&self.outsider_presence])
+    }
+
+    /// Whether a thread is with a call that came by this channel, once the channel is out of the table.
+    pub fn is_held(&self, channel: u64) -> bool {
+        let holds = |line: &Line<ThreadState>| line.0.holding.load(Ordering::Acquire) == channel;
+        self.threads.iter().any(holds)
     }
 
     /// The table; `seal` comes first.

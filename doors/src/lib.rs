@@ -63,55 +63,97 @@
 // cannot be.
 #![cfg(not(loom))]
 
+#[cfg(not(target_os = "illumos"))]
 mod attach;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod bell;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod bitmap;
+#[cfg(not(target_os = "illumos"))]
 mod blocking;
+#[cfg(not(target_os = "illumos"))]
 mod board;
+#[cfg(not(target_os = "illumos"))]
 mod call;
+#[cfg(not(target_os = "illumos"))]
 mod channel;
+#[cfg(not(target_os = "illumos"))]
 mod client;
 mod clock;
+#[cfg(not(target_os = "illumos"))]
 mod door;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod error;
 mod geometry;
+#[cfg(not(target_os = "illumos"))]
 mod growth;
+#[cfg(not(target_os = "illumos"))]
 mod hello;
+#[cfg(not(target_os = "illumos"))]
 mod idle;
+#[cfg(any(target_os = "illumos", transom_illumos))]
+pub mod illumos;
+#[cfg(not(target_os = "illumos"))]
 mod layout;
+#[cfg(not(target_os = "illumos"))]
 mod link;
+#[cfg(not(target_os = "illumos"))]
 mod memory;
+#[cfg(not(target_os = "illumos"))]
 mod pace;
+#[cfg(not(target_os = "illumos"))]
 mod porter;
+#[cfg(not(target_os = "illumos"))]
 mod public;
+#[cfg(not(target_os = "illumos"))]
 mod revoke;
+#[cfg(not(target_os = "illumos"))]
 mod serve;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod slot;
+#[cfg(not(target_os = "illumos"))]
 mod snapshots;
+#[cfg(not(target_os = "illumos"))]
 mod socket;
 mod status;
+#[cfg_attr(target_os = "illumos", path = "illumos/sync.rs")]
 mod sync;
+#[cfg(not(target_os = "illumos"))]
 mod table;
+#[cfg(not(target_os = "illumos"))]
 mod turn;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod waiting;
 
-pub use attach::{AttachOptions, Attachment};
-pub use bell::Bell;
-pub use blocking::{CallOptions, Client, Reply};
-pub use call::{Call, DoorHandler, EmergencyReply, Resumed};
-pub use client::{AsyncClient, OpenOptions, PeerState, RemoteDoor};
-pub use clock::now_ns;
-pub use door::{CHANNELS_MAX, Door, DoorBuilder, DoorInfo, THREADS_MAX};
-pub use error::{
-    AttachError, BuildError, CallError, ChannelError, GeometryError, Limit, OpenError,
+// On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names. What they share
+// with Linux are the words: geometry, slots, status, patience, the doorbell.
+#[cfg(target_os = "illumos")]
+pub use illumos::{
+    AsyncClient, AttachError, AttachOptions, Attachment, BuildError, Call, CallError, Client,
+    Credentials, Descriptors, Door, DoorBuilder, DoorHandler, DoorInfo, EmergencyReply, Gone,
+    OpenError, OpenOptions, PeerState, Resumed, THREADS_MAX, Unreferenced,
 };
+
+pub use bell::Bell;
+pub use clock::now_ns;
+pub use error::{ChannelError, GeometryError};
 pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
-pub use hello::Refusal;
-pub use link::Lie;
-pub use memory::MemoryError;
-pub use public::{Attributes, DoorEvent, Limits, Unreferenced};
 pub use slot::{Completion, Kind, SlotId, Withdraw};
-pub use socket::{Credentials, Descriptors};
 pub use status::Status;
-pub use turn::Gone;
 pub use waiting::Patience;
+
+#[cfg(not(target_os = "illumos"))]
+pub use {
+    attach::{AttachOptions, Attachment},
+    blocking::{CallOptions, Client, Reply},
+    call::{Call, DoorHandler, EmergencyReply, Resumed},
+    client::{AsyncClient, OpenOptions, PeerState, RemoteDoor},
+    door::{CHANNELS_MAX, Door, DoorBuilder, DoorInfo, THREADS_MAX},
+    error::{AttachError, BuildError, CallError, Limit, OpenError},
+    hello::Refusal,
+    link::Lie,
+    memory::MemoryError,
+    public::{Attributes, DoorEvent, Limits, Unreferenced},
+    socket::{Credentials, Descriptors},
+    turn::Gone,
+};

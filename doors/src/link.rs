@@ -11,7 +11,7 @@ use crate::geometry::ChannelGeometry;
 use crate::hello::{MESSAGE, Message};
 use crate::memory::Mapping;
 use crate::socket::{self, Credentials};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, Ordering};
 
 /// Messages taken from one socket at a time: a client that sends many does not keep a thread from the others.
 const MESSAGES: usize = 64;
@@ -78,11 +78,9 @@ pub struct Link {
     porter: Bell,
     /// Calls wait, and the client could wake nobody.
     nudged: AtomicU32,
-    /// One bit for each slot whose call was claimed and not answered.
-    in_service: Box<[AtomicU64]>,
+    /// By slot: 1 if its call was claimed and not answered.
+    in_service: Box<[AtomicU32]>,
     closed: AtomicU32,
-    /// Door server threads that are with a call of this channel.
-    users: AtomicU32,
     /// Requests, replies, control.
     _mappings: [Mapping; 3],
 }
@@ -100,39 +98,20 @@ impl Link {
             socket,
             porter,
             nudged: AtomicU32::new(0),
-            in_service: (0..geometry.words()).map(|_| AtomicU64::new(0)).collect(),
+            in_service: (0..geometry.slots).map(|_| AtomicU32::new(0)).collect(),
             closed: AtomicU32::new(OPEN),
-            users: AtomicU32::new(0),
             _mappings: mappings,
         }
     }
 
     /// Notes that the call in `slot` is being served; false if one is already.
     pub fn begin_service(&self, slot: u32) -> bool {
-        let (word, bit) = Channel::place(slot);
-        self.in_service[word].fetch_or(bit, Ordering::AcqRel) & bit == 0
+        self.in_service[slot as usize].swap(1, Ordering::AcqRel) == 0
     }
 
     /// Before the reply is published: from then on the client may submit the next call.
     pub fn end_service(&self, slot: u32) {
-        let (word, bit) = Channel::place(slot);
-        self.in_service[word].fetch_and(!bit, Ordering::AcqRel);
-    }
-
-    /// A thread begins a call of this channel. To be said while the channel cannot be removed.
-    pub fn hold(&self) {
-        self.users.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// A thread has ended with its call, and will not look at the channel again: it may vanish at
-    /// once. The porter looks from time to time whether a closed one can go.
-    pub fn let_go(&self) {
-        self.users.fetch_sub(1, Ordering::Release);
-    }
-
-    /// Whether a thread is with a call of this channel.
-    pub fn is_in_use(&self) -> bool {
-        self.users.load(Ordering::Acquire) != 0
+        self.in_service[slot as usize].store(0, Ordering::Release);
     }
 
     pub fn is_closed(&self) -> bool {

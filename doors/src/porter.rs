@@ -52,6 +52,8 @@ struct Porter {
     retired: Vec<Arc<Channel>>,
     told_revoked: bool,
     had_client: bool,
+    /// Of the next channel.
+    next_id: u64,
     /// The owner was told that nobody has the door open.
     unreferenced: bool,
 }
@@ -109,6 +111,7 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
         retired: Vec::new(),
         told_revoked: false,
         had_client: false,
+        next_id: 1,
         unreferenced: false,
         inner,
     };
@@ -206,7 +209,7 @@ impl Porter {
             }
         }
         self.retired
-            .retain(|channel| channel.link.as_ref().is_some_and(Link::is_in_use));
+            .retain(|channel| self.inner.is_held(channel.id));
         self.tell_unreferenced();
     }
 
@@ -530,7 +533,8 @@ impl Porter {
             self.orders.bell.clone(),
             mappings,
         );
-        let channel = Arc::new(Channel::new(place, layout, bell, Some(link)));
+        let channel = Arc::new(Channel::new(place, self.next_id, layout, bell, Some(link)));
+        self.next_id += 1;
         self.inner.table().insert(place, &channel);
         self.inner.clients.fetch_add(1, Ordering::Relaxed);
         self.had_client = true;
@@ -567,7 +571,7 @@ impl Porter {
                 Some(lie) => DoorEvent::Poisoned { client, lie },
                 None => DoorEvent::Left { client },
             });
-            if link.is_in_use() {
+            if inner.is_held(channel.id) {
                 self.retired.push(channel);
             }
         }

@@ -69,21 +69,21 @@ struct Server<'a> {
 /// A channel that a call came by: it stays until this is dropped, whatever becomes of the client.
 struct Held<'a> {
     channel: &'a Channel,
+    state: &'a ThreadState,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if let Some(link) = &self.channel.link {
-            link.let_go();
-        }
+        self.state.holding.store(0, Ordering::Release);
     }
 }
 
 impl<'a> Server<'a> {
     fn claim(&mut self) -> Option<(Held<'a>, Claimed)> {
         let before = self.state.claimed.load(Ordering::Relaxed);
-        // Before a call is taken: whoever waits for the last one to end must not miss it in between.
-        self.state.claimed.store(before + 1, Ordering::SeqCst);
+        // Before a call is taken, which is a read-modify-write: whoever waits for the last one to end must not miss it
+        // in between.
+        self.state.claimed.store(before + 1, Ordering::Relaxed);
         let found = self.find_call();
         if found.is_none() {
             self.state.claimed.store(before, Ordering::Release);
@@ -104,14 +104,13 @@ impl<'a> Server<'a> {
             };
             if let Some(claimed) = channel.claim() {
                 self.next_channel = if place + 1 < places { place + 1 } else { 0 };
-                if let Some(link) = &channel.link {
-                    link.hold();
-                }
+                self.state.holding.store(channel.id, Ordering::Relaxed);
                 let channel: *const Channel = channel;
                 // SAFETY: a channel of this process stays as long as the door, which `inner` borrows; one to another
                 // process stays while it is held, which it is since before this look ends, until `Held` is dropped.
                 let channel = unsafe { &*channel };
-                return Some((Held { channel }, claimed));
+                let state = self.state;
+                return Some((Held { channel, state }, claimed));
             }
         }
         None

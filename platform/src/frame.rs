@@ -117,7 +117,8 @@ pub use datagram::{
     decode_datagram, encode_answer, encode_datagram,
 };
 pub use reply::{
-    PIECE_HEADER_LEN, Piece, RawReply, decode_piece, decode_reply, encode_piece, encode_reply_head,
+    PIECE_HEADER_LEN, Piece, REPLY_HEADER_LEN, RawReply, ReplyHead, decode_piece,
+    decode_piece_head, decode_reply, decode_reply_head, encode_piece, encode_reply_head,
     set_reply_body,
 };
 pub use request::{

@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use pure_support::{encode, frame, head};
 use transom_platform::frame::{
-    EncodeError, FrameError, PIECE_HEADER_LEN, RequestParts, decode_piece, decode_reply,
-    decode_request, encode_piece, encode_reply_head, encode_request, outcome, set_reply_body,
-    set_request_body,
+    EncodeError, FrameError, PIECE_HEADER_LEN, REPLY_HEADER_LEN, RequestParts, decode_piece,
+    decode_piece_head, decode_reply, decode_reply_head, decode_request, encode_piece,
+    encode_reply_head, encode_request, outcome, set_reply_body, set_request_body,
 };
 
 const HEAD: &str =
@@ -343,8 +343,20 @@ fn our_outcomes_keep_clear_of_the_doors_own() {
     );
 }
 
-/// Whatever decodes must be usable to its last byte.
+/// Whatever decodes must be usable to its last byte, and its header alone says the same as all of it.
 fn touch(bytes: &[u8]) {
+    let first = |len| &bytes[..bytes.len().min(len)];
+    let head = decode_reply_head(first(REPLY_HEADER_LEN), bytes.len());
+    assert_eq!(
+        head.as_ref()
+            .map(|head| (&bytes[head.fields.clone()], &bytes[head.body.clone()]))
+            .map_err(|&error| error),
+        decode_reply(bytes).map(|reply| (reply.fields, reply.body))
+    );
+    assert_eq!(
+        decode_piece_head(first(PIECE_HEADER_LEN), bytes.len()),
+        decode_piece(bytes).map(|piece| piece.last)
+    );
     if let Ok(request) = decode_request(bytes) {
         assert_eq!(request.fields.len(), request.fields.count());
         assert!(request.body.len() < bytes.len());
@@ -426,6 +438,22 @@ proptest! {
         let read = decode_reply(&bytes).expect("a reply");
         prop_assert_eq!((read.status, read.more, read.content_length), (status, more, length));
         prop_assert_eq!((read.fields, read.body), (&fields[..], &body[..]));
+    }
+
+    #[test]
+    fn a_header_alone_gives_the_places_in_a_frame_of_that_length_only(
+        fields in vec(any::<u8>(), 0..200),
+        body in vec(any::<u8>(), 0..200),
+        total in 0usize..500,
+    ) {
+        let bytes = reply(200, None, &[&fields], &body, false);
+        let head = decode_reply_head(&bytes[..REPLY_HEADER_LEN], total);
+        if total == bytes.len() {
+            let head = head.expect("a reply");
+            prop_assert_eq!((&bytes[head.fields], &bytes[head.body]), (&fields[..], &body[..]));
+        } else {
+            prop_assert_eq!(head, Err(FrameError::Length));
+        }
     }
 
     #[test]

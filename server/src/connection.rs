@@ -22,7 +22,7 @@ pub(crate) enum State {
     Idle,
     /// Part of a head, or more, lies in a buffer.
     Head,
-    /// A request is there, read or unread, but no slot for it.
+    /// A request is there, unread, read, or in the slot of an instance that did not accept it, but no slot for it.
     Waiting,
     /// The body is being read into the slot.
     Body,
@@ -36,19 +36,26 @@ pub(crate) enum State {
     Lingering,
 }
 
-/// The lists. Each but `Waiting` is one timeout.
+/// Which instance of which doorway of its loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+pub(crate) struct InstanceId {
+    pub doorway: u16,
+    pub instance: u8,
+}
+
+/// The lists. Each but `Waiting` is one timeout. What stands for slots is listed by doorway, so that one whose slots are
+/// all in use holds up nobody who asks for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum List {
     None,
     Idle,
     Header,
     /// A whole head in a buffer, and a body that fits it and is not all there yet.
     SmallBody,
-    /// A body that is being read into a slot.
-    Body,
-    /// For a slot; expires by the queue timeout.
-    Waiting,
+    /// A body that is being read into a slot of that doorway.
+    Body(u16),
+    /// For a slot of that doorway; expires by the queue timeout.
+    Waiting(u16),
     /// In a slot, perhaps unclaimed; expires by the queue timeout.
     Submitted,
     Deadline,
@@ -56,7 +63,30 @@ pub(crate) enum List {
     Linger,
 }
 
-pub(crate) const LISTS: usize = 10;
+/// Lists that there is one of.
+const SINGLE_LISTS: usize = 7;
+
+/// Lists that each doorway has of its own.
+const DOORWAY_LISTS: usize = 2;
+
+impl List {
+    /// Its place among the ends; `None` for no list.
+    fn number(self) -> Option<usize> {
+        let of_doorway = |doorway: u16, n| SINGLE_LISTS + usize::from(doorway) * DOORWAY_LISTS + n;
+        Some(match self {
+            List::None => return None,
+            List::Idle => 0,
+            List::Header => 1,
+            List::SmallBody => 2,
+            List::Submitted => 3,
+            List::Deadline => 4,
+            List::Write => 5,
+            List::Linger => 6,
+            List::Body(doorway) => of_doorway(doorway, 0),
+            List::Waiting(doorway) => of_doorway(doorway, 1),
+        })
+    }
+}
 
 /// How the rest of a body is read.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +122,10 @@ pub(crate) struct Connection {
     pub arrived_ms: u64,
     pub peer: Option<SocketAddr>,
     pub requests: u32,
+    /// Which forward's listener it came from, by its place in the loop's list.
+    pub forward: u16,
+    /// The doorway of the present request, once it is known, and the instance whose slot it has.
+    pub at: InstanceId,
     pub slot: Option<SlotId>,
     /// A buffer of the pool, and how many bytes of it are filled.
     pub buffer: Option<u16>,
@@ -128,6 +162,10 @@ pub(crate) struct Connection {
     pub streamed: bool,
     /// The answer's head has been sent, so no other answer can be given.
     pub head_sent: bool,
+    /// The application has had the call and has answered a part of it, or asked for more of its body.
+    pub begun: bool,
+    /// The call has been lost once without having run, and has had its second chance.
+    pub resent: bool,
     /// The answer is chunked.
     pub chunked: bool,
     /// Bytes of the answer's body that are still owed to its Content-Length.
@@ -153,6 +191,11 @@ impl Connection {
             arrived_ms: 0,
             peer: None,
             requests: 0,
+            forward: 0,
+            at: InstanceId {
+                doorway: 0,
+                instance: 0,
+            },
             slot: None,
             buffer: None,
             buffered: 0,
@@ -175,6 +218,8 @@ impl Connection {
             continued: false,
             streamed: false,
             head_sent: false,
+            begun: false,
+            resent: false,
             chunked: false,
             owed: None,
             last: false,
@@ -198,6 +243,8 @@ impl Connection {
         self.bodiless = false;
         self.streamed = false;
         self.head_sent = false;
+        self.begun = false;
+        self.resent = false;
         self.chunked = false;
         self.owed = None;
         self.last = false;
@@ -211,21 +258,29 @@ struct Ends {
     len: u32,
 }
 
+impl Ends {
+    const EMPTY: Ends = Ends {
+        head: NONE,
+        tail: NONE,
+        len: 0,
+    };
+}
+
 /// All connections of one loop.
 #[derive(Debug)]
 pub(crate) struct Table {
     entries: &'static mut [Connection],
     free: u32,
     open: u32,
-    lists: [Ends; LISTS],
+    lists: Box<[Ends]>,
 }
 
 impl Table {
-    /// A table of `count` entries in a part of the region.
+    /// A table of `count` entries in a part of the region, with the lists of so many doorways.
     ///
     /// # Panics
     /// If the part is too small: both come from the plan.
-    pub(crate) fn new(part: Part, count: u32) -> Self {
+    pub(crate) fn new(part: Part, count: u32, doorways: usize) -> Self {
         assert!(part.len() >= count as usize * size_of::<Connection>());
         let base = part.base().cast::<Connection>();
         for index in 0..count {
@@ -239,11 +294,7 @@ impl Table {
             entries: unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), count as usize) },
             free: if count > 0 { 0 } else { NONE },
             open: 0,
-            lists: [Ends {
-                head: NONE,
-                tail: NONE,
-                len: 0,
-            }; LISTS],
+            lists: vec![Ends::EMPTY; SINGLE_LISTS + doorways * DOORWAY_LISTS].into_boxed_slice(),
         }
     }
 
@@ -257,13 +308,19 @@ impl Table {
     }
 
     /// Takes an entry for a new connection.
-    pub(crate) fn insert(&mut self, fd: RawFd, peer: Option<SocketAddr>) -> Option<u32> {
+    pub(crate) fn insert(
+        &mut self,
+        fd: RawFd,
+        peer: Option<SocketAddr>,
+        forward: u16,
+    ) -> Option<u32> {
         let index = self.free;
         let entry = self.entries.get_mut(index as usize)?;
         self.free = entry.next;
         *entry = Connection {
             fd,
             peer,
+            forward,
             state: State::Idle,
             // These two are the entry's, not the connection's.
             generation: entry.generation,
@@ -306,29 +363,29 @@ impl Table {
     pub(crate) fn set_timer(&mut self, index: u32, list: List, due_ms: u64) {
         self.unlink(index);
         self[index].due_ms = due_ms;
-        if list == List::None {
+        let Some(number) = list.number() else {
             return;
-        }
+        };
         // Nearly always the tail: only a request that has waited for a slot expires earlier than those before it.
-        let mut before = self.lists[list as usize].tail;
+        let mut before = self.lists[number].tail;
         while before != NONE && self[before].due_ms > due_ms {
             before = self[before].prev;
         }
         let after = match before {
-            NONE => self.lists[list as usize].head,
+            NONE => self.lists[number].head,
             before => self[before].next,
         };
-        self.lists[list as usize].len += 1;
+        self.lists[number].len += 1;
         let entry = &mut self[index];
         entry.list = list;
         entry.prev = before;
         entry.next = after;
         match before {
-            NONE => self.lists[list as usize].head = index,
+            NONE => self.lists[number].head = index,
             before => self[before].next = index,
         }
         match after {
-            NONE => self.lists[list as usize].tail = index,
+            NONE => self.lists[number].tail = index,
             after => self[after].prev = index,
         }
     }
@@ -337,32 +394,32 @@ impl Table {
     pub(crate) fn unlink(&mut self, index: u32) {
         let entry = &mut self[index];
         let (list, prev, next) = (entry.list, entry.prev, entry.next);
-        if list == List::None {
+        let Some(number) = list.number() else {
             return;
-        }
+        };
         entry.list = List::None;
         entry.prev = NONE;
         entry.next = NONE;
-        self.lists[list as usize].len -= 1;
+        self.lists[number].len -= 1;
         match prev {
-            NONE => self.lists[list as usize].head = next,
+            NONE => self.lists[number].head = next,
             prev => self[prev].next = next,
         }
         match next {
-            NONE => self.lists[list as usize].tail = prev,
+            NONE => self.lists[number].tail = prev,
             next => self[next].prev = prev,
         }
     }
 
     /// The entry of a list that expires first.
     pub(crate) fn first(&self, list: List) -> Option<u32> {
-        let head = self.lists[list as usize].head;
+        let head = self.lists[list.number()?].head;
         (head != NONE).then_some(head)
     }
 
     /// How many entries stand in a list.
     pub(crate) fn len(&self, list: List) -> u32 {
-        self.lists[list as usize].len
+        list.number().map_or(0, |number| self.lists[number].len)
     }
 
     /// Whether an entry stands in a list.
@@ -463,7 +520,7 @@ mod tests {
         }])
         .expect("small");
         let mut region = Region::map(&bound, RegionOptions::default()).expect("maps");
-        Table::new(region.take("connections").expect("there"), count)
+        Table::new(region.take("connections").expect("there"), count, 2)
     }
 
     fn drain(table: &mut Table, list: List) -> Vec<u32> {
@@ -487,14 +544,14 @@ mod tests {
     #[test]
     fn entries_are_used_again_with_another_generation() {
         let mut table = table(2);
-        let a = table.insert(10, None).expect("free");
-        let b = table.insert(11, None).expect("free");
-        assert!(table.insert(12, None).is_none() && table.is_full());
+        let a = table.insert(10, None, 0).expect("free");
+        let b = table.insert(11, None, 0).expect("free");
+        assert!(table.insert(12, None, 0).is_none() && table.is_full());
         let generation = table[a].generation;
         assert!(table.of_event(a, generation).is_some());
         table.remove(a);
         assert!(table.of_event(a, generation).is_none());
-        let again = table.insert(13, None).expect("free");
+        let again = table.insert(13, None, 0).expect("free");
         assert_eq!(again, a);
         assert!(table.of_event(a, generation).is_none(), "a late event");
         assert_eq!([table.next_open(0), table.next_open(1)], [Some(a), Some(b)]);
@@ -505,7 +562,7 @@ mod tests {
     fn lists_expire_in_order_of_their_times_however_entries_come_and_go() {
         let mut table = table(6);
         let ids: Vec<_> = (0..6)
-            .map(|fd| table.insert(fd, None).expect("free"))
+            .map(|fd| table.insert(fd, None, 0).expect("free"))
             .collect();
         for (&id, due) in ids.iter().zip([10, 20, 30, 15, 5, 30]) {
             table.set_timer(id, List::Submitted, due);
@@ -518,6 +575,35 @@ mod tests {
         let order = drain(&mut table, List::Submitted);
         assert_eq!(order, [ids[4], ids[3], ids[1], ids[0], ids[5]]);
         assert_eq!(drain(&mut table, List::Idle), [ids[2]]);
+        assert_eq!(table.next_due_ms(), None);
+    }
+
+    #[test]
+    fn every_list_has_its_own_ends_and_every_doorway_its_own_lists() {
+        let lists = [
+            List::Idle,
+            List::Header,
+            List::SmallBody,
+            List::Submitted,
+            List::Deadline,
+            List::Write,
+            List::Linger,
+            List::Body(0),
+            List::Waiting(0),
+            List::Body(1),
+            List::Waiting(1),
+        ];
+        let mut table = table(lists.len() as u32);
+        let ids = lists.map(|list| {
+            let id = table.insert(0, None, 0).expect("free");
+            table.set_timer(id, list, 7);
+            id
+        });
+        for (list, id) in lists.into_iter().zip(ids) {
+            assert!(table.len(list) == 1 && table.stands_in(id, list));
+            assert_eq!(drain(&mut table, list), [id]);
+        }
+        assert_eq!((table.first(List::None), table.len(List::None)), (None, 0));
         assert_eq!(table.next_due_ms(), None);
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 /// What a listener's sockets are like; accepted ones inherit all of it.
@@ -218,12 +219,37 @@ pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 
 /// Sends as much as the socket's buffer takes of several pieces in a row.
 pub(crate) fn send_all(fd: RawFd, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    // SAFETY: IoSlice has the layout of iovec, and each is valid for its length.
+    unsafe { send_vectors(fd, pieces.as_ptr().cast(), pieces.len()) }
+}
+
+/// As [`send_all`], of pieces that may change while they are sent, so that there is no reference to them.
+///
+/// # Safety
+/// Each piece is mapped for its length until the call returns.
+pub(crate) unsafe fn send_places(fd: RawFd, pieces: &[NonNull<[u8]>]) -> io::Result<usize> {
+    let nothing = libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 0,
+    };
+    let mut vectors = [nothing; 4];
+    for (vector, piece) in vectors.iter_mut().zip(pieces) {
+        vector.iov_base = piece.as_ptr().cast();
+        vector.iov_len = piece.len();
+    }
+    // SAFETY: the caller's promise; the kernel copes with whatever happens to the bytes meanwhile.
+    unsafe { send_vectors(fd, vectors.as_ptr(), pieces.len().min(vectors.len())) }
+}
+
+/// # Safety
+/// There are `count` vectors, and each is mapped for its length.
+unsafe fn send_vectors(fd: RawFd, vectors: *const libc::iovec, count: usize) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: IoSlice has the layout of iovec, and each is valid for its length; the rest of the header is zero.
+    // SAFETY: the caller's promise; the rest of the header is zero.
     check_len(unsafe {
         let mut message: libc::msghdr = mem::zeroed();
-        message.msg_iov = pieces.as_ptr().cast_mut().cast();
-        message.msg_iovlen = pieces.len() as _;
+        message.msg_iov = vectors.cast_mut();
+        message.msg_iovlen = count as _;
         libc::sendmsg(fd, &raw const message, flags)
     })
 }

@@ -4,6 +4,7 @@
 
 use crate::config::{Config, Forward, Target};
 use crate::connection::Connection;
+use crate::front::{INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
 use crate::log;
 use crate::settings::{FrontSettings, SLOTS_MAX, Settings};
 use transom_arena::{
@@ -165,6 +166,24 @@ impl FrontPlan {
                 "a loop's to a door, at most; twice while an application is replaced",
                 "--loops, --forward, --channel-limit",
             ),
+            term(
+                "slot tables",
+                Place::Process,
+                (loops as usize)
+                    .saturating_mul(config.doors().len())
+                    .saturating_mul(INSTANCES),
+                REMOTE_SLOTS_MAX as usize * SLOT_TABLES_SIZE,
+                "what a loop knows of the calls in a channel",
+                "--loops, --forward",
+            ),
+            term(
+                "opener stack",
+                Place::Process,
+                1,
+                OPENER_STACK,
+                "the thread that opens doors",
+                "none",
+            ),
             log_queue(settings),
             constant(),
             socket_buffers(settings),
@@ -186,9 +205,6 @@ impl FrontPlan {
         Ok(FrontPlan { bound, loops })
     }
 }
-
-/// Channels that a loop has to a door at once: one, and while one instance of the application takes over from another, two.
-pub(crate) const INSTANCES: usize = 2;
 
 /// Threads of a front end beside its loops: the main thread, the log's, and the one that opens doors.
 const FRONT_THREADS: usize = 3;

@@ -1,11 +1,16 @@
 //! The reply frame and the pieces that may follow it: written by the application, read by the front end, which does not
 //! trust them.
 
+use std::ops::Range;
+
 use super::{FrameError, TooLarge, UNKNOWN, VERSION, header, length_at, u16_at, u32_at};
 
 const REPLY: u8 = b'R';
 const PIECE: u8 = b'P';
-const HEADER_LEN: usize = 24;
+const HEADER_LEN: usize = REPLY_HEADER_LEN;
+
+/// Bytes before a reply's header block.
+pub const REPLY_HEADER_LEN: usize = 24;
 
 /// Bytes before a piece's body bytes.
 pub const PIECE_HEADER_LEN: usize = 8;
@@ -84,7 +89,39 @@ pub struct RawReply<'a> {
 /// # Errors
 /// The first thing that is wrong with the bytes.
 pub fn decode_reply(bytes: &[u8]) -> Result<RawReply<'_>, FrameError> {
-    let header = header::<HEADER_LEN>(bytes, REPLY)?;
+    let head = decode_reply_head(bytes, bytes.len())?;
+    Ok(RawReply {
+        status: head.status,
+        more: head.more,
+        content_length: head.content_length,
+        fields: &bytes[head.fields],
+        body: &bytes[head.body],
+    })
+}
+
+/// Where the parts of a reply lie in a frame of which only the first bytes have been looked at. Having one proves what a
+/// [`RawReply`] proves, of a frame of the length that was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyHead {
+    /// As [`RawReply::status`].
+    pub status: u16,
+    /// As [`RawReply::more`].
+    pub more: bool,
+    /// As [`RawReply::content_length`].
+    pub content_length: Option<u64>,
+    /// Where the header block lies.
+    pub fields: Range<usize>,
+    /// Where the body, or its first part, lies: from the header block to the frame's end.
+    pub body: Range<usize>,
+}
+
+/// As [`decode_reply`], from the first bytes ([`REPLY_HEADER_LEN`] are enough) of a frame of `total` bytes: for a reader that
+/// copies a frame's header to where its peer cannot change it before it believes any of it.
+///
+/// # Errors
+/// The first thing that is wrong with the bytes.
+pub fn decode_reply_head(first: &[u8], total: usize) -> Result<ReplyHead, FrameError> {
+    let header = header::<HEADER_LEN>(first, REPLY)?;
     let flags = header[FLAGS];
     if flags & !MORE != 0 || header[3] != 0 || u16_at(header, 6) != 0 {
         return Err(FrameError::Header);
@@ -93,21 +130,23 @@ pub fn decode_reply(bytes: &[u8]) -> Result<RawReply<'_>, FrameError> {
     if !(200..=599).contains(&status) {
         return Err(FrameError::Status(status));
     }
-    let (fields, body) = bytes[HEADER_LEN..]
-        .split_at_checked(u32_at(header, 8) as usize)
+    let body_at = HEADER_LEN
+        .checked_add(u32_at(header, 8) as usize)
+        .filter(|&body_at| body_at <= total)
         .ok_or(FrameError::Length)?;
+    let body_len = total - body_at;
     let content_length = length_at(header, 16);
-    if body.len() != u32_at(header, BODY_LEN) as usize
-        || content_length.is_some_and(|whole| body.len() as u64 > whole)
+    if body_len != u32_at(header, BODY_LEN) as usize
+        || content_length.is_some_and(|whole| body_len as u64 > whole)
     {
         return Err(FrameError::Length);
     }
-    Ok(RawReply {
+    Ok(ReplyHead {
         status,
         more: flags & MORE != 0,
         content_length,
-        fields,
-        body,
+        fields: HEADER_LEN..body_at,
+        body: body_at..total,
     })
 }
 
@@ -135,16 +174,26 @@ pub fn encode_piece(out: &mut [u8], len: usize, last: bool) {
 /// # Errors
 /// The first thing that is wrong with the bytes.
 pub fn decode_piece(bytes: &[u8]) -> Result<Piece<'_>, FrameError> {
-    let header = header::<PIECE_HEADER_LEN>(bytes, PIECE)?;
+    let last = decode_piece_head(bytes, bytes.len())?;
+    Ok(Piece {
+        last,
+        bytes: &bytes[PIECE_HEADER_LEN..],
+    })
+}
+
+/// As [`decode_piece`], from the first [`PIECE_HEADER_LEN`] bytes of a piece of `total` bytes; says whether it is the last. Its
+/// bytes are all that follow the header.
+///
+/// # Errors
+/// The first thing that is wrong with the bytes.
+pub fn decode_piece_head(first: &[u8], total: usize) -> Result<bool, FrameError> {
+    let header = header::<PIECE_HEADER_LEN>(first, PIECE)?;
     if header[2] > 1 || header[3] != 0 {
         return Err(FrameError::Header);
     }
-    let body = &bytes[PIECE_HEADER_LEN..];
-    if body.len() != u32_at(header, 4) as usize {
+    let len = total.checked_sub(PIECE_HEADER_LEN);
+    if len != Some(u32_at(header, 4) as usize) {
         return Err(FrameError::Length);
     }
-    Ok(Piece {
-        last: header[2] == 1,
-        bytes: body,
-    })
+    Ok(header[2] == 1)
 }

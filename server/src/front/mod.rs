@@ -9,31 +9,83 @@
 //!              ▲        ╰─ refused ──────────────────────────────────────────────▶ Lingering ──▶ Free
 //! ```
 
+mod doorway;
+mod instances;
+mod opener;
+mod output;
 mod reading;
 mod replying;
+mod routes;
 mod stats;
 mod timers;
 
-use crate::connection::{BufferPool, Connection, List, State, Table};
+use crate::connection::{BufferPool, Connection, InstanceId, List, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll};
 use crate::settings::FrontSettings;
-use replying::Output;
+use doorway::{Doorway, Doorways};
 use std::collections::VecDeque;
+use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use transom_arena::Part;
-use transom_doors::{AsyncClient, Bell, Completion, Patience, SlotId};
+use transom_doors::{Bell, Completion, Patience, SlotId};
 
+pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
+pub(crate) use opener::{OPENER_STACK, Opener, OpenerBuilder};
+pub(crate) use routes::{Route, RouteTable};
 pub use stats::{LoopFigures, LoopStats};
 
-/// Tokens of what is no connection, in the lower half of an epoll token; the upper half is then all ones.
+/// The upper half of the epoll token of what is no connection.
 const NOT_A_CONNECTION: u32 = u32::MAX;
-const BELL: u32 = 0;
-const FIRST_LISTENER: u32 = 1;
+
+/// What an event that is no connection's is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The loop's own doorbell: there are orders, or a door was opened.
+    Bell,
+    /// One of its listeners.
+    Listener(u16),
+    /// The doorbell of an instance's client: there are completions.
+    Client(InstanceId),
+    /// The other side of an instance's client: it is leaving, or has died.
+    Peer(InstanceId),
+}
+
+impl Source {
+    /// The lower half is a kind and up to 24 bits for which one.
+    fn token(self) -> u64 {
+        let (kind, which) = match self {
+            Source::Bell => (0, 0),
+            Source::Listener(n) => (1, u32::from(n)),
+            Source::Client(at) => (2, of_instance(at)),
+            Source::Peer(at) => (3, of_instance(at)),
+        };
+        (u64::from(NOT_A_CONNECTION) << 32) | u64::from(kind << 24 | which)
+    }
+
+    /// What a token's lower half says.
+    fn of(half: u32) -> Self {
+        let which = half & 0xff_ffff;
+        let at = InstanceId {
+            doorway: (which >> 8) as u16,
+            instance: which as u8,
+        };
+        match half >> 24 {
+            0 => Source::Bell,
+            1 => Source::Listener(which as u16),
+            2 => Source::Client(at),
+            _ => Source::Peer(at),
+        }
+    }
+}
+
+fn of_instance(at: InstanceId) -> u32 {
+    u32::from(at.doorway) << 8 | u32::from(at.instance)
+}
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
@@ -87,10 +139,18 @@ pub(crate) struct Parts {
     pub connections: Part,
     pub buffers: Part,
     pub scratch: Part,
-    pub client: AsyncClient,
-    pub listeners: Vec<OwnedFd>,
+    /// Rings the loop awake.
+    pub bell: Bell,
+    pub doorways: Vec<DoorwayParts>,
+    pub forwards: Vec<Forward>,
     pub stats: Arc<LoopStats>,
     pub orders: Arc<Orders>,
+}
+
+/// What a loop listens on for HTTP, and where the requests from there go.
+pub(crate) struct Forward {
+    pub listeners: Vec<OwnedFd>,
+    pub routes: Arc<RouteTable>,
 }
 
 /// How long things may take, in milliseconds.
@@ -114,17 +174,17 @@ const LINGER_BYTES: u32 = 1 << 20;
 /// One loop.
 pub(crate) struct Loop {
     epoll: Epoll,
-    listeners: Vec<OwnedFd>,
+    bell: Bell,
+    /// Each with the number of its forward.
+    listeners: Vec<(OwnedFd, u16)>,
+    /// By forward: where its requests go.
+    forwards: Vec<Arc<RouteTable>>,
     accepting: bool,
     table: Table,
     pool: BufferPool,
     read_scratch: &'static mut [u8],
     write_scratch: &'static mut [u8],
-    client: AsyncClient,
-    /// By slot: whose call it is.
-    owners: Vec<u32>,
-    /// By slot: what is being written of its reply.
-    outputs: Vec<Output>,
+    doorways: Doorways,
     completions: Vec<(SlotId, Completion)>,
     /// Connections with something to do that no event will tell of.
     ready: VecDeque<u32>,
@@ -133,6 +193,8 @@ pub(crate) struct Loop {
     requests_per_connection: u32,
     timeouts: Timeouts,
     date: DateCache,
+    /// For hashes that nobody else can foresee.
+    keys: RandomState,
     now_ns: u64,
     now_ms: u64,
     orders: Arc<Orders>,
@@ -140,10 +202,12 @@ pub(crate) struct Loop {
     stats: Arc<LoopStats>,
     /// Sleeps in a row that brought nothing.
     quiet: u32,
-    /// Since when calls are unclaimed and none has come back.
-    stuck_since_ns: Option<u64>,
     /// The connection whose turn it is to have a slot, though others wait.
     granted: Option<u32>,
+    /// Something was done that lets waiting requests go on, so look before sleeping.
+    again: bool,
+    /// The loop's doorbell has rung: the opener may have brought something.
+    mail: bool,
     /// When to try again to accept, after the system had no room for another connection; 0: not waiting for that.
     accept_again_ms: u64,
 }
@@ -155,28 +219,39 @@ impl Loop {
         scratch: (usize, usize),
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        let not_a_connection = |n: u32| (u64::from(NOT_A_CONNECTION) << 32) | u64::from(n);
-        epoll.add_bell(parts.client.as_raw_fd(), not_a_connection(BELL))?;
-        for (n, listener) in (FIRST_LISTENER..).zip(&parts.listeners) {
-            epoll.add_listener(listener.as_raw_fd(), not_a_connection(n))?;
+        epoll.add_bell(parts.bell.as_raw_fd(), Source::Bell.token())?;
+        let mut listeners = Vec::new();
+        let mut forwards = Vec::new();
+        for (number, forward) in (0..).zip(parts.forwards) {
+            let numbered = |listener| (listener, number);
+            listeners.extend(forward.listeners.into_iter().map(numbered));
+            forwards.push(forward.routes);
         }
-        let slots = parts.client.free_slots();
+        for (n, (listener, _)) in (0..).zip(&listeners) {
+            epoll.add_listener(listener.as_raw_fd(), Source::Listener(n).token())?;
+        }
+        let doorways = parts.doorways.into_iter().map(Doorway::new);
+        let doorways = Doorways(doorways.collect());
+        let mut slots = 0;
+        for at in doorways.instances() {
+            slots = slots.max(doorways[at].owners.len());
+        }
         let connections = settings.connections_per_loop();
         let head_limit = settings.head_limit.get();
         let (read, write) = parts.scratch.into_slice().split_at_mut(scratch.0);
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let mut this = Loop {
             epoll,
-            listeners: parts.listeners,
+            bell: parts.bell,
+            listeners,
+            forwards,
             accepting: true,
-            table: Table::new(parts.connections, connections),
+            table: Table::new(parts.connections, connections, doorways.0.len()),
             pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
             // A read that is larger than a buffer could not be kept.
             read_scratch: &mut read[..scratch.0.min(head_limit)],
             write_scratch: &mut write[..scratch.1],
-            client: parts.client,
-            owners: vec![u32::MAX; slots],
-            outputs: (0..slots).map(|_| Output::default()).collect(),
+            doorways,
             completions: Vec::with_capacity(slots + 1),
             ready: VecDeque::with_capacity(connections as usize + 1),
             limits: HeadLimits {
@@ -196,23 +271,30 @@ impl Loop {
                 linger: LINGER_MS,
             },
             date: DateCache::new(net::unix_seconds()),
+            keys: RandomState::new(),
             now_ns: 0,
             now_ms: 0,
             orders: parts.orders,
             order: Order::Serve,
             stats: parts.stats,
             quiet: 0,
-            stuck_since_ns: None,
             granted: None,
+            again: false,
+            mail: false,
             accept_again_ms: 0,
         };
+        for at in this.doorways.instances() {
+            if let Some(client) = &this.doorways[at].client {
+                this.watch(at, client)?;
+            }
+        }
         this.look_at_the_clock();
         Ok(this)
     }
 
     /// Rings the loop awake, for new orders.
     pub(crate) fn bell(&self) -> Bell {
-        self.client.bell().expect("the door is in this process")
+        self.bell.clone()
     }
 
     /// Serves until it is told to stop, or to drain and nothing is left.
@@ -231,11 +313,11 @@ impl Loop {
             if self.order == Order::Stop || (self.order == Order::Drain && self.table.open() == 0) {
                 break;
             }
-            if self.client.flush().is_err() {
-                // The door was revoked: only our own process does that, at its end.
-                self.order = Order::Stop;
+            self.flush();
+            if self.order == Order::Stop {
                 continue;
             }
+            self.tend_doorways();
             self.help_what_is_stuck();
             let count = self.sleep(&mut events);
             self.look_at_the_clock();
@@ -243,9 +325,6 @@ impl Loop {
                 self.on_event(event.events, event.u64);
             }
             let progress = self.collect_completions();
-            if progress {
-                self.stuck_since_ns = None;
-            }
             self.quiet = if progress || count > 0 {
                 0
             } else {
@@ -258,23 +337,30 @@ impl Loop {
     /// Wakes another thread when calls have been unclaimed for a while and none has come back: those that were expected to
     /// take them are in handlers that block.
     fn help_what_is_stuck(&mut self) {
-        if !self.client.backlog() {
-            self.stuck_since_ns = None;
-            return;
-        }
-        let since = *self.stuck_since_ns.get_or_insert(self.now_ns);
-        if self.now_ns - since >= PATIENCE.as_nanos() as u64 {
-            if self.client.nudge() {
-                // Another thread takes up the next call; see soon whether it needs company.
-                self.quiet = self.quiet.min(1);
+        for doorway in &mut self.doorways.0 {
+            for instance in &mut doorway.instances {
+                let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
+                    continue;
+                };
+                if !client.backlog() {
+                    instance.stuck_since_ns = None;
+                    continue;
+                }
+                let since = *instance.stuck_since_ns.get_or_insert(self.now_ns);
+                if self.now_ns - since >= PATIENCE.as_nanos() as u64 {
+                    if client.nudge() {
+                        // Another thread takes up the next call; see soon whether it needs company.
+                        self.quiet = self.quiet.min(1);
+                    }
+                    instance.stuck_since_ns = Some(self.now_ns);
+                }
             }
-            self.stuck_since_ns = Some(self.now_ns);
         }
     }
 
     /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the calls asks.
     fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
-        if !self.ready.is_empty() {
+        if std::mem::take(&mut self.again) || !self.ready.is_empty() {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
         let again = Some(self.accept_again_ms).filter(|&due| due != 0);
@@ -283,7 +369,10 @@ impl Loop {
             .flatten()
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.now_ms)));
-        let calls = self.client.outstanding() > 0;
+        let calls = self
+            .doorways
+            .clients()
+            .any(|client| client.outstanding() > 0);
         let lazy = calls && self.quiet < PATIENCE_STEPS;
         let (patience, timeout) = if lazy {
             let step = PATIENCE * (1 << self.quiet);
@@ -294,14 +383,30 @@ impl Loop {
         } else {
             (Patience::Eager, until_timer)
         };
-        let timeout = if self.client.prepare_wait(patience) {
+        let mut may_sleep = true;
+        for client in self.doorways.clients_mut() {
+            may_sleep &= client.prepare_wait(patience);
+        }
+        let timeout = if may_sleep {
             timeout
         } else {
             Some(Duration::ZERO)
         };
         let count = self.epoll.wait(events, timeout);
-        self.client.woke();
+        for client in self.doorways.clients_mut() {
+            client.woke();
+        }
         count
+    }
+
+    /// The doorbell of a client has rung. Only what is not believed is asked why.
+    fn on_ring(&mut self, at: InstanceId) {
+        if self.doorways[at.doorway].is_remote() {
+            let useful = self.collect_completions_of(at);
+            if let Some(client) = &mut self.doorways[at].client {
+                client.note_ring(useful);
+            }
+        }
     }
 
     fn look_at_the_clock(&mut self) {
@@ -312,11 +417,14 @@ impl Loop {
 
     fn on_event(&mut self, events: u32, token: u64) {
         let (generation, index) = ((token >> 32) as u32, token as u32);
-        if generation == NOT_A_CONNECTION && index == BELL {
-            return; // completions are collected after every wait
-        }
         if generation == NOT_A_CONNECTION {
-            self.accept((index - FIRST_LISTENER) as usize);
+            match Source::of(index) {
+                // Orders are looked at after every wait.
+                Source::Bell => self.mail = true,
+                Source::Client(at) => self.on_ring(at),
+                Source::Peer(at) => self.look_at_peer(at),
+                Source::Listener(n) => self.accept(n),
+            }
             return;
         }
         let events = events as libc::c_int;
@@ -340,10 +448,11 @@ impl Loop {
         }
     }
 
-    fn accept(&mut self, listener: usize) {
-        let Some(fd) = self.listeners.get(listener).map(AsRawFd::as_raw_fd) else {
+    fn accept(&mut self, listener: u16) {
+        let Some((listener, forward)) = self.listeners.get(usize::from(listener)) else {
             return; // closed since the event
         };
+        let (fd, forward) = (listener.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
             let evictable = self.table.first(List::Idle);
             if self.table.is_full() && evictable.is_none() {
@@ -356,7 +465,7 @@ impl Loop {
                         self.stats.evicted.bump();
                         self.close(idle);
                     }
-                    self.admit(fd, peer);
+                    self.admit(fd, peer, forward);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_shortage(&error) => {
@@ -370,8 +479,8 @@ impl Loop {
         }
     }
 
-    fn admit(&mut self, fd: i32, peer: Option<std::net::SocketAddr>) {
-        let Some(index) = self.table.insert(fd, peer) else {
+    fn admit(&mut self, fd: i32, peer: Option<std::net::SocketAddr>, forward: u16) {
+        let Some(index) = self.table.insert(fd, peer, forward) else {
             net::close(fd);
             return;
         };
@@ -391,7 +500,7 @@ impl Loop {
     /// Lets new connections wait in the kernel until one of ours has closed.
     fn pause_accepting(&mut self) {
         if std::mem::replace(&mut self.accepting, false) {
-            for listener in &self.listeners {
+            for (listener, _) in &self.listeners {
                 let _ = self.epoll.remove(listener.as_raw_fd());
             }
         }
@@ -402,8 +511,8 @@ impl Loop {
         if self.order != Order::Serve || std::mem::replace(&mut self.accepting, true) {
             return;
         }
-        for (n, listener) in (FIRST_LISTENER..).zip(&self.listeners) {
-            let token = (u64::from(NOT_A_CONNECTION) << 32) | u64::from(n);
+        for (n, (listener, _)) in (0..).zip(&self.listeners) {
+            let token = Source::Listener(n).token();
             let _ = self.epoll.add_listener(listener.as_raw_fd(), token);
         }
     }
@@ -439,10 +548,20 @@ impl Loop {
 
     /// Gives free slots to those who wait for one, in the order of their arrival.
     fn serve_waiting(&mut self) {
-        while self.client.free_slots() > 0 {
-            let Some(index) = self.table.first(List::Waiting) else {
+        for doorway in self.doorways.all() {
+            self.serve_waiting_at(doorway);
+        }
+    }
+
+    fn serve_waiting_at(&mut self, doorway: u16) {
+        while self.doorways[doorway].free_slots() > 0 {
+            let Some(index) = self.table.first(List::Waiting(doorway)) else {
                 return;
             };
+            if let Some(slot) = self.table[index].slot {
+                self.resend(index, slot);
+                continue;
+            }
             self.granted = Some(index);
             if self.table[index].buffer.is_some() {
                 self.table[index].state = State::Head;
@@ -603,10 +722,11 @@ impl Loop {
             State::Writing => !connection.last,
             _ => false,
         };
+        let client = self.doorways[connection.at].client_mut();
         if submitted {
-            self.client.abandon(slot);
+            client.abandon(slot);
         } else {
-            self.client.release(slot);
+            client.release(slot);
         }
     }
 
@@ -634,3 +754,6 @@ fn is_shortage(error: &io::Error) -> bool {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
     )
 }
+
+#[cfg(test)]
+mod tests;

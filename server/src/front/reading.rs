@@ -1,6 +1,7 @@
 //! From bytes to a submitted call: heads, bodies, and where they wait.
 
 use super::Loop;
+use super::routes::Match;
 use crate::connection::{BodyRest, Connection, List, State};
 use crate::http::reply::CONTINUE;
 use crate::http::{
@@ -68,7 +69,7 @@ impl Loop {
         {
             if self.table[index].state == State::Head {
                 self.read_into_buffer(index);
-            } else if self.must_wait(index) {
+            } else if self.only_doorway_is_full(index) {
                 // Left unread: the kernel keeps its bytes, and waiting costs no memory.
                 self.wait_for_slot(index);
             } else {
@@ -80,26 +81,40 @@ impl Loop {
         }
     }
 
-    /// Whether a new request finds no slot, or others before it.
-    fn must_wait(&self, index: u32) -> bool {
-        let others = self.table.first(List::Waiting).is_some() && self.granted != Some(index);
-        others || self.client.free_slots() == 0
+    /// Whether a request that has not been read yet finds no slot, whatever it is.
+    fn only_doorway_is_full(&mut self, index: u32) -> bool {
+        let connection = &mut self.table[index];
+        let Some(only) = self.forwards[usize::from(connection.forward)].only() else {
+            return false; // it has to be read, to know its doorway
+        };
+        connection.at.doorway = only;
+        self.must_wait(index)
     }
 
-    fn wait_for_slot(&mut self, index: u32) {
+    /// Whether a new request finds no slot of its doorway, or others before it.
+    fn must_wait(&self, index: u32) -> bool {
+        let doorway = self.table[index].at.doorway;
+        let others =
+            self.table.first(List::Waiting(doorway)).is_some() && self.granted != Some(index);
+        others || self.doorways[doorway].free_slots() == 0
+    }
+
+    pub(super) fn wait_for_slot(&mut self, index: u32) {
+        let queue_due = self.queue_due_ms();
         let connection = &mut self.table[index];
         if connection.state == State::Idle {
             connection.arrived_ms = self.now_ms;
         }
         connection.state = State::Waiting;
         if connection.queue_due_ms == 0 {
-            connection.queue_due_ms = self.now_ms + self.timeouts.queue;
+            connection.queue_due_ms = queue_due;
         }
         let (due, arrived) = (connection.queue_due_ms, connection.arrived_ms);
+        let list = List::Waiting(connection.at.doorway);
         let due = self
             .deadline_ms(arrived)
             .map_or(due, |deadline| due.min(deadline));
-        self.table.set_timer(index, List::Waiting, due);
+        self.table.set_timer(index, list, due);
     }
 
     fn read_into_scratch(&mut self, index: u32) {
@@ -265,17 +280,32 @@ impl Loop {
             return;
         }
         if head.form == TargetForm::Asterisk {
-            // For the server as a whole: no slot, no bucket. A body that is not here is not waited for.
-            if !connection.body.is_empty() {
-                connection.keep_alive = false;
-            }
-            self.keep_rest(index, rest, source);
-            self.answer(index, 204, Some(Note::AllowAll));
+            // For the server as a whole: no slot, no bucket.
+            self.answer_unrouted(index, 204, Some(Note::AllowAll), rest, source);
             return;
         }
+        let doorway = match self.route(index, head) {
+            Ok(Match::Doorway(doorway)) => doorway,
+            Ok(Match::OtherMethod(allow)) => {
+                let note = allow.map(Note::Allow);
+                // A 405 says what is allowed instead (RFC 9110 §15.5.6).
+                let status = if note.is_some() { 405 } else { 404 };
+                self.answer_unrouted(index, status, note, rest, source);
+                return;
+            }
+            Ok(Match::Nothing) => {
+                self.answer_unrouted(index, 404, None, rest, source);
+                return;
+            }
+            Err(refusal) => {
+                self.refuse_with_reason(index, refusal);
+                return;
+            }
+        };
+        self.table[index].at.doorway = doorway;
         if let BodyFraming::Length(len) = head.body
             && self.body_may_wait(rest.len(), head.head_len, len)
-            && (self.client.free_slots() > 0 || !self.table[index].expect_continue)
+            && (self.doorways[doorway].free_slots() > 0 || !self.table[index].expect_continue)
         {
             // A body that trickles in costs a buffer, not a slot. (To be asked for it, a client waits until one is free.)
             self.table[index].wanted = (head.head_len as u64 + len) as u32;
@@ -285,12 +315,12 @@ impl Loop {
             return;
         }
         self.table[index].wanted = 0;
-        let slot = if self.must_wait(index) {
+        let reserved = if self.must_wait(index) {
             None
         } else {
-            self.client.reserve()
+            self.doorways.reserve(doorway)
         };
-        let Some(slot) = slot else {
+        let Some((at, slot)) = reserved else {
             if source == Source::Scratch && !self.keep(index, bytes) {
                 self.refuse(index, 503);
                 return;
@@ -300,6 +330,7 @@ impl Loop {
             self.wait_for_slot(index);
             return;
         };
+        self.table[index].at = at;
         self.table[index].slot = Some(slot);
         match self.write_frame(index, slot, head, bytes) {
             Ok(body_at) => {
@@ -311,6 +342,34 @@ impl Loop {
                 self.refuse_with_reason(index, refusal);
             }
         }
+    }
+
+    /// The doorway that a request is for.
+    fn route(&mut self, index: u32, head: &Head<'_, '_>) -> Result<Match, Refusal> {
+        let routes = &self.forwards[usize::from(self.table[index].forward)];
+        if let Some(only) = routes.only() {
+            return Ok(Match::Doorway(only));
+        }
+        let path = &mut self.write_scratch[..];
+        let len = decode_path(head.path.as_bytes(), path)?;
+        Ok(routes.find(head.method_text, &path[..len]))
+    }
+
+    /// Answers what no application is asked for. A body that is not here is not waited for.
+    fn answer_unrouted(
+        &mut self,
+        index: u32,
+        status: u16,
+        note: Option<Note>,
+        rest: &[u8],
+        source: Source,
+    ) {
+        let connection = &mut self.table[index];
+        if !connection.body.is_empty() {
+            connection.keep_alive = false;
+        }
+        self.keep_rest(index, rest, source);
+        self.answer(index, status, note);
     }
 
     fn write_frame(
@@ -342,7 +401,9 @@ impl Loop {
             .fields
             .iter()
             .map(|field| (field.name.as_bytes(), field.value));
-        match encode_request(self.client.request_mut(slot), &parts, fields) {
+        let at = self.table[index].at;
+        let request = self.doorways[at].client_mut().request_mut(slot);
+        match encode_request(request, &parts, fields) {
             Ok(encoded) => Ok(encoded.body_offset),
             Err(EncodeError::TooLarge(_)) => {
                 Err(Refusal::new(431, "the head does not fit its slot"))
@@ -373,14 +434,16 @@ impl Loop {
         // A client that has begun to send does not wait to be asked.
         connection.expect_continue &= used == 0;
         let whole = connection.body.is_empty();
-        let full = connection.body_len as usize == room(&self.client, connection.body_at);
+        let full = connection.body_len as usize
+            == room(self.doorways[connection.at].client(), connection.body_at);
         if whole || full {
             connection.streamed = !whole;
             self.submit(index, slot);
             return;
         }
         connection.state = State::Body;
-        self.set_timer(index, List::Body, self.timeouts.body);
+        let list = List::Body(connection.at.doorway);
+        self.set_timer(index, list, self.timeouts.body);
         self.keep_slots_for_others(index);
         // The rest is read by `read_head` when it is done with the scratch.
         self.ask_to_continue(index);
@@ -388,9 +451,11 @@ impl Loop {
 
     /// Bodies that trickle in may hold half of the slots; beyond that the oldest of them has to go.
     fn keep_slots_for_others(&mut self, newest: u32) {
-        let half = self.client.geometry().slots.div_ceil(2);
-        while self.table.len(List::Body) > half {
-            match self.table.first(List::Body) {
+        let at = self.table[newest].at;
+        let list = List::Body(at.doorway);
+        let half = self.doorways[at].client().geometry().slots.div_ceil(2);
+        while self.table.len(list) > half {
+            match self.table.first(list) {
                 Some(oldest) if oldest != newest => self.give_up(oldest, 408),
                 _ => return,
             }
@@ -417,7 +482,8 @@ impl Loop {
     fn take_body(&mut self, index: u32, slot: SlotId, input: &[u8]) -> Result<usize, Refusal> {
         let connection = &mut self.table[index];
         let start = connection.body_at as usize + connection.body_len as usize;
-        let room = self.client.request_tail_mut(slot, start);
+        let client = self.doorways[connection.at].client_mut();
+        let room = client.request_tail_mut(slot, start);
         let (used, produced) = match &mut connection.body {
             BodyRest::Length(left) => {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX);
@@ -457,7 +523,8 @@ impl Loop {
                 return;
             }
             let connection = &self.table[index];
-            let full = connection.body_len as usize == room(&self.client, connection.body_at);
+            let full = connection.body_len as usize
+                == room(self.doorways[connection.at].client(), connection.body_at);
             if connection.body.is_empty() || full {
                 self.body_complete_or_full(index, slot);
                 return;
@@ -501,7 +568,8 @@ impl Loop {
         let connection = &mut self.table[index];
         if let BodyRest::Length(left) = &mut connection.body {
             let start = connection.body_at as usize + connection.body_len as usize;
-            let room = self.client.request_tail_mut(slot, start);
+            let client = self.doorways[connection.at].client_mut();
+            let room = client.request_tail_mut(slot, start);
             let most = usize::try_from(*left).unwrap_or(usize::MAX).min(room.len());
             let mut left = *left;
             return match receive(connection, &mut room[..most]) {
@@ -578,7 +646,7 @@ impl Loop {
         let len = connection.body_len as usize;
         connection.body_len = 0;
         connection.state = State::Calling;
-        self.client.resume(slot, len);
+        self.doorways[connection.at].client_mut().resume(slot, len);
         self.watch_deadline(index);
     }
 
@@ -591,27 +659,37 @@ impl Loop {
             self.hand_over_pieces(index, slot);
             return;
         }
-        self.set_timer(index, List::Body, self.timeouts.body);
+        let list = List::Body(connection.at.doorway);
+        self.set_timer(index, list, self.timeouts.body);
         if self.ask_to_continue(index) {
             self.read_body(index);
         }
     }
 
     fn submit(&mut self, index: u32, slot: SlotId) {
-        let deadline_ms = self.deadline_ms(self.table[index].arrived_ms);
         let connection = &mut self.table[index];
         let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
-        connection.state = State::Calling;
         connection.body_len = 0;
-        let queue_due = match connection.queue_due_ms {
-            0 => self.now_ms + self.timeouts.queue,
-            due => due, // both waits share one timeout
-        };
-        set_request_body(self.client.request_mut(slot), body_len, connection.streamed);
-        let deadline_ns = deadline_ms.unwrap_or(0) * 1_000_000;
-        self.client.submit(slot, body_at + body_len, deadline_ns);
-        self.owners[slot.index()] = index;
+        let client = self.doorways[connection.at].client_mut();
+        set_request_body(client.request_mut(slot), body_len, connection.streamed);
         self.stats.requests.bump();
+        self.submit_slot(index, slot, body_at + body_len);
+    }
+
+    /// Submits a slot that has been filled.
+    pub(super) fn submit_slot(&mut self, index: u32, slot: SlotId, len: usize) {
+        let deadline_ms = self.deadline_ms(self.table[index].arrived_ms);
+        let queue_due = self.queue_due_ms();
+        let connection = &mut self.table[index];
+        connection.state = State::Calling;
+        if connection.queue_due_ms == 0 {
+            connection.queue_due_ms = queue_due; // else all waits share one timeout
+        }
+        let queue_due = connection.queue_due_ms;
+        let instance = &mut self.doorways[connection.at];
+        let deadline_ns = deadline_ms.unwrap_or(0) * 1_000_000;
+        instance.client_mut().submit(slot, len, deadline_ns);
+        instance.owners[slot.index()] = index;
         let due = deadline_ms.map_or(queue_due, |deadline| queue_due.min(deadline));
         self.table.set_timer(index, List::Submitted, due);
     }

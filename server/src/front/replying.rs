@@ -3,75 +3,16 @@
 //! What lies in a reply slot was written by the application, perhaps in another process: it is an allegation until its
 //! frame has been decoded and its fields validated. Framing is the front end's alone.
 
+use super::output::{copy_fields, put_framing};
 use super::{List, Loop};
-use crate::connection::State;
+use crate::connection::{InstanceId, State};
 use crate::http::framing::framing;
-use crate::http::reply::{CHUNK_END, CHUNK_PREFIX_MAX, HEAD_MAX, LAST_CHUNK, chunk_prefix, head};
+use crate::http::reply::head;
 use crate::http::{BodySize, Connection as Fate, Note, ReplyFraming, validate_fields};
-use crate::net;
-use std::io::IoSlice;
-use std::ops::Range;
 use transom_doors::{Completion, Kind, SlotId, Status};
-use transom_platform::frame::{decode_piece, decode_reply, interim, outcome};
-
-const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
-const MIDDLE_MAX: usize = b"\r\n".len() + CHUNK_PREFIX_MAX;
-
-/// An answer, or a part of one, on its way out: five pieces in a row, of which the slot holds two.
-#[derive(Debug)]
-pub(super) struct Output {
-    start: [u8; HEAD_MAX],
-    start_len: usize,
-    /// In the reply slot.
-    fields: Range<usize>,
-    middle: [u8; MIDDLE_MAX],
-    middle_len: usize,
-    /// In the reply slot.
-    body: Range<usize>,
-    tail: &'static [u8],
-    sent: usize,
-}
-
-impl Default for Output {
-    fn default() -> Self {
-        Output {
-            start: [0; HEAD_MAX],
-            start_len: 0,
-            fields: 0..0,
-            middle: [0; MIDDLE_MAX],
-            middle_len: 0,
-            body: 0..0,
-            tail: b"",
-            sent: 0,
-        }
-    }
-}
-
-impl Output {
-    fn clear(&mut self) {
-        self.start_len = 0;
-        self.fields = 0..0;
-        self.middle_len = 0;
-        self.body = 0..0;
-        self.tail = b"";
-        self.sent = 0;
-    }
-
-    fn put_middle(&mut self, bytes: &[u8]) {
-        self.middle[self.middle_len..self.middle_len + bytes.len()].copy_from_slice(bytes);
-        self.middle_len += bytes.len();
-    }
-
-    fn pieces<'a>(&'a self, reply: &'a [u8]) -> [&'a [u8]; 5] {
-        [
-            &self.start[..self.start_len],
-            &reply[self.fields.clone()],
-            &self.middle[..self.middle_len],
-            &reply[self.body.clone()],
-            self.tail,
-        ]
-    }
-}
+use transom_platform::frame::{
+    PIECE_HEADER_LEN, REPLY_HEADER_LEN, decode_piece_head, decode_reply_head, interim, outcome,
+};
 
 /// Why an application's reply is not sent.
 #[derive(Debug, thiserror::Error)]
@@ -82,29 +23,59 @@ enum BadReply {
     Field(#[from] crate::http::FieldError),
     #[error("the reply's body is shorter than the length it states")]
     Short,
+    #[error("the reply's fields are larger than what is checked of another process's reply")]
+    FieldsTooLarge,
+}
+
+impl BadReply {
+    /// The status in its place: what cannot have come from the library that the application should be built on is no
+    /// reply at all.
+    fn status(&self, remote: bool) -> u16 {
+        match self {
+            BadReply::Frame(_) | BadReply::FieldsTooLarge if remote => 502,
+            _ => 500,
+        }
+    }
 }
 
 impl Loop {
     /// Takes what the door has completed; false if that was nothing.
     pub(super) fn collect_completions(&mut self) -> bool {
-        let mut completions = std::mem::take(&mut self.completions);
-        self.client
-            .drain(|slot, completion| completions.push((slot, completion)));
-        let any = !completions.is_empty();
-        for (slot, completion) in completions.drain(..) {
-            self.on_completion(slot, completion);
+        let mut any = false;
+        for at in self.doorways.instances() {
+            any |= self.collect_completions_of(at);
         }
-        self.completions = completions;
         any
     }
 
-    fn on_completion(&mut self, slot: SlotId, completion: Completion) {
-        let index = self.owners[slot.index()];
+    /// As [`Loop::collect_completions`], of one instance.
+    pub(super) fn collect_completions_of(&mut self, at: InstanceId) -> bool {
+        let instance = &mut self.doorways[at];
+        let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
+            return false;
+        };
+        let completions = &mut self.completions;
+        client.drain(|slot, completion| completions.push((slot, completion)));
+        if self.completions.is_empty() {
+            return false;
+        }
+        instance.stuck_since_ns = None;
+        let mut completions = std::mem::take(&mut self.completions);
+        for (slot, completion) in completions.drain(..) {
+            self.on_completion(at, slot, completion);
+        }
+        self.completions = completions;
+        true
+    }
+
+    fn on_completion(&mut self, at: InstanceId, slot: SlotId, completion: Completion) {
+        let index = self.doorways[at].owners[slot.index()];
         debug_assert_eq!(
-            self.table[index].slot,
-            Some(slot),
+            (self.table[index].at, self.table[index].slot),
+            (at, Some(slot)),
             "abandoned calls do not come back"
         );
+        self.table[index].begun |= completion.kind != Kind::Final;
         match completion.kind {
             Kind::Interim(interim::WANT_BODY) => self.want_body(index, slot),
             Kind::Interim(_) => self.on_reply(index, slot, false),
@@ -117,8 +88,8 @@ impl Loop {
 
     /// The handler has no answer.
     fn on_failure(&mut self, index: u32, slot: SlotId, status: u32) {
-        self.client.release(slot);
         let connection = &mut self.table[index];
+        self.doorways[connection.at].client_mut().release(slot);
         connection.slot = None;
         connection.state = State::Idle;
         if connection.head_sent {
@@ -132,7 +103,14 @@ impl Loop {
             Some("handler-panicked") => Some(Note::HandlerPanicked),
             _ => None,
         };
-        self.answer(index, 500, note);
+        // A door between processes speaks for whoever has attached there.
+        let remote = self.doorways[self.table[index].at.doorway].is_remote();
+        let status = match Status(status) {
+            Status::DATA_MAX => 413, // the door takes less than its slots could hold
+            _ if !remote || outcome::diagnostic(status).is_some() => 500,
+            _ => 502,
+        };
+        self.answer(index, status, note);
     }
 
     /// A reply, its first part, or a piece of it lies in the slot.
@@ -159,7 +137,8 @@ impl Loop {
                     self.close(index);
                 } else {
                     self.table[index].state = State::Idle;
-                    self.answer(index, 500, None);
+                    let remote = self.doorways[self.table[index].at.doorway].is_remote();
+                    self.answer(index, error.status(remote), None);
                 }
             }
         }
@@ -168,9 +147,21 @@ impl Loop {
     fn compose_head(&mut self, index: u32, slot: SlotId, last: bool) -> Result<(), BadReply> {
         let keep_alive = self.may_keep_alive(&self.table[index]);
         let connection = &mut self.table[index];
-        let bytes = self.client.reply(slot);
-        let reply = decode_reply(bytes)?;
-        let facts = validate_fields(reply.fields)?;
+        let remote = self.doorways[connection.at.doorway].is_remote();
+        let (client, output) = self.doorways[connection.at].writing(slot);
+        let (reply, facts) = if remote {
+            let mut first = [0; REPLY_HEADER_LEN];
+            let len = client.copy_reply(slot, 0, &mut first);
+            let reply = decode_reply_head(&first[..len], client.reply_bytes(slot).len())?;
+            let fields = copy_fields(client, slot, &reply.fields, self.write_scratch);
+            let facts = validate_fields(fields.ok_or(BadReply::FieldsTooLarge)?)?;
+            (reply, facts)
+        } else {
+            let bytes = client.reply(slot);
+            let reply = decode_reply_head(bytes, bytes.len())?;
+            let facts = validate_fields(&bytes[reply.fields.clone()])?;
+            (reply, facts)
+        };
         connection.bodiless = connection.head_only || matches!(reply.status, 204 | 304);
         let has_body = !connection.bodiless;
         let here = reply.body.len() as u64;
@@ -204,16 +195,12 @@ impl Loop {
         let fate = Fate::after(connection.keep_alive, connection.minor);
         let date = (!facts.has_date).then_some(&self.date);
 
-        let offset = |part: &[u8]| part.as_ptr() as usize - bytes.as_ptr() as usize;
-        let output = &mut self.outputs[slot.index()];
         output.clear();
         output.start_len = head(&mut output.start, reply.status, framing, fate, date);
-        if !reply.fields.is_empty() {
-            output.fields = offset(reply.fields)..offset(reply.fields) + reply.fields.len();
-        }
+        output.fields = reply.fields;
         output.put_middle(b"\r\n");
-        if has_body && !reply.body.is_empty() {
-            output.body = offset(reply.body)..offset(reply.body) + reply.body.len();
+        if has_body {
+            output.body = reply.body;
         }
         put_framing(output, connection.chunked, last);
         self.stats.answered(reply.status);
@@ -222,20 +209,22 @@ impl Loop {
 
     fn compose_piece(&mut self, index: u32, slot: SlotId, last: bool) -> Result<(), BadReply> {
         let connection = &mut self.table[index];
-        let bytes = self.client.reply(slot);
-        let piece = decode_piece(bytes)?;
-        let len = piece.bytes.len();
+        let (client, output) = self.doorways[connection.at].writing(slot);
+        // The same for every door: what is believed of a piece is copied first, and is 8 bytes.
+        let mut first = [0; PIECE_HEADER_LEN];
+        let header_len = client.copy_reply(slot, 0, &mut first);
+        let total = client.reply_bytes(slot).len();
+        decode_piece_head(&first[..header_len], total)?;
+        let len = total - PIECE_HEADER_LEN;
         if let Some(owed) = &mut connection.owed {
             *owed = owed.checked_sub(len as u64).ok_or(BadReply::Short)?;
             if last && *owed > 0 {
                 connection.keep_alive = false;
             }
         }
-        let start = bytes.len() - len;
-        let output = &mut self.outputs[slot.index()];
         output.clear();
         if !connection.bodiless {
-            output.body = start..start + len;
+            output.body = PIECE_HEADER_LEN..total;
             put_framing(output, connection.chunked, last);
         }
         Ok(())
@@ -248,15 +237,14 @@ impl Loop {
             self.close(index);
             return;
         };
-        let output = &mut self.outputs[slot.index()];
-        let pieces = output.pieces(self.client.reply(slot));
-        let total: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let before = output.sent;
-        let result = if total - before <= self.write_scratch.len() {
-            let len = gather(&pieces, before, self.write_scratch);
-            net::send(connection.fd, &self.write_scratch[..len])
+        let remote = self.doorways[connection.at.doorway].is_remote();
+        let (client, output) = self.doorways[connection.at].writing(slot);
+        let (total, before) = (output.total(), output.sent);
+        let result = if remote {
+            let from = (client, slot);
+            output.send_remote(connection.fd, from, self.write_scratch, &self.keys)
         } else {
-            send_from(connection.fd, &pieces, before)
+            output.send_local(connection.fd, client.reply(slot), self.write_scratch)
         };
         match result {
             Ok(sent) => {
@@ -267,13 +255,18 @@ impl Loop {
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => {
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::InvalidData {
+                    tracing::error!(
+                        "an application changed the fields of a reply while they were sent: its connection is closed"
+                    );
+                }
                 self.close(index);
                 return;
             }
         }
         // An event tells when the client has taken some; only then it has the whole timeout again.
-        if self.outputs[slot.index()].sent > before {
+        if output.sent > before {
             self.set_timer(index, List::Write, self.timeouts.write);
         }
     }
@@ -282,98 +275,17 @@ impl Loop {
         let connection = &mut self.table[index];
         if !connection.last {
             connection.state = State::Calling;
-            self.client.resume(slot, 0);
+            self.doorways[connection.at].client_mut().resume(slot, 0);
             self.watch_deadline(index);
             return;
         }
         connection.slot = None;
-        self.client.release(slot);
+        self.doorways[connection.at].client_mut().release(slot);
         // Decided, and said in the head, before the body was read to its end: so not asked again.
         if connection.keep_alive {
             self.next_request(index);
         } else {
             self.close_politely(index);
-        }
-    }
-}
-
-/// Chunk framing around the body of an output, and the end of the body if this is it.
-fn put_framing(output: &mut Output, chunked: bool, last: bool) {
-    if !chunked {
-        return;
-    }
-    let len = output.body.len() as u64;
-    if len > 0 {
-        let mut prefix = [0; CHUNK_PREFIX_MAX];
-        let prefix_len = chunk_prefix(len, &mut prefix);
-        output.put_middle(&prefix[..prefix_len]);
-    }
-    output.tail = match (len > 0, last) {
-        (true, true) => CHUNK_END_AND_LAST,
-        (true, false) => CHUNK_END,
-        (false, true) => LAST_CHUNK,
-        (false, false) => b"",
-    };
-}
-
-/// Copies what is left of the pieces after `skip` bytes to the start of `out`.
-fn gather(pieces: &[&[u8]; 5], mut skip: usize, out: &mut [u8]) -> usize {
-    let mut len = 0;
-    for piece in pieces {
-        let from = skip.min(piece.len());
-        skip -= from;
-        let rest = &piece[from..];
-        out[len..len + rest.len()].copy_from_slice(rest);
-        len += rest.len();
-    }
-    len
-}
-
-/// Sends what is left of the pieces after `skip` bytes from where they lie.
-fn send_from(fd: i32, pieces: &[&[u8]; 5], mut skip: usize) -> std::io::Result<usize> {
-    let slices = pieces.map(|piece| {
-        let from = skip.min(piece.len());
-        skip -= from;
-        IoSlice::new(&piece[from..])
-    });
-    net::send_all(fd, &slices)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_left_of_an_output_is_the_same_wherever_it_was_interrupted() {
-        let pieces: [&[u8]; 5] = [
-            b"HTTP/1.1 200 OK\r\n",
-            b"A: b\r\n",
-            b"\r\n5\r\n",
-            b"hello",
-            b"\r\n",
-        ];
-        let whole = pieces.concat();
-        for skip in 0..=whole.len() {
-            let mut out = [0; 64];
-            let len = gather(&pieces, skip, &mut out);
-            assert_eq!(&out[..len], &whole[skip..]);
-        }
-    }
-
-    #[test]
-    fn chunks_frame_every_part_of_a_body_and_end_once() {
-        for (len, last, expected) in [
-            (5, false, &b"5\r\nhello\r\n"[..]),
-            (5, true, b"5\r\nhello\r\n0\r\n\r\n"),
-            (0, true, b"0\r\n\r\n"),
-            (0, false, b""),
-        ] {
-            let mut output = Output {
-                body: 0..len,
-                ..Output::default()
-            };
-            put_framing(&mut output, true, last);
-            assert_eq!(output.pieces(b"hello").concat(), expected);
         }
     }
 }

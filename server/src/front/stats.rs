@@ -49,8 +49,10 @@ stats! {
     accepted,
     /// Idle connections closed to make room for new ones.
     evicted,
-    /// Calls submitted to the door.
+    /// Calls submitted to the doors.
     requests,
+    /// Calls that no thread of their instance had seen, and that were sent to the next one.
+    unaccepted_resent,
     /// Answers with a status below 400.
     good,
     /// Answers 400 to 499.
@@ -59,6 +61,8 @@ stats! {
     server_errors,
     /// Of these: 503, no slot or no thread within the queue timeout.
     rejected,
+    /// Of these: 502, the application went away during the call, or gave what is no reply.
+    bad_gateway,
     /// Of these: 504, the deadline passed.
     late,
     /// Unfinished heads answered 408 to make room for others.
@@ -75,6 +79,7 @@ impl LoopStats {
             _ => self.server_errors.bump(),
         }
         match status {
+            502 => self.bad_gateway.bump(),
             503 => self.rejected.bump(),
             504 => self.late.bump(),
             _ => {}

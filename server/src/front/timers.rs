@@ -18,13 +18,15 @@ impl Loop {
                 self.refuse(index, 408);
             }
         }
-        while let Some(index) = self.table.expired(List::Body, now) {
-            self.give_up(index, 408);
-        }
-        while let Some(index) = self.table.expired(List::Waiting, now) {
-            // Its request may lie unread in the socket, so the connection cannot go on.
-            let status = if self.is_late(index) { 504 } else { 503 };
-            self.refuse(index, status);
+        for doorway in self.doorways.all() {
+            while let Some(index) = self.table.expired(List::Body(doorway), now) {
+                self.give_up(index, 408);
+            }
+            while let Some(index) = self.table.expired(List::Waiting(doorway), now) {
+                // Its request may lie unread in the socket, so the connection cannot go on.
+                let status = if self.is_late(index) { 504 } else { 503 };
+                self.refuse(index, status);
+            }
         }
         while let Some(index) = self.table.expired(List::Submitted, now) {
             self.queue_timed_out(index);
@@ -45,14 +47,25 @@ impl Loop {
             self.table.unlink(index);
             return;
         };
-        match self.client.withdraw(slot) {
+        let client = self.doorways[connection.at].client_mut();
+        match client.withdraw(slot) {
             Withdraw::Withdrawn => {
                 connection.slot = None;
-                self.client.release(slot);
+                client.release(slot);
                 self.answer(index, 503, None);
             }
-            Withdraw::Claimed => self.watch_deadline(index),
+            Withdraw::Claimed => {
+                // If its door dies before it is begun, it waits anew.
+                connection.queue_due_ms = 0;
+                self.watch_deadline(index);
+            }
         }
+    }
+
+    /// When a wait for a slot or a thread that begins now ends with a 503.
+    pub(super) fn queue_due_ms(&self) -> u64 {
+        // One more for the same reason as below.
+        self.now_ms + self.timeouts.queue + 1
     }
 
     /// When a request that arrived then is late; `None` if requests may take for ever.

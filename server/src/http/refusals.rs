@@ -24,6 +24,8 @@ pub enum Note {
     AllowAll,
     /// `Allow: GET, HEAD`, on the 405 of a resource of the front end itself, such as its metrics.
     AllowReading,
+    /// `Allow` with these methods, at most 256 bytes of them, on the 405 of a path that has routes for other methods.
+    Allow(&'static str),
 }
 
 impl Note {
@@ -33,6 +35,7 @@ impl Note {
             Self::HandlerPanicked => ["transom-diagnostic: ", "handler-panicked"],
             Self::AllowAll => ["Allow: ", ALLOW_ALL],
             Self::AllowReading => ["Allow: ", "GET, HEAD"],
+            Self::Allow(methods) => ["Allow: ", methods],
         }
     }
 }
@@ -64,7 +67,7 @@ const fn sentence(status: u16) -> Option<&'static str> {
 /// Whether the connection can go on after an answer with `status`: only if the request was
 /// understood as far as its end.
 pub(crate) const fn may_keep_alive(status: u16) -> bool {
-    matches!(status, 204 | 404 | 405 | 500 | 501 | 503)
+    matches!(status, 204 | 404 | 405 | 500 | 501 | 502 | 503)
 }
 
 /// Writes a whole answer to the start of `out`; returns its length.
@@ -159,6 +162,7 @@ mod tests {
 
     #[test]
     fn every_answer_parses_fits_and_has_the_length_it_states() {
+        let longest: &'static str = "X".repeat(256).leak();
         for status in OURS {
             for note in [
                 None,
@@ -166,6 +170,7 @@ mod tests {
                 Some(Note::HandlerPanicked),
                 Some(Note::AllowAll),
                 Some(Note::AllowReading),
+                Some(Note::Allow(longest)),
             ] {
                 for connection in [
                     KEEP,
@@ -201,7 +206,7 @@ mod tests {
             let open = !answer(status, None, false, KEEP).contains("Connection: close\r\n");
             assert_eq!(
                 open,
-                [204, 404, 405, 500, 501, 503].contains(&status),
+                [204, 404, 405, 500, 501, 502, 503].contains(&status),
                 "{status}"
             );
             assert!(

@@ -3,8 +3,8 @@
 use super::StartError;
 use crate::settings::FrontSettings;
 
-/// Of each loop, beside its listeners: epoll set and doorbell.
-pub(super) const PER_LOOP: u64 = 2;
+/// Of each loop, beside its listeners: epoll set and two doorbells, its own and the door's.
+pub(super) const PER_LOOP: u64 = 3;
 
 /// Of each channel between processes, at either side: its socket, two doorbells, the other's pidfd, and three pieces of
 /// memory while it is opened.

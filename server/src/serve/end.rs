@@ -60,6 +60,8 @@ pub(super) fn summarise(
         client_errors = of_front(|front| front.client_errors),
         server_errors = of_front(|front| front.server_errors),
         rejected = of_front(|front| front.rejected),
+        bad_gateway = of_front(|front| front.bad_gateway),
+        unaccepted_resent = of_front(|front| front.unaccepted_resent),
         late = of_front(|front| front.late),
         cut = of_front(|front| front.cut),
         // With a front end beside it, these are its requests.

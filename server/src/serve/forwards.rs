@@ -4,9 +4,13 @@ use super::front::{FrontHalf, Loops, listen_options};
 use super::signals::Signals;
 use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
 use crate::config::{Config, Forward, Source, Target};
+use crate::front::{
+    self, DoorwayParts, INSTANCES, Loop, LoopStats, Opener, OpenerBuilder, Parts, REMOTE_SLOTS_MAX,
+    RouteTable,
+};
 use crate::log::LogHandle;
 use crate::net;
-use crate::plan::{FrontPlan, INSTANCES, PlanError};
+use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
 use crate::settings::{ForwardSettings, FrontSettings, file};
 use clap::ArgMatches;
 use std::fmt::Write as _;
@@ -15,10 +19,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 use tracing::info;
 use transom_arena::{Part, Region, RegionOptions, seal, settle_process_heap};
-use transom_doors::OpenOptions;
+use transom_doors::{AsyncClient, Bell, OpenOptions};
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
 ///
@@ -148,6 +153,7 @@ fn presence(door: &Path) -> String {
 /// A front end that is running.
 struct Server {
     front: FrontHalf,
+    opener: Opener,
 }
 
 /// What the loops of a front end are built of.
@@ -167,21 +173,69 @@ struct ForwardParts<'c> {
     scratch: Part,
 }
 
-/// Builds a loop for each element of `sockets`, and whatever opens their doors.
-fn build_loops(parts: ForwardParts<'_>) -> Result<Loops, StartError> {
+/// Builds a loop for each element of `sockets`, and starts what opens their doors.
+fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     let ForwardParts {
         settings,
         forwards,
         doors,
         open,
         sockets,
-        connections,
-        heads,
-        scratch,
+        mut connections,
+        mut heads,
+        mut scratch,
     } = parts;
-    let _ = (settings, forwards, doors, open, sockets);
-    let _ = (connections, heads, scratch);
-    Err(StartError::Unsupported)
+    let doorway = |door: &Path| doors.iter().position(|known| *known == door);
+    let tables = forwards.iter().map(|forward| match &forward.target {
+        Target::Http(routes) => {
+            let routes = routes.iter().map(|route| front::Route {
+                method: route.method_name().map(str::to_owned),
+                prefix: route.path.clone(),
+                doorway: doorway(&route.door).expect("`doors` has every door") as u16,
+            });
+            Ok(Arc::new(RouteTable::new(routes.collect())))
+        }
+        Target::Tcp(_) | Target::Udp(_) => Err(StartError::Unsupported),
+    });
+    let tables: Vec<_> = tables.collect::<Result<_, _>>()?;
+    let open = OpenOptions {
+        slots: Some(REMOTE_SLOTS_MAX),
+        ..open
+    };
+    let mut opener = OpenerBuilder::default();
+    let mut loops = Loops::default();
+    let count = sockets.len();
+    for (n, sockets) in sockets.into_iter().enumerate() {
+        let share = |part: &mut Part| part.share(count - n);
+        let bell = Bell::new().map_err(StartError::Loop)?;
+        let doorways = doors.iter().map(|door| DoorwayParts::Remote {
+            mailbox: opener.mailbox(door.to_path_buf(), open, bell.clone()),
+            slots_max: REMOTE_SLOTS_MAX as usize,
+            client: None,
+        });
+        let forwards = sockets.into_iter().zip(&tables);
+        let parts = Parts {
+            connections: share(&mut connections),
+            buffers: share(&mut heads),
+            scratch: share(&mut scratch),
+            doorways: doorways.collect(),
+            bell,
+            forwards: forwards
+                .map(|(socket, routes)| front::Forward {
+                    listeners: vec![socket],
+                    routes: routes.clone(),
+                })
+                .collect(),
+            stats: Arc::new(LoopStats::default()),
+            orders: loops.orders.clone(),
+        };
+        loops.stats.push(parts.stats.clone());
+        let scratch = (READ_SIZE, write_size(settings));
+        let this = Loop::new(settings, parts, scratch).map_err(StartError::Loop)?;
+        loops.loops.push(this);
+    }
+    let opener = opener.start(Box::new(AsyncClient::open));
+    Ok((loops, opener.map_err(StartError::Loop)?))
 }
 
 impl Server {
@@ -198,7 +252,7 @@ impl Server {
         let (connections, heads, scratch) =
             (take("connections"), take("partial heads"), take("scratch"));
         region.commit()?;
-        let loops = build_loops(ForwardParts {
+        let (loops, opener) = build_loops(ForwardParts {
             settings,
             forwards: &config.forwards,
             doors: config.doors(),
@@ -223,7 +277,7 @@ impl Server {
         );
         drop((listen, config));
         seal();
-        Ok(Server { front })
+        Ok(Server { front, opener })
     }
 
     fn until_the_end(
@@ -238,6 +292,7 @@ impl Server {
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         let in_time = self.front.drain(began + timeout, signals);
         let (front, sound) = self.front.join();
+        drop(self.opener); // nobody asks it any more
         end::summarise(Some(&front), None, logs, began.elapsed());
         end::Ending {
             recycle: false,

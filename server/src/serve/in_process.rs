@@ -3,7 +3,7 @@
 use super::front::{self, FrontHalf, Loops};
 use super::signals::{Signals, Wake};
 use super::{Handlers, StartError, application, end};
-use crate::front::{Loop, LoopStats, Parts};
+use crate::front::{DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
 use crate::log::LogHandle;
 use crate::net;
 use crate::plan::{Plan, READ_SIZE, write_size};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::info;
 use transom_arena::{Part, seal};
-use transom_doors::{ChannelMemory, Door};
+use transom_doors::{Bell, ChannelMemory, Door};
 use transom_platform::Application;
 
 /// A server that is running.
@@ -52,6 +52,7 @@ impl Server {
 
         let mut loops = Loops::default();
         let count = plan.loops as usize;
+        let routes = Arc::new(RouteTable::everything_to(0));
         for (n, listeners) in listeners.into_iter().enumerate() {
             let left = count - n;
             let share = |part: &mut Part| part.share(left);
@@ -62,8 +63,12 @@ impl Server {
                 connections: share(&mut connections),
                 buffers: share(&mut heads),
                 scratch: share(&mut scratch),
-                client: door.channel(plan.channel, memory)?,
-                listeners,
+                bell: Bell::new().map_err(StartError::Loop)?,
+                doorways: vec![DoorwayParts::InProcess(door.channel(plan.channel, memory)?)],
+                forwards: vec![Forward {
+                    listeners,
+                    routes: routes.clone(),
+                }],
                 stats: Arc::new(LoopStats::default()),
                 orders: loops.orders.clone(),
             };

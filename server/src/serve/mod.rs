@@ -148,7 +148,7 @@ enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error("doors of other processes are unsupported yet: there is no loop that opens them")]
+    #[error("tcp:// and udp:// forwards are not supported yet: remove them")]
     Unsupported,
     #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
     Loop(io::Error),

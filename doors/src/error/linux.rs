@@ -1,0 +1,225 @@
+//! The errors of doors on Linux: built, attached, opened, called.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use super::GeometryError;
+
+/// A door that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// `threads_max` is out of range.
+    #[error(
+        "a door has 1 to {} door server threads, not {given}",
+        crate::door::THREADS_MAX
+    )]
+    ThreadsMax {
+        /// The number that was asked for.
+        given: u32,
+    },
+    /// `server_create` was not called on the builder.
+    #[error(
+        "a door needs a way to start its door server threads: give the builder a server_create function"
+    )]
+    ServerCreate,
+    /// The geometry of its channels is refused.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// No request can be within the limits.
+    #[error(
+        "data_min is {data_min}: no request has that many bytes, with data_max {data_max} and the slots' size"
+    )]
+    DataMin {
+        /// The fewest bytes.
+        data_min: usize,
+        /// The most.
+        data_max: usize,
+    },
+    /// More descriptors than one message carries.
+    #[error(
+        "descriptors_max is {given}, and a call carries at most {}",
+        crate::socket::DESCRIPTORS_MAX
+    )]
+    Descriptors {
+        /// The number that was asked for.
+        given: u32,
+    },
+    /// Too few or too many channels.
+    #[error("a door has 1 to {} channels, not {given}", crate::door::CHANNELS_MAX)]
+    Channels {
+        /// The number that was asked for.
+        given: u32,
+    },
+    /// The memory for snapshots is too short.
+    #[error("the snapshots of this door's threads need {needed} bytes, and were given {given}")]
+    Snapshots {
+        /// Bytes that are needed.
+        needed: usize,
+        /// Bytes that were handed over.
+        given: usize,
+    },
+    /// No memory.
+    #[error("memory for the door cannot be had: {0}")]
+    Memory(#[source] io::Error),
+    /// No memory for the board.
+    #[error(transparent)]
+    Board(#[from] crate::memory::MemoryError),
+}
+
+/// A door that could not be attached to a path.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// `channel_geometry` was not called on the builder.
+    #[error(
+        "the door has no geometry for channels to other processes: give the builder a channel_geometry"
+    )]
+    NoGeometry,
+    /// `start` comes first.
+    #[error("the door has not been started, so nobody would answer")]
+    NotStarted,
+    /// It has a path, or had one.
+    #[error("the door has been attached already")]
+    AlreadyAttached,
+    /// Another process owns the path.
+    #[error("{} is taken: process {owner} serves it; stop that one, or choose another path", .path.display())]
+    Taken {
+        /// The path.
+        path: PathBuf,
+        /// The number of the process, as it has written it into the lock file.
+        owner: String,
+    },
+    /// What lies there is no socket, and is not ours to remove.
+    #[error("{} exists and is no socket: remove it, or choose another path", .path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system says no.
+    #[error("cannot {doing} at {}: {source}", .path.display())]
+    System {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A limit that a door puts on calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The fewest bytes of a request (illumos: `ENOBUFS`).
+    DataMin,
+    /// The most bytes of a request (illumos: `ENOBUFS`, `E2BIG`).
+    DataMax,
+    /// Descriptors (illumos: `ENOTSUP`, `ENFILE`).
+    Descriptors,
+    /// Descriptors that the server may have open (illumos: `EMFILE`).
+    ServerDescriptors,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Limit::DataMin => "data_min: the request has too few bytes",
+            Limit::DataMax => "data_max: the request has too many bytes",
+            Limit::Descriptors => "descriptors_max: the call has too many descriptors",
+            Limit::ServerDescriptors => "the server's limit of open files",
+        })
+    }
+}
+
+/// Why a call has no reply, by what the caller may do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No door server thread has seen the call (illumos: `EBADF`). It is safe to send it to another
+    /// door.
+    #[error(
+        "the door was revoked or has gone before it accepted the call: send it again to another door"
+    )]
+    NotAccepted,
+    /// A door server thread claimed the call, and what became of it is unknown (illumos: `EINTR`).
+    #[error(
+        "the door went away during the call: it may have run, so only an idempotent call may be sent again"
+    )]
+    MayHaveRun,
+    /// The call is outside one of the door's limits; it did not run, and would not the next time.
+    #[error("the door refuses the call by its limit {0}")]
+    Refused(Limit),
+    /// The reply is larger than the caller's buffer or the slot (illumos: `EOVERFLOW`). The call did run.
+    #[error("the reply has {needed} bytes, more than there is room for")]
+    ReplyTooBig {
+        /// Its size in bytes.
+        needed: usize,
+    },
+    /// The caller's patience ended; the call goes on, and its reply will be thrown away.
+    #[error("the call took longer than the caller would wait: it may have run, or still run")]
+    TimedOut,
+    /// All slots are in use, or the socket for descriptors is full: nothing was sent.
+    #[error("the channel is full: wait until another call has ended")]
+    Full,
+    /// The handler panicked or did not complete the call.
+    #[error("the handler failed")]
+    Fault,
+    /// The handler answered in pieces, which only an [`AsyncClient`](crate::AsyncClient) can take.
+    #[error("the reply comes in pieces, which a blocking call cannot take")]
+    Streamed,
+}
+
+impl CallError {
+    /// Whether the call certainly did not run.
+    pub fn is_safe_to_resend(self) -> bool {
+        matches!(self, Self::NotAccepted | Self::Full)
+    }
+}
+
+/// A door that could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody serves at the path, now.
+    #[error("nobody serves a door at {}: start the application that owns it", .path.display())]
+    Away {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The door does not let us in; the reason has both sides' numbers.
+    #[error("the door at {} refuses: {why}", .path.display())]
+    Refused {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        why: crate::hello::Refusal,
+    },
+    /// The other side took too long.
+    #[error("the door at {} did not answer in time", .path.display())]
+    TimedOut {
+        /// The path.
+        path: PathBuf,
+    },
+    /// What listens there is no door of this version.
+    #[error("what listens at {} does not speak the door protocol", .path.display())]
+    Protocol {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Its memory is not what was agreed, or there is none.
+    #[error("the channel of the door at {} cannot be made: {source}", .path.display())]
+    Memory {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: crate::memory::MemoryError,
+    },
+    /// The system says no.
+    #[error("cannot {doing} the door at {}: {source}", .path.display())]
+    System {
+        /// The path.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+}

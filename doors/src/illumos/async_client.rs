@@ -1,0 +1,878 @@
+//! The event loop's caller over native doors: one small thread per slot, each in `door_call` or asleep, and an eventfd.
+//!
+//! The loop and the threads share one lock, held for a few assignments at a time. Nothing is allocated after the client is
+//! there. A slot's bytes belong to the loop while it fills them or reads the reply, and to one thread in between; the lock
+//! hands them over.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::bell::Bell;
+use crate::geometry::{ChannelGeometry, ChannelMemory, SLOTS_MAX};
+use crate::illumos::client::{
+    DESCRIPTORS_MAX, OpenOptions, PeerState, block_signals, exchange, open_path, peer_state,
+    say_hello,
+};
+use crate::illumos::error::{CallError, OpenError};
+use crate::illumos::wire::{HEADER_LEN, Header, Purpose, STRIDE_EXTRA};
+use crate::illumos::{REFUSED, REPLY_TOO_BIG};
+use crate::slot::{Completion, Kind, Phase, Slot, SlotId, Withdraw};
+use crate::status::Status;
+use crate::waiting::Patience;
+
+/// The stack of a thread that only calls: its frames are a few hundred bytes.
+pub(crate) const CALLER_STACK: usize = 64 << 10;
+
+/// One caller of a door: owned by one thread at a time.
+#[derive(Debug)]
+pub struct AsyncClient {
+    shared: Arc<Shared>,
+    slots: Box<[Slot]>,
+    /// Last in, first out: the slot whose bytes are in the cache is used again.
+    free: Vec<u32>,
+    /// Calls that `flush` will hand to the threads.
+    staged: VecDeque<Job>,
+    /// Calls that have no reply, to be told.
+    lost: VecDeque<(u32, CallError)>,
+    /// Bytes of the request in each slot.
+    request_len: Box<[usize]>,
+    outstanding: usize,
+    peer: PeerState,
+    refuses_descriptors: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    door: Arc<OwnedFd>,
+    memory: Memory,
+    state: Mutex<State>,
+    work: Condvar,
+    bell: Bell,
+    /// Rings when a call has found the door revoked or dead.
+    news: Bell,
+}
+
+#[derive(Debug)]
+struct State {
+    jobs: VecDeque<Job>,
+    ended: VecDeque<Ended>,
+    /// The loop sleeps, and wants the bell.
+    waiting: bool,
+    stop: bool,
+    peer: PeerState,
+}
+
+/// A call for a thread to make.
+#[derive(Debug)]
+struct Job {
+    slot: u32,
+    /// Bytes of header and request.
+    len: usize,
+    descriptors: Sent,
+}
+
+/// Duplicates of descriptors that are closed after the call. An array: the loop does not allocate.
+#[derive(Debug, Default)]
+struct Sent([Option<OwnedFd>; DESCRIPTORS_MAX]);
+
+/// How a call has ended.
+#[derive(Debug)]
+struct Ended {
+    slot: u32,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Replied { status: Status, len: usize },
+    Lost(CallError),
+}
+
+/// Where the slots' bytes lie.
+#[derive(Debug)]
+struct Memory {
+    geometry: ChannelGeometry,
+    base: NonNull<u8>,
+    /// Bytes to unmap at the end; 0 for memory that was handed over for ever.
+    mapped: usize,
+}
+
+// SAFETY: plain addresses of memory that lives as long as the value; who touches which slot is settled by the lock.
+unsafe impl Send for Memory {}
+// SAFETY: as for Send; a shared reference gives out addresses only.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Fresh memory for a channel of this geometry.
+    fn map(geometry: ChannelGeometry) -> std::io::Result<Self> {
+        let mapped = geometry.memory_len();
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory that exists.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANON,
+                -1,
+                0,
+            )
+        };
+        match NonNull::new(base.cast()) {
+            Some(base) if base.as_ptr() != libc::MAP_FAILED.cast() => Ok(Self {
+                geometry,
+                base,
+                mapped,
+            }),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+
+    /// Memory that was handed over; its owner has checked that it is as long as the geometry says.
+    fn given(geometry: ChannelGeometry, memory: &ChannelMemory) -> Self {
+        Self {
+            geometry,
+            base: memory.base(),
+            mapped: 0,
+        }
+    }
+
+    /// Where the header of `slot` is; its request follows.
+    fn message(&self, slot: u32) -> NonNull<u8> {
+        let stride = STRIDE_EXTRA + self.geometry.request_size;
+        let at = slot as usize * stride + STRIDE_EXTRA - HEADER_LEN;
+        // SAFETY: the slots' strides fit the requests' part of the memory, which a test of `wire` holds.
+        unsafe { self.base.add(at) }
+    }
+
+    fn request(&self, slot: u32) -> NonNull<u8> {
+        // SAFETY: inside the slot's stride.
+        unsafe { self.message(slot).add(HEADER_LEN) }
+    }
+
+    /// Where the reply of `slot` is; its trailer follows.
+    fn reply(&self, slot: u32) -> NonNull<u8> {
+        let at = self.geometry.requests_len() + slot as usize * self.reply_room();
+        // SAFETY: as for `message`, in the replies' part, which comes after the requests'.
+        unsafe { self.base.add(at) }
+    }
+
+    fn reply_room(&self) -> usize {
+        self.geometry.reply_size + STRIDE_EXTRA
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.mapped != 0 {
+            // SAFETY: the mapping is ours, and nobody has an address in it any more: clients and threads keep this value.
+            unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
+        }
+    }
+}
+
+impl AsyncClient {
+    /// Opens the door at `path`. Blocks for at most `options.timeout`, and starts one thread per slot.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
+        let door = Arc::new(open_path(path)?);
+        let hello = say_hello(&door, options.timeout)?;
+        let mut geometry = hello.geometry;
+        let offered = geometry.slots.min(SLOTS_MAX);
+        let asked = options.slots.unwrap_or(offered);
+        if !(1..=offered).contains(&asked) {
+            return Err(OpenError::Slots { offered, asked });
+        }
+        geometry.slots = asked;
+        geometry.check()?;
+        let needed = geometry.memory_len();
+        if needed > options.channel_bytes_max {
+            return Err(OpenError::TooLarge {
+                needed,
+                max: options.channel_bytes_max,
+            });
+        }
+        let memory = Memory::map(geometry).map_err(|source| OpenError::Resource {
+            what: "memory",
+            source,
+        })?;
+        Self::with_memory(door, memory)
+    }
+
+    /// A caller in memory that was handed over for ever and fits the geometry, for the door's own process.
+    pub(crate) fn in_process(
+        door: OwnedFd,
+        geometry: ChannelGeometry,
+        memory: &ChannelMemory,
+    ) -> Result<Self, OpenError> {
+        Self::with_memory(Arc::new(door), Memory::given(geometry, memory))
+    }
+
+    fn with_memory(door: Arc<OwnedFd>, memory: Memory) -> Result<Self, OpenError> {
+        let missing = |what| move |source| OpenError::Resource { what, source };
+        let slots = memory.geometry.slots;
+        let refuses_descriptors = super::client::info(door.as_raw_fd())
+            .is_ok_and(|info| info.di_attributes & super::ffi::DOOR_REFUSE_DESC != 0);
+        let many = slots as usize;
+        let shared = Arc::new(Shared {
+            door,
+            memory,
+            state: Mutex::new(State {
+                jobs: VecDeque::with_capacity(many),
+                ended: VecDeque::with_capacity(many),
+                waiting: false,
+                stop: false,
+                peer: PeerState::Serving,
+            }),
+            work: Condvar::new(),
+            bell: Bell::new().map_err(missing("eventfd"))?,
+            news: Bell::new().map_err(missing("eventfd"))?,
+        });
+        // The client first: if a thread cannot be started, dropping it ends the others.
+        let client = Self {
+            shared: Arc::clone(&shared),
+            slots: (0..slots)
+                .map(|_| Slot {
+                    lost: false,
+                    generation: 1,
+                    phase: Phase::Free,
+                    reply_len: 0,
+                })
+                .collect(),
+            free: (0..slots).rev().collect(),
+            staged: VecDeque::with_capacity(many),
+            lost: VecDeque::with_capacity(many),
+            request_len: vec![0; many].into_boxed_slice(),
+            outstanding: 0,
+            peer: PeerState::Serving,
+            refuses_descriptors,
+        };
+        for index in 0..slots {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name(format!("door-caller-{index}"))
+                .stack_size(CALLER_STACK)
+                .spawn(move || shared.call_until_stopped())
+                .map_err(missing("thread"))?;
+        }
+        Ok(client)
+    }
+
+    /// The channel's geometry.
+    pub fn geometry(&self) -> ChannelGeometry {
+        self.shared.memory.geometry
+    }
+
+    /// A free slot, to be filled. `None`: all are in use.
+    pub fn reserve(&mut self) -> Option<SlotId> {
+        let index = self.free.pop()?;
+        self.slots[index as usize].phase = Phase::Filling;
+        self.request_len[index as usize] = 0;
+        Some(self.id(index))
+    }
+
+    /// Slots that `reserve` can still give.
+    pub fn free_slots(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Calls whose reply has not been drained: staged, waiting, running or abandoned.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// The bytes of the request, to be filled before `submit`.
+    ///
+    /// # Panics
+    /// If the slot is not being filled.
+    pub fn request_mut(&mut self, slot: SlotId) -> &mut [u8] {
+        self.request_tail_mut(slot, 0)
+    }
+
+    /// The same from an offset on.
+    ///
+    /// # Panics
+    /// If the slot is not being filled, or is shorter than `from`.
+    pub fn request_tail_mut(&mut self, slot: SlotId, from: usize) -> &mut [u8] {
+        self.assert_filling(slot);
+        let size = self.geometry().request_size;
+        assert!(from <= size, "a slot of {size} bytes has none at {from}");
+        let bytes = self.shared.memory.request(slot.index);
+        // SAFETY: inside the slot's initialised bytes; while it is being filled no thread knows of it.
+        unsafe { std::slice::from_raw_parts_mut(bytes.as_ptr().add(from), size - from) }
+    }
+
+    /// The bytes of a request that was submitted and not accepted, as long as its slot is not released.
+    ///
+    /// # Panics
+    /// If the slot is not being filled.
+    pub fn request(&self, slot: SlotId) -> &[u8] {
+        self.assert_filling(slot);
+        let bytes = self.shared.memory.request(slot.index);
+        // SAFETY: as for `request_tail_mut`; `submit` has checked the length.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.request_len[slot.index()]) }
+    }
+
+    /// Stages the call: `len` bytes of the request, and a deadline on `CLOCK_MONOTONIC` in nanoseconds (0: none) that
+    /// travels to the handler. It is made at `flush`.
+    ///
+    /// # Panics
+    /// If the slot is not being filled, or `len` is more than it holds.
+    pub fn submit(&mut self, slot: SlotId, len: usize, deadline_ns: u64) {
+        self.stage(slot, len, deadline_ns, Sent::default());
+    }
+
+    /// As [`submit`](Self::submit), and sends duplicates of descriptors along, which the handler owns.
+    ///
+    /// # Errors
+    /// The door refuses descriptors, or takes fewer, or this process has no room for the duplicates: the slot is still
+    /// being filled.
+    pub fn submit_with(
+        &mut self,
+        slot: SlotId,
+        len: usize,
+        deadline_ns: u64,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), CallError> {
+        if self.refuses_descriptors && !descriptors.is_empty() {
+            return Err(CallError::Refused("refuse_descriptors"));
+        }
+        if descriptors.len() > DESCRIPTORS_MAX {
+            return Err(CallError::Refused("descriptors_max"));
+        }
+        let mut sent = Sent::default();
+        for (place, descriptor) in sent.0.iter_mut().zip(descriptors) {
+            *place = Some(
+                descriptor
+                    .try_clone_to_owned()
+                    .map_err(|_| CallError::Full)?,
+            );
+        }
+        self.stage(slot, len, deadline_ns, sent);
+        Ok(())
+    }
+
+    fn stage(&mut self, slot: SlotId, len: usize, deadline_ns: u64, descriptors: Sent) {
+        self.assert_filling(slot);
+        let geometry = self.geometry();
+        let size = geometry.request_size;
+        assert!(len <= size, "a request of {len} bytes in a slot of {size}");
+        let header = Header {
+            purpose: Purpose::Call,
+            deadline_ns,
+            reply_max: geometry.reply_size as u64,
+        }
+        .encode();
+        let message = self.shared.memory.message(slot.index);
+        // SAFETY: HEADER_LEN bytes before the slot's request, which is ours while it is being filled.
+        unsafe { ptr::copy_nonoverlapping(header.as_ptr(), message.as_ptr(), HEADER_LEN) };
+        self.request_len[slot.index()] = len;
+        self.slots[slot.index()].phase = Phase::Submitted;
+        self.outstanding += 1;
+        self.staged.push_back(Job {
+            slot: slot.index,
+            len: HEADER_LEN + len,
+            descriptors,
+        });
+    }
+
+    /// Hands the staged calls to the threads.
+    ///
+    /// # Errors
+    /// [`CallError::NotAccepted`]: the door was revoked or is gone; [`next_lost`](Self::next_lost) tells which calls were
+    /// not accepted, among them earlier ones that found it so.
+    pub fn flush(&mut self) -> Result<(), CallError> {
+        if self.peer == PeerState::Serving && !self.staged.is_empty() {
+            let mut state = self.shared.lock();
+            self.peer = state.peer;
+            if self.peer == PeerState::Serving {
+                let calls = self.staged.len();
+                state.jobs.append(&mut self.staged);
+                drop(state);
+                for _ in 0..calls {
+                    self.shared.work.notify_one();
+                }
+            }
+        }
+        for job in self.staged.drain(..) {
+            self.lost.push_back((job.slot, CallError::NotAccepted));
+        }
+        if self.lost.is_empty() {
+            Ok(())
+        } else {
+            Err(CallError::NotAccepted)
+        }
+    }
+
+    /// Takes back a call that no thread has taken up. A slot that is being filled counts as withdrawn.
+    pub fn withdraw(&mut self, slot: SlotId) -> Withdraw {
+        match self.phase(slot) {
+            Phase::Filling => Withdraw::Withdrawn,
+            Phase::Submitted if self.unsubmit(slot) => {
+                self.slots[slot.index()].phase = Phase::Filling;
+                self.outstanding -= 1;
+                Withdraw::Withdrawn
+            }
+            _ => Withdraw::Claimed,
+        }
+    }
+
+    /// Gives up a call, whatever it is doing. If it is under way, its slot stays in quarantine until it has ended. The
+    /// `SlotId` is not valid any more.
+    pub fn abandon(&mut self, slot: SlotId) {
+        match self.phase(slot) {
+            Phase::Submitted if self.unsubmit(slot) => {
+                self.outstanding -= 1;
+                self.free(slot.index);
+            }
+            Phase::Submitted => self.slots[slot.index()].phase = Phase::Abandoned,
+            _ => self.free(slot.index),
+        }
+    }
+
+    /// Tries to take a call out of the threads' sight.
+    fn unsubmit(&mut self, slot: SlotId) -> bool {
+        let given_back = (slot.index, CallError::NotAccepted);
+        if let Some(at) = self.lost.iter().position(|lost| *lost == given_back) {
+            self.lost.remove(at);
+            return true;
+        }
+        let mut state = self.shared.lock();
+        for jobs in [&mut self.staged, &mut state.jobs] {
+            if let Some(at) = jobs.iter().position(|job| job.slot == slot.index) {
+                // Dropping the job closes its descriptors.
+                jobs.remove(at);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The next reply, if there is one.
+    pub fn next_completion(&mut self) -> Option<(SlotId, Completion)> {
+        loop {
+            let Ended {
+                slot: index,
+                outcome,
+            } = {
+                let mut state = self.shared.lock();
+                self.peer = state.peer;
+                state.ended.pop_front()?
+            };
+            if self.slots[index as usize].phase == Phase::Abandoned {
+                self.outstanding -= 1;
+                self.free(index);
+                continue;
+            }
+            match outcome {
+                Outcome::Replied { status, len } => {
+                    self.outstanding -= 1;
+                    let slot = &mut self.slots[index as usize];
+                    slot.phase = Phase::Replied;
+                    slot.reply_len = len;
+                    let completion = Completion {
+                        status,
+                        len,
+                        kind: Kind::Final,
+                    };
+                    return Some((self.id(index), completion));
+                }
+                Outcome::Lost(error) => self.lost.push_back((index, error)),
+            }
+        }
+    }
+
+    /// Calls `f` with every reply that is there.
+    pub fn drain(&mut self, mut f: impl FnMut(SlotId, Completion)) {
+        while let Some((slot, completion)) = self.next_completion() {
+            f(slot, completion);
+        }
+    }
+
+    /// A call that will have no reply; each is told once, after the completions have been drained.
+    /// [`CallError::NotAccepted`]: its slot is being filled again, so its request can be read with
+    /// [`request`](Self::request), then `release` it. [`CallError::MayHaveRun`]: its slot is free again and the id not
+    /// valid any more.
+    pub fn next_lost(&mut self) -> Option<(SlotId, CallError)> {
+        loop {
+            let (index, error) = self.lost.pop_front()?;
+            self.outstanding -= 1;
+            let id = self.id(index);
+            let slot = &mut self.slots[index as usize];
+            if slot.phase == Phase::Abandoned {
+                self.free(index);
+                continue;
+            }
+            if error == CallError::NotAccepted {
+                slot.phase = Phase::Filling;
+            } else {
+                self.free(index);
+            }
+            return Some((id, error));
+        }
+    }
+
+    /// The bytes of the reply that `drain` has told of, until `release`. They are this process' own: the kernel has copied
+    /// them here.
+    ///
+    /// # Panics
+    /// If the slot has no reply.
+    pub fn reply(&self, slot: SlotId) -> &[u8] {
+        // SAFETY: the bytes are initialised (zeroed, then written by the kernel), and after its call no thread touches the
+        // slot until it is submitted again, which needs `&mut self`.
+        unsafe { self.reply_bytes(slot).as_ref() }
+    }
+
+    /// Copies the bytes of the reply from offset `from` on into `into`, as many as fit, and returns how many.
+    ///
+    /// # Panics
+    /// If the slot has no reply.
+    pub fn copy_reply(&self, slot: SlotId, from: usize, into: &mut [u8]) -> usize {
+        let rest = self.reply(slot).get(from..).unwrap_or(&[]);
+        let len = rest.len().min(into.len());
+        into[..len].copy_from_slice(&rest[..len]);
+        len
+    }
+
+    /// Where the reply lies, to be handed to a system call. Valid until `release`.
+    ///
+    /// # Panics
+    /// If the slot has no reply.
+    pub fn reply_bytes(&self, slot: SlotId) -> NonNull<[u8]> {
+        let phase = self.phase(slot);
+        assert!(
+            phase == Phase::Replied,
+            "{slot:?} is {phase:?}: it has no reply"
+        );
+        let bytes = self.shared.memory.reply(slot.index);
+        NonNull::slice_from_raw_parts(bytes, self.slots[slot.index()].reply_len)
+    }
+
+    /// For a caller that is written for interim replies too; a native door has none.
+    ///
+    /// # Panics
+    /// Always.
+    pub fn resume(&mut self, slot: SlotId, request_len: usize) {
+        let phase = self.phase(slot);
+        panic!("{slot:?} is {phase:?}: only an interim reply is resumed, with {request_len} bytes");
+    }
+
+    /// Frees a slot whose reply has been read, or that was never submitted.
+    ///
+    /// # Panics
+    /// If the call is under way: `abandon` is for that.
+    pub fn release(&mut self, slot: SlotId) {
+        let phase = self.phase(slot);
+        assert!(
+            matches!(phase, Phase::Replied | Phase::Filling),
+            "{slot:?} is {phase:?}: abandon it instead"
+        );
+        self.free(slot.index);
+    }
+
+    /// The doorbell: register it with `EPOLLIN | EPOLLET`; it never needs reading.
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.shared.bell.as_raw_fd()
+    }
+
+    /// This client's doorbell, for other threads.
+    pub fn bell(&self) -> Bell {
+        self.shared.bell.clone()
+    }
+
+    /// A descriptor that becomes readable when a call has found the door revoked or dead. A door that nobody calls cannot
+    /// be watched: ask [`check_peer`](Self::check_peer) now and then. Register it with `EPOLLIN | EPOLLET`.
+    pub fn peer_fd(&self) -> Option<RawFd> {
+        Some(self.shared.news.as_raw_fd())
+    }
+
+    /// Looks what the other side does. Unless it is [`PeerState::Serving`], drain the completions that are there, then
+    /// [`next_lost`](Self::next_lost) until it is empty.
+    pub fn check_peer(&mut self) -> PeerState {
+        let seen = peer_state(self.shared.door.as_raw_fd());
+        let mut state = self.shared.lock();
+        state.peer = worse(state.peer, seen);
+        self.peer = state.peer;
+        self.peer
+    }
+
+    /// What was last known of the other side, without looking.
+    pub fn peer_state(&self) -> PeerState {
+        self.peer
+    }
+
+    /// Announces that the caller goes to sleep in `epoll_wait`. `true`: sleep. `false`: there are replies, drain them
+    /// first. Every reply rings here, whatever the patience.
+    pub fn prepare_wait(&mut self, patience: Patience) -> bool {
+        let _ = patience;
+        let mut state = self.shared.lock();
+        state.waiting = state.ended.is_empty();
+        state.waiting
+    }
+
+    /// After `epoll_wait`: no doorbells while we are awake.
+    pub fn woke(&mut self) {
+        self.shared.lock().waiting = false;
+    }
+
+    /// Whether flushed calls wait for a thread of this client. Calls that wait for a door server thread are the kernel's.
+    pub fn backlog(&self) -> bool {
+        !self.shared.lock().jobs.is_empty()
+    }
+
+    /// There is nobody to be nudged: the kernel hands each call to a door server thread as soon as one is free.
+    pub fn nudge(&mut self) -> bool {
+        false
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lost_len(&self) -> usize {
+        self.lost.len()
+    }
+
+    fn id(&self, index: u32) -> SlotId {
+        SlotId {
+            index,
+            generation: self.slots[index as usize].generation,
+        }
+    }
+
+    fn free(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        slot.phase = Phase::Free;
+        slot.generation = slot.generation.checked_add(1).unwrap_or(1);
+        self.free.push(index);
+    }
+
+    fn assert_filling(&self, slot: SlotId) {
+        let phase = self.phase(slot);
+        assert!(
+            phase == Phase::Filling,
+            "{slot:?} is {phase:?}: its request is not ours"
+        );
+    }
+
+    /// The slot's phase; panics if the id is stale.
+    fn phase(&self, id: SlotId) -> Phase {
+        let slot = &self.slots[id.index()];
+        let valid = slot.generation == id.generation
+            && !matches!(slot.phase, Phase::Free | Phase::Abandoned);
+        assert!(valid, "{id:?} is stale: its slot was released or abandoned");
+        slot.phase
+    }
+}
+
+impl Drop for AsyncClient {
+    /// Ends the threads: those that wait now, those inside a call when it has ended. Nobody waits for them; they keep what
+    /// they need.
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.stop = true;
+        state.jobs.clear();
+        drop(state);
+        self.shared.work.notify_all();
+    }
+}
+
+impl Shared {
+    /// No code that holds the lock can panic between two states, so a poisoned one is as good as any.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The body of a caller's thread.
+    fn call_until_stopped(&self) {
+        block_signals();
+        while let Some(job) = self.next_job() {
+            let outcome = self.call(&job);
+            // Before the call is reported as ended: the descriptors that were sent are closed here.
+            let slot = job.slot;
+            drop(job);
+            let news = match outcome {
+                // Whatever else is known of it, it takes no more calls.
+                Outcome::Lost(CallError::NotAccepted) => {
+                    worse(PeerState::Revoked, peer_state(self.door.as_raw_fd()))
+                }
+                Outcome::Lost(_) => peer_state(self.door.as_raw_fd()),
+                Outcome::Replied { .. } => PeerState::Serving,
+            };
+            self.report(slot, outcome, news);
+        }
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.stop {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn call(&self, job: &Job) -> Outcome {
+        let message = NonNull::slice_from_raw_parts(self.memory.message(job.slot), job.len);
+        let mut borrowed = [self.door_as_placeholder(); DESCRIPTORS_MAX];
+        let mut many = 0;
+        for descriptor in job.descriptors.iter() {
+            borrowed[many] = descriptor;
+            many += 1;
+        }
+        // SAFETY: a submitted slot's bytes belong to the thread that took its job, until `report`.
+        let ended = unsafe {
+            exchange(
+                self.door.as_raw_fd(),
+                message,
+                &borrowed[..many],
+                self.memory.reply(job.slot),
+                self.memory.reply_room(),
+            )
+        };
+        outcome_of(ended, self.memory.geometry.reply_size)
+    }
+
+    /// Something to fill an array of borrowed descriptors with, never sent.
+    fn door_as_placeholder(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.door.as_fd()
+    }
+
+    fn report(&self, slot: u32, outcome: Outcome, news: PeerState) {
+        let mut state = self.lock();
+        // A living door that lost one call (its thread has ended) goes on: that call alone has failed.
+        let outcome = match outcome {
+            Outcome::Lost(CallError::MayHaveRun) if news == PeerState::Serving => {
+                Outcome::Replied {
+                    status: Status::FAULT,
+                    len: 0,
+                }
+            }
+            other => other,
+        };
+        state.peer = worse(state.peer, news);
+        state.ended.push_back(Ended { slot, outcome });
+        let ring = std::mem::replace(&mut state.waiting, false);
+        drop(state);
+        if news != PeerState::Serving {
+            self.news.ring();
+        }
+        if ring {
+            self.bell.ring();
+        }
+    }
+}
+
+/// A door that was revoked is never taken for a serving one again, nor a dead one for a living one.
+fn worse(a: PeerState, b: PeerState) -> PeerState {
+    match (a, b) {
+        (PeerState::Gone, _) | (_, PeerState::Gone) => PeerState::Gone,
+        (PeerState::Revoked, _) | (_, PeerState::Revoked) => PeerState::Revoked,
+        (PeerState::Serving, PeerState::Serving) => PeerState::Serving,
+    }
+}
+
+/// What the event loop is told of a call. What the door refused for good is an answer too, without bytes.
+fn outcome_of(ended: Result<(Status, usize), CallError>, reply_size: usize) -> Outcome {
+    let (status, len) = match ended {
+        Ok((status, len)) if len <= reply_size => (status, len),
+        Ok(_) | Err(CallError::ReplyTooBig { .. }) => (REPLY_TOO_BIG, 0),
+        Err(error @ (CallError::NotAccepted | CallError::MayHaveRun | CallError::TimedOut)) => {
+            return Outcome::Lost(error);
+        }
+        Err(CallError::Refused(_) | CallError::Full) => (REFUSED, 0),
+    };
+    Outcome::Replied { status, len }
+}
+
+impl Sent {
+    fn iter(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        self.0.iter().flatten().map(AsFd::as_fd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_larger_than_its_slot_is_told_as_such() {
+        assert_eq!(
+            outcome_of(Ok((Status::OK, 4096)), 4096),
+            Outcome::Replied {
+                status: Status::OK,
+                len: 4096
+            }
+        );
+        let too_big = Outcome::Replied {
+            status: REPLY_TOO_BIG,
+            len: 0,
+        };
+        assert_eq!(outcome_of(Ok((Status::OK, 4097)), 4096), too_big);
+        assert_eq!(
+            outcome_of(Err(CallError::ReplyTooBig { needed: 9000 }), 4096),
+            too_big
+        );
+    }
+
+    #[test]
+    fn only_what_the_peer_did_makes_a_call_lost() {
+        assert_eq!(
+            outcome_of(Err(CallError::NotAccepted), 4096),
+            Outcome::Lost(CallError::NotAccepted)
+        );
+        assert_eq!(
+            outcome_of(Err(CallError::MayHaveRun), 4096),
+            Outcome::Lost(CallError::MayHaveRun)
+        );
+        assert_eq!(
+            outcome_of(Err(CallError::Refused("data_max")), 4096),
+            Outcome::Replied {
+                status: REFUSED,
+                len: 0
+            }
+        );
+    }
+
+    #[test]
+    fn a_door_never_gets_better() {
+        let states = [PeerState::Serving, PeerState::Revoked, PeerState::Gone];
+        for (i, a) in states.into_iter().enumerate() {
+            for (j, b) in states.into_iter().enumerate() {
+                assert_eq!(worse(a, b), states[i.max(j)]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_slots_of_a_channel_do_not_overlap() {
+        let geometry = ChannelGeometry {
+            slots: 65,
+            request_size: 4096,
+            reply_size: 8192,
+        };
+        let memory = Memory::map(geometry).expect("memory");
+        let start = memory.base.as_ptr() as usize;
+        let mut end = start;
+        for slot in 0..65 {
+            assert!(memory.message(slot).as_ptr() as usize >= end);
+            end = memory.request(slot).as_ptr() as usize + geometry.request_size;
+        }
+        assert!(end <= memory.reply(0).as_ptr() as usize);
+        for slot in 0..65 {
+            assert!(memory.reply(slot).as_ptr() as usize >= end);
+            end = memory.reply(slot).as_ptr() as usize + memory.reply_room();
+        }
+        assert!(end <= start + geometry.memory_len());
+    }
+}

@@ -1,0 +1,441 @@
+//! One call, as its handler sees it on a door server thread, and the way out when the thread cannot go on.
+//!
+//! The request lies on the door server thread's own stack, where the kernel has copied it: nobody else can change it. The
+//! reply is built in a buffer of the thread and sent when the handler has returned.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_uint};
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+
+use crate::illumos::ffi;
+use crate::illumos::server::Inner;
+use crate::illumos::wire::{TRAILER_LEN, Trailer};
+use crate::status::Status;
+
+/// What runs behind a door.
+pub trait DoorHandler {
+    /// Serves one call on door server thread `thread`, and completes it. Returning or unwinding without
+    /// [`Call::complete`] completes the call with [`Status::FAULT`].
+    fn call(&self, thread: u32, call: &mut Call<'_>);
+}
+
+impl<F: Fn(u32, &mut Call<'_>)> DoorHandler for F {
+    fn call(&self, thread: u32, call: &mut Call<'_>) {
+        self(thread, call);
+    }
+}
+
+/// Nobody will read what comes next. Here also: an interim reply has no way to its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a native door has no interim replies: end this call with a final one")]
+pub struct Gone;
+
+/// The turn has come back after an interim reply; never here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Bytes that the client has put into the request slot in the meantime.
+    pub request_len: usize,
+}
+
+/// Who makes a call: the process itself, at the time of the call, whoever opened the door for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The process.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+impl Credentials {
+    /// Those of the caller whose call this thread serves.
+    pub(crate) fn of_caller() -> io::Result<Self> {
+        let mut ucred = ptr::null_mut();
+        // SAFETY: a null pointer asks the C library for memory, which is freed below.
+        if unsafe { ffi::door_ucred(&raw mut ucred) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call succeeded, so `ucred` is the C library's own, and freed once.
+        unsafe {
+            let credentials = Self {
+                pid: ffi::ucred_getpid(ucred),
+                uid: ffi::ucred_geteuid(ucred),
+                gid: ffi::ucred_getegid(ucred),
+            };
+            ffi::ucred_free(ucred);
+            Ok(credentials)
+        }
+    }
+}
+
+/// A thread's buffer for replies, with room for the trailer. It is there as long as the thread serves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplyBuffer {
+    pub base: NonNull<u8>,
+    /// Bytes for a reply; the trailer's come on top.
+    pub size: usize,
+}
+
+/// What `door_return` is to send: plain numbers, because nothing with a destructor may be alive then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub data: *mut u8,
+    pub len: usize,
+}
+
+impl Answer {
+    /// The reply to nobody.
+    pub const NOTHING: Self = Self {
+        data: ptr::null_mut(),
+        len: 0,
+    };
+
+    /// The first `len` bytes of the buffer, with their trailer.
+    ///
+    /// # Safety
+    /// The buffer is this thread's, nothing refers to its bytes, and `len` is at most its size.
+    pub unsafe fn seal(buffer: ReplyBuffer, len: usize, status: Status) -> Self {
+        let trailer = Trailer::new(status, len).encode();
+        // SAFETY: the buffer has TRAILER_LEN bytes more than its size.
+        unsafe {
+            ptr::copy_nonoverlapping(trailer.as_ptr(), buffer.base.as_ptr().add(len), TRAILER_LEN);
+        }
+        Self {
+            data: buffer.base.as_ptr(),
+            len: len + TRAILER_LEN,
+        }
+    }
+}
+
+/// Descriptors that came with a call. Those that nobody takes are closed.
+pub struct Descriptors<'a> {
+    entries: *const ffi::door_desc_t,
+    left: usize,
+    of_this_call: PhantomData<&'a ()>,
+}
+
+impl<'a> Descriptors<'a> {
+    /// # Safety
+    /// `many` entries lie at `entries` for as long as the value lives, their descriptors are open, and nobody else knows
+    /// them.
+    pub(crate) unsafe fn new(entries: *const ffi::door_desc_t, many: c_uint) -> Self {
+        Self {
+            entries,
+            left: if entries.is_null() { 0 } else { many as usize },
+            of_this_call: PhantomData,
+        }
+    }
+
+    fn take_rest(&mut self) -> Descriptors<'a> {
+        let taken = Descriptors {
+            entries: self.entries,
+            left: self.left,
+            of_this_call: PhantomData,
+        };
+        self.left = 0;
+        taken
+    }
+}
+
+impl Iterator for Descriptors<'_> {
+    type Item = OwnedFd;
+
+    fn next(&mut self) -> Option<OwnedFd> {
+        while self.left != 0 {
+            // SAFETY: `left` entries are left at `entries` (see `new`); packed, so read unaligned.
+            let entry = unsafe { self.entries.read_unaligned() };
+            // SAFETY: within or one past the entries.
+            self.entries = unsafe { self.entries.add(1) };
+            self.left -= 1;
+            let descriptor: c_int = entry.d_descriptor;
+            if entry.d_attributes & ffi::DOOR_DESCRIPTOR != 0 && descriptor >= 0 {
+                // SAFETY: the kernel has opened it for this call, and each entry is taken once.
+                return Some(unsafe { OwnedFd::from_raw_fd(descriptor) });
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Descriptors<'_> {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}
+
+impl fmt::Debug for Descriptors<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Descriptors")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a call was completed: length and status.
+type Completed = Cell<Option<(usize, Status)>>;
+
+/// One request on a door server thread.
+#[derive(Debug)]
+pub struct Call<'a> {
+    inner: &'a Inner,
+    request: NonNull<[u8]>,
+    reply: ReplyBuffer,
+    /// Bytes of reply that the caller has room for, at most the buffer's.
+    reply_max: usize,
+    deadline_ns: u64,
+    claimed_at_ns: u64,
+    thread: u32,
+    generation: u32,
+    completed: Completed,
+    descriptors: Descriptors<'a>,
+    /// A call stays on its thread.
+    not_send: PhantomData<*const ()>,
+}
+
+/// What a call is made of.
+pub(crate) struct Parts<'a> {
+    pub inner: &'a Inner,
+    pub request: NonNull<[u8]>,
+    pub reply: ReplyBuffer,
+    pub reply_max: usize,
+    pub deadline_ns: u64,
+    pub claimed_at_ns: u64,
+    pub thread: u32,
+    pub generation: u32,
+    pub descriptors: Descriptors<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// # Safety
+    /// The request's bytes and the reply buffer are this thread's alone as long as the call lives.
+    pub(crate) unsafe fn new(parts: Parts<'a>) -> Self {
+        Self {
+            inner: parts.inner,
+            request: parts.request,
+            reply: parts.reply,
+            reply_max: parts.reply_max.min(parts.reply.size),
+            deadline_ns: parts.deadline_ns,
+            claimed_at_ns: parts.claimed_at_ns,
+            thread: parts.thread,
+            generation: parts.generation,
+            completed: Cell::new(None),
+            descriptors: parts.descriptors,
+            not_send: PhantomData,
+        }
+    }
+
+    /// The request's bytes; empty after completion.
+    pub fn request(&self) -> &[u8] {
+        if self.is_completed() {
+            return &[];
+        }
+        // SAFETY: the bytes are this thread's (see `new`), initialised by the kernel, and not written while the call lives.
+        unsafe { self.request.as_ref() }
+    }
+
+    /// The whole request, as a place.
+    pub fn request_slot(&self) -> NonNull<[u8]> {
+        self.request
+    }
+
+    /// Copies the request's bytes from `offset` on into `into`, as many as there are, and returns how many.
+    pub fn fetch_request(&self, offset: usize, into: &mut [u8]) -> usize {
+        let rest = self.request().get(offset..).unwrap_or(&[]);
+        let len = rest.len().min(into.len());
+        into[..len].copy_from_slice(&rest[..len]);
+        len
+    }
+
+    /// The room for the reply, to build it in place; empty after completion. What an earlier call left is still there.
+    pub fn reply_mut(&mut self) -> &mut [u8] {
+        if self.is_completed() {
+            return &mut [];
+        }
+        // SAFETY: the buffer is this thread's (see `new`) and initialised, and `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.reply.base.as_ptr(), self.reply_max) }
+    }
+
+    /// When the caller stops caring: `CLOCK_MONOTONIC` in nanoseconds, 0 for never.
+    pub fn deadline(&self) -> u64 {
+        self.deadline_ns
+    }
+
+    /// When this thread took the call up: `CLOCK_MONOTONIC` in nanoseconds.
+    pub fn claimed_at_ns(&self) -> u64 {
+        self.claimed_at_ns
+    }
+
+    /// Native calls have no channel: 0.
+    pub fn channel(&self) -> u32 {
+        0
+    }
+
+    /// Native calls have no slot in the server; the door server thread's index takes its place, since a thread has one call.
+    pub fn slot(&self) -> u32 {
+        self.thread
+    }
+
+    /// How many calls this thread has had, this one among them.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whether the final reply is decided.
+    pub fn is_completed(&self) -> bool {
+        self.completed.get().is_some()
+    }
+
+    /// Who makes this call.
+    ///
+    /// # Errors
+    /// What `door_ucred` says; inside a call it can only be out of memory.
+    pub fn cred(&self) -> io::Result<Credentials> {
+        Credentials::of_caller()
+    }
+
+    /// The descriptors that came with the call, once; those that are not taken are closed.
+    pub fn take_descriptors(&mut self) -> Descriptors<'a> {
+        self.descriptors.take_rest()
+    }
+
+    /// Decides the final reply: the first `len` bytes of the buffer. They are sent when the handler has returned. Once per
+    /// call; a second completion is a bug that debug builds report and that is otherwise ignored.
+    ///
+    /// # Panics
+    /// If `len` is more than there is room for.
+    pub fn complete(&mut self, len: usize, status: Status) {
+        debug_assert!(!self.is_completed(), "a call is completed once");
+        if self.is_completed() {
+            return;
+        }
+        assert!(
+            len <= self.reply_max,
+            "a reply of {len} bytes in a slot of {}",
+            self.reply_max
+        );
+        self.completed.set(Some((len, status)));
+    }
+
+    /// A native call has one reply, and the thread's stack goes with it.
+    ///
+    /// # Errors
+    /// [`Gone`], always.
+    pub fn interim(&mut self, len: usize, kind: u32) -> Result<Resumed, Gone> {
+        let _ = (len, kind);
+        Err(Gone)
+    }
+
+    /// A handle with which this call can be answered from a place that cannot return here.
+    pub fn emergency(&self) -> EmergencyReply {
+        EmergencyReply {
+            inner: ptr::from_ref(self.inner),
+            completed: &raw const self.completed,
+            reply: self.reply,
+            reply_max: self.reply_max,
+        }
+    }
+
+    /// How the call ended.
+    pub(crate) fn outcome(&self) -> (usize, Status) {
+        self.completed.get().unwrap_or((0, Status::FAULT))
+    }
+}
+
+/// Answers a call whose thread will never run again.
+#[derive(Clone, Copy, Debug)]
+pub struct EmergencyReply {
+    inner: *const Inner,
+    completed: *const Completed,
+    reply: ReplyBuffer,
+    reply_max: usize,
+}
+
+impl EmergencyReply {
+    /// Sends the bytes of `fill` (cut to the room there is) as the reply; a call that was completed already keeps its own.
+    /// The thread leaves the door's pool first, so that it never gets another call: **this does not return** unless the
+    /// kernel refuses the reply, and then it says whether the reply was this one.
+    ///
+    /// A copy and two system calls; `door_return` is not on the list of async-signal-safe functions, but takes no lock.
+    ///
+    /// # Safety
+    /// - The handler that got the `Call` is still on this thread's stack: it has neither returned nor been jumped out of.
+    /// - It is called on that thread, at most once.
+    /// - If it returns, control never returns to the handler: the caller parks the thread for ever (or ends the process).
+    pub unsafe fn complete(&self, fill: &[u8], status: Status) -> bool {
+        // SAFETY: the handler's frame, and so the frame with the call that `completed` lies in, is still there; the door
+        // is never freed once threads serve it.
+        let (inner, completed) = unsafe { (&*self.inner, &*self.completed) };
+        let before = completed.get();
+        let (len, status) = before.unwrap_or((fill.len().min(self.reply_max), status));
+        if before.is_none() {
+            completed.set(Some((len, status)));
+            // SAFETY: the buffer is this thread's, and a `&mut` that the handler may have had to it is never used again.
+            // `fill` may have been made from that: `copy` allows it.
+            unsafe { ptr::copy(fill.as_ptr(), self.reply.base.as_ptr(), len) };
+        }
+        inner.count(status);
+        inner.leave_for_good();
+        // SAFETY: as above, and `len` was at most `reply_max`. Nothing with a destructor is alive in this frame; those of
+        // the handler's frames never run, as its caller has promised.
+        unsafe {
+            let answer = Answer::seal(self.reply, len, status);
+            ffi::door_unbind();
+            ffi::door_return(answer.data.cast(), answer.len, ptr::null_mut(), 0);
+        }
+        before.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::illumos::wire;
+
+    #[test]
+    fn an_answer_is_the_reply_and_its_trailer() {
+        let mut bytes = vec![0; 64 + TRAILER_LEN];
+        let buffer = ReplyBuffer {
+            base: NonNull::from(&mut bytes[..]).cast(),
+            size: 64,
+        };
+        for len in [0, 1, 63, 64] {
+            // SAFETY: 64 bytes and a trailer's fit, and `bytes` is not used meanwhile.
+            let answer = unsafe { Answer::seal(buffer, len, Status(20)) };
+            assert_eq!(answer.len, len + TRAILER_LEN);
+            // SAFETY: written just now.
+            let sent = unsafe { std::slice::from_raw_parts(answer.data, answer.len) };
+            let trailer = sent.last_chunk().expect("a trailer");
+            let read = wire::Trailer::decode(trailer, sent.len()).expect("ours");
+            assert_eq!((read.status, read.len), (Status(20), len));
+        }
+    }
+
+    #[test]
+    fn descriptors_that_nobody_takes_are_closed() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let (taken, untaken) = (
+            std::os::fd::IntoRawFd::into_raw_fd(OwnedFd::from(reader)),
+            std::os::fd::IntoRawFd::into_raw_fd(OwnedFd::from(writer)),
+        );
+        let mut other = ffi::door_desc_t::sending(taken);
+        other.d_attributes = 0;
+        let entries = [
+            ffi::door_desc_t::sending(taken),
+            other,
+            ffi::door_desc_t::sending(untaken),
+        ];
+        // SAFETY: three entries, two open descriptors that nobody else knows.
+        let mut descriptors = unsafe { Descriptors::new(entries.as_ptr(), 3) };
+        let reader = std::fs::File::from(descriptors.next().expect("the first"));
+        drop(descriptors);
+        // The writing end is closed, so there is an end to be read; else this would block for ever.
+        let mut read = Vec::new();
+        io::Read::read_to_end(&mut &reader, &mut read).expect("an empty pipe");
+        assert!(read.is_empty());
+    }
+}

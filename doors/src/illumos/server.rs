@@ -1,0 +1,757 @@
+//! A door: how it is built, started, served, revoked and asked.
+//!
+//! The pool is the kernel's: last in, first out, and one spare thread is started when the last idle one is taken. What is
+//! ours is which thread that is, and that it never becomes more than `threads_max`.
+
+use std::cell::Cell;
+use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::clock::now_ns;
+use crate::error::ChannelError;
+use crate::geometry::{ChannelGeometry, ChannelMemory, PAGE};
+use crate::illumos::async_client::AsyncClient;
+use crate::illumos::attach::{AttachOptions, Attachment};
+use crate::illumos::call::{
+    Answer, Call, Credentials, Descriptors, DoorHandler, Parts, ReplyBuffer,
+};
+use crate::illumos::client::info as info_of;
+use crate::illumos::error::{AttachError, BuildError, OpenError};
+use crate::illumos::wire::{self, Header, Hello, Purpose, TRAILER_LEN};
+use crate::illumos::{REFUSED, WRONG_VERSION, ffi};
+use crate::status::Status;
+
+/// The most door server threads of one door.
+pub const THREADS_MAX: u32 = 16_384;
+
+/// The geometry of a door that was given none: 64 slots of 16 KiB and 64 KiB.
+const GEOMETRY: ChannelGeometry = ChannelGeometry {
+    slots: 64,
+    request_size: 16 << 10,
+    reply_size: 64 << 10,
+};
+
+type ServerCreate = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
+type OnUnreferenced = Box<dyn Fn() + Send + Sync>;
+type Accept = Box<dyn Fn(&Credentials) -> bool + Send + Sync>;
+
+/// How often a door tells that nobody refers to it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreferenced {
+    /// The first time only.
+    Once,
+    /// Each time.
+    Multi,
+}
+
+/// An entry into this process, called like a function. Clones are the same door.
+#[derive(Clone, Debug)]
+pub struct Door {
+    inner: Arc<Inner>,
+}
+
+/// What a door looks like from outside. Every number is read by itself: together they are not a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DoorInfo {
+    /// The process that has the door.
+    pub pid: i32,
+    /// The door's number, unique on this machine until it is started again.
+    pub unique_id: u64,
+    /// illumos' attributes (`DOOR_PRIVATE` and so on), as numbers of `<door.h>`.
+    pub attributes: u32,
+    /// Native doors have none: 0.
+    pub channels: u32,
+    /// Threads that may exist.
+    pub threads_max: u32,
+    /// Threads that were started: the high water of concurrency, plus the spare.
+    pub threads_started: u32,
+    /// The most threads that were ever inside a handler at once.
+    pub threads_high_water: u32,
+    /// Threads that wait for a call.
+    pub threads_idle: u32,
+    /// Threads that will never come back, because an emergency reply was sent for their call.
+    pub threads_parked: u32,
+    /// Attempts to start a thread that failed.
+    pub starts_failed: u64,
+    /// Calls that were completed, in any way.
+    pub calls_served: u64,
+    /// Calls that ended with [`Status::FAULT`], because a handler panicked or did not complete its call.
+    pub calls_faulted: u64,
+    /// Not measured here: 0.
+    pub service_average_ns: u32,
+    /// Whether the door was revoked.
+    pub revoked: bool,
+}
+
+/// Collects what a door needs before it exists.
+#[derive(Default)]
+pub struct DoorBuilder {
+    threads_max: u32,
+    server_create: Option<ServerCreate>,
+    geometry: Option<ChannelGeometry>,
+    data_min: usize,
+    data_max: Option<usize>,
+    descriptors_max: u32,
+    unreferenced: Option<(Unreferenced, OnUnreferenced)>,
+    accept: Option<Accept>,
+}
+
+/// A door's state. Its address is the door's cookie, so once the door exists it is never freed.
+pub(crate) struct Inner {
+    threads_max: u32,
+    geometry: ChannelGeometry,
+    data_min: usize,
+    /// The geometry's, or more if a channel of this process has larger slots and nobody has set a limit.
+    data_max: AtomicUsize,
+    data_max_given: bool,
+    /// Bytes of each thread's reply buffer: the geometry's, or more if a channel of this process has larger slots.
+    reply_size: AtomicUsize,
+    server_create: ServerCreate,
+    unreferenced: Option<OnUnreferenced>,
+    accept: Option<Accept>,
+    /// The door's descriptor until it is revoked. Held by whoever uses it, so that nobody uses a number that has become
+    /// another file's.
+    door: Mutex<Option<RawFd>>,
+    id: OnceLock<(u64, u32)>,
+    opened: AtomicBool,
+    started: AtomicU32,
+    /// A thread was asked for and has not arrived yet.
+    starting: AtomicBool,
+    starts_failed: AtomicU64,
+    active: AtomicU32,
+    high_water: AtomicU32,
+    parked: AtomicU32,
+    served: AtomicU64,
+    faulted: AtomicU64,
+}
+
+/// What a door server thread knows of itself.
+#[derive(Clone, Copy)]
+struct Serving {
+    inner: &'static Inner,
+    thread: u32,
+    handler: &'static dyn DoorHandler,
+    reply: ReplyBuffer,
+    calls: u32,
+}
+
+thread_local! {
+    /// Without a destructor, because a door server thread does not end.
+    static SERVING: Cell<Option<Serving>> = const { Cell::new(None) };
+}
+
+/// The process's earlier way to start threads, for doors that are not ours.
+static EARLIER: OnceLock<Option<ffi::door_server_func_t>> = OnceLock::new();
+
+impl Door {
+    /// Begins a door.
+    pub fn builder() -> DoorBuilder {
+        DoorBuilder {
+            threads_max: 1,
+            ..DoorBuilder::default()
+        }
+    }
+
+    /// Adds a caller for this process, whose slots lie in `memory`.
+    ///
+    /// # Errors
+    /// A geometry that is refused, memory that does not fit it, no doorbell or threads, or a door that was started already.
+    pub fn channel(
+        &self,
+        geometry: ChannelGeometry,
+        memory: ChannelMemory,
+    ) -> Result<AsyncClient, ChannelError> {
+        geometry.check()?;
+        let (needed, given) = (geometry.memory_len(), memory.len());
+        if given < needed {
+            return Err(ChannelError::MemoryTooShort { needed, given });
+        }
+        let address = memory.base().as_ptr() as usize;
+        if !address.is_multiple_of(PAGE) {
+            return Err(ChannelError::Unaligned { address });
+        }
+        if self.inner.opened.load(Ordering::SeqCst) {
+            return Err(ChannelError::Started);
+        }
+        self.inner
+            .reply_size
+            .fetch_max(geometry.reply_size, Ordering::SeqCst);
+        let door = self.inner.duplicate().map_err(ChannelError::Doorbell)?;
+        let data_max = &self.inner.data_max;
+        if !self.inner.data_max_given && geometry.request_size > data_max.load(Ordering::SeqCst) {
+            set_limit(
+                door.as_raw_fd(),
+                ffi::DOOR_PARAM_DATA_MAX,
+                wire::request_limit(geometry.request_size),
+            )
+            .map_err(ChannelError::Doorbell)?;
+            data_max.store(geometry.request_size, Ordering::SeqCst);
+        }
+        AsyncClient::in_process(door, geometry, &memory).map_err(|error| match error {
+            OpenError::Resource { source, .. } => ChannelError::Doorbell(source),
+            other => ChannelError::Doorbell(io::Error::other(other)),
+        })
+    }
+
+    /// Starts thread 0.
+    ///
+    /// # Errors
+    /// What `server_create` said; `start` may be tried again. `AlreadyExists` if the door has threads.
+    pub fn start(&self) -> io::Result<()> {
+        self.inner.opened.store(true, Ordering::SeqCst);
+        if self.inner.started.load(Ordering::SeqCst) != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "the door has been started",
+            ));
+        }
+        self.inner.start_thread().unwrap_or(Ok(()))
+    }
+
+    /// Gives the door a name: see [`AttachOptions`].
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(&self, path: &Path, options: &AttachOptions) -> Result<Attachment, AttachError> {
+        let door = self.inner.duplicate().map_err(|_| AttachError::Revoked)?;
+        Attachment::new(door, path, options)
+    }
+
+    /// Serves calls as thread `thread`, on a thread that `server_create` has started for that index.
+    ///
+    /// **Returns only if the thread cannot join the pool**: the door was revoked before, or the thread serves another door.
+    /// Otherwise the thread belongs to the kernel for the life of the process, and everything on its stack is overwritten by
+    /// requests: its frames are never returned to, which is why the handler has to be `'static`.
+    ///
+    /// Handlers may jump within their own frames, never over this function's.
+    ///
+    /// # Panics
+    /// If the index was never handed to `server_create`.
+    pub fn serve<H: DoorHandler>(&self, thread: u32, handler: &'static H) {
+        assert!(
+            thread < self.inner.started.load(Ordering::SeqCst),
+            "thread {thread} serves, but was never asked for"
+        );
+        // Raw, and one more owner than will ever be dropped: the thread serves for ever.
+        let kept = Arc::into_raw(Arc::clone(&self.inner));
+        let size = self.inner.reply_size.load(Ordering::SeqCst);
+        let buffer = Box::into_raw(vec![0_u8; size + TRAILER_LEN].into_boxed_slice());
+        let serving = Serving {
+            // SAFETY: `kept` came from an Arc whose count was raised for it.
+            inner: unsafe { &*kept },
+            thread,
+            handler,
+            reply: ReplyBuffer {
+                // SAFETY: a Box is never null.
+                base: unsafe { NonNull::new_unchecked(buffer.cast()) },
+                size,
+            },
+            calls: 0,
+        };
+        SERVING.set(Some(serving));
+        let mut before = 0;
+        // SAFETY: a cancelled thread would run no destructor; the call writes one number.
+        unsafe { ffi::pthread_setcancelstate(ffi::PTHREAD_CANCEL_DISABLE, &raw mut before) };
+        if serving.inner.bind() {
+            serving.inner.starting.store(false, Ordering::SeqCst);
+            // SAFETY: nothing in this frame has a destructor that matters; see `join_pool`.
+            unsafe { join_pool() };
+        }
+        // Still here: the thread has not joined and never had a call, so what it was to keep can go.
+        serving.inner.starting.store(false, Ordering::SeqCst);
+        SERVING.set(None);
+        // SAFETY: both came from into_raw above; nothing refers to them any more.
+        unsafe {
+            drop(Box::from_raw(buffer));
+            drop(Arc::from_raw(kept));
+        }
+    }
+
+    /// Refuses new calls. Calls in progress complete; those that wait for a thread are told that they were not accepted.
+    /// Does not wait. In a child of the process that has made the door it does nothing.
+    pub fn revoke(&self) {
+        let mut door = self.inner.door();
+        if let Some(number) = *door {
+            // SAFETY: the descriptor is ours and open. On success the call closes it.
+            if unsafe { ffi::door_revoke(number) } == 0 {
+                *door = None;
+            }
+        }
+    }
+
+    /// The door in numbers.
+    pub fn info(&self) -> DoorInfo {
+        let inner = &*self.inner;
+        let door = *inner.door();
+        let now = door.and_then(|door| info_of(door).ok());
+        let (unique_id, attributes) = inner.id.get().copied().unwrap_or_default();
+        let started = inner.started.load(Ordering::Relaxed);
+        let parked = inner.parked.load(Ordering::Relaxed);
+        let active = inner.active.load(Ordering::Relaxed);
+        let revoked = door.is_none();
+        let mark = if revoked { ffi::DOOR_REVOKED } else { 0 };
+        DoorInfo {
+            pid: now.map_or_else(|| std::process::id() as i32, |info| info.di_target),
+            unique_id,
+            attributes: now.map_or(attributes | mark, |info| info.di_attributes),
+            channels: 0,
+            threads_max: inner.threads_max,
+            threads_started: started,
+            threads_high_water: inner.high_water.load(Ordering::Relaxed),
+            threads_idle: started.saturating_sub(parked + active),
+            threads_parked: parked,
+            starts_failed: inner.starts_failed.load(Ordering::Relaxed),
+            calls_served: inner.served.load(Ordering::Relaxed),
+            calls_faulted: inner.faulted.load(Ordering::Relaxed),
+            service_average_ns: 0,
+            revoked,
+        }
+    }
+}
+
+impl DoorBuilder {
+    /// How many threads the door may have, 1 to [`THREADS_MAX`]. Default 1.
+    #[must_use]
+    pub fn threads_max(mut self, threads_max: u32) -> Self {
+        self.threads_max = threads_max;
+        self
+    }
+
+    /// How a thread is started. Called with its index, on a door server thread or by [`Door::start`], never twice at the
+    /// same time. The thread that it starts must call [`Door::serve`] with this index: until it does, no other thread is
+    /// started. A panic counts as a failed start.
+    #[must_use]
+    pub fn server_create(
+        mut self,
+        create: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.server_create = Some(Box::new(create));
+        self
+    }
+
+    /// Sizes of requests and replies, and how many slots a caller may have. Default 64 of 16 KiB and 64 KiB.
+    #[must_use]
+    pub fn channel_geometry(mut self, geometry: ChannelGeometry) -> Self {
+        self.geometry = Some(geometry);
+        self
+    }
+
+    /// Native doors have no channels in the server: this limits nothing.
+    #[must_use]
+    pub fn channels_max(self, channels: u32) -> Self {
+        let _ = channels;
+        self
+    }
+
+    /// Native doors have no channels in the server: this limits nothing.
+    #[must_use]
+    pub fn channels_per_user(self, channels: u32) -> Self {
+        let _ = channels;
+        self
+    }
+
+    /// The fewest bytes of a request. Default 0.
+    #[must_use]
+    pub fn data_min(mut self, bytes: usize) -> Self {
+        self.data_min = bytes;
+        self
+    }
+
+    /// The most bytes of a request. Default: the request size of the geometry.
+    #[must_use]
+    pub fn data_max(mut self, bytes: usize) -> Self {
+        self.data_max = Some(bytes);
+        self
+    }
+
+    /// Takes no descriptors from callers. The default.
+    #[must_use]
+    pub fn refuse_descriptors(mut self) -> Self {
+        self.descriptors_max = 0;
+        self
+    }
+
+    /// Takes up to this many descriptors with a call; 0 refuses them.
+    #[must_use]
+    pub fn descriptors_max(mut self, descriptors: u32) -> Self {
+        self.descriptors_max = descriptors;
+        self
+    }
+
+    /// Called on a door server thread when nobody but this process refers to the door any more, and no call is active.
+    #[must_use]
+    pub fn unreferenced(
+        mut self,
+        when: Unreferenced,
+        tell: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        self.unreferenced = Some((when, Box::new(tell)));
+        self
+    }
+
+    /// Who may call. Asked at each call, because a native door has no connection.
+    #[must_use]
+    pub fn accept(mut self, accept: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
+        self.accept = Some(Box::new(accept));
+        self
+    }
+
+    fn attributes(&self) -> c_uint {
+        // A cancelled thread would run no destructor: never.
+        let mut attributes = ffi::DOOR_PRIVATE | ffi::DOOR_NO_CANCEL;
+        if self.descriptors_max == 0 {
+            attributes |= ffi::DOOR_REFUSE_DESC;
+        }
+        match self.unreferenced {
+            Some((Unreferenced::Once, _)) => attributes |= ffi::DOOR_UNREF,
+            Some((Unreferenced::Multi, _)) => attributes |= ffi::DOOR_UNREF_MULTI,
+            None => {}
+        }
+        attributes
+    }
+
+    /// The door, with its limits.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(self) -> Result<Door, BuildError> {
+        let attributes = self.attributes();
+        if !(1..=THREADS_MAX).contains(&self.threads_max) {
+            return Err(BuildError::ThreadsMax {
+                given: self.threads_max,
+            });
+        }
+        let geometry = self.geometry.unwrap_or(GEOMETRY);
+        geometry.check()?;
+        let request_size = geometry.request_size;
+        let data_max = self.data_max.unwrap_or(request_size);
+        if self.data_min > data_max || data_max > request_size {
+            return Err(BuildError::Limits {
+                min: self.data_min,
+                max: data_max,
+                request_size,
+            });
+        }
+        let inner = Arc::new(Inner {
+            threads_max: self.threads_max,
+            geometry,
+            data_min: self.data_min,
+            data_max: AtomicUsize::new(data_max),
+            data_max_given: self.data_max.is_some(),
+            reply_size: AtomicUsize::new(geometry.reply_size),
+            server_create: self.server_create.ok_or(BuildError::ServerCreate)?,
+            unreferenced: self.unreferenced.map(|(_, tell)| tell),
+            accept: self.accept,
+            door: Mutex::new(None),
+            id: OnceLock::new(),
+            opened: AtomicBool::new(false),
+            started: AtomicU32::new(0),
+            starting: AtomicBool::new(false),
+            starts_failed: AtomicU64::new(0),
+            active: AtomicU32::new(0),
+            high_water: AtomicU32::new(0),
+            parked: AtomicU32::new(0),
+            served: AtomicU64::new(0),
+            faulted: AtomicU64::new(0),
+        });
+        // Before the door: its first thread is asked for inside door_create.
+        // SAFETY: the function stays for the life of the process.
+        EARLIER.get_or_init(|| unsafe { ffi::door_server_create(Some(depleted)) });
+        let cookie = Arc::into_raw(Arc::clone(&inner));
+        // SAFETY: the procedure takes the cookie for an `Inner`, which is never freed once the door exists.
+        let door = unsafe { ffi::door_create(procedure, cookie.cast_mut().cast(), attributes) };
+        if door < 0 {
+            let source = io::Error::last_os_error();
+            // SAFETY: there is no door, so nobody else has the cookie.
+            drop(unsafe { Arc::from_raw(cookie) });
+            return Err(BuildError::System {
+                call: "door_create",
+                source,
+            });
+        }
+        *inner.door() = Some(door);
+        let built = Door { inner };
+        let refused = |call| {
+            let built = &built;
+            move |source| {
+                built.revoke();
+                BuildError::System { call, source }
+            }
+        };
+        // The highest first: a door's least may not be more than its most at any time.
+        let mut limits = vec![
+            (ffi::DOOR_PARAM_DATA_MAX, wire::request_limit(data_max)),
+            (ffi::DOOR_PARAM_DATA_MIN, wire::request_limit(self.data_min)),
+        ];
+        if self.descriptors_max != 0 {
+            limits.push((ffi::DOOR_PARAM_DESC_MAX, self.descriptors_max as usize));
+        }
+        for (param, value) in limits {
+            set_limit(door, param, value).map_err(refused("door_setparam"))?;
+        }
+        let info = info_of(door).map_err(refused("door_info"))?;
+        built
+            .inner
+            .id
+            .get_or_init(|| (info.di_uniquifier, info.di_attributes));
+        Ok(built)
+    }
+}
+
+/// Tells the kernel one of the door's limits.
+fn set_limit(door: RawFd, param: c_int, value: usize) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    if unsafe { ffi::door_setparam(door, param, value) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+impl Inner {
+    fn door(&self) -> MutexGuard<'_, Option<RawFd>> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A descriptor of the door that stays valid when it is revoked.
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        let door = self.door();
+        let number = door.ok_or_else(|| io::Error::other("the door has been revoked"))?;
+        // SAFETY: open as long as the lock is held.
+        unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+    }
+
+    /// Binds the calling thread to the door; `false` if the door was revoked or the thread is another door's.
+    fn bind(&self) -> bool {
+        let door = self.door();
+        // SAFETY: no memory is involved, and the descriptor is open as long as the lock is held.
+        door.is_some_and(|number| unsafe { ffi::door_bind(number) } == 0)
+    }
+
+    /// Counts a completed call.
+    pub fn count(&self, status: Status) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+        if status == Status::FAULT {
+            self.faulted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The thread will never take a call again.
+    pub fn leave_for_good(&self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        self.parked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Starts the next thread; `None` if another start is in progress or all threads exist.
+    fn start_thread(&self) -> Option<io::Result<()>> {
+        if self.starting.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let index = self.started.load(Ordering::SeqCst);
+        if index >= self.threads_max {
+            self.starting.store(false, Ordering::SeqCst);
+            return None;
+        }
+        self.started.store(index + 1, Ordering::SeqCst);
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.server_create)(index)))
+            .unwrap_or_else(|_| Err(io::Error::other("server_create panicked")));
+        if outcome.is_err() {
+            self.starts_failed.fetch_add(1, Ordering::Relaxed);
+            self.started.store(index, Ordering::SeqCst);
+            self.starting.store(false, Ordering::SeqCst);
+        }
+        Some(outcome)
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door")
+            .field("threads_max", &self.threads_max)
+            .field("threads_started", &self.started)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for DoorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DoorBuilder")
+            .field("threads_max", &self.threads_max)
+            .field("geometry", &self.geometry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Called by the C library when a call has taken a pool's last idle thread, on that thread, before the call is served; and
+/// once inside `door_create`, when the door is not ours to serve yet.
+unsafe extern "C" fn depleted(info: *mut ffi::door_info_t) {
+    // SAFETY: null for the process's common pool, else the C library's own copy of what the kernel says.
+    let known = (!info.is_null()).then(|| unsafe { *info });
+    match known {
+        Some(info) if info.di_proc == procedure as *const () as u64 => {
+            // SAFETY: a door with our procedure has an `Inner` as its cookie, which is never freed.
+            let inner = unsafe { &*(info.di_data as usize as *const Inner) };
+            if inner.opened.load(Ordering::SeqCst) {
+                // A failure is counted, and the next call that takes the last thread tries again.
+                let _ = inner.start_thread();
+            }
+        }
+        _ => {
+            if let Some(Some(earlier)) = EARLIER.get() {
+                // SAFETY: it was the C library's own, or the program's, and is called as it was to be.
+                unsafe { earlier(info) };
+            }
+        }
+    }
+}
+
+/// Joins the pool that this thread is bound to. Returns only if the kernel refuses.
+///
+/// # Safety
+/// Nothing on this thread's stack is needed again, by anybody: requests are laid over it.
+unsafe fn join_pool() {
+    // SAFETY: nothing is sent; the caller vouches for the stack.
+    unsafe { ffi::door_return(ptr::null_mut(), 0, ptr::null_mut(), 0) };
+}
+
+/// What the kernel runs for each call, at the base of a door server thread's stack.
+///
+/// Two scopes: `answer` has everything with a destructor, and is over when `door_return` takes the stack away.
+unsafe extern "C" fn procedure(
+    cookie: *mut c_void,
+    data: *mut c_char,
+    data_len: usize,
+    descriptors: *mut ffi::door_desc_t,
+    descriptors_len: c_uint,
+) {
+    let sent = {
+        // SAFETY: these are the kernel's arguments for this very call.
+        unsafe { answer(cookie, data, data_len, descriptors, descriptors_len) }
+    };
+    // SAFETY: nothing in this frame has a destructor, and nothing below it is needed again. The bytes are the thread's own
+    // buffer, which the kernel reads before the stack is used again.
+    unsafe {
+        ffi::door_return(sent.data.cast(), sent.len, ptr::null_mut(), 0);
+        // The caller wants no reply, or has no room: it gets an empty one.
+        ffi::door_return(ptr::null_mut(), 0, ptr::null_mut(), 0);
+    }
+    // Returning ends the thread, and the caller is told that its call may have run.
+}
+
+/// Serves one call, up to but not including its reply.
+///
+/// # Safety
+/// The arguments are those of a server procedure of a door of ours, which is running now.
+unsafe fn answer(
+    cookie: *mut c_void,
+    data: *mut c_char,
+    data_len: usize,
+    descriptors: *mut ffi::door_desc_t,
+    descriptors_len: c_uint,
+) -> Answer {
+    // SAFETY: the kernel has opened the descriptors for this call, and lays the entries on this stack.
+    let descriptors = unsafe { Descriptors::new(descriptors, descriptors_len) };
+    // SAFETY: the cookie of a door of ours is its `Inner`, which is never freed.
+    let inner = unsafe { &*cookie.cast::<Inner>() };
+    if data as usize == ffi::DOOR_UNREF_DATA {
+        if let Some(tell) = &inner.unreferenced {
+            guarded(tell);
+        }
+        return Answer::NOTHING;
+    }
+    let Some(mut serving) = SERVING.get() else {
+        // Somebody else's thread was bound to our door. It has no buffer, so its caller gets nothing.
+        return Answer::NOTHING;
+    };
+    serving.calls = serving.calls.wrapping_add(1);
+    SERVING.set(Some(serving));
+    let active = inner.active.fetch_add(1, Ordering::Relaxed) + 1;
+    inner.high_water.fetch_max(active, Ordering::Relaxed);
+
+    let message = match NonNull::new(data.cast::<u8>()) {
+        Some(start) => NonNull::slice_from_raw_parts(start, data_len),
+        None => NonNull::from(&mut []),
+    };
+    let (len, status) = serve_message(inner, serving, message, descriptors);
+
+    inner.active.fetch_sub(1, Ordering::Relaxed);
+    // SAFETY: the buffer is this thread's, the call that referred to it is over, and `len` was checked against its size.
+    unsafe { Answer::seal(serving.reply, len, status) }
+}
+
+fn serve_message(
+    inner: &Inner,
+    serving: Serving,
+    message: NonNull<[u8]>,
+    descriptors: Descriptors<'_>,
+) -> (usize, Status) {
+    // SAFETY: the kernel has copied the request onto this stack, and nobody else knows where.
+    let bytes = unsafe { message.as_ref() };
+    let Ok((header, request_len)) = Header::decode(bytes) else {
+        return reply_with(serving.reply, &wire::VERSION.to_ne_bytes(), WRONG_VERSION);
+    };
+    if let Some(accept) = &inner.accept {
+        let welcome = Credentials::of_caller().is_ok_and(|caller| {
+            catch_unwind(AssertUnwindSafe(|| accept(&caller))).unwrap_or(false)
+        });
+        if !welcome {
+            return (0, REFUSED);
+        }
+    }
+    if header.purpose == Purpose::Hello {
+        let hello = Hello {
+            geometry: inner.geometry,
+            data_min: inner.data_min,
+            data_max: inner.data_max.load(Ordering::Relaxed),
+        };
+        return reply_with(serving.reply, &hello.encode(), Status::OK);
+    }
+    let reply_max = match header.reply_max {
+        0 => serving.reply.size,
+        max => usize::try_from(max).unwrap_or(usize::MAX),
+    };
+    let request = NonNull::from(&bytes[bytes.len() - request_len..]);
+    let parts = Parts {
+        inner,
+        request,
+        reply: serving.reply,
+        reply_max,
+        deadline_ns: header.deadline_ns,
+        claimed_at_ns: now_ns(),
+        thread: serving.thread,
+        generation: serving.calls,
+        descriptors,
+    };
+    // SAFETY: request and buffer are this thread's, and nothing else refers to them until the call is over.
+    let mut call = unsafe { Call::new(parts) };
+    guarded(|| serving.handler.call(serving.thread, &mut call));
+    let (len, status) = call.outcome();
+    inner.count(status);
+    // At most the buffer's size: `complete` has seen to that.
+    (len, status)
+}
+
+/// Runs something of the application's; a panic ends here.
+fn guarded(run: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        // A payload's own destructor may panic; nothing may unwind into C.
+        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(second);
+        }
+    }
+}
+
+fn reply_with(buffer: ReplyBuffer, bytes: &[u8], status: Status) -> (usize, Status) {
+    let len = bytes.len().min(buffer.size);
+    // SAFETY: the buffer is this thread's and has room for `len` bytes; `bytes` is a local.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.base.as_ptr(), len) };
+    (len, status)
+}

@@ -1,0 +1,859 @@
+//! A loop with several doors, run on a thread, with real connections. The doors are of this process, but reached as those of
+//! other processes are: through the opener, and with replies that are not believed.
+
+use super::*;
+use crate::net::ListenOptions;
+use crate::plan::{READ_SIZE, write_size};
+use clap::Parser;
+use routes::Route;
+use std::collections::{HashMap, VecDeque};
+use std::io::{BufRead, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::FromRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::ptr::NonNull;
+use std::sync::{Condvar, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use transom_arena::{Bound, Place, Region, RegionOptions, Term, pages};
+use transom_doors::{
+    AsyncClient, AttachOptions, Call, ChannelGeometry, ChannelMemory, Door, DoorBuilder, OpenError,
+    OpenOptions, Status,
+};
+use transom_platform::frame::{decode_request, encode_reply_head, interim, set_reply_body};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    settings: FrontSettings,
+}
+
+/// Holds handlers until it is opened.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.0 += 1;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |state| !state.1).unwrap());
+    }
+
+    fn wait_for(&self, waiting: usize) {
+        let state = self.state.lock().unwrap();
+        let result = self
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| state.0 < waiting);
+        assert!(!result.unwrap().1.timed_out(), "handlers wait: {waiting}");
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+/// A door whose handler names itself and answers as its path asks for.
+struct Instance {
+    door: Door,
+    gate: Arc<Gate>,
+    /// Where the slots of its channel lie, and how many bytes they have.
+    memory: (usize, usize),
+}
+
+/// A door whose threads are std's.
+fn door(builder: DoorBuilder, handler: impl Fn(&mut Call<'_>) + Send + Sync + 'static) -> Door {
+    let this: Arc<OnceLock<Door>> = Arc::default();
+    let handler = Arc::new(handler);
+    let create = {
+        let this = this.clone();
+        move |thread| {
+            let (door, handler) = (this.get().expect("set").clone(), handler.clone());
+            std::thread::Builder::new().spawn(move || {
+                door.serve(thread, &|_: u32, call: &mut Call<'_>| handler(call));
+            })?;
+            Ok(())
+        }
+    };
+    let door = builder.threads_max(4).server_create(create).build();
+    let door = door.expect("a door");
+    assert!(this.set(door.clone()).is_ok());
+    door
+}
+
+fn instance(name: &'static str, slots: u32) -> (Instance, AsyncClient) {
+    instance_with(name, slots, 64 << 10)
+}
+
+fn instance_with(name: &'static str, slots: u32, request_size: usize) -> (Instance, AsyncClient) {
+    let gate: Arc<Gate> = Arc::default();
+    let door = door(Door::builder(), {
+        let gate = gate.clone();
+        move |call| handle(name, &gate, call)
+    });
+    let geometry = ChannelGeometry {
+        slots,
+        request_size,
+        reply_size: 64 << 10,
+    };
+    let len = geometry.memory_len();
+    let layout = std::alloc::Layout::from_size_align(len, 4096).expect("small");
+    // SAFETY: not zero bytes; fresh, zeroed, page-aligned, never freed, known to nobody else but the test that spoils it.
+    let (base, memory) = unsafe {
+        let base = NonNull::new(std::alloc::alloc_zeroed(layout)).expect("memory");
+        (base, ChannelMemory::new(base, len))
+    };
+    let client = door.channel(geometry, memory).expect("a channel");
+    door.start().expect("threads");
+    let memory = (base.as_ptr() as usize, len);
+    (Instance { door, gate, memory }, client)
+}
+
+fn handle(name: &str, gate: &Gate, call: &mut Call<'_>) {
+    let request = decode_request(call.request()).expect("a request");
+    let (path, body) = (request.path.to_owned(), request.body.to_owned());
+    let reply = |call: &mut Call<'_>, fields: &[u8], body: &[u8]| {
+        let slot = call.reply_mut();
+        let at = encode_reply_head(slot, 200, None, &[fields]).expect("fits");
+        slot[at..at + body.len()].copy_from_slice(body);
+        set_reply_body(slot, body.len(), false);
+        call.complete(at + body.len(), Status::OK);
+    };
+    let what = path.rsplit('/').next().expect("a segment");
+    match what {
+        "hold" => {
+            gate.pass();
+            reply(call, b"", name.as_bytes());
+        }
+        "status" => call.complete(0, Status(9)),
+        "fault" => call.complete(0, Status::FAULT),
+        "noise" => {
+            call.reply_mut()[..64].fill(0xdb);
+            call.complete(64, Status::OK);
+        }
+        "inject" => reply(call, b"A: b\r\n\r\nHTTP/1.1 200 OK\r\n", b""),
+        "body" => reply(call, b"", &body),
+        "fields" | "huge" => {
+            let count = if what == "huge" { 400 } else { 250 };
+            let fields: String = (0..count)
+                .map(|n| format!("X-{n:04}: {n:050}\r\n"))
+                .collect();
+            reply(call, fields.as_bytes(), &vec![b'b'; 30_000]);
+        }
+        _ => reply(call, b"X-Door: yes\r\n", name.as_bytes()),
+    }
+}
+
+/// Clients that can be opened, by path. Where there is none the door is away.
+type Shelf = Arc<Mutex<HashMap<PathBuf, VecDeque<AsyncClient>>>>;
+
+struct Front {
+    address: SocketAddr,
+    shelf: Shelf,
+    orders: Arc<Orders>,
+    bell: Bell,
+    stats: Arc<LoopStats>,
+    thread: Option<JoinHandle<()>>,
+    opener: Option<Opener>,
+}
+
+impl Front {
+    /// Routes lead to doors by their numbers; the path of door 3 is `/3`.
+    fn start(flags: &str, doors: u16, routes: &[(Option<&str>, &str, u16)]) -> Self {
+        let paths: Vec<_> = (0..doors).map(path).collect();
+        Front::start_at(&paths, flags, routes)
+    }
+
+    fn start_at(paths: &[PathBuf], flags: &str, routes: &[(Option<&str>, &str, u16)]) -> Self {
+        let defaults = "t --loops 1 --connections 32 ";
+        let flags = format!("{defaults}{flags}");
+        let mut settings = Flags::parse_from(flags.split_whitespace()).settings;
+        if !flags.contains("--queue-timeout") {
+            settings.queue_timeout = PATIENCE;
+        }
+        let term = |name, count, unit| Term {
+            name,
+            count,
+            unit,
+            holder: "a test",
+            flags: "",
+            place: Place::Region,
+        };
+        let table = settings.connections_per_loop() as usize * size_of::<Connection>();
+        let scratch = READ_SIZE + write_size(&settings);
+        let bound = Bound::new(vec![
+            term("connections", 1, pages(table).expect("small")),
+            term(
+                "partial heads",
+                usize::from(settings.partial_heads.get()),
+                settings.head_limit.get(),
+            ),
+            term("scratch", 1, scratch),
+        ])
+        .expect("small");
+        let mut region = Region::map(&bound, RegionOptions::default()).expect("maps");
+        let bell = Bell::new().expect("a descriptor");
+        let shelf = Shelf::default();
+        let mut opener = OpenerBuilder::default();
+        let options = OpenOptions {
+            slots: Some(64),
+            ..OpenOptions::default()
+        };
+        let doorways = paths
+            .iter()
+            .map(|path| DoorwayParts::Remote {
+                mailbox: opener.mailbox(path.clone(), options, bell.clone()),
+                slots_max: 64,
+                client: None,
+            })
+            .collect();
+        let opener = opener.start({
+            let shelf = shelf.clone();
+            Box::new(move |path: &Path, options: &OpenOptions| open(&shelf, path, options))
+        });
+        let listener = net::listen(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            ListenOptions {
+                backlog: 16,
+                receive_buffer: settings.receive_buffer.get(),
+                send_buffer: settings.send_buffer.get(),
+            },
+        )
+        .expect("a port");
+        let address = net::local_address(&listener).expect("an address");
+        let routes = routes
+            .iter()
+            .map(|&(method, prefix, doorway)| Route {
+                method: method.map(str::to_owned),
+                prefix: prefix.to_owned(),
+                doorway,
+            })
+            .collect();
+        let (stats, orders): (Arc<LoopStats>, Arc<Orders>) = Default::default();
+        let parts = Parts {
+            connections: region.take("connections").expect("there"),
+            buffers: region.take("partial heads").expect("there"),
+            scratch: region.take("scratch").expect("there"),
+            bell: bell.clone(),
+            doorways,
+            forwards: vec![Forward {
+                listeners: vec![listener],
+                routes: Arc::new(RouteTable::new(routes)),
+            }],
+            stats: stats.clone(),
+            orders: orders.clone(),
+        };
+        let this = Loop::new(&settings, parts, (READ_SIZE, write_size(&settings))).expect("epoll");
+        Front {
+            address,
+            shelf,
+            orders,
+            bell,
+            stats,
+            thread: Some(std::thread::spawn(move || this.run())),
+            opener: Some(opener.expect("a thread")),
+        }
+    }
+
+    /// Puts an instance of a door where it can be opened.
+    fn serve(&self, door: u16, name: &'static str, slots: u32) -> Instance {
+        let (instance, client) = instance(name, slots);
+        self.put(door, client);
+        instance
+    }
+
+    fn put(&self, door: u16, client: AsyncClient) {
+        let mut shelf = self.shelf.lock().unwrap();
+        shelf.entry(path(door)).or_default().push_back(client);
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream
+    }
+
+    fn ask(&self, method: &str, target: &str) -> TcpStream {
+        let mut stream = self.connect();
+        let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        stream
+    }
+
+    fn get(&self, target: &str) -> String {
+        rest(self.ask("GET", target))
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.orders.give(Order::Stop);
+        self.bell.ring();
+        let ended = self.thread.take().expect("runs").join();
+        drop(self.opener.take());
+        if !std::thread::panicking() {
+            ended.expect("the loop has not panicked");
+        }
+    }
+}
+
+fn path(door: u16) -> PathBuf {
+    format!("/nowhere/{door}").into()
+}
+
+fn open(shelf: &Shelf, path: &Path, options: &OpenOptions) -> Result<AsyncClient, OpenError> {
+    let client = shelf
+        .lock()
+        .unwrap()
+        .get_mut(path)
+        .and_then(VecDeque::pop_front);
+    client.map_or_else(|| AsyncClient::open(path, options), Ok)
+}
+
+/// The answer, which ends with the connection.
+fn rest(mut stream: TcpStream) -> String {
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).expect("an answer");
+    String::from_utf8(text).expect("text")
+}
+
+#[track_caller]
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "gave up waiting until {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[track_caller]
+fn assert_answer(text: &str, status: u16, body: &str) {
+    assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
+    assert!(text.ends_with(&format!("\r\n\r\n{body}")), "{text}");
+}
+
+#[test]
+fn tokens_say_what_an_event_is_for() {
+    let at = InstanceId {
+        doorway: u16::MAX,
+        instance: 1,
+    };
+    for source in [
+        Source::Bell,
+        Source::Listener(u16::MAX),
+        Source::Client(at),
+        Source::Peer(at),
+    ] {
+        let token = source.token();
+        assert_eq!((token >> 32) as u32, NOT_A_CONNECTION);
+        assert_eq!(Source::of(token as u32), source);
+    }
+}
+
+#[test]
+fn requests_go_where_their_path_and_method_say() {
+    let routes = [
+        (None, "/a", 0),
+        (Some("GET"), "/b", 1),
+        (Some("PUT"), "/b/c", 0),
+    ];
+    let front = Front::start("", 2, &routes);
+    let _a = front.serve(0, "a", 4);
+    let _b = front.serve(1, "b", 4);
+    assert_answer(&front.get("/a/x"), 200, "a");
+    assert_answer(&front.get("/%61"), 200, "a");
+    assert_answer(&front.get("/x/../b?q"), 200, "b");
+    assert_answer(&rest(front.ask("PUT", "/b/c")), 200, "a");
+    assert_answer(&front.get("/ab"), 404, "There is nothing here.\n");
+    let refused = rest(front.ask("DELETE", "/b/c"));
+    assert!(
+        refused.starts_with("HTTP/1.1 405 ") && refused.contains("Allow: GET, HEAD, PUT\r\n"),
+        "{refused}"
+    );
+    assert!(front.get("/%zz").starts_with("HTTP/1.1 400 "));
+    // On one connection, one after the other, with a body that nobody asked for in between.
+    let mut stream = front.connect();
+    let requests = "GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n\
+                    GET /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(requests.as_bytes()).expect("sent");
+    let text = rest(stream);
+    let statuses: Vec<_> = text
+        .match_indices("HTTP/1.1 ")
+        .map(|(at, _)| &text[at + 9..at + 12])
+        .collect();
+    assert_eq!(statuses, ["200", "404", "200"], "{text}");
+}
+
+#[test]
+fn a_full_door_holds_up_nobody_who_asks_for_another() {
+    let front = Front::start("", 2, &[(None, "/a", 0), (None, "/b", 1)]);
+    let a = front.serve(0, "a", 1);
+    let _b = front.serve(1, "b", 1);
+    let held: Vec<_> = (0..3).map(|_| front.ask("GET", "/a/hold")).collect();
+    a.gate.wait_for(1);
+    for _ in 0..3 {
+        assert_answer(&front.get("/b"), 200, "b");
+    }
+    a.gate.open();
+    for stream in held {
+        assert_answer(&rest(stream), 200, "a");
+    }
+}
+
+#[test]
+fn requests_for_a_door_that_is_away_wait_for_it() {
+    for routes in [
+        &[(None, "/", 0)][..],
+        &[(None, "/", 0), (Some("PUT"), "/x", 1)],
+    ] {
+        let front = Front::start("", 2, routes);
+        let waiting: Vec<_> = (0..5).map(|_| front.ask("GET", "/a")).collect();
+        eventually("all are accepted", || front.stats.accepted.get() == 5);
+        let _a = front.serve(0, "a", 2);
+        for stream in waiting {
+            assert_answer(&rest(stream), 200, "a");
+        }
+    }
+}
+
+#[test]
+fn requests_for_a_door_that_stays_away_get_503_after_the_queue_timeout() {
+    for routes in [
+        &[(None, "/", 0)][..],
+        &[(None, "/", 0), (Some("PUT"), "/x", 1)],
+    ] {
+        let front = Front::start("--queue-timeout 50ms", 2, routes);
+        let began = Instant::now();
+        let answer = front.get("/a");
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1\r\n"));
+        assert!(began.elapsed() >= Duration::from_millis(50));
+        assert_eq!(front.stats.rejected.get(), 1);
+    }
+}
+
+#[test]
+fn calls_that_a_revoked_instance_does_not_accept_are_sent_to_the_next() {
+    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let mut last = front.serve(0, "0", 4);
+    assert_answer(&front.get("/"), 200, "0");
+    // More turns than there is room for instances.
+    for (name, resent) in [("1", 1), ("2", 2), ("3", 3), ("4", 4)] {
+        let held = front.ask("GET", "/hold");
+        last.gate.wait_for(1);
+        last.door.revoke();
+        let mut stream = front.connect();
+        let body = "x".repeat(20_000);
+        let head = format!(
+            "POST /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        let next = front.serve(0, name, 4);
+        assert_answer(&rest(stream), 200, &body);
+        assert_answer(&front.get("/"), 200, name);
+        assert_eq!(front.stats.unaccepted_resent.get(), resent);
+        // What was under way ends as if nothing had happened.
+        last.gate.open();
+        let answer = rest(held);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        last = next;
+    }
+    assert_eq!(front.stats.server_errors.get(), 0);
+}
+
+#[test]
+fn a_call_is_sent_again_once_only() {
+    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let first = front.serve(0, "a", 4);
+    assert_answer(&front.get("/"), 200, "a");
+    first.door.revoke();
+    let (second, client) = instance("b", 4);
+    second.door.revoke();
+    front.put(0, client);
+    assert!(front.get("/").starts_with("HTTP/1.1 503 "));
+    assert_eq!(front.stats.unaccepted_resent.get(), 1);
+    let _third = front.serve(0, "c", 4);
+    assert_answer(&front.get("/"), 200, "c");
+}
+
+#[test]
+fn a_call_that_no_instance_comes_for_gets_503_and_one_whose_client_leaves_is_forgotten() {
+    let front = Front::start("--queue-timeout 50ms", 1, &[(None, "/", 0)]);
+    let first = front.serve(0, "a", 4);
+    assert_answer(&front.get("/"), 200, "a");
+    first.door.revoke();
+    drop(front.ask("GET", "/"));
+    assert!(front.get("/").starts_with("HTTP/1.1 503 "));
+    let _next = front.serve(0, "b", 4);
+    eventually("the door is open again", || front.get("/").ends_with("b"));
+}
+
+#[test]
+fn a_request_that_does_not_fit_the_next_instances_slots_gets_503() {
+    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let first = front.serve(0, "a", 4);
+    assert_answer(&front.get("/"), 200, "a");
+    first.door.revoke();
+    let (_second, client) = instance_with("b", 4, 8 << 10);
+    front.put(0, client);
+    let mut stream = front.connect();
+    let head =
+        "POST /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 20000\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream.write_all(&[b'x'; 20_000]).expect("sent");
+    assert!(rest(stream).starts_with("HTTP/1.1 503 "));
+    assert_eq!(front.stats.unaccepted_resent.get(), 0);
+    assert_answer(&front.get("/"), 200, "b");
+}
+
+#[test]
+fn what_is_no_reply_of_ours_is_a_502() {
+    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let _a = front.serve(0, "a", 4);
+    for (target, status) in [
+        ("/status", 502),
+        ("/fault", 502),
+        ("/noise", 502),
+        ("/huge", 502),
+        ("/inject", 500),
+        ("/fine", 200),
+    ] {
+        let answer = front.get(target);
+        let start = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&start), "{target}: {answer}");
+    }
+    assert_eq!(front.stats.bad_gateway.get(), 4);
+}
+
+/// A client whose socket takes little, so that an answer's head reaches it in parts.
+fn narrow(front: &Front, target: &str) -> TcpStream {
+    let SocketAddr::V4(address) = front.address else {
+        panic!("it listens on 127.0.0.1");
+    };
+    let bytes: libc::c_int = 2048;
+    // SAFETY: the option's value is an int, the address one of IPv4; the new descriptor is owned by nobody else.
+    let mut stream = unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        assert!(fd >= 0);
+        let len = size_of_val(&bytes) as libc::socklen_t;
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVBUF);
+        assert_eq!(
+            libc::setsockopt(fd, level, name, (&raw const bytes).cast(), len),
+            0
+        );
+        let mut to: libc::sockaddr_in = std::mem::zeroed();
+        to.sin_family = libc::AF_INET as libc::sa_family_t;
+        to.sin_port = address.port().to_be();
+        to.sin_addr.s_addr = u32::from(*address.ip()).to_be();
+        let len = size_of_val(&to) as libc::socklen_t;
+        assert_eq!(libc::connect(fd, (&raw const to).cast(), len), 0);
+        TcpStream::from_raw_fd(fd)
+    };
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("sent");
+    stream
+}
+
+#[test]
+fn a_head_that_is_sent_in_parts_arrives_as_it_was_checked() {
+    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/", 0)]);
+    let _a = front.serve(0, "a", 4);
+    let without_date = |text: String| -> Vec<String> {
+        let lines = text.split("\r\n").map(str::to_owned);
+        lines.filter(|line| !line.starts_with("Date: ")).collect()
+    };
+    let whole = without_date(front.get("/fields"));
+    assert_eq!(
+        whole.len(),
+        250 + 5,
+        "status, length, close, an empty line, the body"
+    );
+    assert_eq!(without_date(rest(narrow(&front, "/fields"))), whole);
+}
+
+#[test]
+fn fields_that_are_changed_while_they_are_sent_are_not_sent() {
+    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/", 0)]);
+    let a = front.serve(0, "a", 1);
+    let mut stream = narrow(&front, "/fields");
+    stream.read_exact(&mut [0; 1]).expect("the first byte");
+    // The sockets hold less than the fields, so the last of them cannot have been sent yet.
+    let (base, len) = a.memory;
+    // SAFETY: memory of this test that nobody writes just now; that the loop copies it meanwhile is what is tested.
+    let changed = unsafe {
+        let bytes = std::slice::from_raw_parts(base as *const u8, len);
+        let last = bytes.windows(6).position(|window| window == b"X-0249");
+        let value = base as *mut u8;
+        value
+            .add(last.expect("a reply in the slot") + 10)
+            .write_volatile(b'\n');
+        last.is_some()
+    };
+    assert!(changed);
+    let text = rest(stream);
+    assert!(
+        text.contains("X-0001: ") && !text.contains("X-0249"),
+        "{text}"
+    );
+    eventually("the slot is free again", || front.get("/").ends_with('a'));
+}
+
+/// Another process with a door: this test binary, run again for one test, which sees by the environment that it is that
+/// process. It says on its standard output when it takes up a call.
+struct Process {
+    child: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+const DOOR: &str = "TRANSOM_TEST_DOOR";
+const NAME: &str = "TRANSOM_TEST_NAME";
+
+impl Process {
+    fn start(test: &str, door: &Path, name: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .env(DOOR, door)
+            .env(NAME, name)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        // SAFETY: prctl is a plain system call, and safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Nothing is left running, even if this process is killed.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().expect("a process");
+        let lines = std::io::BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut process = Process { child, lines };
+        process.wait_for("attached");
+        process
+    }
+
+    /// Waits for a line that it says.
+    fn wait_for(&mut self, said: &str) {
+        let mut lines = self.lines.by_ref().map(|line| line.expect("text"));
+        assert!(
+            lines.any(|line| line.ends_with(said)),
+            "it ended before it said {said}"
+        );
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it has ended");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// In the other process: serves until it is killed.
+fn serve_if_told_to() {
+    let Some(path) = std::env::var_os(DOOR) else {
+        return;
+    };
+    let name = std::env::var(NAME).expect("given with the path");
+    let builder = Door::builder().channel_geometry(ChannelGeometry {
+        slots: 16,
+        request_size: 64 << 10,
+        reply_size: 64 << 10,
+    });
+    let door = door(builder, move |call| {
+        let path = decode_request(call.request())
+            .expect("a request")
+            .path
+            .to_owned();
+        println!("takes {path}");
+        match path.as_str() {
+            "/begin" => {
+                let slot = call.reply_mut();
+                let at = encode_reply_head(slot, 200, None, &[]).expect("fits");
+                slot[at..at + 5].copy_from_slice(b"begun");
+                set_reply_body(slot, 5, true);
+                call.interim(at + 5, interim::REPLY)
+                    .expect("somebody is there");
+                println!("has sent the beginning");
+                Gate::default().pass();
+            }
+            "/upload" => {
+                while call.interim(0, interim::WANT_BODY).is_ok() {
+                    println!("has a piece");
+                }
+            }
+            _ => handle(&name, &Gate::default(), call),
+        }
+    });
+    door.start().expect("threads");
+    let _attachment = door
+        .attach(Path::new(&path), &AttachOptions::default())
+        .expect("the path is free");
+    println!("attached");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// A directory of the test's own, removed at its end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("transom-front-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Directory(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_next() {
+    serve_if_told_to();
+    let test = "front::tests::when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_next";
+    let directory = Directory::new("dies");
+    let door = directory.0.join("a.door");
+    let front = Front::start_at(std::slice::from_ref(&door), "", &[(None, "/", 0)]);
+    let mut first = Process::start(test, &door, "first");
+    assert_answer(&front.get("/"), 200, "first");
+
+    let mut begun = front.ask("GET", "/begin");
+    first.wait_for("has sent the beginning");
+    let mut upload = front.connect();
+    let head = "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+    upload.write_all(head.as_bytes()).expect("sent");
+    upload.write_all(&[b'x'; 100_000]).expect("sent");
+    first.wait_for("has a piece");
+    let held: Vec<_> = (0..2).map(|_| front.ask("GET", "/hold")).collect();
+    first.wait_for("takes /hold");
+    first.wait_for("takes /hold");
+    // All threads are busy, so nobody takes these up.
+    let mut slow = front.connect();
+    slow.write_all(
+        b"POST /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n",
+    )
+    .expect("sent");
+    slow.write_all(&[b'y'; 20_000]).expect("sent");
+    let unseen: Vec<_> = (0..3).map(|_| front.ask("GET", "/")).collect();
+    eventually("all are submitted", || {
+        front.stats.requests.get() == 1 + 1 + 1 + 2 + 3
+    });
+    first.kill();
+
+    for stream in held {
+        assert_answer(
+            &rest(stream),
+            502,
+            "The application went away during the request.\n",
+        );
+    }
+    assert!(rest(upload).starts_with("HTTP/1.1 502 "));
+    let mut text = Vec::new();
+    begun.read_to_end(&mut text).expect("an end");
+    let text = String::from_utf8(text).expect("text");
+    assert!(
+        text.starts_with("HTTP/1.1 200 ") && text.ends_with("begun\r\n"),
+        "{text}"
+    );
+    assert_eq!(front.stats.bad_gateway.get(), 4);
+
+    let late = front.ask("GET", "/");
+    slow.write_all(&[b'y'; 20_000]).expect("sent");
+    let second = Process::start(test, &door, "second");
+    for stream in unseen {
+        assert_answer(&rest(stream), 200, "second");
+    }
+    assert_answer(&rest(late), 200, "second");
+    assert_answer(&rest(slow), 200, &"y".repeat(40_000));
+    assert_eq!(front.stats.unaccepted_resent.get(), 3 + 1);
+    assert_eq!(front.stats.bad_gateway.get(), 4);
+    second.kill();
+    let _third = Process::start(test, &door, "third");
+    assert_answer(&front.get("/"), 200, "third");
+}
+
+#[test]
+fn instances_that_take_turns_on_a_path_fail_no_request() {
+    let directory = Directory::new("turns");
+    let path = directory.0.join("a.door");
+    let front = Front::start_at(
+        std::slice::from_ref(&path),
+        "--requests-per-connection 1000000000",
+        &[(None, "/", 0)],
+    );
+    let attached = || {
+        let builder = Door::builder().channel_geometry(ChannelGeometry {
+            slots: 4,
+            request_size: 64 << 10,
+            reply_size: 64 << 10,
+        });
+        let door = door(builder, |call| handle("a", &Gate::default(), call));
+        door.start().expect("threads");
+        let attachment = door.attach(&path, &AttachOptions::default());
+        (door, attachment.expect("the path is free"))
+    };
+    let (mut old, attachment) = attached();
+    // By reference into the scope: the last one stays until all requests have ended.
+    let mut attachment = Some(attachment);
+    let stop = AtomicU32::new(0);
+    let answered = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        // Twice as many as there are slots.
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut stream = front.connect();
+                while stop.load(Ordering::Relaxed) == 0 {
+                    let body = "z".repeat(3000);
+                    let request = format!(
+                        "POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    stream.write_all(request.as_bytes()).expect("sent");
+                    let mut text = Vec::new();
+                    while !text.ends_with(body.as_bytes()) {
+                        let mut bytes = [0; 8192];
+                        let len = stream.read(&mut bytes).expect("an answer");
+                        text.extend_from_slice(&bytes[..len]);
+                        let so_far = String::from_utf8_lossy(&text);
+                        assert!(len > 0 && so_far.starts_with("HTTP/1.1 200 "), "{so_far}");
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..30 {
+            let before = answered.load(Ordering::Relaxed);
+            eventually("the instance has served", || {
+                answered.load(Ordering::Relaxed) > before + 20
+            });
+            drop(attachment.take());
+            let (new, next) = attached();
+            attachment = Some(next);
+            std::mem::replace(&mut old, new).revoke();
+        }
+        stop.store(1, Ordering::Relaxed);
+    });
+    assert_eq!(front.stats.server_errors.get(), 0);
+    drop(attachment);
+    old.revoke();
+}
