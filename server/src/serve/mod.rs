@@ -24,6 +24,7 @@ use transom_arena::{Policy, settle_process_heap};
 use transom_platform::{ConnectionHandler, DatagramHandler, Router, RouterError, Service};
 
 pub use forwards::{check_file, serve_forwards};
+pub(crate) use front::EndIfPanicking;
 
 /// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted in the
 /// equation's constant.
@@ -148,8 +149,6 @@ enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error("tcp:// and udp:// forwards are not supported yet: remove them")]
-    Unsupported,
     #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
     Loop(io::Error),
     #[error(
