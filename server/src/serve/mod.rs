@@ -62,7 +62,7 @@ pub struct App {
 
 /// An application's handlers as its author has written them.
 enum Written {
-    Requests(Router),
+    Requests(Box<Router>),
     Connections(Box<dyn ConnectionHandler>),
     Datagrams(Box<dyn DatagramHandler>),
 }
@@ -194,7 +194,7 @@ fn explain(error: &io::Error, address: &SocketAddr) -> String {
 impl App {
     /// An application with these routes, or with one handler for everything.
     pub fn new(router: impl Into<Router>) -> Self {
-        Self::of(Written::Requests(router.into()))
+        Self::of(Written::Requests(Box::new(router.into())))
     }
 
     /// An application that serves TCP connections, each lent to the handler for as long as it runs. It needs `--door`, and
