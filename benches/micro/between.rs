@@ -39,7 +39,10 @@ fn main() {
             let cpu = argument(1).parse().unwrap_or(0);
             let total = argument(2).parse().unwrap_or(10_000_000);
             let directory = std::env::temp_dir();
-            println!("{:.0} ns per call", door_many(cpu, &directory, 4, 0, total));
+            let many = door_many(cpu, &directory, 4, 0, total);
+            println!("{many:.0} ns per call, {IN_FLIGHT} in flight");
+            let (one, futex) = (door_one(cpu, &directory), futex_one(cpu, &directory));
+            println!("{one:.0} ns for one call, {futex:.0} ns for a futex ping-pong");
         }
         _ => {
             let rounds = arguments.iter().find_map(|a| a.parse().ok()).unwrap_or(9);

@@ -2,11 +2,12 @@
 //!
 //! It is the floor that the other servers are measured against: what they cost above it is their own doing, what it costs
 //! is the kernel's. It takes every read for one whole request, so only a client that waits for its answers gets what it
-//! asked for. `peer-epoll 127.0.0.1:PORT`, one thread.
+//! asked for. `peer-epoll 127.0.0.1:PORT`, or `peer-epoll unix:PATH` to stand behind another server; one thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
 /// As many bytes as another server's answer has: the date is right in form only.
@@ -25,10 +26,14 @@ const READ_BYTES: usize = 4096;
 
 fn main() -> ExitCode {
     let Some(address) = std::env::args().nth(1) else {
-        eprintln!("usage: peer-epoll ADDRESS:PORT");
+        eprintln!("usage: peer-epoll ADDRESS:PORT | unix:PATH");
         return ExitCode::from(2);
     };
-    match TcpListener::bind(&address).and_then(|listener| serve(&listener)) {
+    let listener = match address.strip_prefix("unix:") {
+        Some(path) => UnixListener::bind(path).map(OwnedFd::from),
+        None => TcpListener::bind(&address).map(OwnedFd::from),
+    };
+    match listener.and_then(|listener| serve(&listener)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("peer-epoll: {address}: {error}");
@@ -38,8 +43,7 @@ fn main() -> ExitCode {
 }
 
 /// Serves until the process is ended.
-fn serve(listener: &TcpListener) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
+fn serve(listener: &OwnedFd) -> io::Result<()> {
     let epoll = Epoll::new()?;
     epoll.add(listener)?;
     // Indexed by descriptor: the kernel hands out the lowest free one.
@@ -60,25 +64,30 @@ fn serve(listener: &TcpListener) -> io::Result<()> {
 }
 
 fn accept(
-    listener: &TcpListener,
+    listener: &OwnedFd,
     epoll: &Epoll,
     connections: &mut Vec<Option<TcpStream>>,
 ) -> io::Result<()> {
-    loop {
-        let connection = match listener.accept() {
-            Ok((connection, _)) => connection,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        connection.set_nonblocking(true)?;
-        connection.set_nodelay(true)?;
-        epoll.add(&connection)?;
-        let descriptor = connection.as_raw_fd() as usize;
-        if descriptor >= connections.len() {
-            connections.resize_with(descriptor + 1, || None);
-        }
-        connections[descriptor] = Some(connection);
+    // One for each report: the listener blocks, and is reported again while others wait.
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let nobody = std::ptr::null_mut();
+    // SAFETY: no address is asked for.
+    let descriptor =
+        unsafe { libc::accept4(listener.as_raw_fd(), nobody, std::ptr::null_mut(), flags) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
     }
+    // SAFETY: a new descriptor that nobody else owns.
+    let connection = TcpStream::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    // A Unix socket has no delay to turn off.
+    let _ = connection.set_nodelay(true);
+    epoll.add(&connection)?;
+    let descriptor = connection.as_raw_fd() as usize;
+    if descriptor >= connections.len() {
+        connections.resize_with(descriptor + 1, || None);
+    }
+    connections[descriptor] = Some(connection);
+    Ok(())
 }
 
 /// Reads once and writes once. False if the connection is to be closed.

@@ -3,6 +3,9 @@
 #
 #   benches/peers/run.sh                 hello, nginx and the cheapest epoll server
 #   benches/peers/run.sh hello nginx     only these
+#   benches/peers/run.sh door hello nginx-unix nginx-php
+#                                        an application in its own process: behind a door, beside hello in one process, nginx
+#                                        before a Unix socket (with the epoll server behind it, the cheapest there can be), and nginx with php-fpm
 #
 # The server has one core to itself, wrk another; rounds alternate (A B C A B C …), because a machine is not the same from
 # minute to minute and only ratios from the same minutes mean anything. Every server answers `GET /` with "hello, world\n";
@@ -23,7 +26,7 @@ HELLO=${HELLO:-}                    # a built `hello`; empty: build it
 HELLO_FLAGS=${HELLO_FLAGS:-}        # more flags for it, such as "--buckets 16 --bucket-size 256KiB"
 
 SERVERS=(hello nginx epoll)
-BASELINE=nginx
+BASELINE=${BASELINE:-nginx}
 BODY=$'hello, world\n'
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -42,12 +45,56 @@ start_epoll() {
     exec "$built/peer-epoll" "127.0.0.1:$1"
 }
 
+# The application and the front end, each in its own process, on the same core. The application ends with its parent.
+start_door() {
+    local door=$scratch/hello.door
+    # shellcheck disable=SC2086 # flags are words
+    setpriv --pdeathsig TERM "${HELLO:-$built/hello}" --door "$door" $HELLO_FLAGS &
+    exec "${TRANSOM:-$built/transom}" serve --loops 1 --forward "http://127.0.0.1:$1=$door"
+}
+
 start_nginx() {
-    local directory=$scratch/nginx
+    write_nginx_conf "$1" nginx 'return 200 "hello, world\n";'
+    exec "$(nginx_path)" -e stderr -p "$scratch/nginx" -c "$scratch/nginx/nginx.conf"
+}
+
+start_nginx-unix() {
+    local socket=$scratch/upstream.sock
+    setpriv --pdeathsig TERM "$built/peer-epoll" "unix:$socket" &
+    write_nginx_conf "$1" nginx-unix 'proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection "";' \
+        "upstream upstream { server unix:$socket; keepalive 128; keepalive_requests 1000000000; keepalive_timeout 1h; }"
+    exec "$(nginx_path)" -e stderr -p "$scratch/nginx-unix" -c "$scratch/nginx-unix/nginx.conf"
+}
+
+start_nginx-php() {
+    local directory=$scratch/nginx-php socket=$scratch/php.sock
+    mkdir -p "$directory"
+    printf '<?php header("Content-Type: text/plain"); echo "hello, world\n";' >"$directory/hello.php"
+    cat >"$directory/php.conf" <<CONF
+[global]
+error_log = $directory/php.log
+daemonize = no
+[www]
+user = nobody
+listen = $socket
+listen.mode = 0666
+pm = static
+pm.max_children = 8
+CONF
+    chmod 755 "$scratch" "$directory"
+    setpriv --pdeathsig TERM "$(php_path)" --fpm-config "$directory/php.conf" &
+    write_nginx_conf "$1" nginx-php "fastcgi_pass unix:$socket; fastcgi_keep_conn on; fastcgi_param SCRIPT_FILENAME $directory/hello.php; fastcgi_param REQUEST_METHOD GET;"
+    exec "$(nginx_path)" -e stderr -p "$directory" -c "$directory/nginx.conf"
+}
+
+# PORT NAME LOCATION [HTTP]: what the location does, and what else is in the http block.
+write_nginx_conf() {
+    local directory=$scratch/$2
     mkdir -p "$directory"
     cat >"$directory/nginx.conf" <<CONF
 daemon off;
 worker_processes 1;
+$( ((EUID != 0)) || echo 'user root; # its worker must reach sockets in our scratch folder')
 pid $directory/nginx.pid;
 error_log stderr;
 events { worker_connections 1024; }
@@ -61,13 +108,13 @@ http {
     fastcgi_temp_path $directory/fastcgi;
     uwsgi_temp_path $directory/uwsgi;
     scgi_temp_path $directory/scgi;
+    ${4:-}
     server {
         listen 127.0.0.1:$1 backlog=1024;
-        location / { return 200 "hello, world\n"; }
+        location / { $3 }
     }
 }
 CONF
-    exec "$(nginx_path)" -e stderr -p "$directory" -c "$directory/nginx.conf"
 }
 
 # --- what is needed --------------------------------------------------------------------------------------------------
@@ -81,14 +128,24 @@ nginx_path() {
     PATH=$PATH:/usr/sbin command -v nginx
 }
 
+php_path() {
+    PATH=$PATH:/usr/sbin
+    compgen -c php-fpm | sort -u | tail -n 1
+}
+
 wanted() {
-    [[ " ${SERVERS[*]} " == *" $1 "* ]]
+    local name
+    for name; do
+        if [[ " ${SERVERS[*]} " == *" $name "* ]]; then return 0; fi
+    done
+    return 1
 }
 
 install_tools() {
     local missing=()
     command -v wrk >/dev/null || missing+=(wrk)
-    if wanted nginx && ! nginx_path >/dev/null; then missing+=(nginx-light); fi
+    if wanted nginx nginx-unix nginx-php && ! nginx_path >/dev/null; then missing+=(nginx-light); fi
+    if wanted nginx-php && [[ -z $(php_path) ]]; then missing+=(php-fpm); fi
     command -v taskset >/dev/null || missing+=(util-linux)
     if ((${#missing[@]} == 0)); then return; fi
     if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
@@ -116,8 +173,9 @@ check_machine() {
 
 build() {
     local packages=()
-    if wanted hello && [[ -z $HELLO ]]; then packages+=(-p hello); fi
-    if wanted epoll; then packages+=(-p transom-benches); fi
+    if wanted hello door && [[ -z $HELLO ]]; then packages+=(-p hello); fi
+    if wanted door && [[ -z ${TRANSOM:-} ]]; then packages+=(-p transom); fi
+    if wanted epoll nginx-unix; then packages+=(-p transom-benches); fi
     if ((${#packages[@]} == 0)); then return; fi
     cargo build --release --manifest-path "$root/Cargo.toml" "${packages[@]}" >&2 ||
         give_up "cargo could not build: ${packages[*]}"

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 use crate::channel::{Channel, Claimed};
+use crate::clock::current_cpu;
 use crate::door::{Inner, ThreadState};
 use crate::hello::Message;
 use crate::link::Lie;
@@ -23,7 +24,8 @@ use crate::turn::Gone;
 use crate::waiting::Patience;
 
 /// A lazy client is told after this many completions at the latest: a quarter of the default
-/// channel's slots, so that it refills them while the server still has work.
+/// channel's slots, so that it refills them while the server still has work. One that sleeps on our
+/// own CPU is not: a wake would only take the CPU from us, and give it back after a few calls.
 const UNREPORTED_MAX: u32 = 16;
 
 /// What runs behind a door.
@@ -258,7 +260,9 @@ impl<'a> Call<'a> {
             Some(Patience::Lazy) => {
                 let unreported = state.unreported.load(Ordering::Relaxed) + 1;
                 state.unreported.store(unreported, Ordering::Relaxed);
-                if unreported >= UNREPORTED_MAX {
+                if unreported.is_multiple_of(UNREPORTED_MAX)
+                    && !self.channel.layout.waiting().is_on(current_cpu())
+                {
                     self.inner.report(self.thread);
                 }
             }

@@ -12,7 +12,7 @@ use crate::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
 use crate::link::{Lie, Link};
 use crate::socket::Descriptors;
 use crate::status::Status;
-use crate::sync::{AtomicU32, Line, Ordering, wake_on};
+use crate::sync::{AtomicU32, Line, Ordering};
 
 /// One channel of a door.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct Claimed {
     pub request_len: usize,
     pub deadline_ns: u64,
     pub descriptors: u32,
-    /// Its caller sleeps on `done_generation`.
+    /// Its caller sleeps on the slot's turn word.
     pub sync: bool,
 }
 
@@ -145,7 +145,7 @@ impl Channel {
             .store(claimed.generation, Ordering::Release);
         self.publish_bit(claimed.slot);
         if claimed.sync {
-            wake_on(&header.done_generation);
+            self.layout.turn(claimed.slot).finish();
         }
     }
 

@@ -45,6 +45,7 @@ pub struct AsyncClient {
     outstanding: usize,
     /// Slots whose calls were not accepted and not told yet.
     lost: usize,
+
     not_sync: PhantomData<Cell<()>>,
 }
 

@@ -1,4 +1,4 @@
-//! The one clock of this crate: `CLOCK_MONOTONIC`, in nanoseconds.
+//! The one clock of this crate, `CLOCK_MONOTONIC` in nanoseconds, and the CPU that we are on.
 //!
 //! `std::time::Instant` hides its number, and deadlines travel through channels as numbers.
 
@@ -12,4 +12,11 @@ pub fn now_ns() -> u64 {
     // we run on, so the call cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The CPU that this thread runs on now; a hint. A few nanoseconds (rseq or vDSO).
+#[cfg(not(target_os = "illumos"))]
+pub fn current_cpu() -> u32 {
+    // SAFETY: no arguments. A failure, on kernels that lack it, is some large number, which only costs a doorbell.
+    unsafe { libc::sched_getcpu() as u32 }
 }

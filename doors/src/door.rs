@@ -35,6 +35,8 @@ pub const THREADS_MAX: u32 = 16_384;
 /// The most clients of one door: the porter looks at each in turn.
 pub const CHANNELS_MAX: u32 = 4096;
 
+type Accept = Box<dyn Fn(&Credentials) -> bool + Send + Sync>;
+type OnEvent = Box<dyn Fn(&DoorEvent) + Send + Sync>;
 type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
 
 /// An entry into this process, called like a function. Clones are the same door.
@@ -86,7 +88,9 @@ pub struct DoorInfo {
 /// Collects what a door needs before it exists.
 #[derive(Default)]
 pub struct DoorBuilder {
+    threads_min: u32,
     threads_max: u32,
+    fixed: bool,
     server_create: Option<ServerCreate>,
     remote: RemoteOptions,
     snapshots: Option<ChannelMemory>,
@@ -101,8 +105,8 @@ pub(crate) struct RemoteOptions {
     pub limits: Limits,
     pub unreferenced: Option<Unreferenced>,
     pub on_unreferenced: Option<Box<dyn Fn() + Send + Sync>>,
-    pub accept: Option<Box<dyn Fn(&Credentials) -> bool + Send + Sync>>,
-    pub on_event: Option<Box<dyn Fn(&DoorEvent) + Send + Sync>>,
+    pub accept: Option<Accept>,
+    pub on_event: Option<OnEvent>,
 }
 
 impl Default for RemoteOptions {
@@ -148,6 +152,8 @@ pub(crate) struct Inner {
     /// Those of this process: all before the start, and kept afterwards.
     local: Mutex<Vec<Arc<Channel>>>,
     pub server_create: ServerCreate,
+    /// Threads that are started with the door.
+    pub threads_min: u32,
     /// A thread was asked for and has not arrived yet.
     pub starting: AtomicBool,
     pub starts_failed: AtomicU64,
@@ -227,6 +233,35 @@ impl Door {
         }
     }
 
+    /// Makes room in the pool for a thread that nobody asked for (illumos: `door_bind`): it calls [`serve`](Self::serve) with the number
+    /// that it gets, and is then one of the door's own. It leaves (`door_unbind`) when `serve` returns, after a revoke.
+    ///
+    /// # Errors
+    /// `OutOfMemory` if all threads that the door may have exist; `NotConnected` before [`start`](Self::start).
+    pub fn bind(&self) -> io::Result<u32> {
+        let inner = &*self.inner;
+        if inner.table.get().is_none() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the door has not been started",
+            ));
+        }
+        // One thread comes at a time; another one that is on its way arrives soon.
+        while inner.starting.swap(true, Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let thread = inner.started();
+        if thread >= inner.threads_max() {
+            inner.starting.store(false, Ordering::SeqCst);
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                "the door has all the threads that it may have (threads_max)",
+            ));
+        }
+        inner.board.started().store(thread + 1, Ordering::SeqCst);
+        Ok(thread)
+    }
+
     /// Gives the door a name: callers in other processes open it at `path`. A door can have one at a time.
     ///
     /// # Errors
@@ -274,6 +309,21 @@ impl DoorBuilder {
     #[must_use]
     pub fn threads_max(mut self, threads_max: u32) -> Self {
         self.threads_max = threads_max;
+        self
+    }
+
+    /// How many threads are started with the door (the low water of its pool), one after the other. Default 1; the others
+    /// come at a new high water of concurrency, and none ever goes.
+    #[must_use]
+    pub fn threads_min(mut self, threads_min: u32) -> Self {
+        self.threads_min = threads_min;
+        self
+    }
+
+    /// All threads are started with the door, and none later (illumos: `DOOR_NO_DEPLETION_CB`).
+    #[must_use]
+    pub fn no_depletion_callback(mut self) -> Self {
+        self.fixed = true;
         self
     }
 
@@ -399,6 +449,17 @@ impl DoorBuilder {
                 given: self.threads_max,
             });
         }
+        let threads_min = if self.fixed {
+            self.threads_max
+        } else {
+            self.threads_min
+        };
+        if threads_min > self.threads_max {
+            return Err(BuildError::ThreadsMin {
+                min: threads_min,
+                max: self.threads_max,
+            });
+        }
         let server_create = self.server_create.ok_or(BuildError::ServerCreate)?;
         let remote = self.remote;
         remote.check()?;
@@ -426,6 +487,7 @@ impl DoorBuilder {
             table: OnceLock::new(),
             local: Mutex::new(Vec::new()),
             server_create,
+            threads_min,
             starting: AtomicBool::new(false),
             starts_failed: AtomicU64::new(0),
             retry_after_ns: AtomicU64::new(0),
@@ -574,6 +636,9 @@ impl Inner {
         );
         self.idle().arrive();
         self.starting.store(false, Ordering::SeqCst);
+        if self.started() < self.threads_min {
+            self.grow();
+        }
     }
 }
 

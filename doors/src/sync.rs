@@ -46,7 +46,8 @@ impl Futex {
 
     /// Wakes one sleeper, if there is one, and says whether there was. Async-signal-safe.
     pub fn wake(&self) -> bool {
-        wake_on(&self.0)
+        // SAFETY: as in `wait_on`; FUTEX_WAKE uses the address only as a key.
+        unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE, 1) > 0 }
     }
 }
 
@@ -72,13 +73,6 @@ pub fn wait_on(word: &AtomicU32, expected: u32, timeout: Option<std::time::Durat
             timeout,
         );
     }
-}
-
-/// Wakes one who sleeps on `word`, and says whether there was one. Async-signal-safe.
-#[cfg(not(loom))]
-pub fn wake_on(word: &AtomicU32) -> bool {
-    // SAFETY: as in `wait_on`; FUTEX_WAKE uses the address only as a key.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) > 0 }
 }
 
 /// The futex of the model, for one sleeper per word: the kernel compares the word and queues the

@@ -21,6 +21,9 @@ pub enum Patience {
 const AWAKE: u32 = 0;
 const LAZY: u32 = 1;
 const EAGER: u32 = 2;
+const PATIENCE: u32 = 0xff;
+/// From here on the word says on which CPU the client went to sleep.
+const CPU_SHIFT: u32 = 8;
 
 /// A view of a channel's `waiting` word.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +37,14 @@ impl<'a> Waiting<'a> {
 
     /// Client: raises the flag, then looks once more. `true`: nothing is there, sleep. `false`: the
     /// flag is down again, because `completions` found something.
-    pub fn announce(&self, patience: Patience, completions: impl Fn() -> bool) -> bool {
-        let raised = match patience {
-            Patience::Lazy => LAZY,
-            Patience::Eager => EAGER,
-        };
+    ///
+    /// `cpu` is where it runs; a hint, cut to 24 bits.
+    pub fn announce(&self, patience: Patience, cpu: u32, completions: impl Fn() -> bool) -> bool {
+        let raised = (cpu << CPU_SHIFT)
+            | match patience {
+                Patience::Lazy => LAZY,
+                Patience::Eager => EAGER,
+            };
         // A swap, where a store would do at the same price: see `idle` on the model checker.
         self.0.swap(raised, Ordering::SeqCst);
         fence(Ordering::SeqCst);
@@ -57,12 +63,17 @@ impl<'a> Waiting<'a> {
     /// Server, after publishing a completion: how the client waits, if it does.
     pub fn patience(&self) -> Option<Patience> {
         fence(Ordering::SeqCst);
-        match self.0.load(Ordering::SeqCst) {
+        match self.0.load(Ordering::SeqCst) & PATIENCE {
             AWAKE => None,
             LAZY => Some(Patience::Lazy),
             // A value that a peer made up costs at most a doorbell.
             _ => Some(Patience::Eager),
         }
+    }
+
+    /// Server: whether the client went to sleep on this CPU. It cannot run there as long as we do.
+    pub fn is_on(&self, cpu: u32) -> bool {
+        self.0.load(Ordering::Relaxed) >> CPU_SHIFT == cpu & (u32::MAX >> CPU_SHIFT)
     }
 
     /// Server: whether the caller must ring. Of several callers, one gets `true` per raised flag.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use common::{Gate, House, SMALL, geometry, wait_until};
-use transom_doors::{Call, Status};
+use transom_doors::{Call, Door, Status};
 
 /// A handler that waits at the gate if the request says so, and replies with its thread's index.
 fn gated(gate: &Arc<Gate>) -> impl Fn(u32, &mut Call<'_>) + Send + Sync + 'static {
@@ -298,4 +298,55 @@ fn a_door_whose_first_thread_cannot_be_started_says_so_and_can_be_started_again(
     refuse.store(false, Ordering::SeqCst);
     house.door.start().unwrap();
     assert_eq!(caller.call(b"").0, Status::OK);
+}
+
+#[test]
+fn a_pool_has_a_low_water_and_may_be_fixed() {
+    for (fixed, expected) in [(false, 3), (true, 5)] {
+        let builder = Door::builder()
+            .threads_max(5)
+            .threads_min(3)
+            .handler(|_: u32, call: &mut Call<'_>| call.complete(0, Status::OK));
+        let door = if fixed {
+            builder.no_depletion_callback()
+        } else {
+            builder
+        };
+        let door = door.build().unwrap();
+        door.start().unwrap();
+        wait_until("the first threads are idle", || {
+            door.info().threads_idle == expected
+        });
+        assert_eq!(door.info().threads_started, expected);
+        door.revoke();
+    }
+    let wrong = Door::builder()
+        .threads_max(2)
+        .threads_min(3)
+        .handler(|_: u32, call: &mut Call<'_>| call.complete(0, Status::OK));
+    assert!(matches!(
+        wrong.build(),
+        Err(transom_doors::BuildError::ThreadsMin { min: 3, max: 2 })
+    ));
+}
+
+#[test]
+fn a_thread_can_bind_itself_and_is_unbound_by_a_revoke() {
+    let handler = |thread: u32, call: &mut Call<'_>| call.complete(0, Status(100 + thread));
+    let door = Door::builder()
+        .threads_max(2)
+        .handler(handler)
+        .build()
+        .unwrap();
+    assert!(door.bind().is_err(), "not before it has started");
+    door.start().unwrap();
+    let volunteer = {
+        let door = door.clone();
+        let thread = door.bind().unwrap();
+        std::thread::spawn(move || door.serve(thread, &handler))
+    };
+    wait_until("both are idle", || door.info().threads_idle == 2);
+    assert!(door.bind().is_err(), "there is room for two");
+    door.revoke();
+    volunteer.join().unwrap();
 }

@@ -164,8 +164,6 @@ pub(crate) struct Connection {
     pub head_sent: bool,
     /// The application has had the call and has answered a part of it, or asked for more of its body.
     pub begun: bool,
-    /// The call has been lost once without having run, and has had its second chance.
-    pub resent: bool,
     /// The answer is chunked.
     pub chunked: bool,
     /// Bytes of the answer's body that are still owed to its Content-Length.
@@ -219,7 +217,6 @@ impl Connection {
             streamed: false,
             head_sent: false,
             begun: false,
-            resent: false,
             chunked: false,
             owed: None,
             last: false,
@@ -244,7 +241,6 @@ impl Connection {
         self.streamed = false;
         self.head_sent = false;
         self.begun = false;
-        self.resent = false;
         self.chunked = false;
         self.owed = None;
         self.last = false;
@@ -350,6 +346,13 @@ impl Table {
         self.entries
             .get_mut(index as usize)
             .filter(|entry| entry.generation == generation && entry.state != State::Free)
+    }
+
+    /// An open connection, if there is one of that number.
+    pub(crate) fn get(&self, index: u32) -> Option<&Connection> {
+        self.entries
+            .get(index as usize)
+            .filter(|entry| entry.state != State::Free)
     }
 
     /// The first open connection from a number on.

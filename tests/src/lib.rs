@@ -6,6 +6,7 @@
 
 pub mod build;
 pub mod client;
+pub mod doors;
 pub mod load;
 pub mod proc;
 pub mod server;

@@ -21,6 +21,7 @@ const LINES_MAX: usize = 10_000;
 pub struct Launch {
     command: Command,
     listens: bool,
+    at_door: bool,
 }
 
 impl Launch {
@@ -65,13 +66,18 @@ impl Launch {
         Launch {
             command,
             listens: false,
+            at_door: false,
         }
     }
 
     /// Adds flags, separated by spaces.
     #[must_use]
     pub fn flags(mut self, flags: &str) -> Self {
-        self.listens |= flags.contains("--listen");
+        // A door has no port; a front end alone says where it listens in its forwards.
+        self.listens |= ["--listen", "--door ", "--forward"]
+            .iter()
+            .any(|flag| flags.contains(flag));
+        self.at_door |= flags.contains("--door ");
         self.command.args(flags.split_whitespace());
         self
     }
@@ -93,6 +99,7 @@ impl Launch {
         if !self.listens {
             self.command.args(["--listen", "127.0.0.1:0"]);
         }
+        let at_door = self.at_door;
         let mut child = self.command.spawn().expect("the binary can be started");
         let stderr = child.stderr.take().expect("it is piped");
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -118,7 +125,13 @@ impl Launch {
         };
         let mut port = None;
         let decided = eventually(|| {
-            port = server.lines().iter().find_map(|line| ready_port(line));
+            port = server.lines().iter().find_map(|line| {
+                if at_door {
+                    line.contains(" ready ").then_some(0)
+                } else {
+                    ready_port(line)
+                }
+            });
             port.is_some() || server.has_exited()
         });
         assert!(

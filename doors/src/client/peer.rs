@@ -13,7 +13,7 @@ use crate::layout::{DESCRIPTORS_SHIFT, SYNC};
 use crate::public::{Attributes, Limits};
 use crate::slot::{Completion, Phase, SlotId, place};
 use crate::socket::{Credentials, Descriptors, wait_readable};
-use crate::sync::{Ordering, wait_on};
+use crate::sync::Ordering;
 
 /// How to open a door at a path.
 #[derive(Clone, Copy, Debug)]
@@ -129,10 +129,10 @@ impl AsyncClient {
     /// being filled again, so its request can be read with [`request`](Self::request), then `release` it.
     /// [`CallError::MayHaveRun`]: its slot is free again and the id not valid any more.
     pub fn next_lost(&mut self) -> Option<(SlotId, CallError)> {
-        if self.peer_state() == PeerState::Gone {
-            if let Some(lost) = self.next_of_the_dead() {
-                return Some(lost);
-            }
+        if self.peer_state() == PeerState::Gone
+            && let Some(lost) = self.next_of_the_dead()
+        {
+            return Some(lost);
         }
         if self.lost == 0 {
             return None;
@@ -231,11 +231,7 @@ impl AsyncClient {
 
     /// Waits on a slot's own word for its final reply.
     pub(crate) fn wait_for_slot(&mut self, slot: SlotId, timeout: Duration) -> Option<Completion> {
-        let word = &self.layout.reply_header(slot.index).done_generation;
-        let seen = word.load(Ordering::Acquire);
-        if seen != slot.generation {
-            wait_on(word, seen, Some(timeout));
-        }
+        self.layout.turn(slot.index).wait_for_server(timeout);
         self.look_at(slot.index).map(|(_, completion)| completion)
     }
 

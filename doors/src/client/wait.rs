@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::bell::Bell;
 use crate::client::{AsyncClient, Peer};
+use crate::clock::current_cpu;
 use crate::waiting::Patience;
 
 impl AsyncClient {
@@ -20,7 +21,9 @@ impl AsyncClient {
             return false;
         }
         let complete = self.layout.complete();
-        self.layout.waiting().announce(patience, || complete.any())
+        self.layout
+            .waiting()
+            .announce(patience, current_cpu(), || complete.any())
     }
 
     /// After `epoll_wait`: no doorbells while we are awake.

@@ -18,6 +18,14 @@ pub enum BuildError {
         /// The number that was asked for.
         given: u32,
     },
+    /// More threads at the start than there may ever be.
+    #[error("threads_min is {min}, and threads_max only {max}")]
+    ThreadsMin {
+        /// Threads at the start.
+        min: u32,
+        /// Threads at most.
+        max: u32,
+    },
     /// `server_create` was not called on the builder.
     #[error(
         "a door needs a way to start its door server threads: give the builder a server_create function"

@@ -155,7 +155,10 @@ impl Model {
             }
             // epoll remembers an edge that comes before the wait.
             let edge = self.bell.word().load(Ordering::Acquire);
-            if self.waiting().announce(patience, || self.complete().any()) {
+            if self
+                .waiting()
+                .announce(patience, 0, || self.complete().any())
+            {
                 while self.bell.word().load(Ordering::Acquire) == edge {
                     self.bell.wait(edge);
                 }

@@ -36,7 +36,7 @@ pub(crate) enum DoorwayParts {
 /// A client of a door, and what its loop knows of each of its slots.
 pub(super) struct Instance {
     pub client: Option<AsyncClient>,
-    /// By slot: whose call it is.
+    /// By slot: whose it is, or was.
     pub owners: Box<[u32]>,
     /// By slot: what is being written of its reply.
     pub outputs: Box<[Output]>,
@@ -44,6 +44,8 @@ pub(super) struct Instance {
     pub stuck_since_ns: Option<u64>,
     /// Its process has ended: nothing more comes.
     pub gone: bool,
+    /// When it ceased to take new calls.
+    pub left_ms: u64,
 }
 
 impl Instance {
@@ -54,6 +56,7 @@ impl Instance {
             outputs: (0..slots).map(|_| Output::default()).collect(),
             stuck_since_ns: None,
             gone: false,
+            left_ms: 0,
         }
     }
 
@@ -99,6 +102,8 @@ pub(super) struct Doorway {
     mailbox: Option<Mailbox>,
     /// The opener has been asked, and has not answered yet.
     pub asked: bool,
+    /// Nobody serves, and those who did still take up all room: one of them has to go then. 0: it is not so.
+    pub cramped_due_ms: u64,
 }
 
 impl Doorway {
@@ -123,6 +128,7 @@ impl Doorway {
             serving,
             mailbox,
             asked: false,
+            cramped_due_ms: 0,
         }
     }
 
@@ -145,6 +151,15 @@ impl Doorway {
         self.instances.iter().position(free).map(|n| n as u8)
     }
 
+    /// The instance that left first of those that still have calls.
+    pub(super) fn first_to_have_left(&self) -> Option<u8> {
+        let numbered = (0..).zip(&self.instances);
+        numbered
+            .filter(|(_, instance)| instance.client.is_some())
+            .min_by_key(|(_, instance)| instance.left_ms)
+            .map(|(number, _)| number)
+    }
+
     /// Slots that a new request can have.
     pub(super) fn free_slots(&self) -> usize {
         self.serving.map_or(0, |instance| {
@@ -157,11 +172,12 @@ impl Doorway {
 pub(super) struct Doorways(pub Box<[Doorway]>);
 
 impl Doorways {
-    /// A slot of the instance that takes new calls.
-    pub(super) fn reserve(&mut self, doorway: u16) -> Option<(InstanceId, SlotId)> {
+    /// A slot of the instance that takes new calls, for a connection.
+    pub(super) fn reserve(&mut self, doorway: u16, owner: u32) -> Option<(InstanceId, SlotId)> {
         let instance = self[doorway].serving?;
         let at = InstanceId { doorway, instance };
         let slot = self[at].client_mut().reserve()?;
+        self[at].owners[slot.index()] = owner;
         Some((at, slot))
     }
 

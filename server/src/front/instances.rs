@@ -1,7 +1,7 @@
 //! Instances of doors come and go: what becomes of calls when one leaves, and how the next one takes its place.
 //!
 //! An instance that was revoked gets no new calls, and those under way complete. One that has died has nothing under way
-//! any more: a call that no thread of it had seen waits for the next instance and is sent there, once; any other may have
+//! any more: a call that no thread of it had seen waits for the next instance and is sent there; any other may have
 //! run, and its client is told so (502).
 
 use super::doorway::INSTANCES;
@@ -54,6 +54,7 @@ impl Loop {
         let doorway = &mut self.doorways[at.doorway];
         if doorway.serving == Some(at.instance) {
             doorway.serving = None;
+            doorway.instances[usize::from(at.instance)].left_ms = self.now_ms;
         }
     }
 
@@ -67,7 +68,7 @@ impl Loop {
             );
             // What has had an interim reply has run, whatever a process that is gone says of it.
             match (error.is_safe_to_resend(), self.table[index].begun) {
-                (true, false) => self.not_accepted(index, slot),
+                (true, false) => self.not_accepted(index),
                 (true, true) => {
                     self.doorways[at].client_mut().release(slot);
                     self.may_have_run(index);
@@ -77,13 +78,10 @@ impl Loop {
         }
     }
 
-    /// No thread has seen the call: its request waits in its slot, to be sent to the next instance.
-    fn not_accepted(&mut self, index: u32, slot: SlotId) {
-        if std::mem::replace(&mut self.table[index].resent, true) {
-            self.answer_unserved(index, slot);
-        } else {
-            self.wait_for_slot(index);
-        }
+    /// No thread has seen the call: its request waits in its slot, to be sent to the next instance. And to the one after
+    /// that, if instances come and go so fast: it has not run, and all its waits share one queue timeout.
+    fn not_accepted(&mut self, index: u32) {
+        self.wait_for_slot(index);
     }
 
     /// The call did not run, and will not.
@@ -112,7 +110,7 @@ impl Loop {
     /// Sends a request that the last instance did not accept to the one that serves now, which has a free slot.
     pub(super) fn resend(&mut self, index: u32, old_slot: SlotId) {
         let from = self.table[index].at;
-        let Some((to, slot)) = self.doorways.reserve(from.doorway) else {
+        let Some((to, slot)) = self.doorways.reserve(from.doorway, index) else {
             return;
         };
         let [first, second] = &mut self.doorways[from.doorway].instances;
@@ -164,12 +162,55 @@ impl Loop {
                 self.doorways[doorway].asked = false;
                 self.install(doorway, client);
             }
-            let doorway = &mut self.doorways[doorway];
-            if doorway.serving.is_none() && !doorway.asked && doorway.vacancy().is_some() {
-                doorway.asked = true;
-                doorway.mailbox().ask();
+            if self.doorways[doorway].serving.is_none() && !self.doorways[doorway].asked {
+                self.ask_for_the_next(doorway);
             }
         }
+    }
+
+    /// Asks the opener for an instance, once there is room for one.
+    fn ask_for_the_next(&mut self, number: u16) {
+        let doorway = &mut self.doorways[number];
+        if doorway.vacancy().is_none() {
+            if doorway.cramped_due_ms == 0 {
+                // Those who wait for the next instance must still be waiting then.
+                doorway.cramped_due_ms = self.now_ms + self.timeouts.queue / 2;
+            }
+            if self.now_ms < doorway.cramped_due_ms {
+                return;
+            }
+            let Some(instance) = doorway.first_to_have_left() else {
+                return;
+            };
+            self.evict(InstanceId {
+                doorway: number,
+                instance,
+            });
+        }
+        let doorway = &mut self.doorways[number];
+        doorway.cramped_due_ms = 0;
+        doorway.asked = true;
+        doorway.mailbox().ask();
+    }
+
+    /// Ends what an instance that has left still does: a client that reads slowly, or a handler that does not end, must not
+    /// keep the next one out.
+    fn evict(&mut self, at: InstanceId) {
+        tracing::warn!(
+            doorway = at.doorway,
+            "the calls of an application that was replaced take too long, and are cut for the next one"
+        );
+        for slot in 0..self.doorways[at].owners.len() {
+            let index = self.doorways[at].owners[slot];
+            let holds = self.table.get(index).is_some_and(|connection| {
+                connection.at == at && connection.slot.is_some_and(|held| held.index() == slot)
+            });
+            if holds {
+                self.stats.cut.bump();
+                self.give_up(index, 503);
+            }
+        }
+        self.free_instance(at);
     }
 
     fn install(&mut self, doorway: u16, client: AsyncClient) {

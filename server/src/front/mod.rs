@@ -35,7 +35,7 @@ use transom_arena::Part;
 use transom_doors::{Bell, Completion, Patience, SlotId};
 
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
-pub(crate) use opener::{OPENER_STACK, Opener, OpenerBuilder};
+pub(crate) use opener::{OPEN_TIMEOUT, OPENER_STACK, Opener, OpenerBuilder};
 pub(crate) use routes::{Route, RouteTable};
 pub use stats::{LoopFigures, LoopStats};
 
@@ -364,9 +364,11 @@ impl Loop {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
         let again = Some(self.accept_again_ms).filter(|&due| due != 0);
+        let cramped = self.doorways.0.iter().map(|doorway| doorway.cramped_due_ms);
         let until_timer = [self.table.next_due_ms(), again]
             .into_iter()
             .flatten()
+            .chain(cramped.filter(|&due| due != 0))
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.now_ms)));
         let calls = self

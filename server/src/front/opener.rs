@@ -15,6 +15,12 @@ use transom_doors::{AsyncClient, Bell, OpenError, OpenOptions};
 /// Between two attempts to open a door that is away.
 const RETRY: Duration = Duration::from_millis(10);
 
+/// How long a door may take to let us in. One that hangs holds up the others for as long, once in [`HANGS`].
+pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Before a door that did not answer in time is tried again.
+const HANGS: Duration = Duration::from_millis(500);
+
 /// The stack of the thread.
 pub(crate) const OPENER_STACK: usize = 128 << 10;
 
@@ -215,8 +221,7 @@ impl Errand {
         if let Some(due) = self.not_before.filter(|&due| due > now) {
             return Some(due);
         }
-        let again = now + RETRY;
-        self.not_before = Some(again);
+        self.not_before = Some(now + RETRY);
         let Path { path, away_since } = &mut paths[self.door];
         match open(path, &self.options) {
             Ok(client) => {
@@ -236,7 +241,10 @@ impl Errand {
                     *away_since = Some(now);
                     warn!(door = %path.display(), %error, "a door is away: requests for it wait");
                 }
-                Some(again)
+                if matches!(error, OpenError::TimedOut { .. }) {
+                    self.not_before = Some(Instant::now() + HANGS);
+                }
+                self.not_before
             }
         }
     }

@@ -318,7 +318,7 @@ impl Loop {
         let reserved = if self.must_wait(index) {
             None
         } else {
-            self.doorways.reserve(doorway)
+            self.doorways.reserve(doorway, index)
         };
         let Some((at, slot)) = reserved else {
             if source == Source::Scratch && !self.keep(index, bytes) {
@@ -689,7 +689,6 @@ impl Loop {
         let instance = &mut self.doorways[connection.at];
         let deadline_ns = deadline_ms.unwrap_or(0) * 1_000_000;
         instance.client_mut().submit(slot, len, deadline_ns);
-        instance.owners[slot.index()] = index;
         let due = deadline_ms.map_or(queue_due, |deadline| queue_due.min(deadline));
         self.table.set_timer(index, List::Submitted, due);
     }

@@ -470,7 +470,7 @@ fn calls_that_a_revoked_instance_does_not_accept_are_sent_to_the_next() {
 }
 
 #[test]
-fn a_call_is_sent_again_once_only() {
+fn a_call_that_one_instance_after_the_other_does_not_accept_is_sent_to_each() {
     let front = Front::start("", 1, &[(None, "/", 0)]);
     let first = front.serve(0, "a", 4);
     assert_answer(&front.get("/"), 200, "a");
@@ -478,10 +478,13 @@ fn a_call_is_sent_again_once_only() {
     let (second, client) = instance("b", 4);
     second.door.revoke();
     front.put(0, client);
-    assert!(front.get("/").starts_with("HTTP/1.1 503 "));
-    assert_eq!(front.stats.unaccepted_resent.get(), 1);
+    let asked = front.ask("GET", "/");
+    eventually("the second has refused it", || {
+        front.stats.unaccepted_resent.get() == 1
+    });
     let _third = front.serve(0, "c", 4);
-    assert_answer(&front.get("/"), 200, "c");
+    assert_answer(&rest(asked), 200, "c");
+    assert_eq!(front.stats.unaccepted_resent.get(), 2);
 }
 
 #[test]
@@ -856,4 +859,31 @@ fn instances_that_take_turns_on_a_path_fail_no_request() {
     assert_eq!(front.stats.server_errors.get(), 0);
     drop(attachment);
     old.revoke();
+}
+
+#[test]
+fn calls_of_instances_that_left_keep_the_next_one_out_for_a_while_only() {
+    let flags = "--send-buffer 4KiB --queue-timeout 2s";
+    let front = Front::start(flags, 1, &[(None, "/", 0)]);
+    let first = front.serve(0, "a", 4);
+    let mut slow = narrow(&front, "/fields");
+    slow.read_exact(&mut [0; 1]).expect("the first byte");
+    // A body that has begun and does not end has a slot too.
+    let mut upload = front.connect();
+    let head = "POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n";
+    upload.write_all(head.as_bytes()).expect("sent");
+    upload.write_all(&[b'x'; 20_000]).expect("sent");
+    first.door.revoke();
+    let second = front.serve(0, "b", 4);
+    eventually("the second one serves", || front.get("/").ends_with('b'));
+    let held = front.ask("GET", "/hold");
+    second.gate.wait_for(1);
+    second.door.revoke();
+    let _third = front.serve(0, "c", 4);
+    assert_answer(&front.get("/"), 200, "c");
+    assert!(!rest(slow).contains("X-0249"), "its answer was cut");
+    assert!(rest(upload).starts_with("HTTP/1.1 503 "));
+    assert_eq!(front.stats.cut.get(), 2);
+    second.gate.open();
+    assert_answer(&rest(held), 200, "b");
 }

@@ -6,8 +6,8 @@ use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
 use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
 use crate::front::{
-    self, DoorwayParts, INSTANCES, Loop, LoopStats, Opener, OpenerBuilder, Order, Parts,
-    REMOTE_SLOTS_MAX, RouteTable,
+    self, DoorwayParts, INSTANCES, Loop, LoopStats, OPEN_TIMEOUT, Opener, OpenerBuilder, Order,
+    Parts, REMOTE_SLOTS_MAX, RouteTable,
 };
 use crate::log::LogHandle;
 use crate::net;
@@ -288,7 +288,8 @@ impl Server {
                     doors: config.doors(),
                     open: OpenOptions {
                         channel_bytes_max: settings.channel_limit.get(),
-                        ..OpenOptions::default()
+                        timeout: OPEN_TIMEOUT,
+                        slots: None,
                     },
                     sockets,
                     connections,

@@ -1,0 +1,196 @@
+//! An application behind a door, with the front end in another process: the same answers as in one process, and what
+//! becomes of requests when the application is replaced, killed or away.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use transom_tests::doors::{Crowd, Folder, before, behind, kill_again_and_again};
+use transom_tests::{Launch, Server};
+
+fn seed() -> u64 {
+    let seed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |time| time.as_nanos() as u64);
+    println!("seed {seed}");
+    seed
+}
+
+#[test]
+fn what_outgrows_its_bucket_looks_the_same_through_a_door() {
+    let folder = Folder::new("same");
+    let door = folder.path("oom.door");
+    let flags = "--buckets 4 --bucket-size 512KiB";
+    let application = behind(&door, "oom", flags);
+    let front = before(&door, "--loops 1");
+    let alone = Server::start("oom", &format!("--loops 1 {flags}"));
+    for path in [
+        "/10",
+        "/100000",
+        "/recurse/1000000",
+        "/panic",
+        "/10",
+        "/nowhere",
+    ] {
+        let (there, here) = (front.get(path), alone.get(path));
+        assert_eq!(there.status, here.status, "{path}");
+        for name in ["transom-diagnostic", "content-length", "content-type"] {
+            assert_eq!(there.field(name), here.field(name), "{path}: {name}");
+        }
+        assert_eq!(there.body, here.body, "{path}");
+    }
+    let _ = application.line_with("a request outgrew its bucket");
+    let _ = application.line_with("a handler panicked");
+    let (ended, alone) = (application.stop(), alone.stop());
+    for figure in ["exhausted_arena", "exhausted_stack", "panicked", "parked"] {
+        assert_eq!(ended.figure(figure), alone.figure(figure), "{figure}");
+    }
+    assert_eq!((ended.code(), front.stop().code()), (0, 0));
+}
+
+#[test]
+fn bodies_larger_than_a_slot_stream_through_a_door_both_ways() {
+    let folder = Folder::new("bodies");
+    let door = folder.path("echo.door");
+    let _application = behind(
+        &door,
+        "echo",
+        "--buckets 2 --request-size 40KiB --reply-size 8KiB",
+    );
+    let front = before(&door, "--loops 1");
+    for len in [0, 1, 5000, 40 << 10, 300_000, 3_000_000] {
+        let body: Vec<u8> = (0..len).map(|n: usize| (n * 7 % 251) as u8).collect();
+        let answer = front.post("/stream", &body);
+        assert_eq!(answer.status, 200, "{len} bytes");
+        assert!(answer.body == body, "{len} bytes come back as they were");
+    }
+}
+
+#[test]
+fn a_deadline_and_a_full_door_are_told_as_in_one_process() {
+    let folder = Folder::new("late");
+    let door = folder.path("oom.door");
+    let _application = behind(&door, "oom", "--buckets 2 --slots 16");
+    let front = before(&door, "--loops 1 --deadline 300ms --queue-timeout 100ms");
+    assert_eq!(front.get("/sleep/60000").status, 504);
+    // The handler that was given up sleeps on; with another one both buckets are taken.
+    assert_eq!(front.get("/sleep/60000").status, 504);
+    let refused = front.get("/10");
+    assert_eq!(refused.status, 503);
+    assert!(refused.field("retry-after").is_some());
+}
+
+#[test]
+fn a_door_that_is_away_keeps_requests_waiting_then_refuses_them_and_is_found_again() {
+    let folder = Folder::new("away");
+    let door = folder.path("hello.door");
+    let front = before(&door, "--loops 1 --queue-timeout 200ms");
+    assert_eq!(front.get("/hello/x").status, 503);
+    let _ = front.line_with("a door is away");
+    let patient = before(&door, "--loops 1 --queue-timeout 60s");
+    let waiting = {
+        let address = patient.address();
+        std::thread::spawn(move || {
+            transom_tests::Client::connect(address)
+                .get("/hello/x")
+                .status
+        })
+    };
+    let first = behind(&door, "hello", "");
+    assert_eq!(waiting.join().expect("it has an answer"), 200);
+    let _ = patient.line_with("a door is there again");
+    assert_eq!(first.stop().code(), 0);
+    assert!(!door.exists(), "who leaves takes the path along");
+    let _second = behind(&door, "hello", "");
+    assert_eq!(patient.get("/hello/x").status, 200);
+}
+
+#[test]
+fn a_second_owner_is_told_that_the_door_is_taken() {
+    let folder = Folder::new("taken");
+    let door = folder.path("hello.door");
+    let first = behind(&door, "hello", "");
+    let flags = format!("--door {}", door.display());
+    let second = Launch::of("hello").flags(&flags).run();
+    assert_eq!(second.code(), 1);
+    let said = second.stderr();
+    let owner = first.pid().to_string();
+    assert!(said.contains("is taken") && said.contains(&owner), "{said}");
+}
+
+#[test]
+fn instances_that_take_turns_fail_no_request() {
+    let folder = Folder::new("turns");
+    let door = folder.path("hello.door");
+    let flags = "--buckets 8 --door-wait 20s";
+    let mut application = behind(&door, "hello", flags);
+    let front = before(&door, "--loops 2 --queue-timeout 20s");
+    let crowd = Crowd::start(front.address(), "/hello/you", 16);
+    for _ in 0..50 {
+        crowd.wait_for(100);
+        application.signal(libc::SIGTERM);
+        // The new one waits for the path, which the old one leaves before it has ended.
+        let next = behind(&door, "hello", flags);
+        assert_eq!(application.wait().code(), 0);
+        application = next;
+    }
+    crowd.wait_for(100);
+    let tally = crowd.end();
+    let answers: Vec<u16> = tally.keys().copied().collect();
+    assert_eq!(answers, [200], "{tally:?}");
+}
+
+#[test]
+fn an_application_that_is_killed_fails_only_what_it_had_begun() {
+    let kills = kill_again_and_again("hello", "/hello/you", 100, seed());
+    let answers: Vec<u16> = kills.tally.keys().copied().collect();
+    assert!(
+        answers.iter().all(|status| [200, 502].contains(status)),
+        "{:?}",
+        kills.tally
+    );
+    // At most what can be with a handler: a bucket each.
+    let begun = kills.tally.get(&502).copied().unwrap_or(0);
+    assert!(begun <= 100 * 8, "{:?}", kills.tally);
+    assert_eq!(kills.back.len(), 100);
+    assert!(
+        kills.descriptors.1 <= kills.descriptors.0
+            && kills.mappings.1 <= kills.mappings.0
+            && kills.threads.1 <= kills.threads.0,
+        "something leaks: {kills:?}"
+    );
+}
+
+#[test]
+fn an_application_that_hangs_holds_up_nobody_else() {
+    let folder = Folder::new("hangs");
+    let (stuck, fine) = (folder.path("stuck.door"), folder.path("fine.door"));
+    let first = behind(&stuck, "hello", "");
+    let _second = behind(&fine, "hello", "");
+    let flags = format!(
+        "serve --loops 1 --queue-timeout 300ms --deadline 1s --forward http://127.0.0.1:0/={} --forward http://127.0.0.1:0/stuck={}",
+        fine.display(),
+        stuck.display()
+    );
+    let front = Launch::of("transom").flags(&flags).start();
+    first.signal(libc::SIGSTOP);
+    let asked: Vec<_> = (0..20)
+        .map(|_| {
+            let address = front.address();
+            std::thread::spawn(move || {
+                transom_tests::Client::connect(address)
+                    .get("/stuck/x")
+                    .status
+            })
+        })
+        .collect();
+    for _ in 0..200 {
+        assert_eq!(front.get("/hello/x").status, 200);
+    }
+    for status in asked {
+        let status = status.join().expect("an answer");
+        assert!([503, 504].contains(&status), "{status}");
+    }
+    first.signal(libc::SIGCONT);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while front.get("/stuck/x").status >= 500 {
+        assert!(std::time::Instant::now() < deadline);
+    }
+}
