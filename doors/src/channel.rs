@@ -14,6 +14,10 @@ use crate::socket::Descriptors;
 use crate::status::Status;
 use crate::sync::{AtomicU32, Line, Ordering};
 
+/// How often a thread reads the socket for the descriptors of its call: enough for those of all slots, and few enough that
+/// a client which never stops sending does not keep the thread.
+const READS_MAX: usize = 128;
+
 /// One channel of a door.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -208,15 +212,20 @@ impl Channel {
 
     /// The descriptors of a call, which were sent before it was submitted.
     pub fn take_parcel(&self, claimed: &Claimed) -> Option<Parcel> {
-        // They may still be in the socket: whoever needs them reads it.
-        for _ in 0..2 {
+        // They may still be in the socket, behind those of other calls: whoever needs them reads it, or waits for
+        // another thread that does.
+        let mut more = true;
+        for _ in 0..READS_MAX {
             let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
             let place = parcels.get_mut(claimed.slot as usize)?;
             if let Some(parcel) = place.take_if(|parcel| parcel.generation == claimed.generation) {
                 return Some(parcel);
             }
             drop(parcels);
-            self.link.as_ref()?.receive(self);
+            if !more {
+                return None;
+            }
+            more = self.link.as_ref()?.receive(self);
         }
         None
     }

@@ -4,6 +4,7 @@
 //! channel and nothing else.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use crate::bell::Bell;
 use crate::channel::{Channel, Parcel};
@@ -74,6 +75,9 @@ const LEFT: u32 = u32::MAX;
 pub struct Link {
     pub credentials: Credentials,
     pub socket: OwnedFd,
+    /// Held from a look at the socket until what was found is where it belongs: whoever finds the socket empty after
+    /// that knows that nothing is on its way.
+    reading: Mutex<()>,
     /// Rings the porter.
     porter: Bell,
     /// Calls wait, and the client could wake nobody.
@@ -96,6 +100,7 @@ impl Link {
         Self {
             credentials,
             socket,
+            reading: Mutex::new(()),
             porter,
             nudged: AtomicU32::new(0),
             in_service: (0..geometry.slots).map(|_| AtomicU32::new(0)).collect(),
@@ -152,6 +157,7 @@ impl Link {
 
     /// Takes what lies in the socket. Returns whether there may be more; closes at a hang-up.
     pub fn receive(&self, channel: &Channel) -> bool {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut message = [0; MESSAGE];
         for _ in 0..MESSAGES {
             let received = match socket::receive(self.socket.as_fd(), &mut message) {
