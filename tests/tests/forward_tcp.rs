@@ -45,7 +45,7 @@ fn exchange(address: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
 fn figure(lines: &[String], name: &str) -> u64 {
     let line = lines
         .iter()
-        .find(|line| line.contains("forwarded connections"));
+        .find(|line| line.contains(" forwarded connections forward="));
     let fields = line.into_iter().flat_map(|line| line.split(' '));
     let mut values = fields.filter_map(|field| field.split_once('='));
     let value = values.find(|(key, _)| *key == name);

@@ -45,7 +45,7 @@ fn ask(socket: &UdpSocket, bytes: &[u8]) -> Vec<u8> {
 fn figure(lines: &[String], name: &str) -> u64 {
     let line = lines
         .iter()
-        .find(|line| line.contains("forwarded datagrams"));
+        .find(|line| line.contains(" forwarded datagrams forward="));
     let fields = line.into_iter().flat_map(|line| line.split(' '));
     let mut values = fields.filter_map(|field| field.split_once('='));
     let value = values.find(|(key, _)| *key == name);
