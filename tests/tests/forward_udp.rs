@@ -41,6 +41,28 @@ fn ask(socket: &UdpSocket, bytes: &[u8]) -> Vec<u8> {
     next(socket)
 }
 
+/// Has a handler wait for a file, and returns when it does. What it will answer then.
+fn wait_for(socket: &UdpSocket, file: &Path) -> Vec<u8> {
+    let bytes = format!("wait {}", file.display()).into_bytes();
+    socket.send(&bytes).expect("it is sent");
+    let begun = format!("{}.begun", file.display());
+    assert!(eventually(|| Path::new(&begun).exists()));
+    bytes
+}
+
+/// Whether the owner of a port has read all datagrams that have come there.
+fn has_read_all(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/udp").expect("the kernel's table");
+    let local = format!("0100007F:{port:04X}");
+    let mut rows = table.lines().map(|line| line.split_whitespace());
+    rows.any(|mut row| {
+        row.nth(1) == Some(&local)
+            && row
+                .nth(2)
+                .is_some_and(|queues| queues.ends_with(":00000000"))
+    })
+}
+
 /// The number that a field of a forward's last line has.
 fn figure(lines: &[String], name: &str) -> u64 {
     let line = lines
@@ -103,16 +125,13 @@ fn a_slow_answer_keeps_no_other_waiting() {
     let _app = odd(&door, "--buckets 4");
     let front = front(&door, "");
     let (slow, quick) = (socket(front.address()), socket(front.address()));
-    // It ends only after the others, however long those take: three of four buckets are free.
-    slow.send(b"sleep 2000").expect("it is sent");
+    let file = folder.path("go");
+    let wait = wait_for(&slow, &file);
     for n in 0..50_u32 {
         assert_eq!(ask(&quick, &n.to_le_bytes()), n.to_le_bytes());
     }
-    slow.set_nonblocking(true).expect("a flag");
-    let early = slow.recv(&mut [0; 32]);
-    assert!(early.is_err(), "the slow answer came before quick ones");
-    slow.set_nonblocking(false).expect("a flag");
-    assert_eq!(next(&slow), b"sleep 2000");
+    std::fs::write(&file, "").expect("a file");
+    assert_eq!(next(&slow), wait);
 }
 
 #[test]
@@ -144,8 +163,14 @@ fn an_answer_after_the_deadline_is_dropped() {
     let front = front(&door, "--deadline 30ms");
     let client = socket(front.address());
     // The first runs, and the second waits for it; neither is answered in time.
-    client.send(b"sleep 300").expect("it is sent");
+    let file = folder.path("go");
+    let _ = wait_for(&client, &file);
     client.send(b"behind it").expect("it is sent");
+    let port = front.address().port();
+    assert!(eventually(|| has_read_all(port)));
+    // Longer than the deadline of both, which has begun.
+    std::thread::sleep(Duration::from_millis(60));
+    std::fs::write(&file, "").expect("a file");
     // Sent again and again until the handler is done with the first: only these are answered.
     client
         .set_read_timeout(Some(Duration::from_millis(20)))
@@ -174,14 +199,10 @@ fn datagrams_for_a_door_that_stays_away_are_dropped() {
     for _ in 0..3 {
         client.send(b"to nobody").expect("it is sent");
     }
-    // The line in the log is written some milliseconds before the queue timeout has passed, at most.
-    client
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .expect("a timeout");
-    assert!(client.recv(&mut [0; 32]).is_err());
+    let port = front.address().port();
+    assert!(eventually(|| has_read_all(port)), "they are kept");
     let _app = odd(&door, "--buckets 2");
     let _ = front.line_with("the door is back");
-    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     assert_eq!(ask(&client, b"to somebody"), b"to somebody");
     assert_eq!(figure(&front.stop().lines, "refused"), 3);
 }

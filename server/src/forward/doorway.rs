@@ -338,7 +338,7 @@ impl<T: Traffic> Doorway<T> {
     }
 
     /// Takes an instance's replies. Whether there were any.
-    pub(super) fn collect(&mut self, at: usize, traffic: &mut T) -> bool {
+    pub(super) fn collect(&mut self, at: usize, traffic: &mut T, now_ns: u64) -> bool {
         let mut any = false;
         while let Some((slot, completion)) = self
             .instances
@@ -347,12 +347,19 @@ impl<T: Traffic> Doorway<T> {
             .and_then(AsyncClient::next_completion)
         {
             any = true;
-            self.ended(at, slot, completion, traffic);
+            self.ended(at, slot, completion, traffic, now_ns);
         }
         any
     }
 
-    fn ended(&mut self, at: usize, slot: SlotId, completion: Completion, traffic: &mut T) {
+    fn ended(
+        &mut self,
+        at: usize,
+        slot: SlotId,
+        completion: Completion,
+        traffic: &mut T,
+        now_ns: u64,
+    ) {
         let entry = self.take(at, slot.index());
         let Some(client) = self.instances[at].client.as_mut() else {
             return;
@@ -363,7 +370,11 @@ impl<T: Traffic> Doorway<T> {
             return;
         };
         // Neither kind of call has anything to say in pieces.
-        let known = if completion.kind == Kind::Final {
+        let known = if entry.due_ns != 0 && now_ns >= entry.due_ns {
+            traffic.lose(entry.call, Loss::Late);
+            client.abandon(slot);
+            true
+        } else if completion.kind == Kind::Final {
             let known = traffic.complete(entry.call, client, slot, completion);
             client.release(slot);
             known
@@ -409,7 +420,7 @@ impl<T: Traffic> Doorway<T> {
                 instance.gone = true;
                 self.retire(at, now_ns);
                 // What it has completed before is as good as ever.
-                self.collect(at, traffic);
+                self.collect(at, traffic, now_ns);
                 self.collect_lost(at, traffic, now_ns);
             }
         }

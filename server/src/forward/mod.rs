@@ -273,10 +273,10 @@ impl<T: Traffic> Forwarder<T> {
         self.doorway
             .tend(&mut self.traffic, &self.epoll, self.now_ns);
         self.common.all_started.wait();
+        self.now_ns = now_ns();
         let nothing = libc::epoll_event { events: 0, u64: 0 };
         let mut events = [nothing; 16];
         loop {
-            self.now_ns = now_ns();
             match self.common.orders.get() {
                 Order::Serve => {}
                 Order::Drain if self.draining => {}
@@ -301,6 +301,7 @@ impl<T: Traffic> Forwarder<T> {
                 break;
             }
             let count = self.sleep(&mut events);
+            self.now_ns = now_ns();
             for event in &events[..count] {
                 self.on_event(event.u64);
             }
@@ -318,7 +319,7 @@ impl<T: Traffic> Forwarder<T> {
             _ => {
                 let at = ((token - FIRST_CLIENT) / 2) as usize;
                 if (token - FIRST_CLIENT).is_multiple_of(2) {
-                    let useful = self.doorway.collect(at, &mut self.traffic);
+                    let useful = self.doorway.collect(at, &mut self.traffic, self.now_ns);
                     self.doorway.note_ring(at, useful);
                     if useful {
                         self.quiet = 0;
@@ -334,7 +335,7 @@ impl<T: Traffic> Forwarder<T> {
     /// Takes the replies that are there.
     fn collect(&mut self) {
         for at in 0..doorway::INSTANCES {
-            if self.doorway.collect(at, &mut self.traffic) {
+            if self.doorway.collect(at, &mut self.traffic, self.now_ns) {
                 self.quiet = 0;
             }
         }

@@ -5,11 +5,12 @@
 //! | `arena` | outgrows its bucket |
 //! | `panic` | panics |
 //! | `silent` | answers nothing |
-//! | `sleep MS` | sleeps, then sends it back |
+//! | `wait FILE` | makes `FILE.begun`, waits until there is a FILE, then sends it back |
 //! | `pid` | says which process it is |
 //! | anything else | sends it back |
 
 use std::hint::black_box;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use transom_platform::{Datagram, DatagramReply};
@@ -23,9 +24,7 @@ fn outgrow_arena() {
 
 fn serve(datagram: &Datagram, reply: &mut DatagramReply) {
     let bytes = datagram.bytes();
-    let nap = std::str::from_utf8(bytes)
-        .ok()
-        .and_then(|text| text.strip_prefix("sleep ")?.parse().ok());
+    let text = std::str::from_utf8(bytes).unwrap_or("");
     match bytes {
         b"arena" => outgrow_arena(),
         b"panic" => panic!("as asked"),
@@ -36,8 +35,11 @@ fn serve(datagram: &Datagram, reply: &mut DatagramReply) {
         }
         _ => {}
     }
-    if let Some(ms) = nap {
-        std::thread::sleep(Duration::from_millis(ms));
+    if let Some(file) = text.strip_prefix("wait ") {
+        std::fs::write(format!("{file}.begun"), "").expect("a file");
+        while !Path::new(file).exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     reply.send(bytes).expect("a datagram fits an answer");
 }
