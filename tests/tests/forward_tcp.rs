@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -39,6 +39,16 @@ fn exchange(address: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     Some(answer)
+}
+
+/// Sockets that a process has open.
+fn sockets(of: &Server) -> usize {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", of.pid())).expect("it runs");
+    let links = files
+        .flatten()
+        .filter_map(|file| file.path().read_link().ok());
+    let names = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
+    names.collect::<BTreeSet<_>>().len()
 }
 
 /// The number that a field of a forward's last line has.
@@ -135,16 +145,8 @@ fn a_handler_that_fails_costs_its_own_connection_only() {
         }
     }
     // Each has closed its descriptor, whichever way it ended: what is left is that of the connection that is open.
-    let sockets = || {
-        let files = std::fs::read_dir(format!("/proc/{}/fd", app.pid())).expect("it runs");
-        let links = files
-            .flatten()
-            .filter_map(|file| file.path().read_link().ok());
-        let names = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
-        names.collect::<BTreeSet<_>>().len()
-    };
     // The door's listener, the front end's channel, the connection.
-    assert!(eventually(|| sockets() == 3), "{} sockets", sockets());
+    assert!(eventually(|| sockets(&app) == 3), "{}", sockets(&app));
     kept.write_all(b"after!").expect("it is taken");
     kept.read_exact(&mut bytes).expect("it comes back");
     assert_eq!(&bytes, b"after!");
@@ -156,6 +158,66 @@ fn a_handler_that_fails_costs_its_own_connection_only() {
     assert_eq!(ended.figure("exhausted_arena"), 3);
     assert_eq!(ended.figure("exhausted_stack"), 3);
     assert_eq!(ended.figure("panicked"), 3);
+}
+
+#[test]
+fn a_handler_that_is_parked_has_closed_its_connection() {
+    let folder = Folder::new("tcp-parked");
+    let door = folder.path("odd.door");
+    let app = odd(
+        &door,
+        "--buckets 4 --bucket-size 256KiB --stack-size 64KiB --on-exhaustion park --parked-limit 4",
+    );
+    let front = front(&door, "");
+    for line in ["arena\n", "stack\n"] {
+        let got = exchange(front.address(), line.as_bytes());
+        assert_eq!(got.as_deref(), Some(&b""[..]), "{line}");
+    }
+    // The door's listener and the front end's channel.
+    assert!(eventually(|| sockets(&app) == 2), "{}", sockets(&app));
+    assert_eq!(exchange(front.address(), b"fine"), Some(b"fine".to_vec()));
+    assert_eq!(figure(&front.stop().lines, "failed"), 2);
+    assert_eq!(app.stop().figure("parked"), 2);
+}
+
+#[test]
+fn one_front_end_forwards_requests_connections_and_datagrams() {
+    let folder = Folder::new("tcp-all");
+    let [hello, echo, dns] = ["hello", "echo", "dns"].map(|name| folder.path(name));
+    let _hello = behind(&hello, "hello", "--buckets 2");
+    let _echo = behind(&echo, "tcp-echo", "--buckets 2");
+    let _dns = behind(&dns, "dns", "--buckets 2");
+    let front = Launch::of("transom")
+        .flags(&format!(
+            "serve --loops 1 --forward tcp://127.0.0.1:0={} --forward udp://127.0.0.1:0={} --forward http://127.0.0.1:0={}",
+            echo.display(),
+            dns.display(),
+            hello.display()
+        ))
+        .start();
+    let ready = front.line_with(" ready ");
+    let address = |scheme: &str| -> SocketAddr {
+        let (_, rest) = ready.split_once(&format!("{scheme}://")).expect(scheme);
+        let end = rest.find([',', ' ']).expect("it is not the last");
+        rest[..end].parse().expect("an address")
+    };
+    assert_eq!(exchange(address("tcp"), b"tcp"), Some(b"tcp".to_vec()));
+    let request = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n";
+    let answer = exchange(address("http"), request).expect("an answer");
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    // A header without a question: FORMERR.
+    let query = [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    client.send_to(&query, address("udp")).expect("it is sent");
+    let mut bytes = [0; 512];
+    let len = client.recv(&mut bytes).expect("an answer");
+    assert_eq!(bytes[..len], [1, 2, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let ended = front.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(figure(&ended.lines, "served"), 1);
+    assert_eq!(ended.figure("requests"), 1);
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
 }
 
 #[test]
@@ -245,6 +307,10 @@ fn an_application_that_is_killed_and_comes_back_is_found_again() {
         let enough = served.load(Ordering::Relaxed) + 50;
         assert!(eventually(|| served.load(Ordering::Relaxed) >= enough));
     };
+    let files = || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", front.pid()));
+        files.expect("it runs").count()
+    };
     for _ in 0..5 {
         wait_for_more();
         app.signal(libc::SIGKILL);
@@ -258,6 +324,8 @@ fn an_application_that_is_killed_and_comes_back_is_found_again() {
     }
     // At most those that ran when it was killed: one for each client, five times.
     assert!(broken.load(Ordering::Relaxed) <= 20);
+    // The standard ones, the log's, and what the forward and one channel have: far from five channels.
+    assert!(eventually(|| files() <= 20), "{} descriptors", files());
     let pid = exchange(address, b"pid\n").expect("it is served");
     assert_eq!(pid, format!("{}\n", app.pid()).into_bytes());
     let ended = front.stop();
