@@ -7,7 +7,6 @@
 use super::{FIRST_CLIENT, Loss, Received, Traffic};
 use crate::net::Epoll;
 use crate::settings::FrontSettings;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -96,18 +95,14 @@ pub(super) struct Doorway<T: Traffic> {
 }
 
 impl<T: Traffic> Doorway<T> {
-    pub(super) fn new(
-        forward: String,
-        path: PathBuf,
-        settings: &FrontSettings,
-    ) -> io::Result<Self> {
+    pub(super) fn new(forward: String, path: PathBuf, settings: &FrontSettings) -> Self {
         let instances = [(); INSTANCES].map(|()| Instance {
             client: None,
             entries: (0..SLOTS_MAX).map(|_| None).collect(),
             count: 0,
             gone: false,
         });
-        Ok(Doorway {
+        Doorway {
             forward,
             path,
             options: OpenOptions {
@@ -124,7 +119,7 @@ impl<T: Traffic> Doorway<T> {
             said_misled: false,
             unsent: 0,
             next_due_ns: u64::MAX,
-        })
+        }
     }
 
     pub(super) fn forward(&self) -> &str {
@@ -528,9 +523,9 @@ impl<T: Traffic> Doorway<T> {
         if client.check_peer() != PeerState::Serving {
             return;
         }
-        let frame_fits = client.geometry().slots <= SLOTS_MAX;
+        let slots_fit = client.geometry().slots <= SLOTS_MAX;
         let objection = match traffic.objection(&client) {
-            None if !frame_fits => Some("the door has more slots than were asked for"),
+            None if !slots_fit => Some("the door has more slots than were asked for"),
             objection => objection,
         };
         if let Some(why) = objection {

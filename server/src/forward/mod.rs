@@ -170,12 +170,12 @@ pub(crate) fn start(
         };
         let body: Box<dyn FnOnce() + Send> = match forward.target {
             Target::Tcp(path) => {
-                let doorway = Doorway::new(name, path, settings)?;
+                let doorway = Doorway::new(name, path, settings);
                 let this = Forwarder::new(common, doorway, tcp::Connections::new(socket))?;
                 Box::new(move || this.run())
             }
             Target::Udp(path) => {
-                let doorway = Doorway::new(name, path, settings)?;
+                let doorway = Doorway::new(name, path, settings);
                 let traffic = udp::Datagrams::new(socket, settings.deadline());
                 let this = Forwarder::new(common, doorway, traffic)?;
                 Box::new(move || this.run())
