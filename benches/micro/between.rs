@@ -33,13 +33,14 @@ fn main() {
         "sock" => echo_packets(),
         "pipe" => echo_pipe(),
         "futex" => answer_futex(Path::new(argument(1))),
-        // For a profiler: `between door CPU CALLS`.
+        // For a profiler: `between door CPU CALLS THREADS`.
         "door" => {
             pin(0);
             let cpu = argument(1).parse().unwrap_or(0);
             let total = argument(2).parse().unwrap_or(10_000_000);
             let directory = std::env::temp_dir();
-            let many = door_many(cpu, &directory, 4, 0, total);
+            let threads = argument(3).parse().unwrap_or(4);
+            let many = door_many(cpu, &directory, threads, 0, total);
             println!("{many:.0} ns per call, {IN_FLIGHT} in flight");
             let (one, futex) = (door_one(cpu, &directory), futex_one(cpu, &directory));
             println!("{one:.0} ns for one call, {futex:.0} ns for a futex ping-pong");

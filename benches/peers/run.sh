@@ -3,9 +3,9 @@
 #
 #   benches/peers/run.sh                 hello, nginx and the cheapest epoll server
 #   benches/peers/run.sh hello nginx     only these
-#   benches/peers/run.sh door hello nginx-unix nginx-php
+#   benches/peers/run.sh door hello nginx-unix nginx-nginx nginx-php
 #                                        an application in its own process: behind a door, beside hello in one process, nginx
-#                                        before a Unix socket (with the epoll server behind it, the cheapest there can be), and nginx with php-fpm
+#                                        before a Unix socket (behind which is the epoll server, the cheapest there can be, or nginx again), and nginx with php-fpm
 #
 # The server has one core to itself, wrk another; rounds alternate (A B C A B C …), because a machine is not the same from
 # minute to minute and only ratios from the same minutes mean anything. Every server answers `GET /` with "hello, world\n";
@@ -61,15 +61,36 @@ start_nginx() {
 start_nginx-unix() {
     local socket=$scratch/upstream.sock
     setpriv --pdeathsig TERM "$built/peer-epoll" "unix:$socket" &
+    wait_for_socket "$socket"
     write_nginx_conf "$1" nginx-unix 'proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection "";' \
         "upstream upstream { server unix:$socket; keepalive 128; keepalive_requests 1000000000; keepalive_timeout 1h; }"
     exec "$(nginx_path)" -e stderr -p "$scratch/nginx-unix" -c "$scratch/nginx-unix/nginx.conf"
 }
 
+# The same as nginx does it unless it is told otherwise: a new connection to the upstream for every request.
+start_nginx-plain() {
+    local socket=$scratch/upstream-plain.sock
+    setpriv --pdeathsig TERM "$built/peer-epoll" "unix:$socket" &
+    wait_for_socket "$socket"
+    write_nginx_conf "$1" nginx-plain "proxy_pass http://unix:$socket:;"
+    exec "$(nginx_path)" -e stderr -p "$scratch/nginx-plain" -c "$scratch/nginx-plain/nginx.conf"
+}
+
+# With kept connections and a server behind it that reads what it is asked: nginx again.
+start_nginx-nginx() {
+    local socket=$scratch/upstream-nginx.sock
+    write_nginx_conf "unix:$socket" nginx-upstream 'return 200 "hello, world\n";'
+    setpriv --pdeathsig TERM "$(nginx_path)" -e stderr -p "$scratch/nginx-upstream" -c "$scratch/nginx-upstream/nginx.conf" &
+    wait_for_socket "$socket"
+    write_nginx_conf "$1" nginx-nginx 'proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection "";' \
+        "upstream upstream { server unix:$socket; keepalive 128; keepalive_requests 1000000000; keepalive_timeout 1h; }"
+    exec "$(nginx_path)" -e stderr -p "$scratch/nginx-nginx" -c "$scratch/nginx-nginx/nginx.conf"
+}
+
 start_nginx-php() {
     local directory=$scratch/nginx-php socket=$scratch/php.sock
     mkdir -p "$directory"
-    printf '<?php header("Content-Type: text/plain"); echo "hello, world\n";' >"$directory/hello.php"
+    printf '<?php header("Content-Type: text/plain"); header("Content-Length: 13"); echo "hello, world\n";' >"$directory/hello.php"
     cat >"$directory/php.conf" <<CONF
 [global]
 error_log = $directory/php.log
@@ -83,8 +104,17 @@ pm.max_children = 8
 CONF
     chmod 755 "$scratch" "$directory"
     setpriv --pdeathsig TERM "$(php_path)" --fpm-config "$directory/php.conf" &
+    wait_for_socket "$socket"
     write_nginx_conf "$1" nginx-php "fastcgi_pass unix:$socket; fastcgi_keep_conn on; fastcgi_param SCRIPT_FILENAME $directory/hello.php; fastcgi_param REQUEST_METHOD GET;"
     exec "$(nginx_path)" -e stderr -p "$directory" -c "$directory/nginx.conf"
+}
+
+wait_for_socket() {
+    local deadline=$((SECONDS + 10))
+    until [[ -S $1 ]]; do
+        if ((SECONDS >= deadline)); then give_up "nobody serves $1"; fi
+        sleep 0.05
+    done
 }
 
 # PORT NAME LOCATION [HTTP]: what the location does, and what else is in the http block.
@@ -110,7 +140,7 @@ http {
     scgi_temp_path $directory/scgi;
     ${4:-}
     server {
-        listen 127.0.0.1:$1 backlog=1024;
+        listen $( [[ $1 == unix:* ]] || echo 127.0.0.1: )$1 backlog=1024;
         location / { $3 }
     }
 }
@@ -144,7 +174,7 @@ wanted() {
 install_tools() {
     local missing=()
     command -v wrk >/dev/null || missing+=(wrk)
-    if wanted nginx nginx-unix nginx-php && ! nginx_path >/dev/null; then missing+=(nginx-light); fi
+    if wanted nginx nginx-unix nginx-plain nginx-nginx nginx-php && ! nginx_path >/dev/null; then missing+=(nginx-light); fi
     if wanted nginx-php && [[ -z $(php_path) ]]; then missing+=(php-fpm); fi
     command -v taskset >/dev/null || missing+=(util-linux)
     if ((${#missing[@]} == 0)); then return; fi
@@ -175,7 +205,7 @@ build() {
     local packages=()
     if wanted hello door && [[ -z $HELLO ]]; then packages+=(-p hello); fi
     if wanted door && [[ -z ${TRANSOM:-} ]]; then packages+=(-p transom); fi
-    if wanted epoll nginx-unix; then packages+=(-p transom-benches); fi
+    if wanted epoll nginx-unix nginx-plain; then packages+=(-p transom-benches); fi
     if ((${#packages[@]} == 0)); then return; fi
     cargo build --release --manifest-path "$root/Cargo.toml" "${packages[@]}" >&2 ||
         give_up "cargo could not build: ${packages[*]}"

@@ -123,7 +123,10 @@ impl Client {
         }
         // An earlier call that timed out holds the slot until its reply comes.
         if self.channel.free_slots() == 0 {
+            let gone = self.channel.check_peer() == PeerState::Gone;
             self.channel.drain(|_, _| {});
+            // Nor does it come from a door that has died: that one is told of the new call below.
+            while gone && self.channel.next_lost().is_some() {}
         }
         let slot = self.channel.reserve().ok_or(CallError::Full)?;
         self.channel.request_mut(slot)[..request.len()].copy_from_slice(request);

@@ -14,9 +14,8 @@ use crate::socket::Descriptors;
 use crate::status::Status;
 use crate::sync::{AtomicU32, Line, Ordering};
 
-/// How often a thread reads the socket for the descriptors of its call: enough for those of all slots, and few enough that
-/// a client which never stops sending does not keep the thread.
-const READS_MAX: usize = 128;
+/// How often a socket is read for what was sent before: together more messages than its buffer holds.
+pub(crate) const BATCHES: usize = 16;
 
 /// One channel of a door.
 #[derive(Debug)]
@@ -92,6 +91,10 @@ impl Channel {
         }
         let next = if slot + 1 == slots { 0 } else { slot + 1 };
         self.cursor.0.store(next, Ordering::Relaxed);
+        if self.link.is_some() {
+            // Slots are used in turn, so that is most likely the next call.
+            self.layout.prefetch_request(next);
+        }
         if let Some(link) = &self.link
             && !link.begin_service(slot)
         {
@@ -212,21 +215,21 @@ impl Channel {
 
     /// The descriptors of a call, which were sent before it was submitted.
     pub fn take_parcel(&self, claimed: &Claimed) -> Option<Parcel> {
-        // They may still be in the socket, behind those of other calls: whoever needs them reads it, or waits for
-        // another thread that does.
-        let mut more = true;
-        for _ in 0..READS_MAX {
-            let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-            let place = parcels.get_mut(claimed.slot as usize)?;
-            if let Some(parcel) = place.take_if(|parcel| parcel.generation == claimed.generation) {
+        // They may still be in the socket: whoever needs them reads it, behind whoever is reading.
+        for _ in 0..BATCHES {
+            if let Some(parcel) = self.parcel_of(claimed) {
                 return Some(parcel);
             }
-            drop(parcels);
-            if !more {
-                return None;
+            if !self.link.as_ref()?.receive(self) {
+                break;
             }
-            more = self.link.as_ref()?.receive(self);
         }
-        None
+        self.parcel_of(claimed)
+    }
+
+    fn parcel_of(&self, claimed: &Claimed) -> Option<Parcel> {
+        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = parcels.get_mut(claimed.slot as usize)?;
+        place.take_if(|parcel| parcel.generation == claimed.generation)
     }
 }

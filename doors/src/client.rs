@@ -263,8 +263,11 @@ impl AsyncClient {
         }
     }
 
-    /// The next reply, if there is one. Its bytes can be read with [`reply`](Self::reply).
+    /// The next reply, if there is one. Its bytes can be read with [`reply`](Self::reply). Takes as
+    /// many words of bits as the channel has, and no more: another process that sets bits without end does not keep the
+    /// caller. If some are left, [`prepare_wait`](Self::prepare_wait) says so.
     pub fn next_completion(&mut self) -> Option<(SlotId, Completion)> {
+        let mut words = self.layout.complete().len();
         loop {
             while self.taken != 0 {
                 let index = self.taken_word as u32 * BITS + self.taken.trailing_zeros();
@@ -273,9 +276,10 @@ impl AsyncClient {
                     return Some(found);
                 }
             }
-            if !self.take_next_word() {
+            if words == 0 || !self.take_next_word() {
                 return None;
             }
+            words -= 1;
         }
     }
 
@@ -297,6 +301,10 @@ impl AsyncClient {
             };
             if complete.peek(self.taken_word) != 0 {
                 self.taken = complete.take(self.taken_word, u64::MAX);
+                for bit in bits_of(self.taken) {
+                    let slot = self.taken_word as u32 * BITS + bit as u32;
+                    self.layout.prefetch_reply(slot);
+                }
                 return true;
             }
         }

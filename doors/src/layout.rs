@@ -5,7 +5,7 @@
 //! memory is as long as its geometry says, was zeroed when it was made, and is there as long as the
 //! channel.
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 
 use crate::bitmap::Bitmap;
@@ -162,6 +162,23 @@ impl Layout {
         unsafe { self.replies.add(offset) }
     }
 
+    /// Has the caches fetch what a server will read of a request: its header and its first bytes. They were last written
+    /// by another CPU, and come while something else is done.
+    pub fn prefetch_request(&self, slot: u32) {
+        if slot < self.geometry.slots {
+            prefetch(ptr::from_ref(self.request_header(slot)).cast());
+            prefetch(self.request_bytes(slot).as_ptr());
+        }
+    }
+
+    /// The same of a reply, for the client.
+    pub fn prefetch_reply(&self, slot: u32) {
+        if slot < self.geometry.slots {
+            prefetch(ptr::from_ref(self.reply_header(slot)).cast());
+            prefetch(self.reply_bytes(slot).as_ptr());
+        }
+    }
+
     /// The client's "I sleep" flag.
     pub fn waiting(&self) -> Waiting<'_> {
         // SAFETY: the control region starts with this line; zero is a valid atomic.
@@ -213,4 +230,22 @@ impl Layout {
             "slot {slot} is not one of this channel's"
         );
     }
+}
+
+/// A hint to the caches.
+#[inline]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program sees, and does not fault.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{address}]", address = in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
 }

@@ -239,6 +239,7 @@ impl AsyncClient {
     pub(crate) fn wait_for_news(&self, timeout: Option<Duration>) {
         if let Some(remote) = self.remote() {
             wait_readable(&remote.ears(), timeout);
+            remote.hush();
         }
     }
 

@@ -9,7 +9,7 @@ use crate::bell::listen_to;
 use crate::board::Board;
 use crate::client::{OpenOptions, PeerState};
 use crate::error::OpenError;
-use crate::hello::{Hello, MESSAGE, Message, Refusal, Welcome};
+use crate::hello::{Hello, Message, ROOM, Refusal, Welcome};
 use crate::layout::Layout;
 use crate::memory::{Mapping, Writer};
 use crate::public::{Attributes, Limits};
@@ -19,6 +19,10 @@ use crate::sync::Ordering;
 /// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one rings a few
 /// times too often, and not ten thousand times.
 const EMPTY_RINGS_MAX: u32 = 10_000;
+
+/// Messages that are read at a time: more than a socket's buffer holds, so that an honest server's are all read, and one
+/// that sends without end does not keep the caller.
+const MESSAGES_MAX: usize = 1024;
 
 /// The other side of a channel.
 #[derive(Debug)]
@@ -191,7 +195,11 @@ impl Remote {
 
     /// Reads what the other side has said.
     pub fn listen(&mut self) -> PeerState {
-        while self.state != PeerState::Gone && self.receive_one() {}
+        for _ in 0..MESSAGES_MAX {
+            if self.state == PeerState::Gone || !self.receive_one() {
+                break;
+            }
+        }
         if self.state == PeerState::Serving && self.board.revoked().is_raised() {
             self.state = PeerState::Revoked;
         }
@@ -204,7 +212,7 @@ impl Remote {
     }
 
     fn receive_one(&mut self) -> bool {
-        let mut bytes = [0; MESSAGE];
+        let mut bytes = [0; ROOM];
         let Received {
             len, descriptors, ..
         } = match socket::receive(self.socket.as_fd(), &mut bytes) {
@@ -253,6 +261,15 @@ impl Remote {
         }
     }
 
+    /// After a wait: a bell that has rung is not heard again until it rings again. An epoll set is readable until what it
+    /// has to tell was taken from it, and the bell itself is never read. Without waiting; what the other side has given us
+    /// for an ear may be something else, and then says nothing here.
+    pub fn hush(&self) {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: there is room for one event.
+        unsafe { libc::epoll_wait(self.ear.as_raw_fd(), &raw mut event, 1, 0) };
+    }
+
     /// Where a caller can wait for a reply and for bad news at once.
     pub fn ears(&self) -> [BorrowedFd<'_>; 2] {
         [self.ear.as_fd(), self.news.as_fd()]
@@ -286,7 +303,7 @@ fn hear(
     path: &Path,
     deadline: Instant,
 ) -> Result<(Message, Descriptors), OpenError> {
-    let mut bytes = [0; MESSAGE];
+    let mut bytes = [0; ROOM];
     loop {
         match socket::receive(socket.as_fd(), &mut bytes) {
             Ok(Received { len: 0, .. }) => {
