@@ -19,6 +19,7 @@
 
 pub mod config;
 mod connection;
+mod forward;
 pub mod front;
 pub mod http;
 pub mod log;
