@@ -180,7 +180,7 @@ fn descriptors_go_both_ways() {
     let mut other = Client::open_with(&place.door(), &refusing).unwrap();
     let lied = other.call_with(b"", &mut [], options);
     assert!(
-        !matches!(&lied, Ok(reply) if reply.descriptors.len() > 0),
+        !matches!(&lied, Ok(reply) if !reply.descriptors.is_empty()),
         "nobody asked for descriptors: {lied:?}"
     );
     assert!(
