@@ -336,7 +336,7 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
         ),
         log_queue(&settings.front),
         constant(),
-        threads(count + 2, "a bucket each, and two", "--buckets"),
+        threads(count + 3, "a bucket each, and three", "--buckets"),
     ]
 }
 
