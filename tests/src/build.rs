@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The packages whose binaries, of the same name, are tested.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "transom",
     "counter",
     "csv-svg-path",
@@ -16,6 +16,7 @@ const PACKAGES: [&str; 8] = [
     "hello",
     "oom",
     "send-static-file",
+    "stream",
     "varying-allocations",
 ];
 
