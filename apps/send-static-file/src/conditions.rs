@@ -28,10 +28,15 @@ pub struct Validators {
 /// Conditions as they came, each the value of its field, or the values of several joined by commas.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Conditions<'r> {
+    /// `If-Match`.
     pub if_match: Option<&'r [u8]>,
+    /// `If-Unmodified-Since`.
     pub if_unmodified_since: Option<&'r [u8]>,
+    /// `If-None-Match`.
     pub if_none_match: Option<&'r [u8]>,
+    /// `If-Modified-Since`.
     pub if_modified_since: Option<&'r [u8]>,
+    /// `If-Range`.
     pub if_range: Option<&'r [u8]>,
 }
 

@@ -46,6 +46,7 @@ pub enum Found {
 /// Why a folder cannot be a root. Each is a sentence's second half, behind the flag.
 #[derive(Debug)]
 pub enum RootError {
+    /// It cannot be opened.
     Open(io::Error),
     /// Links were to be followed, and `openat2` failed like this.
     Links(io::Error),
