@@ -19,7 +19,7 @@ use crate::channel::Channel;
 use crate::client::AsyncClient;
 use crate::error::{AttachError, BuildError, ChannelError};
 use crate::geometry::{ChannelGeometry, ChannelMemory};
-use crate::idle::IdleSet;
+use crate::idle::{IdleSet, OwnWords};
 use crate::layout::Layout;
 use crate::pace::Pace;
 use crate::public::{Attributes, DoorEvent, Limits, Unreferenced};
@@ -145,7 +145,7 @@ pub(crate) struct Inner {
     pub board: Board,
     /// To be given to clients; none if there can be none.
     pub board_fd: Option<OwnedFd>,
-    places: Box<[Line<AtomicU32>]>,
+    own_words: Box<[Line<OwnWords>]>,
     pub threads: Box<[Line<ThreadState>]>,
     /// The channels, once the door has started.
     pub table: OnceLock<Table>,
@@ -482,7 +482,7 @@ impl DoorBuilder {
             this: this.clone(),
             board,
             board_fd,
-            places: (0..self.threads_max).map(|_| Line::default()).collect(),
+            own_words: (0..self.threads_max).map(|_| Line::default()).collect(),
             threads: (0..self.threads_max).map(|_| Line::default()).collect(),
             table: OnceLock::new(),
             local: Mutex::new(Vec::new()),
@@ -589,7 +589,7 @@ impl Inner {
     }
 
     pub fn idle(&self) -> IdleSet<'_> {
-        IdleSet::new(self.board.idle(), &self.places)
+        IdleSet::new(self.board.idle(), &self.own_words)
     }
 
     pub fn pace(&self) -> Pace<'_> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The packages whose binaries, of the same name, are tested.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "transom",
     "counter",
     "csv-svg-path",
@@ -17,6 +17,7 @@ const PACKAGES: [&str; 10] = [
     "hello",
     "oom",
     "send-static-file",
+    "stream",
     "tcp-echo",
     "varying-allocations",
 ];

@@ -13,7 +13,7 @@ use crate::config::{ConfigError, Place};
 use crate::log::{self, LogHandle, LogOptions};
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
-use clap::Parser;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use signals::Signals;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -58,6 +58,7 @@ pub struct App {
     handlers: Written,
     promises_escape: bool,
     warm_up: Option<Box<dyn FnOnce()>>,
+    flags: Option<OwnFlags>,
 }
 
 /// An application's handlers as its author has written them.
@@ -86,6 +87,14 @@ impl Written {
     }
 }
 
+/// The flags of an application, beside those that all have.
+struct OwnFlags {
+    add: fn(clap::Command) -> clap::Command,
+    take: TakeFlags,
+}
+
+type TakeFlags = Box<dyn FnOnce(&ArgMatches) -> Result<(), StartError>>;
+
 #[derive(Parser)]
 #[command(
     about = "An HTTP server whose memory is decided before it starts",
@@ -103,6 +112,8 @@ struct Command {
 enum StartError {
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
+    #[error("{0}")]
+    Flags(String),
     #[error(transparent)]
     Router(#[from] transom_platform::RouterError),
     #[error(
@@ -214,6 +225,7 @@ impl App {
             handlers,
             promises_escape: false,
             warm_up: None,
+            flags: None,
         }
     }
 
@@ -233,21 +245,46 @@ impl App {
         self
     }
 
+    /// Adds flags of the application's own, a [`clap::Args`], to the command line. `take` gets them before anything is
+    /// mapped, with allocations on the process heap; an `Err` is printed, and the process ends with status 1. By custom
+    /// each is also an environment variable (`env = "TRANSOM_…"`), and an error names its flag.
+    pub fn flags<A: Args + 'static>(
+        mut self,
+        take: impl FnOnce(A) -> Result<(), String> + 'static,
+    ) -> Self {
+        self.flags = Some(OwnFlags {
+            add: A::augment_args,
+            take: Box::new(|matches| {
+                take(A::from_arg_matches(matches)?).map_err(StartError::Flags)
+            }),
+        });
+        self
+    }
+
     /// Reads the command line and serves until a signal ends it.
     ///
     /// The status is 0 after a clean drain, 1 if the server could not start or requests were cut at the end of the drain,
     /// 2 for a command line that is wrong, 75 when parked buckets reached `--parked-limit`.
     #[must_use = "main should return it, so that the process ends with that status"]
-    pub fn serve(self) -> ExitCode {
+    pub fn serve(mut self) -> ExitCode {
         settle_process_heap(HEAP_HEADROOM);
-        let settings = match Command::try_parse() {
-            Ok(command) => command.settings,
+        let own = self.flags.take();
+        let command = own
+            .as_ref()
+            .map_or_else(Command::command, |own| (own.add)(Command::command()));
+        let parsed = command.try_get_matches().and_then(|matches| {
+            Command::from_arg_matches(&matches).map(|command| (command.settings, matches))
+        });
+        let (settings, matches) = match parsed {
+            Ok(parsed) => parsed,
             Err(error) => {
                 let _ = error.print();
                 return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
             }
         };
-        report(self.run(&settings))
+        let taken = own.map_or(Ok(()), |own| (own.take)(&matches));
+        drop(matches);
+        report(taken.and_then(|()| self.run(&settings)))
     }
 
     fn run(self, settings: &Settings) -> Result<ExitCode, StartError> {
