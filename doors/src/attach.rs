@@ -59,6 +59,8 @@ pub struct Attachment {
     /// Device and inode of the socket that we have put there.
     identity: (u64, u64),
     orders: Arc<Orders>,
+    /// The process that has attached it.
+    owner: u32,
     /// Released last.
     _lock: Lock,
 }
@@ -75,6 +77,9 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
+        if self.owner != std::process::id() {
+            return; // in a child, which has neither the lock nor the door
+        }
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
         if ours {
@@ -129,6 +134,7 @@ pub fn attach(
         path: path.to_owned(),
         identity,
         orders,
+        owner: std::process::id(),
         _lock: lock,
     };
     if let Err(error) = fs::rename(&temporary.0, path) {

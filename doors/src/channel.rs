@@ -150,10 +150,11 @@ impl Channel {
         header
             .done_generation
             .store(claimed.generation, Ordering::Release);
-        self.publish_bit(claimed.slot);
+        // The caller may use the slot again as soon as it sees the bit.
         if claimed.sync {
             self.layout.turn(claimed.slot).finish();
         }
+        self.publish_bit(claimed.slot);
     }
 
     /// Whether this use of the slot has had its final reply, even if the slot was used again since.
@@ -210,6 +211,14 @@ impl Channel {
             // What lay there belonged to a call that was withdrawn.
             Some(place) => *place = Some(parcel),
             None => self.poison(Lie::Slot),
+        }
+    }
+
+    /// Closes the descriptors of calls that nobody will take up.
+    pub fn drop_parcels(&self) {
+        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        for parcel in parcels.iter_mut() {
+            *parcel = None;
         }
     }
 

@@ -325,7 +325,7 @@ impl AsyncClient {
         if self.fruitless > FRUITLESS_MAX
             && let Peer::Remote(remote) = &mut self.peer
         {
-            remote.poison();
+            remote.poison("completions that are none");
         }
     }
 

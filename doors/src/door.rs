@@ -69,10 +69,12 @@ pub struct DoorInfo {
     pub threads_idle: u32,
     /// Threads that will never come back, because an emergency reply was sent for their call.
     pub threads_parked: u32,
+    /// Threads that have ended, after a revoke.
+    pub threads_ended: u32,
     /// Attempts to start a thread that failed.
     pub starts_failed: u64,
     /// Calls that were submitted and have not been completed, in any state. For a moment more, while threads look for
-    /// calls; never fewer. 0 after a revoke: nothing is left to wait for.
+    /// calls; never fewer. After a revoke a thread may still take one up, until it has ended.
     pub calls_under_way: u64,
     /// Calls that were completed, in any way.
     pub calls_served: u64,
@@ -161,6 +163,8 @@ pub(crate) struct Inner {
     /// One more than the highest thread that ever ran a handler.
     pub high_water: AtomicU32,
     pub parked: AtomicU32,
+    /// Threads that have come out of `serve`.
+    pub ended: AtomicU32,
     /// Of whoever looks at the channels and is none of the door's threads, one at a time.
     outsider: Mutex<()>,
     outsider_presence: Presence,
@@ -169,7 +173,7 @@ pub(crate) struct Inner {
     pub remote: RemoteOptions,
     pub snapshots: Option<Snapshots>,
     /// Rings the porter, once there is one.
-    pub porter: OnceLock<Bell>,
+    pub porter: Mutex<Option<Bell>>,
 }
 
 impl Door {
@@ -228,7 +232,8 @@ impl Door {
     pub fn revoke(&self) {
         self.inner.revoked().raise();
         self.inner.idle().wake_all(self.inner.started());
-        if let Some(porter) = self.inner.porter.get() {
+        let porter = self.inner.porter.lock();
+        if let Some(porter) = &*porter.unwrap_or_else(PoisonError::into_inner) {
             porter.ring();
         }
     }
@@ -262,7 +267,8 @@ impl Door {
         Ok(thread)
     }
 
-    /// Gives the door a name: callers in other processes open it at `path`. A door can have one at a time.
+    /// Gives the door a name: callers in other processes open it at `path`. A door has one at a time; once it has been detached
+    /// and all who had it open have left, it can have another.
     ///
     /// # Errors
     /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or has not
@@ -295,6 +301,7 @@ impl Door {
             threads_high_water: inner.high_water.load(Ordering::Relaxed),
             threads_idle: inner.board.idle().count_idle(),
             threads_parked: inner.parked.load(Ordering::Relaxed),
+            threads_ended: inner.ended.load(Ordering::SeqCst),
             starts_failed: inner.starts_failed.load(Ordering::Relaxed),
             calls_served: served,
             calls_faulted: sum(|thread| &thread.faulted),
@@ -493,13 +500,14 @@ impl DoorBuilder {
             retry_after_ns: AtomicU64::new(0),
             high_water: AtomicU32::new(0),
             parked: AtomicU32::new(0),
+            ended: AtomicU32::new(0),
             outsider: Mutex::new(()),
             outsider_presence: Presence::default(),
             clients: AtomicU32::new(0),
             id: random_id(),
             remote,
             snapshots,
-            porter: OnceLock::new(),
+            porter: Mutex::new(None),
         });
         Ok(Door { inner })
     }

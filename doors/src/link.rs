@@ -127,6 +127,11 @@ impl Link {
         self.in_service[slot as usize].store(0, Ordering::Release);
     }
 
+    /// Whether a call in `slot` was claimed and not answered.
+    pub fn is_in_service(&self, slot: u32) -> bool {
+        self.in_service[slot as usize].load(Ordering::Acquire) != 0
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire) != OPEN
     }
@@ -136,6 +141,17 @@ impl Link {
         let _ = self
             .closed
             .compare_exchange(OPEN, LEFT, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Takes what is left in the socket of a client that has left, and closes the descriptors that came with it.
+    pub fn discard(&self) {
+        let mut message = [0; ROOM];
+        for _ in 0..MESSAGES * 16 {
+            match socket::receive(self.socket.as_fd(), &mut message) {
+                Ok(received) if received.len > 0 => {}
+                _ => return,
+            }
+        }
     }
 
     /// The client has lied: the porter shall put it out.

@@ -4,8 +4,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ use crate::socket::{self, Credentials, Descriptors};
 const HANDSHAKE: Duration = Duration::from_secs(1);
 /// Clients that may be in the middle of their handshake.
 const HANDSHAKES_MAX: usize = 64;
+/// Clients let in before the others are looked after.
+const ADMITTED_MAX: usize = 64;
 /// How often channels are looked at that clients have left and threads still hold, and the listener when there were no
 /// descriptors for who waits there.
 const RETIRED: Duration = Duration::from_millis(20);
@@ -52,6 +54,8 @@ struct Porter {
     admitted: u64,
     /// Somebody waits for whom there was no descriptor: the listener does not tell of him again.
     kept_waiting: bool,
+    /// Others were connecting when it was somebody else's turn.
+    more_to_admit: bool,
     /// Left by their clients, and still held by threads.
     retired: Vec<Arc<Channel>>,
     told_revoked: bool,
@@ -122,7 +126,8 @@ enum Stage {
 /// Starts the porter of a door that is to be attached.
 pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
     let bell = Bell::new()?;
-    if inner.porter.set(bell.clone()).is_err() {
+    let mut place = inner.porter.lock().unwrap_or_else(PoisonError::into_inner);
+    if place.is_some() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     // SAFETY: the new descriptor is owned by nobody else.
@@ -146,17 +151,20 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
         clients: Vec::new(),
         admitted: 0,
         kept_waiting: false,
+        more_to_admit: false,
         retired: Vec::new(),
         told_revoked: false,
         had_client: false,
         next_id: 1,
         unreferenced: false,
-        inner,
+        inner: Arc::clone(&inner),
     };
     thread::Builder::new()
         .name("porter".to_owned())
         .stack_size(STACK)
         .spawn(move || porter.run())?;
+    *place = Some(orders.bell.clone());
+    drop(place);
     Ok(orders)
 }
 
@@ -186,11 +194,16 @@ impl Porter {
                     token => self.on_client(Token::decode(token)),
                 }
             }
-            if self.kept_waiting {
+            if self.kept_waiting || self.more_to_admit {
                 self.admit();
             }
             self.look_around();
         }
+        *self
+            .inner
+            .porter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Detached, and nobody is left: then nothing can come any more.
@@ -201,7 +214,7 @@ impl Porter {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.clients.iter().flatten().any(|client| client.unread) {
+        if self.more_to_admit || self.clients.iter().flatten().any(|client| client.unread) {
             return Some(Duration::ZERO);
         }
         let handshakes = self.clients.iter().flatten().filter_map(Client::since);
@@ -218,6 +231,7 @@ impl Porter {
         if self.orders.detached.load(Ordering::SeqCst) {
             self.listener = None;
             self.kept_waiting = false;
+            self.more_to_admit = false;
         }
         if !self.told_revoked && self.inner.revoked().is_raised() {
             self.told_revoked = true;
@@ -290,7 +304,9 @@ impl Porter {
             return;
         };
         // Never before somebody has had it open, be it for so short that we saw him come and go at once.
-        if self.inner.clients.load(Ordering::Relaxed) > 0 || !self.had_client {
+        let open = self.inner.clients.load(Ordering::Relaxed) > 0;
+        // Nor while a call of somebody who has left still runs.
+        if open || !self.retired.is_empty() || !self.had_client {
             return;
         }
         self.had_client = false;
@@ -304,7 +320,9 @@ impl Porter {
     }
 
     fn admit(&mut self) {
-        loop {
+        self.kept_waiting = false;
+        self.more_to_admit = false;
+        for _ in 0..ADMITTED_MAX {
             let Some(listener) = &self.listener else {
                 return;
             };
@@ -357,6 +375,7 @@ impl Porter {
             });
             self.on_client(token(false));
         }
+        self.more_to_admit = true;
     }
 
     /// Too many clients that say nothing: the one that has been silent for longest has to go, because an honest one says
@@ -660,6 +679,9 @@ impl Porter {
                 None => DoorEvent::Left { client },
             });
             if inner.is_held(channel.id) {
+                // A call that runs on keeps the channel, but not what nobody will take up.
+                link.discard();
+                channel.drop_parcels();
                 self.retired.push(channel);
             }
         }

@@ -43,6 +43,14 @@ impl Door {
         loop {
             while let Some((held, claimed)) = server.claim() {
                 server.run(handler, &held, claimed);
+                drop(held);
+                if handler.is_held_up() {
+                    inner.leave_to_block(thread);
+                    handler.wait_until_free();
+                    inner.idle().search(thread);
+                    server.now_ns = now_ns();
+                    server.since_clock = 0;
+                }
             }
             server.settle();
             if inner.revoked().allows_end(|| inner.backlog(thread)) {
@@ -55,6 +63,7 @@ impl Door {
             server.since_clock = 0;
         }
         inner.idle().depart();
+        inner.ended.fetch_add(1, Ordering::SeqCst);
     }
 }
 

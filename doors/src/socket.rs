@@ -64,6 +64,29 @@ impl Descriptors {
     }
 }
 
+impl Drop for Descriptors {
+    /// Closes what was not taken. A stranger's socket may have been told to linger, which makes the last close(2) wait for
+    /// as long as he likes: so it is told not to, first.
+    fn drop(&mut self) {
+        let off = libc::linger {
+            l_onoff: 0,
+            l_linger: 0,
+        };
+        for fd in self.fds.iter().flatten() {
+            // SAFETY: the option's value is valid for its size. What is no socket refuses, and closes at once.
+            unsafe {
+                libc::setsockopt(
+                    fd.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_LINGER,
+                    (&raw const off).cast(),
+                    size_of_val(&off) as libc::socklen_t,
+                );
+            }
+        }
+    }
+}
+
 impl Iterator for Descriptors {
     type Item = OwnedFd;
 
@@ -234,6 +257,22 @@ pub fn credentials(socket: &OwnedFd) -> io::Result<Credentials> {
         uid: peer.uid,
         gid: peer.gid,
     })
+}
+
+/// Has the kernel refuse descriptors that are sent to this socket (Linux 6.16; before that they arrive, and are closed).
+pub fn refuse_descriptors(socket: &OwnedFd) {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let off: libc::c_int = 0;
+    // SAFETY: the option's value is valid for its size.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            size_of_val(&off) as libc::socklen_t,
+        );
+    }
 }
 
 /// A descriptor that becomes readable when the process at the other end has ended; none on kernels before 6.5.

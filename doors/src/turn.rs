@@ -63,8 +63,14 @@ impl Turn {
 
     /// Server, after the final reply of a call whose caller sleeps on the word.
     pub fn finish(&self) {
-        self.0.word().store(DONE, Ordering::Release);
-        self.0.wake();
+        // If the caller has left, there is nobody to tell.
+        let word = self.0.word();
+        if word
+            .compare_exchange(SERVER, DONE, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            self.0.wake();
+        }
     }
 
     /// Client: sleeps until the server has handed over a piece or the final reply, for `timeout` at

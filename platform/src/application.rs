@@ -329,6 +329,7 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
             &Server {
                 application,
                 tenant,
+                pinned: Cell::new(false),
             },
         );
     }
@@ -339,6 +340,8 @@ struct Server {
     application: &'static Application,
     /// Borrowed for the length of a call; calls of one thread do not overlap.
     tenant: RefCell<Tenant>,
+    /// The last call has left allocations behind.
+    pinned: Cell<bool>,
 }
 
 impl DoorHandler for Server {
@@ -430,8 +433,17 @@ impl DoorHandler for Server {
                 live,
                 "a request left allocations behind: its bucket is pinned until they are freed"
             );
-            tenant.wait_until_unpinned();
+            self.pinned.set(true);
         }
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.pinned.get()
+    }
+
+    fn wait_until_free(&self) {
+        self.tenant.borrow_mut().wait_until_unpinned();
+        self.pinned.set(false);
     }
 }
 

@@ -119,6 +119,11 @@ impl AsyncClient {
         }
     }
 
+    /// Why the other side was given up, if that was for a lie.
+    pub fn lie(&self) -> Option<&'static str> {
+        self.remote().and_then(|remote| remote.lie)
+    }
+
     /// After the doorbell rang: whether anything came of it. A server that rings again and again for nothing is given
     /// up.
     pub fn note_ring(&mut self, useful: bool) {

@@ -38,6 +38,9 @@ pub struct Remote {
     /// Descriptors that came with a reply.
     pub parcels: Vec<Option<(u32, Descriptors)>>,
     takes_descriptors: bool,
+    told_revoked: bool,
+    /// What it was given up for.
+    pub lie: Option<&'static str>,
     empty_rings: u32,
     board: Board,
     process: Option<OwnedFd>,
@@ -115,6 +118,9 @@ impl Remote {
         if !matches!(hear(&socket, path, deadline)?, (Message::Ready, _)) {
             return Err(not_understood(path));
         }
+        if !options.take_descriptors {
+            socket::refuse_descriptors(&socket);
+        }
         let credentials = socket::credentials(&socket).map_err(fail("ask who serves"))?;
         let process = socket::process(&socket);
         let news = news_of(&socket, process.as_ref()).map_err(fail("listen to"))?;
@@ -138,6 +144,8 @@ impl Remote {
             credentials,
             parcels: (0..geometry.slots).map(|_| None).collect(),
             takes_descriptors: options.take_descriptors,
+            told_revoked: false,
+            lie: None,
             empty_rings: 0,
             board,
             process,
@@ -228,13 +236,21 @@ impl Remote {
             }
         };
         match Message::decode(&bytes[..len]) {
-            Ok(Message::Revoked) => self.state = PeerState::Revoked,
-            Ok(Message::Parcel { .. }) if !self.takes_descriptors => self.poison(),
+            Ok(Message::Revoked) if self.told_revoked => {
+                self.poison("the same message again and again");
+            }
+            Ok(Message::Revoked) => {
+                self.told_revoked = true;
+                self.state = PeerState::Revoked;
+            }
+            Ok(Message::Parcel { .. }) if !self.takes_descriptors => {
+                self.poison("descriptors that nobody asked for");
+            }
             Ok(Message::Parcel { slot, generation }) => match self.parcels.get_mut(slot as usize) {
                 Some(place) => *place = Some((generation, descriptors)),
-                None => self.poison(),
+                None => self.poison("descriptors for a slot that does not exist"),
             },
-            _ => self.poison(),
+            _ => self.poison("a message that means nothing here"),
         }
         true
     }
@@ -252,7 +268,8 @@ impl Remote {
     }
 
     /// The other side has lied, or is broken: nothing of it is believed any more.
-    pub fn poison(&mut self) {
+    pub fn poison(&mut self, lie: &'static str) {
+        self.lie.get_or_insert(lie);
         self.state = PeerState::Gone;
         socket::hang_up(&self.socket);
     }
@@ -261,7 +278,7 @@ impl Remote {
     pub fn note_ring(&mut self, useful: bool) {
         self.empty_rings = if useful { 0 } else { self.empty_rings + 1 };
         if self.empty_rings > EMPTY_RINGS_MAX {
-            self.poison();
+            self.poison("doorbells without a reply");
         }
     }
 

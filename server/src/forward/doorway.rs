@@ -31,7 +31,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 const UNFIT_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a process that owns the path may take to answer. The forward does nothing else meanwhile.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+const OPEN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The same for one that did not answer in time.
+const HANGS_AGAIN: Duration = Duration::from_millis(500);
 
 /// Whether there is more to be done at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +53,8 @@ pub(super) struct Entry<C> {
     due_ns: u64,
     /// It lies in its slot, to be submitted there or elsewhere.
     unsent: bool,
-    /// An instance has not accepted it already.
-    resent: bool,
+    /// When its wait for an instance that accepts it ends; 0: it has not begun. All its waits share this.
+    waits_until_ns: u64,
 }
 
 /// One process that serves, or served, the door.
@@ -186,7 +189,7 @@ impl<T: Traffic> Doorway<T> {
                 len,
                 due_ns: now_ns + self.queue_timeout_ns,
                 unsent: true,
-                resent: false,
+                waits_until_ns: 0,
             },
         );
         self.unsent += 1;
@@ -437,18 +440,16 @@ impl<T: Traffic> Doorway<T> {
             .as_mut()
             .and_then(AsyncClient::next_lost)
         {
-            let due_ns = now_ns + self.queue_timeout_ns;
             let Some(entry) = self.instances[at].entries[slot.index()].as_mut() else {
                 continue; // given up before
             };
             if !error.is_safe_to_resend() {
                 self.lose(at, slot.index(), traffic, Loss::MayHaveRun);
-            } else if std::mem::replace(&mut entry.resent, true) {
-                if let Some(client) = self.instances[at].client.as_mut() {
-                    client.release(slot);
-                }
-                self.lose(at, slot.index(), traffic, Loss::NotAccepted);
             } else {
+                if entry.waits_until_ns == 0 {
+                    entry.waits_until_ns = now_ns + self.queue_timeout_ns;
+                }
+                let due_ns = entry.waits_until_ns;
                 entry.unsent = true;
                 entry.due_ns = due_ns;
                 self.unsent += 1;
@@ -512,9 +513,13 @@ impl<T: Traffic> Doorway<T> {
         match AsyncClient::open(&self.path, &self.options) {
             Ok(client) => self.install(client, traffic, epoll, now_ns),
             Err(error) => {
-                if let OpenError::Refused { .. } = error {
-                    self.open_again_ns = now_ns + ASK_AGAIN.as_nanos() as u64;
-                }
+                let pause = match error {
+                    OpenError::Refused { .. } => ASK_AGAIN,
+                    OpenError::TimedOut { .. } => HANGS_AGAIN,
+                    _ => LOOK_AGAIN,
+                };
+                // After the attempt, which may have taken its time.
+                self.open_again_ns = transom_doors::now_ns() + pause.as_nanos() as u64;
                 self.say_away(&error);
             }
         }

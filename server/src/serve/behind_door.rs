@@ -111,9 +111,18 @@ impl Server {
         .status()
     }
 
+    /// Whether a call is under way, or may still be taken up by a thread that has not seen the revoke yet. Threads that
+    /// wait for a pinned bucket have none.
+    fn has_calls(&self) -> bool {
+        let door = self.door.info();
+        let left = door.threads_parked + door.threads_ended;
+        let serving = door.threads_started.saturating_sub(left) as usize;
+        door.calls_under_way > 0 || serving > self.application.figures().buckets_pinned
+    }
+
     /// Whether all calls have completed before the deadline and before a second signal.
     fn wait_for_calls(&self, deadline: Instant, signals: &Signals) -> bool {
-        while self.door.info().calls_under_way > 0 {
+        while self.has_calls() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
