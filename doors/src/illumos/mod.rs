@@ -32,17 +32,13 @@ mod tests;
 mod wire;
 
 pub use async_client::AsyncClient;
-pub use attach::{AttachOptions, Attachment};
-pub use call::{Call, Credentials, Descriptors, DoorHandler, EmergencyReply, Gone, Resumed};
-pub use client::{Client, DESCRIPTORS_MAX, OpenOptions, PeerState};
-pub use error::{AttachError, BuildError, CallError, OpenError};
-pub use server::{Door, DoorBuilder, DoorInfo, THREADS_MAX, Unreferenced};
+pub use attach::Attachment;
+pub use call::{Call, DoorHandler, EmergencyReply};
+pub use client::Client;
+pub use server::{Door, DoorBuilder};
 
 use crate::status::Status;
 
-/// The door did not hand the call to its handler: the caller is not welcome, or the call is not of this protocol.
-pub const REFUSED: Status = Status(2);
-/// The reply is larger than the caller's slot.
-pub const REPLY_TOO_BIG: Status = Status(3);
-/// The caller speaks another version of the protocol; the reply is the server's, in two bytes.
-pub const WRONG_VERSION: Status = Status(4);
+/// The caller speaks another version of the protocol; the reply is the server's, in two bytes. Said to callers' side of this
+/// module alone.
+const WRONG_VERSION: Status = Status(8);
