@@ -80,6 +80,9 @@ mod channel;
 #[cfg(not(target_os = "illumos"))]
 mod client;
 mod clock;
+// On illumos always, because there its tests are never compiled.
+#[cfg(any(test, target_os = "illumos"))]
+mod conformance;
 #[cfg(not(target_os = "illumos"))]
 mod door;
 #[cfg_attr(target_os = "illumos", allow(dead_code))]
