@@ -125,7 +125,7 @@ macro_rules! conforms {
                     let _: fn(Attachment) = Attachment::detach;
                 }
 
-                fn call<'c>() {
+                fn call<'c>(_: &Call<'c>) {
                     let _: fn(&Call<'c>) -> Credentials = Call::cred;
                     let _: fn(&mut Call<'c>) -> Descriptors = Call::take_descriptors;
                     let _: for<'a> fn(&'a Call<'c>) -> &'a [u8] = Call::request;

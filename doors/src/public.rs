@@ -123,7 +123,7 @@ pub struct DoorInfo {
     pub id: u128,
     /// What kind of door it is.
     pub attributes: Attributes,
-    /// Clients in other processes that have it open.
+    /// Clients in other processes that have it open (illumos: 0, for it is not told).
     pub clients: u32,
     /// Threads that may exist.
     pub threads_max: u32,
@@ -146,7 +146,7 @@ pub struct DoorInfo {
     /// Calls that ended with [`Status::FAULT`](crate::Status::FAULT), because a handler panicked or
     /// did not complete its call.
     pub calls_faulted: u64,
-    /// The moving average of service time, in nanoseconds.
+    /// The moving average of service time, in nanoseconds (illumos: 0, for it is not measured).
     pub service_average_ns: u32,
     /// Whether the door was revoked.
     pub revoked: bool,
@@ -263,7 +263,7 @@ impl Lie {
     }
 }
 
-/// Who is at the other end of a connection, as the kernel saw it when the connection was made.
+/// Who is at the other end, as the kernel saw it when the connection was made (illumos: when the call was).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The process; 0 if it lies in a PID namespace that we cannot see.
@@ -324,9 +324,10 @@ impl Iterator for Descriptors {
 /// How a door is attached to its path.
 #[derive(Clone, Copy, Debug)]
 pub struct AttachOptions {
-    /// Permissions of the path: who may write to it may open the door. Default `0600`.
+    /// Permissions of the path: who may write to it may open the door (illumos: who may read it). Default `0600`.
     pub mode: u32,
-    /// The path's owner; `None`: the process's effective user. Another one needs privilege.
+    /// The path's owner; `None`: the process's effective user (illumos: a file that is there already keeps its own). Another
+    /// one needs privilege.
     pub owner: Option<u32>,
     /// The path's group.
     pub group: Option<u32>,
@@ -352,7 +353,7 @@ pub struct OpenOptions {
     pub timeout: Duration,
     /// The most bytes of a channel: a door that wants a larger one is refused.
     pub channel_bytes_max: usize,
-    /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers.
+    /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers. On illumos each is a thread.
     pub slots: Option<u32>,
     /// Whether replies may bring descriptors. A door that sends some to a caller who takes none has lied.
     pub take_descriptors: bool,

@@ -14,6 +14,9 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::illumos::ffi::{self, door_arg_t, door_desc_t, door_info_t, ucred_t};
 
+/// A reply's bytes and descriptors, or an errno.
+type Ended = Result<(Vec<u8>, Vec<door_desc_t>), c_int>;
+
 /// What a caller and a server thread exchange.
 #[derive(Default)]
 struct Seat {
@@ -24,8 +27,7 @@ struct Seat {
 #[derive(Default)]
 struct SeatState {
     request: Option<Request>,
-    /// The reply, or an errno.
-    reply: Option<Result<(Vec<u8>, Vec<door_desc_t>), c_int>>,
+    reply: Option<Ended>,
 }
 
 struct Request {
@@ -367,7 +369,7 @@ unsafe extern "C" fn door_return(
     }
 }
 
-fn answer_with(reply: Result<(Vec<u8>, Vec<door_desc_t>), c_int>) {
+fn answer_with(reply: Ended) {
     let Some(seat) = SERVING.take() else { return };
     if let Some(door) = BOUND.with_borrow(Option::clone) {
         lock(&door.pool)
