@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use crate::door::Inner;
 use crate::error::AttachError;
 use crate::porter::{self, Orders};
+use crate::public::AttachOptions;
 use crate::socket;
 
 /// Clients that may wait to be let in.
@@ -26,30 +27,6 @@ const BACKLOG: libc::c_int = 128;
 
 /// How often a path that somebody else owns is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
-
-/// How a door is attached to its path.
-#[derive(Clone, Copy, Debug)]
-pub struct AttachOptions {
-    /// Permissions of the path: who may write to it may open the door. Default `0600`.
-    pub mode: u32,
-    /// The path's owner; `None`: the process's effective user. Another one needs privilege.
-    pub owner: Option<u32>,
-    /// The path's group.
-    pub group: Option<u32>,
-    /// How long to wait for another owner of the path to leave. Default: not at all.
-    pub wait: Duration,
-}
-
-impl Default for AttachOptions {
-    fn default() -> Self {
-        Self {
-            mode: 0o600,
-            owner: None,
-            group: None,
-            wait: Duration::ZERO,
-        }
-    }
-}
 
 /// A door's place in the file system. Dropped, it is given up: the path is removed, and another owner may take it.
 /// Clients that have the door open keep it.

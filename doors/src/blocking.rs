@@ -4,10 +4,10 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::client::{AsyncClient, OpenOptions, PeerState, RemoteDoor};
+use crate::client::AsyncClient;
 use crate::error::{CallError, Limit, OpenError};
+use crate::public::{CallOptions, OpenOptions, PeerState, RemoteDoor, Reply};
 use crate::slot::{Completion, Kind, SlotId};
-use crate::socket::Descriptors;
 use crate::status::Status;
 use crate::waiting::Patience;
 
@@ -30,26 +30,6 @@ const SHORT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Client {
     channel: AsyncClient,
-}
-
-/// What goes along with a request.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CallOptions<'a> {
-    /// How long the caller waits; `None`: until there is a reply or the other side is gone.
-    pub timeout: Option<Duration>,
-    /// Descriptors whose duplicates become the handler's.
-    pub descriptors: &'a [BorrowedFd<'a>],
-}
-
-/// What came back.
-#[derive(Debug)]
-pub struct Reply {
-    /// Bytes of the reply, at the start of the caller's buffer.
-    pub len: usize,
-    /// [`Status::OK`], or the application's word.
-    pub status: Status,
-    /// Descriptors that came along.
-    pub descriptors: Descriptors,
 }
 
 impl Client {

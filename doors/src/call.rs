@@ -14,13 +14,12 @@ use std::ptr::{self, NonNull};
 use crate::channel::{Channel, Claimed};
 use crate::clock::{current_cpu, now_ns};
 use crate::door::{Inner, ThreadState};
+use crate::gone::Gone;
 use crate::hello::Message;
-use crate::link::Lie;
-use crate::public::Limits;
-use crate::socket::{self, Credentials, DESCRIPTORS_MAX, Descriptors};
+use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors, Lie, Limits, Resumed};
+use crate::socket;
 use crate::status::Status;
 use crate::sync::Ordering;
-use crate::turn::Gone;
 use crate::waiting::Patience;
 
 /// A lazy client is told after this many completions at the latest: a quarter of the default
@@ -50,14 +49,6 @@ impl<F: Fn(u32, &mut Call<'_>)> DoorHandler for F {
     fn call(&self, thread: u32, call: &mut Call<'_>) {
         self(thread, call);
     }
-}
-
-/// The turn has come back after an interim reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resumed {
-    /// Bytes that the client has put into the request slot in the meantime; 0 if it has only
-    /// consumed the reply.
-    pub request_len: usize,
 }
 
 /// One request on a door server thread. Having one says that the slot's bytes are ours, until

@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::bell::Bell;
 use crate::bitmap::BITS;
 use crate::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
-use crate::link::{Lie, Link};
-use crate::socket::Descriptors;
+use crate::link::Link;
+use crate::public::{Descriptors, Lie};
 use crate::status::Status;
 use crate::sync::{AtomicU32, Line, Ordering};
 

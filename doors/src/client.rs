@@ -26,8 +26,6 @@ mod wait;
 
 use remote::Remote;
 
-pub use peer::{OpenOptions, PeerState, RemoteDoor};
-
 /// Words of completions in a row that turn out to be none, after which another process is taken for broken.
 const FRUITLESS_MAX: u32 = 100_000;
 

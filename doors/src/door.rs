@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crate::attach::{AttachOptions, Attachment};
+use crate::attach::Attachment;
 use crate::bell::Bell;
 use crate::board::Board;
 use crate::call::DoorHandler;
@@ -22,69 +22,21 @@ use crate::geometry::{ChannelGeometry, ChannelMemory};
 use crate::idle::{IdleSet, OwnWords};
 use crate::layout::Layout;
 use crate::pace::Pace;
-use crate::public::{Attributes, DoorEvent, Limits, Unreferenced};
+use crate::public::{
+    AttachOptions, Attributes, Credentials, DoorEvent, DoorInfo, THREADS_MAX, Unreferenced,
+};
+use crate::remote_options::RemoteOptions;
 use crate::revoke::Revoked;
 use crate::snapshots::Snapshots;
-use crate::socket::Credentials;
 use crate::sync::{AtomicU32, Line, Ordering};
 use crate::table::{Look, Presence, Table};
 
-/// The most door server threads of one door: the idle set's scan stays within 256 words.
-pub const THREADS_MAX: u32 = 16_384;
-
-/// The most clients of one door: the porter looks at each in turn.
-pub const CHANNELS_MAX: u32 = 4096;
-
-type Accept = Box<dyn Fn(&Credentials) -> bool + Send + Sync>;
-type OnEvent = Box<dyn Fn(&DoorEvent) + Send + Sync>;
 type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
 
 /// An entry into this process, called like a function. Clones are the same door.
 #[derive(Clone, Debug)]
 pub struct Door {
     pub(crate) inner: Arc<Inner>,
-}
-
-/// What a door looks like from outside. Every number is read by itself: together they are not a
-/// snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DoorInfo {
-    /// The process that the door leads into.
-    pub pid: u32,
-    /// Identifies the door in the whole system, and no other ever: 128 random bits.
-    pub id: u128,
-    /// What kind of door it is.
-    pub attributes: Attributes,
-    /// Clients in other processes that have it open.
-    pub clients: u32,
-    /// Threads that may exist.
-    pub threads_max: u32,
-    /// Threads that were started: the high water of concurrency, plus the spare.
-    pub threads_started: u32,
-    /// The most threads that calls ever needed: one more than the highest that ran a handler,
-    /// because the lowest idle one is woken.
-    pub threads_high_water: u32,
-    /// Threads that wait for a call.
-    pub threads_idle: u32,
-    /// Threads that will never come back, because an emergency reply was sent for their call.
-    pub threads_parked: u32,
-    /// Threads that have ended, after a revoke.
-    pub threads_ended: u32,
-    /// Attempts to start a thread that failed.
-    pub starts_failed: u64,
-    /// Calls that were submitted and have not been completed, in any state. For a moment more, while threads look for
-    /// calls; never fewer. After a revoke a thread may still take one up, until it has ended.
-    pub calls_under_way: u64,
-    /// Calls that were completed, in any way.
-    pub calls_served: u64,
-    /// Calls that ended with [`Status::FAULT`](crate::Status::FAULT), because a handler panicked or
-    /// did not complete its call.
-    pub calls_faulted: u64,
-    /// The moving average of service time, in nanoseconds.
-    pub service_average_ns: u32,
-    /// Whether the door was revoked.
-    pub revoked: bool,
 }
 
 /// Collects what a door needs before it exists.
@@ -96,34 +48,6 @@ pub struct DoorBuilder {
     server_create: Option<ServerCreate>,
     remote: RemoteOptions,
     snapshots: Option<ChannelMemory>,
-}
-
-/// What a door is to its callers in other processes.
-pub(crate) struct RemoteOptions {
-    /// `None`: it has none.
-    pub geometry: Option<ChannelGeometry>,
-    pub channels_max: u32,
-    pub channels_per_user: Option<u32>,
-    pub limits: Limits,
-    pub unreferenced: Option<Unreferenced>,
-    pub on_unreferenced: Option<Box<dyn Fn() + Send + Sync>>,
-    pub accept: Option<Accept>,
-    pub on_event: Option<OnEvent>,
-}
-
-impl Default for RemoteOptions {
-    fn default() -> Self {
-        Self {
-            geometry: None,
-            channels_max: 64,
-            channels_per_user: None,
-            limits: Limits::default(),
-            unreferenced: None,
-            on_unreferenced: None,
-            accept: None,
-            on_event: None,
-        }
-    }
 }
 
 /// What belongs to one thread alone, on its own cache lines, where an emergency reply can reach it
@@ -510,34 +434,6 @@ impl DoorBuilder {
             porter: Mutex::new(None),
         });
         Ok(Door { inner })
-    }
-}
-
-impl RemoteOptions {
-    fn check(&self) -> Result<(), BuildError> {
-        let Some(geometry) = self.geometry else {
-            return Ok(());
-        };
-        geometry.check()?;
-        let Limits {
-            data_min,
-            data_max,
-            descriptors_max,
-        } = self.limits;
-        if data_min > data_max.min(geometry.request_size) {
-            return Err(BuildError::DataMin { data_min, data_max });
-        }
-        if descriptors_max as usize > crate::socket::DESCRIPTORS_MAX {
-            return Err(BuildError::Descriptors {
-                given: descriptors_max,
-            });
-        }
-        if !(1..=CHANNELS_MAX).contains(&self.channels_max) {
-            return Err(BuildError::Channels {
-                given: self.channels_max,
-            });
-        }
-        Ok(())
     }
 }
 

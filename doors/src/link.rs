@@ -11,54 +11,12 @@ use crate::channel::{Channel, Parcel};
 use crate::geometry::ChannelGeometry;
 use crate::hello::{Message, ROOM};
 use crate::memory::Mapping;
-use crate::socket::{self, Credentials};
+use crate::public::{Credentials, Lie};
+use crate::socket;
 use crate::sync::{AtomicU32, Ordering};
 
 /// Messages taken from one socket at a time: a client that sends many does not keep a thread from the others.
 const MESSAGES: usize = 64;
-
-/// A claim of a client's that cannot be true. Its channel is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[repr(u32)]
-pub enum Lie {
-    /// It submitted a call in a slot that does not exist.
-    #[error("a call in a slot that the channel does not have")]
-    Slot = 1,
-    /// It submitted a call in a slot whose call has not been answered.
-    #[error("a second call in a slot whose first one is still being served")]
-    Twice = 2,
-    /// A request longer than its slot.
-    #[error("a request longer than its slot")]
-    Length = 3,
-    /// A generation that no call has.
-    #[error("a call without a generation")]
-    Generation = 4,
-    /// It said that descriptors go along, and none came.
-    #[error("descriptors that were announced and not sent")]
-    Descriptors = 5,
-    /// Bytes on the socket that mean nothing.
-    #[error("a message that means nothing here")]
-    Message = 6,
-    /// It sent more descriptors than the door takes, which nobody would have closed until their call came.
-    #[error("more descriptors for one call than the door takes")]
-    TooManyDescriptors = 7,
-}
-
-impl Lie {
-    fn of(number: u32) -> Option<Self> {
-        [
-            Lie::Slot,
-            Lie::Twice,
-            Lie::Length,
-            Lie::Generation,
-            Lie::Descriptors,
-            Lie::Message,
-            Lie::TooManyDescriptors,
-        ]
-        .into_iter()
-        .find(|&lie| lie as u32 == number)
-    }
-}
 
 /// A client's request to look after its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,12 +13,13 @@ use crate::bell::{Bell, listen_to};
 use crate::channel::{BATCHES, Channel};
 use crate::door::Inner;
 use crate::geometry::ChannelGeometry;
-use crate::hello::{Hello, Message, ROOM, Refusal, VERSION, Welcome};
+use crate::hello::{Hello, Message, ROOM, VERSION, Welcome};
 use crate::layout::Layout;
 use crate::link::{Link, Nudge};
 use crate::memory::{Mapping, MemoryError, Writer};
+use crate::public::{Credentials, Descriptors, Refusal};
 use crate::public::{DoorEvent, Unreferenced};
-use crate::socket::{self, Credentials, Descriptors};
+use crate::socket;
 
 /// A client that has not said everything after this long is forgotten.
 const HANDSHAKE: Duration = Duration::from_secs(1);
@@ -93,7 +94,7 @@ impl Token {
     }
 }
 
-const _: () = assert!(crate::door::CHANNELS_MAX as usize + HANDSHAKES_MAX < 1 << 16);
+const _: () = assert!(crate::public::CHANNELS_MAX as usize + HANDSHAKES_MAX < 1 << 16);
 
 struct Client {
     number: u64,

@@ -4,6 +4,7 @@
 //! pieces through the same slot: the server hands the turn to the client with an interim reply and
 //! blocks; the client hands it back, or says that it has gone.
 
+use crate::gone::Gone;
 use crate::sync::{Futex, Ordering};
 
 const SERVER: u32 = 0;
@@ -11,11 +12,6 @@ const CLIENT: u32 = 1;
 const GONE: u32 = 2;
 /// The final reply is there; only a caller that sleeps on the word is told so.
 const DONE: u32 = 3;
-
-/// The client has abandoned the call: nobody will read what is written for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the caller has abandoned this call: end it, its reply is not wanted any more")]
-pub struct Gone;
 
 /// A slot's turn word.
 #[derive(Debug)]

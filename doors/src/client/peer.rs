@@ -10,45 +10,10 @@ use crate::client::{AsyncClient, Peer};
 use crate::error::{CallError, Limit, OpenError};
 use crate::hello::Message;
 use crate::layout::{DESCRIPTORS_SHIFT, SYNC};
-use crate::public::{Attributes, Limits};
+use crate::public::{Descriptors, OpenOptions, PeerState, RemoteDoor};
 use crate::slot::{Completion, Phase, SlotId, place};
-use crate::socket::{Credentials, Descriptors, wait_readable};
+use crate::socket::wait_readable;
 use crate::sync::Ordering;
-
-/// How to open a door at a path.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenOptions {
-    /// How long the other side may take to answer.
-    pub timeout: Duration,
-    /// The most bytes of a channel: a door that wants a larger one is refused.
-    pub channel_bytes_max: usize,
-    /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers.
-    pub slots: Option<u32>,
-    /// Whether replies may bring descriptors. A door that sends some to a caller who takes none has lied.
-    pub take_descriptors: bool,
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(1),
-            channel_bytes_max: 256 << 20,
-            slots: None,
-            take_descriptors: true,
-        }
-    }
-}
-
-/// What the server's side of a channel does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerState {
-    /// It takes calls.
-    Serving,
-    /// The door was revoked: calls under way complete, new ones are refused.
-    Revoked,
-    /// The process has ended, or its channel was given up because it lied: nothing more comes.
-    Gone,
-}
 
 impl AsyncClient {
     /// Opens the door at `path`. Blocks for at most `options.timeout` or so.
@@ -296,19 +261,4 @@ impl AsyncClient {
             .and_then(|remote| remote.take_parcel(slot.index, slot.generation))
             .unwrap_or_default()
     }
-}
-
-/// A door in another process, as it was when it was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RemoteDoor {
-    /// The process that it leads into, as that process says.
-    pub pid: u32,
-    /// Identifies the door in the whole system.
-    pub id: u128,
-    /// What kind of door it is; `revoked` is up to date.
-    pub attributes: Attributes,
-    /// What it takes.
-    pub limits: Limits,
-    /// Who listens at the path, as the kernel says.
-    pub server: Credentials,
 }

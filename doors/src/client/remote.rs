@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use crate::bell::listen_to;
 use crate::board::Board;
-use crate::client::{OpenOptions, PeerState};
 use crate::error::OpenError;
-use crate::hello::{Hello, Message, ROOM, Refusal, Welcome};
+use crate::hello::{Hello, Message, ROOM, Welcome};
 use crate::layout::Layout;
 use crate::memory::{Mapping, Writer};
-use crate::public::{Attributes, Limits};
-use crate::socket::{self, Credentials, Descriptors, Received};
+use crate::public::{
+    Attributes, Credentials, Descriptors, Limits, OpenOptions, PeerState, Refusal,
+};
+use crate::socket::{self, Received};
 use crate::sync::Ordering;
 
 /// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one rings a few
