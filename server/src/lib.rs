@@ -23,6 +23,7 @@ pub mod front;
 pub mod http;
 pub mod log;
 mod net;
+mod pace;
 mod plan;
 mod serve;
 mod settings;

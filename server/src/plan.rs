@@ -292,7 +292,7 @@ fn connections(settings: &FrontSettings) -> Term {
         settings.loops() as usize,
         pages(settings.connections_per_loop() as usize * size_of::<Connection>())
             .unwrap_or(usize::MAX),
-        "a loop's table: 200 bytes or so for an open connection",
+        "a loop's table: 300 bytes or so for an open connection",
         "--connections",
     )
 }
