@@ -10,6 +10,7 @@ use transom_tests::doors::{Folder, before, behind};
 use transom_tests::{Client, Launch, PATIENCE, Server, Trouble, eventually};
 
 /// A server, and the application behind it if that is another process.
+#[derive(Debug)]
 struct Setup {
     front: Server,
     _application: Option<Server>,

@@ -266,6 +266,8 @@ impl Loop {
             return;
         }
         self.table[index].state = State::Head;
+        // A wait for a slot may be behind it. From here on its client is waited for, and the next one is another.
+        self.table[index].queue_due_ms = 0;
         if self.table[index].wanted > 0 {
             if !self.table.stands_in(index, List::SmallBody) {
                 self.wait_for_body(index, List::SmallBody);
@@ -488,6 +490,7 @@ impl Loop {
             return;
         }
         connection.state = State::Body;
+        connection.queue_due_ms = 0; // as in `keep_head`
         let list = List::Body(connection.at.doorway);
         self.wait_for_body(index, list);
         self.keep_slots_for_others(index);
