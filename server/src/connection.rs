@@ -3,6 +3,7 @@
 //! Every timeout has one length, so a list in order of arrival is a list in order of expiry: setting, clearing and
 //! finding the next timer are a few pointer moves, and nothing is ever allocated. An entry stands in one list at a time.
 
+use crate::addresses::Counted;
 use crate::http::{ChunkDecoder, Connection as Fate, Note};
 use crate::pace::Pace;
 use std::net::SocketAddr;
@@ -141,6 +142,8 @@ pub(crate) struct Connection {
     /// When the present request's first byte was there, in the same clock.
     pub arrived_ms: u64,
     pub peer: Option<SocketAddr>,
+    /// Counted among the connections of its address.
+    pub counted: Option<Counted>,
     pub requests: u32,
     /// Which forward's listener it came from, by its place in the loop's list.
     pub forward: u16,
@@ -217,6 +220,7 @@ impl Connection {
             due_ms: 0,
             arrived_ms: 0,
             peer: None,
+            counted: None,
             requests: 0,
             forward: 0,
             at: InstanceId {

@@ -2,6 +2,7 @@
 //!
 //! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start prints it.
 
+use crate::addresses::Addresses;
 use crate::config::{Config, Forward, Target};
 use crate::connection::Connection;
 use crate::front::{INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
@@ -151,7 +152,7 @@ impl FrontPlan {
         let loops = settings.loops();
         let of_datagrams = |forward: &&Forward| matches!(forward.target, Target::Udp(_));
         let datagram_sockets = config.forwards.iter().filter(of_datagrams).count();
-        let bound = Bound::new(vec![
+        let mut terms = vec![
             connections(settings),
             partial_heads(settings),
             scratch(settings),
@@ -200,7 +201,9 @@ impl FrontPlan {
                 "a loop each, one that opens doors, and two",
                 "--loops",
             ),
-        ])?;
+        ];
+        terms.extend(addresses(settings));
+        let bound = Bound::new(terms)?;
         bound.check(&MemoryLimit::of_this_process())?;
         Ok(FrontPlan { bound, loops })
     }
@@ -231,7 +234,7 @@ fn term(
 fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometry) -> Vec<Term> {
     let front = &settings.front;
     let loops = front.loops() as usize;
-    vec![
+    let mut terms = vec![
         buckets,
         term(
             "channels",
@@ -254,7 +257,9 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
             "a bucket or a loop each, and two",
             "--buckets, --loops",
         ),
-    ]
+    ];
+    terms.extend(addresses(front));
+    terms
 }
 
 /// The sum of an application behind a door.
@@ -295,6 +300,19 @@ fn connections(settings: &FrontSettings) -> Term {
         "a loop's table: 300 bytes or so for an open connection",
         "--connections",
     )
+}
+
+/// The table of addresses, if these have a limit.
+fn addresses(settings: &FrontSettings) -> Option<Term> {
+    settings.connections_per_address?;
+    Some(term(
+        "addresses",
+        Place::Process,
+        1,
+        Addresses::bytes(settings.connections_in_all()),
+        "how many connections each address has: 32 bytes or more for a connection",
+        "--connections-per-address, --connections",
+    ))
 }
 
 fn partial_heads(settings: &FrontSettings) -> Term {
@@ -367,7 +385,7 @@ fn socket_buffers(settings: &FrontSettings) -> Term {
     term(
         "socket buffers",
         Place::Kernel,
-        settings.connections_per_loop() as usize * settings.loops() as usize,
+        settings.connections_in_all(),
         buffers_of_a_socket(settings),
         "a connection each, at most",
         "--connections, --receive-buffer, --send-buffer",
@@ -578,6 +596,18 @@ mod tests {
         assert_eq!(channels, 2 * 3 * 2 * (1 << 20)); // loops × doors × instances
         let (_, datagrams) = terms(&plan.bound, "datagram buffers");
         assert_eq!(datagrams, 2 * 2 * Bytes::kib(8 + 8).get()); // loops × twice both buffers
+    }
+
+    #[test]
+    fn a_limit_of_addresses_has_its_table_in_the_sum() {
+        let settings = settings("--loops 2 --connections 1000 --connections-per-address 10");
+        let of_application = Plan::new(&settings).expect("it adds up").bound;
+        let config = config(&["http://127.0.0.1:80=/a"]);
+        let of_front = FrontPlan::new(&settings.front, &config).expect("it adds up");
+        for bound in [of_application, of_front.bound] {
+            let (_, bytes) = terms(&bound, "addresses");
+            assert_eq!(bytes, 4096 * 8); // four places for each, in a power of two
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod slow;
 mod stats;
 mod timers;
 
+use crate::addresses::{Addresses, Admission, Counted};
 use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll};
@@ -29,6 +30,7 @@ use doorway::{Doorway, Doorways};
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -145,6 +147,8 @@ pub(crate) struct Parts {
     pub bell: Bell,
     pub doorways: Vec<DoorwayParts>,
     pub forwards: Vec<Forward>,
+    /// What all loops count addresses in, if these have a limit.
+    pub addresses: Option<Arc<Addresses>>,
     pub stats: Arc<LoopStats>,
     pub orders: Arc<Orders>,
 }
@@ -182,6 +186,7 @@ pub(crate) struct Loop {
     /// By forward: where its requests go.
     forwards: Vec<Arc<RouteTable>>,
     accepting: bool,
+    addresses: Option<Arc<Addresses>>,
     table: Table,
     pool: BufferPool,
     read_scratch: &'static mut [u8],
@@ -255,6 +260,7 @@ impl Loop {
             listeners,
             forwards,
             accepting: true,
+            addresses: parts.addresses,
             table: Table::new(parts.connections, connections, doorways.0.len()),
             pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
             // A read that is larger than a buffer could not be kept.
@@ -478,10 +484,19 @@ impl Loop {
             }
             match net::accept(fd) {
                 Ok((fd, peer)) => {
+                    let counted = match self.addresses.as_ref().map(|table| table.enter(peer)) {
+                        None => None,
+                        Some(Admission::Admitted(counted)) => counted,
+                        Some(Admission::Refused) => {
+                            self.stats.address_refused.bump();
+                            net::close(fd);
+                            continue;
+                        }
+                    };
                     if let Some(evictable) = evictable {
                         self.close_for_newcomer(evictable);
                     }
-                    self.admit(fd, peer, forward);
+                    self.admit(fd, (peer, counted), forward);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_shortage(&error) => {
@@ -495,15 +510,19 @@ impl Loop {
         }
     }
 
-    fn admit(&mut self, fd: i32, peer: Option<std::net::SocketAddr>, forward: u16) {
+    fn admit(&mut self, fd: i32, who: (Option<SocketAddr>, Option<Counted>), forward: u16) {
+        let (peer, counted) = who;
         let Some(index) = self.table.insert(fd, peer, forward) else {
             net::close(fd);
+            self.forget_address(counted);
             return;
         };
+        self.table[index].counted = counted;
         let token = (u64::from(self.table[index].generation) << 32) | u64::from(index);
         if self.epoll.add_connection(fd, token).is_err() {
             net::close(fd);
             self.table.remove(index);
+            self.forget_address(counted);
             return;
         }
         self.stats.accepted.bump();
@@ -748,8 +767,16 @@ impl Loop {
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
         net::close(self.table[index].fd);
+        let counted = self.table[index].counted.take();
         self.table.remove(index);
+        self.forget_address(counted);
         self.resume_accepting();
+    }
+
+    fn forget_address(&self, counted: Option<Counted>) {
+        if let (Some(table), Some(counted)) = (&self.addresses, counted) {
+            table.leave(counted);
+        }
     }
 
     /// Gives the slot back, or, if a handler has it, leaves it to be freed when that ends.

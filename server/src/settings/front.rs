@@ -30,6 +30,16 @@ pub struct FrontSettings {
     )]
     pub connections: NonZeroU32,
 
+    /// Of these, how many one address may have, over all loops (of IPv6, one network of 64 bits); more are closed as soon
+    /// as they are accepted [default: all of them]
+    #[arg(
+        long,
+        env = "TRANSOM_CONNECTIONS_PER_ADDRESS",
+        value_name = "N",
+        help_heading = "Serving"
+    )]
+    pub connections_per_address: Option<NonZeroU32>,
+
     /// Connections that may wait to be accepted, per listener
     #[arg(
         long,
@@ -232,6 +242,12 @@ impl FrontSettings {
     #[must_use]
     pub fn connections_per_loop(&self) -> u32 {
         self.connections.get().div_ceil(self.loops())
+    }
+
+    /// Connections of all loops together.
+    #[must_use]
+    pub fn connections_in_all(&self) -> usize {
+        self.connections_per_loop() as usize * self.loops() as usize
     }
 
     /// The deadline in nanoseconds, `None` for none.
