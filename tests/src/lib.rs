@@ -7,6 +7,7 @@
 pub mod build;
 pub mod client;
 pub mod doors;
+pub mod hostile;
 pub mod load;
 pub mod proc;
 pub mod server;
