@@ -9,6 +9,7 @@ pub mod client;
 pub mod doors;
 pub mod hostile;
 pub mod load;
+pub mod ordinary;
 pub mod proc;
 pub mod server;
 
