@@ -87,9 +87,7 @@ fn a_chunked_body_that_drips_is_cut() {
     let flags = "--loops 1 --buckets 4 --body-timeout 500ms --body-rate 10KiB --deadline 0";
     let server = Server::start("echo", flags);
     let mut client = server.connect();
-    client.send(
-        "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n".to_owned(),
-    );
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n");
     let took = drip_until_closed(&mut client);
     assert!(took < PATIENCE / 2, "{took:?}");
 }
