@@ -100,7 +100,10 @@ impl Client {
         reply: &mut [u8],
         options: CallOptions<'_>,
     ) -> Result<Reply, CallError> {
-        let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+        // A timeout that no clock reaches is none.
+        let deadline = options
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         let slot = self.submit(request, options.descriptors, deadline)?;
         let completion = self.wait(slot, deadline)?;
         let outcome = self.take_reply(slot, completion, reply);
@@ -123,12 +126,17 @@ impl Client {
         }
         // An earlier call that timed out holds the slot until its reply comes.
         if self.channel.free_slots() == 0 {
+            let gone = self.channel.check_peer() == PeerState::Gone;
             self.channel.drain(|_, _| {});
+            // Nor does it come from a door that has died: that one is told of the new call below.
+            while gone && self.channel.next_lost().is_some() {}
         }
         let slot = self.channel.reserve().ok_or(CallError::Full)?;
         self.channel.request_mut(slot)[..request.len()].copy_from_slice(request);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let deadline_ns = left.map_or(0, |left| crate::now_ns() + left.as_nanos() as u64);
+        let deadline_ns = left.map_or(0, |left| {
+            crate::now_ns().saturating_add(left.as_nanos() as u64)
+        });
         let submitted = self
             .channel
             .submit_sync(slot, request.len(), deadline_ns, descriptors)

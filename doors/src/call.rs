@@ -206,8 +206,8 @@ impl<'a> Call<'a> {
         self.claimed.deadline_ns
     }
 
-    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds. Read once for the
-    /// policies anyway.
+    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds, as it was last read for the policies; while
+    /// handlers are short that may be up to seven of them ago.
     pub fn claimed_at_ns(&self) -> u64 {
         self.claimed_at_ns
     }

@@ -14,6 +14,9 @@ use crate::socket::Descriptors;
 use crate::status::Status;
 use crate::sync::{AtomicU32, Line, Ordering};
 
+/// How often a socket is read for what was sent before: together more messages than its buffer holds.
+pub(crate) const BATCHES: usize = 16;
+
 /// One channel of a door.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -212,16 +215,21 @@ impl Channel {
 
     /// The descriptors of a call, which were sent before it was submitted.
     pub fn take_parcel(&self, claimed: &Claimed) -> Option<Parcel> {
-        // They may still be in the socket: whoever needs them reads it.
-        for _ in 0..2 {
-            let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-            let place = parcels.get_mut(claimed.slot as usize)?;
-            if let Some(parcel) = place.take_if(|parcel| parcel.generation == claimed.generation) {
+        // They may still be in the socket: whoever needs them reads it, behind whoever is reading.
+        for _ in 0..BATCHES {
+            if let Some(parcel) = self.parcel_of(claimed) {
                 return Some(parcel);
             }
-            drop(parcels);
-            self.link.as_ref()?.receive(self);
+            if !self.link.as_ref()?.receive(self) {
+                break;
+            }
         }
-        None
+        self.parcel_of(claimed)
+    }
+
+    fn parcel_of(&self, claimed: &Claimed) -> Option<Parcel> {
+        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = parcels.get_mut(claimed.slot as usize)?;
+        place.take_if(|parcel| parcel.generation == claimed.generation)
     }
 }

@@ -21,6 +21,8 @@ use crate::geometry::{ChannelGeometry, PAGE};
 pub const VERSION: u32 = 1;
 /// Bytes of every message.
 pub const MESSAGE: usize = 128;
+/// Room to receive one in: a longer message shows, and is none.
+pub const ROOM: usize = MESSAGE + 1;
 
 const MAGIC: [u8; 8] = *b"TRANSOMD";
 

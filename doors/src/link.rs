@@ -4,11 +4,12 @@
 //! channel and nothing else.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use crate::bell::Bell;
 use crate::channel::{Channel, Parcel};
 use crate::geometry::ChannelGeometry;
-use crate::hello::{MESSAGE, Message};
+use crate::hello::{Message, ROOM};
 use crate::memory::Mapping;
 use crate::socket::{self, Credentials};
 use crate::sync::{AtomicU32, Ordering};
@@ -38,6 +39,9 @@ pub enum Lie {
     /// Bytes on the socket that mean nothing.
     #[error("a message that means nothing here")]
     Message = 6,
+    /// It sent more descriptors than the door takes, which nobody would have closed until their call came.
+    #[error("more descriptors for one call than the door takes")]
+    TooManyDescriptors = 7,
 }
 
 impl Lie {
@@ -49,6 +53,7 @@ impl Lie {
             Lie::Generation,
             Lie::Descriptors,
             Lie::Message,
+            Lie::TooManyDescriptors,
         ]
         .into_iter()
         .find(|&lie| lie as u32 == number)
@@ -76,8 +81,13 @@ pub struct Link {
     pub socket: OwnedFd,
     /// Rings the porter.
     porter: Bell,
+    /// How many descriptors a call may have.
+    descriptors_max: usize,
     /// Calls wait, and the client could wake nobody.
     nudged: AtomicU32,
+    /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may find neither
+    /// it nor its message otherwise, because another thread has it in its hands.
+    reading: Mutex<()>,
     /// By slot: 1 if its call was claimed and not answered.
     in_service: Box<[AtomicU32]>,
     closed: AtomicU32,
@@ -91,13 +101,16 @@ impl Link {
         credentials: Credentials,
         socket: OwnedFd,
         porter: Bell,
+        descriptors_max: u32,
         mappings: [Mapping; 3],
     ) -> Self {
         Self {
             credentials,
             socket,
             porter,
+            descriptors_max: descriptors_max as usize,
             nudged: AtomicU32::new(0),
+            reading: Mutex::new(()),
             in_service: (0..geometry.slots).map(|_| AtomicU32::new(0)).collect(),
             closed: AtomicU32::new(OPEN),
             _mappings: mappings,
@@ -152,7 +165,8 @@ impl Link {
 
     /// Takes what lies in the socket. Returns whether there may be more; closes at a hang-up.
     pub fn receive(&self, channel: &Channel) -> bool {
-        let mut message = [0; MESSAGE];
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut message = [0; ROOM];
         for _ in 0..MESSAGES {
             let received = match socket::receive(self.socket.as_fd(), &mut message) {
                 Ok(received) if received.len > 0 => received,
@@ -172,6 +186,11 @@ impl Link {
                     let nudge = if stuck { Nudge::Stuck } else { Nudge::Unsure };
                     self.nudged.fetch_max(nudge as u32, Ordering::AcqRel);
                     self.porter.ring();
+                }
+                // It knows the limit from the welcome.
+                Ok(Message::Parcel { .. }) if received.descriptors.len() > self.descriptors_max => {
+                    self.poison(Lie::TooManyDescriptors);
+                    return false;
                 }
                 Ok(Message::Parcel { slot, generation }) => channel.keep_parcel(
                     slot,

@@ -20,6 +20,7 @@
 mod addresses;
 pub mod config;
 mod connection;
+mod forward;
 pub mod front;
 pub mod http;
 pub mod log;

@@ -254,6 +254,55 @@ unsafe fn send_vectors(fd: RawFd, vectors: *const libc::iovec, count: usize) -> 
     })
 }
 
+/// Whom a datagram came from, exactly as the kernel says it: an answer goes back to the same scope.
+#[derive(Clone, Copy)]
+pub(crate) struct Sender {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl Sender {
+    /// Its address.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        from_c(&self.storage)
+    }
+}
+
+/// Receives a datagram. Its length may be more than the buffer's: then only as much as fits is there.
+pub(crate) fn receive_from(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: the buffer is valid for its length; the kernel writes at most `len` bytes of an address, into zeroes.
+    unsafe {
+        let received = check_len(libc::recvfrom(
+            fd,
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT | libc::MSG_TRUNC,
+            storage.as_mut_ptr().cast(),
+            &raw mut len,
+        ))?;
+        let storage = storage.assume_init();
+        Ok((received, Sender { storage, len }))
+    }
+}
+
+/// Sends a datagram, if the socket's buffer takes it.
+pub(crate) fn send_to(fd: RawFd, bytes: &[u8], to: &Sender) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: bytes and address are valid for their lengths; the kernel has written the address itself.
+    check_len(unsafe {
+        libc::sendto(
+            fd,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            flags,
+            (&raw const to.storage).cast(),
+            to.len,
+        )
+    })
+}
+
 /// Says that nothing more will be sent.
 pub(crate) fn shutdown_write(fd: RawFd) {
     // SAFETY: a plain system call; an error means that the client has gone already.

@@ -3,8 +3,9 @@
 //! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start prints it.
 
 use crate::addresses::Addresses;
-use crate::config::{Config, Forward, Target};
+use crate::config::{Config, Target};
 use crate::connection::Connection;
+use crate::forward;
 use crate::front::{INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
 use crate::log;
 use crate::settings::{FrontSettings, SLOTS_MAX, Settings};
@@ -149,60 +150,39 @@ impl FrontPlan {
                 why: "channels are laid out in pages",
             });
         }
-        let loops = settings.loops();
-        let of_datagrams = |forward: &&Forward| matches!(forward.target, Target::Udp(_));
-        let datagram_sockets = config.forwards.iter().filter(of_datagrams).count();
-        let mut terms = vec![
-            connections(settings),
-            partial_heads(settings),
-            scratch(settings),
-            loop_stacks(settings),
-            term(
-                "channels",
-                Place::Process,
-                (loops as usize)
-                    .saturating_mul(config.doors().len())
-                    .saturating_mul(INSTANCES),
-                settings.channel_limit.get(),
-                "a loop's to a door, at most; twice while an application is replaced",
-                "--loops, --forward, --channel-limit",
-            ),
-            term(
-                "slot tables",
-                Place::Process,
-                (loops as usize)
-                    .saturating_mul(config.doors().len())
-                    .saturating_mul(INSTANCES),
-                REMOTE_SLOTS_MAX as usize * SLOT_TABLES_SIZE,
-                "what a loop knows of the calls in a channel",
-                "--loops, --forward",
-            ),
-            term(
-                "opener stack",
-                Place::Process,
-                1,
-                OPENER_STACK,
-                "the thread that opens doors",
-                "none",
-            ),
+        let of = |kind: fn(&Target) -> bool| {
+            let forwards = config.forwards.iter();
+            forwards.filter(|forward| kind(&forward.target)).count()
+        };
+        let tcp = of(|target| matches!(target, Target::Tcp(_)));
+        let udp = of(|target| matches!(target, Target::Udp(_)));
+        let http = Config {
+            settings: Vec::new(),
+            forwards: config.http_forwards().cloned().collect(),
+        };
+        let mut terms = Vec::new();
+        // Loops serve HTTP, and where there is none to serve there are none.
+        let loops = if http.forwards.is_empty() {
+            0
+        } else {
+            let channels =
+                (settings.loops() as usize).saturating_mul(http.doors().len()) * INSTANCES;
+            terms.extend(with_loops(settings, channels));
+            terms.extend(addresses(settings));
+            settings.loops()
+        };
+        if tcp + udp > 0 {
+            terms.extend(with_streams(settings, tcp, udp));
+        }
+        terms.extend([
             log_queue(settings),
             constant(),
-            socket_buffers(settings),
-            term(
-                "datagram buffers",
-                Place::Kernel,
-                loops as usize * datagram_sockets,
-                buffers_of_a_socket(settings),
-                "a loop's for each udp forward, at most",
-                "--loops, --forward, --receive-buffer, --send-buffer",
-            ),
             threads(
-                loops as usize + FRONT_THREADS,
-                "a loop each, one that opens doors, and two",
-                "--loops",
+                loops as usize + tcp + udp + FRONT_THREADS,
+                "a loop or a tcp or udp forward each, one that opens doors, and two",
+                "--loops, --forward",
             ),
-        ];
-        terms.extend(addresses(settings));
+        ]);
         let bound = Bound::new(terms)?;
         bound.check(&MemoryLimit::of_this_process())?;
         Ok(FrontPlan { bound, loops })
@@ -211,6 +191,80 @@ impl FrontPlan {
 
 /// Threads of a front end beside its loops: the main thread, the log's, and the one that opens doors.
 const FRONT_THREADS: usize = 3;
+
+/// The terms of loops that forward HTTP over so many channels.
+fn with_loops(settings: &FrontSettings, channels: usize) -> Vec<Term> {
+    vec![
+        connections(settings),
+        partial_heads(settings),
+        scratch(settings),
+        loop_stacks(settings),
+        term(
+            "channels",
+            Place::Process,
+            channels,
+            settings.channel_limit.get(),
+            "a loop's to a door, at most; twice while an application is replaced",
+            "--loops, --forward, --channel-limit",
+        ),
+        term(
+            "slot tables",
+            Place::Process,
+            channels,
+            REMOTE_SLOTS_MAX as usize * SLOT_TABLES_SIZE,
+            "what a loop knows of the calls in a channel",
+            "--loops, --forward",
+        ),
+        term(
+            "opener stack",
+            Place::Process,
+            1,
+            OPENER_STACK,
+            "the thread that opens doors",
+            "none",
+        ),
+        socket_buffers(settings),
+    ]
+}
+
+/// The terms of forwards of connections and datagrams.
+fn with_streams(settings: &FrontSettings, tcp: usize, udp: usize) -> Vec<Term> {
+    let streams = tcp + udp;
+    vec![
+        term(
+            "forward channels",
+            Place::Process,
+            streams * forward::CHANNELS,
+            settings.channel_limit.get(),
+            "a tcp or udp forward's to its door, at most; twice while an application is replaced",
+            "--forward, --channel-limit",
+        ),
+        term(
+            "forwards",
+            Place::Process,
+            streams,
+            LOOP_STACK + forward::TABLES_SIZE,
+            "a tcp or udp forward's stack, and what it knows of its calls",
+            "--forward",
+        ),
+        term(
+            "forwarded connections",
+            Place::Kernel,
+            tcp * forward::CONNECTIONS_MAX,
+            buffers_of_a_socket(settings),
+            "a connection each of a tcp forward, at most",
+            "--forward, --receive-buffer, --send-buffer",
+        ),
+        term(
+            "datagram buffers",
+            Place::Kernel,
+            udp,
+            buffers_of_a_socket(settings),
+            "a udp forward each, at most",
+            "--forward, --receive-buffer, --send-buffer",
+        ),
+    ]
+}
 
 fn term(
     name: &'static str,
@@ -286,7 +340,7 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
         ),
         log_queue(&settings.front),
         constant(),
-        threads(count + 2, "a bucket each, and two", "--buckets"),
+        threads(count + 3, "a bucket each, and three", "--buckets"),
     ]
 }
 
@@ -593,9 +647,27 @@ mod tests {
         let plan = FrontPlan::new(&front, &config).expect("it adds up");
         let (names, channels) = terms(&plan.bound, "channels");
         assert!(!names.contains(&"buckets") && !names.contains(&"shared heap"));
-        assert_eq!(channels, 2 * 3 * 2 * (1 << 20)); // loops × doors × instances
+        assert_eq!(channels, 2 * 2 * 2 * (1 << 20)); // loops × doors of http × instances
+        let (_, channels) = terms(&plan.bound, "forward channels");
+        assert_eq!(channels, 2 * 2 * (1 << 20)); // forwards × instances
         let (_, datagrams) = terms(&plan.bound, "datagram buffers");
-        assert_eq!(datagrams, 2 * 2 * Bytes::kib(8 + 8).get()); // loops × twice both buffers
+        assert_eq!(datagrams, 2 * Bytes::kib(8 + 8).get()); // twice both buffers
+        let (_, held) = terms(&plan.bound, "forwarded connections");
+        assert_eq!(held, 2 * 256 * 2 * Bytes::kib(8 + 8).get()); // instances × slots × twice both
+    }
+
+    #[test]
+    fn without_http_there_are_no_loops() {
+        let front = settings("--loops 2").front;
+        let config = config(&["tcp://127.0.0.1:81=/a"]);
+        let plan = FrontPlan::new(&front, &config).expect("it adds up");
+        assert_eq!(plan.loops, 0);
+        let (names, _) = terms(&plan.bound, "");
+        for name in ["connections", "channels", "loop stacks", "socket buffers"] {
+            assert!(!names.contains(&name), "{name}");
+        }
+        let (_, datagrams) = terms(&plan.bound, "datagram buffers");
+        assert_eq!(datagrams, 0);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct OpenOptions {
     pub channel_bytes_max: usize,
     /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers.
     pub slots: Option<u32>,
+    /// Whether replies may bring descriptors. A door that sends some to a caller who takes none has lied.
+    pub take_descriptors: bool,
 }
 
 impl Default for OpenOptions {
@@ -32,6 +34,7 @@ impl Default for OpenOptions {
             timeout: Duration::from_secs(1),
             channel_bytes_max: 256 << 20,
             slots: None,
+            take_descriptors: true,
         }
     }
 }
@@ -239,6 +242,7 @@ impl AsyncClient {
     pub(crate) fn wait_for_news(&self, timeout: Option<Duration>) {
         if let Some(remote) = self.remote() {
             wait_readable(&remote.ears(), timeout);
+            remote.hush();
         }
     }
 

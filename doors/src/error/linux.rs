@@ -94,8 +94,8 @@ pub enum AttachError {
     Taken {
         /// The path.
         path: PathBuf,
-        /// The number of the process, as it has written it into the lock file.
-        owner: String,
+        /// The number of the process; 0 if it cannot be seen from here.
+        owner: u32,
     },
     /// What lies there is no socket, and is not ours to remove.
     #[error("{} exists and is no socket: remove it, or choose another path", .path.display())]

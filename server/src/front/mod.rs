@@ -129,7 +129,7 @@ impl Orders {
         self.state.fetch_max(order as u32, Ordering::SeqCst);
     }
 
-    fn get(&self) -> Order {
+    pub(crate) fn get(&self) -> Order {
         match self.state.load(Ordering::Relaxed) {
             0 => Order::Serve,
             1 => Order::Drain,

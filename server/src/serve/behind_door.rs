@@ -40,7 +40,7 @@ impl Server {
             &mut region,
             plan,
             &settings.application,
-            handlers.routes,
+            handlers.service,
             policy,
             signals,
         )?;

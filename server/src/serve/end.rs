@@ -5,7 +5,7 @@ use crate::log::LogHandle;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
-use transom_arena::{Bound, Bytes, Place, process_heap_allocations};
+use transom_arena::{Bound, Bytes, Place, first_process_heap_allocation, process_heap_allocations};
 use transom_platform::Figures;
 
 /// Exit status when parked buckets reached their limit: EX_TEMPFAIL of sysexits.h, "try again".
@@ -42,6 +42,19 @@ impl std::fmt::Display for Sum<'_> {
     }
 }
 
+/// Return addresses, up to the first zero.
+struct Frames<'f>(&'f [usize]);
+
+impl std::fmt::Display for Frames<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (n, frame) in self.0.iter().take_while(|&&frame| frame != 0).enumerate() {
+            let space = if n == 0 { "" } else { " " };
+            write!(f, "{space}{frame:#x}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Says what a front end, an application, or both have done.
 pub(super) fn summarise(
     front: Option<&LoopFigures>,
@@ -49,6 +62,11 @@ pub(super) fn summarise(
     logs: &LogHandle,
     took: Duration,
 ) {
+    if front.is_some() && application.is_some() && process_heap_allocations() > 0 {
+        // In one process nothing has a reason to. (Between processes, doors that are opened again do.)
+        let frames = first_process_heap_allocation();
+        warn!(first = %Frames(&frames), "memory was allocated outside the region after the start");
+    }
     logs.flush(Instant::now() + Duration::from_secs(1)); // so that there is room for the last line
     let of_front = |figure: fn(&LoopFigures) -> u64| front.map(figure);
     let of = |figure: fn(&Figures) -> u64| application.map(figure);

@@ -1,12 +1,13 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
 use super::front::{FrontHalf, Loops, addresses, listen_options};
-use super::signals::Signals;
+use super::signals::{Signals, Wake};
 use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
 use crate::config::{Config, Forward, Source, Target};
+use crate::forward::{self, Forwards};
 use crate::front::{
-    self, DoorwayParts, INSTANCES, Loop, LoopStats, OPEN_TIMEOUT, Opener, OpenerBuilder, Parts,
-    REMOTE_SLOTS_MAX, RouteTable,
+    self, DoorwayParts, INSTANCES, Loop, LoopStats, OPEN_TIMEOUT, Opener, OpenerBuilder, Order,
+    Parts, REMOTE_SLOTS_MAX, RouteTable,
 };
 use crate::log::LogHandle;
 use crate::net;
@@ -20,7 +21,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::info;
 use transom_arena::{Part, Region, RegionOptions, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Bell, OpenOptions};
@@ -61,17 +62,37 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
         let _ = writeln!(io::stdout(), "{}", plan.bound);
         return Ok(ExitCode::SUCCESS);
     }
-    let doors = config.doors().len() as u64;
-    let per_loop = config.forwards.len() as u64
-        + descriptors::PER_LOOP
-        + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
-    let needed = descriptors::of_connections(&front) + u64::from(plan.loops) * per_loop;
-    descriptors::check(needed, "--connections", front.connections.get())?;
+    descriptors::check(
+        descriptors_needed(&front, &config, &plan),
+        "--connections",
+        front.connections.get(),
+    )?;
     let signals = Signals::block().map_err(StartError::Signals)?;
     with_logs(&front, |logs| {
         Server::start(&plan, &front, config, started)
             .map(|server| server.until_the_end(&front, &signals, logs))
     })
+}
+
+/// Descriptors of loops, and of forwards that are not served by loops.
+fn descriptors_needed(front: &FrontSettings, config: &Config, plan: &FrontPlan) -> u64 {
+    let http = config.http_forwards().count() as u64;
+    let doors = config.doors().len() as u64;
+    let per_loop =
+        http + descriptors::PER_LOOP + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
+    let of_loops = match plan.loops {
+        0 => 0,
+        loops => descriptors::of_connections(front) + u64::from(loops) * per_loop,
+    };
+    let of_forwards = config.forwards.iter().map(|forward| {
+        let connections = match forward.target {
+            Target::Http(_) => return 0,
+            Target::Tcp(_) => forward::CONNECTIONS_MAX as u64,
+            Target::Udp(_) => 0,
+        };
+        connections + forward::DESCRIPTORS + forward::CHANNELS as u64 * descriptors::PER_CHANNEL
+    });
+    of_loops + of_forwards.sum::<u64>()
 }
 
 fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
@@ -153,7 +174,9 @@ fn presence(door: &Path) -> String {
 /// A front end that is running.
 struct Server {
     front: FrontHalf,
-    opener: Opener,
+    /// None without loops.
+    opener: Option<Opener>,
+    streams: Forwards,
 }
 
 /// What the loops of a front end are built of.
@@ -193,11 +216,11 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
                 prefix: route.path.clone(),
                 doorway: doorway(&route.door).expect("`doors` has every door") as u16,
             });
-            Ok(Arc::new(RouteTable::new(routes.collect())))
+            Arc::new(RouteTable::new(routes.collect()))
         }
-        Target::Tcp(_) | Target::Udp(_) => Err(StartError::Unsupported),
+        Target::Tcp(_) | Target::Udp(_) => unreachable!("loops serve HTTP"),
     });
-    let tables: Vec<_> = tables.collect::<Result<_, _>>()?;
+    let tables: Vec<_> = tables.collect();
     let open = OpenOptions {
         slots: Some(REMOTE_SLOTS_MAX),
         ..open
@@ -247,28 +270,42 @@ impl Server {
         mut config: Config,
         started: Instant,
     ) -> Result<Self, StartError> {
+        let http = config.http_forwards().cloned().collect();
+        let all = std::mem::replace(&mut config.forwards, http);
+        let mut streams: Vec<_> = all.into_iter().filter(|one| !one.is_http()).collect();
         // Before the region is mapped, so that a port in use is said at once.
         let sockets = listen(&mut config.forwards, settings, plan.loops)?;
-        let mut region = Region::map(&plan.bound, RegionOptions::default())?;
-        let mut take = |name| region.take(name).expect("the plan has this term");
-        let (connections, heads, scratch) =
-            (take("connections"), take("partial heads"), take("scratch"));
-        region.commit()?;
-        let (loops, opener) = build_loops(ForwardParts {
-            settings,
-            forwards: &config.forwards,
-            doors: config.doors(),
-            open: OpenOptions {
-                channel_bytes_max: settings.channel_limit.get(),
-                timeout: OPEN_TIMEOUT,
-                slots: None,
-            },
-            sockets,
-            connections,
-            heads,
-            scratch,
-        })?;
+        let stream_sockets = listen(&mut streams, settings, 1)?.pop().unwrap_or_default();
+        let (loops, opener) = match plan.loops {
+            0 => (Loops::default(), None),
+            _ => {
+                let mut region = Region::map(&plan.bound, RegionOptions::default())?;
+                let mut take = |name| region.take(name).expect("the plan has this term");
+                let (connections, heads, scratch) =
+                    (take("connections"), take("partial heads"), take("scratch"));
+                region.commit()?;
+                let (loops, opener) = build_loops(ForwardParts {
+                    settings,
+                    forwards: &config.forwards,
+                    doors: config.doors(),
+                    open: OpenOptions {
+                        channel_bytes_max: settings.channel_limit.get(),
+                        timeout: OPEN_TIMEOUT,
+                        slots: None,
+                        take_descriptors: false,
+                    },
+                    sockets,
+                    connections,
+                    heads,
+                    scratch,
+                })?;
+                (loops, Some(opener))
+            }
+        };
         let front = FrontHalf::start(loops)?;
+        let pairs = streams.iter().cloned().zip(stream_sockets).collect();
+        let running = forward::start(pairs, settings).map_err(StartError::Loop)?;
+        config.forwards.extend(streams);
         end::say_bound(&plan.bound);
         let listen: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
         info!(
@@ -280,7 +317,11 @@ impl Server {
         );
         drop((listen, config));
         seal();
-        Ok(Server { front, opener })
+        Ok(Server {
+            front,
+            opener,
+            streams: running,
+        })
     }
 
     fn until_the_end(
@@ -293,18 +334,38 @@ impl Server {
         let began = Instant::now();
         let timeout = settings.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
-        let in_time = self.front.drain(began + timeout, signals);
-        let (front, sound) = self.front.join();
+        self.streams.tell(Order::Drain);
+        let in_time = self.front.drain(began + timeout, signals)
+            && wait_for_streams(&self.streams, began + timeout, signals);
+        self.streams.tell(Order::Stop);
+        let (front, loops_sound) = self.front.join();
+        let (cut, streams_sound) = self.streams.join();
+        let sound = loops_sound && streams_sound;
         drop(self.opener); // nobody asks it any more
         end::summarise(Some(&front), None, logs, began.elapsed());
         end::Ending {
             recycle: false,
             sound,
             in_time,
-            cut: front.cut,
+            cut: front.cut + cut,
         }
         .status()
     }
+}
+
+/// Whether all forwards of connections and datagrams have ended before the deadline and before a second signal.
+fn wait_for_streams(streams: &Forwards, deadline: Instant, signals: &Signals) -> bool {
+    while !streams.have_ended() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        match signals.wait(Some(left.min(Duration::from_millis(20)))) {
+            Wake::Signal => return false,
+            Wake::Parked | Wake::TimedOut => {}
+        }
+    }
+    true
 }
 
 /// Opens the sockets of every forward, once per loop, and notes the ports that the kernel chose.

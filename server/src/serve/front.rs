@@ -159,8 +159,8 @@ impl FrontHalf {
     }
 }
 
-/// A loop that panics cannot go on, and the process not without it: the others drain, and it ends with status 1.
-struct EndIfPanicking;
+/// A loop (or a forward) that panics cannot go on, and the process not without it: the others drain, and it ends with status 1.
+pub(crate) struct EndIfPanicking;
 
 impl Drop for EndIfPanicking {
     fn drop(&mut self) {

@@ -44,7 +44,7 @@ impl Server {
             &mut region,
             plan,
             &settings.application,
-            handlers.routes,
+            handlers.service,
             policy,
             signals,
         )?;

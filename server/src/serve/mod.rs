@@ -21,9 +21,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{Policy, settle_process_heap};
-use transom_platform::{Router, Routes};
+use transom_platform::{ConnectionHandler, DatagramHandler, Router, RouterError, Service};
 
 pub use forwards::{check_file, serve_forwards};
+pub(crate) use front::EndIfPanicking;
 
 /// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted in the
 /// equation's constant.
@@ -54,9 +55,35 @@ pub unsafe fn serve_escaping(router: impl Into<Router>) -> ExitCode {
 /// An application and how it wants to be served.
 #[must_use = "an application does nothing until it is served"]
 pub struct App {
-    router: Router,
+    handlers: Written,
     promises_escape: bool,
     warm_up: Option<Box<dyn FnOnce()>>,
+}
+
+/// An application's handlers as its author has written them.
+enum Written {
+    Requests(Box<Router>),
+    Connections(Box<dyn ConnectionHandler>),
+    Datagrams(Box<dyn DatagramHandler>),
+}
+
+impl Written {
+    /// The scheme of the forward that leads to them, if that is not HTTP.
+    fn scheme(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Written::Requests(_) => None,
+            Written::Connections(_) => Some(("tcp", "connections")),
+            Written::Datagrams(_) => Some(("udp", "datagrams")),
+        }
+    }
+
+    fn build(self) -> Result<Service, RouterError> {
+        Ok(match self {
+            Written::Requests(router) => Service::Requests(router.build()?),
+            Written::Connections(handler) => Service::Connections(handler),
+            Written::Datagrams(handler) => Service::Datagrams(handler),
+        })
+    }
 }
 
 #[derive(Parser)]
@@ -82,6 +109,13 @@ enum StartError {
         "--on-exhaustion escape: this application was written for parking; its author has to promise the escape contract by calling serve_escaping"
     )]
     NoPromise,
+    #[error(
+        "this application serves {what}, and has no front end of its own: give it a path with --door PATH, and lead {what} there with `transom serve --forward {scheme}://ADDRESS:PORT=PATH`"
+    )]
+    NeedsDoor {
+        scheme: &'static str,
+        what: &'static str,
+    },
     #[error(transparent)]
     Region(#[from] transom_arena::RegionError),
     #[error(transparent)]
@@ -115,8 +149,6 @@ enum StartError {
         address: SocketAddr,
         source: io::Error,
     },
-    #[error("tcp:// and udp:// forwards are not supported yet: remove them")]
-    Unsupported,
     #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
     Loop(io::Error),
     #[error(
@@ -162,8 +194,24 @@ fn explain(error: &io::Error, address: &SocketAddr) -> String {
 impl App {
     /// An application with these routes, or with one handler for everything.
     pub fn new(router: impl Into<Router>) -> Self {
+        Self::of(Written::Requests(Box::new(router.into())))
+    }
+
+    /// An application that serves TCP connections, each lent to the handler for as long as it runs. It needs `--door`, and
+    /// a front end with a `tcp://` forward before it. A connection occupies a bucket until it ends.
+    pub fn connections(handler: impl ConnectionHandler) -> Self {
+        Self::of(Written::Connections(Box::new(handler)))
+    }
+
+    /// An application that answers UDP datagrams, each with one or with none. It needs `--door`, and a front end with a
+    /// `udp://` forward before it.
+    pub fn datagrams(handler: impl DatagramHandler) -> Self {
+        Self::of(Written::Datagrams(Box::new(handler)))
+    }
+
+    fn of(handlers: Written) -> Self {
         App {
-            router: router.into(),
+            handlers,
             promises_escape: false,
             warm_up: None,
         }
@@ -204,10 +252,13 @@ impl App {
 
     fn run(self, settings: &Settings) -> Result<ExitCode, StartError> {
         let started = Instant::now();
+        if let (Some((scheme, what)), None) = (self.handlers.scheme(), &settings.door.door) {
+            return Err(StartError::NeedsDoor { scheme, what });
+        }
         let plan = Plan::new(settings)?;
         let handlers = Handlers {
             policy: self.policy(settings)?,
-            routes: self.router.build()?,
+            service: self.handlers.build()?,
             warm_up: self.warm_up,
         };
         if settings.front.check {
@@ -219,7 +270,10 @@ impl App {
         match door {
             Some(_) => {
                 let channels = settings.door.door_channels.get();
-                let needed = u64::from(channels) * descriptors::PER_CHANNEL;
+                // Those of calls that wait count too: they are there before a thread takes them up.
+                let of_calls =
+                    u64::from(plan.channel.slots) * u64::from(handlers.service.descriptors());
+                let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls);
                 descriptors::check(needed, "--door-channels", channels)?;
             }
             None => {
@@ -257,7 +311,7 @@ impl App {
 
 /// What an application's author has written, and how it is to be run.
 struct Handlers {
-    routes: Routes,
+    service: Service,
     policy: Policy,
     warm_up: Option<Box<dyn FnOnce()>>,
 }
