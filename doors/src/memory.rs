@@ -117,6 +117,11 @@ impl Mapping {
         }
     }
 
+    /// Maps every page now, so that none is first met in the middle of a call. What the kernel cannot do is left to later.
+    pub fn touch(&self) {
+        let _ = self.memory.advise(Advice::PopulateRead);
+    }
+
     /// Its first byte.
     pub fn base(&self) -> NonNull<u8> {
         NonNull::new(self.memory.as_mut_ptr()).expect("mmap never maps page 0")

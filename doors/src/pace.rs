@@ -95,7 +95,7 @@ impl Samples {
         let calls = u64::from(calls.max(1));
         if ns > calls * u64::from(SLOW_NS) {
             self.note(
-                ns - (calls - 1) * u64::from(pace.average_ns()).min(ns),
+                ns.saturating_sub((calls - 1) * u64::from(pace.average_ns())),
                 pace,
             );
         } else {

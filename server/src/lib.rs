@@ -17,6 +17,7 @@
 //! binary is an application on its own, and [`serve_forwards`] (`transom serve`) a front end for any number of them, as a
 //! [`config::Config`] says.
 
+mod addresses;
 pub mod config;
 mod connection;
 mod forward;
@@ -24,6 +25,7 @@ pub mod front;
 pub mod http;
 pub mod log;
 mod net;
+mod pace;
 mod plan;
 mod serve;
 mod settings;

@@ -309,6 +309,42 @@ pub(crate) fn shutdown_write(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
+/// How many of the bytes that a socket was given its client has not acknowledged; 0 if the kernel does not say.
+pub(crate) fn not_taken(fd: RawFd) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request (SIOCOUTQ, under its older name) writes an int.
+    let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
+    match check(result) {
+        Ok(_) => u64::try_from(bytes).unwrap_or(0),
+        Err(_) => 0,
+    }
+}
+
+/// Has the next close throw away what the client has not taken, and tell it with a reset.
+pub(crate) fn reset_at_close(fd: RawFd) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the option's value is a linger of the given size; if it cannot be set, the close is an ordinary one.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of_val(&linger) as libc::socklen_t,
+        );
+    }
+}
+
+/// Reads what is there and leaves it there.
+pub(crate) fn peek(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    // SAFETY: the buffer is valid for its length.
+    check_len(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) })
+}
+
 /// Closes a descriptor that came from [`accept`].
 pub(crate) fn close(fd: RawFd) {
     // SAFETY: the caller owns the descriptor and forgets it.

@@ -2,6 +2,7 @@
 //!
 //! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start prints it.
 
+use crate::addresses::Addresses;
 use crate::config::{Config, Target};
 use crate::connection::Connection;
 use crate::forward;
@@ -167,6 +168,7 @@ impl FrontPlan {
             let channels =
                 (settings.loops() as usize).saturating_mul(http.doors().len()) * INSTANCES;
             terms.extend(with_loops(settings, channels));
+            terms.extend(addresses(settings));
             settings.loops()
         };
         if tcp + udp > 0 {
@@ -286,7 +288,7 @@ fn term(
 fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometry) -> Vec<Term> {
     let front = &settings.front;
     let loops = front.loops() as usize;
-    vec![
+    let mut terms = vec![
         buckets,
         term(
             "channels",
@@ -309,7 +311,9 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
             "a bucket or a loop each, and two",
             "--buckets, --loops",
         ),
-    ]
+    ];
+    terms.extend(addresses(front));
+    terms
 }
 
 /// The sum of an application behind a door.
@@ -347,9 +351,22 @@ fn connections(settings: &FrontSettings) -> Term {
         settings.loops() as usize,
         pages(settings.connections_per_loop() as usize * size_of::<Connection>())
             .unwrap_or(usize::MAX),
-        "a loop's table: 200 bytes or so for an open connection",
+        "a loop's table: 300 bytes or so for an open connection",
         "--connections",
     )
+}
+
+/// The table of addresses, if these have a limit.
+fn addresses(settings: &FrontSettings) -> Option<Term> {
+    settings.connections_per_address?;
+    Some(term(
+        "addresses",
+        Place::Process,
+        1,
+        Addresses::bytes(settings.connections_in_all()),
+        "how many connections each address has: 32 bytes or more for a connection",
+        "--connections-per-address, --connections",
+    ))
 }
 
 fn partial_heads(settings: &FrontSettings) -> Term {
@@ -422,7 +439,7 @@ fn socket_buffers(settings: &FrontSettings) -> Term {
     term(
         "socket buffers",
         Place::Kernel,
-        settings.connections_per_loop() as usize * settings.loops() as usize,
+        settings.connections_in_all(),
         buffers_of_a_socket(settings),
         "a connection each, at most",
         "--connections, --receive-buffer, --send-buffer",
@@ -651,6 +668,18 @@ mod tests {
         }
         let (_, datagrams) = terms(&plan.bound, "datagram buffers");
         assert_eq!(datagrams, 0);
+    }
+
+    #[test]
+    fn a_limit_of_addresses_has_its_table_in_the_sum() {
+        let settings = settings("--loops 2 --connections 1000 --connections-per-address 10");
+        let of_application = Plan::new(&settings).expect("it adds up").bound;
+        let config = config(&["http://127.0.0.1:80=/a"]);
+        let of_front = FrontPlan::new(&settings.front, &config).expect("it adds up");
+        for bound in [of_application, of_front.bound] {
+            let (_, bytes) = terms(&bound, "addresses");
+            assert_eq!(bytes, 4096 * 8); // four places for each, in a power of two
+        }
     }
 
     #[test]

@@ -9,7 +9,9 @@ pub mod client;
 pub mod doors;
 #[cfg(target_os = "linux")]
 pub mod echo;
+pub mod hostile;
 pub mod load;
+pub mod ordinary;
 pub mod proc;
 #[cfg(target_os = "linux")]
 pub mod raw;

@@ -105,6 +105,7 @@ impl Remote {
         let board = Board::receive(board, welcome.threads_max).map_err(lie)?;
         let replies =
             Mapping::receive(replies, geometry.replies_len(), Writer::Creator).map_err(lie)?;
+        replies.touch();
         let (requests, requests_fd) = Mapping::create(
             c"transom-requests",
             geometry.requests_len(),

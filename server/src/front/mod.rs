@@ -16,22 +16,26 @@ mod output;
 mod reading;
 mod replying;
 mod routes;
+mod slow;
 mod stats;
 mod timers;
 
-use crate::connection::{BufferPool, Connection, InstanceId, List, State, Table};
+use crate::addresses::{Addresses, Admission, Counted};
+use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll};
+use crate::pace::PaceLimit;
 use crate::settings::FrontSettings;
 use doorway::{Doorway, Doorways};
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use transom_arena::Part;
+use transom_arena::{Bytes, Part};
 use transom_doors::{Bell, Completion, Patience, SlotId};
 
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
@@ -143,6 +147,8 @@ pub(crate) struct Parts {
     pub bell: Bell,
     pub doorways: Vec<DoorwayParts>,
     pub forwards: Vec<Forward>,
+    /// What all loops count addresses in, if these have a limit.
+    pub addresses: Option<Arc<Addresses>>,
     pub stats: Arc<LoopStats>,
     pub orders: Arc<Orders>,
 }
@@ -157,7 +163,7 @@ pub(crate) struct Forward {
 #[derive(Debug, Clone, Copy)]
 struct Timeouts {
     header: u64,
-    body: u64,
+    /// For an answer of ours; others have a [`PaceLimit`].
     write: u64,
     idle: u64,
     queue: u64,
@@ -180,6 +186,7 @@ pub(crate) struct Loop {
     /// By forward: where its requests go.
     forwards: Vec<Arc<RouteTable>>,
     accepting: bool,
+    addresses: Option<Arc<Addresses>>,
     table: Table,
     pool: BufferPool,
     read_scratch: &'static mut [u8],
@@ -192,6 +199,13 @@ pub(crate) struct Loop {
     body_limit: u64,
     requests_per_connection: u32,
     timeouts: Timeouts,
+    /// How slowly a client may send a body, and take an answer.
+    body_pace_limit: PaceLimit,
+    write_pace_limit: PaceLimit,
+    /// Connections that this loop may have.
+    connections: u32,
+    /// Loops that share what is behind the doors.
+    loops: u32,
     date: DateCache,
     /// For hashes that nobody else can foresee.
     keys: RandomState,
@@ -246,6 +260,7 @@ impl Loop {
             listeners,
             forwards,
             accepting: true,
+            addresses: parts.addresses,
             table: Table::new(parts.connections, connections, doorways.0.len()),
             pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
             // A read that is larger than a buffer could not be kept.
@@ -263,13 +278,16 @@ impl Loop {
             requests_per_connection: settings.requests_per_connection.get(),
             timeouts: Timeouts {
                 header: ms(settings.header_timeout),
-                body: ms(settings.body_timeout),
                 write: ms(settings.write_timeout),
                 idle: ms(settings.idle_timeout),
                 queue: ms(settings.queue_timeout),
                 deadline: settings.deadline().map_or(0, ms),
                 linger: LINGER_MS,
             },
+            body_pace_limit: pace_limit(settings.body_timeout, settings.body_rate),
+            write_pace_limit: pace_limit(settings.write_timeout, settings.write_rate),
+            connections,
+            loops: settings.loops(),
             date: DateCache::new(net::unix_seconds()),
             keys: RandomState::new(),
             now_ns: 0,
@@ -319,6 +337,7 @@ impl Loop {
             }
             self.tend_doorways();
             self.help_what_is_stuck();
+            self.relieve_doorways();
             let count = self.sleep(&mut events);
             self.look_at_the_clock();
             for event in &events[..count] {
@@ -365,10 +384,11 @@ impl Loop {
         }
         let again = Some(self.accept_again_ms).filter(|&due| due != 0);
         let cramped = self.doorways.0.iter().map(|doorway| doorway.cramped_due_ms);
+        let pressed = self.doorways.0.iter().map(|doorway| doorway.pressed_due_ms);
         let until_timer = [self.table.next_due_ms(), again]
             .into_iter()
             .flatten()
-            .chain(cramped.filter(|&due| due != 0))
+            .chain(cramped.chain(pressed).filter(|&due| due != 0))
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.now_ms)));
         let calls = self
@@ -456,18 +476,27 @@ impl Loop {
         };
         let (fd, forward) = (listener.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
-            let evictable = self.table.first(List::Idle);
-            if self.table.is_full() && evictable.is_none() {
+            let full = self.table.is_full();
+            let evictable = if full { self.evictable() } else { None };
+            if full && evictable.is_none() {
                 self.pause_accepting();
                 return;
             }
             match net::accept(fd) {
                 Ok((fd, peer)) => {
-                    if let (true, Some(idle)) = (self.table.is_full(), evictable) {
-                        self.stats.evicted.bump();
-                        self.close(idle);
+                    let counted = match self.addresses.as_ref().map(|table| table.enter(peer)) {
+                        None => None,
+                        Some(Admission::Admitted(counted)) => counted,
+                        Some(Admission::Refused) => {
+                            self.stats.address_refused.bump();
+                            net::close(fd);
+                            continue;
+                        }
+                    };
+                    if let Some(evictable) = evictable {
+                        self.close_for_newcomer(evictable);
                     }
-                    self.admit(fd, peer, forward);
+                    self.admit(fd, (peer, counted), forward);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_shortage(&error) => {
@@ -481,15 +510,19 @@ impl Loop {
         }
     }
 
-    fn admit(&mut self, fd: i32, peer: Option<std::net::SocketAddr>, forward: u16) {
+    fn admit(&mut self, fd: i32, who: (Option<SocketAddr>, Option<Counted>), forward: u16) {
+        let (peer, counted) = who;
         let Some(index) = self.table.insert(fd, peer, forward) else {
             net::close(fd);
+            self.forget_address(counted);
             return;
         };
+        self.table[index].counted = counted;
         let token = (u64::from(self.table[index].generation) << 32) | u64::from(index);
         if self.epoll.add_connection(fd, token).is_err() {
             net::close(fd);
             self.table.remove(index);
+            self.forget_address(counted);
             return;
         }
         self.stats.accepted.bump();
@@ -625,11 +658,35 @@ impl Loop {
             &self.date,
         );
         self.stats.answered(status);
-        match net::send(connection.fd, &reply[..len]) {
-            Ok(sent) if sent == len && keep_alive => self.next_request(index),
-            Ok(sent) if sent == len => self.close_politely(index),
-            // The client has not even taken what it was sent before.
-            _ => self.close(index),
+        let sent = match net::send(connection.fd, &reply[..len]) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                self.close(index);
+                return;
+            }
+        };
+        self.table[index].handed += sent as u64;
+        if sent < len {
+            // Its client has not even taken what it was sent before: it is not read from until it has.
+            if !keep_alive {
+                self.let_go_of_buffer(index);
+            }
+            self.put_aside(
+                index,
+                OwnAnswer {
+                    status,
+                    note,
+                    fate,
+                    keep_alive,
+                    seconds: self.date.unix_seconds(),
+                    sent: sent as u16,
+                },
+            );
+        } else if keep_alive {
+            self.next_request(index);
+        } else {
+            self.close_politely(index);
         }
     }
 
@@ -684,6 +741,7 @@ impl Loop {
         connection.readable = true;
         self.set_timer(index, List::Linger, self.timeouts.linger);
         self.queue(index);
+        self.keep_connections_for_others();
     }
 
     fn read_and_discard(&mut self, index: u32) {
@@ -709,8 +767,16 @@ impl Loop {
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
         net::close(self.table[index].fd);
+        let counted = self.table[index].counted.take();
         self.table.remove(index);
+        self.forget_address(counted);
         self.resume_accepting();
+    }
+
+    fn forget_address(&self, counted: Option<Counted>) {
+        if let (Some(table), Some(counted)) = (&self.addresses, counted) {
+            table.leave(counted);
+        }
     }
 
     /// Gives the slot back, or, if a handler has it, leaves it to be freed when that ends.
@@ -746,6 +812,13 @@ impl Loop {
         // One more than asked for, because the clock is cut to milliseconds.
         self.table
             .set_timer(index, list, self.now_ms + after_ms + 1);
+    }
+}
+
+fn pace_limit(stall: Duration, rate: Bytes) -> PaceLimit {
+    PaceLimit {
+        stall_ns: u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX),
+        rate: rate.get() as u64,
     }
 }
 

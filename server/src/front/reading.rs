@@ -24,6 +24,19 @@ enum Received {
     End,
 }
 
+/// How a request begins that is for the server as a whole, not for what lies behind a door.
+const FOR_SERVER: &[u8] = b"OPTIONS * ";
+
+/// What the first bytes of a request say.
+enum Ahead {
+    /// It waits for a slot.
+    ForHandler,
+    /// It needs none, or may need none.
+    ForServer,
+    /// There are none.
+    Nothing,
+}
+
 /// Where the bytes of a head lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -70,8 +83,12 @@ impl Loop {
             if self.table[index].state == State::Head {
                 self.read_into_buffer(index);
             } else if self.only_doorway_is_full(index) {
-                // Left unread: the kernel keeps its bytes, and waiting costs no memory.
-                self.wait_for_slot(index);
+                match self.look_ahead(index) {
+                    // Left unread: the kernel keeps its bytes, and waiting costs no memory.
+                    Ahead::ForHandler => self.wait_for_slot(index),
+                    Ahead::ForServer => self.read_into_scratch(index),
+                    Ahead::Nothing => {}
+                }
             } else {
                 self.read_into_scratch(index);
             }
@@ -89,6 +106,34 @@ impl Loop {
         };
         connection.at.doorway = only;
         self.must_wait(index)
+    }
+
+    /// What a request is that finds no slot, as far as its first bytes say. `OPTIONS *` needs none.
+    fn look_ahead(&mut self, index: u32) -> Ahead {
+        let connection = &mut self.table[index];
+        let mut first = [0; 64];
+        match net::peek(connection.fd, &mut first) {
+            // The end of the stream, or an error: the read tells, and closes.
+            Ok(0) => Ahead::ForServer,
+            Ok(len) => {
+                let mut line = &first[..len];
+                while let Some(rest) = line.strip_prefix(b"\r\n") {
+                    line = rest;
+                }
+                // Also if it is too early to say: it is a partial head then, and costs a buffer of these.
+                let len = line.len().min(FOR_SERVER.len());
+                if line[..len] == FOR_SERVER[..len] {
+                    Ahead::ForServer
+                } else {
+                    Ahead::ForHandler
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                connection.readable = false;
+                Ahead::Nothing
+            }
+            Err(_) => Ahead::ForServer,
+        }
     }
 
     /// Whether a new request finds no slot of its doorway, or others before it.
@@ -142,11 +187,15 @@ impl Loop {
             Received::Bytes(len) => {
                 connection.buffered += len as u32;
                 let new = &room[..len];
-                let worth_a_look = match connection.wanted as usize {
+                let wanted = connection.wanted as usize;
+                let worth_a_look = match wanted {
                     // A head ends in a line feed, and its first bytes may show that it is none.
                     0 => filled < 8 || len == room.len() || new.contains(&b'\n'),
                     wanted => filled + len >= wanted,
                 };
+                if wanted > 0 {
+                    self.credit_sender(index, len);
+                }
                 if worth_a_look {
                     self.parse_buffer(index);
                 }
@@ -217,24 +266,21 @@ impl Loop {
             return;
         }
         self.table[index].state = State::Head;
-        let (list, time) = match self.table[index].wanted {
-            0 => (List::Header, self.timeouts.header),
-            _ => (List::SmallBody, self.timeouts.body),
-        };
-        if !self.table.stands_in(index, list) {
-            self.set_timer(index, list, time);
+        // A wait for a slot may be behind it. From here on its client is waited for, and the next one is another.
+        self.table[index].queue_due_ms = 0;
+        if self.table[index].wanted > 0 {
+            if !self.table.stands_in(index, List::SmallBody) {
+                self.wait_for_body(index, List::SmallBody);
+            }
+        } else if !self.table.stands_in(index, List::Header) {
+            self.set_timer(index, List::Header, self.timeouts.header);
         }
     }
 
-    /// Copies bytes into a buffer of the pool; if there is none, the oldest unfinished head has to go.
+    /// Copies bytes into a buffer of the pool; if there is none, the slowest unfinished head has to go.
     fn keep(&mut self, index: u32, bytes: &[u8]) -> bool {
         let taken = self.pool.take().or_else(|| {
-            let oldest = self
-                .table
-                .first(List::Header)
-                .or_else(|| self.table.first(List::SmallBody))?;
-            self.stats.partial_evicted.bump();
-            self.refuse(oldest, 408);
+            self.free_a_buffer();
             self.pool.take()
         });
         let Some(buffer) = taken else {
@@ -265,11 +311,13 @@ impl Loop {
     /// A whole head: takes a slot and puts the request into it.
     fn on_head(&mut self, index: u32, head: &Head<'_, '_>, bytes: &[u8], source: Source) {
         let rest = &bytes[head.head_len..];
+        let (pace, now) = (self.body_pace_limit, self.now_ns);
         let connection = &mut self.table[index];
         connection.minor = head.version_minor;
         connection.keep_alive = head.keep_alive;
         connection.head_only = head.method_text == "HEAD";
         connection.expect_continue = head.expect_continue;
+        connection.body_pace.begin(pace, now);
         connection.body = match head.body {
             BodyFraming::None => BodyRest::Length(0),
             BodyFraming::Length(len) => BodyRest::Length(len),
@@ -442,24 +490,12 @@ impl Loop {
             return;
         }
         connection.state = State::Body;
+        connection.queue_due_ms = 0; // as in `keep_head`
         let list = List::Body(connection.at.doorway);
-        self.set_timer(index, list, self.timeouts.body);
+        self.wait_for_body(index, list);
         self.keep_slots_for_others(index);
         // The rest is read by `read_head` when it is done with the scratch.
         self.ask_to_continue(index);
-    }
-
-    /// Bodies that trickle in may hold half of the slots; beyond that the oldest of them has to go.
-    fn keep_slots_for_others(&mut self, newest: u32) {
-        let at = self.table[newest].at;
-        let list = List::Body(at.doorway);
-        let half = self.doorways[at].client().geometry().slots.div_ceil(2);
-        while self.table.len(list) > half {
-            match self.table.first(list) {
-                Some(oldest) if oldest != newest => self.give_up(oldest, 408),
-                _ => return,
-            }
-        }
     }
 
     /// Tells a client that waits for it that its body is wanted, once. False if the connection is gone.
@@ -579,6 +615,7 @@ impl Loop {
                     connection.body_len += len as u32;
                     // The read was cut by the body's length, which says nothing of the socket.
                     connection.readable |= len == most;
+                    self.credit_sender(index, len);
                     true
                 }
                 Received::Nothing => true,
@@ -592,6 +629,7 @@ impl Loop {
         let go_on = match receive(&mut self.table[index], scratch) {
             Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
                 Ok(used) => {
+                    self.credit_sender(index, used);
                     self.keep_rest(index, &scratch[used..len], Source::Scratch);
                     if self.has_lost_bytes(index, len - used) {
                         self.give_up_body(index, NO_BUFFER);
@@ -645,6 +683,7 @@ impl Loop {
         }
         let len = connection.body_len as usize;
         connection.body_len = 0;
+        connection.body_pace.pause(self.now_ns);
         connection.state = State::Calling;
         self.doorways[connection.at].client_mut().resume(slot, len);
         self.watch_deadline(index);
@@ -660,7 +699,7 @@ impl Loop {
             return;
         }
         let list = List::Body(connection.at.doorway);
-        self.set_timer(index, list, self.timeouts.body);
+        self.wait_for_body(index, list);
         if self.ask_to_continue(index) {
             self.read_body(index);
         }
@@ -670,6 +709,7 @@ impl Loop {
         let connection = &mut self.table[index];
         let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
         connection.body_len = 0;
+        connection.body_pace.pause(self.now_ns);
         let client = self.doorways[connection.at].client_mut();
         set_request_body(client.request_mut(slot), body_len, connection.streamed);
         self.stats.requests.bump();

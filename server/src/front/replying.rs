@@ -3,8 +3,8 @@
 //! What lies in a reply slot was written by the application, perhaps in another process: it is an allegation until its
 //! frame has been decoded and its fields validated. Framing is the front end's alone.
 
+use super::Loop;
 use super::output::{copy_fields, put_framing};
-use super::{List, Loop};
 use crate::connection::{InstanceId, State};
 use crate::http::framing::framing;
 use crate::http::reply::head;
@@ -76,6 +76,9 @@ impl Loop {
             "abandoned calls do not come back"
         );
         self.table[index].begun |= completion.kind != Kind::Final;
+        if completion.kind == Kind::Final {
+            self.doorways[at.doorway].pressed_due_ms = 0; // something goes on there
+        }
         match completion.kind {
             Kind::Interim(interim::WANT_BODY) => self.want_body(index, slot),
             Kind::Interim(_) => self.on_reply(index, slot, false),
@@ -124,9 +127,15 @@ impl Loop {
         };
         match composed {
             Ok(()) => {
-                self.table[index].head_sent = true;
-                self.table[index].state = State::Writing;
-                self.set_timer(index, List::Write, self.timeouts.write);
+                let (now, limit) = (self.now_ns, self.write_pace_limit);
+                let connection = &mut self.table[index];
+                if !connection.head_sent {
+                    connection.write_pace.begin(limit, now);
+                }
+                connection.head_sent = true;
+                connection.state = State::Writing;
+                // No timer runs until it is known that the client has to be waited for.
+                self.table.unlink(index);
                 self.go_on_writing(index);
             }
             Err(error) => {
@@ -232,14 +241,18 @@ impl Loop {
 
     /// In `Writing`: sends until it is all sent or the socket's buffer is full.
     pub(super) fn go_on_writing(&mut self, index: u32) {
-        let connection = &self.table[index];
+        let connection = &mut self.table[index];
+        if let Some(own) = connection.own {
+            self.go_on_answering(index, own);
+            return;
+        }
         let Some(slot) = connection.slot else {
             self.close(index);
             return;
         };
         let remote = self.doorways[connection.at.doorway].is_remote();
         let (client, output) = self.doorways[connection.at].writing(slot);
-        let (total, before) = (output.total(), output.sent);
+        let total = output.total();
         let result = if remote {
             let from = (client, slot);
             output.send_remote(connection.fd, from, self.write_scratch, &self.keys)
@@ -249,7 +262,9 @@ impl Loop {
         match result {
             Ok(sent) => {
                 output.sent += sent;
+                connection.handed += sent as u64;
                 if output.sent == total {
+                    self.writer_is_done(index);
                     self.written(index, slot);
                     return;
                 }
@@ -265,10 +280,8 @@ impl Loop {
                 return;
             }
         }
-        // An event tells when the client has taken some; only then it has the whole timeout again.
-        if output.sent > before {
-            self.set_timer(index, List::Write, self.timeouts.write);
-        }
+        // An event tells when there is room again.
+        self.writer_is_stuck(index);
     }
 
     fn written(&mut self, index: u32, slot: SlotId) {

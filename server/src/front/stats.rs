@@ -67,6 +67,10 @@ stats! {
     late,
     /// Unfinished heads answered 408 to make room for others.
     partial_evicted,
+    /// Clients cut because they were slower than allowed, or held what others needed.
+    slow_cut,
+    /// Connections refused because their address had as many as it may.
+    address_refused,
     /// Connections closed in the middle of a request or an answer, by the end of the drain.
     cut,
 }

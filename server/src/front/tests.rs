@@ -8,7 +8,7 @@ use clap::Parser;
 use routes::Route;
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::FromRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -248,6 +248,7 @@ impl Front {
                 listeners: vec![listener],
                 routes: Arc::new(RouteTable::new(routes)),
             }],
+            addresses: None,
             stats: stats.clone(),
             orders: orders.clone(),
         };

@@ -81,6 +81,9 @@ pub(super) fn summarise(
         bad_gateway = of_front(|front| front.bad_gateway),
         unaccepted_resent = of_front(|front| front.unaccepted_resent),
         late = of_front(|front| front.late),
+        slow_cut = of_front(|front| front.slow_cut),
+        partial_evicted = of_front(|front| front.partial_evicted),
+        address_refused = of_front(|front| front.address_refused),
         cut = of_front(|front| front.cut),
         // With a front end beside it, these are its requests.
         calls = of(|done| done.calls).filter(|_| front.is_none()),

@@ -1,6 +1,6 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
-use super::front::{FrontHalf, Loops, listen_options};
+use super::front::{FrontHalf, Loops, addresses, listen_options};
 use super::signals::{Signals, Wake};
 use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
 use crate::config::{Config, Forward, Source, Target};
@@ -226,6 +226,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         ..open
     };
     let mut opener = OpenerBuilder::default();
+    let addresses = addresses(settings);
     let mut loops = Loops::default();
     let count = sockets.len();
     for (n, sockets) in sockets.into_iter().enumerate() {
@@ -249,6 +250,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
                     routes: routes.clone(),
                 })
                 .collect(),
+            addresses: addresses.clone(),
             stats: Arc::new(LoopStats::default()),
             orders: loops.orders.clone(),
         };

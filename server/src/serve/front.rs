@@ -2,6 +2,7 @@
 
 use super::StartError;
 use super::signals::{Signals, Wake};
+use crate::addresses::Addresses;
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders};
 use crate::net::{self, ListenOptions};
 use crate::plan::LOOP_STACK;
@@ -21,6 +22,13 @@ pub(super) fn listen_options(settings: &FrontSettings) -> ListenOptions {
         receive_buffer: settings.receive_buffer.get(),
         send_buffer: settings.send_buffer.get(),
     }
+}
+
+/// What all loops count addresses in, if these have a limit.
+pub(super) fn addresses(settings: &FrontSettings) -> Option<Arc<Addresses>> {
+    let most = settings.connections_per_address?;
+    let table = Addresses::new(settings.connections_in_all(), most.get());
+    Some(Arc::new(table))
 }
 
 /// Listens on every address once per loop.

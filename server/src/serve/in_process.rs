@@ -50,6 +50,7 @@ impl Server {
         )?;
         let door = application.door()?;
 
+        let addresses = front::addresses(&settings.front);
         let mut loops = Loops::default();
         let count = plan.loops as usize;
         let routes = Arc::new(RouteTable::everything_to(0));
@@ -69,6 +70,7 @@ impl Server {
                     listeners,
                     routes: routes.clone(),
                 }],
+                addresses: addresses.clone(),
                 stats: Arc::new(LoopStats::default()),
                 orders: loops.orders.clone(),
             };

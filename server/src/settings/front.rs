@@ -30,6 +30,16 @@ pub struct FrontSettings {
     )]
     pub connections: NonZeroU32,
 
+    /// Of these, how many one address may have, over all loops (of IPv6, one network of 64 bits); more are closed as soon
+    /// as they are accepted [default: all of them]
+    #[arg(
+        long,
+        env = "TRANSOM_CONNECTIONS_PER_ADDRESS",
+        value_name = "N",
+        help_heading = "Serving"
+    )]
+    pub connections_per_address: Option<NonZeroU32>,
+
     /// Connections that may wait to be accepted, per listener
     #[arg(
         long,
@@ -50,7 +60,7 @@ pub struct FrontSettings {
     )]
     pub requests_per_connection: NonZeroU32,
 
-    /// Unfinished heads (and small bodies) kept per loop; when they run out the oldest gets a 408
+    /// Unfinished heads (and small bodies) kept per loop; when they run out the slowest gets a 408
     #[arg(
         long,
         env = "TRANSOM_PARTIAL_HEADS",
@@ -122,13 +132,34 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_HEADER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub header_timeout: Duration,
 
-    /// How long a body may take
+    /// How long a client that sends a body may send none of it; every byte gives some of that time back (--body-rate)
     #[arg(long, env = "TRANSOM_BODY_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub body_timeout: Duration,
 
-    /// How long a client may take none of its answer
+    /// Bytes a second that a body must come with in the long run: who is slower uses up --body-timeout; 0 for any rate
+    #[arg(
+        long,
+        env = "TRANSOM_BODY_RATE",
+        value_name = "SIZE",
+        default_value = "1KiB",
+        help_heading = "Time"
+    )]
+    pub body_rate: Bytes,
+
+    /// How long a client may take none of its answer; every byte gives some of that time back (--write-rate)
     #[arg(long, env = "TRANSOM_WRITE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub write_timeout: Duration,
+
+    /// Bytes a second at which a client must take its answers in the long run: who is slower uses up --write-timeout; 0 for
+    /// any rate
+    #[arg(
+        long,
+        env = "TRANSOM_WRITE_RATE",
+        value_name = "SIZE",
+        default_value = "1KiB",
+        help_heading = "Time"
+    )]
+    pub write_rate: Bytes,
 
     /// How long a connection may stay open without a request
     #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
@@ -211,6 +242,12 @@ impl FrontSettings {
     #[must_use]
     pub fn connections_per_loop(&self) -> u32 {
         self.connections.get().div_ceil(self.loops())
+    }
+
+    /// Connections of all loops together.
+    #[must_use]
+    pub fn connections_in_all(&self) -> usize {
+        self.connections_per_loop() as usize * self.loops() as usize
     }
 
     /// The deadline in nanoseconds, `None` for none.
