@@ -9,6 +9,7 @@
 //!              ▲        ╰─ refused ──────────────────────────────────────────────▶ Lingering ──▶ Free
 //! ```
 
+mod access;
 mod doorway;
 mod instances;
 mod opener;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use transom_arena::Part;
 use transom_doors::{Bell, Completion, Patience, SlotId};
 
+pub(crate) use access::ACCESS_ENTRY_SIZE;
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
 pub(crate) use opener::{OPEN_TIMEOUT, OPENER_STACK, Opener, OpenerBuilder};
 pub(crate) use routes::{Route, RouteTable};
@@ -200,6 +202,8 @@ pub(crate) struct Loop {
     orders: Arc<Orders>,
     order: Order,
     stats: Arc<LoopStats>,
+    /// Of requests, if they are logged.
+    access: Option<access::Access>,
     /// Sleeps in a row that brought nothing.
     quiet: u32,
     /// The connection whose turn it is to have a slot, though others wait.
@@ -277,6 +281,7 @@ impl Loop {
             orders: parts.orders,
             order: Order::Serve,
             stats: parts.stats,
+            access: None,
             quiet: 0,
             granted: None,
             again: false,
@@ -625,7 +630,9 @@ impl Loop {
             &self.date,
         );
         self.stats.answered(status);
-        match net::send(connection.fd, &reply[..len]) {
+        let sent = net::send(connection.fd, &reply[..len]);
+        self.note_answer(index, status, &reply[..len], *sent.as_ref().unwrap_or(&0));
+        match sent {
             Ok(sent) if sent == len && keep_alive => self.next_request(index),
             Ok(sent) if sent == len => self.close_politely(index),
             // The client has not even taken what it was sent before.
@@ -652,6 +659,7 @@ impl Loop {
             connection.arrived_ms = self.now_ms;
             // In no list until it has been looked at, which is before the loop sleeps: it may be a whole request.
             self.table.unlink(index);
+            self.note_arrival(index);
             self.queue(index);
             return;
         }
@@ -706,6 +714,7 @@ impl Loop {
     }
 
     fn close(&mut self, index: u32) {
+        self.note_close(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
         net::close(self.table[index].fd);

@@ -88,6 +88,7 @@ impl Loop {
 
     /// The handler has no answer.
     fn on_failure(&mut self, index: u32, slot: SlotId, status: u32) {
+        self.note_failure(index, outcome::diagnostic(status));
         let connection = &mut self.table[index];
         self.doorways[connection.at].client_mut().release(slot);
         connection.slot = None;
@@ -204,6 +205,7 @@ impl Loop {
         }
         put_framing(output, connection.chunked, last);
         self.stats.answered(reply.status);
+        self.note_status(index, reply.status);
         Ok(())
     }
 
@@ -250,6 +252,8 @@ impl Loop {
             Ok(sent) => {
                 output.sent += sent;
                 if output.sent == total {
+                    let body_sent = output.body_sent();
+                    self.note_sent(index, body_sent);
                     self.written(index, slot);
                     return;
                 }
@@ -282,7 +286,10 @@ impl Loop {
         connection.slot = None;
         self.doorways[connection.at].client_mut().release(slot);
         // Decided, and said in the head, before the body was read to its end: so not asked again.
-        if connection.keep_alive {
+        let keep_alive = connection.keep_alive;
+        let is_short = connection.owed.is_some_and(|owed| owed > 0);
+        self.note_end(index, is_short);
+        if keep_alive {
             self.next_request(index);
         } else {
             self.close_politely(index);
