@@ -148,3 +148,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ pub(crate) struct Cut<const N: usize> {
 }
 
 impl<const N: usize> Cut<N> {
-    const NOTHING: Self = {
+    pub(super) const NOTHING: Self = {
         assert!(N <= u16::MAX as usize);
         Cut {
             bytes: [0; N],
