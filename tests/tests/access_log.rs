@@ -224,7 +224,7 @@ fn a_streamed_answer_is_counted_without_its_framing_and_an_aborted_one_as_far_as
     for served in Logged::both(&folder, "echo", "--buckets 2", "--access-log json") {
         let mut client = served.front.connect();
         let mut sender = client.sender();
-        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n");
+        let head = format!("POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n");
         let sending = thread::spawn({
             let head = head.clone();
             move || {

@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 /// How often the log says that lines were dropped, at most.
 const SAY_AGAIN_MS: u64 = 1000;
 
+/// A thread starts within microseconds, on a crowded machine within milliseconds.
+const FIRST_ROUND_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Bytes that an access log with a queue of `queue` records takes for good: the queue, the writer's buffer and its stack.
 pub(crate) const fn memory_bytes(queue: usize) -> usize {
     /// The queue's own fields, the names of forwards and doors, and the thread's guard page.
@@ -92,6 +95,8 @@ pub(crate) fn start(options: AccessOptions) -> io::Result<AccessLog> {
     };
     let thread = writer::spawn(shared.clone(), options.sink, options.path, format)?;
     shared.queue.set_writer(thread);
+    // Once it has done a round, what the standard library allocates for a thread is behind us.
+    shared.queue.flush(Instant::now() + FIRST_ROUND_PATIENCE);
     Ok(AccessLog(shared))
 }
 
