@@ -28,7 +28,7 @@ impl Names {
         let escaped = names.iter().map(|name| {
             let end = name.floor_char_boundary(NAME_MAX);
             let mut bytes = Vec::new();
-            escape(name[..end].as_bytes(), style, |part| {
+            escape(&name.as_bytes()[..end], style, |part| {
                 bytes.extend_from_slice(part);
             });
             bytes.into_boxed_slice()
