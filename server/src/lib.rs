@@ -17,6 +17,7 @@
 //! binary is an application on its own, and [`serve_forwards`] (`transom serve`) a front end for any number of them, as a
 //! [`config::Config`] says.
 
+mod access;
 mod addresses;
 pub mod config;
 mod connection;
@@ -33,6 +34,6 @@ mod settings;
 pub use plan::{FrontPlan, Plan, PlanError};
 pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
 pub use settings::{
-    ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings, FrontSettings, LogSetting,
-    OnExhaustion, Settings, WipeSetting,
+    AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,
+    FrontSettings, LogSetting, OnExhaustion, Settings, WipeSetting,
 };

@@ -2,11 +2,14 @@
 //!
 //! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start prints it.
 
+use crate::access;
 use crate::addresses::Addresses;
 use crate::config::{Config, Target};
 use crate::connection::Connection;
 use crate::forward;
-use crate::front::{INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
+use crate::front::{
+    ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE,
+};
 use crate::log;
 use crate::settings::{FrontSettings, SLOTS_MAX, Settings};
 use transom_arena::{
@@ -82,6 +85,16 @@ pub enum PlanError {
         least: String,
         /// Why.
         why: &'static str,
+    },
+    /// A value that means nothing without another.
+    #[error("{flag} has no effect without {other}: {todo}")]
+    NoEffect {
+        /// The flag.
+        flag: &'static str,
+        /// The one that it needs.
+        other: &'static str,
+        /// What to do.
+        todo: &'static str,
     },
     /// A value above what works.
     #[error("{flag} is {was}; it must be at most {most}: {why}")]
@@ -169,16 +182,18 @@ impl FrontPlan {
                 (settings.loops() as usize).saturating_mul(http.doors().len()) * INSTANCES;
             terms.extend(with_loops(settings, channels));
             terms.extend(addresses(settings));
+            terms.extend(access_log(settings));
             settings.loops()
         };
         if tcp + udp > 0 {
             terms.extend(with_streams(settings, tcp, udp));
         }
+        let logs_access = loops > 0 && settings.access_style().is_some();
         terms.extend([
             log_queue(settings),
             constant(),
             threads(
-                loops as usize + tcp + udp + FRONT_THREADS,
+                loops as usize + tcp + udp + FRONT_THREADS + usize::from(logs_access),
                 "a loop or a tcp or udp forward each, one that opens doors, and two",
                 "--loops, --forward",
             ),
@@ -307,12 +322,16 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
         constant(),
         socket_buffers(front),
         threads(
-            settings.application.buckets as usize + loops + 2,
-            "a bucket or a loop each, and two",
+            settings.application.buckets as usize
+                + loops
+                + 2
+                + usize::from(front.access_style().is_some()),
+            "a bucket or a loop each, and two or, with an access log, three",
             "--buckets, --loops",
         ),
     ];
     terms.extend(addresses(front));
+    terms.extend(access_log(front));
     terms
 }
 
@@ -424,6 +443,31 @@ fn log_queue(settings: &FrontSettings) -> Term {
     )
 }
 
+/// The terms of an access log, if there is one.
+fn access_log(settings: &FrontSettings) -> Vec<Term> {
+    if settings.access_style().is_none() {
+        return Vec::new();
+    }
+    vec![
+        term(
+            "access log",
+            Place::Process,
+            1,
+            access::memory_bytes(usize::from(settings.access_log_queue.get())),
+            "lines that wait to be written",
+            "--access-log, --access-log-queue",
+        ),
+        term(
+            "access entries",
+            Place::Process,
+            settings.loops() as usize * settings.connections_per_loop() as usize,
+            ACCESS_ENTRY_SIZE,
+            "what a line needs of a connection's request",
+            "--access-log, --connections",
+        ),
+    ]
+}
+
 fn constant() -> Term {
     term(
         "constant",
@@ -510,6 +554,13 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
                 why: "everything takes some time",
             });
         }
+    }
+    if settings.access_log_file.is_some() && settings.access_style().is_none() {
+        return Err(PlanError::NoEffect {
+            flag: "--access-log-file",
+            other: "--access-log",
+            todo: "set that to combined or json, or leave the file out",
+        });
     }
     if !settings.head_limit.get().is_multiple_of(PAGE) {
         return Err(PlanError::TooSmall {
@@ -657,6 +708,27 @@ mod tests {
     }
 
     #[test]
+    fn an_access_log_has_its_terms_where_there_are_loops() {
+        let names = ["access log", "access entries"];
+        for (flags, present) in [("", false), ("--access-log json", true)] {
+            let front = settings(&format!("--loops 2 --connections 7 {flags}")).front;
+            let plan = Plan::new(&settings(flags)).expect("it adds up");
+            let with_http = FrontPlan::new(&front, &config(&["http://127.0.0.1:80=/a"]));
+            let with_http = with_http.expect("it adds up");
+            let without = FrontPlan::new(&front, &config(&["tcp://127.0.0.1:81=/a"]));
+            let without = without.expect("it adds up");
+            for name in names {
+                assert_eq!(terms(&plan.bound, name).0.contains(&name), present);
+                assert_eq!(terms(&with_http.bound, name).0.contains(&name), present);
+                assert!(!terms(&without.bound, name).0.contains(&name));
+            }
+            let (_, entries) = terms(&with_http.bound, "access entries");
+            let expected = if present { 8 * ACCESS_ENTRY_SIZE } else { 0 };
+            assert_eq!(entries, expected); // 7 connections are 4 for each of 2 loops
+        }
+    }
+
+    #[test]
     fn without_http_there_are_no_loops() {
         let front = settings("--loops 2").front;
         let config = config(&["tcp://127.0.0.1:81=/a"]);
@@ -704,6 +776,7 @@ mod tests {
             ("--channel-limit 5000", "--channel-limit"),
             ("--channel-limit 1TiB", "--channel-limit"),
             ("--idle-timeout 0", "--idle-timeout"),
+            ("--access-log-file /a", "--access-log-file"),
         ] {
             let config = config(&["http://127.0.0.1:80=/a"]);
             let error = FrontPlan::new(&settings(flags).front, &config)

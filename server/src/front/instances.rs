@@ -142,6 +142,7 @@ impl Loop {
         connection.at = to;
         connection.slot = Some(slot);
         self.stats.unaccepted_resent.bump();
+        self.note_slot(index);
         self.submit_slot(index, slot, len);
     }
 

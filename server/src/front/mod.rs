@@ -9,6 +9,7 @@
 //!              ▲        ╰─ refused ──────────────────────────────────────────────▶ Lingering ──▶ Free
 //! ```
 
+mod access;
 mod doorway;
 mod instances;
 mod opener;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use transom_arena::{Bytes, Part};
 use transom_doors::{Bell, Completion, Patience, SlotId};
 
+pub(crate) use access::ACCESS_ENTRY_SIZE;
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
 pub(crate) use opener::{OPEN_TIMEOUT, OPENER_STACK, Opener, OpenerBuilder};
 pub(crate) use routes::{Route, RouteTable};
@@ -214,6 +216,8 @@ pub(crate) struct Loop {
     orders: Arc<Orders>,
     order: Order,
     stats: Arc<LoopStats>,
+    /// Of requests, if they are logged.
+    access: Option<access::Access>,
     /// Sleeps in a row that brought nothing.
     quiet: u32,
     /// The connection whose turn it is to have a slot, though others wait.
@@ -295,6 +299,7 @@ impl Loop {
             orders: parts.orders,
             order: Order::Serve,
             stats: parts.stats,
+            access: None,
             quiet: 0,
             granted: None,
             again: false,
@@ -662,10 +667,12 @@ impl Loop {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
+                self.note_answer(index, status, &reply[..len], 0);
                 self.close(index);
                 return;
             }
         };
+        self.note_answer(index, status, &reply[..len], sent);
         self.table[index].handed += sent as u64;
         if sent < len {
             // Its client has not even taken what it was sent before: it is not read from until it has.
@@ -709,6 +716,7 @@ impl Loop {
             connection.arrived_ms = self.now_ms;
             // In no list until it has been looked at, which is before the loop sleeps: it may be a whole request.
             self.table.unlink(index);
+            self.note_arrival(index);
             self.queue(index);
             return;
         }
@@ -764,6 +772,7 @@ impl Loop {
     }
 
     fn close(&mut self, index: u32) {
+        self.note_close(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
         net::close(self.table[index].fd);

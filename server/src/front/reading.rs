@@ -156,6 +156,7 @@ impl Loop {
         }
         let (due, arrived) = (connection.queue_due_ms, connection.arrived_ms);
         let list = List::Waiting(connection.at.doorway);
+        self.note_wait(index);
         let due = self
             .deadline_ms(arrived)
             .map_or(due, |deadline| due.min(deadline));
@@ -167,9 +168,10 @@ impl Loop {
         match receive(&mut self.table[index], scratch) {
             Received::Bytes(len) => {
                 self.table[index].arrived_ms = self.now_ms;
+                self.note_arrival(index);
                 self.on_head_bytes(index, &scratch[..len], Source::Scratch);
             }
-            Received::Nothing => {}
+            Received::Nothing => self.note_silence(index),
             Received::End => self.close(index),
         }
         self.read_scratch = scratch;
@@ -239,6 +241,7 @@ impl Loop {
             Err(refusal) => {
                 // Also an answer to a HEAD that is refused has no body.
                 self.table[index].head_only = bytes.starts_with(b"HEAD ");
+                self.note_no_head(index, bytes);
                 self.refuse_with_reason(index, refusal);
             }
         }
@@ -262,6 +265,7 @@ impl Loop {
     fn keep_head(&mut self, index: u32, bytes: &[u8], source: Source) {
         if source == Source::Scratch && !self.keep(index, bytes) {
             // No buffer can be had: all are with requests that have a slot or wait for one.
+            self.note_no_head(index, bytes);
             self.refuse(index, 503);
             return;
         }
@@ -310,6 +314,7 @@ impl Loop {
 
     /// A whole head: takes a slot and puts the request into it.
     fn on_head(&mut self, index: u32, head: &Head<'_, '_>, bytes: &[u8], source: Source) {
+        self.note_head(index, head);
         let rest = &bytes[head.head_len..];
         let (pace, now) = (self.body_pace_limit, self.now_ns);
         let connection = &mut self.table[index];
@@ -351,6 +356,7 @@ impl Loop {
             }
         };
         self.table[index].at.doorway = doorway;
+        self.note_doorway(index, doorway);
         if let BodyFraming::Length(len) = head.body
             && self.body_may_wait(rest.len(), head.head_len, len)
             && (self.doorways[doorway].free_slots() > 0 || !self.table[index].expect_continue)
@@ -380,6 +386,7 @@ impl Loop {
         };
         self.table[index].at = at;
         self.table[index].slot = Some(slot);
+        self.note_slot(index);
         match self.write_frame(index, slot, head, bytes) {
             Ok(body_at) => {
                 self.table[index].body_at = body_at as u32;

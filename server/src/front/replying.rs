@@ -91,6 +91,7 @@ impl Loop {
 
     /// The handler has no answer.
     fn on_failure(&mut self, index: u32, slot: SlotId, status: u32) {
+        self.note_failure(index, outcome::diagnostic(status));
         let connection = &mut self.table[index];
         self.doorways[connection.at].client_mut().release(slot);
         connection.slot = None;
@@ -213,6 +214,7 @@ impl Loop {
         }
         put_framing(output, connection.chunked, last);
         self.stats.answered(reply.status);
+        self.note_status(index, reply.status);
         Ok(())
     }
 
@@ -264,6 +266,8 @@ impl Loop {
                 output.sent += sent;
                 connection.handed += sent as u64;
                 if output.sent == total {
+                    let body_sent = output.body_sent();
+                    self.note_sent(index, body_sent);
                     self.writer_is_done(index);
                     self.written(index, slot);
                     return;
@@ -295,7 +299,10 @@ impl Loop {
         connection.slot = None;
         self.doorways[connection.at].client_mut().release(slot);
         // Decided, and said in the head, before the body was read to its end: so not asked again.
-        if connection.keep_alive {
+        let keep_alive = connection.keep_alive;
+        let is_short = connection.owed.is_some_and(|owed| owed > 0);
+        self.note_end(index, is_short);
+        if keep_alive {
             self.next_request(index);
         } else {
             self.close_politely(index);

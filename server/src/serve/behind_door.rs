@@ -101,7 +101,7 @@ impl Server {
         let in_time = self.wait_for_calls(began + timeout, signals);
         let cut = self.door.info().calls_under_way;
         let done = self.application.figures();
-        end::summarise(None, Some(&done), logs, began.elapsed());
+        end::summarise(None, Some(&done), None, logs, began.elapsed());
         end::Ending {
             recycle,
             sound: true,

@@ -1,5 +1,6 @@
 //! The line at the start that says what memory there is, the one at the end that says what was done, and the exit status.
 
+use crate::access::AccessLog;
 use crate::front::LoopFigures;
 use crate::log::LogHandle;
 use std::process::ExitCode;
@@ -59,9 +60,11 @@ impl std::fmt::Display for Frames<'_> {
 pub(super) fn summarise(
     front: Option<&LoopFigures>,
     application: Option<&Figures>,
+    access: Option<&AccessLog>,
     logs: &LogHandle,
     took: Duration,
 ) {
+    let access_lines_dropped = access.map(AccessLog::end);
     if front.is_some() && application.is_some() && process_heap_allocations() > 0 {
         // In one process nothing has a reason to. (Between processes, doors that are opened again do.)
         let frames = first_process_heap_allocation();
@@ -98,6 +101,7 @@ pub(super) fn summarise(
         largest_refused = of(|done| done.largest_refused),
         stack_high_water = of(|done| done.stack_high_water as u64),
         process_heap_allocations = process_heap_allocations(),
+        access_lines_dropped,
         log_lines_dropped = logs.dropped(),
         "drained"
     );

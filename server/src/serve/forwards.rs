@@ -2,7 +2,8 @@
 
 use super::front::{FrontHalf, Loops, addresses, listen_options};
 use super::signals::{Signals, Wake};
-use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
+use super::{HEAP_HEADROOM, StartError, access, descriptors, end, report, with_logs};
+use crate::access::AccessLog;
 use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
 use crate::front::{
@@ -69,7 +70,7 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     )?;
     let signals = Signals::block().map_err(StartError::Signals)?;
     with_logs(&front, |logs| {
-        Server::start(&plan, &front, config, started)
+        Server::start(&plan, &front, config, &signals, started)
             .map(|server| server.until_the_end(&front, &signals, logs))
     })
 }
@@ -176,6 +177,8 @@ struct Server {
     front: FrontHalf,
     /// None without loops.
     opener: Option<Opener>,
+    /// None if it is off, or without loops.
+    access: Option<AccessLog>,
     streams: Forwards,
 }
 
@@ -194,6 +197,7 @@ struct ForwardParts<'c> {
     connections: Part,
     heads: Part,
     scratch: Part,
+    access: Option<&'c AccessLog>,
 }
 
 /// Builds a loop for each element of `sockets`, and starts what opens their doors.
@@ -207,6 +211,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         mut connections,
         mut heads,
         mut scratch,
+        access,
     } = parts;
     let doorway = |door: &Path| doors.iter().position(|known| *known == door);
     let tables = forwards.iter().map(|forward| match &forward.target {
@@ -256,7 +261,10 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         };
         loops.stats.push(parts.stats.clone());
         let scratch = (READ_SIZE, write_size(settings));
-        let this = Loop::new(settings, parts, scratch).map_err(StartError::Loop)?;
+        let mut this = Loop::new(settings, parts, scratch).map_err(StartError::Loop)?;
+        if let Some(log) = access {
+            this.log_access(log.clone(), settings.connections_per_loop());
+        }
         loops.loops.push(this);
     }
     let opener = opener.start(Box::new(AsyncClient::open));
@@ -268,6 +276,7 @@ impl Server {
         plan: &FrontPlan,
         settings: &FrontSettings,
         mut config: Config,
+        signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
         let http = config.http_forwards().cloned().collect();
@@ -276,6 +285,15 @@ impl Server {
         // Before the region is mapped, so that a port in use is said at once.
         let sockets = listen(&mut config.forwards, settings, plan.loops)?;
         let stream_sockets = listen(&mut streams, settings, 1)?.pop().unwrap_or_default();
+        let access = match plan.loops {
+            0 => None,
+            _ => {
+                let forwards = config.forwards.iter().map(ToString::to_string);
+                let doors = config.doors().into_iter();
+                let doors = doors.map(|door| door.to_string_lossy().into_owned());
+                access::start(settings, forwards.collect(), doors.collect(), signals)?
+            }
+        };
         let (loops, opener) = match plan.loops {
             0 => (Loops::default(), None),
             _ => {
@@ -298,6 +316,7 @@ impl Server {
                     connections,
                     heads,
                     scratch,
+                    access: access.as_ref(),
                 })?;
                 (loops, Some(opener))
             }
@@ -320,6 +339,7 @@ impl Server {
         Ok(Server {
             front,
             opener,
+            access,
             streams: running,
         })
     }
@@ -342,7 +362,8 @@ impl Server {
         let (cut, streams_sound) = self.streams.join();
         let sound = loops_sound && streams_sound;
         drop(self.opener); // nobody asks it any more
-        end::summarise(Some(&front), None, logs, began.elapsed());
+        let access = self.access.as_ref();
+        end::summarise(Some(&front), None, access, logs, began.elapsed());
         end::Ending {
             recycle: false,
             sound,

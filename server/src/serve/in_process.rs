@@ -2,7 +2,8 @@
 
 use super::front::{self, FrontHalf, Loops};
 use super::signals::{Signals, Wake};
-use super::{Handlers, StartError, application, end};
+use super::{Handlers, StartError, access, application, end};
+use crate::access::AccessLog;
 use crate::front::{DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
 use crate::log::LogHandle;
 use crate::net;
@@ -21,6 +22,7 @@ pub(super) struct Server {
     application: &'static Application,
     door: Door,
     front: FrontHalf,
+    access: Option<AccessLog>,
 }
 
 impl Server {
@@ -34,6 +36,13 @@ impl Server {
         // Before the region is mapped, so that a port in use is said at once.
         let listeners = front::listen(&settings.listen, &settings.front, plan.loops)?;
         let address = net::local_address(&listeners[0][0]).map_err(StartError::Loop)?;
+        let mut addresses = Vec::new();
+        for listener in &listeners[0] {
+            let address = net::local_address(listener).map_err(StartError::Loop)?;
+            addresses.push(format!("http://{address}"));
+        }
+        let forwards = vec![addresses.join(",")];
+        let access = access::start(&settings.front, forwards, Vec::new(), signals)?;
 
         let mut region = application::map(plan, &settings.application)?;
         let mut take = |name| region.take(name).expect("the plan has this term");
@@ -76,7 +85,10 @@ impl Server {
             };
             loops.stats.push(parts.stats.clone());
             let scratch = (READ_SIZE, write_size(&settings.front));
-            let this = Loop::new(&settings.front, parts, scratch).map_err(StartError::Loop)?;
+            let mut this = Loop::new(&settings.front, parts, scratch).map_err(StartError::Loop)?;
+            if let Some(log) = &access {
+                this.log_access(log.clone(), settings.front.connections_per_loop());
+            }
             loops.loops.push(this);
         }
         application::start(application, &door, handlers.warm_up)?;
@@ -95,6 +107,7 @@ impl Server {
             application,
             door,
             front,
+            access,
         })
     }
 
@@ -115,7 +128,8 @@ impl Server {
         self.door.revoke();
         let (front, sound) = self.front.join();
         let done = self.application.figures();
-        end::summarise(Some(&front), Some(&done), logs, began.elapsed());
+        let access = self.access.as_ref();
+        end::summarise(Some(&front), Some(&done), access, logs, began.elapsed());
         end::Ending {
             recycle,
             sound,

@@ -1,5 +1,6 @@
 //! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to stop.
 
+mod access;
 mod application;
 mod behind_door;
 mod descriptors;
@@ -181,6 +182,14 @@ enum StartError {
     Attach(#[from] transom_doors::AttachError),
     #[error(transparent)]
     Log(#[from] log::LogError),
+    #[error("--access-log-file {}: {}", .path.display(), explain_file(.source))]
+    AccessLog { path: PathBuf, source: io::Error },
+    #[error(
+        "--access-log: standard output cannot be written to: {0}; name a file with --access-log-file"
+    )]
+    AccessOutput(io::Error),
+    #[error("cannot start the thread that writes the access log: {0}; check `ulimit -u`")]
+    AccessThread(io::Error),
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
 }
@@ -199,6 +208,18 @@ fn explain(error: &io::Error, address: &SocketAddr) -> String {
             format!("{error}; this machine does not have that address")
         }
         _ => error.to_string(),
+    }
+}
+
+fn explain_file(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => format!("{error}; make its folder first"),
+        Some(libc::EACCES | libc::EROFS) => {
+            format!("{error}; let this user write there, or name another file")
+        }
+        Some(libc::EISDIR) => format!("{error}; name a file in it"),
+        Some(libc::ENXIO) => format!("{error}; nobody reads that pipe: start its reader first"),
+        _ => format!("{error}; name a file that can be appended to"),
     }
 }
 

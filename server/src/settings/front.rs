@@ -1,9 +1,11 @@
 //! What a front end needs, with or without an application of its own.
 
 use super::values::parse_duration;
+use crate::access::Style;
 use crate::log::LogFormat;
 use clap::{Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use transom_arena::Bytes;
@@ -199,6 +201,36 @@ pub struct FrontSettings {
     )]
     pub log_queue: NonZeroU16,
 
+    /// Write a line for each request: off, combined (as Apache and nginx do, with more behind it), or json
+    #[arg(
+        long,
+        env = "TRANSOM_ACCESS_LOG",
+        value_enum,
+        default_value = "off",
+        help_heading = "Logs"
+    )]
+    pub access_log: AccessLogSetting,
+
+    /// File that the lines of --access-log are appended to; opened anew on SIGHUP, as logrotate wants it
+    /// [default: standard output]
+    #[arg(
+        long,
+        env = "TRANSOM_ACCESS_LOG_FILE",
+        value_name = "PATH",
+        help_heading = "Logs"
+    )]
+    pub access_log_file: Option<PathBuf>,
+
+    /// Lines of --access-log that may wait to be written; more are dropped and counted
+    #[arg(
+        long,
+        env = "TRANSOM_ACCESS_LOG_QUEUE",
+        value_name = "N",
+        default_value = "1024",
+        help_heading = "Logs"
+    )]
+    pub access_log_queue: NonZeroU16,
+
     /// Print the memory equation of these settings and exit, without serving
     #[arg(long, env = "TRANSOM_CHECK", help_heading = "Serving")]
     pub check: bool,
@@ -212,6 +244,17 @@ pub enum LogSetting {
     /// One readable line per event
     Human,
     /// One JSON object per line
+    Json,
+}
+
+/// `--access-log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccessLogSetting {
+    /// No line
+    Off,
+    /// The combined log format, and behind it what that does not have
+    Combined,
+    /// One JSON object per request
     Json,
 }
 
@@ -236,6 +279,15 @@ impl FrontSettings {
             },
             |n| u32::from(n.get()),
         )
+    }
+
+    /// Whether requests are logged, and how.
+    pub(crate) fn access_style(&self) -> Option<Style> {
+        match self.access_log {
+            AccessLogSetting::Off => None,
+            AccessLogSetting::Combined => Some(Style::Combined),
+            AccessLogSetting::Json => Some(Style::Json),
+        }
     }
 
     /// Connections of one loop.

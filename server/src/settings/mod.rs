@@ -12,7 +12,7 @@ mod values;
 pub use application::{ApplicationSettings, ChannelSettings, OnExhaustion, WipeSetting};
 pub use door::DoorSettings;
 pub use file::ForwardSettings;
-pub use front::{FrontSettings, LogSetting};
+pub use front::{AccessLogSetting, FrontSettings, LogSetting};
 
 use clap::Args;
 use std::net::SocketAddr;
