@@ -30,8 +30,6 @@ mod chunked_tests;
 #[cfg(test)]
 mod field_rows;
 #[cfg(test)]
-mod head_properties;
-#[cfg(test)]
 mod head_rows;
 
 pub(crate) use bytes::is_token;
