@@ -146,6 +146,11 @@ fn row_18_no_answer_to_head_has_a_body() {
             End::Open,
             head("/fill/1000000", "Host: a\r\n"),
         ),
+        Case::refused(
+            "a bad head behind an empty line",
+            400,
+            format!("\r\n{}", head("/", "")),
+        ),
         Case::refused("a bad head", 400, head("/", "")),
         Case::refused(
             "a bad length",
@@ -171,6 +176,44 @@ fn row_18_no_answer_to_head_has_a_body() {
                 "{target}"
             );
         }
+        stand.stop();
+    }
+}
+
+#[test]
+fn row_18_no_answer_to_an_unfinished_head_has_a_body_either_and_the_next_one_has_its_own() {
+    for stand in both("--header-timeout 300ms", "--buckets 1") {
+        let mut client = stand.connect();
+        client.send("HEAD / HTTP/1.1\r\nHost: a");
+        assert_eq!(client.answer_to_head().status, 408, "{}", stand.name);
+        assert!(client.is_closed(), "{}: a body", stand.name);
+        // What was asked before says nothing about this one.
+        let mut client = stand.connect();
+        client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer_to_head().status, 200);
+        client.send("GET / HTTP/1.1\r\nHost: a");
+        let answer = client.answer();
+        assert_eq!(
+            (answer.status, answer.body.is_empty()),
+            (408, false),
+            "{}",
+            stand.name
+        );
+        stand.stop();
+    }
+}
+
+#[test]
+fn row_18_no_answer_to_a_head_that_waits_in_vain_has_a_body() {
+    for stand in both("--queue-timeout 100ms", "--buckets 1 --slots 1") {
+        let mut busy = stand.connect();
+        busy.send("GET /sleep/1500 HTTP/1.1\r\nHost: a\r\n\r\n");
+        stand.handlers().wait_for_sleepers(1);
+        let mut client = stand.connect();
+        client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer_to_head().status, 503, "{}", stand.name);
+        assert!(client.is_closed(), "{}: a body", stand.name);
+        assert_eq!(busy.answer().text(), "slept\n");
         stand.stop();
     }
 }

@@ -240,7 +240,11 @@ impl Case {
 }
 
 fn next_answer(client: &mut Client, request: &[u8]) -> Result<Answer, Trouble> {
-    if request.starts_with(b"HEAD ") {
+    let mut line = request;
+    while let Some(rest) = line.strip_prefix(b"\r\n") {
+        line = rest;
+    }
+    if line.starts_with(b"HEAD ") {
         Ok(client.answer_to_head())
     } else {
         client.try_answer()
