@@ -322,7 +322,7 @@ fn meaning(fields: &[(String, Vec<u8>)], minor: u8, broken: &mut BTreeSet<u16>) 
     let all = |name: &str| -> Vec<&Vec<u8>> {
         let named = fields
             .iter()
-            .filter(|(other, _)| other.to_ascii_lowercase() == name);
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value).collect()
     };
     let hosts = all("host");
@@ -366,7 +366,7 @@ fn meaning(fields: &[(String, Vec<u8>)], minor: u8, broken: &mut BTreeSet<u16>) 
     let expects = all("expect");
     if expects
         .iter()
-        .any(|value| value.to_ascii_lowercase() != b"100-continue")
+        .any(|value| !value.eq_ignore_ascii_case(b"100-continue"))
     {
         broken.insert(417);
     }
