@@ -23,6 +23,9 @@ pub mod config;
 mod connection;
 mod forward;
 pub mod front;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod log;
 mod net;

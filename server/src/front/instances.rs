@@ -7,7 +7,7 @@
 use super::doorway::INSTANCES;
 use super::{Loop, Order, Source};
 use crate::connection::{InstanceId, State};
-use transom_doors::{AsyncClient, PeerState, SlotId};
+use transom_doors::{AsyncClient, PeerState, SlotId, Withdraw};
 
 impl Loop {
     /// Publishes what was submitted. What an instance did not accept waits for the next one.
@@ -216,11 +216,26 @@ impl Loop {
             });
             if holds {
                 self.stats.cut.bump();
-                // It may have run: a 503 would say that it has not.
-                self.give_up(index, 502);
+                let status = self.status_of_eviction(index);
+                self.give_up(index, status);
             }
         }
         self.free_instance(at);
+    }
+
+    /// A 503 says that a request has not run; what may have gets a 502.
+    fn status_of_eviction(&mut self, index: u32) -> u16 {
+        let connection = &self.table[index];
+        let (at, slot) = (connection.at, connection.slot);
+        let unsent = match (connection.state, slot) {
+            (State::Body | State::Waiting, _) | (_, None) => true,
+            (State::Calling, Some(slot)) => {
+                !connection.begun
+                    && self.doorways[at].client_mut().withdraw(slot) == Withdraw::Withdrawn
+            }
+            _ => false,
+        };
+        if unsent { 503 } else { 502 }
     }
 
     fn install(&mut self, doorway: u16, client: AsyncClient) {

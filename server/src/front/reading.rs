@@ -5,7 +5,8 @@ use super::routes::Match;
 use crate::connection::{BodyRest, Connection, List, State};
 use crate::http::reply::CONTINUE;
 use crate::http::{
-    BodyFraming, ChunkDecoder, Head, Note, Parsed, Refusal, TargetForm, decode_path, parse,
+    BodyFraming, ChunkDecoder, Head, Note, Parsed, Refusal, TargetForm, begins_with_head,
+    decode_path, parse,
 };
 use crate::net;
 use std::io;
@@ -177,6 +178,18 @@ impl Loop {
         self.read_scratch = scratch;
     }
 
+    /// Of a request that lies unread in the socket and will stay unread: whether its answer may have a body.
+    pub(super) fn look_for_head(&mut self, index: u32) {
+        if self.table[index].buffer.is_some() {
+            return; // it has been read
+        }
+        let scratch = std::mem::take(&mut self.read_scratch);
+        if let Received::Bytes(len) = receive(&mut self.table[index], scratch) {
+            self.table[index].head_only = begins_with_head(&scratch[..len]);
+        }
+        self.read_scratch = scratch;
+    }
+
     fn read_into_buffer(&mut self, index: u32) {
         let connection = &mut self.table[index];
         let Some(buffer) = connection.buffer else {
@@ -236,11 +249,15 @@ impl Loop {
     fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
         let mut fields = [httparse::EMPTY_HEADER; 100];
         match parse(bytes, &self.limits, &mut fields) {
-            Ok(Parsed::Partial) => self.keep_head(index, bytes, source),
+            Ok(Parsed::Partial) => {
+                // It may be cut by a timer, or to make room.
+                self.table[index].head_only = begins_with_head(bytes);
+                self.keep_head(index, bytes, source);
+            }
             Ok(Parsed::Complete(head)) => self.on_head(index, &head, bytes, source),
             Err(refusal) => {
                 // Also an answer to a HEAD that is refused has no body.
-                self.table[index].head_only = bytes.starts_with(b"HEAD ");
+                self.table[index].head_only = begins_with_head(bytes);
                 self.note_no_head(index, bytes);
                 self.refuse_with_reason(index, refusal);
             }

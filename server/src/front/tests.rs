@@ -883,7 +883,7 @@ fn calls_of_instances_that_left_keep_the_next_one_out_for_a_while_only() {
     let _third = front.serve(0, "c", 4);
     assert_answer(&front.get("/"), 200, "c");
     assert!(!rest(slow).contains("X-0249"), "its answer was cut");
-    assert!(rest(upload).starts_with("HTTP/1.1 502 "));
+    assert!(rest(upload).starts_with("HTTP/1.1 503 "));
     assert_eq!(front.stats.cut.get(), 2);
     second.gate.open();
     assert_answer(&rest(held), 200, "b");

@@ -40,6 +40,7 @@ impl Loop {
             while let Some(index) = self.table.expired(List::Waiting(doorway), now) {
                 // Its request may lie unread in the socket, so the connection cannot go on.
                 let status = if self.is_late(index) { 504 } else { 503 };
+                self.look_for_head(index);
                 self.refuse(index, status);
             }
         }

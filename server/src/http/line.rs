@@ -66,6 +66,16 @@ pub(super) fn parse<'b>(
     }))
 }
 
+/// Whether the request at the start of `bytes` is a HEAD, as far as can be seen, whatever else is wrong with it: then no answer
+/// to it has a body.
+pub(crate) fn begins_with_head(bytes: &[u8]) -> bool {
+    let mut line = bytes;
+    while let [b'\r', b'\n', rest @ ..] = line {
+        line = rest;
+    }
+    line.starts_with(b"HEAD ")
+}
+
 /// `bytes`, which have been seen to be ASCII, as text.
 pub(super) fn ascii(bytes: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(bytes)

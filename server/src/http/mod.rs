@@ -30,8 +30,6 @@ mod chunked_tests;
 #[cfg(test)]
 mod field_rows;
 #[cfg(test)]
-mod head_properties;
-#[cfg(test)]
 mod head_rows;
 
 pub(crate) use bytes::is_token;
@@ -39,6 +37,7 @@ pub use chunked::ChunkDecoder;
 pub use date::DateCache;
 pub use framing::{BodySize, ReplyFraming};
 pub use head::{BodyFraming, Head, HeadLimits, Parsed, parse};
+pub(crate) use line::begins_with_head;
 pub use method::Method;
 pub use path::decode_path;
 pub use refusals::Note;
