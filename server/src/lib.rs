@@ -21,12 +21,14 @@ pub mod config;
 mod connection;
 pub mod front;
 pub mod http;
+mod listen;
 pub mod log;
 mod net;
 mod plan;
 mod serve;
 mod settings;
 
+pub use listen::ListenAddress;
 pub use plan::{FrontPlan, Plan, PlanError};
 pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
 pub use settings::{

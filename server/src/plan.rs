@@ -429,6 +429,7 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
         ("--body-timeout", settings.body_timeout),
         ("--write-timeout", settings.write_timeout),
         ("--idle-timeout", settings.idle_timeout),
+        ("--handover-timeout", settings.handover_timeout),
     ] {
         if time.is_zero() {
             return Err(PlanError::TooSmall {

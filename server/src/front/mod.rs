@@ -21,7 +21,7 @@ mod timers;
 
 use crate::connection::{BufferPool, Connection, InstanceId, List, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
-use crate::net::{self, Epoll};
+use crate::net::{self, Epoll, ListenOptions};
 use crate::settings::FrontSettings;
 use doorway::{Doorway, Doorways};
 use std::collections::VecDeque;
@@ -114,10 +114,13 @@ pub(crate) struct Orders {
 #[repr(u32)]
 pub(crate) enum Order {
     Serve = 0,
+    /// Accept nothing more, because another process does, and close nobody's connection before it has had an answer that
+    /// says so: whoever has connected, or was promised that a connection stays open, may be about to use it.
+    HandOver = 1,
     /// Accept nothing, end what has begun.
-    Drain = 1,
+    Drain = 2,
     /// Close everything.
-    Stop = 2,
+    Stop = 3,
 }
 
 impl Orders {
@@ -128,7 +131,8 @@ impl Orders {
     fn get(&self) -> Order {
         match self.state.load(Ordering::Relaxed) {
             0 => Order::Serve,
-            1 => Order::Drain,
+            1 => Order::HandOver,
+            2 => Order::Drain,
             _ => Order::Stop,
         }
     }
@@ -149,8 +153,17 @@ pub(crate) struct Parts {
 
 /// What a loop listens on for HTTP, and where the requests from there go.
 pub(crate) struct Forward {
-    pub listeners: Vec<OwnedFd>,
+    pub listeners: Vec<Listener>,
     pub routes: Arc<RouteTable>,
+}
+
+/// A socket that connections are accepted from.
+#[derive(Debug, Clone)]
+pub(crate) struct Listener {
+    /// Closed when nobody holds it any more: neither a loop nor what hands it on to another process.
+    pub socket: Arc<OwnedFd>,
+    /// Other loops accept from it too.
+    pub shared: bool,
 }
 
 /// How long things may take, in milliseconds.
@@ -176,7 +189,9 @@ pub(crate) struct Loop {
     epoll: Epoll,
     bell: Bell,
     /// Each with the number of its forward.
-    listeners: Vec<(OwnedFd, u16)>,
+    listeners: Vec<(Listener, u16)>,
+    /// What accepted connections are like, where they do not inherit it.
+    listen_options: ListenOptions,
     /// By forward: where its requests go.
     forwards: Vec<Arc<RouteTable>>,
     accepting: bool,
@@ -228,7 +243,8 @@ impl Loop {
             forwards.push(forward.routes);
         }
         for (n, (listener, _)) in (0..).zip(&listeners) {
-            epoll.add_listener(listener.as_raw_fd(), Source::Listener(n).token())?;
+            let token = Source::Listener(n).token();
+            epoll.add_listener(listener.socket.as_raw_fd(), listener.shared, token)?;
         }
         let doorways = parts.doorways.into_iter().map(Doorway::new);
         let doorways = Doorways(doorways.collect());
@@ -244,6 +260,7 @@ impl Loop {
             epoll,
             bell: parts.bell,
             listeners,
+            listen_options: settings.listen_options(),
             forwards,
             accepting: true,
             table: Table::new(parts.connections, connections, doorways.0.len()),
@@ -310,7 +327,8 @@ impl Loop {
             self.serve_waiting();
             self.serve_ready();
             // Only now: a timer may have closed the last connection, and then no event is left to come.
-            if self.order == Order::Stop || (self.order == Order::Drain && self.table.open() == 0) {
+            let draining = matches!(self.order, Order::HandOver | Order::Drain);
+            if self.order == Order::Stop || (draining && self.table.open() == 0) {
                 break;
             }
             self.flush();
@@ -454,14 +472,14 @@ impl Loop {
         let Some((listener, forward)) = self.listeners.get(usize::from(listener)) else {
             return; // closed since the event
         };
-        let (fd, forward) = (listener.as_raw_fd(), *forward);
+        let (fd, forward) = (listener.socket.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
             let evictable = self.table.first(List::Idle);
             if self.table.is_full() && evictable.is_none() {
                 self.pause_accepting();
                 return;
             }
-            match net::accept(fd) {
+            match net::accept(fd, self.listen_options) {
                 Ok((fd, peer)) => {
                     if let (true, Some(idle)) = (self.table.is_full(), evictable) {
                         self.stats.evicted.bump();
@@ -503,7 +521,7 @@ impl Loop {
     fn pause_accepting(&mut self) {
         if std::mem::replace(&mut self.accepting, false) {
             for (listener, _) in &self.listeners {
-                let _ = self.epoll.remove(listener.as_raw_fd());
+                let _ = self.epoll.remove(listener.socket.as_raw_fd());
             }
         }
     }
@@ -515,7 +533,8 @@ impl Loop {
         }
         for (n, (listener, _)) in (0..).zip(&self.listeners) {
             let token = Source::Listener(n).token();
-            let _ = self.epoll.add_listener(listener.as_raw_fd(), token);
+            let (fd, shared) = (listener.socket.as_raw_fd(), listener.shared);
+            let _ = self.epoll.add_listener(fd, shared, token);
         }
     }
 
@@ -583,7 +602,9 @@ impl Loop {
             self.order = order;
             self.pause_accepting();
             self.listeners.clear();
-            self.close_what_is_not_a_request();
+            if order >= Order::Drain {
+                self.close_what_is_not_a_request();
+            }
         }
     }
 
@@ -657,7 +678,7 @@ impl Loop {
         }
         connection.state = State::Idle;
         let readable = connection.readable;
-        if self.order != Order::Serve {
+        if self.order >= Order::Drain {
             // What was promised to stay open was promised before the drain began.
             self.close_politely(index);
             return;

@@ -1,6 +1,8 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
-use super::front::{FrontHalf, Loops, listen_options};
+use super::front::{FrontHalf, Loops};
+use super::handover::{Handover, until_told};
+use super::listeners::{Inherited, Kind, Listeners};
 use super::signals::Signals;
 use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
 use crate::config::{Config, Forward, Source, Target};
@@ -9,13 +11,11 @@ use crate::front::{
     REMOTE_SLOTS_MAX, RouteTable,
 };
 use crate::log::LogHandle;
-use crate::net;
 use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
 use crate::settings::{ForwardSettings, FrontSettings, file};
 use clap::ArgMatches;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -69,7 +69,7 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     descriptors::check(needed, "--connections", front.connections.get())?;
     let signals = Signals::block().map_err(StartError::Signals)?;
     with_logs(&front, |logs| {
-        Server::start(&plan, &front, config, started)
+        Server::start(&plan, &front, config, &signals, started)
             .map(|server| server.until_the_end(&front, &signals, logs))
     })
 }
@@ -154,6 +154,8 @@ fn presence(door: &Path) -> String {
 struct Server {
     front: FrontHalf,
     opener: Opener,
+    listeners: Listeners,
+    handover: Handover,
 }
 
 /// What the loops of a front end are built of.
@@ -165,22 +167,24 @@ struct ForwardParts<'c> {
     doors: Vec<&'c Path>,
     /// How each loop opens each of them.
     open: OpenOptions,
-    /// Of each loop, a socket for each forward.
-    sockets: Vec<Vec<OwnedFd>>,
+    /// With the sockets of each forward.
+    listeners: &'c Listeners,
+    loops: usize,
     /// To be shared by the loops, as `Part::share` does.
     connections: Part,
     heads: Part,
     scratch: Part,
 }
 
-/// Builds a loop for each element of `sockets`, and starts what opens their doors.
+/// Builds the loops, and starts what opens their doors.
 fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     let ForwardParts {
         settings,
         forwards,
         doors,
         open,
-        sockets,
+        listeners,
+        loops: count,
         mut connections,
         mut heads,
         mut scratch,
@@ -204,8 +208,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     };
     let mut opener = OpenerBuilder::default();
     let mut loops = Loops::default();
-    let count = sockets.len();
-    for (n, sockets) in sockets.into_iter().enumerate() {
+    for n in 0..count {
         let share = |part: &mut Part| part.share(count - n);
         let bell = Bell::new().map_err(StartError::Loop)?;
         let doorways = doors.iter().map(|door| DoorwayParts::Remote {
@@ -213,7 +216,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
             slots_max: REMOTE_SLOTS_MAX as usize,
             client: None,
         });
-        let forwards = sockets.into_iter().zip(&tables);
+        let forwards = listeners.of_loop(n, count).into_iter().zip(&tables);
         let parts = Parts {
             connections: share(&mut connections),
             buffers: share(&mut heads),
@@ -221,8 +224,8 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
             doorways: doorways.collect(),
             bell,
             forwards: forwards
-                .map(|(socket, routes)| front::Forward {
-                    listeners: vec![socket],
+                .map(|(listeners, routes)| front::Forward {
+                    listeners,
                     routes: routes.clone(),
                 })
                 .collect(),
@@ -243,10 +246,12 @@ impl Server {
         plan: &FrontPlan,
         settings: &FrontSettings,
         mut config: Config,
+        signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
         // Before the region is mapped, so that a port in use is said at once.
-        let sockets = listen(&mut config.forwards, settings, plan.loops)?;
+        let mut inherited = Inherited::take().map_err(StartError::Inherited)?;
+        let mut listeners = listen(&mut config.forwards, &mut inherited, settings, plan.loops)?;
         let mut region = Region::map(&plan.bound, RegionOptions::default())?;
         let mut take = |name| region.take(name).expect("the plan has this term");
         let (connections, heads, scratch) =
@@ -261,12 +266,16 @@ impl Server {
                 timeout: OPEN_TIMEOUT,
                 slots: None,
             },
-            sockets,
+            listeners: &listeners,
+            loops: plan.loops as usize,
             connections,
             heads,
             scratch,
         })?;
+        let handover = Handover::prepare(&listeners, settings.handover_timeout)
+            .map_err(StartError::Handover)?;
         let front = FrontHalf::start(loops)?;
+        listeners.are_ours();
         end::say_bound(&plan.bound);
         let listen: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
         info!(
@@ -276,9 +285,16 @@ impl Server {
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
-        drop((listen, config));
+        inherited.handed.say_ready();
+        signals.notify().ready();
+        drop((listen, config, inherited));
         seal();
-        Ok(Server { front, opener })
+        Ok(Server {
+            front,
+            opener,
+            listeners,
+            handover,
+        })
     }
 
     fn until_the_end(
@@ -287,58 +303,51 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        signals.wait(None);
+        let why = until_told(signals, Some(&self.handover));
         let began = Instant::now();
         let timeout = settings.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
-        let in_time = self.front.drain(began + timeout, signals);
+        self.listeners.give_up(why);
+        let in_time = self.front.drain(why, began + timeout, signals);
         let (front, sound) = self.front.join();
         drop(self.opener); // nobody asks it any more
         end::summarise(Some(&front), None, logs, began.elapsed());
         end::Ending {
             recycle: false,
             sound,
-            in_time,
+            in_time: in_time || front.cut == 0,
             cut: front.cut,
         }
         .status()
     }
 }
 
-/// Opens the sockets of every forward, once per loop, and notes the ports that the kernel chose.
+/// Opens the sockets of every forward, and notes the ports that the kernel chose.
 fn listen(
     forwards: &mut [Forward],
+    inherited: &mut Inherited,
     settings: &FrontSettings,
     loops: u32,
-) -> Result<Vec<Vec<OwnedFd>>, StartError> {
-    let options = listen_options(settings);
-    let failed = |forward: &Forward, source| StartError::Forward {
-        place: forward.place.clone(),
-        forward: forward.to_string(),
-        address: forward.address,
-        source,
-    };
-    for forward in forwards.iter() {
-        let free = match forward.target {
-            Target::Http(_) | Target::Tcp(_) => net::probe(forward.address),
-            Target::Udp(_) => net::probe_datagrams(forward.address),
+) -> Result<Listeners, StartError> {
+    let address = |forward: &Forward| {
+        let kind = match forward.target {
+            Target::Http(_) | Target::Tcp(_) => Kind::Stream,
+            Target::Udp(_) => Kind::Datagram,
         };
-        free.map_err(|source| failed(forward, source))?;
+        (kind, forward.address.clone())
+    };
+    let addresses: Vec<_> = forwards.iter().map(address).collect();
+    let listeners =
+        Listeners::open(&addresses, inherited, settings, loops).map_err(|(n, source)| {
+            StartError::Forward {
+                place: forwards[n].place.clone(),
+                forward: forwards[n].to_string(),
+                address: forwards[n].address.clone(),
+                source,
+            }
+        })?;
+    for (forward, address) in forwards.iter_mut().zip(listeners.addresses()) {
+        forward.address = address.clone();
     }
-    let mut all = Vec::new();
-    for _ in 0..loops {
-        let mut sockets = Vec::new();
-        for forward in forwards.iter_mut() {
-            let socket = match forward.target {
-                Target::Http(_) | Target::Tcp(_) => net::listen(forward.address, options),
-                Target::Udp(_) => net::receive_datagrams(forward.address, options),
-            };
-            let socket = socket.map_err(|source| failed(forward, source))?;
-            // With port 0 the kernel chooses once, and the other loops take the same.
-            forward.address = net::local_address(&socket).map_err(StartError::Loop)?;
-            sockets.push(socket);
-        }
-        all.push(sockets);
-    }
-    Ok(all)
+    Ok(listeners)
 }

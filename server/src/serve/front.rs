@@ -1,59 +1,15 @@
-//! The front half of a server: listeners, and threads that are loops; and how they end.
+//! The front half of a server: threads that are loops, and how they end.
 
 use super::StartError;
+use super::handover::End;
 use super::signals::{Signals, Wake};
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders};
-use crate::net::{self, ListenOptions};
 use crate::plan::LOOP_STACK;
-use crate::settings::FrontSettings;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::error;
 use transom_doors::Bell;
-
-/// What all sockets of a listener are like.
-pub(super) fn listen_options(settings: &FrontSettings) -> ListenOptions {
-    ListenOptions {
-        backlog: settings.backlog.get(),
-        receive_buffer: settings.receive_buffer.get(),
-        send_buffer: settings.send_buffer.get(),
-    }
-}
-
-/// Listens on every address once per loop.
-pub(super) fn listen(
-    addresses: &[SocketAddr],
-    settings: &FrontSettings,
-    loops: u32,
-) -> Result<Vec<Vec<OwnedFd>>, StartError> {
-    let options = listen_options(settings);
-    let mut addresses = addresses.to_vec();
-    for address in &addresses {
-        // SO_REUSEPORT would let a second server of the same user take half of the first one's connections.
-        net::probe(*address).map_err(|source| StartError::Listen {
-            address: *address,
-            source,
-        })?;
-    }
-    let mut all = Vec::new();
-    for _ in 0..loops {
-        let mut sockets = Vec::new();
-        for address in &mut addresses {
-            let socket = net::listen(*address, options).map_err(|source| StartError::Listen {
-                address: *address,
-                source,
-            })?;
-            // With port 0 the kernel chooses once, and the other loops take the same.
-            *address = net::local_address(&socket).map_err(StartError::Loop)?;
-            sockets.push(socket);
-        }
-        all.push(sockets);
-    }
-    Ok(all)
-}
 
 /// Loops before they are threads, and what is kept of them.
 #[derive(Default)]
@@ -101,10 +57,13 @@ impl FrontHalf {
         })
     }
 
-    /// Accepts nothing more and ends what has begun; at the deadline, or at a second signal, cuts it. Whether nothing was
-    /// cut.
-    pub(super) fn drain(&self, deadline: Instant, signals: &Signals) -> bool {
-        self.tell(Order::Drain);
+    /// Accepts nothing more and ends what has begun, as the reason asks; at the deadline, or at a second signal, cuts it.
+    /// Whether nothing was cut.
+    pub(super) fn drain(&self, why: End, deadline: Instant, signals: &Signals) -> bool {
+        self.tell(match why {
+            End::HandedOver => Order::HandOver,
+            End::Told | End::Recycle => Order::Drain,
+        });
         let in_time = self.wait(deadline, signals);
         if !in_time {
             self.tell(Order::Stop);
@@ -144,7 +103,7 @@ impl FrontHalf {
             }
             match signals.wait(Some(left.min(Duration::from_millis(20)))) {
                 Wake::Signal => return false,
-                Wake::Parked | Wake::TimedOut => {}
+                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
             }
         }
         true

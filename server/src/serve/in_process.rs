@@ -1,11 +1,12 @@
 //! Front end and application in one process, joined by a door in memory.
 
-use super::front::{self, FrontHalf, Loops};
-use super::signals::{Signals, Wake};
+use super::front::{FrontHalf, Loops};
+use super::handover::{End, Handover, until_told};
+use super::listeners::{Inherited, Kind, Listeners};
+use super::signals::Signals;
 use super::{Handlers, StartError, application, end};
 use crate::front::{DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
 use crate::log::LogHandle;
-use crate::net;
 use crate::plan::{Plan, READ_SIZE, write_size};
 use crate::settings::Settings;
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ pub(super) struct Server {
     application: &'static Application,
     door: Door,
     front: FrontHalf,
+    listeners: Listeners,
+    handover: Handover,
 }
 
 impl Server {
@@ -32,8 +35,16 @@ impl Server {
         started: Instant,
     ) -> Result<Self, StartError> {
         // Before the region is mapped, so that a port in use is said at once.
-        let listeners = front::listen(&settings.listen, &settings.front, plan.loops)?;
-        let address = net::local_address(&listeners[0][0]).map_err(StartError::Loop)?;
+        let addresses = settings.listen.iter().cloned();
+        let addresses: Vec<_> = addresses.map(|address| (Kind::Stream, address)).collect();
+        let mut inherited = Inherited::take().map_err(StartError::Inherited)?;
+        let mut listeners =
+            Listeners::open(&addresses, &mut inherited, &settings.front, plan.loops).map_err(
+                |(n, source)| StartError::Listen {
+                    address: settings.listen[n].clone(),
+                    source,
+                },
+            )?;
 
         let mut region = application::map(plan, &settings.application)?;
         let mut take = |name| region.take(name).expect("the plan has this term");
@@ -53,7 +64,7 @@ impl Server {
         let mut loops = Loops::default();
         let count = plan.loops as usize;
         let routes = Arc::new(RouteTable::everything_to(0));
-        for (n, listeners) in listeners.into_iter().enumerate() {
+        for n in 0..count {
             let left = count - n;
             let share = |part: &mut Part| part.share(left);
             let channel = share(&mut channels);
@@ -66,7 +77,7 @@ impl Server {
                 bell: Bell::new().map_err(StartError::Loop)?,
                 doorways: vec![DoorwayParts::InProcess(door.channel(plan.channel, memory)?)],
                 forwards: vec![Forward {
-                    listeners,
+                    listeners: listeners.of_loop(n, count).concat(),
                     routes: routes.clone(),
                 }],
                 stats: Arc::new(LoopStats::default()),
@@ -78,21 +89,30 @@ impl Server {
             loops.loops.push(this);
         }
         application::start(application, &door, handlers.warm_up)?;
+        let handover = Handover::prepare(&listeners, settings.front.handover_timeout)
+            .map_err(StartError::Handover)?;
         let front = FrontHalf::start(loops)?;
+        listeners.are_ours();
         end::say_bound(&plan.bound);
+        let listen: Vec<_> = listeners.addresses().map(ToString::to_string).collect();
         info!(
-            listen = %address,
+            listen = %listen.join(","),
             loops = plan.loops,
             buckets = settings.application.buckets,
             on_exhaustion = application::policy_name(policy),
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
+        inherited.handed.say_ready();
+        signals.notify().ready();
+        drop((listen, inherited, addresses));
         seal();
         Ok(Server {
             application,
             door,
             front,
+            listeners,
+            handover,
         })
     }
 
@@ -102,14 +122,16 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let recycle = signals.wait(None) == Wake::Parked;
+        let why = until_told(signals, Some(&self.handover));
+        let recycle = why == End::Recycle;
         if recycle {
             application::say_parked(self.application, &settings.application);
         }
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
-        let in_time = self.front.drain(began + timeout, signals);
+        self.listeners.give_up(why);
+        let in_time = self.front.drain(why, began + timeout, signals);
         self.door.revoke();
         let (front, sound) = self.front.join();
         let done = self.application.figures();
@@ -117,7 +139,7 @@ impl Server {
         end::Ending {
             recycle,
             sound,
-            in_time,
+            in_time: in_time || front.cut == 0,
             cut: front.cut,
         }
         .status()

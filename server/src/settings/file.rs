@@ -21,7 +21,8 @@ pub struct ForwardSettings {
     pub config: Option<PathBuf>,
 
     /// What to forward to which door: http://ADDRESS:PORT=DOOR, http://ADDRESS:PORT/PREFIX=DOOR, tcp://…, udp://….
-    /// May be given more than once
+    /// May be given more than once. In place of ADDRESS:PORT, unix:PATH is a Unix socket (before a prefix: unix:PATH:/PREFIX),
+    /// systemd:NAME one that systemd has opened
     #[arg(
         long,
         env = "TRANSOM_FORWARD",

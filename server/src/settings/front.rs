@@ -1,7 +1,8 @@
 //! What a front end needs, with or without an application of its own.
 
-use super::values::parse_duration;
+use super::values::{parse_duration, parse_mode};
 use crate::log::LogFormat;
+use crate::net::ListenOptions;
 use clap::{Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
@@ -39,6 +40,10 @@ pub struct FrontSettings {
         help_heading = "Serving"
     )]
     pub backlog: NonZeroU16,
+
+    /// Permissions of the Unix sockets that are listened on: who may connect is who may write to them
+    #[arg(long, env = "TRANSOM_LISTEN_MODE", value_parser = parse_mode, value_name = "OCTAL", default_value = "0660", help_heading = "Serving")]
+    pub listen_mode: u32,
 
     /// Requests on one connection before it is closed
     #[arg(
@@ -138,6 +143,10 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_DRAIN_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub drain_timeout: Duration,
 
+    /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2
+    #[arg(long, env = "TRANSOM_HANDOVER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
+    pub handover_timeout: Duration,
+
     /// How log lines look: auto is human on a terminal and JSON elsewhere
     #[arg(
         long,
@@ -211,6 +220,15 @@ impl FrontSettings {
     #[must_use]
     pub fn connections_per_loop(&self) -> u32 {
         self.connections.get().div_ceil(self.loops())
+    }
+
+    /// What the sockets of a listener are like.
+    pub(crate) fn listen_options(&self) -> ListenOptions {
+        ListenOptions {
+            backlog: self.backlog.get(),
+            receive_buffer: self.receive_buffer.get(),
+            send_buffer: self.send_buffer.get(),
+        }
     }
 
     /// The deadline in nanoseconds, `None` for none.
