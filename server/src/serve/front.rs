@@ -64,7 +64,12 @@ impl FrontHalf {
             End::HandedOver => Order::HandOver,
             End::Told | End::Recycle => Order::Drain,
         });
-        let in_time = self.wait(deadline, signals);
+        let mut in_time = self.wait(deadline, signals);
+        if !in_time && why == End::HandedOver && Instant::now() < deadline {
+            // The first signal to end asks for an ordinary drain.
+            self.tell(Order::Drain);
+            in_time = self.wait(deadline, signals);
+        }
         if !in_time {
             self.tell(Order::Stop);
         }
