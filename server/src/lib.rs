@@ -24,14 +24,16 @@ pub mod http;
 mod listen;
 pub mod log;
 mod net;
+mod peer;
 mod plan;
 mod serve;
 mod settings;
 
 pub use listen::ListenAddress;
+pub use peer::Trusted;
 pub use plan::{FrontPlan, Plan, PlanError};
 pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
 pub use settings::{
-    ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings, FrontSettings, LogSetting,
-    OnExhaustion, Settings, WipeSetting,
+    ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings, ForwardedSetting,
+    FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
 };

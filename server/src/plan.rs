@@ -6,7 +6,7 @@ use crate::config::{Config, Forward, Target};
 use crate::connection::Connection;
 use crate::front::{INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
 use crate::log;
-use crate::settings::{FrontSettings, SLOTS_MAX, Settings};
+use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, MemoryLimit, PAGE, Place, Term, pages,
 };
@@ -79,6 +79,16 @@ pub enum PlanError {
         /// The least that works.
         least: String,
         /// Why.
+        why: &'static str,
+    },
+    /// A flag that does nothing without another one.
+    #[error("{flag} needs {other}: {why}")]
+    Alone {
+        /// The flag.
+        flag: &'static str,
+        /// The other one.
+        other: &'static str,
+        /// Why, and what to do.
         why: &'static str,
     },
     /// A value above what works.
@@ -440,6 +450,7 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
             });
         }
     }
+    check_trust(settings)?;
     if !settings.head_limit.get().is_multiple_of(PAGE) {
         return Err(PlanError::TooSmall {
             flag: "--head-limit",
@@ -449,6 +460,31 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
         });
     }
     Ok(())
+}
+
+/// Whoever may say who the client is has to be named.
+fn check_trust(settings: &FrontSettings) -> Result<(), PlanError> {
+    let proxied = settings.proxy_protocol == ProxySetting::Require;
+    let forwarded = settings.forwarded != ForwardedSetting::Off;
+    let (flag, other, why) = match (settings.trust.is_empty(), proxied, forwarded) {
+        (true, true, _) => (
+            "--proxy-protocol require",
+            "--trust",
+            "say which proxies are believed, as in --trust 10.0.0.0/8",
+        ),
+        (true, _, true) => (
+            "--forwarded",
+            "--trust",
+            "say which proxies are believed, as in --trust 10.0.0.0/8",
+        ),
+        (false, false, false) => (
+            "--trust",
+            "--proxy-protocol require or --forwarded",
+            "say what the proxies are believed by, or remove it",
+        ),
+        _ => return Ok(()),
+    };
+    Err(PlanError::Alone { flag, other, why })
 }
 
 /// Behind a door, the limit of heads is another process's.

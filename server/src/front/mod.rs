@@ -22,11 +22,14 @@ mod timers;
 use crate::connection::{BufferPool, Connection, InstanceId, List, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll, ListenOptions};
-use crate::settings::FrontSettings;
+use crate::peer::forwarded::Field;
+use crate::peer::{Trusted, is_trusted};
+use crate::settings::{FrontSettings, ProxySetting};
 use doorway::{Doorway, Doorways};
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -206,6 +209,12 @@ pub(crate) struct Loop {
     limits: HeadLimits,
     body_limit: u64,
     requests_per_connection: u32,
+    /// Connections begin with a proxy's header.
+    proxied: bool,
+    /// The field in which a proxy names its client.
+    forwarded: Option<Field>,
+    /// The proxies that are believed.
+    trust: Box<[Trusted]>,
     timeouts: Timeouts,
     date: DateCache,
     /// For hashes that nobody else can foresee.
@@ -278,6 +287,9 @@ impl Loop {
             },
             body_limit: settings.body_limit.get() as u64,
             requests_per_connection: settings.requests_per_connection.get(),
+            proxied: settings.proxy_protocol == ProxySetting::Require,
+            forwarded: settings.forwarded.into(),
+            trust: settings.trust.clone().into(),
             timeouts: Timeouts {
                 header: ms(settings.header_timeout),
                 body: ms(settings.body_timeout),
@@ -481,11 +493,17 @@ impl Loop {
             }
             match net::accept(fd, self.listen_options) {
                 Ok((fd, peer)) => {
+                    let trusted = is_trusted(&self.trust, peer.map(|peer| peer.ip()));
+                    if self.proxied && !trusted {
+                        self.stats.proxy_refused.bump();
+                        net::close(fd);
+                        continue;
+                    }
                     if let (true, Some(idle)) = (self.table.is_full(), evictable) {
                         self.stats.evicted.bump();
                         self.close(idle);
                     }
-                    self.admit(fd, peer, forward);
+                    self.admit(fd, peer, trusted, forward);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_shortage(&error) => {
@@ -499,7 +517,7 @@ impl Loop {
         }
     }
 
-    fn admit(&mut self, fd: i32, peer: Option<std::net::SocketAddr>, forward: u16) {
+    fn admit(&mut self, fd: i32, peer: Option<SocketAddr>, trusted: bool, forward: u16) {
         let Some(index) = self.table.insert(fd, peer, forward) else {
             net::close(fd);
             return;
@@ -511,6 +529,8 @@ impl Loop {
             return;
         }
         self.stats.accepted.bump();
+        self.table[index].wants_proxy = self.proxied;
+        self.table[index].trusted = trusted;
         // Often the request is there already.
         self.table[index].readable = true;
         self.set_timer(index, List::Idle, self.timeouts.idle);

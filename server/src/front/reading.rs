@@ -8,7 +8,9 @@ use crate::http::{
     BodyFraming, ChunkDecoder, Head, Note, Parsed, Refusal, TargetForm, decode_path, parse,
 };
 use crate::net;
+use crate::peer::{Client, Malformed, forwarded, is_trusted, proxy};
 use std::io;
+use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};
 use transom_platform::frame::{EncodeError, RequestParts, encode_request, set_request_body};
 
@@ -122,7 +124,12 @@ impl Loop {
         match receive(&mut self.table[index], scratch) {
             Received::Bytes(len) => {
                 self.table[index].arrived_ms = self.now_ms;
-                self.on_head_bytes(index, &scratch[..len], Source::Scratch);
+                match self.take_proxy_header(index, &scratch[..len], Source::Scratch) {
+                    Some(used) if used < len => {
+                        self.on_head_bytes(index, &scratch[used..len], Source::Scratch);
+                    }
+                    _ => {}
+                }
             }
             Received::Nothing => {}
             Received::End => self.close(index),
@@ -144,6 +151,8 @@ impl Loop {
                 let new = &room[..len];
                 let worth_a_look = match connection.wanted as usize {
                     // A head ends in a line feed, and its first bytes may show that it is none.
+                    // A proxy's header may be binary.
+                    0 if connection.wants_proxy => true,
                     0 => filled < 8 || len == room.len() || new.contains(&b'\n'),
                     wanted => filled + len >= wanted,
                 };
@@ -167,6 +176,22 @@ impl Loop {
         // use: what follows a request is moved to the start by `compact`, afterwards. A buffer that is given back
         // meanwhile is written by its next owner at the earliest after this call.
         let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
+        let Some(used) = self.take_proxy_header(index, bytes, Source::Buffer) else {
+            return;
+        };
+        if used == len {
+            self.let_go_of_buffer(index);
+            self.table[index].state = State::Idle;
+            self.set_timer(index, List::Idle, self.timeouts.idle);
+            return;
+        }
+        if used > 0 {
+            // The request begins where the buffer does.
+            self.table[index].used = used as u32;
+            self.compact(index);
+            self.parse_buffer(index);
+            return;
+        }
         self.on_head_bytes(index, bytes, Source::Buffer);
         self.compact(index);
     }
@@ -180,6 +205,61 @@ impl Loop {
             connection.buffered = (len - used) as u32;
         }
         connection.used = 0;
+    }
+
+    /// Takes the header that a proxy sends first, if one is due: how many bytes it has. `None` if the rest of it has to come,
+    /// or the connection was closed because it is none.
+    fn take_proxy_header(&mut self, index: u32, bytes: &[u8], source: Source) -> Option<usize> {
+        if !self.table[index].wants_proxy {
+            return Some(0);
+        }
+        match proxy::parse(bytes) {
+            Ok(Some((len, client))) => {
+                let connection = &mut self.table[index];
+                connection.wants_proxy = false;
+                match client {
+                    Client::Nobody => {}
+                    Client::Unknown => (connection.peer, connection.trusted) = (None, false),
+                    Client::At(peer) => {
+                        connection.peer = Some(peer);
+                        connection.trusted = is_trusted(&self.trust, Some(peer.ip()));
+                    }
+                }
+                Some(len)
+            }
+            Ok(None) => {
+                self.keep_head(index, bytes, source);
+                None
+            }
+            Err(Malformed(why)) => {
+                tracing::debug!(why, "a connection without a PROXY header was closed");
+                self.stats.proxy_refused.bump();
+                self.close(index);
+                None
+            }
+        }
+    }
+
+    /// Where a request comes from: its connection's other end or, if that is a proxy that is believed, whom it names.
+    fn peer(&self, index: u32, head: &Head<'_, '_>) -> Option<SocketAddr> {
+        let connection = &self.table[index];
+        let Some(which) = self.forwarded.filter(|_| connection.trusted) else {
+            return connection.peer;
+        };
+        let fields = head.fields.iter().map(|field| (field.name, field.value));
+        match forwarded::client(which, &self.trust, fields) {
+            Ok(Client::Nobody) => connection.peer,
+            Ok(Client::Unknown) => None,
+            Ok(Client::At(peer)) => Some(peer),
+            Err(Malformed(why)) => {
+                tracing::debug!(
+                    why,
+                    "a proxy has named its client in a way that makes no sense"
+                );
+                self.stats.forwarded_ignored.bump();
+                connection.peer
+            }
+        }
     }
 
     fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
@@ -379,6 +459,7 @@ impl Loop {
         head: &Head<'_, '_>,
         bytes: &[u8],
     ) -> Result<usize, Refusal> {
+        let peer = self.peer(index, head);
         let path = &mut self.write_scratch[..];
         let path_len = decode_path(head.path.as_bytes(), path)?;
         let parts = RequestParts {
@@ -389,7 +470,7 @@ impl Loop {
             query: head.query.map(str::as_bytes),
             host: Some(head.host.as_bytes()).filter(|host| !host.is_empty()),
             minor: head.version_minor,
-            peer: self.table[index].peer,
+            peer,
             head_only: self.table[index].head_only,
             content_length: match head.body {
                 BodyFraming::None => Some(0),

@@ -67,6 +67,10 @@ stats! {
     late,
     /// Unfinished heads answered 408 to make room for others.
     partial_evicted,
+    /// Connections closed because they did not begin with a PROXY header, or were not from a proxy that is trusted.
+    proxy_refused,
+    /// Requests whose `Forwarded` or `X-Forwarded-For` made no sense and was ignored.
+    forwarded_ignored,
     /// Connections closed in the middle of a request or an answer, by the end of the drain.
     cut,
 }

@@ -62,6 +62,8 @@ pub(super) fn summarise(
         rejected = of_front(|front| front.rejected),
         bad_gateway = of_front(|front| front.bad_gateway),
         unaccepted_resent = of_front(|front| front.unaccepted_resent),
+        proxy_refused = of_front(|front| front.proxy_refused),
+        forwarded_ignored = of_front(|front| front.forwarded_ignored),
         late = of_front(|front| front.late),
         cut = of_front(|front| front.cut),
         // With a front end beside it, these are its requests.

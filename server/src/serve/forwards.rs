@@ -92,10 +92,14 @@ fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
 /// The sum; a flag that cannot hold is told with the place in the file, if that is where it was set.
 fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError> {
     FrontPlan::new(front, config).map_err(|source| {
-        let (PlanError::TooSmall { flag, .. } | PlanError::TooLarge { flag, .. }) = &source else {
+        let (PlanError::TooSmall { flag, .. }
+        | PlanError::TooLarge { flag, .. }
+        | PlanError::Alone { flag, .. }) = &source
+        else {
             return StartError::Plan(source);
         };
         let name = flag.trim_start_matches('-');
+        let name = name.split(' ').next().unwrap_or(name);
         match config.settings.iter().find(|set| set.name == name) {
             Some(set) => StartError::Setting {
                 place: set.place.clone(),

@@ -3,6 +3,8 @@
 use super::values::{parse_duration, parse_mode};
 use crate::log::LogFormat;
 use crate::net::ListenOptions;
+use crate::peer::Trusted;
+use crate::peer::forwarded::Field;
 use clap::{Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
@@ -44,6 +46,39 @@ pub struct FrontSettings {
     /// Permissions of the Unix sockets that are listened on: who may connect is who may write to them
     #[arg(long, env = "TRANSOM_LISTEN_MODE", value_parser = parse_mode, value_name = "OCTAL", default_value = "0660", help_heading = "Serving")]
     pub listen_mode: u32,
+
+    /// Whether connections begin with a header of the PROXY protocol (version 1 or 2) that says who the client is
+    ///
+    /// require: all do; those that do not are closed, and so are connections from others than --trust says
+    #[arg(
+        long,
+        env = "TRANSOM_PROXY_PROTOCOL",
+        value_enum,
+        default_value = "off",
+        help_heading = "Proxies"
+    )]
+    pub proxy_protocol: ProxySetting,
+
+    /// Which field of a request says who the client is, if it comes from those that --trust names: the rightmost address
+    /// in it that they do not have
+    #[arg(
+        long,
+        env = "TRANSOM_FORWARDED",
+        value_enum,
+        default_value = "off",
+        help_heading = "Proxies"
+    )]
+    pub forwarded: ForwardedSetting,
+
+    /// Proxies that are believed: ADDRESS, ADDRESS/PREFIX, or unix: for clients of Unix sockets. May be given more than once
+    #[arg(
+        long,
+        env = "TRANSOM_TRUST",
+        value_name = "ADDRESS/PREFIX|unix:",
+        value_delimiter = ',',
+        help_heading = "Proxies"
+    )]
+    pub trust: Vec<Trusted>,
 
     /// Requests on one connection before it is closed
     #[arg(
@@ -180,6 +215,36 @@ pub struct FrontSettings {
     /// Print the memory equation of these settings and exit, without serving
     #[arg(long, env = "TRANSOM_CHECK", help_heading = "Serving")]
     pub check: bool,
+}
+
+/// `--proxy-protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProxySetting {
+    /// None does
+    Off,
+    /// All do
+    Require,
+}
+
+/// `--forwarded`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ForwardedSetting {
+    /// None
+    Off,
+    /// Forwarded (RFC 7239)
+    Forwarded,
+    /// X-Forwarded-For
+    XForwardedFor,
+}
+
+impl From<ForwardedSetting> for Option<Field> {
+    fn from(setting: ForwardedSetting) -> Self {
+        match setting {
+            ForwardedSetting::Off => None,
+            ForwardedSetting::Forwarded => Some(Field::Forwarded),
+            ForwardedSetting::XForwardedFor => Some(Field::XForwardedFor),
+        }
+    }
 }
 
 /// `--log`.

@@ -12,7 +12,7 @@ mod values;
 pub use application::{ApplicationSettings, ChannelSettings, OnExhaustion, WipeSetting};
 pub use door::DoorSettings;
 pub use file::ForwardSettings;
-pub use front::{FrontSettings, LogSetting};
+pub use front::{ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
 
 use crate::listen::ListenAddress;
 use clap::Args;
@@ -102,6 +102,9 @@ mod tests {
             (["--listen", "localhost"], "--listen"),
             (["--listen", "unix:x.sock"], "--listen"),
             (["--listen-mode", "rw"], "--listen-mode"),
+            (["--trust", "10.0.0.1/8"], "--trust"),
+            (["--proxy-protocol", "maybe"], "--proxy-protocol"),
+            (["--forwarded", "both"], "--forwarded"),
             (["--loops", "0"], "--loops"),
             (["--door-mode", "rw"], "--door-mode"),
             (["--door-owner", "no such one"], "--door-owner"),
