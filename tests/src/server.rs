@@ -82,7 +82,7 @@ impl Launch {
         self.listens |= ["--listen", "--door ", "--forward"]
             .iter()
             .any(|flag| flags.contains(flag));
-        let portless = ["--door ", "unix:", "systemd:"];
+        let portless = ["--door ", "unix:/", "systemd:"];
         self.portless |=
             portless.iter().any(|flag| flags.contains(flag)) && !flags.contains("127.0.0.1:");
         self.command.args(flags.split_whitespace());

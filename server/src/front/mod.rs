@@ -630,21 +630,40 @@ impl Loop {
 
     /// Closes what no request has begun on, or only half a head.
     fn close_what_is_not_a_request(&mut self) {
-        for list in [List::Idle, List::Header] {
-            while let Some(index) = self.table.first(list) {
-                if list == List::Header {
-                    self.stats.cut.bump();
-                }
+        self.serve_ready(); // those whose turn was next
+        while let Some(index) = self.table.first(List::Idle) {
+            // What has come since the last look is a request that arrived before the end.
+            self.table[index].readable = true;
+            self.drive(index);
+            if self.table.stands_in(index, List::Idle) {
                 self.close(index);
             }
         }
+        while let Some(index) = self.table.first(List::Header) {
+            self.cut_head(index);
+        }
+    }
+
+    /// Closes a connection whose head will not be waited for.
+    fn cut_head(&mut self, index: u32) {
+        self.stats.cut.bump();
+        self.stats.cut_heads.bump();
+        self.close(index);
     }
 
     fn close_everything(&mut self) {
         let mut from = 0;
         while let Some(index) = self.table.next_open(from) {
-            if !matches!(self.table[index].state, State::Idle | State::Lingering) {
+            let of_its_kind = match self.table[index].state {
+                State::Idle | State::Lingering | State::Free => None,
+                State::Head if self.table[index].wanted == 0 => Some(&self.stats.cut_heads),
+                State::Head | State::Body | State::BodyWanted => Some(&self.stats.cut_bodies),
+                State::Waiting | State::Calling => Some(&self.stats.cut_calls),
+                State::Writing => Some(&self.stats.cut_answers),
+            };
+            if let Some(count) = of_its_kind {
                 self.stats.cut.bump();
+                count.bump();
             }
             self.close(index);
             from = index + 1;

@@ -1,7 +1,7 @@
 //! From bytes to a submitted call: heads, bodies, and where they wait.
 
-use super::Loop;
 use super::routes::Match;
+use super::{Loop, Order};
 use crate::connection::{BodyRest, Connection, List, State};
 use crate::http::reply::CONTINUE;
 use crate::http::{
@@ -291,6 +291,10 @@ impl Loop {
 
     /// Keeps an unfinished head, or a whole one whose body is on its way.
     fn keep_head(&mut self, index: u32, bytes: &[u8], source: Source) {
+        if self.order >= Order::Drain && self.table[index].wanted == 0 {
+            self.cut_head(index);
+            return;
+        }
         if source == Source::Scratch && !self.keep(index, bytes) {
             // No buffer can be had: all are with requests that have a slot or wait for one.
             self.refuse(index, 503);

@@ -73,6 +73,14 @@ stats! {
     forwarded_ignored,
     /// Connections closed in the middle of a request or an answer, by the end of the drain.
     cut,
+    /// Of these: in the middle of a head.
+    cut_heads,
+    /// Of these: in the middle of a body.
+    cut_bodies,
+    /// Of these: in a handler, or waiting for one.
+    cut_calls,
+    /// Of these: in the middle of an answer.
+    cut_answers,
 }
 
 impl LoopStats {

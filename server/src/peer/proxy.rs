@@ -99,13 +99,9 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Client)>, Malformed> {
             ));
         }
     };
-    let Some(&[family, high, low]) = bytes.get(13..V2_FIXED) else {
+    let Some(&family) = bytes.get(13) else {
         return Ok(None);
     };
-    let len = usize::from(u16::from_be_bytes([high, low]));
-    if V2_FIXED + len > V2_MAX {
-        return Err(Malformed("a PROXY header has at most 536 bytes here"));
-    }
     let needed = match family {
         _ if local => 0, // its addresses are to be ignored, and so is of which family they are
         0x00 => 0,
@@ -118,6 +114,13 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Client)>, Malformed> {
             ));
         }
     };
+    let Some(&[high, low]) = bytes.get(14..V2_FIXED) else {
+        return Ok(None);
+    };
+    let len = usize::from(u16::from_be_bytes([high, low]));
+    if V2_FIXED + len > V2_MAX {
+        return Err(Malformed("a PROXY header has at most 536 bytes here"));
+    }
     if len < needed {
         return Err(Malformed("the addresses of a PROXY header are cut short"));
     }

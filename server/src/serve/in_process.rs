@@ -139,8 +139,8 @@ impl Server {
         end::Ending {
             recycle,
             sound,
-            in_time: in_time || front.cut == 0,
-            cut: front.cut,
+            in_time,
+            cut: end::Cut::of_front(&front),
         }
         .status()
     }
