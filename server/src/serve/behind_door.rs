@@ -108,7 +108,7 @@ impl Server {
             recycle,
             sound: true,
             in_time,
-            cut: end::Cut::of_calls(cut.into()),
+            cut: end::Cut::of_calls(cut),
         }
         .status()
     }

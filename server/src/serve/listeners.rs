@@ -203,7 +203,7 @@ impl Listeners {
     /// Every socket with its name, to be handed on.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (&str, RawFd)> {
         self.open.iter().flat_map(|open| {
-            let fds = open.sockets.iter().map(|socket| socket.as_raw_fd());
+            let fds = open.sockets.iter().map(AsRawFd::as_raw_fd);
             fds.map(|fd| (open.key.as_str(), fd))
         })
     }

@@ -179,6 +179,9 @@ pub struct FrontSettings {
     pub drain_timeout: Duration,
 
     /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2
+    ///
+    /// The new instance is the program at the same path, with the same arguments and environment. When it is ready the old one
+    /// drains; until that has ended, both have their memory. If it does not become ready, it is killed and the old one goes on.
     #[arg(long, env = "TRANSOM_HANDOVER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub handover_timeout: Duration,
 
