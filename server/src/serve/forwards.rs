@@ -67,9 +67,11 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
         + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
     let needed = descriptors::of_connections(&front) + u64::from(plan.loops) * per_loop;
     descriptors::check(needed, "--connections", front.connections.get())?;
+    // Before anything is opened: what was passed is known by its numbers only.
+    let inherited = Inherited::take().map_err(StartError::Inherited)?;
     let signals = Signals::block().map_err(StartError::Signals)?;
     with_logs(&front, |logs| {
-        Server::start(&plan, &front, config, &signals, started)
+        Server::start(&plan, &front, config, inherited, &signals, started)
             .map(|server| server.until_the_end(&front, &signals, logs))
     })
 }
@@ -250,11 +252,11 @@ impl Server {
         plan: &FrontPlan,
         settings: &FrontSettings,
         mut config: Config,
+        mut inherited: Inherited,
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
         // Before the region is mapped, so that a port in use is said at once.
-        let mut inherited = Inherited::take().map_err(StartError::Inherited)?;
         let mut listeners = listen(&mut config.forwards, &mut inherited, settings, plan.loops)?;
         let mut region = Region::map(&plan.bound, RegionOptions::default())?;
         let mut take = |name| region.take(name).expect("the plan has this term");

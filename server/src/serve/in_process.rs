@@ -30,6 +30,7 @@ impl Server {
     pub(super) fn start(
         plan: &Plan,
         settings: &Settings,
+        mut inherited: Inherited,
         handlers: Handlers,
         signals: &Signals,
         started: Instant,
@@ -37,7 +38,6 @@ impl Server {
         // Before the region is mapped, so that a port in use is said at once.
         let addresses = settings.listen.iter().cloned();
         let addresses: Vec<_> = addresses.map(|address| (Kind::Stream, address)).collect();
-        let mut inherited = Inherited::take().map_err(StartError::Inherited)?;
         let mut listeners =
             Listeners::open(&addresses, &mut inherited, &settings.front, plan.loops).map_err(
                 |(n, source)| StartError::Listen {

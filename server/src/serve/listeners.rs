@@ -29,7 +29,7 @@ pub(super) enum Kind {
 }
 
 /// What was open before this process began.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Inherited {
     pub handed: Handed,
     /// Sockets of systemd and their names.

@@ -18,6 +18,7 @@ use crate::log::{self, LogHandle, LogOptions};
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use clap::Parser;
+use listeners::Inherited;
 use signals::Signals;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -244,14 +245,21 @@ impl App {
                 descriptors::check(needed, "--connections", front.connections.get())?;
             }
         }
+        // Before anything is opened: what was passed is known by its numbers only.
+        let inherited = match door {
+            Some(_) => Inherited::default(),
+            None => Inherited::take().map_err(StartError::Inherited)?,
+        };
         let signals = Signals::block().map_err(StartError::Signals)?;
         with_logs(&settings.front, |logs| match door {
             Some(path) => {
                 behind_door::Server::start(path, &plan, settings, handlers, &signals, started)
                     .map(|server| server.until_the_end(settings, &signals, logs))
             }
-            None => in_process::Server::start(&plan, settings, handlers, &signals, started)
-                .map(|server| server.until_the_end(settings, &signals, logs)),
+            None => {
+                in_process::Server::start(&plan, settings, inherited, handlers, &signals, started)
+                    .map(|server| server.until_the_end(settings, &signals, logs))
+            }
         })
     }
 
