@@ -340,18 +340,17 @@ fn listen(
             Target::Http(_) | Target::Tcp(_) => Kind::Stream,
             Target::Udp(_) => Kind::Datagram,
         };
-        (kind, forward.address.clone())
+        (kind, forward.address.clone(), loops)
     };
     let addresses: Vec<_> = forwards.iter().map(address).collect();
-    let listeners =
-        Listeners::open(&addresses, inherited, settings, loops).map_err(|(n, source)| {
-            StartError::Forward {
-                place: forwards[n].place.clone(),
-                forward: forwards[n].to_string(),
-                address: forwards[n].address.clone(),
-                source,
-            }
-        })?;
+    let listeners = Listeners::open(&addresses, inherited, settings).map_err(|(n, source)| {
+        StartError::Forward {
+            place: forwards[n].place.clone(),
+            forward: forwards[n].to_string(),
+            address: forwards[n].address.clone(),
+            source,
+        }
+    })?;
     for (forward, address) in forwards.iter_mut().zip(listeners.addresses()) {
         forward.address = address.clone();
     }

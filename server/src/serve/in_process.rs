@@ -37,14 +37,15 @@ impl Server {
     ) -> Result<Self, StartError> {
         // Before the region is mapped, so that a port in use is said at once.
         let addresses = settings.listen.iter().cloned();
-        let addresses: Vec<_> = addresses.map(|address| (Kind::Stream, address)).collect();
-        let mut listeners =
-            Listeners::open(&addresses, &mut inherited, &settings.front, plan.loops).map_err(
-                |(n, source)| StartError::Listen {
-                    address: settings.listen[n].clone(),
-                    source,
-                },
-            )?;
+        let addresses: Vec<_> = addresses
+            .map(|address| (Kind::Stream, address, plan.loops))
+            .collect();
+        let mut listeners = Listeners::open(&addresses, &mut inherited, &settings.front).map_err(
+            |(n, source)| StartError::Listen {
+                address: settings.listen[n].clone(),
+                source,
+            },
+        )?;
 
         let mut region = application::map(plan, &settings.application)?;
         let mut take = |name| region.take(name).expect("the plan has this term");

@@ -103,16 +103,15 @@ pub(super) struct Listeners {
 pub(super) type Failed = (usize, io::Error);
 
 impl Listeners {
-    /// Listens on every address.
+    /// Listens on every address, on TCP and UDP with so many sockets each.
     pub(super) fn open(
-        addresses: &[(Kind, ListenAddress)],
+        addresses: &[(Kind, ListenAddress, u32)],
         inherited: &mut Inherited,
         settings: &FrontSettings,
-        loops: u32,
     ) -> Result<Self, Failed> {
         let options = settings.listen_options();
         let keys = keys(addresses);
-        for (n, (kind, address)) in addresses.iter().enumerate() {
+        for (n, (kind, address, _)) in addresses.iter().enumerate() {
             if let (ListenAddress::Inet(address), false) = (address, inherited.handed.has(&keys[n]))
             {
                 // SO_REUSEPORT would let a second server of the same user take half of the first one's connections.
@@ -125,13 +124,13 @@ impl Listeners {
         }
         let named: Vec<&str> = addresses
             .iter()
-            .filter_map(|(_, address)| match address {
+            .filter_map(|(_, address, _)| match address {
                 ListenAddress::Systemd(name) => name.as_deref(),
                 _ => None,
             })
             .collect();
         let mut open = Vec::new();
-        for (n, ((kind, address), key)) in addresses.iter().zip(keys).enumerate() {
+        for (n, ((kind, address, count), key)) in addresses.iter().zip(keys).enumerate() {
             let handed = inherited.handed.claim(&key);
             let mut this = match address {
                 ListenAddress::Inet(_) => Ok(Open::new(key, address, Vec::new())),
@@ -158,7 +157,7 @@ impl Listeners {
             .map_err(|error| (n, error))?;
             this.sockets.extend(handed.into_iter().map(Arc::new));
             let done = match address {
-                ListenAddress::Inet(_) => this.one_per_loop(*kind, options, loops),
+                ListenAddress::Inet(_) => this.open_up_to(*count, *kind, options),
                 _ => Ok(()),
             };
             done.and_then(|()| {
@@ -225,9 +224,9 @@ impl Listeners {
 
 /// What each address is called when it is handed on: as it is written, since a port 0 has become another one meanwhile, and
 /// counted, since there may be several of those.
-fn keys(addresses: &[(Kind, ListenAddress)]) -> Vec<String> {
+fn keys(addresses: &[(Kind, ListenAddress, u32)]) -> Vec<String> {
     let mut seen: HashMap<String, usize> = HashMap::new();
-    let key = |(kind, address): &(Kind, ListenAddress)| {
+    let key = |(kind, address, _): &(Kind, ListenAddress, u32)| {
         let text = match kind {
             Kind::Stream => address.to_string(),
             Kind::Datagram => format!("udp:{address}"),
@@ -250,14 +249,14 @@ impl Open {
     }
 
     /// Opens as many sockets as are missing, and notes the port that the kernel chose.
-    fn one_per_loop(&mut self, kind: Kind, options: ListenOptions, loops: u32) -> io::Result<()> {
+    fn open_up_to(&mut self, count: u32, kind: Kind, options: ListenOptions) -> io::Result<()> {
         let ListenAddress::Inet(mut address) = self.address else {
             return Ok(());
         };
         if let Some(first) = self.sockets.first() {
             address = net::local_address(first)?;
         }
-        while self.sockets.len() < loops as usize {
+        while self.sockets.len() < count as usize {
             let socket = match kind {
                 Kind::Stream => net::listen(address, options)?,
                 Kind::Datagram => net::receive_datagrams(address, options)?,
