@@ -10,12 +10,13 @@
 //! A block goes back to where its address lies, whichever thread frees it.
 
 use crate::bucket::{self, Bucket, Home};
+use crate::panic::{FRAMES_MAX, callers};
 use crate::recovery::{self, STACK_MARGIN, ensure_stack};
 use crate::shared;
 use crate::thread::{bound, thread};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Declare it with `#[global_allocator]`. `transom-platform` does so for every binary that uses it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,9 +55,28 @@ pub fn settle_process_heap(headroom_bytes: usize) {
 }
 
 fn count() {
-    if SEALED.load(Ordering::Relaxed) {
-        AFTER_SEAL.fetch_add(1, Ordering::Relaxed);
+    if SEALED.load(Ordering::Relaxed) && AFTER_SEAL.fetch_add(1, Ordering::Relaxed) == 0 {
+        note_culprit();
     }
+}
+
+/// Who made the first allocation after [`seal`]: its return addresses.
+static CULPRIT: [AtomicUsize; FRAMES_MAX] = [const { AtomicUsize::new(0) }; FRAMES_MAX];
+
+#[cold]
+#[inline(never)]
+fn note_culprit() {
+    let (frames, count) = callers();
+    for (place, frame) in CULPRIT.iter().zip(&frames[..count]) {
+        place.store(*frame, Ordering::Relaxed);
+    }
+}
+
+/// The return addresses of the first allocation from the process heap since [`seal`], innermost first, as offsets that
+/// `addr2line -e BINARY` takes; zeros after the last, and all zeros if there was none.
+#[must_use]
+pub fn first_process_heap_allocation() -> [usize; 32] {
+    std::array::from_fn(|n| CULPRIT[n].load(Ordering::Relaxed))
 }
 
 /// Runs `build`; the first allocation in it that fits is given exactly `[memory, memory + len)`.

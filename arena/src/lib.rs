@@ -30,7 +30,10 @@ mod signal;
 mod stack;
 mod thread;
 
-pub use allocator::{TransomAllocator, process_heap_allocations, seal, settle_process_heap};
+pub use allocator::{
+    TransomAllocator, first_process_heap_allocation, process_heap_allocations, seal,
+    settle_process_heap,
+};
 pub use bound::{Bound, BoundError, MemoryLimit, PAGE, Place, Term, pages};
 pub use bucket::{Bucket, BucketState, Buckets, BucketsError};
 pub use bumpalo::Bump;

@@ -17,7 +17,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MESSAGE_MAX: usize = 240;
-const FRAMES_MAX: usize = 32;
+pub(crate) const FRAMES_MAX: usize = 32;
 /// Said of a payload that is neither a `&str` nor a `String`.
 const NO_TEXT: &str = "a value that is no text";
 
@@ -255,6 +255,14 @@ extern "C" fn each_frame(context: *mut c_void, argument: *mut c_void) -> i32 {
         walk.count += 1;
     }
     GO_ON
+}
+
+/// The return addresses of whoever calls this, as offsets that `addr2line -e BINARY` takes, and how many. Empty before the
+/// panic hook is installed.
+pub(crate) fn callers() -> ([usize; FRAMES_MAX], usize) {
+    let mut frames = [0; FRAMES_MAX];
+    let count = walk(&mut frames);
+    (frames, count)
 }
 
 #[cfg(not(miri))]

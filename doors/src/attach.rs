@@ -5,19 +5,21 @@
 //! owner, listens, and only then takes its place by rename(2): there is no moment at which it exists with the wrong
 //! permissions, or at which a client finds a name that nobody serves.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::door::Inner;
 use crate::error::AttachError;
 use crate::porter::{self, Orders};
+use crate::public::AttachOptions;
 use crate::socket;
 
 /// Clients that may wait to be let in.
@@ -25,30 +27,6 @@ const BACKLOG: libc::c_int = 128;
 
 /// How often a path that somebody else owns is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
-
-/// How a door is attached to its path.
-#[derive(Clone, Copy, Debug)]
-pub struct AttachOptions {
-    /// Permissions of the path: who may write to it may open the door. Default `0600`.
-    pub mode: u32,
-    /// The path's owner; `None`: the process's effective user. Another one needs privilege.
-    pub owner: Option<u32>,
-    /// The path's group.
-    pub group: Option<u32>,
-    /// How long to wait for another owner of the path to leave. Default: not at all.
-    pub wait: Duration,
-}
-
-impl Default for AttachOptions {
-    fn default() -> Self {
-        Self {
-            mode: 0o600,
-            owner: None,
-            group: None,
-            wait: Duration::ZERO,
-        }
-    }
-}
 
 /// A door's place in the file system. Dropped, it is given up: the path is removed, and another owner may take it.
 /// Clients that have the door open keep it.
@@ -58,8 +36,10 @@ pub struct Attachment {
     /// Device and inode of the socket that we have put there.
     identity: (u64, u64),
     orders: Arc<Orders>,
+    /// The process that has attached it.
+    owner: u32,
     /// Released last.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Attachment {
@@ -74,6 +54,9 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
+        if self.owner != std::process::id() {
+            return; // in a child, which has neither the lock nor the door
+        }
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
         if ours {
@@ -128,6 +111,7 @@ pub fn attach(
         path: path.to_owned(),
         identity,
         orders,
+        owner: std::process::id(),
         _lock: lock,
     };
     if let Err(error) = fs::rename(&temporary.0, path) {
@@ -148,49 +132,103 @@ fn make(listener: &OwnedFd, temporary: &Path, options: &AttachOptions) -> io::Re
     socket::listen(listener, BACKLOG)
 }
 
+/// The lock files that doors of this process hold. The kernel's record locks belong to a process as a whole: a second
+/// owner in the same one would not be told, and by looking would even lose the first one its lock.
+static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// A path's lock, until it is dropped or the process ends. A child that was forked does not have it, even if it outlives its
+/// parent: that is why it is a record lock and no flock(2).
+#[derive(Debug)]
+struct Lock {
+    name: PathBuf,
+    /// Closing it lets go of the lock.
+    file: Option<File>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.file = None;
+        held().remove(&self.name);
+    }
+}
+
+fn held() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Becomes the path's only owner.
-fn lock(path: &Path, wait: Duration) -> Result<File, AttachError> {
+fn lock(path: &Path, wait: Duration) -> Result<Lock, AttachError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
-    let deadline = Instant::now() + wait;
+    let deadline = Instant::now().checked_add(wait);
     let fail = |source| AttachError::System {
         path: name.clone(),
         doing: "lock the door's path",
         source,
     };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&name)
+    // However it is spelt.
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let known = folder
+        .canonicalize()
+        .map(|folder| folder.join(name.file_name().unwrap_or_default()))
         .map_err(fail)?;
     loop {
-        // SAFETY: a plain system call on an open descriptor.
-        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            // Only to tell the next one who it is.
-            let _ = file.set_len(0);
-            let _ = file.write_all(std::process::id().to_string().as_bytes());
-            return Ok(file);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::WouldBlock {
-            return Err(fail(error));
-        }
-        if Instant::now() >= deadline {
-            let mut owner = String::new();
-            let _ = file.rewind();
-            let _ = file.take(20).read_to_string(&mut owner);
+        let owner = if held().insert(known.clone()) {
+            let mut lock = Lock {
+                name: known.clone(),
+                file: None,
+            };
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&name)
+                .map_err(fail)?;
+            match owner_of(&file).map_err(fail)? {
+                None => {
+                    lock.file = Some(file);
+                    return Ok(lock);
+                }
+                Some(owner) => owner,
+            }
+        } else {
+            std::process::id()
+        };
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(AttachError::Taken {
                 path: path.to_owned(),
-                owner: owner.trim().to_owned(),
+                owner,
             });
         }
         thread::sleep(AGAIN);
     }
+}
+
+/// Locks the file, or says which process has it locked.
+fn owner_of(file: &File) -> io::Result<Option<u32>> {
+    // SAFETY: all zeroes are a valid flock: from the start to the end of the file.
+    let mut record: libc::flock = unsafe { std::mem::zeroed() };
+    record.l_type = libc::F_WRLCK as libc::c_short;
+    // SAFETY: the record is valid for the call.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const record) } == 0 {
+        return Ok(None);
+    }
+    let error = io::Error::last_os_error();
+    if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) {
+        return Err(error);
+    }
+    // SAFETY: as above; the call writes into the record whose lock is in the way, if it still is.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut record) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Some(u32::try_from(record.l_pid).unwrap_or(0)))
 }
 
 /// A name beside the path, removed again unless it was renamed.

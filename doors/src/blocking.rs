@@ -4,10 +4,10 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::client::{AsyncClient, OpenOptions, PeerState, RemoteDoor};
+use crate::client::AsyncClient;
 use crate::error::{CallError, Limit, OpenError};
+use crate::public::{CallOptions, OpenOptions, PeerState, RemoteDoor, Reply};
 use crate::slot::{Completion, Kind, SlotId};
-use crate::socket::Descriptors;
 use crate::status::Status;
 use crate::waiting::Patience;
 
@@ -30,26 +30,6 @@ const SHORT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Client {
     channel: AsyncClient,
-}
-
-/// What goes along with a request.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CallOptions<'a> {
-    /// How long the caller waits; `None`: until there is a reply or the other side is gone.
-    pub timeout: Option<Duration>,
-    /// Descriptors whose duplicates become the handler's.
-    pub descriptors: &'a [BorrowedFd<'a>],
-}
-
-/// What came back.
-#[derive(Debug)]
-pub struct Reply {
-    /// Bytes of the reply, at the start of the caller's buffer.
-    pub len: usize,
-    /// [`Status::OK`], or the application's word.
-    pub status: Status,
-    /// Descriptors that came along.
-    pub descriptors: Descriptors,
 }
 
 impl Client {
@@ -100,7 +80,10 @@ impl Client {
         reply: &mut [u8],
         options: CallOptions<'_>,
     ) -> Result<Reply, CallError> {
-        let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
+        // A timeout that no clock reaches is none.
+        let deadline = options
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
         let slot = self.submit(request, options.descriptors, deadline)?;
         let completion = self.wait(slot, deadline)?;
         let outcome = self.take_reply(slot, completion, reply);
@@ -123,12 +106,17 @@ impl Client {
         }
         // An earlier call that timed out holds the slot until its reply comes.
         if self.channel.free_slots() == 0 {
+            let gone = self.channel.check_peer() == PeerState::Gone;
             self.channel.drain(|_, _| {});
+            // Nor does it come from a door that has died: that one is told of the new call below.
+            while gone && self.channel.next_lost().is_some() {}
         }
         let slot = self.channel.reserve().ok_or(CallError::Full)?;
         self.channel.request_mut(slot)[..request.len()].copy_from_slice(request);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let deadline_ns = left.map_or(0, |left| crate::now_ns() + left.as_nanos() as u64);
+        let deadline_ns = left.map_or(0, |left| {
+            crate::now_ns().saturating_add(left.as_nanos() as u64)
+        });
         let submitted = self
             .channel
             .submit_sync(slot, request.len(), deadline_ns, descriptors)

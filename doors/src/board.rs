@@ -36,6 +36,8 @@ const _: () = assert!(size_of::<Header>() == 4 * LINE && size_of::<Line<Futex>>(
 pub struct Board {
     base: NonNull<Header>,
     threads: u32,
+    /// Whether callers in other processes see it.
+    shown: bool,
     /// Keeps what `base` points to.
     _memory: Memory,
 }
@@ -83,6 +85,7 @@ impl Board {
         Ok(Self {
             base: mapping.base().cast(),
             threads,
+            shown: true,
             _memory: Memory::Between { _mapping: mapping },
         })
     }
@@ -91,6 +94,7 @@ impl Board {
         let board = Self {
             base,
             threads,
+            shown: matches!(memory, Memory::Between { .. }),
             _memory: memory,
         };
         Pace::begin(&board.header().pace.0);
@@ -110,9 +114,10 @@ impl Board {
         unsafe {
             let idle = self.base.add(1).cast::<Line<AtomicU64>>();
             let beds = idle.add(words).cast::<Line<Futex>>();
+            let beds_shown = if self.shown { self.threads as usize } else { 0 };
             IdleWords {
                 idle: slice::from_raw_parts(idle.as_ptr(), words),
-                beds: slice::from_raw_parts(beds.as_ptr(), self.threads as usize),
+                beds: slice::from_raw_parts(beds.as_ptr(), beds_shown),
                 running: &self.header().running,
             }
         }

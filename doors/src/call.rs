@@ -12,15 +12,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 use crate::channel::{Channel, Claimed};
-use crate::clock::current_cpu;
+use crate::clock::{current_cpu, now_ns};
 use crate::door::{Inner, ThreadState};
+use crate::gone::Gone;
 use crate::hello::Message;
-use crate::link::Lie;
-use crate::public::Limits;
-use crate::socket::{self, Credentials, DESCRIPTORS_MAX, Descriptors};
+use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors, Lie, Limits, Resumed};
+use crate::socket;
 use crate::status::Status;
 use crate::sync::Ordering;
-use crate::turn::Gone;
 use crate::waiting::Patience;
 
 /// A lazy client is told after this many completions at the latest: a quarter of the default
@@ -28,25 +27,28 @@ use crate::waiting::Patience;
 /// own CPU is not: a wake would only take the CPU from us, and give it back after a few calls.
 const UNREPORTED_MAX: u32 = 16;
 
+/// How long a client in another process may keep the turn: far longer than any front end lets its own clients take.
+const TURN_NS: u64 = 300_000_000_000;
+
 /// What runs behind a door.
 pub trait DoorHandler {
     /// Serves one call on door server thread `thread`, and completes it. Returning or unwinding
     /// without [`Call::complete`] completes the call with [`Status::FAULT`].
     fn call(&self, thread: u32, call: &mut Call<'_>);
+
+    /// Whether something keeps the thread from the next call, after this one. Asked after every call.
+    fn is_held_up(&self) -> bool {
+        false
+    }
+
+    /// Waits until nothing does. The call and its channel are done with.
+    fn wait_until_free(&self) {}
 }
 
 impl<F: Fn(u32, &mut Call<'_>)> DoorHandler for F {
     fn call(&self, thread: u32, call: &mut Call<'_>) {
         self(thread, call);
     }
-}
-
-/// The turn has come back after an interim reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resumed {
-    /// Bytes that the client has put into the request slot in the meantime; 0 if it has only
-    /// consumed the reply.
-    pub request_len: usize,
 }
 
 /// One request on a door server thread. Having one says that the slot's bytes are ours, until
@@ -206,8 +208,8 @@ impl<'a> Call<'a> {
         self.claimed.deadline_ns
     }
 
-    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds. Read once for the
-    /// policies anyway.
+    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds, as it was last read for the policies; while
+    /// handlers are short that may be up to seven of them ago.
     pub fn claimed_at_ns(&self) -> u64 {
         self.claimed_at_ns
     }
@@ -343,7 +345,12 @@ impl<'a> Call<'a> {
         self.inner.report(self.thread);
 
         self.inner.leave_to_block(self.thread);
-        turn.wait_for_client(|| self.channel.is_closed())?;
+        // One of another process may never give the turn back, and must not keep a thread by that.
+        let until_ns = self.channel.link.as_ref().map(|_| now_ns() + TURN_NS);
+        let channel = self.channel;
+        turn.wait_for_client(|| {
+            channel.is_closed() || until_ns.is_some_and(|until_ns| now_ns() > until_ns)
+        })?;
         self.claimed.request_len = self.channel.request_len(slot);
         Ok(Resumed {
             request_len: self.claimed.request_len,
@@ -402,7 +409,11 @@ impl EmergencyReply {
         // will exist for ever.
         let (inner, channel) = unsafe { (&*self.inner, &*self.channel) };
         let state = &inner.threads[self.thread as usize].0;
-        let ours = !channel.was_done(self.claimed.slot, self.claimed.generation);
+        let ours = match &channel.link {
+            // A client's generations may be what it likes; whether its call is being served is known here.
+            Some(link) => link.is_in_service(self.claimed.slot),
+            None => !channel.was_done(self.claimed.slot, self.claimed.generation),
+        };
         if ours {
             let len = fill.len().min(channel.layout.geometry().reply_size);
             // SAFETY: the call is not completed, so the reply slot is this thread's; a `&mut` that

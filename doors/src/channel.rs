@@ -9,10 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use crate::bell::Bell;
 use crate::bitmap::BITS;
 use crate::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
-use crate::link::{Lie, Link};
-use crate::socket::Descriptors;
+use crate::link::Link;
+use crate::public::{Descriptors, Lie};
 use crate::status::Status;
 use crate::sync::{AtomicU32, Line, Ordering};
+
+/// How often a socket is read for what was sent before: together more messages than its buffer holds.
+pub(crate) const BATCHES: usize = 16;
 
 /// One channel of a door.
 #[derive(Debug)]
@@ -147,10 +150,11 @@ impl Channel {
         header
             .done_generation
             .store(claimed.generation, Ordering::Release);
-        self.publish_bit(claimed.slot);
+        // The caller may use the slot again as soon as it sees the bit.
         if claimed.sync {
             self.layout.turn(claimed.slot).finish();
         }
+        self.publish_bit(claimed.slot);
     }
 
     /// Whether this use of the slot has had its final reply, even if the slot was used again since.
@@ -210,18 +214,31 @@ impl Channel {
         }
     }
 
+    /// Closes the descriptors of calls that nobody will take up.
+    pub fn drop_parcels(&self) {
+        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        for parcel in parcels.iter_mut() {
+            *parcel = None;
+        }
+    }
+
     /// The descriptors of a call, which were sent before it was submitted.
     pub fn take_parcel(&self, claimed: &Claimed) -> Option<Parcel> {
-        // They may still be in the socket: whoever needs them reads it.
-        for _ in 0..2 {
-            let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-            let place = parcels.get_mut(claimed.slot as usize)?;
-            if let Some(parcel) = place.take_if(|parcel| parcel.generation == claimed.generation) {
+        // They may still be in the socket: whoever needs them reads it, behind whoever is reading.
+        for _ in 0..BATCHES {
+            if let Some(parcel) = self.parcel_of(claimed) {
                 return Some(parcel);
             }
-            drop(parcels);
-            self.link.as_ref()?.receive(self);
+            if !self.link.as_ref()?.receive(self) {
+                break;
+            }
         }
-        None
+        self.parcel_of(claimed)
+    }
+
+    fn parcel_of(&self, claimed: &Claimed) -> Option<Parcel> {
+        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = parcels.get_mut(claimed.slot as usize)?;
+        place.take_if(|parcel| parcel.generation == claimed.generation)
     }
 }

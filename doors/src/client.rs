@@ -26,7 +26,8 @@ mod wait;
 
 use remote::Remote;
 
-pub use peer::{OpenOptions, PeerState, RemoteDoor};
+/// Words of completions in a row that turn out to be none, after which another process is taken for broken.
+const FRUITLESS_MAX: u32 = 100_000;
 
 /// One caller of a door: owned by one thread at a time.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct AsyncClient {
     taken: u64,
     taken_word: usize,
     outstanding: usize,
+    /// Words of completions in a row that were none.
+    fruitless: u32,
     /// Slots whose calls were not accepted and not told yet.
     lost: usize,
 
@@ -86,6 +89,7 @@ impl AsyncClient {
             taken: 0,
             taken_word: 0,
             outstanding: 0,
+            fruitless: 0,
             lost: 0,
             not_sync: PhantomData,
         }
@@ -263,19 +267,24 @@ impl AsyncClient {
         }
     }
 
-    /// The next reply, if there is one. Its bytes can be read with [`reply`](Self::reply).
+    /// The next reply, if there is one. Its bytes can be read with [`reply`](Self::reply). Takes as
+    /// many words of bits as the channel has, and no more: another process that sets bits without end does not keep the
+    /// caller. If some are left, [`prepare_wait`](Self::prepare_wait) says so.
     pub fn next_completion(&mut self) -> Option<(SlotId, Completion)> {
+        let mut words = self.layout.complete().len();
         loop {
             while self.taken != 0 {
                 let index = self.taken_word as u32 * BITS + self.taken.trailing_zeros();
                 self.taken &= self.taken - 1;
                 if let Some(found) = self.look_at(index) {
+                    self.fruitless = 0;
                     return Some(found);
                 }
             }
-            if !self.take_next_word() {
+            if words == 0 || !self.take_next_word() {
                 return None;
             }
+            words -= 1;
         }
     }
 
@@ -297,6 +306,7 @@ impl AsyncClient {
             };
             if complete.peek(self.taken_word) != 0 {
                 self.taken = complete.take(self.taken_word, u64::MAX);
+                self.note_fruitless();
                 for bit in bits_of(self.taken) {
                     let slot = self.taken_word as u32 * BITS + bit as u32;
                     self.layout.prefetch_reply(slot);
@@ -305,6 +315,16 @@ impl AsyncClient {
             }
         }
         false
+    }
+
+    /// A bit too many is honest; thousands in a row are not.
+    fn note_fruitless(&mut self) {
+        self.fruitless = self.fruitless.saturating_add(1);
+        if self.fruitless > FRUITLESS_MAX
+            && let Peer::Remote(remote) = &mut self.peer
+        {
+            remote.poison("completions that are none");
+        }
     }
 
     /// What a completion bit means: a hint, checked against what we know of the slot.

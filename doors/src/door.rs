@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crate::attach::{AttachOptions, Attachment};
+use crate::attach::Attachment;
 use crate::bell::Bell;
 use crate::board::Board;
 use crate::call::DoorHandler;
@@ -19,70 +19,24 @@ use crate::channel::Channel;
 use crate::client::AsyncClient;
 use crate::error::{AttachError, BuildError, ChannelError};
 use crate::geometry::{ChannelGeometry, ChannelMemory};
-use crate::idle::IdleSet;
+use crate::idle::{IdleSet, OwnWords};
 use crate::layout::Layout;
 use crate::pace::Pace;
-use crate::public::{Attributes, DoorEvent, Limits, Unreferenced};
+use crate::public::{
+    AttachOptions, Attributes, Credentials, DoorEvent, DoorInfo, THREADS_MAX, Unreferenced,
+};
+use crate::remote_options::RemoteOptions;
 use crate::revoke::Revoked;
 use crate::snapshots::Snapshots;
-use crate::socket::Credentials;
 use crate::sync::{AtomicU32, Line, Ordering};
 use crate::table::{Look, Presence, Table};
 
-/// The most door server threads of one door: the idle set's scan stays within 256 words.
-pub const THREADS_MAX: u32 = 16_384;
-
-/// The most clients of one door: the porter looks at each in turn.
-pub const CHANNELS_MAX: u32 = 4096;
-
-type Accept = Box<dyn Fn(&Credentials) -> bool + Send + Sync>;
-type OnEvent = Box<dyn Fn(&DoorEvent) + Send + Sync>;
 type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
 
 /// An entry into this process, called like a function. Clones are the same door.
 #[derive(Clone, Debug)]
 pub struct Door {
     pub(crate) inner: Arc<Inner>,
-}
-
-/// What a door looks like from outside. Every number is read by itself: together they are not a
-/// snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DoorInfo {
-    /// The process that the door leads into.
-    pub pid: u32,
-    /// Identifies the door in the whole system, and no other ever: 128 random bits.
-    pub id: u128,
-    /// What kind of door it is.
-    pub attributes: Attributes,
-    /// Clients in other processes that have it open.
-    pub clients: u32,
-    /// Threads that may exist.
-    pub threads_max: u32,
-    /// Threads that were started: the high water of concurrency, plus the spare.
-    pub threads_started: u32,
-    /// The most threads that calls ever needed: one more than the highest that ran a handler,
-    /// because the lowest idle one is woken.
-    pub threads_high_water: u32,
-    /// Threads that wait for a call.
-    pub threads_idle: u32,
-    /// Threads that will never come back, because an emergency reply was sent for their call.
-    pub threads_parked: u32,
-    /// Attempts to start a thread that failed.
-    pub starts_failed: u64,
-    /// Calls that were submitted and have not been completed, in any state. For a moment more, while threads look for
-    /// calls; never fewer. 0 after a revoke: nothing is left to wait for.
-    pub calls_under_way: u64,
-    /// Calls that were completed, in any way.
-    pub calls_served: u64,
-    /// Calls that ended with [`Status::FAULT`](crate::Status::FAULT), because a handler panicked or
-    /// did not complete its call.
-    pub calls_faulted: u64,
-    /// The moving average of service time, in nanoseconds.
-    pub service_average_ns: u32,
-    /// Whether the door was revoked.
-    pub revoked: bool,
 }
 
 /// Collects what a door needs before it exists.
@@ -94,34 +48,6 @@ pub struct DoorBuilder {
     server_create: Option<ServerCreate>,
     remote: RemoteOptions,
     snapshots: Option<ChannelMemory>,
-}
-
-/// What a door is to its callers in other processes.
-pub(crate) struct RemoteOptions {
-    /// `None`: it has none.
-    pub geometry: Option<ChannelGeometry>,
-    pub channels_max: u32,
-    pub channels_per_user: Option<u32>,
-    pub limits: Limits,
-    pub unreferenced: Option<Unreferenced>,
-    pub on_unreferenced: Option<Box<dyn Fn() + Send + Sync>>,
-    pub accept: Option<Accept>,
-    pub on_event: Option<OnEvent>,
-}
-
-impl Default for RemoteOptions {
-    fn default() -> Self {
-        Self {
-            geometry: None,
-            channels_max: 64,
-            channels_per_user: None,
-            limits: Limits::default(),
-            unreferenced: None,
-            on_unreferenced: None,
-            accept: None,
-            on_event: None,
-        }
-    }
 }
 
 /// What belongs to one thread alone, on its own cache lines, where an emergency reply can reach it
@@ -145,7 +71,7 @@ pub(crate) struct Inner {
     pub board: Board,
     /// To be given to clients; none if there can be none.
     pub board_fd: Option<OwnedFd>,
-    places: Box<[Line<AtomicU32>]>,
+    own_words: Box<[Line<OwnWords>]>,
     pub threads: Box<[Line<ThreadState>]>,
     /// The channels, once the door has started.
     pub table: OnceLock<Table>,
@@ -161,6 +87,8 @@ pub(crate) struct Inner {
     /// One more than the highest thread that ever ran a handler.
     pub high_water: AtomicU32,
     pub parked: AtomicU32,
+    /// Threads that have come out of `serve`.
+    pub ended: AtomicU32,
     /// Of whoever looks at the channels and is none of the door's threads, one at a time.
     outsider: Mutex<()>,
     outsider_presence: Presence,
@@ -169,7 +97,7 @@ pub(crate) struct Inner {
     pub remote: RemoteOptions,
     pub snapshots: Option<Snapshots>,
     /// Rings the porter, once there is one.
-    pub porter: OnceLock<Bell>,
+    pub porter: Mutex<Option<Bell>>,
 }
 
 impl Door {
@@ -228,7 +156,8 @@ impl Door {
     pub fn revoke(&self) {
         self.inner.revoked().raise();
         self.inner.idle().wake_all(self.inner.started());
-        if let Some(porter) = self.inner.porter.get() {
+        let porter = self.inner.porter.lock();
+        if let Some(porter) = &*porter.unwrap_or_else(PoisonError::into_inner) {
             porter.ring();
         }
     }
@@ -262,7 +191,8 @@ impl Door {
         Ok(thread)
     }
 
-    /// Gives the door a name: callers in other processes open it at `path`. A door can have one at a time.
+    /// Gives the door a name: callers in other processes open it at `path`. A door has one at a time; once it has been detached
+    /// and all who had it open have left, it can have another.
     ///
     /// # Errors
     /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or has not
@@ -295,6 +225,7 @@ impl Door {
             threads_high_water: inner.high_water.load(Ordering::Relaxed),
             threads_idle: inner.board.idle().count_idle(),
             threads_parked: inner.parked.load(Ordering::Relaxed),
+            threads_ended: inner.ended.load(Ordering::SeqCst),
             starts_failed: inner.starts_failed.load(Ordering::Relaxed),
             calls_served: served,
             calls_faulted: sum(|thread| &thread.faulted),
@@ -482,7 +413,7 @@ impl DoorBuilder {
             this: this.clone(),
             board,
             board_fd,
-            places: (0..self.threads_max).map(|_| Line::default()).collect(),
+            own_words: (0..self.threads_max).map(|_| Line::default()).collect(),
             threads: (0..self.threads_max).map(|_| Line::default()).collect(),
             table: OnceLock::new(),
             local: Mutex::new(Vec::new()),
@@ -493,43 +424,16 @@ impl DoorBuilder {
             retry_after_ns: AtomicU64::new(0),
             high_water: AtomicU32::new(0),
             parked: AtomicU32::new(0),
+            ended: AtomicU32::new(0),
             outsider: Mutex::new(()),
             outsider_presence: Presence::default(),
             clients: AtomicU32::new(0),
             id: random_id(),
             remote,
             snapshots,
-            porter: OnceLock::new(),
+            porter: Mutex::new(None),
         });
         Ok(Door { inner })
-    }
-}
-
-impl RemoteOptions {
-    fn check(&self) -> Result<(), BuildError> {
-        let Some(geometry) = self.geometry else {
-            return Ok(());
-        };
-        geometry.check()?;
-        let Limits {
-            data_min,
-            data_max,
-            descriptors_max,
-        } = self.limits;
-        if data_min > data_max.min(geometry.request_size) {
-            return Err(BuildError::DataMin { data_min, data_max });
-        }
-        if descriptors_max as usize > crate::socket::DESCRIPTORS_MAX {
-            return Err(BuildError::Descriptors {
-                given: descriptors_max,
-            });
-        }
-        if !(1..=CHANNELS_MAX).contains(&self.channels_max) {
-            return Err(BuildError::Channels {
-                given: self.channels_max,
-            });
-        }
-        Ok(())
     }
 }
 
@@ -589,7 +493,7 @@ impl Inner {
     }
 
     pub fn idle(&self) -> IdleSet<'_> {
-        IdleSet::new(self.board.idle(), &self.places)
+        IdleSet::new(self.board.idle(), &self.own_words)
     }
 
     pub fn pace(&self) -> Pace<'_> {

@@ -4,11 +4,9 @@ use std::io;
 
 use crate::geometry::{PAGE, SLOTS_MAX};
 
-#[cfg(not(target_os = "illumos"))]
-mod linux;
+mod door;
 
-#[cfg(not(target_os = "illumos"))]
-pub use linux::{AttachError, BuildError, CallError, Limit, OpenError};
+pub use door::{AttachError, BuildError, CallError, Limit, OpenError};
 
 /// A channel that cannot exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

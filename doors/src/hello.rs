@@ -16,11 +16,14 @@
 //! Pure: bytes in, values out. Arbitrary bytes give an error and never a panic.
 
 use crate::geometry::{ChannelGeometry, PAGE};
+use crate::public::Refusal;
 
 /// The version of this conversation and of every layout behind it.
 pub const VERSION: u32 = 1;
 /// Bytes of every message.
 pub const MESSAGE: usize = 128;
+/// Room to receive one in: a longer message shows, and is none.
+pub const ROOM: usize = MESSAGE + 1;
 
 const MAGIC: [u8; 8] = *b"TRANSOMD";
 
@@ -56,73 +59,6 @@ pub struct Welcome {
     pub threads_max: u32,
     /// The channel's geometry.
     pub geometry: ChannelGeometry,
-}
-
-/// Why a client is turned away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The two sides were built from different versions.
-    #[error(
-        "the client speaks version {client} of the protocol, the server version {server}: build both from one version"
-    )]
-    Version {
-        /// The client's.
-        client: u64,
-        /// The server's.
-        server: u64,
-    },
-    /// The two sides have different pages.
-    #[error("the client has pages of {client} bytes, the server of {server}")]
-    Page {
-        /// The client's.
-        client: u64,
-        /// The server's.
-        server: u64,
-    },
-    /// The channel is larger than the client allows.
-    #[error(
-        "the door's channel takes {needed} bytes, and the client allows {allowed}: make the door's slots fewer or smaller (--slots, --request-size, --reply-size), or allow more"
-    )]
-    Bytes {
-        /// What the door's channel takes.
-        needed: u64,
-        /// What the client allows.
-        allowed: u64,
-    },
-    /// All channels are in use.
-    #[error("the door has {max} channels, and all are in use: raise the door's limit of channels")]
-    Channels {
-        /// The door's limit.
-        max: u64,
-    },
-    /// This user has all the channels that one user may have.
-    #[error(
-        "user {uid} has {max} channels of this door, as many as one user may have: raise the door's limit of channels per user"
-    )]
-    ChannelsPerUser {
-        /// The door's limit for one user.
-        max: u64,
-        /// The user.
-        uid: u64,
-    },
-    /// The door's policy does not let this user in.
-    #[error("the door does not accept user {uid}")]
-    User {
-        /// The user.
-        uid: u64,
-    },
-    /// The door was revoked.
-    #[error("the door was revoked")]
-    Revoked,
-    /// The server could not make the channel.
-    #[error("the server has no memory or descriptors for another channel (system error {errno})")]
-    Resources {
-        /// The system's error number.
-        errno: u64,
-    },
-    /// What the client sent is no hello, or its memory is not what was agreed.
-    #[error("the server did not accept what the client sent")]
-    Protocol,
 }
 
 /// Any message.

@@ -23,6 +23,10 @@ const BITS: u32 = u64::BITS;
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
 
+/// Idle threads that are not asleep, after which a caller from outside asks the server's process: a board that says
+/// nonsense must not cost it thousands of system calls.
+const FAILED_MAX: u32 = 4;
+
 /// Where a thread is, as far as others may count on it.
 const SEARCHING: u32 = 0;
 /// In a handler that is expected to be short: counted.
@@ -38,7 +42,8 @@ const AWAY: u32 = 2;
 pub struct IdleWords<'a> {
     /// One bit for each thread: it is idle.
     pub idle: &'a [Line<AtomicU64>],
-    /// One word for each thread, on which it sleeps.
+    /// One word for each thread, always 0: a thread sleeps on it besides its own, private one, so that a caller in
+    /// another process can wake it.
     pub beds: &'a [Line<Futex>],
     /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds
     /// one, the thread that set it subtracts one *after* setting it, so that for a moment the count
@@ -84,14 +89,18 @@ impl IdleWords<'_> {
     /// For a caller in another process, which can read these words but not write them, after
     /// publishing work: wakes up to `wanted` of the lowest idle threads among the first `started`.
     ///
-    /// A sleeper that is woken so finds its word as it was: it takes any return from its sleep for
-    /// a wake. Who is not asleep yet cannot be told: the kernel's answer says so, and then nothing
-    /// is certain.
+    /// A sleeper that is woken so finds its words as they were: it takes any return from its sleep
+    /// for a wake. Who is not asleep yet cannot be told: the kernel's answer says so, and then
+    /// nothing is certain. Nor is it if somebody who may open the door tampers with these words
+    /// (futex(2) lets him take a wake for himself, or carry a sleeper off to another word): then
+    /// the call waits until its caller asks the server's process, whose own wakes go by private
+    /// words.
     pub fn wake_from_outside(&self, wanted: u32, started: u32) -> Rung {
         let mut rung = Rung {
             woken: 0,
             uncertain: false,
         };
+        let mut failed = 0;
         fence(Ordering::SeqCst);
         for (place, word) in self.in_use(started).iter().enumerate() {
             let mut shown = word.0.load(Ordering::SeqCst);
@@ -99,8 +108,14 @@ impl IdleWords<'_> {
                 let index = place * BITS as usize + shown.trailing_zeros() as usize;
                 shown &= shown - 1;
                 match self.beds.get(index) {
-                    Some(bed) if bed.0.wake() => rung.woken += 1,
-                    _ => rung.uncertain = true,
+                    Some(bed) if bed.0.wake_all() => rung.woken += 1,
+                    _ => {
+                        rung.uncertain = true;
+                        failed += 1;
+                        if failed == FAILED_MAX {
+                            return rung;
+                        }
+                    }
                 }
             }
         }
@@ -121,13 +136,30 @@ impl IdleWords<'_> {
 pub struct IdleSet<'a> {
     words: IdleWords<'a>,
     /// Private to the server's process.
-    places: &'a [Line<AtomicU32>],
+    own: &'a [Line<OwnWords>],
+}
+
+#[cfg(loom)]
+impl OwnWords {
+    /// The model's public word of the same thread.
+    pub fn public_bed(&self) -> Futex {
+        Futex::beside(&self.bed)
+    }
+}
+
+/// What the server's process keeps of each thread, where nobody else can reach it. All zero at first.
+#[derive(Debug, Default)]
+pub struct OwnWords {
+    /// Where the thread is, as far as others may count on it.
+    place: AtomicU32,
+    /// On which it sleeps.
+    bed: Futex,
 }
 
 impl<'a> IdleSet<'a> {
-    /// A view of these words; `places` has one for each thread, all zero at first.
-    pub fn new(words: IdleWords<'a>, places: &'a [Line<AtomicU32>]) -> Self {
-        Self { words, places }
+    /// A view of these words; `own` has some for each thread.
+    pub fn new(words: IdleWords<'a>, own: &'a [Line<OwnWords>]) -> Self {
+        Self { words, own }
     }
 
     /// A started thread begins to look for work.
@@ -174,9 +206,10 @@ impl<'a> IdleSet<'a> {
     /// Stops counting on threads that are in handlers now: work was found waiting although they
     /// were expected to be short. As for `depart`, the caller looks for work after this.
     pub fn give_up_on_busy(&self, started: u32) {
-        for place in &self.places[..started as usize] {
-            if place
+        for own in &self.own[..started as usize] {
+            if own
                 .0
+                .place
                 .compare_exchange(BUSY, AWAY, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
             {
@@ -188,7 +221,7 @@ impl<'a> IdleSet<'a> {
     /// Sleeps as thread `index` until it is woken, unless `work` says that there is something to
     /// do. Returns, awake and running, in either case; may return without work.
     pub fn sleep(&self, index: u32, work: impl Fn() -> bool) {
-        let bed = &self.words.beds[index as usize].0;
+        let bed = &self.own[index as usize].0.bed;
         let word = &self.words.idle[(index / BITS) as usize].0;
         let bit = 1_u64 << (index % BITS);
 
@@ -203,8 +236,11 @@ impl<'a> IdleSet<'a> {
         self.words.running.0.fetch_sub(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if !work() {
-            // Once: a caller in another process wakes us without changing the word.
-            bed.wait(ASLEEP);
+            // Once: a caller in another process wakes us without changing a word.
+            match self.words.beds.get(index as usize) {
+                Some(public) => bed.wait_either(ASLEEP, &public.0),
+                None => bed.wait_privately(ASLEEP),
+            }
         }
         if word.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
             self.arrive();
@@ -219,9 +255,9 @@ impl<'a> IdleSet<'a> {
             return false;
         };
         self.arrive();
-        let bed = &self.words.beds[index as usize].0;
+        let bed = &self.own[index as usize].0.bed;
         if bed.word().swap(AWAKE, Ordering::AcqRel) == ASLEEP {
-            bed.wake();
+            bed.wake_privately();
         }
         true
     }
@@ -232,7 +268,7 @@ impl<'a> IdleSet<'a> {
     }
 
     fn place(&self, index: u32) -> &AtomicU32 {
-        &self.places[index as usize].0
+        &self.own[index as usize].0.place
     }
 
     fn take_lowest(&self, started: u32) -> Option<u32> {

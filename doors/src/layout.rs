@@ -25,7 +25,7 @@ pub struct RequestHeader {
     pub len: AtomicU32,
     /// [`SYNC`], and the number of descriptors that go along.
     pub flags: AtomicU32,
-    reserved: u32,
+    reserved: AtomicU32,
     /// `CLOCK_MONOTONIC`, nanoseconds; 0: none.
     pub deadline_ns: AtomicU64,
 }

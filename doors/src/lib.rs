@@ -80,11 +80,15 @@ mod channel;
 #[cfg(not(target_os = "illumos"))]
 mod client;
 mod clock;
+// On illumos always, because there its tests are never compiled.
+#[cfg(any(test, target_os = "illumos"))]
+mod conformance;
 #[cfg(not(target_os = "illumos"))]
 mod door;
 #[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod error;
 mod geometry;
+mod gone;
 #[cfg(not(target_os = "illumos"))]
 mod growth;
 #[cfg(not(target_os = "illumos"))]
@@ -103,8 +107,9 @@ mod memory;
 mod pace;
 #[cfg(not(target_os = "illumos"))]
 mod porter;
-#[cfg(not(target_os = "illumos"))]
 mod public;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
+mod remote_options;
 #[cfg(not(target_os = "illumos"))]
 mod revoke;
 #[cfg(not(target_os = "illumos"))]
@@ -125,35 +130,35 @@ mod turn;
 #[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod waiting;
 
-// On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names. What they share
-// with Linux are the words: geometry, slots, status, patience, the doorbell.
+// On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names. Everything that is
+// only a value is shared.
 #[cfg(target_os = "illumos")]
 pub use illumos::{
-    AsyncClient, AttachError, AttachOptions, Attachment, BuildError, Call, CallError, Client,
-    Credentials, Descriptors, Door, DoorBuilder, DoorHandler, DoorInfo, EmergencyReply, Gone,
-    OpenError, OpenOptions, PeerState, Resumed, THREADS_MAX, Unreferenced,
+    AsyncClient, Attachment, Call, Client, Door, DoorBuilder, DoorHandler, EmergencyReply,
+};
+
+#[cfg(not(target_os = "illumos"))]
+pub use {
+    attach::Attachment,
+    blocking::Client,
+    call::{Call, DoorHandler, EmergencyReply},
+    client::AsyncClient,
+    door::{Door, DoorBuilder},
+    memory::MemoryError,
 };
 
 pub use bell::Bell;
 pub use clock::now_ns;
-pub use error::{ChannelError, GeometryError};
+pub use error::{
+    AttachError, BuildError, CallError, ChannelError, GeometryError, Limit, OpenError,
+};
 pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
+pub use gone::Gone;
+pub use public::{
+    AttachOptions, Attributes, CHANNELS_MAX, CallOptions, Credentials, Descriptors, DoorEvent,
+    DoorInfo, Lie, Limits, OpenOptions, PeerState, Refusal, RemoteDoor, Reply, Resumed,
+    THREADS_MAX, Unreferenced,
+};
 pub use slot::{Completion, Kind, SlotId, Withdraw};
 pub use status::Status;
 pub use waiting::Patience;
-
-#[cfg(not(target_os = "illumos"))]
-pub use {
-    attach::{AttachOptions, Attachment},
-    blocking::{CallOptions, Client, Reply},
-    call::{Call, DoorHandler, EmergencyReply, Resumed},
-    client::{AsyncClient, OpenOptions, PeerState, RemoteDoor},
-    door::{CHANNELS_MAX, Door, DoorBuilder, DoorInfo, THREADS_MAX},
-    error::{AttachError, BuildError, CallError, Limit, OpenError},
-    hello::Refusal,
-    link::Lie,
-    memory::MemoryError,
-    public::{Attributes, DoorEvent, Limits, Unreferenced},
-    socket::{Credentials, Descriptors},
-    turn::Gone,
-};

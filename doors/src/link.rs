@@ -4,56 +4,19 @@
 //! channel and nothing else.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use crate::bell::Bell;
 use crate::channel::{Channel, Parcel};
 use crate::geometry::ChannelGeometry;
-use crate::hello::{MESSAGE, Message};
+use crate::hello::{Message, ROOM};
 use crate::memory::Mapping;
-use crate::socket::{self, Credentials};
+use crate::public::{Credentials, Lie};
+use crate::socket;
 use crate::sync::{AtomicU32, Ordering};
 
 /// Messages taken from one socket at a time: a client that sends many does not keep a thread from the others.
 const MESSAGES: usize = 64;
-
-/// A claim of a client's that cannot be true. Its channel is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[repr(u32)]
-pub enum Lie {
-    /// It submitted a call in a slot that does not exist.
-    #[error("a call in a slot that the channel does not have")]
-    Slot = 1,
-    /// It submitted a call in a slot whose call has not been answered.
-    #[error("a second call in a slot whose first one is still being served")]
-    Twice = 2,
-    /// A request longer than its slot.
-    #[error("a request longer than its slot")]
-    Length = 3,
-    /// A generation that no call has.
-    #[error("a call without a generation")]
-    Generation = 4,
-    /// It said that descriptors go along, and none came.
-    #[error("descriptors that were announced and not sent")]
-    Descriptors = 5,
-    /// Bytes on the socket that mean nothing.
-    #[error("a message that means nothing here")]
-    Message = 6,
-}
-
-impl Lie {
-    fn of(number: u32) -> Option<Self> {
-        [
-            Lie::Slot,
-            Lie::Twice,
-            Lie::Length,
-            Lie::Generation,
-            Lie::Descriptors,
-            Lie::Message,
-        ]
-        .into_iter()
-        .find(|&lie| lie as u32 == number)
-    }
-}
 
 /// A client's request to look after its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +39,13 @@ pub struct Link {
     pub socket: OwnedFd,
     /// Rings the porter.
     porter: Bell,
+    /// How many descriptors a call may have.
+    descriptors_max: usize,
     /// Calls wait, and the client could wake nobody.
     nudged: AtomicU32,
+    /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may find neither
+    /// it nor its message otherwise, because another thread has it in its hands.
+    reading: Mutex<()>,
     /// By slot: 1 if its call was claimed and not answered.
     in_service: Box<[AtomicU32]>,
     closed: AtomicU32,
@@ -91,13 +59,16 @@ impl Link {
         credentials: Credentials,
         socket: OwnedFd,
         porter: Bell,
+        descriptors_max: u32,
         mappings: [Mapping; 3],
     ) -> Self {
         Self {
             credentials,
             socket,
             porter,
+            descriptors_max: descriptors_max as usize,
             nudged: AtomicU32::new(0),
+            reading: Mutex::new(()),
             in_service: (0..geometry.slots).map(|_| AtomicU32::new(0)).collect(),
             closed: AtomicU32::new(OPEN),
             _mappings: mappings,
@@ -114,6 +85,11 @@ impl Link {
         self.in_service[slot as usize].store(0, Ordering::Release);
     }
 
+    /// Whether a call in `slot` was claimed and not answered.
+    pub fn is_in_service(&self, slot: u32) -> bool {
+        self.in_service[slot as usize].load(Ordering::Acquire) != 0
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire) != OPEN
     }
@@ -123,6 +99,17 @@ impl Link {
         let _ = self
             .closed
             .compare_exchange(OPEN, LEFT, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Takes what is left in the socket of a client that has left, and closes the descriptors that came with it.
+    pub fn discard(&self) {
+        let mut message = [0; ROOM];
+        for _ in 0..MESSAGES * 16 {
+            match socket::receive(self.socket.as_fd(), &mut message) {
+                Ok(received) if received.len > 0 => {}
+                _ => return,
+            }
+        }
     }
 
     /// The client has lied: the porter shall put it out.
@@ -152,7 +139,8 @@ impl Link {
 
     /// Takes what lies in the socket. Returns whether there may be more; closes at a hang-up.
     pub fn receive(&self, channel: &Channel) -> bool {
-        let mut message = [0; MESSAGE];
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut message = [0; ROOM];
         for _ in 0..MESSAGES {
             let received = match socket::receive(self.socket.as_fd(), &mut message) {
                 Ok(received) if received.len > 0 => received,
@@ -172,6 +160,11 @@ impl Link {
                     let nudge = if stuck { Nudge::Stuck } else { Nudge::Unsure };
                     self.nudged.fetch_max(nudge as u32, Ordering::AcqRel);
                     self.porter.ring();
+                }
+                // It knows the limit from the welcome.
+                Ok(Message::Parcel { .. }) if received.descriptors.len() > self.descriptors_max => {
+                    self.poison(Lie::TooManyDescriptors);
+                    return false;
                 }
                 Ok(Message::Parcel { slot, generation }) => channel.keep_parcel(
                     slot,

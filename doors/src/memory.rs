@@ -7,6 +7,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -58,7 +59,18 @@ pub enum MemoryError {
 /// A piece of memory that lies in two processes. Unmapped when dropped; not inherited by fork.
 #[derive(Debug)]
 pub struct Mapping {
-    memory: MmapRaw,
+    memory: ManuallyDrop<MmapRaw>,
+    /// The process that has it mapped: in a child of it something else may lie there by now.
+    process: u32,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.process == std::process::id() {
+            // SAFETY: dropped once, here, and not used after that.
+            unsafe { ManuallyDrop::drop(&mut self.memory) };
+        }
+    }
 }
 
 impl Mapping {
@@ -72,7 +84,7 @@ impl Mapping {
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, writer.seals()) } < 0 {
             return Err(io::Error::last_os_error().into());
         }
-        Ok((Self { memory }, file.into()))
+        Ok((Self::of(memory), file.into()))
     }
 
     /// Maps memory that the other side has created, once it is what was agreed.
@@ -95,7 +107,19 @@ impl Mapping {
             Writer::Both => options.map_raw(&file)?,
         };
         memory.advise(Advice::DontFork)?;
-        Ok(Self { memory })
+        Ok(Self::of(memory))
+    }
+
+    fn of(memory: MmapRaw) -> Self {
+        Self {
+            memory: ManuallyDrop::new(memory),
+            process: std::process::id(),
+        }
+    }
+
+    /// Maps every page now, so that none is first met in the middle of a call. What the kernel cannot do is left to later.
+    pub fn touch(&self) {
+        let _ = self.memory.advise(Advice::PopulateRead);
     }
 
     /// Its first byte.

@@ -90,6 +90,19 @@ impl Samples {
         }
     }
 
+    /// Notes that `calls` calls took `ns` together. If that is much, one of them took it.
+    pub fn note_several(&mut self, ns: u64, calls: u32, pace: Pace<'_>) {
+        let calls = u64::from(calls.max(1));
+        if ns > calls * u64::from(SLOW_NS) {
+            self.note(
+                ns.saturating_sub((calls - 1) * u64::from(pace.average_ns())),
+                pace,
+            );
+        } else {
+            self.note(ns / calls, pace);
+        }
+    }
+
     /// Folds what is left; before sleeping.
     pub fn flush(&mut self, pace: Pace<'_>) {
         pace.fold(self);
@@ -128,6 +141,21 @@ mod tests {
             samples.note(200, pace);
         }
         assert!(!pace.is_slow());
+    }
+
+    #[test]
+    fn one_long_call_among_several_short_ones_is_seen() {
+        let word = AtomicU32::new(0);
+        let pace = Pace::begin(&word);
+        let mut samples = Samples::default();
+        for _ in 0..1000 {
+            samples.note_several(8 * 200, 8, pace);
+        }
+        assert!(!pace.is_slow() && (150..250).contains(&pace.average_ns()));
+        for _ in 0..2 {
+            samples.note_several(7 * 200 + 60_000_000, 8, pace);
+        }
+        assert!(pace.is_slow());
     }
 
     #[test]

@@ -4,35 +4,38 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bell::{Bell, listen_to};
-use crate::channel::Channel;
+use crate::channel::{BATCHES, Channel};
 use crate::door::Inner;
 use crate::geometry::ChannelGeometry;
-use crate::hello::{Hello, MESSAGE, Message, Refusal, VERSION, Welcome};
+use crate::hello::{Hello, Message, ROOM, VERSION, Welcome};
 use crate::layout::Layout;
 use crate::link::{Link, Nudge};
 use crate::memory::{Mapping, MemoryError, Writer};
+use crate::public::{Credentials, Descriptors, Refusal};
 use crate::public::{DoorEvent, Unreferenced};
-use crate::socket::{self, Credentials, Descriptors};
+use crate::socket;
 
 /// A client that has not said everything after this long is forgotten.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 /// Clients that may be in the middle of their handshake.
 const HANDSHAKES_MAX: usize = 64;
-/// How often channels are looked at that clients have left and threads still hold.
+/// Clients let in before the others are looked after.
+const ADMITTED_MAX: usize = 64;
+/// How often channels are looked at that clients have left and threads still hold, and the listener when there were no
+/// descriptors for who waits there.
 const RETIRED: Duration = Duration::from_millis(20);
 
 const STACK: usize = 128 << 10;
 const EVENTS: usize = 64;
-/// Tokens: of the listener, of the bell, and from here on two for each client.
+/// Tokens of the listener and of the bell. A client's are larger; see [`Token`].
 const LISTENER: u64 = 0;
 const BELL: u64 = 1;
-const CLIENTS: u64 = 2;
 
 /// What the porter is told.
 #[derive(Debug)]
@@ -48,9 +51,16 @@ struct Porter {
     epoll: OwnedFd,
     listener: Option<OwnedFd>,
     clients: Vec<Option<Client>>,
+    /// How many there have been.
+    admitted: u64,
+    /// Somebody waits for whom there was no descriptor: the listener does not tell of him again.
+    kept_waiting: bool,
+    /// Others were connecting when it was somebody else's turn.
+    more_to_admit: bool,
     /// Left by their clients, and still held by threads.
     retired: Vec<Arc<Channel>>,
     told_revoked: bool,
+    /// Since the owner was told that nobody has the door open.
     had_client: bool,
     /// Of the next channel.
     next_id: u64,
@@ -58,9 +68,40 @@ struct Porter {
     unreferenced: bool,
 }
 
+/// What an event is about. The place of a client that has gone is given to the next one, so the number of the client says
+/// whether an event that was told before is still about whoever has the place.
+#[derive(Clone, Copy)]
+struct Token {
+    /// From 1 on, never used again.
+    number: u64,
+    /// Less than 2^16: there are fewer clients, with those in their handshakes.
+    index: usize,
+    /// Of the process, not of the socket.
+    process: bool,
+}
+
+impl Token {
+    fn encode(self) -> u64 {
+        self.number << 17 | (self.index as u64) << 1 | u64::from(self.process)
+    }
+
+    fn decode(token: u64) -> Self {
+        Self {
+            number: token >> 17,
+            index: (token >> 1) as usize & 0xffff,
+            process: token & 1 != 0,
+        }
+    }
+}
+
+const _: () = assert!(crate::public::CHANNELS_MAX as usize + HANDSHAKES_MAX < 1 << 16);
+
 struct Client {
+    number: u64,
     credentials: Credentials,
     stage: Stage,
+    /// Its socket was not read to the end.
+    unread: bool,
     /// Tells the death of a process that has left its socket to a child.
     _process: Option<OwnedFd>,
 }
@@ -86,7 +127,8 @@ enum Stage {
 /// Starts the porter of a door that is to be attached.
 pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
     let bell = Bell::new()?;
-    if inner.porter.set(bell.clone()).is_err() {
+    let mut place = inner.porter.lock().unwrap_or_else(PoisonError::into_inner);
+    if place.is_some() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     // SAFETY: the new descriptor is owned by nobody else.
@@ -108,17 +150,22 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
         epoll,
         listener: Some(listener),
         clients: Vec::new(),
+        admitted: 0,
+        kept_waiting: false,
+        more_to_admit: false,
         retired: Vec::new(),
         told_revoked: false,
         had_client: false,
         next_id: 1,
         unreferenced: false,
-        inner,
+        inner: Arc::clone(&inner),
     };
     thread::Builder::new()
         .name("porter".to_owned())
         .stack_size(STACK)
         .spawn(move || porter.run())?;
+    *place = Some(orders.bell.clone());
+    drop(place);
     Ok(orders)
 }
 
@@ -129,7 +176,9 @@ impl Porter {
         self.admit();
         while !self.is_finished() {
             let timeout = self.timeout();
-            let ms = timeout.map_or(-1, |timeout| timeout.as_millis() as libc::c_int + 1);
+            let ms = timeout.map_or(-1, |timeout| {
+                timeout.as_nanos().div_ceil(1_000_000) as libc::c_int
+            });
             // SAFETY: the events are valid for their number.
             let count = unsafe {
                 libc::epoll_wait(
@@ -143,14 +192,19 @@ impl Porter {
                 match event.u64 {
                     LISTENER => self.admit(),
                     BELL => {}
-                    token => {
-                        let process = token % 2 == CLIENTS % 2 + 1;
-                        self.on_client(((token - CLIENTS) / 2) as usize, process);
-                    }
+                    token => self.on_client(Token::decode(token)),
                 }
+            }
+            if self.kept_waiting || self.more_to_admit {
+                self.admit();
             }
             self.look_around();
         }
+        *self
+            .inner
+            .porter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Detached, and nobody is left: then nothing can come any more.
@@ -161,11 +215,15 @@ impl Porter {
     }
 
     fn timeout(&self) -> Option<Duration> {
+        if self.more_to_admit || self.clients.iter().flatten().any(|client| client.unread) {
+            return Some(Duration::ZERO);
+        }
         let handshakes = self.clients.iter().flatten().filter_map(Client::since);
         let handshake = handshakes
             .min()
             .map(|since| (since + HANDSHAKE).saturating_duration_since(Instant::now()));
-        let retired = (!self.retired.is_empty()).then_some(RETIRED);
+        let again = !self.retired.is_empty() || self.kept_waiting;
+        let retired = again.then_some(RETIRED);
         [handshake, retired].into_iter().flatten().min()
     }
 
@@ -173,6 +231,8 @@ impl Porter {
     fn look_around(&mut self) {
         if self.orders.detached.load(Ordering::SeqCst) {
             self.listener = None;
+            self.kept_waiting = false;
+            self.more_to_admit = false;
         }
         if !self.told_revoked && self.inner.revoked().is_raised() {
             self.told_revoked = true;
@@ -187,12 +247,17 @@ impl Porter {
             }
         }
         for index in 0..self.clients.len() {
-            let Some(client) = &self.clients[index] else {
+            let Some(client) = &mut self.clients[index] else {
                 continue;
             };
             match &client.stage {
                 Stage::Open { channel, .. } => {
                     let link = channel.link.as_ref();
+                    if client.unread {
+                        // A part at a time: whoever sends without end does not keep us from the others.
+                        client.unread =
+                            link.is_some_and(|link| !link.is_closed() && link.receive(channel));
+                    }
                     if link.is_some_and(Link::is_closed) {
                         self.put_out(index);
                     } else if let Some(nudge) = link.and_then(Link::take_nudge) {
@@ -239,24 +304,26 @@ impl Porter {
         let Some(unreferenced) = self.inner.remote.unreferenced else {
             return;
         };
+        // Never before somebody has had it open, be it for so short that we saw him come and go at once.
         let open = self.inner.clients.load(Ordering::Relaxed) > 0;
-        if open {
-            if unreferenced == Unreferenced::Multi {
-                self.unreferenced = false;
-            }
+        // Nor while a call of somebody who has left still runs.
+        if open || !self.retired.is_empty() || !self.had_client {
             return;
         }
-        // Never before somebody has had it open.
-        if !self.unreferenced && self.had_client {
-            self.unreferenced = true;
-            if let Some(on_unreferenced) = &self.inner.remote.on_unreferenced {
-                on_unreferenced();
-            }
+        self.had_client = false;
+        if self.unreferenced && unreferenced == Unreferenced::Once {
+            return;
+        }
+        self.unreferenced = true;
+        if let Some(on_unreferenced) = &self.inner.remote.on_unreferenced {
+            on_unreferenced();
         }
     }
 
     fn admit(&mut self) {
-        loop {
+        self.kept_waiting = false;
+        self.more_to_admit = false;
+        for _ in 0..ADMITTED_MAX {
             let Some(listener) = &self.listener else {
                 return;
             };
@@ -264,17 +331,15 @@ impl Porter {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(_) => return,
+                Err(error) => {
+                    self.kept_waiting = error.kind() != io::ErrorKind::WouldBlock;
+                    return;
+                }
             };
             let Ok(credentials) = socket::credentials(&socket) else {
                 continue;
             };
-            let handshakes = self.clients.iter().flatten().filter_map(Client::since);
-            if handshakes.count() >= HANDSHAKES_MAX {
-                let max = u64::from(self.inner.remote.channels_max);
-                self.refuse(&socket, credentials, Refusal::Channels { max });
-                continue;
-            }
+            self.make_room_for_a_handshake();
             let index = match self.clients.iter().position(Option::is_none) {
                 Some(index) => index,
                 None => {
@@ -282,25 +347,52 @@ impl Porter {
                     self.clients.len() - 1
                 }
             };
-            let token = CLIENTS + 2 * index as u64;
+            self.admitted += 1;
+            let number = self.admitted;
+            let token = |process| Token {
+                number,
+                index,
+                process,
+            };
             let process = socket::process(&socket);
-            let listening = listen_to(&self.epoll, socket.as_raw_fd(), token).and_then(|()| {
-                process.as_ref().map_or(Ok(()), |process| {
-                    listen_to(&self.epoll, process.as_raw_fd(), token + 1)
-                })
-            });
+            let listening = listen_to(&self.epoll, socket.as_raw_fd(), token(false).encode())
+                .and_then(|()| {
+                    process.as_ref().map_or(Ok(()), |process| {
+                        listen_to(&self.epoll, process.as_raw_fd(), token(true).encode())
+                    })
+                });
             if listening.is_err() {
                 continue;
             }
             self.clients[index] = Some(Client {
+                number,
                 credentials,
                 stage: Stage::Hello {
                     socket,
                     since: Instant::now(),
                 },
+                unread: false,
                 _process: process,
             });
-            self.on_client(index, false);
+            self.on_client(token(false));
+        }
+        self.more_to_admit = true;
+    }
+
+    /// Too many clients that say nothing: the one that has been silent for longest has to go, because an honest one says
+    /// all it has to say within a millisecond.
+    fn make_room_for_a_handshake(&mut self) {
+        let handshakes = self.clients.iter().flatten().filter_map(Client::since);
+        if handshakes.count() < HANDSHAKES_MAX {
+            return;
+        }
+        let since = |client: &Option<Client>| client.as_ref().and_then(Client::since);
+        let silent = self
+            .clients
+            .iter_mut()
+            .filter(|client| since(client).is_some());
+        if let Some(oldest) = silent.min_by_key(|client| since(client)) {
+            *oldest = None;
         }
     }
 
@@ -310,16 +402,28 @@ impl Porter {
     }
 
     /// News of a client: of its socket, or of its process.
-    fn on_client(&mut self, index: usize, process: bool) {
-        let Some(Some(client)) = self.clients.get(index) else {
+    fn on_client(&mut self, token: Token) {
+        let Token {
+            number,
+            index,
+            process,
+        } = token;
+        let Some(Some(client)) = self.clients.get_mut(index) else {
             return; // gone since the event
         };
+        if client.number != number {
+            return; // another one by now
+        }
         if let Stage::Open { channel, .. } = &client.stage {
-            if let Some(link) = &channel.link {
-                while !link.is_closed() && link.receive(channel) {}
-                if process {
-                    link.close();
+            // What a dead client has sent last is still read: it may be a lie.
+            client.unread = true;
+            if let (true, Some(link)) = (process, &channel.link) {
+                for _ in 0..BATCHES {
+                    if link.is_closed() || !link.receive(channel) {
+                        break;
+                    }
                 }
+                link.close();
             }
             return; // `look_around` does the rest
         }
@@ -335,7 +439,7 @@ impl Porter {
             let (Stage::Hello { socket, .. } | Stage::Memory { socket, .. }) = &client.stage else {
                 return;
             };
-            let mut bytes = [0; MESSAGE];
+            let mut bytes = [0; ROOM];
             let received = match socket::receive(socket.as_fd(), &mut bytes) {
                 Ok(received) if received.len > 0 => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -378,7 +482,10 @@ impl Porter {
                 (Stage::Open { .. }, _) => None,
             };
             self.clients[index] = next.map(|stage| Client {
+                number: client.number,
                 credentials,
+                // It may have sent more than was read here.
+                unread: matches!(stage, Stage::Open { .. }),
                 stage,
                 _process: client._process,
             });
@@ -531,6 +638,7 @@ impl Porter {
             credentials,
             socket,
             self.orders.bell.clone(),
+            self.inner.remote.limits.descriptors_max,
             mappings,
         );
         let channel = Arc::new(Channel::new(place, self.next_id, layout, bell, Some(link)));
@@ -572,6 +680,9 @@ impl Porter {
                 None => DoorEvent::Left { client },
             });
             if inner.is_held(channel.id) {
+                // A call that runs on keeps the channel, but not what nobody will take up.
+                link.discard();
+                channel.drop_parcels();
                 self.retired.push(channel);
             }
         }

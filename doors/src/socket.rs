@@ -11,66 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// The most descriptors of one message.
-pub const DESCRIPTORS_MAX: usize = 16;
-
-/// Who is at the other end of a connection, as the kernel saw it when the connection was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The process; 0 if it lies in a PID namespace that we cannot see.
-    pub pid: i32,
-    /// Its effective user.
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
-}
-
-impl Credentials {
-    /// Those of this process.
-    pub fn ours() -> Self {
-        // SAFETY: these calls have no preconditions and cannot fail.
-        unsafe {
-            Self {
-                pid: libc::getpid(),
-                uid: libc::geteuid(),
-                gid: libc::getegid(),
-            }
-        }
-    }
-}
-
-/// Descriptors that came with a message. Closed when dropped.
-#[derive(Debug, Default)]
-pub struct Descriptors {
-    fds: [Option<OwnedFd>; DESCRIPTORS_MAX],
-}
-
-impl Descriptors {
-    /// How many there are left.
-    pub fn len(&self) -> usize {
-        self.fds.iter().flatten().count()
-    }
-
-    /// Whether none is left.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn push(&mut self, fd: OwnedFd) {
-        // The control buffer has room for no more than there are places; another would be closed here.
-        if let Some(place) = self.fds.iter_mut().find(|place| place.is_none()) {
-            *place = Some(fd);
-        }
-    }
-}
-
-impl Iterator for Descriptors {
-    type Item = OwnedFd;
-
-    fn next(&mut self) -> Option<OwnedFd> {
-        self.fds.iter_mut().find_map(Option::take)
-    }
-}
+use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors};
 
 /// What a receive has brought.
 #[derive(Debug)]
@@ -234,6 +175,22 @@ pub fn credentials(socket: &OwnedFd) -> io::Result<Credentials> {
         uid: peer.uid,
         gid: peer.gid,
     })
+}
+
+/// Has the kernel refuse descriptors that are sent to this socket (Linux 6.16; before that they arrive, and are closed).
+pub fn refuse_descriptors(socket: &OwnedFd) {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let off: libc::c_int = 0;
+    // SAFETY: the option's value is valid for its size.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            size_of_val(&off) as libc::socklen_t,
+        );
+    }
 }
 
 /// A descriptor that becomes readable when the process at the other end has ended; none on kernels before 6.5.

@@ -33,13 +33,85 @@ impl Futex {
         &self.0
     }
 
-    /// Sleeps if the word still holds `expected`. May return early (a signal, a late wake of an
-    /// earlier sleep): callers look at their own condition.
-    pub fn wait(&self, expected: u32) {
-        wait_on(&self.0, expected, None);
+    /// Sleeps if this word, which only this process can reach, still holds `expected`, until it is woken through it or
+    /// through `public`, a word that is always 0 and that other processes can reach. Where the kernel cannot wait for
+    /// two (before Linux 5.16), only through this one.
+    pub fn wait_either(&self, expected: u32, public: &Futex) {
+        #[repr(C)]
+        struct Waiter {
+            value: u64,
+            address: u64,
+            flags: u32,
+            reserved: u32,
+        }
+        const SIZE_U32: u32 = 2;
+        const PRIVATE: u32 = 128;
+        let waiter = |word: &AtomicU32, value: u32, flags| Waiter {
+            value: value.into(),
+            address: word.as_ptr().addr() as u64,
+            flags: SIZE_U32 | flags,
+            reserved: 0,
+        };
+        let waiters = [waiter(&self.0, expected, PRIVATE), waiter(&public.0, 0, 0)];
+        // SAFETY: two waiters, laid out as futex_waitv(2) has them, that name live, aligned words; no timeout. The call
+        // reads the words and writes nothing.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_futex_waitv,
+                waiters.as_ptr(),
+                waiters.len(),
+                0,
+                std::ptr::null::<libc::timespec>(),
+                libc::CLOCK_MONOTONIC,
+            )
+        };
+        if result < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+            self.wait_privately(expected);
+        }
     }
 
-    /// The same, for a second at most.
+    /// Sleeps on a word that only this process can reach if it still holds `expected`. May return early (a signal, a late
+    /// wake of an earlier sleep): callers look at their own condition.
+    pub fn wait_privately(&self, expected: u32) {
+        // SAFETY: as in `wait_on`.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.0.as_ptr(),
+                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                expected,
+                std::ptr::null::<libc::timespec>(),
+            );
+        }
+    }
+
+    /// Wakes the sleeper on a word that only this process can reach. Async-signal-safe.
+    pub fn wake_privately(&self) -> bool {
+        // SAFETY: as in `wake`.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.0.as_ptr(),
+                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                1,
+            ) > 0
+        }
+    }
+
+    /// Wakes everybody who sleeps on a word that strangers can sleep on too, and says whether there was somebody.
+    pub fn wake_all(&self) -> bool {
+        // SAFETY: as in `wake`.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.0.as_ptr(),
+                libc::FUTEX_WAKE,
+                libc::c_int::MAX,
+            ) > 0
+        }
+    }
+
+    /// The same on a word that other processes can reach, for a second at most.
     pub fn wait_a_while(&self, expected: u32) {
         wait_on(&self.0, expected, Some(std::time::Duration::from_secs(1)));
     }
@@ -81,8 +153,15 @@ pub fn wait_on(word: &AtomicU32, expected: u32, timeout: Option<std::time::Durat
 #[derive(Debug)]
 pub struct Futex {
     word: AtomicU32,
-    queued: loom::sync::Mutex<bool>,
-    queue: loom::sync::Condvar,
+    queue: loom::sync::Arc<Queue>,
+}
+
+/// Where a sleeper is queued: for two words, if it can be woken through either.
+#[cfg(loom)]
+#[derive(Debug)]
+struct Queue {
+    asleep: loom::sync::Mutex<bool>,
+    woken: loom::sync::Condvar,
 }
 
 #[cfg(loom)]
@@ -90,14 +169,24 @@ impl Default for Futex {
     fn default() -> Self {
         Self {
             word: AtomicU32::new(0),
-            queued: loom::sync::Mutex::new(false),
-            queue: loom::sync::Condvar::new(),
+            queue: loom::sync::Arc::new(Queue {
+                asleep: loom::sync::Mutex::new(false),
+                woken: loom::sync::Condvar::new(),
+            }),
         }
     }
 }
 
 #[cfg(loom)]
 impl Futex {
+    /// A word whose sleeper can also be woken through `other`.
+    pub fn beside(other: &Futex) -> Self {
+        Self {
+            word: AtomicU32::new(0),
+            queue: loom::sync::Arc::clone(&other.queue),
+        }
+    }
+
     /// The atomic word itself.
     pub fn word(&self) -> &AtomicU32 {
         &self.word
@@ -105,14 +194,24 @@ impl Futex {
 
     /// See the production twin.
     pub fn wait(&self, expected: u32) {
-        let mut queued = self.queued.lock().unwrap();
+        let mut asleep = self.queue.asleep.lock().unwrap();
         if self.word.load(Ordering::Relaxed) != expected {
             return;
         }
-        *queued = true;
-        while *queued {
-            queued = self.queue.wait(queued).unwrap();
+        *asleep = true;
+        while *asleep {
+            asleep = self.queue.woken.wait(asleep).unwrap();
         }
+    }
+
+    /// See the production twin; the model's public word shares the queue, and is always 0.
+    pub fn wait_either(&self, expected: u32, _public: &Futex) {
+        self.wait(expected);
+    }
+
+    /// See the production twin.
+    pub fn wait_privately(&self, expected: u32) {
+        self.wait(expected);
     }
 
     /// See the production twin; here nothing may rely on the second.
@@ -122,11 +221,21 @@ impl Futex {
 
     /// See the production twin.
     pub fn wake(&self) -> bool {
-        let mut queued = self.queued.lock().unwrap();
-        if std::mem::replace(&mut *queued, false) {
-            self.queue.notify_one();
+        let mut asleep = self.queue.asleep.lock().unwrap();
+        if std::mem::replace(&mut *asleep, false) {
+            self.queue.woken.notify_one();
             return true;
         }
         false
+    }
+
+    /// See the production twin.
+    pub fn wake_privately(&self) -> bool {
+        self.wake()
+    }
+
+    /// See the production twin.
+    pub fn wake_all(&self) -> bool {
+        self.wake()
     }
 }

@@ -4,6 +4,7 @@
 //! pieces through the same slot: the server hands the turn to the client with an interim reply and
 //! blocks; the client hands it back, or says that it has gone.
 
+use crate::gone::Gone;
 use crate::sync::{Futex, Ordering};
 
 const SERVER: u32 = 0;
@@ -11,11 +12,6 @@ const CLIENT: u32 = 1;
 const GONE: u32 = 2;
 /// The final reply is there; only a caller that sleeps on the word is told so.
 const DONE: u32 = 3;
-
-/// The client has abandoned the call: nobody will read what is written for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the caller has abandoned this call: end it, its reply is not wanted any more")]
-pub struct Gone;
 
 /// A slot's turn word.
 #[derive(Debug)]
@@ -63,8 +59,14 @@ impl Turn {
 
     /// Server, after the final reply of a call whose caller sleeps on the word.
     pub fn finish(&self) {
-        self.0.word().store(DONE, Ordering::Release);
-        self.0.wake();
+        // If the caller has left, there is nobody to tell.
+        let word = self.0.word();
+        if word
+            .compare_exchange(SERVER, DONE, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            self.0.wake();
+        }
     }
 
     /// Client: sleeps until the server has handed over a piece or the final reply, for `timeout` at

@@ -1,29 +1,31 @@
 //! An application behind its door: door server threads, each bound to a bucket, and what they do with a call.
 
-use crate::frame::{self, decode_request, outcome};
+use crate::connection::Connection;
+use crate::datagram::{Datagram, DatagramReply};
+use crate::frame::{self, decode_connection, decode_datagram, decode_request, outcome};
 use crate::request::Request;
 use crate::response::{Response, Status};
 use crate::router::Routes;
+use crate::service::Service;
 use crate::slot_io::{Port, SlotBody, Written, write_response};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::io::Read;
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 use transom_arena::{
-    Bucket, BucketState, Buckets, Exhaustion, Failed, Policy, Reason, Tenant, install_panic_hook,
-    parked, stack_remaining,
+    Bucket, BucketState, Buckets, Bump, Exhaustion, Failed, Policy, Reason, Tenant,
+    install_panic_hook, parked, stack_remaining,
 };
 use transom_doors::{BuildError, Call, Door, DoorBuilder, DoorHandler, Status as CallStatus};
 
 /// A log record is built on the stack; where less than this is left, none is written and the counters must do.
 const LOG_STACK: usize = 12 << 10;
-
-/// What the log says of a request that no route matched, or none yet.
-const NO_ROUTE: &str = "(no route)";
 
 /// How an application serves.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +38,7 @@ pub struct ApplicationOptions {
 
 /// An application that is being served. It lives as long as the process.
 pub struct Application {
-    routes: Routes,
+    service: Service,
     options: ApplicationOptions,
     buckets: Buckets,
     door: OnceLock<Door>,
@@ -97,28 +99,34 @@ pub struct Figures {
 }
 
 impl Application {
-    /// An application with these routes in these buckets, under [`Policy::Park`].
+    /// An application with these handlers in these buckets, under [`Policy::Park`].
     #[must_use]
-    pub fn new(routes: Routes, buckets: Buckets, on_parked: fn()) -> &'static Self {
+    pub fn new(service: impl Into<Service>, buckets: Buckets, on_parked: fn()) -> &'static Self {
         let policy = Policy::Park;
-        Self::with(routes, buckets, ApplicationOptions { policy, on_parked })
+        let options = ApplicationOptions { policy, on_parked };
+        Self::with(service.into(), buckets, options)
     }
 
     /// An application whose requests are left by a jump when they outgrow their bucket.
     ///
     /// # Safety
-    /// Every handler in `routes` keeps the [escape contract](transom_arena::escape_contract).
+    /// Every handler in `service` keeps the [escape contract](transom_arena::escape_contract).
     #[must_use]
-    pub unsafe fn escaping(routes: Routes, buckets: Buckets, on_parked: fn()) -> &'static Self {
+    pub unsafe fn escaping(
+        service: impl Into<Service>,
+        buckets: Buckets,
+        on_parked: fn(),
+    ) -> &'static Self {
         let policy = Policy::Escape;
-        Self::with(routes, buckets, ApplicationOptions { policy, on_parked })
+        let options = ApplicationOptions { policy, on_parked };
+        Self::with(service.into(), buckets, options)
     }
 
-    fn with(routes: Routes, buckets: Buckets, options: ApplicationOptions) -> &'static Self {
+    fn with(service: Service, buckets: Buckets, options: ApplicationOptions) -> &'static Self {
         install_panic_hook(); // allocates, so before "ready"
         // Threads in buckets refer to it for as long as the process lives.
         Box::leak(Box::new(Application {
-            routes,
+            service,
             options,
             buckets,
             door: OnceLock::new(),
@@ -145,6 +153,7 @@ impl Application {
     ) -> Result<Door, ApplicationError> {
         let builder = Door::builder()
             .threads_max(self.buckets.len())
+            .descriptors_max(self.service.descriptors())
             .server_create(move |thread| self.start_thread(thread));
         let door = customize(builder).build()?;
         Ok(self.door.get_or_init(|| door).clone())
@@ -168,10 +177,10 @@ impl Application {
         true
     }
 
-    /// The routes.
+    /// The handlers.
     #[must_use]
-    pub fn routes(&self) -> &Routes {
-        &self.routes
+    pub fn service(&self) -> &Service {
+        &self.service
     }
 
     /// What has happened so far.
@@ -243,7 +252,7 @@ impl Application {
         if stack_remaining().is_some_and(|left| left < LOG_STACK) {
             return;
         }
-        let route = route.unwrap_or(NO_ROUTE);
+        let route = route.unwrap_or_else(|| self.service.no_route());
         match failed {
             Failed::Exhausted(exhaustion) => {
                 let Exhaustion {
@@ -320,6 +329,7 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
             &Server {
                 application,
                 tenant,
+                pinned: Cell::new(false),
             },
         );
     }
@@ -330,6 +340,8 @@ struct Server {
     application: &'static Application,
     /// Borrowed for the length of a call; calls of one thread do not overlap.
     tenant: RefCell<Tenant>,
+    /// The last call has left allocations behind.
+    pinned: Cell<bool>,
 }
 
 impl DoorHandler for Server {
@@ -345,49 +357,52 @@ impl DoorHandler for Server {
         let deadline_ns = call.deadline();
 
         let route = Cell::new(None);
+        let stream = match application.service {
+            Service::Connections(_) => take_connection(call),
+            Service::Requests(_) | Service::Datagrams(_) => None,
+        };
 
         let stuck = |failed: Failed<'_>| {
             let status = application.count_failure(&failed);
             application.log_failure(route.get(), &failed, true);
+            if let Some(stream) = &stream {
+                // SAFETY: this thread never runs again, so neither its handler nor the owner of the stream uses or
+                // closes the descriptor after this.
+                unsafe { libc::close(stream.as_raw_fd()) };
+            }
             // SAFETY: this thread will never complete the call otherwise: it is parked right after.
             unsafe { emergency.complete(&[], CallStatus(status)) };
             (application.options.on_parked)();
         };
         let port = Port::new(call);
-        let answer = |arena: &transom_arena::Bump| {
-            let raw = match decode_request(request()) {
-                Ok(raw) => raw,
-                Err(frame::FrameError::PathNotUtf8) => {
-                    let response =
-                        Response::text("the path is not UTF-8\n").with_status(Status::BAD_REQUEST);
-                    return Some(write_response(response, &port, false));
+        let answer = |arena: &Bump| match &application.service {
+            // SAFETY: as for `request`.
+            Service::Requests(routes) => unsafe {
+                answer_request(routes, frame, arena, deadline_ns, &port, &route)
+            },
+            Service::Connections(handler) => {
+                let peer = decode_connection(request()).ok()?;
+                let mut connection = Connection::new(stream.as_ref()?, peer);
+                if let Err(error) = handler.call(&mut connection) {
+                    debug!(%error, "a connection ended early");
                 }
-                Err(_) => return None,
-            };
-            let mut body = SlotBody::new(&port, frame.len(), raw.body.len());
-            let stream = raw.streamed.then_some(&mut body as &mut dyn Read);
-            // SAFETY: slot, arena and body outlive the request, which is dropped at the end of this closure; the routes
-            // were leaked with the application.
-            let mut incoming = unsafe { Request::from_raw(raw, arena, deadline_ns, stream) };
-            // SAFETY: the note outlives this closure, and so the request.
-            unsafe { incoming.note_route_in(&route) };
-            let head_only = raw.head_only;
-            let response = application.routes.dispatch(&mut incoming);
-            if let Some(reason) = response.diagnostic() {
-                error!(
-                    route = route.get().unwrap_or(NO_ROUTE),
-                    status = response.status().code(),
-                    reason,
-                    "a handler could not answer"
-                );
+                Some(Written::Whole(0))
             }
-            Some(write_response(response, &port, head_only))
+            Service::Datagrams(handler) => {
+                let datagram = Datagram::new(decode_datagram(request()).ok()?);
+                let mut slot = port.reply_slot();
+                // SAFETY: the slot's reply part is valid as long as the call, which outlives this closure, and ours to
+                // write until the call is completed; the port gives it to nobody else meanwhile.
+                let mut reply = DatagramReply::new(unsafe { slot.as_mut() });
+                handler.call(&datagram, &mut reply);
+                Some(Written::Whole(reply.finish()))
+            }
         };
         let outcome = match application.options.policy {
             Policy::Park => tenant.enter(&stuck, answer),
             // SAFETY: the application was made by `escaping`, whose caller promised the contract for its handlers.
             // Ours above hold nothing but a borrow of the port when a handler runs, and the port is not used after a
-            // jump.
+            // jump. A connection is owned by this frame, which is not jumped over.
             Policy::Escape => unsafe { tenant.enter_escaping(&stuck, answer) },
         };
 
@@ -405,16 +420,80 @@ impl DoorHandler for Server {
         };
         application.counters.calls.fetch_add(1, Ordering::Relaxed);
         let live = outcome.live;
+        // Before the front end hears of it: it has a descriptor less to wait for.
+        drop(stream);
         call.complete(len, CallStatus(status));
         if live != 0 {
-            let route = route.get().unwrap_or(NO_ROUTE);
+            let route = route
+                .get()
+                .unwrap_or_else(|| application.service.no_route());
             application.counters.pinned.fetch_add(1, Ordering::Relaxed);
             warn!(
                 route,
                 live,
                 "a request left allocations behind: its bucket is pinned until they are freed"
             );
-            tenant.wait_until_unpinned();
+            self.pinned.set(true);
         }
     }
+
+    fn is_held_up(&self) -> bool {
+        self.pinned.get()
+    }
+
+    fn wait_until_free(&self) {
+        self.tenant.borrow_mut().wait_until_unpinned();
+        self.pinned.set(false);
+    }
+}
+
+/// The connection that came with a call, as its handler expects it: one whose reads wait.
+fn take_connection(call: &mut Call<'_>) -> Option<TcpStream> {
+    let stream = TcpStream::from(call.take_descriptors().next()?);
+    stream.set_nonblocking(false).ok()?;
+    Some(stream)
+}
+
+/// Runs the handler that a request's route leads to, and writes its response into the reply slot. `None`: the bytes are no
+/// request.
+///
+/// # Safety
+/// The frame stays as it is meanwhile, but for the place of a streamed body, which may be written inside
+/// `Port::hand_over`.
+unsafe fn answer_request(
+    routes: &'static Routes,
+    frame: *const [u8],
+    arena: &Bump,
+    deadline_ns: u64,
+    port: &Port<'_, '_>,
+    route: &Cell<Option<&'static str>>,
+) -> Option<Written> {
+    // SAFETY: the caller's promise; what is read of the request while a piece of its body is fetched lies before it.
+    let raw = match decode_request(unsafe { &*frame }) {
+        Ok(raw) => raw,
+        Err(frame::FrameError::PathNotUtf8) => {
+            let response =
+                Response::text("the path is not UTF-8\n").with_status(Status::BAD_REQUEST);
+            return Some(write_response(response, port, false));
+        }
+        Err(_) => return None,
+    };
+    let mut body = SlotBody::new(port, frame.len(), raw.body.len());
+    let stream = raw.streamed.then_some(&mut body as &mut dyn Read);
+    let head_only = raw.head_only;
+    // SAFETY: slot, arena and body outlive the request, which is dropped at the end of this function; the routes were
+    // leaked with the application.
+    let mut incoming = unsafe { Request::from_raw(raw, arena, deadline_ns, stream) };
+    // SAFETY: the note outlives this function, and so the request.
+    unsafe { incoming.note_route_in(route) };
+    let response = routes.dispatch(&mut incoming);
+    if let Some(reason) = response.diagnostic() {
+        error!(
+            route = route.get().unwrap_or("(no route)"),
+            status = response.status().code(),
+            reason,
+            "a handler could not answer"
+        );
+    }
+    Some(write_response(response, port, head_only))
 }

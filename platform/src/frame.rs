@@ -62,12 +62,60 @@
 //! | 3 | 1 | zero |
 //! | 4 | 4 | length, *b* |
 //! | 8 | *b* | the next bytes of the body |
+//!
+//! # Connection
+//!
+//! Its descriptor comes with the call; there is no reply.
+//!
+//! | offset | size | what |
+//! |---:|---:|---|
+//! | 0 | 1 | `0x43` ('C') |
+//! | 1 | 1 | version of the layout, 1 |
+//! | 2 | 1 | peer: as in a request |
+//! | 3 | 1 | zero |
+//! | 4 | 2 | peer's port |
+//! | 6 | 2 | zero |
+//! | 8 | 16 | peer's address, as in a request |
+//!
+//! # Datagram
+//!
+//! | offset | size | what |
+//! |---:|---:|---|
+//! | 0 | 1 | `0x44` ('D') |
+//! | 1 | 1 | version of the layout, 1 |
+//! | 2 | 1 | peer: as in a request |
+//! | 3 | 1 | zero |
+//! | 4 | 2 | peer's port |
+//! | 6 | 2 | length, *b*, at most 65507 |
+//! | 8 | 16 | peer's address, as in a request |
+//! | 24 | *b* | the datagram |
+//!
+//! # Answer
+//!
+//! What a datagram is answered with.
+//!
+//! | offset | size | what |
+//! |---:|---:|---|
+//! | 0 | 1 | `0x41` ('A') |
+//! | 1 | 1 | version of the layout, 1 |
+//! | 2 | 1 | 0 nothing is to be sent, 1 a datagram is |
+//! | 3 | 1 | zero |
+//! | 4 | 4 | length, *b*, at most 65507 |
+//! | 8 | *b* | the datagram to be sent |
 
+mod connection;
+mod datagram;
+mod peer;
 mod reply;
 mod request;
 
 use thiserror::Error;
 
+pub use connection::{CONNECTION_LEN, decode_connection, encode_connection};
+pub use datagram::{
+    ANSWER_HEADER_LEN, DATAGRAM_HEADER_LEN, DATAGRAM_MAX, RawDatagram, decode_answer,
+    decode_datagram, encode_answer, encode_datagram,
+};
 pub use reply::{
     PIECE_HEADER_LEN, Piece, REPLY_HEADER_LEN, RawReply, ReplyHead, decode_piece,
     decode_piece_head, decode_reply, decode_reply_head, encode_piece, encode_reply_head,

@@ -15,9 +15,12 @@
 //! let router = Router::new().get("/", hello);
 //! ```
 //!
-//! It knows nothing of the sockets of clients.
+//! It knows nothing of the sockets of clients, unless an application asks for them: behind a door at a path, a handler may
+//! be lent whole [connections](connection) instead of requests, or be given single [datagrams](datagram).
 
 mod application;
+pub mod connection;
+pub mod datagram;
 pub mod failure;
 pub mod frame;
 pub mod handler;
@@ -25,14 +28,18 @@ pub mod headers;
 pub mod request;
 pub mod response;
 pub mod router;
+mod service;
 mod slot_io;
 
 pub use application::{Application, ApplicationError, ApplicationOptions, Figures};
+pub use connection::{Connection, ConnectionHandler};
+pub use datagram::{AnswerTooLarge, Datagram, DatagramHandler, DatagramReply};
 pub use failure::Failure;
 pub use handler::{Handler, HandlerFn, handler, streaming};
 pub use request::{BodyReader, Request, Version};
 pub use response::{Body, BodyWriter, IntoResponse, Response, Status};
 pub use router::{Router, RouterError, Routes};
+pub use service::Service;
 pub use transom_arena::{
     Bump, Poisoned, Shared, WayOut, current_usage as memory_usage, defer, escape_contract, outside,
 };

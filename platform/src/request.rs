@@ -213,6 +213,11 @@ impl Request {
         BodyReader::new(self.raw.body, &self.stream)
     }
 
+    /// As [`Request::body_reader`], in short.
+    pub fn reader(&self) -> BodyReader<'_> {
+        self.body_reader()
+    }
+
     /// The announced length of the body, `None` when it came in chunks or there is none.
     pub fn content_length(&self) -> Option<u64> {
         self.raw.content_length

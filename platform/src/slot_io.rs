@@ -23,7 +23,7 @@ impl<'p, 'c> Port<'p, 'c> {
         Port(RefCell::new(call))
     }
 
-    fn reply_slot(&self) -> NonNull<[u8]> {
+    pub(crate) fn reply_slot(&self) -> NonNull<[u8]> {
         NonNull::from(self.0.borrow_mut().reply_mut())
     }
 

@@ -3,7 +3,9 @@
 //! Every timeout has one length, so a list in order of arrival is a list in order of expiry: setting, clearing and
 //! finding the next timer are a few pointer moves, and nothing is ever allocated. An entry stands in one list at a time.
 
-use crate::http::ChunkDecoder;
+use crate::addresses::Counted;
+use crate::http::{ChunkDecoder, Connection as Fate, Note};
+use crate::pace::Pace;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
@@ -59,15 +61,20 @@ pub(crate) enum List {
     /// In a slot, perhaps unclaimed; expires by the queue timeout.
     Submitted,
     Deadline,
-    Write,
+    /// An answer of ours that the socket had no room for.
+    Answer,
+    /// The same, and the connection has a buffer with what its client has sent ahead.
+    AnswerAhead,
     Linger,
+    /// An answer from a slot of that doorway that its client is slow to take.
+    Write(u16),
 }
 
 /// Lists that there is one of.
-const SINGLE_LISTS: usize = 7;
+const SINGLE_LISTS: usize = 8;
 
 /// Lists that each doorway has of its own.
-const DOORWAY_LISTS: usize = 2;
+const DOORWAY_LISTS: usize = 3;
 
 impl List {
     /// Its place among the ends; `None` for no list.
@@ -80,10 +87,12 @@ impl List {
             List::SmallBody => 2,
             List::Submitted => 3,
             List::Deadline => 4,
-            List::Write => 5,
-            List::Linger => 6,
+            List::Answer => 5,
+            List::AnswerAhead => 6,
+            List::Linger => 7,
             List::Body(doorway) => of_doorway(doorway, 0),
             List::Waiting(doorway) => of_doorway(doorway, 1),
+            List::Write(doorway) => of_doorway(doorway, 2),
         })
     }
 }
@@ -106,7 +115,19 @@ impl BodyRest {
     }
 }
 
-/// One connection. About 200 bytes.
+/// One of our own answers on its way out. It lies nowhere: what is not sent yet is put together again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnAnswer {
+    pub status: u16,
+    pub note: Option<Note>,
+    pub fate: Fate,
+    pub keep_alive: bool,
+    /// The second that its `Date` names.
+    pub seconds: u64,
+    pub sent: u16,
+}
+
+/// One connection. About 300 bytes.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub fd: RawFd,
@@ -121,6 +142,8 @@ pub(crate) struct Connection {
     /// When the present request's first byte was there, in the same clock.
     pub arrived_ms: u64,
     pub peer: Option<SocketAddr>,
+    /// Counted among the connections of its address.
+    pub counted: Option<Counted>,
     pub requests: u32,
     /// Which forward's listener it came from, by its place in the loop's list.
     pub forward: u16,
@@ -142,6 +165,15 @@ pub(crate) struct Connection {
     pub body: BodyRest,
     /// Bytes thrown away while lingering.
     pub lingered: u32,
+    /// What of our own answers the socket had no room for.
+    pub own: Option<OwnAnswer>,
+
+    // How fast the client is; see `front::slow`.
+    pub body_pace: Pace,
+    pub write_pace: Pace,
+    /// Bytes given to the socket in all, and how many of them the client had taken when it was asked last.
+    pub handed: u64,
+    pub taken: u64,
 
     // What the kernel has told us.
     pub readable: bool,
@@ -192,6 +224,7 @@ impl Connection {
             due_ms: 0,
             arrived_ms: 0,
             peer: None,
+            counted: None,
             requests: 0,
             forward: 0,
             at: InstanceId {
@@ -208,6 +241,11 @@ impl Connection {
             body_len: 0,
             body: BodyRest::Length(0),
             lingered: 0,
+            own: None,
+            body_pace: Pace::default(),
+            write_pace: Pace::default(),
+            handed: 0,
+            taken: 0,
             readable: false,
             half_closed: false,
             urgent: false,
@@ -426,6 +464,16 @@ impl Table {
         (head != NONE).then_some(head)
     }
 
+    /// The entries of a list, in the order of their timers.
+    pub(crate) fn entries(&self, list: List) -> impl Iterator<Item = u32> + '_ {
+        std::iter::successors(self.first(list), |&index| self.after(index))
+    }
+
+    /// The next entry of the list that an entry stands in.
+    pub(crate) fn after(&self, index: u32) -> Option<u32> {
+        Some(self[index].next).filter(|&next| next != NONE)
+    }
+
     /// How many entries stand in a list.
     pub(crate) fn len(&self, list: List) -> u32 {
         list.number().map_or(0, |number| self.lists[number].len)
@@ -544,7 +592,7 @@ mod tests {
     #[test]
     fn an_idle_connection_costs_less_than_512_bytes() {
         assert!(
-            size_of::<Connection>() <= 320,
+            size_of::<Connection>() <= 384,
             "{}",
             size_of::<Connection>()
         );
@@ -595,8 +643,11 @@ mod tests {
             List::SmallBody,
             List::Submitted,
             List::Deadline,
-            List::Write,
+            List::Answer,
+            List::AnswerAhead,
             List::Linger,
+            List::Write(0),
+            List::Write(1),
             List::Body(0),
             List::Waiting(0),
             List::Body(1),

@@ -17,13 +17,17 @@
 //! binary is an application on its own, and [`serve_forwards`] (`transom serve`) a front end for any number of them, as a
 //! [`config::Config`] says.
 
+mod access;
+mod addresses;
 pub mod config;
 mod connection;
+mod forward;
 pub mod front;
 pub mod http;
 mod listen;
 pub mod log;
 mod net;
+mod pace;
 mod peer;
 mod plan;
 mod serve;
@@ -34,6 +38,6 @@ pub use peer::Trusted;
 pub use plan::{FrontPlan, Plan, PlanError};
 pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
 pub use settings::{
-    ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings, ForwardedSetting,
-    FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
+    AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,
+    ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
 };

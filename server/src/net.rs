@@ -363,10 +363,95 @@ unsafe fn send_vectors(fd: RawFd, vectors: *const libc::iovec, count: usize) -> 
     })
 }
 
+/// Whom a datagram came from, exactly as the kernel says it: an answer goes back to the same scope.
+#[derive(Clone, Copy)]
+pub(crate) struct Sender {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl Sender {
+    /// Its address.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        from_c(&self.storage)
+    }
+}
+
+/// Receives a datagram. Its length may be more than the buffer's: then only as much as fits is there.
+pub(crate) fn receive_from(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: the buffer is valid for its length; the kernel writes at most `len` bytes of an address, into zeroes.
+    unsafe {
+        let received = check_len(libc::recvfrom(
+            fd,
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            libc::MSG_DONTWAIT | libc::MSG_TRUNC,
+            storage.as_mut_ptr().cast(),
+            &raw mut len,
+        ))?;
+        let storage = storage.assume_init();
+        Ok((received, Sender { storage, len }))
+    }
+}
+
+/// Sends a datagram, if the socket's buffer takes it.
+pub(crate) fn send_to(fd: RawFd, bytes: &[u8], to: &Sender) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: bytes and address are valid for their lengths; the kernel has written the address itself.
+    check_len(unsafe {
+        libc::sendto(
+            fd,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            flags,
+            (&raw const to.storage).cast(),
+            to.len,
+        )
+    })
+}
+
 /// Says that nothing more will be sent.
 pub(crate) fn shutdown_write(fd: RawFd) {
     // SAFETY: a plain system call; an error means that the client has gone already.
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+/// How many of the bytes that a socket was given its client has not acknowledged; 0 if the kernel does not say.
+pub(crate) fn not_taken(fd: RawFd) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request (SIOCOUTQ, under its older name) writes an int.
+    let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
+    match check(result) {
+        Ok(_) => u64::try_from(bytes).unwrap_or(0),
+        Err(_) => 0,
+    }
+}
+
+/// Has the next close throw away what the client has not taken, and tell it with a reset.
+pub(crate) fn reset_at_close(fd: RawFd) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the option's value is a linger of the given size; if it cannot be set, the close is an ordinary one.
+    unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of_val(&linger) as libc::socklen_t,
+        );
+    }
+}
+
+/// Reads what is there and leaves it there.
+pub(crate) fn peek(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    // SAFETY: the buffer is valid for its length.
+    check_len(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) })
 }
 
 /// Closes a descriptor that came from [`accept`].

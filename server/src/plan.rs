@@ -2,9 +2,14 @@
 //!
 //! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start prints it.
 
-use crate::config::{Config, Forward, Target};
+use crate::access;
+use crate::addresses::Addresses;
+use crate::config::{Config, Target};
 use crate::connection::Connection;
-use crate::front::{INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
+use crate::forward;
+use crate::front::{
+    ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE,
+};
 use crate::log;
 use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
@@ -81,15 +86,15 @@ pub enum PlanError {
         /// Why.
         why: &'static str,
     },
-    /// A flag that does nothing without another one.
-    #[error("{flag} needs {other}: {why}")]
+    /// A flag that needs another one.
+    #[error("{flag} needs {other}: {todo}")]
     Alone {
         /// The flag.
         flag: &'static str,
-        /// The other one.
+        /// The one that it needs.
         other: &'static str,
-        /// Why, and what to do.
-        why: &'static str,
+        /// What to do.
+        todo: &'static str,
     },
     /// A value above what works.
     #[error("{flag} is {was}; it must be at most {most}: {why}")]
@@ -158,59 +163,42 @@ impl FrontPlan {
                 why: "channels are laid out in pages",
             });
         }
-        let loops = settings.loops();
-        let of_datagrams = |forward: &&Forward| matches!(forward.target, Target::Udp(_));
-        let datagram_sockets = config.forwards.iter().filter(of_datagrams).count();
-        let bound = Bound::new(vec![
-            connections(settings),
-            partial_heads(settings),
-            scratch(settings),
-            loop_stacks(settings),
-            term(
-                "channels",
-                Place::Process,
-                (loops as usize)
-                    .saturating_mul(config.doors().len())
-                    .saturating_mul(INSTANCES),
-                settings.channel_limit.get(),
-                "a loop's to a door, at most; twice while an application is replaced",
-                "--loops, --forward, --channel-limit",
-            ),
-            term(
-                "slot tables",
-                Place::Process,
-                (loops as usize)
-                    .saturating_mul(config.doors().len())
-                    .saturating_mul(INSTANCES),
-                REMOTE_SLOTS_MAX as usize * SLOT_TABLES_SIZE,
-                "what a loop knows of the calls in a channel",
-                "--loops, --forward",
-            ),
-            term(
-                "opener stack",
-                Place::Process,
-                1,
-                OPENER_STACK,
-                "the thread that opens doors",
-                "none",
-            ),
+        let of = |kind: fn(&Target) -> bool| {
+            let forwards = config.forwards.iter();
+            forwards.filter(|forward| kind(&forward.target)).count()
+        };
+        let tcp = of(|target| matches!(target, Target::Tcp(_)));
+        let udp = of(|target| matches!(target, Target::Udp(_)));
+        let http = Config {
+            settings: Vec::new(),
+            forwards: config.http_forwards().cloned().collect(),
+        };
+        let mut terms = Vec::new();
+        // Loops serve HTTP, and where there is none to serve there are none.
+        let loops = if http.forwards.is_empty() {
+            0
+        } else {
+            let channels =
+                (settings.loops() as usize).saturating_mul(http.doors().len()) * INSTANCES;
+            terms.extend(with_loops(settings, channels));
+            terms.extend(addresses(settings));
+            terms.extend(access_log(settings));
+            settings.loops()
+        };
+        if tcp + udp > 0 {
+            terms.extend(with_streams(settings, tcp, udp));
+        }
+        let logs_access = loops > 0 && settings.access_style().is_some();
+        terms.extend([
             log_queue(settings),
             constant(),
-            socket_buffers(settings),
-            term(
-                "datagram buffers",
-                Place::Kernel,
-                loops as usize * datagram_sockets,
-                buffers_of_a_socket(settings),
-                "a loop's for each udp forward, at most",
-                "--loops, --forward, --receive-buffer, --send-buffer",
-            ),
             threads(
-                loops as usize + FRONT_THREADS,
-                "a loop each, one that opens doors, and two",
-                "--loops",
+                loops as usize + tcp + udp + FRONT_THREADS + usize::from(logs_access),
+                "a loop or a tcp or udp forward each, one that opens doors, and two",
+                "--loops, --forward",
             ),
-        ])?;
+        ]);
+        let bound = Bound::new(terms)?;
         bound.check(&MemoryLimit::of_this_process())?;
         Ok(FrontPlan { bound, loops })
     }
@@ -218,6 +206,80 @@ impl FrontPlan {
 
 /// Threads of a front end beside its loops: the main thread, the log's, and the one that opens doors.
 const FRONT_THREADS: usize = 3;
+
+/// The terms of loops that forward HTTP over so many channels.
+fn with_loops(settings: &FrontSettings, channels: usize) -> Vec<Term> {
+    vec![
+        connections(settings),
+        partial_heads(settings),
+        scratch(settings),
+        loop_stacks(settings),
+        term(
+            "channels",
+            Place::Process,
+            channels,
+            settings.channel_limit.get(),
+            "a loop's to a door, at most; twice while an application is replaced",
+            "--loops, --forward, --channel-limit",
+        ),
+        term(
+            "slot tables",
+            Place::Process,
+            channels,
+            REMOTE_SLOTS_MAX as usize * SLOT_TABLES_SIZE,
+            "what a loop knows of the calls in a channel",
+            "--loops, --forward",
+        ),
+        term(
+            "opener stack",
+            Place::Process,
+            1,
+            OPENER_STACK,
+            "the thread that opens doors",
+            "none",
+        ),
+        socket_buffers(settings),
+    ]
+}
+
+/// The terms of forwards of connections and datagrams.
+fn with_streams(settings: &FrontSettings, tcp: usize, udp: usize) -> Vec<Term> {
+    let streams = tcp + udp;
+    vec![
+        term(
+            "forward channels",
+            Place::Process,
+            streams * forward::CHANNELS,
+            settings.channel_limit.get(),
+            "a tcp or udp forward's to its door, at most; twice while an application is replaced",
+            "--forward, --channel-limit",
+        ),
+        term(
+            "forwards",
+            Place::Process,
+            streams,
+            LOOP_STACK + forward::TABLES_SIZE,
+            "a tcp or udp forward's stack, and what it knows of its calls",
+            "--forward",
+        ),
+        term(
+            "forwarded connections",
+            Place::Kernel,
+            tcp * forward::CONNECTIONS_MAX,
+            buffers_of_a_socket(settings),
+            "a connection each of a tcp forward, at most",
+            "--forward, --receive-buffer, --send-buffer",
+        ),
+        term(
+            "datagram buffers",
+            Place::Kernel,
+            udp,
+            buffers_of_a_socket(settings),
+            "a udp forward each, at most",
+            "--forward, --receive-buffer, --send-buffer",
+        ),
+    ]
+}
 
 fn term(
     name: &'static str,
@@ -241,7 +303,7 @@ fn term(
 fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometry) -> Vec<Term> {
     let front = &settings.front;
     let loops = front.loops() as usize;
-    vec![
+    let mut terms = vec![
         buckets,
         term(
             "channels",
@@ -260,11 +322,17 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
         constant(),
         socket_buffers(front),
         threads(
-            settings.application.buckets as usize + loops + 2,
-            "a bucket or a loop each, and two",
+            settings.application.buckets as usize
+                + loops
+                + 2
+                + usize::from(front.access_style().is_some()),
+            "a bucket or a loop each, and two or, with an access log, three",
             "--buckets, --loops",
         ),
-    ]
+    ];
+    terms.extend(addresses(front));
+    terms.extend(access_log(front));
+    terms
 }
 
 /// The sum of an application behind a door.
@@ -291,7 +359,7 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
         ),
         log_queue(&settings.front),
         constant(),
-        threads(count + 2, "a bucket each, and two", "--buckets"),
+        threads(count + 3, "a bucket each, and three", "--buckets"),
     ]
 }
 
@@ -302,9 +370,22 @@ fn connections(settings: &FrontSettings) -> Term {
         settings.loops() as usize,
         pages(settings.connections_per_loop() as usize * size_of::<Connection>())
             .unwrap_or(usize::MAX),
-        "a loop's table: 200 bytes or so for an open connection",
+        "a loop's table: 300 bytes or so for an open connection",
         "--connections",
     )
+}
+
+/// The table of addresses, if these have a limit.
+fn addresses(settings: &FrontSettings) -> Option<Term> {
+    settings.connections_per_address?;
+    Some(term(
+        "addresses",
+        Place::Process,
+        1,
+        Addresses::bytes(settings.connections_in_all()),
+        "how many connections each address has: 32 bytes or more for a connection",
+        "--connections-per-address, --connections",
+    ))
 }
 
 fn partial_heads(settings: &FrontSettings) -> Term {
@@ -362,6 +443,31 @@ fn log_queue(settings: &FrontSettings) -> Term {
     )
 }
 
+/// The terms of an access log, if there is one.
+fn access_log(settings: &FrontSettings) -> Vec<Term> {
+    if settings.access_style().is_none() {
+        return Vec::new();
+    }
+    vec![
+        term(
+            "access log",
+            Place::Process,
+            1,
+            access::memory_bytes(usize::from(settings.access_log_queue.get())),
+            "lines that wait to be written",
+            "--access-log, --access-log-queue",
+        ),
+        term(
+            "access entries",
+            Place::Process,
+            settings.loops() as usize * settings.connections_per_loop() as usize,
+            ACCESS_ENTRY_SIZE,
+            "what a line needs of a connection's request",
+            "--access-log, --connections",
+        ),
+    ]
+}
+
 fn constant() -> Term {
     term(
         "constant",
@@ -377,7 +483,7 @@ fn socket_buffers(settings: &FrontSettings) -> Term {
     term(
         "socket buffers",
         Place::Kernel,
-        settings.connections_per_loop() as usize * settings.loops() as usize,
+        settings.connections_in_all(),
         buffers_of_a_socket(settings),
         "a connection each, at most",
         "--connections, --receive-buffer, --send-buffer",
@@ -451,6 +557,13 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
         }
     }
     check_trust(settings)?;
+    if settings.access_log_file.is_some() && settings.access_style().is_none() {
+        return Err(PlanError::Alone {
+            flag: "--access-log-file",
+            other: "--access-log",
+            todo: "set that to combined or json, or leave the file out",
+        });
+    }
     if !settings.head_limit.get().is_multiple_of(PAGE) {
         return Err(PlanError::TooSmall {
             flag: "--head-limit",
@@ -466,7 +579,7 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
 fn check_trust(settings: &FrontSettings) -> Result<(), PlanError> {
     let proxied = settings.proxy_protocol == ProxySetting::Require;
     let forwarded = settings.forwarded != ForwardedSetting::Off;
-    let (flag, other, why) = match (settings.trust.is_empty(), proxied, forwarded) {
+    let (flag, other, todo) = match (settings.trust.is_empty(), proxied, forwarded) {
         (true, true, _) => (
             "--proxy-protocol require",
             "--trust",
@@ -484,7 +597,7 @@ fn check_trust(settings: &FrontSettings) -> Result<(), PlanError> {
         ),
         _ => return Ok(()),
     };
-    Err(PlanError::Alone { flag, other, why })
+    Err(PlanError::Alone { flag, other, todo })
 }
 
 /// Behind a door, the limit of heads is another process's.
@@ -612,9 +725,60 @@ mod tests {
         let plan = FrontPlan::new(&front, &config).expect("it adds up");
         let (names, channels) = terms(&plan.bound, "channels");
         assert!(!names.contains(&"buckets") && !names.contains(&"shared heap"));
-        assert_eq!(channels, 2 * 3 * 2 * (1 << 20)); // loops × doors × instances
+        assert_eq!(channels, 2 * 2 * 2 * (1 << 20)); // loops × doors of http × instances
+        let (_, channels) = terms(&plan.bound, "forward channels");
+        assert_eq!(channels, 2 * 2 * (1 << 20)); // forwards × instances
         let (_, datagrams) = terms(&plan.bound, "datagram buffers");
-        assert_eq!(datagrams, 2 * 2 * Bytes::kib(8 + 8).get()); // loops × twice both buffers
+        assert_eq!(datagrams, 2 * Bytes::kib(8 + 8).get()); // twice both buffers
+        let (_, held) = terms(&plan.bound, "forwarded connections");
+        assert_eq!(held, 2 * 256 * 2 * Bytes::kib(8 + 8).get()); // instances × slots × twice both
+    }
+
+    #[test]
+    fn an_access_log_has_its_terms_where_there_are_loops() {
+        let names = ["access log", "access entries"];
+        for (flags, present) in [("", false), ("--access-log json", true)] {
+            let front = settings(&format!("--loops 2 --connections 7 {flags}")).front;
+            let plan = Plan::new(&settings(flags)).expect("it adds up");
+            let with_http = FrontPlan::new(&front, &config(&["http://127.0.0.1:80=/a"]));
+            let with_http = with_http.expect("it adds up");
+            let without = FrontPlan::new(&front, &config(&["tcp://127.0.0.1:81=/a"]));
+            let without = without.expect("it adds up");
+            for name in names {
+                assert_eq!(terms(&plan.bound, name).0.contains(&name), present);
+                assert_eq!(terms(&with_http.bound, name).0.contains(&name), present);
+                assert!(!terms(&without.bound, name).0.contains(&name));
+            }
+            let (_, entries) = terms(&with_http.bound, "access entries");
+            let expected = if present { 8 * ACCESS_ENTRY_SIZE } else { 0 };
+            assert_eq!(entries, expected); // 7 connections are 4 for each of 2 loops
+        }
+    }
+
+    #[test]
+    fn without_http_there_are_no_loops() {
+        let front = settings("--loops 2").front;
+        let config = config(&["tcp://127.0.0.1:81=/a"]);
+        let plan = FrontPlan::new(&front, &config).expect("it adds up");
+        assert_eq!(plan.loops, 0);
+        let (names, _) = terms(&plan.bound, "");
+        for name in ["connections", "channels", "loop stacks", "socket buffers"] {
+            assert!(!names.contains(&name), "{name}");
+        }
+        let (_, datagrams) = terms(&plan.bound, "datagram buffers");
+        assert_eq!(datagrams, 0);
+    }
+
+    #[test]
+    fn a_limit_of_addresses_has_its_table_in_the_sum() {
+        let settings = settings("--loops 2 --connections 1000 --connections-per-address 10");
+        let of_application = Plan::new(&settings).expect("it adds up").bound;
+        let config = config(&["http://127.0.0.1:80=/a"]);
+        let of_front = FrontPlan::new(&settings.front, &config).expect("it adds up");
+        for bound in [of_application, of_front.bound] {
+            let (_, bytes) = terms(&bound, "addresses");
+            assert_eq!(bytes, 4096 * 8); // four places for each, in a power of two
+        }
     }
 
     #[test]
@@ -639,6 +803,7 @@ mod tests {
             ("--channel-limit 5000", "--channel-limit"),
             ("--channel-limit 1TiB", "--channel-limit"),
             ("--idle-timeout 0", "--idle-timeout"),
+            ("--access-log-file /a", "--access-log-file"),
         ] {
             let config = config(&["http://127.0.0.1:80=/a"]);
             let error = FrontPlan::new(&settings(flags).front, &config)

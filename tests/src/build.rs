@@ -8,14 +8,17 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// The packages whose binaries, of the same name, are tested.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 11] = [
     "transom",
     "counter",
     "csv-svg-path",
+    "dns",
     "echo",
     "hello",
     "oom",
     "send-static-file",
+    "stream",
+    "tcp-echo",
     "varying-allocations",
 ];
 

@@ -2,7 +2,7 @@
 
 use crate::PATIENCE;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::FromRawFd;
 use std::time::{Duration, Instant};
 
@@ -115,17 +115,7 @@ impl Client {
     /// If nobody listens there, or not on IPv4.
     #[must_use]
     pub fn connect_with_buffer(address: SocketAddr, receive: libc::c_int) -> Self {
-        let SocketAddr::V4(v4) = address else {
-            panic!("{address} is not an IPv4 address");
-        };
-        let to = libc::sockaddr_in {
-            sin_family: libc::AF_INET as libc::sa_family_t,
-            sin_port: v4.port().to_be(),
-            sin_addr: libc::in_addr {
-                s_addr: u32::from(*v4.ip()).to_be(),
-            },
-            sin_zero: [0; 8],
-        };
+        let to = ipv4(address);
         // The window is offered while connecting, so the buffer is set before, which `std` cannot.
         // SAFETY: the descriptor is new and owned by nobody else; option and address have the types and sizes that go
         // with the calls.
@@ -142,6 +132,27 @@ impl Client {
             );
             assert_eq!(set, 0, "a receive buffer may have {receive} bytes");
             let len = size_of_val(&to) as libc::socklen_t;
+            (stream, libc::connect(fd, (&raw const to).cast(), len) == 0)
+        };
+        assert!(connected, "the server listens");
+        Self::over(stream).expect("a connection has these options")
+    }
+
+    /// Connects from an address of this machine: all that begin with 127 are.
+    ///
+    /// # Panics
+    /// If nobody listens there, or an address is not of IPv4 or not of this machine.
+    #[must_use]
+    pub fn connect_from(from: Ipv4Addr, address: SocketAddr) -> Self {
+        let (from, to) = (ipv4(SocketAddr::from((from, 0))), ipv4(address));
+        let len = size_of_val(&to) as libc::socklen_t;
+        // SAFETY: the descriptor is new and owned by nobody else; both addresses have the size that is given.
+        let (stream, connected) = unsafe {
+            let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+            assert!(fd >= 0, "a descriptor is free");
+            let stream = TcpStream::from_raw_fd(fd);
+            let bound = libc::bind(fd, (&raw const from).cast(), len);
+            assert_eq!(bound, 0, "the address is this machine's");
             (stream, libc::connect(fd, (&raw const to).cast(), len) == 0)
         };
         assert!(connected, "the server listens");
@@ -378,6 +389,21 @@ impl Client {
                 _ => Err(Trouble::Reset),
             },
         }
+    }
+}
+
+/// An address as the kernel takes it.
+fn ipv4(address: SocketAddr) -> libc::sockaddr_in {
+    let SocketAddr::V4(v4) = address else {
+        panic!("{address} is not an IPv4 address");
+    };
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: v4.port().to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(*v4.ip()).to_be(),
+        },
+        sin_zero: [0; 8],
     }
 }
 

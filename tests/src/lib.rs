@@ -7,8 +7,14 @@
 pub mod build;
 pub mod client;
 pub mod doors;
+#[cfg(target_os = "linux")]
+pub mod echo;
+pub mod hostile;
 pub mod load;
+pub mod ordinary;
 pub mod proc;
+#[cfg(target_os = "linux")]
+pub mod raw;
 pub mod server;
 
 pub use client::{Answer, Client, Trouble};

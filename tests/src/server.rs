@@ -343,6 +343,24 @@ impl Server {
         find().unwrap_or_default()
     }
 
+    /// Bytes of its own memory that it said at its start it would not pass: region and process, without what the kernel
+    /// holds for it.
+    ///
+    /// # Panics
+    /// If it has not said so.
+    #[must_use]
+    pub fn memory_bound(&self) -> u64 {
+        let line = self.line_with(" memory: ");
+        let number = |name: &str| -> u64 {
+            let mut fields = line.split(' ').filter_map(|field| field.split_once('='));
+            let value = fields.find(|(key, _)| *key == name).map(|(_, value)| value);
+            value
+                .and_then(|value| value.parse().ok())
+                .unwrap_or_else(|| panic!("no {name} in {line}"))
+        };
+        number("region") + number("process")
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: a plain system call; the child has not been waited for, so the id is still its own.

@@ -52,6 +52,12 @@ fn a_setting_that_cannot_hold_is_refused_by_the_name_of_its_flag() {
         ("--log pretty", "--log"),
         ("--log-level loud", "--log-level"),
         ("--log-queue 0", "--log-queue"),
+        ("--access-log pretty", "--access-log"),
+        ("--access-log-file /tmp/a", "--access-log-file"),
+        (
+            "--access-log json --access-log-queue 0",
+            "--access-log-queue",
+        ),
         ("--listen localhost", "--listen"),
         ("--listen 127.0.0.1", "--listen"),
         ("--listen 192.0.2.1:8080", "--listen"),

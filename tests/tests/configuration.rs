@@ -187,7 +187,8 @@ fn a_flag_prevails_over_the_environment_and_that_over_the_file() {
 #[test]
 fn flags_forward_without_a_file_and_beside_one() {
     let forward = "--forward http://127.0.0.1:80=/a --forward http://127.0.0.1:80/b=/b";
-    let channels = |flags: &str| term(&serve(&format!("--check --loops 1 {flags}")), "channels");
+    let check = |flags: &str| serve(&format!("--check --loops 1 {flags}"));
+    let channels = |flags: &str| term(&check(flags), "channels");
     assert_eq!(
         channels(&format!("{forward} --channel-limit 1MiB")),
         "4 × 1MiB"
@@ -198,7 +199,8 @@ fn flags_forward_without_a_file_and_beside_one() {
         "[[forward]]\nlisten = \"udp://127.0.0.1:53\"\ndoor = \"/c\"\n",
     );
     let both = format!("{forward} --config {}", path.display());
-    assert_eq!(channels(&both), "6 × 17MiB");
+    assert_eq!(channels(&both), "4 × 17MiB");
+    assert_eq!(term(&check(&both), "forward channels"), "2 × 17MiB");
 }
 
 #[test]

@@ -1,78 +1,338 @@
-//! Serves the files below a folder: `TRANSOM_ROOT=docs send-static-file`. A file goes through the reply slot, so its size
-//! does not matter to the bucket.
+//! Serves the files below a folder: `send-static-file --root docs`. A file goes through the reply slot, so its size does
+//! not matter to the bucket.
+//!
+//! | a request | gets |
+//! |---|---|
+//! | GET or HEAD of a file | 200 with `ETag`, `Last-Modified` and `Accept-Ranges` |
+//! | of a folder | its `index.html`, after a redirect to the name with a slash; 404 if it has none |
+//! | of a link, a device, a FIFO, a socket | 404; with `--follow-links` what a link leads to below the root |
+//! | of what may not be read | 403 |
+//! | with conditions | 304 or 412 by RFC 9110 §13.2.2 |
+//! | with one range, and an `If-Range` that holds | 206, or 416 |
+//! | with several ranges | 200 and the whole file |
+//!
+//! `sendfile` would save a copy, and has no place here: the socket is the front end's, often in another process, and a
+//! loop must not wait for a disk, as `sendfile` does when the file is not in the page cache. Here only the handler's own
+//! thread waits. The file is read straight into the reply slot, so there is one copy, as from a pipe.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
-use std::path::{Component, Path, PathBuf};
+mod conditions;
+mod encodings;
+mod ranges;
+mod root;
+
+use conditions::{Conditions, Validators, Verdict};
+use encodings::Coding;
+use ranges::{Selection, select};
+use root::{Found, Root};
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 use transom_platform::{Failure, Request, Response, Router};
 
-static ROOT: OnceLock<PathBuf> = OnceLock::new();
+/// What is served when a folder is asked for.
+const INDEX: &str = "index.html";
 
-/// What the system says of names that no file has, or could have.
-const NOBODYS: [ErrorKind; 3] = [
-    ErrorKind::NotFound,
-    ErrorKind::NotADirectory,
-    ErrorKind::InvalidFilename,
-];
+#[derive(clap::Args)]
+struct Flags {
+    /// Folder whose files are served
+    #[arg(
+        long,
+        env = "TRANSOM_ROOT",
+        value_name = "FOLDER",
+        default_value = ".",
+        help_heading = "Files"
+    )]
+    root: PathBuf,
 
-/// The file that a path names, if it lies below the root: no `..`, and no symbolic link that leads out.
-fn find(path: &str) -> Result<PathBuf, Failure> {
-    let root = ROOT.get().map_or(Path::new("."), PathBuf::as_path);
-    let relative = Path::new(path.trim_start_matches('/'));
-    if !relative
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)))
-    {
-        return Err(Failure::not_found("Not Found"));
+    /// Follow symbolic links that lead to what lies below the root; without it they are not there (404)
+    #[arg(long, env = "TRANSOM_FOLLOW_LINKS", help_heading = "Files")]
+    follow_links: bool,
+
+    /// Send FILE.br or FILE.gz in place of FILE to clients that accept it; keep the copies up to date yourself
+    #[arg(long, env = "TRANSOM_PRECOMPRESSED", help_heading = "Files")]
+    precompressed: bool,
+}
+
+/// What the flags have made; set once, before the first request.
+static SITE: OnceLock<Site> = OnceLock::new();
+
+struct Site {
+    root: Root,
+    precompressed: bool,
+}
+
+impl Site {
+    fn open(flags: &Flags) -> Result<Self, String> {
+        let root = Root::open(&flags.root, flags.follow_links)
+            .map_err(|error| format!("--root {}: {error}", flags.root.display()))?;
+        Ok(Self {
+            root,
+            precompressed: flags.precompressed,
+        })
     }
-    let found = match root.join(relative).canonicalize() {
-        Err(error) if NOBODYS.contains(&error.kind()) => {
-            return Err(Failure::not_found("Not Found"));
+
+    fn send<'r>(&self, request: &'r Request) -> Result<Response<'r>, Failure> {
+        let name = relative(request.path()).ok_or_else(not_found)?;
+        match self.root.find(&name)? {
+            Found::File(file, metadata) => self.send_file(request, &name, file, &metadata),
+            // Only where there is something to be sent to: whether a folder exists is nobody's business.
+            Found::Folder => match self.root.find(&format!("{name}/{INDEX}"))? {
+                Found::File(..) => Ok(Response::redirect(with_slash(request)).with_status(308)),
+                Found::Forbidden => Err(forbidden()),
+                Found::Folder | Found::Nothing => Err(not_found()),
+            },
+            Found::Forbidden => Err(forbidden()),
+            Found::Nothing => Err(not_found()),
         }
-        found => found?,
-    };
-    let found = if found.is_dir() {
-        found.join("index.html")
-    } else {
-        found
-    };
-    if found.starts_with(root) && found.is_file() {
-        Ok(found)
-    } else {
-        Err(Failure::not_found("Not Found"))
     }
+
+    fn send_file<'r>(
+        &self,
+        request: &'r Request,
+        name: &str,
+        file: File,
+        metadata: &Metadata,
+    ) -> Result<Response<'r>, Failure> {
+        let (file, metadata, coding) = match self.compressed(request, name)? {
+            Some((file, metadata, coding)) => (file, metadata, Some(coding)),
+            None => (file, metadata.clone(), None),
+        };
+        let size = metadata.len();
+        let validators = Validators::of(&metadata, SystemTime::now());
+        let finish = |mut response: Response<'r>| {
+            response = response.header("ETag", validators.etag());
+            if let Some(modified) = validators.last_modified() {
+                response = response.header("Last-Modified", modified);
+            }
+            if self.precompressed {
+                response = response.header("Vary", "Accept-Encoding");
+            }
+            response
+        };
+        let ranges = match validators.judge(&conditions(request)) {
+            Verdict::NotModified => return Ok(finish(Response::empty(304))),
+            Verdict::Failed => {
+                return Ok(Response::text("Precondition Failed\n").with_status(412));
+            }
+            Verdict::Send { ranges } => ranges,
+        };
+        let range = joined(request, "range").filter(|_| ranges && request.method() == "GET");
+        let (status, start, len) = match range.map_or(Selection::Whole, |range| select(range, size))
+        {
+            Selection::Whole => (200, 0, size),
+            Selection::Part { start, len } => (206, start, len),
+            Selection::Unsatisfiable => {
+                let response = Response::text("Range Not Satisfiable\n").with_status(416);
+                return Ok(finish(response)
+                    .header("Content-Range", format_args!("bytes */{size}"))
+                    .header("Accept-Ranges", "bytes"));
+            }
+        };
+        let mut response = Response::stream(move |out| {
+            while out.written() < len {
+                // Straight from the file into the slot.
+                let at = start + out.written();
+                match file.read_at(out.space()?, at) {
+                    // The file has become shorter. Nothing is put in the place of what is gone: the connection ends
+                    // before the length that was announced, and the client knows.
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(read) => out.advance(read),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        response = finish(response.with_status(status).with_length(len))
+            .header("Content-Type", content_type(name))
+            .header("Accept-Ranges", "bytes");
+        if status == 206 {
+            let last = start + len - 1;
+            response =
+                response.header("Content-Range", format_args!("bytes {start}-{last}/{size}"));
+        }
+        if let Some(coding) = coding {
+            response = response.header("Content-Encoding", coding.name);
+        }
+        Ok(response)
+    }
+
+    /// The copy of a file in the coding that the client likes best, if there is one.
+    fn compressed(
+        &self,
+        request: &Request,
+        name: &str,
+    ) -> io::Result<Option<(File, Metadata, Coding)>> {
+        if !self.precompressed {
+            return Ok(None);
+        }
+        for coding in encodings::accepted(joined(request, "accept-encoding").unwrap_or_default()) {
+            if let Found::File(file, metadata) =
+                self.root.find(&format!("{name}{}", coding.suffix))?
+            {
+                return Ok(Some((file, metadata, coding)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn not_found() -> Failure {
+    Failure::not_found("Not Found")
+}
+
+fn forbidden() -> Failure {
+    Failure::forbidden("Forbidden")
+}
+
+/// The name below the root that a decoded path stands for: a folder's is its index's. `None` for what no file is called.
+fn relative(path: &str) -> Option<String> {
+    let path = path.strip_prefix('/')?;
+    let name = if path.is_empty() || path.ends_with('/') {
+        format!("{path}{INDEX}")
+    } else {
+        path.to_owned()
+    };
+    // The front end has resolved dots; that a path cannot leave the root must not depend on who calls.
+    let names = name.split('/');
+    let plain = |name: &str| !matches!(name, "" | "." | "..");
+    names.into_iter().all(plain).then_some(name)
+}
+
+/// Where a folder's index is: the path with a slash, and with its query.
+///
+/// Made of the decoded path, not of the target as it came: `//elsewhere/%2e%2e/folder` is a path of ours, and an address of
+/// somebody else's.
+fn with_slash(request: &Request) -> String {
+    let mut location = String::new();
+    for &byte in request.path().as_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                location.push(char::from(byte));
+            }
+            _ => {
+                let hex = |digit: u8| char::from(b"0123456789ABCDEF"[usize::from(digit)]);
+                location.extend(['%', hex(byte >> 4), hex(byte & 15)]);
+            }
+        }
+    }
+    location.push('/');
+    if let Some(query) = request.query_string() {
+        location.push('?');
+        location.push_str(query);
+    }
+    location
+}
+
+/// The type that the file's name stands for. Text is UTF-8, as everything written today is: a client that had to guess could
+/// be made to guess wrong. XML says its encoding itself.
+fn content_type(name: &str) -> impl fmt::Display {
+    let guess = mime_guess::from_path(name).first_raw();
+    let content_type = match guess.unwrap_or("application/octet-stream") {
+        // What RFC 9239 has made of it; the extension `mjs` still has the old name in the table.
+        "application/javascript" => "text/javascript",
+        known => known,
+    };
+    let charset = if content_type.starts_with("text/") && content_type != "text/xml" {
+        "; charset=utf-8"
+    } else {
+        ""
+    };
+    fmt::from_fn(move |f| write!(f, "{content_type}{charset}"))
+}
+
+fn conditions(request: &Request) -> Conditions<'_> {
+    Conditions {
+        if_match: joined(request, "if-match"),
+        if_unmodified_since: joined(request, "if-unmodified-since"),
+        if_none_match: joined(request, "if-none-match"),
+        if_modified_since: joined(request, "if-modified-since"),
+        if_range: joined(request, "if-range"),
+    }
+}
+
+/// The value of a field; those of several of that name are one list (RFC 9110 §5.3).
+fn joined<'r>(request: &'r Request, name: &str) -> Option<&'r [u8]> {
+    let mut values = request
+        .headers()
+        .filter(|(other, _)| other.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value);
+    let first = values.next()?;
+    let Some(second) = values.next() else {
+        return Some(first);
+    };
+    let list = [first, second].into_iter().chain(values);
+    let list = list.collect::<Vec<_>>().join(&b", "[..]);
+    Some(request.arena().alloc_slice_copy(&list))
 }
 
 fn send(request: &Request) -> Result<Response<'_>, Failure> {
-    let path = find(request.path())?;
-    let mut file = File::open(&path)?;
-    let length = file.metadata()?.len();
-    let content_type = mime_guess::from_path(&path).first_or_octet_stream();
-    let response = Response::stream(move |out| {
-        loop {
-            // Straight from the file into the slot.
-            match file.read(out.space()?)? {
-                0 => return Ok(()),
-                len => out.advance(len),
-            }
-        }
-    });
-    Ok(response
-        .with_length(length)
-        .header("Content-Type", content_type))
+    let site = SITE.get().ok_or_else(|| Failure::internal("no root"))?;
+    site.send(request)
 }
 
 fn main() -> ExitCode {
-    let root = std::env::var_os("TRANSOM_ROOT").unwrap_or_else(|| ".".into());
-    match fs::canonicalize(&root) {
-        Ok(root) => ROOT.get_or_init(|| root),
-        Err(error) => {
-            eprintln!("error: TRANSOM_ROOT is {}: {error}", root.display());
-            return ExitCode::FAILURE;
+    // A file is open while it is sent, so its handler parks rather than leak it: no promise of escaping is made.
+    let router = Router::new().get("/", send).get("/{*path}", send);
+    let app = transom::App::new(router).flags(|flags: Flags| {
+        let site = Site::open(&flags)?;
+        SITE.get_or_init(|| site);
+        Ok(())
+    });
+    app.serve()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_no_empty_or_dot_segments() {
+        for (path, name) in [
+            ("/", "index.html"),
+            ("/a", "a"),
+            ("/a/", "a/index.html"),
+            ("/a/b.c", "a/b.c"),
+            ("/...", "..."),
+            ("/.a/..b", ".a/..b"),
+        ] {
+            assert_eq!(relative(path).as_deref(), Some(name), "{path}");
         }
-    };
-    // A file is open while it is sent, so its handler parks rather than leak it: `serve` needs no promise.
-    transom::serve(Router::new().get("/", send).get("/{*path}", send))
+        for path in [
+            "", "a", "//", "//a", "/a//", "/a//b", "/.", "/..", "/../a", "/a/..", "/a/./b",
+            "/a/../",
+        ] {
+            assert_eq!(relative(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn text_says_that_it_is_utf_8_and_the_rest_does_not() {
+        for (name, expected) in [
+            ("a.txt", "text/plain; charset=utf-8"),
+            ("a/b.HTML", "text/html; charset=utf-8"),
+            ("a.css", "text/css; charset=utf-8"),
+            ("a.js", "text/javascript; charset=utf-8"),
+            ("a.mjs", "text/javascript; charset=utf-8"),
+            ("a.md", "text/markdown; charset=utf-8"),
+            ("a.xml", "text/xml"),
+            ("a.svg", "image/svg+xml"),
+            ("a.json", "application/json"),
+            ("a.wasm", "application/wasm"),
+            ("a.png", "image/png"),
+            ("a.woff2", "font/woff2"),
+            ("a.tar.gz", "application/gzip"),
+            ("a", "application/octet-stream"),
+            ("html", "application/octet-stream"),
+            ("a.b/c", "application/octet-stream"),
+            ("a.nobody-knows", "application/octet-stream"),
+        ] {
+            assert_eq!(content_type(name).to_string(), expected, "{name}");
+        }
+    }
 }

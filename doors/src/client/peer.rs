@@ -10,42 +10,10 @@ use crate::client::{AsyncClient, Peer};
 use crate::error::{CallError, Limit, OpenError};
 use crate::hello::Message;
 use crate::layout::{DESCRIPTORS_SHIFT, SYNC};
-use crate::public::{Attributes, Limits};
+use crate::public::{Descriptors, OpenOptions, PeerState, RemoteDoor};
 use crate::slot::{Completion, Phase, SlotId, place};
-use crate::socket::{Credentials, Descriptors, wait_readable};
+use crate::socket::wait_readable;
 use crate::sync::Ordering;
-
-/// How to open a door at a path.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenOptions {
-    /// How long the other side may take to answer.
-    pub timeout: Duration,
-    /// The most bytes of a channel: a door that wants a larger one is refused.
-    pub channel_bytes_max: usize,
-    /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers.
-    pub slots: Option<u32>,
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(1),
-            channel_bytes_max: 256 << 20,
-            slots: None,
-        }
-    }
-}
-
-/// What the server's side of a channel does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerState {
-    /// It takes calls.
-    Serving,
-    /// The door was revoked: calls under way complete, new ones are refused.
-    Revoked,
-    /// The process has ended, or its channel was given up because it lied: nothing more comes.
-    Gone,
-}
 
 impl AsyncClient {
     /// Opens the door at `path`. Blocks for at most `options.timeout` or so.
@@ -114,6 +82,11 @@ impl AsyncClient {
             Peer::Local { .. } => PeerState::Serving,
             Peer::Remote(remote) => remote.state,
         }
+    }
+
+    /// Why the other side was given up, if that was for a lie.
+    pub fn lie(&self) -> Option<&'static str> {
+        self.remote().and_then(|remote| remote.lie)
     }
 
     /// After the doorbell rang: whether anything came of it. A server that rings again and again for nothing is given
@@ -239,6 +212,7 @@ impl AsyncClient {
     pub(crate) fn wait_for_news(&self, timeout: Option<Duration>) {
         if let Some(remote) = self.remote() {
             wait_readable(&remote.ears(), timeout);
+            remote.hush();
         }
     }
 
@@ -287,19 +261,4 @@ impl AsyncClient {
             .and_then(|remote| remote.take_parcel(slot.index, slot.generation))
             .unwrap_or_default()
     }
-}
-
-/// A door in another process, as it was when it was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RemoteDoor {
-    /// The process that it leads into, as that process says.
-    pub pid: u32,
-    /// Identifies the door in the whole system.
-    pub id: u128,
-    /// What kind of door it is; `revoked` is up to date.
-    pub attributes: Attributes,
-    /// What it takes.
-    pub limits: Limits,
-    /// Who listens at the path, as the kernel says.
-    pub server: Credentials,
 }

@@ -7,18 +7,23 @@ use std::time::{Duration, Instant};
 
 use crate::bell::listen_to;
 use crate::board::Board;
-use crate::client::{OpenOptions, PeerState};
 use crate::error::OpenError;
-use crate::hello::{Hello, MESSAGE, Message, Refusal, Welcome};
+use crate::hello::{Hello, Message, ROOM, Welcome};
 use crate::layout::Layout;
 use crate::memory::{Mapping, Writer};
-use crate::public::{Attributes, Limits};
-use crate::socket::{self, Credentials, Descriptors, Received};
+use crate::public::{
+    Attributes, Credentials, Descriptors, Limits, OpenOptions, PeerState, Refusal,
+};
+use crate::socket::{self, Received};
 use crate::sync::Ordering;
 
 /// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one rings a few
 /// times too often, and not ten thousand times.
 const EMPTY_RINGS_MAX: u32 = 10_000;
+
+/// Messages that are read at a time: more than a socket's buffer holds, so that an honest server's are all read, and one
+/// that sends without end does not keep the caller.
+const MESSAGES_MAX: usize = 1024;
 
 /// The other side of a channel.
 #[derive(Debug)]
@@ -33,6 +38,10 @@ pub struct Remote {
     pub credentials: Credentials,
     /// Descriptors that came with a reply.
     pub parcels: Vec<Option<(u32, Descriptors)>>,
+    takes_descriptors: bool,
+    told_revoked: bool,
+    /// What it was given up for.
+    pub lie: Option<&'static str>,
     empty_rings: u32,
     board: Board,
     process: Option<OwnedFd>,
@@ -45,7 +54,9 @@ pub struct Remote {
 impl Remote {
     /// Opens the door at `path`.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<(Self, Layout), OpenError> {
-        let deadline = Instant::now() + options.timeout;
+        // A timeout that no clock reaches is a year.
+        let timeout = options.timeout.min(Duration::from_secs(365 * 86_400));
+        let deadline = Instant::now() + timeout;
         let fail = |doing: &'static str| {
             let path = path.to_owned();
             move |source: io::Error| OpenError::System {
@@ -54,13 +65,12 @@ impl Remote {
                 source,
             }
         };
-        let socket =
-            socket::connect(path, options.timeout).map_err(|source| match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => OpenError::Away {
-                    path: path.to_owned(),
-                },
-                _ => fail("connect to")(source),
-            })?;
+        let socket = socket::connect(path, timeout).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => OpenError::Away {
+                path: path.to_owned(),
+            },
+            _ => fail("connect to")(source),
+        })?;
         let hello = Hello::ours(options.slots.unwrap_or(0), options.channel_bytes_max as u64);
         say(&socket, &Message::Hello(hello), &[]).map_err(fail("speak to"))?;
         let (message, mut descriptors) = hear(&socket, path, deadline)?;
@@ -95,6 +105,7 @@ impl Remote {
         let board = Board::receive(board, welcome.threads_max).map_err(lie)?;
         let replies =
             Mapping::receive(replies, geometry.replies_len(), Writer::Creator).map_err(lie)?;
+        replies.touch();
         let (requests, requests_fd) = Mapping::create(
             c"transom-requests",
             geometry.requests_len(),
@@ -108,6 +119,9 @@ impl Remote {
         say(&socket, &Message::Channel, &halves).map_err(fail("speak to"))?;
         if !matches!(hear(&socket, path, deadline)?, (Message::Ready, _)) {
             return Err(not_understood(path));
+        }
+        if !options.take_descriptors {
+            socket::refuse_descriptors(&socket);
         }
         let credentials = socket::credentials(&socket).map_err(fail("ask who serves"))?;
         let process = socket::process(&socket);
@@ -131,6 +145,9 @@ impl Remote {
             welcome,
             credentials,
             parcels: (0..geometry.slots).map(|_| None).collect(),
+            takes_descriptors: options.take_descriptors,
+            told_revoked: false,
+            lie: None,
             empty_rings: 0,
             board,
             process,
@@ -191,7 +208,11 @@ impl Remote {
 
     /// Reads what the other side has said.
     pub fn listen(&mut self) -> PeerState {
-        while self.state != PeerState::Gone && self.receive_one() {}
+        for _ in 0..MESSAGES_MAX {
+            if self.state == PeerState::Gone || !self.receive_one() {
+                break;
+            }
+        }
         if self.state == PeerState::Serving && self.board.revoked().is_raised() {
             self.state = PeerState::Revoked;
         }
@@ -204,7 +225,7 @@ impl Remote {
     }
 
     fn receive_one(&mut self) -> bool {
-        let mut bytes = [0; MESSAGE];
+        let mut bytes = [0; ROOM];
         let Received {
             len, descriptors, ..
         } = match socket::receive(self.socket.as_fd(), &mut bytes) {
@@ -217,12 +238,21 @@ impl Remote {
             }
         };
         match Message::decode(&bytes[..len]) {
-            Ok(Message::Revoked) => self.state = PeerState::Revoked,
+            Ok(Message::Revoked) if self.told_revoked => {
+                self.poison("the same message again and again");
+            }
+            Ok(Message::Revoked) => {
+                self.told_revoked = true;
+                self.state = PeerState::Revoked;
+            }
+            Ok(Message::Parcel { .. }) if !self.takes_descriptors => {
+                self.poison("descriptors that nobody asked for");
+            }
             Ok(Message::Parcel { slot, generation }) => match self.parcels.get_mut(slot as usize) {
                 Some(place) => *place = Some((generation, descriptors)),
-                None => self.poison(),
+                None => self.poison("descriptors for a slot that does not exist"),
             },
-            _ => self.poison(),
+            _ => self.poison("a message that means nothing here"),
         }
         true
     }
@@ -240,7 +270,8 @@ impl Remote {
     }
 
     /// The other side has lied, or is broken: nothing of it is believed any more.
-    pub fn poison(&mut self) {
+    pub fn poison(&mut self, lie: &'static str) {
+        self.lie.get_or_insert(lie);
         self.state = PeerState::Gone;
         socket::hang_up(&self.socket);
     }
@@ -249,8 +280,17 @@ impl Remote {
     pub fn note_ring(&mut self, useful: bool) {
         self.empty_rings = if useful { 0 } else { self.empty_rings + 1 };
         if self.empty_rings > EMPTY_RINGS_MAX {
-            self.poison();
+            self.poison("doorbells without a reply");
         }
+    }
+
+    /// After a wait: a bell that has rung is not heard again until it rings again. An epoll set is readable until what it
+    /// has to tell was taken from it, and the bell itself is never read. Without waiting; what the other side has given us
+    /// for an ear may be something else, and then says nothing here.
+    pub fn hush(&self) {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: there is room for one event.
+        unsafe { libc::epoll_wait(self.ear.as_raw_fd(), &raw mut event, 1, 0) };
     }
 
     /// Where a caller can wait for a reply and for bad news at once.
@@ -286,7 +326,7 @@ fn hear(
     path: &Path,
     deadline: Instant,
 ) -> Result<(Message, Descriptors), OpenError> {
-    let mut bytes = [0; MESSAGE];
+    let mut bytes = [0; ROOM];
     loop {
         match socket::receive(socket.as_fd(), &mut bytes) {
             Ok(Received { len: 0, .. }) => {

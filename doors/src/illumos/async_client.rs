@@ -5,20 +5,19 @@
 //! hands them over.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::bell::Bell;
-use crate::geometry::{ChannelGeometry, ChannelMemory, SLOTS_MAX};
-use crate::illumos::client::{
-    DESCRIPTORS_MAX, OpenOptions, PeerState, block_signals, exchange, open_path, peer_state,
-    say_hello,
-};
-use crate::illumos::error::{CallError, OpenError};
+use crate::error::{CallError, Limit, OpenError};
+use crate::geometry::{ChannelGeometry, ChannelMemory};
+use crate::illumos::WRONG_VERSION;
+use crate::illumos::client::{Found, block_signals, exchange, find, peer_state};
 use crate::illumos::wire::{HEADER_LEN, Header, Purpose, STRIDE_EXTRA};
-use crate::illumos::{REFUSED, REPLY_TOO_BIG};
+use crate::public::{DESCRIPTORS_MAX, Descriptors, Limits, OpenOptions, PeerState, RemoteDoor};
 use crate::slot::{Completion, Kind, Phase, Slot, SlotId, Withdraw};
 use crate::status::Status;
 use crate::waiting::Patience;
@@ -41,13 +40,18 @@ pub struct AsyncClient {
     request_len: Box<[usize]>,
     outstanding: usize,
     peer: PeerState,
-    refuses_descriptors: bool,
+    /// The door, if it is another process's.
+    found: Option<Found>,
+    /// Descriptors that came with the reply in each slot.
+    parcels: Box<[Descriptors]>,
 }
 
 #[derive(Debug)]
 struct Shared {
     door: Arc<OwnedFd>,
     memory: Memory,
+    limits: Limits,
+    takes_descriptors: bool,
     state: Mutex<State>,
     work: Condvar,
     bell: Bell,
@@ -83,6 +87,19 @@ struct Sent([Option<OwnedFd>; DESCRIPTORS_MAX]);
 struct Ended {
     slot: u32,
     outcome: Outcome,
+    descriptors: Descriptors,
+}
+
+/// What a channel needs and the system does not give.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    /// What was tried with the door.
+    pub doing: &'static str,
+    pub source: io::Error,
+}
+
+fn missing(doing: &'static str) -> impl Fn(io::Error) -> Missing {
+    move |source| Missing { doing, source }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +124,7 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     /// Fresh memory for a channel of this geometry.
-    fn map(geometry: ChannelGeometry) -> std::io::Result<Self> {
+    fn map(geometry: ChannelGeometry) -> io::Result<Self> {
         let mapped = geometry.memory_len();
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory that exists.
         let base = unsafe {
@@ -126,7 +143,7 @@ impl Memory {
                 base,
                 mapped,
             }),
-            _ => Err(std::io::Error::last_os_error()),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 
@@ -174,33 +191,25 @@ impl Drop for Memory {
 }
 
 impl AsyncClient {
-    /// Opens the door at `path`. Blocks for at most `options.timeout`, and starts one thread per slot.
+    /// Opens the door at `path`. Blocks for at most `options.timeout` or so, and starts one thread per slot.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
-        let door = Arc::new(open_path(path)?);
-        let hello = say_hello(&door, options.timeout)?;
-        let mut geometry = hello.geometry;
-        let offered = geometry.slots.min(SLOTS_MAX);
-        let asked = options.slots.unwrap_or(offered);
-        if !(1..=offered).contains(&asked) {
-            return Err(OpenError::Slots { offered, asked });
-        }
-        geometry.slots = asked;
-        geometry.check()?;
-        let needed = geometry.memory_len();
-        if needed > options.channel_bytes_max {
-            return Err(OpenError::TooLarge {
-                needed,
-                max: options.channel_bytes_max,
-            });
-        }
-        let memory = Memory::map(geometry).map_err(|source| OpenError::Resource {
-            what: "memory",
-            source,
-        })?;
-        Self::with_memory(door, memory)
+        let found = find(path, options)?;
+        Self::to(found, options.take_descriptors).map_err(|missing| OpenError::System {
+            path: path.to_owned(),
+            doing: missing.doing,
+            source: missing.source,
+        })
+    }
+
+    /// A caller of a door that was opened, in memory of its own.
+    pub(crate) fn to(found: Found, takes_descriptors: bool) -> Result<Self, Missing> {
+        let memory = Memory::map(found.geometry).map_err(missing("map a channel for"))?;
+        let door = Arc::clone(&found.door);
+        let limits = found.remote.limits;
+        Self::with_memory(door, memory, limits, Some(found), takes_descriptors)
     }
 
     /// A caller in memory that was handed over for ever and fits the geometry, for the door's own process.
@@ -208,19 +217,26 @@ impl AsyncClient {
         door: OwnedFd,
         geometry: ChannelGeometry,
         memory: &ChannelMemory,
-    ) -> Result<Self, OpenError> {
-        Self::with_memory(Arc::new(door), Memory::given(geometry, memory))
+        limits: Limits,
+    ) -> Result<Self, Missing> {
+        let memory = Memory::given(geometry, memory);
+        Self::with_memory(Arc::new(door), memory, limits, None, true)
     }
 
-    fn with_memory(door: Arc<OwnedFd>, memory: Memory) -> Result<Self, OpenError> {
-        let missing = |what| move |source| OpenError::Resource { what, source };
+    fn with_memory(
+        door: Arc<OwnedFd>,
+        memory: Memory,
+        limits: Limits,
+        found: Option<Found>,
+        takes_descriptors: bool,
+    ) -> Result<Self, Missing> {
         let slots = memory.geometry.slots;
-        let refuses_descriptors = super::client::info(door.as_raw_fd())
-            .is_ok_and(|info| info.di_attributes & super::ffi::DOOR_REFUSE_DESC != 0);
         let many = slots as usize;
         let shared = Arc::new(Shared {
             door,
             memory,
+            limits,
+            takes_descriptors,
             state: Mutex::new(State {
                 jobs: VecDeque::with_capacity(many),
                 ended: VecDeque::with_capacity(many),
@@ -229,8 +245,8 @@ impl AsyncClient {
                 peer: PeerState::Serving,
             }),
             work: Condvar::new(),
-            bell: Bell::new().map_err(missing("eventfd"))?,
-            news: Bell::new().map_err(missing("eventfd"))?,
+            bell: Bell::new().map_err(missing("make a doorbell for"))?,
+            news: Bell::new().map_err(missing("make a doorbell for"))?,
         });
         // The client first: if a thread cannot be started, dropping it ends the others.
         let client = Self {
@@ -249,7 +265,8 @@ impl AsyncClient {
             request_len: vec![0; many].into_boxed_slice(),
             outstanding: 0,
             peer: PeerState::Serving,
-            refuses_descriptors,
+            found,
+            parcels: (0..slots).map(|_| Descriptors::default()).collect(),
         };
         for index in 0..slots {
             let shared = Arc::clone(&shared);
@@ -257,7 +274,7 @@ impl AsyncClient {
                 .name(format!("door-caller-{index}"))
                 .stack_size(CALLER_STACK)
                 .spawn(move || shared.call_until_stopped())
-                .map_err(missing("thread"))?;
+                .map_err(missing("start a thread to call"))?;
         }
         Ok(client)
     }
@@ -338,11 +355,9 @@ impl AsyncClient {
         deadline_ns: u64,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), CallError> {
-        if self.refuses_descriptors && !descriptors.is_empty() {
-            return Err(CallError::Refused("refuse_descriptors"));
-        }
-        if descriptors.len() > DESCRIPTORS_MAX {
-            return Err(CallError::Refused("descriptors_max"));
+        let most = DESCRIPTORS_MAX.min(self.shared.limits.descriptors_max as usize);
+        if descriptors.len() > most {
+            return Err(CallError::Refused(Limit::Descriptors));
         }
         let mut sent = Sent::default();
         for (place, descriptor) in sent.0.iter_mut().zip(descriptors) {
@@ -458,6 +473,7 @@ impl AsyncClient {
             let Ended {
                 slot: index,
                 outcome,
+                descriptors,
             } = {
                 let mut state = self.shared.lock();
                 self.peer = state.peer;
@@ -474,6 +490,7 @@ impl AsyncClient {
                     let slot = &mut self.slots[index as usize];
                     slot.phase = Phase::Replied;
                     slot.reply_len = len;
+                    self.parcels[index as usize] = descriptors;
                     let completion = Completion {
                         status,
                         len,
@@ -579,9 +596,28 @@ impl AsyncClient {
         self.shared.bell.as_raw_fd()
     }
 
-    /// This client's doorbell, for other threads.
-    pub fn bell(&self) -> Bell {
-        self.shared.bell.clone()
+    /// This client's doorbell, for other threads of this process.
+    pub fn bell(&self) -> Option<Bell> {
+        Some(self.shared.bell.clone())
+    }
+
+    /// What is known of a door in another process; `None` in-process. `revoked` is asked now.
+    pub fn door(&self) -> Option<RemoteDoor> {
+        self.found.as_ref().map(Found::remote_now)
+    }
+
+    /// Nothing comes of it: the doorbell is rung by this process's own threads alone.
+    pub fn note_ring(&mut self, useful: bool) {
+        let _ = useful;
+    }
+
+    /// The descriptors that came with a reply.
+    ///
+    /// # Panics
+    /// If the slot has no reply.
+    pub fn take_descriptors(&mut self, slot: SlotId) -> Descriptors {
+        let _ = self.reply_bytes(slot);
+        std::mem::take(&mut self.parcels[slot.index()])
     }
 
     /// A descriptor that becomes readable when a call has found the door revoked or dead. A door that nobody calls cannot
@@ -645,6 +681,7 @@ impl AsyncClient {
         let slot = &mut self.slots[index as usize];
         slot.phase = Phase::Free;
         slot.generation = slot.generation.checked_add(1).unwrap_or(1);
+        self.parcels[index as usize] = Descriptors::default();
         self.free.push(index);
     }
 
@@ -688,7 +725,7 @@ impl Shared {
     fn call_until_stopped(&self) {
         block_signals();
         while let Some(job) = self.next_job() {
-            let outcome = self.call(&job);
+            let (outcome, descriptors) = self.call(&job);
             // Before the call is reported as ended: the descriptors that were sent are closed here.
             let slot = job.slot;
             drop(job);
@@ -700,7 +737,7 @@ impl Shared {
                 Outcome::Lost(_) => peer_state(self.door.as_raw_fd()),
                 Outcome::Replied { .. } => PeerState::Serving,
             };
-            self.report(slot, outcome, news);
+            self.report(slot, outcome, descriptors, news);
         }
     }
 
@@ -720,7 +757,7 @@ impl Shared {
         }
     }
 
-    fn call(&self, job: &Job) -> Outcome {
+    fn call(&self, job: &Job) -> (Outcome, Descriptors) {
         let message = NonNull::slice_from_raw_parts(self.memory.message(job.slot), job.len);
         let mut borrowed = [self.door_as_placeholder(); DESCRIPTORS_MAX];
         let mut many = 0;
@@ -732,13 +769,36 @@ impl Shared {
         let ended = unsafe {
             exchange(
                 self.door.as_raw_fd(),
+                &self.limits,
                 message,
                 &borrowed[..many],
                 self.memory.reply(job.slot),
                 self.memory.reply_room(),
             )
         };
-        outcome_of(ended, self.memory.geometry.reply_size)
+        let (ended, descriptors) = match ended {
+            Ok((status, len, descriptors)) => (Ok((status, len)), descriptors),
+            Err(error) => (Err(error), Descriptors::default()),
+        };
+        let (outcome, told) = outcome_of(ended, self.memory.geometry.reply_size);
+        if let Some(needed) = told {
+            // As a handler says it.
+            let bytes = (needed as u64).to_le_bytes();
+            // SAFETY: the slot's reply has a page at least, and is this thread's until `report`.
+            unsafe {
+                ptr::copy_nonoverlapping(
+                    bytes.as_ptr(),
+                    self.memory.reply(job.slot).as_ptr(),
+                    bytes.len(),
+                );
+            }
+        }
+        let descriptors = if self.takes_descriptors {
+            descriptors
+        } else {
+            Descriptors::default()
+        };
+        (outcome, descriptors)
     }
 
     /// Something to fill an array of borrowed descriptors with, never sent.
@@ -747,7 +807,7 @@ impl Shared {
         self.door.as_fd()
     }
 
-    fn report(&self, slot: u32, outcome: Outcome, news: PeerState) {
+    fn report(&self, slot: u32, outcome: Outcome, descriptors: Descriptors, news: PeerState) {
         let mut state = self.lock();
         // A living door that lost one call (its thread has ended) goes on: that call alone has failed.
         let outcome = match outcome {
@@ -760,7 +820,11 @@ impl Shared {
             other => other,
         };
         state.peer = worse(state.peer, news);
-        state.ended.push_back(Ended { slot, outcome });
+        state.ended.push_back(Ended {
+            slot,
+            outcome,
+            descriptors,
+        });
         let ring = std::mem::replace(&mut state.waiting, false);
         drop(state);
         if news != PeerState::Serving {
@@ -781,17 +845,38 @@ fn worse(a: PeerState, b: PeerState) -> PeerState {
     }
 }
 
-/// What the event loop is told of a call. What the door refused for good is an answer too, without bytes.
-fn outcome_of(ended: Result<(Status, usize), CallError>, reply_size: usize) -> Outcome {
-    let (status, len) = match ended {
-        Ok((status, len)) if len <= reply_size => (status, len),
-        Ok(_) | Err(CallError::ReplyTooBig { .. }) => (REPLY_TOO_BIG, 0),
-        Err(error @ (CallError::NotAccepted | CallError::MayHaveRun | CallError::TimedOut)) => {
-            return Outcome::Lost(error);
-        }
-        Err(CallError::Refused(_) | CallError::Full) => (REFUSED, 0),
+/// What the event loop is told of a call, and the size of a reply that is too large for its slot. What the door refused for
+/// good is an answer too, without bytes.
+fn outcome_of(
+    ended: Result<(Status, usize), CallError>,
+    reply_size: usize,
+) -> (Outcome, Option<usize>) {
+    let too_big = |needed: usize| {
+        let outcome = Outcome::Replied {
+            status: Status::REPLY_TOO_BIG,
+            len: size_of::<u64>(),
+        };
+        (outcome, Some(needed))
     };
-    Outcome::Replied { status, len }
+    let status = match ended {
+        // The server is another one than that which said hello.
+        Ok((WRONG_VERSION, _)) => return (Outcome::Lost(CallError::NotAccepted), None),
+        Ok((status, len)) if len <= reply_size => return (Outcome::Replied { status, len }, None),
+        Ok((_, needed)) | Err(CallError::ReplyTooBig { needed }) => return too_big(needed),
+        Err(error @ (CallError::NotAccepted | CallError::MayHaveRun | CallError::TimedOut)) => {
+            return (Outcome::Lost(error), None);
+        }
+        Err(CallError::Refused(limit)) => match limit {
+            Limit::DataMin => Status::DATA_MIN,
+            Limit::DataMax | Limit::Stack => Status::DATA_MAX,
+            Limit::Descriptors => Status::DESCRIPTORS,
+            Limit::ServerDescriptors => Status::DESCRIPTORS_LOST,
+            Limit::Accept => Status::NOT_ACCEPTED,
+        },
+        // `exchange` does not say these.
+        Err(CallError::Full | CallError::Fault | CallError::Streamed) => Status::FAULT,
+    };
+    (Outcome::Replied { status, len: 0 }, None)
 }
 
 impl Sent {
@@ -809,19 +894,25 @@ mod tests {
     fn a_reply_larger_than_its_slot_is_told_as_such() {
         assert_eq!(
             outcome_of(Ok((Status::OK, 4096)), 4096),
-            Outcome::Replied {
-                status: Status::OK,
-                len: 4096
-            }
+            (
+                Outcome::Replied {
+                    status: Status::OK,
+                    len: 4096
+                },
+                None
+            )
         );
         let too_big = Outcome::Replied {
-            status: REPLY_TOO_BIG,
-            len: 0,
+            status: Status::REPLY_TOO_BIG,
+            len: 8,
         };
-        assert_eq!(outcome_of(Ok((Status::OK, 4097)), 4096), too_big);
+        assert_eq!(
+            outcome_of(Ok((Status::OK, 4097)), 4096),
+            (too_big, Some(4097))
+        );
         assert_eq!(
             outcome_of(Err(CallError::ReplyTooBig { needed: 9000 }), 4096),
-            too_big
+            (too_big, Some(9000))
         );
     }
 
@@ -829,18 +920,21 @@ mod tests {
     fn only_what_the_peer_did_makes_a_call_lost() {
         assert_eq!(
             outcome_of(Err(CallError::NotAccepted), 4096),
-            Outcome::Lost(CallError::NotAccepted)
+            (Outcome::Lost(CallError::NotAccepted), None)
         );
         assert_eq!(
             outcome_of(Err(CallError::MayHaveRun), 4096),
-            Outcome::Lost(CallError::MayHaveRun)
+            (Outcome::Lost(CallError::MayHaveRun), None)
         );
         assert_eq!(
-            outcome_of(Err(CallError::Refused("data_max")), 4096),
-            Outcome::Replied {
-                status: REFUSED,
-                len: 0
-            }
+            outcome_of(Err(CallError::Refused(Limit::DataMax)), 4096),
+            (
+                Outcome::Replied {
+                    status: Status::DATA_MAX,
+                    len: 0
+                },
+                None
+            )
         );
     }
 

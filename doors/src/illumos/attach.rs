@@ -7,25 +7,13 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::error::AttachError;
 use crate::illumos::client::{c_path, info};
-use crate::illumos::error::AttachError;
 use crate::illumos::ffi;
+use crate::public::AttachOptions;
 
 /// Between two looks at a path that is taken: nothing tells when it becomes free.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
-/// How a door gets its name.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AttachOptions {
-    /// Permissions of the path; `None`: 0600 for a new file, as it is for one that is there. Reading is enough to call.
-    pub mode: Option<u32>,
-    /// Its owner; `None`: as it is.
-    pub owner: Option<u32>,
-    /// Its group; `None`: as it is.
-    pub group: Option<u32>,
-    /// How long to wait if another living door has the path.
-    pub wait: Duration,
-}
 
 /// A door's name, until it is dropped: then the path is free for the next door. The empty file that carries it stays.
 #[derive(Debug)]
@@ -40,10 +28,13 @@ impl Attachment {
         path: &Path,
         options: &AttachOptions,
     ) -> Result<Self, AttachError> {
-        let until = Instant::now() + options.wait;
+        // A wait that no clock reaches has no end.
+        let until = Instant::now().checked_add(options.wait);
         loop {
             match attach(&door, path, options) {
-                Err(AttachError::Taken { .. }) if Instant::now() < until => {
+                Err(AttachError::Taken { .. })
+                    if until.is_none_or(|until| Instant::now() < until) =>
+                {
                     std::thread::sleep(LOOK_AGAIN);
                 }
                 Err(error) => return Err(error),
@@ -55,6 +46,11 @@ impl Attachment {
                 }
             }
         }
+    }
+
+    /// Where the door is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Frees the path. Calls that are under way, and callers that have the door open, go on.
@@ -81,42 +77,43 @@ fn unique_id(door: &impl AsRawFd) -> Option<u64> {
 
 /// One attempt.
 fn attach(door: &OwnedFd, path: &Path, options: &AttachOptions) -> Result<(), AttachError> {
-    let failed = |call| {
+    let failed = |doing| {
         move |source: io::Error| AttachError::System {
-            call,
             path: path.to_owned(),
+            doing,
             source,
         }
     };
-    let name = c_path(path).ok_or_else(|| AttachError::Path {
-        path: path.to_owned(),
-    })?;
-    let mut file = open_or_create(path).map_err(failed("open"))?;
+    let name = c_path(path)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))
+        .map_err(failed("name the door"))?;
+    let mut file =
+        open_or_create(path).map_err(failed("make the file that carries the door's name"))?;
     if info(file.as_raw_fd()).is_ok_and(|there| !is_alive(&there)) {
         // A dead door keeps its name until somebody takes it away. If two do, the second takes nothing: EINVAL.
         // SAFETY: the path is a C string that outlives the call.
         if unsafe { ffi::fdetach(name.as_ptr()) } != 0 {
             let error = io::Error::last_os_error();
             if error.raw_os_error() != Some(libc::EINVAL) {
-                return Err(failed("fdetach")(error));
+                return Err(failed("detach a dead door (fdetach)")(error));
             }
         }
-        file = open_or_create(path).map_err(failed("open"))?;
+        file =
+            open_or_create(path).map_err(failed("make the file that carries the door's name"))?;
     }
     if let Ok(there) = info(file.as_raw_fd()) {
         return Err(AttachError::Taken {
             path: path.to_owned(),
-            pid: there.di_target,
+            owner: u32::try_from(there.di_target).unwrap_or(0),
         });
     }
     // The name takes over the file's mode and owner, so they are right before the door can be opened through it.
     if options.owner.is_some() || options.group.is_some() {
-        fchown(&file, options.owner, options.group).map_err(failed("chown"))?;
+        fchown(&file, options.owner, options.group)
+            .map_err(failed("give an owner to the door's name"))?;
     }
-    if let Some(mode) = options.mode {
-        file.set_permissions(Permissions::from_mode(mode))
-            .map_err(failed("chmod"))?;
-    }
+    file.set_permissions(Permissions::from_mode(options.mode))
+        .map_err(failed("give permissions to the door's name"))?;
     drop(file);
     // SAFETY: the path is a C string that outlives the call.
     if unsafe { ffi::fattach(door.as_raw_fd(), name.as_ptr()) } == 0 {
@@ -127,9 +124,9 @@ fn attach(door: &OwnedFd, path: &Path, options: &AttachOptions) -> Result<(), At
         // Somebody was faster.
         Some(libc::EBUSY) => Err(AttachError::Taken {
             path: path.to_owned(),
-            pid: owner_of(path),
+            owner: owner_of(path),
         }),
-        _ => Err(failed("fattach")(error)),
+        _ => Err(failed("attach the door (fattach)")(error)),
     }
 }
 
@@ -137,12 +134,13 @@ fn is_alive(door: &ffi::door_info_t) -> bool {
     door.di_target >= 0 && door.di_attributes & ffi::DOOR_REVOKED == 0
 }
 
-/// Whose door is attached to `path`; -1 if that cannot be told.
-fn owner_of(path: &Path) -> i32 {
+/// Whose door is attached to `path`; 0 if that cannot be told.
+fn owner_of(path: &Path) -> u32 {
     let file = File::open(path);
     file.ok()
         .and_then(|file| info(file.as_raw_fd()).ok())
-        .map_or(-1, |info| info.di_target)
+        .and_then(|info| u32::try_from(info.di_target).ok())
+        .unwrap_or(0)
 }
 
 /// The file that carries a door's name; if a door is attached to it, this opens the door.

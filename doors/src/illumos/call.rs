@@ -5,15 +5,16 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_uint};
-use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
+use crate::gone::Gone;
 use crate::illumos::ffi;
 use crate::illumos::server::Inner;
 use crate::illumos::wire::{TRAILER_LEN, Trailer};
+use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors, Resumed};
 use crate::status::Status;
 
 /// What runs behind a door.
@@ -29,49 +30,31 @@ impl<F: Fn(u32, &mut Call<'_>)> DoorHandler for F {
     }
 }
 
-/// Nobody will read what comes next. Here also: an interim reply has no way to its caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a native door has no interim replies: end this call with a final one")]
-pub struct Gone;
-
-/// The turn has come back after an interim reply; never here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resumed {
-    /// Bytes that the client has put into the request slot in the meantime.
-    pub request_len: usize,
-}
-
-/// Who makes a call: the process itself, at the time of the call, whoever opened the door for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The process.
-    pub pid: i32,
-    /// Its effective user.
-    pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
-}
-
-impl Credentials {
-    /// Those of the caller whose call this thread serves.
-    pub(crate) fn of_caller() -> io::Result<Self> {
-        let mut ucred = ptr::null_mut();
-        // SAFETY: a null pointer asks the C library for memory, which is freed below.
-        if unsafe { ffi::door_ucred(&raw mut ucred) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call succeeded, so `ucred` is the C library's own, and freed once.
-        unsafe {
-            let credentials = Self {
-                pid: ffi::ucred_getpid(ucred),
-                uid: ffi::ucred_geteuid(ucred),
-                gid: ffi::ucred_getegid(ucred),
-            };
-            ffi::ucred_free(ucred);
-            Ok(credentials)
-        }
+/// Those of the caller whose call this thread serves.
+pub(crate) fn caller() -> io::Result<Credentials> {
+    let mut ucred = ptr::null_mut();
+    // SAFETY: a null pointer asks the C library for memory, which is freed below.
+    if unsafe { ffi::door_ucred(&raw mut ucred) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so `ucred` is the C library's own, and freed once.
+    unsafe {
+        let credentials = Credentials {
+            pid: ffi::ucred_getpid(ucred),
+            uid: ffi::ucred_geteuid(ucred),
+            gid: ffi::ucred_getegid(ucred),
+        };
+        ffi::ucred_free(ucred);
+        Ok(credentials)
     }
 }
+
+/// Nobody: a user and a group that no process has.
+const UNKNOWN: Credentials = Credentials {
+    pid: 0,
+    uid: u32::MAX,
+    gid: u32::MAX,
+};
 
 /// A thread's buffer for replies, with room for the trailer. It is there as long as the thread serves.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +62,8 @@ pub(crate) struct ReplyBuffer {
     pub base: NonNull<u8>,
     /// Bytes for a reply; the trailer's come on top.
     pub size: usize,
+    /// Room for the entries of [`DESCRIPTORS_MAX`] descriptors.
+    pub entries: NonNull<ffi::door_desc_t>,
 }
 
 /// What `door_return` is to send: plain numbers, because nothing with a destructor may be alive then.
@@ -86,6 +71,8 @@ pub(crate) struct ReplyBuffer {
 pub(crate) struct Answer {
     pub data: *mut u8,
     pub len: usize,
+    pub entries: *mut ffi::door_desc_t,
+    pub many: c_uint,
 }
 
 impl Answer {
@@ -93,6 +80,8 @@ impl Answer {
     pub const NOTHING: Self = Self {
         data: ptr::null_mut(),
         len: 0,
+        entries: ptr::null_mut(),
+        many: 0,
     };
 
     /// The first `len` bytes of the buffer, with their trailer.
@@ -108,72 +97,29 @@ impl Answer {
         Self {
             data: buffer.base.as_ptr(),
             len: len + TRAILER_LEN,
+            entries: ptr::null_mut(),
+            many: 0,
         }
     }
 }
 
-/// Descriptors that came with a call. Those that nobody takes are closed.
-pub struct Descriptors<'a> {
-    entries: *const ffi::door_desc_t,
-    left: usize,
-    of_this_call: PhantomData<&'a ()>,
-}
-
-impl<'a> Descriptors<'a> {
-    /// # Safety
-    /// `many` entries lie at `entries` for as long as the value lives, their descriptors are open, and nobody else knows
-    /// them.
-    pub(crate) unsafe fn new(entries: *const ffi::door_desc_t, many: c_uint) -> Self {
-        Self {
-            entries,
-            left: if entries.is_null() { 0 } else { many as usize },
-            of_this_call: PhantomData,
+/// Takes what the kernel has opened for this process.
+///
+/// # Safety
+/// `many` entries lie at `entries`, or it is null; their descriptors are open, and nobody else knows them nor will take them.
+pub(crate) unsafe fn received(entries: *const ffi::door_desc_t, many: c_uint) -> Descriptors {
+    let mut descriptors = Descriptors::default();
+    let many = if entries.is_null() { 0 } else { many as usize };
+    for at in 0..many {
+        // SAFETY: within the entries; packed, so read unaligned.
+        let entry = unsafe { entries.add(at).read_unaligned() };
+        let descriptor: c_int = entry.d_descriptor;
+        if entry.d_attributes & ffi::DOOR_DESCRIPTOR != 0 && descriptor >= 0 {
+            // SAFETY: the kernel has opened it for us, and each entry is taken once.
+            descriptors.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
     }
-
-    fn take_rest(&mut self) -> Descriptors<'a> {
-        let taken = Descriptors {
-            entries: self.entries,
-            left: self.left,
-            of_this_call: PhantomData,
-        };
-        self.left = 0;
-        taken
-    }
-}
-
-impl Iterator for Descriptors<'_> {
-    type Item = OwnedFd;
-
-    fn next(&mut self) -> Option<OwnedFd> {
-        while self.left != 0 {
-            // SAFETY: `left` entries are left at `entries` (see `new`); packed, so read unaligned.
-            let entry = unsafe { self.entries.read_unaligned() };
-            // SAFETY: within or one past the entries.
-            self.entries = unsafe { self.entries.add(1) };
-            self.left -= 1;
-            let descriptor: c_int = entry.d_descriptor;
-            if entry.d_attributes & ffi::DOOR_DESCRIPTOR != 0 && descriptor >= 0 {
-                // SAFETY: the kernel has opened it for this call, and each entry is taken once.
-                return Some(unsafe { OwnedFd::from_raw_fd(descriptor) });
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Descriptors<'_> {
-    fn drop(&mut self) {
-        self.for_each(drop);
-    }
-}
-
-impl fmt::Debug for Descriptors<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Descriptors")
-            .field("left", &self.left)
-            .finish_non_exhaustive()
-    }
+    descriptors
 }
 
 /// How a call was completed: length and status.
@@ -192,7 +138,9 @@ pub struct Call<'a> {
     thread: u32,
     generation: u32,
     completed: Completed,
-    descriptors: Descriptors<'a>,
+    descriptors: Option<Descriptors>,
+    /// Duplicates that go with the reply.
+    sent: Descriptors,
     /// A call stays on its thread.
     not_send: PhantomData<*const ()>,
 }
@@ -207,7 +155,7 @@ pub(crate) struct Parts<'a> {
     pub claimed_at_ns: u64,
     pub thread: u32,
     pub generation: u32,
-    pub descriptors: Descriptors<'a>,
+    pub descriptors: Descriptors,
 }
 
 impl<'a> Call<'a> {
@@ -224,7 +172,8 @@ impl<'a> Call<'a> {
             thread: parts.thread,
             generation: parts.generation,
             completed: Cell::new(None),
-            descriptors: parts.descriptors,
+            descriptors: Some(parts.descriptors),
+            sent: Descriptors::default(),
             not_send: PhantomData,
         }
     }
@@ -238,17 +187,22 @@ impl<'a> Call<'a> {
         unsafe { self.request.as_ref() }
     }
 
-    /// The whole request, as a place.
+    /// The whole request, as a place. There is no slot here: a native call brings the request and no more.
     pub fn request_slot(&self) -> NonNull<[u8]> {
         self.request
     }
 
-    /// Copies the request's bytes from `offset` on into `into`, as many as there are, and returns how many.
-    pub fn fetch_request(&self, offset: usize, into: &mut [u8]) -> usize {
-        let rest = self.request().get(offset..).unwrap_or(&[]);
-        let len = rest.len().min(into.len());
-        into[..len].copy_from_slice(&rest[..len]);
-        len
+    /// Brings `len` bytes at `offset` of the request to where [`request_slot`](Self::request_slot) shows them: the kernel
+    /// has brought all of them already.
+    ///
+    /// # Panics
+    /// If they do not lie in the request.
+    pub fn fetch_request(&mut self, offset: usize, len: usize) {
+        let size = self.request.len();
+        assert!(
+            offset <= size && len <= size - offset,
+            "{len} bytes at {offset} of a request of {size}"
+        );
     }
 
     /// The room for the reply, to build it in place; empty after completion. What an earlier call left is still there.
@@ -290,17 +244,15 @@ impl<'a> Call<'a> {
         self.completed.get().is_some()
     }
 
-    /// Who makes this call.
-    ///
-    /// # Errors
-    /// What `door_ucred` says; inside a call it can only be out of memory.
-    pub fn cred(&self) -> io::Result<Credentials> {
-        Credentials::of_caller()
+    /// Who makes this call. If the system has no memory to tell it, that is process 0 of a user and a group that nobody
+    /// has (the greatest number), so that no list of those who may do something has it on it.
+    pub fn cred(&self) -> Credentials {
+        caller().unwrap_or(UNKNOWN)
     }
 
-    /// The descriptors that came with the call, once; those that are not taken are closed.
-    pub fn take_descriptors(&mut self) -> Descriptors<'a> {
-        self.descriptors.take_rest()
+    /// The descriptors that came with the call; the handler's now. What it does not take is closed after the call.
+    pub fn take_descriptors(&mut self) -> Descriptors {
+        self.descriptors.take().unwrap_or_default()
     }
 
     /// Decides the final reply: the first `len` bytes of the buffer. They are sent when the handler has returned. Once per
@@ -319,6 +271,45 @@ impl<'a> Call<'a> {
             self.reply_max
         );
         self.completed.set(Some((len, status)));
+    }
+
+    /// As [`complete`](Self::complete), and sends duplicates of descriptors along.
+    ///
+    /// # Errors
+    /// There are more than 16, or this process has too many open: nothing was sent, and the call is not completed.
+    ///
+    /// # Panics
+    /// As `complete`.
+    pub fn complete_with(
+        &mut self,
+        len: usize,
+        status: Status,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        if descriptors.len() > DESCRIPTORS_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut sent = Descriptors::default();
+        for descriptor in descriptors {
+            sent.push(descriptor.try_clone_to_owned()?);
+        }
+        let before = self.is_completed();
+        self.complete(len, status);
+        if !before {
+            self.sent = sent;
+        }
+        Ok(())
+    }
+
+    /// Completes the call with [`Status::REPLY_TOO_BIG`]: the reply would have `needed` bytes, more than a slot.
+    pub fn reply_too_big(&mut self, needed: usize) {
+        let bytes = (needed as u64).to_le_bytes();
+        // A caller of this crate has room for a page; another one may have less, and is told no size.
+        let len = bytes.len().min(self.reply_max);
+        if let Some(place) = self.reply_mut().get_mut(..len) {
+            place.copy_from_slice(&bytes[..len]);
+        }
+        self.complete(len, Status::REPLY_TOO_BIG);
     }
 
     /// A native call has one reply, and the thread's stack goes with it.
@@ -343,6 +334,20 @@ impl<'a> Call<'a> {
     /// How the call ended.
     pub(crate) fn outcome(&self) -> (usize, Status) {
         self.completed.get().unwrap_or((0, Status::FAULT))
+    }
+
+    /// Writes the entries of the descriptors that go with the reply, and says how many. Their duplicates are the kernel's
+    /// then, which closes them here when the reply is on its way.
+    pub(crate) fn write_entries(&mut self) -> c_uint {
+        let mut many = 0;
+        for descriptor in &mut self.sent {
+            let entry = ffi::door_desc_t::giving(descriptor.into_raw_fd());
+            // SAFETY: there is room for DESCRIPTORS_MAX entries (see `ReplyBuffer`), and `sent` holds no more; packed, so
+            // written unaligned.
+            unsafe { self.reply.entries.add(many as usize).write_unaligned(entry) };
+            many += 1;
+        }
+        many
     }
 }
 
@@ -399,9 +404,11 @@ mod tests {
     #[test]
     fn an_answer_is_the_reply_and_its_trailer() {
         let mut bytes = vec![0; 64 + TRAILER_LEN];
+        let mut entry = ffi::door_desc_t::sending(-1);
         let buffer = ReplyBuffer {
             base: NonNull::from(&mut bytes[..]).cast(),
             size: 64,
+            entries: NonNull::from(&mut entry),
         };
         for len in [0, 1, 63, 64] {
             // SAFETY: 64 bytes and a trailer's fit, and `bytes` is not used meanwhile.
@@ -430,7 +437,7 @@ mod tests {
             ffi::door_desc_t::sending(untaken),
         ];
         // SAFETY: three entries, two open descriptors that nobody else knows.
-        let mut descriptors = unsafe { Descriptors::new(entries.as_ptr(), 3) };
+        let mut descriptors = unsafe { received(entries.as_ptr(), 3) };
         let reader = std::fs::File::from(descriptors.next().expect("the first"));
         drop(descriptors);
         // The writing end is closed, so there is an end to be read; else this would block for ever.

@@ -3,68 +3,43 @@
 use std::ffi::{CString, c_char};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::illumos::error::{CallError, Failure, OpenError, failure};
-use crate::illumos::ffi;
+use crate::error::{CallError, Limit, OpenError};
+use crate::geometry::ChannelGeometry;
+use crate::illumos::async_client::AsyncClient;
+use crate::illumos::call::received;
+use crate::illumos::error::{Failure, failure};
 use crate::illumos::wire::{self, Header, Hello, Purpose, Trailer};
-use crate::illumos::{REFUSED, WRONG_VERSION};
+use crate::illumos::{WRONG_VERSION, ffi};
+use crate::public::{
+    Attributes, CallOptions, Credentials, DESCRIPTORS_MAX, Descriptors, Limits, OpenOptions,
+    PeerState, Refusal, RemoteDoor, Reply, Unreferenced,
+};
 use crate::status::Status;
-
-/// The most descriptors that travel with one call.
-pub const DESCRIPTORS_MAX: usize = 16;
+use crate::waiting::Patience;
 
 /// Requests of a blocking caller up to this size, with their header, are put together on the stack.
 const ON_STACK: usize = 4096;
 
-/// How to open a door at a path.
-#[derive(Clone, Copy, Debug)]
-pub struct OpenOptions {
-    /// How long the other side may take to answer.
-    pub timeout: Duration,
-    /// The most bytes of a channel: a door that wants a larger one is refused.
-    pub channel_bytes_max: usize,
-    /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers. Each is a thread here.
-    pub slots: Option<u32>,
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(1),
-            channel_bytes_max: 256 << 20,
-            slots: None,
-        }
-    }
-}
-
-/// What the server's side does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerState {
-    /// It takes calls.
-    Serving,
-    /// The door was revoked: calls under way complete, new ones are refused.
-    Revoked,
-    /// The process has ended: nothing more comes.
-    Gone,
-}
-
-/// A caller that blocks: `door_call` on the caller's own thread, and the reply in the caller's own buffer.
-///
-/// Any number of threads may call at once.
+/// A caller that blocks: `door_call` on the caller's own thread, and the reply in the caller's own buffer. A native call has
+/// no time limit, so one with a timeout is made by a thread that is started for the first such call.
 #[derive(Debug)]
 pub struct Client {
-    door: OwnedFd,
+    found: Found,
+    options: OpenOptions,
+    /// Makes the calls that have a timeout.
+    timed: Option<AsyncClient>,
 }
 
 impl Client {
-    /// Opens the door at `path`, as [`open_with`](Self::open_with) with the default options.
+    /// Opens the door at `path`.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -72,47 +47,264 @@ impl Client {
         Self::open_with(path, &OpenOptions::default())
     }
 
-    /// Opens the door at `path`, and waits for its first answer for at most `options.timeout`.
+    /// The same with other limits. There is one slot, whatever they say.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
-        let door = Arc::new(open_path(path)?);
-        say_hello(&door, options.timeout)?;
-        let door = door.try_clone().map_err(|source| OpenError::Resource {
-            what: "descriptor",
-            source,
-        })?;
-        Ok(Self { door })
+        let options = OpenOptions {
+            slots: Some(1),
+            ..*options
+        };
+        Ok(Self {
+            found: find(path, &options)?,
+            options,
+            timed: None,
+        })
     }
 
-    /// Calls the door with `request` and blocks until the reply is in `reply`. Returns its length.
+    /// The door.
+    pub fn door(&self) -> RemoteDoor {
+        self.found.remote_now()
+    }
+
+    /// Calls: sends `request`, waits, and puts the reply at the start of `reply`. Returns its length.
     ///
     /// # Errors
-    /// [`CallError`]. After [`CallError::ReplyTooBig`] the call has run, and its reply is gone. A handler that panicked is
-    /// [`CallError::MayHaveRun`].
-    pub fn call(&self, request: &[u8], reply: &mut [u8]) -> Result<usize, CallError> {
-        let header = Header {
-            purpose: Purpose::Call,
-            deadline_ns: 0,
-            reply_max: 0,
+    /// [`CallError`], by what may be done next.
+    pub fn call(&mut self, request: &[u8], reply: &mut [u8]) -> Result<usize, CallError> {
+        self.call_with(request, reply, CallOptions::default())
+            .map(|reply| reply.len)
+    }
+
+    /// The same, with descriptors or a timeout.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn call_with(
+        &mut self,
+        request: &[u8],
+        reply: &mut [u8],
+        options: CallOptions<'_>,
+    ) -> Result<Reply, CallError> {
+        let limits = self.found.remote.limits;
+        if request.len() < limits.data_min {
+            return Err(CallError::Refused(Limit::DataMin));
+        }
+        if request.len() > limits.data_max.min(self.found.geometry.request_size) {
+            return Err(CallError::Refused(Limit::DataMax));
+        }
+        if options.descriptors.len() > limits.descriptors_max as usize {
+            return Err(CallError::Refused(Limit::Descriptors));
+        }
+        // A timeout that no clock reaches is none.
+        let deadline = options
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
+        let (status, len, descriptors) = match deadline {
+            None => {
+                let header = Header {
+                    purpose: Purpose::Call,
+                    deadline_ns: 0,
+                    reply_max: 0,
+                };
+                let door = self.found.door.as_raw_fd();
+                call_bytes(door, &limits, header, request, options.descriptors, reply)?
+            }
+            Some(deadline) => self.call_until(request, reply, options.descriptors, deadline)?,
         };
-        let (status, len) = call_bytes(self.door.as_raw_fd(), header, request, reply)?;
         match status {
-            Status::FAULT => Err(CallError::MayHaveRun),
-            REFUSED | WRONG_VERSION => Err(CallError::Refused("accept")),
-            _ => Ok(len),
+            Status::FAULT => return Err(CallError::Fault),
+            Status::DATA_MIN => return Err(CallError::Refused(Limit::DataMin)),
+            Status::DATA_MAX => return Err(CallError::Refused(Limit::DataMax)),
+            Status::DESCRIPTORS => return Err(CallError::Refused(Limit::Descriptors)),
+            Status::DESCRIPTORS_LOST => return Err(CallError::Refused(Limit::ServerDescriptors)),
+            Status::NOT_ACCEPTED => return Err(CallError::Refused(Limit::Accept)),
+            Status::REPLY_TOO_BIG => {
+                return Err(CallError::ReplyTooBig {
+                    needed: told_size(&reply[..len]),
+                });
+            }
+            WRONG_VERSION => return Err(CallError::NotAccepted),
+            _ => {}
+        }
+        Ok(Reply {
+            len,
+            status,
+            descriptors: if self.options.take_descriptors {
+                descriptors
+            } else {
+                Descriptors::default()
+            },
+        })
+    }
+
+    /// One call by the thread of a channel of one slot.
+    fn call_until(
+        &mut self,
+        request: &[u8],
+        reply: &mut [u8],
+        descriptors: &[BorrowedFd<'_>],
+        deadline: Instant,
+    ) -> Result<(Status, usize, Descriptors), CallError> {
+        let channel = match &mut self.timed {
+            Some(channel) => channel,
+            None => {
+                let channel = AsyncClient::to(self.found.clone(), self.options.take_descriptors);
+                self.timed.insert(channel.map_err(|_| CallError::Full)?)
+            }
+        };
+        // An earlier call that timed out holds the slot until it has ended.
+        if channel.free_slots() == 0 {
+            channel.drain(|_, _| {});
+            while channel.next_lost().is_some() {}
+        }
+        let slot = channel.reserve().ok_or(CallError::Full)?;
+        channel.request_mut(slot)[..request.len()].copy_from_slice(request);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let deadline_ns = crate::now_ns().saturating_add(left.as_nanos() as u64);
+        let submitted = channel
+            .submit_with(slot, request.len(), deadline_ns, descriptors)
+            .and_then(|()| channel.flush());
+        if let Err(error) = submitted {
+            while channel.next_lost().is_some() {}
+            channel.release(slot);
+            return Err(error);
+        }
+        loop {
+            if let Some((slot, completion)) = channel.next_completion() {
+                let size = completion.len;
+                let outcome = if size <= reply.len() {
+                    let len = channel.copy_reply(slot, 0, reply);
+                    Ok((completion.status, len, channel.take_descriptors(slot)))
+                } else if completion.status == Status::REPLY_TOO_BIG {
+                    let needed = told_size(channel.reply(slot));
+                    Err(CallError::ReplyTooBig { needed })
+                } else {
+                    Err(CallError::ReplyTooBig { needed: size })
+                };
+                channel.release(slot);
+                return outcome;
+            }
+            if let Some((lost, error)) = channel.next_lost() {
+                if error == CallError::NotAccepted {
+                    channel.release(lost);
+                }
+                return Err(error);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                channel.abandon(slot);
+                return Err(CallError::TimedOut);
+            }
+            if channel.prepare_wait(Patience::Eager) {
+                wait_for_ring(channel.as_raw_fd(), left);
+            }
+            channel.woke();
         }
     }
+}
 
-    /// The door's descriptor, which can be passed to another process.
-    pub fn as_raw_fd(&self) -> RawFd {
-        self.door.as_raw_fd()
+/// The size that a reply with [`Status::REPLY_TOO_BIG`] tells; the greatest if it tells none.
+fn told_size(reply: &[u8]) -> usize {
+    let told = reply
+        .first_chunk()
+        .map(|bytes| u64::from_le_bytes(*bytes))
+        .and_then(|told| usize::try_from(told).ok());
+    told.unwrap_or(usize::MAX)
+}
+
+/// Waits until a doorbell rings, and takes the ring, which would else be heard by every later wait too.
+fn wait_for_ring(bell: RawFd, timeout: Duration) {
+    let mut poll = libc::pollfd {
+        fd: bell,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // Up, so that a wait of less than a millisecond is one.
+    let millis = timeout.as_nanos().div_ceil(1_000_000);
+    let millis = libc::c_int::try_from(millis).unwrap_or(libc::c_int::MAX);
+    // SAFETY: one pollfd, valid for the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, millis) };
+    if ready > 0 {
+        let mut rings = 0_u64;
+        // SAFETY: an eventfd gives eight bytes, for which there is room. It is readable, and read by this thread alone.
+        unsafe { libc::read(bell, (&raw mut rings).cast(), size_of_val(&rings)) };
     }
+}
 
-    /// Whether the door still takes calls.
-    pub fn check_peer(&self) -> PeerState {
-        peer_state(self.door.as_raw_fd())
+/// A door that was opened, and what it has said of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub door: Arc<OwnedFd>,
+    pub remote: RemoteDoor,
+    /// With as many slots as were asked for.
+    pub geometry: ChannelGeometry,
+}
+
+impl Found {
+    /// What is known of the door; whether it was revoked is asked now.
+    pub fn remote_now(&self) -> RemoteDoor {
+        let mut remote = self.remote;
+        remote.attributes.revoked = peer_state(self.door.as_raw_fd()) != PeerState::Serving;
+        remote
+    }
+}
+
+/// Opens the door at `path`, and waits for its first answer for at most `options.timeout`.
+pub(crate) fn find(path: &Path, options: &OpenOptions) -> Result<Found, OpenError> {
+    let (door, info) = open_path(path)?;
+    let door = Arc::new(door);
+    let hello = say_hello(&door, path, options.timeout)?;
+    let mut geometry = hello.geometry;
+    // None or 0: as many as it offers.
+    if let Some(slots @ 1..) = options.slots {
+        geometry.slots = geometry.slots.min(slots);
+    }
+    if geometry.check().is_err() {
+        return Err(OpenError::Protocol {
+            path: path.to_owned(),
+        });
+    }
+    let needed = geometry.memory_len();
+    if needed > options.channel_bytes_max {
+        return Err(OpenError::Refused {
+            path: path.to_owned(),
+            why: Refusal::Bytes {
+                needed: needed as u64,
+                allowed: options.channel_bytes_max as u64,
+            },
+        });
+    }
+    let remote = RemoteDoor {
+        pid: u32::try_from(info.di_target).unwrap_or(0),
+        id: u128::from(info.di_uniquifier),
+        attributes: attributes_of(info.di_attributes),
+        limits: hello.limits,
+        server: Credentials {
+            pid: info.di_target,
+            uid: hello.uid,
+            gid: hello.gid,
+        },
+    };
+    Ok(Found {
+        door,
+        remote,
+        geometry,
+    })
+}
+
+/// The kernel's attributes in our words.
+fn attributes_of(attributes: u32) -> Attributes {
+    let has = |attribute| attributes & attribute != 0;
+    Attributes {
+        refuses_descriptors: has(ffi::DOOR_REFUSE_DESC),
+        unreferenced: if has(ffi::DOOR_UNREF_MULTI) {
+            Some(Unreferenced::Multi)
+        } else {
+            has(ffi::DOOR_UNREF).then_some(Unreferenced::Once)
+        },
+        revoked: has(ffi::DOOR_REVOKED),
     }
 }
 
@@ -146,46 +338,55 @@ fn state_of(target: libc::pid_t, attributes: u32) -> PeerState {
 }
 
 /// Opens the door that is attached to `path`.
-pub(crate) fn open_path(path: &Path) -> Result<OwnedFd, OpenError> {
-    let failed = |source| OpenError::Path {
+fn open_path(path: &Path) -> Result<(OwnedFd, ffi::door_info_t), OpenError> {
+    let away = || OpenError::Away {
         path: path.to_owned(),
-        source,
     };
     // Reading is enough for a door; the standard library closes it on exec.
-    let door = OwnedFd::from(File::open(path).map_err(failed)?);
-    let info = info(door.as_raw_fd()).map_err(|_| OpenError::NotADoor {
-        path: path.to_owned(),
-    })?;
-    match state_of(info.di_target, info.di_attributes) {
-        PeerState::Serving => Ok(door),
-        PeerState::Revoked | PeerState::Gone => Err(OpenError::Dead {
+    let door = File::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => away(),
+        _ => OpenError::System {
             path: path.to_owned(),
-        }),
+            doing: "open",
+            source,
+        },
+    })?;
+    // What is no door is the file that carries a door's name, while nobody has one attached to it.
+    let info = info(door.as_raw_fd()).map_err(|_| away())?;
+    match state_of(info.di_target, info.di_attributes) {
+        PeerState::Serving => Ok((door.into(), info)),
+        PeerState::Revoked | PeerState::Gone => Err(away()),
     }
 }
 
 /// The first call: which protocol, and which geometry. On a thread of its own, because a native call has no time limit; the
 /// thread of a door that does not answer stays until it does, or until its process ends.
-pub(crate) fn say_hello(door: &Arc<OwnedFd>, timeout: Duration) -> Result<Hello, OpenError> {
+fn say_hello(door: &Arc<OwnedFd>, path: &Path, timeout: Duration) -> Result<Hello, OpenError> {
     let (tell, told) = mpsc::sync_channel(1);
     let door = Arc::clone(door);
+    let for_thread = path.to_owned();
     std::thread::Builder::new()
         .name("door-hello".into())
         .stack_size(super::async_client::CALLER_STACK)
         .spawn(move || {
             block_signals();
             // If nobody waits any more, nobody is told.
-            let _ = tell.send(hello(door.as_raw_fd()));
+            let _ = tell.send(hello(door.as_raw_fd(), &for_thread));
         })
-        .map_err(|source| OpenError::Resource {
-            what: "thread",
+        .map_err(|source| OpenError::System {
+            path: path.to_owned(),
+            doing: "start a thread to speak to",
             source,
         })?;
     told.recv_timeout(timeout)
-        .map_err(|_| OpenError::TimedOut(timeout))?
+        .map_err(|_| OpenError::TimedOut {
+            path: path.to_owned(),
+        })?
 }
 
-fn hello(door: RawFd) -> Result<Hello, OpenError> {
+fn hello(door: RawFd, path: &Path) -> Result<Hello, OpenError> {
+    let path = || path.to_owned();
+    let refused = |why| OpenError::Refused { path: path(), why };
     let header = Header {
         purpose: Purpose::Hello,
         deadline_ns: 0,
@@ -194,24 +395,34 @@ fn hello(door: RawFd) -> Result<Hello, OpenError> {
     // A door with a lower limit of requests has it for this one too.
     let padding = vec![0; wire::request_room(data_min(door)).min(1 << 31)];
     let mut bytes = [0; wire::HELLO_LEN];
-    let (status, len) = match call_bytes(door, header, &padding, &mut bytes) {
+    let limits = Limits::default();
+    let (status, len, _) = match call_bytes(door, &limits, header, &padding, &[], &mut bytes) {
         Ok(answer) => answer,
-        Err(CallError::MayHaveRun | CallError::ReplyTooBig { .. }) => {
-            return Err(OpenError::Foreign);
+        Err(CallError::NotAccepted) => return Err(OpenError::Away { path: path() }),
+        Err(CallError::Full) => {
+            return Err(OpenError::System {
+                path: path(),
+                doing: "speak to",
+                source: io::ErrorKind::OutOfMemory.into(),
+            });
         }
-        Err(error) => return Err(error.into()),
+        Err(_) => return Err(OpenError::Protocol { path: path() }),
     };
     match status {
         WRONG_VERSION if len >= 2 => Err(match u16::from_ne_bytes([bytes[0], bytes[1]]) {
-            wire::VERSION => OpenError::Foreign,
-            theirs => OpenError::Version {
-                ours: wire::VERSION,
-                theirs,
-            },
+            wire::VERSION => OpenError::Protocol { path: path() },
+            theirs => refused(Refusal::Version {
+                client: wire::VERSION.into(),
+                server: theirs.into(),
+            }),
         }),
-        REFUSED => Err(CallError::Refused("accept").into()),
-        Status::OK if len == wire::HELLO_LEN => Hello::decode(&bytes).ok_or(OpenError::Foreign),
-        _ => Err(OpenError::Foreign),
+        Status::NOT_ACCEPTED => Err(refused(Refusal::User {
+            uid: Credentials::ours().uid.into(),
+        })),
+        Status::OK if len == wire::HELLO_LEN => {
+            Hello::decode(&bytes).ok_or_else(|| OpenError::Protocol { path: path() })
+        }
+        _ => Err(OpenError::Protocol { path: path() }),
     }
 }
 
@@ -225,11 +436,13 @@ fn data_min(door: RawFd) -> usize {
 /// Puts header and request together, calls, and takes the reply apart.
 fn call_bytes(
     door: RawFd,
+    limits: &Limits,
     header: Header,
     request: &[u8],
+    descriptors: &[BorrowedFd<'_>],
     reply: &mut [u8],
-) -> Result<(Status, usize), CallError> {
-    let len = wire::request_size(request.len()).ok_or(CallError::Refused("data_max"))?;
+) -> Result<(Status, usize, Descriptors), CallError> {
+    let len = wire::request_size(request.len()).ok_or(CallError::Refused(Limit::DataMax))?;
     let mut on_stack = [0; ON_STACK];
     let mut on_heap = Vec::new();
     let message = if len <= ON_STACK {
@@ -246,10 +459,20 @@ fn call_bytes(
     after.copy_from_slice(request);
     let place = NonNull::from(&mut *reply).cast::<u8>();
     // SAFETY: `message` is initialised, `reply` is writable and borrowed exclusively; both outlive the call.
-    unsafe { exchange(door, NonNull::from(message), &[], place, reply.len()) }
+    unsafe {
+        exchange(
+            door,
+            limits,
+            NonNull::from(message),
+            descriptors,
+            place,
+            reply.len(),
+        )
+    }
 }
 
-/// One `door_call`: sends `message`, puts the reply at `place`, and returns its status and length without the trailer.
+/// One `door_call`: sends `message`, puts the reply at `place`, and returns its status, its length without the trailer, and
+/// the descriptors that came along. `limits` are the door's, to name the one that the call breaks.
 ///
 /// A reply that does not fit with its trailer arrives in a mapping that the kernel makes. It is unmapped at once: what fits
 /// without the trailer is copied first, the rest is [`CallError::ReplyTooBig`].
@@ -259,19 +482,20 @@ fn call_bytes(
 /// Afterwards all `room` bytes at `place` may have been written.
 pub(crate) unsafe fn exchange(
     door: RawFd,
+    limits: &Limits,
     message: NonNull<[u8]>,
     descriptors: &[BorrowedFd<'_>],
     place: NonNull<u8>,
     room: usize,
-) -> Result<(Status, usize), CallError> {
+) -> Result<(Status, usize, Descriptors), CallError> {
     if descriptors.len() > DESCRIPTORS_MAX {
-        return Err(CallError::Refused("descriptors_max"));
+        return Err(CallError::Refused(Limit::Descriptors));
     }
     let mut sent = [ffi::door_desc_t::sending(-1); DESCRIPTORS_MAX];
     for (entry, descriptor) in sent.iter_mut().zip(descriptors) {
         *entry = ffi::door_desc_t::sending(descriptor.as_raw_fd());
     }
-    let reply = loop {
+    let mut reply = loop {
         let mut params = ffi::door_arg_t {
             data_ptr: message.cast::<c_char>().as_ptr(),
             data_size: message.len(),
@@ -286,13 +510,13 @@ pub(crate) unsafe fn exchange(
         };
         // SAFETY: the caller vouches for message and place; `sent` holds as many entries as `desc_num` says.
         if unsafe { ffi::door_call(door, &raw mut params) } == 0 {
-            break Reply {
+            break Arrived {
                 params,
                 place: place.cast::<c_char>().as_ptr(),
             };
         }
         let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        match failure(errno) {
+        match failure(errno, wire::request_room(message.len()), limits) {
             Failure::Again => {}
             Failure::Ended(error) => return Err(error),
         }
@@ -301,21 +525,25 @@ pub(crate) unsafe fn exchange(
     unsafe { reply.take_apart(place, room) }
 }
 
-/// What `door_call` has brought, until it is dropped: then its mapping is unmapped, and descriptors that nobody asked for
-/// are closed.
-struct Reply {
+/// What `door_call` has brought, until it is dropped: then its mapping is unmapped.
+struct Arrived {
     params: ffi::door_arg_t,
     place: *mut c_char,
 }
 
-impl Reply {
+impl Arrived {
     /// # Safety
     /// `place` has `room` bytes that may be written, and is what the call was made with.
     unsafe fn take_apart(
-        &self,
+        &mut self,
         place: NonNull<u8>,
         room: usize,
-    ) -> Result<(Status, usize), CallError> {
+    ) -> Result<(Status, usize, Descriptors), CallError> {
+        // Before anything is said: those that nobody asked for are closed.
+        // SAFETY: door_call says that `desc_num` entries lie at `desc_ptr`, which it has just opened for us; here they are
+        // taken, once.
+        let descriptors = unsafe { received(self.params.desc_ptr, self.params.desc_num) };
+        self.params.desc_num = 0;
         let size = self.params.data_size;
         // Somebody else's protocol: it has run, whatever it is.
         let len = size
@@ -330,28 +558,27 @@ impl Reply {
         unsafe { ptr::copy_nonoverlapping(data.add(len), trailer.as_mut_ptr(), trailer.len()) };
         let trailer = Trailer::decode(&trailer, size).ok_or(CallError::MayHaveRun)?;
         if len > room {
-            return Err(CallError::ReplyTooBig { needed: len });
+            let needed = match (trailer.status, NonNull::new(data)) {
+                (Status::REPLY_TOO_BIG, Some(data)) => {
+                    // SAFETY: as above, `len` bytes lie there.
+                    let told = NonNull::slice_from_raw_parts(data, len);
+                    // SAFETY: the mapping is this call's, and nobody writes it.
+                    told_size(unsafe { told.as_ref() })
+                }
+                _ => len,
+            };
+            return Err(CallError::ReplyTooBig { needed });
         }
         if data != place.as_ptr() {
             // SAFETY: `len` bytes fit at `place`; `copy` also allows what is not expected, that the two overlap.
             unsafe { ptr::copy(data, place.as_ptr(), len) };
         }
-        Ok((trailer.status, len))
+        Ok((trailer.status, len, descriptors))
     }
 }
 
-impl Drop for Reply {
+impl Drop for Arrived {
     fn drop(&mut self) {
-        if !self.params.desc_ptr.is_null() {
-            for at in 0..self.params.desc_num as usize {
-                // SAFETY: door_call says that `desc_num` entries lie at `desc_ptr`, packed, so read unaligned.
-                let entry = unsafe { self.params.desc_ptr.add(at).read_unaligned() };
-                if entry.d_attributes & ffi::DOOR_DESCRIPTOR != 0 {
-                    // SAFETY: the kernel has just opened it for us, and nobody else knows it.
-                    drop(unsafe { OwnedFd::from_raw_fd(entry.d_descriptor) });
-                }
-            }
-        }
         if self.params.rbuf != self.place {
             // SAFETY: rbuf was changed, so it is a mapping of `rsize` bytes that the kernel made for this reply; nothing
             // refers to it any more. A failure would leak it, and there is nothing else to be done.
@@ -377,6 +604,9 @@ pub(crate) fn c_path(path: &Path) -> Option<CString> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
+    use std::os::fd::FromRawFd;
+
     use super::*;
 
     #[test]
@@ -389,6 +619,11 @@ mod tests {
         assert_eq!(state_of(17, ffi::DOOR_REVOKED), PeerState::Revoked);
         assert_eq!(state_of(-1, ffi::DOOR_REVOKED), PeerState::Gone);
         assert_eq!(state_of(-1, 0), PeerState::Gone);
+    }
+
+    /// An outcome that can be compared.
+    fn without((status, len, _): (Status, usize, Descriptors)) -> (Status, usize) {
+        (status, len)
     }
 
     /// A reply of `body` with its trailer, as door_call would leave it at `data`.
@@ -444,12 +679,12 @@ mod tests {
         params.rsize = len;
         let mut own = vec![0; room];
         let place = NonNull::from(&mut own[..]).cast::<u8>();
-        let reply = Reply {
+        let mut reply = Arrived {
             params,
             place: place.cast().as_ptr(),
         };
         // SAFETY: `own` has `room` bytes.
-        let outcome = unsafe { reply.take_apart(place, room) };
+        let outcome = unsafe { reply.take_apart(place, room) }.map(without);
         drop(reply);
         assert!(!is_mapped(), "the overflow mapping is still there");
         (outcome, own)
@@ -476,12 +711,12 @@ mod tests {
         let mut own = [0; 64];
         let params = arrived(&mut own, b"in place", Status(99));
         let place = NonNull::from(&mut own[..]).cast::<u8>();
-        let reply = Reply {
+        let mut reply = Arrived {
             params,
             place: place.cast().as_ptr(),
         };
         // SAFETY: `own` has 64 bytes.
-        let outcome = unsafe { reply.take_apart(place, 64) };
+        let outcome = unsafe { reply.take_apart(place, 64) }.map(without);
         drop(reply);
         assert_eq!(outcome, Ok((Status(99), 8)));
         assert_eq!(&own[..8], b"in place");
@@ -495,12 +730,12 @@ mod tests {
             own.fill(b'x');
             params.data_size = size;
             let place = NonNull::from(&mut own[..]).cast::<u8>();
-            let reply = Reply {
+            let mut reply = Arrived {
                 params,
                 place: place.cast().as_ptr(),
             };
             // SAFETY: `own` has 64 bytes.
-            let outcome = unsafe { reply.take_apart(place, 64) };
+            let outcome = unsafe { reply.take_apart(place, 64) }.map(without);
             assert_eq!(outcome, Err(CallError::MayHaveRun), "{size} bytes");
         }
     }

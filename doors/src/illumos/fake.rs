@@ -14,6 +14,9 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::illumos::ffi::{self, door_arg_t, door_desc_t, door_info_t, ucred_t};
 
+/// A reply's bytes and descriptors, or an errno.
+type Ended = Result<(Vec<u8>, Vec<door_desc_t>), c_int>;
+
 /// What a caller and a server thread exchange.
 #[derive(Default)]
 struct Seat {
@@ -24,8 +27,7 @@ struct Seat {
 #[derive(Default)]
 struct SeatState {
     request: Option<Request>,
-    /// The reply, or an errno.
-    reply: Option<Result<Vec<u8>, c_int>>,
+    reply: Option<Ended>,
 }
 
 struct Request {
@@ -250,12 +252,19 @@ unsafe extern "C" fn door_call(fd: c_int, params: *mut door_arg_t) -> c_int {
             .unwrap_or_else(PoisonError::into_inner);
     };
     drop(state);
-    let reply = match reply {
+    let (reply, sent) = match reply {
         Ok(reply) => reply,
         Err(errno) => return fail(errno),
     };
-    if reply.len() > arguments.rsize {
-        let len = reply.len().next_multiple_of(4096);
+    // The entries come behind the bytes, in the same place.
+    let entries_at = reply.len().next_multiple_of(8);
+    let needed = if sent.is_empty() {
+        reply.len()
+    } else {
+        entries_at + size_of_val(&sent[..])
+    };
+    if needed > arguments.rsize {
+        let len = needed.next_multiple_of(4096);
         // SAFETY: a fresh anonymous mapping.
         let mapping = unsafe {
             libc::mmap(
@@ -277,6 +286,14 @@ unsafe extern "C" fn door_call(fd: c_int, params: *mut door_arg_t) -> c_int {
     arguments.data_size = reply.len();
     arguments.desc_ptr = ptr::null_mut();
     arguments.desc_num = 0;
+    for (at, entry) in sent.into_iter().enumerate() {
+        // SAFETY: there is room for all entries behind the reply, as counted above.
+        unsafe {
+            arguments.desc_ptr = arguments.rbuf.add(entries_at).cast();
+            arguments.desc_ptr.add(at).write_unaligned(entry);
+        }
+        arguments.desc_num += 1;
+    }
     0
 }
 
@@ -284,16 +301,29 @@ unsafe extern "C" fn door_call(fd: c_int, params: *mut door_arg_t) -> c_int {
 unsafe extern "C" fn door_return(
     data: *mut c_char,
     len: usize,
-    _: *mut door_desc_t,
-    _: c_uint,
+    descriptors: *mut door_desc_t,
+    many: c_uint,
 ) -> c_int {
+    let mut sent = Vec::new();
+    for at in 0..many as usize {
+        // SAFETY: the server's entries.
+        let mut entry = unsafe { descriptors.add(at).read_unaligned() };
+        let ours = entry.d_descriptor;
+        // SAFETY: no memory is involved.
+        entry.d_descriptor = unsafe { libc::fcntl(ours, libc::F_DUPFD_CLOEXEC, 0) };
+        if entry.d_attributes & ffi::DOOR_RELEASE != 0 {
+            // SAFETY: the server has given it up.
+            unsafe { libc::close(ours) };
+        }
+        sent.push(entry);
+    }
     let reply = if data.is_null() {
         Vec::new()
     } else {
         // SAFETY: the server's reply.
         unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) }.to_vec()
     };
-    answer_with(Ok(reply));
+    answer_with(Ok((reply, sent)));
     let Some(door) = BOUND.with_borrow(Option::clone) else {
         // The process's common pool, where no door sends anybody.
         loop {
@@ -339,7 +369,7 @@ unsafe extern "C" fn door_return(
     }
 }
 
-fn answer_with(reply: Result<Vec<u8>, c_int>) {
+fn answer_with(reply: Ended) {
     let Some(seat) = SERVING.take() else { return };
     if let Some(door) = BOUND.with_borrow(Option::clone) {
         lock(&door.pool)

@@ -124,6 +124,14 @@ impl door_info_t {
 }
 
 impl door_desc_t {
+    /// The entry that sends `descriptor` and closes it here.
+    pub const fn giving(descriptor: c_int) -> Self {
+        Self {
+            d_attributes: DOOR_DESCRIPTOR | DOOR_RELEASE,
+            ..Self::sending(descriptor)
+        }
+    }
+
     /// The entry that sends `descriptor` and leaves it open here.
     pub const fn sending(descriptor: c_int) -> Self {
         Self {

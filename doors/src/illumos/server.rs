@@ -12,44 +12,35 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crate::clock::now_ns;
-use crate::error::ChannelError;
+use crate::error::{AttachError, BuildError, ChannelError};
 use crate::geometry::{ChannelGeometry, ChannelMemory, PAGE};
 use crate::illumos::async_client::AsyncClient;
-use crate::illumos::attach::{AttachOptions, Attachment};
-use crate::illumos::call::{
-    Answer, Call, Credentials, Descriptors, DoorHandler, Parts, ReplyBuffer,
-};
+use crate::illumos::attach::Attachment;
+use crate::illumos::call::{Answer, Call, DoorHandler, Parts, ReplyBuffer, caller, received};
 use crate::illumos::client::info as info_of;
-use crate::illumos::error::{AttachError, BuildError, OpenError};
 use crate::illumos::wire::{self, Header, Hello, Purpose, TRAILER_LEN};
-use crate::illumos::{REFUSED, WRONG_VERSION, ffi};
+use crate::illumos::{WRONG_VERSION, ffi};
+use crate::public::{
+    AttachOptions, Attributes, Credentials, DESCRIPTORS_MAX, Descriptors, DoorEvent, DoorInfo,
+    Limits, Refusal, THREADS_MAX, Unreferenced,
+};
+use crate::remote_options::RemoteOptions;
 use crate::status::Status;
 
-/// The most door server threads of one door.
-pub const THREADS_MAX: u32 = 16_384;
-
-/// The geometry of a door that was given none: 64 slots of 16 KiB and 64 KiB.
-const GEOMETRY: ChannelGeometry = ChannelGeometry {
-    slots: 64,
-    request_size: 16 << 10,
-    reply_size: 64 << 10,
+/// The geometry of a door that was given none, so that it serves this process alone: its channels there bring their own.
+const NO_GEOMETRY: ChannelGeometry = ChannelGeometry {
+    slots: 1,
+    request_size: PAGE,
+    reply_size: PAGE,
 };
 
-type ServerCreate = Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>;
-type OnUnreferenced = Box<dyn Fn() + Send + Sync>;
-type Accept = Box<dyn Fn(&Credentials) -> bool + Send + Sync>;
+/// The stack of a thread that the builder's `handler` runs on, beside the request that the kernel lays on it.
+const HANDLER_STACK: usize = 2 << 20;
 
-/// How often a door tells that nobody refers to it any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreferenced {
-    /// The first time only.
-    Once,
-    /// Each time.
-    Multi,
-}
+type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
 
 /// An entry into this process, called like a function. Clones are the same door.
 #[derive(Clone, Debug)]
@@ -57,75 +48,41 @@ pub struct Door {
     inner: Arc<Inner>,
 }
 
-/// What a door looks like from outside. Every number is read by itself: together they are not a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DoorInfo {
-    /// The process that has the door.
-    pub pid: i32,
-    /// The door's number, unique on this machine until it is started again.
-    pub unique_id: u64,
-    /// illumos' attributes (`DOOR_PRIVATE` and so on), as numbers of `<door.h>`.
-    pub attributes: u32,
-    /// Native doors have none: 0.
-    pub channels: u32,
-    /// Threads that may exist.
-    pub threads_max: u32,
-    /// Threads that were started: the high water of concurrency, plus the spare.
-    pub threads_started: u32,
-    /// The most threads that were ever inside a handler at once.
-    pub threads_high_water: u32,
-    /// Threads that wait for a call.
-    pub threads_idle: u32,
-    /// Threads that will never come back, because an emergency reply was sent for their call.
-    pub threads_parked: u32,
-    /// Attempts to start a thread that failed.
-    pub starts_failed: u64,
-    /// Calls that were completed, in any way.
-    pub calls_served: u64,
-    /// Calls that ended with [`Status::FAULT`], because a handler panicked or did not complete its call.
-    pub calls_faulted: u64,
-    /// Not measured here: 0.
-    pub service_average_ns: u32,
-    /// Whether the door was revoked.
-    pub revoked: bool,
-}
-
 /// Collects what a door needs before it exists.
 #[derive(Default)]
 pub struct DoorBuilder {
+    threads_min: u32,
     threads_max: u32,
+    fixed: bool,
     server_create: Option<ServerCreate>,
-    geometry: Option<ChannelGeometry>,
-    data_min: usize,
-    data_max: Option<usize>,
-    descriptors_max: u32,
-    unreferenced: Option<(Unreferenced, OnUnreferenced)>,
-    accept: Option<Accept>,
+    remote: RemoteOptions,
 }
 
 /// A door's state. Its address is the door's cookie, so once the door exists it is never freed.
 pub(crate) struct Inner {
+    /// For a new thread, which keeps the door while it serves.
+    this: Weak<Inner>,
+    /// Threads that are started with the door.
+    threads_min: u32,
     threads_max: u32,
-    geometry: ChannelGeometry,
-    data_min: usize,
-    /// The geometry's, or more if a channel of this process has larger slots and nobody has set a limit.
+    /// What the builder was told; its geometry, if any, is that of callers in other processes.
+    remote: RemoteOptions,
+    /// The most bytes of a request: of a slot's size, or more if a channel of this process has larger slots and nobody has
+    /// set a limit.
     data_max: AtomicUsize,
-    data_max_given: bool,
     /// Bytes of each thread's reply buffer: the geometry's, or more if a channel of this process has larger slots.
     reply_size: AtomicUsize,
     server_create: ServerCreate,
-    unreferenced: Option<OnUnreferenced>,
-    accept: Option<Accept>,
     /// The door's descriptor until it is revoked. Held by whoever uses it, so that nobody uses a number that has become
     /// another file's.
     door: Mutex<Option<RawFd>>,
-    id: OnceLock<(u64, u32)>,
+    id: OnceLock<u64>,
     opened: AtomicBool,
     started: AtomicU32,
     /// A thread was asked for and has not arrived yet.
     starting: AtomicBool,
     starts_failed: AtomicU64,
+    /// Threads inside a handler.
     active: AtomicU32,
     high_water: AtomicU32,
     parked: AtomicU32,
@@ -186,7 +143,9 @@ impl Door {
             .fetch_max(geometry.reply_size, Ordering::SeqCst);
         let door = self.inner.duplicate().map_err(ChannelError::Doorbell)?;
         let data_max = &self.inner.data_max;
-        if !self.inner.data_max_given && geometry.request_size > data_max.load(Ordering::SeqCst) {
+        let told =
+            self.inner.remote.geometry.is_some() && self.inner.remote.limits.data_max != usize::MAX;
+        if !told && geometry.request_size > data_max.load(Ordering::SeqCst) {
             set_limit(
                 door.as_raw_fd(),
                 ffi::DOOR_PARAM_DATA_MAX,
@@ -195,10 +154,8 @@ impl Door {
             .map_err(ChannelError::Doorbell)?;
             data_max.store(geometry.request_size, Ordering::SeqCst);
         }
-        AsyncClient::in_process(door, geometry, &memory).map_err(|error| match error {
-            OpenError::Resource { source, .. } => ChannelError::Doorbell(source),
-            other => ChannelError::Doorbell(io::Error::other(other)),
-        })
+        AsyncClient::in_process(door, geometry, &memory, self.inner.limits())
+            .map_err(|missing| ChannelError::Doorbell(missing.source))
     }
 
     /// Starts thread 0.
@@ -216,12 +173,55 @@ impl Door {
         self.inner.start_thread().unwrap_or(Ok(()))
     }
 
-    /// Gives the door a name: see [`AttachOptions`].
+    /// Makes room in the pool for a thread that nobody asked for (`door_bind`): it calls [`serve`](Self::serve) with the
+    /// number that it gets, and is then one of the door's own.
     ///
     /// # Errors
-    /// [`AttachError`].
+    /// `OutOfMemory` if all threads that the door may have exist; `NotConnected` before [`start`](Self::start).
+    pub fn bind(&self) -> io::Result<u32> {
+        let inner = &*self.inner;
+        if !inner.opened.load(Ordering::SeqCst) {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the door has not been started",
+            ));
+        }
+        // One thread comes at a time; another one that is on its way arrives soon.
+        while inner.starting.swap(true, Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let thread = inner.started.load(Ordering::SeqCst);
+        if thread >= inner.threads_max {
+            inner.starting.store(false, Ordering::SeqCst);
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                "the door has all the threads that it may have (threads_max)",
+            ));
+        }
+        inner.started.store(thread + 1, Ordering::SeqCst);
+        Ok(thread)
+    }
+
+    /// Gives the door a name: callers in other processes open it at `path`. A native door can have several.
+    ///
+    /// # Errors
+    /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or has not
+    /// been started, or was revoked.
     pub fn attach(&self, path: &Path, options: &AttachOptions) -> Result<Attachment, AttachError> {
-        let door = self.inner.duplicate().map_err(|_| AttachError::Revoked)?;
+        if self.inner.remote.geometry.is_none() {
+            return Err(AttachError::NoGeometry);
+        }
+        if self.inner.started.load(Ordering::SeqCst) == 0 {
+            return Err(AttachError::NotStarted);
+        }
+        let door = self
+            .inner
+            .duplicate()
+            .map_err(|source| AttachError::System {
+                path: path.to_owned(),
+                doing: "attach the door",
+                source,
+            })?;
         Attachment::new(door, path, options)
     }
 
@@ -244,6 +244,7 @@ impl Door {
         let kept = Arc::into_raw(Arc::clone(&self.inner));
         let size = self.inner.reply_size.load(Ordering::SeqCst);
         let buffer = Box::into_raw(vec![0_u8; size + TRAILER_LEN].into_boxed_slice());
+        let entries = Box::into_raw(Box::new([ffi::door_desc_t::sending(-1); DESCRIPTORS_MAX]));
         let serving = Serving {
             // SAFETY: `kept` came from an Arc whose count was raised for it.
             inner: unsafe { &*kept },
@@ -253,6 +254,8 @@ impl Door {
                 // SAFETY: a Box is never null.
                 base: unsafe { NonNull::new_unchecked(buffer.cast()) },
                 size,
+                // SAFETY: as above.
+                entries: unsafe { NonNull::new_unchecked(entries.cast()) },
             },
             calls: 0,
         };
@@ -262,15 +265,20 @@ impl Door {
         unsafe { ffi::pthread_setcancelstate(ffi::PTHREAD_CANCEL_DISABLE, &raw mut before) };
         if serving.inner.bind() {
             serving.inner.starting.store(false, Ordering::SeqCst);
+            if serving.inner.started.load(Ordering::SeqCst) < serving.inner.threads_min {
+                // A failure is counted, and the next call that takes the last idle thread tries again.
+                let _ = serving.inner.start_thread();
+            }
             // SAFETY: nothing in this frame has a destructor that matters; see `join_pool`.
             unsafe { join_pool() };
         }
         // Still here: the thread has not joined and never had a call, so what it was to keep can go.
         serving.inner.starting.store(false, Ordering::SeqCst);
         SERVING.set(None);
-        // SAFETY: both came from into_raw above; nothing refers to them any more.
+        // SAFETY: all three came from into_raw above; nothing refers to them any more.
         unsafe {
             drop(Box::from_raw(buffer));
+            drop(Box::from_raw(entries));
             drop(Arc::from_raw(kept));
         }
     }
@@ -292,22 +300,33 @@ impl Door {
         let inner = &*self.inner;
         let door = *inner.door();
         let now = door.and_then(|door| info_of(door).ok());
-        let (unique_id, attributes) = inner.id.get().copied().unwrap_or_default();
         let started = inner.started.load(Ordering::Relaxed);
         let parked = inner.parked.load(Ordering::Relaxed);
         let active = inner.active.load(Ordering::Relaxed);
         let revoked = door.is_none();
-        let mark = if revoked { ffi::DOOR_REVOKED } else { 0 };
         DoorInfo {
-            pid: now.map_or_else(|| std::process::id() as i32, |info| info.di_target),
-            unique_id,
-            attributes: now.map_or(attributes | mark, |info| info.di_attributes),
-            channels: 0,
+            pid: now
+                .and_then(|info| u32::try_from(info.di_target).ok())
+                .unwrap_or_else(std::process::id),
+            id: u128::from(inner.id.get().copied().unwrap_or_default()),
+            attributes: Attributes {
+                refuses_descriptors: inner.remote.limits.descriptors_max == 0,
+                unreferenced: inner.remote.unreferenced,
+                revoked,
+            },
+            clients: 0,
+            calls_under_way: u64::from(active),
             threads_max: inner.threads_max,
             threads_started: started,
             threads_high_water: inner.high_water.load(Ordering::Relaxed),
             threads_idle: started.saturating_sub(parked + active),
             threads_parked: parked,
+            // The kernel keeps the threads of a revoked door, and gives them no calls.
+            threads_ended: if revoked {
+                started.saturating_sub(parked + active)
+            } else {
+                0
+            },
             starts_failed: inner.starts_failed.load(Ordering::Relaxed),
             calls_served: inner.served.load(Ordering::Relaxed),
             calls_faulted: inner.faulted.load(Ordering::Relaxed),
@@ -325,6 +344,22 @@ impl DoorBuilder {
         self
     }
 
+    /// How many threads are started with the door (the low water of its pool), one after the other. Default 1; the others
+    /// come at a new high water of concurrency, and none ever goes.
+    #[must_use]
+    pub fn threads_min(mut self, threads_min: u32) -> Self {
+        self.threads_min = threads_min;
+        self
+    }
+
+    /// All threads are started with the door, and none later (as with `DOOR_NO_DEPLETION_CB`, which is for pools that the C
+    /// library starts; this one is ours).
+    #[must_use]
+    pub fn no_depletion_callback(mut self) -> Self {
+        self.fixed = true;
+        self
+    }
+
     /// How a thread is started. Called with its index, on a door server thread or by [`Door::start`], never twice at the
     /// same time. The thread that it starts must call [`Door::serve`] with this index: until it does, no other thread is
     /// started. A panic counts as a failed start.
@@ -333,86 +368,119 @@ impl DoorBuilder {
         mut self,
         create: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        self.server_create = Some(Box::new(create));
+        self.server_create = Some(Box::new(move |_, thread| create(thread)));
         self
     }
 
-    /// Sizes of requests and replies, and how many slots a caller may have. Default 64 of 16 KiB and 64 KiB.
+    /// Instead of [`server_create`](Self::server_create): every thread is an ordinary one and runs `handler`, which is never
+    /// dropped, because its threads never end.
+    #[must_use]
+    pub fn handler<H: DoorHandler + Send + Sync + 'static>(mut self, handler: H) -> Self {
+        let handler: &'static H = Box::leak(Box::new(handler));
+        self.server_create = Some(Box::new(move |door, thread| {
+            let door = door.clone();
+            let request = wire::request_limit(door.inner.data_max.load(Ordering::SeqCst));
+            std::thread::Builder::new()
+                .name(format!("door-{thread}"))
+                .stack_size(HANDLER_STACK.saturating_add(request))
+                .spawn(move || door.serve(thread, handler))
+                .map(drop)
+        }));
+        self
+    }
+
+    /// Callers in other processes have slots of this geometry; without one the door cannot be attached.
     #[must_use]
     pub fn channel_geometry(mut self, geometry: ChannelGeometry) -> Self {
-        self.geometry = Some(geometry);
+        self.remote.geometry = Some(geometry);
+        self
+    }
+
+    /// Checked as on Linux; but native doors have no channels in the server, and it limits nothing.
+    #[must_use]
+    pub fn channels_max(mut self, channels_max: u32) -> Self {
+        self.remote.channels_max = channels_max;
         self
     }
 
     /// Native doors have no channels in the server: this limits nothing.
     #[must_use]
-    pub fn channels_max(self, channels: u32) -> Self {
-        let _ = channels;
+    pub fn channels_per_user(mut self, channels_per_user: u32) -> Self {
+        self.remote.channels_per_user = Some(channels_per_user);
         self
     }
 
-    /// Native doors have no channels in the server: this limits nothing.
-    #[must_use]
-    pub fn channels_per_user(self, channels: u32) -> Self {
-        let _ = channels;
-        self
-    }
-
-    /// The fewest bytes of a request. Default 0.
+    /// The fewest bytes of a request (`DOOR_PARAM_DATA_MIN`). Default 0.
     #[must_use]
     pub fn data_min(mut self, bytes: usize) -> Self {
-        self.data_min = bytes;
+        self.remote.limits.data_min = bytes;
         self
     }
 
-    /// The most bytes of a request. Default: the request size of the geometry.
+    /// The most bytes of a request (`DOOR_PARAM_DATA_MAX`). Default: what a slot holds.
     #[must_use]
     pub fn data_max(mut self, bytes: usize) -> Self {
-        self.data_max = Some(bytes);
+        self.remote.limits.data_max = bytes;
         self
     }
 
-    /// Takes no descriptors from callers. The default.
-    #[must_use]
-    pub fn refuse_descriptors(mut self) -> Self {
-        self.descriptors_max = 0;
-        self
-    }
-
-    /// Takes up to this many descriptors with a call; 0 refuses them.
+    /// The most descriptors of a call (`DOOR_PARAM_DESC_MAX`), at most 16. Default 0: it refuses them.
     #[must_use]
     pub fn descriptors_max(mut self, descriptors: u32) -> Self {
-        self.descriptors_max = descriptors;
+        self.remote.limits.descriptors_max = descriptors;
         self
     }
 
-    /// Called on a door server thread when nobody but this process refers to the door any more, and no call is active.
+    /// Takes no descriptors (`DOOR_REFUSE_DESC`). The default, said aloud.
+    #[must_use]
+    pub fn refuse_descriptors(self) -> Self {
+        self.descriptors_max(0)
+    }
+
+    /// Has `f` called when nobody but this process refers to the door any more, and no call is active (`DOOR_UNREF`,
+    /// `DOOR_UNREF_MULTI`), on a door server thread.
     #[must_use]
     pub fn unreferenced(
         mut self,
         when: Unreferenced,
-        tell: impl Fn() + Send + Sync + 'static,
+        f: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        self.unreferenced = Some((when, Box::new(tell)));
+        self.remote.unreferenced = Some(when);
+        self.remote.on_unreferenced = Some(Box::new(f));
         self
     }
 
     /// Who may call. Asked at each call, because a native door has no connection.
     #[must_use]
-    pub fn accept(mut self, accept: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
-        self.accept = Some(Box::new(accept));
+    pub fn accept(mut self, f: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
+        self.remote.accept = Some(Box::new(f));
+        self
+    }
+
+    /// Has `f` told of callers that open the door or are turned away then, on a door server thread. Nothing tells a native
+    /// door that one has left.
+    #[must_use]
+    pub fn on_event(mut self, f: impl Fn(&DoorEvent) + Send + Sync + 'static) -> Self {
+        self.remote.on_event = Some(Box::new(f));
+        self
+    }
+
+    /// The kernel lays each request on its door server thread's stack, which is private: `memory` is not used.
+    #[must_use]
+    pub fn snapshots(self, memory: ChannelMemory) -> Self {
+        let _ = memory;
         self
     }
 
     fn attributes(&self) -> c_uint {
         // A cancelled thread would run no destructor: never.
         let mut attributes = ffi::DOOR_PRIVATE | ffi::DOOR_NO_CANCEL;
-        if self.descriptors_max == 0 {
+        if self.remote.limits.descriptors_max == 0 {
             attributes |= ffi::DOOR_REFUSE_DESC;
         }
-        match self.unreferenced {
-            Some((Unreferenced::Once, _)) => attributes |= ffi::DOOR_UNREF,
-            Some((Unreferenced::Multi, _)) => attributes |= ffi::DOOR_UNREF_MULTI,
+        match self.remote.unreferenced {
+            Some(Unreferenced::Once) => attributes |= ffi::DOOR_UNREF,
+            Some(Unreferenced::Multi) => attributes |= ffi::DOOR_UNREF_MULTI,
             None => {}
         }
         attributes
@@ -429,27 +497,39 @@ impl DoorBuilder {
                 given: self.threads_max,
             });
         }
-        let geometry = self.geometry.unwrap_or(GEOMETRY);
-        geometry.check()?;
-        let request_size = geometry.request_size;
-        let data_max = self.data_max.unwrap_or(request_size);
-        if self.data_min > data_max || data_max > request_size {
-            return Err(BuildError::Limits {
-                min: self.data_min,
-                max: data_max,
-                request_size,
+        let threads_min = if self.fixed {
+            self.threads_max
+        } else {
+            self.threads_min
+        };
+        if threads_min > self.threads_max {
+            return Err(BuildError::ThreadsMin {
+                min: threads_min,
+                max: self.threads_max,
             });
         }
-        let inner = Arc::new(Inner {
+        let server_create = self.server_create.ok_or(BuildError::ServerCreate)?;
+        let remote = self.remote;
+        remote.check()?;
+        let Limits {
+            data_min,
+            data_max,
+            descriptors_max,
+        } = remote.limits;
+        let geometry = remote.geometry.unwrap_or(NO_GEOMETRY);
+        // Limits are for callers in other processes; without a geometry there are none.
+        let (data_min, data_max) = match remote.geometry {
+            Some(_) => (data_min, data_max.min(geometry.request_size)),
+            None => (0, geometry.request_size),
+        };
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: this.clone(),
+            threads_min,
             threads_max: self.threads_max,
-            geometry,
-            data_min: self.data_min,
+            remote,
             data_max: AtomicUsize::new(data_max),
-            data_max_given: self.data_max.is_some(),
             reply_size: AtomicUsize::new(geometry.reply_size),
-            server_create: self.server_create.ok_or(BuildError::ServerCreate)?,
-            unreferenced: self.unreferenced.map(|(_, tell)| tell),
-            accept: self.accept,
+            server_create,
             door: Mutex::new(None),
             id: OnceLock::new(),
             opened: AtomicBool::new(false),
@@ -473,35 +553,34 @@ impl DoorBuilder {
             // SAFETY: there is no door, so nobody else has the cookie.
             drop(unsafe { Arc::from_raw(cookie) });
             return Err(BuildError::System {
-                call: "door_create",
+                doing: "make a door (door_create)",
                 source,
             });
         }
         *inner.door() = Some(door);
         let built = Door { inner };
-        let refused = |call| {
+        let refused = |doing| {
             let built = &built;
             move |source| {
                 built.revoke();
-                BuildError::System { call, source }
+                BuildError::System { doing, source }
             }
         };
         // The highest first: a door's least may not be more than its most at any time.
         let mut limits = vec![
             (ffi::DOOR_PARAM_DATA_MAX, wire::request_limit(data_max)),
-            (ffi::DOOR_PARAM_DATA_MIN, wire::request_limit(self.data_min)),
+            (ffi::DOOR_PARAM_DATA_MIN, wire::request_limit(data_min)),
         ];
-        if self.descriptors_max != 0 {
-            limits.push((ffi::DOOR_PARAM_DESC_MAX, self.descriptors_max as usize));
+        if descriptors_max != 0 {
+            limits.push((ffi::DOOR_PARAM_DESC_MAX, descriptors_max as usize));
         }
         for (param, value) in limits {
-            set_limit(door, param, value).map_err(refused("door_setparam"))?;
+            set_limit(door, param, value).map_err(refused(
+                "tell the system the limits of a door (door_setparam)",
+            ))?;
         }
-        let info = info_of(door).map_err(refused("door_info"))?;
-        built
-            .inner
-            .id
-            .get_or_init(|| (info.di_uniquifier, info.di_attributes));
+        let info = info_of(door).map_err(refused("ask about a door (door_info)"))?;
+        built.inner.id.get_or_init(|| info.di_uniquifier);
         Ok(built)
     }
 }
@@ -518,6 +597,23 @@ fn set_limit(door: RawFd, param: c_int, value: usize) -> io::Result<()> {
 impl Inner {
     fn door(&self) -> MutexGuard<'_, Option<RawFd>> {
         self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the door takes now.
+    fn limits(&self) -> Limits {
+        let given = self.remote.limits;
+        Limits {
+            data_min: self.remote.geometry.map_or(0, |_| given.data_min),
+            data_max: self.data_max.load(Ordering::SeqCst),
+            descriptors_max: given.descriptors_max,
+        }
+    }
+
+    /// Tells whoever wants to know.
+    fn tell(&self, event: &DoorEvent) {
+        if let Some(on_event) = &self.remote.on_event {
+            guarded(|| on_event(event));
+        }
     }
 
     /// A descriptor of the door that stays valid when it is revoked.
@@ -560,8 +656,11 @@ impl Inner {
             return None;
         }
         self.started.store(index + 1, Ordering::SeqCst);
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.server_create)(index)))
-            .unwrap_or_else(|_| Err(io::Error::other("server_create panicked")));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let inner = self.this.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+            (self.server_create)(&Door { inner }, index)
+        }))
+        .unwrap_or_else(|_| Err(io::Error::other("server_create panicked")));
         if outcome.is_err() {
             self.starts_failed.fetch_add(1, Ordering::Relaxed);
             self.started.store(index, Ordering::SeqCst);
@@ -585,7 +684,7 @@ impl fmt::Debug for DoorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DoorBuilder")
             .field("threads_max", &self.threads_max)
-            .field("geometry", &self.geometry)
+            .field("geometry", &self.remote.geometry)
             .finish_non_exhaustive()
     }
 }
@@ -639,8 +738,9 @@ unsafe extern "C" fn procedure(
     // SAFETY: nothing in this frame has a destructor, and nothing below it is needed again. The bytes are the thread's own
     // buffer, which the kernel reads before the stack is used again.
     unsafe {
-        ffi::door_return(sent.data.cast(), sent.len, ptr::null_mut(), 0);
-        // The caller wants no reply, or has no room: it gets an empty one.
+        ffi::door_return(sent.data.cast(), sent.len, sent.entries, sent.many);
+        // The caller wants no reply, or has no room: it gets an empty one. Which descriptors the kernel had closed by then
+        // is not known, and one that it has closed may be another file's by now: none is closed here.
         ffi::door_return(ptr::null_mut(), 0, ptr::null_mut(), 0);
     }
     // Returning ends the thread, and the caller is told that its call may have run.
@@ -658,11 +758,11 @@ unsafe fn answer(
     descriptors_len: c_uint,
 ) -> Answer {
     // SAFETY: the kernel has opened the descriptors for this call, and lays the entries on this stack.
-    let descriptors = unsafe { Descriptors::new(descriptors, descriptors_len) };
+    let descriptors = unsafe { received(descriptors, descriptors_len) };
     // SAFETY: the cookie of a door of ours is its `Inner`, which is never freed.
     let inner = unsafe { &*cookie.cast::<Inner>() };
     if data as usize == ffi::DOOR_UNREF_DATA {
-        if let Some(tell) = &inner.unreferenced {
+        if let Some(tell) = &inner.remote.on_unreferenced {
             guarded(tell);
         }
         return Answer::NOTHING;
@@ -680,37 +780,56 @@ unsafe fn answer(
         Some(start) => NonNull::slice_from_raw_parts(start, data_len),
         None => NonNull::from(&mut []),
     };
-    let (len, status) = serve_message(inner, serving, message, descriptors);
+    let (len, status, many) = serve_message(inner, serving, message, descriptors);
 
     inner.active.fetch_sub(1, Ordering::Relaxed);
     // SAFETY: the buffer is this thread's, the call that referred to it is over, and `len` was checked against its size.
-    unsafe { Answer::seal(serving.reply, len, status) }
+    let mut answer = unsafe { Answer::seal(serving.reply, len, status) };
+    if many != 0 {
+        answer.entries = serving.reply.entries.as_ptr();
+        answer.many = many;
+    }
+    answer
 }
 
+/// Returns length and status of the reply, and how many descriptors go with it.
 fn serve_message(
     inner: &Inner,
     serving: Serving,
     message: NonNull<[u8]>,
-    descriptors: Descriptors<'_>,
-) -> (usize, Status) {
+    descriptors: Descriptors,
+) -> (usize, Status, c_uint) {
     // SAFETY: the kernel has copied the request onto this stack, and nobody else knows where.
     let bytes = unsafe { message.as_ref() };
     let Ok((header, request_len)) = Header::decode(bytes) else {
         return reply_with(serving.reply, &wire::VERSION.to_ne_bytes(), WRONG_VERSION);
     };
-    if let Some(accept) = &inner.accept {
-        let welcome = Credentials::of_caller().is_ok_and(|caller| {
-            catch_unwind(AssertUnwindSafe(|| accept(&caller))).unwrap_or(false)
-        });
+    if let Some(accept) = &inner.remote.accept {
+        let caller = caller();
+        let welcome = caller
+            .as_ref()
+            .is_ok_and(|caller| catch_unwind(AssertUnwindSafe(|| accept(caller))).unwrap_or(false));
         if !welcome {
-            return (0, REFUSED);
+            if let (Purpose::Hello, Ok(client)) = (header.purpose, caller) {
+                let uid = u64::from(client.uid);
+                let why = Refusal::User { uid };
+                inner.tell(&DoorEvent::Refused { client, why });
+            }
+            return (0, Status::NOT_ACCEPTED, 0);
         }
     }
     if header.purpose == Purpose::Hello {
+        if inner.remote.on_event.is_some()
+            && let Ok(client) = caller()
+        {
+            inner.tell(&DoorEvent::Opened { client });
+        }
+        let ours = Credentials::ours();
         let hello = Hello {
-            geometry: inner.geometry,
-            data_min: inner.data_min,
-            data_max: inner.data_max.load(Ordering::Relaxed),
+            geometry: inner.remote.geometry.unwrap_or(NO_GEOMETRY),
+            limits: inner.limits(),
+            uid: ours.uid,
+            gid: ours.gid,
         };
         return reply_with(serving.reply, &hello.encode(), Status::OK);
     }
@@ -735,8 +854,8 @@ fn serve_message(
     guarded(|| serving.handler.call(serving.thread, &mut call));
     let (len, status) = call.outcome();
     inner.count(status);
-    // At most the buffer's size: `complete` has seen to that.
-    (len, status)
+    // The length is at most the buffer's size: `complete` has seen to that.
+    (len, status, call.write_entries())
 }
 
 /// Runs something of the application's; a panic ends here.
@@ -749,9 +868,9 @@ fn guarded(run: impl FnOnce()) {
     }
 }
 
-fn reply_with(buffer: ReplyBuffer, bytes: &[u8], status: Status) -> (usize, Status) {
+fn reply_with(buffer: ReplyBuffer, bytes: &[u8], status: Status) -> (usize, Status, c_uint) {
     let len = bytes.len().min(buffer.size);
     // SAFETY: the buffer is this thread's and has room for `len` bytes; `bytes` is a local.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.base.as_ptr(), len) };
-    (len, status)
+    (len, status, 0)
 }

@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::time::Duration;
 
+use crate::error::{AttachError, CallError, Limit, OpenError};
 use crate::geometry::ChannelGeometry;
-use crate::illumos::{
-    AsyncClient, AttachError, AttachOptions, Attachment, Call, CallError, Client, Door,
-    DoorBuilder, DoorHandler, OpenError, OpenOptions, PeerState, REFUSED, Unreferenced, fake,
-};
+use crate::illumos::{AsyncClient, Attachment, Call, Client, Door, DoorBuilder, DoorHandler, fake};
+use crate::public::{AttachOptions, CallOptions, OpenOptions, PeerState, Refusal, Unreferenced};
 use crate::slot::{Completion, SlotId, Withdraw};
 use crate::status::Status;
 use crate::waiting::Patience;
@@ -122,7 +121,7 @@ fn submit(client: &mut AsyncClient, request: &[u8]) -> SlotId {
 fn a_call_comes_back() {
     let door = door(Door::builder(), &echo);
     let (path, _attachment) = attached(&door);
-    let client = Client::open(&path).expect("open");
+    let mut client = Client::open(&path).expect("open");
     let mut reply = [0; 4096];
     for len in [0, 1, 100, 4064, 4065, 4096] {
         let request = vec![len as u8; len];
@@ -142,13 +141,16 @@ fn a_call_comes_back() {
 fn limits_are_told_by_name() {
     let door = door(Door::builder().data_min(2).data_max(10), &echo);
     let (path, _attachment) = attached(&door);
-    let client = Client::open(&path).expect("a hello is not below the limit");
+    let mut client = Client::open(&path).expect("a hello is not below the limit");
     let mut reply = [0; 64];
-    let refused = Err(CallError::Refused("data_min or data_max"));
-    assert_eq!(client.call(b"1", &mut reply), refused);
+    let refused = |limit| Err(CallError::Refused(limit));
+    assert_eq!(client.call(b"1", &mut reply), refused(Limit::DataMin));
     assert_eq!(client.call(b"12", &mut reply), Ok(2));
     assert_eq!(client.call(b"1234567890", &mut reply), Ok(10));
-    assert_eq!(client.call(b"12345678901", &mut reply), refused);
+    assert_eq!(
+        client.call(b"12345678901", &mut reply),
+        refused(Limit::DataMax)
+    );
     assert_eq!(
         door.info().calls_served,
         2,
@@ -163,12 +165,9 @@ fn a_panic_fails_its_call_alone() {
         echo(0, call);
     });
     let (path, _attachment) = attached(&door);
-    let client = Client::open(&path).expect("open");
+    let mut client = Client::open(&path).expect("open");
     let mut reply = [0; 64];
-    assert_eq!(
-        client.call(b"panic", &mut reply),
-        Err(CallError::MayHaveRun)
-    );
+    assert_eq!(client.call(b"panic", &mut reply), Err(CallError::Fault));
     assert_eq!(client.call(b"again", &mut reply), Ok(5));
     assert_eq!(door.info().calls_faulted, 1);
 }
@@ -292,7 +291,7 @@ fn a_call_in_progress_survives_a_revoke_and_a_later_one_is_given_back() {
     let (slot, completion) = next(&mut client);
     assert_eq!((slot, completion.status), (first, Status::OK));
     client.release(slot);
-    assert!(matches!(Client::open(&path), Err(OpenError::Dead { .. })));
+    assert!(matches!(Client::open(&path), Err(OpenError::Away { .. })));
 }
 
 #[test]
@@ -373,11 +372,10 @@ fn descriptors_go_along_where_the_door_takes_them() {
 
     let three = [reader.as_fd(), reader.as_fd(), reader.as_fd()];
     let slot = client.reserve().expect("a slot");
-    client
-        .submit_with(slot, 0, 0, &three)
-        .expect("the kernel counts");
-    client.flush().expect("a serving door");
-    assert_eq!(next(&mut client).1.status, REFUSED);
+    assert_eq!(
+        client.submit_with(slot, 0, 0, &three),
+        Err(CallError::Refused(Limit::Descriptors))
+    );
 
     let without = door(Door::builder(), &echo);
     let (path, _attachment) = attached(&without);
@@ -385,7 +383,7 @@ fn descriptors_go_along_where_the_door_takes_them() {
     let slot = client.reserve().expect("a slot");
     assert_eq!(
         client.submit_with(slot, 0, 0, &[reader.as_fd()]),
-        Err(CallError::Refused("refuse_descriptors"))
+        Err(CallError::Refused(Limit::Descriptors))
     );
     client.release(slot);
 }
@@ -395,14 +393,9 @@ fn a_path_has_one_living_door() {
     let (first, second) = (door(Door::builder(), &echo), door(Door::builder(), &echo));
     let (path, attachment) = attached(&first);
     let taken = second.attach(&path, &AttachOptions::default());
-    assert!(
-        matches!(taken, Err(AttachError::Taken { pid, .. }) if pid == std::process::id() as i32)
-    );
+    assert!(matches!(taken, Err(AttachError::Taken { owner, .. }) if owner == std::process::id()));
     attachment.detach();
-    assert!(matches!(
-        Client::open(&path),
-        Err(OpenError::NotADoor { .. })
-    ));
+    assert!(matches!(Client::open(&path), Err(OpenError::Away { .. })));
     let attachment = second
         .attach(&path, &AttachOptions::default())
         .expect("free again");
@@ -424,17 +417,20 @@ fn who_calls_is_asked_at_each_call() {
     });
     let door = door(builder, &echo);
     let (path, _attachment) = attached(&door);
-    let client = Client::open(&path).expect("welcome");
+    let mut client = Client::open(&path).expect("welcome");
     let mut reply = [0; 64];
     assert_eq!(client.call(b"hello", &mut reply), Ok(5));
     WELCOME.store(0, Ordering::Relaxed);
     assert_eq!(
         client.call(b"hello", &mut reply),
-        Err(CallError::Refused("accept"))
+        Err(CallError::Refused(Limit::Accept))
     );
     assert!(matches!(
         Client::open(&path),
-        Err(OpenError::Hello(CallError::Refused("accept")))
+        Err(OpenError::Refused {
+            why: Refusal::User { .. },
+            ..
+        })
     ));
 }
 
@@ -450,7 +446,7 @@ fn an_emergency_reply_parks_its_thread_and_the_door_goes_on() {
         call.complete(1, Status::OK);
     });
     let (path, _attachment) = attached(&door);
-    let client = Client::open(&path).expect("open");
+    let mut client = Client::open(&path).expect("open");
     let (mut stuck, mut reply) = ([99; 1], [99; 1]);
     assert_eq!(client.call(b"stuck", &mut stuck), Ok(1));
     for _ in 0..4 {
@@ -478,11 +474,17 @@ fn an_unreferenced_door_says_so() {
 
 #[test]
 fn a_door_that_does_not_answer_is_not_waited_for() {
-    // Never started, so no thread is there.
+    // Its thread never serves.
     let silent = Door::builder()
+        .channel_geometry(GEOMETRY)
         .server_create(|_| Ok(()))
         .build()
         .expect("a door");
+    assert!(matches!(
+        silent.attach(&path(), &AttachOptions::default()),
+        Err(AttachError::NotStarted)
+    ));
+    silent.start().expect("a thread, they say");
     let (path, _attachment) = attached(&silent);
     let options = OpenOptions {
         timeout: Duration::from_millis(20),
@@ -490,7 +492,7 @@ fn a_door_that_does_not_answer_is_not_waited_for() {
     };
     assert!(matches!(
         Client::open_with(&path, &options),
-        Err(OpenError::TimedOut(_))
+        Err(OpenError::TimedOut { .. })
     ));
     let few = OpenOptions {
         channel_bytes_max: 4096,
@@ -500,17 +502,111 @@ fn a_door_that_does_not_answer_is_not_waited_for() {
     let (path, _attachment) = attached(&door(Door::builder(), &echo));
     assert!(matches!(
         AsyncClient::open(&path, &few),
-        Err(OpenError::TooLarge { max: 4096, .. })
+        Err(OpenError::Refused {
+            why: Refusal::Bytes { allowed: 4096, .. },
+            ..
+        })
     ));
     let many = OpenOptions {
         slots: Some(5),
         ..OpenOptions::default()
     };
-    assert!(matches!(
-        AsyncClient::open(&path, &many),
-        Err(OpenError::Slots {
-            offered: 4,
-            asked: 5
-        })
-    ));
+    let client = AsyncClient::open(&path, &many).expect("as many as the door offers");
+    assert_eq!(client.geometry().slots, 4);
+}
+
+#[test]
+fn a_call_with_a_timeout_gives_up_and_the_next_one_waits_for_its_slot() {
+    let (handler, began, go_on) = held();
+    let door = door(Door::builder(), handler);
+    let (path, _attachment) = attached(&door);
+    let mut client = Client::open(&path).expect("open");
+    let brief = |timeout| CallOptions {
+        timeout: Some(timeout),
+        ..CallOptions::default()
+    };
+    let mut reply = [0; 64];
+    let short = brief(Duration::from_millis(1));
+    // One that its thread had not taken up in time is taken back; one that it had keeps the slot, for the handler waits.
+    loop {
+        match client.call_with(b"", &mut reply, short) {
+            Err(CallError::TimedOut) => {}
+            Err(CallError::Full) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    began.recv().expect("the handler has it");
+    go_on.send(()).expect("the handler waits");
+    // The thread that made the call has to come back first.
+    go_on.send(()).expect("room");
+    let reply = loop {
+        match client.call_with(b"", &mut reply, brief(Duration::from_secs(60))) {
+            Err(CallError::Full) => std::thread::yield_now(),
+            other => break other,
+        }
+    };
+    assert_eq!(reply.expect("a reply").status, Status::OK);
+}
+
+#[test]
+fn descriptors_come_back_with_a_reply() {
+    let door = door(Door::builder(), &|_: u32, call: &mut Call<'_>| {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        writer.write_all(b"from the door").expect("a pipe");
+        call.complete_with(0, Status::OK, &[reader.as_fd()])
+            .expect("one descriptor");
+    });
+    let (path, _attachment) = attached(&door);
+    let read = |descriptor: std::os::fd::OwnedFd| {
+        let mut text = String::new();
+        // There is an end to be read only because the handler's own ends are closed.
+        File::from(descriptor)
+            .read_to_string(&mut text)
+            .expect("a pipe");
+        text
+    };
+    let mut client = Client::open(&path).expect("open");
+    for timeout in [None, Some(Duration::from_secs(60))] {
+        let options = CallOptions {
+            timeout,
+            ..CallOptions::default()
+        };
+        // Too small for the entries of descriptors: they come in a mapping.
+        let mut reply = client
+            .call_with(b"", &mut [0; 8], options)
+            .expect("a reply");
+        assert_eq!(reply.descriptors.len(), 1);
+        let descriptor = reply.descriptors.next().expect("one");
+        assert_eq!(read(descriptor), "from the door");
+    }
+    let mut client = AsyncClient::open(&path, &OpenOptions::default()).expect("open");
+    submit(&mut client, b"");
+    client.flush().expect("a serving door");
+    let slot = next(&mut client).0;
+    let descriptor = client.take_descriptors(slot).next().expect("one");
+    assert_eq!(read(descriptor), "from the door");
+    assert!(client.take_descriptors(slot).is_empty());
+    client.release(slot);
+}
+
+#[test]
+fn a_reply_that_is_too_big_tells_its_size() {
+    let door = door(Door::builder(), &|_: u32, call: &mut Call<'_>| {
+        call.reply_too_big(12_345);
+    });
+    let (path, _attachment) = attached(&door);
+    let mut client = Client::open(&path).expect("open");
+    for room in [0, 7, 8, 64] {
+        assert_eq!(
+            client.call(b"", &mut vec![0; room]),
+            Err(CallError::ReplyTooBig { needed: 12_345 }),
+            "{room} bytes"
+        );
+    }
+    let mut client = AsyncClient::open(&path, &OpenOptions::default()).expect("open");
+    submit(&mut client, b"");
+    client.flush().expect("a serving door");
+    let (slot, completion) = next(&mut client);
+    assert_eq!(completion.status, Status::REPLY_TOO_BIG);
+    assert_eq!(client.reply(slot), 12_345_u64.to_le_bytes());
 }

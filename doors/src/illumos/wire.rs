@@ -7,6 +7,7 @@
 //! Numbers are in the machine's order: a door does not leave the machine.
 
 use crate::geometry::ChannelGeometry;
+use crate::public::Limits;
 use crate::status::Status;
 
 /// Bytes before a request.
@@ -14,7 +15,7 @@ pub const HEADER_LEN: usize = 32;
 /// Bytes after a reply.
 pub const TRAILER_LEN: usize = 16;
 /// Bytes of the answer to a hello.
-pub const HELLO_LEN: usize = 40;
+pub const HELLO_LEN: usize = 64;
 /// The version of this protocol.
 pub const VERSION: u16 = 1;
 
@@ -129,8 +130,10 @@ impl Trailer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     pub geometry: ChannelGeometry,
-    pub data_min: usize,
-    pub data_max: usize,
+    pub limits: Limits,
+    /// The server's effective user and group, as it says: the kernel tells its process only.
+    pub uid: u32,
+    pub gid: u32,
 }
 
 impl Hello {
@@ -140,8 +143,11 @@ impl Hello {
             u64::from(self.geometry.slots),
             self.geometry.request_size as u64,
             self.geometry.reply_size as u64,
-            self.data_min as u64,
-            self.data_max as u64,
+            self.limits.data_min as u64,
+            self.limits.data_max as u64,
+            u64::from(self.limits.descriptors_max),
+            u64::from(self.uid),
+            u64::from(self.gid),
         ];
         let mut bytes = [0; HELLO_LEN];
         for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
@@ -158,8 +164,13 @@ impl Hello {
                 request_size: u64_at(bytes, 8) as usize,
                 reply_size: u64_at(bytes, 16) as usize,
             },
-            data_min: u64_at(bytes, 24) as usize,
-            data_max: u64_at(bytes, 32) as usize,
+            limits: Limits {
+                data_min: u64_at(bytes, 24) as usize,
+                data_max: u64_at(bytes, 32) as usize,
+                descriptors_max: u32::try_from(u64_at(bytes, 40)).ok()?,
+            },
+            uid: u32::try_from(u64_at(bytes, 48)).ok()?,
+            gid: u32::try_from(u64_at(bytes, 56)).ok()?,
         })
     }
 }
@@ -254,8 +265,13 @@ mod tests {
                 request_size: 16 << 10,
                 reply_size: 64 << 10,
             },
-            data_min: 3,
-            data_max: 16 << 10,
+            limits: Limits {
+                data_min: 3,
+                data_max: 16 << 10,
+                descriptors_max: 2,
+            },
+            uid: 7,
+            gid: u32::MAX,
         };
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         let mut bytes = hello.encode();

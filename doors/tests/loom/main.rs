@@ -13,6 +13,8 @@
 
 #[path = "../../src/bitmap.rs"]
 mod bitmap;
+#[path = "../../src/gone.rs"]
+mod gone;
 #[path = "../../src/idle.rs"]
 mod idle;
 mod model;

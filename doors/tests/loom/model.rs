@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 
 use crate::bitmap::Bitmap;
-use crate::idle::{IdleSet, IdleWords};
+use crate::idle::{IdleSet, IdleWords, OwnWords};
 use crate::revoke::Revoked;
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line, Ordering};
 use crate::waiting::{Patience, Waiting};
@@ -17,7 +17,7 @@ pub struct Model {
     bell: Futex,
     idle_bits: Box<[Line<AtomicU64>]>,
     beds: Box<[Line<Futex>]>,
-    places: Box<[Line<AtomicU32>]>,
+    own: Box<[Line<OwnWords>]>,
     running: Line<AtomicI32>,
     threads: u32,
     revoked: AtomicU32,
@@ -28,14 +28,18 @@ pub struct Model {
 
 impl Model {
     pub fn new(threads: u32) -> Arc<Self> {
+        let own: Box<[_]> = (0..threads).map(|_| Line(OwnWords::default())).collect();
         Arc::new(Self {
             submit: [Line(AtomicU64::new(0))],
             complete: [Line(AtomicU64::new(0))],
             waiting: AtomicU32::new(0),
             bell: Futex::default(),
             idle_bits: Box::new([Line(AtomicU64::new(0))]),
-            beds: (0..threads).map(|_| Line(Futex::default())).collect(),
-            places: (0..threads).map(|_| Line(AtomicU32::new(0))).collect(),
+            beds: own
+                .iter()
+                .map(|own: &Line<OwnWords>| Line(own.0.public_bed()))
+                .collect(),
+            own,
             running: Line(AtomicI32::new(0)),
             threads,
             revoked: AtomicU32::new(0),
@@ -53,7 +57,7 @@ impl Model {
     }
 
     pub fn idle(&self) -> IdleSet<'_> {
-        IdleSet::new(self.words(), &self.places)
+        IdleSet::new(self.words(), &self.own)
     }
 
     pub fn revoked(&self) -> Revoked<'_> {

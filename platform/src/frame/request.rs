@@ -1,10 +1,11 @@
 //! The request frame: written by the front end from a head that it has parsed, read by the application.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::str;
 
 use thiserror::Error;
 
+use super::peer::{address_at, decode_peer, encode_peer};
 use super::{FrameError, TooLarge, UNKNOWN, VERSION, header, length_at, u16_at, u32_at};
 use crate::headers::is_token;
 
@@ -293,7 +294,11 @@ pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
     {
         return Err(FrameError::Header);
     }
-    let peer = decode_peer(header)?;
+    let peer = decode_peer(
+        header[at::PEER_KIND],
+        u16_at(header, at::PORT),
+        address_at(header, at::ADDRESS),
+    )?;
 
     let rest = &bytes[HEADER_LEN..];
     let (head, rest) = split(rest, u32_at(header, at::HEAD_LEN))?;
@@ -356,30 +361,5 @@ fn optional(part: &str, present: u8) -> Result<Option<&str>, FrameError> {
         (true, _) => Ok(Some(part)),
         (false, true) => Ok(None),
         (false, false) => Err(FrameError::Header),
-    }
-}
-
-fn encode_peer(peer: Option<SocketAddr>) -> (u8, u16, [u8; 16]) {
-    let mut address = [0; 16];
-    match peer.map(|peer| (peer.ip(), peer.port())) {
-        None => (0, 0, address),
-        Some((IpAddr::V4(ip), port)) => {
-            address[..4].copy_from_slice(&ip.octets());
-            (4, port, address)
-        }
-        Some((IpAddr::V6(ip), port)) => (6, port, ip.octets()),
-    }
-}
-
-fn decode_peer(header: &[u8; HEADER_LEN]) -> Result<Option<SocketAddr>, FrameError> {
-    let mut address = [0; 16];
-    address.copy_from_slice(&header[at::ADDRESS..at::ADDRESS + 16]);
-    let port = u16_at(header, at::PORT);
-    let [a, b, c, d, zeros @ ..] = address;
-    match header[at::PEER_KIND] {
-        0 if port == 0 && address == [0; 16] => Ok(None),
-        4 if zeros == [0; 12] => Ok(Some((Ipv4Addr::new(a, b, c, d), port).into())),
-        6 => Ok(Some((Ipv6Addr::from(address), port).into())),
-        _ => Err(FrameError::Header),
     }
 }

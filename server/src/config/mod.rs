@@ -224,6 +224,11 @@ impl Config {
         doors
     }
 
+    /// The forwards of HTTP, which loops serve; each other one is served by a thread of its own.
+    pub fn http_forwards(&self) -> impl Iterator<Item = &Forward> {
+        self.forwards.iter().filter(|forward| forward.is_http())
+    }
+
     /// The forwards as lines of a table.
     #[must_use]
     pub fn rows(&self) -> Vec<Row<'_>> {
@@ -262,6 +267,14 @@ pub struct Row<'c> {
     pub path: &'c str,
     /// The door.
     pub door: &'c Path,
+}
+
+impl Forward {
+    /// Whether requests are forwarded, and not connections or datagrams.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        matches!(self.target, Target::Http(_))
+    }
 }
 
 impl fmt::Display for Forward {

@@ -104,6 +104,10 @@ pub(super) struct Doorway {
     pub asked: bool,
     /// Nobody serves, and those who did still take up all room: one of them has to go then. 0: it is not so.
     pub cramped_due_ms: u64,
+    /// Since when requests wait while clients are slow and nothing is answered, and when it is looked who of them has to
+    /// make room. The latter is 0 while it is not so.
+    pub pressed_since_ms: u64,
+    pub pressed_due_ms: u64,
 }
 
 impl Doorway {
@@ -129,6 +133,8 @@ impl Doorway {
             mailbox,
             asked: false,
             cramped_due_ms: 0,
+            pressed_since_ms: 0,
+            pressed_due_ms: 0,
         }
     }
 
@@ -158,6 +164,15 @@ impl Doorway {
             .filter(|(_, instance)| instance.client.is_some())
             .min_by_key(|(_, instance)| instance.left_ms)
             .map(|(number, _)| number)
+    }
+
+    /// Whether calls lie in slots that no thread has taken up.
+    pub(super) fn has_unclaimed_calls(&self) -> bool {
+        let unclaimed = |instance: &Instance| {
+            let client = instance.client.as_ref().filter(|_| !instance.gone);
+            client.is_some_and(AsyncClient::backlog)
+        };
+        self.instances.iter().any(unclaimed)
     }
 
     /// Slots that a new request can have.

@@ -40,6 +40,14 @@ impl Loop {
             PeerState::Serving => {}
             PeerState::Revoked => self.retire(at),
             PeerState::Gone => {
+                if let (Some(lie), Some(door)) = (client.lie(), client.door()) {
+                    tracing::error!(
+                        lie,
+                        pid = door.server.pid,
+                        uid = door.server.uid,
+                        "an application has lied, and its channel was given up"
+                    );
+                }
                 self.retire(at);
                 // What it has completed before is as good as ever.
                 self.collect_completions_of(at);
@@ -134,6 +142,7 @@ impl Loop {
         connection.at = to;
         connection.slot = Some(slot);
         self.stats.unaccepted_resent.bump();
+        self.note_slot(index);
         self.submit_slot(index, slot, len);
     }
 
@@ -207,7 +216,8 @@ impl Loop {
             });
             if holds {
                 self.stats.cut.bump();
-                self.give_up(index, 503);
+                // It may have run: a 503 would say that it has not.
+                self.give_up(index, 502);
             }
         }
         self.free_instance(at);

@@ -9,6 +9,7 @@
 //!              ▲        ╰─ refused ──────────────────────────────────────────────▶ Lingering ──▶ Free
 //! ```
 
+mod access;
 mod doorway;
 mod instances;
 mod opener;
@@ -16,12 +17,15 @@ mod output;
 mod reading;
 mod replying;
 mod routes;
+mod slow;
 mod stats;
 mod timers;
 
-use crate::connection::{BufferPool, Connection, InstanceId, List, State, Table};
+use crate::addresses::{Addresses, Admission, Counted};
+use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll, ListenOptions};
+use crate::pace::PaceLimit;
 use crate::peer::forwarded::Field;
 use crate::peer::{Trusted, is_trusted};
 use crate::settings::{FrontSettings, ProxySetting};
@@ -34,9 +38,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use transom_arena::Part;
+use transom_arena::{Bytes, Part};
 use transom_doors::{Bell, Completion, Patience, SlotId};
 
+pub(crate) use access::ACCESS_ENTRY_SIZE;
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
 pub(crate) use opener::{OPEN_TIMEOUT, OPENER_STACK, Opener, OpenerBuilder};
 pub(crate) use routes::{Route, RouteTable};
@@ -131,7 +136,7 @@ impl Orders {
         self.state.fetch_max(order as u32, Ordering::SeqCst);
     }
 
-    fn get(&self) -> Order {
+    pub(crate) fn get(&self) -> Order {
         match self.state.load(Ordering::Relaxed) {
             0 => Order::Serve,
             1 => Order::HandOver,
@@ -150,6 +155,8 @@ pub(crate) struct Parts {
     pub bell: Bell,
     pub doorways: Vec<DoorwayParts>,
     pub forwards: Vec<Forward>,
+    /// What all loops count addresses in, if these have a limit.
+    pub addresses: Option<Arc<Addresses>>,
     pub stats: Arc<LoopStats>,
     pub orders: Arc<Orders>,
 }
@@ -173,7 +180,7 @@ pub(crate) struct Listener {
 #[derive(Debug, Clone, Copy)]
 struct Timeouts {
     header: u64,
-    body: u64,
+    /// For an answer of ours; others have a [`PaceLimit`].
     write: u64,
     idle: u64,
     queue: u64,
@@ -187,6 +194,17 @@ struct Timeouts {
 const LINGER_MS: u64 = 2000;
 const LINGER_BYTES: u32 = 1 << 20;
 
+/// Who a new connection is from.
+struct Newcomer {
+    peer: Option<SocketAddr>,
+    /// It is a proxy that is believed.
+    trusted: bool,
+    counted: Option<Counted>,
+}
+
+/// An address has as many connections as it may.
+struct AddressIsFull;
+
 /// One loop.
 pub(crate) struct Loop {
     epoll: Epoll,
@@ -198,6 +216,7 @@ pub(crate) struct Loop {
     /// By forward: where its requests go.
     forwards: Vec<Arc<RouteTable>>,
     accepting: bool,
+    addresses: Option<Arc<Addresses>>,
     table: Table,
     pool: BufferPool,
     read_scratch: &'static mut [u8],
@@ -216,6 +235,13 @@ pub(crate) struct Loop {
     /// The proxies that are believed.
     trust: Box<[Trusted]>,
     timeouts: Timeouts,
+    /// How slowly a client may send a body, and take an answer.
+    body_pace_limit: PaceLimit,
+    write_pace_limit: PaceLimit,
+    /// Connections that this loop may have.
+    connections: u32,
+    /// Loops that share what is behind the doors.
+    loops: u32,
     date: DateCache,
     /// For hashes that nobody else can foresee.
     keys: RandomState,
@@ -224,6 +250,8 @@ pub(crate) struct Loop {
     orders: Arc<Orders>,
     order: Order,
     stats: Arc<LoopStats>,
+    /// Of requests, if they are logged.
+    access: Option<access::Access>,
     /// Sleeps in a row that brought nothing.
     quiet: u32,
     /// The connection whose turn it is to have a slot, though others wait.
@@ -272,6 +300,7 @@ impl Loop {
             listen_options: settings.listen_options(),
             forwards,
             accepting: true,
+            addresses: parts.addresses,
             table: Table::new(parts.connections, connections, doorways.0.len()),
             pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
             // A read that is larger than a buffer could not be kept.
@@ -292,13 +321,16 @@ impl Loop {
             trust: settings.trust.clone().into(),
             timeouts: Timeouts {
                 header: ms(settings.header_timeout),
-                body: ms(settings.body_timeout),
                 write: ms(settings.write_timeout),
                 idle: ms(settings.idle_timeout),
                 queue: ms(settings.queue_timeout),
                 deadline: settings.deadline().map_or(0, ms),
                 linger: LINGER_MS,
             },
+            body_pace_limit: pace_limit(settings.body_timeout, settings.body_rate),
+            write_pace_limit: pace_limit(settings.write_timeout, settings.write_rate),
+            connections,
+            loops: settings.loops(),
             date: DateCache::new(net::unix_seconds()),
             keys: RandomState::new(),
             now_ns: 0,
@@ -306,6 +338,7 @@ impl Loop {
             orders: parts.orders,
             order: Order::Serve,
             stats: parts.stats,
+            access: None,
             quiet: 0,
             granted: None,
             again: false,
@@ -349,6 +382,7 @@ impl Loop {
             }
             self.tend_doorways();
             self.help_what_is_stuck();
+            self.relieve_doorways();
             let count = self.sleep(&mut events);
             self.look_at_the_clock();
             for event in &events[..count] {
@@ -395,10 +429,11 @@ impl Loop {
         }
         let again = Some(self.accept_again_ms).filter(|&due| due != 0);
         let cramped = self.doorways.0.iter().map(|doorway| doorway.cramped_due_ms);
+        let pressed = self.doorways.0.iter().map(|doorway| doorway.pressed_due_ms);
         let until_timer = [self.table.next_due_ms(), again]
             .into_iter()
             .flatten()
-            .chain(cramped.filter(|&due| due != 0))
+            .chain(cramped.chain(pressed).filter(|&due| due != 0))
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.now_ms)));
         let calls = self
@@ -486,8 +521,9 @@ impl Loop {
         };
         let (fd, forward) = (listener.socket.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
-            let evictable = self.table.first(List::Idle);
-            if self.table.is_full() && evictable.is_none() {
+            let full = self.table.is_full();
+            let evictable = if full { self.evictable() } else { None };
+            if full && evictable.is_none() {
                 self.pause_accepting();
                 return;
             }
@@ -499,11 +535,24 @@ impl Loop {
                         net::close(fd);
                         continue;
                     }
-                    if let (true, Some(idle)) = (self.table.is_full(), evictable) {
-                        self.stats.evicted.bump();
-                        self.close(idle);
+                    // A proxy's connections are others': they are counted by the address that its header names.
+                    let counted = match self.proxied {
+                        true => Ok(None),
+                        false => self.count_address(peer, trusted),
+                    };
+                    let Ok(counted) = counted else {
+                        net::close(fd);
+                        continue;
+                    };
+                    if let Some(evictable) = evictable {
+                        self.close_for_newcomer(evictable);
                     }
-                    self.admit(fd, peer, trusted, forward);
+                    let who = Newcomer {
+                        peer,
+                        trusted,
+                        counted,
+                    };
+                    self.admit(fd, who, forward);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_shortage(&error) => {
@@ -517,15 +566,45 @@ impl Loop {
         }
     }
 
-    fn admit(&mut self, fd: i32, peer: Option<SocketAddr>, trusted: bool, forward: u16) {
+    /// Counts a connection of an address, unless it is that of a proxy which names its clients request by request: what it
+    /// may have is for the proxy to say. An error if the address has as many as it may.
+    fn count_address(
+        &mut self,
+        peer: Option<SocketAddr>,
+        trusted: bool,
+    ) -> Result<Option<Counted>, AddressIsFull> {
+        let Some(table) = &self.addresses else {
+            return Ok(None);
+        };
+        if trusted && self.forwarded.is_some() {
+            return Ok(None);
+        }
+        match table.enter(peer) {
+            Admission::Admitted(counted) => Ok(counted),
+            Admission::Refused => {
+                self.stats.address_refused.bump();
+                Err(AddressIsFull)
+            }
+        }
+    }
+
+    fn admit(&mut self, fd: i32, who: Newcomer, forward: u16) {
+        let Newcomer {
+            peer,
+            trusted,
+            counted,
+        } = who;
         let Some(index) = self.table.insert(fd, peer, forward) else {
             net::close(fd);
+            self.forget_address(counted);
             return;
         };
+        self.table[index].counted = counted;
         let token = (u64::from(self.table[index].generation) << 32) | u64::from(index);
         if self.epoll.add_connection(fd, token).is_err() {
             net::close(fd);
             self.table.remove(index);
+            self.forget_address(counted);
             return;
         }
         self.stats.accepted.bump();
@@ -685,11 +764,37 @@ impl Loop {
             &self.date,
         );
         self.stats.answered(status);
-        match net::send(connection.fd, &reply[..len]) {
-            Ok(sent) if sent == len && keep_alive => self.next_request(index),
-            Ok(sent) if sent == len => self.close_politely(index),
-            // The client has not even taken what it was sent before.
-            _ => self.close(index),
+        let sent = match net::send(connection.fd, &reply[..len]) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                self.note_answer(index, status, &reply[..len], 0);
+                self.close(index);
+                return;
+            }
+        };
+        self.note_answer(index, status, &reply[..len], sent);
+        self.table[index].handed += sent as u64;
+        if sent < len {
+            // Its client has not even taken what it was sent before: it is not read from until it has.
+            if !keep_alive {
+                self.let_go_of_buffer(index);
+            }
+            self.put_aside(
+                index,
+                OwnAnswer {
+                    status,
+                    note,
+                    fate,
+                    keep_alive,
+                    seconds: self.date.unix_seconds(),
+                    sent: sent as u16,
+                },
+            );
+        } else if keep_alive {
+            self.next_request(index);
+        } else {
+            self.close_politely(index);
         }
     }
 
@@ -712,6 +817,7 @@ impl Loop {
             connection.arrived_ms = self.now_ms;
             // In no list until it has been looked at, which is before the loop sleeps: it may be a whole request.
             self.table.unlink(index);
+            self.note_arrival(index);
             self.queue(index);
             return;
         }
@@ -744,6 +850,7 @@ impl Loop {
         connection.readable = true;
         self.set_timer(index, List::Linger, self.timeouts.linger);
         self.queue(index);
+        self.keep_connections_for_others();
     }
 
     fn read_and_discard(&mut self, index: u32) {
@@ -766,11 +873,20 @@ impl Loop {
     }
 
     fn close(&mut self, index: u32) {
+        self.note_close(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
         net::close(self.table[index].fd);
+        let counted = self.table[index].counted.take();
         self.table.remove(index);
+        self.forget_address(counted);
         self.resume_accepting();
+    }
+
+    fn forget_address(&self, counted: Option<Counted>) {
+        if let (Some(table), Some(counted)) = (&self.addresses, counted) {
+            table.leave(counted);
+        }
     }
 
     /// Gives the slot back, or, if a handler has it, leaves it to be freed when that ends.
@@ -806,6 +922,13 @@ impl Loop {
         // One more than asked for, because the clock is cut to milliseconds.
         self.table
             .set_timer(index, list, self.now_ms + after_ms + 1);
+    }
+}
+
+fn pace_limit(stall: Duration, rate: Bytes) -> PaceLimit {
+    PaceLimit {
+        stall_ns: u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX),
+        rate: rate.get() as u64,
     }
 }
 

@@ -122,14 +122,14 @@ struct Errand {
     options: OpenOptions,
     bell: Bell,
     mailbox: Mailbox,
-    /// The door is not tried again before.
-    not_before: Option<Instant>,
 }
 
 /// A door's path, and since when nobody has served there.
 struct Path {
     path: PathBuf,
     away_since: Option<Instant>,
+    /// It is not tried again before, for whichever loop.
+    not_before: Option<Instant>,
 }
 
 /// Collects the mailboxes, before the thread starts.
@@ -148,6 +148,7 @@ impl OpenerBuilder {
             self.paths.push(Path {
                 path,
                 away_since: None,
+                not_before: None,
             });
             self.paths.len() - 1
         });
@@ -160,7 +161,6 @@ impl OpenerBuilder {
             options,
             bell,
             mailbox: mailbox.clone(),
-            not_before: None,
         });
         mailbox
     }
@@ -218,11 +218,14 @@ impl Errand {
             return None;
         }
         let now = Instant::now();
-        if let Some(due) = self.not_before.filter(|&due| due > now) {
+        let Path {
+            path,
+            away_since,
+            not_before,
+        } = &mut paths[self.door];
+        if let Some(due) = not_before.filter(|&due| due > now) {
             return Some(due);
         }
-        self.not_before = Some(now + RETRY);
-        let Path { path, away_since } = &mut paths[self.door];
         match open(path, &self.options) {
             Ok(client) => {
                 if let Some(since) = away_since.take() {
@@ -241,10 +244,12 @@ impl Errand {
                     *away_since = Some(now);
                     warn!(door = %path.display(), %error, "a door is away: requests for it wait");
                 }
-                if matches!(error, OpenError::TimedOut { .. }) {
-                    self.not_before = Some(Instant::now() + HANGS);
-                }
-                self.not_before
+                let pause = match error {
+                    OpenError::TimedOut { .. } => HANGS,
+                    _ => RETRY,
+                };
+                *not_before = Some(Instant::now() + pause);
+                *not_before
             }
         }
     }

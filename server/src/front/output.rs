@@ -71,6 +71,12 @@ impl Output {
         self.start_len + self.fields.len() + self.middle_len + self.body.len() + self.tail.len()
     }
 
+    /// Bytes of the body that have been sent.
+    pub(super) fn body_sent(&self) -> usize {
+        let before = self.start_len + self.fields.len() + self.middle_len;
+        self.sent.saturating_sub(before).min(self.body.len())
+    }
+
     fn pieces<'a>(&'a self, reply: &'a [u8]) -> [&'a [u8]; 5] {
         [
             &self.start[..self.start_len],

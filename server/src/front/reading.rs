@@ -1,7 +1,7 @@
 //! From bytes to a submitted call: heads, bodies, and where they wait.
 
 use super::routes::Match;
-use super::{Loop, Order};
+use super::{AddressIsFull, Loop, Order};
 use crate::connection::{BodyRest, Connection, List, State};
 use crate::http::reply::CONTINUE;
 use crate::http::{
@@ -24,6 +24,19 @@ enum Received {
     Nothing,
     /// The client will send nothing more.
     End,
+}
+
+/// How a request begins that is for the server as a whole, not for what lies behind a door.
+const FOR_SERVER: &[u8] = b"OPTIONS * ";
+
+/// What the first bytes of a request say.
+enum Ahead {
+    /// It waits for a slot.
+    ForHandler,
+    /// It needs none, or may need none.
+    ForServer,
+    /// There are none.
+    Nothing,
 }
 
 /// Where the bytes of a head lie.
@@ -72,8 +85,12 @@ impl Loop {
             if self.table[index].state == State::Head {
                 self.read_into_buffer(index);
             } else if self.only_doorway_is_full(index) {
-                // Left unread: the kernel keeps its bytes, and waiting costs no memory.
-                self.wait_for_slot(index);
+                match self.look_ahead(index) {
+                    // Left unread: the kernel keeps its bytes, and waiting costs no memory.
+                    Ahead::ForHandler => self.wait_for_slot(index),
+                    Ahead::ForServer => self.read_into_scratch(index),
+                    Ahead::Nothing => {}
+                }
             } else {
                 self.read_into_scratch(index);
             }
@@ -91,6 +108,34 @@ impl Loop {
         };
         connection.at.doorway = only;
         self.must_wait(index)
+    }
+
+    /// What a request is that finds no slot, as far as its first bytes say. `OPTIONS *` needs none.
+    fn look_ahead(&mut self, index: u32) -> Ahead {
+        let connection = &mut self.table[index];
+        let mut first = [0; 64];
+        match net::peek(connection.fd, &mut first) {
+            // The end of the stream, or an error: the read tells, and closes.
+            Ok(0) => Ahead::ForServer,
+            Ok(len) => {
+                let mut line = &first[..len];
+                while let Some(rest) = line.strip_prefix(b"\r\n") {
+                    line = rest;
+                }
+                // Also if it is too early to say: it is a partial head then, and costs a buffer of these.
+                let len = line.len().min(FOR_SERVER.len());
+                if line[..len] == FOR_SERVER[..len] {
+                    Ahead::ForServer
+                } else {
+                    Ahead::ForHandler
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                connection.readable = false;
+                Ahead::Nothing
+            }
+            Err(_) => Ahead::ForServer,
+        }
     }
 
     /// Whether a new request finds no slot of its doorway, or others before it.
@@ -113,6 +158,7 @@ impl Loop {
         }
         let (due, arrived) = (connection.queue_due_ms, connection.arrived_ms);
         let list = List::Waiting(connection.at.doorway);
+        self.note_wait(index);
         let due = self
             .deadline_ms(arrived)
             .map_or(due, |deadline| due.min(deadline));
@@ -126,12 +172,13 @@ impl Loop {
                 self.table[index].arrived_ms = self.now_ms;
                 match self.take_proxy_header(index, &scratch[..len], Source::Scratch) {
                     Some(used) if used < len => {
+                        self.note_arrival(index);
                         self.on_head_bytes(index, &scratch[used..len], Source::Scratch);
                     }
                     _ => {}
                 }
             }
-            Received::Nothing => {}
+            Received::Nothing => self.note_silence(index),
             Received::End => self.close(index),
         }
         self.read_scratch = scratch;
@@ -149,13 +196,17 @@ impl Loop {
             Received::Bytes(len) => {
                 connection.buffered += len as u32;
                 let new = &room[..len];
-                let worth_a_look = match connection.wanted as usize {
+                let wanted = connection.wanted as usize;
+                let worth_a_look = match wanted {
                     // A head ends in a line feed, and its first bytes may show that it is none.
                     // A proxy's header may be binary.
                     0 if connection.wants_proxy => true,
                     0 => filled < 8 || len == room.len() || new.contains(&b'\n'),
                     wanted => filled + len >= wanted,
                 };
+                if wanted > 0 {
+                    self.credit_sender(index, len);
+                }
                 if worth_a_look {
                     self.parse_buffer(index);
                 }
@@ -189,6 +240,7 @@ impl Loop {
             // The request begins where the buffer does.
             self.table[index].used = used as u32;
             self.compact(index);
+            self.note_arrival(index);
             self.parse_buffer(index);
             return;
         }
@@ -223,6 +275,14 @@ impl Loop {
                     Client::At(peer) => {
                         connection.peer = Some(peer);
                         connection.trusted = is_trusted(&self.trust, Some(peer.ip()));
+                        let trusted = connection.trusted;
+                        match self.count_address(Some(peer), trusted) {
+                            Ok(counted) => self.table[index].counted = counted,
+                            Err(AddressIsFull) => {
+                                self.close(index);
+                                return None;
+                            }
+                        }
                     }
                 }
                 Some(len)
@@ -242,24 +302,35 @@ impl Loop {
 
     /// Where a request comes from: its connection's other end or, if that is a proxy that is believed, whom it names.
     fn peer(&self, index: u32, head: &Head<'_, '_>) -> Option<SocketAddr> {
-        let connection = &self.table[index];
-        let Some(which) = self.forwarded.filter(|_| connection.trusted) else {
-            return connection.peer;
-        };
-        let fields = head.fields.iter().map(|field| (field.name, field.value));
-        match forwarded::client(which, &self.trust, fields) {
-            Ok(Client::Nobody) => connection.peer,
-            Ok(Client::Unknown) => None,
-            Ok(Client::At(peer)) => Some(peer),
+        match self.named_client(index, head) {
+            Ok(peer) => peer,
             Err(Malformed(why)) => {
                 tracing::debug!(
                     why,
                     "a proxy has named its client in a way that makes no sense"
                 );
                 self.stats.forwarded_ignored.bump();
-                connection.peer
+                self.table[index].peer
             }
         }
+    }
+
+    /// As `peer`, and an error for a proxy that makes no sense.
+    pub(super) fn named_client(
+        &self,
+        index: u32,
+        head: &Head<'_, '_>,
+    ) -> Result<Option<SocketAddr>, Malformed> {
+        let connection = &self.table[index];
+        let Some(which) = self.forwarded.filter(|_| connection.trusted) else {
+            return Ok(connection.peer);
+        };
+        let fields = head.fields.iter().map(|field| (field.name, field.value));
+        Ok(match forwarded::client(which, &self.trust, fields)? {
+            Client::Nobody => connection.peer,
+            Client::Unknown => None,
+            Client::At(peer) => Some(peer),
+        })
     }
 
     fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
@@ -270,6 +341,7 @@ impl Loop {
             Err(refusal) => {
                 // Also an answer to a HEAD that is refused has no body.
                 self.table[index].head_only = bytes.starts_with(b"HEAD ");
+                self.note_no_head(index, bytes);
                 self.refuse_with_reason(index, refusal);
             }
         }
@@ -297,28 +369,26 @@ impl Loop {
         }
         if source == Source::Scratch && !self.keep(index, bytes) {
             // No buffer can be had: all are with requests that have a slot or wait for one.
+            self.note_no_head(index, bytes);
             self.refuse(index, 503);
             return;
         }
         self.table[index].state = State::Head;
-        let (list, time) = match self.table[index].wanted {
-            0 => (List::Header, self.timeouts.header),
-            _ => (List::SmallBody, self.timeouts.body),
-        };
-        if !self.table.stands_in(index, list) {
-            self.set_timer(index, list, time);
+        // A wait for a slot may be behind it. From here on its client is waited for, and the next one is another.
+        self.table[index].queue_due_ms = 0;
+        if self.table[index].wanted > 0 {
+            if !self.table.stands_in(index, List::SmallBody) {
+                self.wait_for_body(index, List::SmallBody);
+            }
+        } else if !self.table.stands_in(index, List::Header) {
+            self.set_timer(index, List::Header, self.timeouts.header);
         }
     }
 
-    /// Copies bytes into a buffer of the pool; if there is none, the oldest unfinished head has to go.
+    /// Copies bytes into a buffer of the pool; if there is none, the slowest unfinished head has to go.
     fn keep(&mut self, index: u32, bytes: &[u8]) -> bool {
         let taken = self.pool.take().or_else(|| {
-            let oldest = self
-                .table
-                .first(List::Header)
-                .or_else(|| self.table.first(List::SmallBody))?;
-            self.stats.partial_evicted.bump();
-            self.refuse(oldest, 408);
+            self.free_a_buffer();
             self.pool.take()
         });
         let Some(buffer) = taken else {
@@ -348,12 +418,15 @@ impl Loop {
 
     /// A whole head: takes a slot and puts the request into it.
     fn on_head(&mut self, index: u32, head: &Head<'_, '_>, bytes: &[u8], source: Source) {
+        self.note_head(index, head);
         let rest = &bytes[head.head_len..];
+        let (pace, now) = (self.body_pace_limit, self.now_ns);
         let connection = &mut self.table[index];
         connection.minor = head.version_minor;
         connection.keep_alive = head.keep_alive;
         connection.head_only = head.method_text == "HEAD";
         connection.expect_continue = head.expect_continue;
+        connection.body_pace.begin(pace, now);
         connection.body = match head.body {
             BodyFraming::None => BodyRest::Length(0),
             BodyFraming::Length(len) => BodyRest::Length(len),
@@ -387,6 +460,7 @@ impl Loop {
             }
         };
         self.table[index].at.doorway = doorway;
+        self.note_doorway(index, doorway);
         if let BodyFraming::Length(len) = head.body
             && self.body_may_wait(rest.len(), head.head_len, len)
             && (self.doorways[doorway].free_slots() > 0 || !self.table[index].expect_continue)
@@ -416,6 +490,7 @@ impl Loop {
         };
         self.table[index].at = at;
         self.table[index].slot = Some(slot);
+        self.note_slot(index);
         match self.write_frame(index, slot, head, bytes) {
             Ok(body_at) => {
                 self.table[index].body_at = body_at as u32;
@@ -527,24 +602,12 @@ impl Loop {
             return;
         }
         connection.state = State::Body;
+        connection.queue_due_ms = 0; // as in `keep_head`
         let list = List::Body(connection.at.doorway);
-        self.set_timer(index, list, self.timeouts.body);
+        self.wait_for_body(index, list);
         self.keep_slots_for_others(index);
         // The rest is read by `read_head` when it is done with the scratch.
         self.ask_to_continue(index);
-    }
-
-    /// Bodies that trickle in may hold half of the slots; beyond that the oldest of them has to go.
-    fn keep_slots_for_others(&mut self, newest: u32) {
-        let at = self.table[newest].at;
-        let list = List::Body(at.doorway);
-        let half = self.doorways[at].client().geometry().slots.div_ceil(2);
-        while self.table.len(list) > half {
-            match self.table.first(list) {
-                Some(oldest) if oldest != newest => self.give_up(oldest, 408),
-                _ => return,
-            }
-        }
     }
 
     /// Tells a client that waits for it that its body is wanted, once. False if the connection is gone.
@@ -664,6 +727,7 @@ impl Loop {
                     connection.body_len += len as u32;
                     // The read was cut by the body's length, which says nothing of the socket.
                     connection.readable |= len == most;
+                    self.credit_sender(index, len);
                     true
                 }
                 Received::Nothing => true,
@@ -677,6 +741,7 @@ impl Loop {
         let go_on = match receive(&mut self.table[index], scratch) {
             Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
                 Ok(used) => {
+                    self.credit_sender(index, used);
                     self.keep_rest(index, &scratch[used..len], Source::Scratch);
                     if self.has_lost_bytes(index, len - used) {
                         self.give_up_body(index, NO_BUFFER);
@@ -730,6 +795,7 @@ impl Loop {
         }
         let len = connection.body_len as usize;
         connection.body_len = 0;
+        connection.body_pace.pause(self.now_ns);
         connection.state = State::Calling;
         self.doorways[connection.at].client_mut().resume(slot, len);
         self.watch_deadline(index);
@@ -745,7 +811,7 @@ impl Loop {
             return;
         }
         let list = List::Body(connection.at.doorway);
-        self.set_timer(index, list, self.timeouts.body);
+        self.wait_for_body(index, list);
         if self.ask_to_continue(index) {
             self.read_body(index);
         }
@@ -755,6 +821,7 @@ impl Loop {
         let connection = &mut self.table[index];
         let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
         connection.body_len = 0;
+        connection.body_pace.pause(self.now_ns);
         let client = self.doorways[connection.at].client_mut();
         set_request_body(client.request_mut(slot), body_len, connection.streamed);
         self.stats.requests.bump();

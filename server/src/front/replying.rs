@@ -3,8 +3,8 @@
 //! What lies in a reply slot was written by the application, perhaps in another process: it is an allegation until its
 //! frame has been decoded and its fields validated. Framing is the front end's alone.
 
+use super::Loop;
 use super::output::{copy_fields, put_framing};
-use super::{List, Loop};
 use crate::connection::{InstanceId, State};
 use crate::http::framing::framing;
 use crate::http::reply::head;
@@ -76,6 +76,9 @@ impl Loop {
             "abandoned calls do not come back"
         );
         self.table[index].begun |= completion.kind != Kind::Final;
+        if completion.kind == Kind::Final {
+            self.doorways[at.doorway].pressed_due_ms = 0; // something goes on there
+        }
         match completion.kind {
             Kind::Interim(interim::WANT_BODY) => self.want_body(index, slot),
             Kind::Interim(_) => self.on_reply(index, slot, false),
@@ -88,6 +91,7 @@ impl Loop {
 
     /// The handler has no answer.
     fn on_failure(&mut self, index: u32, slot: SlotId, status: u32) {
+        self.note_failure(index, outcome::diagnostic(status));
         let connection = &mut self.table[index];
         self.doorways[connection.at].client_mut().release(slot);
         connection.slot = None;
@@ -124,9 +128,15 @@ impl Loop {
         };
         match composed {
             Ok(()) => {
-                self.table[index].head_sent = true;
-                self.table[index].state = State::Writing;
-                self.set_timer(index, List::Write, self.timeouts.write);
+                let (now, limit) = (self.now_ns, self.write_pace_limit);
+                let connection = &mut self.table[index];
+                if !connection.head_sent {
+                    connection.write_pace.begin(limit, now);
+                }
+                connection.head_sent = true;
+                connection.state = State::Writing;
+                // No timer runs until it is known that the client has to be waited for.
+                self.table.unlink(index);
                 self.go_on_writing(index);
             }
             Err(error) => {
@@ -204,6 +214,7 @@ impl Loop {
         }
         put_framing(output, connection.chunked, last);
         self.stats.answered(reply.status);
+        self.note_status(index, reply.status);
         Ok(())
     }
 
@@ -232,14 +243,18 @@ impl Loop {
 
     /// In `Writing`: sends until it is all sent or the socket's buffer is full.
     pub(super) fn go_on_writing(&mut self, index: u32) {
-        let connection = &self.table[index];
+        let connection = &mut self.table[index];
+        if let Some(own) = connection.own {
+            self.go_on_answering(index, own);
+            return;
+        }
         let Some(slot) = connection.slot else {
             self.close(index);
             return;
         };
         let remote = self.doorways[connection.at.doorway].is_remote();
         let (client, output) = self.doorways[connection.at].writing(slot);
-        let (total, before) = (output.total(), output.sent);
+        let total = output.total();
         let result = if remote {
             let from = (client, slot);
             output.send_remote(connection.fd, from, self.write_scratch, &self.keys)
@@ -249,7 +264,11 @@ impl Loop {
         match result {
             Ok(sent) => {
                 output.sent += sent;
+                connection.handed += sent as u64;
                 if output.sent == total {
+                    let body_sent = output.body_sent();
+                    self.note_sent(index, body_sent);
+                    self.writer_is_done(index);
                     self.written(index, slot);
                     return;
                 }
@@ -265,10 +284,8 @@ impl Loop {
                 return;
             }
         }
-        // An event tells when the client has taken some; only then it has the whole timeout again.
-        if output.sent > before {
-            self.set_timer(index, List::Write, self.timeouts.write);
-        }
+        // An event tells when there is room again.
+        self.writer_is_stuck(index);
     }
 
     fn written(&mut self, index: u32, slot: SlotId) {
@@ -282,7 +299,10 @@ impl Loop {
         connection.slot = None;
         self.doorways[connection.at].client_mut().release(slot);
         // Decided, and said in the head, before the body was read to its end: so not asked again.
-        if connection.keep_alive {
+        let keep_alive = connection.keep_alive;
+        let is_short = connection.owed.is_some_and(|owed| owed > 0);
+        self.note_end(index, is_short);
+        if keep_alive {
             self.next_request(index);
         } else {
             self.close_politely(index);

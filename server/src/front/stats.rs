@@ -71,6 +71,10 @@ stats! {
     proxy_refused,
     /// Requests whose `Forwarded` or `X-Forwarded-For` made no sense and was ignored.
     forwarded_ignored,
+    /// Clients cut because they were slower than allowed, or held what others needed.
+    slow_cut,
+    /// Connections refused because their address had as many as it may.
+    address_refused,
     /// Connections closed in the middle of a request or an answer, by the end of the drain.
     cut,
     /// Of these: in the middle of a head.

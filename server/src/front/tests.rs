@@ -8,7 +8,7 @@ use clap::Parser;
 use routes::Route;
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::FromRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -251,6 +251,7 @@ impl Front {
                 }],
                 routes: Arc::new(RouteTable::new(routes)),
             }],
+            addresses: None,
             stats: stats.clone(),
             orders: orders.clone(),
         };

@@ -8,19 +8,34 @@ impl Loop {
     pub(super) fn expire_timers(&mut self) {
         let now = self.now_ms;
         // A silent client gets a silent close: it has asked for nothing.
-        for list in [List::Idle, List::Write, List::Linger] {
+        for list in [List::Idle, List::Linger] {
             while let Some(index) = self.table.expired(list, now) {
                 self.close(index);
             }
         }
-        for list in [List::Header, List::SmallBody] {
+        for list in [List::Answer, List::AnswerAhead] {
             while let Some(index) = self.table.expired(list, now) {
+                self.cut(index);
+            }
+        }
+        while let Some(index) = self.table.expired(List::Header, now) {
+            self.refuse(index, 408);
+        }
+        while let Some(index) = self.table.expired(List::SmallBody, now) {
+            if self.sender_is_late(index, List::SmallBody) {
                 self.refuse(index, 408);
             }
         }
         for doorway in self.doorways.all() {
             while let Some(index) = self.table.expired(List::Body(doorway), now) {
-                self.give_up(index, 408);
+                if self.sender_is_late(index, List::Body(doorway)) {
+                    self.give_up(index, 408);
+                }
+            }
+            while let Some(index) = self.table.expired(List::Write(doorway), now) {
+                if self.taker_is_late(index) {
+                    self.cut(index);
+                }
             }
             while let Some(index) = self.table.expired(List::Waiting(doorway), now) {
                 // Its request may lie unread in the socket, so the connection cannot go on.

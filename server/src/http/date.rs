@@ -40,6 +40,12 @@ impl DateCache {
         }
     }
 
+    /// The second that the line names.
+    #[must_use]
+    pub fn unix_seconds(&self) -> u64 {
+        self.unix_secs
+    }
+
     /// The field line, with CRLF.
     #[must_use]
     pub fn line(&self) -> &[u8; DATE_LINE_LEN] {

@@ -1,12 +1,10 @@
 //! The one buffer in which the writer thread gathers lines, so that many go out with one `write(2)`.
 
-use super::record::LINE_BYTES_MAX;
-
 /// What a pipe takes at once (pipe(7): 16 pages).
-pub(super) const BATCH_BYTES: usize = 64 * 1024;
+pub(crate) const BATCH_BYTES: usize = 64 * 1024;
 
 /// Whole lines, waiting to be written.
-pub(super) struct Batch {
+pub(crate) struct Batch {
     bytes: Box<[u8]>,
     len: usize,
     lines: u64,
@@ -14,7 +12,7 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Allocates the buffer and touches all of it.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Not zeroes: those may come as untouched pages.
         Self {
             bytes: vec![b' '; BATCH_BYTES].into_boxed_slice(),
@@ -23,29 +21,29 @@ impl Batch {
         }
     }
 
-    pub(super) fn has_room_for_a_line(&self) -> bool {
-        self.bytes.len() - self.len >= LINE_BYTES_MAX
+    pub(crate) fn has_room_for(&self, bytes: usize) -> bool {
+        self.bytes.len() - self.len >= bytes
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
-    pub(super) fn lines(&self) -> u64 {
+    pub(crate) fn lines(&self) -> u64 {
         self.lines
     }
 
-    pub(super) fn push(&mut self, part: &[u8]) {
+    pub(crate) fn push(&mut self, part: &[u8]) {
         self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
         self.len += part.len();
     }
 
-    pub(super) fn end_line(&mut self) {
+    pub(crate) fn end_line(&mut self) {
         self.push(b"\n");
         self.lines += 1;
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.len = 0;
         self.lines = 0;
     }

@@ -20,7 +20,6 @@ mod text;
 mod time;
 mod writer;
 
-use queue::Queue;
 use record::{Record, Style};
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -30,6 +29,11 @@ use std::time::Instant;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::{self, Interest};
 use tracing::{Event, Metadata, Subscriber, span};
+
+pub(crate) use batch::{BATCH_BYTES, Batch};
+pub(crate) use queue::{Queue, Record as QueueRecord};
+pub(crate) use time::{common, now_ms, rfc3339};
+pub(crate) use writer::{STACK_BYTES, block_signals};
 
 /// Records that the queue holds unless told otherwise: 1 MiB, and as many lines as a burst may have within a millisecond.
 pub const QUEUE_DEFAULT: usize = 1024;
@@ -92,7 +96,7 @@ pub const fn memory_bytes(queue: usize) -> usize {
     /// The queue's own fields, the handle, and the thread's guard page.
     const FIXED_BYTES: usize = 8 * 1024;
 
-    Queue::memory_bytes(queue) // waiting for the writer
+    Queue::<Record>::memory_bytes(queue) // waiting for the writer
         + batch::BATCH_BYTES    // on their way to stderr
         + writer::STACK_BYTES   // the writer thread
         + FIXED_BYTES
@@ -162,7 +166,7 @@ fn style(format: LogFormat, terminal: bool) -> Style {
 /// A running log. Clones are handles of the same log; dropping them all does not end it.
 #[derive(Clone)]
 pub struct LogHandle {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Record>>,
     bytes: usize,
 }
 
@@ -194,7 +198,7 @@ impl LogHandle {
 /// Takes `tracing` events to the writer thread: without allocating, waiting, or locking, on any thread, and in signal
 /// handlers. Needs 5 KiB of stack, and what the fields' own `Display` and `Debug` need.
 pub struct LogSubscriber {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Record>>,
     level: LevelFilter,
     style: Style,
 }

@@ -8,7 +8,6 @@
 //! writer's state; the writer states that it sleeps, then looks at the queue once more (Dekker's rule, with a sequentially
 //! consistent fence between the two steps on either side).
 
-use super::record::Record;
 use crossbeam_queue::ArrayQueue;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
@@ -31,10 +30,19 @@ const NAP: Duration = Duration::from_millis(1);
 /// More than a hand-over and a ring need of the stack: half as much in a debug build; see [`Queue::submit`].
 const SUBMIT_STACK_BYTES: usize = 3 * 1024;
 
+/// What goes through a queue: of fixed size, and written anew again and again.
+pub(crate) trait Record {
+    /// One with nothing in it.
+    fn blank() -> Self;
+
+    /// Becomes a copy of another.
+    fn copy_from(&mut self, other: &Self);
+}
+
 /// What the threads that log, the writer and the handles share.
-pub(super) struct Queue {
-    free: ArrayQueue<Box<Record>>,
-    ready: ArrayQueue<Box<Record>>,
+pub(crate) struct Queue<R> {
+    free: ArrayQueue<Box<R>>,
+    ready: ArrayQueue<Box<R>>,
     dropped: AtomicU64,
     state: AtomicU8,
     closed: AtomicBool,
@@ -55,29 +63,31 @@ struct Progress {
 
 /// What the writer found when it started a round.
 #[derive(Clone, Copy)]
-pub(super) struct Round {
-    pub(super) closing: bool,
+pub(crate) struct Round {
+    pub(crate) closing: bool,
     asked: u64,
 }
 
-impl Queue {
+impl<R> Queue<R> {
     /// What a queue of `records` records takes on the heap.
-    pub(super) const fn memory_bytes(records: usize) -> usize {
+    pub(crate) const fn memory_bytes(records: usize) -> usize {
         /// What an allocator notes beside an allocation.
         const NOTE_BYTES: usize = size_of::<usize>();
         /// A place in a queue has a stamp and a pointer.
         const PLACE_BYTES: usize = 2 * size_of::<usize>();
 
-        records * (size_of::<Record>() + NOTE_BYTES)    // going around
+        records * (size_of::<R>() + NOTE_BYTES)    // going around
             + records * PLACE_BYTES                     // free
             + records * PLACE_BYTES // ready
     }
+}
 
+impl<R: Record> Queue<R> {
     /// Allocates and touches room for `records`, which must not be 0.
-    pub(super) fn new(records: usize) -> Self {
+    pub(crate) fn new(records: usize) -> Self {
         let free = ArrayQueue::new(records);
         for _ in 0..records {
-            let pushed = free.push(Box::new(Record::blank()));
+            let pushed = free.push(Box::new(R::blank()));
             assert!(pushed.is_ok(), "there is a place for every record");
         }
         Self {
@@ -94,61 +104,69 @@ impl Queue {
     }
 
     /// Says whom to ring, once.
-    pub(super) fn set_writer(&self, writer: Thread) {
+    pub(crate) fn set_writer(&self, writer: Thread) {
         self.writer.set(writer).expect("a queue has one writer");
     }
 
-    /// Hands `record` to the writer, or counts it as dropped. Safe to call in a signal handler: atomics, and at most one
+    /// Hands `record` to the writer, or counts it as dropped and returns false. Safe to call in a signal handler: atomics, and at most one
     /// futex call.
     ///
     /// A thread that ran out of stack in the middle would leave a place in the queue taken and never filled, and the
     /// writer waiting for it. So the stack for it is touched first: it overflows here, where nothing is half done, or not.
     #[inline(never)]
-    pub(super) fn submit(&self, record: &Record) {
+    pub(crate) fn submit(&self, record: &R) -> bool {
         probe_stack();
         let free = if self.closed.load(Ordering::Relaxed) {
             None
         } else {
             self.free.pop()
         };
-        if let Some(mut place) = free {
+        let taken = if let Some(mut place) = free {
             place.copy_from(record);
             let pushed = self.ready.push(place);
             debug_assert!(pushed.is_ok(), "there is a place for every record");
+            true
         } else {
             self.count_dropped(1);
-        }
+            false
+        };
         fence(Ordering::SeqCst);
         match self.state.load(Ordering::Relaxed) {
             AWAKE => {}
             NAPPING if self.ready.len() * 2 < self.ready.capacity() => {}
             _ => self.ring_once(),
         }
+        taken
     }
 
-    pub(super) fn dropped(&self) -> u64 {
+    /// Records that wait for the writer.
+    pub(crate) fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count_dropped(&self, lines: u64) {
+    pub(crate) fn count_dropped(&self, lines: u64) {
         self.dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
     /// No record gets in from now on, and the writer goes when it has written the others.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.ring();
     }
 
     /// Waits until what is in the queue now has been written. False if that took longer than until `deadline`.
-    pub(super) fn flush(&self, deadline: Instant) -> bool {
+    pub(crate) fn flush(&self, deadline: Instant) -> bool {
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.ring();
         self.wait_until(deadline, |progress| progress.flushed >= ticket)
     }
 
     /// Waits until the writer has gone. False if that took longer than until `deadline`.
-    pub(super) fn wait_finished(&self, deadline: Instant) -> bool {
+    pub(crate) fn wait_finished(&self, deadline: Instant) -> bool {
         self.wait_until(deadline, |_| false)
     }
 
@@ -181,7 +199,8 @@ impl Queue {
         }
     }
 
-    fn ring(&self) {
+    /// Has the writer start another round, whatever it does now.
+    pub(crate) fn ring(&self) {
         if let Some(writer) = self.writer.get() {
             writer.unpark();
         }
@@ -189,9 +208,9 @@ impl Queue {
 }
 
 /// The writer's side: called by the writer thread only.
-impl Queue {
+impl<R: Record> Queue<R> {
     /// Starts a round: what was in the queue when a flush or the end was asked for is among the records of this round.
-    pub(super) fn begin_round(&self) -> Round {
+    pub(crate) fn begin_round(&self) -> Round {
         let closing = self.closed.load(Ordering::SeqCst);
         Round {
             closing,
@@ -201,7 +220,7 @@ impl Queue {
 
     /// Gives the records of one round to `write`, and says how many there were: no more than the queue holds, so that a
     /// round ends even if the queue never is empty.
-    pub(super) fn drain(&self, mut write: impl FnMut(&Record)) -> usize {
+    pub(crate) fn drain(&self, mut write: impl FnMut(&R)) -> usize {
         for drained in 0..self.ready.capacity() {
             let Some(record) = self.ready.pop() else {
                 return drained;
@@ -214,7 +233,7 @@ impl Queue {
     }
 
     /// Everything of this round has been written, or counted as dropped.
-    pub(super) fn end_round(&self, round: Round) {
+    pub(crate) fn end_round(&self, round: Round) {
         let mut progress = self.progress();
         if progress.flushed != round.asked {
             progress.flushed = round.asked;
@@ -223,14 +242,14 @@ impl Queue {
     }
 
     /// The last word of the writer. Records that slipped in while the queue was closed are not written any more.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.count_dropped(self.ready.len() as u64);
         self.progress().finished = true;
         self.progressed.notify_all();
     }
 
     /// Lets lines gather, until there is a reason not to.
-    pub(super) fn nap(&self) {
+    pub(crate) fn nap(&self) {
         self.state.store(NAPPING, Ordering::Relaxed);
         std::thread::park_timeout(NAP);
         self.state.store(AWAKE, Ordering::Relaxed);
@@ -238,7 +257,7 @@ impl Queue {
 
     /// Sleeps until there is something to do that `round` did not see; `reported` is the number of dropped lines that
     /// have been reported. May return early.
-    pub(super) fn sleep(&self, round: Round, reported: u64) {
+    pub(crate) fn sleep(&self, round: Round, reported: u64) {
         self.state.store(ASLEEP, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let idle = self.ready.is_empty()
@@ -265,12 +284,12 @@ fn probe_stack() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::record::{Style, tests::record_of};
+    use crate::log::record::{Record as Event, Style, tests::record_of};
     use std::sync::Arc;
     use std::thread;
 
     /// The writer's loop without naps and without a descriptor: it is about to sleep as often as can be.
-    fn restless_writer(queue: Arc<Queue>, seen: Arc<AtomicU64>) {
+    fn restless_writer(queue: Arc<Queue<Event>>, seen: Arc<AtomicU64>) {
         loop {
             let round = queue.begin_round();
             seen.fetch_add(queue.drain(|_| {}) as u64, Ordering::SeqCst);
@@ -349,7 +368,9 @@ mod tests {
     fn a_record_too_many_is_counted_and_those_before_it_stay() {
         let queue = Queue::new(2);
         let record = record_of(Style::Json, || tracing::info!("m"));
-        (0..5).for_each(|_| queue.submit(&record));
+        (0..5).for_each(|_| {
+            queue.submit(&record);
+        });
         assert_eq!((queue.dropped(), queue.drain(|_| {})), (3, 2));
         queue.submit(&record);
         assert_eq!((queue.dropped(), queue.drain(|_| {})), (3, 1));

@@ -5,7 +5,7 @@
 
 use super::batch::Batch;
 use super::text::{Escape, Escaped, Text};
-use super::{human, json, time};
+use super::{human, json, queue, time};
 use std::error::Error;
 use std::fmt::{self, Write};
 use tracing::field::Field;
@@ -65,14 +65,6 @@ impl Record {
         self.target = event.metadata().target();
     }
 
-    /// Becomes a copy of `other`. Most texts are short: only what is used of them is copied.
-    pub(super) fn copy_from(&mut self, other: &Self) {
-        self.unix_ms = other.unix_ms;
-        self.level = other.level;
-        self.target = other.target;
-        self.text.copy_from(&other.text);
-    }
-
     pub(super) fn line(&self) -> Line<'_> {
         Line {
             unix_ms: self.unix_ms,
@@ -80,6 +72,20 @@ impl Record {
             target: self.target,
             text: &self.text,
         }
+    }
+}
+
+impl queue::Record for Record {
+    fn blank() -> Self {
+        Record::blank()
+    }
+
+    /// Most texts are short: only what is used of them is copied.
+    fn copy_from(&mut self, other: &Self) {
+        self.unix_ms = other.unix_ms;
+        self.level = other.level;
+        self.target = other.target;
+        self.text.copy_from(&other.text);
     }
 }
 

@@ -8,14 +8,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const LAST_MS: u64 = 253_402_300_799_999;
 
 /// Milliseconds since 1970; 0 on a machine whose clock has not been set. Reads the clock without a lock or an allocation.
-pub(super) fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// `2026-11-21T10:25:00.123Z`
-pub(super) fn rfc3339(unix_ms: u64) -> [u8; 24] {
+pub(crate) fn rfc3339(unix_ms: u64) -> [u8; 24] {
     let unix_ms = unix_ms.min(LAST_MS);
     let (days, ms_of_day) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     let (year, month, day) = civil_from_days(days);
@@ -28,6 +28,25 @@ pub(super) fn rfc3339(unix_ms: u64) -> [u8; 24] {
     put(&mut out[14..16], ms_of_day / 60_000 % 60);
     put(&mut out[17..19], ms_of_day / 1_000 % 60);
     put(&mut out[20..23], ms_of_day % 1_000);
+    out
+}
+
+/// `21/Nov/2026:10:25:00 +0000`, as in the Common Log Format.
+pub(crate) fn common(unix_ms: u64) -> [u8; 26] {
+    const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+
+    let unix_ms = unix_ms.min(LAST_MS);
+    let (days, ms_of_day) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    let (year, month, day) = civil_from_days(days);
+    let name = (month as usize - 1) * 3;
+
+    let mut out = *b"00/Jan/0000:00:00:00 +0000";
+    put(&mut out[0..2], day);
+    out[3..6].copy_from_slice(&MONTHS[name..name + 3]);
+    put(&mut out[7..11], year);
+    put(&mut out[12..14], ms_of_day / 3_600_000);
+    put(&mut out[15..17], ms_of_day / 60_000 % 60);
+    put(&mut out[18..20], ms_of_day / 1_000 % 60);
     out
 }
 
@@ -79,6 +98,15 @@ mod tests {
         assert_eq!(text(1_795_256_700_123), "2026-11-21T10:25:00.123Z");
         assert_eq!(text(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
         assert_eq!(text(u64::MAX), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn the_common_log_format_names_its_months() {
+        let text = |unix_ms| String::from_utf8(common(unix_ms).to_vec()).unwrap();
+        assert_eq!(text(0), "01/Jan/1970:00:00:00 +0000");
+        assert_eq!(text(951_782_400_000), "29/Feb/2000:00:00:00 +0000");
+        assert_eq!(text(1_795_256_700_123), "21/Nov/2026:10:25:00 +0000");
+        assert_eq!(text(u64::MAX), "31/Dec/9999:23:59:59 +0000");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::batch::Batch;
 use super::queue::Queue;
-use super::record::{Style, render_dropped};
+use super::record::{LINE_BYTES_MAX, Record, Style, render_dropped};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::thread::{Builder, Thread};
 
 /// Formatting a line takes a few KiB; the rest is for the standard library's own.
-pub(super) const STACK_BYTES: usize = 128 * 1024;
+pub(crate) const STACK_BYTES: usize = 128 * 1024;
 
 /// Starts the thread, which ends when the queue is closed.
-pub(super) fn spawn(queue: Arc<Queue>, sink: File, style: Style) -> io::Result<Thread> {
+pub(super) fn spawn(queue: Arc<Queue<Record>>, sink: File, style: Style) -> io::Result<Thread> {
     let mut writer = Writer {
         batch: Batch::new(),
         queue,
@@ -31,7 +31,7 @@ pub(super) fn spawn(queue: Arc<Queue>, sink: File, style: Style) -> io::Result<T
 }
 
 struct Writer {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Record>>,
     sink: File,
     style: Style,
     batch: Batch,
@@ -77,7 +77,7 @@ impl Writer {
     }
 
     fn make_room(&mut self) {
-        if !self.batch.has_room_for_a_line() {
+        if !self.batch.has_room_for(LINE_BYTES_MAX) {
             self.write_batch();
         }
     }
@@ -121,7 +121,7 @@ fn wait_writable(sink: &File) -> io::Result<()> {
 }
 
 /// Keeps signals for the threads that expect them.
-fn block_signals() {
+pub(crate) fn block_signals() {
     // SAFETY: a zeroed sigset_t is valid memory for `sigfillset` to initialise, and `pthread_sigmask` reads it and changes
     // only the calling thread's mask. Neither can fail with these arguments.
     unsafe {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::error;
 use transom_arena::{Buckets, Policy, Region, RegionOptions, install_shared_heap};
 use transom_doors::Door;
-use transom_platform::{Application, Routes};
+use transom_platform::{Application, Service};
 
 /// A thread starts within microseconds, on a crowded machine within milliseconds.
 const FIRST_THREAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub(super) fn install(
     region: &mut Region,
     plan: &Plan,
     settings: &ApplicationSettings,
-    routes: Routes,
+    service: Service,
     policy: Policy,
     signals: &Signals,
 ) -> Result<&'static Application, StartError> {
@@ -41,9 +41,9 @@ pub(super) fn install(
     install_shared_heap(heap)?;
     signals.notify_parked(settings.parked_limit());
     Ok(match policy {
-        Policy::Park => Application::new(routes, buckets, Signals::parked),
+        Policy::Park => Application::new(service, buckets, Signals::parked),
         // SAFETY: `App::policy` chose it only if the author promised the contract.
-        Policy::Escape => unsafe { Application::escaping(routes, buckets, Signals::parked) },
+        Policy::Escape => unsafe { Application::escaping(service, buckets, Signals::parked) },
     })
 }
 

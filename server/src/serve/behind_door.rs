@@ -41,7 +41,7 @@ impl Server {
             &mut region,
             plan,
             &settings.application,
-            handlers.routes,
+            handlers.service,
             policy,
             signals,
         )?;
@@ -103,7 +103,7 @@ impl Server {
         let in_time = self.wait_for_calls(began + timeout, signals);
         let cut = self.door.info().calls_under_way;
         let done = self.application.figures();
-        end::summarise(None, Some(&done), logs, began.elapsed());
+        end::summarise(None, Some(&done), None, logs, began.elapsed());
         end::Ending {
             recycle,
             sound: true,
@@ -113,9 +113,18 @@ impl Server {
         .status()
     }
 
+    /// Whether a call is under way, or may still be taken up by a thread that has not seen the revoke yet. Threads that
+    /// wait for a pinned bucket have none.
+    fn has_calls(&self) -> bool {
+        let door = self.door.info();
+        let left = door.threads_parked + door.threads_ended;
+        let serving = door.threads_started.saturating_sub(left) as usize;
+        door.calls_under_way > 0 || serving > self.application.figures().buckets_pinned
+    }
+
     /// Whether all calls have completed before the deadline and before a second signal.
     fn wait_for_calls(&self, deadline: Instant, signals: &Signals) -> bool {
-        while self.door.info().calls_under_way > 0 {
+        while self.has_calls() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;

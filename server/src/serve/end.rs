@@ -1,11 +1,12 @@
 //! The line at the start that says what memory there is, the one at the end that says what was done, and the exit status.
 
+use crate::access::AccessLog;
 use crate::front::LoopFigures;
 use crate::log::LogHandle;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
-use transom_arena::{Bound, Bytes, Place, process_heap_allocations};
+use transom_arena::{Bound, Bytes, Place, first_process_heap_allocation, process_heap_allocations};
 use transom_platform::Figures;
 
 /// Exit status when parked buckets reached their limit: EX_TEMPFAIL of sysexits.h, "try again".
@@ -42,13 +43,33 @@ impl std::fmt::Display for Sum<'_> {
     }
 }
 
+/// Return addresses, up to the first zero.
+struct Frames<'f>(&'f [usize]);
+
+impl std::fmt::Display for Frames<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (n, frame) in self.0.iter().take_while(|&&frame| frame != 0).enumerate() {
+            let space = if n == 0 { "" } else { " " };
+            write!(f, "{space}{frame:#x}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Says what a front end, an application, or both have done.
 pub(super) fn summarise(
     front: Option<&LoopFigures>,
     application: Option<&Figures>,
+    access: Option<&AccessLog>,
     logs: &LogHandle,
     took: Duration,
 ) {
+    let access_lines_dropped = access.map(AccessLog::end);
+    if front.is_some() && application.is_some() && process_heap_allocations() > 0 {
+        // In one process nothing has a reason to. (Between processes, doors that are opened again do.)
+        let frames = first_process_heap_allocation();
+        warn!(first = %Frames(&frames), "memory was allocated outside the region after the start");
+    }
     logs.flush(Instant::now() + Duration::from_secs(1)); // so that there is room for the last line
     let of_front = |figure: fn(&LoopFigures) -> u64| front.map(figure);
     let of = |figure: fn(&Figures) -> u64| application.map(figure);
@@ -66,6 +87,8 @@ pub(super) fn summarise(
         forwarded_ignored = of_front(|front| front.forwarded_ignored),
         partial_evicted = of_front(|front| front.partial_evicted),
         late = of_front(|front| front.late),
+        slow_cut = of_front(|front| front.slow_cut),
+        address_refused = of_front(|front| front.address_refused),
         cut = of_front(|front| front.cut),
         // With a front end beside it, these are its requests.
         calls = of(|done| done.calls).filter(|_| front.is_none()),
@@ -80,6 +103,7 @@ pub(super) fn summarise(
         largest_refused = of(|done| done.largest_refused),
         stack_high_water = of(|done| done.stack_high_water as u64),
         process_heap_allocations = process_heap_allocations(),
+        access_lines_dropped,
         log_lines_dropped = logs.dropped(),
         "drained"
     );
@@ -111,6 +135,12 @@ impl Cut {
             calls,
             ..Cut::default()
         }
+    }
+
+    /// And calls that forwards of connections and datagrams cut.
+    pub(super) fn and_calls(mut self, calls: u64) -> Self {
+        self.calls += calls;
+        self
     }
 
     fn total(self) -> u64 {

@@ -1,14 +1,16 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
-use super::front::{FrontHalf, Loops};
+use super::front::{FrontHalf, Loops, addresses};
 use super::handover::{Handover, until_told};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::signals::Signals;
-use super::{HEAP_HEADROOM, StartError, descriptors, end, report, with_logs};
+use super::{HEAP_HEADROOM, StartError, access, descriptors, end, report, with_logs};
+use crate::access::AccessLog;
 use crate::config::{Config, Forward, Source, Target};
+use crate::forward::{self, Forwards};
 use crate::front::{
-    self, DoorwayParts, INSTANCES, Loop, LoopStats, OPEN_TIMEOUT, Opener, OpenerBuilder, Parts,
-    REMOTE_SLOTS_MAX, RouteTable,
+    self, DoorwayParts, INSTANCES, Loop, LoopStats, OPEN_TIMEOUT, Opener, OpenerBuilder, Order,
+    Parts, REMOTE_SLOTS_MAX, RouteTable,
 };
 use crate::log::LogHandle;
 use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
@@ -16,6 +18,7 @@ use crate::settings::{ForwardSettings, FrontSettings, file};
 use clap::ArgMatches;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,12 +64,11 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
         let _ = writeln!(io::stdout(), "{}", plan.bound);
         return Ok(ExitCode::SUCCESS);
     }
-    let doors = config.doors().len() as u64;
-    let per_loop = config.forwards.len() as u64
-        + descriptors::PER_LOOP
-        + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
-    let needed = descriptors::of_connections(&front) + u64::from(plan.loops) * per_loop;
-    descriptors::check(needed, "--connections", front.connections.get())?;
+    descriptors::check(
+        descriptors_needed(&front, &config, &plan),
+        "--connections",
+        front.connections.get(),
+    )?;
     // Before anything is opened: what was passed is known by its numbers only.
     let inherited = Inherited::take().map_err(StartError::Inherited)?;
     let signals = Signals::block().map_err(StartError::Signals)?;
@@ -74,6 +76,27 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
         Server::start(&plan, &front, config, inherited, &signals, started)
             .map(|server| server.until_the_end(&front, &signals, logs))
     })
+}
+
+/// Descriptors of loops, and of forwards that are not served by loops.
+fn descriptors_needed(front: &FrontSettings, config: &Config, plan: &FrontPlan) -> u64 {
+    let http = config.http_forwards().count() as u64;
+    let doors = config.doors().len() as u64;
+    let per_loop =
+        http + descriptors::PER_LOOP + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
+    let of_loops = match plan.loops {
+        0 => 0,
+        loops => descriptors::of_connections(front) + u64::from(loops) * per_loop,
+    };
+    let of_forwards = config.forwards.iter().map(|forward| {
+        let connections = match forward.target {
+            Target::Http(_) => return 0,
+            Target::Tcp(_) => forward::CONNECTIONS_MAX as u64,
+            Target::Udp(_) => 0,
+        };
+        connections + forward::DESCRIPTORS + forward::CHANNELS as u64 * descriptors::PER_CHANNEL
+    });
+    of_loops + of_forwards.sum::<u64>()
 }
 
 fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
@@ -159,9 +182,13 @@ fn presence(door: &Path) -> String {
 /// A front end that is running.
 struct Server {
     front: FrontHalf,
-    opener: Opener,
+    /// None without loops.
+    opener: Option<Opener>,
     listeners: Listeners,
     handover: Handover,
+    /// None if it is off, or without loops.
+    access: Option<AccessLog>,
+    streams: Forwards,
 }
 
 /// What the loops of a front end are built of.
@@ -180,6 +207,7 @@ struct ForwardParts<'c> {
     connections: Part,
     heads: Part,
     scratch: Part,
+    access: Option<&'c AccessLog>,
 }
 
 /// Builds the loops, and starts what opens their doors.
@@ -194,6 +222,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         mut connections,
         mut heads,
         mut scratch,
+        access,
     } = parts;
     let doorway = |door: &Path| doors.iter().position(|known| *known == door);
     let tables = forwards.iter().map(|forward| match &forward.target {
@@ -203,16 +232,17 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
                 prefix: route.path.clone(),
                 doorway: doorway(&route.door).expect("`doors` has every door") as u16,
             });
-            Ok(Arc::new(RouteTable::new(routes.collect())))
+            Arc::new(RouteTable::new(routes.collect()))
         }
-        Target::Tcp(_) | Target::Udp(_) => Err(StartError::Unsupported),
+        Target::Tcp(_) | Target::Udp(_) => unreachable!("loops serve HTTP"),
     });
-    let tables: Vec<_> = tables.collect::<Result<_, _>>()?;
+    let tables: Vec<_> = tables.collect();
     let open = OpenOptions {
         slots: Some(REMOTE_SLOTS_MAX),
         ..open
     };
     let mut opener = OpenerBuilder::default();
+    let addresses = addresses(settings);
     let mut loops = Loops::default();
     for n in 0..count {
         let share = |part: &mut Part| part.share(count - n);
@@ -235,12 +265,16 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
                     routes: routes.clone(),
                 })
                 .collect(),
+            addresses: addresses.clone(),
             stats: Arc::new(LoopStats::default()),
             orders: loops.orders.clone(),
         };
         loops.stats.push(parts.stats.clone());
         let scratch = (READ_SIZE, write_size(settings));
-        let this = Loop::new(settings, parts, scratch).map_err(StartError::Loop)?;
+        let mut this = Loop::new(settings, parts, scratch).map_err(StartError::Loop)?;
+        if let Some(log) = access {
+            this.log_access(log.clone(), settings.connections_per_loop());
+        }
         loops.loops.push(this);
     }
     let opener = opener.start(Box::new(AsyncClient::open));
@@ -256,32 +290,61 @@ impl Server {
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
+        let http = config.http_forwards().cloned().collect();
+        let all = std::mem::replace(&mut config.forwards, http);
+        let mut streams: Vec<_> = all.into_iter().filter(|one| !one.is_http()).collect();
         // Before the region is mapped, so that a port in use is said at once.
-        let mut listeners = listen(&mut config.forwards, &mut inherited, settings, plan.loops)?;
-        let mut region = Region::map(&plan.bound, RegionOptions::default())?;
-        let mut take = |name| region.take(name).expect("the plan has this term");
-        let (connections, heads, scratch) =
-            (take("connections"), take("partial heads"), take("scratch"));
-        region.commit()?;
-        let (loops, opener) = build_loops(ForwardParts {
+        let mut listeners = listen(
+            [&mut config.forwards, &mut streams],
+            &mut inherited,
             settings,
-            forwards: &config.forwards,
-            doors: config.doors(),
-            open: OpenOptions {
-                channel_bytes_max: settings.channel_limit.get(),
-                timeout: OPEN_TIMEOUT,
-                slots: None,
-            },
-            listeners: &listeners,
-            loops: plan.loops as usize,
-            connections,
-            heads,
-            scratch,
-        })?;
+            plan.loops,
+        )?;
+        let sockets = sockets_of(&streams, &listeners, config.forwards.len())?;
+        let access = match plan.loops {
+            0 => None,
+            _ => {
+                let forwards = config.forwards.iter().map(ToString::to_string);
+                let doors = config.doors().into_iter();
+                let doors = doors.map(|door| door.to_string_lossy().into_owned());
+                access::start(settings, forwards.collect(), doors.collect(), signals)?
+            }
+        };
+        let (loops, opener) = match plan.loops {
+            0 => (Loops::default(), None),
+            _ => {
+                let mut region = Region::map(&plan.bound, RegionOptions::default())?;
+                let mut take = |name| region.take(name).expect("the plan has this term");
+                let (connections, heads, scratch) =
+                    (take("connections"), take("partial heads"), take("scratch"));
+                region.commit()?;
+                let (loops, opener) = build_loops(ForwardParts {
+                    settings,
+                    forwards: &config.forwards,
+                    doors: config.doors(),
+                    open: OpenOptions {
+                        channel_bytes_max: settings.channel_limit.get(),
+                        timeout: OPEN_TIMEOUT,
+                        slots: None,
+                        take_descriptors: false,
+                    },
+                    listeners: &listeners,
+                    loops: plan.loops as usize,
+                    connections,
+                    heads,
+                    scratch,
+                    access: access.as_ref(),
+                })?;
+                (loops, Some(opener))
+            }
+        };
         let handover = Handover::prepare(&listeners, settings.handover_timeout)
             .map_err(StartError::Handover)?;
         let front = FrontHalf::start(loops)?;
+        let pairs = streams.iter().cloned().zip(sockets).collect();
+        let running = forward::start(pairs, settings).map_err(StartError::Loop)?;
         listeners.are_ours();
+        config.forwards.extend(streams);
         end::say_bound(&plan.bound);
         let listen: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
         info!(
@@ -300,6 +363,8 @@ impl Server {
             opener,
             listeners,
             handover,
+            access,
+            streams: running,
         })
     }
 
@@ -313,34 +378,70 @@ impl Server {
         let began = Instant::now();
         let timeout = settings.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        // The streams end what has begun whatever the reason is: a connection of theirs belongs to one call.
+        self.streams.tell(Order::Drain);
         self.listeners.give_up(why);
-        let in_time = self.front.drain(why, began + timeout, signals);
-        let (front, sound) = self.front.join();
+        let streams = &self.streams;
+        let deadline = began + timeout;
+        let in_time = (self.front).drain(why, deadline, signals, || streams.have_ended());
+        self.streams.tell(Order::Stop);
+        let (front, loops_sound) = self.front.join();
+        let (cut, streams_sound) = self.streams.join();
+        let sound = loops_sound && streams_sound;
         drop(self.opener); // nobody asks it any more
-        end::summarise(Some(&front), None, logs, began.elapsed());
+        let access = self.access.as_ref();
+        end::summarise(Some(&front), None, access, logs, began.elapsed());
         end::Ending {
             recycle: false,
             sound,
             in_time,
-            cut: end::Cut::of_front(&front),
+            cut: end::Cut::of_front(&front).and_calls(cut),
         }
         .status()
     }
 }
 
-/// Opens the sockets of every forward, and notes the ports that the kernel chose.
+/// The socket of each forward that is not served by loops; their listeners come after those of so many others.
+fn sockets_of(
+    streams: &[Forward],
+    listeners: &Listeners,
+    others: usize,
+) -> Result<Vec<Arc<OwnedFd>>, StartError> {
+    let all = listeners.of_loop(0, 1).into_iter().skip(others);
+    let one = |(forward, sockets): (&Forward, Vec<front::Listener>)| {
+        let count = sockets.len();
+        match <[_; 1]>::try_from(sockets) {
+            Ok([only]) => Ok(only.socket),
+            Err(_) => Err(StartError::Forward {
+                place: forward.place.clone(),
+                forward: forward.to_string(),
+                address: forward.address.clone(),
+                source: io::Error::other(format!(
+                    "{count} sockets have been passed for it, and it takes one: write a forward for each, and tell them \
+                     apart by FileDescriptorName= in their socket units"
+                )),
+            }),
+        }
+    };
+    streams.iter().zip(all).map(one).collect()
+}
+
+/// Opens the sockets of every forward, first those that loops serve and then the others, and notes the ports that the
+/// kernel chose. All at once: what has been passed and is not listened on is closed.
 fn listen(
-    forwards: &mut [Forward],
+    forwards: [&mut [Forward]; 2],
     inherited: &mut Inherited,
     settings: &FrontSettings,
     loops: u32,
 ) -> Result<Listeners, StartError> {
-    let address = |forward: &Forward| {
-        let kind = match forward.target {
-            Target::Http(_) | Target::Tcp(_) => Kind::Stream,
-            Target::Udp(_) => Kind::Datagram,
+    let mut forwards: Vec<_> = forwards.into_iter().flatten().collect();
+    let address = |forward: &&mut Forward| {
+        let (kind, sockets) = match forward.target {
+            Target::Http(_) => (Kind::Stream, loops),
+            Target::Tcp(_) => (Kind::Stream, 1),
+            Target::Udp(_) => (Kind::Datagram, 1),
         };
-        (kind, forward.address.clone(), loops)
+        (kind, forward.address.clone(), sockets)
     };
     let addresses: Vec<_> = forwards.iter().map(address).collect();
     let listeners = Listeners::open(&addresses, inherited, settings).map_err(|(n, source)| {

@@ -3,13 +3,22 @@
 use super::StartError;
 use super::handover::End;
 use super::signals::{Signals, Wake};
+use crate::addresses::Addresses;
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders};
 use crate::plan::LOOP_STACK;
+use crate::settings::FrontSettings;
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::error;
 use transom_doors::Bell;
+
+/// What all loops count addresses in, if these have a limit.
+pub(super) fn addresses(settings: &FrontSettings) -> Option<Arc<Addresses>> {
+    let most = settings.connections_per_address?;
+    let table = Addresses::new(settings.connections_in_all(), most.get());
+    Some(Arc::new(table))
+}
 
 /// Loops before they are threads, and what is kept of them.
 #[derive(Default)]
@@ -58,17 +67,23 @@ impl FrontHalf {
     }
 
     /// Accepts nothing more and ends what has begun, as the reason asks; at the deadline, or at a second signal, cuts it.
-    /// Whether nothing was cut.
-    pub(super) fn drain(&self, why: End, deadline: Instant, signals: &Signals) -> bool {
+    /// Whether nothing was cut. It also waits for what is beside the loops, until that says that it has ended.
+    pub(super) fn drain(
+        &self,
+        why: End,
+        deadline: Instant,
+        signals: &Signals,
+        rest_has_ended: impl Fn() -> bool,
+    ) -> bool {
         self.tell(match why {
             End::HandedOver => Order::HandOver,
             End::Told | End::Recycle => Order::Drain,
         });
-        let mut in_time = self.wait(deadline, signals);
+        let mut in_time = self.wait(deadline, signals, &rest_has_ended);
         if !in_time && why == End::HandedOver && Instant::now() < deadline {
             // The first signal to end asks for an ordinary drain.
             self.tell(Order::Drain);
-            in_time = self.wait(deadline, signals);
+            in_time = self.wait(deadline, signals, &rest_has_ended);
         }
         if !in_time {
             self.tell(Order::Stop);
@@ -99,9 +114,14 @@ impl FrontHalf {
         }
     }
 
-    /// Whether all loops have ended before the deadline and before a second signal.
-    fn wait(&self, deadline: Instant, signals: &Signals) -> bool {
-        while self.threads.iter().any(|thread| !thread.is_finished()) {
+    /// Whether all loops, and the rest, have ended before the deadline and before a second signal.
+    fn wait(
+        &self,
+        deadline: Instant,
+        signals: &Signals,
+        rest_has_ended: impl Fn() -> bool,
+    ) -> bool {
+        while !self.threads.iter().all(JoinHandle::is_finished) || !rest_has_ended() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -115,8 +135,8 @@ impl FrontHalf {
     }
 }
 
-/// A loop that panics cannot go on, and the process not without it: the others drain, and it ends with status 1.
-struct EndIfPanicking;
+/// A loop (or a forward) that panics cannot go on, and the process not without it: the others drain, and it ends with status 1.
+pub(crate) struct EndIfPanicking;
 
 impl Drop for EndIfPanicking {
     fn drop(&mut self) {

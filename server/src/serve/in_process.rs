@@ -1,10 +1,11 @@
 //! Front end and application in one process, joined by a door in memory.
 
-use super::front::{FrontHalf, Loops};
+use super::front::{self, FrontHalf, Loops};
 use super::handover::{End, Handover, until_told};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::signals::Signals;
-use super::{Handlers, StartError, application, end};
+use super::{Handlers, StartError, access, application, end};
+use crate::access::AccessLog;
 use crate::front::{DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
 use crate::log::LogHandle;
 use crate::plan::{Plan, READ_SIZE, write_size};
@@ -24,6 +25,7 @@ pub(super) struct Server {
     front: FrontHalf,
     listeners: Listeners,
     handover: Handover,
+    access: Option<AccessLog>,
 }
 
 impl Server {
@@ -36,16 +38,22 @@ impl Server {
         started: Instant,
     ) -> Result<Self, StartError> {
         // Before the region is mapped, so that a port in use is said at once.
-        let addresses = settings.listen.iter().cloned();
-        let addresses: Vec<_> = addresses
+        let listen = settings.listen.iter().cloned();
+        let listen: Vec<_> = listen
             .map(|address| (Kind::Stream, address, plan.loops))
             .collect();
-        let mut listeners = Listeners::open(&addresses, &mut inherited, &settings.front).map_err(
-            |(n, source)| StartError::Listen {
-                address: settings.listen[n].clone(),
-                source,
-            },
-        )?;
+        let mut listeners =
+            Listeners::open(&listen, &mut inherited, &settings.front).map_err(|(n, source)| {
+                StartError::Listen {
+                    address: settings.listen[n].clone(),
+                    source,
+                }
+            })?;
+        let listen: Vec<_> = listeners
+            .addresses()
+            .map(|address| format!("http://{address}"))
+            .collect();
+        let access = access::start(&settings.front, vec![listen.join(",")], Vec::new(), signals)?;
 
         let mut region = application::map(plan, &settings.application)?;
         let mut take = |name| region.take(name).expect("the plan has this term");
@@ -56,12 +64,13 @@ impl Server {
             &mut region,
             plan,
             &settings.application,
-            handlers.routes,
+            handlers.service,
             policy,
             signals,
         )?;
         let door = application.door()?;
 
+        let addresses = front::addresses(&settings.front);
         let mut loops = Loops::default();
         let count = plan.loops as usize;
         let routes = Arc::new(RouteTable::everything_to(0));
@@ -81,12 +90,16 @@ impl Server {
                     listeners: listeners.of_loop(n, count).concat(),
                     routes: routes.clone(),
                 }],
+                addresses: addresses.clone(),
                 stats: Arc::new(LoopStats::default()),
                 orders: loops.orders.clone(),
             };
             loops.stats.push(parts.stats.clone());
             let scratch = (READ_SIZE, write_size(&settings.front));
-            let this = Loop::new(&settings.front, parts, scratch).map_err(StartError::Loop)?;
+            let mut this = Loop::new(&settings.front, parts, scratch).map_err(StartError::Loop)?;
+            if let Some(log) = &access {
+                this.log_access(log.clone(), settings.front.connections_per_loop());
+            }
             loops.loops.push(this);
         }
         application::start(application, &door, handlers.warm_up)?;
@@ -114,6 +127,7 @@ impl Server {
             front,
             listeners,
             handover,
+            access,
         })
     }
 
@@ -132,11 +146,12 @@ impl Server {
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         self.listeners.give_up(why);
-        let in_time = self.front.drain(why, began + timeout, signals);
+        let in_time = self.front.drain(why, began + timeout, signals, || true);
         self.door.revoke();
         let (front, sound) = self.front.join();
         let done = self.application.figures();
-        end::summarise(Some(&front), Some(&done), logs, began.elapsed());
+        let access = self.access.as_ref();
+        end::summarise(Some(&front), Some(&done), access, logs, began.elapsed());
         end::Ending {
             recycle,
             sound,

@@ -1,5 +1,6 @@
 //! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to stop.
 
+mod access;
 mod application;
 mod behind_door;
 mod descriptors;
@@ -17,7 +18,7 @@ use crate::listen::ListenAddress;
 use crate::log::{self, LogHandle, LogOptions};
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
-use clap::Parser;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use listeners::Inherited;
 use signals::Signals;
 use std::io::{self, Write};
@@ -25,9 +26,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{Policy, settle_process_heap};
-use transom_platform::{Router, Routes};
+use transom_platform::{ConnectionHandler, DatagramHandler, Router, RouterError, Service};
 
 pub use forwards::{check_file, serve_forwards};
+pub(crate) use front::EndIfPanicking;
 
 /// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted in the
 /// equation's constant.
@@ -58,10 +60,45 @@ pub unsafe fn serve_escaping(router: impl Into<Router>) -> ExitCode {
 /// An application and how it wants to be served.
 #[must_use = "an application does nothing until it is served"]
 pub struct App {
-    router: Router,
+    handlers: Written,
     promises_escape: bool,
     warm_up: Option<Box<dyn FnOnce()>>,
+    flags: Option<OwnFlags>,
 }
+
+/// An application's handlers as its author has written them.
+enum Written {
+    Requests(Box<Router>),
+    Connections(Box<dyn ConnectionHandler>),
+    Datagrams(Box<dyn DatagramHandler>),
+}
+
+impl Written {
+    /// The scheme of the forward that leads to them, if that is not HTTP.
+    fn scheme(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Written::Requests(_) => None,
+            Written::Connections(_) => Some(("tcp", "connections")),
+            Written::Datagrams(_) => Some(("udp", "datagrams")),
+        }
+    }
+
+    fn build(self) -> Result<Service, RouterError> {
+        Ok(match self {
+            Written::Requests(router) => Service::Requests(router.build()?),
+            Written::Connections(handler) => Service::Connections(handler),
+            Written::Datagrams(handler) => Service::Datagrams(handler),
+        })
+    }
+}
+
+/// The flags of an application, beside those that all have.
+struct OwnFlags {
+    add: fn(clap::Command) -> clap::Command,
+    take: TakeFlags,
+}
+
+type TakeFlags = Box<dyn FnOnce(&ArgMatches) -> Result<(), StartError>>;
 
 #[derive(Parser)]
 #[command(
@@ -80,12 +117,21 @@ struct Command {
 enum StartError {
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
+    #[error("{0}")]
+    Flags(String),
     #[error(transparent)]
     Router(#[from] transom_platform::RouterError),
     #[error(
         "--on-exhaustion escape: this application was written for parking; its author has to promise the escape contract by calling serve_escaping"
     )]
     NoPromise,
+    #[error(
+        "this application serves {what}, and has no front end of its own: give it a path with --door PATH, and lead {what} there with `transom serve --forward {scheme}://ADDRESS:PORT=PATH`"
+    )]
+    NeedsDoor {
+        scheme: &'static str,
+        what: &'static str,
+    },
     #[error(transparent)]
     Region(#[from] transom_arena::RegionError),
     #[error(transparent)]
@@ -123,8 +169,6 @@ enum StartError {
         address: ListenAddress,
         source: io::Error,
     },
-    #[error("tcp:// and udp:// forwards are not supported yet: remove them")]
-    Unsupported,
     #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
     Loop(io::Error),
     #[error(
@@ -146,6 +190,14 @@ enum StartError {
     Attach(#[from] transom_doors::AttachError),
     #[error(transparent)]
     Log(#[from] log::LogError),
+    #[error("--access-log-file {}: {}", .path.display(), explain_file(.source))]
+    AccessLog { path: PathBuf, source: io::Error },
+    #[error(
+        "--access-log: standard output cannot be written to: {0}; name a file with --access-log-file"
+    )]
+    AccessOutput(io::Error),
+    #[error("cannot start the thread that writes the access log: {0}; check `ulimit -u`")]
+    AccessThread(io::Error),
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
 }
@@ -174,13 +226,42 @@ fn explain(error: &io::Error, address: &ListenAddress) -> String {
     }
 }
 
+fn explain_file(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => format!("{error}; make its folder first"),
+        Some(libc::EACCES | libc::EROFS) => {
+            format!("{error}; let this user write there, or name another file")
+        }
+        Some(libc::EISDIR) => format!("{error}; name a file in it"),
+        Some(libc::ENXIO) => format!("{error}; nobody reads that pipe: start its reader first"),
+        _ => format!("{error}; name a file that can be appended to"),
+    }
+}
+
 impl App {
     /// An application with these routes, or with one handler for everything.
     pub fn new(router: impl Into<Router>) -> Self {
+        Self::of(Written::Requests(Box::new(router.into())))
+    }
+
+    /// An application that serves TCP connections, each lent to the handler for as long as it runs. It needs `--door`, and
+    /// a front end with a `tcp://` forward before it. A connection occupies a bucket until it ends.
+    pub fn connections(handler: impl ConnectionHandler) -> Self {
+        Self::of(Written::Connections(Box::new(handler)))
+    }
+
+    /// An application that answers UDP datagrams, each with one or with none. It needs `--door`, and a front end with a
+    /// `udp://` forward before it.
+    pub fn datagrams(handler: impl DatagramHandler) -> Self {
+        Self::of(Written::Datagrams(Box::new(handler)))
+    }
+
+    fn of(handlers: Written) -> Self {
         App {
-            router: router.into(),
+            handlers,
             promises_escape: false,
             warm_up: None,
+            flags: None,
         }
     }
 
@@ -200,29 +281,57 @@ impl App {
         self
     }
 
+    /// Adds flags of the application's own, a [`clap::Args`], to the command line. `take` gets them before anything is
+    /// mapped, with allocations on the process heap; an `Err` is printed, and the process ends with status 1. By custom
+    /// each is also an environment variable (`env = "TRANSOM_…"`), and an error names its flag.
+    pub fn flags<A: Args + 'static>(
+        mut self,
+        take: impl FnOnce(A) -> Result<(), String> + 'static,
+    ) -> Self {
+        self.flags = Some(OwnFlags {
+            add: A::augment_args,
+            take: Box::new(|matches| {
+                take(A::from_arg_matches(matches)?).map_err(StartError::Flags)
+            }),
+        });
+        self
+    }
+
     /// Reads the command line and serves until a signal ends it.
     ///
     /// The status is 0 after a clean drain, 1 if the server could not start or requests were cut at the end of the drain,
     /// 2 for a command line that is wrong, 75 when parked buckets reached `--parked-limit`.
     #[must_use = "main should return it, so that the process ends with that status"]
-    pub fn serve(self) -> ExitCode {
+    pub fn serve(mut self) -> ExitCode {
         settle_process_heap(HEAP_HEADROOM);
-        let settings = match Command::try_parse() {
-            Ok(command) => command.settings,
+        let own = self.flags.take();
+        let command = own
+            .as_ref()
+            .map_or_else(Command::command, |own| (own.add)(Command::command()));
+        let parsed = command.try_get_matches().and_then(|matches| {
+            Command::from_arg_matches(&matches).map(|command| (command.settings, matches))
+        });
+        let (settings, matches) = match parsed {
+            Ok(parsed) => parsed,
             Err(error) => {
                 let _ = error.print();
                 return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
             }
         };
-        report(self.run(&settings))
+        let taken = own.map_or(Ok(()), |own| (own.take)(&matches));
+        drop(matches);
+        report(taken.and_then(|()| self.run(&settings)))
     }
 
     fn run(self, settings: &Settings) -> Result<ExitCode, StartError> {
         let started = Instant::now();
+        if let (Some((scheme, what)), None) = (self.handlers.scheme(), &settings.door.door) {
+            return Err(StartError::NeedsDoor { scheme, what });
+        }
         let plan = Plan::new(settings)?;
         let handlers = Handlers {
             policy: self.policy(settings)?,
-            routes: self.router.build()?,
+            service: self.handlers.build()?,
             warm_up: self.warm_up,
         };
         if settings.front.check {
@@ -234,7 +343,10 @@ impl App {
         match door {
             Some(_) => {
                 let channels = settings.door.door_channels.get();
-                let needed = u64::from(channels) * descriptors::PER_CHANNEL;
+                // Those of calls that wait count too: they are there before a thread takes them up.
+                let of_calls =
+                    u64::from(plan.channel.slots) * u64::from(handlers.service.descriptors());
+                let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls);
                 descriptors::check(needed, "--door-channels", channels)?;
             }
             None => {
@@ -279,7 +391,7 @@ impl App {
 
 /// What an application's author has written, and how it is to be run.
 struct Handlers {
-    routes: Routes,
+    service: Service,
     policy: Policy,
     warm_up: Option<Box<dyn FnOnce()>>,
 }

@@ -1,8 +1,11 @@
-//! What ends a server: SIGTERM, SIGINT, SIGUSR2 once a new instance has taken over, or too many parked buckets.
+//! What ends a server: SIGTERM, SIGINT, SIGUSR2 once a new instance has taken over, or too many parked buckets. And SIGHUP,
+//! which has it open its access log anew.
 
 use super::notify::Notify;
+use crate::access::AccessLog;
 use crate::net;
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,8 @@ pub(super) enum Wake {
 pub(super) struct Signals {
     set: libc::sigset_t,
     notify: Notify,
+    /// With it, SIGHUP is ours too.
+    access: OnceLock<AccessLog>,
 }
 
 static PARKED: AtomicU64 = AtomicU64::new(0);
@@ -44,6 +49,7 @@ impl Signals {
                 0 => Ok(Signals {
                     set,
                     notify: Notify::from_environment(),
+                    access: OnceLock::new(),
                 }),
                 code => Err(io::Error::from_raw_os_error(code)),
             }
@@ -53,6 +59,20 @@ impl Signals {
     /// What is told to a service manager.
     pub(super) fn notify(&self) -> &Notify {
         &self.notify
+    }
+
+    /// Has SIGHUP open an access log anew, once. Without, it does what it always does: end the process.
+    pub(super) fn reopen_on_hangup(&self, log: AccessLog) -> io::Result<()> {
+        let hangup = hangup_set();
+        // SAFETY: the set is initialised; the call affects this thread's mask only.
+        let code = unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const hangup, std::ptr::null_mut())
+        };
+        if code != 0 {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        let _ = self.access.set(log);
+        Ok(())
     }
 
     pub(super) fn notify_parked(&self, limit: u32) {
@@ -82,6 +102,11 @@ impl Signals {
             let signal = self.next(pause);
             self.notify.ping();
             match signal {
+                libc::SIGHUP => {
+                    if let Some(log) = self.access.get() {
+                        log.reopen();
+                    }
+                }
                 libc::SIGUSR1
                     if PARKED.load(Ordering::SeqCst) < PARKED_LIMIT.load(Ordering::SeqCst) => {}
                 libc::SIGUSR1 => return Wake::Parked,
@@ -98,7 +123,23 @@ impl Signals {
         let pointer = timeout
             .as_ref()
             .map_or(std::ptr::null(), std::ptr::from_ref);
+        let mut set = self.set;
+        if self.access.get().is_some() {
+            // SAFETY: the set is initialised, and SIGHUP is a signal.
+            unsafe { libc::sigaddset(&raw mut set, libc::SIGHUP) };
+        }
         // SAFETY: the set is initialised, the timeout valid for the call; no siginfo is wanted.
-        unsafe { libc::sigtimedwait(&raw const self.set, std::ptr::null_mut(), pointer) }
+        unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), pointer) }
+    }
+}
+
+/// SIGHUP alone.
+fn hangup_set() -> libc::sigset_t {
+    // SAFETY: the set is initialised by sigemptyset before it is used.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGHUP);
+        set
     }
 }

@@ -1,12 +1,14 @@
 //! What a front end needs, with or without an application of its own.
 
 use super::values::{parse_duration, parse_mode};
+use crate::access::Style;
 use crate::log::LogFormat;
 use crate::net::ListenOptions;
 use crate::peer::Trusted;
 use crate::peer::forwarded::Field;
 use clap::{Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use transom_arena::Bytes;
@@ -32,6 +34,16 @@ pub struct FrontSettings {
         help_heading = "Serving"
     )]
     pub connections: NonZeroU32,
+
+    /// Of these, how many one address may have, over all loops (of IPv6, one network of 64 bits); more are closed as soon
+    /// as they are accepted [default: all of them]
+    #[arg(
+        long,
+        env = "TRANSOM_CONNECTIONS_PER_ADDRESS",
+        value_name = "N",
+        help_heading = "Serving"
+    )]
+    pub connections_per_address: Option<NonZeroU32>,
 
     /// Connections that may wait to be accepted, per listener
     #[arg(
@@ -90,7 +102,7 @@ pub struct FrontSettings {
     )]
     pub requests_per_connection: NonZeroU32,
 
-    /// Unfinished heads (and small bodies) kept per loop; when they run out the oldest gets a 408
+    /// Unfinished heads (and small bodies) kept per loop; when they run out the slowest gets a 408
     #[arg(
         long,
         env = "TRANSOM_PARTIAL_HEADS",
@@ -162,13 +174,34 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_HEADER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub header_timeout: Duration,
 
-    /// How long a body may take
+    /// How long a client that sends a body may send none of it; every byte gives some of that time back (--body-rate)
     #[arg(long, env = "TRANSOM_BODY_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub body_timeout: Duration,
 
-    /// How long a client may take none of its answer
+    /// Bytes a second that a body must come with in the long run: who is slower uses up --body-timeout; 0 for any rate
+    #[arg(
+        long,
+        env = "TRANSOM_BODY_RATE",
+        value_name = "SIZE",
+        default_value = "1KiB",
+        help_heading = "Time"
+    )]
+    pub body_rate: Bytes,
+
+    /// How long a client may take none of its answer; every byte gives some of that time back (--write-rate)
     #[arg(long, env = "TRANSOM_WRITE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub write_timeout: Duration,
+
+    /// Bytes a second at which a client must take its answers in the long run: who is slower uses up --write-timeout; 0 for
+    /// any rate
+    #[arg(
+        long,
+        env = "TRANSOM_WRITE_RATE",
+        value_name = "SIZE",
+        default_value = "1KiB",
+        help_heading = "Time"
+    )]
+    pub write_rate: Bytes,
 
     /// How long a connection may stay open without a request
     #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
@@ -214,6 +247,36 @@ pub struct FrontSettings {
         help_heading = "Logs"
     )]
     pub log_queue: NonZeroU16,
+
+    /// Write a line for each request: off, combined (as Apache and nginx do, with more behind it), or json
+    #[arg(
+        long,
+        env = "TRANSOM_ACCESS_LOG",
+        value_enum,
+        default_value = "off",
+        help_heading = "Logs"
+    )]
+    pub access_log: AccessLogSetting,
+
+    /// File that the lines of --access-log are appended to; opened anew on SIGHUP, as logrotate wants it
+    /// [default: standard output]
+    #[arg(
+        long,
+        env = "TRANSOM_ACCESS_LOG_FILE",
+        value_name = "PATH",
+        help_heading = "Logs"
+    )]
+    pub access_log_file: Option<PathBuf>,
+
+    /// Lines of --access-log that may wait to be written; more are dropped and counted
+    #[arg(
+        long,
+        env = "TRANSOM_ACCESS_LOG_QUEUE",
+        value_name = "N",
+        default_value = "1024",
+        help_heading = "Logs"
+    )]
+    pub access_log_queue: NonZeroU16,
 
     /// Print the memory equation of these settings and exit, without serving
     #[arg(long, env = "TRANSOM_CHECK", help_heading = "Serving")]
@@ -261,6 +324,17 @@ pub enum LogSetting {
     Json,
 }
 
+/// `--access-log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccessLogSetting {
+    /// No line
+    Off,
+    /// The combined log format, and behind it what that does not have
+    Combined,
+    /// One JSON object per request
+    Json,
+}
+
 impl From<LogSetting> for LogFormat {
     fn from(setting: LogSetting) -> Self {
         match setting {
@@ -284,6 +358,15 @@ impl FrontSettings {
         )
     }
 
+    /// Whether requests are logged, and how.
+    pub(crate) fn access_style(&self) -> Option<Style> {
+        match self.access_log {
+            AccessLogSetting::Off => None,
+            AccessLogSetting::Combined => Some(Style::Combined),
+            AccessLogSetting::Json => Some(Style::Json),
+        }
+    }
+
     /// Connections of one loop.
     #[must_use]
     pub fn connections_per_loop(&self) -> u32 {
@@ -297,6 +380,12 @@ impl FrontSettings {
             receive_buffer: self.receive_buffer.get(),
             send_buffer: self.send_buffer.get(),
         }
+    }
+
+    /// Connections of all loops together.
+    #[must_use]
+    pub fn connections_in_all(&self) -> usize {
+        self.connections_per_loop() as usize * self.loops() as usize
     }
 
     /// The deadline in nanoseconds, `None` for none.

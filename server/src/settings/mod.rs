@@ -12,7 +12,7 @@ mod values;
 pub use application::{ApplicationSettings, ChannelSettings, OnExhaustion, WipeSetting};
 pub use door::DoorSettings;
 pub use file::ForwardSettings;
-pub use front::{ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
+pub use front::{AccessLogSetting, ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
 
 use crate::listen::ListenAddress;
 use clap::Args;

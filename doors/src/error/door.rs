@@ -1,4 +1,5 @@
-//! The errors of doors on Linux: built, attached, opened, called.
+//! The errors of doors: built, attached, opened, called. The same on Linux and on illumos, but for those that carry what
+//! only Linux has.
 
 use std::fmt;
 use std::io;
@@ -12,7 +13,7 @@ pub enum BuildError {
     /// `threads_max` is out of range.
     #[error(
         "a door has 1 to {} door server threads, not {given}",
-        crate::door::THREADS_MAX
+        crate::public::THREADS_MAX
     )]
     ThreadsMax {
         /// The number that was asked for.
@@ -47,14 +48,17 @@ pub enum BuildError {
     /// More descriptors than one message carries.
     #[error(
         "descriptors_max is {given}, and a call carries at most {}",
-        crate::socket::DESCRIPTORS_MAX
+        crate::public::DESCRIPTORS_MAX
     )]
     Descriptors {
         /// The number that was asked for.
         given: u32,
     },
     /// Too few or too many channels.
-    #[error("a door has 1 to {} channels, not {given}", crate::door::CHANNELS_MAX)]
+    #[error(
+        "a door has 1 to {} channels, not {given}",
+        crate::public::CHANNELS_MAX
+    )]
     Channels {
         /// The number that was asked for.
         given: u32,
@@ -70,7 +74,16 @@ pub enum BuildError {
     /// No memory.
     #[error("memory for the door cannot be had: {0}")]
     Memory(#[source] io::Error),
+    /// The system says no; only illumos has a system call that makes a door.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
     /// No memory for the board.
+    #[cfg(not(target_os = "illumos"))]
     #[error(transparent)]
     Board(#[from] crate::memory::MemoryError),
 }
@@ -94,8 +107,8 @@ pub enum AttachError {
     Taken {
         /// The path.
         path: PathBuf,
-        /// The number of the process, as it has written it into the lock file.
-        owner: String,
+        /// The number of the process; 0 if it cannot be seen from here.
+        owner: u32,
     },
     /// What lies there is no socket, and is not ours to remove.
     #[error("{} exists and is no socket: remove it, or choose another path", .path.display())]
@@ -126,6 +139,10 @@ pub enum Limit {
     Descriptors,
     /// Descriptors that the server may have open (illumos: `EMFILE`).
     ServerDescriptors,
+    /// Who may call. Only illumos asks at each call; Linux asks when the door is opened.
+    Accept,
+    /// The stack of a door server thread, which illumos lays the request on (`E2BIG`). Linux has no such limit.
+    Stack,
 }
 
 impl fmt::Display for Limit {
@@ -135,6 +152,10 @@ impl fmt::Display for Limit {
             Limit::DataMax => "data_max: the request has too many bytes",
             Limit::Descriptors => "descriptors_max: the call has too many descriptors",
             Limit::ServerDescriptors => "the server's limit of open files",
+            Limit::Accept => "accept: the door does not accept this process's user",
+            Limit::Stack => {
+                "of stack: the request does not fit a door server thread's; start its threads with a larger one"
+            }
         })
     }
 }
@@ -198,7 +219,7 @@ pub enum OpenError {
         /// The path.
         path: PathBuf,
         /// Why.
-        why: crate::hello::Refusal,
+        why: crate::public::Refusal,
     },
     /// The other side took too long.
     #[error("the door at {} did not answer in time", .path.display())]
@@ -213,6 +234,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Its memory is not what was agreed, or there is none.
+    #[cfg(not(target_os = "illumos"))]
     #[error("the channel of the door at {} cannot be made: {source}", .path.display())]
     Memory {
         /// The path.

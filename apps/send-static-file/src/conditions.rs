@@ -1,0 +1,473 @@
+//! Validators of a file and the conditions that a request puts on them (RFC 9110 §8.8, §13).
+
+use crate::ranges::trim;
+use httpdate::{HttpDate, parse_http_date};
+use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
+
+/// How long after its last change a file's tag is weak. Two changes within one tick of the file system's clock (10 ms here,
+/// a second elsewhere) leave the same times behind, and a strong tag must not stand for two contents.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// The first second that has no HTTP date: that of the year 10000.
+const DATES_END: i64 = 253_402_300_800;
+
+/// What tells one version of a file from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Validators {
+    tag: String,
+    weak: bool,
+    /// To the second, as the client sees it. `None` for a time that no HTTP date can say.
+    modified: Option<SystemTime>,
+    /// The second of `modified` is over, so that no later version has the same one.
+    modified_is_strong: bool,
+}
+
+/// Conditions as they came, each the value of its field, or the values of several joined by commas.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conditions<'r> {
+    /// `If-Match`.
+    pub if_match: Option<&'r [u8]>,
+    /// `If-Unmodified-Since`.
+    pub if_unmodified_since: Option<&'r [u8]>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<&'r [u8]>,
+    /// `If-Modified-Since`.
+    pub if_modified_since: Option<&'r [u8]>,
+    /// `If-Range`.
+    pub if_range: Option<&'r [u8]>,
+}
+
+/// What the conditions come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// 412.
+    Failed,
+    /// 304.
+    NotModified,
+    /// The file is sent, and a `Range` is looked at if `ranges`.
+    Send {
+        /// `If-Range` is not there or holds.
+        ranges: bool,
+    },
+}
+
+impl Validators {
+    /// Those of a file at the time `now`.
+    ///
+    /// The tag is made of size, inode and both times: a change that puts the modification time back (`touch -d`, `rsync
+    /// -t`) still moves the time of the last status change, which nobody can set.
+    pub fn of(metadata: &Metadata, now: SystemTime) -> Self {
+        let (mtime, ctime) = (metadata.mtime(), metadata.ctime());
+        let tag = format!(
+            "{:x}-{:x}.{:x}-{:x}.{:x}-{:x}",
+            metadata.size(),
+            mtime,
+            metadata.mtime_nsec(),
+            ctime,
+            metadata.ctime_nsec(),
+            metadata.ino()
+        );
+        let changed = time(ctime).map(|time| time + nanoseconds(metadata.ctime_nsec()));
+        // A change in the future is a clock that was put back: nothing can be said of it.
+        let settled = changed
+            .is_some_and(|changed| now.duration_since(changed).is_ok_and(|age| age >= SETTLING));
+        // Not later than the answer itself (§8.8.2.1).
+        let modified = time(mtime).map(|modified| modified.min(whole_second(now)));
+        let modified_is_strong = modified.is_some_and(|modified| {
+            now.duration_since(modified)
+                .is_ok_and(|age| age >= 2 * SETTLING)
+        });
+        Self {
+            tag,
+            weak: !settled,
+            modified,
+            modified_is_strong,
+        }
+    }
+
+    /// The value of `ETag`.
+    pub fn etag(&self) -> impl fmt::Display + '_ {
+        let weak = if self.weak { "W/" } else { "" };
+        fmt::from_fn(move |f| write!(f, "{weak}\"{}\"", self.tag))
+    }
+
+    /// The value of `Last-Modified`.
+    pub fn last_modified(&self) -> Option<HttpDate> {
+        self.modified.map(HttpDate::from)
+    }
+
+    /// Weighs a GET's or HEAD's conditions in the order of RFC 9110 §13.2.2.
+    pub fn judge(&self, conditions: &Conditions<'_>) -> Verdict {
+        if let Some(tags) = conditions.if_match {
+            if !self.is_among(tags, Comparison::Strong) {
+                return Verdict::Failed;
+            }
+        } else if let (Some(since), Some(modified)) =
+            (conditions.if_unmodified_since.and_then(date), self.modified)
+            && modified > since
+        {
+            return Verdict::Failed;
+        }
+        if let Some(tags) = conditions.if_none_match {
+            if self.is_among(tags, Comparison::Weak) {
+                return Verdict::NotModified;
+            }
+        } else if let (Some(since), Some(modified)) =
+            (conditions.if_modified_since.and_then(date), self.modified)
+            && modified <= since
+        {
+            return Verdict::NotModified;
+        }
+        let ranges = conditions
+            .if_range
+            .is_none_or(|value| self.is_exactly(value));
+        Verdict::Send { ranges }
+    }
+
+    /// Whether `If-Range` holds: one strong tag that is ours, or the very date of a strong `Last-Modified`.
+    fn is_exactly(&self, value: &[u8]) -> bool {
+        match tag(trim(value)) {
+            Some((tag, b"")) => self.equals(tag, Comparison::Strong),
+            Some(_) => false,
+            None => {
+                self.modified_is_strong && date(value).is_some() && date(value) == self.modified
+            }
+        }
+    }
+
+    /// Whether a list of tags has ours, or is `*`. A list that is malformed has none.
+    fn is_among(&self, list: &[u8], comparison: Comparison) -> bool {
+        let mut rest = trim(list);
+        if rest == b"*" {
+            return true;
+        }
+        let mut found = false;
+        loop {
+            while let [b' ' | b'\t' | b',', after @ ..] = rest {
+                rest = after;
+            }
+            if rest.is_empty() {
+                return found;
+            }
+            let Some((tag, after)) = tag(rest) else {
+                return false;
+            };
+            found |= self.equals(tag, comparison);
+            rest = trim(after);
+            if !matches!(rest, [] | [b',', ..]) {
+                return false;
+            }
+        }
+    }
+
+    fn equals(&self, tag: Tag<'_>, comparison: Comparison) -> bool {
+        let strong_enough = comparison == Comparison::Weak || !(tag.weak || self.weak);
+        strong_enough && tag.opaque == self.tag.as_bytes()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    Strong,
+    Weak,
+}
+
+#[derive(Clone, Copy)]
+struct Tag<'a> {
+    weak: bool,
+    opaque: &'a [u8],
+}
+
+/// The tag that `bytes` begins with, and what follows it.
+fn tag(bytes: &[u8]) -> Option<(Tag<'_>, &[u8])> {
+    // The W is case-sensitive.
+    let (weak, quoted) = match bytes.strip_prefix(b"W/") {
+        Some(quoted) => (true, quoted),
+        None => (false, bytes),
+    };
+    let quoted = quoted.strip_prefix(b"\"")?;
+    let end = quoted.iter().position(|&byte| byte == b'"')?;
+    let opaque = &quoted[..end];
+    let allowed = |&byte: &u8| byte > b' ' && byte != 0x7f;
+    let tag = Tag { weak, opaque };
+    opaque
+        .iter()
+        .all(allowed)
+        .then_some((tag, &quoted[end + 1..]))
+}
+
+/// An HTTP date, in any of its three forms. One that is malformed is to be ignored.
+fn date(value: &[u8]) -> Option<SystemTime> {
+    parse_http_date(std::str::from_utf8(trim(value)).ok()?).ok()
+}
+
+fn time(seconds: i64) -> Option<SystemTime> {
+    let seconds = u64::try_from(seconds).ok()?;
+    (seconds < DATES_END.cast_unsigned())
+        .then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn nanoseconds(nanoseconds: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
+}
+
+fn whole_second(time: SystemTime) -> SystemTime {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: &[u8] = b"Sun, 06 Nov 1994 08:49:36 GMT";
+    const THEN: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+    const AFTER: &[u8] = b"Sun, 06 Nov 1994 08:49:38 GMT";
+    const SEND: Verdict = Verdict::Send { ranges: true };
+
+    fn strong() -> Validators {
+        Validators {
+            tag: "a-b".into(),
+            weak: false,
+            modified: date(THEN),
+            modified_is_strong: true,
+        }
+    }
+
+    fn weak() -> Validators {
+        Validators {
+            weak: true,
+            modified_is_strong: false,
+            ..strong()
+        }
+    }
+
+    fn none_match(value: &[u8]) -> Conditions<'_> {
+        Conditions {
+            if_none_match: Some(value),
+            ..Conditions::default()
+        }
+    }
+
+    fn matches(value: &[u8]) -> Conditions<'_> {
+        Conditions {
+            if_match: Some(value),
+            ..Conditions::default()
+        }
+    }
+
+    #[test]
+    fn without_conditions_the_file_is_sent() {
+        assert_eq!(strong().judge(&Conditions::default()), SEND);
+    }
+
+    #[test]
+    fn if_none_match_compares_weakly() {
+        for list in [
+            &b"\"a-b\""[..],
+            b"W/\"a-b\"",
+            b"*",
+            b" * ",
+            b"\"x\", \"a-b\"",
+            b"\"x,\" ,,\t\"a-b\" ,",
+            b"\"\xff\",\"a-b\"",
+        ] {
+            for validators in [strong(), weak()] {
+                assert_eq!(
+                    validators.judge(&none_match(list)),
+                    Verdict::NotModified,
+                    "{}",
+                    list.escape_ascii()
+                );
+            }
+        }
+        for list in [
+            &b""[..],
+            b"\"x\"",
+            b"a-b",
+            b"\"a-b",
+            b"w/\"a-b\"",
+            b"W/ \"a-b\"",
+            b"\"a-b\" \"x\"",
+            b"\"a-b\", x",
+            b"*, \"x\"",
+            b"\"a b\", \"a-b\"",
+            b"\"a-b\";",
+        ] {
+            assert_eq!(
+                strong().judge(&none_match(list)),
+                SEND,
+                "{}",
+                list.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn if_match_compares_strongly() {
+        for list in [&b"\"a-b\""[..], b"*", b"\"x\",\"a-b\""] {
+            assert_eq!(
+                strong().judge(&matches(list)),
+                SEND,
+                "{}",
+                list.escape_ascii()
+            );
+        }
+        for list in [&b"W/\"a-b\""[..], b"\"x\"", b"", b"a-b"] {
+            assert_eq!(
+                strong().judge(&matches(list)),
+                Verdict::Failed,
+                "{}",
+                list.escape_ascii()
+            );
+        }
+        assert_eq!(weak().judge(&matches(b"\"a-b\"")), Verdict::Failed);
+        assert_eq!(weak().judge(&matches(b"*")), SEND);
+    }
+
+    #[test]
+    fn dates_are_compared_to_the_second_and_ignored_when_malformed() {
+        let since = |value| Conditions {
+            if_modified_since: Some(value),
+            ..Conditions::default()
+        };
+        let unmodified = |value| Conditions {
+            if_unmodified_since: Some(value),
+            ..Conditions::default()
+        };
+        for (value, since_verdict, unmodified_verdict) in [
+            (BEFORE, SEND, Verdict::Failed),
+            (THEN, Verdict::NotModified, SEND),
+            (AFTER, Verdict::NotModified, SEND),
+            (
+                b"Sunday, 06-Nov-94 08:49:37 GMT",
+                Verdict::NotModified,
+                SEND,
+            ),
+            (b"Sun Nov  6 08:49:37 1994", Verdict::NotModified, SEND),
+            (b"yesterday", SEND, SEND),
+            (b"", SEND, SEND),
+            (b"\xff", SEND, SEND),
+            (
+                b"Sun, 06 Nov 1994 08:49:38 GMT, Sun, 06 Nov 1994 08:49:38 GMT",
+                SEND,
+                SEND,
+            ),
+        ] {
+            let shown = value.escape_ascii();
+            assert_eq!(strong().judge(&since(value)), since_verdict, "{shown}");
+            assert_eq!(
+                strong().judge(&unmodified(value)),
+                unmodified_verdict,
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_order_is_that_of_rfc_9110_section_13_2_2() {
+        // If-Match goes before If-Unmodified-Since, which is then not looked at.
+        let both = Conditions {
+            if_match: Some(b"\"a-b\""),
+            if_unmodified_since: Some(BEFORE),
+            ..Conditions::default()
+        };
+        assert_eq!(strong().judge(&both), SEND);
+        // If-None-Match goes before If-Modified-Since, which is then not looked at.
+        let both = Conditions {
+            if_none_match: Some(b"\"x\""),
+            if_modified_since: Some(AFTER),
+            ..Conditions::default()
+        };
+        assert_eq!(strong().judge(&both), SEND);
+        // 412 goes before 304.
+        let both = Conditions {
+            if_match: Some(b"\"x\""),
+            if_none_match: Some(b"\"a-b\""),
+            ..Conditions::default()
+        };
+        assert_eq!(strong().judge(&both), Verdict::Failed);
+        let both = Conditions {
+            if_unmodified_since: Some(BEFORE),
+            if_none_match: Some(b"\"a-b\""),
+            ..Conditions::default()
+        };
+        assert_eq!(strong().judge(&both), Verdict::Failed);
+    }
+
+    #[test]
+    fn if_range_holds_only_for_the_very_same_bytes() {
+        let judge = |validators: Validators, value| {
+            validators.judge(&Conditions {
+                if_range: Some(value),
+                ..Conditions::default()
+            })
+        };
+        for value in [&b"\"a-b\""[..], b" \"a-b\" ", THEN] {
+            assert_eq!(judge(strong(), value), SEND, "{}", value.escape_ascii());
+            assert_eq!(judge(weak(), value), Verdict::Send { ranges: false });
+        }
+        for value in [
+            &b"W/\"a-b\""[..],
+            b"\"x\"",
+            b"*",
+            b"",
+            b"\"a-b\",\"a-b\"",
+            BEFORE,
+            AFTER,
+        ] {
+            assert_eq!(
+                judge(strong(), value),
+                Verdict::Send { ranges: false },
+                "{}",
+                value.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn a_tag_is_weak_until_its_file_has_settled() {
+        let path = std::env::temp_dir().join(format!("transom-tag-{}", std::process::id()));
+        std::fs::write(&path, "a").expect("writable");
+        let metadata = std::fs::metadata(&path).expect("it is there");
+        std::fs::remove_file(&path).expect("writable");
+        let changed = time(metadata.ctime()).expect("a date") + nanoseconds(metadata.ctime_nsec());
+        let tag = |now| Validators::of(&metadata, now).etag().to_string();
+        for young in [
+            changed - Duration::from_secs(9),
+            changed,
+            changed + SETTLING - Duration::from_nanos(1),
+        ] {
+            assert!(tag(young).starts_with("W/\""), "{young:?}");
+        }
+        let old = tag(changed + SETTLING);
+        assert!(old.starts_with('"') && old.ends_with('"'), "{old}");
+        assert_eq!(
+            tag(changed),
+            format!("W/{old}"),
+            "the same but for its weakness"
+        );
+    }
+
+    #[test]
+    fn last_modified_is_never_later_than_now() {
+        let path = std::env::temp_dir().join(format!("transom-future-{}", std::process::id()));
+        let file = std::fs::File::create(&path).expect("writable");
+        let now = SystemTime::now();
+        for (modified, shown) in [
+            (now + Duration::from_secs(1000), Some(whole_second(now))),
+            (SystemTime::UNIX_EPOCH, Some(SystemTime::UNIX_EPOCH)),
+            (SystemTime::UNIX_EPOCH - Duration::from_secs(1), None),
+        ] {
+            file.set_modified(modified).expect("ours");
+            let validators = Validators::of(&file.metadata().expect("it is there"), now);
+            assert_eq!(validators.last_modified().map(SystemTime::from), shown);
+        }
+        std::fs::remove_file(&path).expect("writable");
+    }
+}

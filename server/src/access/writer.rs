@@ -1,0 +1,183 @@
+//! The writer thread of the access log. It alone may wait for a slow disk or a full pipe. It allocates nothing once it runs.
+
+use super::Shared;
+use super::format::{Format, LINE_BYTES_MAX};
+use crate::log::{Batch, STACK_BYTES, block_signals};
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{Builder, Thread};
+
+/// Who may read the log: addresses and paths are nobody else's business.
+const MODE: libc::c_uint = 0o640;
+
+/// How long the writer waits for a full pipe before it looks whether the file is to be opened anew.
+const LOOK_AGAIN_MS: libc::c_int = 100;
+
+/// Opens an access log's file to append to it, and makes it if it is not there. Allocates nothing.
+///
+/// # Errors
+/// Those of open(2). ENXIO means that it is a pipe with a name, and that nobody reads it.
+pub(crate) fn open(path: &CStr) -> io::Result<File> {
+    // Not blocking: what takes no more must not keep the thread from opening the next file, nor a start from failing.
+    let flags = libc::O_WRONLY
+        | libc::O_APPEND
+        | libc::O_CREAT
+        | libc::O_NONBLOCK
+        | libc::O_NOCTTY
+        | libc::O_CLOEXEC;
+    // SAFETY: the path ends with NUL; the call reads it and nothing else of ours.
+    let fd = unsafe { libc::open(path.as_ptr(), flags, MODE) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and known to nobody else.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Starts the thread, which ends when the queue is closed.
+pub(super) fn spawn(
+    shared: Arc<Shared>,
+    sink: File,
+    path: Option<CString>,
+    format: Format,
+) -> io::Result<Thread> {
+    let mut writer = Writer {
+        shared,
+        sink,
+        path,
+        format,
+        batch: Batch::new(),
+    };
+    let handle = Builder::new()
+        .name("access-log".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || writer.run())?;
+    Ok(handle.thread().clone())
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    sink: File,
+    path: Option<CString>,
+    format: Format,
+    batch: Batch,
+}
+
+impl Writer {
+    fn run(&mut self) {
+        block_signals();
+        let shared = self.shared.clone();
+        let queue = &shared.queue;
+        loop {
+            let round = queue.begin_round();
+            self.reopen_if_asked();
+            let records = queue.drain(|record| {
+                if !self.batch.has_room_for(LINE_BYTES_MAX) {
+                    self.write_batch();
+                }
+                self.format.render(record, &mut self.batch);
+                shared.in_hand.store(self.batch.lines(), Ordering::SeqCst);
+            });
+            self.write_batch();
+            queue.end_round(round);
+            if round.closing {
+                break;
+            }
+            if records > 0 {
+                queue.nap();
+            } else {
+                queue.sleep(round, queue.dropped());
+            }
+        }
+        queue.finish();
+    }
+
+    /// Opens the file anew, if that is wanted; whether it did. If it cannot, the old one stays.
+    fn reopen_if_asked(&mut self) -> bool {
+        if !self.shared.reopen.swap(false, Ordering::SeqCst) {
+            return false;
+        }
+        let Some(path) = &self.path else {
+            return false;
+        };
+        match open(path) {
+            Ok(file) => {
+                self.sink = file;
+                true
+            }
+            Err(error) => {
+                // Not its sentence: to make that, the standard library allocates.
+                tracing::error!(
+                    path = ?path,
+                    kind = ?error.kind(),
+                    "the access log cannot be opened anew, and goes on in its old file (--access-log-file)"
+                );
+                false
+            }
+        }
+    }
+
+    /// Writes the batch. Lines that could not be written are counted as dropped.
+    fn write_batch(&mut self) {
+        let mut written = 0;
+        while written < self.batch.as_bytes().len() {
+            match self.sink.write(&self.batch.as_bytes()[written..]) {
+                Ok(0) => break,
+                Ok(len) => written += len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let left = lines(&self.batch.as_bytes()[written..]);
+                    self.shared.in_hand.store(left, Ordering::SeqCst);
+                    if self.reopen_if_asked() {
+                        written += self.half_a_line(written);
+                    } else if wait_writable(&self.sink).is_err() {
+                        break;
+                    }
+                }
+                Err(_gone) => break,
+            }
+        }
+        let lost = lines(&self.batch.as_bytes()[written..]);
+        self.batch.clear();
+        self.shared.in_hand.store(0, Ordering::SeqCst);
+        if lost > 0 {
+            self.shared.queue.count_dropped(lost);
+            self.shared.say_dropped(transom_doors::now_ns() / 1_000_000);
+        }
+    }
+
+    /// The line of which the old file has only a part cannot go on in the new one: its length from there on, if there is
+    /// such a line.
+    fn half_a_line(&self, written: usize) -> usize {
+        let bytes = self.batch.as_bytes();
+        if written == 0 || bytes[written - 1] == b'\n' {
+            return 0;
+        }
+        self.shared.queue.count_dropped(1);
+        let end = bytes[written..].iter().position(|&byte| byte == b'\n');
+        end.map_or(bytes.len() - written, |at| at + 1)
+    }
+}
+
+fn lines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
+}
+
+/// Waits until the sink takes something, for a while.
+fn wait_writable(sink: &File) -> io::Result<()> {
+    let mut poll = libc::pollfd {
+        fd: sink.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: `poll` is one valid pollfd, and outlives the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, LOOK_AGAIN_MS) };
+    match io::Error::last_os_error() {
+        error if ready < 0 && error.kind() != ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,419 @@
+//! Forwards of connections and datagrams: each is one thread with an epoll set, one socket, and a door.
+//!
+//! A connection goes through the door as a descriptor and is the application's from then on; a datagram goes in with the
+//! call, and its answer comes back as the reply. What both share is here: calls in flight up to the slots of the door,
+//! none waited for, and the instances of the application that come and go under them. After its start a thread allocates
+//! only to open a door anew.
+
+mod doorway;
+mod tcp;
+mod udp;
+
+use crate::config::{Forward, Target};
+use crate::front::{Order, Orders};
+use crate::net::Epoll;
+use crate::plan::LOOP_STACK;
+use crate::serve::EndIfPanicking;
+use crate::settings::FrontSettings;
+use doorway::{Doorway, Entry, Progress};
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use transom_doors::{AsyncClient, Bell, CallError, Completion, Patience, SlotId, now_ns};
+
+use doorway::SLOTS_MAX;
+
+/// Channels of a forward: to the instance of its application that takes calls, and to the one before it.
+pub(crate) const CHANNELS: usize = doorway::INSTANCES;
+
+/// Descriptors of a forward beside its channels and the connections that it holds: socket, epoll set, doorbell.
+pub(crate) const DESCRIPTORS: u64 = 3;
+
+/// Connections that a forward holds at once: one for each slot of the instance that takes calls and of the one before it.
+pub(crate) const CONNECTIONS_MAX: usize = doorway::INSTANCES * SLOTS_MAX as usize;
+
+/// Bytes of a forward's own, beside its stack: what it knows of each slot, and one answer.
+pub(crate) const TABLES_SIZE: usize =
+    CONNECTIONS_MAX * size_of::<Option<Entry<udp::Asked>>>() + udp::SCRATCH_SIZE;
+
+/// Taken from the socket before replies are looked at.
+const BATCH: usize = 64;
+
+/// How long calls may be unclaimed before another thread is asked for; doubled each time, up to `PATIENCE_MAX`.
+const PATIENCE: Duration = Duration::from_micros(60);
+const PATIENCE_STEPS: u32 = 10;
+const PATIENCE_MAX: Duration = Duration::from_millis(100);
+
+/// How long to wait when the system has no descriptors for another connection.
+const RECEIVE_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long to wait when the door's socket takes no more descriptors.
+const SUBMIT_AGAIN: Duration = Duration::from_millis(1);
+
+/// Tokens of the epoll set; from `FIRST_CLIENT` on two for each instance of the door.
+const SOCKET: u64 = 0;
+const BELL: u64 = 1;
+const FIRST_CLIENT: u64 = 2;
+
+/// What is forwarded: connections or datagrams.
+trait Traffic {
+    /// What is known of one call.
+    type Call;
+
+    /// The socket that more of them come from.
+    fn socket(&self) -> RawFd;
+
+    /// Why this door cannot take them.
+    fn objection(&self, client: &AsyncClient) -> Option<&'static str>;
+
+    /// Takes one from the socket and writes its frame.
+    fn receive(&mut self, frame: &mut [u8]) -> Received<Self::Call>;
+
+    /// Takes one from the socket for nobody: the door has been away for too long.
+    fn discard(&mut self) -> Received<()>;
+
+    /// When a call submitted now must have been answered; 0 for never.
+    fn due_ns(&self, now_ns: u64) -> u64;
+
+    /// Submits a call whose frame lies in its slot.
+    fn submit(
+        &self,
+        client: &mut AsyncClient,
+        slot: SlotId,
+        len: usize,
+        due_ns: u64,
+        call: &Self::Call,
+    ) -> Result<(), CallError>;
+
+    /// The call has ended. Whether the application knows what to do with such calls.
+    fn complete(
+        &mut self,
+        call: Self::Call,
+        client: &AsyncClient,
+        slot: SlotId,
+        completion: Completion,
+    ) -> bool;
+
+    /// The call has no end that anybody will hear of.
+    fn lose(&mut self, call: Self::Call, why: Loss);
+
+    /// A call that was not accepted goes to another instance.
+    fn count_resent(&mut self);
+
+    /// Nothing more comes.
+    fn stop_receiving(&mut self);
+
+    /// Says what was done.
+    fn summarise(&self, forward: &str, door: &Path);
+}
+
+/// What came of taking something from a socket.
+enum Received<C> {
+    /// A call, and the bytes of its frame.
+    Call(C, usize),
+    /// Something that is no call; there may be more.
+    Skipped,
+    /// Nothing is there.
+    Nothing,
+    /// The system has no descriptors or memory: later.
+    Exhausted,
+}
+
+/// Why a call has no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// Its deadline passed, or it waited too long for its door.
+    Late,
+    /// The application died while it ran.
+    MayHaveRun,
+    /// No instance has accepted it, nor will.
+    NotAccepted,
+    /// The door is opened again too often for its end to be heard of.
+    LetGo,
+    /// The drain has ended before it.
+    Cut,
+}
+
+/// Forwards that run.
+pub(crate) struct Forwards {
+    threads: Vec<JoinHandle<()>>,
+    bells: Vec<Bell>,
+    orders: Arc<Orders>,
+    cut: Arc<AtomicU64>,
+}
+
+/// Starts a thread for each `tcp` and `udp` forward, and returns when each has begun and looked for its door.
+pub(crate) fn start(
+    forwards: Vec<(Forward, Arc<OwnedFd>)>,
+    settings: &FrontSettings,
+) -> io::Result<Forwards> {
+    let mut started = Forwards {
+        threads: Vec::new(),
+        bells: Vec::new(),
+        orders: Arc::default(),
+        cut: Arc::default(),
+    };
+    let all_started = Arc::new(Barrier::new(forwards.len() + 1));
+    for (n, (forward, socket)) in forwards.into_iter().enumerate() {
+        let bell = Bell::new()?;
+        started.bells.push(bell.clone());
+        let name = forward.to_string();
+        let common = Common {
+            bell,
+            orders: started.orders.clone(),
+            cut: started.cut.clone(),
+            all_started: all_started.clone(),
+        };
+        let body: Box<dyn FnOnce() + Send> = match forward.target {
+            Target::Tcp(path) => {
+                let doorway = Doorway::new(name, path, settings);
+                let traffic = tcp::Connections::new(socket, settings.listen_options());
+                let this = Forwarder::new(common, doorway, traffic)?;
+                Box::new(move || this.run())
+            }
+            Target::Udp(path) => {
+                let doorway = Doorway::new(name, path, settings);
+                let traffic = udp::Datagrams::new(socket, settings.deadline());
+                let this = Forwarder::new(common, doorway, traffic)?;
+                Box::new(move || this.run())
+            }
+            Target::Http(_) => unreachable!("loops serve HTTP"),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("forward-{n}"))
+            .stack_size(LOOP_STACK)
+            .spawn(move || {
+                let _watch = EndIfPanicking;
+                body();
+            })?;
+        started.threads.push(thread);
+    }
+    all_started.wait();
+    Ok(started)
+}
+
+impl Forwards {
+    /// Tells all what to do about new work.
+    pub(crate) fn tell(&self, order: Order) {
+        self.orders.give(order);
+        for bell in &self.bells {
+            bell.ring();
+        }
+    }
+
+    /// Whether all have ended.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// How many calls were cut, once all have ended, and whether none panicked.
+    pub(crate) fn join(self) -> (u64, bool) {
+        let mut sound = true;
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a forward panicked: please report this");
+                sound = false;
+            }
+        }
+        (self.cut.load(Ordering::SeqCst), sound)
+    }
+}
+
+/// What every forward has.
+struct Common {
+    bell: Bell,
+    orders: Arc<Orders>,
+    cut: Arc<AtomicU64>,
+    all_started: Arc<Barrier>,
+}
+
+/// One forward, on its thread.
+struct Forwarder<T: Traffic> {
+    common: Common,
+    epoll: Epoll,
+    traffic: T,
+    doorway: Doorway<T>,
+    now_ns: u64,
+    /// The socket may have more for us.
+    readable: bool,
+    receive_again_ns: u64,
+    submit_again_ns: u64,
+    /// There is more to do before the next sleep.
+    again: bool,
+    draining: bool,
+    /// Sleeps in a row while calls were unclaimed.
+    quiet: u32,
+}
+
+impl<T: Traffic> Forwarder<T> {
+    fn new(common: Common, doorway: Doorway<T>, traffic: T) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        // Each change is told once, so that connections which nobody can take yet keep no thread awake.
+        epoll.add_bell(traffic.socket(), SOCKET)?;
+        epoll.add_bell(common.bell.as_raw_fd(), BELL)?;
+        Ok(Forwarder {
+            common,
+            epoll,
+            traffic,
+            doorway,
+            now_ns: now_ns(),
+            readable: true,
+            receive_again_ns: 0,
+            submit_again_ns: 0,
+            again: false,
+            draining: false,
+            quiet: 0,
+        })
+    }
+
+    fn run(mut self) {
+        self.doorway
+            .tend(&mut self.traffic, &self.epoll, self.now_ns);
+        self.common.all_started.wait();
+        self.now_ns = now_ns();
+        let nothing = libc::epoll_event { events: 0, u64: 0 };
+        let mut events = [nothing; 16];
+        loop {
+            match self.common.orders.get() {
+                Order::Serve => {}
+                Order::HandOver | Order::Drain if self.draining => {}
+                Order::HandOver | Order::Drain => {
+                    self.draining = true;
+                    // Closing it would not do: a new instance may have the same socket.
+                    let _ = self.epoll.remove(self.traffic.socket());
+                    self.traffic.stop_receiving();
+                }
+                Order::Stop => break,
+            }
+            self.collect();
+            self.doorway
+                .tend(&mut self.traffic, &self.epoll, self.now_ns);
+            self.doorway.expire(&mut self.traffic, self.now_ns);
+            self.send_again();
+            if !self.draining {
+                self.receive();
+            }
+            if self.doorway.flush(&mut self.traffic, self.now_ns) == Progress::Stuck {
+                self.again = true;
+            }
+            if self.draining && self.doorway.is_empty() {
+                break;
+            }
+            let count = self.sleep(&mut events);
+            self.now_ns = now_ns();
+            for event in &events[..count] {
+                self.on_event(event.u64);
+            }
+        }
+        let cut = self.doorway.let_all_go(&mut self.traffic);
+        self.common.cut.fetch_add(cut, Ordering::SeqCst);
+        self.traffic
+            .summarise(self.doorway.forward(), self.doorway.path());
+    }
+
+    fn on_event(&mut self, token: u64) {
+        match token {
+            SOCKET => self.readable = true,
+            BELL => {} // orders are looked at after every wait
+            _ => {
+                let at = ((token - FIRST_CLIENT) / 2) as usize;
+                if (token - FIRST_CLIENT).is_multiple_of(2) {
+                    let useful = self.doorway.collect(at, &mut self.traffic, self.now_ns);
+                    self.doorway.note_ring(at, useful);
+                    if useful {
+                        self.quiet = 0;
+                    }
+                } else {
+                    self.doorway
+                        .look_at_peer(at, &mut self.traffic, self.now_ns);
+                }
+            }
+        }
+    }
+
+    /// Takes the replies that are there.
+    fn collect(&mut self) {
+        for at in 0..doorway::INSTANCES {
+            if self.doorway.collect(at, &mut self.traffic, self.now_ns) {
+                self.quiet = 0;
+            }
+        }
+    }
+
+    /// Sends what an instance did not accept, or its socket did not take.
+    fn send_again(&mut self) {
+        if self.now_ns < self.submit_again_ns {
+            return;
+        }
+        if self.doorway.send_unsent(&mut self.traffic, self.now_ns) == Progress::Stuck {
+            self.submit_again_ns = self.now_ns + SUBMIT_AGAIN.as_nanos() as u64;
+        }
+    }
+
+    fn receive(&mut self) {
+        if !self.readable || self.now_ns < self.receive_again_ns || self.doorway.has_sendable() {
+            return;
+        }
+        for _ in 0..BATCH {
+            let received = if self.doorway.is_away_too_long(self.now_ns) {
+                self.traffic.discard()
+            } else {
+                match self.doorway.receive(&mut self.traffic, self.now_ns) {
+                    Some(received) => received,
+                    // No slot, or nobody there yet: the kernel keeps what has come.
+                    None => return,
+                }
+            };
+            match received {
+                Received::Call((), _) => self.quiet = 0,
+                Received::Skipped => {}
+                Received::Nothing => {
+                    self.readable = false;
+                    return;
+                }
+                Received::Exhausted => {
+                    self.receive_again_ns = self.now_ns + RECEIVE_AGAIN.as_nanos() as u64;
+                    return;
+                }
+            }
+        }
+        self.again = true;
+    }
+
+    /// Waits for events: not at all, until calls are unclaimed for too long, or until something is due.
+    fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
+        if std::mem::take(&mut self.again) {
+            return self.epoll.wait(events, Some(Duration::ZERO));
+        }
+        let mut due = self.doorway.next_due_ns();
+        for again in [self.receive_again_ns, self.submit_again_ns] {
+            if again > self.now_ns {
+                due = due.min(again);
+            }
+        }
+        if self.doorway.has_sendable() {
+            due = due.min(self.now_ns + SUBMIT_AGAIN.as_nanos() as u64);
+        }
+        let backlog = self.doorway.backlog();
+        if backlog {
+            let step = (PATIENCE * (1 << self.quiet)).min(PATIENCE_MAX);
+            due = due.min(self.now_ns + step.as_nanos() as u64);
+        }
+        let mut timeout =
+            (due != u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(self.now_ns)));
+        if !self.doorway.prepare_wait(Patience::Eager) {
+            timeout = Some(Duration::ZERO);
+        }
+        let count = self.epoll.wait(events, timeout);
+        self.doorway.woke();
+        if backlog && count == 0 {
+            self.doorway.nudge();
+            self.quiet = (self.quiet + 1).min(PATIENCE_STEPS);
+        }
+        count
+    }
+}

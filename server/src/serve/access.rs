@@ -1,0 +1,56 @@
+//! The access log of a server: opened at its start, ended with its summary.
+
+use super::StartError;
+use super::signals::Signals;
+use crate::access::{self, AccessLog, AccessOptions};
+use crate::settings::FrontSettings;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+
+/// Starts the access log that the settings ask for; `forwards` and `doors` are the names of what the loops number.
+///
+/// Before any other thread but the log's: SIGHUP is blocked in this thread and in those that it starts from now on.
+pub(super) fn start(
+    settings: &FrontSettings,
+    forwards: Vec<String>,
+    doors: Vec<String>,
+    signals: &Signals,
+) -> Result<Option<AccessLog>, StartError> {
+    let Some(style) = settings.access_style() else {
+        return Ok(None);
+    };
+    let (sink, path) = match &settings.access_log_file {
+        Some(path) => {
+            let failed = |source| StartError::AccessLog {
+                path: path.clone(),
+                source,
+            };
+            let name = CString::new(path.as_os_str().as_bytes())
+                .map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+            (access::open(&name).map_err(failed)?, Some(name))
+        }
+        None => {
+            let stdout = io::stdout().as_fd().try_clone_to_owned();
+            (File::from(stdout.map_err(StartError::AccessOutput)?), None)
+        }
+    };
+    let in_a_file = path.is_some();
+    let log = access::start(AccessOptions {
+        style,
+        queue: usize::from(settings.access_log_queue.get()),
+        sink,
+        path,
+        forwards,
+        doors,
+    })
+    .map_err(StartError::AccessThread)?;
+    if in_a_file {
+        signals
+            .reopen_on_hangup(log.clone())
+            .map_err(StartError::Signals)?;
+    }
+    Ok(Some(log))
+}

@@ -1,0 +1,408 @@
+//! Connections forwarded through a door: raw sockets, `nc`, and applications that come, fail and go.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use transom_tests::doors::{Folder, behind};
+use transom_tests::server::installed;
+use transom_tests::{Launch, PATIENCE, Server, eventually};
+
+fn front(door: &Path, flags: &str) -> Server {
+    let forward = format!("serve --forward tcp://127.0.0.1:0={}", door.display());
+    Launch::of("transom")
+        .flags(&format!("{forward} {flags}"))
+        .start()
+}
+
+fn odd(door: &Path, flags: &str) -> Server {
+    Launch::of_file(env!("CARGO_BIN_EXE_odd-tcp"))
+        .flags(&format!("--door {} {flags}", door.display()))
+        .start()
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+/// What comes back for these bytes, to the end of the connection; `None` if it breaks.
+fn exchange(address: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut stream = connect(address);
+    stream.write_all(bytes).ok()?;
+    stream.shutdown(Shutdown::Write).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// Sockets that a process has open.
+fn sockets(of: &Server) -> usize {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", of.pid())).expect("it runs");
+    let links = files
+        .flatten()
+        .filter_map(|file| file.path().read_link().ok());
+    let names = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
+    names.collect::<BTreeSet<_>>().len()
+}
+
+/// The number that a field of a forward's last line has.
+fn figure(lines: &[String], name: &str) -> u64 {
+    let line = lines
+        .iter()
+        .find(|line| line.contains(" forwarded connections forward="));
+    let fields = line.into_iter().flat_map(|line| line.split(' '));
+    let mut values = fields.filter_map(|field| field.split_once('='));
+    let value = values.find(|(key, _)| *key == name);
+    let value = value.and_then(|(_, value)| value.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in\n{}", lines.join("\n")))
+}
+
+#[test]
+fn an_application_of_connections_asks_for_a_door() {
+    let ended = Launch::of("tcp-echo").run();
+    assert_eq!(ended.code(), 1);
+    assert!(ended.stderr().contains("--door PATH"), "{}", ended.stderr());
+    assert!(ended.stderr().contains("tcp://"), "{}", ended.stderr());
+}
+
+#[test]
+fn what_is_sent_comes_back_and_the_connection_ends_with_the_handler() {
+    let folder = Folder::new("tcp-echo");
+    let door = folder.path("echo.door");
+    let app = behind(&door, "tcp-echo", "--buckets 4");
+    let front = front(&door, "");
+    let long: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+    assert_eq!(exchange(front.address(), b""), Some(Vec::new()));
+    assert_eq!(exchange(front.address(), b"hello"), Some(b"hello".to_vec()));
+    // More than the sockets hold: who writes must also read.
+    let mut stream = connect(front.address());
+    let mut writer = stream.try_clone().expect("a copy");
+    let sent = long.clone();
+    let writing = thread::spawn(move || {
+        writer.write_all(&sent).expect("it is taken");
+        writer.shutdown(Shutdown::Write).expect("it is open");
+    });
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("it ends");
+    writing.join().expect("a writer does not panic");
+    assert!(answer == long);
+    let ended = front.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(figure(&ended.lines, "accepted"), 3);
+    assert_eq!(figure(&ended.lines, "served"), 3);
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
+    assert_eq!(app.stop().code(), 0);
+}
+
+#[test]
+fn nc_is_answered() {
+    let Some(nc) = installed("nc") else {
+        eprintln!("nc is not installed: nothing is tested here");
+        return;
+    };
+    let folder = Folder::new("tcp-nc");
+    let door = folder.path("echo.door");
+    let _app = behind(&door, "tcp-echo", "--buckets 4");
+    let front = front(&door, "");
+    let mut child = Command::new(nc)
+        .args(["-N", "127.0.0.1", &front.address().port().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("nc starts");
+    let mut input = child.stdin.take().expect("it is piped");
+    input.write_all(b"from nc\n").expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.stdout, b"from nc\n");
+}
+
+#[test]
+fn a_handler_that_fails_costs_its_own_connection_only() {
+    let folder = Folder::new("tcp-failures");
+    let door = folder.path("odd.door");
+    let app = odd(&door, "--buckets 2 --bucket-size 256KiB --stack-size 64KiB");
+    let front = front(&door, "");
+    let mut kept = connect(front.address());
+    kept.write_all(b"before").expect("it is taken");
+    let mut bytes = [0; 6];
+    kept.read_exact(&mut bytes).expect("it comes back");
+    for round in 0..3 {
+        for (line, answer) in [
+            (&b"arena\n"[..], &b""[..]),
+            (b"stack\n", b""),
+            (b"panic\n", b""),
+            (b"leave\n", b""),
+            (b"fine", b"fine"),
+        ] {
+            let got = exchange(front.address(), line);
+            assert_eq!(got.as_deref(), Some(answer), "round {round}");
+        }
+    }
+    // Each has closed its descriptor, whichever way it ended: what is left is that of the connection that is open.
+    // The door's listener, the front end's channel, the connection.
+    assert!(eventually(|| sockets(&app) == 3), "{}", sockets(&app));
+    kept.write_all(b"after!").expect("it is taken");
+    kept.read_exact(&mut bytes).expect("it comes back");
+    assert_eq!(&bytes, b"after!");
+    drop(kept);
+    let ended = front.stop();
+    assert_eq!(figure(&ended.lines, "failed"), 9);
+    assert_eq!(figure(&ended.lines, "served"), 7);
+    let ended = app.stop();
+    assert_eq!(ended.figure("exhausted_arena"), 3);
+    assert_eq!(ended.figure("exhausted_stack"), 3);
+    assert_eq!(ended.figure("panicked"), 3);
+}
+
+#[test]
+fn a_handler_that_is_parked_has_closed_its_connection() {
+    let folder = Folder::new("tcp-parked");
+    let door = folder.path("odd.door");
+    let app = odd(
+        &door,
+        "--buckets 4 --bucket-size 256KiB --stack-size 64KiB --on-exhaustion park --parked-limit 4",
+    );
+    let front = front(&door, "");
+    for line in ["arena\n", "stack\n"] {
+        let got = exchange(front.address(), line.as_bytes());
+        assert_eq!(got.as_deref(), Some(&b""[..]), "{line}");
+    }
+    // The door's listener and the front end's channel.
+    assert!(eventually(|| sockets(&app) == 2), "{}", sockets(&app));
+    assert_eq!(exchange(front.address(), b"fine"), Some(b"fine".to_vec()));
+    assert_eq!(figure(&front.stop().lines, "failed"), 2);
+    assert_eq!(app.stop().figure("parked"), 2);
+}
+
+#[test]
+fn one_front_end_forwards_requests_connections_and_datagrams() {
+    let folder = Folder::new("tcp-all");
+    let [hello, echo, dns] = ["hello", "echo", "dns"].map(|name| folder.path(name));
+    let _hello = behind(&hello, "hello", "--buckets 2");
+    let _echo = behind(&echo, "tcp-echo", "--buckets 2");
+    let _dns = behind(&dns, "dns", "--buckets 2");
+    let front = Launch::of("transom")
+        .flags(&format!(
+            "serve --loops 1 --forward tcp://127.0.0.1:0={} --forward udp://127.0.0.1:0={} --forward http://127.0.0.1:0={}",
+            echo.display(),
+            dns.display(),
+            hello.display()
+        ))
+        .start();
+    let ready = front.line_with(" ready ");
+    let address = |scheme: &str| -> SocketAddr {
+        let (_, rest) = ready.split_once(&format!("{scheme}://")).expect(scheme);
+        let end = rest.find([',', ' ']).expect("it is not the last");
+        rest[..end].parse().expect("an address")
+    };
+    assert_eq!(exchange(address("tcp"), b"tcp"), Some(b"tcp".to_vec()));
+    let request = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n";
+    let answer = exchange(address("http"), request).expect("an answer");
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    // A header without a question: FORMERR.
+    let query = [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    client.send_to(&query, address("udp")).expect("it is sent");
+    let mut bytes = [0; 512];
+    let len = client.recv(&mut bytes).expect("an answer");
+    assert_eq!(bytes[..len], [1, 2, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let ended = front.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(figure(&ended.lines, "served"), 1);
+    assert_eq!(ended.figure("requests"), 1);
+}
+
+#[test]
+fn more_connections_than_slots_are_all_served() {
+    let folder = Folder::new("tcp-many");
+    let door = folder.path("echo.door");
+    let app = behind(&door, "tcp-echo", "--buckets 4 --slots 8");
+    let front = front(&door, "");
+    let address = front.address();
+    let clients: Vec<_> = (0..200_u32)
+        .map(|n| {
+            thread::spawn(move || {
+                let bytes = vec![n as u8; 2000];
+                exchange(address, &bytes) == Some(bytes)
+            })
+        })
+        .collect();
+    let served = clients
+        .into_iter()
+        .filter_map(|client| client.join().ok())
+        .filter(|&served| served)
+        .count();
+    assert_eq!(served, 200);
+    let ended = front.stop();
+    assert_eq!(figure(&ended.lines, "served"), 200);
+    assert!(app.stop().figure("threads") <= 4);
+}
+
+#[test]
+fn connections_wait_for_an_application_that_is_not_there_yet() {
+    let folder = Folder::new("tcp-waits");
+    let door = folder.path("odd.door");
+    let front = front(&door, "--queue-timeout 20s");
+    let _ = front.line_with("the door is away");
+    let address = front.address();
+    let client = thread::spawn(move || exchange(address, b"early"));
+    let _app = odd(&door, "--buckets 2");
+    assert_eq!(client.join().expect("it ends"), Some(b"early".to_vec()));
+    let _ = front.line_with("the door is back");
+}
+
+#[test]
+fn connections_to_a_door_that_stays_away_are_closed() {
+    let folder = Folder::new("tcp-away");
+    let front = front(&folder.path("none.door"), "--queue-timeout 5ms");
+    let mut stream = connect(front.address());
+    let mut byte = [0];
+    assert_eq!(stream.read(&mut byte).expect("an orderly end"), 0);
+    assert_eq!(figure(&front.stop().lines, "refused"), 1);
+}
+
+#[test]
+fn a_door_of_another_kind_is_named() {
+    let folder = Folder::new("tcp-kind");
+    let door = folder.path("hello.door");
+    let _app = behind(&door, "hello", "--buckets 2");
+    let front = front(&door, "--queue-timeout 5ms");
+    let _ = front.line_with("takes no connections");
+    assert_eq!(exchange(front.address(), b""), Some(Vec::new()));
+}
+
+#[test]
+fn an_application_that_is_killed_and_comes_back_is_found_again() {
+    let folder = Folder::new("tcp-kills");
+    let door = folder.path("odd.door");
+    let mut app = odd(&door, "--buckets 4");
+    let front = front(&door, "--queue-timeout 20s");
+    let address = front.address();
+    let stop: Arc<AtomicBool> = Arc::default();
+    let (served, broken): (Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, served, broken) = (stop.clone(), served.clone(), broken.clone());
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    match exchange(address, b"traffic").as_deref() {
+                        Some(b"traffic") => served.fetch_add(1, Ordering::Relaxed),
+                        // It ended, in whatever way, with the process that served it.
+                        Some(b"") | None => broken.fetch_add(1, Ordering::Relaxed),
+                        Some(other) => panic!("{other:?} was never sent"),
+                    };
+                }
+            })
+        })
+        .collect();
+    let wait_for_more = || {
+        let enough = served.load(Ordering::Relaxed) + 50;
+        assert!(eventually(|| served.load(Ordering::Relaxed) >= enough));
+    };
+    let files = || {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", front.pid()));
+        files.expect("it runs").count()
+    };
+    for _ in 0..5 {
+        wait_for_more();
+        app.signal(libc::SIGKILL);
+        drop(app);
+        app = odd(&door, "--buckets 4");
+        wait_for_more();
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("nothing was made up");
+    }
+    // At most those that ran when it was killed: one for each client, five times.
+    assert!(broken.load(Ordering::Relaxed) <= 20);
+    // The standard ones, the log's, and what the forward and one channel have: far from five channels.
+    assert!(eventually(|| files() <= 20), "{} descriptors", files());
+    let pid = exchange(address, b"pid\n").expect("it is served");
+    assert_eq!(pid, format!("{}\n", app.pid()).into_bytes());
+    let ended = front.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    let sum = ["served", "lost"].map(|name| figure(&ended.lines, name));
+    assert_eq!(sum[0] + sum[1], figure(&ended.lines, "accepted"));
+}
+
+#[test]
+fn an_application_that_is_replaced_loses_no_connection() {
+    let folder = Folder::new("tcp-replaced");
+    let door = folder.path("odd.door");
+    let mut app = odd(&door, "--buckets 4");
+    let front = front(&door, "--queue-timeout 20s");
+    let address = front.address();
+    let stop: Arc<AtomicBool> = Arc::default();
+    let served: Arc<AtomicU64> = Arc::default();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, served) = (stop.clone(), served.clone());
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = exchange(address, b"traffic");
+                    assert_eq!(answer.as_deref(), Some(&b"traffic"[..]));
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut pids = BTreeSet::new();
+    for _ in 0..5 {
+        let enough = served.load(Ordering::Relaxed) + 50;
+        assert!(eventually(|| served.load(Ordering::Relaxed) >= enough));
+        pids.insert(exchange(address, b"pid\n").expect("it is served"));
+        let next = Launch::of_file(env!("CARGO_BIN_EXE_odd-tcp")).flags(&format!(
+            "--door {} --buckets 4 --door-wait 20s",
+            door.display()
+        ));
+        app.signal(libc::SIGTERM);
+        let next = next.start();
+        assert_eq!(app.wait().code(), 0);
+        app = next;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("every connection was served");
+    }
+    assert_eq!(pids.len(), 5);
+    let ended = front.stop();
+    assert_eq!(figure(&ended.lines, "lost"), 0);
+    assert_eq!(figure(&ended.lines, "failed"), 0);
+}
+
+#[test]
+fn a_drain_waits_for_connections_and_cuts_those_that_stay() {
+    let folder = Folder::new("tcp-drain");
+    let door = folder.path("echo.door");
+    let _app = behind(&door, "tcp-echo", "--buckets 2");
+    for (timeout, status) in [("20s", 0), ("50ms", 1)] {
+        let front = front(&door, &format!("--drain-timeout {timeout}"));
+        let mut stream = connect(front.address());
+        stream.write_all(b"one").expect("it is taken");
+        let mut bytes = [0; 3];
+        stream.read_exact(&mut bytes).expect("it comes back");
+        front.signal(libc::SIGTERM);
+        let _ = front.line_with("draining");
+        if status == 0 {
+            stream.write_all(b"two").expect("it is taken");
+            stream.read_exact(&mut bytes).expect("it comes back");
+            assert_eq!(&bytes, b"two");
+            drop(stream);
+            assert_eq!(front.wait().code(), status);
+        } else {
+            let ended = front.wait();
+            assert_eq!(ended.code(), status);
+            assert_eq!(figure(&ended.lines, "cut"), 1);
+            drop(stream);
+        }
+    }
+}

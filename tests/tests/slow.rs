@@ -1,0 +1,360 @@
+//! Clients that are slower than they may be, alone and in crowds, in one process and through a door.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+use transom_tests::client::get;
+use transom_tests::doors::{Folder, before, behind};
+use transom_tests::{Client, Launch, PATIENCE, Server, Trouble, eventually};
+
+/// A server, and the application behind it if that is another process.
+#[derive(Debug)]
+struct Setup {
+    front: Server,
+    _application: Option<Server>,
+    _folder: Option<Folder>,
+}
+
+/// The same in one process and through a door: `front` are flags of the front end, `application` of the application.
+fn both(name: &str, app: &str, application: &str, front: &str, check: impl Fn(&str, &Server)) {
+    for through_a_door in [false, true] {
+        let setup = if through_a_door {
+            let folder = Folder::new(name);
+            let door = folder.path("app.door");
+            let behind = behind(&door, app, application);
+            Setup {
+                front: before(&door, front),
+                _application: Some(behind),
+                _folder: Some(folder),
+            }
+        } else {
+            Setup {
+                front: Launch::of(app)
+                    .flags(&format!("{application} {front}"))
+                    .start(),
+                _application: None,
+                _folder: None,
+            }
+        };
+        let place = if through_a_door {
+            "through a door"
+        } else {
+            "in one process"
+        };
+        check(place, &setup.front);
+    }
+}
+
+/// Sends a byte now and then until the server closes; how long that took.
+fn drip_until_closed(client: &mut Client) -> Duration {
+    let mut sender = client.sender();
+    let began = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            while began.elapsed() < PATIENCE && sender.write_all(b"x").is_ok() {
+                thread::sleep(Duration::from_millis(20)); // the client's own pace
+            }
+        });
+        let _ = client.rest();
+    });
+    began.elapsed()
+}
+
+#[test]
+fn a_body_that_drips_is_cut_wherever_it_lies() {
+    // A buffer of the pool, a slot, a handler that reads it as it comes.
+    for (path, length) in [("/", 4000), ("/", 40_000), ("/stream", 4_000_000)] {
+        let application = "--buckets 4";
+        let flags = "--loops 1 --body-timeout 500ms --body-rate 10KiB --deadline 0";
+        both("drips", "echo", application, flags, |place, server| {
+            let mut client = server.connect();
+            client.send(format!(
+                "POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\nx"
+            ));
+            let took = drip_until_closed(&mut client);
+            let case = format!("{path}, {length} bytes, {place}: {took:?}");
+            assert!(took >= Duration::from_millis(500), "{case}");
+            assert!(took < PATIENCE / 2, "{case}");
+            assert_eq!(server.post("/", "hello").text(), "hello", "{case}");
+        });
+    }
+}
+
+#[test]
+fn a_chunked_body_that_drips_is_cut() {
+    let flags = "--loops 1 --buckets 4 --body-timeout 500ms --body-rate 10KiB --deadline 0";
+    let server = Server::start("echo", flags);
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n");
+    let took = drip_until_closed(&mut client);
+    assert!(took < PATIENCE / 2, "{took:?}");
+}
+
+#[test]
+fn a_body_that_keeps_the_rate_may_take_longer_than_the_stall() {
+    let flags = "--loops 1 --body-timeout 1500ms --body-rate 1KiB";
+    both("keeps", "echo", "--buckets 4", flags, |place, server| {
+        let mut client = server.connect();
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10000\r\n\r\n");
+        for _ in 0..20 {
+            client.send([b'x'; 500]);
+            thread::sleep(Duration::from_millis(150)); // the client's own pace
+        }
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.body.len()), (200, 10_000), "{place}");
+    });
+}
+
+#[test]
+fn without_a_rate_a_drip_within_every_stall_is_enough() {
+    let flags = "--loops 1 --buckets 4 --body-timeout 1500ms --body-rate 0";
+    let server = Server::start("echo", flags);
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 20\r\n\r\n");
+    for _ in 0..20 {
+        client.send("x");
+        thread::sleep(Duration::from_millis(150)); // the client's own pace
+    }
+    assert_eq!(client.answer().body.len(), 20);
+}
+
+/// Reads so many bytes every 50 ms, until the server closes or `most` has passed: how long it lasted, and whether it closed.
+fn sip(stream: &mut TcpStream, bytes: usize, most: Duration) -> (Duration, bool) {
+    let began = Instant::now();
+    let mut buffer = vec![0; bytes];
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+    while began.elapsed() < most {
+        if !matches!(stream.read(&mut buffer), Ok(1..)) {
+            return (began.elapsed(), true);
+        }
+        thread::sleep(Duration::from_millis(50)); // the client's own pace
+    }
+    (began.elapsed(), false)
+}
+
+fn odd(flags: &str) -> Server {
+    Launch::of_file(env!("CARGO_BIN_EXE_odd"))
+        .flags(flags)
+        .start()
+}
+
+#[test]
+fn an_answer_that_is_taken_in_sips_is_cut() {
+    let flags = "--loops 1 --buckets 4 --write-timeout 500ms --write-rate 1MiB --send-buffer 8KiB \
+                 --deadline 0";
+    let server = odd(flags);
+    // Streamed, and whole in its slot.
+    for path in ["/long/4000", "/bytes/200/60"] {
+        let mut client = Client::connect_with_buffer(server.address(), 2048);
+        client.send(get(path).repeat(8));
+        let (took, closed) = sip(&mut client.sender(), 100, PATIENCE / 2);
+        assert!(closed, "{path}: still there after {took:?}");
+        assert_eq!(server.get("/fill/1").status, 200, "{path}");
+    }
+    let ended = server.stop();
+    assert_eq!((ended.code(), ended.figure("slow_cut")), (0, 2));
+}
+
+#[test]
+fn who_takes_an_answer_fast_enough_has_all_the_time_it_needs() {
+    // The socket has room for more only every few seconds: what counts is what the client takes meanwhile.
+    let server = odd("--loops 1 --buckets 4 --write-timeout 1500ms --write-rate 1KiB --deadline 0");
+    let mut client = Client::connect_with_buffer(server.address(), 4096);
+    client.send(get("/long/4000"));
+    let (took, closed) = sip(&mut client.sender(), 1000, Duration::from_secs(5));
+    assert!(!closed, "cut after {took:?}");
+}
+
+/// Connects clients that ask for something long and do not read it.
+fn slow_readers(server: &Server, count: usize, path: &str) -> Vec<Client> {
+    (0..count)
+        .map(|_| {
+            let mut client = Client::connect_with_buffer(server.address(), 2048);
+            client.send(get(path));
+            client
+        })
+        .collect()
+}
+
+#[test]
+fn readers_that_do_not_read_leave_handlers_for_others() {
+    let folder = transom_tests::Folder::new("unread");
+    std::fs::write(folder.path().join("big"), vec![b'x'; 1 << 20]).expect("a file");
+    std::fs::write(folder.path().join("small"), "small\n").expect("a file");
+    for through_a_door in [false, true] {
+        let doors = Folder::new("unread-door");
+        let door = doors.path("files.door");
+        let (_application, server) = start_files(folder.path(), through_a_door.then_some(&*door));
+        let readers = slow_readers(&server, 64, "/big");
+        for n in 0..20 {
+            let began = Instant::now();
+            let answer = server.get("/small");
+            let case = format!("request {n}, after {:?}", began.elapsed());
+            assert_eq!((answer.status, answer.text()), (200, "small\n"), "{case}");
+        }
+        drop(readers);
+        assert_eq!(server.get("/small").status, 200);
+    }
+}
+
+/// `send-static-file` with few buckets, and a queue timeout that nobody may meet.
+fn start_files(root: &Path, door: Option<&Path>) -> (Option<Server>, Server) {
+    let launch = Launch::of("send-static-file").env("TRANSOM_ROOT", root);
+    let front = "--loops 1 --send-buffer 8KiB --queue-timeout 5s --write-timeout 1h --deadline 0";
+    match door {
+        None => {
+            let flags = format!("--buckets 16 {front}");
+            (None, launch.flags(&flags).start())
+        }
+        Some(door) => {
+            let flags = format!("--buckets 16 --door {}", door.display());
+            let application = launch.flags(&flags).start();
+            (Some(application), before(door, front))
+        }
+    }
+}
+
+#[test]
+fn a_single_bucket_is_taken_from_who_does_not_read_before_others_are_sent_away() {
+    let flags = "--loops 1 --buckets 1 --slots 1 --send-buffer 8KiB --queue-timeout 2s \
+                 --write-timeout 1h --deadline 0";
+    let server = odd(flags);
+    let mut reader = slow_readers(&server, 1, "/long/4000");
+    assert_eq!(server.get("/fill/1").status, 200);
+    let cut = reader[0].try_answer();
+    assert!(matches!(cut, Err(Trouble::Reset | Trouble::Cut)), "{cut:?}");
+}
+
+#[test]
+fn lingering_connections_have_their_share_and_the_oldest_goes_first() {
+    let server = Server::start("hello", "--loops 1 --buckets 4 --connections 16");
+    let before = server.sample().descriptors;
+    // They are refused, and stay to send more.
+    let mut refused: Vec<_> = (0..12).map(|_| server.connect()).collect();
+    for client in &mut refused {
+        client.send("BAD\r\n\r\n");
+        assert_eq!(client.answer().status, 400);
+    }
+    // Sooner than they are closed by time, though on a loaded machine that may be what does it.
+    assert!(eventually(|| server.sample().descriptors <= before + 4));
+    assert_eq!(server.get("/").status, 200);
+}
+
+#[test]
+fn heads_that_trickle_in_do_not_keep_the_last_connections() {
+    let flags = "--loops 1 --buckets 4 --connections 8 --header-timeout 1h --partial-heads 64";
+    let server = Server::start("hello", flags);
+    let mut slow: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    let before = server.sample().descriptors;
+    for client in &mut slow {
+        client.send("GET / HTTP/1.1\r\n");
+        assert!(client.hears_nothing_for(Duration::from_millis(5)));
+    }
+    assert!(eventually(|| server.sample().descriptors >= before));
+    for _ in 0..4 {
+        let answer = server.answer_to("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        assert_eq!(answer.status, 200);
+    }
+}
+
+#[test]
+fn of_unfinished_heads_the_slowest_has_to_go_not_the_oldest() {
+    let server = Server::start("hello", "--buckets 4 --loops 1 --partial-heads 2");
+    let mut old = server.connect();
+    old.send(format!("GET / HTTP/1.1\r\nX: {}\r\n", "x".repeat(8000)));
+    assert!(old.hears_nothing_for(Duration::from_millis(20)));
+    let mut slow = server.connect();
+    slow.send("G");
+    assert!(slow.hears_nothing_for(Duration::from_millis(20)));
+    let mut new = server.connect();
+    new.send("GET / HTTP/1.1\r\n");
+    assert_eq!(slow.answer().status, 408);
+    old.send("Host: test\r\n\r\n");
+    assert_eq!(old.answer().status, 200);
+    new.send("Host: test\r\n\r\n");
+    assert_eq!(new.answer().status, 200);
+}
+
+const OPTIONS: &str = "OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n";
+
+#[test]
+fn options_asterisk_needs_no_slot() {
+    let application = "--buckets 1 --slots 1";
+    let front = "--loops 1 --queue-timeout 1h";
+    both("options", "oom", application, front, |place, server| {
+        let mut busy = server.connect();
+        busy.send(get("/sleep/3000"));
+        // It has the only slot, so others wait for theirs.
+        let mut waiting = server.connect();
+        assert!(waiting.hears_nothing_for(Duration::from_millis(200)));
+        waiting.send(get("/1"));
+        assert!(waiting.hears_nothing_for(Duration::from_millis(50)));
+        for parts in [
+            &[OPTIONS][..],
+            &["\r\n", OPTIONS],
+            &["OPT", "IONS * HTTP/1.1\r\nHo", "st: test\r\n\r\n"],
+        ] {
+            let mut client = server.connect();
+            for part in parts {
+                client.send(part);
+                if parts.len() > 1 {
+                    let _ = client.hears_nothing_for(Duration::from_millis(20));
+                }
+            }
+            assert_eq!(client.answer().status, 204, "{place}: {parts:?}");
+            client.send(OPTIONS);
+            assert_eq!(client.answer().status, 204, "{place}: again");
+        }
+        assert!(
+            waiting.hears_nothing_for(Duration::from_millis(1)),
+            "{place}: the slot was taken all the while"
+        );
+        assert_eq!(busy.answer().text(), "slept\n", "{place}");
+        assert_eq!(waiting.answer().status, 200, "{place}");
+    });
+}
+
+#[test]
+fn a_client_that_has_sent_nothing_is_not_told_that_there_is_no_slot() {
+    let flags = "--loops 1 --buckets 1 --slots 1 --queue-timeout 100ms";
+    let server = Server::start("oom", flags);
+    let mut busy = server.connect();
+    busy.send(get("/sleep/1000"));
+    server.wait_for_sleepers(1);
+    let mut silent = server.connect();
+    assert!(silent.hears_nothing_for(Duration::from_millis(400)));
+    assert_eq!(busy.answer().status, 200);
+    assert_eq!(silent.get("/1").status, 200);
+}
+
+/// Sends thousands of requests before it reads one answer.
+fn ahead(server: &Server, request: &str, status: u16, count: usize) {
+    let mut client = Client::connect_with_buffer(server.address(), 2048);
+    let mut sender = client.sender();
+    let bytes = request.repeat(count);
+    thread::scope(|scope| {
+        let sending = scope.spawn(move || sender.write_all(bytes.as_bytes()));
+        // By now it is stuck in both directions.
+        thread::sleep(Duration::from_millis(300));
+        for n in 0..count {
+            assert_eq!(client.answer().status, status, "answer {n}");
+        }
+        sending.join().expect("no panic").expect("all is taken");
+    });
+}
+
+#[test]
+fn answers_of_ours_that_do_not_fit_the_socket_lose_nobody() {
+    let folder = Folder::new("ahead");
+    let door = folder.path("hello.door");
+    let _application = behind(&door, "hello", "--buckets 2");
+    let forward = format!("--forward http://127.0.0.1:0/hello={}", door.display());
+    let server = Launch::of("transom")
+        .flags(&format!("serve {forward} --loops 1 --send-buffer 4KiB"))
+        .start();
+    ahead(&server, OPTIONS, 204, 5000);
+    ahead(&server, &get("/elsewhere"), 404, 5000);
+    assert_eq!(server.get("/hello/x").status, 200);
+}
