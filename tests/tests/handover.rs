@@ -1,13 +1,13 @@
 //! SIGUSR2: a new instance takes over the listeners, and no client notices.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use transom_tests::build::binary;
 use transom_tests::client::get;
 use transom_tests::doors::{Crowd, before, behind};
-use transom_tests::{Ended, Folder, Launch, Server, eventually};
+use transom_tests::{Ended, Folder, Launch, PATIENCE, Server, eventually};
 
 /// Handovers under load, one after the other.
 const TIMES: usize = 20;
@@ -293,4 +293,69 @@ fn a_door_has_nothing_to_hand_over_and_goes_on() {
     let front = before(&door, "");
     assert_eq!(front.get("/").status, 200);
     assert_eq!((front.stop().code(), application.stop().code()), (0, 0));
+}
+
+#[test]
+fn forwards_of_connections_and_datagrams_are_handed_on() {
+    let folder = Folder::new("handover-streams");
+    let door = |name: &str| folder.path().join(name);
+    let [web, echo, odd] = ["web.door", "echo.door", "odd.door"].map(door);
+    let applications = [
+        behind(&web, "hello", "--buckets 4"),
+        behind(&echo, "tcp-echo", "--buckets 4"),
+        Launch::of_file(env!("CARGO_BIN_EXE_odd-udp"))
+            .flags(&format!("--buckets 4 --door {}", odd.display()))
+            .start(),
+    ];
+    // The datagrams are written first, and listened for last.
+    let flags = format!(
+        "serve --loops 2 --forward udp://127.0.0.1:0={} --forward tcp://127.0.0.1:0={} --forward http://127.0.0.1:0={}",
+        odd.display(),
+        echo.display(),
+        web.display()
+    );
+    let mut line = Line::start(Launch::of("transom").flags(&flags));
+    let ready = line.first.line_with(" ready ");
+    let address = |scheme: &str| {
+        let (_, rest) = ready.split_once(scheme).expect("it is listened on");
+        let end = rest.find([',', ' ']).unwrap_or(rest.len());
+        rest[..end].parse::<SocketAddr>().expect("an address")
+    };
+    let [http, tcp, udp] = ["http://", "tcp://", "udp://"].map(address);
+    let datagrams = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    datagrams.connect(udp).expect("an address");
+    datagrams.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let is_echoed = |stream: &mut TcpStream, bytes: &[u8]| {
+        let mut back = vec![0; bytes.len()];
+        stream.write_all(bytes).expect("it is taken");
+        stream.read_exact(&mut back).expect("it comes back");
+        assert_eq!(back, bytes);
+    };
+    let connect = || {
+        let stream = TcpStream::connect(tcp).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+        stream
+    };
+    for _ in 0..3 {
+        let mut begun = connect();
+        is_echoed(&mut begun, b"before");
+        let old = line.begin_hand_over();
+        is_echoed(&mut connect(), b"after");
+        datagrams.send(b"after").expect("it is sent");
+        let mut back = [0; 10];
+        let len = datagrams.recv(&mut back).expect("an answer");
+        assert_eq!(&back[..len], b"after");
+        let answer = transom_tests::Client::connect(http).get("/");
+        assert_eq!(answer.status, 200);
+        // The old instance lives for as long as its connection.
+        is_echoed(&mut begun, b"still here");
+        drop(begun);
+        if old != line.first.pid().cast_signed() {
+            assert_eq!(wait(old), 0);
+        }
+    }
+    let _ = line.stop();
+    for application in applications {
+        assert_eq!(application.stop().code(), 0);
+    }
 }

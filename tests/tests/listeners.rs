@@ -229,3 +229,45 @@ fn a_service_manager_is_told_what_happens() {
     assert!(manager.recv(&mut [0; 100]).is_err());
     assert_eq!(server.stop().code(), 0);
 }
+
+#[test]
+fn connections_are_forwarded_from_a_unix_socket_and_from_one_of_systemd() {
+    let folder = Folder::new("tcp-listeners");
+    let path = |name| folder.path().join(name);
+    let (socket, door, other) = (path("x.sock"), path("a.door"), path("b.door"));
+    let applications = [&door, &other].map(|door| behind(door, "tcp-echo", "--buckets 4"));
+    let passed = tcp();
+    let address = passed.local_addr().expect("an address");
+    let flags = format!(
+        "serve --forward tcp://unix:{}={} --forward tcp://systemd:echo={}",
+        socket.display(),
+        door.display(),
+        other.display()
+    );
+    let front = Launch::pass("transom", vec![passed.into()], "echo")
+        .flags(&flags)
+        .start();
+    fn is_echoed(mut stream: impl Read + Write) {
+        let mut back = [0; 5];
+        stream.write_all(b"hello").expect("it is taken");
+        stream.read_exact(&mut back).expect("it comes back");
+        assert_eq!(&back, b"hello");
+    }
+    is_echoed(UnixStream::connect(&socket).expect("it listens"));
+    is_echoed(std::net::TcpStream::connect(address).expect("it listens"));
+    assert_eq!(front.stop().code(), 0);
+    assert!(!socket.exists());
+
+    let ended = Launch::pass("transom", vec![tcp().into(), tcp().into()], "echo:echo")
+        .flags(&flags)
+        .run();
+    assert_eq!(ended.code(), 1);
+    let said = ended.stderr();
+    for part in ["tcp://systemd:echo", "2 sockets", "FileDescriptorName="] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!socket.exists());
+    for application in applications {
+        assert_eq!(application.stop().code(), 0);
+    }
+}

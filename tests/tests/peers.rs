@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use transom_tests::client::get;
-use transom_tests::{Client, Folder, Launch, PATIENCE, Server, Trouble};
+use transom_tests::{Client, Folder, Launch, PATIENCE, Server, Trouble, eventually};
 
 const TRUST: &str = "--trust 127.0.0.0/8 --trust 10.0.0.0/8";
 
@@ -343,5 +343,107 @@ fn flags_that_mean_nothing_alone_are_refused() {
         assert_eq!(ended.code(), 1);
         let said = ended.stderr();
         assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    }
+}
+
+#[test]
+fn connections_of_a_proxy_are_counted_by_the_address_that_its_header_names() {
+    let flags = format!("--proxy-protocol require --connections-per-address 2 {TRUST}");
+    let both = Both::start("proxy-counted", &flags);
+    both.each(|server| {
+        let of = |last: u8| {
+            let mut client = server.connect();
+            let header = format!("PROXY TCP4 192.0.2.{last} 10.0.0.1 4711 80\r\n");
+            client.try_send([header.as_bytes(), get("/").as_bytes()].concat());
+            client
+        };
+        let answers = |client: &mut Client| client.try_answer().is_ok_and(|it| it.status == 200);
+        let mut first = [of(1), of(1)];
+        assert!(first.iter_mut().all(answers));
+        assert!(!answers(&mut of(1)), "closed");
+        let mut others: Vec<_> = (2..10).map(of).collect();
+        assert!(others.iter_mut().all(answers), "other addresses");
+        // The proxy's own, and those of nobody.
+        let mut unnamed: Vec<_> = (0..5).map(|_| server.connect()).collect();
+        for (n, client) in (0..).zip(&mut unnamed) {
+            let header = if n < 3 {
+                v2(0x20, 0, &[])
+            } else {
+                b"PROXY UNKNOWN\r\n".to_vec()
+            };
+            client.send([&header[..], get("/").as_bytes()].concat());
+            assert_eq!(client.answer().status, 200);
+        }
+        drop(first);
+        assert!(eventually(|| answers(&mut of(1))), "they have left");
+    });
+    for server in [both.alone, both.front] {
+        let ended = server.stop();
+        assert_eq!(ended.code(), 0);
+        // Whoever asks before the loop has seen the others leave is refused too.
+        assert!(ended.figure("address_refused") >= 1, "{}", ended.stderr());
+    }
+}
+
+#[test]
+fn a_proxy_that_names_its_clients_request_by_request_is_not_counted() {
+    let limit = "--connections-per-address 2 --forwarded x-forwarded-for";
+    let both = Both::start("forwarded-counted", &format!("{limit} {TRUST}"));
+    both.each(|server| {
+        let mut many: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        for client in &mut many {
+            assert_eq!(client.get("/").status, 200);
+        }
+    });
+    both.stop("address_refused", 0);
+    let both = Both::start(
+        "forwarded-uncounted",
+        &format!("{limit} --trust 10.0.0.0/8"),
+    );
+    both.each(|server| {
+        let mut first = [server.connect(), server.connect()];
+        for client in &mut first {
+            assert_eq!(client.get("/").status, 200);
+        }
+        assert!(
+            server.connect().rest().unwrap_or_default().is_empty(),
+            "closed"
+        );
+    });
+    both.stop("address_refused", 1);
+}
+
+#[test]
+fn the_access_log_says_whom_the_proxy_names() {
+    let named = "X-Forwarded-For: 192.0.2.1\r\n";
+    for (flags, first, fields, peer) in [
+        ("--proxy-protocol require", V1, "", "192.0.2.7:4711"),
+        ("--forwarded x-forwarded-for", b"", named, "192.0.2.1:0"),
+    ] {
+        let folder = Folder::new("proxy-logged");
+        let file = folder.path().join("access.log");
+        let flags = format!(
+            "--access-log json --access-log-file {} {flags} {TRUST}",
+            file.display()
+        );
+        let server = Server::start("hello", &format!("--buckets 4 --loops 1 {flags}"));
+        let mut together = server.connect();
+        let request = format!("GET /json HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        together.send([first, request.as_bytes()].concat());
+        assert_eq!(together.answer().status, 200);
+        let mut slowly = server.connect();
+        for byte in first.iter().chain(request.as_bytes()) {
+            slowly.send([*byte]);
+        }
+        assert_eq!(slowly.answer().status, 200);
+        let ended = server.stop();
+        assert_eq!(ended.code(), 0, "{}", ended.stderr());
+        let text = std::fs::read_to_string(&file).expect("it has been written");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).expect(line);
+            assert_eq!(line["peer"], peer, "{line}");
+            assert_eq!(line["request"], "GET /json HTTP/1.1", "{line}");
+        }
     }
 }

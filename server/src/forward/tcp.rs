@@ -73,9 +73,7 @@ impl Traffic for Connections {
     type Call = OwnedFd;
 
     fn socket(&self) -> RawFd {
-        self.listener
-            .as_ref()
-            .map_or(-1, |listener| listener.as_raw_fd())
+        self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     fn objection(&self, client: &AsyncClient) -> Option<&'static str> {
