@@ -206,6 +206,10 @@ pub(crate) struct Connection {
     pub unparsed: bool,
     /// The entry stands in the ready queue.
     pub queued: bool,
+    /// A proxy's header has to come before the first request.
+    pub wants_proxy: bool,
+    /// Whoever is at `peer` is believed when it names another.
+    pub trusted: bool,
 }
 
 impl Connection {
@@ -260,6 +264,8 @@ impl Connection {
             last: false,
             unparsed: false,
             queued: false,
+            wants_proxy: false,
+            trusted: false,
         }
     }
 

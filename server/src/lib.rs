@@ -27,16 +27,20 @@ pub mod front;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod http;
+mod listen;
 pub mod log;
 mod net;
 mod pace;
+mod peer;
 mod plan;
 mod serve;
 mod settings;
 
+pub use listen::ListenAddress;
+pub use peer::Trusted;
 pub use plan::{FrontPlan, Plan, PlanError};
 pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
 pub use settings::{
     AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,
-    FrontSettings, LogSetting, OnExhaustion, Settings, WipeSetting,
+    ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
 };

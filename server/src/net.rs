@@ -4,6 +4,8 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -68,6 +70,106 @@ pub(crate) fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<
     Ok(socket)
 }
 
+/// A listening Unix socket at a path where there is nothing; the path's permissions are what the process's umask leaves.
+pub(crate) fn listen_at(path: &Path, options: ListenOptions) -> io::Result<OwnedFd> {
+    let (socket, address) = unix_socket(path)?;
+    let fd = socket.as_raw_fd();
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is one of `len` bytes.
+    unsafe {
+        check(libc::bind(fd, (&raw const address).cast(), len))?;
+        check(libc::listen(fd, libc::c_int::from(options.backlog)))?;
+    }
+    Ok(socket)
+}
+
+/// Whether a Unix socket at a path is one that a process listens at. Does not wait for it to accept.
+pub(crate) fn somebody_listens_at(path: &Path) -> io::Result<bool> {
+    let (socket, address) = unix_socket(path)?;
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is one of `len` bytes.
+    let connected =
+        check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) });
+    match connected {
+        Ok(_) => Ok(true),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => Ok(false),
+            // Its backlog is full; it is of another type.
+            Some(libc::EAGAIN | libc::EPROTOTYPE) => Ok(true),
+            _ => Err(error),
+        },
+    }
+}
+
+/// A Unix socket, and the address that a path is.
+fn unix_socket(path: &Path) -> io::Result<(OwnedFd, libc::sockaddr_un)> {
+    // SAFETY: all zeroes are a valid address.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.len() >= address.sun_path.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed() as libc::c_char;
+    }
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the new descriptor is owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_UNIX, kind, 0))?) };
+    Ok((socket, address))
+}
+
+/// Makes a socket that somebody else has opened like one of ours, as far as it can be.
+pub(crate) fn adopt(socket: &OwnedFd, options: ListenOptions) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    // SAFETY: plain system calls on a descriptor that is ours.
+    unsafe {
+        check(libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC))?;
+        let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
+        check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK))?;
+    }
+    if local_address(socket).is_ok() {
+        // Accepted connections inherit these. Those of a Unix socket do not, and get theirs in `accept`.
+        set_buffers(fd, options)?;
+        set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+        // A socket of another protocol is refused by `is_listening`.
+        let _ = set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+    }
+    Ok(())
+}
+
+/// Whether a descriptor is a socket that takes connections, as streams.
+pub(crate) fn is_listening(socket: &OwnedFd) -> bool {
+    let get = |name| {
+        let mut value: libc::c_int = 0;
+        let mut len = size_of_val(&value) as libc::socklen_t;
+        // SAFETY: the option's value is an int, and there is room for one.
+        let result = unsafe {
+            let value = (&raw mut value).cast();
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                name,
+                value,
+                &raw mut len,
+            )
+        };
+        (result == 0).then_some(value)
+    };
+    get(libc::SO_TYPE) == Some(libc::SOCK_STREAM) && get(libc::SO_ACCEPTCONN) == Some(1)
+}
+
+fn set_buffers(fd: RawFd, options: ListenOptions) -> io::Result<()> {
+    let bytes = |n: usize| libc::c_int::try_from(n).unwrap_or(libc::c_int::MAX);
+    for (name, value) in [
+        (libc::SO_RCVBUF, bytes(options.receive_buffer)),
+        (libc::SO_SNDBUF, bytes(options.send_buffer)),
+    ] {
+        set_option(fd, libc::SOL_SOCKET, name, value)?;
+    }
+    Ok(())
+}
+
 /// A UDP socket that shares its port with those of the other loops: the kernel gives all datagrams of one sender to one.
 pub(crate) fn receive_datagrams(
     address: SocketAddr,
@@ -91,15 +193,9 @@ fn bind(
     // SAFETY: the new descriptor is owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?) };
     let fd = socket.as_raw_fd();
-    let bytes = |n: usize| libc::c_int::try_from(n).unwrap_or(libc::c_int::MAX);
-    for (name, value) in [
-        (libc::SO_REUSEADDR, 1),
-        (libc::SO_REUSEPORT, 1),
-        (libc::SO_RCVBUF, bytes(options.receive_buffer)),
-        (libc::SO_SNDBUF, bytes(options.send_buffer)),
-    ] {
-        set_option(fd, libc::SOL_SOCKET, name, value)?;
-    }
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    set_buffers(fd, options)?;
     set_more(fd)?;
     if address.is_ipv6() {
         set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
@@ -126,8 +222,13 @@ pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     }
 }
 
-/// Takes a connection from a listener's backlog.
-pub(crate) fn accept(listener: RawFd) -> io::Result<(RawFd, Option<SocketAddr>)> {
+/// Takes a connection from a listener's backlog. The client of a Unix socket has no address, and its connection inherits
+/// nothing from the listener, so it is given the buffers here. (What it may send before it is read counts against its own
+/// buffer.)
+pub(crate) fn accept(
+    listener: RawFd,
+    options: ListenOptions,
+) -> io::Result<(RawFd, Option<SocketAddr>)> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     // SAFETY: as in `local_address`.
@@ -138,7 +239,15 @@ pub(crate) fn accept(listener: RawFd) -> io::Result<(RawFd, Option<SocketAddr>)>
             &raw mut len,
             libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
         ))?;
-        Ok((fd, from_c(storage.assume_init_ref())))
+        let peer = from_c(storage.assume_init_ref());
+        if peer.is_none() {
+            // As good as it gets: a connection without its buffers is still one.
+            let _ = set_buffers(fd, options);
+            let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1);
+        }
+        // A socket for both families, as systemd opens them, writes IPv4 addresses as IPv6.
+        let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        Ok((fd, peer.map(canonical)))
     }
 }
 
@@ -403,9 +512,10 @@ impl Epoll {
         )
     }
 
-    /// A listener: reported as long as connections wait.
-    pub(crate) fn add_listener(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN, token)
+    /// A listener: reported as long as connections wait. Of the loops that share one, one is woken for a connection.
+    pub(crate) fn add_listener(&self, fd: RawFd, shared: bool, token: u64) -> io::Result<()> {
+        let exclusive = if shared { libc::EPOLLEXCLUSIVE } else { 0 };
+        self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | exclusive, token)
     }
 
     pub(crate) fn remove(&self, fd: RawFd) -> io::Result<()> {

@@ -11,7 +11,7 @@ use crate::front::{
     ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE,
 };
 use crate::log;
-use crate::settings::{FrontSettings, SLOTS_MAX, Settings};
+use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, MemoryLimit, PAGE, Place, Term, pages,
 };
@@ -86,9 +86,9 @@ pub enum PlanError {
         /// Why.
         why: &'static str,
     },
-    /// A value that means nothing without another.
-    #[error("{flag} has no effect without {other}: {todo}")]
-    NoEffect {
+    /// A flag that needs another one.
+    #[error("{flag} needs {other}: {todo}")]
+    Alone {
         /// The flag.
         flag: &'static str,
         /// The one that it needs.
@@ -545,6 +545,7 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
         ("--body-timeout", settings.body_timeout),
         ("--write-timeout", settings.write_timeout),
         ("--idle-timeout", settings.idle_timeout),
+        ("--handover-timeout", settings.handover_timeout),
     ] {
         if time.is_zero() {
             return Err(PlanError::TooSmall {
@@ -555,8 +556,9 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
             });
         }
     }
+    check_trust(settings)?;
     if settings.access_log_file.is_some() && settings.access_style().is_none() {
-        return Err(PlanError::NoEffect {
+        return Err(PlanError::Alone {
             flag: "--access-log-file",
             other: "--access-log",
             todo: "set that to combined or json, or leave the file out",
@@ -571,6 +573,31 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
         });
     }
     Ok(())
+}
+
+/// Whoever may say who the client is has to be named.
+fn check_trust(settings: &FrontSettings) -> Result<(), PlanError> {
+    let proxied = settings.proxy_protocol == ProxySetting::Require;
+    let forwarded = settings.forwarded != ForwardedSetting::Off;
+    let (flag, other, todo) = match (settings.trust.is_empty(), proxied, forwarded) {
+        (true, true, _) => (
+            "--proxy-protocol require",
+            "--trust",
+            "say which proxies are believed, as in --trust 10.0.0.0/8",
+        ),
+        (true, _, true) => (
+            "--forwarded",
+            "--trust",
+            "say which proxies are believed, as in --trust 10.0.0.0/8",
+        ),
+        (false, false, false) => (
+            "--trust",
+            "--proxy-protocol require or --forwarded",
+            "say what the proxies are believed by, or remove it",
+        ),
+        _ => return Ok(()),
+    };
+    Err(PlanError::Alone { flag, other, todo })
 }
 
 /// Behind a door, the limit of heads is another process's.

@@ -6,6 +6,7 @@ use crate::proc::{Sample, sleeping_threads};
 use crate::{PATIENCE, eventually};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,7 +22,10 @@ const LINES_MAX: usize = 10_000;
 pub struct Launch {
     command: Command,
     listens: bool,
-    at_door: bool,
+    /// Ready is enough: there is no port.
+    portless: bool,
+    /// Kept open until it has been started.
+    passed: Vec<OwnedFd>,
 }
 
 impl Launch {
@@ -66,7 +70,8 @@ impl Launch {
         Launch {
             command,
             listens: false,
-            at_door: false,
+            portless: false,
+            passed: Vec::new(),
         }
     }
 
@@ -77,7 +82,9 @@ impl Launch {
         self.listens |= ["--listen", "--door ", "--forward"]
             .iter()
             .any(|flag| flags.contains(flag));
-        self.at_door |= flags.contains("--door ");
+        let portless = ["--door ", "unix:/", "systemd:"];
+        self.portless |=
+            portless.iter().any(|flag| flags.contains(flag)) && !flags.contains("127.0.0.1:");
         self.command.args(flags.split_whitespace());
         self
     }
@@ -90,6 +97,47 @@ impl Launch {
         self
     }
 
+    /// Passes sockets as systemd does: from descriptor 3 on, with these names.
+    ///
+    /// # Panics
+    /// If there are no descriptors left.
+    #[must_use]
+    pub fn pass(app: &str, sockets: Vec<OwnedFd>, names: &str) -> Self {
+        // What is passed lies at 3, 4, … only in the server; here others have these numbers. None of them may be the pipe
+        // over which the standard library hears of a failed exec, so all of them have to be in use.
+        let mut held = sockets;
+        let passed: Vec<_> = held.iter().map(AsRawFd::as_raw_fd).collect();
+        let first_free = 3 + i32::try_from(passed.len()).expect("a few");
+        while held.last().is_none_or(|last| last.as_raw_fd() < first_free) {
+            held.push(
+                std::fs::File::open("/dev/null")
+                    .expect("it can be opened")
+                    .into(),
+            );
+        }
+        let count = passed.len();
+        // The number of the process is known to itself only.
+        let script = format!("LISTEN_PID=$$ LISTEN_FDS={count} exec \"$0\" \"$@\"");
+        let mut launch = Self::under(&["sh", "-c", &script], app);
+        launch.passed = held;
+        launch.command.env("LISTEN_FDNAMES", names);
+        // SAFETY: fcntl and dup2 are plain system calls, and safe between fork and exec; nothing is allocated.
+        unsafe {
+            launch.command.pre_exec(move || {
+                const ASIDE: libc::c_int = 100;
+                for (fd, n) in passed.iter().zip(0..) {
+                    libc::dup2(*fd, ASIDE + n);
+                }
+                for (_, n) in passed.iter().zip(0..) {
+                    libc::dup2(ASIDE + n, 3 + n);
+                    libc::close(ASIDE + n);
+                }
+                Ok(())
+            });
+        }
+        launch
+    }
+
     /// Starts it, on a port of the kernel's choice unless one was given, and waits until it is ready.
     ///
     /// # Panics
@@ -99,7 +147,7 @@ impl Launch {
         if !self.listens {
             self.command.args(["--listen", "127.0.0.1:0"]);
         }
-        let at_door = self.at_door;
+        let portless = self.portless;
         let mut child = self.command.spawn().expect("the binary can be started");
         let stderr = child.stderr.take().expect("it is piped");
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -126,7 +174,7 @@ impl Launch {
         let mut port = None;
         let decided = eventually(|| {
             port = server.lines().iter().find_map(|line| {
-                if at_door {
+                if portless {
                     line.contains(" ready ").then_some(0)
                 } else {
                     ready_port(line)

@@ -153,3 +153,72 @@ fn a_client_that_lingers_does_not_hold_up_the_end() {
         began.elapsed()
     );
 }
+
+#[test]
+fn a_request_that_arrived_before_the_signal_is_answered() {
+    for _ in 0..10 {
+        let server = Server::start("hello", "--buckets 4 --loops 1");
+        let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            assert!(!client.get("/").closes());
+        }
+        // It sees requests and signal at the same time.
+        server.signal(libc::SIGSTOP);
+        for client in &mut clients {
+            client.send(get("/"));
+        }
+        server.signal(libc::SIGTERM);
+        server.signal(libc::SIGCONT);
+        for client in &mut clients {
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.text()), (200, "hello, world\n"));
+        }
+        assert_eq!(server.wait().code(), 0);
+    }
+}
+
+#[test]
+fn half_a_head_that_comes_during_a_drain_is_cut_at_once() {
+    let (server, mut busy) = draining("--buckets 4 --drain-timeout 1h --header-timeout 1h", 500);
+    let mut pipelined = server.connect();
+    pipelined.send(get("/sleep/300") + "GET /1 HT");
+    server.wait_for_sleepers(2);
+    let began = Instant::now();
+    server.signal(libc::SIGTERM);
+    assert_eq!(pipelined.answer().status, 200);
+    assert_eq!(busy.answer().status, 200);
+    assert!(pipelined.is_closed() && busy.is_closed());
+    assert_eq!(server.wait().code(), 0);
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn the_sentence_at_the_end_says_what_was_cut() {
+    let (server, _busy) = draining("--buckets 4 --drain-timeout 200ms", 15_000);
+    let ended = server.stop();
+    let sentence = |part: &str| {
+        let line = ended.lines.iter().find(|line| line.contains("were cut"));
+        line.is_some_and(|line| line.contains(part))
+    };
+    assert!(
+        ended.code() == 1 && sentence(" cut=1 heads=0 bodies=0 calls=1 answers=0"),
+        "{}",
+        ended.stderr()
+    );
+
+    let server = Server::start("echo", "--buckets 4 --drain-timeout 200ms");
+    let mut client = server.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 40000\r\nExpect: 100-continue\r\n\r\n",
+    );
+    assert_eq!(client.answer().status, 100);
+    let ended = server.stop();
+    assert!(
+        ended.code() == 1
+            && ended
+                .stderr()
+                .contains(" cut=1 heads=0 bodies=1 calls=0 answers=0"),
+        "{}",
+        ended.stderr()
+    );
+}

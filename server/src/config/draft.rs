@@ -3,6 +3,7 @@
 use super::nearest::nearest;
 use super::{Config, ConfigError, Forward, Place, Problem, Route, Setting, Target};
 use crate::http::{self, Method};
+use crate::listen::ListenAddress;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -60,22 +61,27 @@ impl Drafts {
             self.problems.push(nothing);
         }
         let mut forwards: Vec<Forward> = Vec::new();
-        let mut addresses: Vec<(bool, SocketAddr, Place)> = Vec::new();
+        let mut addresses: Vec<(bool, ListenAddress, Place)> = Vec::new();
         for draft in &self.forwards {
             let Some((scheme, address)) = self.problems.take(listen(&draft.listen)) else {
                 continue;
             };
             // HTTP is spoken over TCP. The kernel chooses another port 0 each time.
             let datagrams = scheme == Scheme::Udp;
+            let (one, any_port) = match &address {
+                ListenAddress::Inet(address) => ("a port", address.port() == 0),
+                ListenAddress::Unix(_) => ("a path", false),
+                ListenAddress::Systemd(_) => ("a name", false),
+            };
             let same = addresses
                 .iter()
-                .find(|(d, a, _)| (*d, *a) == (datagrams, address) && address.port() != 0);
+                .find(|(d, a, _)| *d == datagrams && *a == address && !any_port);
             if let Some((_, _, first)) = same {
                 let what =
-                    format!("{address} is listened on already ({first}): a port has one forward");
+                    format!("{address} is listened on already ({first}): {one} has one forward");
                 self.problems.add(&draft.listen.place, what);
             }
-            addresses.push((datagrams, address, draft.listen.place.clone()));
+            addresses.push((datagrams, address.clone(), draft.listen.place.clone()));
             if let Some(target) = target(scheme, draft, &mut self.problems) {
                 forwards.push(Forward {
                     address,
@@ -198,7 +204,7 @@ fn routes(written: &[DraftRoute], problems: &mut Vec<Problem>) -> Vec<Route> {
     routes
 }
 
-fn listen(at: &Located) -> Result<(Scheme, SocketAddr), Problem> {
+fn listen(at: &Located) -> Result<(Scheme, ListenAddress), Problem> {
     let text = at.value.as_str();
     let Some((scheme, address)) = text.split_once("://") else {
         return problem(
@@ -214,8 +220,20 @@ fn listen(at: &Located) -> Result<(Scheme, SocketAddr), Problem> {
             format!("the scheme {scheme:?} is not http, tcp or udp{meant}"),
         );
     };
+    if address.starts_with("unix:") || address.starts_with("systemd:") {
+        if *scheme == Scheme::Udp {
+            return problem(
+                at,
+                format!("{address:?} is for connections: datagrams come to an address and a port"),
+            );
+        }
+        return match address.parse() {
+            Ok(address) => Ok((*scheme, address)),
+            Err(why) => problem(at, why),
+        };
+    }
     if let Ok(address) = address.parse() {
-        return Ok((*scheme, address));
+        return Ok((*scheme, ListenAddress::Inet(address)));
     }
     let no_port = |address: &str| {
         let inner = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
@@ -248,7 +266,8 @@ fn listen(at: &Located) -> Result<(Scheme, SocketAddr), Problem> {
     problem(
         at,
         format!(
-            "{address:?} is not an IP address and a port, as in 127.0.0.1:8080 or [::1]:8080; names are not looked up"
+            "{address:?} is not an IP address and a port, as in 127.0.0.1:8080 or [::1]:8080; names are not looked up. A Unix socket is \
+             unix:/run/hello.sock, what systemd passes systemd:NAME"
         ),
     )
 }

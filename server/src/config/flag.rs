@@ -3,6 +3,24 @@
 use super::draft::{Draft, DraftRoute, Drafts, Located};
 use super::{Place, Problem};
 
+/// Parts a prefix from an address that begins there. The path of a Unix socket ends with a colon, as nginx has it:
+/// `http://unix:/run/hello.sock:/prefix`.
+fn split_path(source: &str, address_from: usize) -> (&str, &str) {
+    if let Some(socket) = source[address_from..].strip_prefix("unix:") {
+        return match socket.split_once(":/") {
+            Some((path, _)) => {
+                let (listen, prefix) = source.split_at(address_from + "unix:".len() + path.len());
+                (listen, &prefix[1..])
+            }
+            None => (source, ""),
+        };
+    }
+    let path_from = source[address_from..]
+        .find('/')
+        .map_or(source.len(), |at| address_from + at);
+    source.split_at(path_from)
+}
+
 /// Reads the values of the flags. Those of one HTTP address are routes of one forward.
 pub(super) fn read(flags: &[String], drafts: &mut Drafts) {
     let mut forwards: Vec<Draft> = Vec::new();
@@ -21,10 +39,7 @@ pub(super) fn read(flags: &[String], drafts: &mut Drafts) {
             place: place.clone(),
         };
         let address_from = source.find("://").map_or(0, |at| at + "://".len());
-        let path_from = source[address_from..]
-            .find('/')
-            .map_or(source.len(), |at| address_from + at);
-        let (listen, path) = source.split_at(path_from);
+        let (listen, path) = split_path(source, address_from);
         let mut draft = Draft {
             place: place.clone(),
             listen: here(listen),

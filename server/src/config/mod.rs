@@ -16,6 +16,10 @@
 //! door = "/run/site.door"
 //!
 //! [[forward]]
+//! listen = "http://unix:/run/site.sock"   # or http://systemd:NAME: sockets that systemd has opened
+//! door   = "/run/site.door"
+//!
+//! [[forward]]
 //! listen = "tcp://127.0.0.1:7007"     # the connection's descriptor goes through the door
 //! door   = "/run/echo.door"
 //! ```
@@ -31,9 +35,9 @@ mod nearest;
 mod tests;
 
 use crate::http::Method;
+use crate::listen::ListenAddress;
 use draft::Drafts;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -62,7 +66,7 @@ pub struct Setting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
     /// Where to listen.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What is spoken there, and who answers.
     pub target: Target,
     /// Where it is written, for errors that only show later, such as a port in use.

@@ -242,6 +242,23 @@ fn every_problem_has_its_place() {
                 "127.0.0.1 has no port: write it behind the address, as in 127.0.0.1:8080",
             )],
         ),
+        (listen("http://unix:x.sock"), &[("2:10", "is absolute")]),
+        (listen("http://systemd:a:b"), &[("2:10", "colon")]),
+        (
+            listen("udp://unix:/x.sock"),
+            &[("2:10", "datagrams come to an address and a port")],
+        ),
+        (
+            listen("http://unix:/x.sock") + &listen("tcp://unix:/x.sock"),
+            &[(
+                "5:10",
+                "unix:/x.sock is listened on already (front.toml:2:10): a path has",
+            )],
+        ),
+        (
+            listen("http://systemd:") + &listen("http://systemd:"),
+            &[("5:10", "a name has one forward")],
+        ),
         (listen("http://127.0.0.1:"), &[("2:10", "has no port")]),
         (listen("tcp://::1"), &[("2:10", "as in [::1]:8080")]),
         (listen("tcp://[::1]"), &[("2:10", "as in [::1]:8080")]),
@@ -381,6 +398,25 @@ fn a_wrong_flag_is_named() {
             assert!(error.to_string().contains(part), "{values:?}: {error}");
         }
     }
+}
+
+#[test]
+fn a_unix_socket_and_a_prefix_are_parted_by_a_colon() {
+    let config = flags(&[
+        "http://unix:/run/x.sock=/d",
+        "http://unix:/run/x.sock:/a/b=/e",
+        "http://systemd:web/a=/d",
+        "tcp://unix:/run/y.sock=/d",
+    ]);
+    assert_eq!(
+        rows(&config.expect("it is right")),
+        [
+            "http://unix:/run/x.sock any /a/b /e",
+            "http://unix:/run/x.sock any / /d",
+            "http://systemd:web any /a /d",
+            "tcp://unix:/run/y.sock  connections /d",
+        ]
+    );
 }
 
 #[test]

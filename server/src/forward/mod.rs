@@ -148,7 +148,7 @@ pub(crate) struct Forwards {
 
 /// Starts a thread for each `tcp` and `udp` forward, and returns when each has begun and looked for its door.
 pub(crate) fn start(
-    forwards: Vec<(Forward, OwnedFd)>,
+    forwards: Vec<(Forward, Arc<OwnedFd>)>,
     settings: &FrontSettings,
 ) -> io::Result<Forwards> {
     let mut started = Forwards {
@@ -171,7 +171,8 @@ pub(crate) fn start(
         let body: Box<dyn FnOnce() + Send> = match forward.target {
             Target::Tcp(path) => {
                 let doorway = Doorway::new(name, path, settings);
-                let this = Forwarder::new(common, doorway, tcp::Connections::new(socket))?;
+                let traffic = tcp::Connections::new(socket, settings.listen_options());
+                let this = Forwarder::new(common, doorway, traffic)?;
                 Box::new(move || this.run())
             }
             Target::Udp(path) => {
@@ -279,9 +280,11 @@ impl<T: Traffic> Forwarder<T> {
         loop {
             match self.common.orders.get() {
                 Order::Serve => {}
-                Order::Drain if self.draining => {}
-                Order::Drain => {
+                Order::HandOver | Order::Drain if self.draining => {}
+                Order::HandOver | Order::Drain => {
                     self.draining = true;
+                    // Closing it would not do: a new instance may have the same socket.
+                    let _ = self.epoll.remove(self.traffic.socket());
                     self.traffic.stop_receiving();
                 }
                 Order::Stop => break,

@@ -5,10 +5,11 @@
 //! is shut down before it is closed, so that its end does not wait for a copy that somebody else may still have.
 
 use super::{Loss, Received, Traffic};
-use crate::net;
+use crate::net::{self, ListenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
 use tracing::info;
 use transom_doors::{AsyncClient, CallError, Completion, SlotId, Status};
 use transom_platform::frame::{CONNECTION_LEN, encode_connection, outcome};
@@ -32,14 +33,16 @@ struct Figures {
 
 /// The connections of a listener.
 pub(super) struct Connections {
-    listener: Option<OwnedFd>,
+    listener: Option<Arc<OwnedFd>>,
+    options: ListenOptions,
     figures: Figures,
 }
 
 impl Connections {
-    pub(super) fn new(listener: OwnedFd) -> Self {
+    pub(super) fn new(listener: Arc<OwnedFd>, options: ListenOptions) -> Self {
         Connections {
             listener: Some(listener),
+            options,
             figures: Figures::default(),
         }
     }
@@ -48,7 +51,7 @@ impl Connections {
         let Some(listener) = &self.listener else {
             return Err(Received::Nothing);
         };
-        match net::accept(listener.as_raw_fd()) {
+        match net::accept(listener.as_raw_fd(), self.options) {
             Ok((fd, peer)) => {
                 self.figures.accepted += 1;
                 // SAFETY: accept has just opened it for us.

@@ -5,6 +5,7 @@ use crate::net::{self, Sender};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::info;
 use transom_doors::{AsyncClient, CallError, Completion, SlotId, Status};
@@ -43,14 +44,14 @@ pub(super) struct Asked(Sender);
 
 /// The datagrams of a socket.
 pub(super) struct Datagrams {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     deadline_ns: Option<u64>,
     scratch: Box<[u8]>,
     figures: Figures,
 }
 
 impl Datagrams {
-    pub(super) fn new(socket: OwnedFd, deadline: Option<Duration>) -> Self {
+    pub(super) fn new(socket: Arc<OwnedFd>, deadline: Option<Duration>) -> Self {
         Datagrams {
             socket,
             deadline_ns: deadline.map(|deadline| deadline.as_nanos() as u64),

@@ -20,6 +20,8 @@ struct Entry {
     record: Record,
     /// There is a request, and no line for it yet.
     begun: bool,
+    /// Its head has been read, so that the record says whom it is from.
+    peer_known: bool,
     /// On the loop's clock, in nanoseconds, 0 for none: when its first byte was there, and since when it waits for a slot.
     arrived_ns: u64,
     waits_since_ns: u64,
@@ -30,6 +32,7 @@ impl Entry {
     fn clear(&mut self) {
         self.record.clear();
         self.begun = false;
+        self.peer_known = false;
         self.arrived_ns = 0;
         self.waits_since_ns = 0;
         self.waited_ns = 0;
@@ -62,6 +65,7 @@ impl Loop {
         let mut blank = Entry {
             record: Record::blank(),
             begun: false,
+            peer_known: false,
             arrived_ns: 0,
             waits_since_ns: 0,
             waited_ns: 0,
@@ -94,11 +98,18 @@ impl Loop {
         let Some(access) = &mut self.access else {
             return;
         };
-        let entry = access.entry(index);
-        if std::mem::replace(&mut entry.begun, true) {
+        if std::mem::replace(&mut access.entry(index).begun, true) {
             return;
         }
+        let peer = self.named_client(index, head);
+        let peer = peer.unwrap_or(self.table[index].peer);
+        let Some(access) = &mut self.access else {
+            return;
+        };
+        let entry = access.entry(index);
+        entry.peer_known = true;
         let record = &mut entry.record;
+        record.peer = peer;
         record.request.push(head.method_text.as_bytes());
         record.request.push(b" ");
         record.request.push(head.target.as_bytes());
@@ -128,7 +139,8 @@ impl Loop {
         let entry = access.entry(index);
         if !std::mem::replace(&mut entry.begun, true) {
             let line = first_line(bytes);
-            if !line.is_empty() {
+            // What a proxy sends first is no request.
+            if !line.is_empty() && !self.table[index].wants_proxy {
                 entry.record.request.push(line);
             }
         }
@@ -245,7 +257,9 @@ impl Loop {
         };
         let record = &mut entry.record;
         record.unix_ms = now_ms();
-        record.peer = connection.peer;
+        if !entry.peer_known {
+            record.peer = connection.peer;
+        }
         record.duration_us = duration_ns / 1000;
         record.waited_us = entry.waited_ns / 1000;
         record.number = connection.requests.saturating_add(1);

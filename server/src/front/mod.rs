@@ -24,9 +24,11 @@ mod timers;
 use crate::addresses::{Addresses, Admission, Counted};
 use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
-use crate::net::{self, Epoll};
+use crate::net::{self, Epoll, ListenOptions};
 use crate::pace::PaceLimit;
-use crate::settings::FrontSettings;
+use crate::peer::forwarded::Field;
+use crate::peer::{Trusted, is_trusted};
+use crate::settings::{FrontSettings, ProxySetting};
 use doorway::{Doorway, Doorways};
 use std::collections::VecDeque;
 use std::hash::RandomState;
@@ -120,10 +122,13 @@ pub(crate) struct Orders {
 #[repr(u32)]
 pub(crate) enum Order {
     Serve = 0,
+    /// Accept nothing more, because another process does, and close nobody's connection before it has had an answer that
+    /// says so: whoever has connected, or was promised that a connection stays open, may be about to use it.
+    HandOver = 1,
     /// Accept nothing, end what has begun.
-    Drain = 1,
+    Drain = 2,
     /// Close everything.
-    Stop = 2,
+    Stop = 3,
 }
 
 impl Orders {
@@ -134,7 +139,8 @@ impl Orders {
     pub(crate) fn get(&self) -> Order {
         match self.state.load(Ordering::Relaxed) {
             0 => Order::Serve,
-            1 => Order::Drain,
+            1 => Order::HandOver,
+            2 => Order::Drain,
             _ => Order::Stop,
         }
     }
@@ -157,8 +163,17 @@ pub(crate) struct Parts {
 
 /// What a loop listens on for HTTP, and where the requests from there go.
 pub(crate) struct Forward {
-    pub listeners: Vec<OwnedFd>,
+    pub listeners: Vec<Listener>,
     pub routes: Arc<RouteTable>,
+}
+
+/// A socket that connections are accepted from.
+#[derive(Debug, Clone)]
+pub(crate) struct Listener {
+    /// Closed when nobody holds it any more: neither a loop nor what hands it on to another process.
+    pub socket: Arc<OwnedFd>,
+    /// Other loops accept from it too.
+    pub shared: bool,
 }
 
 /// How long things may take, in milliseconds.
@@ -179,12 +194,25 @@ struct Timeouts {
 const LINGER_MS: u64 = 2000;
 const LINGER_BYTES: u32 = 1 << 20;
 
+/// Who a new connection is from.
+struct Newcomer {
+    peer: Option<SocketAddr>,
+    /// It is a proxy that is believed.
+    trusted: bool,
+    counted: Option<Counted>,
+}
+
+/// An address has as many connections as it may.
+struct AddressIsFull;
+
 /// One loop.
 pub(crate) struct Loop {
     epoll: Epoll,
     bell: Bell,
     /// Each with the number of its forward.
-    listeners: Vec<(OwnedFd, u16)>,
+    listeners: Vec<(Listener, u16)>,
+    /// What accepted connections are like, where they do not inherit it.
+    listen_options: ListenOptions,
     /// By forward: where its requests go.
     forwards: Vec<Arc<RouteTable>>,
     accepting: bool,
@@ -200,6 +228,12 @@ pub(crate) struct Loop {
     limits: HeadLimits,
     body_limit: u64,
     requests_per_connection: u32,
+    /// Connections begin with a proxy's header.
+    proxied: bool,
+    /// The field in which a proxy names its client.
+    forwarded: Option<Field>,
+    /// The proxies that are believed.
+    trust: Box<[Trusted]>,
     timeouts: Timeouts,
     /// How slowly a client may send a body, and take an answer.
     body_pace_limit: PaceLimit,
@@ -246,7 +280,8 @@ impl Loop {
             forwards.push(forward.routes);
         }
         for (n, (listener, _)) in (0..).zip(&listeners) {
-            epoll.add_listener(listener.as_raw_fd(), Source::Listener(n).token())?;
+            let token = Source::Listener(n).token();
+            epoll.add_listener(listener.socket.as_raw_fd(), listener.shared, token)?;
         }
         let doorways = parts.doorways.into_iter().map(Doorway::new);
         let doorways = Doorways(doorways.collect());
@@ -262,6 +297,7 @@ impl Loop {
             epoll,
             bell: parts.bell,
             listeners,
+            listen_options: settings.listen_options(),
             forwards,
             accepting: true,
             addresses: parts.addresses,
@@ -280,6 +316,9 @@ impl Loop {
             },
             body_limit: settings.body_limit.get() as u64,
             requests_per_connection: settings.requests_per_connection.get(),
+            proxied: settings.proxy_protocol == ProxySetting::Require,
+            forwarded: settings.forwarded.into(),
+            trust: settings.trust.clone().into(),
             timeouts: Timeouts {
                 header: ms(settings.header_timeout),
                 write: ms(settings.write_timeout),
@@ -333,7 +372,8 @@ impl Loop {
             self.serve_waiting();
             self.serve_ready();
             // Only now: a timer may have closed the last connection, and then no event is left to come.
-            if self.order == Order::Stop || (self.order == Order::Drain && self.table.open() == 0) {
+            let draining = matches!(self.order, Order::HandOver | Order::Drain);
+            if self.order == Order::Stop || (draining && self.table.open() == 0) {
                 break;
             }
             self.flush();
@@ -479,7 +519,7 @@ impl Loop {
         let Some((listener, forward)) = self.listeners.get(usize::from(listener)) else {
             return; // closed since the event
         };
-        let (fd, forward) = (listener.as_raw_fd(), *forward);
+        let (fd, forward) = (listener.socket.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
             let full = self.table.is_full();
             let evictable = if full { self.evictable() } else { None };
@@ -487,21 +527,32 @@ impl Loop {
                 self.pause_accepting();
                 return;
             }
-            match net::accept(fd) {
+            match net::accept(fd, self.listen_options) {
                 Ok((fd, peer)) => {
-                    let counted = match self.addresses.as_ref().map(|table| table.enter(peer)) {
-                        None => None,
-                        Some(Admission::Admitted(counted)) => counted,
-                        Some(Admission::Refused) => {
-                            self.stats.address_refused.bump();
-                            net::close(fd);
-                            continue;
-                        }
+                    let trusted = is_trusted(&self.trust, peer.map(|peer| peer.ip()));
+                    if self.proxied && !trusted {
+                        self.stats.proxy_refused.bump();
+                        net::close(fd);
+                        continue;
+                    }
+                    // A proxy's connections are others': they are counted by the address that its header names.
+                    let counted = match self.proxied {
+                        true => Ok(None),
+                        false => self.count_address(peer, trusted),
+                    };
+                    let Ok(counted) = counted else {
+                        net::close(fd);
+                        continue;
                     };
                     if let Some(evictable) = evictable {
                         self.close_for_newcomer(evictable);
                     }
-                    self.admit(fd, (peer, counted), forward);
+                    let who = Newcomer {
+                        peer,
+                        trusted,
+                        counted,
+                    };
+                    self.admit(fd, who, forward);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_shortage(&error) => {
@@ -515,8 +566,34 @@ impl Loop {
         }
     }
 
-    fn admit(&mut self, fd: i32, who: (Option<SocketAddr>, Option<Counted>), forward: u16) {
-        let (peer, counted) = who;
+    /// Counts a connection of an address, unless it is that of a proxy which names its clients request by request: what it
+    /// may have is for the proxy to say. An error if the address has as many as it may.
+    fn count_address(
+        &mut self,
+        peer: Option<SocketAddr>,
+        trusted: bool,
+    ) -> Result<Option<Counted>, AddressIsFull> {
+        let Some(table) = &self.addresses else {
+            return Ok(None);
+        };
+        if trusted && self.forwarded.is_some() {
+            return Ok(None);
+        }
+        match table.enter(peer) {
+            Admission::Admitted(counted) => Ok(counted),
+            Admission::Refused => {
+                self.stats.address_refused.bump();
+                Err(AddressIsFull)
+            }
+        }
+    }
+
+    fn admit(&mut self, fd: i32, who: Newcomer, forward: u16) {
+        let Newcomer {
+            peer,
+            trusted,
+            counted,
+        } = who;
         let Some(index) = self.table.insert(fd, peer, forward) else {
             net::close(fd);
             self.forget_address(counted);
@@ -531,6 +608,8 @@ impl Loop {
             return;
         }
         self.stats.accepted.bump();
+        self.table[index].wants_proxy = self.proxied;
+        self.table[index].trusted = trusted;
         // Often the request is there already.
         self.table[index].readable = true;
         self.set_timer(index, List::Idle, self.timeouts.idle);
@@ -541,7 +620,7 @@ impl Loop {
     fn pause_accepting(&mut self) {
         if std::mem::replace(&mut self.accepting, false) {
             for (listener, _) in &self.listeners {
-                let _ = self.epoll.remove(listener.as_raw_fd());
+                let _ = self.epoll.remove(listener.socket.as_raw_fd());
             }
         }
     }
@@ -553,7 +632,8 @@ impl Loop {
         }
         for (n, (listener, _)) in (0..).zip(&self.listeners) {
             let token = Source::Listener(n).token();
-            let _ = self.epoll.add_listener(listener.as_raw_fd(), token);
+            let (fd, shared) = (listener.socket.as_raw_fd(), listener.shared);
+            let _ = self.epoll.add_listener(fd, shared, token);
         }
     }
 
@@ -621,27 +701,48 @@ impl Loop {
             self.order = order;
             self.pause_accepting();
             self.listeners.clear();
-            self.close_what_is_not_a_request();
+            if order >= Order::Drain {
+                self.close_what_is_not_a_request();
+            }
         }
     }
 
     /// Closes what no request has begun on, or only half a head.
     fn close_what_is_not_a_request(&mut self) {
-        for list in [List::Idle, List::Header] {
-            while let Some(index) = self.table.first(list) {
-                if list == List::Header {
-                    self.stats.cut.bump();
-                }
+        self.serve_ready(); // those whose turn was next
+        while let Some(index) = self.table.first(List::Idle) {
+            // What has come since the last look is a request that arrived before the end.
+            self.table[index].readable = true;
+            self.drive(index);
+            if self.table.stands_in(index, List::Idle) {
                 self.close(index);
             }
         }
+        while let Some(index) = self.table.first(List::Header) {
+            self.cut_head(index);
+        }
+    }
+
+    /// Closes a connection whose head will not be waited for.
+    fn cut_head(&mut self, index: u32) {
+        self.stats.cut.bump();
+        self.stats.cut_heads.bump();
+        self.close(index);
     }
 
     fn close_everything(&mut self) {
         let mut from = 0;
         while let Some(index) = self.table.next_open(from) {
-            if !matches!(self.table[index].state, State::Idle | State::Lingering) {
+            let of_its_kind = match self.table[index].state {
+                State::Idle | State::Lingering | State::Free => None,
+                State::Head if self.table[index].wanted == 0 => Some(&self.stats.cut_heads),
+                State::Head | State::Body | State::BodyWanted => Some(&self.stats.cut_bodies),
+                State::Waiting | State::Calling => Some(&self.stats.cut_calls),
+                State::Writing => Some(&self.stats.cut_answers),
+            };
+            if let Some(count) = of_its_kind {
                 self.stats.cut.bump();
+                count.bump();
             }
             self.close(index);
             from = index + 1;
@@ -722,7 +823,7 @@ impl Loop {
         }
         connection.state = State::Idle;
         let readable = connection.readable;
-        if self.order != Order::Serve {
+        if self.order >= Order::Drain {
             // What was promised to stay open was promised before the drain began.
             self.close_politely(index);
             return;

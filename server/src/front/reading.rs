@@ -1,7 +1,7 @@
 //! From bytes to a submitted call: heads, bodies, and where they wait.
 
-use super::Loop;
 use super::routes::Match;
+use super::{AddressIsFull, Loop, Order};
 use crate::connection::{BodyRest, Connection, List, State};
 use crate::http::reply::CONTINUE;
 use crate::http::{
@@ -9,7 +9,9 @@ use crate::http::{
     decode_path, parse,
 };
 use crate::net;
+use crate::peer::{Client, Malformed, forwarded, is_trusted, proxy};
 use std::io;
+use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};
 use transom_platform::frame::{EncodeError, RequestParts, encode_request, set_request_body};
 
@@ -169,8 +171,13 @@ impl Loop {
         match receive(&mut self.table[index], scratch) {
             Received::Bytes(len) => {
                 self.table[index].arrived_ms = self.now_ms;
-                self.note_arrival(index);
-                self.on_head_bytes(index, &scratch[..len], Source::Scratch);
+                match self.take_proxy_header(index, &scratch[..len], Source::Scratch) {
+                    Some(used) if used < len => {
+                        self.note_arrival(index);
+                        self.on_head_bytes(index, &scratch[used..len], Source::Scratch);
+                    }
+                    _ => {}
+                }
             }
             Received::Nothing => self.note_silence(index),
             Received::End => self.close(index),
@@ -205,6 +212,8 @@ impl Loop {
                 let wanted = connection.wanted as usize;
                 let worth_a_look = match wanted {
                     // A head ends in a line feed, and its first bytes may show that it is none.
+                    // A proxy's header may be binary.
+                    0 if connection.wants_proxy => true,
                     0 => filled < 8 || len == room.len() || new.contains(&b'\n'),
                     wanted => filled + len >= wanted,
                 };
@@ -231,6 +240,23 @@ impl Loop {
         // use: what follows a request is moved to the start by `compact`, afterwards. A buffer that is given back
         // meanwhile is written by its next owner at the earliest after this call.
         let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
+        let Some(used) = self.take_proxy_header(index, bytes, Source::Buffer) else {
+            return;
+        };
+        if used == len {
+            self.let_go_of_buffer(index);
+            self.table[index].state = State::Idle;
+            self.set_timer(index, List::Idle, self.timeouts.idle);
+            return;
+        }
+        if used > 0 {
+            // The request begins where the buffer does.
+            self.table[index].used = used as u32;
+            self.compact(index);
+            self.note_arrival(index);
+            self.parse_buffer(index);
+            return;
+        }
         self.on_head_bytes(index, bytes, Source::Buffer);
         self.compact(index);
     }
@@ -244,6 +270,80 @@ impl Loop {
             connection.buffered = (len - used) as u32;
         }
         connection.used = 0;
+    }
+
+    /// Takes the header that a proxy sends first, if one is due: how many bytes it has. `None` if the rest of it has to come,
+    /// or the connection was closed because it is none.
+    fn take_proxy_header(&mut self, index: u32, bytes: &[u8], source: Source) -> Option<usize> {
+        if !self.table[index].wants_proxy {
+            return Some(0);
+        }
+        match proxy::parse(bytes) {
+            Ok(Some((len, client))) => {
+                let connection = &mut self.table[index];
+                connection.wants_proxy = false;
+                match client {
+                    Client::Nobody => {}
+                    Client::Unknown => (connection.peer, connection.trusted) = (None, false),
+                    Client::At(peer) => {
+                        connection.peer = Some(peer);
+                        connection.trusted = is_trusted(&self.trust, Some(peer.ip()));
+                        let trusted = connection.trusted;
+                        match self.count_address(Some(peer), trusted) {
+                            Ok(counted) => self.table[index].counted = counted,
+                            Err(AddressIsFull) => {
+                                self.close(index);
+                                return None;
+                            }
+                        }
+                    }
+                }
+                Some(len)
+            }
+            Ok(None) => {
+                self.keep_head(index, bytes, source);
+                None
+            }
+            Err(Malformed(why)) => {
+                tracing::debug!(why, "a connection without a PROXY header was closed");
+                self.stats.proxy_refused.bump();
+                self.close(index);
+                None
+            }
+        }
+    }
+
+    /// Where a request comes from: its connection's other end or, if that is a proxy that is believed, whom it names.
+    fn peer(&self, index: u32, head: &Head<'_, '_>) -> Option<SocketAddr> {
+        match self.named_client(index, head) {
+            Ok(peer) => peer,
+            Err(Malformed(why)) => {
+                tracing::debug!(
+                    why,
+                    "a proxy has named its client in a way that makes no sense"
+                );
+                self.stats.forwarded_ignored.bump();
+                self.table[index].peer
+            }
+        }
+    }
+
+    /// As `peer`, and an error for a proxy that makes no sense.
+    pub(super) fn named_client(
+        &self,
+        index: u32,
+        head: &Head<'_, '_>,
+    ) -> Result<Option<SocketAddr>, Malformed> {
+        let connection = &self.table[index];
+        let Some(which) = self.forwarded.filter(|_| connection.trusted) else {
+            return Ok(connection.peer);
+        };
+        let fields = head.fields.iter().map(|field| (field.name, field.value));
+        Ok(match forwarded::client(which, &self.trust, fields)? {
+            Client::Nobody => connection.peer,
+            Client::Unknown => None,
+            Client::At(peer) => Some(peer),
+        })
     }
 
     fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
@@ -280,6 +380,10 @@ impl Loop {
 
     /// Keeps an unfinished head, or a whole one whose body is on its way.
     fn keep_head(&mut self, index: u32, bytes: &[u8], source: Source) {
+        if self.order >= Order::Drain && self.table[index].wanted == 0 {
+            self.cut_head(index);
+            return;
+        }
         if source == Source::Scratch && !self.keep(index, bytes) {
             // No buffer can be had: all are with requests that have a slot or wait for one.
             self.note_no_head(index, bytes);
@@ -451,6 +555,7 @@ impl Loop {
         head: &Head<'_, '_>,
         bytes: &[u8],
     ) -> Result<usize, Refusal> {
+        let peer = self.peer(index, head);
         let path = &mut self.write_scratch[..];
         let path_len = decode_path(head.path.as_bytes(), path)?;
         let parts = RequestParts {
@@ -461,7 +566,7 @@ impl Loop {
             query: head.query.map(str::as_bytes),
             host: Some(head.host.as_bytes()).filter(|host| !host.is_empty()),
             minor: head.version_minor,
-            peer: self.table[index].peer,
+            peer,
             head_only: self.table[index].head_only,
             content_length: match head.body {
                 BodyFraming::None => Some(0),

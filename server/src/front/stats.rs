@@ -67,12 +67,24 @@ stats! {
     late,
     /// Unfinished heads answered 408 to make room for others.
     partial_evicted,
+    /// Connections closed because they did not begin with a PROXY header, or were not from a proxy that is trusted.
+    proxy_refused,
+    /// Requests whose `Forwarded` or `X-Forwarded-For` made no sense and was ignored.
+    forwarded_ignored,
     /// Clients cut because they were slower than allowed, or held what others needed.
     slow_cut,
     /// Connections refused because their address had as many as it may.
     address_refused,
     /// Connections closed in the middle of a request or an answer, by the end of the drain.
     cut,
+    /// Of these: in the middle of a head.
+    cut_heads,
+    /// Of these: in the middle of a body.
+    cut_bodies,
+    /// Of these: in a handler, or waiting for one.
+    cut_calls,
+    /// Of these: in the middle of an answer.
+    cut_answers,
 }
 
 impl LoopStats {

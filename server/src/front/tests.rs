@@ -245,7 +245,10 @@ impl Front {
             bell: bell.clone(),
             doorways,
             forwards: vec![Forward {
-                listeners: vec![listener],
+                listeners: vec![Listener {
+                    socket: Arc::new(listener),
+                    shared: false,
+                }],
                 routes: Arc::new(RouteTable::new(routes)),
             }],
             addresses: None,

@@ -1,5 +1,6 @@
 //! `--door`: an application on its own. It has a region, buckets and a door at a path; no socket and no loop.
 
+use super::handover::{End, until_told};
 use super::signals::{Signals, Wake};
 use super::{Handlers, StartError, application, end};
 use crate::log::LogHandle;
@@ -74,6 +75,7 @@ impl Server {
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
+        signals.notify().ready();
         seal();
         Ok(Server {
             application,
@@ -88,7 +90,7 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let recycle = signals.wait(None) == Wake::Parked;
+        let recycle = until_told(signals, None) == End::Recycle;
         if recycle {
             application::say_parked(self.application, &settings.application);
         }
@@ -106,7 +108,7 @@ impl Server {
             recycle,
             sound: true,
             in_time,
-            cut,
+            cut: end::Cut::of_calls(cut),
         }
         .status()
     }
@@ -129,7 +131,7 @@ impl Server {
             }
             match signals.wait(Some(left.min(LOOK_AGAIN))) {
                 Wake::Signal => return false,
-                Wake::Parked | Wake::TimedOut => {}
+                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
             }
         }
         true

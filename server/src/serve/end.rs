@@ -83,9 +83,11 @@ pub(super) fn summarise(
         rejected = of_front(|front| front.rejected),
         bad_gateway = of_front(|front| front.bad_gateway),
         unaccepted_resent = of_front(|front| front.unaccepted_resent),
+        proxy_refused = of_front(|front| front.proxy_refused),
+        forwarded_ignored = of_front(|front| front.forwarded_ignored),
+        partial_evicted = of_front(|front| front.partial_evicted),
         late = of_front(|front| front.late),
         slow_cut = of_front(|front| front.slow_cut),
-        partial_evicted = of_front(|front| front.partial_evicted),
         address_refused = of_front(|front| front.address_refused),
         cut = of_front(|front| front.cut),
         // With a front end beside it, these are its requests.
@@ -107,6 +109,45 @@ pub(super) fn summarise(
     );
 }
 
+/// Requests that had not ended when the drain did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cut {
+    heads: u64,
+    bodies: u64,
+    calls: u64,
+    answers: u64,
+}
+
+impl Cut {
+    /// What a front end cut.
+    pub(super) fn of_front(front: &LoopFigures) -> Self {
+        Cut {
+            heads: front.cut_heads,
+            bodies: front.cut_bodies,
+            calls: front.cut_calls,
+            answers: front.cut_answers,
+        }
+    }
+
+    /// Calls that an application had not ended.
+    pub(super) fn of_calls(calls: u64) -> Self {
+        Cut {
+            calls,
+            ..Cut::default()
+        }
+    }
+
+    /// And calls that forwards of connections and datagrams cut.
+    pub(super) fn and_calls(mut self, calls: u64) -> Self {
+        self.calls += calls;
+        self
+    }
+
+    fn total(self) -> u64 {
+        self.heads + self.bodies + self.calls + self.answers
+    }
+}
+
 /// How a server ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
@@ -117,7 +158,7 @@ pub(super) struct Ending {
     /// Everything that had begun ended before the drain did.
     pub in_time: bool,
     /// What had not.
-    pub cut: u64,
+    pub cut: Cut,
 }
 
 impl Ending {
@@ -127,11 +168,22 @@ impl Ending {
             ExitCode::from(EXIT_RECYCLE)
         } else if !self.sound {
             ExitCode::from(1)
-        } else if self.in_time {
+        } else if self.in_time || self.cut.total() == 0 {
+            // At the deadline there was nothing left but connections without a request.
             ExitCode::SUCCESS
         } else {
+            let Cut {
+                heads,
+                bodies,
+                calls,
+                answers,
+            } = self.cut;
             warn!(
-                cut = self.cut,
+                cut = self.cut.total(),
+                heads,
+                bodies,
+                calls,
+                answers,
                 "requests were cut: they had not ended when the drain did (--drain-timeout)"
             );
             ExitCode::from(1)

@@ -1,7 +1,9 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
-use super::front::{FrontHalf, Loops, addresses, listen_options};
-use super::signals::{Signals, Wake};
+use super::front::{FrontHalf, Loops, addresses};
+use super::handover::{Handover, until_told};
+use super::listeners::{Inherited, Kind, Listeners};
+use super::signals::Signals;
 use super::{HEAP_HEADROOM, StartError, access, descriptors, end, report, with_logs};
 use crate::access::AccessLog;
 use crate::config::{Config, Forward, Source, Target};
@@ -11,7 +13,6 @@ use crate::front::{
     Parts, REMOTE_SLOTS_MAX, RouteTable,
 };
 use crate::log::LogHandle;
-use crate::net;
 use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
 use crate::settings::{ForwardSettings, FrontSettings, file};
 use clap::ArgMatches;
@@ -22,7 +23,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tracing::info;
 use transom_arena::{Part, Region, RegionOptions, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Bell, OpenOptions};
@@ -68,9 +69,11 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
         "--connections",
         front.connections.get(),
     )?;
+    // Before anything is opened: what was passed is known by its numbers only.
+    let inherited = Inherited::take().map_err(StartError::Inherited)?;
     let signals = Signals::block().map_err(StartError::Signals)?;
     with_logs(&front, |logs| {
-        Server::start(&plan, &front, config, &signals, started)
+        Server::start(&plan, &front, config, inherited, &signals, started)
             .map(|server| server.until_the_end(&front, &signals, logs))
     })
 }
@@ -114,10 +117,14 @@ fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
 /// The sum; a flag that cannot hold is told with the place in the file, if that is where it was set.
 fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError> {
     FrontPlan::new(front, config).map_err(|source| {
-        let (PlanError::TooSmall { flag, .. } | PlanError::TooLarge { flag, .. }) = &source else {
+        let (PlanError::TooSmall { flag, .. }
+        | PlanError::TooLarge { flag, .. }
+        | PlanError::Alone { flag, .. }) = &source
+        else {
             return StartError::Plan(source);
         };
         let name = flag.trim_start_matches('-');
+        let name = name.split(' ').next().unwrap_or(name);
         match config.settings.iter().find(|set| set.name == name) {
             Some(set) => StartError::Setting {
                 place: set.place.clone(),
@@ -177,6 +184,8 @@ struct Server {
     front: FrontHalf,
     /// None without loops.
     opener: Option<Opener>,
+    listeners: Listeners,
+    handover: Handover,
     /// None if it is off, or without loops.
     access: Option<AccessLog>,
     streams: Forwards,
@@ -191,8 +200,9 @@ struct ForwardParts<'c> {
     doors: Vec<&'c Path>,
     /// How each loop opens each of them.
     open: OpenOptions,
-    /// Of each loop, a socket for each forward.
-    sockets: Vec<Vec<OwnedFd>>,
+    /// With the sockets of each forward.
+    listeners: &'c Listeners,
+    loops: usize,
     /// To be shared by the loops, as `Part::share` does.
     connections: Part,
     heads: Part,
@@ -200,14 +210,15 @@ struct ForwardParts<'c> {
     access: Option<&'c AccessLog>,
 }
 
-/// Builds a loop for each element of `sockets`, and starts what opens their doors.
+/// Builds the loops, and starts what opens their doors.
 fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     let ForwardParts {
         settings,
         forwards,
         doors,
         open,
-        sockets,
+        listeners,
+        loops: count,
         mut connections,
         mut heads,
         mut scratch,
@@ -233,8 +244,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     let mut opener = OpenerBuilder::default();
     let addresses = addresses(settings);
     let mut loops = Loops::default();
-    let count = sockets.len();
-    for (n, sockets) in sockets.into_iter().enumerate() {
+    for n in 0..count {
         let share = |part: &mut Part| part.share(count - n);
         let bell = Bell::new().map_err(StartError::Loop)?;
         let doorways = doors.iter().map(|door| DoorwayParts::Remote {
@@ -242,7 +252,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
             slots_max: REMOTE_SLOTS_MAX as usize,
             client: None,
         });
-        let forwards = sockets.into_iter().zip(&tables);
+        let forwards = listeners.of_loop(n, count).into_iter().zip(&tables);
         let parts = Parts {
             connections: share(&mut connections),
             buffers: share(&mut heads),
@@ -250,8 +260,8 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
             doorways: doorways.collect(),
             bell,
             forwards: forwards
-                .map(|(socket, routes)| front::Forward {
-                    listeners: vec![socket],
+                .map(|(listeners, routes)| front::Forward {
+                    listeners,
                     routes: routes.clone(),
                 })
                 .collect(),
@@ -276,6 +286,7 @@ impl Server {
         plan: &FrontPlan,
         settings: &FrontSettings,
         mut config: Config,
+        mut inherited: Inherited,
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
@@ -283,8 +294,13 @@ impl Server {
         let all = std::mem::replace(&mut config.forwards, http);
         let mut streams: Vec<_> = all.into_iter().filter(|one| !one.is_http()).collect();
         // Before the region is mapped, so that a port in use is said at once.
-        let sockets = listen(&mut config.forwards, settings, plan.loops)?;
-        let stream_sockets = listen(&mut streams, settings, 1)?.pop().unwrap_or_default();
+        let mut listeners = listen(
+            [&mut config.forwards, &mut streams],
+            &mut inherited,
+            settings,
+            plan.loops,
+        )?;
+        let sockets = sockets_of(&streams, &listeners, config.forwards.len())?;
         let access = match plan.loops {
             0 => None,
             _ => {
@@ -312,7 +328,8 @@ impl Server {
                         slots: None,
                         take_descriptors: false,
                     },
-                    sockets,
+                    listeners: &listeners,
+                    loops: plan.loops as usize,
                     connections,
                     heads,
                     scratch,
@@ -321,9 +338,12 @@ impl Server {
                 (loops, Some(opener))
             }
         };
+        let handover = Handover::prepare(&listeners, settings.handover_timeout)
+            .map_err(StartError::Handover)?;
         let front = FrontHalf::start(loops)?;
-        let pairs = streams.iter().cloned().zip(stream_sockets).collect();
+        let pairs = streams.iter().cloned().zip(sockets).collect();
         let running = forward::start(pairs, settings).map_err(StartError::Loop)?;
+        listeners.are_ours();
         config.forwards.extend(streams);
         end::say_bound(&plan.bound);
         let listen: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
@@ -334,11 +354,15 @@ impl Server {
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
-        drop((listen, config));
+        inherited.handed.say_ready();
+        signals.notify().ready();
+        drop((listen, config, inherited));
         seal();
         Ok(Server {
             front,
             opener,
+            listeners,
+            handover,
             access,
             streams: running,
         })
@@ -350,13 +374,16 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        signals.wait(None);
+        let why = until_told(signals, Some(&self.handover));
         let began = Instant::now();
         let timeout = settings.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        // The streams end what has begun whatever the reason is: a connection of theirs belongs to one call.
         self.streams.tell(Order::Drain);
-        let in_time = self.front.drain(began + timeout, signals)
-            && wait_for_streams(&self.streams, began + timeout, signals);
+        self.listeners.give_up(why);
+        let streams = &self.streams;
+        let deadline = began + timeout;
+        let in_time = (self.front).drain(why, deadline, signals, || streams.have_ended());
         self.streams.tell(Order::Stop);
         let (front, loops_sound) = self.front.join();
         let (cut, streams_sound) = self.streams.join();
@@ -368,61 +395,65 @@ impl Server {
             recycle: false,
             sound,
             in_time,
-            cut: front.cut + cut,
+            cut: end::Cut::of_front(&front).and_calls(cut),
         }
         .status()
     }
 }
 
-/// Whether all forwards of connections and datagrams have ended before the deadline and before a second signal.
-fn wait_for_streams(streams: &Forwards, deadline: Instant, signals: &Signals) -> bool {
-    while !streams.have_ended() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return false;
+/// The socket of each forward that is not served by loops; their listeners come after those of so many others.
+fn sockets_of(
+    streams: &[Forward],
+    listeners: &Listeners,
+    others: usize,
+) -> Result<Vec<Arc<OwnedFd>>, StartError> {
+    let all = listeners.of_loop(0, 1).into_iter().skip(others);
+    let one = |(forward, sockets): (&Forward, Vec<front::Listener>)| {
+        let count = sockets.len();
+        match <[_; 1]>::try_from(sockets) {
+            Ok([only]) => Ok(only.socket),
+            Err(_) => Err(StartError::Forward {
+                place: forward.place.clone(),
+                forward: forward.to_string(),
+                address: forward.address.clone(),
+                source: io::Error::other(format!(
+                    "{count} sockets have been passed for it, and it takes one: write a forward for each, and tell them \
+                     apart by FileDescriptorName= in their socket units"
+                )),
+            }),
         }
-        match signals.wait(Some(left.min(Duration::from_millis(20)))) {
-            Wake::Signal => return false,
-            Wake::Parked | Wake::TimedOut => {}
-        }
-    }
-    true
+    };
+    streams.iter().zip(all).map(one).collect()
 }
 
-/// Opens the sockets of every forward, once per loop, and notes the ports that the kernel chose.
+/// Opens the sockets of every forward, first those that loops serve and then the others, and notes the ports that the
+/// kernel chose. All at once: what has been passed and is not listened on is closed.
 fn listen(
-    forwards: &mut [Forward],
+    forwards: [&mut [Forward]; 2],
+    inherited: &mut Inherited,
     settings: &FrontSettings,
     loops: u32,
-) -> Result<Vec<Vec<OwnedFd>>, StartError> {
-    let options = listen_options(settings);
-    let failed = |forward: &Forward, source| StartError::Forward {
-        place: forward.place.clone(),
-        forward: forward.to_string(),
-        address: forward.address,
-        source,
-    };
-    for forward in forwards.iter() {
-        let free = match forward.target {
-            Target::Http(_) | Target::Tcp(_) => net::probe(forward.address),
-            Target::Udp(_) => net::probe_datagrams(forward.address),
+) -> Result<Listeners, StartError> {
+    let mut forwards: Vec<_> = forwards.into_iter().flatten().collect();
+    let address = |forward: &&mut Forward| {
+        let (kind, sockets) = match forward.target {
+            Target::Http(_) => (Kind::Stream, loops),
+            Target::Tcp(_) => (Kind::Stream, 1),
+            Target::Udp(_) => (Kind::Datagram, 1),
         };
-        free.map_err(|source| failed(forward, source))?;
-    }
-    let mut all = Vec::new();
-    for _ in 0..loops {
-        let mut sockets = Vec::new();
-        for forward in forwards.iter_mut() {
-            let socket = match forward.target {
-                Target::Http(_) | Target::Tcp(_) => net::listen(forward.address, options),
-                Target::Udp(_) => net::receive_datagrams(forward.address, options),
-            };
-            let socket = socket.map_err(|source| failed(forward, source))?;
-            // With port 0 the kernel chooses once, and the other loops take the same.
-            forward.address = net::local_address(&socket).map_err(StartError::Loop)?;
-            sockets.push(socket);
+        (kind, forward.address.clone(), sockets)
+    };
+    let addresses: Vec<_> = forwards.iter().map(address).collect();
+    let listeners = Listeners::open(&addresses, inherited, settings).map_err(|(n, source)| {
+        StartError::Forward {
+            place: forwards[n].place.clone(),
+            forward: forwards[n].to_string(),
+            address: forwards[n].address.clone(),
+            source,
         }
-        all.push(sockets);
+    })?;
+    for (forward, address) in forwards.iter_mut().zip(listeners.addresses()) {
+        forward.address = address.clone();
     }
-    Ok(all)
+    Ok(listeners)
 }

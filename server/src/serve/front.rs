@@ -1,66 +1,23 @@
-//! The front half of a server: listeners, and threads that are loops; and how they end.
+//! The front half of a server: threads that are loops, and how they end.
 
 use super::StartError;
+use super::handover::End;
 use super::signals::{Signals, Wake};
 use crate::addresses::Addresses;
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders};
-use crate::net::{self, ListenOptions};
 use crate::plan::LOOP_STACK;
 use crate::settings::FrontSettings;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::error;
 use transom_doors::Bell;
 
-/// What all sockets of a listener are like.
-pub(super) fn listen_options(settings: &FrontSettings) -> ListenOptions {
-    ListenOptions {
-        backlog: settings.backlog.get(),
-        receive_buffer: settings.receive_buffer.get(),
-        send_buffer: settings.send_buffer.get(),
-    }
-}
-
 /// What all loops count addresses in, if these have a limit.
 pub(super) fn addresses(settings: &FrontSettings) -> Option<Arc<Addresses>> {
     let most = settings.connections_per_address?;
     let table = Addresses::new(settings.connections_in_all(), most.get());
     Some(Arc::new(table))
-}
-
-/// Listens on every address once per loop.
-pub(super) fn listen(
-    addresses: &[SocketAddr],
-    settings: &FrontSettings,
-    loops: u32,
-) -> Result<Vec<Vec<OwnedFd>>, StartError> {
-    let options = listen_options(settings);
-    let mut addresses = addresses.to_vec();
-    for address in &addresses {
-        // SO_REUSEPORT would let a second server of the same user take half of the first one's connections.
-        net::probe(*address).map_err(|source| StartError::Listen {
-            address: *address,
-            source,
-        })?;
-    }
-    let mut all = Vec::new();
-    for _ in 0..loops {
-        let mut sockets = Vec::new();
-        for address in &mut addresses {
-            let socket = net::listen(*address, options).map_err(|source| StartError::Listen {
-                address: *address,
-                source,
-            })?;
-            // With port 0 the kernel chooses once, and the other loops take the same.
-            *address = net::local_address(&socket).map_err(StartError::Loop)?;
-            sockets.push(socket);
-        }
-        all.push(sockets);
-    }
-    Ok(all)
 }
 
 /// Loops before they are threads, and what is kept of them.
@@ -109,11 +66,25 @@ impl FrontHalf {
         })
     }
 
-    /// Accepts nothing more and ends what has begun; at the deadline, or at a second signal, cuts it. Whether nothing was
-    /// cut.
-    pub(super) fn drain(&self, deadline: Instant, signals: &Signals) -> bool {
-        self.tell(Order::Drain);
-        let in_time = self.wait(deadline, signals);
+    /// Accepts nothing more and ends what has begun, as the reason asks; at the deadline, or at a second signal, cuts it.
+    /// Whether nothing was cut. It also waits for what is beside the loops, until that says that it has ended.
+    pub(super) fn drain(
+        &self,
+        why: End,
+        deadline: Instant,
+        signals: &Signals,
+        rest_has_ended: impl Fn() -> bool,
+    ) -> bool {
+        self.tell(match why {
+            End::HandedOver => Order::HandOver,
+            End::Told | End::Recycle => Order::Drain,
+        });
+        let mut in_time = self.wait(deadline, signals, &rest_has_ended);
+        if !in_time && why == End::HandedOver && Instant::now() < deadline {
+            // The first signal to end asks for an ordinary drain.
+            self.tell(Order::Drain);
+            in_time = self.wait(deadline, signals, &rest_has_ended);
+        }
         if !in_time {
             self.tell(Order::Stop);
         }
@@ -143,16 +114,21 @@ impl FrontHalf {
         }
     }
 
-    /// Whether all loops have ended before the deadline and before a second signal.
-    fn wait(&self, deadline: Instant, signals: &Signals) -> bool {
-        while self.threads.iter().any(|thread| !thread.is_finished()) {
+    /// Whether all loops, and the rest, have ended before the deadline and before a second signal.
+    fn wait(
+        &self,
+        deadline: Instant,
+        signals: &Signals,
+        rest_has_ended: impl Fn() -> bool,
+    ) -> bool {
+        while !self.threads.iter().all(JoinHandle::is_finished) || !rest_has_ended() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
             match signals.wait(Some(left.min(Duration::from_millis(20)))) {
                 Wake::Signal => return false,
-                Wake::Parked | Wake::TimedOut => {}
+                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
             }
         }
         true

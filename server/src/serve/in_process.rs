@@ -1,12 +1,13 @@
 //! Front end and application in one process, joined by a door in memory.
 
 use super::front::{self, FrontHalf, Loops};
-use super::signals::{Signals, Wake};
+use super::handover::{End, Handover, until_told};
+use super::listeners::{Inherited, Kind, Listeners};
+use super::signals::Signals;
 use super::{Handlers, StartError, access, application, end};
 use crate::access::AccessLog;
 use crate::front::{DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
 use crate::log::LogHandle;
-use crate::net;
 use crate::plan::{Plan, READ_SIZE, write_size};
 use crate::settings::Settings;
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ pub(super) struct Server {
     application: &'static Application,
     door: Door,
     front: FrontHalf,
+    listeners: Listeners,
+    handover: Handover,
     access: Option<AccessLog>,
 }
 
@@ -29,20 +32,28 @@ impl Server {
     pub(super) fn start(
         plan: &Plan,
         settings: &Settings,
+        mut inherited: Inherited,
         handlers: Handlers,
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
         // Before the region is mapped, so that a port in use is said at once.
-        let listeners = front::listen(&settings.listen, &settings.front, plan.loops)?;
-        let address = net::local_address(&listeners[0][0]).map_err(StartError::Loop)?;
-        let mut addresses = Vec::new();
-        for listener in &listeners[0] {
-            let address = net::local_address(listener).map_err(StartError::Loop)?;
-            addresses.push(format!("http://{address}"));
-        }
-        let forwards = vec![addresses.join(",")];
-        let access = access::start(&settings.front, forwards, Vec::new(), signals)?;
+        let listen = settings.listen.iter().cloned();
+        let listen: Vec<_> = listen
+            .map(|address| (Kind::Stream, address, plan.loops))
+            .collect();
+        let mut listeners =
+            Listeners::open(&listen, &mut inherited, &settings.front).map_err(|(n, source)| {
+                StartError::Listen {
+                    address: settings.listen[n].clone(),
+                    source,
+                }
+            })?;
+        let listen: Vec<_> = listeners
+            .addresses()
+            .map(|address| format!("http://{address}"))
+            .collect();
+        let access = access::start(&settings.front, vec![listen.join(",")], Vec::new(), signals)?;
 
         let mut region = application::map(plan, &settings.application)?;
         let mut take = |name| region.take(name).expect("the plan has this term");
@@ -63,7 +74,7 @@ impl Server {
         let mut loops = Loops::default();
         let count = plan.loops as usize;
         let routes = Arc::new(RouteTable::everything_to(0));
-        for (n, listeners) in listeners.into_iter().enumerate() {
+        for n in 0..count {
             let left = count - n;
             let share = |part: &mut Part| part.share(left);
             let channel = share(&mut channels);
@@ -76,7 +87,7 @@ impl Server {
                 bell: Bell::new().map_err(StartError::Loop)?,
                 doorways: vec![DoorwayParts::InProcess(door.channel(plan.channel, memory)?)],
                 forwards: vec![Forward {
-                    listeners,
+                    listeners: listeners.of_loop(n, count).concat(),
                     routes: routes.clone(),
                 }],
                 addresses: addresses.clone(),
@@ -92,21 +103,30 @@ impl Server {
             loops.loops.push(this);
         }
         application::start(application, &door, handlers.warm_up)?;
+        let handover = Handover::prepare(&listeners, settings.front.handover_timeout)
+            .map_err(StartError::Handover)?;
         let front = FrontHalf::start(loops)?;
+        listeners.are_ours();
         end::say_bound(&plan.bound);
+        let listen: Vec<_> = listeners.addresses().map(ToString::to_string).collect();
         info!(
-            listen = %address,
+            listen = %listen.join(","),
             loops = plan.loops,
             buckets = settings.application.buckets,
             on_exhaustion = application::policy_name(policy),
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
+        inherited.handed.say_ready();
+        signals.notify().ready();
+        drop((listen, inherited, addresses));
         seal();
         Ok(Server {
             application,
             door,
             front,
+            listeners,
+            handover,
             access,
         })
     }
@@ -117,14 +137,16 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let recycle = signals.wait(None) == Wake::Parked;
+        let why = until_told(signals, Some(&self.handover));
+        let recycle = why == End::Recycle;
         if recycle {
             application::say_parked(self.application, &settings.application);
         }
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
-        let in_time = self.front.drain(began + timeout, signals);
+        self.listeners.give_up(why);
+        let in_time = self.front.drain(why, began + timeout, signals, || true);
         self.door.revoke();
         let (front, sound) = self.front.join();
         let done = self.application.figures();
@@ -134,7 +156,7 @@ impl Server {
             recycle,
             sound,
             in_time,
-            cut: front.cut,
+            cut: end::Cut::of_front(&front),
         }
         .status()
     }

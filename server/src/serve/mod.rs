@@ -7,17 +7,21 @@ mod descriptors;
 mod end;
 mod forwards;
 mod front;
+mod handover;
 mod in_process;
+mod listeners;
+mod notify;
 mod signals;
 
 use crate::config::{ConfigError, Place};
+use crate::listen::ListenAddress;
 use crate::log::{self, LogHandle, LogOptions};
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use listeners::Inherited;
 use signals::Signals;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -140,9 +144,13 @@ enum StartError {
     Channel(#[from] transom_doors::ChannelError),
     #[error("--listen {address}: {}", explain(.source, .address))]
     Listen {
-        address: SocketAddr,
+        address: ListenAddress,
         source: io::Error,
     },
+    #[error("{0}")]
+    Inherited(String),
+    #[error("cannot prepare for SIGUSR2: {0}; is /proc mounted?")]
+    Handover(io::Error),
     #[error("--config {}: {source}", .path.display())]
     ReadConfig { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -158,7 +166,7 @@ enum StartError {
     Forward {
         place: Place,
         forward: String,
-        address: SocketAddr,
+        address: ListenAddress,
         source: io::Error,
     },
     #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
@@ -194,18 +202,25 @@ enum StartError {
     Signals(io::Error),
 }
 
-fn explain(error: &io::Error, address: &SocketAddr) -> String {
+fn explain(error: &io::Error, address: &ListenAddress) -> String {
+    let low = matches!(address, ListenAddress::Inet(address) if address.port() < 1024);
     match error.kind() {
+        io::ErrorKind::AddrInUse if address.path().is_some() => {
+            format!("{error}; another process listens there: stop it, or choose another path")
+        }
         io::ErrorKind::AddrInUse => {
             format!("{error}; another process listens there: stop it, or choose another port")
         }
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+        io::ErrorKind::PermissionDenied if low => {
             format!(
                 "{error}; ports below 1024 need CAP_NET_BIND_SERVICE: use a port above, or grant it"
             )
         }
         io::ErrorKind::AddrNotAvailable => {
             format!("{error}; this machine does not have that address")
+        }
+        io::ErrorKind::NotFound if address.path().is_some() => {
+            format!("{error}; there is no such folder")
         }
         _ => error.to_string(),
     }
@@ -342,14 +357,21 @@ impl App {
                 descriptors::check(needed, "--connections", front.connections.get())?;
             }
         }
+        // Before anything is opened: what was passed is known by its numbers only.
+        let inherited = match door {
+            Some(_) => Inherited::default(),
+            None => Inherited::take().map_err(StartError::Inherited)?,
+        };
         let signals = Signals::block().map_err(StartError::Signals)?;
         with_logs(&settings.front, |logs| match door {
             Some(path) => {
                 behind_door::Server::start(path, &plan, settings, handlers, &signals, started)
                     .map(|server| server.until_the_end(settings, &signals, logs))
             }
-            None => in_process::Server::start(&plan, settings, handlers, &signals, started)
-                .map(|server| server.until_the_end(settings, &signals, logs)),
+            None => {
+                in_process::Server::start(&plan, settings, inherited, handlers, &signals, started)
+                    .map(|server| server.until_the_end(settings, &signals, logs))
+            }
         })
     }
 

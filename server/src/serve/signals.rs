@@ -1,5 +1,7 @@
-//! What ends a server: SIGTERM, SIGINT, or too many parked buckets. And SIGHUP, which has it open its access log anew.
+//! What ends a server: SIGTERM, SIGINT, SIGUSR2 once a new instance has taken over, or too many parked buckets. And SIGHUP,
+//! which has it open its access log anew.
 
+use super::notify::Notify;
 use crate::access::AccessLog;
 use crate::net;
 use std::io;
@@ -12,15 +14,19 @@ use std::time::{Duration, Instant};
 pub(super) enum Wake {
     /// SIGTERM or SIGINT.
     Signal,
+    /// SIGUSR2.
+    HandOver,
     /// Parked buckets reached their limit.
     Parked,
     /// Nothing did, in time.
     TimedOut,
 }
 
-/// SIGTERM and SIGINT, taken by the main thread and by nobody else, and the news of a parked bucket.
+/// SIGTERM, SIGINT and SIGUSR2, taken by the main thread and by nobody else, and the news of a parked bucket. Whoever
+/// waits for them gives signs of life to a service manager meanwhile.
 pub(super) struct Signals {
     set: libc::sigset_t,
+    notify: Notify,
     /// With it, SIGHUP is ours too.
     access: OnceLock<AccessLog>,
 }
@@ -36,17 +42,23 @@ impl Signals {
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
-            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1] {
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2] {
                 libc::sigaddset(&raw mut set, signal);
             }
             match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) {
                 0 => Ok(Signals {
                     set,
+                    notify: Notify::from_environment(),
                     access: OnceLock::new(),
                 }),
                 code => Err(io::Error::from_raw_os_error(code)),
             }
         }
+    }
+
+    /// What is told to a service manager.
+    pub(super) fn notify(&self) -> &Notify {
+        &self.notify
     }
 
     /// Has SIGHUP open an access log anew, once. Without, it does what it always does: end the process.
@@ -83,7 +95,12 @@ impl Signals {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let signal = self.next(left);
+            let pause = match (left, self.notify.due_in()) {
+                (Some(left), Some(due)) => Some(left.min(due)),
+                (left, due) => left.or(due),
+            };
+            let signal = self.next(pause);
+            self.notify.ping();
             match signal {
                 libc::SIGHUP => {
                     if let Some(log) = self.access.get() {
@@ -94,6 +111,7 @@ impl Signals {
                     if PARKED.load(Ordering::SeqCst) < PARKED_LIMIT.load(Ordering::SeqCst) => {}
                 libc::SIGUSR1 => return Wake::Parked,
                 libc::SIGTERM | libc::SIGINT => return Wake::Signal,
+                libc::SIGUSR2 => return Wake::HandOver,
                 _ if left.is_some_and(|left| left.is_zero()) => return Wake::TimedOut,
                 _ => {} // interrupted
             }

@@ -21,7 +21,8 @@ pub struct ForwardSettings {
     pub config: Option<PathBuf>,
 
     /// What to forward to which door: http://ADDRESS:PORT=DOOR, http://ADDRESS:PORT/PREFIX=DOOR, tcp://…, udp://….
-    /// May be given more than once
+    /// May be given more than once. In place of ADDRESS:PORT, unix:PATH is a Unix socket (before a prefix: unix:PATH:/PREFIX),
+    /// systemd:NAME one that systemd has opened
     #[arg(
         long,
         env = "TRANSOM_FORWARD",
@@ -48,7 +49,7 @@ pub(crate) fn keys() -> Keys<'static> {
     let command = FrontOnly::command();
     let valued = command
         .get_arguments()
-        .filter(|flag| matches!(flag.get_action(), ArgAction::Set));
+        .filter(|flag| matches!(flag.get_action(), ArgAction::Set | ArgAction::Append));
     Keys {
         names: valued
             .filter_map(|flag| flag.get_long().map(str::to_owned))
@@ -90,7 +91,7 @@ impl FrontSettings {
             match line.and_then(|line| line.value_source(id).map(|source| (line, source))) {
                 Some((line, ValueSource::CommandLine)) => {
                     let values = line.get_raw(id).into_iter().flatten();
-                    let valued = matches!(flag.get_action(), ArgAction::Set);
+                    let valued = matches!(flag.get_action(), ArgAction::Set | ArgAction::Append);
                     words.extend(values.map(|value| {
                         let mut word = OsString::from(format!("--{name}"));
                         if valued {
@@ -134,6 +135,7 @@ mod tests {
             set("connections", "7"),
             set("queue-timeout", "5ms"),
             set("log", "json"),
+            set("trust", "10.0.0.0/8,unix:"),
         ];
         let line = FrontOnly::command()
             .try_get_matches_from(["--connections", "9", "--check"])
@@ -143,6 +145,7 @@ mod tests {
         assert_eq!(front.queue_timeout, Duration::from_millis(5));
         assert_eq!(front.log, super::super::LogSetting::Json);
         assert!(front.check);
+        assert_eq!(front.trust.len(), 2);
         let front = FrontSettings::from_file(&file, None).expect("it parses");
         assert_eq!(front.connections.get(), 7);
         assert!(!front.check);
@@ -152,7 +155,13 @@ mod tests {
     fn keys_are_the_flags_with_values() {
         let keys = keys();
         let has = |name: &str| keys.names.iter().any(|key| key == name);
-        for name in ["connections", "idle-timeout", "channel-limit", "log"] {
+        for name in [
+            "connections",
+            "idle-timeout",
+            "channel-limit",
+            "log",
+            "trust",
+        ] {
             assert!(has(name), "{name}: {:?}", keys.names);
         }
         for name in ["check", "help", "version", "buckets", "listen", "door"] {

@@ -1,8 +1,11 @@
 //! What a front end needs, with or without an application of its own.
 
-use super::values::parse_duration;
+use super::values::{parse_duration, parse_mode};
 use crate::access::Style;
 use crate::log::LogFormat;
+use crate::net::ListenOptions;
+use crate::peer::Trusted;
+use crate::peer::forwarded::Field;
 use clap::{Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
@@ -51,6 +54,43 @@ pub struct FrontSettings {
         help_heading = "Serving"
     )]
     pub backlog: NonZeroU16,
+
+    /// Permissions of the Unix sockets that are listened on: who may connect is who may write to them
+    #[arg(long, env = "TRANSOM_LISTEN_MODE", value_parser = parse_mode, value_name = "OCTAL", default_value = "0660", help_heading = "Serving")]
+    pub listen_mode: u32,
+
+    /// Whether connections begin with a header of the PROXY protocol (version 1 or 2) that says who the client is
+    ///
+    /// require: all do; those that do not are closed, and so are connections from others than --trust says
+    #[arg(
+        long,
+        env = "TRANSOM_PROXY_PROTOCOL",
+        value_enum,
+        default_value = "off",
+        help_heading = "Proxies"
+    )]
+    pub proxy_protocol: ProxySetting,
+
+    /// Which field of a request says who the client is, if it comes from those that --trust names: the rightmost address
+    /// in it that they do not have
+    #[arg(
+        long,
+        env = "TRANSOM_FORWARDED",
+        value_enum,
+        default_value = "off",
+        help_heading = "Proxies"
+    )]
+    pub forwarded: ForwardedSetting,
+
+    /// Proxies that are believed: ADDRESS, ADDRESS/PREFIX, or unix: for clients of Unix sockets. May be given more than once
+    #[arg(
+        long,
+        env = "TRANSOM_TRUST",
+        value_name = "ADDRESS/PREFIX|unix:",
+        value_delimiter = ',',
+        help_heading = "Proxies"
+    )]
+    pub trust: Vec<Trusted>,
 
     /// Requests on one connection before it is closed
     #[arg(
@@ -171,6 +211,13 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_DRAIN_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub drain_timeout: Duration,
 
+    /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2
+    ///
+    /// The new instance is the program at the same path, with the same arguments and environment. When it is ready the old one
+    /// drains; until that has ended, both have their memory. If it does not become ready, it is killed and the old one goes on.
+    #[arg(long, env = "TRANSOM_HANDOVER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
+    pub handover_timeout: Duration,
+
     /// How log lines look: auto is human on a terminal and JSON elsewhere
     #[arg(
         long,
@@ -236,6 +283,36 @@ pub struct FrontSettings {
     pub check: bool,
 }
 
+/// `--proxy-protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProxySetting {
+    /// None does
+    Off,
+    /// All do
+    Require,
+}
+
+/// `--forwarded`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ForwardedSetting {
+    /// None
+    Off,
+    /// Forwarded (RFC 7239)
+    Forwarded,
+    /// X-Forwarded-For
+    XForwardedFor,
+}
+
+impl From<ForwardedSetting> for Option<Field> {
+    fn from(setting: ForwardedSetting) -> Self {
+        match setting {
+            ForwardedSetting::Off => None,
+            ForwardedSetting::Forwarded => Some(Field::Forwarded),
+            ForwardedSetting::XForwardedFor => Some(Field::XForwardedFor),
+        }
+    }
+}
+
 /// `--log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogSetting {
@@ -294,6 +371,15 @@ impl FrontSettings {
     #[must_use]
     pub fn connections_per_loop(&self) -> u32 {
         self.connections.get().div_ceil(self.loops())
+    }
+
+    /// What the sockets of a listener are like.
+    pub(crate) fn listen_options(&self) -> ListenOptions {
+        ListenOptions {
+            backlog: self.backlog.get(),
+            receive_buffer: self.receive_buffer.get(),
+            send_buffer: self.send_buffer.get(),
+        }
     }
 
     /// Connections of all loops together.

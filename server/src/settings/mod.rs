@@ -12,25 +12,27 @@ mod values;
 pub use application::{ApplicationSettings, ChannelSettings, OnExhaustion, WipeSetting};
 pub use door::DoorSettings;
 pub use file::ForwardSettings;
-pub use front::{AccessLogSetting, FrontSettings, LogSetting};
+pub use front::{AccessLogSetting, ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
 
+use crate::listen::ListenAddress;
 use clap::Args;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 /// The flags that every application has: with a front end of its own, or behind a door.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// Address to serve HTTP on. May be given more than once
+    /// Where to serve HTTP: ADDRESS:PORT, unix:PATH, systemd: or systemd:NAME. May be given more than once
+    ///
+    /// systemd:NAME are the sockets of a socket unit with that FileDescriptorName=, systemd: all that are not named.
     #[arg(
         long,
-        value_name = "ADDRESS:PORT",
+        value_name = "ADDRESS:PORT|unix:PATH|systemd:NAME",
         env = "TRANSOM_LISTEN",
         value_delimiter = ',',
         default_value = "127.0.0.1:8080",
         help_heading = "Serving"
     )]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<ListenAddress>,
 
     /// What handlers live in.
     #[command(flatten)]
@@ -98,6 +100,11 @@ mod tests {
             (["--bucket-size", "64KB"], "--bucket-size"),
             (["--queue-timeout", "5"], "--queue-timeout"),
             (["--listen", "localhost"], "--listen"),
+            (["--listen", "unix:x.sock"], "--listen"),
+            (["--listen-mode", "rw"], "--listen-mode"),
+            (["--trust", "10.0.0.1/8"], "--trust"),
+            (["--proxy-protocol", "maybe"], "--proxy-protocol"),
+            (["--forwarded", "both"], "--forwarded"),
             (["--loops", "0"], "--loops"),
             (["--door-mode", "rw"], "--door-mode"),
             (["--door-owner", "no such one"], "--door-owner"),

@@ -1,0 +1,379 @@
+//! Listeners: opened here, passed by systemd, or handed on by the process that had them before.
+//!
+//! The sockets of an address on TCP are one per loop, and the kernel spreads the connections over them. A connection that
+//! waits in the backlog of one of them is lost when that one is closed, so whoever takes over takes all of them. A Unix
+//! socket, or one that systemd has opened, is shared by all loops.
+
+use super::handover::{End, Handed};
+use crate::front::Listener;
+use crate::listen::ListenAddress;
+use crate::net::{self, ListenOptions};
+use crate::settings::FrontSettings;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tracing::warn;
+
+/// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
+const SYSTEMD_FIRST: RawFd = 3;
+
+/// What speaks at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Stream,
+    Datagram,
+}
+
+/// What was open before this process began.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    pub handed: Handed,
+    /// Sockets of systemd and their names.
+    systemd: Vec<(String, OwnedFd)>,
+}
+
+impl Inherited {
+    /// Takes what the environment says there is. Once, before anything is opened.
+    pub(super) fn take() -> Result<Self, String> {
+        Ok(Inherited {
+            handed: Handed::take()?,
+            systemd: passed_by_systemd()?,
+        })
+    }
+}
+
+fn passed_by_systemd() -> Result<Vec<(String, OwnedFd)>, String> {
+    let var = |name| std::env::var(name).ok();
+    // Meant for another process: this one's environment is a copy.
+    if var("LISTEN_PID").and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    let text = var("LISTEN_FDS").unwrap_or_default();
+    let count: RawFd = text
+        .parse()
+        .ok()
+        .filter(|count| (0..=1024).contains(count))
+        .ok_or_else(|| format!("LISTEN_FDS is {text:?}, which is not a number of sockets"))?;
+    let names = var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    (SYSTEMD_FIRST..SYSTEMD_FIRST + count)
+        .map(|fd| {
+            let name = names.next().unwrap_or_default().to_owned();
+            Ok((
+                name,
+                own(fd).map_err(|error| {
+                    format!("LISTEN_FDS is {count}, but descriptor {fd}: {error}")
+                })?,
+            ))
+        })
+        .collect()
+}
+
+/// Takes possession of a descriptor that was passed to this process.
+pub(super) fn own(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call, which fails for a descriptor that is not open.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and passed for this process to have, which asks once and before it opens anything itself.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// An address that is listened on.
+#[derive(Debug)]
+struct Open {
+    /// Its name when it is handed on.
+    key: String,
+    address: ListenAddress,
+    sockets: Vec<Arc<OwnedFd>>,
+    file: Option<SocketFile>,
+}
+
+/// All addresses that are listened on.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    open: Vec<Open>,
+}
+
+/// An address that could not be listened on, by its place in the list.
+pub(super) type Failed = (usize, io::Error);
+
+impl Listeners {
+    /// Listens on every address, on TCP and UDP with so many sockets each.
+    pub(super) fn open(
+        addresses: &[(Kind, ListenAddress, u32)],
+        inherited: &mut Inherited,
+        settings: &FrontSettings,
+    ) -> Result<Self, Failed> {
+        let options = settings.listen_options();
+        let keys = keys(addresses);
+        for (n, (kind, address, _)) in addresses.iter().enumerate() {
+            if let (ListenAddress::Inet(address), false) = (address, inherited.handed.has(&keys[n]))
+            {
+                // SO_REUSEPORT would let a second server of the same user take half of the first one's connections.
+                match kind {
+                    Kind::Stream => net::probe(*address),
+                    Kind::Datagram => net::probe_datagrams(*address),
+                }
+                .map_err(|error| (n, error))?;
+            }
+        }
+        let named: Vec<&str> = addresses
+            .iter()
+            .filter_map(|(_, address, _)| match address {
+                ListenAddress::Systemd(name) => name.as_deref(),
+                _ => None,
+            })
+            .collect();
+        let mut open = Vec::new();
+        for (n, ((kind, address, count), key)) in addresses.iter().zip(keys).enumerate() {
+            let handed = inherited.handed.claim(&key);
+            let mut this = match address {
+                ListenAddress::Inet(_) => Ok(Open::new(key, address, Vec::new())),
+                ListenAddress::Unix(path) if handed.is_empty() => {
+                    SocketFile::listen(path, options, settings.listen_mode).map(|(socket, file)| {
+                        Open {
+                            file: Some(file),
+                            ..Open::new(key, address, vec![socket])
+                        }
+                    })
+                }
+                ListenAddress::Unix(path) => Ok(Open {
+                    file: SocketFile::adopt(path),
+                    ..Open::new(key, address, Vec::new())
+                }),
+                ListenAddress::Systemd(name) => {
+                    let sockets = match handed.is_empty() {
+                        true => of_systemd(&mut inherited.systemd, name.as_deref(), &named),
+                        false => Ok(Vec::new()),
+                    };
+                    sockets.map(|sockets| Open::new(key, address, sockets))
+                }
+            }
+            .map_err(|error| (n, error))?;
+            this.sockets.extend(handed.into_iter().map(Arc::new));
+            let done = match address {
+                ListenAddress::Inet(_) => this.open_up_to(*count, *kind, options),
+                _ => Ok(()),
+            };
+            done.and_then(|()| {
+                this.sockets
+                    .iter()
+                    .try_for_each(|socket| net::adopt(socket, options))
+            })
+            .map_err(|error| (n, error))?;
+            open.push(this);
+        }
+        for (name, _) in inherited.systemd.drain(..) {
+            warn!(
+                name,
+                "systemd has passed a socket that is not listened on: it is closed"
+            );
+        }
+        inherited.handed.close_the_rest();
+        Ok(Listeners { open })
+    }
+
+    /// What one of so many loops accepts from, by address.
+    pub(super) fn of_loop(&self, this: usize, loops: usize) -> Vec<Vec<Listener>> {
+        let of_address = |open: &Open| {
+            let shared = open.address.is_shared();
+            let sockets = open.sockets.iter().enumerate();
+            sockets
+                .filter(|(n, _)| shared || n % loops == this)
+                .map(|(_, socket)| Listener {
+                    socket: socket.clone(),
+                    shared,
+                })
+                .collect()
+        };
+        self.open.iter().map(of_address).collect()
+    }
+
+    /// The addresses, with the ports that the kernel chose.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
+        self.open.iter().map(|open| &open.address)
+    }
+
+    /// Every socket with its name, to be handed on.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (&str, RawFd)> {
+        self.open.iter().flat_map(|open| {
+            let fds = open.sockets.iter().map(AsRawFd::as_raw_fd);
+            fds.map(|fd| (open.key.as_str(), fd))
+        })
+    }
+
+    /// The server is ready: from here on the paths of its Unix sockets are removed with them.
+    pub(super) fn are_ours(&mut self) {
+        for file in self.open.iter_mut().filter_map(|open| open.file.as_mut()) {
+            file.remove = true;
+        }
+    }
+
+    /// Closes them, but for what the loops still hold. Paths of Unix sockets are left to a new instance, if there is one.
+    pub(super) fn give_up(mut self, why: End) {
+        for file in self.open.iter_mut().filter_map(|open| open.file.as_mut()) {
+            file.remove &= why != End::HandedOver;
+        }
+    }
+}
+
+/// What each address is called when it is handed on: as it is written, since a port 0 has become another one meanwhile, and
+/// counted, since there may be several of those.
+fn keys(addresses: &[(Kind, ListenAddress, u32)]) -> Vec<String> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let key = |(kind, address, _): &(Kind, ListenAddress, u32)| {
+        let text = match kind {
+            Kind::Stream => address.to_string(),
+            Kind::Datagram => format!("udp:{address}"),
+        };
+        let count = seen.entry(text.clone()).or_default();
+        *count += 1;
+        format!("{count}={text}")
+    };
+    addresses.iter().map(key).collect()
+}
+
+impl Open {
+    fn new(key: String, address: &ListenAddress, sockets: Vec<OwnedFd>) -> Self {
+        Open {
+            key,
+            address: address.clone(),
+            sockets: sockets.into_iter().map(Arc::new).collect(),
+            file: None,
+        }
+    }
+
+    /// Opens as many sockets as are missing, and notes the port that the kernel chose.
+    fn open_up_to(&mut self, count: u32, kind: Kind, options: ListenOptions) -> io::Result<()> {
+        let ListenAddress::Inet(mut address) = self.address else {
+            return Ok(());
+        };
+        if let Some(first) = self.sockets.first() {
+            address = net::local_address(first)?;
+        }
+        while self.sockets.len() < count as usize {
+            let socket = match kind {
+                Kind::Stream => net::listen(address, options)?,
+                Kind::Datagram => net::receive_datagrams(address, options)?,
+            };
+            // With port 0 the kernel chooses once, and the other loops take the same.
+            address = net::local_address(&socket)?;
+            self.sockets.push(Arc::new(socket));
+        }
+        self.address = ListenAddress::Inet(address);
+        Ok(())
+    }
+}
+
+/// The sockets of a name, or all that no other address names.
+fn of_systemd(
+    passed: &mut Vec<(String, OwnedFd)>,
+    wanted: Option<&str>,
+    named: &[&str],
+) -> io::Result<Vec<OwnedFd>> {
+    let is_wanted = |name: &str| match wanted {
+        Some(wanted) => name == wanted,
+        None => !named.contains(&name),
+    };
+    let there = match &passed[..] {
+        [] => "systemd has passed none to this process: start it by its socket unit".to_owned(),
+        some => {
+            let names: Vec<_> = some.iter().map(|(name, _)| format!("{name:?}")).collect();
+            format!("those that systemd has passed are {}", names.join(", "))
+        }
+    };
+    let mut sockets = Vec::new();
+    for (name, socket) in std::mem::take(passed) {
+        if !is_wanted(&name) {
+            passed.push((name, socket));
+        } else if net::is_listening(&socket) {
+            sockets.push(socket);
+        } else {
+            let fd = socket.as_raw_fd();
+            return Err(io::Error::other(format!(
+                "descriptor {fd}, which systemd has passed as {name:?}, takes no connections: \
+                 write ListenStream= in its socket unit, and Accept=no"
+            )));
+        }
+    }
+    if sockets.is_empty() {
+        return Err(io::Error::other(format!(
+            "there is no such socket; {there}"
+        )));
+    }
+    Ok(sockets)
+}
+
+/// The path of a Unix socket, removed when it is dropped if it is ours.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: whatever else is at the path later is not ours to remove.
+    id: (u64, u64),
+    remove: bool,
+}
+
+impl SocketFile {
+    fn listen(path: &Path, options: ListenOptions, mode: u32) -> io::Result<(OwnedFd, Self)> {
+        let folder = fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
+        // Between looking and binding, nobody else who listens at a path in this folder looks or binds. Released when it
+        // is closed.
+        folder.lock()?;
+        remove_stale(path)?;
+        // SAFETY: a plain system call. No other thread makes files yet, and the mask is back at once.
+        let before = unsafe { libc::umask(0o777 & !mode) };
+        let socket = net::listen_at(path, options);
+        // SAFETY: as above.
+        unsafe { libc::umask(before) };
+        let socket = socket?;
+        let mut file = SocketFile::adopt(path)
+            .ok_or_else(|| io::Error::other("what was made there has gone at once"))?;
+        file.remove = true;
+        Ok((socket, file))
+    }
+
+    /// The path of a socket that another process has made. It is that one's until we are ready.
+    fn adopt(path: &Path) -> Option<Self> {
+        let found = fs::symlink_metadata(path).ok()?;
+        Some(SocketFile {
+            path: path.to_owned(),
+            id: (found.dev(), found.ino()),
+            remove: false,
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let still_there = || {
+            let found = fs::symlink_metadata(&self.path);
+            found.is_ok_and(|found| (found.dev(), found.ino()) == self.id)
+        };
+        if self.remove && still_there() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes a socket that nobody listens at: a process that was killed leaves one behind.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::other(
+            "there is something that is no socket: remove it, or choose another path",
+        ));
+    }
+    if net::somebody_listens_at(path)? {
+        return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+    }
+    fs::remove_file(path)
+}

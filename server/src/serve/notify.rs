@@ -1,0 +1,84 @@
+//! Words to a service manager (`sd_notify(3)`): a datagram to the socket that `NOTIFY_SOCKET` names. Without the variable
+//! nothing is said.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+/// What is told to a service manager.
+#[derive(Debug)]
+pub(super) struct Notify {
+    to: Option<(UnixDatagram, SocketAddr)>,
+    /// How often it wants a sign of life, at least: half of what it waits for.
+    watchdog: Option<Duration>,
+    /// When it had one last.
+    last: Cell<Instant>,
+}
+
+impl Notify {
+    /// As the environment asks.
+    pub(super) fn from_environment() -> Self {
+        let var = |name| std::env::var(name).ok();
+        let to = std::env::var_os("NOTIFY_SOCKET").and_then(|path| {
+            let address = match path.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+                _ => SocketAddr::from_pathname(path),
+            };
+            Some((UnixDatagram::unbound().ok()?, address.ok()?))
+        });
+        let is_for_us = var("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
+        let watchdog = var("WATCHDOG_USEC")
+            .and_then(|text| text.parse().ok())
+            .filter(|&micros: &u64| micros > 0 && is_for_us && to.is_some())
+            .map(|micros| Duration::from_micros(micros / 2));
+        Notify {
+            to,
+            watchdog,
+            last: Cell::new(Instant::now()),
+        }
+    }
+
+    /// It serves.
+    pub(super) fn ready(&self) {
+        self.say(b"READY=1");
+    }
+
+    /// It drains, and will end.
+    pub(super) fn stopping(&self) {
+        self.say(b"STOPPING=1");
+    }
+
+    /// It drains, and that process goes on in its stead.
+    pub(super) fn main_pid(&self, pid: libc::pid_t) {
+        let mut line = [0; 32];
+        let mut rest = &mut line[..];
+        if write!(rest, "MAINPID={pid}").is_ok() {
+            let left = rest.len();
+            self.say(&line[..line.len() - left]);
+        }
+    }
+
+    /// When the next sign of life is due; `None`: nobody waits for one.
+    pub(super) fn due_in(&self) -> Option<Duration> {
+        let interval = self.watchdog?;
+        Some(interval.saturating_sub(self.last.get().elapsed()))
+    }
+
+    /// Gives a sign of life if one is due.
+    pub(super) fn ping(&self) {
+        if self.due_in().is_some_and(|left| left.is_zero()) {
+            self.last.set(Instant::now());
+            self.say(b"WATCHDOG=1");
+        }
+    }
+
+    /// Nobody may be listening, which is not ours to repair.
+    fn say(&self, words: &[u8]) {
+        if let Some((socket, address)) = &self.to {
+            let _ = socket.send_to_addr(words, address);
+        }
+    }
+}
