@@ -22,9 +22,7 @@ impl Logged {
     /// Both ways of serving an application; the flags are the application's and the front end's.
     fn both(folder: &Folder, app: &str, of_app: &str, of_front: &str) -> [Logged; 2] {
         let file = folder.path().join("in-process.log");
-        // One loop: between two, lines have no order.
-        let flags =
-            |file: &Path| format!("--loops 1 --access-log-file {} {of_front}", file.display());
+        let flags = |file: &Path| format!("--access-log-file {} {of_front}", file.display());
         let in_process = Logged {
             front: Server::start(app, &format!("{of_app} {}", flags(&file))),
             application: None,
