@@ -447,3 +447,28 @@ fn the_access_log_says_whom_the_proxy_names() {
         }
     }
 }
+
+#[test]
+fn a_request_of_a_proxy_that_is_refused_unread_is_still_its_clients() {
+    let folder = Folder::new("proxy-busy");
+    let file = folder.path().join("access.log");
+    let log = format!("--access-log json --access-log-file {}", file.display());
+    let flags = "--buckets 1 --slots 1 --loops 1 --queue-timeout 100ms --proxy-protocol require";
+    let server = Server::start("oom", &format!("{flags} {log} {TRUST}"));
+    let mut busy = server.connect();
+    busy.send([V1, get("/sleep/1000").as_bytes()].concat());
+    server.wait_for_sleepers(1);
+    let mut head = server.connect();
+    head.send([V1, b"HEAD /1 HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
+    assert_eq!(head.answer_to_head().status, 503);
+    assert!(head.rest().unwrap_or_default().is_empty(), "no body");
+    assert_eq!(busy.answer().status, 200);
+    assert_eq!(server.stop().code(), 0);
+    let text = std::fs::read_to_string(&file).expect("it has been written");
+    let first = text.lines().next().expect("a line");
+    let line: serde_json::Value = serde_json::from_str(first).expect(first);
+    assert_eq!(
+        (&line["status"], &line["peer"]),
+        (&503.into(), &"192.0.2.7:4711".into())
+    );
+}

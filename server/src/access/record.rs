@@ -66,7 +66,8 @@ impl<const N: usize> Cut<N> {
     /// Takes back the beginning of a character whose end did not fit.
     fn drop_half_a_character(&mut self) {
         let here = &self.bytes[..usize::from(self.len)];
-        let followers = here.iter().rev().take(3);
+        // It has at most three, and one is what did not fit.
+        let followers = here.iter().rev().take(2);
         let followers = followers.take_while(|byte| is_continuation(**byte)).count();
         if let Some(at) = here.len().checked_sub(followers + 1)
             && here[at] >= 0xc0

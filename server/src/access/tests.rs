@@ -207,6 +207,25 @@ fn anything() -> impl Strategy<Value = Option<Vec<u8>>> {
     ]
 }
 
+#[test]
+fn of_a_cut_value_no_more_is_left_out_than_half_a_character() {
+    // The last is no character: it has a byte too many.
+    for (end, left_out) in [
+        ("é".as_bytes(), 1),
+        ("€".as_bytes(), 2),
+        ("😀".as_bytes(), 3),
+        (&[0xc2, 0x9b, 0x9b, 0xa6, 0xb0], 0),
+    ] {
+        let mut value = vec![b'a'; FIELD_MAX + 1 - end.len()];
+        value.extend_from_slice(end);
+        let line = line(Style::Combined, &record(None, Some(&value), None));
+        let (_, rest) = line.split_once(" 200 14 ").expect("status and bytes");
+        let (read, _) = unquote(rest).expect("a referer");
+        let read = read.strip_suffix(b"...").expect("it is cut");
+        assert_eq!(read, &value[..FIELD_MAX - left_out], "{end:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_combined_line_is_printable_ascii_and_its_parts_can_be_told_apart(

@@ -192,7 +192,21 @@ impl Loop {
         }
         let scratch = std::mem::take(&mut self.read_scratch);
         if let Received::Bytes(len) = receive(&mut self.table[index], scratch) {
-            self.table[index].head_only = begins_with_head(&scratch[..len]);
+            let connection = &mut self.table[index];
+            let mut bytes = &scratch[..len];
+            if connection.wants_proxy
+                && let Ok(Some((len, client))) = proxy::parse(bytes)
+            {
+                // The line in the access log says whom it names.
+                connection.wants_proxy = false;
+                match client {
+                    Client::Nobody => {}
+                    Client::Unknown => connection.peer = None,
+                    Client::At(peer) => connection.peer = Some(peer),
+                }
+                bytes = &bytes[len..];
+            }
+            connection.head_only = begins_with_head(bytes);
         }
         self.read_scratch = scratch;
     }

@@ -36,7 +36,8 @@ pub struct FrontSettings {
     pub connections: NonZeroU32,
 
     /// Of these, how many one address may have, over all loops (of IPv6, one network of 64 bits); more are closed as soon
-    /// as they are accepted [default: all of them]
+    /// as they are accepted. Behind a proxy, the address is the one that its PROXY header names, and connections of those
+    /// that --forwarded believes are not counted [default: all of them]
     #[arg(
         long,
         env = "TRANSOM_CONNECTIONS_PER_ADDRESS",
