@@ -223,11 +223,33 @@ fn a_unix_socket_and_one_of_systemd_are_handed_on() {
     assert!(!path.exists(), "the last one removes it");
 }
 
+/// Copies a program. Not by this process: while it has the copy open for writing, another test's thread may fork, and as long as
+/// that child has not become another program, nobody can start the copy ("text file busy").
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = std::process::Command::new("cp").arg(from).arg(to).status();
+    assert!(done.expect("cp").success());
+}
+
+/// Writes a script; for the same reason not by this process.
+fn write(path: &std::path::Path, script: &str) {
+    use std::io::Write;
+    let mut shell = std::process::Command::new("sh")
+        .args(["-c", "cat > \"$0\""])
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("sh");
+    let mut input = shell.stdin.take().expect("piped");
+    input.write_all(script.as_bytes()).expect("written");
+    drop(input);
+    assert!(shell.wait().expect("it ends").success());
+}
+
 #[test]
 fn a_new_instance_that_fails_to_start_changes_nothing() {
     let folder = Folder::new("handover-fails");
     let program = folder.path().join("hello");
-    std::fs::copy(binary("hello"), &program).expect("a copy");
+    copy(&binary("hello"), &program);
     let text = program.to_string_lossy().into_owned();
     let unix = folder.path().join("x.sock");
     let flags = format!(
@@ -239,7 +261,7 @@ fn a_new_instance_that_fails_to_start_changes_nothing() {
     let replace_by = |script: &str| {
         use std::os::unix::fs::PermissionsExt;
         let new = folder.path().join("new");
-        std::fs::write(&new, script).expect("a file");
+        write(&new, script);
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&new, mode).expect("it is ours");
         std::fs::rename(&new, &program).expect("it is ours");
