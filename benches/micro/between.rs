@@ -303,6 +303,7 @@ fn door_many(peer_cpu: usize, directory: &Path, threads: u32, micros: u32, total
     let path_text = path.display().to_string();
     let _peer = Peer::ready(peer_cpu, &["serve", &path_text, &threads, &micros]);
     let mut client = AsyncClient::open(&path, &OpenOptions::default()).expect("opens");
+    let epoll = Epoll::of(&client);
     let mut run = |total: usize| {
         let (mut sent, mut done, mut quiet) = (0, 0, 0);
         while done < total {
@@ -320,7 +321,7 @@ fn door_many(peer_cpu: usize, directory: &Path, threads: u32, micros: u32, total
                 Patience::Eager
             };
             if client.prepare_wait(patience) {
-                wait(&client, Duration::from_micros(60 << quiet.min(6)));
+                epoll.wait(Duration::from_micros(60 << quiet.min(6)));
             }
             client.woke();
             let before = done;
@@ -345,44 +346,43 @@ fn door_many(peer_cpu: usize, directory: &Path, threads: u32, micros: u32, total
 }
 
 /// As a loop waits: one epoll set, edge-triggered.
-fn wait(client: &AsyncClient, timeout: Duration) {
-    thread_local! {
-        static EPOLL: std::cell::Cell<(i32, i32)> = const { std::cell::Cell::new((-1, -1)) };
-    }
-    let timeout = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: timeout.as_nanos() as libc::c_long,
-    };
-    // SAFETY: descriptors and events are valid for the calls.
-    unsafe {
-        let (mut epoll, of) = EPOLL.get();
-        if of != client.as_raw_fd() {
-            if epoll >= 0 {
-                libc::close(epoll);
-            }
-            epoll = libc::epoll_create1(libc::EPOLL_CLOEXEC);
-            let mut event = libc::epoll_event {
-                events: (libc::EPOLLIN | libc::EPOLLET) as u32,
-                u64: 0,
-            };
-            libc::epoll_ctl(
-                epoll,
-                libc::EPOLL_CTL_ADD,
-                client.as_raw_fd(),
-                &raw mut event,
-            );
-            EPOLL.set((epoll, client.as_raw_fd()));
+struct Epoll(OwnedFd);
+
+impl Epoll {
+    fn of(client: &AsyncClient) -> Self {
+        let mut event = libc::epoll_event {
+            events: (libc::EPOLLIN | libc::EPOLLET) as u32,
+            u64: 0,
+        };
+        // SAFETY: the new descriptor is owned by nobody else; the event is valid for the call.
+        unsafe {
+            let epoll = OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC));
+            let bell = client.as_raw_fd();
+            let added =
+                libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, bell, &raw mut event);
+            assert_eq!(added, 0);
+            Self(epoll)
         }
+    }
+
+    fn wait(&self, timeout: Duration) {
+        let timeout = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: timeout.as_nanos() as libc::c_long,
+        };
         let mut event = libc::epoll_event { events: 0, u64: 0 };
-        libc::syscall(
-            libc::SYS_epoll_pwait2,
-            epoll,
-            &raw mut event,
-            1,
-            &raw const timeout,
-            0usize,
-            0usize,
-        );
+        // SAFETY: event and timeout are valid for the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.0.as_raw_fd(),
+                &raw mut event,
+                1,
+                &raw const timeout,
+                0usize,
+                0usize,
+            );
+        }
     }
 }
 
