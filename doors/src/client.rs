@@ -16,7 +16,7 @@ use crate::door::Inner;
 use crate::error::CallError;
 use crate::geometry::ChannelGeometry;
 use crate::layout::Layout;
-use crate::slot::{Completion, Kind, Phase, Slot, SlotId, Withdraw, bits_of, place};
+use crate::slot::{Completion, Kind, Phase, SlotId, Slots, Withdraw, bits_of, place};
 use crate::status::Status;
 use crate::sync::Ordering;
 
@@ -34,9 +34,7 @@ const FRUITLESS_MAX: u32 = 100_000;
 pub struct AsyncClient {
     peer: Peer,
     layout: Layout,
-    slots: Box<[Slot]>,
-    /// Last in, first out: the slot whose bytes are in the cache is used again.
-    free: Vec<u32>,
+    slots: Slots,
     /// Bits of calls that `flush` will publish, and which words have any.
     staged: Box<[u64]>,
     touched: u64,
@@ -75,15 +73,7 @@ impl AsyncClient {
         Self {
             peer,
             layout,
-            slots: (0..geometry.slots)
-                .map(|_| Slot {
-                    generation: 1,
-                    phase: Phase::Free,
-                    reply_len: 0,
-                    lost: false,
-                })
-                .collect(),
-            free: (0..geometry.slots).rev().collect(),
+            slots: Slots::new(geometry.slots),
             staged: vec![0; geometry.words()].into_boxed_slice(),
             touched: 0,
             taken: 0,
@@ -102,18 +92,12 @@ impl AsyncClient {
 
     /// A free slot, to be filled. `None`: all are in use.
     pub fn reserve(&mut self) -> Option<SlotId> {
-        let index = self.free.pop()?;
-        let slot = &mut self.slots[index as usize];
-        slot.phase = Phase::Filling;
-        Some(SlotId {
-            index,
-            generation: slot.generation,
-        })
+        self.slots.reserve()
     }
 
     /// Slots that `reserve` can still give.
     pub fn free_slots(&self) -> usize {
-        self.free.len()
+        self.slots.count_free()
     }
 
     /// Calls whose final reply has not been drained: staged, waiting, running, streaming or
@@ -481,23 +465,14 @@ impl AsyncClient {
     }
 
     fn free(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        slot.phase = Phase::Free;
-        if std::mem::take(&mut slot.lost) {
+        if std::mem::take(&mut self.slots[index as usize].lost) {
             self.lost -= 1;
         }
-        // 0 is what fresh memory shows.
-        slot.generation = slot.generation.checked_add(1).unwrap_or(1);
-        self.free.push(index);
+        self.slots.free(index);
     }
 
-    /// The slot's phase; panics if the id is stale.
     fn phase(&self, id: SlotId) -> Phase {
-        let slot = &self.slots[id.index()];
-        let valid = slot.generation == id.generation
-            && !matches!(slot.phase, Phase::Free | Phase::Abandoned);
-        assert!(valid, "{id:?} is stale: its slot was released or abandoned");
-        slot.phase
+        self.slots.phase(id)
     }
 }
 
@@ -511,14 +486,8 @@ impl Drop for AsyncClient {
             return;
         }
         for index in 0..self.slots.len() {
-            let Slot {
-                generation, phase, ..
-            } = self.slots[index];
-            if !matches!(phase, Phase::Free | Phase::Abandoned) {
-                self.abandon(SlotId {
-                    index: index as u32,
-                    generation,
-                });
+            if !matches!(self.slots[index].phase, Phase::Free | Phase::Abandoned) {
+                self.abandon(self.slots.id(index as u32));
             }
         }
         self.woke();

@@ -1,5 +1,7 @@
 //! A slot as its caller sees it: its name, what can become of it, what the caller remembers of it.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::bitmap::BITS;
 use crate::status::Status;
 
@@ -76,6 +78,82 @@ pub(crate) struct Slot {
     pub reply_len: usize,
     /// It is being filled again because its call was not accepted, which was not told yet.
     pub lost: bool,
+}
+
+/// A caller's slots. As a slice it is every slot's state, by index.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    slots: Box<[Slot]>,
+    /// Last in, first out: the slot whose bytes are in the cache is used again.
+    free: Vec<u32>,
+}
+
+impl Slots {
+    /// So many, all free.
+    pub fn new(count: u32) -> Self {
+        let slot = |_| Slot {
+            generation: 1,
+            phase: Phase::Free,
+            reply_len: 0,
+            lost: false,
+        };
+        Self {
+            slots: (0..count).map(slot).collect(),
+            free: (0..count).rev().collect(),
+        }
+    }
+
+    /// A free slot, to be filled.
+    pub fn reserve(&mut self) -> Option<SlotId> {
+        let index = self.free.pop()?;
+        self[index as usize].phase = Phase::Filling;
+        Some(self.id(index))
+    }
+
+    /// Slots that `reserve` can still give.
+    pub fn count_free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Ends this use of a slot.
+    pub fn free(&mut self, index: u32) {
+        let slot = &mut self[index as usize];
+        slot.phase = Phase::Free;
+        // 0 is what fresh memory shows.
+        slot.generation = slot.generation.checked_add(1).unwrap_or(1);
+        self.free.push(index);
+    }
+
+    /// The present use of a slot.
+    pub fn id(&self, index: u32) -> SlotId {
+        SlotId {
+            index,
+            generation: self[index as usize].generation,
+        }
+    }
+
+    /// The slot's phase; panics if the id is stale.
+    pub fn phase(&self, id: SlotId) -> Phase {
+        let slot = &self[id.index()];
+        let valid = slot.generation == id.generation
+            && !matches!(slot.phase, Phase::Free | Phase::Abandoned);
+        assert!(valid, "{id:?} is stale: its slot was released or abandoned");
+        slot.phase
+    }
+}
+
+impl Deref for Slots {
+    type Target = [Slot];
+
+    fn deref(&self) -> &[Slot] {
+        &self.slots
+    }
+}
+
+impl DerefMut for Slots {
+    fn deref_mut(&mut self) -> &mut [Slot] {
+        &mut self.slots
+    }
 }
 
 /// A slot's word and bit.

@@ -113,20 +113,13 @@ impl AsyncClient {
         let index = self.slots.iter().position(|slot| slot.lost)?;
         self.slots[index].lost = false;
         self.lost -= 1;
-        Some((self.id_of(index), CallError::NotAccepted))
-    }
-
-    fn id_of(&self, index: usize) -> SlotId {
-        SlotId {
-            index: index as u32,
-            generation: self.slots[index].generation,
-        }
+        Some((self.slots.id(index as u32), CallError::NotAccepted))
     }
 
     /// The next call that was under way when the other side died.
     fn next_of_the_dead(&mut self) -> Option<(SlotId, CallError)> {
         for index in 0..self.slots.len() {
-            let id = self.id_of(index);
+            let id = self.slots.id(index as u32);
             match self.slots[index].phase {
                 Phase::Submitted | Phase::Interim => {
                     self.outstanding -= 1;

@@ -18,7 +18,7 @@ use crate::illumos::WRONG_VERSION;
 use crate::illumos::client::{Found, block_signals, exchange, find, peer_state};
 use crate::illumos::wire::{HEADER_LEN, Header, Purpose, STRIDE_EXTRA};
 use crate::public::{DESCRIPTORS_MAX, Descriptors, Limits, OpenOptions, PeerState, RemoteDoor};
-use crate::slot::{Completion, Kind, Phase, Slot, SlotId, Withdraw};
+use crate::slot::{Completion, Kind, Phase, SlotId, Slots, Withdraw};
 use crate::status::Status;
 use crate::waiting::Patience;
 
@@ -29,9 +29,7 @@ pub(crate) const CALLER_STACK: usize = 64 << 10;
 #[derive(Debug)]
 pub struct AsyncClient {
     shared: Arc<Shared>,
-    slots: Box<[Slot]>,
-    /// Last in, first out: the slot whose bytes are in the cache is used again.
-    free: Vec<u32>,
+    slots: Slots,
     /// Calls that `flush` will hand to the threads.
     staged: VecDeque<Job>,
     /// Calls that have no reply, to be told.
@@ -251,15 +249,7 @@ impl AsyncClient {
         // The client first: if a thread cannot be started, dropping it ends the others.
         let client = Self {
             shared: Arc::clone(&shared),
-            slots: (0..slots)
-                .map(|_| Slot {
-                    lost: false,
-                    generation: 1,
-                    phase: Phase::Free,
-                    reply_len: 0,
-                })
-                .collect(),
-            free: (0..slots).rev().collect(),
+            slots: Slots::new(slots),
             staged: VecDeque::with_capacity(many),
             lost: VecDeque::with_capacity(many),
             request_len: vec![0; many].into_boxed_slice(),
@@ -286,15 +276,14 @@ impl AsyncClient {
 
     /// A free slot, to be filled. `None`: all are in use.
     pub fn reserve(&mut self) -> Option<SlotId> {
-        let index = self.free.pop()?;
-        self.slots[index as usize].phase = Phase::Filling;
-        self.request_len[index as usize] = 0;
-        Some(self.id(index))
+        let slot = self.slots.reserve()?;
+        self.request_len[slot.index()] = 0;
+        Some(slot)
     }
 
     /// Slots that `reserve` can still give.
     pub fn free_slots(&self) -> usize {
-        self.free.len()
+        self.slots.count_free()
     }
 
     /// Calls whose reply has not been drained: staged, waiting, running or abandoned.
@@ -496,7 +485,7 @@ impl AsyncClient {
                         len,
                         kind: Kind::Final,
                     };
-                    return Some((self.id(index), completion));
+                    return Some((self.slots.id(index), completion));
                 }
                 Outcome::Lost(error) => self.lost.push_back((index, error)),
             }
@@ -518,7 +507,7 @@ impl AsyncClient {
         loop {
             let (index, error) = self.lost.pop_front()?;
             self.outstanding -= 1;
-            let id = self.id(index);
+            let id = self.slots.id(index);
             let slot = &mut self.slots[index as usize];
             if slot.phase == Phase::Abandoned {
                 self.free(index);
@@ -670,19 +659,9 @@ impl AsyncClient {
         self.lost.len()
     }
 
-    fn id(&self, index: u32) -> SlotId {
-        SlotId {
-            index,
-            generation: self.slots[index as usize].generation,
-        }
-    }
-
     fn free(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        slot.phase = Phase::Free;
-        slot.generation = slot.generation.checked_add(1).unwrap_or(1);
         self.parcels[index as usize] = Descriptors::default();
-        self.free.push(index);
+        self.slots.free(index);
     }
 
     fn assert_filling(&self, slot: SlotId) {
@@ -693,13 +672,8 @@ impl AsyncClient {
         );
     }
 
-    /// The slot's phase; panics if the id is stale.
     fn phase(&self, id: SlotId) -> Phase {
-        let slot = &self.slots[id.index()];
-        let valid = slot.generation == id.generation
-            && !matches!(slot.phase, Phase::Free | Phase::Abandoned);
-        assert!(valid, "{id:?} is stale: its slot was released or abandoned");
-        slot.phase
+        self.slots.phase(id)
     }
 }
 
