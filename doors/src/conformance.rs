@@ -104,7 +104,7 @@ macro_rules! conforms {
                     let _: Set<u32> = DoorBuilder::threads_min;
                     let _: fn(DoorBuilder) -> DoorBuilder = DoorBuilder::no_depletion_callback;
                     let _: Set<fn(u32) -> io::Result<()>> = DoorBuilder::server_create;
-                    let _: Set<fn(u32, &mut Call<'_>)> = DoorBuilder::handler;
+                    let _: Set<fn(u32, &mut Call<'_>)> = <DoorBuilder>::handler;
                     let _: Set<ChannelGeometry> = DoorBuilder::channel_geometry;
                     let _: Set<u32> = DoorBuilder::channels_max;
                     let _: Set<u32> = DoorBuilder::channels_per_user;
@@ -117,7 +117,7 @@ macro_rules! conforms {
                     let _: Set<fn(&Credentials) -> bool> = DoorBuilder::accept;
                     let _: Set<fn(&DoorEvent)> = DoorBuilder::on_event;
                     let _: Set<ChannelMemory> = DoorBuilder::snapshots;
-                    let _: fn(DoorBuilder) -> Result<Door, BuildError> = DoorBuilder::build;
+                    let _: fn(DoorBuilder) -> Result<Door, BuildError> = <DoorBuilder>::build;
                 }
 
                 fn attachment() {

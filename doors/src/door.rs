@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use crate::attach::Attachment;
 use crate::bell::Bell;
 use crate::board::Board;
+use crate::builder::{Checked, DoorBuilder, ServerCreate};
 use crate::call::DoorHandler;
 use crate::channel::Channel;
 use crate::client::AsyncClient;
@@ -22,32 +23,17 @@ use crate::geometry::{ChannelGeometry, ChannelMemory};
 use crate::idle::{IdleSet, OwnWords};
 use crate::layout::Layout;
 use crate::pace::Pace;
-use crate::public::{
-    AttachOptions, Attributes, Credentials, DoorEvent, DoorInfo, THREADS_MAX, Unreferenced,
-};
+use crate::public::{AttachOptions, Attributes, DoorEvent, DoorInfo};
 use crate::remote_options::RemoteOptions;
 use crate::revoke::Revoked;
 use crate::snapshots::Snapshots;
 use crate::sync::{AtomicU32, Line, Ordering};
 use crate::table::{Look, Presence, Table};
 
-type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
-
 /// An entry into this process, called like a function. Clones are the same door.
 #[derive(Clone, Debug)]
 pub struct Door {
     pub(crate) inner: Arc<Inner>,
-}
-
-/// Collects what a door needs before it exists.
-#[derive(Default)]
-pub struct DoorBuilder {
-    threads_min: u32,
-    threads_max: u32,
-    fixed: bool,
-    server_create: Option<ServerCreate>,
-    remote: RemoteOptions,
-    snapshots: Option<ChannelMemory>,
 }
 
 /// What belongs to one thread alone, on its own cache lines, where an emergency reply can reach it
@@ -77,7 +63,7 @@ pub(crate) struct Inner {
     pub table: OnceLock<Table>,
     /// Those of this process: all before the start, and kept afterwards.
     local: Mutex<Vec<Arc<Channel>>>,
-    pub server_create: ServerCreate,
+    pub server_create: ServerCreate<Door>,
     /// Threads that are started with the door.
     pub threads_min: u32,
     /// A thread was asked for and has not arrived yet.
@@ -103,10 +89,7 @@ pub(crate) struct Inner {
 impl Door {
     /// Begins a door.
     pub fn builder() -> DoorBuilder {
-        DoorBuilder {
-            threads_max: 1,
-            ..DoorBuilder::default()
-        }
+        DoorBuilder::new()
     }
 
     /// Adds an in-process channel for one caller. All its memory is `memory` and what is allocated
@@ -236,42 +219,6 @@ impl Door {
 }
 
 impl DoorBuilder {
-    /// How many threads the door may have, 1 to [`THREADS_MAX`]. Default 1.
-    #[must_use]
-    pub fn threads_max(mut self, threads_max: u32) -> Self {
-        self.threads_max = threads_max;
-        self
-    }
-
-    /// How many threads are started with the door (the low water of its pool), one after the other. Default 1; the others
-    /// come at a new high water of concurrency, and none ever goes.
-    #[must_use]
-    pub fn threads_min(mut self, threads_min: u32) -> Self {
-        self.threads_min = threads_min;
-        self
-    }
-
-    /// All threads are started with the door, and none later (illumos: `DOOR_NO_DEPLETION_CB`).
-    #[must_use]
-    pub fn no_depletion_callback(mut self) -> Self {
-        self.fixed = true;
-        self
-    }
-
-    /// How a thread is started. Called with its index, on a door server thread or on a client's
-    /// thread, never twice at the same time. The thread that it starts must call [`Door::serve`]
-    /// with this index: until it does, no other thread is started. A panic counts as a failed
-    /// start. The function is dropped with the door, so a function that holds the door keeps it for
-    /// ever.
-    #[must_use]
-    pub fn server_create(
-        mut self,
-        create: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Self {
-        self.server_create = Some(Box::new(move |_, thread| create(thread)));
-        self
-    }
-
     /// Instead of [`server_create`](Self::server_create): every thread is an ordinary one and runs `handler`.
     #[must_use]
     pub fn handler<H: DoorHandler + Send + Sync + 'static>(mut self, handler: H) -> Self {
@@ -286,125 +233,29 @@ impl DoorBuilder {
         self
     }
 
-    /// Channels for callers in other processes have this geometry; without one the door cannot be attached.
-    #[must_use]
-    pub fn channel_geometry(mut self, geometry: ChannelGeometry) -> Self {
-        self.remote.geometry = Some(geometry);
-        self
-    }
-
-    /// Callers in other processes that may have the door open at once. Default 64. Each costs a channel's replies and
-    /// control words here, and its requests there.
-    #[must_use]
-    pub fn channels_max(mut self, channels_max: u32) -> Self {
-        self.remote.channels_max = channels_max;
-        self
-    }
-
-    /// How many of them may belong to one user. Default: all.
-    #[must_use]
-    pub fn channels_per_user(mut self, channels_per_user: u32) -> Self {
-        self.remote.channels_per_user = Some(channels_per_user);
-        self
-    }
-
-    /// The fewest bytes of a request (illumos: `DOOR_PARAM_DATA_MIN`). Default 0.
-    #[must_use]
-    pub fn data_min(mut self, bytes: usize) -> Self {
-        self.remote.limits.data_min = bytes;
-        self
-    }
-
-    /// The most bytes of a request (illumos: `DOOR_PARAM_DATA_MAX`). Default: what a slot holds.
-    #[must_use]
-    pub fn data_max(mut self, bytes: usize) -> Self {
-        self.remote.limits.data_max = bytes;
-        self
-    }
-
-    /// The most descriptors of a call (illumos: `DOOR_PARAM_DESC_MAX`), at most 16. Default 0: it refuses them.
-    #[must_use]
-    pub fn descriptors_max(mut self, descriptors: u32) -> Self {
-        self.remote.limits.descriptors_max = descriptors;
-        self
-    }
-
-    /// Takes no descriptors (illumos: `DOOR_REFUSE_DESC`). The default, said aloud.
-    #[must_use]
-    pub fn refuse_descriptors(self) -> Self {
-        self.descriptors_max(0)
-    }
-
-    /// Has `f` called when the last client has left (illumos: `DOOR_UNREF`, `DOOR_UNREF_MULTI`), on a thread of the
-    /// door's own that serves no calls.
-    #[must_use]
-    pub fn unreferenced(
-        mut self,
-        when: Unreferenced,
-        f: impl Fn() + Send + Sync + 'static,
-    ) -> Self {
-        self.remote.unreferenced = Some(when);
-        self.remote.on_unreferenced = Some(Box::new(f));
-        self
-    }
-
-    /// Who may open the door, beyond what the path's permissions say.
-    #[must_use]
-    pub fn accept(mut self, f: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
-        self.remote.accept = Some(Box::new(f));
-        self
-    }
-
-    /// Has `f` told of clients that come, go, are turned away or put out.
-    #[must_use]
-    pub fn on_event(mut self, f: impl Fn(&DoorEvent) + Send + Sync + 'static) -> Self {
-        self.remote.on_event = Some(Box::new(f));
-        self
-    }
-
-    /// Where door server threads keep their private copies of requests from other processes: `threads_max` times the
-    /// geometry's `request_size`. Without it that much is allocated.
-    #[must_use]
-    pub fn snapshots(mut self, memory: ChannelMemory) -> Self {
-        self.snapshots = Some(memory);
-        self
-    }
-
     /// The door, with all it will ever need but its channels.
     ///
     /// # Errors
     /// `threads_max` out of range, no `server_create`, or limits that contradict each other.
     pub fn build(self) -> Result<Door, BuildError> {
-        if !(1..=THREADS_MAX).contains(&self.threads_max) {
-            return Err(BuildError::ThreadsMax {
-                given: self.threads_max,
-            });
-        }
-        let threads_min = if self.fixed {
-            self.threads_max
-        } else {
-            self.threads_min
-        };
-        if threads_min > self.threads_max {
-            return Err(BuildError::ThreadsMin {
-                min: threads_min,
-                max: self.threads_max,
-            });
-        }
-        let server_create = self.server_create.ok_or(BuildError::ServerCreate)?;
-        let remote = self.remote;
-        remote.check()?;
+        let Checked {
+            threads_min,
+            threads_max,
+            server_create,
+            remote,
+            snapshots,
+        } = self.check()?;
         let (board, board_fd) = match remote.geometry {
             Some(_) => {
-                let (board, fd) = Board::between(self.threads_max)?;
+                let (board, fd) = Board::between(threads_max)?;
                 (board, Some(fd))
             }
-            None => (Board::private(self.threads_max), None),
+            None => (Board::private(threads_max), None),
         };
         let snapshots = match remote.geometry {
             Some(geometry) => Some(Snapshots::new(
-                self.snapshots,
-                self.threads_max,
+                snapshots,
+                threads_max,
                 geometry.request_size,
             )?),
             None => None,
@@ -413,8 +264,8 @@ impl DoorBuilder {
             this: this.clone(),
             board,
             board_fd,
-            own_words: (0..self.threads_max).map(|_| Line::default()).collect(),
-            threads: (0..self.threads_max).map(|_| Line::default()).collect(),
+            own_words: (0..threads_max).map(|_| Line::default()).collect(),
+            threads: (0..threads_max).map(|_| Line::default()).collect(),
             table: OnceLock::new(),
             local: Mutex::new(Vec::new()),
             server_create,
@@ -553,14 +404,6 @@ impl fmt::Debug for Inner {
             .field("threads_started", &self.started())
             .field("clients", &self.clients)
             .field("revoked", &self.revoked().is_raised())
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for DoorBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DoorBuilder")
-            .field("threads_max", &self.threads_max)
             .finish_non_exhaustive()
     }
 }

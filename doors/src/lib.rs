@@ -73,6 +73,8 @@ mod bitmap;
 mod blocking;
 #[cfg(not(target_os = "illumos"))]
 mod board;
+#[cfg_attr(target_os = "illumos", allow(dead_code))]
+mod builder;
 #[cfg(not(target_os = "illumos"))]
 mod call;
 #[cfg(not(target_os = "illumos"))]
@@ -133,9 +135,7 @@ mod waiting;
 // On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names. Everything that is
 // only a value is shared.
 #[cfg(target_os = "illumos")]
-pub use illumos::{
-    AsyncClient, Attachment, Call, Client, Door, DoorBuilder, DoorHandler, EmergencyReply,
-};
+pub use illumos::{AsyncClient, Attachment, Call, Client, Door, DoorHandler, EmergencyReply};
 
 #[cfg(not(target_os = "illumos"))]
 pub use {
@@ -143,11 +143,12 @@ pub use {
     blocking::Client,
     call::{Call, DoorHandler, EmergencyReply},
     client::AsyncClient,
-    door::{Door, DoorBuilder},
+    door::Door,
     memory::MemoryError,
 };
 
 pub use bell::Bell;
+pub use builder::DoorBuilder;
 pub use clock::now_ns;
 pub use error::{
     AttachError, BuildError, CallError, ChannelError, GeometryError, Limit, OpenError,

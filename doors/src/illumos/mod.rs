@@ -7,7 +7,7 @@
 //! stack away, the kernel's own limits, cancellation, `fork`, and `door_return` on a signal stack.
 //!
 //! **The interface is that of Linux**: the same names and signatures, held by `conformance`, and the same types for
-//! everything that is only a value. A twin is what touches the kernel: [`Door`], [`DoorBuilder`], [`Attachment`], [`Call`],
+//! everything that is only a value. A twin is what touches the kernel: [`Door`], how a [`DoorBuilder`] builds it, [`Attachment`], [`Call`],
 //! [`EmergencyReply`], [`Client`], [`AsyncClient`], and [`DoorHandler`], because it names `Call`.
 //!
 //! **What still differs in the interface**:

@@ -14,6 +14,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use crate::builder::{self, Checked, ServerCreate};
 use crate::clock::now_ns;
 use crate::error::{AttachError, BuildError, ChannelError};
 use crate::geometry::{ChannelGeometry, ChannelMemory, PAGE};
@@ -25,7 +26,7 @@ use crate::illumos::wire::{self, Header, Hello, Purpose, TRAILER_LEN};
 use crate::illumos::{WRONG_VERSION, ffi};
 use crate::public::{
     AttachOptions, Attributes, Credentials, DESCRIPTORS_MAX, Descriptors, DoorEvent, DoorInfo,
-    Limits, Refusal, THREADS_MAX, Unreferenced,
+    Limits, Refusal, Unreferenced,
 };
 use crate::remote_options::RemoteOptions;
 use crate::status::Status;
@@ -40,23 +41,14 @@ const NO_GEOMETRY: ChannelGeometry = ChannelGeometry {
 /// The stack of a thread that the builder's `handler` runs on, beside the request that the kernel lays on it.
 const HANDLER_STACK: usize = 2 << 20;
 
-type ServerCreate = Box<dyn Fn(&Door, u32) -> io::Result<()> + Send + Sync>;
-
 /// An entry into this process, called like a function. Clones are the same door.
 #[derive(Clone, Debug)]
 pub struct Door {
     inner: Arc<Inner>,
 }
 
-/// Collects what a door needs before it exists.
-#[derive(Default)]
-pub struct DoorBuilder {
-    threads_min: u32,
-    threads_max: u32,
-    fixed: bool,
-    server_create: Option<ServerCreate>,
-    remote: RemoteOptions,
-}
+/// What makes a door of this back end.
+pub type DoorBuilder = builder::DoorBuilder<Door>;
 
 /// A door's state. Its address is the door's cookie, so once the door exists it is never freed.
 pub(crate) struct Inner {
@@ -72,7 +64,7 @@ pub(crate) struct Inner {
     data_max: AtomicUsize,
     /// Bytes of each thread's reply buffer: the geometry's, or more if a channel of this process has larger slots.
     reply_size: AtomicUsize,
-    server_create: ServerCreate,
+    server_create: ServerCreate<Door>,
     /// The door's descriptor until it is revoked. Held by whoever uses it, so that nobody uses a number that has become
     /// another file's.
     door: Mutex<Option<RawFd>>,
@@ -111,10 +103,7 @@ static EARLIER: OnceLock<Option<ffi::door_server_func_t>> = OnceLock::new();
 impl Door {
     /// Begins a door.
     pub fn builder() -> DoorBuilder {
-        DoorBuilder {
-            threads_max: 1,
-            ..DoorBuilder::default()
-        }
+        DoorBuilder::new()
     }
 
     /// Adds a caller for this process, whose slots lie in `memory`.
@@ -337,41 +326,6 @@ impl Door {
 }
 
 impl DoorBuilder {
-    /// How many threads the door may have, 1 to [`THREADS_MAX`]. Default 1.
-    #[must_use]
-    pub fn threads_max(mut self, threads_max: u32) -> Self {
-        self.threads_max = threads_max;
-        self
-    }
-
-    /// How many threads are started with the door (the low water of its pool), one after the other. Default 1; the others
-    /// come at a new high water of concurrency, and none ever goes.
-    #[must_use]
-    pub fn threads_min(mut self, threads_min: u32) -> Self {
-        self.threads_min = threads_min;
-        self
-    }
-
-    /// All threads are started with the door, and none later (as with `DOOR_NO_DEPLETION_CB`, which is for pools that the C
-    /// library starts; this one is ours).
-    #[must_use]
-    pub fn no_depletion_callback(mut self) -> Self {
-        self.fixed = true;
-        self
-    }
-
-    /// How a thread is started. Called with its index, on a door server thread or by [`Door::start`], never twice at the
-    /// same time. The thread that it starts must call [`Door::serve`] with this index: until it does, no other thread is
-    /// started. A panic counts as a failed start.
-    #[must_use]
-    pub fn server_create(
-        mut self,
-        create: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static,
-    ) -> Self {
-        self.server_create = Some(Box::new(move |_, thread| create(thread)));
-        self
-    }
-
     /// Instead of [`server_create`](Self::server_create): every thread is an ordinary one and runs `handler`, which is never
     /// dropped, because its threads never end.
     #[must_use]
@@ -389,90 +343,7 @@ impl DoorBuilder {
         self
     }
 
-    /// Callers in other processes have slots of this geometry; without one the door cannot be attached.
-    #[must_use]
-    pub fn channel_geometry(mut self, geometry: ChannelGeometry) -> Self {
-        self.remote.geometry = Some(geometry);
-        self
-    }
-
-    /// Checked as on Linux; but native doors have no channels in the server, and it limits nothing.
-    #[must_use]
-    pub fn channels_max(mut self, channels_max: u32) -> Self {
-        self.remote.channels_max = channels_max;
-        self
-    }
-
-    /// Native doors have no channels in the server: this limits nothing.
-    #[must_use]
-    pub fn channels_per_user(mut self, channels_per_user: u32) -> Self {
-        self.remote.channels_per_user = Some(channels_per_user);
-        self
-    }
-
-    /// The fewest bytes of a request (`DOOR_PARAM_DATA_MIN`). Default 0.
-    #[must_use]
-    pub fn data_min(mut self, bytes: usize) -> Self {
-        self.remote.limits.data_min = bytes;
-        self
-    }
-
-    /// The most bytes of a request (`DOOR_PARAM_DATA_MAX`). Default: what a slot holds.
-    #[must_use]
-    pub fn data_max(mut self, bytes: usize) -> Self {
-        self.remote.limits.data_max = bytes;
-        self
-    }
-
-    /// The most descriptors of a call (`DOOR_PARAM_DESC_MAX`), at most 16. Default 0: it refuses them.
-    #[must_use]
-    pub fn descriptors_max(mut self, descriptors: u32) -> Self {
-        self.remote.limits.descriptors_max = descriptors;
-        self
-    }
-
-    /// Takes no descriptors (`DOOR_REFUSE_DESC`). The default, said aloud.
-    #[must_use]
-    pub fn refuse_descriptors(self) -> Self {
-        self.descriptors_max(0)
-    }
-
-    /// Has `f` called when nobody but this process refers to the door any more, and no call is active (`DOOR_UNREF`,
-    /// `DOOR_UNREF_MULTI`), on a door server thread.
-    #[must_use]
-    pub fn unreferenced(
-        mut self,
-        when: Unreferenced,
-        f: impl Fn() + Send + Sync + 'static,
-    ) -> Self {
-        self.remote.unreferenced = Some(when);
-        self.remote.on_unreferenced = Some(Box::new(f));
-        self
-    }
-
-    /// Who may call. Asked at each call, because a native door has no connection.
-    #[must_use]
-    pub fn accept(mut self, f: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
-        self.remote.accept = Some(Box::new(f));
-        self
-    }
-
-    /// Has `f` told of callers that open the door or are turned away then, on a door server thread. Nothing tells a native
-    /// door that one has left.
-    #[must_use]
-    pub fn on_event(mut self, f: impl Fn(&DoorEvent) + Send + Sync + 'static) -> Self {
-        self.remote.on_event = Some(Box::new(f));
-        self
-    }
-
-    /// The kernel lays each request on its door server thread's stack, which is private: `memory` is not used.
-    #[must_use]
-    pub fn snapshots(self, memory: ChannelMemory) -> Self {
-        let _ = memory;
-        self
-    }
-
-    fn attributes(&self) -> c_uint {
+    fn system_attributes(&self) -> c_uint {
         // A cancelled thread would run no destructor: never.
         let mut attributes = ffi::DOOR_PRIVATE | ffi::DOOR_NO_CANCEL;
         if self.remote.limits.descriptors_max == 0 {
@@ -491,26 +362,14 @@ impl DoorBuilder {
     /// # Errors
     /// [`BuildError`].
     pub fn build(self) -> Result<Door, BuildError> {
-        let attributes = self.attributes();
-        if !(1..=THREADS_MAX).contains(&self.threads_max) {
-            return Err(BuildError::ThreadsMax {
-                given: self.threads_max,
-            });
-        }
-        let threads_min = if self.fixed {
-            self.threads_max
-        } else {
-            self.threads_min
-        };
-        if threads_min > self.threads_max {
-            return Err(BuildError::ThreadsMin {
-                min: threads_min,
-                max: self.threads_max,
-            });
-        }
-        let server_create = self.server_create.ok_or(BuildError::ServerCreate)?;
-        let remote = self.remote;
-        remote.check()?;
+        let attributes = self.system_attributes();
+        let Checked {
+            threads_min,
+            threads_max,
+            server_create,
+            remote,
+            ..
+        } = self.check()?;
         let Limits {
             data_min,
             data_max,
@@ -525,7 +384,7 @@ impl DoorBuilder {
         let inner = Arc::new_cyclic(|this| Inner {
             this: this.clone(),
             threads_min,
-            threads_max: self.threads_max,
+            threads_max,
             remote,
             data_max: AtomicUsize::new(data_max),
             reply_size: AtomicUsize::new(geometry.reply_size),
@@ -676,15 +535,6 @@ impl fmt::Debug for Inner {
             .field("threads_max", &self.threads_max)
             .field("threads_started", &self.started)
             .field("id", &self.id)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for DoorBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DoorBuilder")
-            .field("threads_max", &self.threads_max)
-            .field("geometry", &self.remote.geometry)
             .finish_non_exhaustive()
     }
 }
