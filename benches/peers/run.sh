@@ -204,7 +204,7 @@ check_machine() {
 build() {
     local packages=()
     if wanted hello door && [[ -z $HELLO ]]; then packages+=(-p hello); fi
-    if wanted door && [[ -z ${TRANSOM:-} ]]; then packages+=(-p transom); fi
+    if wanted door && [[ -z ${TRANSOM:-} ]]; then packages+=(-p transom-cli); fi
     if wanted epoll nginx-unix nginx-plain; then packages+=(-p transom-benches); fi
     if ((${#packages[@]} == 0)); then return; fi
     cargo build --release --manifest-path "$root/Cargo.toml" "${packages[@]}" >&2 ||

@@ -8,6 +8,7 @@ use transom::{ForwardSettings, Plan, Settings};
 
 #[derive(Parser)]
 #[command(
+    name = "transom",
     version,
     about = "Transom: web servers whose memory is decided before they start"
 )]
