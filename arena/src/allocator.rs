@@ -24,6 +24,7 @@ pub struct TransomAllocator;
 
 static SEALED: AtomicBool = AtomicBool::new(false);
 static AFTER_SEAL: AtomicU64 = AtomicU64::new(0);
+static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Says that start-up is over: from here on, allocations from the process heap are counted.
 pub fn seal() {
@@ -54,10 +55,31 @@ pub fn settle_process_heap(headroom_bytes: usize) {
     let _ = headroom_bytes;
 }
 
+/// Makes an allocation from the process heap after [`seal`] fatal: the process says where it was made and aborts. For
+/// tests.
+pub fn forbid_process_heap() {
+    FORBIDDEN.store(true, Ordering::SeqCst);
+}
+
 fn count() {
     if SEALED.load(Ordering::Relaxed) && AFTER_SEAL.fetch_add(1, Ordering::Relaxed) == 0 {
         note_culprit();
+        if FORBIDDEN.load(Ordering::Relaxed) {
+            die();
+        }
     }
+}
+
+/// Ends the process. It allocates itself, which by now is nobody's second first allocation.
+#[cold]
+#[inline(never)]
+fn die() -> ! {
+    let backtrace = std::backtrace::Backtrace::force_capture();
+    eprintln!(
+        "fatal: memory was allocated outside the region after the start (--strict-heap), by thread {:?}:\n{backtrace}",
+        std::thread::current().name().unwrap_or("(unnamed)")
+    );
+    std::process::abort();
 }
 
 /// Who made the first allocation after [`seal`]: its return addresses.

@@ -59,6 +59,7 @@ pub struct Bucket {
     state: AtomicU32,
     adopted: AtomicU32,
     high_water: AtomicUsize,
+    last_high_water: AtomicUsize,
     // Constant.
     geometry: BucketGeometry,
     base: usize,
@@ -118,6 +119,7 @@ fn control_block(index: usize) -> &'static Bucket {
 /// All buckets of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Buckets {
+    first: u32,
     count: u32,
 }
 
@@ -176,7 +178,25 @@ impl Buckets {
             unsafe { Bucket::build(bucket, index, geometry, wipe)? };
         }
         COUNT.store(part.count, Ordering::SeqCst);
-        Ok(Buckets { count })
+        Ok(Buckets { first: 0, count })
+    }
+
+    /// All but the last so many, and those: buckets that are kept aside.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[must_use]
+    pub fn keep_aside(self, count: u32) -> (Buckets, Buckets) {
+        let left = self
+            .count
+            .checked_sub(count)
+            .expect("there are as many as are kept aside");
+        let first = self.first;
+        let aside = Buckets {
+            first: first + left,
+            count,
+        };
+        (Buckets { first, count: left }, aside)
     }
 
     /// How many.
@@ -185,7 +205,7 @@ impl Buckets {
         self.count
     }
 
-    /// Never: a region has at least one bucket.
+    /// Never, unless all were kept aside: a region has at least one bucket.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -194,12 +214,19 @@ impl Buckets {
     /// One of them.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<&'static Bucket> {
-        (index < self.count).then(|| control_block(index as usize))
+        (index < self.count).then(|| control_block((self.first + index) as usize))
+    }
+
+    /// The place of a bucket among these, from 0, if it is one of them.
+    #[must_use]
+    pub fn place_of(&self, bucket: &Bucket) -> Option<u32> {
+        let place = bucket.index.checked_sub(self.first)?;
+        (place < self.count).then_some(place)
     }
 
     /// All of them, in order.
     pub fn iter(&self) -> impl Iterator<Item = &'static Bucket> + use<> {
-        (0..self.count as usize).map(control_block)
+        (self.first as usize..(self.first + self.count) as usize).map(control_block)
     }
 }
 
@@ -237,6 +264,7 @@ impl Bucket {
                 state: AtomicU32::new(BucketState::Unbound as u32),
                 adopted: AtomicU32::new(0),
                 high_water: AtomicUsize::new(0),
+                last_high_water: AtomicUsize::new(0),
                 geometry,
                 base: base.as_ptr() as usize,
                 index,
@@ -246,7 +274,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Its number, from 0.
+    /// Its number in the region, from 0.
     #[must_use]
     pub fn index(&self) -> u32 {
         self.index
@@ -276,6 +304,12 @@ impl Bucket {
         self.high_water.load(Ordering::Relaxed)
     }
 
+    /// The most arena bytes that the last request to end in it has used.
+    #[must_use]
+    pub fn last_high_water(&self) -> usize {
+        self.last_high_water.load(Ordering::Relaxed)
+    }
+
     /// The deepest its stack has been seen, in bytes, to the page; sampled. See [`StackGauge`].
     #[must_use]
     pub fn stack_high_water(&self) -> usize {
@@ -287,6 +321,7 @@ impl Bucket {
     }
 
     pub(crate) fn note_high_water(&self, bytes: usize) {
+        self.last_high_water.store(bytes, Ordering::Relaxed);
         if bytes > self.high_water.load(Ordering::Relaxed) {
             self.high_water.store(bytes, Ordering::Relaxed);
         }

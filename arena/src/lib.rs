@@ -31,8 +31,8 @@ mod stack;
 mod thread;
 
 pub use allocator::{
-    TransomAllocator, first_process_heap_allocation, process_heap_allocations, seal,
-    settle_process_heap,
+    TransomAllocator, first_process_heap_allocation, forbid_process_heap, process_heap_allocations,
+    seal, settle_process_heap,
 };
 pub use bound::{Bound, BoundError, MemoryLimit, PAGE, Place, Term, pages};
 pub use bucket::{Bucket, BucketState, Buckets, BucketsError};

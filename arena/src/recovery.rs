@@ -491,6 +491,7 @@ pub(crate) fn park(bucket: &Bucket, failed: Failed<'_>, way_out: WayOut) -> ! {
     bucket.failing.set(true);
     thread(|t| t.aim.set(ptr::null()));
     run_cleanups(bucket, way_out);
+    bucket.note_high_water(bucket.heap().high_water());
     bucket.set_state(BucketState::Parked);
     if let Some(stuck) = bucket.stuck.get() {
         // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.

@@ -3,7 +3,8 @@
 use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
 use crate::frame::{self, decode_connection, decode_datagram, decode_request, outcome};
-use crate::request::Request;
+use crate::meter::{Culprit, Meters, RouteMeter};
+use crate::request::{Matched, Request};
 use crate::response::{Response, Status};
 use crate::router::Routes;
 use crate::service::Service;
@@ -22,7 +23,9 @@ use transom_arena::{
     Bucket, BucketState, Buckets, Bump, Exhaustion, Failed, Policy, Reason, Tenant,
     install_panic_hook, parked, stack_remaining,
 };
-use transom_doors::{BuildError, Call, Door, DoorBuilder, DoorHandler, Status as CallStatus};
+use transom_doors::{
+    BuildError, Call, Door, DoorBuilder, DoorHandler, Status as CallStatus, now_ns,
+};
 
 /// A log record is built on the stack; where less than this is left, none is written and the counters must do.
 const LOG_STACK: usize = 12 << 10;
@@ -30,19 +33,21 @@ const LOG_STACK: usize = 12 << 10;
 /// How an application serves.
 #[derive(Clone, Copy, Debug)]
 pub struct ApplicationOptions {
-    /// What is done with a request that outgrows its bucket.
-    pub policy: Policy,
     /// Called, from any context and possibly a signal handler, when a bucket is parked: it may only set flags.
     pub on_parked: fn(),
+    /// Every response says in a field `Transom-Memory` what its request has used: for development.
+    pub memory_header: bool,
 }
 
 /// An application that is being served. It lives as long as the process.
 pub struct Application {
-    service: Service,
+    service: &'static Service,
+    policy: Policy,
     options: ApplicationOptions,
     buckets: Buckets,
     door: OnceLock<Door>,
     counters: Counters,
+    meters: Meters,
 }
 
 /// Why an application cannot be served.
@@ -101,10 +106,12 @@ pub struct Figures {
 impl Application {
     /// An application with these handlers in these buckets, under [`Policy::Park`].
     #[must_use]
-    pub fn new(service: impl Into<Service>, buckets: Buckets, on_parked: fn()) -> &'static Self {
-        let policy = Policy::Park;
-        let options = ApplicationOptions { policy, on_parked };
-        Self::with(service.into(), buckets, options)
+    pub fn new(
+        service: impl Into<Service>,
+        buckets: Buckets,
+        options: ApplicationOptions,
+    ) -> &'static Self {
+        Self::with(Policy::Park, service.into(), buckets, options)
     }
 
     /// An application whose requests are left by a jump when they outgrow their bucket.
@@ -115,22 +122,32 @@ impl Application {
     pub unsafe fn escaping(
         service: impl Into<Service>,
         buckets: Buckets,
-        on_parked: fn(),
+        options: ApplicationOptions,
     ) -> &'static Self {
-        let policy = Policy::Escape;
-        let options = ApplicationOptions { policy, on_parked };
-        Self::with(service.into(), buckets, options)
+        Self::with(Policy::Escape, service.into(), buckets, options)
     }
 
-    fn with(service: Service, buckets: Buckets, options: ApplicationOptions) -> &'static Self {
+    fn with(
+        policy: Policy,
+        service: Service,
+        buckets: Buckets,
+        options: ApplicationOptions,
+    ) -> &'static Self {
         install_panic_hook(); // allocates, so before "ready"
-        // Threads in buckets refer to it for as long as the process lives.
+        // Threads in buckets refer to it, and to the service, for as long as the process lives.
+        let service: &'static Service = Box::leak(Box::new(service));
+        let arena_size = buckets
+            .iter()
+            .next()
+            .map_or(0, |bucket| bucket.geometry().arena_size());
         Box::leak(Box::new(Application {
             service,
+            policy,
             options,
             buckets,
             door: OnceLock::new(),
             counters: Counters::default(),
+            meters: Meters::new(service, arena_size),
         }))
     }
 
@@ -180,7 +197,25 @@ impl Application {
     /// The handlers.
     #[must_use]
     pub fn service(&self) -> &Service {
-        &self.service
+        self.service
+    }
+
+    /// The buckets.
+    #[must_use]
+    pub fn buckets(&self) -> Buckets {
+        self.buckets
+    }
+
+    /// What is counted by route; last, what had none.
+    #[must_use]
+    pub fn routes(&self) -> &[RouteMeter] {
+        self.meters.routes()
+    }
+
+    /// The last 16 requests that outgrew their bucket, newest first. One that came in the very moment in which this was
+    /// read before, or another was noted, may be missing.
+    pub fn culprits(&self) -> impl Iterator<Item = Culprit> + use<> {
+        self.meters.culprits()
     }
 
     /// What has happened so far.
@@ -247,12 +282,15 @@ impl Application {
         status
     }
 
-    /// One line for the culprit.
-    fn log_failure(&self, route: Option<&str>, failed: &Failed<'_>, parked: bool) {
+    /// One line for the culprit, and a place in the list.
+    fn name_culprit(&self, meter: &RouteMeter, failed: &Failed<'_>, parked: bool) {
+        if let Failed::Exhausted(exhaustion) = failed {
+            self.meters.note_culprit(meter, exhaustion, parked);
+        }
         if stack_remaining().is_some_and(|left| left < LOG_STACK) {
             return;
         }
-        let route = route.unwrap_or_else(|| self.service.no_route());
+        let route = meter.route;
         match failed {
             Failed::Exhausted(exhaustion) => {
                 let Exhaustion {
@@ -319,7 +357,8 @@ impl fmt::Display for Frames<'_> {
 fn door_server_thread(mut tenant: Tenant, argument: usize) {
     // SAFETY: `start_thread` passes an application, which was leaked.
     let application: &'static Application = unsafe { &*(argument as *const Application) };
-    let thread = tenant.bucket().index();
+    let place = application.buckets.place_of(tenant.bucket());
+    let thread = place.expect("threads are started in the application's own buckets");
     // What a first request would otherwise pay for: the formatting machinery's pages, this stack's upper ones.
     tenant.enter(&|_| {}, |_| format!("{:.3}", 1.5_f64).len());
     if let Some(door) = application.door.get() {
@@ -330,6 +369,8 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
                 application,
                 tenant,
                 pinned: Cell::new(false),
+                taken_up_ns: Cell::new(0),
+                untimed: Cell::new(0),
             },
         );
     }
@@ -342,6 +383,25 @@ struct Server {
     tenant: RefCell<Tenant>,
     /// The last call has left allocations behind.
     pinned: Cell<bool>,
+    /// When the last call was taken up, as the door has said.
+    taken_up_ns: Cell<u64>,
+    /// Calls since one was timed.
+    untimed: Cell<u64>,
+}
+
+impl Server {
+    /// Whether the door has read its clock for this very call, so that the time it gives is this call's.
+    fn is_timed(&self, call: &Call<'_>) -> bool {
+        self.untimed.set(self.untimed.get() + 1);
+        self.taken_up_ns.replace(call.claimed_at_ns()) != call.claimed_at_ns()
+    }
+
+    /// Counts for how long a timed call has held its bucket. It stands for those before it that were not timed: while
+    /// handlers take microseconds, the clock is read once for several calls.
+    fn note_time(&self, meter: &RouteMeter) {
+        let took_ns = now_ns().saturating_sub(self.taken_up_ns.get());
+        meter.call_time.observe_times(took_ns, self.untimed.take());
+    }
 }
 
 impl DoorHandler for Server {
@@ -355,8 +415,13 @@ impl DoorHandler for Server {
         // (method, path, fields) lies before it.
         let request = || unsafe { &*frame };
         let deadline_ns = call.deadline();
+        let timed = self.is_timed(call);
 
         let route = Cell::new(None);
+        let meter = || {
+            let matched: Option<Matched> = route.get();
+            application.meters.of(matched.map(|matched| matched.number))
+        };
         let stream = match application.service {
             Service::Connections(_) => take_connection(call),
             Service::Requests(_) | Service::Datagrams(_) => None,
@@ -364,7 +429,7 @@ impl DoorHandler for Server {
 
         let stuck = |failed: Failed<'_>| {
             let status = application.count_failure(&failed);
-            application.log_failure(route.get(), &failed, true);
+            application.name_culprit(meter(), &failed, true);
             if let Some(stream) = &stream {
                 // SAFETY: this thread never runs again, so neither its handler nor the owner of the stream uses or
                 // closes the descriptor after this.
@@ -375,10 +440,18 @@ impl DoorHandler for Server {
             (application.options.on_parked)();
         };
         let port = Port::new(call);
-        let answer = |arena: &Bump| match &application.service {
+        let answer = |arena: &Bump| match application.service {
             // SAFETY: as for `request`.
             Service::Requests(routes) => unsafe {
-                answer_request(routes, frame, arena, deadline_ns, &port, &route)
+                answer_request(
+                    application,
+                    routes,
+                    frame,
+                    arena,
+                    deadline_ns,
+                    &port,
+                    &route,
+                )
             },
             Service::Connections(handler) => {
                 let peer = decode_connection(request()).ok()?;
@@ -398,7 +471,7 @@ impl DoorHandler for Server {
                 Some(Written::Whole(reply.finish()))
             }
         };
-        let outcome = match application.options.policy {
+        let outcome = match application.policy {
             Policy::Park => tenant.enter(&stuck, answer),
             // SAFETY: the application was made by `escaping`, whose caller promised the contract for its handlers.
             // Ours above hold nothing but a borrow of the port when a handler runs, and the port is not used after a
@@ -414,22 +487,27 @@ impl DoorHandler for Server {
             Ok(None) => (0, outcome::BAD_FRAME),
             Err(failed) => {
                 let status = application.count_failure(failed);
-                application.log_failure(route.get(), failed, false);
+                application.name_culprit(meter(), failed, false);
                 (0, status)
             }
         };
         application.counters.calls.fetch_add(1, Ordering::Relaxed);
-        let live = outcome.live;
+        let (live, usage) = (outcome.live, outcome.usage);
+        let meter = meter();
+        if !matches!(&outcome.result, Err(Failed::Exhausted(exhaustion)) if exhaustion.reason == Reason::Arena)
+        {
+            meter.memory.observe(usage.high_water as u64); // of the others the culprit's line has said more
+        }
+        if timed {
+            self.note_time(meter);
+        }
         // Before the front end hears of it: it has a descriptor less to wait for.
         drop(stream);
         call.complete(len, CallStatus(status));
         if live != 0 {
-            let route = route
-                .get()
-                .unwrap_or_else(|| application.service.no_route());
             application.counters.pinned.fetch_add(1, Ordering::Relaxed);
             warn!(
-                route,
+                route = meter.route,
                 live,
                 "a request left allocations behind: its bucket is pinned until they are freed"
             );
@@ -461,12 +539,13 @@ fn take_connection(call: &mut Call<'_>) -> Option<TcpStream> {
 /// The frame stays as it is meanwhile, but for the place of a streamed body, which may be written inside
 /// `Port::hand_over`.
 unsafe fn answer_request(
+    application: &Application,
     routes: &'static Routes,
     frame: *const [u8],
     arena: &Bump,
     deadline_ns: u64,
     port: &Port<'_, '_>,
-    route: &Cell<Option<&'static str>>,
+    route: &Cell<Option<Matched>>,
 ) -> Option<Written> {
     // SAFETY: the caller's promise; what is read of the request while a piece of its body is fetched lies before it.
     let raw = match decode_request(unsafe { &*frame }) {
@@ -474,7 +553,7 @@ unsafe fn answer_request(
         Err(frame::FrameError::PathNotUtf8) => {
             let response =
                 Response::text("the path is not UTF-8\n").with_status(Status::BAD_REQUEST);
-            return Some(write_response(response, port, false));
+            return Some(write_response(response, port, false, false));
         }
         Err(_) => return None,
     };
@@ -489,11 +568,12 @@ unsafe fn answer_request(
     let response = routes.dispatch(&mut incoming);
     if let Some(reason) = response.diagnostic() {
         error!(
-            route = route.get().unwrap_or("(no route)"),
+            route = route.get().map_or("(no route)", |matched| matched.pattern),
             status = response.status().code(),
             reason,
             "a handler could not answer"
         );
     }
-    Some(write_response(response, port, head_only))
+    let memory_header = application.options.memory_header;
+    Some(write_response(response, port, head_only, memory_header))
 }

@@ -25,6 +25,8 @@ pub mod failure;
 pub mod frame;
 pub mod handler;
 pub mod headers;
+pub mod histogram;
+mod meter;
 pub mod request;
 pub mod response;
 pub mod router;
@@ -36,13 +38,12 @@ pub use connection::{Connection, ConnectionHandler};
 pub use datagram::{AnswerTooLarge, Datagram, DatagramHandler, DatagramReply};
 pub use failure::Failure;
 pub use handler::{Handler, HandlerFn, handler, streaming};
-pub use request::{BodyReader, Request, Version};
+pub use meter::{Culprit, RouteMeter};
+pub use request::{BodyReader, Memory, Request, Version};
 pub use response::{Body, BodyWriter, IntoResponse, Response, Status};
 pub use router::{Router, RouterError, Routes};
 pub use service::Service;
-pub use transom_arena::{
-    Bump, Poisoned, Shared, WayOut, current_usage as memory_usage, defer, escape_contract, outside,
-};
+pub use transom_arena::{Bump, Poisoned, Shared, WayOut, defer, escape_contract, outside};
 
 /// The allocator of every program that uses this crate: a thread bound to a bucket allocates in it, all others on the
 /// process heap.

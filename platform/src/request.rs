@@ -50,7 +50,45 @@ pub struct Request {
     route: Option<&'static str>,
     params: Params<'static, 'static>,
     /// Where the route is noted for whoever must say what became of a request that is gone; see `note_route_in`.
-    route_note: Option<NonNull<Cell<Option<&'static str>>>>,
+    route_note: Option<NonNull<Cell<Option<Matched>>>>,
+}
+
+/// A route that a request's path has matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Matched {
+    /// Its place in the table of routes.
+    pub number: usize,
+    pub pattern: &'static str,
+}
+
+/// What a request has of its bucket's arena, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// In use now, holes and alignment included.
+    pub used: usize,
+    /// What is left: an allocation of this size fits if it needs no alignment.
+    pub free: usize,
+    /// The most that was in use at once since the request began.
+    pub high_water: usize,
+}
+
+impl Memory {
+    /// Bytes that the arena has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.used + self.free
+    }
+
+    /// Of the request that this thread is answering; `None` on a thread that answers none.
+    #[must_use]
+    pub fn now() -> Option<Self> {
+        let (used, free, high_water) = transom_arena::current_usage()?;
+        Some(Memory {
+            used,
+            free,
+            high_water,
+        })
+    }
 }
 
 /// The version of HTTP that the client speaks.
@@ -274,6 +312,18 @@ impl Request {
         unsafe { self.arena.as_ref() }
     }
 
+    /// How much of the bucket this request has used so far, and how much is left: for a handler that would rather answer
+    /// with less than with a 500, and for tests.
+    ///
+    /// In a test that calls a handler on a thread without a bucket, all numbers are 0.
+    pub fn memory(&self) -> Memory {
+        Memory::now().unwrap_or(Memory {
+            used: 0,
+            free: 0,
+            high_water: 0,
+        })
+    }
+
     /// When the client will have got a 504 in place of our answer: a `CLOCK_MONOTONIC` time in nanoseconds.
     pub fn deadline_ns(&self) -> Option<u64> {
         Some(self.deadline_ns).filter(|&deadline| deadline != 0)
@@ -290,12 +340,12 @@ impl Request {
         self.raw.streamed
     }
 
-    /// Has the matched route's pattern noted in `note` too. A handler that is left by a jump takes the request with it,
+    /// Has the matched route noted in `note` too. A handler that is left by a jump takes the request with it,
     /// and the log must still name the route.
     ///
     /// # Safety
     /// `note` outlives the request. What is noted is valid as long as the [`Routes`](crate::router::Routes) that matched.
-    pub(crate) unsafe fn note_route_in(&mut self, note: &Cell<Option<&'static str>>) {
+    pub(crate) unsafe fn note_route_in(&mut self, note: &Cell<Option<Matched>>) {
         self.route_note = Some(NonNull::from(note));
     }
 
@@ -316,7 +366,7 @@ impl Request {
     }
 
     /// Notes what the router found. `params` must be of this request's path.
-    pub(crate) fn set_match(&mut self, pattern: &str, params: Params<'_, 'static>) {
+    pub(crate) fn set_match(&mut self, number: usize, pattern: &str, params: Params<'_, 'static>) {
         // SAFETY: only the lifetimes change. Pattern and names belong to a `Routes` that lives until
         // the request is dropped, by the promise of `from_raw`'s caller; both leave this type only with the lifetime of a
         // `&self`.
@@ -328,7 +378,7 @@ impl Request {
         };
         if let Some(note) = self.route_note {
             // SAFETY: `note_route_in`'s caller promised that it outlives the request; a Cell is shared freely on a thread.
-            unsafe { note.as_ref() }.set(self.route);
+            unsafe { note.as_ref() }.set(self.route.map(|pattern| Matched { number, pattern }));
         }
     }
 }

@@ -226,8 +226,9 @@ impl Routes {
                 _ => not_implemented(),
             };
         };
-        let route = &self.routes[*found.value];
-        request.set_match(&route.pattern, found.params);
+        let number = *found.value;
+        let route = &self.routes[number];
+        request.set_match(number, &route.pattern, found.params);
         match route.choose(request.method()) {
             Some(handler) => run(handler, request),
             None if request.method() == "OPTIONS" => {

@@ -4,9 +4,10 @@
 //! slows its own handler and costs no memory.
 
 use crate::frame::{self, PIECE_HEADER_LEN, TooLarge};
+use crate::request::Memory;
 use crate::response::{Body, BodyWriter, ReplySink, Response};
 use std::cell::RefCell;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::ops::Range;
 use std::ptr::NonNull;
 use transom_arena::ensure_stack;
@@ -34,6 +35,9 @@ impl<'p, 'c> Port<'p, 'c> {
     }
 }
 
+/// `Transom-Memory: used=N; size=N`, with its end of line.
+const MEMORY_FIELD_MAX: usize = 72;
+
 /// How the writing of a reply ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
@@ -47,13 +51,15 @@ pub(crate) enum Written {
     Unwritten,
 }
 
-/// Writes a response into the reply slot.
+/// Writes a response into the reply slot; with a field that says what the request has used so far, if that is wanted.
 pub(crate) fn write_response(
     response: Response<'_>,
     port: &Port<'_, '_>,
     head_only: bool,
+    memory_header: bool,
 ) -> Written {
-    let Ok(mut sink) = SlotSink::new(port, &response) else {
+    let memory = memory_header.then(Memory::now).flatten();
+    let Ok(mut sink) = SlotSink::new(port, &response, memory) else {
         return Written::TooLarge;
     };
     if head_only || matches!(response.status().code(), 204 | 304) {
@@ -94,7 +100,11 @@ struct SlotSink<'s, 'p, 'c> {
 }
 
 impl<'s, 'p, 'c> SlotSink<'s, 'p, 'c> {
-    fn new(port: &'s Port<'p, 'c>, response: &Response<'_>) -> Result<Self, TooLarge> {
+    fn new(
+        port: &'s Port<'p, 'c>,
+        response: &Response<'_>,
+        memory: Option<Memory>,
+    ) -> Result<Self, TooLarge> {
         let mut sink = SlotSink {
             port,
             slot: port.reply_slot(),
@@ -107,6 +117,16 @@ impl<'s, 'p, 'c> SlotSink<'s, 'p, 'c> {
             response.content_length(),
             response.fields(),
         );
+        let [name, value, end, block] = fields;
+        let mut line = [0; MEMORY_FIELD_MAX];
+        let mut rest = &mut line[..];
+        if let Some(memory) = memory {
+            let (high_water, size) = (memory.high_water, memory.size());
+            write!(rest, "Transom-Memory: used={high_water}; size={size}\r\n")
+                .expect("it has room for two numbers of 64 bits");
+        }
+        let len = MEMORY_FIELD_MAX - rest.len();
+        let fields = [name, value, end, block, &line[..len]];
         sink.body_at = frame::encode_reply_head(sink.bytes(), status, length, &fields)?;
         Ok(sink)
     }

@@ -139,8 +139,8 @@ pub(crate) struct Connection {
     next: u32,
     /// When its list's timeout strikes, in milliseconds of the loop's clock.
     due_ms: u64,
-    /// When the present request's first byte was there, in the same clock.
-    pub arrived_ms: u64,
+    /// When the present request's first byte was there, in nanoseconds of the same clock.
+    pub arrived_ns: u64,
     pub peer: Option<SocketAddr>,
     /// Counted among the connections of its address.
     pub counted: Option<Counted>,
@@ -222,7 +222,7 @@ impl Connection {
             prev: NONE,
             next: NONE,
             due_ms: 0,
-            arrived_ms: 0,
+            arrived_ns: 0,
             peer: None,
             counted: None,
             requests: 0,

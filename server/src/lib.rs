@@ -19,6 +19,7 @@
 
 mod access;
 mod addresses;
+mod admin;
 pub mod config;
 mod connection;
 mod forward;

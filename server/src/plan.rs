@@ -17,6 +17,16 @@ use transom_arena::{
 };
 use transom_doors::{ChannelGeometry, GeometryError as ChannelError};
 
+/// The channel between the loop and the bucket that are kept aside for `--admin`.
+pub(crate) const ADMIN_CHANNEL: ChannelGeometry = ChannelGeometry {
+    slots: 4,
+    request_size: 32 << 10,
+    reply_size: 32 << 10,
+};
+
+/// Bytes of the bucket that is kept aside for `--admin` where there are no others, and of its stack.
+const ADMIN_BUCKET: (Bytes, Bytes) = (Bytes(256 << 10), Bytes(128 << 10));
+
 /// Bytes that one read may bring, beyond a head: the rest of a pipelined burst is left to the next read.
 pub(crate) const READ_SIZE: usize = 16 << 10;
 
@@ -60,6 +70,8 @@ pub struct FrontPlan {
     pub bound: Bound,
     /// Loops.
     pub loops: u32,
+    /// The division of the bucket that is kept aside for `--admin`, if there is one.
+    pub(crate) bucket: Option<BucketGeometry>,
 }
 
 /// Why these settings cannot be served with.
@@ -96,6 +108,16 @@ pub enum PlanError {
         /// What to do.
         todo: &'static str,
     },
+    /// Two flags that contradict each other.
+    #[error("{flag} cannot be used with {other}: {why}")]
+    Together {
+        /// The flag.
+        flag: &'static str,
+        /// The other one.
+        other: &'static str,
+        /// Why.
+        why: &'static str,
+    },
     /// A value above what works.
     #[error("{flag} is {was}; it must be at most {most}: {why}")]
     TooLarge {
@@ -127,8 +149,13 @@ impl Plan {
             reply_size: settings.channel.reply_size.get(),
         };
         channel.check()?;
-        let buckets = bucket.term(settings.application.buckets as usize)?;
-        let (terms, loops) = if settings.door.door.is_some() {
+        let aside = usize::from(settings.front.admin.is_some());
+        bucket.term(settings.application.buckets as usize)?; // without any there is nothing to keep one aside of
+        let mut buckets = bucket.term(settings.application.buckets as usize + aside)?;
+        if aside > 0 {
+            buckets.holder = "a request each; one is kept aside for --admin";
+        }
+        let (mut terms, loops) = if settings.door.door.is_some() {
             check_door(settings)?;
             (behind_a_door(settings, buckets, &channel), 0)
         } else {
@@ -137,6 +164,7 @@ impl Plan {
             let terms = with_a_front_end(settings, buckets, &channel);
             (terms, settings.front.loops())
         };
+        terms.extend(admin(&settings.front));
         let bound = Bound::new(terms)?;
         bound.check(&MemoryLimit::of_this_process())?;
         Ok(Plan {
@@ -198,9 +226,25 @@ impl FrontPlan {
                 "--loops, --forward",
             ),
         ]);
+        let bucket = match settings.admin {
+            Some(_) => Some(BucketGeometry::new(ADMIN_BUCKET.0, ADMIN_BUCKET.1)?),
+            None => None,
+        };
+        if let Some(bucket) = bucket {
+            terms.push(Term {
+                holder: "kept aside for --admin",
+                flags: "--admin",
+                ..bucket.term(1)?
+            });
+        }
+        terms.extend(admin(settings));
         let bound = Bound::new(terms)?;
         bound.check(&MemoryLimit::of_this_process())?;
-        Ok(FrontPlan { bound, loops })
+        Ok(FrontPlan {
+            bound,
+            loops,
+            bucket,
+        })
     }
 }
 
@@ -360,6 +404,38 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
         log_queue(&settings.front),
         constant(),
         threads(count + 3, "a bucket each, and three", "--buckets"),
+    ]
+}
+
+/// The terms of the loop that is kept aside for `--admin`, if there is one.
+fn admin(settings: &FrontSettings) -> Vec<Term> {
+    if settings.admin.is_none() {
+        return Vec::new();
+    }
+    let settings = &settings.for_admin();
+    let named = |name, of: Term| Term {
+        name,
+        flags: "--admin",
+        ..of
+    };
+    vec![
+        term(
+            "admin channel",
+            Place::Region,
+            1,
+            ADMIN_CHANNEL.memory_len(),
+            "the slots that are kept aside",
+            "--admin",
+        ),
+        named("admin connections", connections(settings)),
+        named("admin partial heads", partial_heads(settings)),
+        named("admin scratch", scratch(settings)),
+        named("admin loop stack", loop_stacks(settings)),
+        named(
+            "admin threads",
+            threads(2, "its loop and its bucket's thread", "--admin"),
+        ),
+        named("admin socket buffers", socket_buffers(settings)),
     ]
 }
 
@@ -647,6 +723,13 @@ fn check_application(settings: &Settings) -> Result<(), PlanError> {
 
 fn check_door(settings: &Settings) -> Result<(), PlanError> {
     let door = &settings.door;
+    if settings.application.strict_heap {
+        return Err(PlanError::Together {
+            flag: "--strict-heap",
+            other: "--door",
+            why: "a door allocates on the process heap when clients open it; test the application with a front end of its own",
+        });
+    }
     if door.channels_per_user() > door.door_channels.get() {
         return Err(PlanError::TooLarge {
             flag: "--door-channels-per-user",

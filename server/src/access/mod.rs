@@ -114,6 +114,11 @@ impl AccessLog {
         self.0.queue.ring();
     }
 
+    /// Lines that found the queue full.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.0.queue.dropped()
+    }
+
     /// Writes what is in the queue, and ends the log. Returns the lines that were dropped in all; those that are not
     /// written when `deadline` comes, because nobody takes them, are among them.
     pub(crate) fn shutdown(&self, deadline: Instant) -> u64 {

@@ -45,7 +45,7 @@ pub(crate) use access::ACCESS_ENTRY_SIZE;
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
 pub(crate) use opener::{OPEN_TIMEOUT, OPENER_STACK, Opener, OpenerBuilder};
 pub(crate) use routes::{Route, RouteTable};
-pub use stats::{LoopFigures, LoopStats};
+pub use stats::{Counter, LoopFigures, LoopStats};
 
 /// The upper half of the epoll token of what is no connection.
 const NOT_A_CONNECTION: u32 = u32::MAX;
@@ -383,6 +383,7 @@ impl Loop {
             self.tend_doorways();
             self.help_what_is_stuck();
             self.relieve_doorways();
+            self.show_gauges();
             let count = self.sleep(&mut events);
             self.look_at_the_clock();
             for event in &events[..count] {
@@ -474,6 +475,29 @@ impl Loop {
                 client.note_ring(useful);
             }
         }
+    }
+
+    /// Counts the present request's time, from its arrival to the last byte of its answer, by the loop's clock.
+    fn note_time(&self, index: u32) {
+        let took_ns = self.now_ns.saturating_sub(self.table[index].arrived_ns);
+        self.stats.request_time.observe_alone(took_ns);
+    }
+
+    /// What whoever asks from outside sees of the loop.
+    fn show_gauges(&self) {
+        let (mut slots, mut busy, mut waiting) = (0, 0, 0);
+        for doorway in self.doorways.all() {
+            waiting += self.table.len(List::Waiting(doorway));
+        }
+        for client in self.doorways.clients() {
+            let all = client.geometry().slots as usize;
+            slots += all;
+            busy += all - client.free_slots();
+        }
+        self.stats.connections.set(u64::from(self.table.open()));
+        self.stats.slots.set(slots as u64);
+        self.stats.slots_busy.set(busy as u64);
+        self.stats.waiting.set(u64::from(waiting));
     }
 
     fn look_at_the_clock(&mut self) {
@@ -764,6 +788,9 @@ impl Loop {
             &self.date,
         );
         self.stats.answered(status);
+        if status >= 500 {
+            self.note_time(index); // there was a whole request
+        }
         let sent = match net::send(connection.fd, &reply[..len]) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -814,7 +841,7 @@ impl Loop {
         if connection.buffer.is_some() {
             connection.state = State::Head;
             connection.unparsed = true;
-            connection.arrived_ms = self.now_ms;
+            connection.arrived_ns = self.now_ns;
             // In no list until it has been looked at, which is before the loop sleeps: it may be a whole request.
             self.table.unlink(index);
             self.note_arrival(index);

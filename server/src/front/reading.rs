@@ -151,13 +151,13 @@ impl Loop {
         let queue_due = self.queue_due_ms();
         let connection = &mut self.table[index];
         if connection.state == State::Idle {
-            connection.arrived_ms = self.now_ms;
+            connection.arrived_ns = self.now_ns;
         }
         connection.state = State::Waiting;
         if connection.queue_due_ms == 0 {
             connection.queue_due_ms = queue_due;
         }
-        let (due, arrived) = (connection.queue_due_ms, connection.arrived_ms);
+        let (due, arrived) = (connection.queue_due_ms, connection.arrived_ns);
         let list = List::Waiting(connection.at.doorway);
         self.note_wait(index);
         let due = self
@@ -170,7 +170,7 @@ impl Loop {
         let scratch = std::mem::take(&mut self.read_scratch);
         match receive(&mut self.table[index], scratch) {
             Received::Bytes(len) => {
-                self.table[index].arrived_ms = self.now_ms;
+                self.table[index].arrived_ns = self.now_ns;
                 match self.take_proxy_header(index, &scratch[..len], Source::Scratch) {
                     Some(used) if used < len => {
                         self.note_arrival(index);
@@ -861,7 +861,7 @@ impl Loop {
 
     /// Submits a slot that has been filled.
     pub(super) fn submit_slot(&mut self, index: u32, slot: SlotId, len: usize) {
-        let deadline_ms = self.deadline_ms(self.table[index].arrived_ms);
+        let deadline_ms = self.deadline_ms(self.table[index].arrived_ns);
         let queue_due = self.queue_due_ms();
         let connection = &mut self.table[index];
         connection.state = State::Calling;
@@ -881,9 +881,9 @@ impl Loop {
     pub(super) fn watch_deadline(&mut self, index: u32) {
         let connection = &self.table[index];
         let began = if connection.head_sent || connection.streamed {
-            self.now_ms
+            self.now_ns
         } else {
-            connection.arrived_ms
+            connection.arrived_ns
         };
         match self.deadline_ms(began) {
             Some(due) => self.table.set_timer(index, List::Deadline, due),

@@ -301,6 +301,7 @@ impl Loop {
         // Decided, and said in the head, before the body was read to its end: so not asked again.
         let keep_alive = connection.keep_alive;
         let is_short = connection.owed.is_some_and(|owed| owed > 0);
+        self.note_time(index);
         self.note_end(index, is_short);
         if keep_alive {
             self.next_request(index);

@@ -176,12 +176,12 @@ impl Loop {
     pub(super) fn slowest_partial(&self) -> Option<u32> {
         let both = [List::Header, List::SmallBody];
         let entries = both.into_iter().flat_map(|list| self.table.entries(list));
-        let now = self.now_ms;
+        let now = self.now_ns;
         // Bytes a millisecond, compared without a division.
         entries.reduce(|slowest, other| {
             let [a, b] = [slowest, other].map(|index| {
                 let connection = &self.table[index];
-                let age = now.saturating_sub(connection.arrived_ms) + 1;
+                let age = now.saturating_sub(connection.arrived_ns) / 1_000_000 + 1;
                 (u64::from(connection.buffered), age)
             });
             if b.0 * a.1 < a.0 * b.1 {

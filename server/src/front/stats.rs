@@ -1,6 +1,10 @@
 //! What a loop has done: counters that one thread writes and anyone may read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use transom_platform::histogram::{Histogram, Scale};
+
+/// Requests that take longer are counted as above all bounds.
+const REQUEST_MOST_NS: u64 = 64_000_000_000;
 
 /// A counter with one writer: an ordinary addition, no locked instruction.
 #[derive(Debug, Default)]
@@ -13,6 +17,12 @@ impl Counter {
             .store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
+    /// Makes it a gauge.
+    #[inline]
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// The count.
     #[must_use]
     pub fn get(&self) -> u64 {
@@ -23,10 +33,21 @@ impl Counter {
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// The counters of one loop.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         #[repr(align(128))]
         pub struct LoopStats {
             $($(#[$doc])* pub $name: Counter,)*
+            /// Nanoseconds from a request's arrival to the last byte of its answer.
+            pub request_time: Histogram,
+        }
+
+        impl Default for LoopStats {
+            fn default() -> Self {
+                LoopStats {
+                    $($name: Counter::default(),)*
+                    request_time: Histogram::new(Scale::NANOSECONDS, REQUEST_MOST_NS),
+                }
+            }
         }
 
         /// The sums over all loops.
@@ -59,7 +80,13 @@ stats! {
     client_errors,
     /// Answers 500 to 599.
     server_errors,
-    /// Of these: 503, no slot or no thread within the queue timeout.
+    /// Of the 400 to 499: 413, the body is larger than may be.
+    body_refused,
+    /// Of these: 414, the target.
+    target_refused,
+    /// Of these: 431, the head.
+    head_refused,
+    /// Of the 500 to 599: 503, no slot or no thread within the queue timeout.
     rejected,
     /// Of these: 502, the application went away during the call, or gave what is no reply.
     bad_gateway,
@@ -85,6 +112,14 @@ stats! {
     cut_calls,
     /// Of these: in the middle of an answer.
     cut_answers,
+    /// Connections that are open now.
+    connections,
+    /// Slots of all doors that can be called now.
+    slots,
+    /// Of these, those with a call, or the beginning of one.
+    slots_busy,
+    /// Requests that wait for a slot now.
+    waiting,
 }
 
 impl LoopStats {
@@ -95,6 +130,9 @@ impl LoopStats {
             _ => self.server_errors.bump(),
         }
         match status {
+            413 => self.body_refused.bump(),
+            414 => self.target_refused.bump(),
+            431 => self.head_refused.bump(),
             502 => self.bad_gateway.bump(),
             503 => self.rejected.bump(),
             504 => self.late.bump(),

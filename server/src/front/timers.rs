@@ -85,13 +85,13 @@ impl Loop {
     }
 
     /// When a request that arrived then is late; `None` if requests may take for ever.
-    pub(super) fn deadline_ms(&self, arrived_ms: u64) -> Option<u64> {
+    pub(super) fn deadline_ms(&self, arrived_ns: u64) -> Option<u64> {
         // The clock is cut to milliseconds; with one more, no time is shorter than was asked for.
-        (self.timeouts.deadline != 0).then(|| arrived_ms + self.timeouts.deadline + 1)
+        (self.timeouts.deadline != 0).then(|| arrived_ns / 1_000_000 + self.timeouts.deadline + 1)
     }
 
     fn is_late(&self, index: u32) -> bool {
-        self.deadline_ms(self.table[index].arrived_ms)
+        self.deadline_ms(self.table[index].arrived_ns)
             .is_some_and(|deadline| deadline <= self.now_ms)
     }
 

@@ -6,12 +6,14 @@ use crate::plan::Plan;
 use crate::settings::ApplicationSettings;
 use std::time::Duration;
 use tracing::error;
-use transom_arena::{Buckets, Policy, Region, RegionOptions, install_shared_heap};
+use transom_arena::{
+    Buckets, Policy, Region, RegionOptions, forbid_process_heap, install_shared_heap,
+};
 use transom_doors::Door;
-use transom_platform::{Application, Service};
+use transom_platform::{Application, ApplicationOptions, Service};
 
 /// A thread starts within microseconds, on a crowded machine within milliseconds.
-const FIRST_THREAD_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const FIRST_THREAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Maps the region that a plan states.
 pub(super) fn map(plan: &Plan, settings: &ApplicationSettings) -> Result<Region, StartError> {
@@ -25,7 +27,8 @@ pub(super) fn map(plan: &Plan, settings: &ApplicationSettings) -> Result<Region,
     )?)
 }
 
-/// Makes buckets and shared heap of their parts of the region, and an application that lives in them.
+/// Makes buckets and shared heap of their parts of the region, and an application that lives in them, but for those that
+/// are kept aside.
 pub(super) fn install(
     region: &mut Region,
     plan: &Plan,
@@ -33,18 +36,27 @@ pub(super) fn install(
     service: Service,
     policy: Policy,
     signals: &Signals,
-) -> Result<&'static Application, StartError> {
+) -> Result<(&'static Application, Buckets), StartError> {
     let mut take = |name| region.take(name).expect("the plan has this term");
     let (buckets, heap) = (take("buckets"), take("shared heap"));
     let buckets = Buckets::install(region, &buckets, plan.bucket, settings.wipe.into())?;
     region.commit()?;
     install_shared_heap(heap)?;
     signals.notify_parked(settings.parked_limit());
-    Ok(match policy {
-        Policy::Park => Application::new(service, buckets, Signals::parked),
+    let (buckets, aside) = buckets.keep_aside(buckets.len() - settings.buckets);
+    let options = ApplicationOptions {
+        on_parked: Signals::parked,
+        memory_header: settings.memory_header,
+    };
+    if settings.strict_heap {
+        forbid_process_heap();
+    }
+    let application = match policy {
+        Policy::Park => Application::new(service, buckets, options),
         // SAFETY: `App::policy` chose it only if the author promised the contract.
-        Policy::Escape => unsafe { Application::escaping(service, buckets, Signals::parked) },
-    })
+        Policy::Escape => unsafe { Application::escaping(service, buckets, options) },
+    };
+    Ok((application, aside))
 }
 
 /// Runs the author's warm-up and starts the first door server thread.

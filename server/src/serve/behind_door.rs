@@ -1,11 +1,14 @@
 //! `--door`: an application on its own. It has a region, buckets and a door at a path; no socket and no loop.
 
+use super::admin::{AdminHalf, AdminMemory};
 use super::handover::{End, until_told};
+use super::listeners::{Inherited, Kind, Listeners};
 use super::signals::{Signals, Wake};
 use super::{Handlers, StartError, application, end};
+use crate::admin::Admin;
 use crate::log::LogHandle;
 use crate::plan::Plan;
-use crate::settings::Settings;
+use crate::settings::{FrontSettings, Settings};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -23,6 +26,9 @@ pub(super) struct Server {
     door: Door,
     /// None once it was given up.
     attachment: Option<Attachment>,
+    /// Of `--admin`.
+    listeners: Option<Listeners>,
+    admin: Option<AdminHalf>,
 }
 
 impl Server {
@@ -31,13 +37,16 @@ impl Server {
         plan: &Plan,
         settings: &Settings,
         handlers: Handlers,
+        logs: &LogHandle,
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
+        let mut listeners = open_admin(&settings.front)?;
         let mut region = application::map(plan, &settings.application)?;
         let snapshots = region.take("snapshots").expect("the plan has this term");
         let policy = handlers.policy;
-        let application = application::install(
+        let admin_memory = AdminMemory::take(&mut region, &settings.front);
+        let (application, aside) = application::install(
             &mut region,
             plan,
             &settings.application,
@@ -57,6 +66,20 @@ impl Server {
                 .on_event(tell)
         })?;
         application::start(application, &door, handlers.warm_up)?;
+        let admin = match (&listeners, admin_memory) {
+            (Some(listeners), Some(memory)) => {
+                let told = Admin::new(Some(application), None, &plan.bound, logs, None);
+                let sockets = listeners.of_loop(0, 1).concat();
+                Some(AdminHalf::start(
+                    told,
+                    memory,
+                    aside,
+                    sockets,
+                    &settings.front,
+                )?)
+            }
+            _ => None,
+        };
         // Last: whoever finds the path finds an application that answers.
         let options = AttachOptions {
             mode: flags.door_mode,
@@ -65,13 +88,18 @@ impl Server {
             wait: flags.door_wait,
         };
         let attachment = door.attach(path, &options)?;
+        if let Some(listeners) = &mut listeners {
+            listeners.are_ours();
+        }
         end::say_bound(&plan.bound);
+        let address = listeners.iter().flat_map(Listeners::addresses).next();
         info!(
             door = %path.display(),
             mode = %format_args!("{:04o}", flags.door_mode),
             channels = flags.door_channels,
             buckets = settings.application.buckets,
             on_exhaustion = application::policy_name(policy),
+            admin = address.map(tracing::field::display),
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
@@ -81,6 +109,8 @@ impl Server {
             application,
             door,
             attachment: Some(attachment),
+            listeners,
+            admin,
         })
     }
 
@@ -97,11 +127,20 @@ impl Server {
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        if let Some(admin) = &self.admin {
+            admin.drains(End::Told);
+        }
         // In this order: the next instance may have the path before clients are told to look for it there.
         self.attachment = None;
         self.door.revoke();
         let in_time = self.wait_for_calls(began + timeout, signals);
         let cut = self.door.info().calls_under_way;
+        if let Some(listeners) = self.listeners.take() {
+            listeners.give_up(End::Told);
+        }
+        if let Some(admin) = self.admin.take() {
+            admin.end(signals);
+        }
         let done = self.application.figures();
         end::summarise(None, Some(&done), None, logs, began.elapsed());
         end::Ending {
@@ -136,6 +175,20 @@ impl Server {
         }
         true
     }
+}
+
+/// Listens where `--admin` says.
+fn open_admin(settings: &FrontSettings) -> Result<Option<Listeners>, StartError> {
+    let Some(address) = &settings.admin else {
+        return Ok(None);
+    };
+    let wanted = [(Kind::Stream, address.clone(), 1)];
+    let opened = Listeners::open(&wanted, &mut Inherited::default(), settings);
+    opened.map(Some).map_err(|(_, source)| StartError::Listen {
+        flag: "--admin",
+        address: address.clone(),
+        source,
+    })
 }
 
 /// News of the door's clients, for the log.

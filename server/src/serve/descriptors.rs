@@ -18,6 +18,14 @@ pub(super) fn of_connections(settings: &FrontSettings) -> u64 {
     u64::from(settings.connections_per_loop()) * u64::from(settings.loops())
 }
 
+/// Of the loop that is kept aside for `--admin`, with its listener and the file that it reads.
+pub(super) fn of_admin(settings: &FrontSettings) -> u64 {
+    match settings.admin {
+        Some(_) => of_connections(&settings.for_admin()) + PER_LOOP + 2,
+        None => 0,
+    }
+}
+
 /// Raises the limit as far as that is ours to do, and refuses one that is too low; `flag`, which is `count`, is what most
 /// of the `needed` descriptors are for.
 pub(super) fn check(needed: u64, flag: &'static str, count: u32) -> Result<(), StartError> {

@@ -1,11 +1,13 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
+use super::admin::{AdminHalf, AdminMemory};
 use super::front::{FrontHalf, Loops, addresses};
 use super::handover::{Handover, until_told};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::signals::Signals;
 use super::{HEAP_HEADROOM, StartError, access, descriptors, end, report, with_logs};
 use crate::access::AccessLog;
+use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
 use crate::front::{
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::info;
-use transom_arena::{Part, Region, RegionOptions, seal, settle_process_heap};
+use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Bell, OpenOptions};
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
@@ -73,7 +75,7 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     let inherited = Inherited::take().map_err(StartError::Inherited)?;
     let signals = Signals::block().map_err(StartError::Signals)?;
     with_logs(&front, |logs| {
-        Server::start(&plan, &front, config, inherited, &signals, started)
+        Server::start(&plan, &front, config, inherited, logs, &signals, started)
             .map(|server| server.until_the_end(&front, &signals, logs))
     })
 }
@@ -96,7 +98,7 @@ fn descriptors_needed(front: &FrontSettings, config: &Config, plan: &FrontPlan) 
         };
         connections + forward::DESCRIPTORS + forward::CHANNELS as u64 * descriptors::PER_CHANNEL
     });
-    of_loops + of_forwards.sum::<u64>()
+    of_loops + of_forwards.sum::<u64>() + descriptors::of_admin(front)
 }
 
 fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
@@ -119,6 +121,7 @@ fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError>
     FrontPlan::new(front, config).map_err(|source| {
         let (PlanError::TooSmall { flag, .. }
         | PlanError::TooLarge { flag, .. }
+        | PlanError::Together { flag, .. }
         | PlanError::Alone { flag, .. }) = &source
         else {
             return StartError::Plan(source);
@@ -189,6 +192,7 @@ struct Server {
     /// None if it is off, or without loops.
     access: Option<AccessLog>,
     streams: Forwards,
+    admin: Option<AdminHalf>,
 }
 
 /// What the loops of a front end are built of.
@@ -287,6 +291,7 @@ impl Server {
         settings: &FrontSettings,
         mut config: Config,
         mut inherited: Inherited,
+        logs: &LogHandle,
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
@@ -310,10 +315,21 @@ impl Server {
                 access::start(settings, forwards.collect(), doors.collect(), signals)?
             }
         };
+        let mut region = Region::map(&plan.bound, RegionOptions::default())?;
+        let admin_memory = AdminMemory::take(&mut region, settings);
+        let buckets = match plan.bucket {
+            Some(geometry) => {
+                let part = region.take("buckets").expect("the plan has this term");
+                Some(Buckets::install(&mut region, &part, geometry, Wipe::None)?)
+            }
+            None => None,
+        };
         let (loops, opener) = match plan.loops {
-            0 => (Loops::default(), None),
+            0 => {
+                region.commit()?;
+                (Loops::default(), None)
+            }
             _ => {
-                let mut region = Region::map(&plan.bound, RegionOptions::default())?;
                 let mut take = |name| region.take(name).expect("the plan has this term");
                 let (connections, heads, scratch) =
                     (take("connections"), take("partial heads"), take("scratch"));
@@ -340,17 +356,31 @@ impl Server {
         };
         let handover = Handover::prepare(&listeners, settings.handover_timeout)
             .map_err(StartError::Handover)?;
-        let front = FrontHalf::start(loops)?;
+        let admin = match (admin_memory, buckets) {
+            (Some(memory), Some(buckets)) => {
+                let view = FrontView {
+                    stats: loops.stats.clone(),
+                    connections_max: settings.connections_in_all(),
+                };
+                let told = Admin::new(None, Some(view), &plan.bound, logs, access.as_ref());
+                let sockets = listeners.of_loop(0, 1).pop().unwrap_or_default();
+                Some(AdminHalf::start(told, memory, buckets, sockets, settings)?)
+            }
+            _ => None,
+        };
+        let front = FrontHalf::start(loops, "loop")?;
         let pairs = streams.iter().cloned().zip(sockets).collect();
         let running = forward::start(pairs, settings).map_err(StartError::Loop)?;
         listeners.are_ours();
         config.forwards.extend(streams);
         end::say_bound(&plan.bound);
         let listen: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
+        let admin_address = listeners.addresses().last().filter(|_| admin.is_some());
         info!(
             listen = %listen.join(","),
             doors = config.doors().len(),
             loops = plan.loops,
+            admin = admin_address.map(tracing::field::display),
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
@@ -365,6 +395,7 @@ impl Server {
             handover,
             access,
             streams: running,
+            admin,
         })
     }
 
@@ -378,6 +409,9 @@ impl Server {
         let began = Instant::now();
         let timeout = settings.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        if let Some(admin) = &self.admin {
+            admin.drains(why);
+        }
         // The streams end what has begun whatever the reason is: a connection of theirs belongs to one call.
         self.streams.tell(Order::Drain);
         self.listeners.give_up(why);
@@ -389,6 +423,9 @@ impl Server {
         let (cut, streams_sound) = self.streams.join();
         let sound = loops_sound && streams_sound;
         drop(self.opener); // nobody asks it any more
+        if let Some(admin) = self.admin {
+            admin.end(signals);
+        }
         let access = self.access.as_ref();
         end::summarise(Some(&front), None, access, logs, began.elapsed());
         end::Ending {
@@ -426,7 +463,7 @@ fn sockets_of(
     streams.iter().zip(all).map(one).collect()
 }
 
-/// Opens the sockets of every forward, first those that loops serve and then the others, and notes the ports that the
+/// Opens the sockets of every forward, first those that loops serve, then the others, then that of `--admin`, and notes the ports that the
 /// kernel chose. All at once: what has been passed and is not listened on is closed.
 fn listen(
     forwards: [&mut [Forward]; 2],
@@ -443,13 +480,24 @@ fn listen(
         };
         (kind, forward.address.clone(), sockets)
     };
-    let addresses: Vec<_> = forwards.iter().map(address).collect();
+    let admin = settings.admin.iter();
+    let addresses = forwards.iter().map(address);
+    let addresses: Vec<_> = addresses
+        .chain(admin.map(|address| (Kind::Stream, address.clone(), 1)))
+        .collect();
     let listeners = Listeners::open(&addresses, inherited, settings).map_err(|(n, source)| {
-        StartError::Forward {
-            place: forwards[n].place.clone(),
-            forward: forwards[n].to_string(),
-            address: forwards[n].address.clone(),
-            source,
+        match forwards.get(n) {
+            Some(forward) => StartError::Forward {
+                place: forward.place.clone(),
+                forward: forward.to_string(),
+                address: forward.address.clone(),
+                source,
+            },
+            None => StartError::Listen {
+                flag: "--admin",
+                address: addresses[n].1.clone(),
+                source,
+            },
         }
     })?;
     for (forward, address) in forwards.iter_mut().zip(listeners.addresses()) {

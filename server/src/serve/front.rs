@@ -37,16 +37,16 @@ pub(super) struct FrontHalf {
 }
 
 impl FrontHalf {
-    /// Starts a thread for each loop, and returns when all have begun: what the standard library allocates for a thread
+    /// Starts a thread for each loop, named after what they serve, and returns when all have begun: what the standard library allocates for a thread
     /// is behind us then.
-    pub(super) fn start(built: Loops) -> Result<Self, StartError> {
+    pub(super) fn start(built: Loops, name: &str) -> Result<Self, StartError> {
         let bells = built.loops.iter().map(Loop::bell).collect();
         let mut threads = Vec::new();
         let all_started = Arc::new(Barrier::new(built.loops.len() + 1));
         for (n, this) in built.loops.into_iter().enumerate() {
             let started = all_started.clone();
             let thread = std::thread::Builder::new()
-                .name(format!("loop-{n}"))
+                .name(format!("{name}-{n}"))
                 .stack_size(LOOP_STACK)
                 .spawn(move || {
                     let _watch = EndIfPanicking;
@@ -107,7 +107,8 @@ impl FrontHalf {
         (figures, sound)
     }
 
-    fn tell(&self, order: Order) {
+    /// Gives all loops an order.
+    pub(super) fn tell(&self, order: Order) {
         self.orders.give(order);
         for bell in &self.bells {
             bell.ring();

@@ -1,11 +1,13 @@
 //! Front end and application in one process, joined by a door in memory.
 
+use super::admin::{AdminHalf, AdminMemory};
 use super::front::{self, FrontHalf, Loops};
 use super::handover::{End, Handover, until_told};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::signals::Signals;
 use super::{Handlers, StartError, access, application, end};
 use crate::access::AccessLog;
+use crate::admin::{Admin, FrontView};
 use crate::front::{DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
 use crate::log::LogHandle;
 use crate::plan::{Plan, READ_SIZE, write_size};
@@ -26,6 +28,7 @@ pub(super) struct Server {
     listeners: Listeners,
     handover: Handover,
     access: Option<AccessLog>,
+    admin: Option<AdminHalf>,
 }
 
 impl Server {
@@ -34,23 +37,28 @@ impl Server {
         settings: &Settings,
         mut inherited: Inherited,
         handlers: Handlers,
+        logs: &LogHandle,
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
         // Before the region is mapped, so that a port in use is said at once.
-        let listen = settings.listen.iter().cloned();
+        let public = settings.listen.len();
+        let listen = settings.listen.iter().map(|address| (address, plan.loops));
         let listen: Vec<_> = listen
-            .map(|address| (Kind::Stream, address, plan.loops))
+            .chain(settings.front.admin.iter().map(|address| (address, 1)))
+            .map(|(address, sockets)| (Kind::Stream, address.clone(), sockets))
             .collect();
         let mut listeners =
             Listeners::open(&listen, &mut inherited, &settings.front).map_err(|(n, source)| {
                 StartError::Listen {
-                    address: settings.listen[n].clone(),
+                    flag: if n < public { "--listen" } else { "--admin" },
+                    address: listen[n].1.clone(),
                     source,
                 }
             })?;
         let listen: Vec<_> = listeners
             .addresses()
+            .take(public)
             .map(|address| format!("http://{address}"))
             .collect();
         let access = access::start(&settings.front, vec![listen.join(",")], Vec::new(), signals)?;
@@ -60,7 +68,8 @@ impl Server {
         let (mut channels, mut connections) = (take("channels"), take("connections"));
         let (mut heads, mut scratch) = (take("partial heads"), take("scratch"));
         let policy = handlers.policy;
-        let application = application::install(
+        let admin_memory = AdminMemory::take(&mut region, &settings.front);
+        let (application, aside) = application::install(
             &mut region,
             plan,
             &settings.application,
@@ -87,7 +96,7 @@ impl Server {
                 bell: Bell::new().map_err(StartError::Loop)?,
                 doorways: vec![DoorwayParts::InProcess(door.channel(plan.channel, memory)?)],
                 forwards: vec![Forward {
-                    listeners: listeners.of_loop(n, count).concat(),
+                    listeners: listeners.of_loop(n, count)[..public].concat(),
                     routes: routes.clone(),
                 }],
                 addresses: addresses.clone(),
@@ -105,12 +114,37 @@ impl Server {
         application::start(application, &door, handlers.warm_up)?;
         let handover = Handover::prepare(&listeners, settings.front.handover_timeout)
             .map_err(StartError::Handover)?;
-        let front = FrontHalf::start(loops)?;
+        let admin = match admin_memory {
+            Some(memory) => {
+                let view = FrontView {
+                    stats: loops.stats.clone(),
+                    connections_max: settings.front.connections_in_all(),
+                };
+                let told = Admin::new(
+                    Some(application),
+                    Some(view),
+                    &plan.bound,
+                    logs,
+                    access.as_ref(),
+                );
+                let sockets = listeners.of_loop(0, 1)[public..].concat();
+                Some(AdminHalf::start(
+                    told,
+                    memory,
+                    aside,
+                    sockets,
+                    &settings.front,
+                )?)
+            }
+            None => None,
+        };
+        let front = FrontHalf::start(loops, "loop")?;
         listeners.are_ours();
         end::say_bound(&plan.bound);
         let listen: Vec<_> = listeners.addresses().map(ToString::to_string).collect();
         info!(
-            listen = %listen.join(","),
+            listen = %listen[..public].join(","),
+            admin = listen.get(public).map(tracing::field::display),
             loops = plan.loops,
             buckets = settings.application.buckets,
             on_exhaustion = application::policy_name(policy),
@@ -128,6 +162,7 @@ impl Server {
             listeners,
             handover,
             access,
+            admin,
         })
     }
 
@@ -145,10 +180,16 @@ impl Server {
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        if let Some(admin) = &self.admin {
+            admin.drains(why);
+        }
         self.listeners.give_up(why);
         let in_time = self.front.drain(why, began + timeout, signals, || true);
         self.door.revoke();
         let (front, sound) = self.front.join();
+        if let Some(admin) = self.admin {
+            admin.end(signals);
+        }
         let done = self.application.figures();
         let access = self.access.as_ref();
         end::summarise(Some(&front), Some(&done), access, logs, began.elapsed());

@@ -1,6 +1,7 @@
 //! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to stop.
 
 mod access;
+mod admin;
 mod application;
 mod behind_door;
 mod descriptors;
@@ -142,8 +143,9 @@ enum StartError {
     Application(#[from] transom_platform::ApplicationError),
     #[error("a channel cannot be made: {0}")]
     Channel(#[from] transom_doors::ChannelError),
-    #[error("--listen {address}: {}", explain(.source, .address))]
+    #[error("{flag} {address}: {}", explain(.source, .address))]
     Listen {
+        flag: &'static str,
         address: ListenAddress,
         source: io::Error,
     },
@@ -342,18 +344,21 @@ impl App {
         let door = settings.door.door.as_deref();
         match door {
             Some(_) => {
+                let front = &settings.front;
                 let channels = settings.door.door_channels.get();
                 // Those of calls that wait count too: they are there before a thread takes them up.
                 let of_calls =
                     u64::from(plan.channel.slots) * u64::from(handlers.service.descriptors());
-                let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls);
+                let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls)
+                    + descriptors::of_admin(front);
                 descriptors::check(needed, "--door-channels", channels)?;
             }
             None => {
                 let front = &settings.front;
                 let per_loop = settings.listen.len() as u64 + descriptors::PER_LOOP;
-                let needed =
-                    descriptors::of_connections(front) + u64::from(front.loops()) * per_loop;
+                let needed = descriptors::of_connections(front)
+                    + u64::from(front.loops()) * per_loop
+                    + descriptors::of_admin(front);
                 descriptors::check(needed, "--connections", front.connections.get())?;
             }
         }
@@ -365,13 +370,13 @@ impl App {
         let signals = Signals::block().map_err(StartError::Signals)?;
         with_logs(&settings.front, |logs| match door {
             Some(path) => {
-                behind_door::Server::start(path, &plan, settings, handlers, &signals, started)
+                behind_door::Server::start(path, &plan, settings, handlers, logs, &signals, started)
                     .map(|server| server.until_the_end(settings, &signals, logs))
             }
-            None => {
-                in_process::Server::start(&plan, settings, inherited, handlers, &signals, started)
-                    .map(|server| server.until_the_end(settings, &signals, logs))
-            }
+            None => in_process::Server::start(
+                &plan, settings, inherited, handlers, logs, &signals, started,
+            )
+            .map(|server| server.until_the_end(settings, &signals, logs)),
         })
     }
 

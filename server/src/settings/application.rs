@@ -59,6 +59,14 @@ pub struct ApplicationSettings {
     #[arg(long, env = "TRANSOM_HUGE_PAGES", help_heading = "Memory")]
     pub huge_pages: bool,
 
+    /// Say in a field Transom-Memory of every response how much of its bucket's arena the request has used (development)
+    #[arg(long, env = "TRANSOM_MEMORY_HEADER", help_heading = "Memory")]
+    pub memory_header: bool,
+
+    /// Abort, with a backtrace, when anything is allocated outside the region after the start (tests)
+    #[arg(long, env = "TRANSOM_STRICT_HEAP", help_heading = "Memory")]
+    pub strict_heap: bool,
+
     /// What happens to an arena's bytes between two requests
     #[arg(
         long,

@@ -2,6 +2,7 @@
 
 use super::values::{parse_duration, parse_mode};
 use crate::access::Style;
+use crate::listen::ListenAddress;
 use crate::log::LogFormat;
 use crate::net::ListenOptions;
 use crate::peer::Trusted;
@@ -55,6 +56,16 @@ pub struct FrontSettings {
         help_heading = "Serving"
     )]
     pub backlog: NonZeroU16,
+
+    /// A second address, for whoever runs the server: metrics, health and a live page, answered by a loop, a slot and a
+    /// bucket that are kept aside for it [default: none]
+    #[arg(
+        long,
+        env = "TRANSOM_ADMIN",
+        value_name = "ADDRESS:PORT|unix:PATH|systemd:NAME",
+        help_heading = "Serving"
+    )]
+    pub admin: Option<ListenAddress>,
 
     /// Permissions of the Unix sockets that are listened on: who may connect is who may write to them
     #[arg(long, env = "TRANSOM_LISTEN_MODE", value_parser = parse_mode, value_name = "OCTAL", default_value = "0660", help_heading = "Serving")]
@@ -357,6 +368,24 @@ impl FrontSettings {
             },
             |n| u32::from(n.get()),
         )
+    }
+
+    /// The settings of the loop that is kept aside for `--admin`: as these, but small, and for clients that are known.
+    pub(crate) fn for_admin(&self) -> FrontSettings {
+        FrontSettings {
+            loops: Some(NonZeroU16::MIN),
+            connections: const { NonZeroU32::new(32).expect("not 0") },
+            connections_per_address: None,
+            partial_heads: const { NonZeroU16::new(8).expect("not 0") },
+            head_limit: Bytes(8 << 10),
+            body_limit: Bytes(4 << 10),
+            proxy_protocol: ProxySetting::Off,
+            forwarded: ForwardedSetting::Off,
+            trust: Vec::new(),
+            access_log: AccessLogSetting::Off,
+            access_log_file: None,
+            ..self.clone()
+        }
     }
 
     /// Whether requests are logged, and how.

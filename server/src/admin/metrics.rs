@@ -1,0 +1,547 @@
+//! `/metrics`: Prometheus's text format, written straight into the slot.
+
+use super::{Admin, FrontView, process};
+use crate::front::LoopFigures;
+use std::fmt::{self, Display};
+use std::io::{self, Write};
+use std::time::Duration;
+use transom_arena::{
+    Bound, Bucket, BucketState, Place, process_heap_allocations, shared_heap_usage,
+};
+use transom_platform::histogram::Histogram;
+use transom_platform::{Application, RouteMeter};
+
+const COUNTER: &str = "counter";
+const GAUGE: &str = "gauge";
+const HISTOGRAM: &str = "histogram";
+
+/// Writes all metrics.
+pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
+    let mut text = Text(out);
+    of_process(admin, &mut text)?;
+    of_bound(&admin.bound, &mut text)?;
+    if let Some(front) = &admin.front {
+        of_front(front, &mut text)?;
+    }
+    if let Some(application) = admin.application {
+        of_application(application, &mut text)?;
+    }
+    Ok(())
+}
+
+/// Where lines go.
+struct Text<'w>(&'w mut dyn Write);
+
+impl Text<'_> {
+    /// The lines before the samples of a name.
+    fn family(&mut self, name: &str, kind: &str, help: &str) -> io::Result<()> {
+        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}")
+    }
+
+    /// A name with one sample.
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) -> io::Result<()> {
+        self.family(name, kind, help)?;
+        writeln!(self.0, "{name} {value}")
+    }
+
+    /// A sample with one label.
+    fn labelled(&mut self, name: &str, label: Label<'_>, value: impl Display) -> io::Result<()> {
+        writeln!(self.0, "{name}{{{label}}} {value}")
+    }
+
+    /// A sample for each value of a label.
+    fn each<V: Display>(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        label: &str,
+        samples: impl IntoIterator<Item = (&'static str, V)>,
+    ) -> io::Result<()> {
+        self.family(name, kind, help)?;
+        for (of, value) in samples {
+            self.labelled(name, Label(label, of), value)?;
+        }
+        Ok(())
+    }
+
+    /// The samples of a histogram. `label` is put into each.
+    fn histogram(
+        &mut self,
+        name: &str,
+        label: Option<Label<'_>>,
+        histogram: &Histogram,
+        unit: Unit,
+    ) -> io::Result<()> {
+        let mut cumulative = 0;
+        for (bound, count) in histogram.buckets() {
+            cumulative += count;
+            let le = Amount(bound, unit);
+            match label {
+                Some(label) => {
+                    writeln!(self.0, "{name}_bucket{{{label},le=\"{le}\"}} {cumulative}")
+                }
+                None => writeln!(self.0, "{name}_bucket{{le=\"{le}\"}} {cumulative}"),
+            }?;
+        }
+        let sum = Amount(Some(histogram.sum()), unit);
+        match label {
+            Some(label) => {
+                writeln!(self.0, "{name}_sum{{{label}}} {sum}")?;
+                writeln!(self.0, "{name}_count{{{label}}} {cumulative}")
+            }
+            None => {
+                writeln!(self.0, "{name}_sum {sum}")?;
+                writeln!(self.0, "{name}_count {cumulative}")
+            }
+        }
+    }
+}
+
+/// A label: its name, and its value as it is.
+#[derive(Clone, Copy)]
+struct Label<'l>(&'l str, &'l str);
+
+impl Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=\"", self.0)?;
+        let special = |c| matches!(c, '"' | '\\' | '\n');
+        for part in self.1.split_inclusive(special) {
+            let mut rest = part.chars();
+            match rest.next_back() {
+                Some('\n') => write!(f, "{}\\n", rest.as_str())?,
+                Some(last) if special(last) => write!(f, "{}\\{last}", rest.as_str())?,
+                _ => f.write_str(part)?,
+            }
+        }
+        f.write_str("\"")
+    }
+}
+
+/// What a histogram counts.
+#[derive(Clone, Copy)]
+enum Unit {
+    Bytes,
+    /// Written in seconds.
+    Nanoseconds,
+}
+
+/// A number of a unit; `None` is above all.
+struct Amount(Option<u64>, Unit);
+
+impl Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Amount(None, _) => f.write_str("+Inf"),
+            Amount(Some(bytes), Unit::Bytes) => write!(f, "{bytes}"),
+            Amount(Some(ns), Unit::Nanoseconds) => {
+                write!(f, "{}", Duration::from_nanos(ns).as_secs_f64())
+            }
+        }
+    }
+}
+
+fn of_process(admin: &Admin, text: &mut Text<'_>) -> io::Result<()> {
+    text.family("transom_build_info", GAUGE, "Always 1.")?;
+    let version = Label("version", env!("CARGO_PKG_VERSION"));
+    text.labelled("transom_build_info", version, 1)?;
+    text.one(
+        "process_start_time_seconds",
+        GAUGE,
+        "Unix time of the start.",
+        admin.started_at.as_secs_f64(),
+    )?;
+    if let Some(resident) = process::resident() {
+        text.one(
+            "process_resident_memory_bytes",
+            GAUGE,
+            "Resident memory, as the kernel counts it.",
+            resident,
+        )?;
+    }
+    text.one(
+        "transom_process_heap_allocations_total",
+        COUNTER,
+        "Allocations outside the region since the start.",
+        process_heap_allocations(),
+    )?;
+    text.one(
+        "transom_log_lines_dropped_total",
+        COUNTER,
+        "Log lines that found the queue full.",
+        admin.logs.dropped(),
+    )?;
+    if let Some(access) = &admin.access {
+        text.one(
+            "transom_access_lines_dropped_total",
+            COUNTER,
+            "Lines of the access log that found the queue full.",
+            access.dropped(),
+        )?;
+    }
+    text.one(
+        "transom_draining",
+        GAUGE,
+        "1 while the server drains.",
+        u8::from(admin.is_draining()),
+    )
+}
+
+fn of_bound(bound: &Bound, text: &mut Text<'_>) -> io::Result<()> {
+    let places = [Place::Region, Place::Process, Place::Kernel];
+    text.each(
+        (
+            "transom_bound_bytes",
+            GAUGE,
+            "The sum of the memory equation.",
+        ),
+        "place",
+        places.map(|place| (place_name(place), bound.bytes_in(place))),
+    )?;
+    let name = "transom_bound_term_bytes";
+    text.family(name, GAUGE, "An addend of the memory equation.")?;
+    for term in bound.terms() {
+        let (term_name, place) = (Label("term", term.name), place_name(term.place));
+        let bytes = term.bytes().unwrap_or(usize::MAX);
+        writeln!(
+            text.0,
+            "{name}{{{term_name},{}}} {bytes}",
+            Label("place", place)
+        )?;
+    }
+    text.each(
+        ("transom_bound_term_count", GAUGE, "Its first factor."),
+        "term",
+        bound.terms().iter().map(|term| (term.name, term.count)),
+    )?;
+    text.each(
+        ("transom_bound_term_unit_bytes", GAUGE, "Its second factor."),
+        "term",
+        bound.terms().iter().map(|term| (term.name, term.unit)),
+    )
+}
+
+pub(super) fn place_name(place: Place) -> &'static str {
+    match place {
+        Place::Region => "region",
+        Place::Process => "process",
+        Place::Kernel => "kernel",
+    }
+}
+
+fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
+    let figures = front.figures();
+    let LoopFigures {
+        accepted, requests, ..
+    } = figures;
+    for (name, kind, help, value) in [
+        (
+            "transom_connections_accepted_total",
+            COUNTER,
+            "Connections accepted.",
+            accepted,
+        ),
+        (
+            "transom_connections",
+            GAUGE,
+            "Connections that are open.",
+            figures.connections,
+        ),
+        (
+            "transom_connections_max",
+            GAUGE,
+            "Connections that may be open.",
+            front.connections_max as u64,
+        ),
+        (
+            "transom_slots_busy",
+            GAUGE,
+            "Slots with a call, or the beginning of one.",
+            figures.slots_busy,
+        ),
+        (
+            "transom_slots",
+            GAUGE,
+            "Slots of all loops to all doors.",
+            figures.slots,
+        ),
+        (
+            "transom_requests_waiting",
+            GAUGE,
+            "Requests that wait for a slot.",
+            figures.waiting,
+        ),
+        (
+            "transom_requests_total",
+            COUNTER,
+            "Calls submitted to the doors.",
+            requests,
+        ),
+        (
+            "transom_door_died_total",
+            COUNTER,
+            "Answers 502: the application went away during the call, or gave what is no reply.",
+            figures.bad_gateway,
+        ),
+        (
+            "transom_deadline_total",
+            COUNTER,
+            "Answers 504: the deadline passed.",
+            figures.late,
+        ),
+        (
+            "transom_resent_total",
+            COUNTER,
+            "Calls given to the next instance of an application.",
+            figures.unaccepted_resent,
+        ),
+    ] {
+        text.one(name, kind, help, value)?;
+    }
+    text.each(
+        (
+            "transom_responses_total",
+            COUNTER,
+            "Answers; 2xx are all below 400.",
+        ),
+        "class",
+        [
+            ("2xx", figures.good),
+            ("4xx", figures.client_errors),
+            ("5xx", figures.server_errors),
+        ],
+    )?;
+    text.each(
+        (
+            "transom_refused_total",
+            COUNTER,
+            "Requests that were too large: 413, 414, 431.",
+        ),
+        "reason",
+        [
+            ("body", figures.body_refused),
+            ("target", figures.target_refused),
+            ("head", figures.head_refused),
+        ],
+    )?;
+    text.each(
+        (
+            "transom_rejected_total",
+            COUNTER,
+            "Answers 503: no slot, or no thread, within the queue timeout.",
+        ),
+        "reason",
+        [("no-slot", figures.rejected)],
+    )?;
+    text.each(
+        (
+            "transom_connections_closed_total",
+            COUNTER,
+            "Connections that were closed for others' sake.",
+        ),
+        "reason",
+        [
+            ("evicted", figures.evicted),
+            ("slow", figures.slow_cut),
+            ("partial-head", figures.partial_evicted),
+            ("address", figures.address_refused),
+            ("proxy", figures.proxy_refused),
+        ],
+    )?;
+    let name = "transom_request_seconds";
+    text.family(
+        name,
+        HISTOGRAM,
+        "From a request's arrival to the last byte of its answer.",
+    )?;
+    match front.request_time() {
+        Some(time) => text.histogram(name, None, &time, Unit::Nanoseconds),
+        None => Ok(()),
+    }
+}
+
+fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<()> {
+    let figures = application.figures();
+    let in_state = |state| {
+        let buckets = application.buckets().iter();
+        buckets.filter(|bucket| bucket.state() == state).count()
+    };
+    text.each(
+        ("transom_buckets", GAUGE, "Buckets by what they are doing."),
+        "state",
+        STATES.map(|(state, name)| (name, in_state(state))),
+    )?;
+    let geometry = application.buckets().get(0).map(Bucket::geometry);
+    let geometry = geometry.expect("an application has a bucket");
+    let (shared, shared_size) = shared_heap_usage();
+    for (name, kind, help, value) in [
+        (
+            "transom_bucket_size_bytes",
+            GAUGE,
+            "A bucket.",
+            geometry.bucket_size(),
+        ),
+        (
+            "transom_arena_size_bytes",
+            GAUGE,
+            "What of it a request can allocate.",
+            geometry.arena_size(),
+        ),
+        (
+            "transom_stack_size_bytes",
+            GAUGE,
+            "What of it is its stack.",
+            geometry.stack_size(),
+        ),
+        (
+            "transom_arena_high_water_bytes",
+            GAUGE,
+            "The most that a request has used of its arena.",
+            figures.high_water,
+        ),
+        (
+            "transom_stack_high_water_bytes",
+            GAUGE,
+            "The deepest that a stack has been seen.",
+            figures.stack_high_water,
+        ),
+        (
+            "transom_largest_refused_bytes",
+            GAUGE,
+            "The most that an allocation has asked for and not got.",
+            figures.largest_refused as usize,
+        ),
+        (
+            "transom_shared_heap_bytes",
+            GAUGE,
+            "Bytes of the shared heap in use.",
+            shared,
+        ),
+        (
+            "transom_shared_heap_size_bytes",
+            GAUGE,
+            "Bytes of the shared heap.",
+            shared_size,
+        ),
+        (
+            "transom_threads",
+            GAUGE,
+            "Door server threads started.",
+            figures.threads as usize,
+        ),
+        (
+            "transom_threads_max",
+            GAUGE,
+            "Door server threads there may be.",
+            application.buckets().len() as usize,
+        ),
+        (
+            "transom_calls_total",
+            COUNTER,
+            "Calls that have ended, one way or another.",
+            figures.calls as usize,
+        ),
+        (
+            "transom_panics_total",
+            COUNTER,
+            "Handlers that panicked.",
+            figures.panicked as usize,
+        ),
+        (
+            "transom_pinned_total",
+            COUNTER,
+            "Requests that left allocations behind.",
+            figures.pinned as usize,
+        ),
+    ] {
+        text.one(name, kind, help, value)?;
+    }
+    text.each(
+        (
+            "transom_exhausted_total",
+            COUNTER,
+            "Requests that outgrew their bucket, or found the shared heap full.",
+        ),
+        "reason",
+        [
+            ("arena", figures.exhausted_arena),
+            ("stack", figures.exhausted_stack),
+            ("shared-heap", figures.exhausted_shared_heap),
+        ],
+    )?;
+    of_routes(application.routes(), text)
+}
+
+fn of_routes(routes: &[RouteMeter], text: &mut Text<'_>) -> io::Result<()> {
+    let label = |meter: &RouteMeter| Label("route", meter.route);
+    let name = "transom_route_memory_bytes";
+    text.family(name, HISTOGRAM, "Arena bytes that a request needed.")?;
+    for meter in routes {
+        text.histogram(name, Some(label(meter)), &meter.memory, Unit::Bytes)?;
+    }
+    text.each(
+        (
+            "transom_route_memory_max_bytes",
+            GAUGE,
+            "The most that a request needed.",
+        ),
+        "route",
+        routes.iter().map(|meter| (meter.route, meter.memory.max())),
+    )?;
+    let name = "transom_call_seconds";
+    text.family(name, HISTOGRAM, "How long a call has held its bucket.")?;
+    for meter in routes {
+        let time = &meter.call_time;
+        text.histogram(name, Some(label(meter)), time, Unit::Nanoseconds)?;
+    }
+    Ok(())
+}
+
+/// The states of buckets, in the order of their numbers.
+pub(super) const STATES: [(BucketState, &str); 5] = [
+    (BucketState::Unbound, "unbound"),
+    (BucketState::Idle, "idle"),
+    (BucketState::Busy, "busy"),
+    (BucketState::Pinned, "pinned"),
+    (BucketState::Parked, "parked"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_escaped() {
+        let label = Label("route", "/a\"b\\c\nd").to_string();
+        assert_eq!(label, r#"route="/a\"b\\c\nd""#);
+        assert_eq!(Label("a", "").to_string(), "a=\"\"");
+        assert_eq!(Label("a", "plain").to_string(), "a=\"plain\"");
+    }
+
+    #[test]
+    fn a_histogram_is_cumulative_and_ends_with_infinity() {
+        use transom_platform::histogram::Scale;
+        let histogram = Histogram::new(Scale::BYTES, 300);
+        for value in [1, 256, 290, 10_000] {
+            histogram.observe(value);
+        }
+        let mut bytes = Vec::new();
+        let label = Some(Label("route", "/"));
+        Text(&mut bytes)
+            .histogram("x", label, &histogram, Unit::Bytes)
+            .expect("a Vec takes everything");
+        let text = String::from_utf8(bytes).expect("text");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                r#"x_bucket{route="/",le="256"} 2"#,
+                r#"x_bucket{route="/",le="288"} 2"#,
+                r#"x_bucket{route="/",le="320"} 3"#,
+                r#"x_bucket{route="/",le="+Inf"} 4"#,
+                r#"x_sum{route="/"} 10547"#,
+                r#"x_count{route="/"} 4"#,
+            ]
+        );
+        let time = Amount(Some(24_576), Unit::Nanoseconds).to_string();
+        assert_eq!(time, "0.000024576");
+    }
+}

@@ -1,0 +1,161 @@
+//! What `--admin` serves: metrics, health, and a page that shows the buckets live.
+//!
+//! It is an application like any other, with handlers that run in a bucket, behind a door of its own: one bucket, a few
+//! slots and a small loop are kept aside for it, so that it answers when everything else is taken. The names are in
+//! `docs/metrics.md`.
+
+mod metrics;
+mod process;
+mod snapshot;
+
+use crate::access::AccessLog;
+use crate::front::{LoopFigures, LoopStats};
+use crate::log::LogHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use transom_arena::{Bound, BucketState};
+use transom_platform::histogram::Histogram;
+use transom_platform::{Application, Request, Response, Router};
+
+const PAGE: &str = include_str!("page.html");
+
+/// What the page may do: nothing but what is in it, and ask its own server.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                           connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
+
+/// Prometheus's text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What is told of a front end.
+pub(crate) struct FrontView {
+    /// One of each loop.
+    pub stats: Vec<Arc<LoopStats>>,
+    /// Connections of all loops together.
+    pub connections_max: usize,
+}
+
+impl FrontView {
+    fn figures(&self) -> LoopFigures {
+        let mut figures = LoopFigures::default();
+        for stats in &self.stats {
+            figures.add(stats);
+        }
+        figures
+    }
+
+    /// Of all loops together; `None` if there is none.
+    fn request_time(&self) -> Option<Histogram> {
+        let time = LoopStats::default().request_time;
+        for stats in &self.stats {
+            time.add(&stats.request_time);
+        }
+        (!self.stats.is_empty()).then_some(time)
+    }
+}
+
+/// What is told.
+pub(crate) struct Admin {
+    pub application: Option<&'static Application>,
+    pub front: Option<FrontView>,
+    pub bound: Bound,
+    pub logs: LogHandle,
+    pub access: Option<AccessLog>,
+    started: Instant,
+    /// Unix time of the start.
+    started_at: Duration,
+    draining: AtomicBool,
+}
+
+impl Admin {
+    /// Begins to count the time. It lives as long as the process, because handlers in buckets refer to it.
+    pub(crate) fn new(
+        application: Option<&'static Application>,
+        front: Option<FrontView>,
+        bound: &Bound,
+        logs: &LogHandle,
+        access: Option<&AccessLog>,
+    ) -> &'static Self {
+        Box::leak(Box::new(Admin {
+            application,
+            front,
+            bound: bound.clone(),
+            logs: logs.clone(),
+            access: access.cloned(),
+            started: Instant::now(),
+            started_at: unix_time(),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// From now on the process is not ready.
+    pub(crate) fn drains(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Why the process should get no new requests, in a word.
+    fn why_not_ready(&self) -> Option<&'static str> {
+        if self.is_draining() {
+            return Some("draining");
+        }
+        let free = |state| matches!(state, BucketState::Unbound | BucketState::Idle);
+        let has_free = |application: &Application| {
+            let mut buckets = application.buckets().iter();
+            buckets.any(|bucket| free(bucket.state()))
+        };
+        match self.application {
+            Some(application) if !has_free(application) => Some("no-bucket"),
+            _ => None,
+        }
+    }
+
+    /// The handlers. None of them holds a lock, or anything that must be dropped, across an allocation.
+    pub(crate) fn router(&'static self) -> Router {
+        Router::new()
+            .get("/", |_: &Request| page())
+            .get("/metrics", move |_: &Request| self.metrics())
+            .get("/buckets.json", move |_: &Request| self.snapshot())
+            .get("/health", |_: &Request| fresh(Response::text("ok\n")))
+            .get("/ready", move |_: &Request| self.ready())
+    }
+
+    fn ready(&self) -> Response<'static> {
+        fresh(match self.why_not_ready() {
+            None => Response::text("ready\n"),
+            Some("draining") => Response::text("draining\n").with_status(503),
+            Some(_) => Response::text("no-bucket\n").with_status(503),
+        })
+    }
+
+    fn metrics(&'static self) -> Response<'static> {
+        let text = Response::stream(|out| metrics::write(self, out));
+        fresh(text.header("Content-Type", METRICS_TYPE))
+    }
+
+    fn snapshot(&'static self) -> Response<'static> {
+        let json = Response::stream(|out| snapshot::write(self, out));
+        fresh(json.header("Content-Type", "application/json"))
+    }
+}
+
+fn page() -> Response<'static> {
+    Response::text(PAGE)
+        .header("Content-Type", "text/html; charset=utf-8")
+        .header("Content-Security-Policy", PAGE_POLICY)
+        .header("X-Content-Type-Options", "nosniff")
+        .header("Cache-Control", "no-cache")
+}
+
+/// What is true now only.
+fn fresh(response: Response<'_>) -> Response<'_> {
+    response.header("Cache-Control", "no-store")
+}
+
+fn unix_time() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default()
+}

@@ -1,0 +1,32 @@
+//! What the kernel knows of this process.
+
+use std::fs::File;
+use std::io::Read;
+use transom_arena::PAGE;
+
+/// Resident bytes; `None` where there is no /proc.
+pub(super) fn resident() -> Option<u64> {
+    let mut text = [0; 128];
+    let len = File::open("/proc/self/statm")
+        .and_then(|mut file| file.read(&mut text))
+        .ok()?;
+    pages(text.get(..len)?)?.checked_mul(PAGE as u64)
+}
+
+/// The second number of statm: resident pages.
+fn pages(statm: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(statm).ok()?;
+    text.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_number_counts_resident_pages() {
+        assert_eq!(pages(b"25000 1234 900 10 0 5000 0\n"), Some(1234));
+        assert_eq!(pages(b"25000"), None);
+        assert!(resident().is_some_and(|bytes| bytes > 100_000));
+    }
+}
