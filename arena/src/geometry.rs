@@ -11,6 +11,7 @@
 //! that uses too much of it must fault and not write over the control block.
 
 use crate::bound::{PAGE, pages};
+use crate::heap::HEAP_OVERHEAD;
 use crate::{Bytes, Place, Term};
 
 /// Room for the bucket's control block, at the start of the reserve.
@@ -185,6 +186,14 @@ impl BucketGeometry {
         self.reserve_offset() - self.arena_offset()
     }
 
+    /// The size of the smallest bucket with such a stack whose arena holds a request that needs so many bytes.
+    #[must_use]
+    pub fn bucket_size_for(&self, arena_bytes: usize) -> Bytes {
+        let arena = pages(arena_bytes.saturating_add(HEAP_OVERHEAD)).unwrap_or(usize::MAX);
+        let others = self.bucket_size - self.arena_size();
+        Bytes(others.saturating_add(arena.max(ARENA_MIN)))
+    }
+
     /// Bytes of its reserve, the signal stack included.
     #[must_use]
     pub const fn reserve_size(&self) -> usize {
@@ -277,6 +286,26 @@ mod tests {
         assert_eq!(g.arena_offset() + g.arena_size(), g.reserve_offset());
         assert_eq!(g.panic_room_offset() + PANIC_ROOM_SIZE, g.bucket_size());
         assert_eq!(g.term(8).expect("eight").bytes(), Some(8 * (512 << 10)));
+    }
+
+    #[test]
+    fn a_bucket_for_what_a_request_needs_has_an_arena_for_it_and_not_a_page_more() {
+        let g = geometry(Bytes::kib(512), Bytes::kib(128)).expect("a common size");
+        assert_eq!(
+            g.bucket_size_for(g.arena_size() - HEAP_OVERHEAD),
+            Bytes(g.bucket_size())
+        );
+        for bytes in [0, 1, 10_000, 16 << 10, 1 << 20] {
+            let size = g.bucket_size_for(bytes);
+            let fitting = geometry(size, Bytes::kib(128)).expect("it works");
+            assert!(fitting.arena_size() >= bytes + HEAP_OVERHEAD, "{bytes}");
+            let smaller = geometry(Bytes(size.0 - PAGE), Bytes::kib(128));
+            assert!(
+                smaller.as_ref().is_err_and(|_| bytes < ARENA_MIN)
+                    || smaller.is_ok_and(|one| one.arena_size() < bytes + HEAP_OVERHEAD),
+                "{bytes}"
+            );
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
 use crate::frame::{self, decode_connection, decode_datagram, decode_request, outcome};
+use crate::histogram::Histogram;
 use crate::meter::{Culprit, Meters, RouteMeter};
 use crate::request::{Matched, Request};
 use crate::response::{Response, Status};
@@ -210,6 +211,13 @@ impl Application {
     #[must_use]
     pub fn routes(&self) -> &[RouteMeter] {
         self.meters.routes()
+    }
+
+    /// What the requests of all routes together have needed, in arena bytes. It is added up where memory was kept for it
+    /// from the start, so ask once, at the end.
+    #[must_use]
+    pub fn memory_of_all(&self) -> &Histogram {
+        self.meters.memory_of_all()
     }
 
     /// The last 16 requests that outgrew their bucket, newest first. One that came in the very moment in which this was

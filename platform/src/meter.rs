@@ -71,6 +71,8 @@ struct Culprits {
 pub(crate) struct Meters {
     /// By number of the route; the last one for what has none.
     routes: Box<[RouteMeter]>,
+    /// Room for the sum of what each has counted of memory.
+    all: Histogram,
     culprits: Mutex<Culprits>,
 }
 
@@ -88,6 +90,7 @@ impl Meters {
             .collect();
         Meters {
             routes,
+            all: Histogram::new(Scale::BYTES, arena_size as u64),
             culprits: Mutex::new(Culprits {
                 count: 0,
                 last: [None; CULPRITS],
@@ -104,6 +107,14 @@ impl Meters {
 
     pub(crate) fn routes(&self) -> &[RouteMeter] {
         &self.routes
+    }
+
+    /// The memory of the requests of all routes, up to now. To be asked once, at the end.
+    pub(crate) fn memory_of_all(&self) -> &Histogram {
+        for meter in &self.routes {
+            self.all.add(&meter.memory);
+        }
+        &self.all
     }
 
     /// Notes a request that did not fit. Never waits: it may be called on a signal's stack. When two do so at the same moment,

@@ -268,6 +268,19 @@ impl Server {
         self.address
     }
 
+    /// Where it listens for `--admin`.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        let line = self.line_with(" ready ");
+        let address = line.split(' ').find_map(|word| word.strip_prefix("admin="));
+        address
+            .and_then(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("no address for --admin in {line}"))
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -438,6 +451,12 @@ impl Ended {
         self.status
             .code()
             .unwrap_or_else(|| panic!("signal {signal:?} ended it:\n{}", self.stderr()))
+    }
+
+    /// The signal that ended it, if one did.
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
     }
 
     /// Standard error as one text.

@@ -8,6 +8,7 @@
 //! | `/panic` | panics |
 //! | `/sleep/MS` | waits |
 //! | `/hold/KIB/MS` | allocates, then waits |
+//! | `/outside/N` | has another thread allocate N KiB, on the process heap: what an application must not do |
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -69,6 +70,18 @@ fn hold(request: &Request) -> Result<Response<'_>, Failure> {
     Ok(Response::text(format!("held {} bytes\n", block.len())))
 }
 
+/// A thread that is not in a bucket: what it allocates is in no sum.
+fn allocate_outside(bytes: usize) -> usize {
+    black_box(vec![7u8; bytes]).len()
+}
+
+fn outside(request: &Request) -> Result<Response<'_>, Failure> {
+    let bytes = kib(request)?;
+    let len = thread::scope(|scope| scope.spawn(|| allocate_outside(bytes)).join());
+    let len = len.map_err(|_| Failure::internal("the other thread panicked"))?;
+    Ok(Response::text(format!("{len} bytes outside\n")))
+}
+
 fn main() -> ExitCode {
     let router = Router::new()
         .get("/{kib}", allocate)
@@ -76,7 +89,8 @@ fn main() -> ExitCode {
         .get("/recurse/{n}", recurse)
         .get("/panic", panic)
         .get("/sleep/{ms}", sleep)
-        .get("/hold/{kib}/{ms}", hold);
+        .get("/hold/{kib}/{ms}", hold)
+        .get("/outside/{kib}", outside);
     // SAFETY: the handlers hold no lock or scope, keep nothing beyond their request, and own nothing but memory.
     unsafe { transom::serve_escaping(router) }
 }

@@ -141,8 +141,7 @@ impl Server {
         if let Some(admin) = self.admin.take() {
             admin.end(signals);
         }
-        let done = self.application.figures();
-        end::summarise(None, Some(&done), None, logs, began.elapsed());
+        end::summarise(None, Some(self.application), None, logs, began.elapsed());
         end::Ending {
             recycle,
             sound: true,

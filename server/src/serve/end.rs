@@ -6,8 +6,11 @@ use crate::log::LogHandle;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
-use transom_arena::{Bound, Bytes, Place, first_process_heap_allocation, process_heap_allocations};
-use transom_platform::Figures;
+use transom_arena::{
+    Bound, Bucket, Bytes, Place, first_process_heap_allocation, process_heap_allocations,
+};
+use transom_platform::histogram::Histogram;
+use transom_platform::{Application, Figures, RouteMeter};
 
 /// Exit status when parked buckets reached their limit: EX_TEMPFAIL of sysexits.h, "try again".
 const EXIT_RECYCLE: u8 = 75;
@@ -56,10 +59,41 @@ impl std::fmt::Display for Frames<'_> {
     }
 }
 
+/// Says what the requests of an application have needed: all of them, and by route where there are several.
+fn say_memory(application: &Application) {
+    let Some(geometry) = application.buckets().get(0).map(Bucket::geometry) else {
+        return;
+    };
+    let say = |route: &str, memory: &Histogram| {
+        let fits_most = memory.all_but_one_in(10_000);
+        info!(
+            route,
+            requests = memory.count(),
+            p50 = memory.all_but_one_in(2),
+            p99 = memory.all_but_one_in(100),
+            max = memory.max(),
+            arena_size = geometry.arena_size(),
+            bucket_size = %Bytes(geometry.bucket_size()),
+            bucket_size_for_all_but_1_in_10000 = %geometry.bucket_size_for(fits_most as usize),
+            "memory that requests needed"
+        );
+    };
+    let used = |meter: &&RouteMeter| meter.memory.count() > 0;
+    let routes = application.routes();
+    match routes.iter().filter(used).count() {
+        0 => {}
+        1 => (routes.iter().filter(used)).for_each(|meter| say(meter.route, &meter.memory)),
+        _ => {
+            (routes.iter().filter(used)).for_each(|meter| say(meter.route, &meter.memory));
+            say("(all)", application.memory_of_all());
+        }
+    }
+}
+
 /// Says what a front end, an application, or both have done.
 pub(super) fn summarise(
     front: Option<&LoopFigures>,
-    application: Option<&Figures>,
+    application: Option<&Application>,
     access: Option<&AccessLog>,
     logs: &LogHandle,
     took: Duration,
@@ -70,9 +104,13 @@ pub(super) fn summarise(
         let frames = first_process_heap_allocation();
         warn!(first = %Frames(&frames), "memory was allocated outside the region after the start");
     }
+    let done = application.map(Application::figures);
+    if let Some(application) = application {
+        say_memory(application);
+    }
     logs.flush(Instant::now() + Duration::from_secs(1)); // so that there is room for the last line
     let of_front = |figure: fn(&LoopFigures) -> u64| front.map(figure);
-    let of = |figure: fn(&Figures) -> u64| application.map(figure);
+    let of = |figure: fn(&Figures) -> u64| done.as_ref().map(figure);
     info!(
         drained_ms = took.as_millis() as u64,
         connections = of_front(|front| front.accepted),

@@ -190,9 +190,14 @@ impl Server {
         if let Some(admin) = self.admin {
             admin.end(signals);
         }
-        let done = self.application.figures();
         let access = self.access.as_ref();
-        end::summarise(Some(&front), Some(&done), access, logs, began.elapsed());
+        end::summarise(
+            Some(&front),
+            Some(self.application),
+            access,
+            logs,
+            began.elapsed(),
+        );
         end::Ending {
             recycle,
             sound,
