@@ -39,16 +39,7 @@ impl Bell {
     /// eventfd itself.
     #[cfg(not(target_os = "illumos"))]
     pub(crate) fn ear(&self) -> io::Result<OwnedFd> {
-        // SAFETY: the new descriptor is owned by nobody else.
-        let ear = unsafe {
-            let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(fd)
-        };
-        listen_to(&ear, self.as_raw_fd(), 0)?;
-        Ok(ear)
+        ear_for(&[(self.as_raw_fd(), 0)])
     }
 
     /// The eventfd: register it with `EPOLLIN | EPOLLET`; it never needs reading.
@@ -70,6 +61,23 @@ impl Bell {
             )
         };
     }
+}
+
+/// An epoll set with these descriptors and their tokens: each change is told once.
+#[cfg(not(target_os = "illumos"))]
+pub(crate) fn ear_for(heard: &[(RawFd, u64)]) -> io::Result<OwnedFd> {
+    // SAFETY: the new descriptor is owned by nobody else.
+    let ear = unsafe {
+        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    for (fd, token) in heard {
+        listen_to(&ear, *fd, *token)?;
+    }
+    Ok(ear)
 }
 
 /// Puts a descriptor into an epoll set: each change is told once, with `token`.

@@ -124,7 +124,7 @@ impl Channel {
         Some(Claimed {
             slot,
             generation,
-            request_len: alleged.min(request_size),
+            request_len: alleged,
             deadline_ns: header.deadline_ns.load(Ordering::Relaxed),
             descriptors: flags >> DESCRIPTORS_SHIFT,
             sync: flags & SYNC != 0,

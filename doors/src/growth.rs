@@ -33,14 +33,7 @@ impl Inner {
     /// Rings for `calls` calls that have just been published.
     pub fn ring_for(&self, calls: u32) {
         let running = self.board.idle().running();
-        let wanted = if self.pace().is_slow() {
-            calls.saturating_sub(running)
-        } else {
-            // One thread takes them all, sooner than a second one would wake up; `nudge` backs
-            // this.
-            u32::from(running == 0)
-        };
-        for woken in 0..wanted {
+        for woken in 0..self.pace().threads_for(calls, running) {
             if !self.wake_one() {
                 // Whoever was woken or is searching starts the next thread when it leaves for its
                 // handler and calls still wait: only then is it known that they need one each.

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::bell::{Bell, listen_to};
+use crate::bell::{Bell, ear_for, listen_to};
 use crate::channel::{BATCHES, Channel};
 use crate::door::Inner;
 use crate::geometry::ChannelGeometry;
@@ -17,8 +17,7 @@ use crate::hello::{Hello, Message, ROOM, VERSION, Welcome};
 use crate::layout::Layout;
 use crate::link::{Link, Nudge};
 use crate::memory::{Mapping, MemoryError, Writer};
-use crate::public::{Credentials, Descriptors, Refusal};
-use crate::public::{DoorEvent, Unreferenced};
+use crate::public::{Credentials, Descriptors, DoorEvent, Refusal, Unreferenced};
 use crate::socket;
 
 /// A client that has not said everything after this long is forgotten.
@@ -131,16 +130,7 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
     if place.is_some() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    // SAFETY: the new descriptor is owned by nobody else.
-    let epoll = unsafe {
-        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd)
-    };
-    listen_to(&epoll, listener.as_raw_fd(), LISTENER)?;
-    listen_to(&epoll, bell.as_raw_fd(), BELL)?;
+    let epoll = ear_for(&[(listener.as_raw_fd(), LISTENER), (bell.as_raw_fd(), BELL)])?;
     let orders = Arc::new(Orders {
         detached: AtomicBool::new(false),
         bell,

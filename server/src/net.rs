@@ -222,6 +222,14 @@ pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     }
 }
 
+/// Whether accepting failed for want of something that others hold, and may give back.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
 /// Takes a connection from a listener's backlog. The client of a Unix socket has no address, and its connection inherits
 /// nothing from the listener, so it is given the buffers here. (What it may send before it is read counts against its own
 /// buffer.)

@@ -1,11 +1,11 @@
 //! A caller's end of a channel into another process: how it is opened, how threads there are woken, how its death is seen.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bell::listen_to;
+use crate::bell::ear_for;
 use crate::board::Board;
 use crate::error::OpenError;
 use crate::hello::{Hello, Message, ROOM, Welcome};
@@ -179,11 +179,7 @@ impl Remote {
     pub fn ring_for(&mut self, calls: u32) {
         let idle = self.board.idle();
         let running = idle.running();
-        let wanted = if self.board.pace().is_slow() {
-            calls.saturating_sub(running)
-        } else {
-            u32::from(running == 0)
-        };
+        let wanted = self.board.pace().threads_for(calls, running);
         if wanted == 0 {
             return;
         }
@@ -301,19 +297,10 @@ impl Remote {
 
 /// An epoll set that hears of messages, of a hang-up and of the process's end.
 fn news_of(socket: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<OwnedFd> {
-    // SAFETY: the new descriptor is owned by nobody else.
-    let news = unsafe {
-        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
-    listen_to(&news, socket.as_raw_fd(), 0)?;
-    if let Some(process) = process {
-        listen_to(&news, process.as_raw_fd(), 1)?;
+    match process {
+        Some(process) => ear_for(&[(socket.as_raw_fd(), 0), (process.as_raw_fd(), 1)]),
+        None => ear_for(&[(socket.as_raw_fd(), 0)]),
     }
-    Ok(news)
 }
 
 pub fn say(socket: &OwnedFd, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {

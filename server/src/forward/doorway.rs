@@ -2,9 +2,10 @@
 //!
 //! One process after another serves the door. While calls of the one that leaves still end, the next one takes the new
 //! ones, so there is room for two. A call that an instance did not accept keeps its slot, and with it its frame, until the
-//! next instance takes it; it is sent there once.
+//! next instance takes it, or until the queue timeout.
 
 use super::{FIRST_CLIENT, Loss, Received, Traffic};
+use crate::front::{HANGS, INSTANCES, REMOTE_SLOTS_MAX, open_options};
 use crate::net::Epoll;
 use crate::settings::FrontSettings;
 use std::path::{Path, PathBuf};
@@ -15,12 +16,6 @@ use transom_doors::{
     Withdraw, now_ns,
 };
 
-/// Instances of a door that have calls at the same time: the one that takes new ones, and the one before it.
-pub(super) const INSTANCES: usize = 2;
-
-/// Slots that a forward asks a door for, at most.
-pub(super) const SLOTS_MAX: u32 = 256;
-
 /// How often a door that is away is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -29,12 +24,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The same for one whose application is not of the right kind.
 const UNFIT_AGAIN: Duration = Duration::from_secs(1);
-
-/// How long a process that owns the path may take to answer. The forward does nothing else meanwhile.
-const OPEN_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// The same for one that did not answer in time.
-const HANGS_AGAIN: Duration = Duration::from_millis(500);
 
 /// Whether there is more to be done at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,19 +90,14 @@ impl<T: Traffic> Doorway<T> {
     pub(super) fn new(forward: String, path: PathBuf, settings: &FrontSettings) -> Self {
         let instances = [(); INSTANCES].map(|()| Instance {
             client: None,
-            entries: (0..SLOTS_MAX).map(|_| None).collect(),
+            entries: (0..REMOTE_SLOTS_MAX).map(|_| None).collect(),
             count: 0,
             gone: false,
         });
         Doorway {
             forward,
             path,
-            options: OpenOptions {
-                timeout: OPEN_TIMEOUT,
-                channel_bytes_max: settings.channel_limit.get(),
-                slots: Some(SLOTS_MAX),
-                take_descriptors: false,
-            },
+            options: open_options(settings),
             queue_timeout_ns: settings.queue_timeout.as_nanos() as u64,
             instances,
             serving: None,
@@ -515,7 +499,7 @@ impl<T: Traffic> Doorway<T> {
             Err(error) => {
                 let pause = match error {
                     OpenError::Refused { .. } => ASK_AGAIN,
-                    OpenError::TimedOut { .. } => HANGS_AGAIN,
+                    OpenError::TimedOut { .. } => HANGS,
                     _ => LOOK_AGAIN,
                 };
                 // After the attempt, which may have taken its time.
@@ -529,7 +513,7 @@ impl<T: Traffic> Doorway<T> {
         if client.check_peer() != PeerState::Serving {
             return;
         }
-        let slots_fit = client.geometry().slots <= SLOTS_MAX;
+        let slots_fit = client.geometry().slots <= REMOTE_SLOTS_MAX;
         let objection = match traffic.objection(&client) {
             None if !slots_fit => Some("the door has more slots than were asked for"),
             objection => objection,

@@ -10,6 +10,7 @@ mod tcp;
 mod udp;
 
 use crate::config::{Forward, Target};
+use crate::front::{INSTANCES, REMOTE_SLOTS_MAX};
 use crate::front::{Order, Orders};
 use crate::net::Epoll;
 use crate::plan::LOOP_STACK;
@@ -25,16 +26,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use transom_doors::{AsyncClient, Bell, CallError, Completion, Patience, SlotId, now_ns};
 
-use doorway::SLOTS_MAX;
-
 /// Channels of a forward: to the instance of its application that takes calls, and to the one before it.
-pub(crate) const CHANNELS: usize = doorway::INSTANCES;
+pub(crate) const CHANNELS: usize = INSTANCES;
 
 /// Descriptors of a forward beside its channels and the connections that it holds: socket, epoll set, doorbell.
 pub(crate) const DESCRIPTORS: u64 = 3;
 
 /// Connections that a forward holds at once: one for each slot of the instance that takes calls and of the one before it.
-pub(crate) const CONNECTIONS_MAX: usize = doorway::INSTANCES * SLOTS_MAX as usize;
+pub(crate) const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
 
 /// Bytes of a forward's own, beside its stack: what it knows of each slot, and one answer.
 pub(crate) const TABLES_SIZE: usize =
@@ -337,7 +336,7 @@ impl<T: Traffic> Forwarder<T> {
 
     /// Takes the replies that are there.
     fn collect(&mut self) {
-        for at in 0..doorway::INSTANCES {
+        for at in 0..INSTANCES {
             if self.doorway.collect(at, &mut self.traffic, self.now_ns) {
                 self.quiet = 0;
             }

@@ -58,13 +58,9 @@ impl Connections {
                 Ok((unsafe { OwnedFd::from_raw_fd(fd) }, peer))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Received::Nothing),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    Err(Received::Exhausted)
-                }
-                // It has gone before it was accepted (accept(2) names a dozen ways).
-                _ => Err(Received::Skipped),
-            },
+            Err(error) if net::is_shortage(&error) => Err(Received::Exhausted),
+            // It has gone before it was accepted (accept(2) names a dozen ways).
+            Err(_) => Err(Received::Skipped),
         }
     }
 }

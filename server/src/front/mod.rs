@@ -43,7 +43,7 @@ use transom_doors::{Bell, Completion, Patience, SlotId};
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
-pub(crate) use opener::{OPEN_TIMEOUT, OPENER_STACK, Opener, OpenerBuilder};
+pub(crate) use opener::{HANGS, OPENER_STACK, Opener, OpenerBuilder, open_options};
 pub(crate) use routes::{Route, RouteTable};
 pub use stats::{Counter, LoopFigures, LoopStats};
 
@@ -579,7 +579,7 @@ impl Loop {
                     self.admit(fd, who, forward);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_shortage(&error) => {
+                Err(error) if net::is_shortage(&error) => {
                     tracing::error!(%error, "cannot accept connections: raise `ulimit -n`, or lower --connections");
                     self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
                     self.pause_accepting();
@@ -957,14 +957,6 @@ fn pace_limit(stall: Duration, rate: Bytes) -> PaceLimit {
         stall_ns: u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX),
         rate: rate.get() as u64,
     }
-}
-
-/// Whether accepting failed for want of something that others hold, and may give back.
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! [`RETRY`], until there is a client, and puts that into the doorway's mailbox. It also frees the clients that loops have
 //! done with, because unmapping a channel takes its time.
 
+use super::doorway::REMOTE_SLOTS_MAX;
+use crate::settings::FrontSettings;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,10 +18,20 @@ use transom_doors::{AsyncClient, Bell, OpenError, OpenOptions};
 const RETRY: Duration = Duration::from_millis(10);
 
 /// How long a door may take to let us in. One that hangs holds up the others for as long, once in [`HANGS`].
-pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_millis(100);
+const OPEN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Before a door that did not answer in time is tried again.
-const HANGS: Duration = Duration::from_millis(500);
+pub(crate) const HANGS: Duration = Duration::from_millis(500);
+
+/// How a front end opens a door.
+pub(crate) fn open_options(settings: &FrontSettings) -> OpenOptions {
+    OpenOptions {
+        channel_bytes_max: settings.channel_limit.get(),
+        timeout: OPEN_TIMEOUT,
+        slots: Some(REMOTE_SLOTS_MAX),
+        take_descriptors: false,
+    }
+}
 
 /// The stack of the thread.
 pub(crate) const OPENER_STACK: usize = 128 << 10;

@@ -11,8 +11,8 @@ use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
 use crate::front::{
-    self, DoorwayParts, INSTANCES, Loop, LoopStats, OPEN_TIMEOUT, Opener, OpenerBuilder, Order,
-    Parts, REMOTE_SLOTS_MAX, RouteTable,
+    self, DoorwayParts, INSTANCES, Loop, LoopStats, Opener, OpenerBuilder, Order, Parts,
+    REMOTE_SLOTS_MAX, RouteTable, open_options,
 };
 use crate::log::LogHandle;
 use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::info;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
-use transom_doors::{AsyncClient, Bell, OpenOptions};
+use transom_doors::{AsyncClient, Bell};
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
 ///
@@ -202,8 +202,6 @@ struct ForwardParts<'c> {
     forwards: &'c [Forward],
     /// Each door once: the doorways of every loop. Routes and targets name them by their paths.
     doors: Vec<&'c Path>,
-    /// How each loop opens each of them.
-    open: OpenOptions,
     /// With the sockets of each forward.
     listeners: &'c Listeners,
     loops: usize,
@@ -220,7 +218,6 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         settings,
         forwards,
         doors,
-        open,
         listeners,
         loops: count,
         mut connections,
@@ -241,10 +238,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         Target::Tcp(_) | Target::Udp(_) => unreachable!("loops serve HTTP"),
     });
     let tables: Vec<_> = tables.collect();
-    let open = OpenOptions {
-        slots: Some(REMOTE_SLOTS_MAX),
-        ..open
-    };
+    let open = open_options(settings);
     let mut opener = OpenerBuilder::default();
     let addresses = addresses(settings);
     let mut loops = Loops::default();
@@ -338,12 +332,6 @@ impl Server {
                     settings,
                     forwards: &config.forwards,
                     doors: config.doors(),
-                    open: OpenOptions {
-                        channel_bytes_max: settings.channel_limit.get(),
-                        timeout: OPEN_TIMEOUT,
-                        slots: None,
-                        take_descriptors: false,
-                    },
                     listeners: &listeners,
                     loops: plan.loops as usize,
                     connections,
