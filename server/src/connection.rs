@@ -174,6 +174,10 @@ pub(crate) struct Connection {
     /// Bytes given to the socket in all, and how many of them the client had taken when it was asked last.
     pub handed: u64,
     pub taken: u64,
+    /// Since when the end of an answer may be with the kernel, to be sent with the next answer; 0: nothing is.
+    pub held_since_ns: u64,
+    /// The entry stands in the queue of those that hold something.
+    pub in_held: bool,
 
     // What the kernel has told us.
     pub readable: bool,
@@ -246,6 +250,8 @@ impl Connection {
             write_pace: Pace::default(),
             handed: 0,
             taken: 0,
+            held_since_ns: 0,
+            in_held: false,
             readable: false,
             half_closed: false,
             urgent: false,
@@ -362,9 +368,10 @@ impl Table {
             peer,
             forward,
             state: State::Idle,
-            // These two are the entry's, not the connection's.
+            // These are the entry's, not the connection's.
             generation: entry.generation,
             queued: entry.queued,
+            in_held: entry.in_held,
             ..Connection::unused()
         };
         self.open += 1;

@@ -329,9 +329,25 @@ pub(crate) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// Sends as much as the socket's buffer takes.
 pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    send_with(fd, bytes, 0)
+}
+
+/// The same, but what does not fill a segment may stay with the kernel, for 200 ms at most, until more is sent or
+/// [`push`] is called.
+pub(crate) fn send_and_hold(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    send_with(fd, bytes, libc::MSG_MORE)
+}
+
+fn send_with(fd: RawFd, bytes: &[u8], flags: libc::c_int) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flags;
     // SAFETY: the bytes are valid for their length.
     check_len(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// Lets go what [`send_and_hold`] has held. (Setting this option, which is set already, is what does it: tcp(7). A Unix
+/// socket holds nothing, and knows no such option.)
+pub(crate) fn push(fd: RawFd) {
+    let _ = set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
 }
 
 /// Sends as much as the socket's buffer takes of several pieces in a row.

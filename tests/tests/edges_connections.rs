@@ -95,6 +95,31 @@ fn a_client_that_drips_is_cut(send_buffer: &str, receive_buffer: libc::c_int) {
 }
 
 #[test]
+fn an_answer_does_not_wait_for_the_next_one_on_its_connection_to_be_made() {
+    let server = Server::start("oom", "--buckets 2 --loops 1");
+    for next in [get("/sleep/60000"), "GET /2 HT".to_owned()] {
+        let mut client = server.connect();
+        client.send(get("/1") + &get("/2") + &next);
+        for body in ["1024 bytes\n", "2048 bytes\n"] {
+            assert_eq!(client.answer().text(), body, "before {next:?}");
+        }
+    }
+    // Many at once, in order, and the last of them too.
+    let mut client = server.connect();
+    client.send(
+        (1..=300)
+            .map(|n| get(&format!("/{}", n % 9)))
+            .collect::<String>(),
+    );
+    for n in 1..=300 {
+        assert_eq!(client.answer().text(), format!("{} bytes\n", n % 9 * 1024));
+    }
+    server.signal(libc::SIGTERM);
+    server.signal(libc::SIGTERM); // the sleeper is not waited for
+    let _ = server.wait();
+}
+
+#[test]
 fn a_client_that_drips_bytes_and_reads_nothing_is_cut_by_the_write_timeout() {
     thread::scope(|scope| {
         for (send, receive) in [("4KiB", 2048), ("4KiB", 8192), ("8KiB", 8192)] {

@@ -104,6 +104,9 @@ const ACCEPT_AGAIN_MS: u64 = 100;
 /// Connections accepted before the others are looked after.
 const ACCEPT_BATCH: usize = 64;
 
+/// How long an answer may wait for the next one on its connection, to be sent with it.
+const HELD_NS: u64 = 1_000_000;
+
 /// How long a loop first sleeps while calls are unclaimed or just begun: the time after which another thread is woken
 /// for a call that is stuck behind one that takes long. A wake costs 5 to 10 µs, so less would wake threads for nothing.
 const PATIENCE: Duration = Duration::from_micros(60);
@@ -225,6 +228,9 @@ pub(crate) struct Loop {
     completions: Vec<(SlotId, Completion)>,
     /// Connections with something to do that no event will tell of.
     ready: VecDeque<u32>,
+    /// Connections whose last answer may not have been sent, and since when. (An entry of the table stands here once, and
+    /// stays when its connection is closed.)
+    held: VecDeque<(u32, u64)>,
     limits: HeadLimits,
     body_limit: u64,
     requests_per_connection: u32,
@@ -309,6 +315,7 @@ impl Loop {
             doorways,
             completions: Vec::with_capacity(slots + 1),
             ready: VecDeque::with_capacity(connections as usize + 1),
+            held: VecDeque::with_capacity(connections as usize + 1),
             limits: HeadLimits {
                 head_max: head_limit,
                 target_max: head_limit / 2,
@@ -376,6 +383,7 @@ impl Loop {
             if self.order == Order::Stop || (draining && self.table.open() == 0) {
                 break;
             }
+            self.push_held();
             self.flush();
             if self.order == Order::Stop {
                 continue;
@@ -431,7 +439,9 @@ impl Loop {
         let again = Some(self.accept_again_ms).filter(|&due| due != 0);
         let cramped = self.doorways.0.iter().map(|doorway| doorway.cramped_due_ms);
         let pressed = self.doorways.0.iter().map(|doorway| doorway.pressed_due_ms);
-        let until_timer = [self.table.next_due_ms(), again]
+        // Rounded up, else the loop would turn idly until then.
+        let held = self.held_due_ns().map(|due_ns| due_ns.div_ceil(1_000_000));
+        let until_timer = [self.table.next_due_ms(), again, held]
             .into_iter()
             .flatten()
             .chain(cramped.chain(pressed).filter(|&due| due != 0))
@@ -474,6 +484,45 @@ impl Loop {
             if let Some(client) = &mut self.doorways[at].client {
                 client.note_ring(useful);
             }
+        }
+    }
+
+    /// The end of an answer is held until the next answer joins it.
+    fn note_held(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        connection.held_since_ns = self.now_ns;
+        if !std::mem::replace(&mut connection.in_held, true) {
+            self.held.push_back((index, self.now_ns));
+        }
+    }
+
+    /// When to look at the first of those that hold something.
+    fn held_due_ns(&self) -> Option<u64> {
+        self.held.front().map(|(_, since_ns)| since_ns + HELD_NS)
+    }
+
+    /// Sends what has been held for long enough: the next answer takes its time.
+    fn push_held(&mut self) {
+        for _ in 0..self.held.len() {
+            if self.held_due_ns().is_none_or(|due_ns| self.now_ns < due_ns) {
+                return;
+            }
+            let Some((index, _)) = self.held.pop_front() else {
+                return;
+            };
+            let connection = &mut self.table[index];
+            match connection.held_since_ns {
+                0 => {} // it was sent with the next answer, or the connection was closed
+                since if since + HELD_NS <= self.now_ns => {
+                    net::push(connection.fd);
+                    connection.held_since_ns = 0;
+                }
+                since => {
+                    self.held.push_back((index, since));
+                    continue;
+                }
+            }
+            self.table[index].in_held = false;
         }
     }
 

@@ -108,17 +108,18 @@ pub(super) fn copy_fields<'s>(
 }
 
 impl Output {
-    /// Sends from a slot of this process, through the scratch if it is short.
+    /// Sends from a slot of this process, through the scratch if it is short; `hold` as in [`net::send_and_hold`].
     pub(super) fn send_local(
         &self,
         fd: RawFd,
         reply: &[u8],
         scratch: &mut [u8],
+        hold: bool,
     ) -> io::Result<usize> {
         let pieces = self.pieces(reply);
         if self.total() - self.sent <= scratch.len() {
             let len = gather(&pieces, self.sent, scratch);
-            net::send(fd, &scratch[..len])
+            send(fd, &scratch[..len], hold)
         } else {
             send_from(fd, &pieces, self.sent)
         }
@@ -132,6 +133,7 @@ impl Output {
         (client, slot): (&AsyncClient, SlotId),
         scratch: &mut [u8],
         keys: &RandomState,
+        hold: bool,
     ) -> io::Result<usize> {
         let fields = COPY_AT..COPY_AT + self.fields.len();
         let head_len = self.start_len + fields.len() + self.middle_len;
@@ -156,7 +158,7 @@ impl Output {
             let (copy, behind) = scratch[head.end..end].split_at_mut(body.len());
             client.copy_reply(slot, body.start, copy);
             behind.copy_from_slice(tail);
-            net::send(fd, &scratch[head.start..end])
+            send(fd, &scratch[head.start..end], hold)
         } else {
             let reply = client.reply_bytes(slot);
             assert!(body.end <= reply.len(), "checked with the frame");
@@ -173,6 +175,14 @@ impl Output {
             self.fields_seal = Some(keys.hash_one(&scratch[fields]));
         }
         result
+    }
+}
+
+fn send(fd: RawFd, bytes: &[u8], hold: bool) -> io::Result<usize> {
+    if hold {
+        net::send_and_hold(fd, bytes)
+    } else {
+        net::send(fd, bytes)
     }
 }
 

@@ -15,6 +15,10 @@ use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};
 use transom_platform::frame::{EncodeError, RequestParts, encode_request, set_request_body};
 
+/// The most fields of a request, and how many are looked for first.
+const FIELDS_MAX: usize = 100;
+const FIELDS_OFTEN: usize = 24;
+
 /// Why a body that has begun cannot go on.
 const NO_BUFFER: Refusal = Refusal::new(503, "no buffer for the rest of a body");
 
@@ -361,8 +365,27 @@ impl Loop {
     }
 
     fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
-        let mut fields = [httparse::EMPTY_HEADER; 100];
-        match parse(bytes, &self.limits, &mut fields) {
+        // Few requests have more fields than this, and clearing a table for all that there may be costs as much as reading
+        // a short head.
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS_OFTEN];
+        let parsed = parse(bytes, &self.limits, &mut fields);
+        if matches!(&parsed, Err(refusal) if refusal.status == 431) {
+            let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+            let parsed = parse(bytes, &self.limits, &mut fields);
+            self.on_parsed(index, parsed, bytes, source);
+        } else {
+            self.on_parsed(index, parsed, bytes, source);
+        }
+    }
+
+    fn on_parsed(
+        &mut self,
+        index: u32,
+        parsed: Result<Parsed<'_, '_>, Refusal>,
+        bytes: &[u8],
+        source: Source,
+    ) {
+        match parsed {
             Ok(Parsed::Partial) => {
                 // It may be cut by a timer, or to make room.
                 self.table[index].head_only = begins_with_head(bytes);
