@@ -116,6 +116,17 @@ impl Plan {
     /// # Errors
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn new(settings: &Settings) -> Result<Self, PlanError> {
+        let plan = Self::for_another_machine(settings)?;
+        plan.bound.check(&MemoryLimit::of_this_process())?;
+        Ok(plan)
+    }
+
+    /// As [`Plan::new`], but the sum may be more than this machine has. What is not set is still taken from this machine:
+    /// `--loops`, and what a signal's frame and a thread's stack need at least.
+    ///
+    /// # Errors
+    /// [`PlanError`], naming the flag, what it was and what it must be.
+    pub fn for_another_machine(settings: &Settings) -> Result<Self, PlanError> {
         check_application(settings)?;
         let bucket = BucketGeometry::new(
             settings.application.bucket_size,
@@ -137,10 +148,8 @@ impl Plan {
             let terms = with_a_front_end(settings, buckets, &channel);
             (terms, settings.front.loops())
         };
-        let bound = Bound::new(terms)?;
-        bound.check(&MemoryLimit::of_this_process())?;
         Ok(Plan {
-            bound,
+            bound: Bound::new(terms)?,
             bucket,
             channel,
             loops,
