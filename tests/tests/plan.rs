@@ -40,13 +40,30 @@ fn the_exit_status_says_whether_the_target_is_met() {
         (format!("{wide} --buckets 39"), 0, "met"),
         (format!("{wide} --buckets 38"), 1, "MISSED"),
         (format!("{wide} --buckets 38 --queue 16"), 0, "met"),
-        (format!("{LOAD} --memory 128MiB"), 1, "there is not that much memory"),
-        (format!("{LOAD} --memory 128MiB --front-connections 64"), 0, "met"),
+        (
+            format!("{LOAD} --memory 128MiB"),
+            1,
+            "there is not that much memory",
+        ),
+        (
+            format!("{LOAD} --memory 128MiB --front-connections 64"),
+            0,
+            "met",
+        ),
         (format!("{LOAD} --buckets 30"), 1, "MISSED"),
     ] {
         let ended = plan(&flags);
-        assert_eq!(ended.code(), status, "{flags}: {}{}", ended.stdout, ended.stderr());
-        let verdict = ended.stdout.lines().find(|line| line.starts_with("target "));
+        assert_eq!(
+            ended.code(),
+            status,
+            "{flags}: {}{}",
+            ended.stdout,
+            ended.stderr()
+        );
+        let verdict = ended
+            .stdout
+            .lines()
+            .find(|line| line.starts_with("target "));
         assert!(
             verdict.is_some_and(|line| line.contains(said)),
             "{flags}: {}",
@@ -79,7 +96,10 @@ fn a_burst_is_reported_and_not_judged() {
     let over = 1.0 - 39.0 / 60.0;
     for path in ["/burst/p503_without_queue", "/burst/p503_with_queue"] {
         let failed = number(&plan, path);
-        assert!(failed > 0.99 * over && failed < over + 0.1, "{path}: {failed}");
+        assert!(
+            failed > 0.99 * over && failed < over + 0.1,
+            "{path}: {failed}"
+        );
     }
     assert!(number(&plan, "/burst/absorbed_seconds") > 0.0);
 }
@@ -102,7 +122,10 @@ fn the_equation_is_that_of_a_server_with_the_flags_that_are_printed() {
         let pasted = plan["flags"].as_str().expect("flags");
         let equation = bound(pasted);
         let page = self::plan(&flags).stdout;
-        assert!(page.starts_with(&equation), "{flags}: {pasted}\n{page}\n{equation}");
+        assert!(
+            page.starts_with(&equation),
+            "{flags}: {pasted}\n{page}\n{equation}"
+        );
         let total = format!("= {:>14}  bytes", number(&plan, "/memory/bound"));
         assert!(equation.contains(&total), "{equation}");
     }
@@ -118,8 +141,12 @@ fn the_cheapest_change_meets_the_target_when_it_is_made() {
         let (status, plan) = json(&format!("{LOAD} {flags}"));
         assert_eq!(status, 1, "{flags}");
         let change = &plan["cheapest"];
-        let pasted = change["flags"].as_str().unwrap_or_else(|| panic!("none: {plan:#}"));
-        let queue = change["queue"].as_u64().map_or(String::new(), |n| format!("--queue {n}"));
+        let pasted = change["flags"]
+            .as_str()
+            .unwrap_or_else(|| panic!("none: {plan:#}"));
+        let queue = change["queue"]
+            .as_u64()
+            .map_or(String::new(), |n| format!("--queue {n}"));
         let made = format!("--rate 2000 --latency 10ms --memory 512MiB {queue} {pasted}");
         let (status, after) = json(&made);
         assert_eq!(status, 0, "{made}: {after:#}");
@@ -154,30 +181,55 @@ fn what_cannot_be_computed_is_refused_by_the_name_of_its_flag() {
         ("--rate 1 --latency 10ms --target 1", "--target"),
         ("--rate 1 --latency 10ms --queue -1", "--queue"),
         ("--rate 1 --latency 10ms --memory 512MB", "--memory"),
-        ("--rate 1 --latency 10ms --front-connections 0", "--front-connections"),
+        (
+            "--rate 1 --latency 10ms --front-connections 0",
+            "--front-connections",
+        ),
         (
             "--rate 1 --latency 10ms --front-connections 9 --connections 8",
             "--front-connections",
         ),
         ("--rate 1 --latency 10ms --buckets 0", "--buckets"),
         ("--rate 1 --latency 10ms --buckets 99999", "--buckets"),
-        ("--rate 1 --latency 10ms --buckets 9 --connections 8", "--connections"),
-        ("--rate 1 --latency 10ms --bucket-size 8KiB", "--bucket-size"),
+        (
+            "--rate 1 --latency 10ms --buckets 9 --connections 8",
+            "--connections",
+        ),
+        (
+            "--rate 1 --latency 10ms --bucket-size 8KiB",
+            "--bucket-size",
+        ),
         ("--rate 1 --latency 10ms --stack-size 1", "--stack-size"),
         ("--rate 1 --from-metrics /no/such/page", "--from-metrics"),
-        ("--rate 1 --from-metrics https://localhost/metrics", "--from-metrics"),
-        ("--rate 1 --from-metrics http://127.0.0.1:1/metrics", "--from-metrics"),
+        (
+            "--rate 1 --from-metrics https://localhost/metrics",
+            "--from-metrics",
+        ),
+        (
+            "--rate 1 --from-metrics http://127.0.0.1:1/metrics",
+            "--from-metrics",
+        ),
         (&html, "line 1"),
     ] {
         let ended = plan(flags);
-        assert_eq!(ended.code(), 2, "{flags}: {}{}", ended.stdout, ended.stderr());
+        assert_eq!(
+            ended.code(),
+            2,
+            "{flags}: {}{}",
+            ended.stdout,
+            ended.stderr()
+        );
         let said = ended.lines.first().map_or("", String::as_str);
         assert!(
             said.starts_with("error: ") && ended.stderr().contains(named),
             "{flags}: {}",
             ended.stderr()
         );
-        assert!(!ended.stderr().contains("panicked"), "{flags}: {}", ended.stderr());
+        assert!(
+            !ended.stderr().contains("panicked"),
+            "{flags}: {}",
+            ended.stderr()
+        );
         assert_eq!(ended.stdout, "", "{flags}");
     }
 }
@@ -212,7 +264,10 @@ fn measurements_say_how_large_buckets_must_be() {
     let page = folder.path().join("page");
     let with = |large, flags: &str| {
         std::fs::write(&page, metrics(large)).expect("it can be written");
-        json(&format!("--loops 1 --rate 2000 --from-metrics {} {flags}", page.display()))
+        json(&format!(
+            "--loops 1 --rate 2000 --from-metrics {} {flags}",
+            page.display()
+        ))
     };
     // One in 100,000 is less than half of the target, so it may fail.
     let (status, plan) = with(1, "");

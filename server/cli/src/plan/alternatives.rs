@@ -72,7 +72,10 @@ pub fn alternatives(
         }
     }
     if !planner.slots_given {
-        add("a slot for a bucket", fewest(size, true, waiting, target)?)?;
+        add(
+            "as many slots as buckets",
+            fewest(size, true, waiting, target)?,
+        )?;
     }
     add(
         "a tenth of the target",
@@ -84,10 +87,18 @@ pub fn alternatives(
 
 /// The one that takes the least memory of those that meet the target within the memory there is. It is a change worth telling
 /// of if `this` does not, or takes more.
+///
+/// Where buckets are too few, it is not proposed to have even fewer and a long queue; where memory is, it may be.
 #[must_use]
 pub fn cheapest<'a>(this: &Evaluation, alternatives: &'a [Alternative]) -> Option<&'a Alternative> {
+    let enough = |one: &&Alternative| {
+        !this.fits
+            || this.meets
+            || one.evaluation.configuration.buckets >= this.configuration.buckets
+    };
     let passing = alternatives.iter().filter(|one| one.evaluation.passes());
     passing
+        .filter(enough)
         .min_by_key(|one| one.evaluation.bytes())
         .filter(|one| !this.passes() || one.evaluation.bytes() < this.bytes())
 }

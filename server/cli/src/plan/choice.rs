@@ -263,7 +263,7 @@ impl Planner<'_> {
         Ok(fewest.and_then(of))
     }
 
-    /// The most buckets that fit the memory, at least one, and for whom there are connections.
+    /// The most buckets that fit the memory and for whom there are connections; `None` if not one does.
     ///
     /// # Errors
     /// [`PlanError`], if buckets of that size cannot be.
@@ -280,7 +280,11 @@ impl Planner<'_> {
             Some(c) if buckets <= BUCKETS_LIMIT => Ok(self.plan(&c)?.bound.total() > memory),
             _ => Ok(true),
         })?;
-        Ok(of(too_many.unwrap_or(BUCKETS_LIMIT + 1) - 1))
+        let most = of(too_many.unwrap_or(BUCKETS_LIMIT + 1) - 1);
+        match &most {
+            Some(c) if self.plan(c)?.bound.total() > memory => Ok(None),
+            _ => Ok(most),
+        }
     }
 
     /// The smallest queue with which so many buckets meet the target; `None` if none is large enough.
@@ -384,4 +388,96 @@ fn first(
         }
     }
     Ok(Some(high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn settings() -> Settings {
+        Command::parse_from(["test", "--loops", "1", "--queue-timeout", "50ms"]).settings
+    }
+
+    fn planner(base: &Settings, rate: f64, mean: f64, target: f64) -> Planner<'_> {
+        Planner {
+            demand: Demand {
+                rate,
+                times: Times {
+                    mean,
+                    squared_variation: 1.0,
+                    samples: 0,
+                },
+                target,
+                memory: Some(256 << 20),
+                front_connections: None,
+            },
+            measured: None,
+            base,
+            connections_given: false,
+            slots_given: false,
+        }
+    }
+
+    const SIZE: Bytes = Bytes::kib(512);
+
+    #[test]
+    fn the_first_is_found_wherever_it_is() {
+        for sought in 1..=10 {
+            assert_eq!(first(1, 10, |n| Ok(n >= sought)).ok(), Some(Some(sought)));
+        }
+        assert_eq!(first(1, 10, |_| Ok(false)).ok(), Some(None));
+    }
+
+    #[test]
+    fn with_a_bucket_for_each_connection_in_front_nothing_fails() {
+        let base = settings();
+        let mut planner = planner(&base, 1e6, 0.1, 1e-4);
+        planner.demand.front_connections = Some(32);
+        let found = planner.fewest(SIZE, false, Waiting::None, 1e-4);
+        let found = found.expect("it adds up").expect("there is one");
+        assert_eq!(found.buckets, 32);
+        let evaluation = planner.evaluate(found).expect("it adds up");
+        assert_eq!((evaluation.judged(), evaluation.places), (0.0, 0));
+        assert_eq!(planner.largest_rate(&evaluation), Some(f64::INFINITY));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn one_less_would_be_too_few_and_one_more_too_many(
+            load in 0.1f64..200.0, exponent in 1.0f64..6.0, places in 0u32..50,
+        ) {
+            let base = settings();
+            let target = 10f64.powf(-exponent);
+            let planner = planner(&base, load / 0.01, 0.01, target);
+            let judged = |buckets, waiting| {
+                let configuration = planner.given(buckets, SIZE, waiting).expect("connections enough");
+                planner.evaluate(configuration).expect("it adds up")
+            };
+            for waiting in [Waiting::None, Waiting::Places(places)] {
+                let fewest = planner.fewest(SIZE, false, waiting, target).expect("it adds up").expect("some");
+                prop_assert!(judged(fewest.buckets, waiting).meets);
+                prop_assert!(fewest.buckets == 1 || !judged(fewest.buckets - 1, waiting).meets);
+
+                let most = planner.most(SIZE, waiting).expect("it adds up").expect("one at least");
+                prop_assert!(judged(most.buckets, waiting).fits);
+                prop_assert!(!judged(most.buckets + 1, waiting).fits);
+
+                let evaluation = judged(fewest.buckets, waiting);
+                let rate = planner.largest_rate(&evaluation).expect("there is one");
+                prop_assert!(planner.judged(&evaluation.configuration, rate) <= target);
+                prop_assert!(planner.judged(&evaluation.configuration, rate * 1.001) > target);
+                prop_assert!(rate >= planner.demand.rate * 0.999);
+            }
+        }
+    }
 }

@@ -43,7 +43,7 @@ pub struct PlanFlags {
     #[arg(long, value_name = "N", value_parser = parse_rate, help_heading = "Plan")]
     rate: Option<f64>,
 
-    /// For how long a request holds a bucket, on average: the time of its handler, waiting for others included
+    /// For how long a request holds a bucket, on average: the time of its handler, whatever it waits for included
     /// [default: as measured, with --from-metrics]
     #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Plan")]
     latency: Option<Duration>,
@@ -223,6 +223,7 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
             here.loops
         ));
     }
+    notes.extend(notes_on_buckets(&this, &planner));
     notes.extend(notes_on_memory(&this, &planner));
     notes.extend(notes_on_measurements(&this, &planner));
     Ok(Report::new(
@@ -266,7 +267,7 @@ fn choose(
     {
         return Ok(fewest.clone());
     }
-    // Without a limit there is nothing to come closer to than what was found.
+    // What is too much for the memory is cut to what it holds, if it holds anything.
     let most = planner.most(bucket_size, waiting)?;
     most.or(fewest).map_or_else(
         || none_at_all(planner, bucket_size, waiting).ok_or_else(|| too_few(1)),
@@ -406,6 +407,27 @@ fn paste(planner: &Planner, kept: &[String], configuration: &Configuration) -> S
     }
     words.extend_from_slice(kept);
     words.join(" ")
+}
+
+/// Whether there could be more buckets, if there are too few.
+fn notes_on_buckets(this: &Evaluation, planner: &Planner) -> Option<String> {
+    let (configuration, connections) = (&this.configuration, planner.base.front.connections.get());
+    if this.meets {
+        None
+    } else if configuration.buckets as usize == transom_arena::BUCKETS_MAX {
+        Some(format!(
+            "a process has {} buckets at most: serve with several",
+            transom_arena::BUCKETS_MAX
+        ))
+    } else if planner.connections_given
+        && configuration.buckets + configuration.queue.unwrap_or(0) >= connections
+    {
+        Some(format!(
+            "{connections} connections (--connections, --front-connections) leave no room for more buckets or a longer queue"
+        ))
+    } else {
+        None
+    }
 }
 
 /// What takes the memory, if there is too little.

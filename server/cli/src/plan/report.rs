@@ -122,14 +122,18 @@ pub struct Row {
     pub bytes: usize,
     pub p503: f64,
     pub p500: Option<f64>,
+    /// The share that waits, if requests may.
+    pub waits: f64,
+    pub largest_rate: Option<f64>,
     pub meets: bool,
     pub fits: bool,
 }
 
 impl Row {
-    fn new(what: &str, evaluation: &Evaluation, paste: &dyn Fn(&Evaluation) -> String) -> Self {
+    fn new(planner: &Planner, one: &Alternative, paste: &dyn Fn(&Evaluation) -> String) -> Self {
+        let evaluation = &one.evaluation;
         Row {
-            what: what.to_owned(),
+            what: one.what.clone(),
             flags: paste(evaluation),
             buckets: evaluation.configuration.buckets,
             bucket_size: evaluation.configuration.bucket_size.get(),
@@ -137,6 +141,10 @@ impl Row {
             bytes: evaluation.bytes(),
             p503: evaluation.judged(),
             p500: evaluation.above.map(|above| above.share()),
+            waits: evaluation.with_queue.waited,
+            largest_rate: planner
+                .largest_rate(evaluation)
+                .filter(|rate| rate.is_finite()),
             meets: evaluation.meets,
             fits: evaluation.fits,
         }
@@ -206,7 +214,7 @@ impl Report {
         let erlangs = demand.rate * demand.times.mean;
         let buckets = this.configuration.buckets;
         let rate = planner.largest_rate(this);
-        let row = |one: &Alternative| Row::new(&one.what, &one.evaluation, paste);
+        let row = |one: &Alternative| Row::new(planner, one, paste);
         let cheapest = cheapest(this, others).map(row);
         let needed = least_memory(this, others).map(Evaluation::bytes);
         Report {
@@ -401,22 +409,22 @@ impl Report {
     }
 
     fn fmt_verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match (self.met, self.fits) {
-            (true, true) => "met",
-            (true, false) => "would be met, but there is not that much memory",
-            (false, true) => "MISSED",
-            (false, false) => "MISSED, and there is not that much memory",
-        };
+        let verdict = if self.met { "met" } else { "MISSED" };
         let sum = if self.p500.is_some() {
             "P(503) + P(500)"
         } else {
             "P(503)"
         };
+        let memory = if self.fits {
+            ""
+        } else {
+            "; but there is not that much memory"
+        };
         line(
             f,
             "target",
             format!(
-                "{:<9} {verdict}, as {sum} {}",
+                "{:<9} {verdict} by {sum} {}{memory}",
                 share(self.target),
                 self.judged_on()
             ),
@@ -437,13 +445,13 @@ impl Report {
         }
         writeln!(
             f,
-            "\n{:<23} {:>7} {:>9} {:>6} {:>11} {:>9} {:>9}  target",
-            "alternatives", "buckets", "of", "queue", "memory", "P(503)", "P(500)"
+            "\n{:<24} {:>7} {:>8} {:>6} {:>10} {:>9} {:>9} {:>9} {:>9}  target",
+            "alternatives", "buckets", "of", "queue", "memory", "P(503)", "P(500)", "wait", "rate"
         )?;
         for row in &self.alternatives {
             writeln!(
                 f,
-                "{:<23} {:>7} {:>9} {:>6} {:>11} {:>9} {:>9}  {}",
+                "{:<24} {:>7} {:>8} {:>6} {:>10} {:>9} {:>9} {:>9} {:>9}  {}",
                 row.what,
                 row.buckets,
                 Bytes(row.bucket_size).to_string(),
@@ -451,6 +459,9 @@ impl Report {
                 size(row.bytes),
                 share(row.p503),
                 row.p500.map_or("unknown".to_owned(), share),
+                share(row.waits),
+                row.largest_rate
+                    .map_or("-".to_owned(), |rate| rounded_down(rate).to_string()),
                 match (row.meets, row.fits) {
                     (true, true) => "met",
                     (true, false) => "too much memory",
@@ -480,8 +491,19 @@ impl Report {
                 line(
                     f,
                     heading,
-                    format!("{}, {bytes}:\n{:<15} {}", row.what, "", row.flags),
-                )
+                    format!("{}, {bytes}; {} wait", row.what, share(row.waits)),
+                )?;
+                line(f, "", &row.flags)?;
+                match row.queue.filter(|_| self.judged_on == Judged::WithoutQueue) {
+                    Some(queue) => line(
+                        f,
+                        "",
+                        format!(
+                            "and let requests wait, as a server does: plan with --queue {queue}"
+                        ),
+                    ),
+                    None => Ok(()),
+                }
             }
             (None, Some(needed)) => line(
                 f,
