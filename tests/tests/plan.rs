@@ -179,7 +179,7 @@ fn what_cannot_be_computed_is_refused_by_the_name_of_its_flag() {
         ("--rate 1 --latency 10ms --p99 10s", "--p99"),
         ("--rate 1 --latency 10ms --burst 0.5x", "--burst"),
         ("--rate 1 --latency 10ms --target 1", "--target"),
-        ("--rate 1 --latency 10ms --queue -1", "--queue"),
+        ("--rate 1 --latency 10ms --queue -1", "-1"),
         ("--rate 1 --latency 10ms --memory 512MB", "--memory"),
         (
             "--rate 1 --latency 10ms --front-connections 0",

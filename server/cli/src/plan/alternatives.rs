@@ -23,7 +23,8 @@ pub fn alternatives(
 ) -> Result<Vec<Alternative>, PlanError> {
     let mut found: Vec<Alternative> = Vec::new();
     let mut add = |what: &str, configuration: Option<Configuration>| -> Result<(), PlanError> {
-        let Some(configuration) = configuration else {
+        // A queue without places is none.
+        let Some(configuration) = configuration.filter(|one| one.queue != Some(0)) else {
             return Ok(());
         };
         let known = configuration == this.configuration

@@ -83,6 +83,9 @@ pub struct PlanFlags {
 
     /// Connections that a proxy in front has to this server at most. Each carries one request at a time, so no more can
     /// be here at once; --connections is set to it if it is not given
+    ///
+    /// With as many buckets nothing is refused. With fewer, a request for which the proxy has no connection left counts as one that
+    /// got a 503, although it may wait there.
     #[arg(long, value_name = "N", help_heading = "Plan")]
     front_connections: Option<NonZeroU32>,
 
