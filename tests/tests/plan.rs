@@ -301,7 +301,7 @@ fn measurements_say_how_large_buckets_must_be() {
 
 #[test]
 fn measurements_come_from_an_address_too() {
-    let answer = |stream: &mut (dyn ReadWrite)| {
+    let answer = |stream: &mut dyn ReadWrite| {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).expect("a request") == 1 {
