@@ -138,6 +138,17 @@ impl Plan {
     /// # Errors
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn new(settings: &Settings) -> Result<Self, PlanError> {
+        let plan = Self::for_another_machine(settings)?;
+        plan.bound.check(&MemoryLimit::of_this_process())?;
+        Ok(plan)
+    }
+
+    /// As [`Plan::new`], but the sum may be more than this machine has. What is not set is still taken from this machine:
+    /// `--loops`, and what a signal's frame and a thread's stack need at least.
+    ///
+    /// # Errors
+    /// [`PlanError`], naming the flag, what it was and what it must be.
+    pub fn for_another_machine(settings: &Settings) -> Result<Self, PlanError> {
         check_application(settings)?;
         let bucket = BucketGeometry::new(
             settings.application.bucket_size,
@@ -165,10 +176,8 @@ impl Plan {
             (terms, settings.front.loops())
         };
         terms.extend(admin(&settings.front));
-        let bound = Bound::new(terms)?;
-        bound.check(&MemoryLimit::of_this_process())?;
         Ok(Plan {
-            bound,
+            bound: Bound::new(terms)?,
             bucket,
             channel,
             loops,

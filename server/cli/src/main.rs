@@ -1,5 +1,7 @@
 //! `transom`: what can be done without an application.
 
+mod plan;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -47,6 +49,12 @@ enum Action {
         #[command(flatten)]
         settings: Box<Settings>,
     },
+    /// Find the flags for so much memory and so many requests, and say what they will and will not hold
+    ///
+    /// As in `transom plan --memory 512MiB --rate 2000 --latency 20ms`. Takes all flags of an application, too, for its memory
+    /// equation.
+    #[command(after_help = plan::AFTER_HELP)]
+    Plan(Box<plan::PlanFlags>),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +67,10 @@ fn main() -> ExitCode {
         }
         Action::Check { file } => transom::check_file(&file),
         Action::Bound { settings } => bound(&settings),
+        Action::Plan(flags) => {
+            let line = matches.subcommand().map_or(&matches, |(_, line)| line);
+            plan::run(&flags, line)
+        }
     }
 }
 
