@@ -1,5 +1,9 @@
 //! `transom`: what can be done without an application.
 
+mod admin_client;
+mod snapshot;
+mod top;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -47,6 +51,11 @@ enum Action {
         #[command(flatten)]
         settings: Box<Settings>,
     },
+    /// Watch a server's buckets, rates and exhausted requests in a terminal
+    ///
+    /// Asks the address that the server was given with --admin. Keys: q quits; b, x, r and e hide and show the buckets,
+    /// the exhausted requests, the routes and the memory equation.
+    Top(top::Top),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +68,7 @@ fn main() -> ExitCode {
         }
         Action::Check { file } => transom::check_file(&file),
         Action::Bound { settings } => bound(&settings),
+        Action::Top(top) => top::run(&top),
     }
 }
 
