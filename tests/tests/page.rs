@@ -30,14 +30,6 @@ fn browser(test: &str) -> Option<Browser> {
     Some(Browser::start(&program, test))
 }
 
-/// Where the ready line says that the admin address is.
-fn admin(server: &Server) -> SocketAddr {
-    let line = server.line_with("admin=");
-    let (_, rest) = line.split_once("admin=").expect("it was looked for");
-    let end = rest.find([' ', ',']).unwrap_or(rest.len());
-    rest[..end].parse().expect("it is an address")
-}
-
 #[track_caller]
 fn fits_in_its_width(page: &mut Page) {
     let widths = page.value("[document.documentElement.scrollWidth, innerWidth]");
@@ -58,7 +50,7 @@ fn shows_what_the_server_does() {
         return;
     };
     let server = Server::start("oom", "--admin 127.0.0.1:0 --buckets 12 --loops 1");
-    let url = format!("http://{}/", admin(&server));
+    let url = format!("http://{}/", server.admin());
     let mut page = browser.open(&url, DESK);
 
     page.wait_for("document.getElementById('state').dataset.state === 'ready'");
@@ -198,7 +190,7 @@ fn answer(mut stream: TcpStream, shared: &Shared) {
     let head = format!(
         "HTTP/1.1 {status} -\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\
          Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-         connect-src 'self'\r\n\r\n",
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'\r\n\r\n",
         body.len()
     );
     let _ = stream.write_all(head.as_bytes());
