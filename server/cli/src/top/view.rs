@@ -217,7 +217,7 @@ fn rates_line(model: &Model, snapshot: &Snapshot) -> Line<'static> {
         let exhausted = rates.per_second(|it| it.exhausted);
         item("exhausted/s", rate(exhausted), alarm(exhausted));
     }
-    if let Some(front) = &snapshot.front {
+    if snapshot.front.is_some() {
         item(
             "4xx/s",
             rate(rates.per_second(|it| it.client_errors)),
