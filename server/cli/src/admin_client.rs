@@ -51,7 +51,7 @@ impl fmt::Display for AdminAddress {
 pub enum AdminError {
     /// There is no such socket, or nobody behind it.
     #[error("nobody listens at {0} ({1}): is this the server's --admin?")]
-    NobodyListens(AdminAddress, io::Error),
+    NobodyListens(AdminAddress, ErrorKind),
     /// The connection did not come about, was cut, or nothing came in time.
     #[error("{0} does not answer: {1}")]
     Silent(AdminAddress, io::Error),
@@ -84,7 +84,7 @@ pub fn get(address: &AdminAddress, path: &str) -> Result<String, AdminError> {
     };
     let mut stream = connect(address).map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
-            AdminError::NobodyListens(address.clone(), error)
+            AdminError::NobodyListens(address.clone(), error.kind())
         }
         _ => AdminError::Silent(address.clone(), error),
     })?;

@@ -25,7 +25,7 @@ use view::Model;
 const KEYS: Duration = Duration::from_millis(50);
 
 /// The width of a picture that is not for a terminal.
-const PICTURE_WIDTH: u16 = 100;
+const PICTURE_WIDTH: u16 = 120;
 
 /// What `transom top` takes.
 #[derive(Debug, clap::Args)]

@@ -467,46 +467,47 @@ fn exhausted(frame: &mut Frame, area: Rect, application: &Application, now_ms: u
     if all == 0 {
         return;
     }
+    // Exact where there is room.
+    let bytes = if area.width < 100 { size } else { number };
     let rows = application.culprits.iter().map(|it| {
         let ago_ms = now_ms.saturating_sub(it.unix_ms);
         let asked = if it.asked == 0 {
             "-".to_owned()
         } else {
-            number(it.asked)
-        };
-        let raise = if it.parked {
-            format!("{} (bucket parked)", it.raise)
-        } else {
-            it.raise.clone()
+            bytes(it.asked)
         };
         let row = Row::new(vec![
-            cell(format!("{} ago", duration(ago_ms / 1000)), true),
+            cell(duration(ago_ms / 1000), true),
+            cell(if it.parked { "X" } else { "" }, false),
             cell(plain(&it.route), false),
             cell(plain(&it.reason), false),
             cell(asked, true),
-            cell(number(it.used), true),
-            cell(number(it.size), true),
-            cell(plain(&raise), false),
+            cell(bytes(it.used), true),
+            cell(bytes(it.size), true),
+            cell(plain(&it.raise), false),
         ]);
         // New, for as long as the page has it so.
         if ago_ms < 8000 { row.style(ALARM) } else { row }
     });
+    let digits = if area.width < 100 { 7 } else { 13 };
     let widths = [
-        Constraint::Length(15),
+        Constraint::Length(11),
+        Constraint::Length(1),
         Constraint::Fill(1),
         Constraint::Length(11),
-        Constraint::Length(10),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(14),
+        Constraint::Length(digits),
+        Constraint::Length(digits),
+        Constraint::Length(digits),
+        Constraint::Length(13),
     ];
     let head = heading(&[
-        ("when", true),
+        ("ago", true),
+        ("", false),
         ("route", false),
         ("what", false),
         ("asked", true),
         ("used", true),
-        ("of bytes", true),
+        ("of", true),
         ("raise", false),
     ]);
     frame.render_widget(Table::new(rows, widths).header(head), rest);
@@ -593,10 +594,11 @@ fn equation(frame: &mut Frame, area: Rect, snapshot: &Snapshot) {
     ])
     .style(STRONG);
     let widths = [
+        Constraint::Length(20),
         Constraint::Length(15),
-        Constraint::Length(18),
-        Constraint::Length(14),
-        Constraint::Length(10),
+        Constraint::Length(13),
+        // The flags are worth more than a picture of the bytes.
+        Constraint::Length(if area.width < 100 { 0 } else { 10 }),
         Constraint::Length(7),
         Constraint::Fill(1),
     ];
