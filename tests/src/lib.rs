@@ -4,6 +4,7 @@
 //! It knows the command line, HTTP and the log's lines, and no type or function of the crates under test: what it finds,
 //! an operator would have found. Everything waits for a condition with a deadline; nothing sleeps and hopes.
 
+pub mod browser;
 pub mod build;
 pub mod client;
 pub mod doors;
@@ -17,6 +18,7 @@ pub mod proc;
 pub mod raw;
 pub mod server;
 
+pub use browser::{Browser, Page, View};
 pub use client::{Answer, Client, Trouble};
 pub use load::{Kind, Load, Report};
 pub use proc::Sample;

@@ -302,7 +302,7 @@ fn a_large_download_comes_at_constant_memory() {
         };
         check_sequence(&mut body, count, look);
         assert_eq!(body.at, body.chunk.len(), "bytes too many");
-        assert_eq!(unknown.chunk(0), [], "the last chunk is empty");
+        assert_eq!(unknown.chunk(0), b"", "the last chunk is empty");
         assert_flat(&warm, &served.at_rest(), "at the end");
     }
 }

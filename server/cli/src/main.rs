@@ -1,6 +1,9 @@
 //! `transom`: what can be done without an application.
 
+mod admin_client;
 mod plan;
+mod snapshot;
+mod top;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{self, Write};
@@ -55,6 +58,11 @@ enum Action {
     /// equation.
     #[command(after_help = plan::AFTER_HELP)]
     Plan(Box<plan::PlanFlags>),
+    /// Watch a server's buckets, rates and exhausted requests in a terminal
+    ///
+    /// Asks the address that the server was given with --admin. Keys: q quits; b, x, r and e hide and show the buckets,
+    /// the exhausted requests, the routes and the memory equation.
+    Top(top::Top),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +79,7 @@ fn main() -> ExitCode {
             let line = matches.subcommand().map_or(&matches, |(_, line)| line);
             plan::run(&flags, line)
         }
+        Action::Top(top) => top::run(&top),
     }
 }
 

@@ -1,0 +1,347 @@
+//! Asks a server at its admin address (`--admin`), over TCP or a Unix socket.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+/// How long an answer may take, from connecting to its last byte.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest answer that is read. A snapshot of 16,384 buckets has about 400 KB.
+const ANSWER_MAX: usize = 64 << 20;
+
+/// Where a server's `--admin` listens: `127.0.0.1:9180`, or `unix:` and a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("the path after `unix:` is missing".to_owned()),
+            Some(path) => Ok(AdminAddress::Unix(path.into())),
+            None => text.parse().map(AdminAddress::Tcp).map_err(|_| {
+                "neither an address and a port (127.0.0.1:9180) nor `unix:` and a path".to_owned()
+            }),
+        }
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminAddress::Tcp(address) => address.fmt(f),
+            AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// There is no such socket, or nobody behind it.
+    #[error("nobody listens at {0} ({1}): is this the server's --admin?")]
+    NobodyListens(AdminAddress, ErrorKind),
+    /// The connection did not come about, was cut, or nothing came in time.
+    #[error("{0} does not answer: {1}")]
+    Silent(AdminAddress, io::Error),
+    /// Somebody else listens there.
+    #[error("what answers at {0} is no admin address of Transom: {1}")]
+    NotTransom(AdminAddress, &'static str),
+    /// Any status but 200, with the body.
+    #[error("{address} answers {path} with status {status}: {body}")]
+    Status {
+        /// Who answers.
+        address: AdminAddress,
+        /// What was asked for.
+        path: String,
+        /// The status code.
+        status: u16,
+        /// The answer's body.
+        body: String,
+    },
+}
+
+/// The body of the answer to a GET of `path`, which begins with a slash.
+///
+/// # Errors
+/// [`AdminError`], within a few seconds.
+pub fn get(address: &AdminAddress, path: &str) -> Result<String, AdminError> {
+    let deadline = Instant::now() + PATIENCE;
+    let silent = |error| match error {
+        Trouble::Io(error) => AdminError::Silent(address.clone(), error),
+        Trouble::NotHttp(what) => AdminError::NotTransom(address.clone(), what),
+    };
+    let mut stream = connect(address).map_err(|error| match error.kind() {
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
+            AdminError::NobodyListens(address.clone(), error.kind())
+        }
+        _ => AdminError::Silent(address.clone(), error),
+    })?;
+    let (status, body) = ask(stream.as_mut(), path, deadline).map_err(silent)?;
+    let body = String::from_utf8(body)
+        .map_err(|_| AdminError::NotTransom(address.clone(), "its answer is not UTF-8"))?;
+    if status == 200 {
+        return Ok(body);
+    }
+    Err(AdminError::Status {
+        address: address.clone(),
+        path: path.to_owned(),
+        status,
+        body: body.lines().next().unwrap_or_default().to_owned(),
+    })
+}
+
+/// A connection, of either kind.
+trait Wire: Read + Write {
+    /// How long the next read or write may take; not zero.
+    fn wait_at_most(&self, time: Duration) -> io::Result<()>;
+}
+
+impl Wire for TcpStream {
+    fn wait_at_most(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+impl Wire for UnixStream {
+    fn wait_at_most(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))?;
+        self.set_write_timeout(Some(time))
+    }
+}
+
+fn connect(address: &AdminAddress) -> io::Result<Box<dyn Wire>> {
+    Ok(match address {
+        AdminAddress::Tcp(address) => Box::new(TcpStream::connect_timeout(address, PATIENCE)?),
+        AdminAddress::Unix(path) => Box::new(UnixStream::connect(path)?),
+    })
+}
+
+/// Why what came is no answer.
+#[derive(Debug)]
+enum Trouble {
+    Io(io::Error),
+    NotHttp(&'static str),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // What a read says when its time is up.
+            ErrorKind::WouldBlock => Trouble::Io(ErrorKind::TimedOut.into()),
+            _ => Trouble::Io(error),
+        }
+    }
+}
+
+/// How an answer's end is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Length(usize),
+    Chunked,
+    Close,
+}
+
+/// Sends the request and reads the answer's status and body.
+fn ask(wire: &mut dyn Wire, path: &str, deadline: Instant) -> Result<(u16, Vec<u8>), Trouble> {
+    wire.wait_at_most(PATIENCE)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: transom\r\nConnection: close\r\n\r\n");
+    wire.write_all(request.as_bytes())?;
+    let mut received = Vec::new();
+    let mut head = None;
+    loop {
+        let ended = read_some(wire, &mut received, deadline)?;
+        if head.is_none() {
+            head = parse_head(&received)?;
+        }
+        if let Some((status, framing, start)) = head {
+            let body = &received[start..];
+            let whole = match framing {
+                Framing::Length(length) => body.get(..length).map(<[u8]>::to_vec),
+                Framing::Chunked => unchunk(body)?,
+                Framing::Close => ended.then(|| body.to_vec()),
+            };
+            if let Some(whole) = whole {
+                return Ok((status, whole));
+            }
+        }
+        if ended {
+            return Err(if received.is_empty() {
+                Trouble::Io(ErrorKind::UnexpectedEof.into())
+            } else if head.is_none() {
+                Trouble::NotHttp("it does not speak HTTP")
+            } else {
+                Trouble::Io(io::Error::other("the answer was cut"))
+            });
+        }
+    }
+}
+
+/// Appends what there is; true at the end.
+fn read_some(
+    wire: &mut dyn Wire,
+    received: &mut Vec<u8>,
+    deadline: Instant,
+) -> Result<bool, Trouble> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Trouble::Io(ErrorKind::TimedOut.into()));
+    }
+    if received.len() > ANSWER_MAX {
+        return Err(Trouble::NotHttp("its answer does not end"));
+    }
+    wire.wait_at_most(left)?;
+    let mut block = [0; 64 << 10];
+    loop {
+        match wire.read(&mut block) {
+            Ok(read) => {
+                received.extend_from_slice(&block[..read]);
+                return Ok(read == 0);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Status, framing, and where the body begins; `None` while the head is incomplete.
+fn parse_head(received: &[u8]) -> Result<Option<(u16, Framing, usize)>, Trouble> {
+    const NOT_HTTP: Trouble = Trouble::NotHttp("it does not speak HTTP");
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut head = httparse::Response::new(&mut fields);
+    let httparse::Status::Complete(start) = head.parse(received).map_err(|_| NOT_HTTP)? else {
+        return Ok(None);
+    };
+    let field = |name: &str| {
+        let found = head
+            .headers
+            .iter()
+            .find(|field| field.name.eq_ignore_ascii_case(name));
+        found.map(|field| field.value.trim_ascii())
+    };
+    let framing = match (field("transfer-encoding"), field("content-length")) {
+        (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
+        (Some(_), _) => return Err(NOT_HTTP),
+        (None, Some(length)) => {
+            let length = str::from_utf8(length).ok().and_then(|it| it.parse().ok());
+            Framing::Length(length.filter(|it| *it <= ANSWER_MAX).ok_or(NOT_HTTP)?)
+        }
+        (None, None) => Framing::Close,
+    };
+    Ok(Some((head.code.ok_or(NOT_HTTP)?, framing, start)))
+}
+
+/// The chunks put together; `None` while the last one is missing.
+fn unchunk(mut chunks: &[u8]) -> Result<Option<Vec<u8>>, Trouble> {
+    const NOT_CHUNKED: Trouble = Trouble::NotHttp("its chunks are not to be read");
+    let mut body = Vec::new();
+    loop {
+        let (start, size) = match httparse::parse_chunk_size(chunks) {
+            Ok(httparse::Status::Complete((start, size))) => (start, size),
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(_) => return Err(NOT_CHUNKED),
+        };
+        if size == 0 {
+            return Ok(Some(body));
+        }
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|size| *size <= ANSWER_MAX)
+            .ok_or(NOT_CHUNKED)?;
+        let Some(chunk) = chunks.get(start..start + size + 2) else {
+            return Ok(None);
+        };
+        let (data, end) = chunk.split_at(size);
+        if end != b"\r\n" {
+            return Err(NOT_CHUNKED);
+        }
+        body.extend_from_slice(data);
+        chunks = &chunks[start + size + 2..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// What `get` makes of these bytes, sent in two parts, by a peer that then ends the connection or keeps it.
+    fn answered(bytes: &'static [u8], split: usize, ends: bool) -> Result<String, AdminError> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = AdminAddress::Tcp(listener.local_addr().expect("it is bound"));
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody connects");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a request comes");
+                request.extend_from_slice(&byte);
+            }
+            for part in [&bytes[..split], &bytes[split..]] {
+                stream.write_all(part).expect("it is read");
+            }
+            (!ends).then_some(stream)
+        });
+        let answer = get(&address, "/health");
+        drop(peer.join());
+        answer
+    }
+
+    #[test]
+    fn reads_every_framing() {
+        let fixed = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n2;x=y\r\nk\n\r\n0\r\n\r\n";
+        let close = b"HTTP/1.1 200 OK\r\n\r\nok\n";
+        for split in [0, 10, 38] {
+            assert_eq!(answered(fixed, split, false).expect("whole"), "ok\n");
+            assert_eq!(answered(chunked, split, false).expect("whole"), "ok\n");
+        }
+        assert_eq!(answered(close, 5, true).expect("whole"), "ok\n");
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let cut = answered(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok\n", 0, true);
+        assert!(cut.unwrap_err().to_string().contains("was cut"));
+        let other = answered(b"220 mail.example ESMTP\r\n", 0, true).unwrap_err();
+        assert!(other.to_string().contains("is no admin address of Transom"));
+        let status = answered(
+            b"HTTP/1.1 503 -\r\nContent-Length: 9\r\n\r\ndraining\n",
+            0,
+            true,
+        );
+        assert!(
+            matches!(status, Err(AdminError::Status { status: 503, ref body, .. }) if body == "draining")
+        );
+    }
+
+    #[test]
+    fn nobody_listens() {
+        let path = std::env::temp_dir().join(format!("transom-nobody-{}", std::process::id()));
+        let error = get(&AdminAddress::Unix(path), "/health").unwrap_err();
+        assert!(error.to_string().starts_with("nobody listens at unix:/"));
+    }
+
+    #[test]
+    fn addresses() {
+        let tcp: AdminAddress = "127.0.0.1:9180".parse().expect("it is one");
+        assert_eq!(tcp.to_string(), "127.0.0.1:9180");
+        let unix: AdminAddress = "unix:/run/x".parse().expect("it is one");
+        assert_eq!(unix, AdminAddress::Unix("/run/x".into()));
+        for wrong in ["", "9180", "unix:", "http://127.0.0.1:9180"] {
+            assert!(wrong.parse::<AdminAddress>().is_err(), "{wrong}");
+        }
+    }
+}
