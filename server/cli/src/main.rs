@@ -1,5 +1,7 @@
 //! `transom`: what can be done without an application.
 
+mod load;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -47,6 +49,16 @@ enum Action {
         #[command(flatten)]
         settings: Box<Settings>,
     },
+    /// Try to break a server's memory limits: load it with ordinary and with hungry requests, and compare
+    ///
+    /// Requests are sent when they are due, whatever the server does (open loop), and latencies count from when they were
+    /// due. Ordinary requests are sent without and with the hungry ones, in turn; then the largest request that fits is
+    /// looked for. Exit status 1: the bound was passed, or an ordinary request suffered. 2: it could not be run.
+    #[command(after_help = load::EXAMPLES)]
+    Load {
+        #[command(flatten)]
+        settings: Box<load::LoadSettings>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,6 +71,7 @@ fn main() -> ExitCode {
         }
         Action::Check { file } => transom::check_file(&file),
         Action::Bound { settings } => bound(&settings),
+        Action::Load { settings } => load::run(&settings),
     }
 }
 
