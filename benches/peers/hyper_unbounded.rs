@@ -1,7 +1,8 @@
 //! A server without bounds, as most are: hyper and tokio, with as much memory for a request as it asks for.
 //!
-//! `GET /N` allocates N KiB and fills them, as `oom` does: the counter-example for `transom load`. Nothing here is slow or
-//! wrong; nobody has decided how much there may be. `peer-hyper --listen ADDRESS:PORT`
+//! `GET /N` allocates N KiB and fills them, `GET /hold/N/MS` keeps them for a while, as `oom` does: the counter-example for
+//! `transom load`. Nothing here is slow or wrong; nobody has decided how much there may be.
+//! `peer-hyper --listen ADDRESS:PORT`
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -11,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 fn main() -> ExitCode {
@@ -22,7 +24,7 @@ fn main() -> ExitCode {
         return usage();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_io()
+        .enable_all()
         .build();
     match runtime.and_then(|runtime| runtime.block_on(serve(address))) {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,19 +58,27 @@ async fn serve(address: &str) -> std::io::Result<()> {
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let kib = request
-        .uri()
-        .path()
-        .trim_start_matches('/')
-        .parse::<usize>();
-    let Some(bytes) = kib.ok().and_then(|kib| kib.checked_mul(1024)) else {
-        let mut response = Response::new(Full::from("not a number of KiB\n"));
+    let Some((bytes, hold)) = asked(request.uri().path()) else {
+        let mut response = Response::new(Full::from("/KIB or /hold/KIB/MS\n"));
         *response.status_mut() = StatusCode::NOT_FOUND;
         return Ok(response);
     };
     let block = black_box(vec![7u8; bytes]);
+    if !hold.is_zero() {
+        tokio::time::sleep(hold).await;
+    }
     Ok(Response::new(Full::from(format!(
         "{} bytes\n",
         block.len()
     ))))
+}
+
+/// Bytes, and how long to keep them.
+fn asked(path: &str) -> Option<(usize, Duration)> {
+    let (kib, ms) = match path.strip_prefix("/hold/") {
+        Some(rest) => rest.split_once('/')?,
+        None => (path.strip_prefix('/')?, "0"),
+    };
+    let bytes = kib.parse::<usize>().ok()?.checked_mul(1024)?;
+    Some((bytes, Duration::from_millis(ms.parse().ok()?)))
 }

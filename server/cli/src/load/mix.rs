@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// How far from 100 % the shares may add up to.
-const SHARES_TOLERANCE: f64 = 0.01;
+const SHARES_TOLERANCE: f64 = 0.05;
 
 /// The most kinds of requests in a mix: each has histograms of its own.
 pub const ENTRIES_MAX: usize = 16;

@@ -171,12 +171,10 @@ fn latency(curves: &[Curve]) -> Option<Plot> {
     let most = all().map(|(_, us)| *us).reduce(f64::max)?.max(least * 10.0);
     let tail = |part: f64| -(1.0 - part).max(1e-9).log10();
     let furthest = all().map(|(part, _)| tail(*part)).fold(1.0, f64::max);
-    let names = ["best", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"];
-    let mut ticks: Vec<_> = (names.iter().zip(0..))
-        .map(|(name, n)| (f64::from(n), (*name).to_owned()))
-        .filter(|(at, _)| *at <= furthest)
-        .collect();
-    ticks.insert(1, (tail(0.5), "50 %".to_owned()));
+    let parts = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999_999];
+    // A curve ends a little before the last part for which there are enough requests.
+    let shown = parts.iter().filter(|part| tail(**part) < furthest + 0.01);
+    let ticks = shown.map(|part| (tail(*part), format!("{} %", (part * 1e8).round() / 1e6)));
     let (low, high) = (least.log10().floor(), most.log10().ceil());
     let decades = (low as i32)..=(high as i32);
     let lines = curves.iter().enumerate().map(|(n, curve)| Line {
@@ -192,9 +190,9 @@ fn latency(curves: &[Curve]) -> Option<Plot> {
     Some(Plot {
         label: "Latency by class, as percentile curves".to_owned(),
         x: Axis {
-            least: 0.0,
+            least: tail(0.5),
             most: furthest,
-            ticks,
+            ticks: ticks.collect(),
             name: "of the requests were no slower",
         },
         y: Axis {
@@ -298,150 +296,166 @@ fn from_zero(most: f64, unit: &str) -> Axis {
     }
 }
 
+/// Where a plot's places are in its view box.
+#[derive(Debug, Clone, Copy)]
+struct Frame<'p> {
+    x: &'p Axis,
+    y: &'p Axis,
+    /// Below the legend.
+    top: f64,
+}
+
+impl Frame<'_> {
+    const FLOOR: f64 = HEIGHT - BOTTOM;
+
+    fn across(&self, at: f64) -> f64 {
+        LEFT + (at - self.x.least) / (self.x.most - self.x.least) * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn up(&self, at: f64) -> f64 {
+        let part = (at - self.y.least) / (self.y.most - self.y.least);
+        Self::FLOOR - part.clamp(0.0, 1.0) * (Self::FLOOR - self.top)
+    }
+
+    /// What a path's `d` says for these points.
+    fn path(&self, points: impl Iterator<Item = (f64, f64)>) -> String {
+        let mut path = String::new();
+        for (n, (x, y)) in points.enumerate() {
+            let step = if n == 0 { 'M' } else { 'L' };
+            let _ = write!(path, "{step}{:.1} {:.1}", self.across(x), self.up(y));
+        }
+        path
+    }
+}
+
 impl Plot {
     fn svg(&self) -> String {
-        let legend: Vec<(&str, usize, bool)> = (self
-            .areas
-            .iter()
-            .map(|area| (area.name.as_str(), area.colour, true)))
-        .chain(
-            self.lines
-                .iter()
-                .map(|line| (line.name.as_str(), line.colour, false)),
-        )
-        .collect();
         let mut out = format!(
             "<svg class=\"plot\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
              aria-label=\"{}\">",
             escape(&self.label)
         );
+        let last_row = self.legend(&mut out);
+        let frame = Frame {
+            x: &self.x,
+            y: &self.y,
+            top: last_row + 14.0,
+        };
+        self.bands(frame, &mut out);
+        self.grid(frame, &mut out);
+        for area in &self.areas {
+            let upper = area.points.iter().map(|(at, _, high)| (*at, *high));
+            let lower = area.points.iter().rev().map(|(at, low, _)| (*at, *low));
+            let path = frame.path(upper.chain(lower));
+            let _ = write!(out, "<path class=\"area f{}\" d=\"{path}Z\"/>", area.colour);
+        }
+        for line in &self.lines {
+            let path = frame.path(line.points.iter().copied());
+            let _ = write!(out, "<path class=\"{}\" d=\"{path}\"/>", line.class());
+        }
+        out.push_str("</svg>");
+        out
+    }
+
+    /// Writes the names of what is shown; where their last row is.
+    fn legend(&self, out: &mut String) -> f64 {
         let (mut x, mut row) = (LEFT, FIRST_ROW);
-        let mut names = String::new();
-        for (name, colour, filled) in legend {
-            let width = 26.0 + name.chars().count() as f64 * LETTER + 12.0;
+        let mut entry = |name: &str, swatch: &dyn Fn(f64, f64) -> String| {
+            let width = 38.0 + name.chars().count() as f64 * LETTER;
             if x + width > WIDTH && x > LEFT {
                 (x, row) = (LEFT, row + ROW);
             }
-            let _ = match filled {
-                true => write!(
-                    names,
-                    "<rect class=\"f{colour}\" x=\"{x}\" y=\"{}\" width=\"18\" height=\"11\"/>",
-                    row - 10.0
-                ),
-                false => write!(
-                    names,
-                    "<path class=\"line s{colour}\" d=\"M{x} {0}h18\"/>",
-                    row - 4.0
-                ),
-            };
-            let _ = write!(
-                names,
-                "<text class=\"name\" x=\"{}\" y=\"{row}\">{}</text>",
-                x + 24.0,
-                escape(name)
-            );
-            x += width;
-        }
-        let top = row + 14.0;
-        let across = |at: f64| {
-            LEFT + (at - self.x.least) / (self.x.most - self.x.least) * (WIDTH - LEFT - RIGHT)
-        };
-        let up = |at: f64| {
-            let part = (at - self.y.least) / (self.y.most - self.y.least);
-            HEIGHT - BOTTOM - part.clamp(0.0, 1.0) * (HEIGHT - BOTTOM - top)
-        };
-        for (from, to, name) in &self.bands {
-            let (from, to) = (across(*from), across(*to));
+            let (swatch, text) = (swatch(x, row), x + 24.0);
+            let name = escape(name);
             let _ = write!(
                 out,
-                "<rect class=\"band\" x=\"{from:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{:.1}\"><title>{}</title></rect>",
-                to - from,
-                HEIGHT - BOTTOM - top,
-                escape(name)
+                "{swatch}<text class=\"name\" x=\"{text}\" y=\"{row}\">{name}</text>"
             );
-            if to - from > name.chars().count() as f64 * LETTER + 4.0 {
-                let (x, y) = (f64::midpoint(from, to), HEIGHT - BOTTOM - 7.0);
+            x += width;
+        };
+        for area in &self.areas {
+            entry(&area.name, &|x, y| {
+                let (colour, y) = (area.colour, y - 10.0);
+                format!(
+                    "<rect class=\"area f{colour}\" x=\"{x}\" y=\"{y}\" width=\"18\" height=\"11\"/>"
+                )
+            });
+        }
+        for line in &self.lines {
+            entry(&line.name, &|x, y| {
+                format!(
+                    "<path class=\"{}\" d=\"M{x} {}h18\"/>",
+                    line.class(),
+                    y - 4.0
+                )
+            });
+        }
+        row
+    }
+
+    fn bands(&self, frame: Frame, out: &mut String) {
+        for (from, to, name) in &self.bands {
+            let (from, to) = (frame.across(*from), frame.across(*to));
+            let (name_width, name) = (name.chars().count() as f64 * LETTER, escape(name));
+            let (top, width, height) = (frame.top, to - from, Frame::FLOOR - frame.top);
+            let _ = write!(
+                out,
+                "<rect class=\"band\" x=\"{from:.1}\" y=\"{top}\" width=\"{width:.1}\" height=\"{height}\">\
+                 <title>{name}</title></rect>"
+            );
+            if width > name_width + 4.0 {
+                let (x, y) = (f64::midpoint(from, to), Frame::FLOOR - 7.0);
                 let _ = write!(
                     out,
-                    "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{}</text>",
-                    escape(name)
+                    "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{name}</text>"
                 );
             }
         }
+    }
+
+    fn grid(&self, frame: Frame, out: &mut String) {
         for (at, name) in &self.y.ticks {
-            let y = up(*at);
+            let (y, right, name) = (frame.up(*at), WIDTH - RIGHT, escape(name));
+            let (text_x, text_y) = (LEFT - 6.0, y + 4.5);
             let _ = write!(
                 out,
-                "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{}\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                WIDTH - RIGHT,
-                LEFT - 6.0,
-                y + 4.5,
-                escape(name)
+                "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/>\
+                 <text x=\"{text_x}\" y=\"{text_y:.1}\" text-anchor=\"end\">{name}</text>"
             );
         }
         let mut free_from = f64::NEG_INFINITY;
         for (at, name) in &self.x.ticks {
-            let x = across(*at);
+            let x = frame.across(*at);
             let half = name.chars().count() as f64 * LETTER / 2.0;
             // A name that would run into the one before it is left out.
             if x - half < free_from {
                 continue;
             }
             free_from = x + half + 4.0;
-            let anchor = if x + half > WIDTH { "end" } else { "middle" };
-            let x_text = if x + half > WIDTH { WIDTH - 2.0 } else { x };
+            let (text_x, anchor) = match x + half > WIDTH {
+                true => (WIDTH - 2.0, "end"),
+                false => (x, "middle"),
+            };
+            let (top, foot, text_y) = (frame.top, Frame::FLOOR + 4.0, Frame::FLOOR + 19.0);
+            let name = escape(name);
             let _ = write!(
                 out,
-                "<path class=\"grid\" d=\"M{x:.1} {:.1}V{}\"/><text x=\"{x_text:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>",
-                top,
-                HEIGHT - BOTTOM + 4.0,
-                HEIGHT - BOTTOM + 19.0,
-                escape(name)
+                "<path class=\"grid\" d=\"M{x:.1} {top}V{foot}\"/>\
+                 <text x=\"{text_x:.1}\" y=\"{text_y}\" text-anchor=\"{anchor}\">{name}</text>"
             );
         }
+        let (x, y, name) = (WIDTH - RIGHT, HEIGHT - 8.0, self.x.name);
         let _ = write!(
             out,
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
-            WIDTH - RIGHT,
-            HEIGHT - 8.0,
-            self.x.name
+            "<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{name}</text>"
         );
-        for area in &self.areas {
-            let mut path = String::new();
-            let upper = area.points.iter().map(|(at, _, high)| (*at, *high));
-            let lower = area.points.iter().rev().map(|(at, low, _)| (*at, *low));
-            for (n, (at, edge)) in upper.chain(lower).enumerate() {
-                let _ = write!(
-                    path,
-                    "{}{:.1} {:.1}",
-                    if n == 0 { 'M' } else { 'L' },
-                    across(at),
-                    up(edge)
-                );
-            }
-            let _ = write!(out, "<path class=\"area f{}\" d=\"{path}Z\"/>", area.colour);
-        }
-        for line in &self.lines {
-            let mut path = String::new();
-            for (n, (x, y)) in line.points.iter().enumerate() {
-                let _ = write!(
-                    path,
-                    "{}{:.1} {:.1}",
-                    if n == 0 { 'M' } else { 'L' },
-                    across(*x),
-                    up(*y)
-                );
-            }
-            let dashed = if line.dashed { " dashed" } else { "" };
-            let _ = write!(
-                out,
-                "<path class=\"line s{}{dashed}\" d=\"{path}\"/>",
-                line.colour
-            );
-        }
-        out.push_str(&names);
-        out.push_str("</svg>");
-        out
+    }
+}
+
+impl Line {
+    fn class(&self) -> String {
+        let dashed = if self.dashed { " dashed" } else { "" };
+        format!("line s{}{dashed}", self.colour)
     }
 }
 
