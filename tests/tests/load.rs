@@ -69,7 +69,7 @@ fn the_edge_of_oom_is_found_to_the_kib_and_nobody_suffers() {
     let report = json(&figures);
     assert_eq!(report["fine"], true);
     let edge = &report["edges"][0];
-    assert_eq!(edge["found"], "edge", "{edge}");
+    assert_eq!(edge["found"], "between", "{edge}");
     assert_eq!(
         (&edge["status"], &edge["exhausted"]),
         (&Value::from(500), &Value::from(true))

@@ -21,7 +21,7 @@ const TRIES: usize = 5;
 #[serde(rename_all = "kebab-case", tag = "found")]
 pub enum Edge {
     /// Between two sizes.
-    Edge {
+    Between {
         /// The largest size that fits.
         fits: u64,
         /// The next one's status.
@@ -74,12 +74,12 @@ pub fn find(
         ask(size)
     };
     match bisect(range, &mut asked) {
-        Ok(Edge::Edge {
+        Ok(Edge::Between {
             fits,
             status,
             exhausted,
             ..
-        }) => Edge::Edge {
+        }) => Edge::Between {
             fits,
             status,
             exhausted,
@@ -125,7 +125,7 @@ fn bisect(
             ));
         }
     }
-    Ok(Edge::Edge {
+    Ok(Edge::Between {
         fits,
         status: refusal.status,
         exhausted: refusal.exhausted,
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn every_edge_is_found() {
         for edge in 100..2000 {
-            let Edge::Edge {
+            let Edge::Between {
                 fits,
                 status,
                 exhausted,

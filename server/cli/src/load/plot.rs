@@ -227,7 +227,8 @@ fn buckets(report: &Report) -> Option<Plot> {
         .iter()
         .map(|(_, buckets)| buckets.total())
         .fold(1.0, f64::max);
-    let states: [(&str, usize, fn(&Buckets) -> f64); 5] = [
+    type State = (&'static str, usize, fn(&Buckets) -> f64);
+    let states: [State; 5] = [
         ("busy", 0, |buckets| buckets.busy),
         ("pinned", 3, |buckets| buckets.pinned),
         ("parked", 1, |buckets| buckets.parked),

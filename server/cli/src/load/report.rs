@@ -362,7 +362,7 @@ impl Report {
                 wrong.push(format!("{lost} of {} got no answer at all", kind.request));
             }
             let edge = self.edges.iter().find(|edge| edge.request == kind.request);
-            if let Some(Edge::Edge { fits, .. }) = edge.map(|edge| &edge.edge)
+            if let Some(Edge::Between { fits, .. }) = edge.map(|edge| &edge.edge)
                 && let Some(size) = kind.smallest_failed
                 && size <= *fits
             {
@@ -575,7 +575,7 @@ mod tests {
             }],
             edges: vec![EdgeReport {
                 request: "GET /{1..9}".to_owned(),
-                edge: Edge::Edge {
+                edge: Edge::Between {
                     fits: 4,
                     status: 500,
                     exhausted: true,
@@ -634,7 +634,7 @@ mod tests {
         assert!(wrong(NONE, |report| memory(report, 110_000_001)).contains("bound was passed"));
         let beside = |change: fn(&mut Side)| {
             wrong(NONE, |report| {
-                change(report.ordinary.beside.as_mut().expect("it is there"))
+                change(report.ordinary.beside.as_mut().expect("it is there"));
             })
         };
         assert!(

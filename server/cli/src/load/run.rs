@@ -11,7 +11,7 @@ use super::report::{
 use super::schedule::{Random, Schedule, Shape};
 use super::settings::{LoadSettings, Rate};
 use super::tally::{Latencies, Tally};
-use super::target::{PidSetting, Started, who_listens_on};
+use super::target::{PidSetting, Started, Url, who_listens_on};
 use super::watch::{Figures, Memory, Seen, Subject, Watch};
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
@@ -37,11 +37,7 @@ struct Target {
 
 impl Target {
     fn new(settings: &LoadSettings) -> Result<Self, String> {
-        let given = settings
-            .target
-            .as_ref()
-            .map(|url| url.resolve())
-            .transpose()?;
+        let given = settings.target.as_ref().map(Url::resolve).transpose()?;
         let mut started = None;
         let mut said = Default::default();
         if !settings.command.is_empty() {

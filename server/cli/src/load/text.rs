@@ -138,7 +138,7 @@ fn memory(memory: &MemoryReport, line: &mut impl FnMut(&str, String)) {
 /// Where an edge lies, in a sentence.
 pub fn edge(edge: &Edge) -> String {
     match edge {
-        Edge::Edge {
+        Edge::Between {
             fits,
             status,
             exhausted,

@@ -35,10 +35,11 @@ pub fn count(count: u64) -> String {
     grouped
 }
 
-/// From one figure to another, in per cent of the first: `+0.02 %`.
+/// From one figure to another, in per cent of the first: `+0.02 %`, and `35.9×` from its double on.
 pub fn change(from: u64, to: u64) -> String {
     match from {
         0 => "from nothing".to_owned(),
+        from if to / 2 >= from => format!("{:.1}×", to as f64 / from as f64),
         from => format!("{:+.2} %", (to as f64 / from as f64 - 1.0) * 100.0),
     }
 }
@@ -60,5 +61,7 @@ mod tests {
         assert_eq!(count(123_456), "123,456");
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(change(10_000, 10_002), "+0.02 %");
+        assert_eq!(change(10_000, 9_000), "-10.00 %");
+        assert_eq!(change(10, 359), "35.9×");
     }
 }
