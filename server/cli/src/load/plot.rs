@@ -184,6 +184,7 @@ fn latency(curves: &[Curve]) -> Option<Plot> {
         points: curve
             .points
             .iter()
+            .filter(|(part, _)| *part >= 0.5)
             .map(|(part, us)| (tail(*part), us.max(1.0).log10()))
             .collect(),
     });
