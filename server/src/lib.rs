@@ -44,4 +44,5 @@ pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
 pub use settings::{
     AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,
     ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
+    parse_duration,
 };

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Lines of standard error that are kept: a million requests can write as many.
 const LINES_MAX: usize = 10_000;
@@ -86,6 +86,13 @@ impl Launch {
         self.portless |=
             portless.iter().any(|flag| flags.contains(flag)) && !flags.contains("127.0.0.1:");
         self.command.args(flags.split_whitespace());
+        self
+    }
+
+    /// Adds words as they are, spaces and all.
+    #[must_use]
+    pub fn words<'w>(mut self, words: impl IntoIterator<Item = &'w str>) -> Self {
+        self.command.args(words);
         self
     }
 
@@ -196,10 +203,19 @@ impl Launch {
     /// # Panics
     /// If it has not ended within [`PATIENCE`].
     #[must_use]
-    pub fn run(mut self) -> Ended {
+    pub fn run(self) -> Ended {
+        self.run_within(PATIENCE)
+    }
+
+    /// The same with another patience, for what takes its time.
+    ///
+    /// # Panics
+    /// If it has not ended by then.
+    #[must_use]
+    pub fn run_within(mut self, patience: Duration) -> Ended {
         let mut child = self.command.spawn().expect("the binary can be started");
         // A pipe holds 64 KiB, and nothing that ends by itself says as much.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         let status = loop {
             if let Some(status) = child.try_wait().expect("it is ours to wait for") {
                 break status;
@@ -209,7 +225,7 @@ impl Launch {
                 let _ = child.wait();
                 panic!("{:?} did not end", self.command);
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         };
         let mut stdout = String::new();
         let mut stderr = String::new();

@@ -1,6 +1,7 @@
 //! `transom`: what can be done without an application.
 
 mod admin_client;
+mod load;
 mod plan;
 mod snapshot;
 mod top;
@@ -63,6 +64,16 @@ enum Action {
     /// Asks the address that the server was given with --admin. Keys: q quits; b, x, r and e hide and show the buckets,
     /// the exhausted requests, the routes and the memory equation.
     Top(top::Top),
+    /// Try to break a server's memory limits: load it with ordinary and with hungry requests, and compare
+    ///
+    /// Requests are sent when they are due, whatever the server does (open loop), and latencies count from when they were
+    /// due. Ordinary requests are sent without and with the hungry ones, in turn; then the largest request that fits is
+    /// looked for. Exit status 1: the bound was passed, or an ordinary request suffered. 2: it could not be run.
+    #[command(after_help = load::EXAMPLES)]
+    Load {
+        #[command(flatten)]
+        settings: Box<load::LoadSettings>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -80,6 +91,7 @@ fn main() -> ExitCode {
             plan::run(&flags, line)
         }
         Action::Top(top) => top::run(&top),
+        Action::Load { settings } => load::run(&settings),
     }
 }
 

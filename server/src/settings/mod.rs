@@ -13,6 +13,7 @@ pub use application::{ApplicationSettings, ChannelSettings, OnExhaustion, WipeSe
 pub use door::DoorSettings;
 pub use file::ForwardSettings;
 pub use front::{AccessLogSetting, ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
+pub use values::parse_duration;
 
 use crate::listen::ListenAddress;
 use clap::Args;

@@ -5,7 +5,10 @@ use std::io;
 use std::time::Duration;
 
 /// Reads `250ms`, `10s`, `2m`, `1h` or `0`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// What is wrong with the text, and how times are written.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
