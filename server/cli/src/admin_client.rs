@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,11 +14,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is read. A snapshot of 16,384 buckets has about 400 KB.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// Where a server's `--admin` listens: `127.0.0.1:9180`, or `unix:` and a path.
+/// Where a server's `--admin` listens: `127.0.0.1:9180`, also as `http://127.0.0.1:9180/`, or `unix:` and a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// An address and a port.
-    Tcp(SocketAddr),
+    /// `HOST:PORT`, a name or an address.
+    Tcp(String),
     /// The path of a Unix socket.
     Unix(PathBuf),
 }
@@ -28,11 +28,20 @@ impl FromStr for AdminAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
-            Some("") => Err("the path after `unix:` is missing".to_owned()),
-            Some(path) => Ok(AdminAddress::Unix(path.into())),
-            None => text.parse().map(AdminAddress::Tcp).map_err(|_| {
-                "neither an address and a port (127.0.0.1:9180) nor `unix:` and a path".to_owned()
-            }),
+            Some("") => return Err("the path after `unix:` is missing".to_owned()),
+            Some(path) => return Ok(AdminAddress::Unix(path.into())),
+            None => {}
+        }
+        let host = text.strip_prefix("http://").unwrap_or(text);
+        let host = host.strip_suffix('/').unwrap_or(host);
+        match host.rsplit_once(':') {
+            Some((name, port)) if !name.is_empty() && !name.contains('/') && port.parse::<u16>().is_ok() => {
+                Ok(AdminAddress::Tcp(host.to_owned()))
+            }
+            _ => Err(
+                "neither an address and a port (127.0.0.1:9180, http://127.0.0.1:9180) nor `unix:` and a path"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -40,7 +49,7 @@ impl FromStr for AdminAddress {
 impl fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AdminAddress::Tcp(address) => address.fmt(f),
+            AdminAddress::Tcp(host) => host.fmt(f),
             AdminAddress::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -123,10 +132,19 @@ impl Wire for UnixStream {
 }
 
 fn connect(address: &AdminAddress) -> io::Result<Box<dyn Wire>> {
-    Ok(match address {
-        AdminAddress::Tcp(address) => Box::new(TcpStream::connect_timeout(address, PATIENCE)?),
-        AdminAddress::Unix(path) => Box::new(UnixStream::connect(path)?),
-    })
+    let host = match address {
+        AdminAddress::Tcp(host) => host,
+        AdminAddress::Unix(path) => return Ok(Box::new(UnixStream::connect(path)?)),
+    };
+    // A name may have an address of each family, and a server only one of them.
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in host.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return Ok(Box::new(stream)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Why what came is no answer.
@@ -280,7 +298,7 @@ mod tests {
     /// What `get` makes of these bytes, sent in two parts, by a peer that then ends the connection or keeps it.
     fn answered(bytes: &'static [u8], split: usize, ends: bool) -> Result<String, AdminError> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = AdminAddress::Tcp(listener.local_addr().expect("it is bound"));
+        let address = AdminAddress::Tcp(listener.local_addr().expect("it is bound").to_string());
         let peer = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("somebody connects");
             let mut request = Vec::new();
@@ -309,6 +327,26 @@ mod tests {
             assert_eq!(answered(chunked, split, false).expect("whole"), "ok\n");
         }
         assert_eq!(answered(close, 5, true).expect("whole"), "ok\n");
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port_or_a_path() {
+        let parse = |text: &str| text.parse::<AdminAddress>();
+        let host = Ok(AdminAddress::Tcp("127.0.0.1:9180".to_owned()));
+        assert_eq!(parse("127.0.0.1:9180"), host);
+        assert_eq!(parse("http://127.0.0.1:9180/"), host);
+        let path = Ok(AdminAddress::Unix("/run/a.sock".into()));
+        assert_eq!(parse("unix:/run/a.sock"), path);
+        for wrong in [
+            "",
+            "unix:",
+            "http://a",
+            "http://a:1/metrics",
+            "https://a:1",
+            ":80",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -58,8 +58,6 @@ pub struct Reader {
     to_head: bool,
     /// What has come of this answer at all: none of it means that the request may be sent again.
     begun: bool,
-    /// Where the body goes, and the most bytes of it; elsewhere it is only counted.
-    keep: Option<(Vec<u8>, usize)>,
 }
 
 const NOTHING: Answer = Answer {
@@ -70,7 +68,7 @@ const NOTHING: Answer = Answer {
 };
 
 impl Reader {
-    /// A reader that counts bodies.
+    /// A reader.
     pub fn new() -> Self {
         Reader {
             state: State::Idle,
@@ -78,15 +76,6 @@ impl Reader {
             answer: NOTHING,
             to_head: false,
             begun: false,
-            keep: None,
-        }
-    }
-
-    /// A reader that keeps bodies of up to `max` bytes.
-    pub fn keeping(max: usize) -> Self {
-        Reader {
-            keep: Some((Vec::new(), max)),
-            ..Self::new()
         }
     }
 
@@ -97,19 +86,11 @@ impl Reader {
         self.answer = NOTHING;
         self.to_head = to_head;
         self.begun = false;
-        if let Some((body, _)) = &mut self.keep {
-            body.clear();
-        }
     }
 
     /// Whether a byte of the expected answer has come.
     pub fn has_begun(&self) -> bool {
         self.begun
-    }
-
-    /// The body that was kept.
-    pub fn into_body(self) -> Vec<u8> {
-        self.keep.map(|(body, _)| body).unwrap_or_default()
     }
 
     /// Takes the next bytes. `Some` when the answer is whole.
@@ -126,12 +107,12 @@ impl Reader {
                 }
                 State::Counted(left) => {
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                    self.body(&bytes[..len])?;
+                    self.body(&bytes[..len]);
                     bytes = &bytes[len..];
                     self.state = State::Counted(left - len as u64);
                 }
                 State::ToTheEnd => {
-                    self.body(bytes)?;
+                    self.body(bytes);
                     bytes = &[];
                 }
                 State::ChunkSize => {
@@ -148,7 +129,7 @@ impl Reader {
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     let data = usize::try_from(left.saturating_sub(2)).unwrap_or(usize::MAX);
                     let data = data.min(len);
-                    self.body(&bytes[..data])?;
+                    self.body(&bytes[..data]);
                     // Of the two bytes after the data, the first is a CR and the second an LF.
                     for (n, &byte) in bytes[data..len].iter().enumerate() {
                         let to_come = left - data as u64 - n as u64;
@@ -188,15 +169,8 @@ impl Reader {
         whole.then_some(self.answer)
     }
 
-    fn body(&mut self, bytes: &[u8]) -> Result<(), Garbled> {
+    fn body(&mut self, bytes: &[u8]) {
         self.answer.body += bytes.len() as u64;
-        if let Some((body, max)) = &mut self.keep {
-            if body.len() + bytes.len() > *max {
-                return Err(Garbled("a body that is longer than expected"));
-            }
-            body.extend_from_slice(bytes);
-        }
-        Ok(())
     }
 
     /// The next line without its end, if it is there; the bytes after it.
@@ -312,13 +286,13 @@ mod tests {
     use super::*;
 
     fn reader(to_head: bool) -> Reader {
-        let mut reader = Reader::keeping(1 << 20);
+        let mut reader = Reader::new();
         reader.expect(to_head);
         reader
     }
 
     /// Every answer here is read alike whole, cut in two at every byte, and byte by byte.
-    fn check(text: &str, to_head: bool, expected: Answer, body: &str) {
+    fn check(text: &str, to_head: bool, expected: Answer) {
         let bytes = text.as_bytes();
         for cut in 0..=bytes.len() {
             let mut reader = reader(to_head);
@@ -333,7 +307,6 @@ mod tests {
             } else {
                 assert_eq!(first, Ok(Some(expected)), "{text:?}");
             }
-            assert_eq!(reader.into_body(), body.as_bytes(), "{text:?} cut at {cut}");
         }
         let mut reader = reader(to_head);
         let (last, others) = bytes.split_last().expect("not empty");
@@ -355,30 +328,19 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             false,
             five,
-            "hello",
         );
-        check(
-            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
-            true,
-            GOOD,
-            "",
-        );
-        check(
-            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-            false,
-            GOOD,
-            "",
-        );
+        check("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true, GOOD);
+        check("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, GOOD);
         let empty = Answer {
             status: 204,
             ..GOOD
         };
-        check("HTTP/1.1 204 No Content\r\n\r\n", false, empty, "");
+        check("HTTP/1.1 204 No Content\r\n\r\n", false, empty);
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
                        3\r\nhel\r\n2;a=b\r\nlo\r\n0\r\nTrailer: x\r\n\r\n";
-        check(chunked, false, five, "hello");
+        check(chunked, false, five);
         let interim = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-        check(interim, false, five, "hello");
+        check(interim, false, five);
         let exhausted = Answer {
             status: 500,
             body: 1,
@@ -387,7 +349,7 @@ mod tests {
         };
         let text = "HTTP/1.1 500 Internal Server Error\r\ntransom-diagnostic: bucket-exhausted\r\n\
                     Connection: close\r\nContent-Length: 1\r\n\r\nx";
-        check(text, false, exhausted, "x");
+        check(text, false, exhausted);
     }
 
     #[test]

@@ -1,115 +1,14 @@
 //! A server's own figures, as docs/metrics.md names them: fetched over HTTP, in Prometheus's text format.
 
-use super::answer::Reader;
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
+use crate::admin_client::{AdminAddress, get};
 
-/// The most bytes of figures that are read.
-const TEXT_MAX: usize = 8 << 20;
-
-/// How long one look may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Where a server's `/metrics` are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Admin {
-    /// `HOST:PORT`.
-    Tcp(String),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl FromStr for Admin {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path.is_empty() {
-                true => Err("unix: has no path after it".to_owned()),
-                false => Ok(Admin::Unix(path.into())),
-            };
-        }
-        let rest = text.strip_prefix("http://").unwrap_or(text);
-        let host = rest.strip_suffix('/').unwrap_or(rest);
-        let port = host
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() || host.contains('/') {
-            return Err(format!(
-                "{text:?} is not where metrics are: write http://HOST:PORT or unix:PATH, without /metrics"
-            ));
-        }
-        Ok(Admin::Tcp(host.to_owned()))
-    }
-}
-
-impl Admin {
-    /// Looks at `/metrics` now.
-    ///
-    /// # Errors
-    /// Why there are none.
-    pub fn fetch(&self) -> Result<Metrics, String> {
-        let text = match self {
-            Admin::Tcp(host) => {
-                let error = |error: std::io::Error| format!("http://{host}/metrics: {error}");
-                let mut addresses = host.to_socket_addrs().map_err(error)?;
-                let address = addresses
-                    .next()
-                    .ok_or_else(|| format!("{host} has no address"))?;
-                let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(error)?;
-                let (read, write) = (
-                    stream.set_read_timeout(Some(PATIENCE)),
-                    stream.set_write_timeout(Some(PATIENCE)),
-                );
-                read.and(write).map_err(error)?;
-                get(stream, host)
-            }
-            Admin::Unix(path) => {
-                let error = |error: std::io::Error| format!("{}: {error}", path.display());
-                let stream = UnixStream::connect(path).map_err(error)?;
-                let (read, write) = (
-                    stream.set_read_timeout(Some(PATIENCE)),
-                    stream.set_write_timeout(Some(PATIENCE)),
-                );
-                read.and(write).map_err(error)?;
-                get(stream, "localhost")
-            }
-        };
-        let text = text.map_err(|why| format!("/metrics: {why}"))?;
-        Ok(Metrics::parse(&text))
-    }
-}
-
-fn get(mut stream: impl Read + Write, host: &str) -> Result<String, String> {
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .map_err(|error| error.to_string())?;
-    let mut reader = Reader::keeping(TEXT_MAX);
-    reader.expect(false);
-    let mut buffer = [0; 16 << 10];
-    let answer = loop {
-        let len = stream
-            .read(&mut buffer)
-            .map_err(|error| error.to_string())?;
-        let whole = match len {
-            0 => Some(reader.end().ok_or("cut off")?),
-            _ => reader
-                .feed(&buffer[..len])
-                .map_err(|error| error.to_string())?,
-        };
-        if let Some(answer) = whole {
-            break answer;
-        }
-    };
-    if answer.status != 200 {
-        return Err(format!("status {}", answer.status));
-    }
-    Ok(String::from_utf8_lossy(&reader.into_body()).into_owned())
+/// Looks at a server's `/metrics` now.
+///
+/// # Errors
+/// Why there are none.
+pub fn fetch(admin: &AdminAddress) -> Result<Metrics, String> {
+    let text = get(admin, "/metrics").map_err(|error| error.to_string())?;
+    Ok(Metrics::parse(&text))
 }
 
 /// All figures at one moment.
@@ -199,6 +98,7 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
 
@@ -250,28 +150,12 @@ mod tests {
                 stream.write_all(answer.as_bytes()).expect("it reads");
             }
         });
-        let admin: Admin = format!("http://{address}").parse().expect("an address");
-        let metrics = admin.fetch().expect("they are there");
+        let admin: AdminAddress = format!("http://{address}").parse().expect("an address");
+        let metrics = fetch(&admin).expect("they are there");
         assert_eq!(metrics.total("transom_buckets"), Some(8.0));
-        let error = admin.fetch().expect_err("they are not");
+        let error = fetch(&admin).expect_err("they are not");
         assert!(error.contains("404"), "{error}");
         server.join().expect("it was asked twice");
-        assert!(admin.fetch().is_err(), "nobody is there");
-    }
-
-    #[test]
-    fn an_address_is_a_port_or_a_path() {
-        let parse = |text: &str| text.parse::<Admin>();
-        assert_eq!(
-            parse("127.0.0.1:9180"),
-            Ok(Admin::Tcp("127.0.0.1:9180".to_owned()))
-        );
-        assert_eq!(
-            parse("unix:/run/a.sock"),
-            Ok(Admin::Unix("/run/a.sock".into()))
-        );
-        for wrong in ["", "unix:", "http://a", "http://a:1/metrics", "https://a:1"] {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
+        assert!(fetch(&admin).is_err(), "nobody is there");
     }
 }

@@ -327,15 +327,6 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// The part of requests that find all servers busy, when they come as they please and do not wait; `offered` is how many
-/// would be busy on average if there were enough (Erlang's B).
-pub fn erlang_b(servers: u32, offered: f64) -> f64 {
-    (1..=servers).fold(1.0, |blocked, n| {
-        let next = offered * blocked;
-        next / (f64::from(n) + next)
-    })
-}
-
 /// What the operator does not put up with, beyond what is never well.
 #[derive(Debug, Clone, Copy)]
 pub struct Demands {
@@ -469,7 +460,7 @@ mod tests {
             (10, 5.0, 0.0184),
             (8, 0.0, 0.0),
         ] {
-            let found = erlang_b(servers, offered);
+            let found = crate::plan::erlang::erlang_b(servers, offered);
             assert!(
                 (found - blocked).abs() < 1e-4,
                 "{servers} {offered}: {found}"

@@ -2,17 +2,19 @@
 
 use super::edge::{self, Prober};
 use super::engine::{Engine, Limits, Outcome, Progress, Source};
-use super::metrics::Admin;
+use super::metrics;
 use super::mix::Entry;
 use super::report::{
     Comparison, Curve, Demands, EdgeReport, Generator, Kind, Load, MemoryReport, Phase, Prediction,
-    Quantiles, Ratio, Report, Server, Side, Unavailable, erlang_b,
+    Quantiles, Ratio, Report, Server, Side, Unavailable,
 };
 use super::schedule::{Random, Schedule, Shape};
 use super::settings::{LoadSettings, Rate};
 use super::tally::{Latencies, Tally};
 use super::target::{PidSetting, Started, Url, who_listens_on};
 use super::watch::{Figures, Memory, Seen, Subject, Watch};
+use crate::admin_client::AdminAddress;
+use crate::plan::erlang::erlang_b;
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -28,7 +30,7 @@ struct Target {
     address: SocketAddr,
     host: String,
     pids: Vec<i32>,
-    admin: Option<Admin>,
+    admin: Option<AdminAddress>,
     /// What it said of itself before it was loaded.
     figures: Figures,
     bound: Option<(u64, &'static str)>,
@@ -66,7 +68,7 @@ impl Target {
         let pids = pids(settings, started.as_ref(), address)?;
         let said_admin = said.admin.as_deref().and_then(|text| text.parse().ok());
         let mut admin = settings.admin.clone().or(said_admin);
-        let figures = match admin.as_ref().map(Admin::fetch) {
+        let figures = match admin.as_ref().map(metrics::fetch) {
             None => Figures::default(),
             Some(Ok(metrics)) => Figures::of(&metrics),
             Some(Err(why)) if settings.admin.is_some() => return Err(format!("--admin: {why}")),
@@ -105,7 +107,10 @@ impl Target {
 
     /// What it says of itself now.
     fn figures_now(&self) -> Figures {
-        let metrics = self.admin.as_ref().and_then(|admin| admin.fetch().ok());
+        let metrics = self
+            .admin
+            .as_ref()
+            .and_then(|admin| metrics::fetch(admin).ok());
         metrics.map_or(Figures::default(), |metrics| Figures::of(&metrics))
     }
 }

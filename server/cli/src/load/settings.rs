@@ -1,9 +1,9 @@
 //! The flags.
 
-use super::metrics::Admin;
 use super::mix::{self, Entry};
 use super::schedule::Arrivals;
 use super::target::{PidSetting, Url};
+use crate::admin_client::AdminAddress;
 use clap::Args;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -46,7 +46,7 @@ pub struct LoadSettings {
         value_name = "http://HOST:PORT|unix:PATH",
         help_heading = "Server"
     )]
-    pub admin: Option<Admin>,
+    pub admin: Option<AdminAddress>,
 
     /// The memory that the server should not pass, instead of what its metrics or its log say
     #[arg(long, value_name = "SIZE", help_heading = "Server")]

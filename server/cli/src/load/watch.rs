@@ -4,7 +4,8 @@
 //! walking the page tables of a large process is not free.
 
 use super::engine::Progress;
-use super::metrics::{Admin, Metrics};
+use super::metrics::{self, Metrics};
+use crate::admin_client::AdminAddress;
 use indicatif::{ProgressBar, ProgressStyle};
 use procfs::process::Process;
 use serde::Serialize;
@@ -244,7 +245,7 @@ pub struct Subject {
     /// Processes; none if memory is not to be looked at.
     pub pids: Vec<i32>,
     /// Where metrics are.
-    pub admin: Option<Admin>,
+    pub admin: Option<AdminAddress>,
     /// Time between two looks, at least.
     pub interval: Duration,
 }
@@ -315,7 +316,10 @@ fn run(subject: &Subject, began: Instant, progress: &Progress, shared: &(Mutex<S
             [] => None,
             ref pids => Memory::of(pids).map_err(|why| blind = Some(why)).ok(),
         };
-        let metrics = subject.admin.as_ref().and_then(|admin| admin.fetch().ok());
+        let metrics = subject
+            .admin
+            .as_ref()
+            .and_then(|admin| metrics::fetch(admin).ok());
         let look = Look {
             seconds: began.elapsed().as_secs_f64(),
             memory,

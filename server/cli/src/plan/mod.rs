@@ -5,7 +5,7 @@
 
 mod alternatives;
 mod choice;
-mod erlang;
+pub mod erlang;
 mod fetch;
 mod metrics;
 mod queue;
