@@ -126,7 +126,12 @@ impl Span {
         head.get(self.offset as usize..)?.get(..self.len as usize)
     }
 
-    fn text(self, head: &[u8]) -> Result<&str, FrameError> {
+    /// The part as text. `text` is the head as text, if it is: then that need not be asked for each part.
+    fn text<'h>(self, head: &'h [u8], text: Option<&'h str>) -> Result<&'h str, FrameError> {
+        let (from, len) = (self.offset as usize, self.len as usize);
+        if let Some(part) = text.and_then(|text| text.get(from..)?.get(..len)) {
+            return Ok(part);
+        }
         let bytes = self.slice(head).ok_or(FrameError::Part)?;
         str::from_utf8(bytes).map_err(|_| FrameError::Text)
     }
@@ -315,10 +320,11 @@ pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
         return Err(FrameError::Length);
     }
 
-    let method = Span::at(header, at::METHOD).text(head)?;
-    let target = Span::at(header, at::TARGET).text(head)?;
-    let query = Span::at(header, at::QUERY).text(head)?;
-    let host = Span::at(header, at::HOST).text(head)?;
+    let text = str::from_utf8(head).ok();
+    let method = Span::at(header, at::METHOD).text(head, text)?;
+    let target = Span::at(header, at::TARGET).text(head, text)?;
+    let query = Span::at(header, at::QUERY).text(head, text)?;
+    let host = Span::at(header, at::HOST).text(head, text)?;
     if !is_token(method.as_bytes()) || target.is_empty() {
         return Err(FrameError::Text);
     }

@@ -71,6 +71,27 @@ pub(super) const fn is_value(byte: u8) -> bool {
     CLASSES[byte as usize] & VALUE != 0
 }
 
+/// How many bytes at the beginning may stand in a field value.
+pub(super) fn value_len(bytes: &[u8]) -> usize {
+    // Eight at a time while none of them is a control byte or DEL: a tab, which may stand there, is looked at closer.
+    let (chunks, _) = bytes.as_chunks::<8>();
+    let plain = chunks.iter().take_while(|chunk| is_plain(**chunk)).count() * 8;
+    let rest = &bytes[plain..];
+    let bad = rest.iter().position(|&byte| !is_value(byte));
+    plain + bad.unwrap_or(rest.len())
+}
+
+/// Whether none of eight bytes is below a space, or DEL.
+const fn is_plain(chunk: [u8; 8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    let bytes = u64::from_ne_bytes(chunk);
+    // The highest bit of a byte is set where the byte is below (a borrow may set it above a byte for which that is so).
+    let controls = bytes.wrapping_sub(ONES * 0x20) & !bytes;
+    let del = bytes ^ (ONES * 0x7f);
+    let dels = del.wrapping_sub(ONES) & !del;
+    (controls | dels) & (ONES * 0x80) == 0
+}
+
 /// Whether `byte` may stand in a request target. `%` may, if two hexadecimal digits follow.
 pub(super) const fn is_target(byte: u8) -> bool {
     CLASSES[byte as usize] & TARGET != 0
@@ -186,6 +207,21 @@ mod tests {
                 format!("{value} {value:x}")
             );
         }
+    }
+
+    #[test]
+    fn eight_bytes_at_a_time_are_judged_as_one_by_one() {
+        for wrong in 0..=255_u8 {
+            for around in [b'a', b'\t', b' ', 0x7e, 0x80, 0xff] {
+                for at in 0..20 {
+                    let mut bytes = [around; 20];
+                    bytes[at] = wrong;
+                    let slowly = bytes.iter().position(|&byte| !is_value(byte));
+                    assert_eq!(value_len(&bytes), slowly.unwrap_or(20), "{bytes:?}");
+                }
+            }
+        }
+        assert_eq!(value_len(b""), 0);
     }
 
     #[test]

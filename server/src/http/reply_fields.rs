@@ -4,7 +4,7 @@
 //! been here: a name or value with a line end in it would be a second reply, written by whoever
 //! chose that value.
 
-use super::bytes::{decimal, is_token, is_value, trim_ows};
+use super::bytes::{decimal, is_token, trim_ows, value_len};
 
 /// What a valid block says that the front end must know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,11 +68,7 @@ pub fn validate_fields(block: &[u8]) -> Result<FieldFacts, FieldError> {
         if name.is_empty() {
             return Err(FieldError::Name);
         }
-        let value_len = after
-            .iter()
-            .position(|&byte| !is_value(byte))
-            .unwrap_or(after.len());
-        let (value, after) = after.split_at(value_len);
+        let (value, after) = after.split_at(value_len(after));
         let [b'\r', b'\n', after @ ..] = after else {
             return Err(FieldError::Value);
         };

@@ -98,11 +98,21 @@ pub(super) fn is_authority(value: &[u8]) -> bool {
         };
         is_ipv6(&rest[..end]) && is_port_part(&rest[end + 1..])
     } else {
-        let end = value
-            .iter()
-            .position(|&byte| byte == b':')
-            .unwrap_or(value.len());
-        end > 0 && is_registered_name(&value[..end]) && is_port_part(&value[end..])
+        // Nearly every host is done with in one look at each byte.
+        let plain = value.iter().position(|&byte| !is_reg_name(byte));
+        let end = match plain.map(|at| (at, value[at])) {
+            None => return !value.is_empty(),
+            Some((at, b':')) => at,
+            Some(_) => {
+                let colon = value.iter().position(|&byte| byte == b':');
+                let end = colon.unwrap_or(value.len());
+                if !is_registered_name(&value[..end]) {
+                    return false;
+                }
+                end
+            }
+        };
+        end > 0 && is_port_part(&value[end..])
     }
 }
 
