@@ -4,7 +4,7 @@ use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
 use crate::frame::{self, decode_connection, decode_datagram, decode_request, outcome};
 use crate::histogram::Histogram;
-use crate::meter::{Culprit, Meters, RouteMeter};
+use crate::meter::{Culprit, LinePace, Meters, RouteMeter};
 use crate::request::{Matched, Request};
 use crate::response::{Response, Status};
 use crate::router::Routes;
@@ -49,6 +49,7 @@ pub struct Application {
     door: OnceLock<Door>,
     counters: Counters,
     meters: Meters,
+    lines: LinePace,
 }
 
 /// Why an application cannot be served.
@@ -149,6 +150,7 @@ impl Application {
             door: OnceLock::new(),
             counters: Counters::default(),
             meters: Meters::new(service, arena_size),
+            lines: LinePace::default(),
         }))
     }
 
@@ -298,6 +300,10 @@ impl Application {
         if stack_remaining().is_some_and(|left| left < LOG_STACK) {
             return;
         }
+        let Some(unlogged) = self.lines.take(now_ns() / 1_000_000_000) else {
+            return;
+        };
+        let unlogged = Some(unlogged).filter(|&lines| lines > 0);
         let route = meter.route;
         match failed {
             Failed::Exhausted(exhaustion) => {
@@ -312,12 +318,13 @@ impl Application {
                     size,
                     raise = reason.flag(),
                     parked,
+                    unlogged,
                     "a request outgrew its bucket"
                 );
             }
             Failed::Panicked(note) => {
                 let frames = Frames(note.frames());
-                warn!(route, panic = note.message(), %frames, parked, "a handler panicked");
+                warn!(route, panic = note.message(), %frames, parked, unlogged, "a handler panicked");
             }
         }
     }

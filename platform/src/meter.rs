@@ -4,7 +4,7 @@
 use crate::histogram::{Histogram, Scale};
 use crate::service::Service;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use transom_arena::{Exhaustion, Reason};
 
@@ -13,6 +13,10 @@ const CALL_MOST_NS: u64 = 64_000_000_000;
 
 /// Culprits that are remembered.
 const CULPRITS: usize = 16;
+
+/// Lines about culprits in a second; the others are counted. Whoever may send requests could else fill disks, and a line
+/// costs more than the request that it is about.
+const LINES_MAX: u32 = 20;
 
 /// What is counted for one route.
 #[derive(Debug)]
@@ -58,6 +62,31 @@ pub struct Culprit {
     pub exhaustion: Exhaustion,
     /// Its bucket is lost until the process is replaced.
     pub parked: bool,
+}
+
+/// How many lines may still be written about culprits.
+#[derive(Debug, Default)]
+pub(crate) struct LinePace {
+    /// The second that the lines are counted in.
+    second: AtomicU64,
+    lines: AtomicU32,
+    unlogged: AtomicU64,
+}
+
+impl LinePace {
+    /// Whether a line may be written in this second, and then how many were not since the last one. Two threads that come
+    /// to a new second together may get a line more.
+    pub(crate) fn take(&self, second: u64) -> Option<u64> {
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.lines.store(0, Ordering::Relaxed);
+        }
+        if self.lines.load(Ordering::Relaxed) >= LINES_MAX {
+            self.unlogged.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        self.lines.fetch_add(1, Ordering::Relaxed);
+        Some(self.unlogged.swap(0, Ordering::Relaxed))
+    }
 }
 
 #[derive(Debug)]
@@ -217,6 +246,16 @@ mod tests {
             (1, 2),
             "a stack says nothing of the arena"
         );
+    }
+
+    #[test]
+    fn a_second_has_so_many_lines_and_the_next_one_tells_how_many_were_left_out() {
+        let pace = LinePace::default();
+        for _ in 0..LINES_MAX {
+            assert_eq!(pace.take(7), Some(0));
+        }
+        assert_eq!((pace.take(7), pace.take(7)), (None, None));
+        assert_eq!((pace.take(8), pace.take(8)), (Some(2), Some(0)));
     }
 
     #[test]

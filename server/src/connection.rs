@@ -188,6 +188,8 @@ pub(crate) struct Connection {
     // What we know of the present request.
     pub minor: u8,
     pub keep_alive: bool,
+    /// The client has said that this request is its last.
+    pub is_last: bool,
     pub head_only: bool,
     /// The answer has no body, whatever the application sends: HEAD, 204, 304.
     pub bodiless: bool,
@@ -258,6 +260,7 @@ impl Connection {
             broken: false,
             minor: 1,
             keep_alive: true,
+            is_last: false,
             head_only: false,
             bodiless: false,
             expect_continue: false,
@@ -273,6 +276,11 @@ impl Connection {
             wants_proxy: false,
             trusted: false,
         }
+    }
+
+    /// Whether all that the client has sent, as far as is known, was read and belongs to its present request.
+    pub(crate) fn has_been_read(&self) -> bool {
+        !self.readable && self.buffer.is_none() && self.body.is_empty()
     }
 
     /// Forgets the last request; what belongs to the connection stays.

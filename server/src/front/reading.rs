@@ -478,6 +478,7 @@ impl Loop {
         let connection = &mut self.table[index];
         connection.minor = head.version_minor;
         connection.keep_alive = head.keep_alive;
+        connection.is_last = !head.keep_alive;
         connection.head_only = head.method_text == "HEAD";
         connection.expect_continue = head.expect_continue;
         connection.body_pace.begin(pace, now);

@@ -316,8 +316,11 @@ impl Loop {
         let is_short = connection.owed.is_some_and(|owed| owed > 0);
         self.note_time(index);
         self.note_end(index, is_short);
+        let connection = &self.table[index];
         if keep_alive {
             self.next_request(index);
+        } else if connection.is_last && connection.has_been_read() {
+            self.close(index); // with nothing unread, that takes nothing away from the client
         } else {
             self.close_politely(index);
         }
