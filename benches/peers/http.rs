@@ -49,7 +49,7 @@ fn read(mut reader: impl BufRead) -> io::Result<Answer> {
         .nth(1)
         .and_then(|status| status.parse().ok());
     let status = status.ok_or_else(|| bad(format!("`{}` is no status line", line.trim())))?;
-    let mut length = None;
+    let (mut length, mut chunked) = (None, false);
     loop {
         line.clear();
         if reader.read_line(&mut line)? == 0 {
@@ -60,11 +60,30 @@ fn read(mut reader: impl BufRead) -> io::Result<Answer> {
         };
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse().ok();
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            chunked = value.trim().eq_ignore_ascii_case("chunked");
         }
     }
-    let length: usize = length.ok_or_else(|| bad("an answer without Content-Length".into()))?;
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
+    let mut body = Vec::new();
+    if chunked {
+        loop {
+            line.clear();
+            reader.read_line(&mut line)?;
+            let size = usize::from_str_radix(line.trim(), 16);
+            let size = size.map_err(|_| bad(format!("`{}` is no chunk size", line.trim())))?;
+            let start = body.len();
+            body.resize(start + size, 0);
+            reader.read_exact(&mut body[start..])?;
+            reader.read_line(&mut line)?;
+            if size == 0 {
+                break;
+            }
+        }
+    } else {
+        let length = length.ok_or_else(|| bad("an answer without a length".into()))?;
+        body.resize(length, 0);
+        reader.read_exact(&mut body)?;
+    }
     Ok(Answer { status, body })
 }
 
@@ -83,6 +102,13 @@ mod tests {
                 body: b"hi".to_vec()
             }
         );
+    }
+
+    #[test]
+    fn chunks_are_put_together() {
+        let bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA\r\n0123456789\r\n0\r\n\r\n";
+        assert_eq!(read(&bytes[..]).unwrap().body, b"abc0123456789");
+        assert!(read(&bytes[..bytes.len() - 12]).is_err());
     }
 
     #[test]

@@ -22,6 +22,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 use workloads::{Method, Workload};
 
+/// Seconds of an attack, in which the servers that give in to it answer somebody.
+const ATTACK: u32 = 5;
+
 /// Runs servers beside each other, pinned to one CPU, wrk on another, in turns, and tells medians, spreads and ratios
 ///
 /// The leading figure is the server's CPU time per request; then requests/s, times, memory. A run of everything writes
@@ -44,7 +47,7 @@ struct Flags {
     #[arg(long, value_name = "NAME=FOLDER", value_parser = parse_build)]
     also: Vec<(String, PathBuf)>,
 
-    /// Runs of each server in a workload
+    /// Runs of each server in a workload; 3 at most where no bar depends on it
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
@@ -151,9 +154,9 @@ fn run(flags: &Flags) -> Result<bool, String> {
     let versions: Vec<_> = Kind::ALL.map(|kind| (kind, place.version(kind))).into();
     let chosen = choose(every, flags, &versions)?;
     let pace = if flags.quick {
-        pace(flags, 1, 1, 0)
+        pace(flags, [1, 1, 1, 0])
     } else {
-        pace(flags, flags.rounds, flags.duration, flags.warm_up)
+        pace(flags, [flags.rounds, flags.duration, ATTACK, flags.warm_up])
     };
 
     for (kind, version) in &versions {
@@ -193,7 +196,7 @@ fn run(flags: &Flags) -> Result<bool, String> {
         );
         let rows = measure::measure(&workload, &place, &flags.also, &pace);
         verdicts.extend(bars::judge(&workload, &rows));
-        let wrk = wrk_command(&workload, &pace);
+        let wrk = wrk_commands(&workload, &pace);
         let result = Outcome {
             workload,
             rows,
@@ -237,10 +240,11 @@ fn run(flags: &Flags) -> Result<bool, String> {
     Ok(!flags.check || verdicts.iter().all(Verdict::holds))
 }
 
-fn pace(flags: &Flags, rounds: u32, seconds: u32, warm_up: u32) -> Pace {
+fn pace(flags: &Flags, [rounds, seconds, attack, warm_up]: [u32; 4]) -> Pace {
     Pace {
         rounds,
         seconds,
+        attack,
         warm_up,
         server: flags.server_cpu.clone(),
         client: flags.client_cpu.clone(),
@@ -344,26 +348,34 @@ fn choose(
     Ok(chosen)
 }
 
-/// How wrk is called for a workload's first server.
-fn wrk_command(workload: &Workload, pace: &Pace) -> String {
-    let Some(contestant) = workload
-        .contestants
-        .first()
-        .filter(|_| workload.method != Method::Start)
-    else {
+/// How wrk is called in a workload, a line for each way.
+fn wrk_commands(workload: &Workload, pace: &Pace) -> String {
+    if workload.method == Method::Start {
         return "# no load: the process is started, and asked once".into();
+    }
+    let seconds = if workload.method == Method::Attack {
+        pace.attack
+    } else {
+        pace.seconds
     };
-    let client = contestant
-        .cpus
-        .as_ref()
-        .map_or(&pace.client, |[_, client]| client);
-    let words = contestant.load.command(1, pace.seconds, client);
-    let words = words.iter().map(|word| match Path::new(word).file_name() {
-        Some(file) if word.ends_with(".lua") => file.to_string_lossy().into_owned(),
-        _ if word.contains(' ') => format!("'{word}'"),
-        _ => word.replace("127.0.0.1:1/", "127.0.0.1:PORT/"),
-    });
-    words.collect::<Vec<_>>().join(" ")
+    let mut lines: Vec<String> = Vec::new();
+    for contestant in &workload.contestants {
+        let client = contestant
+            .cpus
+            .as_ref()
+            .map_or(&pace.client, |[_, client]| client);
+        let words = contestant.load.command(1, seconds, client);
+        let words = words.iter().map(|word| match Path::new(word).file_name() {
+            Some(file) if word.ends_with(".lua") => file.to_string_lossy().into_owned(),
+            _ if word.contains(' ') => format!("'{word}'"),
+            _ => word.replace("127.0.0.1:1/", "127.0.0.1:PORT/"),
+        });
+        let line = words.collect::<Vec<_>>().join(" ");
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.join("\n")
 }
 
 fn command() -> String {

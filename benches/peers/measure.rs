@@ -21,6 +21,8 @@ pub struct Pace {
     pub rounds: u32,
     /// Seconds of a run.
     pub seconds: u32,
+    /// Seconds of an attack.
+    pub attack: u32,
     /// Seconds that each server is warmed up for, once.
     pub warm_up: u32,
     /// The server's CPUs.
@@ -138,11 +140,20 @@ pub fn measure(
         })
         .collect();
     match workload.method {
-        Method::Rounds => in_rounds(&mut runners, pace),
+        Method::Rounds => in_rounds(&mut runners, pace, rounds(workload, pace)),
         Method::Start => starts(&mut runners, pace),
         Method::Attack => runners.iter_mut().for_each(Runner::attack),
     }
     runners.into_iter().map(|runner| runner.row).collect()
+}
+
+/// Rounds of a workload: fewer where no bar depends on it, so that a whole run does not take an hour.
+fn rounds(workload: &Workload, pace: &Pace) -> u32 {
+    if workload.bars.is_empty() {
+        pace.rounds.min(3)
+    } else {
+        pace.rounds
+    }
 }
 
 /// Seconds that a workload takes, if nothing goes wrong.
@@ -150,10 +161,11 @@ pub fn estimate(workload: &Workload, pace: &Pace) -> f64 {
     let each = match workload.method {
         // What wrk takes to start and to end, and what the server does.
         Method::Rounds => {
-            0.5 + f64::from(pace.warm_up) + f64::from(pace.rounds) * (f64::from(pace.seconds) + 0.1)
+            0.5 + f64::from(pace.warm_up)
+                + f64::from(rounds(workload, pace)) * (f64::from(pace.seconds) + 0.1)
         }
         Method::Start => 0.3 * f64::from(pace.rounds * STARTS),
-        Method::Attack => 2.0 * f64::from(pace.seconds) + (BEFORE + AFTER).as_secs_f64() + 1.0,
+        Method::Attack => 2.0 * f64::from(pace.attack) + (BEFORE + AFTER).as_secs_f64() + 1.0,
     };
     let contestants = workload.contestants.iter();
     contestants
@@ -161,17 +173,17 @@ pub fn estimate(workload: &Workload, pace: &Pace) -> f64 {
         .sum()
 }
 
-fn in_rounds(runners: &mut [Runner<'_>], pace: &Pace) {
+fn in_rounds(runners: &mut [Runner<'_>], pace: &Pace, rounds: u32) {
     let mut running: Vec<Option<(Running, Option<Holder>)>> =
         runners.iter_mut().map(Runner::prepare).collect();
-    for round in 1..=pace.rounds {
+    for round in 1..=rounds {
         for (runner, running) in runners.iter_mut().zip(&mut running) {
             let Some((server, _)) = running else { continue };
             let sample = runner.run(server, pace.seconds);
             match &sample {
                 Ok(sample) => eprintln!(
-                    "  {round}/{} {:<14} {:>8.2} µs CPU per request, {:>9.0} requests/s",
-                    pace.rounds, runner.row.name, sample.cpu_us, sample.counts.rate
+                    "  {round}/{rounds} {:<14} {:>8.2} µs CPU per request, {:>9.0} requests/s",
+                    runner.row.name, sample.cpu_us, sample.counts.rate
                 ),
                 Err(error) => runner.note(error.clone()),
             }
@@ -382,7 +394,7 @@ impl Runner<'_> {
         let mut ordinary = self.contestant.load.clone();
         ordinary.path = "/".into();
         ordinary.connections = 1;
-        let seconds = self.pace.seconds;
+        let seconds = self.pace.attack;
         let undisturbed = wrk::finish(ordinary.start(server.port, seconds, &client)?).ok();
 
         let pids = machine::pids(&server.roots());
@@ -423,7 +435,7 @@ impl Runner<'_> {
             ] {
                 match counts {
                     Ok(counts) if !counts.errors.is_empty() => {
-                        self.note(format!("{who}: errors: {}", counts.errors))
+                        self.note(format!("{who}: errors: {}", counts.errors));
                     }
                     Ok(_) => {}
                     Err(error) => self.note(format!("{who}: {error}")),

@@ -109,14 +109,14 @@ pub fn attack(path: &Path, rows: &[Row]) -> Result {
         .margin(10)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        .right_y_label_area_size(10)
+        .margin_right(20)
         .build_cartesian_2d(first..last, (1.0..most * 1.5).log_scale())?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
         .x_desc("seconds since the attack began")
-        .y_label_formatter(&|mib| rounded(*mib))
-        .x_label_formatter(&|seconds| format!("{seconds:.0}"))
+        .y_label_formatter(&|mib| grouped(&format!("{mib:.0}")))
+        .x_label_formatter(&|seconds| format!("{seconds:.1}"))
         .draw()?;
     for (number, (name, points)) in lines.iter().enumerate() {
         let colour = LINES[number % LINES.len()];
@@ -139,8 +139,43 @@ pub fn attack(path: &Path, rows: &[Row]) -> Result {
 /// With as many places as tell something.
 pub fn rounded(figure: f64) -> String {
     match figure {
+        figure if figure.abs() >= 1000.0 => grouped(&format!("{figure:.0}")),
         figure if figure.abs() >= 100.0 => format!("{figure:.0}"),
         figure if figure.abs() >= 10.0 => format!("{figure:.1}"),
         figure => format!("{figure:.2}"),
+    }
+}
+
+/// With a comma before every three digits.
+fn grouped(digits: &str) -> String {
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) && text != "-" {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_as_many_places_as_tell_something() {
+        let texts = [0.123, 5.678, 56.78, 567.8, 5678.0, 1_364_915.2, -12_345.0].map(rounded);
+        assert_eq!(
+            texts,
+            [
+                "0.12",
+                "5.68",
+                "56.8",
+                "568",
+                "5,678",
+                "1,364,915",
+                "-12,345"
+            ]
+        );
     }
 }

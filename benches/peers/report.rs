@@ -128,7 +128,7 @@ fn start_table(rows: &[Row]) -> String {
 }
 
 fn attack_table(rows: &[Row]) -> String {
-    let mut text = "| server | MiB before | at most | at the end | attackers: 2xx/s | others/s | ordinary client: requests/s, before | under attack | p50 µs, before | under attack | p99 µs, before | under attack |\n\
+    let mut text = "| server | MiB before | at most | at the end | attackers: 2xx/s | refused/s | ordinary client: requests/s, before | under attack | p50 µs, before | under attack | p99 µs, before | under attack |\n\
                     |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
     for row in rows {
@@ -146,7 +146,7 @@ fn attack_table(rows: &[Row]) -> String {
         let good = attack
             .attackers
             .as_ref()
-            .map_or(["–".into(), "–".into()], |counts| {
+            .map_or(["0".into(), "0".into()], |counts| {
                 let failed = counts.failed as f64 / counts.requests as f64 * counts.rate;
                 [rounded(counts.rate - failed), rounded(failed)]
             });
@@ -302,15 +302,18 @@ fn head(run: &Run) -> String {
     let mut text = format!(
         "# Beside other servers
 
-This page is written by `benches/peers/run.sh`, which starts every server on one CPU of its own, wrk on another, and lets
-them take turns: A B C, A B C, and so on. A machine is not the same from minute to minute, so only figures from the same minutes can be compared: a ratio
-is taken within each round, and the median of the rounds' ratios is what is told, with the least and the greatest in parentheses.
-Absolute figures are of this machine on that day.
+Every server has one CPU to itself, wrk has another, and they take turns: A B C, A B C, and so on. A machine is not the same
+from minute to minute, so that only figures from the same minutes can be compared: a ratio is taken within each round, and what is
+told is the median over the rounds, with the least and the greatest in parentheses. Absolute figures are of this machine on that day.
 
-The leading figure is the **CPU time that the server needs per request**, user and system, of all its processes: it tells what is left for an
-application, and it still tells servers apart where wrk is at its limit and requests/s do not. *Memory* is what is resident at the end of a run, what is shared among
-a server's processes counted once; ours is there, in full, before the first request, and does not grow. *Others* is how busy anything else kept these CPUs in the worst run, in CPUs: where it
-is not near 0, believe the figures less.
+The leading figure is the **CPU time that the server needs per request**, user and system, of all its processes. It tells what is
+left for the application, and it still tells servers apart where wrk is at its limit and requests/s do not.
+
+- *Memory* is what is resident at the end of a run, what is shared among a server's processes counted once. Ours is there in
+  full before the first request, and does not grow with what clients do.
+- *Others* is how busy anything else kept these CPUs in the worst run, in CPUs. Where it is not near 0, believe the figures less.
+
+This page and its pictures are written by `benches/peers/run.sh`, which installs and builds what it needs (`--help` has its flags).
 
 | | |
 |---|---|
@@ -318,7 +321,7 @@ is not near 0, believe the figures less.
 | machine | {} |
 | load averages before | {} |
 | CPUs | server {}, wrk {} |
-| runs | {} rounds of {} s, after {} s to warm up |
+| runs | {} rounds of {} s, after {} s to warm up; 3 rounds at most where no bar is judged |
 | Transom | commit {} |
 | built with | {}, `-O3`, fat LTO |
 | wrk | {} |
@@ -334,7 +337,7 @@ is not near 0, believe the figures less.
         pace.warm_up,
         run.commit,
         machine::first_line(&["rustc", "--version"]).unwrap_or_default(),
-        machine::first_line(&["wrk", "-v"]).unwrap_or_default(),
+        machine::first_line(&["wrk", "-v"]).unwrap_or_default().split(" [").next().unwrap_or_default(),
         run.command,
     );
     text += "\n| server | what | version |\n|---|---|---|\n";
@@ -360,7 +363,9 @@ is not near 0, believe the figures less.
 
 /// How each server was started, once for each way. Ports and folders are of no interest.
 fn commands(results: &[Result], place: &Place) -> String {
-    let mut text = "\n## How the servers were started\n\n```sh\n".to_owned();
+    let mut text = "\n## How the servers were started\n\n<details><summary>Each command once; nginx.conf and others are in \
+                    <code>benches/peers/servers.rs</code></summary>\n\n```sh\n"
+        .to_owned();
     let mut told = BTreeSet::new();
     for row in results.iter().flat_map(|result| &result.rows) {
         for command in &row.commands {
@@ -371,7 +376,7 @@ fn commands(results: &[Result], place: &Place) -> String {
             }
         }
     }
-    text + "```\n"
+    text + "```\n\n</details>\n"
 }
 
 fn plain(line: &str, place: &Place) -> String {
@@ -425,7 +430,7 @@ mod tests {
     #[test]
     fn a_spread_has_its_ends_beside_it() {
         assert_eq!(spread(Spread::of([5.0, 6.0, 7.25])), "6.00 (5.00–7.25)");
-        assert_eq!(spread(Spread::of([150_000.4])), "150000");
+        assert_eq!(spread(Spread::of([150_000.4])), "150,000");
         assert_eq!(spread(None), "–");
     }
 }

@@ -518,13 +518,13 @@ php_admin_flag[display_errors] = off
 
 fn varnish(folder: &Path, address: &str) -> io::Result<Process> {
     let path = folder.join("answers.vcl");
-    let vcl = r#"vcl 4.1;
+    let vcl = r##"vcl 4.1;
 backend default none;
 sub vcl_recv { return (synth(200)); }
 sub vcl_synth {
     if (req.url == "/json") {
         set resp.http.Content-Type = "application/json";
-        set resp.body = {"{"message":"Hello, World!"}"};
+        set resp.body = """{"message":"Hello, World!"}""";
     } else {
         set resp.http.Content-Type = "text/plain; charset=utf-8";
         set resp.body = {"hello, world
@@ -532,7 +532,7 @@ sub vcl_synth {
     }
     return (deliver);
 }
-"#;
+"##;
     fs::write(&path, vcl)?;
     let words = [
         find("varnishd")

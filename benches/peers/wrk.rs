@@ -86,7 +86,7 @@ pub fn finish(child: Child) -> Result<Counts, String> {
             complaint.trim()
         ));
     }
-    parse(&text).ok_or_else(|| format!("wrk counted no answer: {}", text.trim()))
+    parse(&text).ok_or_else(|| "no answer".into())
 }
 
 /// What wrk's report says. `None` if it is not one, or nothing was answered.
