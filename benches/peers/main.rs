@@ -169,7 +169,7 @@ fn run(flags: &Flags) -> Result<bool, String> {
         .iter()
         .map(|workload| measure::estimate(workload, &pace))
         .sum();
-    let load = machine::load_average();
+    let (load, commit) = (machine::load_average(), commit(root));
     eprintln!(
         "about {:.0} minutes; load averages {load} (others' work shows in the figures)",
         (seconds / 60.0).ceil()
@@ -230,7 +230,7 @@ fn run(flags: &Flags) -> Result<bool, String> {
             load,
             pace,
             versions,
-            commit: commit(root),
+            commit,
             builds: flags.also.iter().map(|(name, _)| name.clone()).collect(),
             left_out,
         };
