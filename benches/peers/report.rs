@@ -130,7 +130,8 @@ fn start_table(rows: &[Row]) -> String {
 }
 
 fn attack_table(rows: &[Row]) -> String {
-    let mut text = "| server | MiB before | at most | at the end | attackers: 2xx/s | refused/s | ordinary client: requests/s, before | under attack | p50 µs, before | under attack | p99 µs, before | under attack |\n\
+    let mut text = "| server | MiB before | at most | at the end | attackers: 2xx/s | refused/s \
+                    | ordinary client: requests/s, before | under attack | p50 µs, before | under attack | p99 µs, before | under attack |\n\
                     |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
     for row in rows {
