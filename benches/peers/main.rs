@@ -30,7 +30,11 @@ const ATTACK: u32 = 5;
 /// The leading figure is the server's CPU time per request; then requests/s, times, memory. A run of everything writes
 /// docs/benchmarks.md and its pictures; a run of a part prints its tables only, unless --output says where to write.
 #[derive(Parser)]
-#[command(name = "run.sh", args_conflicts_with_subcommands = true)]
+#[command(
+    name = "run.sh",
+    bin_name = "benches/peers/run.sh",
+    args_conflicts_with_subcommands = true
+)]
 struct Flags {
     #[command(subcommand)]
     part: Option<Part>,

@@ -128,7 +128,7 @@ pub fn attack(path: &Path, rows: &[Row]) -> Result {
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.85))
         .border_style(OTHERS)
         .draw()?;

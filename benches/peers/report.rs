@@ -57,7 +57,9 @@ pub fn table(result: &Result) -> String {
             let _ = write!(text, "\n- {}: {}", row.name, note.replace('|', "\\|"));
         }
     }
-    text.push('\n');
+    if result.rows.iter().any(|row| !row.notes.is_empty()) {
+        text.push('\n');
+    }
     text
 }
 
@@ -128,7 +130,8 @@ fn start_table(rows: &[Row]) -> String {
 }
 
 fn attack_table(rows: &[Row]) -> String {
-    let mut text = "| server | MiB before | at most | at the end | attackers: 2xx/s | refused/s | ordinary client: requests/s, before | under attack | p50 µs, before | under attack | p99 µs, before | under attack |\n\
+    let mut text = "| server | MiB before | at most | at the end | attackers: 2xx/s | refused/s \
+                    | ordinary client: requests/s, before | under attack | p50 µs, before | under attack | p99 µs, before | under attack |\n\
                     |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
         .to_owned();
     for row in rows {
@@ -213,9 +216,14 @@ fn spread(spread: Option<Spread>) -> String {
     })
 }
 
+/// wrk tells a time of 0 where it does not know one.
 fn median(row: &Row, figure: fn(&crate::measure::Sample) -> f64) -> String {
-    let spread = Spread::of(row.figures(figure).into_iter().flatten());
-    spread.map_or("–".into(), |spread| rounded(spread.median))
+    let known = row
+        .figures(figure)
+        .into_iter()
+        .flatten()
+        .filter(|figure| *figure > 0.0);
+    Spread::of(known).map_or("–".into(), |spread| rounded(spread.median))
 }
 
 /// Writes the page, and its pictures to `images` beside it.

@@ -617,7 +617,7 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
         title: "Memory attack, with an ordinary client beside it",
         about: "200 clients ask, all the time, for something that takes 20 MB, filled and held for 50 ms (`GET /attack/20000`); one \
                 other asks for `GET /`. Each server once, one after the other. Ours, with its default of 64 buckets of 512 KiB, says 500 to those \
-                who ask too much.",
+                who ask too much. Memory is looked at every 20 ms; what a server's processes share is counted for each here.",
         method: Method::Attack,
         baseline: "transom",
         contestants: [Transom, Door, Hyper, Axum, Actix, May, Go, Node, Php]
