@@ -295,15 +295,19 @@ impl Application {
     /// One line for the culprit, and a place in the list.
     fn name_culprit(&self, meter: &RouteMeter, failed: &Failed<'_>, parked: bool) {
         if let Failed::Exhausted(exhaustion) = failed {
-            self.meters.note_culprit(meter, exhaustion, parked);
+            self.meters.count_culprit(meter, exhaustion);
         }
         if stack_remaining().is_some_and(|left| left < LOG_STACK) {
             return;
         }
-        let Some(unlogged) = self.lines.take(now_ns() / 1_000_000_000) else {
-            return;
-        };
-        let unlogged = Some(unlogged).filter(|&lines| lines > 0);
+        if let Failed::Exhausted(exhaustion) = failed {
+            self.meters.list_culprit(meter, exhaustion, parked);
+        }
+        let unlogged = self.lines.take();
+        if unlogged.is_none() && !parked {
+            return; // of buckets that are lost there are no more than buckets
+        }
+        let unlogged = unlogged.filter(|&lines| lines > 0);
         let route = meter.route;
         match failed {
             Failed::Exhausted(exhaustion) => {
@@ -384,8 +388,7 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
                 application,
                 tenant,
                 pinned: Cell::new(false),
-                taken_up_ns: Cell::new(0),
-                untimed: Cell::new(0),
+                ended_ns: Cell::new(0),
             },
         );
     }
@@ -398,24 +401,17 @@ struct Server {
     tenant: RefCell<Tenant>,
     /// The last call has left allocations behind.
     pinned: Cell<bool>,
-    /// When the last call was taken up, as the door has said.
-    taken_up_ns: Cell<u64>,
-    /// Calls since one was timed.
-    untimed: Cell<u64>,
+    /// When the last call ended.
+    ended_ns: Cell<u64>,
 }
 
 impl Server {
-    /// Whether the door has read its clock for this very call, so that the time it gives is this call's.
-    fn is_timed(&self, call: &Call<'_>) -> bool {
-        self.untimed.set(self.untimed.get() + 1);
-        self.taken_up_ns.replace(call.claimed_at_ns()) != call.claimed_at_ns()
-    }
-
-    /// Counts for how long a timed call has held its bucket. It stands for those before it that were not timed: while
-    /// handlers take microseconds, the clock is read once for several calls.
-    fn note_time(&self, meter: &RouteMeter) {
-        let took_ns = now_ns().saturating_sub(self.taken_up_ns.get());
-        meter.call_time.observe_times(took_ns, self.untimed.take());
+    /// Counts for how long a call has held its bucket. One that follows another at once began when that ended: the door's own
+    /// clock stands still for a few calls then.
+    fn note_time(&self, meter: &RouteMeter, claimed_at_ns: u64) {
+        let now_ns = now_ns();
+        let began_ns = claimed_at_ns.max(self.ended_ns.replace(now_ns));
+        meter.call_time.observe(now_ns.saturating_sub(began_ns));
     }
 }
 
@@ -430,7 +426,7 @@ impl DoorHandler for Server {
         // (method, path, fields) lies before it.
         let request = || unsafe { &*frame };
         let deadline_ns = call.deadline();
-        let timed = self.is_timed(call);
+        let claimed_at_ns = call.claimed_at_ns();
 
         let route = Cell::new(None);
         let meter = || {
@@ -444,6 +440,7 @@ impl DoorHandler for Server {
 
         let stuck = |failed: Failed<'_>| {
             let status = application.count_failure(&failed);
+            application.counters.calls.fetch_add(1, Ordering::Relaxed);
             application.name_culprit(meter(), &failed, true);
             if let Some(stream) = &stream {
                 // SAFETY: this thread never runs again, so neither its handler nor the owner of the stream uses or
@@ -513,19 +510,20 @@ impl DoorHandler for Server {
         {
             meter.memory.observe(usage.high_water as u64); // of the others the culprit's line has said more
         }
-        if timed {
-            self.note_time(meter);
-        }
+        self.note_time(meter, claimed_at_ns);
         // Before the front end hears of it: it has a descriptor less to wait for.
         drop(stream);
         call.complete(len, CallStatus(status));
         if live != 0 {
             application.counters.pinned.fetch_add(1, Ordering::Relaxed);
-            warn!(
-                route = meter.route,
-                live,
-                "a request left allocations behind: its bucket is pinned until they are freed"
-            );
+            if let Some(unlogged) = application.lines.take() {
+                warn!(
+                    route = meter.route,
+                    live,
+                    unlogged = Some(unlogged).filter(|&lines| lines > 0),
+                    "a request left allocations behind: its bucket is pinned until they are freed"
+                );
+            }
             self.pinned.set(true);
         }
     }
@@ -581,11 +579,14 @@ unsafe fn answer_request(
     // SAFETY: the note outlives this function, and so the request.
     unsafe { incoming.note_route_in(route) };
     let response = routes.dispatch(&mut incoming);
-    if let Some(reason) = response.diagnostic() {
+    if let Some(reason) = response.diagnostic()
+        && let Some(unlogged) = application.lines.take()
+    {
         error!(
             route = route.get().map_or("(no route)", |matched| matched.pattern),
             status = response.status().code(),
             reason,
+            unlogged = Some(unlogged).filter(|&lines| lines > 0),
             "a handler could not answer"
         );
     }

@@ -81,18 +81,9 @@ impl Histogram {
     /// Counts a value.
     #[inline]
     pub fn observe(&self, value: u64) {
-        self.observe_times(value, 1);
-    }
-
-    /// Counts a value that stands for so many of its kind.
-    #[inline]
-    pub fn observe_times(&self, value: u64, times: u64) {
         let place = self.counts.get(self.scale.place(value));
-        place
-            .unwrap_or(&self.above)
-            .fetch_add(times, Ordering::Relaxed);
-        self.sum
-            .fetch_add(value.saturating_mul(times), Ordering::Relaxed);
+        place.unwrap_or(&self.above).fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(value, Ordering::Relaxed);
         if value > self.max.load(Ordering::Relaxed) {
             self.max.fetch_max(value, Ordering::Relaxed);
         }
@@ -233,7 +224,9 @@ mod tests {
     #[test]
     fn what_lies_above_the_bounds_is_counted_apart() {
         let histogram = Histogram::new(Scale::BYTES, 500);
-        histogram.observe_times(512, 3);
+        for _ in 0..3 {
+            histogram.observe(512);
+        }
         histogram.observe(513);
         let last: Vec<_> = histogram.buckets().skip(8).collect();
         assert_eq!(last, [(Some(512), 3), (None, 1)]);

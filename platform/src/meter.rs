@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use transom_arena::{Exhaustion, Reason};
+use transom_doors::now_ns;
 
 /// Longer calls than this (in nanoseconds) are counted as above all bounds.
 const CALL_MOST_NS: u64 = 64_000_000_000;
@@ -14,7 +15,7 @@ const CALL_MOST_NS: u64 = 64_000_000_000;
 /// Culprits that are remembered.
 const CULPRITS: usize = 16;
 
-/// Lines about culprits in a second; the others are counted. Whoever may send requests could else fill disks, and a line
+/// Lines about requests that went wrong in a second; the others are counted. Whoever may send requests could else fill disks, and a line
 /// costs more than the request that it is about.
 const LINES_MAX: u32 = 20;
 
@@ -26,8 +27,7 @@ pub struct RouteMeter {
     /// Arena bytes that each request needed: its high water, or, of one that did not fit, what it had and the allocation
     /// that was refused.
     pub memory: Histogram,
-    /// Nanoseconds for which each call held its bucket. While handlers take microseconds only some are timed, and stand for
-    /// the others.
+    /// Nanoseconds for which each call held its bucket.
     pub call_time: Histogram,
     exhausted: AtomicU64,
 }
@@ -64,7 +64,7 @@ pub struct Culprit {
     pub parked: bool,
 }
 
-/// How many lines may still be written about culprits.
+/// How many lines may still be written about requests that went wrong.
 #[derive(Debug, Default)]
 pub(crate) struct LinePace {
     /// The second that the lines are counted in.
@@ -74,25 +74,22 @@ pub(crate) struct LinePace {
 }
 
 impl LinePace {
-    /// Whether a line may be written in this second, and then how many were not since the last one. Two threads that come
-    /// to a new second together may get a line more.
-    pub(crate) fn take(&self, second: u64) -> Option<u64> {
-        if self.second.swap(second, Ordering::Relaxed) != second {
+    /// Whether a line may be written now, and then how many were not since the last one.
+    pub(crate) fn take(&self) -> Option<u64> {
+        self.take_in(now_ns() / 1_000_000_000)
+    }
+
+    /// The same, in this second. Threads that come to a new second together may get some more.
+    fn take_in(&self, second: u64) -> Option<u64> {
+        if self.second.fetch_max(second, Ordering::Relaxed) < second {
             self.lines.store(0, Ordering::Relaxed);
         }
-        if self.lines.load(Ordering::Relaxed) >= LINES_MAX {
+        if self.lines.fetch_add(1, Ordering::Relaxed) >= LINES_MAX {
             self.unlogged.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        self.lines.fetch_add(1, Ordering::Relaxed);
         Some(self.unlogged.swap(0, Ordering::Relaxed))
     }
-}
-
-#[derive(Debug)]
-struct Culprits {
-    count: u64,
-    last: [Option<Culprit>; CULPRITS],
 }
 
 /// The meters of an application. All memory is taken when they are made.
@@ -102,7 +99,9 @@ pub(crate) struct Meters {
     routes: Box<[RouteMeter]>,
     /// Room for the sum of what each has counted of memory.
     all: Histogram,
-    culprits: Mutex<Culprits>,
+    /// How many culprits there were.
+    count: AtomicU64,
+    culprits: Mutex<[Option<Culprit>; CULPRITS]>,
 }
 
 impl Meters {
@@ -120,10 +119,8 @@ impl Meters {
         Meters {
             routes,
             all: Histogram::new(Scale::BYTES, arena_size as u64),
-            culprits: Mutex::new(Culprits {
-                count: 0,
-                last: [None; CULPRITS],
-            }),
+            count: AtomicU64::new(0),
+            culprits: Mutex::new([None; CULPRITS]),
         }
     }
 
@@ -146,9 +143,8 @@ impl Meters {
         &self.all
     }
 
-    /// Notes a request that did not fit. Never waits: it may be called on a signal's stack. When two do so at the same moment,
-    /// or one while the list is read, it may be counted and not listed.
-    pub(crate) fn note_culprit(&self, meter: &RouteMeter, exhaustion: &Exhaustion, parked: bool) {
+    /// Counts a request that did not fit.
+    pub(crate) fn count_culprit(&self, meter: &RouteMeter, exhaustion: &Exhaustion) {
         meter.exhausted.fetch_add(1, Ordering::Relaxed);
         if exhaustion.reason == Reason::Arena {
             let needed = exhaustion
@@ -156,12 +152,17 @@ impl Meters {
                 .saturating_add(exhaustion.asked.max(exhaustion.free + 1));
             meter.memory.observe(needed as u64);
         }
-        let Ok(mut culprits) = self.culprits.try_lock() else {
+    }
+
+    /// Puts it on the list. Never waits, because it may be called on a signal's stack: when two do so at the same moment, or
+    /// one while the list is read, it may have a number and no place. There must be stack for it: an overflow in the middle
+    /// would leave the list locked.
+    pub(crate) fn list_culprit(&self, meter: &RouteMeter, exhaustion: &Exhaustion, parked: bool) {
+        let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let Ok(mut last) = self.culprits.try_lock() else {
             return;
         };
-        culprits.count += 1;
-        let number = culprits.count;
-        culprits.last[number as usize % CULPRITS] = Some(Culprit {
+        last[number as usize % CULPRITS] = Some(Culprit {
             number,
             unix_ms: unix_ms(),
             route: meter.route,
@@ -173,12 +174,8 @@ impl Meters {
     /// The last ones, newest first.
     pub(crate) fn culprits(&self) -> impl Iterator<Item = Culprit> + use<> {
         // Nothing in it can panic, so it is not poisoned.
-        let (count, last) = self
-            .culprits
-            .lock()
-            .map_or((0, [None; CULPRITS]), |culprits| {
-                (culprits.count, culprits.last)
-            });
+        let last = self.culprits.lock().map_or([None; CULPRITS], |last| *last);
+        let count = self.count.load(Ordering::Relaxed);
         (0..CULPRITS as u64).filter_map(move |back| {
             let number = count.checked_sub(back)?;
             last[number as usize % CULPRITS].filter(|culprit| culprit.number == number)
@@ -231,16 +228,16 @@ mod tests {
     fn what_a_culprit_needed_is_what_it_had_and_what_did_not_fit() {
         let meters = meters();
         let meter = meters.of(Some(0));
-        meters.note_culprit(meter, &exhaustion(20_000), false);
+        meters.count_culprit(meter, &exhaustion(20_000));
         assert_eq!((meter.memory.max(), meter.exhausted()), (110_000, 1));
         // Asked through `&Bump`: more than there was.
-        meters.note_culprit(meters.of(Some(1)), &exhaustion(0), false);
+        meters.count_culprit(meters.of(Some(1)), &exhaustion(0));
         assert_eq!(meters.of(Some(1)).memory.max(), 100_001);
         let stack = Exhaustion {
             reason: Reason::Stack,
             ..exhaustion(0)
         };
-        meters.note_culprit(meter, &stack, false);
+        meters.count_culprit(meter, &stack);
         assert_eq!(
             (meter.memory.count(), meter.exhausted()),
             (1, 2),
@@ -252,10 +249,10 @@ mod tests {
     fn a_second_has_so_many_lines_and_the_next_one_tells_how_many_were_left_out() {
         let pace = LinePace::default();
         for _ in 0..LINES_MAX {
-            assert_eq!(pace.take(7), Some(0));
+            assert_eq!(pace.take_in(7), Some(0));
         }
-        assert_eq!((pace.take(7), pace.take(7)), (None, None));
-        assert_eq!((pace.take(8), pace.take(8)), (Some(2), Some(0)));
+        assert_eq!((pace.take_in(7), pace.take_in(7)), (None, None));
+        assert_eq!((pace.take_in(8), pace.take_in(8)), (Some(2), Some(0)));
     }
 
     #[test]
@@ -263,7 +260,7 @@ mod tests {
         let meters = meters();
         assert_eq!(meters.culprits().count(), 0);
         for asked in 1..=40 {
-            meters.note_culprit(meters.of(None), &exhaustion(asked), asked == 40);
+            meters.list_culprit(meters.of(None), &exhaustion(asked), asked == 40);
         }
         let seen: Vec<_> = meters.culprits().collect();
         assert_eq!(seen.len(), CULPRITS);

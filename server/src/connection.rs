@@ -393,6 +393,7 @@ impl Table {
         let entry = &mut self[index];
         entry.state = State::Free;
         entry.fd = -1;
+        entry.held_since_ns = 0;
         // All ones mark what is no connection.
         entry.generation = (entry.generation + 1) % u32::MAX;
         entry.next = free;

@@ -8,8 +8,10 @@ use crate::config::{Config, Target};
 use crate::connection::Connection;
 use crate::forward;
 use crate::front::{
-    ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE,
+    ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, QUEUE_ENTRY_SIZE, REMOTE_SLOTS_MAX,
+    SLOT_TABLES_SIZE,
 };
+use crate::listen::ListenAddress;
 use crate::log;
 use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
@@ -41,7 +43,8 @@ pub(crate) fn write_size(settings: &FrontSettings) -> usize {
 /// The stack of a loop. Measured at 30 KiB in a debug build.
 pub(crate) const LOOP_STACK: usize = 256 << 10;
 
-/// Code, libraries, the process heap at "ready" and its headroom: 3.2 MiB measured for `hello`, debug builds 4.6 MiB.
+/// Code, libraries, the process heap at "ready" and its headroom: 3.2 MiB measured for `hello`, debug builds 4.6 MiB. A route
+/// takes 1.5 KiB of it for its meters.
 const PROCESS_CONSTANT: usize = 6 << 20;
 
 /// What the kernel takes for a thread: its stack (16 KiB) and task structures.
@@ -171,6 +174,7 @@ impl Plan {
             (behind_a_door(settings, buckets, &channel), 0)
         } else {
             check_front(&settings.front)?;
+            check_admin(&settings.front, settings.listen.iter())?;
             check_request_size(settings)?;
             let terms = with_a_front_end(settings, buckets, &channel);
             (terms, settings.front.loops())
@@ -192,6 +196,10 @@ impl FrontPlan {
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn new(settings: &FrontSettings, config: &Config) -> Result<Self, PlanError> {
         check_front(settings)?;
+        check_admin(
+            settings,
+            config.forwards.iter().map(|forward| &forward.address),
+        )?;
         if !settings.channel_limit.get().is_multiple_of(PAGE) || settings.channel_limit.get() == 0 {
             return Err(PlanError::TooSmall {
                 flag: "--channel-limit",
@@ -267,6 +275,7 @@ fn with_loops(settings: &FrontSettings, channels: usize) -> Vec<Term> {
         partial_heads(settings),
         scratch(settings),
         loop_stacks(settings),
+        loop_queues(settings),
         term(
             "channels",
             Place::Process,
@@ -371,6 +380,7 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
         scratch(front),
         shared_heap(settings),
         loop_stacks(front),
+        loop_queues(front),
         log_queue(front),
         constant(),
         socket_buffers(front),
@@ -440,6 +450,7 @@ fn admin(settings: &FrontSettings) -> Vec<Term> {
         named("admin partial heads", partial_heads(settings)),
         named("admin scratch", scratch(settings)),
         named("admin loop stack", loop_stacks(settings)),
+        named("admin loop queue", loop_queues(settings)),
         named(
             "admin threads",
             threads(2, "its loop and its bucket's thread", "--admin"),
@@ -514,6 +525,17 @@ fn loop_stacks(settings: &FrontSettings) -> Term {
         LOOP_STACK,
         "a loop each",
         "--loops",
+    )
+}
+
+fn loop_queues(settings: &FrontSettings) -> Term {
+    term(
+        "loop queues",
+        Place::Process,
+        settings.loops() as usize * (settings.connections_per_loop() as usize + 1),
+        QUEUE_ENTRY_SIZE,
+        "a connection's places in what its loop has to do",
+        "--connections",
     )
 }
 
@@ -683,6 +705,24 @@ fn check_trust(settings: &FrontSettings) -> Result<(), PlanError> {
         _ => return Ok(()),
     };
     Err(PlanError::Alone { flag, other, todo })
+}
+
+/// The address of `--admin` must be one that the public is not told.
+fn check_admin<'a>(
+    settings: &FrontSettings,
+    mut public: impl Iterator<Item = &'a ListenAddress>,
+) -> Result<(), PlanError> {
+    let the_kernels_choice = |address: &ListenAddress| matches!(address, ListenAddress::Inet(address) if address.port() == 0);
+    match &settings.admin {
+        Some(admin) if !the_kernels_choice(admin) && public.any(|one| one == admin) => {
+            Err(PlanError::Together {
+                flag: "--admin",
+                other: "the same address for requests",
+                why: "the two would share its connections: give it a port or a path of its own",
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Behind a door, the limit of heads is another process's.

@@ -86,7 +86,13 @@ fn metrics_count_what_was_done() {
     ] {
         assert_eq!(server.get(path).status, status, "{path}");
     }
-    let metrics = Metrics::of(&server);
+    // A loop counts a request's time after it has sent the answer.
+    let mut metrics = Metrics::of(&server);
+    let counted = || {
+        metrics = Metrics::of(&server);
+        metrics.get("transom_request_seconds_count") > 5.5
+    };
+    assert!(eventually(counted), "all requests are timed");
     for (name, value) in [
         ("transom_calls_total", 6.0),
         ("transom_requests_total", 6.0),
@@ -223,20 +229,35 @@ fn it_answers_when_every_bucket_and_connection_is_taken() {
 
 #[test]
 fn a_process_that_drains_is_not_ready_and_says_so() {
-    let server = Server::start("oom", "--buckets 2 --admin 127.0.0.1:0");
-    let mut client = server.connect();
-    client.send(get("/sleep/60000"));
-    server.wait_for_sleepers(1);
-    server.signal(libc::SIGTERM);
-    let _ = server.line_with(" draining");
-    let said = || {
-        let ready = admin(&server).get("/ready");
-        (ready.status, ready.text()) == (503, "draining\n")
-    };
-    assert!(eventually(said));
-    assert_eq!(snapshot(&server)["draining"], true);
-    server.signal(libc::SIGTERM);
-    let _ = server.wait();
+    let folder = Folder::new("admin-drain");
+    let path = folder.path().join("admin.sock");
+    for place in ["127.0.0.1:0".to_owned(), format!("unix:{}", path.display())] {
+        let server = Server::start("oom", &format!("--buckets 2 --admin {place}"));
+        let mut client = server.connect();
+        client.send(get("/sleep/60000"));
+        server.wait_for_sleepers(1);
+        server.signal(libc::SIGTERM);
+        let _ = server.line_with(" draining");
+        let ready = || match place.starts_with("unix:") {
+            true => over_unix(&path, "/ready"),
+            false => admin(&server).get("/ready").text().to_owned(),
+        };
+        assert!(eventually(|| ready().ends_with("draining\n")), "{place}");
+        server.signal(libc::SIGTERM);
+        let _ = server.wait();
+        assert!(!path.exists(), "the socket was removed");
+    }
+}
+
+/// The answer to a GET, as it comes over a Unix socket.
+fn over_unix(path: &Path, target: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(path).expect("it listens there");
+    let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it is taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer
 }
 
 #[test]
@@ -325,16 +346,10 @@ fn a_front_end_and_an_application_behind_its_door_each_have_their_own() {
 
 #[test]
 fn it_speaks_on_a_unix_socket_and_leaves_no_file() {
-    use std::io::{Read, Write};
     let folder = Folder::new("admin-unix");
     let path = folder.path().join("admin.sock");
     let server = Server::start("hello", &format!("--admin unix:{}", path.display()));
-    let mut stream = std::os::unix::net::UnixStream::connect(&path).expect("it listens there");
-    stream
-        .write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        .expect("it takes a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
+    let answer = over_unix(&path, "/health");
     assert!(
         answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok\n"),
         "{answer}"
@@ -356,6 +371,14 @@ fn an_address_that_is_taken_is_told_by_the_flag() {
         let said = ended.stderr();
         assert!(said.contains(&format!("--admin {taken}")), "{said}");
     }
+    let flags = "--listen 127.0.0.1:4713 --admin 127.0.0.1:4713 --check";
+    let ended = Launch::of("hello").flags(flags).run();
+    assert_eq!(ended.code(), 1);
+    assert!(
+        ended
+            .stderr()
+            .contains("give it a port or a path of its own")
+    );
 }
 
 #[test]
@@ -441,6 +464,8 @@ fn strict_heap_makes_an_allocation_outside_the_region_fatal_and_says_where_it_wa
     }
     let _ = (snapshot(&server), Metrics::of(&server));
     assert_eq!(server.get("/10").status, 200, "none of that was outside");
+    assert_eq!(server.stop().code(), 0, "nor is anything of the end");
+    let server = Server::start("oom", flags);
     let mut client = server.connect();
     client.send(get("/outside/10"));
     let ended = server.wait();

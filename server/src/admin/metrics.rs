@@ -278,13 +278,13 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
         (
             "transom_door_died_total",
             COUNTER,
-            "Answers 502: the application went away during the call, or gave what is no reply.",
+            "Our own answers 502: the application went away during the call, or gave what is no reply.",
             figures.bad_gateway,
         ),
         (
             "transom_deadline_total",
             COUNTER,
-            "Answers 504: the deadline passed.",
+            "Our own answers 504: the deadline passed.",
             figures.late,
         ),
         (
@@ -313,7 +313,7 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
         (
             "transom_refused_total",
             COUNTER,
-            "Requests that were too large: 413, 414, 431.",
+            "Requests that the front end found too large: 413, 414, 431.",
         ),
         "reason",
         [
@@ -326,7 +326,7 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
         (
             "transom_rejected_total",
             COUNTER,
-            "Answers 503: no slot, or no thread, within the queue timeout.",
+            "Our own answers 503: no slot, thread or buffer within the queue timeout.",
         ),
         "reason",
         [("no-slot", figures.rejected)],

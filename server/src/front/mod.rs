@@ -104,6 +104,9 @@ const ACCEPT_AGAIN_MS: u64 = 100;
 /// Connections accepted before the others are looked after.
 const ACCEPT_BATCH: usize = 64;
 
+/// What a loop's queues have for each connection: it may stand in one as ready, in the other as holding something.
+pub(crate) const QUEUE_ENTRY_SIZE: usize = size_of::<u32>() + size_of::<(u32, u64)>();
+
 /// How long an answer may wait for the next one on its connection, to be sent with it.
 const HELD_NS: u64 = 1_000_000;
 

@@ -9,6 +9,7 @@ use crate::connection::{Connection, InstanceId, State};
 use crate::http::framing::framing;
 use crate::http::reply::head;
 use crate::http::{BodySize, Connection as Fate, Note, ReplyFraming, validate_fields};
+use crate::net;
 use transom_doors::{Completion, Kind, SlotId, Status};
 use transom_platform::frame::{
     PIECE_HEADER_LEN, REPLY_HEADER_LEN, decode_piece_head, decode_reply_head, interim, outcome,
@@ -219,7 +220,7 @@ impl Loop {
             output.body = reply.body;
         }
         put_framing(output, connection.chunked, last);
-        self.stats.answered(reply.status);
+        self.stats.replied(reply.status);
         self.note_status(index, reply.status);
         Ok(())
     }
@@ -319,8 +320,12 @@ impl Loop {
         let connection = &self.table[index];
         if keep_alive {
             self.next_request(index);
-        } else if connection.is_last && connection.has_been_read() {
-            self.close(index); // with nothing unread, that takes nothing away from the client
+        } else if connection.is_last
+            && connection.has_been_read()
+            && net::not_taken(connection.fd) == 0
+        {
+            // Nothing is unread, so that takes nothing away from the client; and nothing is left with the kernel.
+            self.close(index);
         } else {
             self.close_politely(index);
         }

@@ -80,13 +80,13 @@ stats! {
     client_errors,
     /// Answers 500 to 599.
     server_errors,
-    /// Of the 400 to 499: 413, the body is larger than may be.
+    /// Of the 400 to 499, those of our own: 413, the body is larger than may be.
     body_refused,
     /// Of these: 414, the target.
     target_refused,
     /// Of these: 431, the head.
     head_refused,
-    /// Of the 500 to 599: 503, no slot or no thread within the queue timeout.
+    /// Of the 500 to 599, those of our own: 503, no slot, no buffer or no thread within the queue timeout.
     rejected,
     /// Of these: 502, the application went away during the call, or gave what is no reply.
     bad_gateway,
@@ -123,12 +123,18 @@ stats! {
 }
 
 impl LoopStats {
-    pub(crate) fn answered(&self, status: u16) {
+    /// An application has answered.
+    pub(crate) fn replied(&self, status: u16) {
         match status {
             0..=399 => self.good.bump(),
             400..=499 => self.client_errors.bump(),
             _ => self.server_errors.bump(),
         }
+    }
+
+    /// The front end has answered by itself, or cut an answer for a reason that has this status.
+    pub(crate) fn answered(&self, status: u16) {
+        self.replied(status);
         match status {
             413 => self.body_refused.bump(),
             414 => self.target_refused.bump(),

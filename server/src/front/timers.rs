@@ -2,14 +2,20 @@
 
 use super::Loop;
 use crate::connection::{List, State};
+use crate::net;
 use transom_doors::Withdraw;
 
 impl Loop {
     pub(super) fn expire_timers(&mut self) {
         let now = self.now_ms;
-        // A silent client gets a silent close: it has asked for nothing.
+        // A silent client gets a silent close: it has asked for nothing. What it has not taken by now goes with it, else the
+        // kernel would keep that for as long as it pleases.
         for list in [List::Idle, List::Linger] {
             while let Some(index) = self.table.expired(list, now) {
+                let fd = self.table[index].fd;
+                if net::not_taken(fd) > 0 {
+                    net::reset_at_close(fd);
+                }
                 self.close(index);
             }
         }

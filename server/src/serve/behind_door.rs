@@ -9,7 +9,6 @@ use crate::admin::Admin;
 use crate::log::LogHandle;
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
@@ -32,16 +31,19 @@ pub(super) struct Server {
 }
 
 impl Server {
+    /// Serves at the path that the settings have.
     pub(super) fn start(
-        path: &Path,
         plan: &Plan,
         settings: &Settings,
+        mut inherited: Inherited,
         handlers: Handlers,
         logs: &LogHandle,
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
-        let mut listeners = open_admin(&settings.front)?;
+        let path = settings.door.door.as_deref();
+        let path = path.expect("an application without a path has a front end");
+        let mut listeners = open_admin(&settings.front, &mut inherited)?;
         let mut region = application::map(plan, &settings.application)?;
         let snapshots = region.take("snapshots").expect("the plan has this term");
         let policy = handlers.policy;
@@ -177,12 +179,15 @@ impl Server {
 }
 
 /// Listens where `--admin` says.
-fn open_admin(settings: &FrontSettings) -> Result<Option<Listeners>, StartError> {
+fn open_admin(
+    settings: &FrontSettings,
+    inherited: &mut Inherited,
+) -> Result<Option<Listeners>, StartError> {
     let Some(address) = &settings.admin else {
         return Ok(None);
     };
     let wanted = [(Kind::Stream, address.clone(), 1)];
-    let opened = Listeners::open(&wanted, &mut Inherited::default(), settings);
+    let opened = Listeners::open(&wanted, inherited, settings);
     opened.map(Some).map_err(|(_, source)| StartError::Listen {
         flag: "--admin",
         address: address.clone(),

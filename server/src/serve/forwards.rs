@@ -188,6 +188,8 @@ struct Server {
     /// None without loops.
     opener: Option<Opener>,
     listeners: Listeners,
+    /// That of `--admin`, if there is one; it stays until the end.
+    admin_listeners: Listeners,
     handover: Handover,
     /// None if it is off, or without loops.
     access: Option<AccessLog>,
@@ -374,12 +376,14 @@ impl Server {
         );
         inherited.handed.say_ready();
         signals.notify().ready();
+        let admin_listeners = listeners.split_off(config.forwards.len());
         drop((listen, config, inherited));
         seal();
         Ok(Server {
             front,
             opener,
             listeners,
+            admin_listeners,
             handover,
             access,
             streams: running,
@@ -411,6 +415,7 @@ impl Server {
         let (cut, streams_sound) = self.streams.join();
         let sound = loops_sound && streams_sound;
         drop(self.opener); // nobody asks it any more
+        self.admin_listeners.give_up(why);
         if let Some(admin) = self.admin {
             admin.end(signals);
         }

@@ -26,6 +26,8 @@ pub(super) struct Server {
     door: Door,
     front: FrontHalf,
     listeners: Listeners,
+    /// That of `--admin`, if there is one; it stays until the end.
+    admin_listeners: Listeners,
     handover: Handover,
     access: Option<AccessLog>,
     admin: Option<AdminHalf>,
@@ -153,6 +155,7 @@ impl Server {
         );
         inherited.handed.say_ready();
         signals.notify().ready();
+        let admin_listeners = listeners.split_off(public);
         drop((listen, inherited, addresses));
         seal();
         Ok(Server {
@@ -160,6 +163,7 @@ impl Server {
             door,
             front,
             listeners,
+            admin_listeners,
             handover,
             access,
             admin,
@@ -187,6 +191,7 @@ impl Server {
         let in_time = self.front.drain(why, began + timeout, signals, || true);
         self.door.revoke();
         let (front, sound) = self.front.join();
+        self.admin_listeners.give_up(why);
         if let Some(admin) = self.admin {
             admin.end(signals);
         }

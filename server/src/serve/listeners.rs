@@ -214,6 +214,13 @@ impl Listeners {
         }
     }
 
+    /// Those of the addresses from a place on, apart from the others.
+    pub(super) fn split_off(&mut self, at: usize) -> Self {
+        Listeners {
+            open: self.open.split_off(at),
+        }
+    }
+
     /// Closes them, but for what the loops still hold. Paths of Unix sockets are left to a new instance, if there is one.
     pub(super) fn give_up(mut self, why: End) {
         for file in self.open.iter_mut().filter_map(|open| open.file.as_mut()) {

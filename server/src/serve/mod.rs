@@ -363,16 +363,16 @@ impl App {
             }
         }
         // Before anything is opened: what was passed is known by its numbers only.
-        let inherited = match door {
-            Some(_) => Inherited::default(),
-            None => Inherited::take().map_err(StartError::Inherited)?,
+        let inherited = match (door, &settings.front.admin) {
+            (Some(_), None) => Inherited::default(),
+            _ => Inherited::take().map_err(StartError::Inherited)?,
         };
         let signals = Signals::block().map_err(StartError::Signals)?;
         with_logs(&settings.front, |logs| match door {
-            Some(path) => {
-                behind_door::Server::start(path, &plan, settings, handlers, logs, &signals, started)
-                    .map(|server| server.until_the_end(settings, &signals, logs))
-            }
+            Some(_) => behind_door::Server::start(
+                &plan, settings, inherited, handlers, logs, &signals, started,
+            )
+            .map(|server| server.until_the_end(settings, &signals, logs)),
             None => in_process::Server::start(
                 &plan, settings, inherited, handlers, logs, &signals, started,
             )
