@@ -103,6 +103,8 @@ pub struct Figures {
     pub stack_high_water: usize,
     /// Door server threads started.
     pub threads: u32,
+    /// Log lines about requests that went wrong and were not written, because there had been twenty in that second.
+    pub unlogged: u64,
 }
 
 impl Application {
@@ -259,6 +261,7 @@ impl Application {
                 .door
                 .get()
                 .map_or(0, |door| door.info().threads_started),
+            unlogged: self.lines.unlogged(),
         }
     }
 

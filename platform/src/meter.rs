@@ -70,10 +70,17 @@ pub(crate) struct LinePace {
     /// The second that the lines are counted in.
     second: AtomicU64,
     lines: AtomicU32,
+    /// Not written since the last line, and in all.
     unlogged: AtomicU64,
+    unlogged_in_all: AtomicU64,
 }
 
 impl LinePace {
+    /// How many lines were not written.
+    pub(crate) fn unlogged(&self) -> u64 {
+        self.unlogged_in_all.load(Ordering::Relaxed)
+    }
+
     /// Whether a line may be written now, and then how many were not since the last one.
     pub(crate) fn take(&self) -> Option<u64> {
         self.take_in(now_ns() / 1_000_000_000)
@@ -86,6 +93,7 @@ impl LinePace {
         }
         if self.lines.fetch_add(1, Ordering::Relaxed) >= LINES_MAX {
             self.unlogged.fetch_add(1, Ordering::Relaxed);
+            self.unlogged_in_all.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         Some(self.unlogged.swap(0, Ordering::Relaxed))
@@ -253,6 +261,7 @@ mod tests {
         }
         assert_eq!((pace.take_in(7), pace.take_in(7)), (None, None));
         assert_eq!((pace.take_in(8), pace.take_in(8)), (Some(2), Some(0)));
+        assert_eq!(pace.unlogged(), 2);
     }
 
     #[test]

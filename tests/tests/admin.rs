@@ -223,6 +223,7 @@ fn it_answers_when_every_bucket_and_connection_is_taken() {
     }
     drop(late);
     server.signal(libc::SIGTERM);
+    let _ = server.line_with(" draining");
     server.signal(libc::SIGTERM); // the sleepers are not waited for
     let _ = server.wait();
 }
@@ -232,7 +233,8 @@ fn a_process_that_drains_is_not_ready_and_says_so() {
     let folder = Folder::new("admin-drain");
     let path = folder.path().join("admin.sock");
     for place in ["127.0.0.1:0".to_owned(), format!("unix:{}", path.display())] {
-        let server = Server::start("oom", &format!("--buckets 2 --admin {place}"));
+        let launch = Launch::of("oom").flags("--buckets 2");
+        let server = launch.env("TRANSOM_ADMIN", &place).start();
         let mut client = server.connect();
         client.send(get("/sleep/60000"));
         server.wait_for_sleepers(1);

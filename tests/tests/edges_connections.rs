@@ -115,6 +115,7 @@ fn an_answer_does_not_wait_for_the_next_one_on_its_connection_to_be_made() {
         assert_eq!(client.answer().text(), format!("{} bytes\n", n % 9 * 1024));
     }
     server.signal(libc::SIGTERM);
+    let _ = server.line_with(" draining");
     server.signal(libc::SIGTERM); // the sleeper is not waited for
     let _ = server.wait();
 }

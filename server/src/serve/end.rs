@@ -143,6 +143,7 @@ pub(super) fn summarise(
         process_heap_allocations = process_heap_allocations(),
         access_lines_dropped,
         log_lines_dropped = logs.dropped(),
+        lines_left_out = of(|done| done.unlogged),
         "drained"
     );
 }
