@@ -4,7 +4,7 @@ use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
 use crate::frame::{self, decode_connection, decode_datagram, decode_request, outcome};
 use crate::histogram::Histogram;
-use crate::meter::{Culprit, LinePace, Meters, RouteMeter};
+use crate::meter::{Culprit, Leave, LinePace, Meters, RouteMeter};
 use crate::request::{Matched, Request};
 use crate::response::{Response, Status};
 use crate::router::Routes;
@@ -306,11 +306,13 @@ impl Application {
         if let Failed::Exhausted(exhaustion) = failed {
             self.meters.list_culprit(meter, exhaustion, parked);
         }
-        let unlogged = self.lines.take();
-        if unlogged.is_none() && !parked {
-            return; // of buckets that are lost there are no more than buckets
-        }
-        let unlogged = unlogged.filter(|&lines| lines > 0);
+        let leave = match parked {
+            true => Some(self.lines.always()), // of buckets that are lost there are no more than buckets
+            false => self.lines.take(),
+        };
+        let Some(Leave { unlogged }) = leave else {
+            return;
+        };
         let route = meter.route;
         match failed {
             Failed::Exhausted(exhaustion) => {
@@ -519,11 +521,11 @@ impl DoorHandler for Server {
         call.complete(len, CallStatus(status));
         if live != 0 {
             application.counters.pinned.fetch_add(1, Ordering::Relaxed);
-            if let Some(unlogged) = application.lines.take() {
+            if let Some(Leave { unlogged }) = application.lines.take() {
                 warn!(
                     route = meter.route,
                     live,
-                    unlogged = Some(unlogged).filter(|&lines| lines > 0),
+                    unlogged,
                     "a request left allocations behind: its bucket is pinned until they are freed"
                 );
             }
@@ -583,13 +585,13 @@ unsafe fn answer_request(
     unsafe { incoming.note_route_in(route) };
     let response = routes.dispatch(&mut incoming);
     if let Some(reason) = response.diagnostic()
-        && let Some(unlogged) = application.lines.take()
+        && let Some(Leave { unlogged }) = application.lines.take()
     {
         error!(
             route = route.get().map_or("(no route)", |matched| matched.pattern),
             status = response.status().code(),
             reason,
-            unlogged = Some(unlogged).filter(|&lines| lines > 0),
+            unlogged,
             "a handler could not answer"
         );
     }
