@@ -3,6 +3,7 @@
 mod admin_client;
 mod load;
 mod plan;
+mod prometheus;
 mod snapshot;
 mod top;
 

@@ -1,6 +1,7 @@
 //! A server's own figures, as docs/metrics.md names them: fetched over HTTP, in Prometheus's text format.
 
 use crate::admin_client::{AdminAddress, get};
+use crate::prometheus::Sample;
 
 /// Looks at a server's `/metrics` now.
 ///
@@ -13,20 +14,13 @@ pub fn fetch(admin: &AdminAddress) -> Result<Metrics, String> {
 
 /// All figures at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Metrics(Vec<Figure>);
-
-#[derive(Debug, Clone)]
-struct Figure {
-    name: String,
-    labels: Vec<(String, String)>,
-    value: f64,
-}
+pub struct Metrics(Vec<Sample>);
 
 impl Metrics {
     /// Reads Prometheus's text format. Lines that are not of it are passed over: a server may say more than we know.
     pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        Metrics(lines.filter_map(figure).collect())
+        Metrics(lines.filter_map(Sample::read).collect())
     }
 
     /// The sum of a figure over all its labels; `None` if the server does not have it.
@@ -36,63 +30,14 @@ impl Metrics {
 
     /// A figure with this label, summed over its others.
     pub fn labelled(&self, name: &str, label: &str, is: &str) -> Option<f64> {
-        let has = |figure: &Figure| {
-            figure
-                .labels
-                .iter()
-                .any(|(key, value)| key == label && value == is)
-        };
-        self.sum(|figure| figure.name == name && has(figure))
+        self.sum(|figure| figure.name == name && figure.label(label) == Some(is))
     }
 
-    fn sum(&self, is: impl Fn(&Figure) -> bool) -> Option<f64> {
+    fn sum(&self, is: impl Fn(&Sample) -> bool) -> Option<f64> {
         let mut found = self.0.iter().filter(|figure| is(figure)).peekable();
         found.peek()?;
         Some(found.map(|figure| figure.value).sum())
     }
-}
-
-/// `name{label="value",…} number`, with a timestamp perhaps.
-fn figure(line: &str) -> Option<Figure> {
-    let end = line.find(['{', ' '])?;
-    let (name, mut rest) = line.split_at(end);
-    let mut labels = Vec::new();
-    if let Some(inner) = rest.strip_prefix('{') {
-        rest = inner;
-        loop {
-            rest = rest.trim_start_matches([',', ' ']);
-            if let Some(after) = rest.strip_prefix('}') {
-                rest = after;
-                break;
-            }
-            let (label, after) = rest.split_once("=\"")?;
-            let (value, after) = quoted(after)?;
-            labels.push((label.trim().to_owned(), value));
-            rest = after;
-        }
-    }
-    Some(Figure {
-        name: name.to_owned(),
-        labels,
-        value: rest.split_whitespace().next()?.parse().ok()?,
-    })
-}
-
-/// A label's value up to its closing quote, and what follows it.
-fn quoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => return Some((value, &text[at + 1..])),
-            '\\' => value.push(match chars.next()?.1 {
-                'n' => '\n',
-                other => other,
-            }),
-            c => value.push(c),
-        }
-    }
-    None
 }
 
 #[cfg(test)]
