@@ -273,6 +273,15 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
         )
     };
 
+    let small_answers = || {
+        vec![
+            bar("transom", "epoll", Cpu, AtMost(1.10)),
+            bar("transom", "hyper", Cpu, Below(1.0)),
+            bar("transom", "nginx", Cpu, Below(0.9)),
+            bar("door", "epoll", Cpu, AtMost(1.25)),
+            bar("door", "nginx-unix", Cpu, AtMost(0.4)),
+        ]
+    };
     let mut workloads = vec![
         Workload {
             name: "plaintext",
@@ -281,13 +290,7 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
             method: Method::Rounds,
             baseline: "epoll",
             contestants: Kind::ALL.map(plaintext).into(),
-            bars: vec![
-                bar("transom", "epoll", Cpu, AtMost(1.10)),
-                bar("transom", "hyper", Cpu, Below(1.0)),
-                bar("transom", "nginx", Cpu, Below(0.9)),
-                bar("door", "epoll", Cpu, AtMost(1.25)),
-                bar("door", "nginx-unix", Cpu, AtMost(0.4)),
-            ],
+            bars: small_answers(),
         },
         Workload {
             name: "json",
@@ -303,13 +306,7 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
                     Contestant::new(kind, "/json", Body::Is(message.into())).epoll("json")
                 })
                 .collect(),
-            bars: vec![
-                bar("transom", "epoll", Cpu, AtMost(1.10)),
-                bar("transom", "hyper", Cpu, Below(1.0)),
-                bar("transom", "nginx", Cpu, Below(0.9)),
-                bar("door", "epoll", Cpu, AtMost(1.25)),
-                bar("door", "nginx-unix", Cpu, AtMost(0.4)),
-            ],
+            bars: small_answers(),
         },
         Workload {
             name: "one",

@@ -1,7 +1,6 @@
 //! `/metrics`: Prometheus's text format, written straight into the slot.
 
 use super::{Admin, FrontView, process};
-use crate::front::LoopFigures;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::time::Duration;
@@ -229,15 +228,12 @@ pub(super) fn place_name(place: Place) -> &'static str {
 
 fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
     let figures = front.figures();
-    let LoopFigures {
-        accepted, requests, ..
-    } = figures;
     for (name, kind, help, value) in [
         (
             "transom_connections_accepted_total",
             COUNTER,
             "Connections accepted.",
-            accepted,
+            figures.accepted,
         ),
         (
             "transom_connections",
@@ -273,7 +269,7 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
             "transom_requests_total",
             COUNTER,
             "Calls submitted to the doors.",
-            requests,
+            figures.requests,
         ),
         (
             "transom_door_died_total",
@@ -360,14 +356,14 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
 
 fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<()> {
     let figures = application.figures();
-    let in_state = |state| {
-        let buckets = application.buckets().iter();
-        buckets.filter(|bucket| bucket.state() == state).count()
-    };
+    let mut in_state = [0; STATES.len()];
+    for bucket in application.buckets().iter() {
+        in_state[bucket.state() as usize] += 1;
+    }
     text.each(
         ("transom_buckets", GAUGE, "Buckets by what they are doing."),
         "state",
-        STATES.map(|(state, name)| (name, in_state(state))),
+        STATES.map(|(state, name)| (name, in_state[state as usize])),
     )?;
     let geometry = application.buckets().get(0).map(Bucket::geometry);
     let geometry = geometry.expect("an application has a bucket");
