@@ -165,6 +165,11 @@ impl AsyncClient {
         self.touched |= 1 << word;
     }
 
+    /// Whether there are calls that `flush` would publish.
+    pub fn has_staged(&self) -> bool {
+        self.touched != 0
+    }
+
     /// Publishes the staged calls, with one atomic operation per touched word, and rings as few
     /// threads as will do.
     ///

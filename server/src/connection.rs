@@ -179,6 +179,9 @@ pub(crate) struct Connection {
     /// The entry stands in the queue of those that hold something.
     pub in_held: bool,
 
+    /// It stands in the epoll set.
+    pub watched: bool,
+
     // What the kernel has told us.
     pub readable: bool,
     pub half_closed: bool,
@@ -254,6 +257,7 @@ impl Connection {
             taken: 0,
             held_since_ns: 0,
             in_held: false,
+            watched: false,
             readable: false,
             half_closed: false,
             urgent: false,

@@ -1,9 +1,10 @@
 //! The system calls of a loop: sockets, epoll, clocks. Everything non-blocking; errors as they come from the kernel.
 
+use rustix::net::{RecvFlags, SendFlags};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -316,32 +317,28 @@ fn from_c(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 
 /// Reads what is there, up to the buffer's size; 0 at the end of the stream.
 pub(crate) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the buffer is valid for its length.
-    check_len(unsafe {
-        libc::recv(
-            fd,
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT,
-        )
-    })
+    // SAFETY: the caller's descriptor is open, and stays so for the call.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    let (received, _) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?;
+    Ok(received)
 }
 
 /// Sends as much as the socket's buffer takes.
 pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    send_with(fd, bytes, 0)
+    send_with(fd, bytes, SendFlags::empty())
 }
 
 /// The same, but what does not fill a segment may stay with the kernel, for 200 ms at most, until more is sent or
 /// [`push`] is called.
 pub(crate) fn send_and_hold(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    send_with(fd, bytes, libc::MSG_MORE)
+    send_with(fd, bytes, SendFlags::MORE)
 }
 
-fn send_with(fd: RawFd, bytes: &[u8], flags: libc::c_int) -> io::Result<usize> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flags;
-    // SAFETY: the bytes are valid for their length.
-    check_len(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) })
+fn send_with(fd: RawFd, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL | flags;
+    // SAFETY: as in `receive`.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
 /// Lets go what [`send_and_hold`] has held. (Setting this option, which is set already, is what does it: tcp(7). A Unix
@@ -481,7 +478,7 @@ pub(crate) fn peek(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// Closes a descriptor that came from [`accept`].
 pub(crate) fn close(fd: RawFd) {
     // SAFETY: the caller owns the descriptor and forgets it.
-    unsafe { libc::close(fd) };
+    unsafe { rustix::io::close(fd) };
 }
 
 /// Seconds since 1970, to the tick: enough for a `Date`, and cheaper.

@@ -126,14 +126,14 @@ impl Span {
         head.get(self.offset as usize..)?.get(..self.len as usize)
     }
 
-    /// The part as text. `text` is the head as text, if it is: then that need not be asked for each part.
-    fn text<'h>(self, head: &'h [u8], text: Option<&'h str>) -> Result<&'h str, FrameError> {
+    /// The part as text. `whole` is the head as text, if it is: then that need not be asked for each part.
+    fn text<'h>(self, head: &'h [u8], whole: Option<&'h str>) -> Result<&'h str, FrameError> {
         let (from, len) = (self.offset as usize, self.len as usize);
-        if let Some(part) = text.and_then(|text| text.get(from..)?.get(..len)) {
+        if let Some(part) = whole.and_then(|text| text.get(from..)?.get(..len)) {
             return Ok(part);
         }
         let bytes = self.slice(head).ok_or(FrameError::Part)?;
-        str::from_utf8(bytes).map_err(|_| FrameError::Text)
+        text(bytes).ok_or(FrameError::Text)
     }
 }
 
@@ -320,11 +320,11 @@ pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
         return Err(FrameError::Length);
     }
 
-    let text = str::from_utf8(head).ok();
-    let method = Span::at(header, at::METHOD).text(head, text)?;
-    let target = Span::at(header, at::TARGET).text(head, text)?;
-    let query = Span::at(header, at::QUERY).text(head, text)?;
-    let host = Span::at(header, at::HOST).text(head, text)?;
+    let whole = text(head);
+    let method = Span::at(header, at::METHOD).text(head, whole)?;
+    let target = Span::at(header, at::TARGET).text(head, whole)?;
+    let query = Span::at(header, at::QUERY).text(head, whole)?;
+    let host = Span::at(header, at::HOST).text(head, whole)?;
     if !is_token(method.as_bytes()) || target.is_empty() {
         return Err(FrameError::Text);
     }
@@ -342,7 +342,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
     Ok(RawRequest {
         method,
         target,
-        path: str::from_utf8(path).map_err(|_| FrameError::PathNotUtf8)?,
+        path: text(path).ok_or(FrameError::PathNotUtf8)?,
         query,
         host,
         minor,
@@ -353,6 +353,15 @@ pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
         fields: RawFields { head, index },
         body,
     })
+}
+
+/// The bytes as text, if they are UTF-8. Nearly all are ASCII, which takes a tenth of the time to see.
+fn text(bytes: &[u8]) -> Option<&str> {
+    if bytes.is_ascii() {
+        // SAFETY: ASCII is UTF-8.
+        return Some(unsafe { str::from_utf8_unchecked(bytes) });
+    }
+    str::from_utf8(bytes).ok()
 }
 
 fn split(bytes: &[u8], len: u32) -> Result<(&[u8], &[u8]), FrameError> {

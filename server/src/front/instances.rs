@@ -10,25 +10,28 @@ use crate::connection::{InstanceId, State};
 use transom_doors::{AsyncClient, PeerState, SlotId, Withdraw};
 
 impl Loop {
-    /// Publishes what was submitted. What an instance did not accept waits for the next one.
-    pub(super) fn flush(&mut self) {
+    /// Publishes what was submitted: whether there was anything. What an instance did not accept waits for the next one.
+    pub(super) fn flush(&mut self) -> bool {
+        let mut any = false;
         for at in self.doorways.instances() {
             let Some(client) = &mut self.doorways[at].client else {
                 continue;
             };
+            any |= client.has_staged();
             if client.flush().is_ok() {
                 continue;
             }
             if !self.doorways[at.doorway].is_remote() {
                 // A door of our own process was revoked, which only happens at its end.
                 self.order = Order::Stop;
-                return;
+                return false;
             }
             self.look_at_peer(at);
             self.retire(at);
             self.collect_lost(at);
             self.again = true;
         }
+        any
     }
 
     /// Something has happened to the other side of a client.

@@ -20,6 +20,7 @@ mod routes;
 mod slow;
 mod stats;
 mod timers;
+mod unwatched;
 
 use crate::addresses::{Addresses, Admission, Counted};
 use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
@@ -40,6 +41,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use transom_arena::{Bytes, Part};
 use transom_doors::{Bell, Completion, Patience, SlotId};
+use unwatched::Unwatched;
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
@@ -234,6 +236,7 @@ pub(crate) struct Loop {
     /// Connections whose last answer may not have been sent, and since when. (An entry of the table stands here once, and
     /// stays when its connection is closed.)
     held: VecDeque<(u32, u64)>,
+    unwatched: Unwatched,
     limits: HeadLimits,
     body_limit: u64,
     requests_per_connection: u32,
@@ -319,6 +322,7 @@ impl Loop {
             completions: Vec::with_capacity(slots + 1),
             ready: VecDeque::with_capacity(connections as usize + 1),
             held: VecDeque::with_capacity(connections as usize + 1),
+            unwatched: Unwatched::default(),
             limits: HeadLimits {
                 head_max: head_limit,
                 target_max: head_limit / 2,
@@ -387,7 +391,16 @@ impl Loop {
                 break;
             }
             self.push_held();
-            self.flush();
+            if self.flush() {
+                self.look_at_the_clock();
+                if self.collect_completions() {
+                    self.quiet = 0;
+                    self.again |= draining; // for the last connection may be closed
+                    self.serve_waiting();
+                    self.serve_ready();
+                    self.flush();
+                }
+            }
             if self.order == Order::Stop {
                 continue;
             }
@@ -395,6 +408,7 @@ impl Loop {
             self.help_what_is_stuck();
             self.relieve_doorways();
             self.show_gauges();
+            self.watch_newcomers();
             let count = self.sleep(&mut events);
             self.look_at_the_clock();
             for event in &events[..count] {
@@ -443,8 +457,10 @@ impl Loop {
         let cramped = self.doorways.0.iter().map(|doorway| doorway.cramped_due_ms);
         let pressed = self.doorways.0.iter().map(|doorway| doorway.pressed_due_ms);
         // Rounded up, else the loop would turn idly until then.
-        let held = self.held_due_ns().map(|due_ns| due_ns.div_ceil(1_000_000));
-        let until_timer = [self.table.next_due_ms(), again, held]
+        let in_ms = |due_ns: u64| due_ns.div_ceil(1_000_000);
+        let held = self.held_due_ns().map(in_ms);
+        let unwatched = self.unwatched_due_ns().map(in_ms);
+        let until_timer = [self.table.next_due_ms(), again, held, unwatched]
             .into_iter()
             .flatten()
             .chain(cramped.chain(pressed).filter(|&due| due != 0))
@@ -676,13 +692,6 @@ impl Loop {
             return;
         };
         self.table[index].counted = counted;
-        let token = (u64::from(self.table[index].generation) << 32) | u64::from(index);
-        if self.epoll.add_connection(fd, token).is_err() {
-            net::close(fd);
-            self.table.remove(index);
-            self.forget_address(counted);
-            return;
-        }
         self.stats.accepted.bump();
         self.table[index].wants_proxy = self.proxied;
         self.table[index].trusted = trusted;
@@ -690,6 +699,7 @@ impl Loop {
         self.table[index].readable = true;
         self.set_timer(index, List::Idle, self.timeouts.idle);
         self.drive(index);
+        self.watch_later(index);
     }
 
     /// Lets new connections wait in the kernel until one of ours has closed.

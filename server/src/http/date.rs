@@ -17,8 +17,11 @@ const LAST_SECOND: u64 = 253_402_300_799;
 #[derive(Debug, Clone, Copy)]
 pub struct DateCache {
     unix_secs: u64,
-    line: [u8; DATE_LINE_LEN],
+    /// A status line of 200 before it.
+    text: [u8; OK.len() + DATE_LINE_LEN],
 }
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\n";
 
 impl DateCache {
     /// The line for `unix_secs`, in seconds since 1970.
@@ -26,7 +29,7 @@ impl DateCache {
     pub fn new(unix_secs: u64) -> Self {
         let mut cache = Self {
             unix_secs,
-            line: *b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n",
+            text: *b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n",
         };
         cache.render();
         cache
@@ -46,16 +49,22 @@ impl DateCache {
         self.unix_secs
     }
 
+    /// A status line of 200 and the field line, which is how most replies begin.
+    #[must_use]
+    pub(super) fn ok_and_line(&self) -> &[u8] {
+        &self.text
+    }
+
     /// The field line, with CRLF.
     #[must_use]
-    pub fn line(&self) -> &[u8; DATE_LINE_LEN] {
-        &self.line
+    pub fn line(&self) -> &[u8] {
+        &self.text[OK.len()..]
     }
 
     fn render(&mut self) {
         // Beyond its years httpdate panics; a wrong clock is no reason to end a loop.
         let time = UNIX_EPOCH + Duration::from_secs(self.unix_secs.min(LAST_SECOND));
-        let date = &mut self.line[b"Date: ".len()..][..DATE_LEN];
+        let date = &mut self.text[OK.len() + b"Date: ".len()..][..DATE_LEN];
         write!(Fixed(date), "{}", httpdate::HttpDate::from(time))
             .expect("an IMF-fixdate is 29 bytes");
     }

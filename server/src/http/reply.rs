@@ -84,9 +84,12 @@ pub fn head(
         framing
     };
     let mut pen = Pen::new(out);
-    status_line(&mut pen, status);
-    if let Some(date) = date {
-        pen.put(date.line());
+    match date {
+        Some(date) if status == 200 => pen.put(date.ok_and_line()),
+        _ => {
+            status_line(&mut pen, status);
+            pen.put(date.map_or(b"", DateCache::line));
+        }
     }
     match framing {
         ReplyFraming::Length(len) => content_length(&mut pen, len),

@@ -81,6 +81,9 @@ pub fn validate_fields(block: &[u8]) -> Result<FieldFacts, FieldError> {
 impl FieldFacts {
     fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), FieldError> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        if name == b"Content-Type" {
+            return first(&mut self.has_content_type); // as nearly every reply has it, in one comparison
+        }
         // The length tells nearly all other fields apart without looking at them.
         match name.len() {
             4 if is("date") => first(&mut self.has_date),

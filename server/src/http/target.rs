@@ -75,8 +75,9 @@ pub(super) fn parse(target: &str, method: Method) -> Result<Target<'_>, Refusal>
 }
 
 fn split_query(target: &str) -> (&str, Option<&str>) {
-    match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    // Byte by byte: most targets are shorter than what a search for a character takes to begin.
+    match target.bytes().position(|byte| byte == b'?') {
+        Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
     }
 }
@@ -143,8 +144,10 @@ fn is_port_part(part: &[u8]) -> bool {
         [] => true,
         [b':', digits @ ..] => digits
             .iter()
-            .try_fold(0_u16, |port, byte| match byte {
-                b'0'..=b'9' => port.checked_mul(10)?.checked_add(u16::from(byte - b'0')),
+            .try_fold(0_u32, |port, byte| match byte {
+                b'0'..=b'9' => {
+                    Some(port * 10 + u32::from(byte - b'0')).filter(|port| *port <= 65535)
+                }
                 _ => None,
             })
             .is_some(),
