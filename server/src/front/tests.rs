@@ -173,8 +173,12 @@ impl Front {
     }
 
     fn start_at(paths: &[PathBuf], flags: &str, routes: &[(Option<&str>, &str, u16)]) -> Self {
-        let defaults = "t --loops 1 --connections 32 ";
-        let flags = format!("{defaults}{flags}");
+        let connections = if flags.contains("--connections") {
+            ""
+        } else {
+            "--connections 32"
+        };
+        let flags = format!("t --loops 1 {connections} {flags}");
         let mut settings = Flags::parse_from(flags.split_whitespace()).settings;
         if !flags.contains("--queue-timeout") {
             settings.queue_timeout = PATIENCE;
@@ -394,6 +398,55 @@ fn requests_go_where_their_path_and_method_say() {
         .map(|(at, _)| &text[at + 9..at + 12])
         .collect();
     assert_eq!(statuses, ["200", "404", "200"], "{text}");
+}
+
+/// What is accepted when it has its first request already is watched later than others.
+#[test]
+fn a_client_whose_request_was_there_before_it_was_accepted_is_a_client_like_any_other() {
+    let front = Front::start("--connections 1", 2, &[(None, "/a", 0), (None, "/b", 1)]);
+    let a = front.serve(0, "a", 1);
+    let b = front.serve(1, "b", 1);
+    let first = front.ask("GET", "/a/hold");
+    a.gate.wait_for(1);
+    // The table is full, so this one stays with the kernel, and its request with it.
+    let mut second = front.connect();
+    let keep = |path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    second.write_all(keep("/b/hold").as_bytes()).expect("sent");
+    a.gate.open();
+    assert_answer(&rest(first), 200, "a");
+    b.gate.wait_for(1);
+    // Longer than it may go unwatched; and what comes meanwhile is not lost.
+    second.write_all(keep("/b").as_bytes()).expect("sent");
+    std::thread::sleep(Duration::from_nanos(2 * unwatched::UNWATCHED_NS));
+    b.gate.open();
+    let mut answers = String::new();
+    while answers.matches("\r\n\r\nb").count() < 2 {
+        let mut bytes = [0; 1024];
+        let len = second.read(&mut bytes).expect("two answers");
+        assert_ne!(len, 0, "closed after {answers}");
+        answers.push_str(std::str::from_utf8(&bytes[..len]).expect("text"));
+    }
+    // And the next, after a silence.
+    second.write_all(keep("/a").as_bytes()).expect("sent");
+    let len = second.read(&mut [0; 1024]).expect("an answer");
+    assert_ne!(len, 0, "still open");
+
+    // The same for one that goes away: it is noticed while its handler still runs.
+    let front = Front::start("--connections 1", 2, &[(None, "/a", 0), (None, "/b", 1)]);
+    let a = front.serve(0, "a", 1);
+    let b = front.serve(1, "b", 1);
+    let first = front.ask("GET", "/a/hold");
+    a.gate.wait_for(1);
+    let second = front.ask("GET", "/b/hold");
+    a.gate.open();
+    assert_answer(&rest(first), 200, "a");
+    b.gate.wait_for(1);
+    net::reset_at_close(second.as_raw_fd());
+    drop(second);
+    eventually("its place is free", || {
+        front.stats.connections.get() == 0
+    });
+    b.gate.open();
 }
 
 #[test]

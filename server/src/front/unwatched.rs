@@ -9,7 +9,7 @@ use super::Loop;
 use crate::connection::State;
 
 /// How long a call may take before its connection is watched: so much later may a loop learn that its client has gone.
-const UNWATCHED_NS: u64 = 1_000_000;
+pub(super) const UNWATCHED_NS: u64 = 1_000_000;
 
 /// The most connections that are not watched.
 const UNWATCHED_MAX: usize = 256;
