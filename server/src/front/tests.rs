@@ -443,9 +443,7 @@ fn a_client_whose_request_was_there_before_it_was_accepted_is_a_client_like_any_
     b.gate.wait_for(1);
     net::reset_at_close(second.as_raw_fd());
     drop(second);
-    eventually("its place is free", || {
-        front.stats.connections.get() == 0
-    });
+    eventually("its place is free", || front.stats.connections.get() == 0);
     b.gate.open();
 }
 
