@@ -127,6 +127,15 @@ pub(crate) struct OwnAnswer {
     pub sent: u16,
 }
 
+/// Answers that have been put aside, to be sent with the next one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gathered {
+    /// Which place of the loop's has them.
+    pub place: u8,
+    /// How many bytes.
+    pub len: u16,
+}
+
 /// One connection. About 300 bytes.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -174,7 +183,9 @@ pub(crate) struct Connection {
     /// Bytes given to the socket in all, and how many of them the client had taken when it was asked last.
     pub handed: u64,
     pub taken: u64,
-    /// Since when the end of an answer may be with the kernel, to be sent with the next answer; 0: nothing is.
+    pub gathered: Option<Gathered>,
+    /// Since when answers have been put aside, or the end of one may be with the kernel, to be sent with the next answer; 0:
+    /// nothing waits for that.
     pub held_since_ns: u64,
     /// The entry stands in the queue of those that hold something.
     pub in_held: bool,
@@ -255,6 +266,7 @@ impl Connection {
             write_pace: Pace::default(),
             handed: 0,
             taken: 0,
+            gathered: None,
             held_since_ns: 0,
             in_held: false,
             watched: false,

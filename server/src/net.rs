@@ -334,6 +334,15 @@ pub(crate) fn send_and_hold(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     send_with(fd, bytes, SendFlags::MORE)
 }
 
+/// One of the two.
+pub(crate) fn send_and_hold_if(hold: bool, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    if hold {
+        send_and_hold(fd, bytes)
+    } else {
+        send(fd, bytes)
+    }
+}
+
 fn send_with(fd: RawFd, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL | flags;
     // SAFETY: as in `receive`.

@@ -9,7 +9,7 @@ use crate::connection::Connection;
 use crate::forward;
 use crate::front::{
     ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, QUEUE_ENTRY_SIZE, REMOTE_SLOTS_MAX,
-    SLOT_TABLES_SIZE,
+    SLOT_TABLES_SIZE, gathering_size,
 };
 use crate::listen::ListenAddress;
 use crate::log;
@@ -500,8 +500,10 @@ fn scratch(settings: &FrontSettings) -> Term {
         "scratch",
         Place::Region,
         settings.loops() as usize,
-        write_size(settings).saturating_add(READ_SIZE),
-        "a loop each: one read, one answer",
+        write_size(settings)
+            .saturating_add(READ_SIZE)
+            .saturating_add(gathering_size(settings.connections_per_loop())),
+        "a loop each: one read, one answer, and short answers that leave together",
         "--loops",
     )
 }

@@ -11,6 +11,7 @@
 
 mod access;
 mod doorway;
+mod gathering;
 mod instances;
 mod opener;
 mod output;
@@ -31,6 +32,7 @@ use crate::peer::forwarded::Field;
 use crate::peer::{Trusted, is_trusted};
 use crate::settings::{FrontSettings, ProxySetting};
 use doorway::{Doorway, Doorways};
+use gathering::Places;
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
@@ -45,6 +47,7 @@ use unwatched::Unwatched;
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
+pub(crate) use gathering::gathering_size;
 pub(crate) use opener::{HANGS, OPENER_STACK, Opener, OpenerBuilder, open_options};
 pub(crate) use routes::{Route, RouteTable};
 pub use stats::{Counter, LoopFigures, LoopStats};
@@ -237,6 +240,8 @@ pub(crate) struct Loop {
     /// stays when its connection is closed.)
     held: VecDeque<(u32, u64)>,
     unwatched: Unwatched,
+    /// For answers that wait for the next one.
+    places: Places,
     limits: HeadLimits,
     body_limit: u64,
     requests_per_connection: u32,
@@ -303,7 +308,8 @@ impl Loop {
         }
         let connections = settings.connections_per_loop();
         let head_limit = settings.head_limit.get();
-        let (read, write) = parts.scratch.into_slice().split_at_mut(scratch.0);
+        let (read, rest) = parts.scratch.into_slice().split_at_mut(scratch.0);
+        let (write, places) = rest.split_at_mut(scratch.1);
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let mut this = Loop {
             epoll,
@@ -317,12 +323,13 @@ impl Loop {
             pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
             // A read that is larger than a buffer could not be kept.
             read_scratch: &mut read[..scratch.0.min(head_limit)],
-            write_scratch: &mut write[..scratch.1],
+            write_scratch: write,
             doorways,
             completions: Vec::with_capacity(slots + 1),
             ready: VecDeque::with_capacity(connections as usize + 1),
             held: VecDeque::with_capacity(connections as usize + 1),
             unwatched: Unwatched::default(),
+            places: Places::new(places),
             limits: HeadLimits {
                 head_max: head_limit,
                 target_max: head_limit / 2,
@@ -533,8 +540,12 @@ impl Loop {
             match connection.held_since_ns {
                 0 => {} // it was sent with the next answer, or the connection was closed
                 since if since + HELD_NS <= self.now_ns => {
-                    net::push(connection.fd);
                     connection.held_since_ns = 0;
+                    if connection.gathered.is_none() {
+                        net::push(connection.fd);
+                    } else if self.send_gathered(index, false).is_err() {
+                        self.close(index);
+                    }
                 }
                 since => {
                     self.held.push_back((index, since));
@@ -600,7 +611,13 @@ impl Loop {
             self.close(index); // reset: nobody is there to be answered
             return;
         }
-        match connection.state {
+        let stuck = connection.gathered.is_some() && connection.held_since_ns == 0;
+        if stuck && connection.state != State::Writing && self.send_gathered(index, false).is_err()
+        {
+            self.close(index);
+            return;
+        }
+        match self.table[index].state {
             State::Writing => self.go_on_writing(index),
             _ if any(!libc::EPOLLOUT) => self.drive(index),
             _ => {}
@@ -853,7 +870,13 @@ impl Loop {
         if status >= 500 {
             self.note_time(index); // there was a whole request
         }
-        let sent = match net::send(connection.fd, &reply[..len]) {
+        // After the answers before it.
+        let result = match self.send_gathered(index, true) {
+            Ok(true) => net::send(self.table[index].fd, &reply[..len]),
+            Ok(false) => Ok(0),
+            Err(error) => Err(error),
+        };
+        let sent = match result {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
@@ -963,6 +986,7 @@ impl Loop {
 
     fn close(&mut self, index: u32) {
         self.note_close(index);
+        self.let_go_of_gathered(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
         net::close(self.table[index].fd);

@@ -108,20 +108,25 @@ pub(super) fn copy_fields<'s>(
 }
 
 impl Output {
-    /// Sends from a slot of this process, through the scratch if it is short; `hold` as in [`net::send_and_hold`].
+    /// Whether all of it goes into so many bytes, and through a scratch of that size.
+    pub(super) fn fits(&self, room: usize, scratch: usize) -> bool {
+        let total = self.total();
+        total <= room && COPY_AT + total <= scratch
+    }
+
+    /// Sends from a slot of this process, through the scratch if it is short.
     pub(super) fn send_local(
         &self,
-        fd: RawFd,
+        way: Way<'_>,
         reply: &[u8],
         scratch: &mut [u8],
-        hold: bool,
     ) -> io::Result<usize> {
         let pieces = self.pieces(reply);
         if self.total() - self.sent <= scratch.len() {
             let len = gather(&pieces, self.sent, scratch);
-            send(fd, &scratch[..len], hold)
+            way.send(&scratch[..len])
         } else {
-            send_from(fd, &pieces, self.sent)
+            send_from(way.socket()?, &pieces, self.sent)
         }
     }
 
@@ -129,11 +134,10 @@ impl Output {
     /// time the scratch still has the copy that was checked.
     pub(super) fn send_remote(
         &mut self,
-        fd: RawFd,
+        way: Way<'_>,
         (client, slot): (&AsyncClient, SlotId),
         scratch: &mut [u8],
         keys: &RandomState,
-        hold: bool,
     ) -> io::Result<usize> {
         let fields = COPY_AT..COPY_AT + self.fields.len();
         let head_len = self.start_len + fields.len() + self.middle_len;
@@ -158,8 +162,9 @@ impl Output {
             let (copy, behind) = scratch[head.end..end].split_at_mut(body.len());
             client.copy_reply(slot, body.start, copy);
             behind.copy_from_slice(tail);
-            send(fd, &scratch[head.start..end], hold)
+            way.send(&scratch[head.start..end])
         } else {
+            let fd = way.socket()?;
             let reply = client.reply_bytes(slot);
             assert!(body.end <= reply.len(), "checked with the frame");
             // SAFETY: within the reply's bytes, which are mapped as long as the client lives; the other two are borrowed.
@@ -178,11 +183,31 @@ impl Output {
     }
 }
 
-fn send(fd: RawFd, bytes: &[u8], hold: bool) -> io::Result<usize> {
-    if hold {
-        net::send_and_hold(fd, bytes)
-    } else {
-        net::send(fd, bytes)
+/// Where an answer goes.
+pub(super) enum Way<'w> {
+    /// To its client; `hold` as in [`net::send_and_hold`].
+    Socket { fd: RawFd, hold: bool },
+    /// To a place that has room for all of it; see [`Output::fits`].
+    Place(&'w mut [u8]),
+}
+
+impl Way<'_> {
+    fn send(self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Way::Socket { fd, hold } => net::send_and_hold_if(hold, fd, bytes),
+            Way::Place(place) => {
+                place[..bytes.len()].copy_from_slice(bytes);
+                Ok(bytes.len())
+            }
+        }
+    }
+
+    /// The socket, for an answer that is sent from where it lies.
+    fn socket(self) -> io::Result<RawFd> {
+        match self {
+            Way::Socket { fd, .. } => Ok(fd),
+            Way::Place(_) => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 }
 

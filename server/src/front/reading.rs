@@ -674,7 +674,10 @@ impl Loop {
             return true;
         }
         connection.continued = true;
-        if matches!(net::send(connection.fd, CONTINUE), Ok(len) if len == CONTINUE.len()) {
+        let before_it = self.send_gathered(index, true);
+        if matches!(before_it, Ok(true))
+            && matches!(net::send(self.table[index].fd, CONTINUE), Ok(len) if len == CONTINUE.len())
+        {
             return true;
         }
         self.close(index);

@@ -4,7 +4,8 @@
 //! frame has been decoded and its fields validated. Framing is the front end's alone.
 
 use super::Loop;
-use super::output::{copy_fields, put_framing};
+use super::gathering::Outcome;
+use super::output::{Way, copy_fields, put_framing};
 use crate::connection::{Connection, InstanceId, State};
 use crate::http::framing::framing;
 use crate::http::reply::head;
@@ -259,31 +260,31 @@ impl Loop {
             self.close(index);
             return;
         };
-        let remote = self.doorways[connection.at.doorway].is_remote();
         let hold = may_hold(connection);
+        if hold || connection.gathered.is_some() {
+            match self.gather(index, slot, hold) {
+                Outcome::Taken => return self.answer_has_left(index, slot, hold),
+                Outcome::Refused => {}
+                Outcome::Stuck => return self.writer_is_stuck(index),
+                Outcome::Broken => return self.close(index),
+            }
+        }
+        let connection = &mut self.table[index];
+        let remote = self.doorways[connection.at.doorway].is_remote();
         let (client, output) = self.doorways[connection.at].writing(slot);
-        let total = output.total();
+        let fd = connection.fd;
+        let (way, scratch) = (Way::Socket { fd, hold }, &mut self.write_scratch[..]);
         let result = if remote {
-            let from = (client, slot);
-            let keys = &self.keys;
-            output.send_remote(connection.fd, from, self.write_scratch, keys, hold)
+            output.send_remote(way, (client, slot), scratch, &self.keys)
         } else {
-            output.send_local(connection.fd, client.reply(slot), self.write_scratch, hold)
+            output.send_local(way, client.reply(slot), scratch)
         };
         match result {
             Ok(sent) => {
                 output.sent += sent;
                 connection.handed += sent as u64;
-                if output.sent == total {
-                    let body_sent = output.body_sent();
-                    if hold {
-                        self.note_held(index);
-                    } else {
-                        self.table[index].held_since_ns = 0; // whatever was held went with it
-                    }
-                    self.note_sent(index, body_sent);
-                    self.writer_is_done(index);
-                    self.written(index, slot);
+                if output.sent == output.total() {
+                    self.answer_has_left(index, slot, hold);
                     return;
                 }
             }
@@ -300,6 +301,20 @@ impl Loop {
         }
         // An event tells when there is room again.
         self.writer_is_stuck(index);
+    }
+
+    /// An answer, or a part of one, is with the kernel, or was put aside to be sent with the next answer (`hold`).
+    fn answer_has_left(&mut self, index: u32, slot: SlotId, hold: bool) {
+        let at = self.table[index].at;
+        let body_sent = self.doorways[at].writing(slot).1.body_sent();
+        if hold {
+            self.note_held(index);
+        } else {
+            self.table[index].held_since_ns = 0; // whatever was held went with it
+        }
+        self.note_sent(index, body_sent);
+        self.writer_is_done(index);
+        self.written(index, slot);
     }
 
     fn written(&mut self, index: u32, slot: SlotId) {

@@ -139,6 +139,11 @@ impl Loop {
 
     /// Sends the rest of an answer that was put aside.
     pub(super) fn go_on_answering(&mut self, index: u32, own: OwnAnswer) {
+        match self.send_gathered(index, true) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => return self.close(index),
+        }
         let connection = &self.table[index];
         let mut reply = [0; refusals::ANSWER_MAX];
         let len = refusals::render(

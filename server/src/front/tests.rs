@@ -59,6 +59,10 @@ impl Gate {
         self.state.lock().unwrap().1 = true;
         self.changed.notify_all();
     }
+
+    fn shut(&self) {
+        *self.state.lock().unwrap() = (0, false);
+    }
 }
 
 /// A door whose handler names itself and answers as its path asks for.
@@ -192,7 +196,8 @@ impl Front {
             place: Place::Region,
         };
         let table = settings.connections_per_loop() as usize * size_of::<Connection>();
-        let scratch = READ_SIZE + write_size(&settings);
+        let gathering = gathering_size(settings.connections_per_loop());
+        let scratch = READ_SIZE + write_size(&settings) + gathering;
         let bound = Bound::new(vec![
             term("connections", 1, pages(table).expect("small")),
             term(
@@ -445,6 +450,88 @@ fn a_client_whose_request_was_there_before_it_was_accepted_is_a_client_like_any_
     drop(second);
     eventually("its place is free", || front.stats.connections.get() == 0);
     b.gate.open();
+}
+
+/// However an answer is made and however large it is, and whether its client takes it or not for a while.
+#[test]
+fn answers_to_requests_that_came_together_leave_in_their_order() {
+    let kinds = [
+        ("GET /a/x HTTP/1.1\r\nHost: a\r\n\r\n", &["200"][..]),
+        ("GET /a/x HTTP/1.1\r\nHost: a\r\n\r\n", &["200"]),
+        ("HEAD /a/fields HTTP/1.1\r\nHost: a\r\n\r\n", &["200"]),
+        ("GET /x HTTP/1.1\r\nHost: a\r\n\r\n", &["404"]),
+        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", &["204"]),
+        ("GET /a/inject HTTP/1.1\r\nHost: a\r\n\r\n", &["500"]),
+        ("GET /a/fields HTTP/1.1\r\nHost: a\r\n\r\n", &["200"]),
+        (
+            "POST /a/body HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+            &["200"],
+        ),
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
+    let _a = front.serve(0, "a", 4);
+    for round in 0..20 {
+        // Mostly short ones in the first rounds, large ones as well in the others.
+        let chosen: Vec<_> = (0..400)
+            .map(|_| {
+                if round < 10 && random.u8(..) > 8 {
+                    kinds[0]
+                } else {
+                    kinds[random.usize(..kinds.len())]
+                }
+            })
+            .collect();
+        let mut text: String = chosen.iter().map(|kind| kind.0).collect();
+        text.push_str("GET /a/last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let mut expected: Vec<_> = chosen.iter().flat_map(|kind| kind.1).collect();
+        expected.push(&"200");
+        let stream = front.connect();
+        let writer = std::thread::spawn({
+            let mut stream = stream.try_clone().expect("a descriptor");
+            move || stream.write_all(text.as_bytes()).expect("sent")
+        });
+        if round % 2 == 0 {
+            // Until the server has nowhere to put its answers.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let answers = rest(stream);
+        writer.join().expect("sends");
+        let statuses: Vec<_> = answers
+            .match_indices("HTTP/1.1 ")
+            .map(|(at, _)| &answers[at + 9..at + 12])
+            .collect();
+        // Who was asked to go on with its body is for chance to say.
+        let statuses: Vec<_> = statuses.iter().filter(|&&status| status != "100").collect();
+        assert_eq!(statuses, expected, "round {round}");
+        assert!(answers.ends_with("\r\n\r\na"), "the last one is whole");
+    }
+}
+
+/// What was put aside finds no room in the socket when its time has come, and room while the next handler still runs.
+#[test]
+fn answers_that_were_put_aside_do_not_wait_for_a_handler_that_takes_long() {
+    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
+    let a = front.serve(0, "a", 4);
+    let ask = |path| format!("GET /a/{path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    // What the two sockets have room for is not known, so one number of answers or another fills them just so.
+    for count in (0..1500).step_by(20) {
+        let mut stream = front.connect();
+        let text = ask("x").repeat(count) + &ask("hold");
+        stream.write_all(text.as_bytes()).expect("sent");
+        std::thread::sleep(Duration::from_millis(3));
+        let mut answers = Vec::new();
+        while answers.windows(4).filter(|end| end == b"\r\n\r\n").count() < count {
+            let mut bytes = [0; 16 << 10];
+            let len = stream.read(&mut bytes).expect("the answers before the last");
+            assert_ne!(len, 0, "closed");
+            answers.extend_from_slice(&bytes[..len]);
+        }
+        a.gate.wait_for(1);
+        a.gate.open();
+        assert_ne!(stream.read(&mut [0; 1024]).expect("the last answer"), 0);
+        a.gate.shut();
+    }
 }
 
 #[test]

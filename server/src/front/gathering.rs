@@ -1,0 +1,151 @@
+//! Short answers to requests that came together leave together.
+//!
+//! Who sends several requests without waiting for the first answer gets one segment for several answers: each that another
+//! one is about to follow is put aside, and sent with it, or by itself a millisecond later. The places to put them are few
+//! and decided at start. Who finds none has its answers given to the kernel at once, which then holds back what does not
+//! fill a segment (`MSG_MORE`): dearer, and the same for the client.
+
+use super::Loop;
+use super::output::Way;
+use crate::connection::Gathered;
+use crate::net;
+use std::io;
+use transom_doors::SlotId;
+
+/// Bytes that are gathered for one connection: some twenty short answers.
+const PLACE_SIZE: usize = 4 << 10;
+
+/// The most connections that a loop gathers for at once.
+const PLACES_MAX: usize = 64;
+
+/// Bytes that a loop with so many connections has for it.
+pub(crate) fn gathering_size(connections: u32) -> usize {
+    PLACES_MAX.min(connections as usize) * PLACE_SIZE
+}
+
+/// Places for answers that wait for the next one.
+#[derive(Debug)]
+pub(super) struct Places {
+    bytes: &'static mut [u8],
+    free: Vec<u8>,
+}
+
+impl Places {
+    /// As many as the bytes have room for.
+    pub(super) fn new(bytes: &'static mut [u8]) -> Self {
+        let count = (bytes.len() / PLACE_SIZE).min(PLACES_MAX) as u8;
+        Places {
+            bytes,
+            free: (0..count).rev().collect(),
+        }
+    }
+
+    fn take(&mut self) -> Option<Gathered> {
+        let place = self.free.pop()?;
+        Some(Gathered { place, len: 0 })
+    }
+
+    fn give_back(&mut self, gathered: Gathered) {
+        self.free.push(gathered.place); // within the capacity it was made with
+    }
+
+    /// All bytes of a place.
+    fn of(&mut self, gathered: Gathered) -> &mut [u8] {
+        &mut self.bytes[usize::from(gathered.place) * PLACE_SIZE..][..PLACE_SIZE]
+    }
+}
+
+/// What has become of an answer that was to be gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is with those that were put aside, or has been sent with them.
+    Taken,
+    /// It has to be sent by itself. Nothing is put aside any more.
+    Refused,
+    /// What was put aside has to be sent first, and the socket has no room for it.
+    Stuck,
+    /// The connection has broken, or the application has changed the answer while it was looked at.
+    Broken,
+}
+
+impl Loop {
+    /// Puts the answer that a connection is writing to those that were put aside for it, and sends them all unless another
+    /// answer is about to follow (`hold`).
+    pub(super) fn gather(&mut self, index: u32, slot: SlotId, hold: bool) -> Outcome {
+        let connection = &mut self.table[index];
+        if connection.gathered.is_none() && hold {
+            connection.gathered = self.places.take();
+        }
+        let Some(gathered) = connection.gathered else {
+            return Outcome::Refused;
+        };
+        let at = connection.at;
+        let is_remote = self.doorways[at.doorway].is_remote();
+        let (client, output) = self.doorways[at].writing(slot);
+        // Else it was put there before, when the socket had no room.
+        if output.sent < output.total() {
+            let place = &mut self.places.of(gathered)[usize::from(gathered.len)..];
+            if output.sent > 0 || !output.fits(place.len(), self.write_scratch.len()) {
+                return match self.send_gathered(index, true) {
+                    Ok(true) => Outcome::Refused,
+                    Ok(false) => Outcome::Stuck,
+                    Err(_) => Outcome::Broken,
+                };
+            }
+            let (scratch, way) = (&mut self.write_scratch[..], Way::Place(place));
+            let result = if is_remote {
+                output.send_remote(way, (client, slot), scratch, &self.keys)
+            } else {
+                output.send_local(way, client.reply(slot), scratch)
+            };
+            let Ok(len) = result else {
+                return Outcome::Broken;
+            };
+            output.sent += len;
+            let len = gathered.len + len as u16;
+            connection.gathered = Some(Gathered { len, ..gathered });
+        }
+        if hold {
+            return Outcome::Taken;
+        }
+        match self.send_gathered(index, false) {
+            Ok(true) => Outcome::Taken,
+            Ok(false) => Outcome::Stuck,
+            Err(_) => Outcome::Broken,
+        }
+    }
+
+    /// Sends what was put aside; with more to follow at once, if `more`. False if the socket has no room for all of it: an
+    /// event tells when there is.
+    pub(super) fn send_gathered(&mut self, index: u32, more: bool) -> io::Result<bool> {
+        let connection = &mut self.table[index];
+        let Some(gathered) = connection.gathered else {
+            return Ok(true);
+        };
+        let len = usize::from(gathered.len);
+        let place = self.places.of(gathered);
+        let sent = match net::send_and_hold_if(more, connection.fd, &place[..len]) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        connection.handed += sent as u64;
+        if sent < len {
+            place.copy_within(sent..len, 0);
+            let len = (len - sent) as u16;
+            connection.gathered = Some(Gathered { len, ..gathered });
+            return Ok(false);
+        }
+        connection.gathered = None;
+        self.places.give_back(gathered);
+        Ok(true)
+    }
+
+    /// Before a connection is closed: sends what the socket still takes, and gives the place back.
+    pub(super) fn let_go_of_gathered(&mut self, index: u32) {
+        let _ = self.send_gathered(index, false);
+        if let Some(gathered) = self.table[index].gathered.take() {
+            self.places.give_back(gathered);
+        }
+    }
+}
