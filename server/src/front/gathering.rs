@@ -73,19 +73,22 @@ impl Loop {
     /// answer is about to follow (`hold`).
     pub(super) fn gather(&mut self, index: u32, slot: SlotId, hold: bool) -> Outcome {
         let connection = &mut self.table[index];
-        if connection.gathered.is_none() && hold {
+        let at = connection.at;
+        let is_remote = self.doorways[at.doorway].is_remote();
+        let (client, output) = self.doorways[at].writing(slot);
+        if connection.gathered.is_none()
+            && hold
+            && output.fits(PLACE_SIZE, self.write_scratch.len())
+        {
             connection.gathered = self.places.take();
         }
         let Some(gathered) = connection.gathered else {
             return Outcome::Refused;
         };
-        let at = connection.at;
-        let is_remote = self.doorways[at.doorway].is_remote();
-        let (client, output) = self.doorways[at].writing(slot);
         // Else it was put there before, when the socket had no room.
         if output.sent < output.total() {
             let place = &mut self.places.of(gathered)[usize::from(gathered.len)..];
-            if output.sent > 0 || !output.fits(place.len(), self.write_scratch.len()) {
+            if !output.fits(place.len(), self.write_scratch.len()) {
                 return match self.send_gathered(index, true) {
                     Ok(true) => Outcome::Refused,
                     Ok(false) => Outcome::Stuck,

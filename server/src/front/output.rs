@@ -108,10 +108,10 @@ pub(super) fn copy_fields<'s>(
 }
 
 impl Output {
-    /// Whether all of it goes into so many bytes, and through a scratch of that size.
+    /// Whether it goes as a whole into so many bytes, and through a scratch of that size: nothing of it has been sent.
     pub(super) fn fits(&self, room: usize, scratch: usize) -> bool {
         let total = self.total();
-        total <= room && COPY_AT + total <= scratch
+        self.sent == 0 && total <= room && COPY_AT + total <= scratch
     }
 
     /// Sends from a slot of this process, through the scratch if it is short.

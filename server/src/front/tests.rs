@@ -523,7 +523,9 @@ fn answers_that_were_put_aside_do_not_wait_for_a_handler_that_takes_long() {
         let mut answers = Vec::new();
         while answers.windows(4).filter(|end| end == b"\r\n\r\n").count() < count {
             let mut bytes = [0; 16 << 10];
-            let len = stream.read(&mut bytes).expect("the answers before the last");
+            let len = stream
+                .read(&mut bytes)
+                .expect("the answers before the last");
             assert_ne!(len, 0, "closed");
             answers.extend_from_slice(&bytes[..len]);
         }
