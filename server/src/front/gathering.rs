@@ -7,6 +7,7 @@
 
 use super::Loop;
 use super::output::Way;
+use super::replying::tell_of_change;
 use crate::connection::Gathered;
 use crate::net;
 use std::io;
@@ -89,6 +90,9 @@ impl Loop {
         if output.sent < output.total() {
             let place = &mut self.places.of(gathered)[usize::from(gathered.len)..];
             if !output.fits(place.len(), self.write_scratch.len()) {
+                if is_remote {
+                    output.put_off(self.write_scratch, &self.keys);
+                }
                 return match self.send_gathered(index, true) {
                     Ok(true) => Outcome::Refused,
                     Ok(false) => Outcome::Stuck,
@@ -101,8 +105,12 @@ impl Loop {
             } else {
                 output.send_local(way, client.reply(slot), scratch)
             };
-            let Ok(len) = result else {
-                return Outcome::Broken;
+            let len = match result {
+                Ok(len) => len,
+                Err(error) => {
+                    tell_of_change(&error);
+                    return Outcome::Broken;
+                }
             };
             output.sent += len;
             let len = gathered.len + len as u16;

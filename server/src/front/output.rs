@@ -130,6 +130,14 @@ impl Output {
         }
     }
 
+    /// Nothing of an answer from another process could be sent yet, and the scratch, which still has the fields that were
+    /// checked, is about to be used for others: what is sent later must be the same.
+    pub(super) fn put_off(&mut self, scratch: &[u8], keys: &RandomState) {
+        let fields = COPY_AT..COPY_AT + self.fields.len();
+        self.fields_seal
+            .get_or_insert_with(|| keys.hash_one(&scratch[fields]));
+    }
+
     /// Sends from a slot of another process; `InvalidData` if its fields have changed since they were checked. The first
     /// time the scratch still has the copy that was checked.
     pub(super) fn send_remote(

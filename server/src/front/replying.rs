@@ -46,6 +46,15 @@ fn may_hold(connection: &Connection) -> bool {
     connection.last && connection.keep_alive && connection.buffer.is_some()
 }
 
+/// Says so if an answer could not be sent because it is not any more what was checked.
+pub(super) fn tell_of_change(error: &std::io::Error) {
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        tracing::error!(
+            "an application changed the fields of a reply while they were sent: its connection is closed"
+        );
+    }
+}
+
 impl Loop {
     /// Takes what the door has completed; false if that was nothing.
     pub(super) fn collect_completions(&mut self) -> bool {
@@ -290,11 +299,7 @@ impl Loop {
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                if error.kind() == std::io::ErrorKind::InvalidData {
-                    tracing::error!(
-                        "an application changed the fields of a reply while they were sent: its connection is closed"
-                    );
-                }
+                tell_of_change(&error);
                 self.close(index);
                 return;
             }

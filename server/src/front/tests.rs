@@ -143,6 +143,9 @@ fn handle(name: &str, gate: &Gate, call: &mut Call<'_>) {
             call.reply_mut()[..64].fill(0xdb);
             call.complete(64, Status::OK);
         }
+        number if number.parse::<u16>().is_ok() => {
+            reply(call, format!("X-Number: {number}\r\n").as_bytes(), b"n");
+        }
         "inject" => reply(call, b"A: b\r\n\r\nHTTP/1.1 200 OK\r\n", b""),
         "body" => reply(call, b"", &body),
         "fields" | "huge" => {
@@ -505,6 +508,36 @@ fn answers_to_requests_that_came_together_leave_in_their_order() {
         let statuses: Vec<_> = statuses.iter().filter(|&&status| status != "100").collect();
         assert_eq!(statuses, expected, "round {round}");
         assert!(answers.ends_with("\r\n\r\na"), "the last one is whole");
+    }
+}
+
+/// Answers that have to wait for their client, with others made meanwhile, are still the ones that were checked.
+#[test]
+fn answers_that_wait_are_not_mixed_up() {
+    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
+    let _a = front.serve(0, "a", 32);
+    let count = 2000;
+    let streams: Vec<_> = (0..8)
+        .map(|number| {
+            let mut stream = front.connect();
+            let ask = format!("GET /a/{} HTTP/1.1\r\nHost: a\r\n", 100 + number);
+            let text = format!("{ask}\r\n").repeat(count) + &ask + "Connection: close\r\n\r\n";
+            let writer = std::thread::spawn({
+                let mut stream = stream.try_clone().expect("a descriptor");
+                move || stream.write_all(text.as_bytes()).expect("sent")
+            });
+            // None is read before all have nowhere to put more.
+            stream.read_exact(&mut [0; 1]).expect("an answer");
+            (number, stream, writer)
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(50));
+    for (number, stream, writer) in streams {
+        let answers = rest(stream);
+        writer.join().expect("sends");
+        let own = format!("X-Number: {}\r\n", 100 + number);
+        assert_eq!(answers.matches("X-Number: ").count(), count + 1);
+        assert_eq!(answers.matches(&own).count(), count + 1, "only {own}");
     }
 }
 
