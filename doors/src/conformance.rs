@@ -184,6 +184,7 @@ macro_rules! conforms {
                         u64,
                         &[BorrowedFd<'_>],
                     ) -> Result<(), CallError> = AsyncClient::submit_with;
+                    let _: fn(&AsyncClient) -> bool = AsyncClient::has_staged;
                     let _: fn(&mut AsyncClient) -> Result<(), CallError> = AsyncClient::flush;
                     let _: fn(&mut AsyncClient, SlotId) -> Withdraw = AsyncClient::withdraw;
                     let _: fn(&mut AsyncClient, SlotId) = AsyncClient::abandon;

@@ -484,6 +484,11 @@ pub(crate) fn peek(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     check_len(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) })
 }
 
+/// Whether there is something to be read.
+pub(crate) fn has_unread(fd: RawFd) -> bool {
+    matches!(peek(fd, &mut [0]), Ok(len) if len > 0)
+}
+
 /// Closes a descriptor that came from [`accept`].
 pub(crate) fn close(fd: RawFd) {
     // SAFETY: the caller owns the descriptor and forgets it.

@@ -384,6 +384,11 @@ impl AsyncClient {
         });
     }
 
+    /// Whether there are calls that `flush` would publish.
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
     /// Hands the staged calls to the threads.
     ///
     /// # Errors

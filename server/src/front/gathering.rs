@@ -9,6 +9,7 @@ use super::Loop;
 use super::output::Way;
 use super::replying::tell_of_change;
 use crate::connection::Gathered;
+use crate::http::reply::CONTINUE;
 use crate::net;
 use std::io;
 use transom_doors::SlotId;
@@ -79,7 +80,7 @@ impl Loop {
         let (client, output) = self.doorways[at].writing(slot);
         if connection.gathered.is_none()
             && hold
-            && output.fits(PLACE_SIZE, self.write_scratch.len())
+            && output.fits(PLACE_SIZE - CONTINUE.len(), self.write_scratch.len())
         {
             connection.gathered = self.places.take();
         }
@@ -89,7 +90,9 @@ impl Loop {
         // Else it was put there before, when the socket had no room.
         if output.sent < output.total() {
             let place = &mut self.places.of(gathered)[usize::from(gathered.len)..];
-            if !output.fits(place.len(), self.write_scratch.len()) {
+            // What stays free is for `100 Continue`.
+            let room = place.len().saturating_sub(CONTINUE.len());
+            if !output.fits(room, self.write_scratch.len()) {
                 if is_remote {
                     output.put_off(self.write_scratch, &self.keys);
                 }
@@ -124,6 +127,22 @@ impl Loop {
             Ok(false) => Outcome::Stuck,
             Err(_) => Outcome::Broken,
         }
+    }
+
+    /// Puts bytes of ours behind what was put aside, if there is such, and room.
+    pub(super) fn append_gathered(&mut self, index: u32, bytes: &[u8]) -> bool {
+        let connection = &mut self.table[index];
+        let Some(gathered) = &mut connection.gathered else {
+            return false;
+        };
+        let from = usize::from(gathered.len);
+        let place = &mut self.places.of(*gathered)[from..];
+        let Some(room) = place.get_mut(..bytes.len()) else {
+            return false;
+        };
+        room.copy_from_slice(bytes);
+        gathered.len += bytes.len() as u16;
+        true
     }
 
     /// Sends what was put aside; with more to follow at once, if `more`. False if the socket has no room for all of it: an

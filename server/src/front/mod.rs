@@ -545,6 +545,7 @@ impl Loop {
                         net::push(connection.fd);
                     } else if self.send_gathered(index, false).is_err() {
                         self.close(index);
+                        self.again = true; // it may have been the last one, or have had what others wait for
                     }
                 }
                 since => {
@@ -830,7 +831,11 @@ impl Loop {
     fn cut_head(&mut self, index: u32) {
         self.stats.cut.bump();
         self.stats.cut_heads.bump();
-        self.close(index);
+        match self.send_gathered(index, false) {
+            // It is still to take the answers before it.
+            Ok(false) => self.refuse(index, 503),
+            _ => self.close(index),
+        }
     }
 
     fn close_everything(&mut self) {

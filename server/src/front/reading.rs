@@ -243,8 +243,16 @@ impl Loop {
                 }
             }
             Received::Nothing => {}
-            // Half a request: there is nothing to answer.
-            Received::End => self.close(index),
+            Received::End => self.cut_off(index),
+        }
+    }
+
+    /// The client will send nothing more in the middle of a request: there is nothing to answer, but it may still be
+    /// taking earlier answers.
+    fn cut_off(&mut self, index: u32) {
+        match self.send_gathered(index, false) {
+            Ok(false) => self.give_up_body(index, Refusal::new(400, "a request that breaks off")),
+            _ => self.close(index),
         }
     }
 
@@ -674,10 +682,15 @@ impl Loop {
             return true;
         }
         connection.continued = true;
-        let before_it = self.send_gathered(index, true);
-        if matches!(before_it, Ok(true))
-            && matches!(net::send(self.table[index].fd, CONTINUE), Ok(len) if len == CONTINUE.len())
-        {
+        let is_told = match self.send_gathered(index, true) {
+            Ok(true) => {
+                matches!(net::send(self.table[index].fd, CONTINUE), Ok(len) if len == CONTINUE.len())
+            }
+            // Behind the answers before it, which leave when the socket has room.
+            Ok(false) => self.append_gathered(index, CONTINUE),
+            Err(_) => false,
+        };
+        if is_told {
             return true;
         }
         self.close(index);
@@ -793,7 +806,7 @@ impl Loop {
                 }
                 Received::Nothing => true,
                 Received::End => {
-                    self.close(index);
+                    self.cut_off(index);
                     false
                 }
             };
@@ -818,7 +831,7 @@ impl Loop {
             },
             Received::Nothing => true,
             Received::End => {
-                self.close(index);
+                self.cut_off(index);
                 false
             }
         };

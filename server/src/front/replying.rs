@@ -342,6 +342,8 @@ impl Loop {
             self.next_request(index);
         } else if connection.is_last
             && connection.has_been_read()
+            // Who is not watched may have sent more, of which no event has told.
+            && (connection.watched || !net::has_unread(connection.fd))
             && net::not_taken(connection.fd) == 0
         {
             // Nothing is unread, so that takes nothing away from the client; and nothing is left with the kernel.

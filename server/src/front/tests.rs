@@ -569,6 +569,50 @@ fn answers_that_were_put_aside_do_not_wait_for_a_handler_that_takes_long() {
     }
 }
 
+/// The same, when what follows is no request yet, or never will be one.
+#[test]
+fn answers_that_were_put_aside_survive_what_follows_them() {
+    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
+    let _a = front.serve(0, "a", 4);
+    for count in (0..1500).step_by(20) {
+        let many = "GET /a/x HTTP/1.1\r\nHost: a\r\n\r\n".repeat(count);
+        let whole = |answers: &str| {
+            let ends = answers
+                .matches("X-Door: yes\r\nContent-Length: 1\r\n\r\na")
+                .count();
+            let other = answers
+                .matches("Content-Length: 1\r\nX-Door: yes\r\n\r\na")
+                .count();
+            ends + other
+        };
+
+        let mut stream = front.connect();
+        let post = "POST /a/body HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\
+                    Content-Length: 3\r\nConnection: close\r\n\r\n";
+        stream
+            .write_all((many.clone() + post).as_bytes())
+            .expect("sent");
+        std::thread::sleep(Duration::from_millis(3));
+        let mut answers = String::new();
+        while !answers.contains("HTTP/1.1 100 ") {
+            let mut bytes = [0; 16 << 10];
+            let len = stream.read(&mut bytes).expect("to be asked for the body");
+            assert_ne!(len, 0, "closed after {count}");
+            answers.push_str(std::str::from_utf8(&bytes[..len]).expect("text"));
+        }
+        stream.write_all(b"abc").expect("sent");
+        answers.push_str(&rest(stream));
+        assert_eq!(whole(&answers), count);
+        assert!(answers.ends_with("\r\n\r\nabc"), "after {count}");
+
+        let mut stream = front.connect();
+        stream.write_all((many + "\r\n").as_bytes()).expect("sent");
+        stream.shutdown(std::net::Shutdown::Write).expect("open");
+        std::thread::sleep(Duration::from_millis(3));
+        assert_eq!(whole(&rest(stream)), count);
+    }
+}
+
 #[test]
 fn a_full_door_holds_up_nobody_who_asks_for_another() {
     let front = Front::start("", 2, &[(None, "/a", 0), (None, "/b", 1)]);

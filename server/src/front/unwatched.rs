@@ -81,6 +81,7 @@ impl Loop {
         let token = (u64::from(connection.generation) << 32) | u64::from(index);
         if self.epoll.add_connection(connection.fd, token).is_err() {
             self.close(index); // the kernel has no room for it
+            self.again = true; // as in `push_held`
         }
     }
 }
