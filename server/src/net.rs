@@ -317,35 +317,27 @@ fn from_c(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 
 /// Reads what is there, up to the buffer's size; 0 at the end of the stream.
 pub(crate) fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    receive_with(fd, buffer, RecvFlags::empty())
+}
+
+fn receive_with(fd: RawFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
     // SAFETY: the caller's descriptor is open, and stays so for the call.
     let socket = unsafe { BorrowedFd::borrow_raw(fd) };
-    let (received, _) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?;
+    let (received, _) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT | flags)?;
     Ok(received)
 }
 
 /// Sends as much as the socket's buffer takes.
 pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    send_with(fd, bytes, SendFlags::empty())
+    send_and_hold(fd, bytes, false)
 }
 
-/// The same, but what does not fill a segment may stay with the kernel, for 200 ms at most, until more is sent or
+/// The same. With `hold`, what does not fill a segment may stay with the kernel, for 200 ms at most, until more is sent or
 /// [`push`] is called.
-pub(crate) fn send_and_hold(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    send_with(fd, bytes, SendFlags::MORE)
-}
-
-/// One of the two.
-pub(crate) fn send_and_hold_if(hold: bool, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    if hold {
-        send_and_hold(fd, bytes)
-    } else {
-        send(fd, bytes)
-    }
-}
-
-fn send_with(fd: RawFd, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL | flags;
-    // SAFETY: as in `receive`.
+pub(crate) fn send_and_hold(fd: RawFd, bytes: &[u8], hold: bool) -> io::Result<usize> {
+    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, hold);
+    // SAFETY: as in `receive_with`.
     let socket = unsafe { BorrowedFd::borrow_raw(fd) };
     Ok(rustix::net::send(socket, bytes, flags)?)
 }
@@ -479,9 +471,7 @@ pub(crate) fn reset_at_close(fd: RawFd) {
 
 /// Reads what is there and leaves it there.
 pub(crate) fn peek(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
-    // SAFETY: the buffer is valid for its length.
-    check_len(unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) })
+    receive_with(fd, buffer, RecvFlags::PEEK)
 }
 
 /// Whether there is something to be read.

@@ -103,12 +103,7 @@ impl Loop {
                 };
             }
             let (scratch, way) = (&mut self.write_scratch[..], Way::Place(place));
-            let result = if is_remote {
-                output.send_remote(way, (client, slot), scratch, &self.keys)
-            } else {
-                output.send_local(way, client.reply(slot), scratch)
-            };
-            let len = match result {
+            let len = match output.send(way, (client, slot), is_remote, scratch, &self.keys) {
                 Ok(len) => len,
                 Err(error) => {
                     tell_of_change(&error);
@@ -154,7 +149,7 @@ impl Loop {
         };
         let len = usize::from(gathered.len);
         let place = self.places.of(gathered);
-        let sent = match net::send_and_hold_if(more, connection.fd, &place[..len]) {
+        let sent = match net::send_and_hold(connection.fd, &place[..len], more) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),

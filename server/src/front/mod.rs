@@ -43,7 +43,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use transom_arena::{Bytes, Part};
 use transom_doors::{Bell, Completion, Patience, SlotId};
-use unwatched::Unwatched;
+use unwatched::UNWATCHED_MAX;
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;
 pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
@@ -239,7 +239,9 @@ pub(crate) struct Loop {
     /// Connections whose last answer may not have been sent, and since when. (An entry of the table stands here once, and
     /// stays when its connection is closed.)
     held: VecDeque<(u32, u64)>,
-    unwatched: Unwatched,
+    /// Connections that may not be watched yet, in the order in which they came. (One may stand here that has been closed,
+    /// or twice, if another has taken its entry since.)
+    unwatched: Vec<u32>,
     /// For answers that wait for the next one.
     places: Places,
     limits: HeadLimits,
@@ -328,7 +330,7 @@ impl Loop {
             completions: Vec::with_capacity(slots + 1),
             ready: VecDeque::with_capacity(connections as usize + 1),
             held: VecDeque::with_capacity(connections as usize + 1),
-            unwatched: Unwatched::default(),
+            unwatched: Vec::with_capacity(UNWATCHED_MAX),
             places: Places::new(places),
             limits: HeadLimits {
                 head_max: head_limit,
@@ -402,7 +404,6 @@ impl Loop {
                 self.look_at_the_clock();
                 if self.collect_completions() {
                     self.quiet = 0;
-                    self.again |= draining; // for the last connection may be closed
                     self.serve_waiting();
                     self.serve_ready();
                     self.flush();
@@ -545,7 +546,6 @@ impl Loop {
                         net::push(connection.fd);
                     } else if self.send_gathered(index, false).is_err() {
                         self.close(index);
-                        self.again = true; // it may have been the last one, or have had what others wait for
                     }
                 }
                 since => {
@@ -999,6 +999,11 @@ impl Loop {
         self.table.remove(index);
         self.forget_address(counted);
         self.resume_accepting();
+        // It may have been the last one, or have had the slot that others wait for.
+        let mut doorways = self.doorways.all();
+        let is_waited_for = self.order != Order::Serve
+            || doorways.any(|doorway| self.table.first(List::Waiting(doorway)).is_some());
+        self.again |= is_waited_for;
     }
 
     fn forget_address(&self, counted: Option<Counted>) {

@@ -114,13 +114,24 @@ impl Output {
         self.sent == 0 && total <= room && COPY_AT + total <= scratch
     }
 
-    /// Sends from a slot of this process, through the scratch if it is short.
-    pub(super) fn send_local(
-        &self,
+    /// Sends what is left of it: from a slot of another process, or of this one.
+    pub(super) fn send(
+        &mut self,
         way: Way<'_>,
-        reply: &[u8],
+        (client, slot): (&AsyncClient, SlotId),
+        is_remote: bool,
         scratch: &mut [u8],
+        keys: &RandomState,
     ) -> io::Result<usize> {
+        if is_remote {
+            self.send_remote(way, (client, slot), scratch, keys)
+        } else {
+            self.send_local(way, client.reply(slot), scratch)
+        }
+    }
+
+    /// Sends from a slot of this process, through the scratch if it is short.
+    fn send_local(&self, way: Way<'_>, reply: &[u8], scratch: &mut [u8]) -> io::Result<usize> {
         let pieces = self.pieces(reply);
         if self.total() - self.sent <= scratch.len() {
             let len = gather(&pieces, self.sent, scratch);
@@ -140,7 +151,7 @@ impl Output {
 
     /// Sends from a slot of another process; `InvalidData` if its fields have changed since they were checked. The first
     /// time the scratch still has the copy that was checked.
-    pub(super) fn send_remote(
+    fn send_remote(
         &mut self,
         way: Way<'_>,
         (client, slot): (&AsyncClient, SlotId),
@@ -202,7 +213,7 @@ pub(super) enum Way<'w> {
 impl Way<'_> {
     fn send(self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Way::Socket { fd, hold } => net::send_and_hold_if(hold, fd, bytes),
+            Way::Socket { fd, hold } => net::send_and_hold(fd, bytes, hold),
             Way::Place(place) => {
                 place[..bytes.len()].copy_from_slice(bytes);
                 Ok(bytes.len())

@@ -279,16 +279,11 @@ impl Loop {
             }
         }
         let connection = &mut self.table[index];
-        let remote = self.doorways[connection.at.doorway].is_remote();
+        let is_remote = self.doorways[connection.at.doorway].is_remote();
         let (client, output) = self.doorways[connection.at].writing(slot);
         let fd = connection.fd;
         let (way, scratch) = (Way::Socket { fd, hold }, &mut self.write_scratch[..]);
-        let result = if remote {
-            output.send_remote(way, (client, slot), scratch, &self.keys)
-        } else {
-            output.send_local(way, client.reply(slot), scratch)
-        };
-        match result {
+        match output.send(way, (client, slot), is_remote, scratch, &self.keys) {
             Ok(sent) => {
                 output.sent += sent;
                 connection.handed += sent as u64;

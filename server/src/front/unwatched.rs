@@ -12,63 +12,37 @@ use crate::connection::State;
 pub(super) const UNWATCHED_NS: u64 = 1_000_000;
 
 /// The most connections that are not watched.
-const UNWATCHED_MAX: usize = 256;
-
-/// Connections that may not be watched, in the order in which they came. (One may stand here that has been closed, or
-/// twice, if another has taken its entry since.)
-#[derive(Debug)]
-pub(super) struct Unwatched {
-    entries: [u32; UNWATCHED_MAX],
-    len: usize,
-}
-
-impl Default for Unwatched {
-    fn default() -> Self {
-        Unwatched {
-            entries: [0; UNWATCHED_MAX],
-            len: 0,
-        }
-    }
-}
-
-impl Unwatched {
-    fn push(&mut self, index: u32) -> Result<(), IsFull> {
-        *self.entries.get_mut(self.len).ok_or(IsFull)? = index;
-        self.len += 1;
-        Ok(())
-    }
-}
-
-struct IsFull;
+pub(super) const UNWATCHED_MAX: usize = 256;
 
 impl Loop {
     /// Has a new connection watched before the loop sleeps, if there is need.
     pub(super) fn watch_later(&mut self, index: u32) {
-        if self.unwatched.push(index).is_err() {
+        if self.unwatched.len() < UNWATCHED_MAX {
+            self.unwatched.push(index);
+        } else {
             self.watch_now(index);
         }
     }
 
     /// Has those watched whose client, and not only a handler, is waited for.
     pub(super) fn watch_newcomers(&mut self) {
-        let mut kept = 0;
-        for n in 0..self.unwatched.len {
-            let index = self.unwatched.entries[n];
+        let mut unwatched = std::mem::take(&mut self.unwatched);
+        unwatched.retain(|&index| {
             let connection = &self.table[index];
             let age_ns = self.now_ns.saturating_sub(connection.arrived_ns);
-            if connection.state == State::Calling && !connection.watched && age_ns < UNWATCHED_NS {
-                self.unwatched.entries[kept] = index;
-                kept += 1;
-            } else {
+            let may_wait =
+                connection.state == State::Calling && !connection.watched && age_ns < UNWATCHED_NS;
+            if !may_wait {
                 self.watch_now(index);
             }
-        }
-        self.unwatched.len = kept;
+            may_wait
+        });
+        self.unwatched = unwatched;
     }
 
     /// When the first of those that are not watched has to be.
     pub(super) fn unwatched_due_ns(&self) -> Option<u64> {
-        let first = self.unwatched.entries[..self.unwatched.len].first()?;
+        let first = self.unwatched.first()?;
         Some(self.table[*first].arrived_ns + UNWATCHED_NS)
     }
 
@@ -81,7 +55,6 @@ impl Loop {
         let token = (u64::from(connection.generation) << 32) | u64::from(index);
         if self.epoll.add_connection(connection.fd, token).is_err() {
             self.close(index); // the kernel has no room for it
-            self.again = true; // as in `push_held`
         }
     }
 }
