@@ -395,6 +395,16 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
         },
     ];
 
+    // Told beside hyper, and without a bar.
+    let beside_hyper = |name, title, about, contestants| Workload {
+        name,
+        title,
+        about,
+        method: Method::Rounds,
+        baseline: "hyper",
+        contestants,
+        bars: Vec::new(),
+    };
     for (name, title, about, bytes) in [
         (
             "echo1",
@@ -411,22 +421,15 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
     ] {
         let body = vec![b'x'; bytes];
         let script = post(name, &body)?;
-        workloads.push(Workload {
-            name,
-            title,
-            about,
-            method: Method::Rounds,
-            baseline: "hyper",
-            contestants: [Transom, Door, Hyper, Axum, Actix, May, Go, Node]
-                .map(|kind| {
-                    let mut contestant = Contestant::new(kind, "/echo", Body::Is(body.clone()));
-                    contestant.load.script = Some(script.clone());
-                    contestant.body = Some(body.clone());
-                    contestant
-                })
-                .into(),
-            bars: Vec::new(),
-        });
+        let contestants = [Transom, Door, Hyper, Axum, Actix, May, Go, Node]
+            .map(|kind| {
+                let mut contestant = Contestant::new(kind, "/echo", Body::Is(body.clone()));
+                contestant.load.script = Some(script.clone());
+                contestant.body = Some(body.clone());
+                contestant
+            })
+            .into();
+        workloads.push(beside_hyper(name, title, about, contestants));
     }
 
     for (name, title, about, bytes) in [
@@ -444,17 +447,10 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
             1 << 20,
         ),
     ] {
-        workloads.push(Workload {
-            name,
-            title,
-            about,
-            method: Method::Rounds,
-            baseline: "hyper",
-            contestants: [Transom, Door, Nginx, Hyper, Axum, Actix, May, Go]
-                .map(|kind| Contestant::new(kind, &format!("/size/{bytes}"), Body::Bytes(bytes)))
-                .into(),
-            bars: Vec::new(),
-        });
+        let contestants = [Transom, Door, Nginx, Hyper, Axum, Actix, May, Go]
+            .map(|kind| Contestant::new(kind, &format!("/size/{bytes}"), Body::Bytes(bytes)))
+            .into();
+        workloads.push(beside_hyper(name, title, about, contestants));
     }
 
     workloads.push(Workload {
@@ -492,42 +488,33 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
             50,
         ),
     ] {
-        workloads.push(Workload {
-            name,
-            title,
-            about,
-            method: Method::Rounds,
-            baseline: "hyper",
-            contestants: [Transom, Hyper, Actix, May, Go]
-                .map(|kind| {
-                    Contestant::new(kind, &format!("/alloc/{kib}"), Body::Begins(""))
-                        .application(Application::VaryingAllocations, &format!("/{kib}"))
-                })
-                .into(),
-            bars: Vec::new(),
-        });
+        let contestants = [Transom, Hyper, Actix, May, Go]
+            .map(|kind| {
+                Contestant::new(kind, &format!("/alloc/{kib}"), Body::Begins(""))
+                    .application(Application::VaryingAllocations, &format!("/{kib}"))
+            })
+            .into();
+        workloads.push(beside_hyper(name, title, about, contestants));
     }
     let csv: String = (0..100)
         .map(|x| format!("{x}, {}.5\n", (x * 37) % 100))
         .collect();
     let script = post("csv", csv.as_bytes())?;
-    workloads.push(Workload {
-        name: "csv",
-        title: "CSV to SVG path (Nea's csv-svg-path)",
-        about: "`POST` of 100 lines `x, y`, answered with an SVG path through the points, 64 keep-alive connections.",
-        method: Method::Rounds,
-        baseline: "hyper",
-        contestants: [Transom, Door, Hyper, Axum, Actix, May]
-            .map(|kind| {
-                let mut contestant =
-                    Contestant::new(kind, "/csv", Body::Begins("<svg")).application(Application::CsvSvgPath, "/");
-                contestant.load.script = Some(script.clone());
-                contestant.body = Some(csv.clone().into_bytes());
-                contestant
-            })
-            .into(),
-        bars: Vec::new(),
-    });
+    let contestants = [Transom, Door, Hyper, Axum, Actix, May]
+        .map(|kind| {
+            let mut contestant = Contestant::new(kind, "/csv", Body::Begins("<svg"))
+                .application(Application::CsvSvgPath, "/");
+            contestant.load.script = Some(script.clone());
+            contestant.body = Some(csv.clone().into_bytes());
+            contestant
+        })
+        .into();
+    workloads.push(beside_hyper(
+        "csv",
+        "CSV to SVG path (Nea's csv-svg-path)",
+        "`POST` of 100 lines `x, y`, answered with an SVG path through the points, 64 keep-alive connections.",
+        contestants,
+    ));
 
     workloads.push(Workload {
         name: "buckets",

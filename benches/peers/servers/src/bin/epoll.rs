@@ -11,20 +11,14 @@
 //! | `close` | one request, answered with text | the connection is closed |
 //! | `pipelined` | as many requests as it is times as long as the first one of the process | the connection stays |
 
+use answers::FIXED_ANSWER;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
-/// As many bytes as another server's answer has: the date is right in form only.
-const TEXT: &[u8] = b"HTTP/1.1 200 OK\r\n\
-    Date: Sat, 21 Nov 2026 10:25:00 GMT\r\n\
-    Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 13\r\n\
-    \r\n\
-    hello, world\n";
-
+/// The same as [`FIXED_ANSWER`], of JSON.
 const JSON: &[u8] = b"HTTP/1.1 200 OK\r\n\
     Date: Sat, 21 Nov 2026 10:25:00 GMT\r\n\
     Content-Type: application/json\r\n\
@@ -32,6 +26,7 @@ const JSON: &[u8] = b"HTTP/1.1 200 OK\r\n\
     \r\n\
     {\"message\":\"Hello, World!\"}";
 
+/// The same, and the connection ends.
 const CLOSE: &[u8] = b"HTTP/1.1 200 OK\r\n\
     Date: Sat, 21 Nov 2026 10:25:00 GMT\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
@@ -54,10 +49,10 @@ struct Mode {
 impl Mode {
     fn named(name: &str) -> Option<Self> {
         let (answer, keep, repeat) = match name {
-            "kept" => (TEXT, true, 1),
+            "kept" => (FIXED_ANSWER, true, 1),
             "json" => (JSON, true, 1),
             "close" => (CLOSE, false, 1),
-            "pipelined" => (TEXT, true, PIPELINED_MAX),
+            "pipelined" => (FIXED_ANSWER, true, PIPELINED_MAX),
             _ => return None,
         };
         Some(Self {

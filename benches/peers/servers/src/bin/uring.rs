@@ -1,18 +1,11 @@
 //! The cheapest server that io_uring allows: a receive and, linked behind it, a send of a fixed answer; no parsing, no
 //! timeouts. Like `peer-epoll`, a floor: it takes every read for one whole request. `peer-uring ADDRESS:PORT`; one thread.
 
+use answers::FIXED_ANSWER;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
-
-/// As many bytes as another server's answer has: the date is right in form only.
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
-    Date: Sat, 21 Nov 2026 10:25:00 GMT\r\n\
-    Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 13\r\n\
-    \r\n\
-    hello, world\n";
 
 /// Submissions that may wait for the next turn.
 const ENTRIES: u32 = 1024;
@@ -84,11 +77,15 @@ fn receive(connection: RawFd, scratch: *mut u8) -> squeue::Entry {
 
 /// Linked, so that the receive behind it begins once it is done.
 fn send(connection: RawFd) -> squeue::Entry {
-    opcode::Send::new(types::Fd(connection), ANSWER.as_ptr(), ANSWER.len() as u32)
-        .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-        .build()
-        .flags(squeue::Flags::IO_LINK)
-        .user_data(SEND | connection as u64)
+    opcode::Send::new(
+        types::Fd(connection),
+        FIXED_ANSWER.as_ptr(),
+        FIXED_ANSWER.len() as u32,
+    )
+    .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+    .build()
+    .flags(squeue::Flags::IO_LINK)
+    .user_data(SEND | connection as u64)
 }
 
 /// Queues a submission, after the queue has been handed to the kernel if it is full.
