@@ -17,7 +17,7 @@
 //!
 //! This file knows no channels: "is there work" is a closure.
 
-use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line, Ordering, fence};
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line, Ordering, in_order};
 
 const BITS: u32 = u64::BITS;
 const AWAKE: u32 = 0;
@@ -67,7 +67,7 @@ impl IdleWords<'_> {
     /// Call after publishing work, or after `depart`: how many threads are sure to look for work
     /// after that.
     pub fn running(&self) -> u32 {
-        fence(Ordering::SeqCst);
+        in_order();
         u32::try_from(self.running.0.load(Ordering::SeqCst)).unwrap_or(0)
     }
 
@@ -101,7 +101,7 @@ impl IdleWords<'_> {
             uncertain: false,
         };
         let mut failed = 0;
-        fence(Ordering::SeqCst);
+        in_order();
         for (place, word) in self.in_use(started).iter().enumerate() {
             let mut shown = word.0.load(Ordering::SeqCst);
             while shown != 0 && rung.woken < wanted {
@@ -171,7 +171,7 @@ impl<'a> IdleSet<'a> {
     /// this, and wakes another thread if there is any: submitters may have counted on this one.
     pub fn depart(&self) {
         self.words.running.0.fetch_sub(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        in_order();
     }
 
     /// Thread `index` begins a handler that is expected to be short.
@@ -234,7 +234,7 @@ impl<'a> IdleSet<'a> {
         // After the bit: a submitter that still counts us as running did its publishing before this
         // line, and we look after it.
         self.words.running.0.fetch_sub(1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        in_order();
         if !work() {
             // Once: a caller in another process wakes us without changing a word.
             match self.words.beds.get(index as usize) {
@@ -250,7 +250,7 @@ impl<'a> IdleSet<'a> {
     /// Call after publishing work: wakes the lowest idle thread among the first `started`. `false`:
     /// none is idle, and every live thread will look for work before it sleeps.
     pub fn wake_one(&self, started: u32) -> bool {
-        fence(Ordering::SeqCst);
+        in_order();
         let Some(index) = self.take_lowest(started) else {
             return false;
         };

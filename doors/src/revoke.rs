@@ -5,7 +5,7 @@
 //! for calls once more, and only then ends. One of the two sees the other; a call that both see has
 //! one taker, as always.
 
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering, in_order};
 
 /// A view of a flag that is raised once.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ impl<'a> Revoked<'a> {
 
     /// Submitter, after publishing: whether the calls may stay with nobody to serve them.
     pub fn is_raised_after_publishing(&self) -> bool {
-        fence(Ordering::SeqCst);
+        in_order();
         self.is_raised()
     }
 
@@ -39,7 +39,7 @@ impl<'a> Revoked<'a> {
         if !self.is_raised() {
             return false;
         }
-        fence(Ordering::SeqCst);
+        in_order();
         !backlog()
     }
 }

@@ -4,14 +4,19 @@
 //! pieces through the same slot: the server hands the turn to the client with an interim reply and
 //! blocks; the client hands it back, or says that it has gone.
 
+use std::time::Duration;
+
 use crate::gone::Gone;
 use crate::sync::{Futex, Ordering};
 
 const SERVER: u32 = 0;
 const CLIENT: u32 = 1;
 const GONE: u32 = 2;
-/// The final reply is there; only a caller that sleeps on the word is told so.
+/// The final reply is there; only a caller that may sleep on the word is told so.
 const DONE: u32 = 3;
+/// The server's, and the client sleeps until that changes. Who does not sleep is not woken: on one CPU the answer is
+/// often there before its caller could go to sleep, and a wake for nobody costs a system call.
+const AWAITED: u32 = 4;
 
 /// A slot's turn word.
 #[derive(Debug)]
@@ -32,11 +37,29 @@ impl Turn {
 
     /// Server: the piece is written, the client may have it.
     pub fn to_client(&self) -> Result<(), Gone> {
-        // Fails only if the client has gone: nobody else writes while it is the server's turn.
-        self.0
-            .word()
-            .compare_exchange(SERVER, CLIENT, Ordering::AcqRel, Ordering::Acquire)
-            .map_or(Err(Gone), |_| Ok(()))
+        if self.hand_over(CLIENT) {
+            Ok(())
+        } else {
+            Err(Gone)
+        }
+    }
+
+    /// Server: ends its turn. Fails if the client has gone: all that it does otherwise, while it is not its turn, is to
+    /// go to sleep.
+    fn hand_over(&self, to: u32) -> bool {
+        let word = self.0.word();
+        let mut from = SERVER;
+        loop {
+            match word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(AWAITED) => {
+                    self.0.wake();
+                    return true;
+                }
+                Ok(_) => return true,
+                Err(AWAITED) if from == SERVER => from = AWAITED,
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Server: blocks until the turn comes back, or `given_up` says that it never will: a client in
@@ -57,24 +80,22 @@ impl Turn {
         self.0.word().load(Ordering::Acquire) == CLIENT
     }
 
-    /// Server, after the final reply of a call whose caller sleeps on the word.
+    /// Server, after the final reply of a call whose caller may sleep on the word.
     pub fn finish(&self) {
         // If the caller has left, there is nobody to tell.
-        let word = self.0.word();
-        if word
-            .compare_exchange(SERVER, DONE, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-        {
-            self.0.wake();
-        }
+        self.hand_over(DONE);
     }
 
-    /// Client: sleeps until the server has handed over a piece or the final reply, for `timeout` at
-    /// most. A word that the client may write, although nothing is written: futex(2) takes a detour
-    /// for memory that is mapped for reading (0.2 µs).
-    #[cfg(not(loom))]
-    pub fn wait_for_server(&self, timeout: std::time::Duration) {
-        crate::sync::wait_on(self.0.word(), SERVER, Some(timeout));
+    /// Client: sleeps until the server has handed over a piece or the final reply, for `timeout` at most. On a word that
+    /// the client may write, although a sleeper need not: futex(2) takes a detour for memory that is mapped for reading
+    /// (0.2 µs).
+    pub fn wait_for_server(&self, timeout: Duration) {
+        let word = self.0.word();
+        let asleep = word.compare_exchange(SERVER, AWAITED, Ordering::AcqRel, Ordering::Acquire);
+        // After a timeout it is left as it is: a wake for nobody, at worst.
+        if matches!(asleep, Ok(_) | Err(AWAITED)) {
+            self.0.wait_for(AWAITED, timeout);
+        }
     }
 
     /// Client: consumed; the server goes on.

@@ -6,7 +6,7 @@
 //! raises the flag, then looks for completions; the server publishes a completion, then looks at
 //! the flag.
 
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering, in_order};
 
 /// How soon a sleeping client wants to hear of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl<'a> Waiting<'a> {
             };
         // A swap, where a store would do at the same price: see `idle` on the model checker.
         self.0.swap(raised, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        in_order();
         if completions() {
             self.clear();
             return false;
@@ -62,7 +62,7 @@ impl<'a> Waiting<'a> {
 
     /// Server, after publishing a completion: how the client waits, if it does.
     pub fn patience(&self) -> Option<Patience> {
-        fence(Ordering::SeqCst);
+        in_order();
         match self.0.load(Ordering::SeqCst) & PATIENCE {
             AWAKE => None,
             LAZY => Some(Patience::Lazy),

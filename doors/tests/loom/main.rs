@@ -27,6 +27,8 @@ mod turn;
 #[path = "../../src/waiting.rs"]
 mod waiting;
 
+use std::time::Duration;
+
 use loom::sync::Arc;
 use loom::thread;
 
@@ -415,6 +417,24 @@ fn a_turn_comes_back_or_the_server_hears_that_the_client_has_gone() {
         // A server that was resumed may find the client gone before it has woken up.
         assert!(server.join().unwrap() <= resumed);
     });
+}
+
+#[test]
+fn a_caller_that_sleeps_on_its_turn_is_woken_by_a_piece_and_by_the_reply() {
+    for end in [Turn::finish, |turn: &Turn| {
+        assert!(turn.to_client().is_ok())
+    }] {
+        check(3, move || {
+            let turn = Arc::new(Turn::new());
+            let server = thread::spawn({
+                let turn = Arc::clone(&turn);
+                move || end(&turn)
+            });
+            // In the model nobody wakes up by a timeout, so a wake that is missing is a deadlock.
+            turn.wait_for_server(Duration::ZERO);
+            server.join().unwrap();
+        });
+    }
 }
 
 #[test]
