@@ -8,6 +8,7 @@ use crate::client::AsyncClient;
 use crate::error::{CallError, Limit, OpenError};
 use crate::public::{CallOptions, OpenOptions, PeerState, RemoteDoor, Reply};
 use crate::slot::{Completion, Kind, SlotId};
+use crate::spin::Spins;
 use crate::status::Status;
 use crate::waiting::Patience;
 
@@ -30,6 +31,7 @@ const SHORT: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Client {
     channel: AsyncClient,
+    spins: Spins,
 }
 
 impl Client {
@@ -51,7 +53,10 @@ impl Client {
             ..*options
         };
         let channel = AsyncClient::open(path, &options)?;
-        Ok(Self { channel })
+        Ok(Self {
+            channel,
+            spins: Spins::default(),
+        })
     }
 
     /// The door.
@@ -135,7 +140,7 @@ impl Client {
                 .saturating_duration_since(Instant::now())
                 .min(SHORT)
         });
-        if let Some(completion) = self.channel.wait_for_slot(slot, short) {
+        if let Some(completion) = self.channel.wait_for_slot(slot, &mut self.spins, short) {
             return self.settled(slot, completion);
         }
         loop {

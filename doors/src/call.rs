@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 use crate::channel::{Channel, Claimed};
-use crate::clock::{current_cpu, now_ns};
+use crate::clock::now_ns;
 use crate::door::{Inner, ThreadState};
 use crate::gone::Gone;
 use crate::hello::Message;
@@ -20,13 +20,6 @@ use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors, Lie, Limits, Resu
 use crate::socket;
 use crate::status::Status;
 use crate::sync::Ordering;
-use crate::waiting::Patience;
-
-/// A lazy client is told after this many completions at the latest, so that it refills its slots
-/// while the server still has work: with two CPUs and 64 calls in flight a call took 225 ns so, 250 ns
-/// with 8, 285 ns with 16, 360 ns with 32. One that sleeps on our own CPU is not told before the work is
-/// done: a wake would only take the CPU from us, and give it back after a few calls.
-const UNREPORTED_MAX: u32 = 4;
 
 /// How long a client in another process may keep the turn: far longer than any front end lets its own clients take.
 const TURN_NS: u64 = 300_000_000_000;
@@ -255,21 +248,10 @@ impl<'a> Call<'a> {
         state.count(status);
         // Before the reply: a client that sends its next call at once finds us, and wakes nobody.
         self.inner.idle().come_back(self.thread);
-        self.channel.publish_reply(&self.claimed, len, status);
-        match self.channel.layout.waiting().patience() {
-            // The client is awake and looks at its completions before it sleeps.
-            None => {}
-            Some(Patience::Eager) => self.channel.ring_if_due(),
-            Some(Patience::Lazy) => {
-                let unreported = state.unreported.load(Ordering::Relaxed) + 1;
-                state.unreported.store(unreported, Ordering::Relaxed);
-                if unreported.is_multiple_of(UNREPORTED_MAX)
-                    && !self.channel.layout.waiting().is_on(current_cpu())
-                {
-                    self.inner.report(self.thread);
-                }
-            }
-        }
+        self.channel.finish_reply(&self.claimed, len, status);
+        let at_once = self.claimed.sync;
+        self.inner
+            .tell_of(self.channel, self.thread, self.slot(), at_once);
     }
 
     /// As [`complete`](Self::complete), and sends duplicates of descriptors along.
@@ -342,6 +324,7 @@ impl<'a> Call<'a> {
         header.kind.store(kind, Ordering::Relaxed);
         let turn = self.channel.layout.turn(slot);
         turn.to_client()?;
+        self.inner.tell_of_kept(self.channel, self.thread);
         self.channel.publish_bit(slot);
         self.inner.report(self.thread);
 
@@ -428,12 +411,13 @@ impl EmergencyReply {
                 );
             };
             state.count(status);
-            channel.publish_reply(&self.claimed, len, status);
-        } else {
-            // The thread may have been stopped between the reply and its bit. A bit too many does
-            // no harm.
-            channel.publish_bit(self.claimed.slot);
+            channel.finish_reply(&self.claimed, len, status);
         }
+        // If not, the thread may have been stopped between the reply and its bit. A bit too many does
+        // no harm.
+        channel.publish_bit(self.claimed.slot);
+        inner.tell_of_kept(channel, self.thread);
+        inner.keep_no_more(self.thread);
         inner.report(self.thread);
         channel.bell.ring();
 

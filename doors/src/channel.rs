@@ -11,6 +11,7 @@ use crate::bitmap::BITS;
 use crate::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
 use crate::link::Link;
 use crate::public::{Descriptors, Lie};
+use crate::spin::Cpu;
 use crate::status::Status;
 use crate::sync::{AtomicU32, Line, Ordering};
 
@@ -54,6 +55,8 @@ pub(crate) struct Claimed {
     pub descriptors: u32,
     /// Its caller sleeps on the slot's turn word.
     pub sync: bool,
+    /// Where its caller ran.
+    pub cpu: Cpu,
 }
 
 impl Channel {
@@ -128,6 +131,7 @@ impl Channel {
             deadline_ns: header.deadline_ns.load(Ordering::Relaxed),
             descriptors: flags >> DESCRIPTORS_SHIFT,
             sync: flags & SYNC != 0,
+            cpu: Cpu(header.cpu.load(Ordering::Relaxed)),
         })
     }
 
@@ -138,15 +142,18 @@ impl Channel {
         alleged.min(self.layout.geometry().request_size)
     }
 
-    /// Publishes `len` bytes of the reply slot as the final reply. The slot is the client's from
-    /// here on.
-    pub fn publish_reply(&self, claimed: &Claimed, len: usize, status: Status) {
+    /// Makes `len` bytes of the reply slot the final reply. The slot is the client's from here on, who is to be told of
+    /// it by [`publish_bit`](Self::publish_bit).
+    pub fn finish_reply(&self, claimed: &Claimed, len: usize, status: Status) {
         if let Some(link) = &self.link {
             link.end_service(claimed.slot);
         }
         let header = self.layout.reply_header(claimed.slot);
         header.len.store(len as u32, Ordering::Relaxed);
         header.status.store(status.0, Ordering::Relaxed);
+        if claimed.sync {
+            header.cpu.store(Cpu::current().0, Ordering::Relaxed);
+        }
         header
             .done_generation
             .store(claimed.generation, Ordering::Release);
@@ -154,7 +161,6 @@ impl Channel {
         if claimed.sync {
             self.layout.turn(claimed.slot).finish();
         }
-        self.publish_bit(claimed.slot);
     }
 
     /// Whether this use of the slot has had its final reply, even if the slot was used again since.

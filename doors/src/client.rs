@@ -17,6 +17,7 @@ use crate::error::CallError;
 use crate::geometry::ChannelGeometry;
 use crate::layout::Layout;
 use crate::slot::{Completion, Kind, Phase, SlotId, Slots, Withdraw, bits_of, place};
+use crate::spin::Cpu;
 use crate::status::Status;
 use crate::sync::Ordering;
 
@@ -28,6 +29,10 @@ use remote::Remote;
 
 /// Words of completions in a row that turn out to be none, after which another process is taken for broken.
 const FRUITLESS_MAX: u32 = 100_000;
+
+/// A caller that finds nothing looks for replies that are kept back so often: the thread that has them may be in a
+/// handler that blocks.
+const LOOK_EVERY: u32 = 16;
 
 /// One caller of a door: owned by one thread at a time.
 #[derive(Debug)]
@@ -46,6 +51,10 @@ pub struct AsyncClient {
     fruitless: u32,
     /// Slots whose calls were not accepted and not told yet.
     lost: usize,
+    /// Where its thread ran when that was last asked.
+    cpu: Cpu,
+    /// Times that nothing was found since completions that were kept back were looked for.
+    unlooked: u32,
 
     not_sync: PhantomData<Cell<()>>,
 }
@@ -81,6 +90,8 @@ impl AsyncClient {
             outstanding: 0,
             fruitless: 0,
             lost: 0,
+            cpu: Cpu::current(),
+            unlooked: 0,
             not_sync: PhantomData,
         }
     }
@@ -156,6 +167,7 @@ impl AsyncClient {
         header.generation.store(slot.generation, Ordering::Relaxed);
         header.len.store(len as u32, Ordering::Relaxed);
         header.flags.store(flags, Ordering::Relaxed);
+        header.cpu.store(self.cpu.0, Ordering::Relaxed);
         header.deadline_ns.store(deadline_ns, Ordering::Relaxed);
         self.layout.turn(slot.index).begin();
         self.slots[slot.index()].phase = Phase::Submitted;
@@ -271,10 +283,38 @@ impl AsyncClient {
                 }
             }
             if words == 0 || !self.take_next_word() {
-                return None;
+                self.unlooked += 1;
+                // Once per call: it begins to count anew.
+                if self.unlooked < LOOK_EVERY || !self.find_late() {
+                    return None;
+                }
+                words = self.layout.complete().len();
+                continue;
             }
             words -= 1;
         }
+    }
+
+    /// Looks for replies that are there and that the server has not told of. Returns whether there are any.
+    fn find_late(&mut self) -> bool {
+        self.unlooked = 0;
+        let (late, complete) = (self.layout.late(), self.layout.complete());
+        let mut found = false;
+        for word in 0..late.len() {
+            for bit in bits_of(late.look(word)) {
+                let index = word * BITS as usize + bit;
+                let is_there = self.slots.get(index).is_some_and(|slot| {
+                    let header = self.layout.reply_header(index as u32);
+                    matches!(slot.phase, Phase::Submitted | Phase::Abandoned)
+                        && header.done_generation.load(Ordering::Acquire) == slot.generation
+                });
+                if is_there {
+                    complete.publish(word, 1 << bit);
+                    found = true;
+                }
+            }
+        }
+        found
     }
 
     /// Calls `f` with every reply that is there. See [`next_completion`](Self::next_completion) for

@@ -40,7 +40,10 @@ pub struct Door {
 /// too.
 #[derive(Debug, Default)]
 pub(crate) struct ThreadState {
-    /// Completions that a lazy client has not been told of.
+    /// Completions of the channel of the last call that are not published yet: bits of a word, and which.
+    pub kept: AtomicU64,
+    pub kept_word: AtomicU32,
+    /// Completions that were published and that a lazy client has not been told of.
     pub unreported: AtomicU32,
     pub presence: Presence,
     /// The channel to another process by which its call came; 0: none.
@@ -73,6 +76,10 @@ pub(crate) struct Inner {
     /// One more than the highest thread that ever ran a handler.
     pub high_water: AtomicU32,
     pub parked: AtomicU32,
+    /// One more than the thread that may keep completions back; 0: any.
+    pub keeper: AtomicU32,
+    /// A thread without work has not gone to sleep yet.
+    pub spinning: AtomicBool,
     /// Threads that have come out of `serve`.
     pub ended: AtomicU32,
     /// Of whoever looks at the channels and is none of the door's threads, one at a time.
@@ -275,6 +282,8 @@ impl DoorBuilder {
             retry_after_ns: AtomicU64::new(0),
             high_water: AtomicU32::new(0),
             parked: AtomicU32::new(0),
+            keeper: AtomicU32::new(0),
+            spinning: AtomicBool::new(false),
             ended: AtomicU32::new(0),
             outsider: Mutex::new(()),
             outsider_presence: Presence::default(),

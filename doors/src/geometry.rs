@@ -89,6 +89,7 @@ impl ChannelGeometry {
         sum += LINE; // waiting flag
         sum += self.words() * LINE; // submit words
         sum += self.words() * LINE; // complete words
+        sum += self.words() * LINE; // late words
         sum += self.slots as usize * size_of::<u32>(); // turn words
         sum.next_multiple_of(PAGE)
     }

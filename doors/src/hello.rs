@@ -19,7 +19,7 @@ use crate::geometry::{ChannelGeometry, PAGE};
 use crate::public::Refusal;
 
 /// The version of this conversation and of every layout behind it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of every message.
 pub const MESSAGE: usize = 128;
 /// Room to receive one in: a longer message shows, and is none.
@@ -384,7 +384,7 @@ mod tests {
         let refusal = read.check().expect_err("another version");
         let sentence = refusal.to_string();
         assert!(
-            sentence.contains('7') && sentence.contains('1'),
+            sentence.contains('7') && sentence.contains(&VERSION.to_string()),
             "{sentence}"
         );
     }

@@ -11,6 +11,7 @@ use std::slice;
 use crate::bitmap::Bitmap;
 use crate::error::ChannelError;
 use crate::geometry::{ChannelGeometry, ChannelMemory, PAGE};
+use crate::late::Late;
 use crate::sync::{AtomicU32, AtomicU64, Futex, Line};
 use crate::turn::Turn;
 use crate::waiting::Waiting;
@@ -25,7 +26,8 @@ pub struct RequestHeader {
     pub len: AtomicU32,
     /// [`SYNC`], and the number of descriptors that go along.
     pub flags: AtomicU32,
-    reserved: AtomicU32,
+    /// The [`Cpu`](crate::spin::Cpu) that the client ran on; a hint.
+    pub cpu: AtomicU32,
     /// `CLOCK_MONOTONIC`, nanoseconds; 0: none.
     pub deadline_ns: AtomicU64,
 }
@@ -52,6 +54,8 @@ pub struct ReplyHeader {
     pub kind: AtomicU32,
     /// Descriptors that go along with a final reply.
     pub descriptors: AtomicU32,
+    /// The [`Cpu`](crate::spin::Cpu) that the server ran on, for a caller that waits; a hint.
+    pub cpu: AtomicU32,
 }
 
 // The layout is a protocol between processes: a change of these numbers is a change of its version.
@@ -188,18 +192,23 @@ impl Layout {
 
     /// Submitted, unclaimed calls.
     pub fn submit(&self) -> Bitmap<'_> {
-        self.bitmap(1)
+        Bitmap::new(self.words(1))
     }
 
     /// Replies that the client has not seen.
     pub fn complete(&self) -> Bitmap<'_> {
-        self.bitmap(1 + self.geometry.words())
+        Bitmap::new(self.words(1 + self.geometry.words()))
+    }
+
+    /// Replies that the server has not told of yet.
+    pub fn late(&self) -> Late<'_> {
+        Late::new(self.words(1 + 2 * self.geometry.words()))
     }
 
     /// The turn word of `slot`.
     pub fn turn(&self, slot: u32) -> &Turn {
         self.check_slot(slot);
-        let lines = 1 + 2 * self.geometry.words();
+        let lines = 1 + 3 * self.geometry.words();
         // SAFETY: the turn words follow the lines above, one per slot; `Turn` is a transparent
         // atomic u32.
         unsafe {
@@ -212,14 +221,13 @@ impl Layout {
         }
     }
 
-    fn bitmap(&self, first_line: usize) -> Bitmap<'_> {
-        // SAFETY: `control_len` counts one line, then two bitmaps of `words` lines each; zero is a
-        // valid atomic.
-        let words = unsafe {
+    fn words(&self, first_line: usize) -> &[Line<AtomicU64>] {
+        // SAFETY: `control_len` counts one line, then three times `words` lines; zero is a valid
+        // atomic.
+        unsafe {
             let first = self.control.cast::<Line<AtomicU64>>().add(first_line);
             slice::from_raw_parts(first.as_ptr(), self.geometry.words())
-        };
-        Bitmap::new(words)
+        }
     }
 
     /// Slot numbers reach this file from bitmaps and from `SlotId`s; the bitmap's last word has

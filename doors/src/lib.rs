@@ -58,7 +58,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// The model checker takes the rule files (`bitmap`, `idle`, `revoke`, `turn`, `waiting`) into its
+// The model checker takes the rule files (`bitmap`, `idle`, `late`, `revoke`, `turn`, `waiting`) into its
 // own crate, `tests/loom.rs`: the rest lays atomics over raw memory, which the model's atomics
 // cannot be.
 #![cfg(not(loom))]
@@ -100,6 +100,8 @@ mod idle;
 #[cfg(any(target_os = "illumos", transom_illumos))]
 pub mod illumos;
 #[cfg(not(target_os = "illumos"))]
+mod late;
+#[cfg(not(target_os = "illumos"))]
 mod layout;
 #[cfg(not(target_os = "illumos"))]
 mod link;
@@ -122,11 +124,15 @@ mod slot;
 mod snapshots;
 #[cfg(not(target_os = "illumos"))]
 mod socket;
+#[cfg(not(target_os = "illumos"))]
+mod spin;
 mod status;
 #[cfg_attr(target_os = "illumos", path = "illumos/sync.rs")]
 mod sync;
 #[cfg(not(target_os = "illumos"))]
 mod table;
+#[cfg(not(target_os = "illumos"))]
+mod telling;
 #[cfg(not(target_os = "illumos"))]
 mod turn;
 #[cfg_attr(target_os = "illumos", allow(dead_code))]

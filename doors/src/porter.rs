@@ -697,4 +697,4 @@ fn errno_of(error: &MemoryError) -> u64 {
 }
 
 // The version is part of every message; a server that spoke another would not be this one.
-const _: () = assert!(VERSION == 1);
+const _: () = assert!(VERSION == 2);

@@ -9,6 +9,7 @@ use crate::channel::{Channel, Claimed};
 use crate::clock::now_ns;
 use crate::door::{Door, Inner, ThreadState};
 use crate::pace::Samples;
+use crate::spin::{Cpu, Spins};
 use crate::status::Status;
 use crate::sync::Ordering;
 
@@ -39,12 +40,15 @@ impl Door {
             now_ns: now_ns(),
             since_clock: 0,
             unreported_since_ns: 0,
+            held: None,
+            spins: Spins::default(),
+            client_cpu: Cpu::default(),
         };
         loop {
-            while let Some((held, claimed)) = server.claim() {
-                server.run(handler, &held, claimed);
-                drop(held);
+            while let Some((channel, claimed)) = server.claim() {
+                server.run(handler, channel, claimed);
                 if handler.is_held_up() {
+                    server.let_go();
                     inner.leave_to_block(thread);
                     handler.wait_until_free();
                     inner.idle().search(thread);
@@ -52,16 +56,22 @@ impl Door {
                     server.since_clock = 0;
                 }
             }
+            server.let_go();
             server.settle();
+            if server.has_luck() {
+                continue;
+            }
             if inner.revoked().allows_end(|| inner.backlog(thread)) {
                 break;
             }
+            inner.keep_no_more(thread);
             inner.idle().sleep(thread, || {
                 inner.revoked().is_raised() || inner.backlog(thread)
             });
             server.now_ns = now_ns();
             server.since_clock = 0;
         }
+        inner.keep_no_more(thread);
         inner.idle().depart();
         inner.ended.fetch_add(1, Ordering::SeqCst);
     }
@@ -80,6 +90,11 @@ struct Server<'a> {
     /// Calls since the clock was read.
     since_clock: u32,
     unreported_since_ns: u64,
+    /// The channel of the last call, until another one's is taken up.
+    held: Option<Held<'a>>,
+    spins: Spins,
+    /// Where the last call's client ran.
+    client_cpu: Cpu,
 }
 
 /// A channel that a call came by: it stays until this is dropped, whatever becomes of the client.
@@ -95,7 +110,7 @@ impl Drop for Held<'_> {
 }
 
 impl<'a> Server<'a> {
-    fn claim(&mut self) -> Option<(Held<'a>, Claimed)> {
+    fn claim(&mut self) -> Option<(&'a Channel, Claimed)> {
         let before = self.state.claimed.load(Ordering::Relaxed);
         // Before a call is taken, which is a read-modify-write: whoever waits for the last one to end must not miss it
         // in between.
@@ -107,7 +122,7 @@ impl<'a> Server<'a> {
         found
     }
 
-    fn find_call(&mut self) -> Option<(Held<'a>, Claimed)> {
+    fn find_call(&mut self) -> Option<(&'a Channel, Claimed)> {
         let look = self.inner.look(self.thread);
         let places = look.places();
         for n in 0..places {
@@ -120,26 +135,47 @@ impl<'a> Server<'a> {
             };
             if let Some(claimed) = channel.claim() {
                 self.next_channel = if place + 1 < places { place + 1 } else { 0 };
-                self.state.holding.store(channel.id, Ordering::Relaxed);
-                let channel: *const Channel = channel;
-                // SAFETY: a channel of this process stays as long as the door, which `inner` borrows; one to another
-                // process stays while it is held, which it is since before this look ends, until `Held` is dropped.
-                let channel = unsafe { &*channel };
-                let state = self.state;
-                return Some((Held { channel, state }, claimed));
+                return Some((self.hold(channel), claimed));
             }
         }
         None
     }
 
-    fn run<H: DoorHandler>(&mut self, handler: &H, held: &Held<'_>, claimed: Claimed) {
-        let channel = held.channel;
+    /// Keeps a channel of the table beyond the look that has found it.
+    fn hold(&mut self, channel: &Channel) -> &'a Channel {
+        match &self.held {
+            Some(held) if std::ptr::eq(held.channel, channel) => held.channel,
+            _ => {
+                self.let_go();
+                self.state.holding.store(channel.id, Ordering::Relaxed);
+                let channel: *const Channel = channel;
+                // SAFETY: a channel of this process stays as long as the door, which `inner` borrows; one to another
+                // process stays while it is held, which it is since before the caller's look ends, until `Held` is
+                // dropped.
+                let channel = unsafe { &*channel };
+                let state = self.state;
+                self.held = Some(Held { channel, state });
+                channel
+            }
+        }
+    }
+
+    /// Tells of what was kept back of the last call's channel, and holds none.
+    fn let_go(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.inner.tell_of_kept(held.channel, self.thread);
+        }
+    }
+
+    fn run<H: DoorHandler>(&mut self, handler: &H, channel: &Channel, claimed: Claimed) {
         if self.inner.leave_to_handler(self.thread) {
             // A wake or a start is no service time; counted as such, it would call for more
             // threads.
             self.now_ns = now_ns();
             self.since_clock = 0;
         }
+        self.inner.tell_before_handler(channel, self.thread);
+        self.client_cpu = claimed.cpu;
         let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
         if let Err(status) = call.begin() {
             call.complete(0, status);
@@ -177,6 +213,27 @@ impl<'a> Server<'a> {
         self.samples.note_several(took_ns, calls, self.inner.pace());
     }
 
+    /// Whether a call comes while the thread looks a little longer, instead of sleeping. One thread of a door at a time:
+    /// it is counted as running, and will do for all callers as long as handlers are short.
+    fn has_luck(&mut self) -> bool {
+        let inner = self.inner;
+        // A door that was revoked is left, not waited at.
+        if inner.revoked().is_raised()
+            || inner.pace().is_slow()
+            || inner.spinning.swap(true, Ordering::Relaxed)
+        {
+            return false;
+        }
+        let has_come = || inner.revoked().is_raised() || inner.backlog(self.thread);
+        let luck = self.spins.look(self.client_cpu, has_come);
+        inner.spinning.store(false, Ordering::Relaxed);
+        if luck {
+            self.now_ns = now_ns();
+            self.since_clock = 0;
+        }
+        luck
+    }
+
     fn report_in_time(&mut self) {
         if self.state.unreported.load(Ordering::Relaxed) == 0 {
             self.unreported_since_ns = 0;
@@ -209,19 +266,6 @@ impl ThreadState {
         if status == Status::FAULT {
             self.faulted
                 .store(self.faulted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Inner {
-    /// Rings every client that sleeps and has a completion to see, whoever made it.
-    pub(crate) fn report(&self, thread: u32) {
-        self.threads[thread as usize]
-            .0
-            .unreported
-            .store(0, Ordering::Relaxed);
-        for channel in self.look(thread).channels() {
-            channel.ring_if_due();
         }
     }
 }

@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 #[cfg(not(loom))]
-pub use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+pub use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+pub use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Stands between two `SeqCst` accesses of a thread, to different words, whose order another thread relies on. In
 /// production it is nothing: all `SeqCst` accesses have one order, which is that of the program. The model checker
@@ -18,7 +18,7 @@ pub use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 #[inline(always)]
 pub fn in_order() {
     #[cfg(loom)]
-    loom::sync::atomic::fence(Ordering::SeqCst);
+    fence(Ordering::SeqCst);
 }
 
 /// A value alone on its cache line, so that writers of neighbours do not disturb it.

@@ -6,7 +6,7 @@
 //! raises the flag, then looks for completions; the server publishes a completion, then looks at
 //! the flag.
 
-use crate::sync::{AtomicU32, Ordering, in_order};
+use crate::sync::{AtomicU32, Ordering, fence, in_order};
 
 /// How soon a sleeping client wants to hear of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ const AWAKE: u32 = 0;
 const LAZY: u32 = 1;
 const EAGER: u32 = 2;
 const PATIENCE: u32 = 0xff;
-/// From here on the word says on which CPU the client went to sleep.
+/// From here on the word says where the client went to sleep.
 const CPU_SHIFT: u32 = 8;
 
 /// A view of a channel's `waiting` word.
@@ -38,7 +38,7 @@ impl<'a> Waiting<'a> {
     /// Client: raises the flag, then looks once more. `true`: nothing is there, sleep. `false`: the
     /// flag is down again, because `completions` found something.
     ///
-    /// `cpu` is where it runs; a hint, cut to 24 bits.
+    /// `cpu` stands for the one that it runs on; a hint, cut to 24 bits.
     pub fn announce(&self, patience: Patience, cpu: u32, completions: impl Fn() -> bool) -> bool {
         let raised = (cpu << CPU_SHIFT)
             | match patience {
@@ -47,7 +47,11 @@ impl<'a> Waiting<'a> {
             };
         // A swap, where a store would do at the same price: see `idle` on the model checker.
         self.0.swap(raised, Ordering::SeqCst);
-        in_order();
+        match patience {
+            // What is kept back was not published by a read-modify-write: see `late`.
+            Patience::Eager => fence(Ordering::SeqCst),
+            Patience::Lazy => in_order(),
+        }
         if completions() {
             self.clear();
             return false;
@@ -63,6 +67,11 @@ impl<'a> Waiting<'a> {
     /// Server, after publishing a completion: how the client waits, if it does.
     pub fn patience(&self) -> Option<Patience> {
         in_order();
+        self.shown()
+    }
+
+    /// The same, of a thread that has seen to the order itself.
+    pub fn shown(&self) -> Option<Patience> {
         match self.0.load(Ordering::SeqCst) & PATIENCE {
             AWAKE => None,
             LAZY => Some(Patience::Lazy),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use common::{Gate, House, SMALL, geometry, wait_until};
-use transom_doors::{Call, Door, Status};
+use transom_doors::{Call, Door, SlotId, Status};
 
 /// A handler that waits at the gate if the request says so, and replies with its thread's index.
 fn gated(gate: &Arc<Gate>) -> impl Fn(u32, &mut Call<'_>) + Send + Sync + 'static {
@@ -61,6 +61,44 @@ fn calls_one_after_the_other_are_served_by_the_same_warm_thread() {
         "{elsewhere} calls were served by a cold thread"
     );
     assert!(house.info().threads_started <= 4, "{:?}", house.info());
+}
+
+/// Two calls are there when the thread looks, so that it has more to do after the first reply; and then it does not
+/// come back.
+fn reply_before_a_handler_that_blocks(see: impl Fn(&mut common::Caller) -> SlotId) {
+    let gate = Arc::<Gate>::default();
+    let house = House::new(1, gated(&gate));
+    let mut caller = house.caller(SMALL);
+    house.door.start().unwrap();
+    make_fast(&house, &mut caller);
+    // Every call so far was in slot 0, so slot 1 has its turn.
+    let blocks = caller.stage(b"wait");
+    let returns = caller.stage(b"");
+    assert_eq!((blocks.index(), returns.index()), (0, 1));
+    caller.client.flush().unwrap();
+    assert_eq!(see(&mut caller), returns);
+    wait_until("the other call is in its handler", || gate.waiting() == 1);
+    gate.open();
+    assert_eq!(caller.next().0, blocks);
+}
+
+#[test]
+fn a_caller_that_goes_to_sleep_sees_a_reply_whose_thread_is_in_a_handler_that_blocks() {
+    reply_before_a_handler_that_blocks(|caller| caller.next().0);
+}
+
+#[test]
+fn a_caller_that_never_sleeps_sees_it_too() {
+    reply_before_a_handler_that_blocks(|caller| {
+        let deadline = std::time::Instant::now() + common::DEADLINE;
+        loop {
+            if let Some((slot, _)) = caller.client.next_completion() {
+                return slot;
+            }
+            assert!(std::time::Instant::now() < deadline, "no reply");
+            std::thread::yield_now();
+        }
+    });
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::layout::{DESCRIPTORS_SHIFT, SYNC};
 use crate::public::{Descriptors, OpenOptions, PeerState, RemoteDoor};
 use crate::slot::{Completion, Phase, SlotId, place};
 use crate::socket::wait_readable;
+use crate::spin::{Cpu, Spins};
 use crate::sync::Ordering;
 
 impl AsyncClient {
@@ -192,12 +193,24 @@ impl AsyncClient {
         deadline_ns: u64,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), CallError> {
+        self.cpu = Cpu::current();
         self.submit_flagged(slot, len, deadline_ns, descriptors, SYNC)
     }
 
     /// Waits on a slot's own word for its final reply.
-    pub(crate) fn wait_for_slot(&mut self, slot: SlotId, timeout: Duration) -> Option<Completion> {
-        self.layout.turn(slot.index).wait_for_server(timeout);
+    pub(crate) fn wait_for_slot(
+        &mut self,
+        slot: SlotId,
+        spins: &mut Spins,
+        timeout: Duration,
+    ) -> Option<Completion> {
+        let header = self.layout.reply_header(slot.index);
+        let is_done = || header.done_generation.load(Ordering::Relaxed) == slot.generation;
+        // Where the server ran when it answered the last call.
+        let server = Cpu(header.cpu.load(Ordering::Relaxed));
+        if !spins.look(server, is_done) {
+            self.layout.turn(slot.index).wait_for_server(timeout);
+        }
         self.look_at(slot.index).map(|(_, completion)| completion)
     }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::bell::Bell;
 use crate::client::{AsyncClient, Peer};
-use crate::clock::current_cpu;
+use crate::spin::Cpu;
 use crate::waiting::Patience;
 
 impl AsyncClient {
@@ -20,10 +20,17 @@ impl AsyncClient {
         if self.taken != 0 {
             return false;
         }
+        self.cpu = Cpu::current();
         let complete = self.layout.complete();
-        self.layout
-            .waiting()
-            .announce(patience, current_cpu(), || complete.any())
+        let waiting = self.layout.waiting();
+        if !waiting.announce(patience, self.cpu.0, || complete.any()) {
+            return false;
+        }
+        if patience == Patience::Eager && self.find_late() {
+            self.woke();
+            return false;
+        }
+        true
     }
 
     /// After `epoll_wait`: no doorbells while we are awake.

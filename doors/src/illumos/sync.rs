@@ -1,6 +1,6 @@
 //! On illumos, what the shared files need of `crate::sync`. There is no futex here, and nobody needs one.
 
-pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// See the Linux twin.
 #[inline(always)]

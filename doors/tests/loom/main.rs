@@ -17,6 +17,8 @@ mod bitmap;
 mod gone;
 #[path = "../../src/idle.rs"]
 mod idle;
+#[path = "../../src/late.rs"]
+mod late;
 mod model;
 #[path = "../../src/revoke.rs"]
 mod revoke;
@@ -32,6 +34,7 @@ use std::time::Duration;
 use loom::sync::Arc;
 use loom::thread;
 
+use late::Late;
 use model::Model;
 use sync::{Futex, Ordering};
 use turn::Turn;
@@ -416,6 +419,27 @@ fn a_turn_comes_back_or_the_server_hears_that_the_client_has_gone() {
         turn.leave();
         // A server that was resumed may find the client gone before it has woken up.
         assert!(server.join().unwrap() <= resumed);
+    });
+}
+
+#[test]
+fn nobody_sleeps_over_a_completion_that_is_kept_back_by_a_handler_that_blocks() {
+    check(3, || {
+        let model = Model::new(1);
+        let server = thread::spawn({
+            let model = Arc::clone(&model);
+            // Then a handler runs that never comes back.
+            move || {
+                model.late().show(0, 1);
+                if Late::is_awaited(model.waiting()) {
+                    model.complete().publish(0, 1);
+                    model.late().show(0, 0);
+                    model.ring_if_due();
+                }
+            }
+        });
+        model.wait_for(1, Patience::Eager);
+        server.join().unwrap();
     });
 }
 

@@ -4,6 +4,7 @@ use loom::sync::Arc;
 
 use crate::bitmap::Bitmap;
 use crate::idle::{IdleSet, IdleWords, OwnWords};
+use crate::late::Late;
 use crate::revoke::Revoked;
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line, Ordering};
 use crate::waiting::{Patience, Waiting};
@@ -12,6 +13,7 @@ use crate::waiting::{Patience, Waiting};
 pub struct Model {
     submit: [Line<AtomicU64>; 1],
     complete: [Line<AtomicU64>; 1],
+    late: [Line<AtomicU64>; 1],
     waiting: AtomicU32,
     /// The doorbell: epoll on an eventfd that is never read is a futex on a counter.
     bell: Futex,
@@ -32,6 +34,7 @@ impl Model {
         Arc::new(Self {
             submit: [Line(AtomicU64::new(0))],
             complete: [Line(AtomicU64::new(0))],
+            late: [Line(AtomicU64::new(0))],
             waiting: AtomicU32::new(0),
             bell: Futex::default(),
             idle_bits: Box::new([Line(AtomicU64::new(0))]),
@@ -101,6 +104,10 @@ impl Model {
         Bitmap::new(&self.complete)
     }
 
+    pub fn late(&self) -> Late<'_> {
+        Late::new(&self.late)
+    }
+
     pub fn waiting(&self) -> Waiting<'_> {
         Waiting::new(&self.waiting)
     }
@@ -163,6 +170,15 @@ impl Model {
                 .waiting()
                 .announce(patience, 0, || self.complete().any())
             {
+                // What is kept back is not looked for by those who do not sleep for long.
+                if patience == Patience::Eager {
+                    let late = self.late().look(0) & !seen;
+                    if late != 0 {
+                        self.complete().publish(0, late);
+                        self.waiting().clear();
+                        continue;
+                    }
+                }
                 while self.bell.word().load(Ordering::Acquire) == edge {
                     self.bell.wait(edge);
                 }
