@@ -213,8 +213,8 @@ impl<'a> Server<'a> {
         self.samples.note_several(took_ns, calls, self.inner.pace());
     }
 
-    /// Whether a call comes while the thread looks a little longer, instead of sleeping. One thread of a door at a time:
-    /// it is counted as running, and will do for all callers as long as handlers are short.
+    /// Whether a call comes while the thread looks a little longer, instead of sleeping; not if all clients sleep. One
+    /// thread of a door at a time: it is counted as running, and will do for all callers as long as handlers are short.
     fn has_luck(&mut self) -> bool {
         let inner = self.inner;
         // A door that was revoked is left, not waited at.
@@ -224,7 +224,14 @@ impl<'a> Server<'a> {
         {
             return false;
         }
-        let has_come = || inner.revoked().is_raised() || inner.backlog(self.thread);
+        let has_come = || {
+            let look = inner.look(self.thread);
+            if inner.revoked().is_raised() || look.channels().any(Channel::has_backlog) {
+                return Some(true);
+            }
+            let sleeps = |channel: &Channel| channel.layout.waiting().shown().is_some();
+            look.channels().all(sleeps).then_some(false)
+        };
         let luck = self.spins.look(self.client_cpu, has_come);
         inner.spinning.store(false, Ordering::Relaxed);
         if luck {

@@ -52,17 +52,21 @@ impl Default for Spins {
 
 impl Spins {
     /// Looks for what a thread waits for, which a thread on `other` is expected to bring, as long as it may pay. Returns
-    /// whether it has come.
-    pub fn look(&mut self, other: Cpu, mut has_come: impl FnMut() -> bool) -> bool {
+    /// whether it has come. `f` says so, or that it will not come soon (`Some(false)`).
+    pub fn look(&mut self, other: Cpu, mut f: impl FnMut() -> Option<bool>) -> bool {
         if !other.is_elsewhere() || !self.is_worth_it() {
             return false;
         }
         let until_ns = now_ns() + SPIN_NS;
         loop {
             for _ in 0..LOOKS {
-                if has_come() {
-                    self.note(true);
-                    return true;
+                match f() {
+                    Some(true) => {
+                        self.note(true);
+                        return true;
+                    }
+                    Some(false) => return false,
+                    None => {}
                 }
                 std::hint::spin_loop();
             }
@@ -129,7 +133,7 @@ mod tests {
 
     #[test]
     fn nobody_looks_longer_for_who_is_unknown_or_on_the_same_cpu() {
-        let never = || -> bool { panic!("looked") };
+        let never = || -> Option<bool> { panic!("looked") };
         assert!(!Spins::default().look(Cpu(0), never));
         // This thread may be moved between the two questions, so a CPU that does not exist is no counterexample: only
         // the first one is certain.
@@ -137,8 +141,9 @@ mod tests {
         let elsewhere = Cpu(u32::MAX);
         assert!(Spins::default().look(elsewhere, || {
             looks += 1;
-            looks == 3
+            (looks == 3).then_some(true)
         }));
         assert_eq!(looks, 3);
+        assert!(!Spins::default().look(elsewhere, || Some(false)));
     }
 }

@@ -205,7 +205,10 @@ impl AsyncClient {
         timeout: Duration,
     ) -> Option<Completion> {
         let header = self.layout.reply_header(slot.index);
-        let is_done = || header.done_generation.load(Ordering::Relaxed) == slot.generation;
+        let is_done = || {
+            let done = header.done_generation.load(Ordering::Relaxed);
+            (done == slot.generation).then_some(true)
+        };
         // Where the server ran when it answered the last call.
         let server = Cpu(header.cpu.load(Ordering::Relaxed));
         if !spins.look(server, is_done) {
