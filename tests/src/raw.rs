@@ -91,12 +91,12 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     Ok(result)
 }
 
-/// A message of version 1: its kind, then these bytes.
+/// A message of version 2: its kind, then these bytes.
 #[must_use]
 pub fn message(kind: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MESSAGE);
     bytes.extend_from_slice(b"TRANSOMD");
-    bytes.extend_from_slice(&1_u32.to_le_bytes());
+    bytes.extend_from_slice(&2_u32.to_le_bytes());
     bytes.extend_from_slice(&kind.to_le_bytes());
     bytes.extend_from_slice(body);
     bytes.resize(MESSAGE, 0);
@@ -201,7 +201,7 @@ impl Welcome {
     /// Bytes of the control words.
     #[must_use]
     pub fn control_len(&self) -> usize {
-        (64 + 2 * 64 * self.words() + 4 * self.slots as usize).next_multiple_of(PAGE)
+        (64 + 3 * 64 * self.words() + 4 * self.slots as usize).next_multiple_of(PAGE)
     }
 
     /// Bytes of the board.
@@ -223,10 +223,16 @@ impl Welcome {
         64 * (1 + self.words() + word)
     }
 
+    /// Where they have a word of replies that are not told of yet.
+    #[must_use]
+    pub fn late(&self, word: usize) -> usize {
+        64 * (1 + 2 * self.words() + word)
+    }
+
     /// Where they have a turn word.
     #[must_use]
     pub fn turn(&self, slot: usize) -> usize {
-        64 * (1 + 2 * self.words()) + 4 * slot
+        64 * (1 + 3 * self.words()) + 4 * slot
     }
 
     /// Where the board has the bed of a thread.
