@@ -1,9 +1,12 @@
 //! A door's board: the words that tell callers which threads sleep, how many are about to look for work, how long
-//! handlers take, and whether the door was revoked.
+//! handlers take, and whether the door was revoked. And its threads' beds, the words through which they can be woken.
 //!
-//! The server's process writes it. Callers in other processes have it mapped for reading: they decide as if they were
-//! inside whom to wake, and wake through it, because futex(2) needs the address only. What it says is a hint to them:
-//! a server that writes nonsense keeps its own callers waiting, and nobody else.
+//! The server's process writes the board. Callers in other processes have it mapped for reading: they decide as if they
+//! were inside whom to wake. What it says is a hint to them: a server that writes nonsense keeps its own callers waiting,
+//! and nobody else.
+//!
+//! The beds lie apart and are mapped for writing by everybody, although nobody writes there: for a word that is mapped for
+//! reading futex(2) asks in vain for writing first, which is a thirtieth of a call (0.1 µs). What is in them means nothing.
 
 use std::ptr::NonNull;
 use std::slice;
@@ -36,8 +39,8 @@ const _: () = assert!(size_of::<Header>() == 4 * LINE && size_of::<Line<Futex>>(
 pub struct Board {
     base: NonNull<Header>,
     threads: u32,
-    /// Whether callers in other processes see it.
-    shown: bool,
+    /// None if no caller in another process sees them.
+    beds: Option<Mapping>,
     /// Keeps what `base` points to.
     _memory: Memory,
 }
@@ -54,12 +57,16 @@ unsafe impl Send for Board {}
 unsafe impl Sync for Board {}
 
 impl Board {
-    /// Bytes of the board of a door with room for `threads` threads: a multiple of [`PAGE`].
+    /// Bytes of the board of a door with room for `threads` threads, without its beds: a multiple of [`PAGE`].
     pub fn len(threads: u32) -> usize {
         let mut sum = size_of::<Header>();
         sum += threads.div_ceil(BITS) as usize * LINE; // idle bits
-        sum += threads as usize * LINE; // beds
         sum.next_multiple_of(PAGE)
+    }
+
+    /// Bytes of the beds: a multiple of [`PAGE`].
+    pub fn beds_len(threads: u32) -> usize {
+        (threads as usize * LINE).next_multiple_of(PAGE)
     }
 
     /// A board that only this process sees.
@@ -68,33 +75,37 @@ impl Board {
             .map(|_| Line(AtomicU64::new(0)))
             .collect();
         let base = NonNull::from(&mut *lines).cast();
-        Self::begin(base, threads, Memory::Private { _lines: lines })
+        Self::begin(base, threads, None, Memory::Private { _lines: lines })
     }
 
-    /// A board to be shown to callers, and the descriptor to give them.
-    pub fn between(threads: u32) -> Result<(Self, OwnedFd), MemoryError> {
+    /// A board to be shown to callers, and the descriptors to give them: the board's and the beds'.
+    pub fn between(threads: u32) -> Result<(Self, [OwnedFd; 2]), MemoryError> {
         let (mapping, fd) = Mapping::create(c"transom-board", Self::len(threads), Writer::Creator)?;
+        let (beds, beds_fd) =
+            Mapping::create(c"transom-beds", Self::beds_len(threads), Writer::Both)?;
         let base = mapping.base().cast();
         let memory = Memory::Between { _mapping: mapping };
-        Ok((Self::begin(base, threads, memory), fd))
+        let board = Self::begin(base, threads, Some(beds), memory);
+        Ok((board, [fd, beds_fd]))
     }
 
-    /// The board of another process's door.
-    pub fn receive(fd: OwnedFd, threads: u32) -> Result<Self, MemoryError> {
+    /// The board and the beds of another process's door.
+    pub fn receive(fd: OwnedFd, beds: OwnedFd, threads: u32) -> Result<Self, MemoryError> {
         let mapping = Mapping::receive(fd, Self::len(threads), Writer::Creator)?;
+        let beds = Mapping::receive(beds, Self::beds_len(threads), Writer::Both)?;
         Ok(Self {
             base: mapping.base().cast(),
             threads,
-            shown: true,
+            beds: Some(beds),
             _memory: Memory::Between { _mapping: mapping },
         })
     }
 
-    fn begin(base: NonNull<Header>, threads: u32, memory: Memory) -> Self {
+    fn begin(base: NonNull<Header>, threads: u32, beds: Option<Mapping>, memory: Memory) -> Self {
         let board = Self {
             base,
             threads,
-            shown: matches!(memory, Memory::Between { .. }),
+            beds,
             _memory: memory,
         };
         Pace::begin(&board.header().pace.0);
@@ -110,16 +121,21 @@ impl Board {
     /// Which threads sleep, and how many do not.
     pub fn idle(&self) -> IdleWords<'_> {
         let words = self.threads.div_ceil(BITS) as usize;
-        // SAFETY: `len` counts the header, then `words` lines, then `threads` lines; zero is valid for all of them.
-        unsafe {
+        // SAFETY: `len` counts the header, then `words` lines; zero is valid for them.
+        let idle = unsafe {
             let idle = self.base.add(1).cast::<Line<AtomicU64>>();
-            let beds = idle.add(words).cast::<Line<Futex>>();
-            let beds_shown = if self.shown { self.threads as usize } else { 0 };
-            IdleWords {
-                idle: slice::from_raw_parts(idle.as_ptr(), words),
-                beds: slice::from_raw_parts(beds.as_ptr(), beds_shown),
-                running: &self.header().running,
-            }
+            slice::from_raw_parts(idle.as_ptr(), words)
+        };
+        let beds = self.beds.as_ref().map_or(&[][..], |beds| {
+            let first = beds.base().cast::<Line<Futex>>();
+            // SAFETY: `beds_len` counts `threads` lines, in a mapping that starts on a page and lives as long as `self`;
+            // every value is valid for an atomic, which is all that a line has.
+            unsafe { slice::from_raw_parts(first.as_ptr(), self.threads as usize) }
+        });
+        IdleWords {
+            idle,
+            beds,
+            running: &self.header().running,
         }
     }
 

@@ -58,8 +58,8 @@ pub(crate) struct Inner {
     /// For a new thread, which keeps the door while it serves.
     pub this: Weak<Inner>,
     pub board: Board,
-    /// To be given to clients; none if there can be none.
-    pub board_fd: Option<OwnedFd>,
+    /// The board's and the beds', to be given to clients; none if there can be none.
+    pub board_fds: Option<[OwnedFd; 2]>,
     own_words: Box<[Line<OwnWords>]>,
     pub threads: Box<[Line<ThreadState>]>,
     /// The channels, once the door has started.
@@ -252,10 +252,10 @@ impl DoorBuilder {
             remote,
             snapshots,
         } = self.check()?;
-        let (board, board_fd) = match remote.geometry {
+        let (board, board_fds) = match remote.geometry {
             Some(_) => {
-                let (board, fd) = Board::between(threads_max)?;
-                (board, Some(fd))
+                let (board, fds) = Board::between(threads_max)?;
+                (board, Some(fds))
             }
             None => (Board::private(threads_max), None),
         };
@@ -270,7 +270,7 @@ impl DoorBuilder {
         let inner = Arc::new_cyclic(|this| Inner {
             this: this.clone(),
             board,
-            board_fd,
+            board_fds,
             own_words: (0..threads_max).map(|_| Line::default()).collect(),
             threads: (0..threads_max).map(|_| Line::default()).collect(),
             table: OnceLock::new(),

@@ -3,7 +3,7 @@
 //! ```text
 //! client                                     server
 //!   HELLO   version, slots, bytes_max  ──▶
-//!           ◀──  WELCOME  the door's numbers      + board, replies, doorbell
+//!           ◀──  WELCOME  the door's numbers      + board, beds, replies, doorbell
 //!           ◀──  REFUSED  why, in numbers           (instead)
 //!   CHANNEL                            ──▶        + requests, control
 //!           ◀──  READY

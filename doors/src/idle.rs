@@ -35,15 +35,15 @@ const BUSY: u32 = 1;
 const AWAY: u32 = 2;
 
 /// The words of an idle set that everybody may see: the server's process writes them, callers in
-/// other processes read them, and wake sleepers through them.
+/// other processes read them, and wake sleepers through the beds.
 ///
 /// All zero: no thread is idle, none runs.
 #[derive(Clone, Copy, Debug)]
 pub struct IdleWords<'a> {
     /// One bit for each thread: it is idle.
     pub idle: &'a [Line<AtomicU64>],
-    /// One word for each thread, always 0: a thread sleeps on it besides its own, private one, so that a caller in
-    /// another process can wake it.
+    /// One word for each thread, which means nothing: a thread sleeps on it besides its own, private one, so that a
+    /// caller in another process can wake it. None if there is no such caller.
     pub beds: &'a [Line<Futex>],
     /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds
     /// one, the thread that set it subtracts one *after* setting it, so that for a moment the count

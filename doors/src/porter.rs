@@ -567,7 +567,7 @@ impl Porter {
         let ear = bell.ear()?;
         let (replies, replies_fd) =
             Mapping::create(c"transom-replies", geometry.replies_len(), Writer::Creator)?;
-        let board = inner.board_fd.as_ref().ok_or_else(|| {
+        let [board, beds] = inner.board_fds.as_ref().ok_or_else(|| {
             MemoryError::System(io::Error::other("the door has no board to show"))
         })?;
         let welcome = Message::Welcome(Welcome {
@@ -580,7 +580,7 @@ impl Porter {
             threads_max: inner.threads_max(),
             geometry,
         });
-        let descriptors = [board.as_fd(), replies_fd.as_fd(), ear.as_fd()];
+        let descriptors = [board, beds, &replies_fd, &ear].map(AsFd::as_fd);
         socket::send(socket.as_fd(), &welcome.encode(), &descriptors)?;
         Ok((geometry, replies, bell))
     }

@@ -45,8 +45,9 @@ impl Futex {
     }
 
     /// Sleeps if this word, which only this process can reach, still holds `expected`, until it is woken through it or
-    /// through `public`, a word that is always 0 and that other processes can reach. Where the kernel cannot wait for
-    /// two (before Linux 5.16), only through this one.
+    /// through `public`, a word that other processes can reach. They can write it as well, to no avail: any value will do,
+    /// and who changes it at the wrong moment has us return early, as a wake does. Where the kernel cannot wait for two
+    /// (before Linux 5.16), only through this one.
     pub fn wait_either(&self, expected: u32, public: &Futex) {
         #[repr(C)]
         struct Waiter {
@@ -63,7 +64,10 @@ impl Futex {
             flags: SIZE_U32 | flags,
             reserved: 0,
         };
-        let waiters = [waiter(&self.0, expected, PRIVATE), waiter(&public.0, 0, 0)];
+        let waiters = [
+            waiter(&self.0, expected, PRIVATE),
+            waiter(&public.0, public.0.load(Ordering::Relaxed), 0),
+        ];
         // SAFETY: two waiters, laid out as futex_waitv(2) has them, that name live, aligned words; no timeout. The call
         // reads the words and writes nothing.
         let result = unsafe {

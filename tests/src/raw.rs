@@ -208,7 +208,13 @@ impl Welcome {
     #[must_use]
     pub fn board_len(&self) -> usize {
         let threads = self.threads as usize;
-        (4 * 64 + threads.div_ceil(64) * 64 + threads * 64).next_multiple_of(PAGE)
+        (4 * 64 + threads.div_ceil(64) * 64).next_multiple_of(PAGE)
+    }
+
+    /// Bytes of the threads' beds.
+    #[must_use]
+    pub fn beds_len(&self) -> usize {
+        (self.threads as usize * 64).next_multiple_of(PAGE)
     }
 
     /// Where the control words have a submit word.
@@ -233,12 +239,6 @@ impl Welcome {
     #[must_use]
     pub fn turn(&self, slot: usize) -> usize {
         64 * (1 + 3 * self.words()) + 4 * slot
-    }
-
-    /// Where the board has the bed of a thread.
-    #[must_use]
-    pub fn bed(&self, thread: usize) -> usize {
-        4 * 64 + (self.threads as usize).div_ceil(64) * 64 + 64 * thread
     }
 }
 
@@ -580,7 +580,7 @@ pub struct Half {
     pub wire: Wire,
     /// What the door is like.
     pub welcome: Welcome,
-    /// Board, replies, doorbell.
+    /// Board, beds, replies, doorbell.
     pub descriptors: Vec<OwnedFd>,
 }
 
@@ -593,7 +593,7 @@ impl Half {
         let wire = Wire::connect(path)?;
         wire.send(&hello(PAGE as u32, slots, 1 << 30), &[])?;
         let (answer, descriptors) = wire.receive()?;
-        if number_at(&answer, 12) != WELCOME || descriptors.len() != 3 {
+        if number_at(&answer, 12) != WELCOME || descriptors.len() != 4 {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let welcome = Welcome::decode(&answer);
@@ -621,11 +621,13 @@ impl Half {
         let mut descriptors = self.descriptors.into_iter();
         let mut next = || descriptors.next().ok_or(io::ErrorKind::ConnectionRefused);
         let board = Memory::map(next()?, welcome.board_len(), false)?;
+        let beds = Memory::map(next()?, welcome.beds_len(), true)?;
         let replies = Memory::map(next()?, welcome.replies_len(), false)?;
         Ok(Channel {
             wire: self.wire,
             welcome,
             board,
+            beds,
             replies,
             requests,
             control,
@@ -643,6 +645,8 @@ pub struct Channel {
     pub welcome: Welcome,
     /// The door's board, read only.
     pub board: Memory,
+    /// Its threads' beds: a line each.
+    pub beds: Memory,
     /// Replies, read only.
     pub replies: Memory,
     /// Requests.

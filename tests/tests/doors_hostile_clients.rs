@@ -299,7 +299,7 @@ fn what_belongs_to_the_door_cannot_be_written_and_nothing_can_shrink() {
     };
     for (fd, len) in [
         (&half.descriptors[0], welcome.board_len()),
-        (&half.descriptors[1], welcome.replies_len()),
+        (&half.descriptors[2], welcome.replies_len()),
     ] {
         let clone = || fd.try_clone().expect("a descriptor");
         assert_eq!(

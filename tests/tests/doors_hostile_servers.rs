@@ -92,8 +92,9 @@ impl Served {
     fn open_with(wire: Wire, welcome: Welcome, bell: OwnedFd) -> Self {
         hear(&wire, HELLO);
         let board = Memory::create(welcome.board_len(), ONE_WRITER).expect("a board");
+        let beds = Memory::create(welcome.beds_len(), FIXED).expect("beds");
         let replies = Memory::create(welcome.replies_len(), ONE_WRITER).expect("replies");
-        let give = [&board.fd, &replies.fd, &bell].map(AsRawFd::as_raw_fd);
+        let give = [&board.fd, &beds.fd, &replies.fd, &bell].map(AsRawFd::as_raw_fd);
         wire.send(&welcome.encode(), &give).expect("it is heard");
         let mut halves = hear(&wire, CHANNEL).into_iter();
         let mut map = |len, writable| {
@@ -157,9 +158,15 @@ fn a_door_that_hangs_up_or_is_silent_at_any_step_is_away_or_late() {
                     hear(&wire, HELLO);
                 }
                 let board = Memory::create(HONEST.board_len(), ONE_WRITER).expect("a board");
+                let beds = Memory::create(HONEST.beds_len(), FIXED).expect("beds");
                 let replies = Memory::create(HONEST.replies_len(), ONE_WRITER).expect("replies");
                 if step >= 2 {
-                    let give = [board.fd.as_raw_fd(), replies.fd.as_raw_fd(), 0];
+                    let give = [
+                        board.fd.as_raw_fd(),
+                        beds.fd.as_raw_fd(),
+                        replies.fd.as_raw_fd(),
+                        0,
+                    ];
                     wire.send(&HONEST.encode(), &give).expect("it is heard");
                     hear(&wire, CHANNEL);
                 }
@@ -205,8 +212,14 @@ fn a_geometry_that_cannot_be_is_not_believed() {
         let error = open_error(&format!("absurd-{n}"), move |wire| {
             hear(&wire, HELLO);
             let board = Memory::create(HONEST.board_len(), ONE_WRITER).expect("a board");
+            let beds = Memory::create(HONEST.beds_len(), FIXED).expect("beds");
             let replies = Memory::create(HONEST.replies_len(), ONE_WRITER).expect("replies");
-            let give = [board.fd.as_raw_fd(), replies.fd.as_raw_fd(), 0];
+            let give = [
+                board.fd.as_raw_fd(),
+                beds.fd.as_raw_fd(),
+                replies.fd.as_raw_fd(),
+                0,
+            ];
             wire.send(&welcome.encode(), &give).expect("it is heard");
             wait_for_hangup(&wire);
         });
@@ -227,9 +240,11 @@ fn memory_of_a_door_that_is_not_as_agreed_is_not_mapped() {
         memory.fd.try_clone().expect("a descriptor")
     };
     let (board, replies) = (HONEST.board_len(), HONEST.replies_len());
+    let beds = HONEST.beds_len();
     let good = move || {
         vec![
             make(board, ONE_WRITER),
+            make(beds, FIXED),
             make(replies, ONE_WRITER),
             eventfd(),
         ]
@@ -242,25 +257,28 @@ fn memory_of_a_door_that_is_not_as_agreed_is_not_mapped() {
     let null = || OwnedFd::from(std::fs::File::open("/dev/null").expect("it is there"));
     let mut swapped = good();
     swapped.swap(0, 1);
-    let mut two = good();
-    two.truncate(2);
+    let mut three = good();
+    three.truncate(3);
     let cases = [
         swap(0, memfd(c"none", board).expect("memory")),
-        swap(1, memfd(c"none", replies).expect("memory")),
+        swap(2, memfd(c"none", replies).expect("memory")),
+        swap(1, memfd(c"none", beds).expect("memory")),
+        swap(1, make(beds, libc::F_SEAL_SEAL)),
+        swap(1, make(beds + PAGE, FIXED)),
         swap(0, make(board, FIXED)),
-        swap(1, make(replies, FIXED)),
+        swap(2, make(replies, FIXED)),
         swap(
-            1,
+            2,
             make(replies, libc::F_SEAL_SEAL | libc::F_SEAL_FUTURE_WRITE),
         ),
         swap(0, make(board + PAGE, ONE_WRITER)),
         swap(0, make(PAGE / 2, ONE_WRITER)),
-        swap(1, make(replies - PAGE, ONE_WRITER)),
-        swap(1, make(replies + PAGE, ONE_WRITER)),
+        swap(2, make(replies - PAGE, ONE_WRITER)),
+        swap(2, make(replies + PAGE, ONE_WRITER)),
         swap(0, null()),
-        swap(1, eventfd()),
+        swap(2, eventfd()),
         swapped,
-        two,
+        three,
         Vec::new(),
     ];
     for (n, fds) in cases.into_iter().enumerate() {

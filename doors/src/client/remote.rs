@@ -77,8 +77,8 @@ impl Remote {
         let Message::Welcome(welcome) = message else {
             return Err(not_understood(path));
         };
-        let (Some(board), Some(replies), Some(ear)) =
-            (descriptors.next(), descriptors.next(), descriptors.next())
+        let mut next = || descriptors.next();
+        let (Some(board), Some(beds), Some(replies), Some(ear)) = (next(), next(), next(), next())
         else {
             return Err(not_understood(path));
         };
@@ -102,7 +102,7 @@ impl Remote {
                 },
             });
         }
-        let board = Board::receive(board, welcome.threads_max).map_err(lie)?;
+        let board = Board::receive(board, beds, welcome.threads_max).map_err(lie)?;
         let replies =
             Mapping::receive(replies, geometry.replies_len(), Writer::Creator).map_err(lie)?;
         replies.touch();

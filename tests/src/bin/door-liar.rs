@@ -149,9 +149,9 @@ fn inside(channel: &Channel, case: &str, random: &mut Random) {
         }
         "wake-storm" => {
             for n in 0..100_000 {
-                channel
-                    .board
-                    .wake(channel.welcome.bed(n % channel.welcome.threads as usize));
+                let bed = 64 * (n % channel.welcome.threads as usize);
+                channel.beds.word(bed).store(n as u32, Ordering::SeqCst);
+                channel.beds.wake(bed);
             }
         }
         "turns" => {
@@ -389,9 +389,10 @@ fn step(channel: &Channel, slots: usize, random: &mut Random) {
         }
         18 => {
             let threads = channel.welcome.threads as usize;
-            channel
-                .board
-                .wake(channel.welcome.bed(random.below(threads)));
+            let bed = 64 * random.below(threads);
+            let number = random.next_number() as u32;
+            channel.beds.word(bed).store(number, Ordering::SeqCst);
+            channel.beds.wake(bed);
         }
         _ => {
             channel.fill(slot, 1, 5, 0, b"panic");
