@@ -228,7 +228,8 @@ impl<'a> Call<'a> {
         self.completed
     }
 
-    /// Publishes the first `len` bytes of the reply slot as the final reply. Once per call; a
+    /// Makes the first `len` bytes of the reply slot the final reply, of which the client is told now, or with those of the
+    /// next calls, or when nothing is left to do; if it sleeps without a timeout, now. Once per call; a
     /// second completion is a bug that debug builds report and that is otherwise ignored.
     ///
     /// # Panics
@@ -325,6 +326,7 @@ impl<'a> Call<'a> {
         let turn = self.channel.layout.turn(slot);
         turn.to_client()?;
         self.inner.tell_of_kept(self.channel, self.thread);
+        self.inner.keep_no_more(self.thread);
         self.channel.publish_bit(slot);
         self.inner.report(self.thread);
 
@@ -378,7 +380,7 @@ impl EmergencyReply {
     /// kept back, and wakes another thread if calls wait that counted on this one. A call that was
     /// completed already keeps its reply. Returns whether the reply was this one.
     ///
-    /// Async-signal-safe: atomics and futex(2), write(2); no lock, no allocation, little stack. It
+    /// Async-signal-safe: atomics and futex(2), write(2), sched_getcpu(3); no lock, no allocation, little stack. It
     /// cannot start a thread: if none is idle, the next submit or
     /// [`AsyncClient::nudge`](crate::AsyncClient::nudge) does.
     ///

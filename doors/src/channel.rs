@@ -53,7 +53,7 @@ pub(crate) struct Claimed {
     pub request_len: usize,
     pub deadline_ns: u64,
     pub descriptors: u32,
-    /// Its caller sleeps on the slot's turn word.
+    /// Its caller waits on the slot's turn word.
     pub sync: bool,
     /// Where its caller ran.
     pub cpu: Cpu,
@@ -157,7 +157,8 @@ impl Channel {
         header
             .done_generation
             .store(claimed.generation, Ordering::Release);
-        // The caller may use the slot again as soon as it sees the bit.
+        // A caller that waits on the turn word may use the slot again as soon as that changes; another one when it sees
+        // the bit, or looks itself.
         if claimed.sync {
             self.layout.turn(claimed.slot).finish();
         }

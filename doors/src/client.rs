@@ -55,6 +55,8 @@ pub struct AsyncClient {
     cpu: Cpu,
     /// Times that nothing was found since completions that were kept back were looked for.
     unlooked: u32,
+    /// A reply was found since the caller last went to sleep.
+    fruitful: bool,
 
     not_sync: PhantomData<Cell<()>>,
 }
@@ -92,6 +94,7 @@ impl AsyncClient {
             lost: 0,
             cpu: Cpu::current(),
             unlooked: 0,
+            fruitful: false,
             not_sync: PhantomData,
         }
     }
@@ -270,7 +273,7 @@ impl AsyncClient {
 
     /// The next reply, if there is one. Its bytes can be read with [`reply`](Self::reply). Takes as
     /// many words of bits as the channel has, and no more: another process that sets bits without end does not keep the
-    /// caller. If some are left, [`prepare_wait`](Self::prepare_wait) says so.
+    /// caller. If some are left, [`prepare_wait`](Self::prepare_wait) says so, and finds those that are kept back for a moment.
     pub fn next_completion(&mut self) -> Option<(SlotId, Completion)> {
         let mut words = self.layout.complete().len();
         loop {
@@ -279,6 +282,7 @@ impl AsyncClient {
                 self.taken &= self.taken - 1;
                 if let Some(found) = self.look_at(index) {
                     self.fruitless = 0;
+                    self.fruitful = true;
                     return Some(found);
                 }
             }

@@ -17,6 +17,6 @@ pub fn now_ns() -> u64 {
 /// The CPU that this thread runs on now; a hint. A few nanoseconds (rseq or vDSO).
 #[cfg(not(target_os = "illumos"))]
 pub fn current_cpu() -> u32 {
-    // SAFETY: no arguments. A failure, on kernels that lack it, is some large number, which only costs a doorbell.
+    // SAFETY: no arguments. A failure, on kernels that lack it, is some large number; `Cpu` makes it unknown.
     unsafe { libc::sched_getcpu() as u32 }
 }

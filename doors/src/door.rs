@@ -46,7 +46,7 @@ pub(crate) struct ThreadState {
     /// Completions that were published and that a lazy client has not been told of.
     pub unreported: AtomicU32,
     pub presence: Presence,
-    /// The channel to another process by which its call came; 0: none.
+    /// The channel to another process by which its call came, or its last one; 0: none.
     pub holding: AtomicU64,
     /// Calls taken up; for a moment one more, while the thread looks for one.
     pub claimed: AtomicU64,
@@ -331,7 +331,7 @@ impl Inner {
             .chain([&self.outsider_presence])
     }
 
-    /// Whether a thread is with a call that came by this channel, once the channel is out of the table.
+    /// Whether a thread is with a call that came by this channel, or has just been, once the channel is out of the table.
     pub fn is_held(&self, channel: u64) -> bool {
         let holds = |line: &Line<ThreadState>| line.0.holding.load(Ordering::Acquire) == channel;
         self.threads.iter().any(holds)

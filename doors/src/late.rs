@@ -6,9 +6,9 @@
 //! client reads only when it has nothing else to do.
 //!
 //! **Nobody sleeps over a completion that is kept back by a handler that blocks.** A client that is about to sleep
-//! without a timeout announces that, then looks here. A thread that has shown what it keeps back looks, before it runs
-//! the next handler, whether a client has announced such a sleep, and then tells it. A fence on both sides: one of the
-//! two sees the other. `tests/loom` model-checks these functions.
+//! without a timeout announces that, then looks here. A thread that has shown what it keeps back looks, before it does
+//! anything else, whether the client has announced such a sleep, and then tells it. A fence on both sides: one of the two
+//! sees the other. `tests/loom` model-checks these functions.
 
 use crate::sync::{AtomicU64, Line, Ordering, fence};
 use crate::waiting::{Patience, Waiting};
@@ -35,7 +35,7 @@ impl<'a> Late<'a> {
         self.words[word].0.store(bits, Ordering::Release);
     }
 
-    /// Server, between showing and the next handler: whether the client must be told now.
+    /// Server, right after showing: whether the client must be told now.
     pub fn is_awaited(waiting: Waiting<'_>) -> bool {
         fence(Ordering::SeqCst);
         waiting.shown() == Some(Patience::Eager)

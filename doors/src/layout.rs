@@ -32,7 +32,7 @@ pub struct RequestHeader {
     pub deadline_ns: AtomicU64,
 }
 
-/// A request's flag: the caller sleeps on the slot's turn word.
+/// A request's flag: the caller waits on the slot's turn word.
 pub const SYNC: u32 = 1;
 /// Where the number of descriptors begins in a request's flags.
 pub const DESCRIPTORS_SHIFT: u32 = 8;

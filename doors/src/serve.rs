@@ -49,6 +49,7 @@ impl Door {
                 server.run(handler, channel, claimed);
                 if handler.is_held_up() {
                     server.let_go();
+                    inner.keep_no_more(thread);
                     inner.leave_to_block(thread);
                     handler.wait_until_free();
                     inner.idle().search(thread);
@@ -77,6 +78,9 @@ impl Door {
     }
 }
 
+/// A thread looks for calls before it sleeps if so many channels have to be looked at, at most: some ten lines of memory.
+const SPIN_CHANNELS: usize = 8;
+
 struct Server<'a> {
     inner: &'a Inner,
     thread: u32,
@@ -97,15 +101,19 @@ struct Server<'a> {
     client_cpu: Cpu,
 }
 
-/// A channel that a call came by: it stays until this is dropped, whatever becomes of the client.
+/// The channel that the last call came by: it stays until this is dropped, whatever becomes of the client, who is told
+/// then of what was kept back.
 struct Held<'a> {
+    inner: &'a Inner,
     channel: &'a Channel,
-    state: &'a ThreadState,
+    thread: u32,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.state.holding.store(0, Ordering::Release);
+        self.inner.tell_of_kept(self.channel, self.thread);
+        let state = &self.inner.threads[self.thread as usize].0;
+        state.holding.store(0, Ordering::Release);
     }
 }
 
@@ -153,8 +161,11 @@ impl<'a> Server<'a> {
                 // process stays while it is held, which it is since before the caller's look ends, until `Held` is
                 // dropped.
                 let channel = unsafe { &*channel };
-                let state = self.state;
-                self.held = Some(Held { channel, state });
+                self.held = Some(Held {
+                    inner: self.inner,
+                    channel,
+                    thread: self.thread,
+                });
                 channel
             }
         }
@@ -162,19 +173,19 @@ impl<'a> Server<'a> {
 
     /// Tells of what was kept back of the last call's channel, and holds none.
     fn let_go(&mut self) {
-        if let Some(held) = self.held.take() {
-            self.inner.tell_of_kept(held.channel, self.thread);
-        }
+        self.held = None;
     }
 
     fn run<H: DoorHandler>(&mut self, handler: &H, channel: &Channel, claimed: Claimed) {
+        if self.inner.pace().is_slow() {
+            self.inner.tell_of_kept(channel, self.thread);
+        }
         if self.inner.leave_to_handler(self.thread) {
             // A wake or a start is no service time; counted as such, it would call for more
             // threads.
             self.now_ns = now_ns();
             self.since_clock = 0;
         }
-        self.inner.tell_before_handler(channel, self.thread);
         self.client_cpu = claimed.cpu;
         let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
         if let Err(status) = call.begin() {
@@ -217,9 +228,10 @@ impl<'a> Server<'a> {
     /// thread of a door at a time: it is counted as running, and will do for all callers as long as handlers are short.
     fn has_luck(&mut self) -> bool {
         let inner = self.inner;
-        // A door that was revoked is left, not waited at.
+        // A door that was revoked is left, not waited at; many channels take longer to look at than is worth it.
         if inner.revoked().is_raised()
             || inner.pace().is_slow()
+            || inner.look(self.thread).places() > SPIN_CHANNELS
             || inner.spinning.swap(true, Ordering::Relaxed)
         {
             return false;

@@ -16,7 +16,7 @@ const SCORE_MAX: u32 = 8;
 /// With no score left, one in so many occasions is tried all the same, to see whether times have changed.
 const TRY_EVERY: u32 = 64;
 
-/// A CPU's number as the other side is told of it: 0 is unknown.
+/// A CPU's number and one, as the other side is told of it: 0 is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu(pub u32);
 

@@ -1,7 +1,7 @@
 //! The channels of a door that has started: read by its threads without a lock, changed by its porter alone.
 //!
-//! A thread says that it is inside before it looks at the table, and outside before it runs a handler or sleeps; for the
-//! length of a call it holds the one channel that the call came by. The porter takes a channel out of the table, then
+//! A thread says that it is inside before it looks at the table, and outside before it runs a handler or sleeps. It
+//! holds the one channel that its last call came by, until another one's call is taken up or nothing is left to do. The porter takes a channel out of the table, then
 //! waits until it has seen every thread outside once: then nobody looks at it any more who does not hold it. (Both steps
 //! of both sides are sequentially consistent: either the thread finds the place empty, or the porter finds it inside.)
 
@@ -111,7 +111,7 @@ impl Presence {
 impl Look<'_> {
     /// How many places have to be looked at.
     pub fn places(&self) -> usize {
-        self.table.used.load(Ordering::Acquire) as usize
+        self.table.used.load(Ordering::SeqCst) as usize
     }
 
     /// The channel in a place, if there is one.

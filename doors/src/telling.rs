@@ -41,9 +41,12 @@ impl Inner {
             && self.may_keep(thread);
         if keep {
             channel.layout.late().show(word as usize, kept);
-        } else {
-            self.tell_of_kept(channel, thread);
+            // Now, and not before the next handler: this one may go on for long after its reply.
+            if !Late::is_awaited(channel.layout.waiting()) {
+                return;
+            }
         }
+        self.tell_of_kept(channel, thread);
     }
 
     /// Tells of what `thread` has kept back of its last call's channel.
@@ -73,17 +76,6 @@ impl Inner {
                     self.report(thread);
                 }
             }
-        }
-    }
-
-    /// Before `thread` runs a handler for a call of the same channel: nobody may sleep for long over what it has kept
-    /// back.
-    pub(crate) fn tell_before_handler(&self, channel: &Channel, thread: u32) {
-        let state = &self.threads[thread as usize].0;
-        if state.kept.load(Ordering::Relaxed) != 0
-            && (self.pace().is_slow() || Late::is_awaited(channel.layout.waiting()))
-        {
-            self.tell_of_kept(channel, thread);
         }
     }
 

@@ -69,7 +69,7 @@ impl Turn {
             match self.0.word().load(Ordering::Acquire) {
                 CLIENT if given_up() => return Err(Gone),
                 CLIENT => self.0.wait_a_while(CLIENT),
-                SERVER => return Ok(()),
+                SERVER | AWAITED => return Ok(()),
                 _ => return Err(Gone),
             }
         }
@@ -84,6 +84,11 @@ impl Turn {
     pub fn finish(&self) {
         // If the caller has left, there is nobody to tell.
         self.hand_over(DONE);
+    }
+
+    /// Client: whether the server has handed over a piece or the final reply.
+    pub fn is_over(&self) -> bool {
+        !matches!(self.0.word().load(Ordering::Acquire), SERVER | AWAITED)
     }
 
     /// Client: sleeps until the server has handed over a piece or the final reply, for `timeout` at most. On a word that
@@ -106,7 +111,8 @@ impl Turn {
 
     /// Client: the server shall not wait for us, now or later in this call.
     pub fn leave(&self) {
-        // Only a server that has handed us the turn can be asleep.
+        // Only a server that has handed us the turn can be asleep; or, if the porter says this, a caller, who wakes by
+        // itself soon enough.
         if self.0.word().swap(GONE, Ordering::AcqRel) == CLIENT {
             self.0.wake();
         }

@@ -82,7 +82,8 @@ impl<'a> Waiting<'a> {
 
     /// Server: whether the client went to sleep on this CPU. It cannot run there as long as we do.
     pub fn is_on(&self, cpu: u32) -> bool {
-        self.0.load(Ordering::Relaxed) >> CPU_SHIFT == cpu & (u32::MAX >> CPU_SHIFT)
+        // 0 is unknown.
+        cpu != 0 && self.0.load(Ordering::Relaxed) >> CPU_SHIFT == cpu & (u32::MAX >> CPU_SHIFT)
     }
 
     /// Server: whether the caller must ring. Of several callers, one gets `true` per raised flag.

@@ -205,14 +205,13 @@ impl AsyncClient {
         timeout: Duration,
     ) -> Option<Completion> {
         let header = self.layout.reply_header(slot.index);
-        let is_done = || {
-            let done = header.done_generation.load(Ordering::Relaxed);
-            (done == slot.generation).then_some(true)
-        };
+        let turn = self.layout.turn(slot.index);
+        // Not the header's generation: the server writes this word after it, and must be done with it before the next call.
+        let is_done = || turn.is_over().then_some(true);
         // Where the server ran when it answered the last call.
         let server = Cpu(header.cpu.load(Ordering::Relaxed));
         if !spins.look(server, is_done) {
-            self.layout.turn(slot.index).wait_for_server(timeout);
+            turn.wait_for_server(timeout);
         }
         self.look_at(slot.index).map(|(_, completion)| completion)
     }

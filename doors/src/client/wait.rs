@@ -16,6 +16,8 @@ impl AsyncClient {
     /// timeout without progress goes [`Patience::Eager`]. With `Eager` every reply rings, and the
     /// caller may sleep without a timeout; except that while `backlog()` holds, it sleeps shortly
     /// all the same and calls `nudge` after a timeout, until `nudge` says that nothing can be done.
+    /// A reply that is kept back while the caller does not sleep is found here, after a wait that has
+    /// brought nothing, or by every sixteenth [`next_completion`](Self::next_completion) in vain.
     pub fn prepare_wait(&mut self, patience: Patience) -> bool {
         if self.taken != 0 {
             return false;
@@ -26,7 +28,9 @@ impl AsyncClient {
         if !waiting.announce(patience, self.cpu.0, || complete.any()) {
             return false;
         }
-        if patience == Patience::Eager && self.find_late() {
+        // If nothing has come since the last time, its thread may be in a handler that blocks.
+        let in_vain = !std::mem::take(&mut self.fruitful);
+        if (patience == Patience::Eager || in_vain) && self.find_late() {
             self.woke();
             return false;
         }
