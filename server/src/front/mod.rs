@@ -328,9 +328,9 @@ impl Loop {
             write_scratch: write,
             doorways,
             completions: Vec::with_capacity(slots + 1),
-            ready: VecDeque::with_capacity(connections as usize + 1),
-            held: VecDeque::with_capacity(connections as usize + 1),
-            unwatched: Vec::with_capacity(UNWATCHED_MAX),
+            ready: touched(connections as usize + 1).into(),
+            held: touched(connections as usize + 1).into(),
+            unwatched: touched(UNWATCHED_MAX),
             places: Places::new(places),
             limits: HeadLimits {
                 head_max: head_limit,
@@ -1046,6 +1046,16 @@ impl Loop {
         self.table
             .set_timer(index, list, self.now_ms + after_ms + 1);
     }
+}
+
+/// Room for so many, every page of which was written to: a queue that goes round would meet a new one now and then for
+/// as long as its memory lasts.
+fn touched<T: Copy + Default>(capacity: usize) -> Vec<T> {
+    let mut room = vec![T::default(); capacity];
+    // Zeroes alone would be had without a write.
+    std::hint::black_box(&mut room).fill(T::default());
+    room.clear();
+    room
 }
 
 fn pace_limit(stall: Duration, rate: Bytes) -> PaceLimit {
