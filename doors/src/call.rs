@@ -325,9 +325,8 @@ impl<'a> Call<'a> {
         header.kind.store(kind, Ordering::Relaxed);
         let turn = self.channel.layout.turn(slot);
         turn.to_client()?;
-        self.inner.tell_of_kept(self.channel, self.thread);
+        self.inner.tell_of(self.channel, self.thread, slot, true);
         self.inner.keep_no_more(self.thread);
-        self.channel.publish_bit(slot);
         self.inner.report(self.thread);
 
         self.inner.leave_to_block(self.thread);
@@ -417,8 +416,7 @@ impl EmergencyReply {
         }
         // If not, the thread may have been stopped between the reply and its bit. A bit too many does
         // no harm.
-        channel.publish_bit(self.claimed.slot);
-        inner.tell_of_kept(channel, self.thread);
+        inner.tell_of(channel, self.thread, self.claimed.slot, true);
         inner.keep_no_more(self.thread);
         inner.report(self.thread);
         channel.bell.ring();

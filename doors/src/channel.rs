@@ -7,7 +7,6 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::bell::Bell;
-use crate::bitmap::BITS;
 use crate::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
 use crate::link::Link;
 use crate::public::{Descriptors, Lie};
@@ -143,7 +142,7 @@ impl Channel {
     }
 
     /// Makes `len` bytes of the reply slot the final reply. The slot is the client's from here on, who is to be told of
-    /// it by [`publish_bit`](Self::publish_bit).
+    /// it.
     pub fn finish_reply(&self, claimed: &Claimed, len: usize, status: Status) {
         if let Some(link) = &self.link {
             link.end_service(claimed.slot);
@@ -173,14 +172,6 @@ impl Channel {
             .done_generation
             .load(Ordering::Acquire);
         done != 0 && done.wrapping_sub(generation) as i32 >= 0
-    }
-
-    /// Tells the client to look at `slot`. More often than needed does no harm: it looks at the
-    /// headers.
-    pub fn publish_bit(&self, slot: u32) {
-        self.layout
-            .complete()
-            .publish((slot / BITS) as usize, 1 << (slot % BITS));
     }
 
     /// Rings the client if it sleeps and has something to see.

@@ -310,7 +310,7 @@ impl AsyncClient {
                 let is_there = self.slots.get(index).is_some_and(|slot| {
                     let header = self.layout.reply_header(index as u32);
                     matches!(slot.phase, Phase::Submitted | Phase::Abandoned)
-                        && header.done_generation.load(Ordering::Acquire) == slot.generation
+                        && header.is_done(slot.generation)
                 });
                 if is_there {
                     complete.publish(word, 1 << bit);
@@ -369,7 +369,7 @@ impl AsyncClient {
             generation: slot.generation,
         };
         let header = layout.reply_header(index);
-        let done = header.done_generation.load(Ordering::Acquire) == slot.generation;
+        let done = header.is_done(slot.generation);
         let (phase, status, kind) = match slot.phase {
             Phase::Submitted if done => {
                 let status = header.status.load(Ordering::Relaxed);

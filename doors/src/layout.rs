@@ -12,7 +12,7 @@ use crate::bitmap::Bitmap;
 use crate::error::ChannelError;
 use crate::geometry::{ChannelGeometry, ChannelMemory, PAGE};
 use crate::late::Late;
-use crate::sync::{AtomicU32, AtomicU64, Futex, Line};
+use crate::sync::{AtomicU32, AtomicU64, Futex, Line, Ordering};
 use crate::turn::Turn;
 use crate::waiting::Waiting;
 
@@ -56,6 +56,13 @@ pub struct ReplyHeader {
     pub descriptors: AtomicU32,
     /// The [`Cpu`](crate::spin::Cpu) that the server ran on, for a caller that waits; a hint.
     pub cpu: AtomicU32,
+}
+
+impl ReplyHeader {
+    /// Client: whether this use of the slot has had its final reply.
+    pub fn is_done(&self, generation: u32) -> bool {
+        self.done_generation.load(Ordering::Acquire) == generation
+    }
 }
 
 // The layout is a protocol between processes: a change of these numbers is a change of its version.

@@ -53,8 +53,7 @@ impl Door {
                     inner.leave_to_block(thread);
                     handler.wait_until_free();
                     inner.idle().search(thread);
-                    server.now_ns = now_ns();
-                    server.since_clock = 0;
+                    server.restart_clock();
                 }
             }
             server.let_go();
@@ -62,17 +61,15 @@ impl Door {
             if server.has_luck() {
                 continue;
             }
+            inner.keep_no_more(thread);
             if inner.revoked().allows_end(|| inner.backlog(thread)) {
                 break;
             }
-            inner.keep_no_more(thread);
             inner.idle().sleep(thread, || {
                 inner.revoked().is_raised() || inner.backlog(thread)
             });
-            server.now_ns = now_ns();
-            server.since_clock = 0;
+            server.restart_clock();
         }
-        inner.keep_no_more(thread);
         inner.idle().depart();
         inner.ended.fetch_add(1, Ordering::SeqCst);
     }
@@ -183,8 +180,7 @@ impl<'a> Server<'a> {
         if self.inner.leave_to_handler(self.thread) {
             // A wake or a start is no service time; counted as such, it would call for more
             // threads.
-            self.now_ns = now_ns();
-            self.since_clock = 0;
+            self.restart_clock();
         }
         self.client_cpu = claimed.cpu;
         let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
@@ -209,14 +205,17 @@ impl<'a> Server<'a> {
         if self.since_clock < CLOCK_EVERY && !self.inner.pace().is_slow() {
             return;
         }
-        let calls = std::mem::take(&mut self.since_clock);
-        let began_ns = std::mem::replace(&mut self.now_ns, now_ns());
-        let took_ns = self.now_ns.saturating_sub(began_ns);
-        self.samples.note_several(took_ns, calls, self.inner.pace());
+        self.read_clock();
         self.report_in_time();
     }
 
-    /// And learns how long the calls since the last time have taken.
+    /// What has passed since the clock was read was no service.
+    fn restart_clock(&mut self) {
+        self.now_ns = now_ns();
+        self.since_clock = 0;
+    }
+
+    /// Learns how long the calls since the clock was read have taken.
     fn read_clock(&mut self) {
         let calls = std::mem::take(&mut self.since_clock);
         let began_ns = std::mem::replace(&mut self.now_ns, now_ns());
@@ -231,7 +230,7 @@ impl<'a> Server<'a> {
         // A door that was revoked is left, not waited at; many channels take longer to look at than is worth it.
         if inner.revoked().is_raised()
             || inner.pace().is_slow()
-            || inner.look(self.thread).places() > SPIN_CHANNELS
+            || inner.table().places() > SPIN_CHANNELS
             || inner.spinning.swap(true, Ordering::Relaxed)
         {
             return false;
@@ -247,8 +246,7 @@ impl<'a> Server<'a> {
         let luck = self.spins.look(self.client_cpu, has_come);
         inner.spinning.store(false, Ordering::Relaxed);
         if luck {
-            self.now_ns = now_ns();
-            self.since_clock = 0;
+            self.restart_clock();
         }
         luck
     }

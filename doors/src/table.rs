@@ -1,8 +1,8 @@
 //! The channels of a door that has started: read by its threads without a lock, changed by its porter alone.
 //!
 //! A thread says that it is inside before it looks at the table, and outside before it runs a handler or sleeps. It
-//! holds the one channel that its last call came by, until another one's call is taken up or nothing is left to do. The porter takes a channel out of the table, then
-//! waits until it has seen every thread outside once: then nobody looks at it any more who does not hold it. (Both steps
+//! holds the one channel that its last call came by, until another one's call is taken up or nothing is left to do. The
+//! porter takes a channel out of the table, then waits until it has seen every thread outside once: then nobody looks at it any more who does not hold it. (Both steps
 //! of both sides are sequentially consistent: either the thread finds the place empty, or the porter finds it inside.)
 
 use std::ptr;
@@ -55,6 +55,11 @@ impl Table {
             .iter()
             .position(|place| place.load(Ordering::Relaxed).is_null());
         free.map(|place| place as u32)
+    }
+
+    /// How many places have been used.
+    pub fn places(&self) -> usize {
+        self.used.load(Ordering::SeqCst) as usize
     }
 
     /// Shows a channel to the threads. The caller keeps it until after [`remove`](Self::remove).
@@ -111,7 +116,7 @@ impl Presence {
 impl Look<'_> {
     /// How many places have to be looked at.
     pub fn places(&self) -> usize {
-        self.table.used.load(Ordering::SeqCst) as usize
+        self.table.places()
     }
 
     /// The channel in a place, if there is one.

@@ -74,6 +74,15 @@ fn eventfd() -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }
 }
 
+/// A door's board and beds, and a channel's replies, as they should be.
+fn memories(welcome: &Welcome) -> [Memory; 3] {
+    [
+        Memory::create(welcome.board_len(), ONE_WRITER).expect("a board"),
+        Memory::create(welcome.beds_len(), FIXED).expect("beds"),
+        Memory::create(welcome.replies_len(), ONE_WRITER).expect("replies"),
+    ]
+}
+
 /// A server's end of a channel.
 struct Served {
     wire: Wire,
@@ -91,9 +100,7 @@ impl Served {
 
     fn open_with(wire: Wire, welcome: Welcome, bell: OwnedFd) -> Self {
         hear(&wire, HELLO);
-        let board = Memory::create(welcome.board_len(), ONE_WRITER).expect("a board");
-        let beds = Memory::create(welcome.beds_len(), FIXED).expect("beds");
-        let replies = Memory::create(welcome.replies_len(), ONE_WRITER).expect("replies");
+        let [board, beds, replies] = memories(&welcome);
         let give = [&board.fd, &beds.fd, &replies.fd, &bell].map(AsRawFd::as_raw_fd);
         wire.send(&welcome.encode(), &give).expect("it is heard");
         let mut halves = hear(&wire, CHANNEL).into_iter();
@@ -157,9 +164,7 @@ fn a_door_that_hangs_up_or_is_silent_at_any_step_is_away_or_late() {
                 if step >= 1 {
                     hear(&wire, HELLO);
                 }
-                let board = Memory::create(HONEST.board_len(), ONE_WRITER).expect("a board");
-                let beds = Memory::create(HONEST.beds_len(), FIXED).expect("beds");
-                let replies = Memory::create(HONEST.replies_len(), ONE_WRITER).expect("replies");
+                let [board, beds, replies] = memories(&HONEST);
                 if step >= 2 {
                     let give = [
                         board.fd.as_raw_fd(),
@@ -211,9 +216,7 @@ fn a_geometry_that_cannot_be_is_not_believed() {
     for (n, welcome) in absurd.into_iter().enumerate() {
         let error = open_error(&format!("absurd-{n}"), move |wire| {
             hear(&wire, HELLO);
-            let board = Memory::create(HONEST.board_len(), ONE_WRITER).expect("a board");
-            let beds = Memory::create(HONEST.beds_len(), FIXED).expect("beds");
-            let replies = Memory::create(HONEST.replies_len(), ONE_WRITER).expect("replies");
+            let [board, beds, replies] = memories(&HONEST);
             let give = [
                 board.fd.as_raw_fd(),
                 beds.fd.as_raw_fd(),

@@ -36,6 +36,7 @@ use gathering::Places;
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -327,7 +328,7 @@ impl Loop {
             read_scratch: &mut read[..scratch.0.min(head_limit)],
             write_scratch: write,
             doorways,
-            completions: Vec::with_capacity(slots + 1),
+            completions: touched(slots + 1),
             ready: touched(connections as usize + 1).into(),
             held: touched(connections as usize + 1).into(),
             unwatched: touched(UNWATCHED_MAX),
@@ -1050,11 +1051,12 @@ impl Loop {
 
 /// Room for so many, every page of which was written to: a queue that goes round would meet a new one now and then for
 /// as long as its memory lasts.
-fn touched<T: Copy + Default>(capacity: usize) -> Vec<T> {
-    let mut room = vec![T::default(); capacity];
-    // Zeroes alone would be had without a write.
-    std::hint::black_box(&mut room).fill(T::default());
-    room.clear();
+fn touched<T>(capacity: usize) -> Vec<T> {
+    let mut room = Vec::with_capacity(capacity);
+    // Unless it were hidden, the compiler could ask for zeroes instead, which the system gives without a write.
+    std::hint::black_box(&mut room)
+        .spare_capacity_mut()
+        .fill_with(MaybeUninit::zeroed);
     room
 }
 
