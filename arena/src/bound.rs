@@ -40,6 +40,8 @@ pub struct Term {
     pub count: usize,
     /// Bytes of one.
     pub unit: usize,
+    /// Bytes of address space that each of them has for guards, beside its memory. They hold none.
+    pub guards: usize,
     /// Who holds it, for the reader who audits the number.
     pub holder: &'static str,
     /// The flags that set it.
@@ -295,6 +297,7 @@ mod tests {
             name,
             count,
             unit,
+            guards: 0,
             holder: "a test",
             flags: "--flag",
             place,

@@ -3,19 +3,26 @@
 //! The control block lies in the bucket's own reserve. Most of it belongs to the bucket's thread; the fields that other
 //! threads touch are atomics, and are named in [`Bucket`].
 
-use crate::bound::PAGE;
-use crate::cleanup::{Cleanups, Deferred, Node, WayOut};
-use crate::geometry::BucketGeometry;
+use crate::allocator::TransomAllocator;
+use crate::cleanup::{Cleanups, Deferred, Owner, WayOut};
+use crate::events::Events;
+use crate::exhaustion::Exhaustion;
+use crate::free_lists::{GRANULE, rounded};
+use crate::geometry::{BucketGeometry, GUARD_SIZE};
 use crate::heap::{Heap, Wipe};
+use crate::overdraft;
 use crate::panic::PanicNote;
-use crate::pin::Pin;
-use crate::recovery::{Exhaustion, Policy, Stuck};
+use crate::pool::Account;
+use crate::recovery::{self, Policy, Stuck};
 use crate::region::{Part, Region};
+use crate::remote::Remote;
 use crate::server_thread::ThreadMain;
-use crate::shared;
+use crate::shared::{self, HeldCells};
 use crate::stack::StackGauge;
-use std::alloc::Layout;
+use crate::thread::thread;
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::{Cell, UnsafeCell};
+use std::panic::Location;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -29,9 +36,9 @@ pub enum BucketState {
     Idle = 1,
     /// A request lives in it.
     Busy = 2,
-    /// Its request is over, but allocations of that request still live.
-    Pinned = 3,
-    /// Its request was exhausted and will never return.
+    /// It has no request, and is out of service: what earlier requests have left in it is more than may be kept.
+    Resting = 3,
+    /// Its request will never return.
     Parked = 4,
 }
 
@@ -43,28 +50,44 @@ pub struct Bucket {
     pub(crate) recovery: Cell<*mut ()>,
     pub(crate) policy: Cell<Policy>,
     pub(crate) stuck: Cell<Option<Stuck>>,
-    /// Since the request began to fail: allocations come from the panic room.
+    /// Since the request began to fail: it must neither jump nor be marked any more.
     pub(crate) failing: Cell<bool>,
-    /// Since the panic hook has seen a panic after which the runtime aborts.
-    pub(crate) aborting: Cell<bool>,
+    /// What has happened to the request.
+    pub(crate) events: Events,
+    /// An allocation that does not fit is refused for now, and does not end the request.
+    pub(crate) refusing: Cell<bool>,
+    /// How it has outgrown its bucket, if it has.
     pub(crate) exhaustion: Cell<Exhaustion>,
     pub(crate) panic_note: PanicNote,
+    /// What was registered with `defer`.
     pub(crate) cleanups: Cleanups,
+    /// Cells that are locked.
+    pub(crate) held: HeldCells,
     pub(crate) stack_gauge: StackGauge,
     panic_room_used: Cell<usize>,
+    panic_room_live: Cell<u32>,
+    /// How often the shared heap had nothing for it.
+    pub(crate) spilled: Cell<u32>,
+    /// Where it has changed a `Shared` cell last.
+    pub(crate) last_change: Cell<Option<&'static Location<'static>>>,
     /// What its thread runs; written before the thread is created.
     main: Cell<Option<(ThreadMain, usize)>>,
+    // Under the lock of the pool that it is an account of.
+    pub(crate) overdraft: Account,
+    pub(crate) c_account: Account,
     // Any thread.
-    pin: Pin,
+    remote: Remote,
     state: AtomicU32,
     adopted: AtomicU32,
+    /// The thread that has returned from its main function and was not joined; 0: none.
+    returned: AtomicUsize,
     high_water: AtomicUsize,
     last_high_water: AtomicUsize,
+    kept: AtomicUsize,
     // Constant.
     geometry: BucketGeometry,
     base: usize,
     index: u32,
-    pub(crate) wipe: Wipe,
 }
 
 const _: () = assert!(size_of::<Bucket>() <= crate::geometry::CONTROL_SIZE);
@@ -86,6 +109,7 @@ pub(crate) enum Home {
     Arena(&'static Bucket),
     Reserve(&'static Bucket),
     SharedHeap,
+    Overdraft,
     Process,
 }
 
@@ -104,7 +128,16 @@ pub(crate) fn home_of(address: usize) -> Home {
     if shared::owns(address) {
         return Home::SharedHeap;
     }
+    if overdraft::owns(address) {
+        return Home::Overdraft;
+    }
     Home::Process
+}
+
+/// The bucket of this number, which there is.
+pub(crate) fn numbered(number: u16) -> &'static Bucket {
+    debug_assert!(usize::from(number) < COUNT.load(Ordering::Relaxed));
+    control_block(usize::from(number))
 }
 
 /// `index` must be below COUNT.
@@ -151,7 +184,7 @@ impl Buckets {
         wipe: Wipe,
     ) -> Result<Self, BucketsError> {
         let base = part.base();
-        assert!(part.len() >= part.count * geometry.bucket_size());
+        assert!(part.len() >= part.count * geometry.stride());
         if BASE
             .compare_exchange(
                 0,
@@ -163,16 +196,16 @@ impl Buckets {
         {
             return Err(BucketsError::Installed);
         }
-        STRIDE.store(geometry.bucket_size(), Ordering::SeqCst);
+        STRIDE.store(geometry.stride(), Ordering::SeqCst);
         RESERVE_OFFSET.store(geometry.reserve_offset(), Ordering::SeqCst);
         let count = u32::try_from(part.count).expect("at most BUCKETS_MAX");
         for index in 0..count {
             // SAFETY: index < count, and the part holds count buckets.
-            let bucket = unsafe { base.add(index as usize * geometry.bucket_size()) };
+            let bucket = unsafe { base.add(index as usize * geometry.stride()) };
             // SAFETY: both guards lie in this bucket, in memory nobody refers to.
             unsafe {
-                region.guard(bucket);
-                region.guard(bucket.add(geometry.second_guard_offset()));
+                region.guard(bucket, GUARD_SIZE);
+                region.guard(bucket.add(geometry.second_guard_offset()), GUARD_SIZE);
             }
             // SAFETY: the bucket's memory is zeroed, page-aligned, valid for ever, and only we refer to it.
             unsafe { Bucket::build(bucket, index, geometry, wipe)? };
@@ -242,33 +275,41 @@ impl Bucket {
         // SAFETY: offsets within the bucket; the arena is page-aligned and nobody else's.
         unsafe {
             let arena = base.add(geometry.arena_offset());
-            let heap = Heap::new(arena, geometry.arena_size())
+            let heap = Heap::new(arena, geometry.arena_size(), wipe)
                 .map_err(|_| BucketsError::ForeignAllocator)?;
             base.add(geometry.reserve_offset()).cast().write(Bucket {
                 heap: UnsafeCell::new(heap),
                 recovery: Cell::new(ptr::null_mut()),
-                policy: Cell::new(Policy::Park),
+                policy: Cell::new(Policy::Overdraft),
                 stuck: Cell::new(None),
                 failing: Cell::new(false),
-                aborting: Cell::new(false),
+                events: Events::new(),
+                refusing: Cell::new(false),
                 exhaustion: Cell::new(Exhaustion::NOTHING),
                 panic_note: PanicNote::new(),
                 cleanups: Cleanups::new(),
+                held: HeldCells::new(),
                 stack_gauge: StackGauge::new(
                     base.as_ptr() as usize + geometry.stack_offset(),
                     geometry.stack_size(),
                 ),
                 panic_room_used: Cell::new(0),
+                panic_room_live: Cell::new(0),
+                spilled: Cell::new(0),
+                last_change: Cell::new(None),
                 main: Cell::new(None),
-                pin: Pin::new(),
+                overdraft: Account::new(),
+                c_account: Account::new(),
+                remote: Remote::new(),
                 state: AtomicU32::new(BucketState::Unbound as u32),
                 adopted: AtomicU32::new(0),
+                returned: AtomicUsize::new(0),
                 high_water: AtomicUsize::new(0),
                 last_high_water: AtomicUsize::new(0),
+                kept: AtomicUsize::new(0),
                 geometry,
                 base: base.as_ptr() as usize,
                 index,
-                wipe,
             });
         }
         Ok(())
@@ -292,7 +333,7 @@ impl Bucket {
         match self.state.load(Ordering::Relaxed) {
             1 => BucketState::Idle,
             2 => BucketState::Busy,
-            3 => BucketState::Pinned,
+            3 => BucketState::Resting,
             4 => BucketState::Parked,
             _ => BucketState::Unbound,
         }
@@ -316,6 +357,12 @@ impl Bucket {
         self.stack_gauge.high_water()
     }
 
+    /// Bytes that earlier requests have left in it and that are still in use, as its thread has last seen.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.kept.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn set_state(&self, state: BucketState) {
         self.state.store(state as u32, Ordering::Relaxed);
     }
@@ -335,9 +382,36 @@ impl Bucket {
         unsafe { &*self.heap.get() }
     }
 
+    /// Says that nothing allocated by the request is live, whatever was counted.
+    pub(crate) fn forget_live(&self) {
+        self.forget_freed();
+        self.heap().forget_live();
+    }
+
+    /// The same of what lies in the reserve.
+    pub(crate) fn forget_panic_room(&self) {
+        self.forget_freed();
+        self.panic_room_live.set(0);
+        self.panic_room_used.set(0);
+    }
+
+    /// Takes what other threads have freed off the stack that it is on, before its bytes are used again. What lies below the
+    /// mark is dead with the request, whose lists may be half-way.
+    fn forget_freed(&self) {
+        self.remote.take_all(|block, size| {
+            if self.heap().is_kept(block) {
+                // SAFETY: as in `take_back`.
+                unsafe {
+                    let layout = Layout::from_size_align_unchecked(size, GRANULE);
+                    self.heap().deallocate(block, layout);
+                }
+            }
+        });
+    }
+
     /// Whether an address lies anywhere in this bucket, its stack included.
     pub(crate) fn contains(&self, address: usize) -> bool {
-        address.wrapping_sub(self.base) < self.geometry.bucket_size()
+        address.wrapping_sub(self.base) < self.geometry.stride()
     }
 
     /// The lowest address of the stack.
@@ -345,9 +419,22 @@ impl Bucket {
         self.base + self.geometry.stack_offset()
     }
 
-    /// Whether an address lies in the guard page below the stack.
+    /// Whether an address lies in the guard below the stack.
     pub(crate) fn in_stack_guard(&self, address: usize) -> bool {
-        address.wrapping_sub(self.stack_bottom() - PAGE) < PAGE
+        address.wrapping_sub(self.stack_bottom() - GUARD_SIZE) < GUARD_SIZE
+    }
+
+    /// Whether an address lies in the guard below the cleanup stack.
+    pub(crate) fn in_cleanup_guard(&self, address: usize) -> bool {
+        address.wrapping_sub(self.base + self.geometry.second_guard_offset()) < GUARD_SIZE
+    }
+
+    /// The stack on which a request that has none left is reported and cleaned up after: its lowest address, and its size.
+    pub(crate) fn cleanup_stack(&self) -> (usize, usize) {
+        (
+            self.base + self.geometry.cleanup_stack_offset(),
+            self.geometry.cleanup_stack_size(),
+        )
     }
 
     pub(crate) fn signal_stack(&self) -> (usize, usize) {
@@ -372,6 +459,37 @@ impl Bucket {
         self.adopted.store(0, Ordering::SeqCst);
     }
 
+    /// The thread's main function has returned: from here on it only runs destructors of its thread-locals.
+    pub(crate) fn begin_to_end(&self) {
+        self.failing.set(true);
+        self.policy.set(Policy::Overdraft);
+        thread(|t| {
+            t.aim.set(self);
+            t.bound.set(self);
+        });
+    }
+
+    /// Notes that it has, and which thread it is. Its last access to the bucket but for what its destructors free.
+    pub(crate) fn has_returned(&self, thread: libc::pthread_t) {
+        self.returned.store(thread as usize, Ordering::Release);
+    }
+
+    /// The thread whose main function has returned, if it has.
+    pub(crate) fn thread_that_returned(&self) -> Option<libc::pthread_t> {
+        match self.returned.load(Ordering::Acquire) {
+            0 => None,
+            thread => Some(thread as libc::pthread_t),
+        }
+    }
+
+    /// After it was joined: the bucket is as it was before it had a thread, but for what it keeps. By whoever has joined it.
+    pub(crate) fn end_of_thread(&self) {
+        self.returned.store(0, Ordering::Relaxed);
+        self.failing.set(false);
+        recovery::settle_pools(self);
+        self.look_at_kept();
+    }
+
     /// The caller has adopted the bucket and no thread runs on it yet.
     pub(crate) fn set_main(&self, main: ThreadMain, argument: usize) {
         self.main.set(Some((main, argument)));
@@ -381,96 +499,118 @@ impl Bucket {
         self.main.get().expect("set before the thread is created")
     }
 
-    /// A block from the reserve, counted as live like one from the arena: both are gone with the request.
+    /// A block from the reserve. Its bytes come back when none of them is live.
     pub(crate) fn allocate_in_panic_room(&self, layout: Layout) -> Option<NonNull<u8>> {
         let start = self.base + self.geometry.panic_room_offset();
         let end = start + crate::geometry::PANIC_ROOM_SIZE;
-        let address = (start + self.panic_room_used.get()).next_multiple_of(layout.align());
-        let next = address.checked_add(layout.size())?;
+        // Of one that another thread frees, what was freed is noted in the block.
+        let align = layout.align().max(GRANULE);
+        let address = (start + self.panic_room_used.get()).next_multiple_of(align);
+        let next = address.checked_add(rounded(layout.size()))?;
         if next > end {
             return None;
         }
         self.panic_room_used.set(next - start);
-        self.heap().count_allocation();
+        self.panic_room_live.set(self.panic_room_live.get() + 1);
         NonNull::new(address as *mut u8)
     }
 
-    /// A block for a cleanup, in the arena and not counted as live. Does not return if it does not fit.
-    pub(crate) fn cleanup_block<T>(&self, value: T) -> NonNull<T> {
-        let layout = Layout::new::<T>();
+    /// A block of the reserve is live no more. On the bucket's thread.
+    pub(crate) fn freed_in_panic_room(&self) {
+        let live = self.panic_room_live.get().wrapping_sub(1);
+        self.panic_room_live.set(live);
+        if live == 0 {
+            self.panic_room_used.set(0);
+        }
+    }
+
+    /// Registers a closure to run at the end of this thread's request. False, and the closure is dropped, where the
+    /// request has nothing left at all.
+    pub(crate) fn defer<F: FnOnce(WayOut) + 'static>(&'static self, closure: F) -> bool {
+        let layout = Layout::new::<Deferred<F, InBucket>>();
         let block = match self.heap().allocate(layout) {
-            Ok(block) => block.cast::<T>(),
-            // Only a thread that is failing gets one from here.
-            Err(_) => crate::recovery::does_not_fit(self, layout).cast(),
+            Ok(block) => Some(block),
+            Err(_) => NonNull::new(recovery::does_not_fit(self, layout)),
         };
-        if self.contains(block.as_ptr() as usize) {
-            self.heap().count_deallocation();
+        let Some(block) = block.map(NonNull::cast) else {
+            return false;
+        };
+        // SAFETY: a fresh block of its layout, live until the closure is taken out of it; registered once.
+        unsafe {
+            block.write(Deferred::new(closure));
+            self.cleanups.push(Deferred::<F, InBucket>::node(block));
         }
-        // SAFETY: a fresh block of T's layout.
-        unsafe { block.write(value) };
-        block
+        true
     }
 
-    /// # Safety
-    /// As for [`Cleanups::push`]; on the bucket's thread.
-    pub(crate) unsafe fn push_cleanup(&self, node: NonNull<Node>) {
-        // SAFETY: as promised by the caller.
-        unsafe { self.cleanups.push(node) };
-    }
-
-    /// Withdraws a registered block and gives its bytes back if it is the arena's last.
-    pub(crate) fn withdraw_cleanup<T>(&self, block: NonNull<T>) {
-        use allocator_api2::alloc::Allocator;
-        // SAFETY: the block was pushed by this request and its memory stays valid to the request's end.
-        let is_off = unsafe { self.cleanups.withdraw(block.cast()) };
-        if is_off && self.heap().owns(block.as_ptr() as usize) {
-            // SAFETY: it came from this bump with this layout and is off the list.
-            unsafe {
-                self.heap()
-                    .bump()
-                    .deallocate(block.cast(), Layout::new::<T>());
-            };
-        }
-    }
-
-    /// Registers a closure to run at the end of this thread's request.
-    pub(crate) fn defer<F: FnOnce(WayOut) + 'static>(&self, closure: F) {
-        let block = self.cleanup_block(Deferred::new(closure));
-        // SAFETY: the block lies in the arena to the request's end; registered once.
-        unsafe { self.push_cleanup(Deferred::node(block.as_ref())) };
-    }
-
-    /// An allocation of this bucket was freed by a thread that is not running its request.
-    pub(crate) fn freed_from_afar(&self) {
-        self.pin.freed_from_afar();
-    }
-
-    /// Allocations of the request that are still live, after it has ended.
-    pub(crate) fn live(&self) -> u32 {
-        self.pin.live(self.heap().live())
-    }
-
-    /// Says that nothing allocated by the request is live, whatever the count says.
-    pub(crate) fn forget_live(&self) {
-        self.heap().set_live(self.pin.freed());
-    }
-
-    /// Blocks until no allocation of the finished request is live.
-    pub(crate) fn wait_until_unpinned(&self) {
-        self.set_state(BucketState::Pinned);
-        self.pin.wait_until_free(self.heap().live());
-        self.set_state(BucketState::Idle);
-    }
-
-    /// Empties the bucket for the next request.
+    /// A block of this bucket was freed by a thread that is not running its request.
     ///
     /// # Safety
-    /// On the bucket's thread, with no request in it, and nothing allocated in it is used again.
+    /// It has `size` bytes, a multiple of 16, was made in this bucket's arena or reserve, and is used by nobody.
+    pub(crate) unsafe fn freed_from_afar(&self, block: NonNull<u8>, size: usize) {
+        // SAFETY: by the caller's promise.
+        unsafe { self.remote.push(block, size) };
+    }
+
+    /// Takes back what other threads have freed. On the bucket's thread.
+    #[cold]
+    fn take_back(&self) {
+        self.remote.take_all(|block, size| {
+            if self.heap().owns(block.as_ptr().addr()) {
+                // SAFETY: the size is a multiple of 16 and the block's own, at which rounding changes nothing; it was made by
+                // this heap, and freed once, by the thread that has pushed it.
+                unsafe {
+                    let layout = Layout::from_size_align_unchecked(size, GRANULE);
+                    self.heap().deallocate(block, layout);
+                }
+            } else {
+                self.freed_in_panic_room();
+            }
+        });
+    }
+
+    /// Bytes of the request's blocks that are still live, after it has ended.
+    pub(crate) fn live(&self) -> usize {
+        if !self.remote.is_empty() {
+            self.take_back();
+        }
+        self.heap().live()
+    }
+
+    /// What other threads have freed since is used again; gives how many bytes are still kept. On the bucket's thread, with
+    /// no request in it.
+    pub(crate) fn look_at_kept(&self) -> usize {
+        self.live();
+        // SAFETY: no request is in it, so nothing below the mark is used.
+        unsafe { self.reset() };
+        self.kept()
+    }
+
+    /// Makes what the request has left the thread's own, if it has left anything, and empties the rest for the next one.
+    ///
+    /// # Safety
+    /// On the bucket's thread; the request in it has ended, and nothing of it is used again but the blocks that are live.
+    #[inline]
     pub(crate) unsafe fn reset(&self) {
         // SAFETY: by the caller's promise no reference to the heap or into it is in use.
-        unsafe { (*self.heap.get()).reset(self.wipe) };
-        self.pin.reset();
-        self.panic_room_used.set(0);
+        let heap = unsafe { &mut *self.heap.get() };
+        // SAFETY: by the caller's promise.
+        unsafe { heap.end_request() };
+        let kept = heap.kept();
+        if self.kept.load(Ordering::Relaxed) != kept {
+            self.kept.store(kept, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Cleanups whose blocks come from the memory of the request that has registered them.
+struct InBucket;
+
+impl Owner for InBucket {
+    unsafe fn give_back<F>(block: NonNull<Deferred<F, Self>>) {
+        let layout = Layout::new::<Deferred<F, Self>>();
+        // SAFETY: made by `defer`, by this allocator or by what stands in for it, with this layout; the caller's promise.
+        unsafe { TransomAllocator.dealloc(block.cast().as_ptr(), layout) };
     }
 }
 

@@ -1,8 +1,8 @@
 //! What must happen at the end of a request on every way out of it: a list per bucket, run last-in-first-out.
 //!
 //! A handler that is left by an escape runs no destructors; a parked one never returns. What it must not leave behind
-//! (a descriptor, a lock, a half-written cell) it registers here. Nodes lie in the bucket's arena, because the stack
-//! they were made on may be gone when they run.
+//! (a descriptor, a temporary file) it registers here. Nodes lie in the bucket's memory, because the stack they were made
+//! on may be gone when they run.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -29,18 +29,6 @@ pub(crate) struct Node {
     run: Run,
     /// The one registered before.
     older: Cell<*const Node>,
-    /// Cleared when it has been withdrawn or has run.
-    armed: Cell<bool>,
-}
-
-impl Node {
-    pub(crate) const fn new(run: Run) -> Self {
-        Node {
-            run,
-            older: Cell::new(ptr::null()),
-            armed: Cell::new(true),
-        }
-    }
 }
 
 /// The list of one bucket.
@@ -65,39 +53,13 @@ impl Cleanups {
     /// Registers a node.
     ///
     /// # Safety
-    /// The node stays where it is and valid to the end of the request (or until [`Cleanups::withdraw`] has taken it off
-    /// the top), and is registered once. Its `run` may be called with it, once, on this thread.
+    /// The node stays where it is and valid until it runs, and is registered once. Its `run` may be called with it, once,
+    /// on this thread.
     pub(crate) unsafe fn push(&self, node: NonNull<Node>) {
         // SAFETY: valid by the caller's promise.
         let entry = unsafe { node.as_ref() };
         entry.older.set(self.newest.get());
         self.newest.set(node.as_ptr());
-    }
-
-    /// Withdraws a node without running it. True if it is off the list, so that its memory may be used again at once;
-    /// else that must wait for the request's end.
-    ///
-    /// # Safety
-    /// The node was pushed on this list.
-    pub(crate) unsafe fn withdraw(&self, node: NonNull<Node>) -> bool {
-        // SAFETY: valid by the caller's promise.
-        let entry = unsafe { node.as_ref() };
-        entry.armed.set(false);
-        // Forget it if it is on top, and disarmed ones below it, so that their memory can be used again. One in the
-        // middle stays linked: its memory is valid to the request's end.
-        let mut top = self.newest.get();
-        let mut is_off = false;
-        while let Some(entry) = NonNull::new(top.cast_mut()) {
-            is_off |= entry == node;
-            // SAFETY: everything on the list is valid by the promise of `push`.
-            let entry = unsafe { entry.as_ref() };
-            if entry.armed.get() {
-                break;
-            }
-            top = entry.older.get();
-        }
-        self.newest.set(top);
-        is_off
     }
 
     /// Runs everything that is registered, newest first. A node is off the list before it runs, so one that panics or
@@ -107,41 +69,56 @@ impl Cleanups {
             // SAFETY: everything on the list is valid by the promise of `push`.
             let entry = unsafe { node.as_ref() };
             self.newest.set(entry.older.get());
-            if entry.armed.replace(false) {
-                // SAFETY: armed means that it has neither run nor been withdrawn.
-                unsafe { (entry.run)(node, way_out) };
-            }
+            // SAFETY: on the list means that it has not run.
+            unsafe { (entry.run)(node, way_out) };
         }
     }
+}
+
+/// What becomes of a block that a node and its closure lay in, once the closure has been taken out of it.
+pub(crate) trait Owner {
+    /// # Safety
+    /// The block is a `Deferred` of this owner's, and is used by nobody.
+    unsafe fn give_back<F>(block: NonNull<Deferred<F, Self>>)
+    where
+        Self: Sized;
 }
 
 /// A node with the closure it runs, as one block.
 #[repr(C)]
-pub(crate) struct Deferred<F> {
+pub(crate) struct Deferred<F, O> {
     node: Node,
-    closure: Cell<Option<F>>,
+    closure: F,
+    owner: PhantomData<O>,
 }
 
-impl<F: FnOnce(WayOut)> Deferred<F> {
+impl<F: FnOnce(WayOut), O: Owner> Deferred<F, O> {
     pub(crate) fn new(closure: F) -> Self {
         Deferred {
-            node: Node::new(Self::run),
-            closure: Cell::new(Some(closure)),
+            node: Node {
+                run: Self::run,
+                older: Cell::new(ptr::null()),
+            },
+            closure,
+            owner: PhantomData,
         }
     }
 
-    pub(crate) fn node(this: &Self) -> NonNull<Node> {
-        NonNull::from(this).cast() // first field, repr(C)
+    pub(crate) fn node(this: NonNull<Self>) -> NonNull<Node> {
+        this.cast() // first field, repr(C)
     }
 
     /// # Safety
-    /// `node` is the first field of a valid `Deferred<F>`.
+    /// `node` is the first field of a valid `Deferred` that has not run.
     unsafe fn run(node: NonNull<Node>, way_out: WayOut) {
-        // SAFETY: by the caller's promise; repr(C) puts the node first.
-        let this = unsafe { node.cast::<Self>().as_ref() };
-        if let Some(closure) = this.closure.take() {
-            closure(way_out);
-        }
+        let this = node.cast::<Self>();
+        // SAFETY: by the caller's promise; the closure is moved out once, and the block is not used again.
+        let closure = unsafe {
+            let closure = (&raw const (*this.as_ptr()).closure).read();
+            O::give_back(this);
+            closure
+        };
+        closure(way_out);
     }
 }
 
@@ -150,16 +127,35 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
 
+    /// The tests' blocks are boxes.
+    struct Boxes;
+
+    impl Owner for Boxes {
+        unsafe fn give_back<F>(block: NonNull<Deferred<F, Self>>) {
+            // SAFETY: made by `register`; what was moved out of it is not dropped again.
+            drop(unsafe {
+                Box::from_raw(
+                    block
+                        .as_ptr()
+                        .cast::<std::mem::ManuallyDrop<Deferred<F, Self>>>(),
+                )
+            });
+        }
+    }
+
+    fn register<F: FnOnce(WayOut)>(list: &Cleanups, closure: F) {
+        let block = Box::leak(Box::new(Deferred::<F, Boxes>::new(closure)));
+        // SAFETY: leaked, until it runs.
+        unsafe { list.push(Deferred::node(NonNull::from(block))) };
+    }
+
     #[test]
     fn cleanups_run_last_in_first_out_and_once() {
         let order = RefCell::new(Vec::new());
         let list = Cleanups::new();
-        let first = Deferred::new(|way| order.borrow_mut().push((1, way)));
-        let second = Deferred::new(|way| order.borrow_mut().push((2, way)));
-        // SAFETY: both outlive the runs below.
-        unsafe {
-            list.push(Deferred::node(&first));
-            list.push(Deferred::node(&second));
+        for n in [1, 2] {
+            let order = &order;
+            register(&list, move |way| order.borrow_mut().push((n, way)));
         }
         list.run(WayOut::Unwound);
         list.run(WayOut::Returned);
@@ -171,44 +167,26 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_cleanup_does_not_run_wherever_it_stood() {
-        for withdrawn in 0..3 {
-            let order = RefCell::new(Vec::new());
-            let list = Cleanups::new();
-            let nodes = [0, 1, 2].map(|n| {
-                let order = &order;
-                Deferred::new(move |_| order.borrow_mut().push(n))
-            });
-            // SAFETY: the array outlives the run.
-            unsafe {
-                for node in &nodes {
-                    list.push(Deferred::node(node));
-                }
-                let newest = withdrawn == 2;
-                assert_eq!(list.withdraw(Deferred::node(&nodes[withdrawn])), newest);
-            }
-            list.run(WayOut::Returned);
-            let expected: Vec<_> = [2, 1, 0].into_iter().filter(|&n| n != withdrawn).collect();
-            assert_eq!(*order.borrow(), expected);
-        }
-    }
-
-    #[test]
     fn a_cleanup_that_panics_is_off_the_list_and_the_others_still_run() {
         let order = RefCell::new(Vec::new());
         let list = Cleanups::new();
-        let first = Deferred::new(|_| order.borrow_mut().push(1));
-        let second = Deferred::new(|_| panic!("from a cleanup"));
-        // SAFETY: both outlive the runs below.
-        unsafe {
-            list.push(Deferred::node(&first));
-            list.push(Deferred::node(&second));
-        }
+        register(&list, |_| order.borrow_mut().push(1));
+        register(&list, |_| panic!("from a cleanup"));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             list.run(WayOut::Returned);
         }));
         assert!(outcome.is_err());
         list.run(WayOut::Unwound);
         assert_eq!(*order.borrow(), [1]);
+    }
+
+    #[test]
+    fn a_closure_is_dropped_once() {
+        let value = std::rc::Rc::new(());
+        let list = Cleanups::new();
+        let theirs = value.clone();
+        register(&list, move |_| drop(theirs));
+        list.run(WayOut::Returned);
+        assert_eq!(std::rc::Rc::strong_count(&value), 1);
     }
 }

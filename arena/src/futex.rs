@@ -4,7 +4,8 @@
 //! longer exists. What the threads agree on is in `mutex.rs`, apart from the system calls, so that it can be modelled.
 
 use crate::mutex;
-pub(crate) use std::sync::atomic::{AtomicU32, Ordering};
+pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Sleeps while `*word == expected`. Returns on a wake, a signal, or at once when the word differs.
 pub fn wait(word: &AtomicU32, expected: u32) {
@@ -16,6 +17,24 @@ pub fn wait(word: &AtomicU32, expected: u32) {
             libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
             expected,
             std::ptr::null::<libc::timespec>(),
+        )
+    };
+}
+
+/// As [`wait`], for so long at most.
+pub fn wait_for(word: &AtomicU32, expected: u32, timeout: Duration) {
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: the word and the timeout outlive the call; FUTEX_WAIT reads both and nothing else.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            expected,
+            &raw const timeout,
         )
     };
 }

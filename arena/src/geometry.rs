@@ -1,14 +1,17 @@
 //! How a bucket is divided.
 //!
 //! ```text
-//! | guard | stack → (grows down) | guard | signal stack | arena …………………………… | reserve              |
-//!                                                                           | control | panic room |
+//! | guard | stack → (grows down) | guard | cleanup stack | signal stack | arena …………………………… | reserve              |
+//!                                                                                            | control | panic room |
 //! ```
 //!
 //! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the bucket's
-//! control block, a little room for what a panic allocates, and the stack on which a stack overflow is handled. That
-//! one lies apart, above the second guard, which so is the end of it too: cleanups of the handler's run there, and one
-//! that uses too much of it must fault and not write over the control block.
+//! control block, a little room for what a panic allocates, and two stacks, of which one takes the kernel's signal frame
+//! and the other what is done for a request that has no stack left. Those lie apart, above the second guard, which so is
+//! the end of them too: cleanups of the handler's run there, and one that uses too much of it must fault and not write
+//! over anything.
+//!
+//! Guards are address space without memory, and no part of the bucket's size.
 
 use crate::bound::{PAGE, pages};
 use crate::heap::HEAP_OVERHEAD;
@@ -20,9 +23,19 @@ pub(crate) const CONTROL_SIZE: usize = PAGE;
 /// Room for what panicking allocates (the boxed payload, the formatted message) once the arena is full.
 pub(crate) const PANIC_ROOM_SIZE: usize = 2 * PAGE;
 
-/// What our handler of a stack overflow needs beyond the kernel's signal frame: cleanups and one log record, in debug
-/// builds too. Measured at 9 KiB in a debug build; doubled.
-const SIGNAL_STACK_WORK: usize = 5 * PAGE;
+/// What our handler of a stack overflow needs beyond the kernel's signal frame. It decides what to do, and calls nothing.
+const SIGNAL_STACK_WORK: usize = PAGE;
+
+/// What is done for a request that has no stack left: an answer, one log record, its cleanups, in debug builds too. Measured
+/// at 9 KiB in a debug build, without cleanups.
+const CLEANUP_STACK_SIZE: usize = 6 * PAGE;
+
+/// Bytes of a guard. Compiled Rust touches a large frame page by page; a C library may be compiled without that, and glibc
+/// has frames of 4 and 8 KiB (`getaddrinfo`, `realpath`): a guard of one page could be jumped over.
+pub(crate) const GUARD_SIZE: usize = 16 * PAGE;
+
+/// The largest arena whose blocks can be numbered.
+const ARENA_LARGEST: usize = crate::free_lists::ARENA_MAX & !(PAGE - 1);
 
 /// The smallest arena that is worth a bucket: the request's own bookkeeping and a short answer.
 const ARENA_MIN: usize = 4 * PAGE;
@@ -54,7 +67,7 @@ pub enum GeometryError {
     },
     /// Nothing, or too little, is left for the arena.
     #[error(
-        "--bucket-size is {was}; it must be at least {least}: {stack} of stack (--stack-size), {overhead} of guard pages and reserve, and an arena of {arena}"
+        "--bucket-size is {was}; it must be at least {least}: {stack} of stack (--stack-size), {overhead} of reserve, and an arena of {arena}"
     )]
     BucketTooSmall {
         /// The setting.
@@ -63,10 +76,18 @@ pub enum GeometryError {
         least: Bytes,
         /// The stack.
         stack: Bytes,
-        /// Guards and reserve.
+        /// The reserve.
         overhead: Bytes,
         /// The smallest arena.
         arena: Bytes,
+    },
+    /// More than an arena can number its blocks in.
+    #[error("--bucket-size is {was}; it must be at most {most}")]
+    BucketTooLarge {
+        /// The setting.
+        was: Bytes,
+        /// The most that works with this stack.
+        most: Bytes,
     },
     /// Not a whole number of pages.
     #[error("{flag} is {was}; it must be a multiple of the page size, {page}: the next one is {next}", page = Bytes(PAGE))]
@@ -126,7 +147,7 @@ impl BucketGeometry {
         }
         let signal_stack_size =
             pages(minimums.signal_frame + SIGNAL_STACK_WORK).expect("a few pages");
-        let overhead = 2 * PAGE + CONTROL_SIZE + PANIC_ROOM_SIZE + signal_stack_size;
+        let overhead = CLEANUP_STACK_SIZE + signal_stack_size + CONTROL_SIZE + PANIC_ROOM_SIZE;
         let least = (overhead + ARENA_MIN).saturating_add(stack_size.0);
         if bucket_size.0 < least {
             return Err(GeometryError::BucketTooSmall {
@@ -135,6 +156,13 @@ impl BucketGeometry {
                 stack: stack_size,
                 overhead: Bytes(overhead),
                 arena: Bytes(ARENA_MIN),
+            });
+        }
+        let most = (overhead + ARENA_LARGEST).saturating_add(stack_size.0);
+        if bucket_size.0 > most {
+            return Err(GeometryError::BucketTooLarge {
+                was: bucket_size,
+                most: Bytes(most),
             });
         }
         Ok(BucketGeometry {
@@ -162,6 +190,7 @@ impl BucketGeometry {
             name: "buckets",
             count,
             unit: self.bucket_size,
+            guards: 2 * GUARD_SIZE,
             holder: "one request each: stack, arena, reserve",
             flags: "--buckets, --bucket-size",
             place: Place::Region,
@@ -172,6 +201,12 @@ impl BucketGeometry {
     #[must_use]
     pub const fn bucket_size(&self) -> usize {
         self.bucket_size
+    }
+
+    /// Bytes of address space from one bucket to the next: its size, and its guards.
+    #[must_use]
+    pub const fn stride(&self) -> usize {
+        self.bucket_size + 2 * GUARD_SIZE
     }
 
     /// Bytes of its stack.
@@ -194,24 +229,32 @@ impl BucketGeometry {
         Bytes(others.saturating_add(arena.max(ARENA_MIN)))
     }
 
-    /// Bytes of its reserve, the signal stack included.
+    /// Bytes of its reserve, the two small stacks included.
     #[must_use]
     pub const fn reserve_size(&self) -> usize {
-        CONTROL_SIZE + PANIC_ROOM_SIZE + self.signal_stack_size
+        CONTROL_SIZE + PANIC_ROOM_SIZE + CLEANUP_STACK_SIZE + self.signal_stack_size
     }
 
-    /// Where the stack begins (its lowest address); the guard page lies just below.
+    /// Where the stack begins (its lowest address); a guard lies just below.
     pub(crate) const fn stack_offset(&self) -> usize {
-        PAGE
+        GUARD_SIZE
     }
 
-    /// Where the guard page between stack and signal stack begins.
+    /// Where the guard between stack and cleanup stack begins.
     pub(crate) const fn second_guard_offset(&self) -> usize {
-        PAGE + self.stack_size
+        self.stack_offset() + self.stack_size
+    }
+
+    pub(crate) const fn cleanup_stack_offset(&self) -> usize {
+        self.second_guard_offset() + GUARD_SIZE
+    }
+
+    pub(crate) const fn cleanup_stack_size(&self) -> usize {
+        CLEANUP_STACK_SIZE
     }
 
     pub(crate) const fn signal_stack_offset(&self) -> usize {
-        self.second_guard_offset() + PAGE
+        self.cleanup_stack_offset() + CLEANUP_STACK_SIZE
     }
 
     pub(crate) const fn signal_stack_size(&self) -> usize {
@@ -224,7 +267,7 @@ impl BucketGeometry {
 
     /// Where the control block and the panic room begin.
     pub(crate) const fn reserve_offset(&self) -> usize {
-        self.bucket_size - CONTROL_SIZE - PANIC_ROOM_SIZE
+        self.stride() - CONTROL_SIZE - PANIC_ROOM_SIZE
     }
 
     pub(crate) const fn panic_room_offset(&self) -> usize {
@@ -280,11 +323,11 @@ mod tests {
     fn the_parts_add_up_to_the_bucket() {
         let g = geometry(Bytes::kib(512), Bytes::kib(128)).expect("a common size");
         assert_eq!(
-            PAGE + g.stack_size() + PAGE + g.arena_size() + g.reserve_size(),
+            g.stack_size() + g.arena_size() + g.reserve_size(),
             g.bucket_size()
         );
         assert_eq!(g.arena_offset() + g.arena_size(), g.reserve_offset());
-        assert_eq!(g.panic_room_offset() + PANIC_ROOM_SIZE, g.bucket_size());
+        assert_eq!(g.panic_room_offset() + PANIC_ROOM_SIZE, g.stride());
         assert_eq!(g.term(8).expect("eight").bytes(), Some(8 * (512 << 10)));
     }
 

@@ -1,4 +1,17 @@
-//! The arena of one bucket: a `bumpalo::Bump` whose only chunk is the memory it is given, and which can never grow.
+//! The arena of one bucket: a `bumpalo::Bump` whose only chunk is the memory it is given and which can never grow, and
+//! lists of the blocks in it that were freed.
+//!
+//! ```text
+//! | free ………… ← cursor | run: low … ← tip | this request's blocks | mark | what earlier requests left |
+//! ```
+//!
+//! The bump fills its chunk downwards. What a request allocates comes from a **run** that was taken from the bump a little
+//! at a time: so most allocations move one number, and the handler's own use of the bump finds the rest. A block that is
+//! freed at the tip of the run moves it back; any other goes into the lists and is handed out again, so that what a
+//! request needs follows what it has live. What is still live when a request
+//! has ended stays where it is: everything above the **mark** belongs to the thread from then on (a thread-local, a lazy
+//! value, an entry of a cache), with free lists of its own, and the arena goes on with the rest. When nothing of that is
+//! live any more, the mark moves back.
 //!
 //! Knows nothing of threads, regions or recovery: an allocation that does not fit is an `Err`, and what that means is
 //! for the caller to say. Plain memory and arithmetic, so that it runs under Miri.
@@ -8,33 +21,75 @@ use bumpalo::Bump;
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::mem;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use crate::allocator;
+use crate::free_lists::{ARENA_MAX, Base, FreeLists, GRANULE, SMALL_MAX, Stretch, rounded};
+use crate::recovery::{STACK_MARGIN, ensure_stack};
 
 /// What bumpalo and its caller need of the memory beside the arena proper: its footer, and the 16 bytes by which it
 /// rounds its chunks down for the sake of other allocators.
 pub const HEAP_OVERHEAD: usize = 64;
 
+/// What a handler has taken from the `&Bump` between two allocations of ours is remembered if it is at least so long: it
+/// is free when the request ends, which matters when something below it is not. The note takes an eighth of that at most.
+const GAP_MIN: usize = 8 * size_of::<Gap>();
+
+/// So much is taken from the bump at a time, and may stay unused in a run when blocks are freed, twice.
+const BATCH: usize = 1 << 10;
+
+/// How many blocks are looked at in one request to join them: some tens of milliseconds, if there are so many.
+const JOINS: u32 = 1 << 20;
+
 /// An allocation does not fit. Carries nothing: the caller knows what it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoesNotFit;
 
-/// A bump arena over fixed memory, with a count of live allocations and a high water.
+/// A bump arena over fixed memory that uses freed blocks again, knows what is live, and has a high water.
 #[derive(Debug)]
 pub struct Heap {
     bump: Bump,
     memory: NonNull<u8>,
     len: usize,
     capacity: usize,
-    /// Allocations made through [`Heap::allocate`] and not yet given back. Wrapping: an escape leaves it behind.
-    live: Cell<u32>,
-    /// The most bytes in use before a give-back lowered the number. See [`Heap::high_water`].
-    peak: Cell<usize>,
-    /// What cannot be used by alignment of the chunk; so that "used" starts at zero.
-    initial_free: usize,
+    /// Where the chunk's data ends.
+    top: usize,
     /// The limit that closes the bump: what its one chunk has.
     limit: usize,
+    /// Bytes of blocks below the mark that were handed out and not given back.
+    live: Cell<usize>,
+    /// The most of that before a give-back lowered it.
+    live_peak: Cell<usize>,
+    /// Bytes that the handler has taken from the bump, as far as there are notes on them.
+    taken: Cell<usize>,
+    /// What was taken from the bump and is not handed out lies between these two. The bump's cursor is at `low`, unless the
+    /// handler has used the bump since.
+    low: Cell<usize>,
+    tip: Cell<NonNull<u8>>,
+    /// Where what earlier requests left begins; `top` if there is nothing.
+    mark: Cell<usize>,
+    /// Whether this request may use what is free above the mark, and something is.
+    uses_kept: Cell<bool>,
+    /// Bytes of blocks above the mark that are live.
+    kept: Cell<usize>,
+    /// Blocks below the mark that were given back.
+    freed: FreeLists,
+    /// The same above it.
+    kept_freed: FreeLists,
+    /// How many more blocks may be looked at to join them, for this request.
+    joins: Cell<u32>,
+    /// The newest of the notes on what the handler has used.
+    gaps: Cell<*const Gap>,
+    wipe: Wipe,
+}
+
+/// A note on a stretch that a handler has taken from the `&Bump`. It lies right below that stretch, is aligned as a block is,
+/// and is not given back before the request ends, so the cursor cannot come back to the stretch either.
+#[repr(C)]
+#[derive(Debug)]
+struct Gap {
+    older: *const Gap,
+    bytes: usize,
 }
 
 impl Heap {
@@ -48,27 +103,49 @@ impl Heap {
     /// `memory` must be aligned to 16, valid for reads and writes of `len` bytes for as long as the heap and everything
     /// allocated from it live, and referred to by nothing else. The heap must never be dropped (it would hand its chunk
     /// to the global allocator): keep it in a `static`, in the region, or in `ManuallyDrop`.
-    pub(crate) unsafe fn new(memory: NonNull<u8>, len: usize) -> Result<Self, DoesNotFit> {
+    pub(crate) unsafe fn new(
+        memory: NonNull<u8>,
+        len: usize,
+        wipe: Wipe,
+    ) -> Result<Self, DoesNotFit> {
         let capacity = len.checked_sub(HEAP_OVERHEAD).ok_or(DoesNotFit)?;
+        if len > ARENA_MAX {
+            return Err(DoesNotFit);
+        }
         // SAFETY: the caller gives us the memory; the carve hands it to at most one allocation, the chunk.
         let bump = unsafe {
             allocator::carve(memory, len, || Bump::try_with_capacity(capacity))
                 .map_err(|_| DoesNotFit)?
         };
+        let free = bump.chunk_capacity();
+        let top = memory.as_ptr().addr() + free;
         let heap = Heap {
             memory,
             len,
             capacity,
-            live: Cell::new(0),
-            peak: Cell::new(0),
-            initial_free: bump.chunk_capacity(),
+            top,
             limit: bump.allocated_bytes(),
+            live: Cell::new(0),
+            live_peak: Cell::new(0),
+            taken: Cell::new(0),
+            low: Cell::new(top),
+            // SAFETY: the end of the chunk's data, which lies in the memory.
+            tip: Cell::new(unsafe { memory.add(free) }),
+            mark: Cell::new(top),
+            uses_kept: Cell::new(false),
+            kept: Cell::new(0),
+            freed: FreeLists::new(),
+            kept_freed: FreeLists::new(),
+            joins: Cell::new(JOINS),
+            gaps: Cell::new(ptr::null()),
+            wipe,
             bump,
         };
         heap.close();
+        heap.begin(false);
         let probe = heap.bump.try_alloc_layout(Layout::new::<u8>());
         match probe {
-            Ok(byte) if heap.owns(byte.as_ptr() as usize) && heap.initial_free >= capacity => {
+            Ok(byte) if heap.owns(byte.as_ptr() as usize) && free >= capacity => {
                 // SAFETY: the probe was just made with this layout and nobody has it.
                 unsafe { (&heap.bump).deallocate(byte, Layout::new::<u8>()) };
                 Ok(heap)
@@ -86,10 +163,23 @@ impl Heap {
         self.bump.set_allocation_limit(Some(self.limit));
     }
 
+    /// The arena itself, as the lists see it.
+    #[inline(always)]
+    fn base(&self) -> Base {
+        // SAFETY: `new`'s caller promised that the memory is aligned to 16 and valid for as long as the heap lives.
+        unsafe { Base::new(self.memory) }
+    }
+
     /// Whether an address lies in this arena.
     #[inline(always)]
     pub(crate) fn owns(&self, address: usize) -> bool {
         address.wrapping_sub(self.memory.as_ptr() as usize) < self.len
+    }
+
+    /// Whether a block of this arena was left by an earlier request.
+    pub(crate) fn is_kept(&self, block: NonNull<u8>) -> bool {
+        let address = block.as_ptr().addr();
+        self.owns(address) && address >= self.mark.get()
     }
 
     /// The arena itself, for handlers that allocate explicitly. Allocations made here are not counted as live: they
@@ -105,76 +195,410 @@ impl Heap {
         self.capacity
     }
 
-    /// Bytes still free.
+    /// Bytes still free, in one piece or in several.
     #[inline]
     #[must_use]
     pub fn free(&self) -> usize {
-        self.bump.chunk_capacity()
+        self.capacity - self.used()
     }
 
-    /// Bytes in use, holes and alignment included.
+    /// Bytes in use: blocks, what earlier requests left, and what the handler took from the `&Bump`.
     #[inline]
     #[must_use]
     pub fn used(&self) -> usize {
-        self.initial_free.saturating_sub(self.free())
+        let used = self.live.get() + self.not_ours();
+        used.min(self.capacity)
     }
 
-    /// The most bytes in use since the last reset. Give-backs by bumpalo's own collections between two calls of ours are
-    /// not seen, so for those it is a lower bound.
+    /// Bytes in use that are no blocks of this request.
+    fn not_ours(&self) -> usize {
+        let taken_since = match self.has_other_chunks() {
+            true => 0,
+            false => self.low.get().saturating_sub(self.cursor()),
+        };
+        self.kept.get() + self.taken.get() + taken_since
+    }
+
+    /// The most bytes in use at once since the last reset. What the handler took from the `&Bump` is counted as if it had
+    /// been in use at that moment; what it gave back there itself is not seen.
     #[inline]
     #[must_use]
     pub fn high_water(&self) -> usize {
-        self.peak.get().max(self.used())
+        let live = self.live.get().max(self.live_peak.get());
+        (live + self.not_ours()).min(self.capacity)
     }
 
-    /// Allocations not yet given back.
+    /// Bytes of blocks of this request that are not given back.
     #[inline]
-    pub(crate) fn live(&self) -> u32 {
+    pub(crate) fn live(&self) -> usize {
         self.live.get()
     }
 
-    /// Counts a block that was made for the same request elsewhere.
+    /// Bytes that earlier requests have left and that are still in use.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.get()
+    }
+
     #[inline(always)]
-    pub(crate) fn count_allocation(&self) {
-        self.live.set(self.live.get().wrapping_add(1));
+    fn count_allocation(&self, size: usize) {
+        self.live.set(self.live.get() + size);
     }
 
-    /// Counts such a block as given back.
+    /// Says that nothing below the mark is live, whatever was counted.
+    pub(crate) fn forget_live(&self) {
+        self.live.set(0);
+    }
+
+    /// Says whether the request that begins now may use what is free above the mark. One that may be left by a jump
+    /// must not: what it takes there would never be given back.
     #[inline(always)]
-    pub(crate) fn count_deallocation(&self) {
-        self.live.set(self.live.get().wrapping_sub(1));
+    pub(crate) fn begin(&self, uses_kept: bool) {
+        self.uses_kept.set(uses_kept && !self.kept_freed.is_empty());
     }
 
-    pub(crate) fn set_live(&self, live: u32) {
-        self.live.set(live);
-    }
-
-    /// Bumps. The block is uninitialised, and lies in this arena: a handler that has lifted the limit of its `&Bump` may
-    /// have made that continue elsewhere, and a block from there must not be freed as one of ours later.
+    /// A block that nobody has. Uninitialised.
     #[inline(always)]
     pub(crate) fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, DoesNotFit> {
-        match self.bump.try_alloc_layout(layout) {
-            Ok(block) if self.owns(block.as_ptr() as usize) => {
-                self.count_allocation();
-                Ok(block)
+        let size = rounded(layout.size());
+        if size <= SMALL_MAX && layout.align() <= GRANULE && !self.uses_kept.get() {
+            let block = self
+                .freed
+                .take_small(self.base(), size)
+                .or_else(|| self.from_run(size));
+            if let Some(block) = block {
+                self.count_allocation(size);
+                return Ok(block);
             }
-            _ => Err(DoesNotFit),
         }
+        self.allocate_otherwise(layout, size)
     }
 
-    /// Gives a block back: its bytes at once if it is the last one made, else when the arena is reset.
+    /// A large block, one of unusual alignment, one from above the mark, or one that does not fit below the cursor.
+    #[inline(never)]
+    fn allocate_otherwise(&self, layout: Layout, size: usize) -> Result<NonNull<u8>, DoesNotFit> {
+        if size > self.len {
+            return Err(DoesNotFit);
+        }
+        if self.uses_kept.get()
+            && let Some(block) = self.from_above_the_mark(layout, size)
+        {
+            self.kept.set(self.kept.get() + size);
+            return Ok(block);
+        }
+        let block = if layout.align() > GRANULE {
+            self.allocate_aligned(layout, size)
+        } else {
+            self.allocate_by_size(size)
+        };
+        let block = block.ok_or(DoesNotFit)?;
+        self.count_allocation(size);
+        Ok(block)
+    }
+
+    fn allocate_by_size(&self, size: usize) -> Option<NonNull<u8>> {
+        let base = self.base();
+        let near = if size <= SMALL_MAX {
+            self.freed.take_small(base, size)
+        } else {
+            self.freed.take(base, size, false)
+        };
+        near.or_else(|| self.from_bump(size, GRANULE))
+            .or_else(|| self.freed.take(base, size, true))
+            .or_else(|| {
+                self.join_freed(size).then_some(())?;
+                self.from_bump(size, GRANULE)
+                    .or_else(|| self.freed.take(base, size, true))
+            })
+    }
+
+    #[cold]
+    fn allocate_aligned(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
+        let base = self.base();
+        self.from_bump(size, layout.align())
+            .or_else(|| self.freed.take_aligned(base, layout))
+            .or_else(|| {
+                self.join_freed(size).then_some(())?;
+                self.from_bump(size, layout.align())
+                    .or_else(|| self.freed.take_aligned(base, layout))
+            })
+    }
+
+    /// What was freed above the mark goes first: a block that outlives its request then costs nothing more.
+    fn from_above_the_mark(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
+        let base = self.base();
+        if layout.align() > GRANULE {
+            return None;
+        }
+        let near = self.kept_freed.take(base, size, false);
+        near.or_else(|| {
+            let free = self.top - self.mark.get() - self.kept.get();
+            if free < size || self.joins.get() == 0 {
+                return None;
+            }
+            self.pay_for_joining(self.kept_freed.join(base, |_| true));
+            self.kept_freed.take(base, size, true)
+        })
+    }
+
+    /// A block at the tip of the run.
+    #[inline(always)]
+    fn from_run(&self, size: usize) -> Option<NonNull<u8>> {
+        let tip = self.tip.get();
+        if size > tip.as_ptr().addr() - self.low.get() {
+            return None;
+        }
+        // SAFETY: within the run, which lies in the arena.
+        let block = unsafe { tip.sub(size) };
+        self.tip.set(block);
+        Some(block)
+    }
+
+    /// The address of the tip.
+    #[inline(always)]
+    fn tip(&self) -> usize {
+        self.tip.get().as_ptr().addr()
+    }
+
+    /// Moves the tip to an address of the arena.
+    fn move_tip(&self, address: usize) {
+        self.tip.set(self.pointer_to(address));
+    }
+
+    /// A block at the tip, after as much was taken from the bump as that needs.
+    fn from_bump(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        self.extend(size).then_some(())?;
+        if align <= GRANULE {
+            return self.from_run(size);
+        }
+        // Padding included it may need more than the run has, and another one may have to begin.
+        let place = |tip: usize| (tip - size) & !(align - 1);
+        let mut tip = self.tip();
+        self.extend(tip - place(tip)).then_some(())?;
+        if tip != self.tip() {
+            tip = self.tip();
+            self.extend(tip - place(tip)).then_some(())?;
+        }
+        let at = place(tip);
+        self.move_tip(at);
+        let above = at + size;
+        if tip > above {
+            // SAFETY: of the run, so it belongs to nobody.
+            unsafe { self.put(self.pointer_to(above), tip - above) };
+        }
+        Some(self.pointer_to(at))
+    }
+
+    /// Has the run hold so many bytes, if the bump has them.
+    #[inline(never)]
+    fn extend(&self, size: usize) -> bool {
+        if size <= self.tip() - self.low.get() {
+            return true;
+        }
+        // A handler can lift the limit of its `&Bump`, which then continues in another chunk, which may even lie in this
+        // arena: nothing is to be had from there.
+        if self.has_other_chunks() {
+            return false;
+        }
+        let cursor = self.cursor();
+        if cursor != self.low.get() && !self.begin_run(cursor, size) {
+            return false;
+        }
+        let wanted = size - (self.tip() - self.low.get());
+        // The cursor is at the run's lower end, which is aligned; so what is taken follows it. Asked for more than it has, a
+        // bump without a limit would ask the global allocator, that is us, for a chunk.
+        let room = self.low.get() - self.memory.as_ptr().addr();
+        if wanted > room {
+            return false;
+        }
+        let taken = wanted.max(BATCH.min(room));
+        // SAFETY: a power of two, and a size that is far from overflowing.
+        let layout = unsafe { Layout::from_size_align_unchecked(taken, GRANULE) };
+        let Ok(block) = self.bump.try_alloc_layout(layout) else {
+            return false;
+        };
+        debug_assert_eq!(block.as_ptr().addr(), self.low.get() - taken);
+        self.low.set(block.as_ptr().addr());
+        true
+    }
+
+    /// The handler has used the bump below the run, which ends there; another one begins at the bump's cursor, if that has
+    /// `size` bytes, and notes what lies above it.
+    fn begin_run(&self, cursor: usize, size: usize) -> bool {
+        let (low, tip) = (self.low.get(), self.tip());
+        let start = cursor & !(GRANULE - 1);
+        let note = match low.saturating_sub(cursor) >= GAP_MIN {
+            true => size_of::<Gap>(),
+            false => 0,
+        };
+        let first = note + (cursor - start);
+        if first + size > cursor - self.memory.as_ptr().addr() {
+            return false;
+        }
+        if first > 0 {
+            // SAFETY: an alignment of one, and a size that is there.
+            let layout = unsafe { Layout::from_size_align_unchecked(first, 1) };
+            if self.bump.try_alloc_layout(layout).is_err() {
+                return false;
+            }
+        }
+        if tip > low {
+            // SAFETY: the rest of the old run belongs to nobody.
+            unsafe { self.put(self.pointer_to(low), tip - low) };
+        }
+        self.taken.set(self.taken.get() + low.saturating_sub(start));
+        let begin = start - note;
+        if note > 0 {
+            let gap = Gap {
+                older: self.gaps.get(),
+                bytes: (low - start) & !(GRANULE - 1),
+            };
+            let place = self.pointer_to(begin).cast::<Gap>();
+            // SAFETY: just taken from the bump, in the arena, and aligned.
+            unsafe { place.write(gap) };
+            self.gaps.set(place.as_ptr());
+        }
+        self.low.set(begin);
+        self.move_tip(begin);
+        true
+    }
+
+    /// Whether the bump's current chunk is not the arena.
+    #[inline(always)]
+    fn has_other_chunks(&self) -> bool {
+        self.bump.allocated_bytes() != self.limit
+    }
+
+    /// A pointer to an address of the arena.
+    #[inline(always)]
+    fn pointer_to(&self, address: usize) -> NonNull<u8> {
+        // SAFETY: by the caller's word the address lies in the arena, or at its end.
+        unsafe { self.memory.add(address - self.memory.as_ptr().addr()) }
+    }
+
+    /// Joins what was freed, if that may make room for so many bytes; what lies at the cursor goes back to the bump.
+    fn join_freed(&self, size: usize) -> bool {
+        if self.free() < size || self.joins.get() == 0 {
+            return false;
+        }
+        let base = self.base();
+        let looked_at = self.freed.join(base, |block| {
+            let is_tip = base.address_of(block.at) == self.tip();
+            if is_tip {
+                self.move_tip(self.tip() + block.bytes());
+            }
+            !is_tip
+        });
+        self.give_back_to_bump();
+        self.pay_for_joining(looked_at);
+        true
+    }
+
+    /// Joining looks at every free block. A request that makes us do so at every allocation is at its end: so many looks are
+    /// what it has.
+    fn pay_for_joining(&self, looked_at: u32) {
+        self.joins.set(self.joins.get().saturating_sub(looked_at));
+    }
+
+    /// The bump's cursor, if its current chunk is the arena.
+    #[inline(always)]
+    fn cursor(&self) -> usize {
+        self.memory.as_ptr().addr() + self.bump.chunk_capacity()
+    }
+
+    /// Leaves the run what the next few blocks will want, and the bump the rest.
+    #[cold]
+    fn give_back_to_bump(&self) {
+        let (low, tip) = (self.low.get(), self.tip());
+        let too_much = (tip - low).saturating_sub(BATCH) & !(GRANULE - 1);
+        if too_much == 0 || self.has_other_chunks() || self.cursor() != low {
+            return;
+        }
+        // SAFETY: an alignment and a size that are possible.
+        let layout = unsafe { Layout::from_size_align_unchecked(too_much, GRANULE) };
+        // SAFETY: the lower end of the run: handed out by this bump, as its last bytes, and used by nobody.
+        unsafe { (&self.bump).deallocate(self.pointer_to(low), layout) };
+        self.low.set(low + too_much);
+    }
+
+    /// Gives a block back: to the run if it is the last one made, else to the lists.
     ///
     /// # Safety
     /// `block` came from [`Heap::allocate`], [`Heap::grow`] or [`Heap::shrink`] of this heap with `layout`, and is not used again.
     #[inline(always)]
     pub(crate) unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
-        self.count_deallocation();
-        self.note_peak();
+        let size = rounded(layout.size());
+        if block.as_ptr().addr() >= self.mark.get() {
+            // SAFETY: as promised by the caller.
+            return unsafe { self.give_back_kept(block, size) };
+        }
         // SAFETY: as promised by the caller.
-        unsafe { (&self.bump).deallocate(block, layout) };
+        unsafe { self.give_back(block, size) };
     }
 
-    /// Makes a block larger: by the difference if it is the last one made, else by a copy that leaves a hole.
+    /// # Safety
+    /// The bytes lie below the mark, were handed out, and are used by nobody.
+    #[inline(always)]
+    unsafe fn give_back(&self, block: NonNull<u8>, size: usize) {
+        let live = self.live.get();
+        if live > self.live_peak.get() {
+            self.live_peak.set(live);
+        }
+        self.live.set(live.wrapping_sub(size));
+        let tip = self.tip.get();
+        if block == tip {
+            // SAFETY: the end of a block of the arena.
+            let above = unsafe { tip.add(size) };
+            self.tip.set(above);
+            if above.as_ptr().addr() - self.low.get() > 2 * BATCH {
+                self.give_back_to_bump();
+            }
+        } else {
+            // SAFETY: as promised by the caller.
+            unsafe { self.put(block, size) };
+        }
+    }
+
+    /// Puts bytes into the lists.
+    ///
+    /// # Safety
+    /// As for [`Heap::give_back`].
+    #[inline(always)]
+    unsafe fn put(&self, block: NonNull<u8>, size: usize) {
+        // SAFETY: by the caller's promise they belong to nobody, and lie in the arena.
+        unsafe { self.freed.put(self.base(), self.stretch(block, size)) };
+    }
+
+    /// # Safety
+    /// The bytes lie above the mark, were handed out, and are used by nobody.
+    #[cold]
+    unsafe fn give_back_kept(&self, block: NonNull<u8>, size: usize) {
+        // Its lists outlive this request, also if that is left by a jump: nothing may end in the middle of this.
+        ensure_stack(STACK_MARGIN);
+        let stretch = self.stretch(block, size);
+        self.kept.set(self.kept.get().wrapping_sub(size));
+        self.wipe_block(stretch);
+        // SAFETY: by the caller's promise.
+        unsafe { self.kept_freed.put(self.base(), stretch) };
+    }
+
+    #[inline(always)]
+    fn stretch(&self, block: NonNull<u8>, size: usize) -> Stretch {
+        Stretch {
+            at: self.base().granule_of(block.as_ptr().addr()),
+            len: (size / GRANULE) as u32,
+        }
+    }
+
+    /// What is free above the mark is not wiped between requests, so it is when it is put there.
+    fn wipe_block(&self, block: Stretch) {
+        if let Some(byte) = self.wipe.byte() {
+            let at = self.base().pointer_to(block.at);
+            // SAFETY: the block belongs to nobody.
+            unsafe { at.write_bytes(byte, block.bytes()) };
+        }
+    }
+
+    /// Makes a block larger: by the difference if it is the last one made, else by a copy.
     ///
     /// # Safety
     /// As for [`Heap::deallocate`]; `new.size() ≥ old.size()`, equal alignment. On `Err` the block is as it was.
@@ -185,14 +609,32 @@ impl Heap {
         old: Layout,
         new: Layout,
     ) -> Result<NonNull<u8>, DoesNotFit> {
-        // SAFETY: as promised by the caller.
-        match unsafe { (&self.bump).grow(block, old, new) } {
-            Ok(grown) if self.owns(grown.as_ptr().addr()) => Ok(grown.cast()),
-            _ => Err(DoesNotFit),
+        let (had, wants) = (rounded(old.size()), rounded(new.size()));
+        if had == wants {
+            return Ok(block);
         }
+        let more = wants - had;
+        let at = block.as_ptr().addr();
+        // At the tip it grows downwards, and its bytes move; unless the handler has used the bump since, and a new run begins.
+        let has_room = || more <= at - self.low.get() || (self.extend(more) && at == self.tip());
+        if at == self.tip() && at < self.mark.get() && old.align() <= GRANULE && has_room() {
+            self.move_tip(at - more);
+            self.count_allocation(more);
+            let grown = self.pointer_to(at - more);
+            // SAFETY: both lie in the run or in the block, and the bytes are the block's.
+            unsafe { ptr::copy(block.as_ptr(), grown.as_ptr(), old.size()) };
+            return Ok(grown);
+        }
+        let grown = self.allocate(new)?;
+        // SAFETY: both are live and do not overlap; the old one is not used again, by the caller's promise.
+        unsafe {
+            ptr::copy_nonoverlapping(block.as_ptr(), grown.as_ptr(), old.size());
+            self.deallocate(block, old);
+        }
+        Ok(grown)
     }
 
-    /// Makes a block smaller, giving bytes back where bumpalo finds it worth the copy.
+    /// Makes a block smaller, and gives the rest back.
     ///
     /// # Safety
     /// As for [`Heap::deallocate`]; `new.size() ≤ old.size()`, equal alignment.
@@ -202,56 +644,186 @@ impl Heap {
         block: NonNull<u8>,
         old: Layout,
         new: Layout,
-    ) -> Result<NonNull<u8>, DoesNotFit> {
-        self.note_peak();
-        // SAFETY: as promised by the caller.
-        match unsafe { (&self.bump).shrink(block, old, new) } {
-            Ok(shrunk) => Ok(shrunk.cast()),
-            Err(_) => Err(DoesNotFit),
+    ) -> NonNull<u8> {
+        let (had, wants) = (rounded(old.size()), rounded(new.size()));
+        if had == wants {
+            return block;
         }
+        let less = had - wants;
+        let is_kept = block.as_ptr().addr() >= self.mark.get();
+        // At the tip its bytes move to its upper end, if the two do not overlap; else its upper end goes to the lists.
+        let is_tip = block == self.tip.get() && !is_kept;
+        if is_tip && wants <= less && old.align() <= GRANULE {
+            // SAFETY: within the block.
+            let moved = unsafe { block.add(less) };
+            // SAFETY: both lie in the block and do not overlap; then its lower part is used by nobody.
+            unsafe {
+                ptr::copy_nonoverlapping(block.as_ptr(), moved.as_ptr(), new.size());
+                self.give_back(block, less);
+            }
+            return moved;
+        }
+        // SAFETY: the block's upper end, which is not used again by the caller's promise.
+        unsafe {
+            let rest = block.add(wants);
+            if is_kept {
+                self.give_back_kept(rest, less);
+            } else {
+                self.give_back(rest, less);
+            }
+        }
+        block
     }
 
+    /// Ends a request: what it has left in use is kept, everything else is free.
+    ///
+    /// # Safety
+    /// The request has ended: no borrow of [`Heap::bump`] lives, and nothing of it is used again but the blocks that are live.
     #[inline(always)]
-    fn note_peak(&self) {
-        let used = self.used();
-        if used > self.peak.get() {
-            self.peak.set(used);
-        }
-    }
-
-    /// Empties the arena by moving its cursor back.
-    ///
-    /// # Safety
-    /// Nothing allocated from it is used again, and no borrow of [`Heap::bump`] lives.
-    pub(crate) unsafe fn reset(&mut self, wipe: Wipe) {
-        if let Some(byte) = wipe.byte() {
-            // All of it: what bumpalo's collections have used and given back again, no high water knows.
-            // SAFETY: the chunk's data is the first `initial_free` bytes of our memory, its footer follows; by the
-            // caller's promise nobody uses the data.
-            unsafe { self.memory.write_bytes(byte, self.initial_free) };
-        }
-        if self.bump.allocated_bytes() == self.limit {
-            self.bump.reset();
+    pub(crate) unsafe fn end_request(&mut self) {
+        let is_clean = self.tip() == self.mark.get()
+            && self.freed.is_empty()
+            && self.gaps.get().is_null()
+            && !self.has_other_chunks()
+            && self.cursor() == self.low.get()
+            && (self.kept.get() != 0 || self.mark.get() == self.top)
+            && self.wipe == Wipe::None;
+        if is_clean {
+            // Everything was given back where it had been taken from. What the run holds may stay in it.
             self.close(); // a handler with the `&Bump` may have lifted it
+            self.live_peak.set(0);
         } else {
-            // SAFETY: as for this function.
-            unsafe { self.rebuild() };
+            // SAFETY: by the caller's promise.
+            unsafe { self.clear_up() };
         }
-        self.live.set(0);
-        self.peak.set(0);
     }
 
-    /// The bump has a second chunk, because a handler lifted its limit. It would now give our memory back and keep the
-    /// other; so it is abandoned, with that chunk, and built anew.
+    /// # Safety
+    /// As for [`Heap::end_request`].
+    #[inline(never)]
+    unsafe fn clear_up(&mut self) {
+        if self.live.get() != 0 {
+            // SAFETY: by the caller's promise.
+            unsafe { self.keep() };
+        }
+        // SAFETY: what is live lies above the mark now.
+        unsafe { self.reset() };
+    }
+
+    /// Moves the mark below everything of this request that is still live: it belongs to the thread from now on. What the
+    /// request has given back, and what it has used of the bump itself, is free above the mark.
     ///
     /// # Safety
-    /// As for [`Heap::reset`].
-    #[cold]
-    unsafe fn rebuild(&mut self) {
-        // SAFETY: the memory was given to us for good in `new`, and the old bump, which referred to it, is forgotten.
-        let fresh = unsafe { Heap::new(self.memory, self.len) };
-        let fresh = fresh.expect("the same memory has held the same arena before");
-        mem::forget(mem::replace(self, fresh));
+    /// The request has ended: no borrow of [`Heap::bump`] lives, and nothing allocated through it is used again.
+    unsafe fn keep(&mut self) {
+        // SAFETY: as for this function.
+        unsafe { self.discard_other_chunks() };
+        let base = self.base();
+        // Below the tip lie the rest of the run and the handler's own use of the bump.
+        let mut lowest = self.tip();
+        self.free_gaps();
+        // Lowest first: what is free right above the tip is skipped, so that the mark lies above it.
+        self.freed.join(base, |block| {
+            let is_lowest = base.address_of(block.at) == lowest;
+            if is_lowest {
+                lowest += block.bytes();
+            }
+            !is_lowest
+        });
+        let kept = &self.kept_freed;
+        self.freed.join(base, |block| {
+            self.wipe_block(block);
+            // SAFETY: a block of the arena's, in no list any more.
+            unsafe { kept.put(base, block) };
+            false
+        });
+        self.freed.clear();
+        self.mark.set(lowest);
+        self.kept.set(self.kept.get() + self.live.get());
+        self.live.set(0);
+    }
+
+    /// Puts what the handler has used of the bump, as far as there are notes on it, into the lists.
+    fn free_gaps(&self) {
+        let base = self.base();
+        let mut gap = self.gaps.replace(ptr::null());
+        // SAFETY: the notes lie in the arena, below what they tell of, and were given back by nobody.
+        while let Some(note) = unsafe { gap.as_ref() } {
+            let stretch = Stretch {
+                at: base.granule_of(gap.addr()),
+                len: ((size_of::<Gap>() + note.bytes) / GRANULE) as u32,
+            };
+            gap = note.older;
+            // SAFETY: the note is done with, and what the handler took from the bump is not used again.
+            unsafe { self.freed.put(base, stretch) };
+        }
+    }
+
+    /// Empties the arena below the mark by moving its cursor back to it; and moves the mark to the top, if nothing above
+    /// it is live.
+    ///
+    /// # Safety
+    /// Nothing below the mark is used again, and no borrow of [`Heap::bump`] lives.
+    unsafe fn reset(&mut self) {
+        if self.kept.get() == 0 && self.mark.get() != self.top {
+            self.kept_freed.clear();
+            self.mark.set(self.top);
+        }
+        if let Some(byte) = self.wipe.byte() {
+            // All of it: what bumpalo's collections have used and given back again, no high water knows.
+            // SAFETY: the chunk's data below the mark is the first bytes of our memory; by the caller's promise nobody
+            // uses it.
+            unsafe {
+                let len = self.mark.get() - self.memory.as_ptr().addr();
+                self.memory.write_bytes(byte, len);
+            };
+        }
+        // SAFETY: as for this function.
+        unsafe { self.discard_other_chunks() };
+        if self.has_other_chunks() {
+            // SAFETY: the memory was given to us for good in `new`, and no bump has it now.
+            let fresh = unsafe {
+                allocator::carve(self.memory, self.len, || {
+                    Bump::try_with_capacity(self.capacity)
+                })
+            };
+            self.bump = fresh.expect("the same memory has held the same arena before");
+        } else {
+            self.bump.reset();
+        }
+        self.close(); // a handler with the `&Bump` may have lifted it
+        let kept = self.top - self.mark.get();
+        if kept > 0 {
+            // SAFETY: a size within the chunk, and an alignment of one.
+            let layout = unsafe { Layout::from_size_align_unchecked(kept, 1) };
+            // The bump is empty and hands out from the top: this is what lies above the mark. It is not written to.
+            let above = self.bump.try_alloc_layout(layout);
+            debug_assert!(above.is_ok_and(|at| at.as_ptr().addr() == self.mark.get()));
+        }
+        self.freed.clear();
+        self.live.set(0);
+        self.live_peak.set(0);
+        self.taken.set(0);
+        self.gaps.set(ptr::null());
+        self.low.set(self.mark.get());
+        self.move_tip(self.mark.get());
+        self.joins.set(JOINS);
+    }
+
+    /// The bump may have other chunks than ours, because a handler lifted its limit. Then all of them are given back, ours
+    /// to nobody, and until the next reset there is a bump without memory.
+    ///
+    /// # Safety
+    /// No borrow of [`Heap::bump`] lives, and nothing allocated through it is used again.
+    #[inline(always)]
+    unsafe fn discard_other_chunks(&mut self) {
+        if self.has_other_chunks() {
+            let bump = mem::replace(&mut self.bump, Bump::new());
+            let memory = self.memory.as_ptr().addr();
+            let (below, above) = allocator::discard(bump, memory, self.len, self.mark.get());
+            self.live.set(self.live.get() - below);
+            self.kept.set(self.kept.get() - above);
+        }
     }
 }
 
@@ -281,211 +853,5 @@ impl Wipe {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::mem::ManuallyDrop;
-
-    /// Without it no heap can be built, see [`Heap::new`]. It serves all unit tests of this crate.
-    #[global_allocator]
-    static GLOBAL: crate::TransomAllocator = crate::TransomAllocator;
-
-    const LEN: usize = 16 << 10;
-
-    /// A heap over a vector's memory.
-    struct Lab {
-        heap: ManuallyDrop<Heap>,
-        // Referred to by the heap alone, which is never dropped; 16-aligned, as it wants it.
-        _memory: Vec<u128>,
-    }
-
-    impl Lab {
-        fn new() -> Self {
-            let mut memory = vec![0u128; LEN / 16];
-            let start = NonNull::new(memory.as_mut_ptr().cast()).expect("not empty");
-            // SAFETY: aligned to 16, LEN bytes, and kept in the same value as the heap.
-            let heap = unsafe { Heap::new(start, LEN) }.expect("the allocator is ours");
-            Lab {
-                heap: ManuallyDrop::new(heap),
-                _memory: memory,
-            }
-        }
-    }
-
-    fn layout(size: usize, align: usize) -> Layout {
-        Layout::from_size_align(size, align).expect("small")
-    }
-
-    /// A block with its pattern, which no other block may touch.
-    struct Block {
-        at: NonNull<u8>,
-        layout: Layout,
-        fill: u8,
-    }
-
-    impl Block {
-        fn fill(&self) {
-            // SAFETY: the block is live.
-            unsafe { self.at.write_bytes(self.fill, self.layout.size()) };
-        }
-
-        fn check(&self, len: usize) {
-            // SAFETY: the block is live, and `len` bytes of it were written.
-            let bytes = unsafe { std::slice::from_raw_parts(self.at.as_ptr(), len) };
-            assert!(bytes.iter().all(|&byte| byte == self.fill));
-        }
-    }
-
-    /// Small numbers in an order that is the same each time, so that Miri can run what it has run before.
-    struct Dice(u32);
-
-    impl Dice {
-        fn throw(&mut self, below: usize) -> usize {
-            self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (self.0 >> 8) as usize % below
-        }
-    }
-
-    #[test]
-    fn blocks_keep_their_bytes_through_every_sequence() {
-        let mut lab = Lab::new();
-        for seed in 0..if cfg!(miri) { 8 } else { 400 } {
-            let heap = &lab.heap;
-            let mut dice = Dice(seed);
-            let mut live: Vec<Block> = Vec::new();
-            for step in 0..60u8 {
-                let fresh = layout(1 + dice.throw(600), 1 << dice.throw(7));
-                let index = dice.throw(live.len().max(1));
-                match dice.throw(4) {
-                    0 | 1 => live.extend(heap.allocate(fresh).ok().map(|at| Block {
-                        at,
-                        layout: fresh,
-                        fill: step,
-                    })),
-                    2 if !live.is_empty() => {
-                        let block = &mut live[index];
-                        let (old, new) = (block.layout, layout(fresh.size(), block.layout.align()));
-                        // SAFETY: the block is live with `old`.
-                        let moved = unsafe {
-                            if new.size() >= old.size() {
-                                heap.grow(block.at, old, new)
-                            } else {
-                                heap.shrink(block.at, old, new)
-                            }
-                        };
-                        if let Ok(at) = moved {
-                            (block.at, block.layout) = (at, new);
-                            block.check(old.size().min(new.size()));
-                        }
-                    }
-                    _ if !live.is_empty() => {
-                        let block = live.swap_remove(index);
-                        block.check(block.layout.size());
-                        // SAFETY: the block is live with this layout, and forgotten here.
-                        unsafe { heap.deallocate(block.at, block.layout) };
-                    }
-                    _ => {}
-                }
-                for block in &live {
-                    let at = block.at.as_ptr().addr();
-                    assert!(at.is_multiple_of(block.layout.align()));
-                    assert!(heap.owns(at) && heap.owns(at + block.layout.size() - 1));
-                    block.fill();
-                }
-                for block in &live {
-                    block.check(block.layout.size()); // filled after the others: nobody overlaps
-                }
-                assert_eq!(heap.live() as usize, live.len());
-                assert_eq!(heap.used() + heap.free(), heap.capacity());
-            }
-            // SAFETY: the blocks are forgotten with this iteration.
-            unsafe { lab.heap.reset(Wipe::None) };
-            assert_eq!(
-                (lab.heap.used(), lab.heap.live(), lab.heap.high_water()),
-                (0, 0, 0)
-            );
-        }
-    }
-
-    #[test]
-    fn an_arena_is_usable_to_its_last_byte_and_refuses_the_next() {
-        let lab = Lab::new();
-        let all = lab
-            .heap
-            .allocate(layout(lab.heap.capacity(), 1))
-            .expect("all of it");
-        assert_eq!(lab.heap.free(), 0);
-        assert_eq!(lab.heap.allocate(layout(1, 1)), Err(DoesNotFit));
-        // SAFETY: live with this layout.
-        let grown = unsafe {
-            let had = layout(lab.heap.capacity(), 1);
-            lab.heap.grow(all, had, layout(lab.heap.capacity() + 1, 1))
-        };
-        assert_eq!(grown, Err(DoesNotFit));
-        assert_eq!(lab.heap.high_water(), lab.heap.capacity());
-    }
-
-    #[test]
-    fn a_wiped_arena_is_wiped_wherever_it_was_written() {
-        let mut lab = Lab::new();
-        for (wipe, byte) in [(Wipe::Poison, Wipe::POISON), (Wipe::Zero, 0)] {
-            let size = lab.heap.capacity();
-            let at = lab.heap.allocate(layout(size, 1)).expect("all of it");
-            // SAFETY: just allocated; given back through the bump, which no count of ours sees, and not used again.
-            unsafe {
-                at.write_bytes(7, size);
-                lab.heap.bump().deallocate(at, layout(size, 1));
-                lab.heap.peak.set(0);
-                lab.heap.reset(wipe);
-            }
-            let at = lab.heap.allocate(layout(size, 1)).expect("all of it again");
-            // SAFETY: just allocated, and written by the wipe.
-            let bytes = unsafe { std::slice::from_raw_parts(at.as_ptr(), size) };
-            assert!(bytes.iter().all(|&b| b == byte), "{wipe:?}");
-            // SAFETY: not used again.
-            unsafe { lab.heap.reset(Wipe::None) };
-        }
-    }
-
-    #[test]
-    #[cfg_attr(
-        miri,
-        ignore = "a chunk is abandoned on purpose, which Miri calls a leak"
-    )]
-    fn a_bump_whose_limit_was_lifted_is_closed_again_or_built_anew() {
-        let mut lab = Lab::new();
-        let base = lab.heap.memory;
-        for beyond in [false, true] {
-            lab.heap.bump().set_allocation_limit(None);
-            if beyond {
-                // This thread runs no request, so the second chunk comes from the process heap.
-                let large = lab.heap.bump().alloc_slice_fill_copy(2 * LEN, 1u8);
-                assert!(!lab.heap.owns(large.as_ptr().addr()));
-                assert_eq!(
-                    lab.heap.allocate(layout(1, 1)),
-                    Err(DoesNotFit),
-                    "not from there"
-                );
-            }
-            // SAFETY: nothing allocated is used again.
-            unsafe { lab.heap.reset(Wipe::None) };
-            assert!(
-                lab.heap
-                    .bump()
-                    .try_alloc_slice_fill_copy(2 * LEN, 1u8)
-                    .is_err()
-            );
-            let at = lab.heap.allocate(layout(64, 16)).expect("as before");
-            assert!(lab.heap.owns(at.as_ptr().addr()) && lab.heap.memory == base);
-            // SAFETY: nothing allocated is used again.
-            unsafe { lab.heap.reset(Wipe::None) };
-        }
-    }
-
-    #[test]
-    fn memory_too_small_for_an_arena_is_refused() {
-        let mut memory = [0u128; 2];
-        let start = NonNull::from(&mut memory).cast();
-        // SAFETY: aligned, 32 bytes, not used by anybody else; nothing is built in it.
-        assert!(unsafe { Heap::new(start, 32) }.is_err());
-    }
-}
+#[path = "heap_tests.rs"]
+mod tests;

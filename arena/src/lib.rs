@@ -11,45 +11,79 @@
 //!
 //! This crate knows about memory and ways out. It knows nothing of HTTP, sockets or doors.
 
+#[cfg(panic = "abort")]
+compile_error!(
+    "Transom needs `panic = \"unwind\"`: a panic in a handler is a 500, and not the end of the process. Remove `panic = \"abort\"` from the profile."
+);
+
+#[cfg(all(
+    feature = "c-heap",
+    not(all(
+        target_os = "linux",
+        target_env = "gnu",
+        not(target_feature = "crt-static")
+    ))
+))]
+compile_error!(
+    "the feature `c-heap` needs Linux with glibc, linked dynamically: its `malloc` falls through to `__libc_malloc`. Build with `default-features = false`; what C libraries allocate is then outside the bound."
+);
+
 mod allocator;
 mod bound;
 mod bucket;
 mod bytes;
+#[cfg(all(feature = "c-heap", not(miri)))]
+mod c_heap;
 mod cleanup;
+mod events;
+mod exhaustion;
+mod free_lists;
 pub mod futex;
 mod geometry;
 mod heap;
 mod mutex;
+mod overdraft;
 mod panic;
-mod pin;
+mod parking;
+mod pool;
+mod process_heap;
 mod recovery;
 mod region;
+mod remote;
+mod rwlock;
 mod server_thread;
 mod shared;
 mod signal;
 mod stack;
 mod thread;
 
-pub use allocator::{
-    TransomAllocator, first_process_heap_allocation, forbid_process_heap, process_heap_allocations,
-    seal, settle_process_heap,
-};
+pub use allocator::TransomAllocator;
 pub use bound::{Bound, BoundError, MemoryLimit, PAGE, Place, Term, pages};
 pub use bucket::{Bucket, BucketState, Buckets, BucketsError};
 pub use bumpalo::Bump;
 pub use bytes::{Bytes, ParseBytesError};
+#[cfg(all(feature = "c-heap", not(miri)))]
+pub use c_heap::{CHeapError, CHeapUsage, c_heap_usage, install_c_heap};
 pub use cleanup::WayOut;
+pub use exhaustion::{Exhaustion, Reason};
 pub use geometry::{BUCKETS_MAX, BucketGeometry, GeometryError};
 pub use heap::Wipe;
+pub use overdraft::{
+    OverdraftError, OverdraftUsage, install_overdraft, overdraft_share, overdraft_usage,
+};
 pub use panic::{PanicNote, install_hook as install_panic_hook};
+pub use process_heap::{
+    first_process_heap_allocation, forbid_process_heap, process_heap_allocations, seal,
+    settle_process_heap,
+};
 pub use recovery::{
-    Exhaustion, Failed, Outcome, Policy, Reason, Tenant, Usage, current_bucket, current_usage,
-    defer, ensure_stack, parked, stack_remaining,
+    Failed, Outcome, Policy, Tenant, Usage, current_bucket, current_usage, defer, ensure_stack,
+    exhausted, parked, refusing, stack_remaining,
 };
 pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes};
 pub use server_thread::ThreadMain;
 pub use shared::{
-    Poisoned, Shared, SharedHeapError, install_shared_heap, outside, shared_heap_usage,
+    Shared, SharedError, SharedHeapError, install_shared_heap, outside, shared_heap_usage,
 };
 pub use stack::StackGauge;
 

@@ -6,6 +6,7 @@
 //! `addr2line -e BINARY` takes. On threads that are not running a request the hook that was there before is called.
 
 use crate::bucket::Bucket;
+use crate::events::{ABORTING, NOTED};
 use crate::recovery;
 use crate::thread::bound;
 use std::any::Any;
@@ -66,27 +67,23 @@ impl PanicNote {
         self.exhaustion.get()
     }
 
-    /// Forgets what an earlier request said. On the bucket's thread, while no note is handed out.
-    #[inline]
-    pub(crate) fn clear(&self) {
+    /// Notes a sentence, instead of what was there. On the bucket's thread, while no note is handed out.
+    pub(crate) fn say(&self, sentence: &str) {
         self.frame_count.set(0);
         self.exhaustion.set(false);
         // SAFETY: see `message`; by the caller's promise no reference is held.
-        unsafe { (*self.message.get()).clear() };
+        let message = unsafe { &mut *self.message.get() };
+        message.clear();
+        let _ = message.write_str(sentence); // truncates, never fails
     }
 
-    /// A payload that was thrown by `resume_unwind` has not been past the hook: note what it says. As for `clear`.
-    pub(crate) fn say_if_silent(&self, payload: &(dyn Any + Send)) {
-        if self.exhaustion.get() || !self.message().is_empty() {
-            return;
-        }
+    /// A payload that was thrown by `resume_unwind` has not been past the hook: note what it says. As for `say`.
+    pub(crate) fn say_what(&self, payload: &(dyn Any + Send)) {
         let said = payload
             .downcast_ref::<&str>()
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        // SAFETY: as for `clear`.
-        let message = unsafe { &mut *self.message.get() };
-        let _ = message.write_str(said.unwrap_or(NO_TEXT)); // truncates, never fails
+        self.say(said.unwrap_or(NO_TEXT));
     }
 }
 
@@ -137,12 +134,15 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
     // the runtime's lock on the hook is held now, and whoever set a hook later would wait for it for ever.
     let aborts = said.starts_with("panic in a destructor during cleanup")
         || said.starts_with("panic in a function that cannot unwind");
-    bucket.aborting.set(aborts);
+    if aborts {
+        bucket.events.add(ABORTING);
+    }
     true
 }
 
 fn write_note(bucket: &Bucket, info: &PanicHookInfo<'_>, said: &str) {
     let note = &bucket.panic_note;
+    bucket.events.add(NOTED);
     let file = info.location().map_or("", std::panic::Location::file);
     // The first is said by `Bump`, the second by its collections.
     let full = file.contains("bumpalo")
@@ -276,6 +276,11 @@ fn walk(frames: &mut [usize; FRAMES_MAX]) -> usize {
 #[cfg(miri)]
 fn walk(_: &mut [usize; FRAMES_MAX]) -> usize {
     0
+}
+
+/// Whether an address lies in the executable, and not in a library. False before the panic hook is installed.
+pub(crate) fn lies_in_executable(address: usize) -> bool {
+    address.wrapping_sub(LOADED_AT.load(Ordering::Relaxed)) < LOADED_SIZE.load(Ordering::Relaxed)
 }
 
 /// Where the executable is loaded, and how many bytes it has there.

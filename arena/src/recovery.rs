@@ -1,20 +1,45 @@
 //! Entering a handler, and every way out of it.
 //!
-//! | what ran out | [`Policy::Park`] (any Rust handler) | [`Policy::Escape`] (the author's promise; C) |
+//! | what ran out | [`Policy::Overdraft`] (any Rust handler) | [`Policy::Escape`] (the author's promise; C) |
 //! |---|---|---|
 //! | arena, through `&Bump` | unwinds | unwinds |
-//! | arena, through the global allocator | reply, then the thread sleeps for ever | jump |
-//! | stack | the same, from the signal stack | jump |
+//! | arena, through the global allocator | served from the overdraft, and marked: it returns, its answer is a 500 | jump |
+//! | its share of the overdraft | parked | |
+//! | stack | parked | jump |
 //! | panic | unwinds | unwinds |
+//!
+//! A marked request is not unwound: an unwinding poisons every `Mutex` and `LazyLock` whose guard it passes, and later
+//! requests want those. It learns that it is over from the calls into the platform that can fail ([`exhausted`]).
 //!
 //! Never unwound out of `GlobalAlloc::alloc` (undefined behaviour), never a `setjmp` in Rust (it returns twice and the
 //! compiler does not know): the guard is a closure, by `sjlj2`.
+//!
+//! # What a frame that never returns has lent
+//!
+//! A parked request's thread sleeps for ever, but its frames may have lent what they had to threads that do not
+//! (`std::thread::scope`, rayon's scopes): those go on reading and writing it, for ever. So everything that a frame can
+//! hold must stay as it is, not only for the frame. This is the list; `tests/lent.rs` and the tests of the platform try
+//! each entry with a scoped thread that outlives the parking.
+//!
+//! | what a frame can hold | why it stays |
+//! |---|---|
+//! | its stack, and every local on it | the thread never ends, and the bucket is given to nobody: its state is `Parked` for good |
+//! | blocks of its arena | the arena is reset by the bucket's thread only, between two requests |
+//! | blocks of the overdraft, the shared heap, the C heap, the process heap | blocks are freed by who has them; settling an account only changes a number |
+//! | a panic's note, `&Bump`, `&Request`, a body's reader | not `Sync`, so no other thread has them; they lie in the bucket |
+//! | thread-locals lent by `with` | the thread never ends |
+//! | a value in a [`Shared`](crate::Shared) cell | a cell that was left by parking never again gives a `&mut` to the same storage; a fresh value goes into other storage |
+//! | a cleanup's closure | `'static`: it owns what it uses, and is moved out of its block when it runs |
+//! | the request's and the reply's bytes, and the connection's descriptor | the slot is never used again, and the descriptor never closed: `Call::emergency` in `transom-doors`, `application.rs` in `transom-platform` |
+//! | guards of locks | never released, because what they guard may be half-way; whoever wants such a lock waits for ever, and is counted as lost when its deadline has passed |
 
-use crate::allocator::{from_panic_room, from_process_heap};
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::futex;
+use crate::events::{ABORTING, DRAWS, MARKED, NOTED, USES_C};
+use crate::exhaustion::{Exhaustion, Reason};
+use crate::overdraft;
 use crate::panic::{self, PanicNote};
+use crate::parking::{on_cleanup_stack, park, sleep_for_ever};
 use crate::signal;
 use crate::thread::{bound, thread};
 use bumpalo::Bump;
@@ -24,79 +49,26 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
+use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Below this much stack we do not start anything that must not be interrupted half-way: a stack overflow under one of our
 /// locks, or malloc's, would leave it locked for everybody.
 pub(crate) const STACK_MARGIN: usize = 8 << 10;
 
+/// What an answer, a log record and cleanups want; with less the cleanup stack is used, which has as much.
+const PARKING_STACK: usize = 24 << 10;
+
+/// With less stack left than this a request is marked as one that has outgrown it.
+pub(crate) const SOFT_STACK: usize = 16 << 10;
+
 /// What is done when an allocation through the global allocator, or a stack, does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// Report, then sleep for ever. Sound for every handler: the allocation never returns and nothing is skipped.
-    Park,
+    /// Serve it from the overdraft, and let the handler return. Sound for every handler: nothing is skipped.
+    Overdraft,
     /// Jump to the recovery point. Only [`Tenant::enter_escaping`] sets it, which is `unsafe`.
     Escape,
-}
-
-/// What ran out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The bucket's arena.
-    Arena,
-    /// The bucket's stack.
-    Stack,
-    /// The shared heap.
-    SharedHeap,
-}
-
-impl Reason {
-    /// The word for it in metrics and logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::Arena => "arena",
-            Reason::Stack => "stack",
-            Reason::SharedHeap => "shared-heap",
-        }
-    }
-
-    /// The flag that would raise it.
-    #[must_use]
-    pub fn flag(self) -> &'static str {
-        match self {
-            Reason::Arena => "--bucket-size",
-            Reason::Stack => "--stack-size",
-            Reason::SharedHeap => "--shared-heap",
-        }
-    }
-}
-
-/// An allocation that did not fit, or a stack overflow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exhaustion {
-    /// What ran out.
-    pub reason: Reason,
-    /// Bytes asked for; 0 when the number is not known (a stack overflow; `&Bump`, of which only `free` is known to be
-    /// too little).
-    pub asked: usize,
-    /// Bytes in use at that moment.
-    pub used: usize,
-    /// Bytes that were still free.
-    pub free: usize,
-    /// Bytes of what ran out.
-    pub size: usize,
-}
-
-impl Exhaustion {
-    pub(crate) const NOTHING: Exhaustion = Exhaustion {
-        reason: Reason::Arena,
-        asked: 0,
-        used: 0,
-        free: 0,
-        size: 0,
-    };
 }
 
 /// Why a request has no answer of its own.
@@ -104,17 +76,19 @@ impl Exhaustion {
 pub enum Failed<'t> {
     /// It outgrew its bucket.
     Exhausted(Exhaustion),
-    /// It panicked.
+    /// It panicked, or called `abort`.
     Panicked(&'t PanicNote),
 }
 
 /// What a request used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// The most arena bytes in use at once.
+    /// The most arena bytes in use at once, what earlier requests have left included.
     pub high_water: usize,
     /// Bytes the arena has.
     pub capacity: usize,
+    /// Bytes that it drew from the overdraft and had at its end.
+    pub overdrawn: usize,
 }
 
 /// How a request ended.
@@ -124,12 +98,16 @@ pub struct Outcome<'t, R> {
     pub result: Result<R, Failed<'t>>,
     /// What it used.
     pub usage: Usage,
-    /// Allocations of it that are still live: if not 0, the bucket is pinned.
-    pub live: u32,
+    /// Bytes of its bucket that it has left in use. They stay where they are.
+    pub left: usize,
+    /// Bytes of the bucket that this and earlier requests have left in use.
+    pub kept: usize,
+    /// Bytes of the C heap that it has left in use.
+    pub c_left: usize,
 }
 
-/// Called on a thread that will never return, so that its client gets an answer. May run on the signal stack, inside a
-/// failing allocation: it must not allocate, lock, or panic.
+/// Called on a thread that will never return, so that its client gets an answer. It must not lock what a handler may hold,
+/// and must not panic.
 pub(crate) type Stuck = *const (dyn Fn(Failed<'_>) + 'static);
 
 /// The right to run requests in one bucket, on the thread that has it.
@@ -172,7 +150,7 @@ impl Tenant {
         self.bucket
     }
 
-    /// Runs one request in the bucket, under [`Policy::Park`].
+    /// Runs one request in the bucket, under [`Policy::Overdraft`].
     ///
     /// `stuck` is called if the thread is parked, so that somebody is told; this function then never returns.
     /// What `f` returns must not refer to the bucket, which the bounds on `R` see to.
@@ -184,8 +162,8 @@ impl Tenant {
         stuck: &dyn Fn(Failed<'_>),
         f: impl FnOnce(&Bump) -> R,
     ) -> Outcome<'_, R> {
-        // SAFETY: nothing is promised and nothing is needed under Park.
-        unsafe { self.enter_with(Policy::Park, stuck, f) }
+        // SAFETY: nothing is promised, and nothing is needed: under this policy no frame is skipped.
+        unsafe { self.enter_with(Policy::Overdraft, stuck, f) }
     }
 
     /// Runs one request in the bucket, under [`Policy::Escape`].
@@ -224,8 +202,8 @@ impl Tenant {
         );
         bucket.policy.set(policy);
         bucket.stuck.set(Some(stuck));
-        bucket.panic_note.clear();
-        bucket.aborting.set(false);
+        bucket.events.clear();
+        bucket.heap().begin(policy == Policy::Overdraft);
         bucket.set_state(BucketState::Busy);
         thread(|t| {
             t.aim.set(bucket);
@@ -251,6 +229,9 @@ impl Tenant {
         bucket.recovery.set(ptr::null_mut());
 
         let result = match landing {
+            ControlFlow::Continue(Ok(_)) if bucket.events.any(MARKED) => {
+                Err(Failed::Exhausted(bucket.exhaustion.get()))
+            }
             ControlFlow::Continue(Ok(value)) => Ok(value),
             ControlFlow::Continue(Err(payload)) => Err(self.unwound(payload)),
             ControlFlow::Break(_) => Err(self.escaped()),
@@ -263,49 +244,61 @@ impl Tenant {
         self.leave(result)
     }
 
-    /// Accounts, and empties the bucket if nothing of the request lives on.
+    /// Accounts, and empties the bucket of what the request does not live on in.
     #[inline]
     fn leave<'t, R>(&'t mut self, result: Result<R, Failed<'t>>) -> Outcome<'t, R> {
         let bucket = self.bucket;
-        let usage = Usage {
+        let mut usage = Usage {
             high_water: bucket.heap().high_water(),
             capacity: bucket.heap().capacity(),
+            overdrawn: 0,
         };
         bucket.note_high_water(usage.high_water);
         bucket.stack_gauge.request_ended();
-        let live = bucket.live();
-        if live == 0 {
-            // SAFETY: this is the bucket's thread, the request is over, and nothing it allocated is live. (After an
-            // escape `escaped` has said so on the strength of the contract.)
-            unsafe { bucket.reset() };
-            bucket.set_state(BucketState::Idle);
+        let mut c_left = 0;
+        if !bucket.events.none() {
+            usage.overdrawn = overdraft::drawn(bucket);
+            c_left = settle_pools(bucket);
         }
+        let left = bucket.live();
+        // SAFETY: this is the bucket's thread, and the request is over. What it has left is counted. (After an escape
+        // `escaped` has said that it left nothing, on the strength of the contract.)
+        unsafe { bucket.reset() };
+        bucket.set_state(BucketState::Idle);
         Outcome {
             result,
             usage,
-            live,
+            left,
+            kept: bucket.kept(),
+            c_left,
         }
     }
 
-    /// Blocks until the allocations that the last request left alive are freed, then empties the bucket. Returns at
-    /// once if there are none. Call it before the next [`enter`](Tenant::enter) when [`Outcome::live`] was not 0.
-    pub fn wait_until_unpinned(&mut self) {
-        if self.bucket.live() != 0 {
-            self.bucket.wait_until_unpinned();
-        }
-        // SAFETY: as in `leave`.
-        unsafe { self.bucket.reset() };
+    /// Uses again what other threads have freed since the last request; gives how many bytes earlier requests have left in
+    /// use.
+    pub fn look_at_kept(&mut self) -> usize {
+        self.bucket.look_at_kept()
+    }
+
+    /// Says that the bucket is out of service for a while, or in it again. For observers.
+    pub fn set_resting(&mut self, rests: bool) {
+        self.bucket.set_state(match rests {
+            true => BucketState::Resting,
+            false => BucketState::Idle,
+        });
     }
 
     #[cold]
     fn unwound(&self, payload: Box<dyn Any + Send>) -> Failed<'static> {
         let bucket = self.bucket;
-        bucket.panic_note.say_if_silent(&*payload);
-        self.clean_up(WayOut::Unwound);
+        if !bucket.events.any(NOTED) {
+            bucket.panic_note.say_what(&*payload);
+        }
         bucket.failing.set(true);
+        clean_up(bucket, WayOut::Unwound);
         drop_payload(payload);
         bucket.failing.set(false);
-        if bucket.panic_note.is_exhaustion() {
+        if bucket.panic_note.is_exhaustion() || bucket.events.any(MARKED) {
             Failed::Exhausted(bucket.exhaustion.get())
         } else {
             Failed::Panicked(&bucket.panic_note)
@@ -315,35 +308,48 @@ impl Tenant {
     #[cold]
     fn escaped(&self) -> Failed<'static> {
         let bucket = self.bucket;
-        thread(|t| t.outside.set(0));
+        thread(|t| {
+            t.outside.set(0);
+            t.pool.set(0);
+            t.writing.set(0);
+            // What the jump has left behind may be half-way: the reserve serves what the cleanups allocate.
+            t.aim.set(ptr::null());
+        });
+        // By the escape contract nothing outside points into the bucket: what was live is dead. The cleanups lie in it.
+        bucket.forget_panic_room();
         let exhaustion = bucket.exhaustion.get();
-        self.clean_up(way_out_of(exhaustion.reason));
-        // By the escape contract nothing outside points into the bucket: what was live is dead.
+        bucket.failing.set(true);
+        clean_up(bucket, way_out_of(exhaustion.reason));
+        bucket.failing.set(false);
         bucket.forget_live();
         Failed::Exhausted(exhaustion)
-    }
-
-    /// Runs the cleanups of a request that did not return, allocating from the panic room.
-    fn clean_up(&self, way_out: WayOut) {
-        let bucket = self.bucket;
-        bucket.failing.set(true);
-        thread(|t| t.aim.set(ptr::null()));
-        run_cleanups(bucket, way_out);
-        bucket.failing.set(false);
     }
 }
 
 impl Drop for Tenant {
     fn drop(&mut self) {
-        self.wait_until_unpinned();
         if !self.on_its_stack {
             self.bucket.disown();
         }
     }
 }
 
-/// Runs all of them, however many panic.
-fn run_cleanups(bucket: &Bucket, way_out: WayOut) {
+/// The request has ended, or will never end: what it has left in the pools is nobody's now. Bytes of that in the C heap.
+#[cold]
+pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
+    if bucket.events.any(DRAWS) {
+        overdraft::settle(bucket);
+    }
+    #[cfg(all(feature = "c-heap", not(miri)))]
+    if bucket.events.any(USES_C) {
+        return crate::c_heap::settle(bucket);
+    }
+    0
+}
+
+/// Releases the cells that a request which did not return has locked, then runs its cleanups, however many panic.
+pub(crate) fn clean_up(bucket: &Bucket, way_out: WayOut) {
+    bucket.held.release_all(bucket, way_out);
     while let Err(payload) = catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))) {
         drop_payload(payload);
     }
@@ -361,21 +367,81 @@ fn drop_payload(mut payload: Box<dyn Any + Send>) {
     std::mem::forget(payload);
 }
 
-fn way_out_of(reason: Reason) -> WayOut {
+pub(crate) fn way_out_of(reason: Reason) -> WayOut {
     match reason {
         Reason::Arena | Reason::SharedHeap => WayOut::ExhaustedArena,
         Reason::Stack => WayOut::ExhaustedStack,
     }
 }
 
-/// An allocation does not fit this bucket's arena. Returns a block only to a thread that is failing already.
+/// An allocation does not fit this bucket's arena. A block from elsewhere, or no return at all; null only inside
+/// [`refusing`].
+///
+/// Null would not do otherwise: what the standard library then does before it aborts takes locks of its own, and with
+/// `RUST_BACKTRACE` allocates megabytes under one of them.
 #[cold]
 #[inline(never)]
-pub(crate) fn does_not_fit(bucket: &Bucket, layout: Layout) -> NonNull<u8> {
-    if is_failing(bucket) {
-        return from_panic_room(bucket, layout);
+pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
+    if bucket.refusing.get() {
+        return ptr::null_mut();
     }
-    fail(bucket, arena_exhausted(bucket, layout.size()))
+    if is_failing(bucket) {
+        return while_failing(bucket, layout);
+    }
+    let exhaustion = arena_exhausted(bucket, layout.size());
+    if may_jump(bucket) {
+        bucket.exhaustion.set(exhaustion);
+        jump(bucket);
+    }
+    from_overdraft(bucket, layout, exhaustion)
+}
+
+/// A block from the overdraft, and the request is marked; or it is parked.
+fn from_overdraft(bucket: &'static Bucket, layout: Layout, exhaustion: Exhaustion) -> *mut u8 {
+    match overdraft::allocate(bucket, layout) {
+        Some(block) => {
+            mark(bucket, exhaustion);
+            block.as_ptr()
+        }
+        None => park_exhausted(bucket, exhaustion),
+    }
+}
+
+/// The request can have no more, and cannot go on without.
+fn park_exhausted(bucket: &'static Bucket, exhaustion: Exhaustion) -> ! {
+    bucket.exhaustion.set(exhaustion);
+    bucket.events.remove(ABORTING);
+    park_here_or_there(bucket)
+}
+
+/// Parks on the stack of now, if there is enough of it.
+fn park_here_or_there(bucket: &'static Bucket) -> ! {
+    match stack_remaining() {
+        Some(left) if left < PARKING_STACK => on_cleanup_stack(bucket),
+        _ => park(bucket),
+    }
+}
+
+/// For a thread that is panicking or cleaning up: the failure path must not depend on the arena that is full. It may have
+/// a share of the overdraft like any other, and no more.
+#[cold]
+pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
+    let block = bucket
+        .allocate_in_panic_room(layout)
+        .or_else(|| overdraft::allocate(bucket, layout));
+    match block {
+        Some(block) => block.as_ptr(),
+        None if bucket.state() == BucketState::Parked => sleep_for_ever(),
+        None => park_exhausted(bucket, arena_exhausted(bucket, layout.size())),
+    }
+}
+
+/// The request has outgrown its bucket, and goes on to its return.
+pub(crate) fn mark(bucket: &Bucket, exhaustion: Exhaustion) {
+    if !bucket.events.any(MARKED) {
+        bucket.events.add(MARKED);
+        bucket.exhaustion.set(exhaustion);
+    }
 }
 
 /// What to report when `asked` bytes (0: not known) do not fit the arena.
@@ -390,57 +456,91 @@ pub(crate) fn arena_exhausted(bucket: &Bucket, asked: usize) -> Exhaustion {
     }
 }
 
-/// A thread that is failing already asked for more than the panic room and the process heap have.
-#[cold]
-pub(crate) fn nothing_is_left(bucket: &Bucket, layout: Layout) -> ! {
-    let exhaustion = arena_exhausted(bucket, layout.size());
-    park(
-        bucket,
-        Failed::Exhausted(exhaustion),
-        WayOut::ExhaustedArena,
-    )
-}
-
-/// An allocation does not fit the shared heap. Returns a block only to a thread that is not running a request, or that
-/// is failing already.
+/// An allocation does not fit the shared heap. As [`does_not_fit`].
 #[cold]
 #[inline(never)]
 pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
-    match bound() {
-        Some(bucket) if !is_failing(bucket) => {
-            let (used, size) = crate::shared::shared_heap_usage();
-            fail(
-                bucket,
-                Exhaustion {
-                    reason: Reason::SharedHeap,
-                    asked: layout.size(),
-                    used,
-                    free: size.saturating_sub(used),
-                    size,
-                },
-            )
-        }
-        Some(bucket) => NonNull::new(from_process_heap(layout))
-            .unwrap_or_else(|| nothing_is_left(bucket, layout))
-            .as_ptr(),
-        None => from_process_heap(layout),
+    let Some(bucket) = bound() else {
+        return crate::allocator::from_process_heap(layout);
+    };
+    if bucket.refusing.get() {
+        return ptr::null_mut();
+    }
+    if is_failing(bucket) {
+        return while_failing(bucket, layout);
+    }
+    let (used, size) = crate::shared::shared_heap_usage();
+    let exhaustion = Exhaustion {
+        reason: Reason::SharedHeap,
+        asked: layout.size(),
+        used,
+        free: size.saturating_sub(used),
+        size,
+    };
+    // A cell that is being changed must not be left half-way: its closure goes on to its end.
+    if thread(|t| t.writing.get()) == 0 && may_jump(bucket) {
+        bucket.exhaustion.set(exhaustion);
+        jump(bucket);
+    }
+    bucket.spilled.set(bucket.spilled.get().wrapping_add(1));
+    from_overdraft(bucket, layout, exhaustion)
+}
+
+fn stack_exhausted(bucket: &Bucket) -> Exhaustion {
+    let size = bucket.geometry().stack_size();
+    Exhaustion {
+        reason: Reason::Stack,
+        asked: 0,
+        used: size,
+        free: 0,
+        size,
     }
 }
 
-/// The stack of this bucket has overflowed. In the signal handler, on the signal stack.
-pub(crate) fn stack_overflowed(bucket: &Bucket) -> ! {
+/// The stack of this bucket has overflowed, or is about to. Not for a signal handler.
+fn stack_overflowed(bucket: &'static Bucket) -> ! {
+    note_overflow(bucket);
+    if may_jump(bucket) {
+        jump(bucket);
+    }
+    on_cleanup_stack(bucket)
+}
+
+/// Notes that it has, for the report.
+pub(crate) fn note_overflow(bucket: &Bucket) {
     bucket.stack_gauge.overflowed();
-    let size = bucket.geometry().stack_size();
-    fail(
-        bucket,
-        Exhaustion {
-            reason: Reason::Stack,
-            asked: 0,
-            used: size,
-            free: 0,
-            size,
-        },
-    )
+    bucket.exhaustion.set(stack_exhausted(bucket));
+    // That is why, whatever a panic says that it was unwinding.
+    bucket.events.remove(ABORTING);
+}
+
+/// Whether this request may be left by a jump now.
+pub(crate) fn may_jump(bucket: &Bucket) -> bool {
+    bucket.policy.get() == Policy::Escape
+        && !bucket.recovery.get().is_null()
+        && !is_failing(bucket)
+        && thread(|t| t.in_c.get()) == 0
+}
+
+/// Leaves the request by a jump, after [`may_jump`] has said that it may be.
+pub(crate) fn jump(bucket: &Bucket) -> ! {
+    // SAFETY: the recovery point is set exactly while the frame of `catch_long_jump` in `enter_with` lives, on this
+    // thread. The frames in between are the handler's, whose author has promised the escape contract, and frames of the
+    // allocator and this module, which own nothing.
+    unsafe { sjlj2::JumpPoint::from_raw(bucket.recovery.get()).long_jump(1) }
+}
+
+/// `abort` was called on the thread that runs this bucket's request: because a panic cannot unwind, or because the handler
+/// or a library of it wanted to.
+pub(crate) fn aborted(bucket: &'static Bucket) -> ! {
+    if bucket.state() == BucketState::Parked {
+        sleep_for_ever();
+    }
+    if !bucket.events.any(ABORTING) {
+        bucket.panic_note.say("abort was called");
+        bucket.events.add(ABORTING);
+    }
+    park_here_or_there(bucket)
 }
 
 /// Bytes of stack left to the request that this thread is running; `None` on a thread whose stack is not in a bucket.
@@ -450,72 +550,68 @@ pub(crate) fn stack_overflowed(bucket: &Bucket) -> ! {
 pub fn stack_remaining() -> Option<usize> {
     let bucket = bound()?;
     let marker = 0u8;
-    let depth = (&raw const marker as usize).checked_sub(bucket.stack_bottom())?;
-    (depth < bucket.geometry().stack_size()).then_some(depth)
+    let here = &raw const marker as usize;
+    let left_of = |(bottom, size): (usize, usize)| {
+        let left = here.wrapping_sub(bottom);
+        (left < size).then_some(left)
+    };
+    left_of((bucket.stack_bottom(), bucket.geometry().stack_size()))
+        .or_else(|| left_of(bucket.cleanup_stack()))
 }
 
 /// Returns if at least `margin` bytes of stack are left; else the request ends here, as by a stack overflow.
 pub fn ensure_stack(margin: usize) {
     if let (Some(bucket), Some(left)) = (bound(), stack_remaining())
         && left < margin
-        && !is_failing(bucket)
     {
+        if bucket.state() == BucketState::Parked {
+            sleep_for_ever(); // it is reported; the cleanup that needs so much is not waited for
+        }
         stack_overflowed(bucket);
     }
 }
 
-/// While a thread panics or cleans up it must neither jump (the panic count would stay raised) nor park.
+/// Whether the request that this thread runs has outgrown its bucket and is to end, and by what. Near the end of its stack
+/// it has.
+#[inline]
+#[must_use]
+pub fn exhausted() -> Option<Exhaustion> {
+    let bucket = bound()?;
+    if !bucket.events.any(MARKED) && stack_remaining().is_some_and(|left| left < SOFT_STACK) {
+        mark(bucket, stack_exhausted(bucket));
+    }
+    bucket.events.any(MARKED).then(|| bucket.exhaustion.get())
+}
+
+/// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request or drawing on
+/// the overdraft. For what can do without: `Vec::try_reserve` and the like.
+pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<(&'static Bucket, bool)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            if let Some((bucket, before)) = self.0 {
+                bucket.refusing.set(before);
+            }
+        }
+    }
+    let _restore = Restore(bound().map(|bucket| (bucket, bucket.refusing.replace(true))));
+    f()
+}
+
+/// While a thread panics or cleans up it must neither jump (the panic count would stay raised) nor be marked.
 fn is_failing(bucket: &Bucket) -> bool {
     bucket.failing.get() || std::thread::panicking()
 }
 
-/// Leaves the request by a jump if it may be left so, else parks it.
-fn fail(bucket: &Bucket, exhaustion: Exhaustion) -> ! {
-    bucket.exhaustion.set(exhaustion);
-    let recovery_point = bucket.recovery.get();
-    if bucket.policy.get() == Policy::Escape && !recovery_point.is_null() && !is_failing(bucket) {
-        // SAFETY: the recovery point is set exactly while the frame of `catch_long_jump` in `enter_with` lives, on this
-        // thread. The frames in between are the handler's, whose author has promised the escape contract, and frames
-        // of the allocator and this module, which own nothing.
-        unsafe { sjlj2::JumpPoint::from_raw(recovery_point).long_jump(1) }
-    }
-    park(
-        bucket,
-        Failed::Exhausted(exhaustion),
-        way_out_of(exhaustion.reason),
-    )
-}
-
-/// Runs the cleanups, reports, and never returns. The frames of the handler stay as they are for ever.
-pub(crate) fn park(bucket: &Bucket, failed: Failed<'_>, way_out: WayOut) -> ! {
-    bucket.failing.set(true);
-    thread(|t| t.aim.set(ptr::null()));
-    run_cleanups(bucket, way_out);
-    bucket.note_high_water(bucket.heap().high_water());
-    bucket.set_state(BucketState::Parked);
-    if let Some(stuck) = bucket.stuck.get() {
-        // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.
-        unsafe { (*stuck)(failed) };
-    }
-    let never = AtomicU32::new(0);
-    loop {
-        futex::wait(&never, 0);
-    }
-}
-
 /// Registers a closure to run when the current request ends, on every way out, last registered first. It lies in the
-/// bucket's arena. Returns false, without keeping it, on a thread that is not running a request.
+/// bucket's arena. Returns false, without keeping it, on a thread that is not running a request, and where the request
+/// has no memory left at all.
 ///
-/// On a way out other than [`WayOut::Returned`] allocations in it come from the panic room. If the request is parked,
-/// it runs inside the failing allocation, or (stack overflow) on a signal stack of 16 KiB: keep it short.
+/// On a way out other than [`WayOut::Returned`] allocations in it come from the bucket's reserve and the overdraft. If the
+/// request is parked it runs after the client has got its answer, beside frames that still hold what they held, and after
+/// a stack overflow on a stack of 24 KiB: keep it short.
 pub fn defer<F: FnOnce(WayOut) + 'static>(closure: F) -> bool {
-    match bound() {
-        Some(bucket) => {
-            bucket.defer(closure);
-            true
-        }
-        None => false,
-    }
+    bound().is_some_and(|bucket| bucket.defer(closure))
 }
 
 /// The bucket whose request this thread is running.

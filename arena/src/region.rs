@@ -1,9 +1,9 @@
-//! The region: one mapping, laid out from the terms of the [`Bound`], with guard pages between its parts.
+//! The region: one mapping, laid out from the terms of the [`Bound`], with guards between its parts.
 //!
 //! It is mapped once and never unmapped: buckets, slots and tables in it are referred to for as long as the process
 //! lives. A guard page costs address space and no memory.
 
-use crate::bound::{Bound, PAGE, Place, pages};
+use crate::bound::{Bound, PAGE, Place};
 use memmap2::{MmapMut, MmapOptions};
 use std::fs;
 use std::io;
@@ -167,8 +167,8 @@ pub struct Region {
     base: NonNull<u8>,
     len: usize,
     parts: Vec<Part>,
-    /// Offsets of guard pages, ascending once [`Region::commit`] has sorted them.
-    guards: Vec<usize>,
+    /// Offsets of guards and their lengths, ascending once [`Region::commit`] has sorted them.
+    guards: Vec<(usize, usize)>,
     options: RegionOptions,
 }
 
@@ -186,7 +186,10 @@ impl Region {
         let mut offsets = Vec::new();
         let mut len = PAGE;
         for term in bound.terms().iter().filter(|t| t.place == Place::Region) {
-            let bytes = term.bytes().ok_or(RegionError::TooLarge)?;
+            let guards = term.count.checked_mul(term.guards);
+            let bytes = term.bytes().zip(guards);
+            let bytes = bytes.and_then(|(bytes, guards)| bytes.checked_add(guards));
+            let bytes = bytes.ok_or(RegionError::TooLarge)?;
             offsets.push((term, len, bytes));
             len = len
                 .checked_add(bytes)
@@ -215,11 +218,11 @@ impl Region {
                 len: bytes,
             })
             .collect();
-        let mut guards: Vec<usize> = offsets
+        let mut guards: Vec<_> = offsets
             .iter()
-            .map(|&(_, offset, _)| offset - PAGE)
+            .map(|&(_, offset, _)| (offset - PAGE, PAGE))
             .collect();
-        guards.push(len - PAGE);
+        guards.push((len - PAGE, PAGE));
         Ok(Region {
             base,
             len,
@@ -236,11 +239,11 @@ impl Region {
         Some(self.parts.remove(index))
     }
 
-    /// Asks for a guard page at `address`, to be made by [`Region::commit`].
-    pub(crate) fn guard(&mut self, address: NonNull<u8>) {
+    /// Asks for a guard of `len` bytes at `address`, to be made by [`Region::commit`].
+    pub(crate) fn guard(&mut self, address: NonNull<u8>, len: usize) {
         let offset = address.as_ptr() as usize - self.base.as_ptr() as usize;
-        debug_assert!(offset.is_multiple_of(PAGE) && offset < self.len);
-        self.guards.push(offset);
+        debug_assert!(offset.is_multiple_of(PAGE) && offset + len <= self.len);
+        self.guards.push((offset, len));
     }
 
     /// Makes the guard pages, then touches and locks the memory between them as the options say.
@@ -269,19 +272,19 @@ impl Region {
 
     fn install_guards(&self) -> Result<(), RegionError> {
         let mut lightweight = true;
-        for &offset in &self.guards {
-            // SAFETY: the page lies in our mapping and, being a guard, in no part that anyone refers to.
+        for &(offset, len) in &self.guards {
+            // SAFETY: the pages lie in our mapping and, being a guard, in nothing that anyone refers to.
             let page = unsafe { self.base.add(offset) }.as_ptr().cast();
             if lightweight {
-                // SAFETY: as above; on success the page faults on every access.
-                if unsafe { libc::madvise(page, PAGE, MADV_GUARD_INSTALL) } == 0 {
+                // SAFETY: as above; on success the pages fault on every access.
+                if unsafe { libc::madvise(page, len, MADV_GUARD_INSTALL) } == 0 {
                     continue;
                 }
                 lightweight = false;
                 self.check_map_count()?;
             }
             // SAFETY: as above.
-            if unsafe { libc::mprotect(page, PAGE, libc::PROT_NONE) } != 0 {
+            if unsafe { libc::mprotect(page, len, libc::PROT_NONE) } != 0 {
                 return Err(RegionError::Guard {
                     source: io::Error::last_os_error(),
                 });
@@ -314,7 +317,7 @@ impl Region {
         self.guards
             .iter()
             .zip(ends)
-            .map(|(&start, &end)| start + PAGE..end)
+            .map(|(&(start, len), &(end, _))| start + len..end)
             .filter(|range| !range.is_empty())
             .collect()
     }
@@ -403,10 +406,10 @@ fn page_size() -> usize {
     usize::try_from(size).unwrap_or(0)
 }
 
-/// Bytes of address space that guards add to a bound with `parts` parts and `buckets` buckets.
+/// Bytes of address space that guards between parts add to a bound with `parts` parts.
 #[must_use]
-pub fn guard_bytes(parts: usize, buckets: usize) -> usize {
-    pages((parts + 1 + 2 * buckets) * PAGE).expect("guards of at most 16,384 buckets")
+pub fn guard_bytes(parts: usize) -> usize {
+    (parts + 1) * PAGE
 }
 
 #[cfg(all(test, not(miri)))]
@@ -421,6 +424,7 @@ mod tests {
                 name,
                 count,
                 unit,
+                guards: 0,
                 holder: "a test",
                 flags: "--test",
                 place: Place::Region,
@@ -469,7 +473,7 @@ mod tests {
         }
         assert_eq!(
             region.addresses().len(),
-            bound.bytes_in(Place::Region) + guard_bytes(2, 0)
+            bound.bytes_in(Place::Region) + guard_bytes(2)
         );
     }
 

@@ -15,8 +15,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub type ThreadMain = fn(Tenant, usize);
 
 impl Bucket {
-    /// Starts a thread on this bucket's stack, bound to it for life. It runs `main(tenant, argument)`. When that returns the
-    /// thread ends and the bucket stays taken: nobody can say when its stack has seen its last use.
+    /// Starts a thread on this bucket's stack, bound to it. It runs `main(tenant, argument)`. When that returns the thread
+    /// ends, which runs the destructors of its thread-locals; the bucket can have another thread once
+    /// [`has_ended`](Bucket::has_ended) has said that this one is gone.
     ///
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`] if the bucket has a thread; what `pthread_create` says otherwise (the limits on
@@ -37,6 +38,21 @@ impl Bucket {
         result
     }
 
+    /// Whether the thread that this bucket had has ended and is gone, so that the bucket can have another one. False while it
+    /// runs, and while destructors of its thread-locals do. True once; by one thread at a time.
+    pub fn has_ended(&'static self) -> bool {
+        let Some(thread) = self.thread_that_returned() else {
+            return false;
+        };
+        // SAFETY: the thread was created joinable and was not joined, because `disown` comes right after.
+        if unsafe { libc::pthread_tryjoin_np(thread, std::ptr::null_mut()) } != 0 {
+            return false;
+        }
+        self.end_of_thread();
+        self.disown();
+        true
+    }
+
     fn create_thread(&'static self) -> io::Result<()> {
         let check = |code: libc::c_int| match code {
             0 => Ok(()),
@@ -54,12 +70,6 @@ impl Bucket {
                 self.stack_bottom() as *mut c_void,
                 self.geometry().stack_size(),
             ))
-            .and_then(|()| {
-                check(libc::pthread_attr_setdetachstate(
-                    attributes,
-                    libc::PTHREAD_CREATE_DETACHED,
-                ))
-            })
             .and_then(|()| {
                 check(libc::pthread_create(
                     thread.as_mut_ptr(),
@@ -84,6 +94,10 @@ extern "C" fn start(argument: *mut c_void) -> *mut c_void {
         // A panic here is a bug of ours, outside any request; it must not cross into the C library.
         let _ = catch_unwind(AssertUnwindSafe(|| main(tenant, argument)));
     }
+    // What destructors of thread-locals allocate comes from the bucket, as what they free goes back to it.
+    bucket.begin_to_end();
+    // SAFETY: pthread_self has no preconditions.
+    bucket.has_returned(unsafe { libc::pthread_self() });
     std::ptr::null_mut()
 }
 

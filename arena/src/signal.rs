@@ -1,12 +1,15 @@
-//! A stack overflow in a handler, and a panic that the runtime does not let unwind: caught on the bucket's signal stack.
+//! A stack overflow in a handler, and an abort that was seen coming: caught on the bucket's signal stack.
 //!
-//! Of faults, only one in the guard page below the stack of the bucket that this thread is bound to is ours; of aborts,
-//! only the one that our panic hook has seen coming. Everything else goes to whoever handled it before, which by default
-//! ends the process: a wild pointer is not exhaustion, and what malloc finds corrupted must not go on.
+//! Of faults, only one in the guard below a stack of the bucket that this thread is bound to is ours; of aborts, only the
+//! one that our panic hook has seen coming. Everything else goes to whoever handled it before, which by
+//! default ends the process: a wild pointer is not exhaustion, and what malloc finds corrupted must not go on. A signal
+//! that somebody has sent is no fault, and changes nothing.
 
-use crate::bucket::Bucket;
-use crate::cleanup::WayOut;
-use crate::recovery::{self, Failed};
+use crate::bucket::{Bucket, BucketState};
+use crate::events::ABORTING;
+use crate::panic;
+use crate::parking::{park_there, sleep_for_ever, top_of_cleanup_stack};
+use crate::recovery::{self, jump, may_jump};
 use crate::thread::bound;
 use std::io;
 use std::mem::MaybeUninit;
@@ -75,19 +78,46 @@ pub(crate) fn use_signal_stack(bucket: &Bucket) -> io::Result<()> {
     }
 }
 
-extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
-    let address = unsafe { (*info).si_addr() } as usize;
-    if let Some(bucket) = bound() {
-        if signal == libc::SIGABRT && bucket.aborting.get() {
-            let failed = Failed::Panicked(&bucket.panic_note);
-            recovery::park(bucket, failed, WayOut::Unwound);
+extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo, and the context that it has interrupted, which is ours to
+    // change.
+    let (info, context) = unsafe { (&*info, &mut *context.cast::<libc::ucontext_t>()) };
+    let is_fault = info.si_code > 0;
+    if signal == libc::SIGABRT {
+        // SAFETY: of a signal that was sent, the sender is known.
+        let sent_by_us = unsafe { !is_fault && info.si_pid() == libc::getpid() };
+        if let Some(bucket) = bound().filter(|_| sent_by_us) {
+            if bucket.state() == BucketState::Parked {
+                sleep_for_ever();
+            }
+            if bucket.events.any(ABORTING) {
+                return go_on_parking(bucket, context);
+            }
         }
-        if signal != libc::SIGABRT && bucket.in_stack_guard(address) {
-            recovery::stack_overflowed(bucket);
+    } else if !is_fault {
+        return; // sent by somebody: nothing has happened here
+    } else if let Some(bucket) = bound() {
+        // SAFETY: of a fault the address is known.
+        let address = unsafe { info.si_addr() } as usize;
+        if bucket.state() == BucketState::Parked
+            && (bucket.in_cleanup_guard(address) || bucket.in_stack_guard(address))
+        {
+            sleep_for_ever(); // a cleanup needs more stack than it has; the request is reported
+        }
+        if bucket.in_stack_guard(address) {
+            recovery::note_overflow(bucket);
+            // A frame of the C library's, or of another object's, may hold a lock of its own.
+            if may_jump(bucket) && panic::lies_in_executable(program_counter(context)) {
+                jump(bucket);
+            }
+            return go_on_parking(bucket, context);
         }
     }
-    // Not ours: put the previous handler back and return; the instruction faults again and reaches it.
+    hand_on(signal);
+}
+
+/// Not ours: puts the previous handler back and returns; the instruction faults again and reaches it.
+fn hand_on(signal: libc::c_int) {
     let index = SIGNALS.iter().position(|&ours| ours == signal);
     if let (Some(previous), Some(index)) = (PREVIOUS.get(), index) {
         // SAFETY: what sigaction gave us is valid to give back.
@@ -98,4 +128,44 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
         // SAFETY: raise is async-signal-safe; the signal is not blocked in here (SA_NODEFER).
         unsafe { libc::raise(signal) };
     }
+}
+
+/// Has the thread go on, once the handler returns, on the cleanup stack, and park there.
+#[cfg(target_arch = "x86_64")]
+fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
+    // As a call leaves it: a return address below a multiple of 16. Nothing returns to zero.
+    let stack = top_of_cleanup_stack(bucket) - size_of::<usize>();
+    // SAFETY: the top word of a stack that nobody uses yet.
+    unsafe { (stack as *mut usize).write(0) };
+    let registers = &mut context.uc_mcontext.gregs;
+    registers[libc::REG_RIP as usize] = park_there as *const () as i64;
+    registers[libc::REG_RSP as usize] = stack as i64;
+    registers[libc::REG_RBP as usize] = 0;
+    registers[libc::REG_RDI as usize] = ptr::from_ref(bucket) as i64;
+    registers[libc::REG_EFL as usize] &= !DIRECTION;
+}
+
+/// The direction flag, which is clear when a function is called. (System V ABI, section 3.2.1)
+#[cfg(target_arch = "x86_64")]
+const DIRECTION: i64 = 0x400;
+
+#[cfg(target_arch = "x86_64")]
+fn program_counter(context: &libc::ucontext_t) -> usize {
+    context.uc_mcontext.gregs[libc::REG_RIP as usize] as usize
+}
+
+/// Has the thread go on, once the handler returns, on the cleanup stack, and park there.
+#[cfg(target_arch = "aarch64")]
+fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
+    let registers = &mut context.uc_mcontext;
+    registers.pc = park_there as *const () as u64;
+    registers.sp = top_of_cleanup_stack(bucket) as u64;
+    registers.regs[0] = ptr::from_ref(bucket) as u64;
+    registers.regs[29] = 0;
+    registers.regs[30] = 0;
+}
+
+#[cfg(target_arch = "aarch64")]
+fn program_counter(context: &libc::ucontext_t) -> usize {
+    context.uc_mcontext.pc as usize
 }

@@ -1,4 +1,4 @@
-//! What this thread is bound to: the four words that the allocator reads.
+//! What this thread is bound to: the words that the allocator reads.
 
 use crate::bucket::Bucket;
 use std::cell::Cell;
@@ -11,8 +11,19 @@ pub(crate) struct Thread {
     pub bound: Cell<*const Bucket>,
     /// How many `outside` closures are on the stack.
     pub outside: Cell<u32>,
+    /// The pool of the shared heap that they allocate from.
+    pub pool: Cell<usize>,
+    /// The largest block that was made in a cell's pool while this thread changes it, and the largest that was freed.
+    pub made: Cell<usize>,
+    pub freed: Cell<usize>,
+    /// How many cells are locked for writing: what does not fit the shared heap must then not be left by a jump.
+    pub writing: Cell<u32>,
+    /// How many functions of the C heap are on the stack.
+    pub in_c: Cell<u32>,
     /// Memory that the next allocation which fits is given (start, bytes), to build an arena in place.
     pub carve: Cell<(*mut u8, usize)>,
+    /// While an arena's bump is thrown away: whose chunks go back to nobody.
+    pub discard: Cell<*const Discard>,
 }
 
 thread_local! {
@@ -21,13 +32,19 @@ thread_local! {
             aim: Cell::new(ptr::null()),
             bound: Cell::new(ptr::null()),
             outside: Cell::new(0),
+            pool: Cell::new(0),
+            made: Cell::new(0),
+            freed: Cell::new(0),
+            writing: Cell::new(0),
+            in_c: Cell::new(0),
             carve: Cell::new((ptr::null_mut(), 0)),
+            discard: Cell::new(ptr::null()),
         }
     };
 }
 
 /// Const-initialised and without a destructor, so this is one thread-pointer-relative address: no lazy registration, and
-/// safe to use in a signal handler and during thread exit.
+/// safe to use in a signal handler, in the dynamic linker, and during thread exit.
 #[inline(always)]
 pub(crate) fn thread<R>(f: impl FnOnce(&Thread) -> R) -> R {
     THREAD.with(f)
@@ -38,4 +55,40 @@ pub(crate) fn thread<R>(f: impl FnOnce(&Thread) -> R) -> R {
 pub(crate) fn bound() -> Option<&'static Bucket> {
     // SAFETY: `bound` is null or points to a control block in the region, which lives for ever.
     unsafe { thread(|t| t.bound.get()).as_ref() }
+}
+
+/// An arena whose bump is being thrown away, and how many bytes of it the bump's other chunks were.
+#[derive(Debug)]
+pub(crate) struct Discard {
+    memory: usize,
+    len: usize,
+    mark: usize,
+    pub below: Cell<usize>,
+    pub above: Cell<usize>,
+}
+
+impl Discard {
+    pub(crate) fn of(memory: usize, len: usize, mark: usize) -> Self {
+        Discard {
+            memory,
+            len,
+            mark,
+            below: Cell::new(0),
+            above: Cell::new(0),
+        }
+    }
+
+    /// Whether a block of so many bytes lies in that arena. The arena's own chunk is no block.
+    pub(crate) fn takes(&self, block: usize, size: usize) -> bool {
+        let lies_in_it = block.wrapping_sub(self.memory) < self.len;
+        if lies_in_it && block != self.memory {
+            let count = if block < self.mark {
+                &self.below
+            } else {
+                &self.above
+            };
+            count.set(count.get() + size);
+        }
+        lies_in_it
+    }
 }

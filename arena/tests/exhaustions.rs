@@ -46,7 +46,7 @@ fn panic(tenant: &mut Tenant) {
     let outcome = tenant.enter(&never_stuck, |_| -> u8 {
         panic!("number {}", black_box(1))
     });
-    assert!(outcome.result.is_err() && outcome.live == 0);
+    assert!(outcome.result.is_err() && outcome.left == 0);
 }
 
 fn overflow(tenant: &mut Tenant) {

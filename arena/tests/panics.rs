@@ -19,7 +19,7 @@ fn a_panic_leaves_its_message_and_place() {
     on_bucket_thread(|tenant| {
         for n in 0..100 {
             let outcome = tenant.enter(&never_stuck, |_| -> u8 { panic!("number {n} is unlucky") });
-            assert_eq!(outcome.live, 0);
+            assert_eq!(outcome.left, 0);
             let message = panic_message(outcome.result);
             assert!(
                 message.starts_with(&format!("number {n} is unlucky, at ")),
@@ -71,7 +71,7 @@ fn child_that_panics_in_full_arenas() {
                     black_box(arena.alloc_layout(most.expect("small")));
                     panic!("formatted {}", black_box(n));
                 });
-                assert_eq!(outcome.live, 0);
+                assert_eq!(outcome.left, 0);
                 let Err(Failed::Panicked(note)) = outcome.result else {
                     panic!("{outcome:?}");
                 };
@@ -113,11 +113,11 @@ fn payloads_of_every_kind_are_dropped_in_their_request() {
     on_bucket_thread(|tenant| {
         for _ in 0..10 {
             let outcome = tenant.enter(&never_stuck, |_| -> u8 { panic_any(vec![1u8; 100]) });
-            assert_eq!(outcome.live, 0);
+            assert_eq!(outcome.left, 0);
             assert!(panic_message(outcome.result).starts_with("a value that is no text"));
 
             let outcome = tenant.enter(&never_stuck, |_| -> u8 { panic_any(Loud("x".repeat(50))) });
-            assert_eq!(outcome.live, 0);
+            assert_eq!(outcome.left, 0);
             assert!(panic_message(outcome.result).starts_with("a value that is no text"));
 
             let outcome = tenant.enter(&never_stuck, |_| -> u8 { panic_any("plain text") });
@@ -142,7 +142,7 @@ fn a_resumed_panic_says_what_its_payload_says_and_not_what_an_earlier_one_said()
             let outcome = tenant.enter(&never_stuck, |_| -> u8 {
                 resume_unwind(Box::new(format!("resumed, {}", black_box(2))))
             });
-            assert_eq!(outcome.live, 0);
+            assert_eq!(outcome.left, 0);
             assert_eq!(panic_message(outcome.result), "resumed, 2");
             let outcome = tenant.enter(&never_stuck, |_| -> u8 { resume_unwind(Box::new(3)) });
             assert_eq!(panic_message(outcome.result), "a value that is no text");
@@ -160,7 +160,7 @@ fn what_a_handler_catches_itself_is_its_own_affair() {
                 (panicked, exhausted, format!("{}", 100).len())
             });
             assert!(matches!(outcome.result, Ok((true, true, 3))), "{outcome:?}");
-            assert_eq!(outcome.live, 0);
+            assert_eq!(outcome.left, 0);
         }
         // And a thread that has caught one may still be left by a jump.
         for _ in 0..100 {

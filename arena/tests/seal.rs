@@ -15,7 +15,7 @@ fn main() {
     seal();
     allocations_from_the_process_heap_are_counted_one_by_one();
     requests_that_stay_in_their_bucket_are_not_counted();
-    a_request_that_makes_a_value_of_the_process_grow_is_counted();
+    a_value_of_the_process_that_grows_in_a_request_moves_into_the_region();
 }
 
 fn nothing_is_counted_before_the_seal() {
@@ -46,6 +46,7 @@ fn requests_that_stay_in_their_bucket_are_not_counted() {
                     let mut text = format!("request {n}");
                     text.push_str(&"and more ".repeat(100));
                     outside(|| drop(black_box(vec![1u8; 100])));
+                    let text = &text;
                     WORDS.with(|words| {
                         words.clear();
                         words.push(text.clone());
@@ -65,13 +66,20 @@ fn requests_that_stay_in_their_bucket_are_not_counted() {
     });
 }
 
-fn a_request_that_makes_a_value_of_the_process_grow_is_counted() {
+fn a_value_of_the_process_that_grows_in_a_request_moves_into_the_region() {
     let mut made_at_start = black_box(Vec::<u8>::with_capacity(10));
     on_bucket_thread(move |tenant| {
         let grown = &mut made_at_start;
         let in_request = counted(|| {
-            tenant.enter(&never_stuck, |_| grown.resize(10_000, 1));
+            let outcome = tenant.enter(&never_stuck, |_| grown.resize(10_000, 1));
+            assert_eq!(outcome.left, 10_000);
         });
-        assert_eq!(in_request, 1);
+        assert_eq!(in_request, 0);
+        let bucket = tenant.bucket();
+        assert!(common::lies_in(
+            bucket,
+            made_at_start.as_ptr() as usize,
+            10_000
+        ));
     });
 }

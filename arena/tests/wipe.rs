@@ -71,15 +71,21 @@ fn what_bumpalos_collections_gave_back_is_wiped_too() {
 }
 
 #[test]
-fn a_pinned_bucket_is_not_wiped_before_it_is_free() {
+fn what_outlives_its_request_is_not_wiped_before_it_is_freed() {
     on_bucket_thread(|tenant| {
-        let outcome = tenant.enter(&never_stuck, |_| &*Box::leak(Box::new([1u8; 32])));
-        let (kept, live) = (outcome.result.expect("returns"), outcome.live);
-        assert_eq!(live, 1);
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let beside = black_box(Box::new([2u8; 32]));
+            let kept = &*Box::leak(Box::new([1u8; 32]));
+            (kept, beside.as_ptr() as usize)
+        });
+        let ((kept, beside), left) = (outcome.result.expect("returns"), outcome.left);
+        assert_eq!(left, 32);
         assert!(is_filled_with(1, kept.as_ptr() as usize, 32));
+        // Its first bytes hold the list of what is free.
+        assert!(is_poisoned(beside + 8, 24));
         // SAFETY: leaked above, and nobody else has it.
         drop(unsafe { Box::from_raw(std::ptr::from_ref(kept).cast_mut()) });
-        tenant.wait_until_unpinned();
+        assert_eq!(tenant.look_at_kept(), 0);
         assert!(is_poisoned(kept.as_ptr() as usize, 32));
     });
 }

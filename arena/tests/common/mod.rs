@@ -9,11 +9,18 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 use transom_arena::{
     Bound, Bucket, BucketGeometry, BucketState, Buckets, Bump, Bytes, Exhaustion, Failed, Place,
-    Reason, Region, RegionOptions, Tenant, Term, Wipe, install_shared_heap,
+    Reason, Region, RegionOptions, Tenant, Term, Wipe, install_c_heap, install_overdraft,
+    install_shared_heap,
 };
 
 pub const BUCKETS: usize = 64;
 pub const SHARED_HEAP: usize = 1 << 20;
+pub const OVERDRAFT: usize = 4 << 20;
+/// What a request may have of the overdraft.
+pub const SHARE: usize = 1 << 20;
+pub const C_HEAP: usize = 4 << 20;
+/// What a request may have of the C heap.
+pub const C_QUOTA: usize = 1 << 20;
 
 struct Set {
     buckets: Buckets,
@@ -26,16 +33,20 @@ static SET: OnceLock<Set> = OnceLock::new();
 fn set(wipe: Wipe) -> &'static Set {
     SET.get_or_init(|| {
         let geometry = BucketGeometry::new(Bytes::kib(512), Bytes::kib(128)).expect("a usual size");
+        let part = |name, unit| Term {
+            name,
+            count: 1,
+            unit,
+            guards: 0,
+            holder: "tests",
+            flags: "--none",
+            place: Place::Region,
+        };
         let bound = Bound::new(vec![
             geometry.term(BUCKETS).expect("some"),
-            Term {
-                name: "shared heap",
-                count: 1,
-                unit: SHARED_HEAP,
-                holder: "Shared",
-                flags: "--shared-heap",
-                place: Place::Region,
-            },
+            part("shared heap", SHARED_HEAP),
+            part("overdraft", OVERDRAFT),
+            part("C heap", C_HEAP),
         ])
         .expect("small");
         let mut region = Region::map(&bound, RegionOptions::default()).expect("maps");
@@ -45,6 +56,10 @@ fn set(wipe: Wipe) -> &'static Set {
         let shared_heap = region.take("shared heap").expect("there");
         let shared_heap_at = shared_heap.base().as_ptr() as usize;
         install_shared_heap(shared_heap).expect("installs");
+        let overdraft = region.take("overdraft").expect("there");
+        install_overdraft(overdraft, SHARE).expect("installs");
+        let c_heap = region.take("C heap").expect("there");
+        install_c_heap(c_heap, C_QUOTA).expect("installs");
         Set {
             buckets,
             buckets_at: part.base().as_ptr() as usize,
@@ -75,7 +90,7 @@ pub fn next_bucket() -> &'static Bucket {
 
 /// Whether `[address, address + len)` lies in this bucket.
 pub fn lies_in(bucket: &Bucket, address: usize, len: usize) -> bool {
-    let size = bucket.geometry().bucket_size();
+    let size = bucket.geometry().stride();
     let base = set(Wipe::Poison).buckets_at + bucket.index() as usize * size;
     address >= base && address + len <= base + size
 }
@@ -127,7 +142,7 @@ pub fn finish(result: &mpsc::Receiver<std::thread::Result<()>>) {
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for a condition, at most [`DEADLINE`].
-pub fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < DEADLINE, "waited in vain: {what}");

@@ -1,0 +1,114 @@
+//! What of the C library's is called by name, and where it lies.
+
+use super::System;
+use crate::{overdraft, shared};
+use std::ffi::c_void;
+use std::ops::Range;
+
+unsafe extern "C" {
+    // The names that glibc keeps for its own allocator, for programs that bring another one. (malloc/malloc.c; exported
+    // since version 2.2.5.)
+    pub(crate) fn __libc_malloc(size: usize) -> *mut c_void;
+    pub(crate) fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
+    pub(crate) fn __libc_realloc(block: *mut c_void, size: usize) -> *mut c_void;
+    pub(crate) fn __libc_free(block: *mut c_void);
+    pub(crate) fn __libc_memalign(align: usize, size: usize) -> *mut c_void;
+}
+
+/// Bytes that a block of glibc's own allocator can hold. It has no name of its own for `malloc_usable_size`, so this reads
+/// the word before the block as that function does: the chunk's size and three flags. (malloc/malloc.c, "chunk")
+///
+/// # Safety
+/// The block came from one of the functions above and is live.
+pub(crate) unsafe fn usable_size(block: *mut u8) -> usize {
+    const FLAGS: usize = 7;
+    const IS_MAPPED: usize = 2;
+    const WORD: usize = size_of::<usize>();
+    // SAFETY: every chunk has this word.
+    let word = unsafe { block.sub(WORD).cast::<usize>().read() };
+    let overhead = if word & IS_MAPPED == 0 {
+        WORD
+    } else {
+        2 * WORD
+    };
+    (word & !FLAGS).saturating_sub(overhead)
+}
+
+/// Finds the dynamic linker and the C library among what is loaded.
+pub(super) fn find_system() -> Option<System> {
+    // SAFETY: getauxval reads process-wide constants.
+    let linker = unsafe { libc::getauxval(libc::AT_BASE) } as usize;
+    Some(System {
+        linker: object_with(linker)?,
+        c_library: object_with(__libc_malloc as *const () as usize)?,
+    })
+}
+
+/// The addresses of the object that an address lies in.
+fn object_with(address: usize) -> Option<Range<usize>> {
+    struct Search {
+        address: usize,
+        found: Option<Range<usize>>,
+    }
+    unsafe extern "C" fn look(
+        info: *mut libc::dl_phdr_info,
+        _: usize,
+        search: *mut c_void,
+    ) -> libc::c_int {
+        // SAFETY: dl_iterate_phdr passes a valid structure, and the pointer that it was given.
+        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
+        // SAFETY: the program headers of a loaded object, as many as it says.
+        let headers =
+            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        let loaded = headers
+            .iter()
+            .filter(|header| header.p_type == libc::PT_LOAD);
+        let ranges = loaded.map(|header| {
+            let start = (info.dlpi_addr + header.p_vaddr) as usize;
+            start..start + header.p_memsz as usize
+        });
+        let whole = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+        match whole {
+            Some(whole) if whole.contains(&search.address) => {
+                search.found = Some(whole);
+                1
+            }
+            _ => 0,
+        }
+    }
+    let mut search = Search {
+        address,
+        found: None,
+    };
+    // SAFETY: the callback is called before this returns, with the pointer to `search`.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
+    search.found
+}
+
+/// A child is forked with the locks as they are, and without the threads that held them. So the thread that forks takes
+/// them first, and both sides release them.
+pub(super) fn hold_locks_at_fork() {
+    extern "C" fn before() {
+        overdraft::hold();
+        shared::hold();
+        super::hold();
+    }
+    extern "C" fn after() {
+        // SAFETY: `before` has run in this thread, or in the one that this one was forked from.
+        unsafe {
+            super::release();
+            shared::release();
+            overdraft::release();
+        }
+    }
+    unsafe extern "C" {
+        fn pthread_atfork(
+            prepare: Option<extern "C" fn()>,
+            parent: Option<extern "C" fn()>,
+            child: Option<extern "C" fn()>,
+        ) -> libc::c_int;
+    }
+    // SAFETY: functions of this program, which stay. It fails only without memory, before the process has started; then
+    // a child of a fork may find a lock held, as it would without this.
+    unsafe { pthread_atfork(Some(before), Some(after), Some(after)) };
+}

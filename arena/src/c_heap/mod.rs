@@ -1,0 +1,324 @@
+//! What C libraries allocate: `malloc` and its family are ours in every program that has this crate.
+//!
+//! | who calls | from what |
+//! |---|---|
+//! | a thread that runs a request | the **C heap**, a part of the region, as far as the request's quota goes; then `NULL` and `ENOMEM`, which is C's own contract |
+//! | the dynamic linker, on such a thread | the same, beyond the quota, and then the process heap: it ends the process if it gets nothing |
+//! | every other thread | the process heap, by the names that the C library keeps for it (`__libc_malloc`) |
+//!
+//! A block goes back to where its address lies, whichever thread frees it. One that outlives its request stays charged to
+//! the heap, and to no request. `abort` is ours too: on a thread that runs a request it ends that request, and its thread
+//! sleeps for ever.
+//!
+//! It works before `main` and in the dynamic linker: it uses no thread-local that is made lazily, takes no lock before the
+//! region is there, and finds nothing by `dlsym`.
+
+mod family;
+pub(crate) mod library;
+
+use crate::bucket::{self, Bucket};
+use crate::events::USES_C;
+use crate::pool::{self, Charged, Claim, Refused, Unsuitable};
+use crate::recovery::{STACK_MARGIN, stack_remaining};
+use crate::region::Part;
+use crate::thread::{bound, thread};
+use std::alloc::Layout;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+/// What `malloc` aligns to.
+const ALIGN: usize = 16;
+
+/// A block has room for a pointer at least: see [`PENDING`].
+const SIZE_MIN: usize = size_of::<*mut ()>();
+
+/// So much of the heap is for the dynamic linker and for small blocks of the C library's own, a sixteenth.
+const RESERVE_SHARE: usize = 16;
+
+/// Beyond its quota a request may have so much for them.
+const SYSTEM_EXTRA: usize = 64 << 10;
+
+/// The C library's own blocks that are served beyond the quota are no larger than this. Registering a thread-local's
+/// destructor takes 32 bytes, and the C library ends the process if it does not get them.
+const SYSTEM_SMALL: usize = 256;
+
+static C_HEAP: Charged = Charged::new(|number| &bucket::numbered(number).c_account);
+static QUOTA: AtomicUsize = AtomicUsize::new(0);
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// Where the dynamic linker and the C library are loaded.
+static SYSTEM: OnceLock<System> = OnceLock::new();
+
+#[derive(Debug)]
+struct System {
+    linker: Range<usize>,
+    c_library: Range<usize>,
+}
+
+/// Blocks that were freed with too little stack left for the heap's lock: each holds the one before it. They are given
+/// back by the next call that takes the lock.
+static PENDING: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+
+/// Gives the C heap its memory, and says how much of it a request may have. Once per process, before any thread is bound to a
+/// bucket. A part without bytes leaves it without: then C libraries get nothing inside requests.
+///
+/// # Errors
+/// [`CHeapError`].
+pub fn install_c_heap(part: Part, quota: usize) -> Result<(), CHeapError> {
+    let len = part.len();
+    if len > 0 && (quota == 0 || quota > len) {
+        return Err(CHeapError::Quota { quota, len });
+    }
+    let system = library::find_system().ok_or(CHeapError::NoSystem)?;
+    SYSTEM.set(system).map_err(|_| CHeapError::Installed)?;
+    C_HEAP.pool().install(part).map_err(|error| match error {
+        Unsuitable::Installed => CHeapError::Installed,
+        Unsuitable::TooSmall => CHeapError::TooSmall { bytes: len },
+    })?;
+    QUOTA.store(quota, Ordering::SeqCst);
+    library::hold_locks_at_fork();
+    Ok(())
+}
+
+/// Why there is no C heap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CHeapError {
+    /// Called twice.
+    #[error("this process has its C heap already")]
+    Installed,
+    /// Too small to begin with.
+    #[error("--c-heap: {bytes} bytes cannot hold anything; give it at least 64KiB, or 0 for none")]
+    TooSmall {
+        /// What was given.
+        bytes: usize,
+    },
+    /// No quota, or one that is larger than the whole.
+    #[error(
+        "--c-heap-per-request is {quota} bytes; it must be at least 1 and at most --c-heap, which is {len} bytes"
+    )]
+    Quota {
+        /// What was given.
+        quota: usize,
+        /// What there is.
+        len: usize,
+    },
+    /// The C library was not found among what is loaded.
+    #[error(
+        "the C library is not among the objects that are loaded: this program must be linked against glibc dynamically, or built without the feature c-heap"
+    )]
+    NoSystem,
+}
+
+/// What the C heap holds, and what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CHeapUsage {
+    /// Bytes in use.
+    pub used: usize,
+    /// Of that, bytes of blocks that have outlived their requests.
+    pub kept: usize,
+    /// Bytes of all of it.
+    pub size: usize,
+    /// Calls of `malloc`, `calloc`, `realloc` and the like in requests.
+    pub calls: u64,
+    /// Calls that got nothing, because the request had its quota or the heap was full.
+    pub refused: u64,
+}
+
+/// What the C heap holds now.
+#[must_use]
+pub fn c_heap_usage() -> CHeapUsage {
+    CHeapUsage {
+        used: C_HEAP.pool().used(),
+        kept: C_HEAP.kept(),
+        size: C_HEAP.pool().len(),
+        calls: CALLS.load(Ordering::Relaxed),
+        refused: REFUSED.load(Ordering::Relaxed),
+    }
+}
+
+/// The request in this bucket has ended, or will never end: what it has left is nobody's. How many bytes that is.
+#[cold]
+pub(crate) fn settle(bucket: &Bucket) -> usize {
+    bucket.events.remove(USES_C);
+    C_HEAP.settle(&bucket.c_account)
+}
+
+/// While there is one, this thread is inside the heap: it must not be left by a jump.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        thread(|t| t.in_c.set(t.in_c.get() + 1));
+        Inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        thread(|t| t.in_c.set(t.in_c.get() - 1));
+    }
+}
+
+fn has_stack() -> bool {
+    stack_remaining().is_none_or(|left| left >= STACK_MARGIN)
+}
+
+/// What the code at `caller` may have, for the request in this bucket.
+fn claim(bucket: &Bucket, size: usize, caller: usize) -> Claim<'_> {
+    let number = u16::try_from(bucket.index()).expect("at most BUCKETS_MAX");
+    let quota = QUOTA.load(Ordering::Relaxed);
+    let is_system = SYSTEM.get().is_some_and(|system| {
+        system.linker.contains(&caller)
+            || (size <= SYSTEM_SMALL && system.c_library.contains(&caller))
+    });
+    Claim {
+        account: Some((&bucket.c_account, number)),
+        limit: if is_system {
+            quota + SYSTEM_EXTRA
+        } else {
+            quota
+        },
+        reserve: if is_system {
+            0
+        } else {
+            C_HEAP.pool().len() / RESERVE_SHARE
+        },
+    }
+}
+
+fn is_linker(caller: usize) -> bool {
+    SYSTEM
+        .get()
+        .is_some_and(|system| system.linker.contains(&caller))
+}
+
+/// A block for the request in this bucket, or null.
+fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
+    CALLS.fetch_add(1, Ordering::Relaxed);
+    bucket.events.add(USES_C);
+    let claim = claim(bucket, layout.size(), caller);
+    let block = if has_stack() {
+        let _inside = Inside::enter();
+        free_pending();
+        C_HEAP.allocate(layout, claim)
+    } else {
+        Err(Refused::Full)
+    };
+    match block {
+        Ok(block) => block.as_ptr(),
+        // SAFETY: it takes any size and any alignment that is a power of two.
+        Err(_) if is_linker(caller) => unsafe {
+            library::__libc_memalign(layout.align(), layout.size()).cast()
+        },
+        Err(_) => {
+            REFUSED.fetch_add(1, Ordering::Relaxed);
+            ptr::null_mut()
+        }
+    }
+}
+
+/// The layout of a block of C's; none for a size that nothing can have.
+fn layout(size: usize, align: usize) -> Option<Layout> {
+    Layout::from_size_align(size.max(SIZE_MIN), align.max(ALIGN)).ok()
+}
+
+fn owns(block: *mut u8) -> bool {
+    C_HEAP.pool().owns(block.addr())
+}
+
+/// # Safety
+/// The block is one of this heap's, live, and not used again.
+unsafe fn deallocate(block: NonNull<u8>) {
+    if !has_stack() {
+        // SAFETY: by the caller's promise the block is ours, and it has room for a pointer.
+        return unsafe { put_off(block) };
+    }
+    let _inside = Inside::enter();
+    free_pending();
+    // SAFETY: by the caller's promise.
+    unsafe { C_HEAP.deallocate(block) };
+}
+
+/// # Safety
+/// As [`deallocate`].
+unsafe fn put_off(block: NonNull<u8>) {
+    let mut before = PENDING.load(Ordering::Relaxed);
+    loop {
+        // SAFETY: a block has room for a pointer, is aligned to 16, and nobody uses it any more.
+        unsafe { block.cast::<*mut u8>().write(before) };
+        let pushed = PENDING.compare_exchange_weak(
+            before,
+            block.as_ptr(),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        match pushed {
+            Ok(_) => return,
+            Err(other) => before = other,
+        }
+    }
+}
+
+fn free_pending() {
+    if PENDING.load(Ordering::Relaxed).is_null() {
+        return;
+    }
+    let mut last = PENDING.swap(ptr::null_mut(), Ordering::Acquire);
+    while let Some(block) = NonNull::new(last) {
+        // SAFETY: `put_off` has pushed it, and the swap has taken it once.
+        unsafe {
+            last = block.cast::<*mut u8>().read();
+            C_HEAP.deallocate(block);
+        }
+    }
+}
+
+/// Another size for a block of this heap; null if there is none, then the block is as it was.
+///
+/// # Safety
+/// The block is live; the size is not zero.
+unsafe fn reallocate(block: NonNull<u8>, size: usize, caller: usize) -> *mut u8 {
+    let size = size.max(SIZE_MIN);
+    // SAFETY: by the caller's promise.
+    let had = unsafe { C_HEAP.size_of(block) };
+    let running = bound();
+    if has_stack() {
+        let _inside = Inside::enter();
+        let claim = match running {
+            Some(bucket) => claim(bucket, size, caller),
+            None => Claim {
+                account: None,
+                limit: 0,
+                reserve: 0,
+            },
+        };
+        // SAFETY: by the caller's promise.
+        if unsafe { C_HEAP.resize(block, size, claim) } {
+            return block.as_ptr();
+        }
+    }
+    // SAFETY: it takes any size.
+    let new = unsafe { family::allocate(size, ALIGN, caller) };
+    if let Some(new) = NonNull::new(new) {
+        // SAFETY: both are live and have so many bytes; the old one is not used again.
+        unsafe {
+            pool::copy(block, new, had.min(size));
+            deallocate(block);
+        }
+    }
+    new
+}
+
+pub(crate) fn hold() {
+    C_HEAP.pool().hold();
+}
+
+/// # Safety
+/// As [`Pool::release`](crate::pool::Pool::release).
+pub(crate) unsafe fn release() {
+    // SAFETY: by the caller's promise.
+    unsafe { C_HEAP.pool().release() };
+}

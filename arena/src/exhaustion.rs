@@ -1,0 +1,60 @@
+//! What ran out, and of how much.
+
+/// What ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The bucket's arena.
+    Arena,
+    /// The bucket's stack.
+    Stack,
+    /// The shared heap.
+    SharedHeap,
+}
+
+impl Reason {
+    /// The word for it in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Arena => "arena",
+            Reason::Stack => "stack",
+            Reason::SharedHeap => "shared-heap",
+        }
+    }
+
+    /// The flag that would raise it.
+    #[must_use]
+    pub fn flag(self) -> &'static str {
+        match self {
+            Reason::Arena => "--bucket-size",
+            Reason::Stack => "--stack-size",
+            Reason::SharedHeap => "--shared-heap",
+        }
+    }
+}
+
+/// An allocation that did not fit, or a stack overflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exhaustion {
+    /// What ran out.
+    pub reason: Reason,
+    /// Bytes asked for; 0 when the number is not known (a stack overflow; `&Bump`, of which only `free` is known to be
+    /// too little).
+    pub asked: usize,
+    /// Bytes in use at that moment.
+    pub used: usize,
+    /// Bytes that were still free.
+    pub free: usize,
+    /// Bytes of what ran out.
+    pub size: usize,
+}
+
+impl Exhaustion {
+    pub(crate) const NOTHING: Exhaustion = Exhaustion {
+        reason: Reason::Arena,
+        asked: 0,
+        used: 0,
+        free: 0,
+        size: 0,
+    };
+}

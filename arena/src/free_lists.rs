@@ -1,0 +1,373 @@
+//! Freed blocks of one arena, in lists by size, to be handed out again.
+//!
+//! Every block is a whole number of granules of 16 bytes, and every list is threaded through the blocks themselves: a
+//! free block's first eight bytes say which block comes next and how long this one is. Small sizes have a list each, so
+//! a block that was freed and the next one of its size cost a few instructions; larger sizes share lists, two to a
+//! doubling, and are split. Neighbours are joined only when somebody asks for it ([`FreeLists::join`]), because only then
+//! is it worth looking at all of them.
+//!
+//! Knows nothing of where the arena ends, of marks or of requests. Plain memory and arithmetic, so that it runs under Miri.
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+/// Every block is a multiple of this, and aligned to it.
+pub(crate) const GRANULE: usize = 16;
+
+/// Blocks of at most so many bytes have a list for their size alone.
+pub(crate) const SMALL_MAX: usize = 32 * GRANULE;
+
+const SMALL_BINS: usize = SMALL_MAX / GRANULE;
+const BINS: usize = u64::BITS as usize;
+
+/// The largest arena whose granules a block can be numbered by.
+pub(crate) const ARENA_MAX: usize = u32::MAX as usize * GRANULE;
+
+/// The end of a list.
+const NIL: u32 = u32::MAX;
+
+/// How many blocks of a shared list are looked at for one that is large enough, before a larger list is taken instead.
+const LOOKS: u32 = 8;
+
+/// The bytes that a block of so many has.
+#[inline(always)]
+pub(crate) const fn rounded(size: usize) -> usize {
+    // Cannot overflow: a layout's size is at most isize::MAX.
+    (size + GRANULE - 1) & !(GRANULE - 1)
+}
+
+/// A free block, as it lies in the arena.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Free {
+    /// The granule at which the next one begins.
+    next: u32,
+    /// Granules of this one.
+    len: u32,
+}
+
+/// A stretch of an arena: where it begins and how long it is, in granules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub at: u32,
+    pub len: u32,
+}
+
+impl Stretch {
+    pub(crate) fn bytes(self) -> usize {
+        self.len as usize * GRANULE
+    }
+}
+
+/// The lists of one arena. All blocks in them belong to nobody.
+#[derive(Debug)]
+pub(crate) struct FreeLists {
+    /// Which lists have a block; the heads of the others mean nothing, so that emptying all lists is one store.
+    occupied: Cell<u64>,
+    heads: [Cell<u32>; BINS],
+}
+
+/// The arena that the lists are of. Blocks are named by their granule, and reached through this pointer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base(NonNull<u8>);
+
+impl Base {
+    /// # Safety
+    /// The memory is aligned to [`GRANULE`], and valid as far as granules are put into lists with this base.
+    pub(crate) unsafe fn new(memory: NonNull<u8>) -> Self {
+        Base(memory)
+    }
+
+    #[inline(always)]
+    pub(crate) fn granule_of(self, address: usize) -> u32 {
+        ((address - self.0.as_ptr().addr()) / GRANULE) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn address_of(self, granule: u32) -> usize {
+        self.0.as_ptr().addr() + granule as usize * GRANULE
+    }
+
+    #[inline(always)]
+    pub(crate) fn pointer_to(self, granule: u32) -> NonNull<u8> {
+        // SAFETY: granules of lists lie in the arena, by the promise of `new`.
+        unsafe { self.0.add(granule as usize * GRANULE) }
+    }
+
+    #[inline(always)]
+    fn read(self, granule: u32) -> Free {
+        // SAFETY: only granules of free blocks are read, which `write` has written; aligned to 16.
+        unsafe { self.pointer_to(granule).cast::<Free>().read() }
+    }
+
+    #[inline(always)]
+    fn write(self, granule: u32, free: Free) {
+        // SAFETY: the granule begins a block that was put into a list, so it belongs to the list alone.
+        unsafe { self.pointer_to(granule).cast::<Free>().write(free) };
+    }
+}
+
+/// The list that blocks of so many granules are in.
+#[inline(always)]
+fn bin_of(len: u32) -> usize {
+    if len as usize <= SMALL_BINS {
+        return (len as usize).wrapping_sub(1) % BINS;
+    }
+    // Two lists to a doubling, from 512 bytes: [512, 768), [768, 1024), [1024, 1536), …
+    let log = len.ilog2();
+    let half = (len >> (log - 1)) & 1;
+    (SMALL_BINS + 2 * (log as usize - 5) + half as usize).min(BINS - 1)
+}
+
+impl FreeLists {
+    pub(crate) const fn new() -> Self {
+        FreeLists {
+            occupied: Cell::new(0),
+            heads: [const { Cell::new(NIL) }; BINS],
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.occupied.get() == 0
+    }
+
+    /// Forgets all blocks, without looking at them.
+    #[inline]
+    pub(crate) fn clear(&self) {
+        self.occupied.set(0);
+    }
+
+    /// Puts a block in.
+    ///
+    /// # Safety
+    /// The block lies in the base's arena, is not in a list, and is used by nobody until it is taken out.
+    #[inline(always)]
+    pub(crate) unsafe fn put(&self, base: Base, block: Stretch) {
+        let bin = bin_of(block.len);
+        let bit = 1 << bin;
+        let occupied = self.occupied.get();
+        let next = if occupied & bit == 0 {
+            NIL
+        } else {
+            self.heads[bin].get()
+        };
+        let len = block.len;
+        base.write(block.at, Free { next, len });
+        self.heads[bin].set(block.at);
+        self.occupied.set(occupied | bit);
+    }
+
+    /// A block of exactly so many bytes, at most [`SMALL_MAX`], if one is there.
+    #[inline(always)]
+    pub(crate) fn take_small(&self, base: Base, size: usize) -> Option<NonNull<u8>> {
+        let occupied = self.occupied.get();
+        if occupied == 0 {
+            return None; // as it is while blocks are freed in the order in which they were made
+        }
+        let bin = (size / GRANULE - 1) % BINS; // which changes nothing, and needs no check
+        let bit = 1u64 << bin;
+        if occupied & bit == 0 {
+            return None;
+        }
+        let at = self.heads[bin].get();
+        let next = base.read(at).next;
+        self.heads[bin].set(next);
+        if next == NIL {
+            self.occupied.set(self.occupied.get() & !bit);
+        }
+        Some(base.pointer_to(at))
+    }
+
+    /// A block for `size` bytes at an alignment of at most [`GRANULE`], of the nearest size that is there; what it has too
+    /// much of stays. A few blocks of the nearest list are looked at, or with `thorough` all.
+    pub(crate) fn take(&self, base: Base, size: usize, thorough: bool) -> Option<NonNull<u8>> {
+        if size > ARENA_MAX {
+            return None;
+        }
+        let len = (size / GRANULE) as u32;
+        let bin = bin_of(len);
+        let looks = if thorough { u32::MAX } else { LOOKS };
+        if let Some(found) = self.unlink(base, bin, looks, |block| block.len >= len) {
+            return Some(self.split(base, found, 0, len));
+        }
+        // Whatever is in the lists above is large enough.
+        let above = self.occupied.get() & (!1 << bin);
+        if above == 0 {
+            return None;
+        }
+        let bin = above.trailing_zeros() as usize;
+        let found = self.unlink(base, bin, 1, |_| true)?;
+        Some(self.split(base, found, 0, len))
+    }
+
+    /// As [`take`](FreeLists::take), at a larger alignment. Looks at every block that is long enough.
+    pub(crate) fn take_aligned(&self, base: Base, layout: Layout) -> Option<NonNull<u8>> {
+        let size = rounded(layout.size());
+        if size > ARENA_MAX {
+            return None;
+        }
+        let len = (size / GRANULE) as u32;
+        let skip = |block: Stretch| {
+            let address = base.address_of(block.at);
+            (address.next_multiple_of(layout.align()) - address) / GRANULE
+        };
+        let fits = |block: Stretch| skip(block) + len as usize <= block.len as usize;
+        let found = (bin_of(len)..BINS).find_map(|bin| self.unlink(base, bin, u32::MAX, fits))?;
+        Some(self.split(base, found, skip(found) as u32, len))
+    }
+
+    /// Takes the first block of a list that `fits` off it, looking at no more than so many.
+    fn unlink(
+        &self,
+        base: Base,
+        bin: usize,
+        looks: u32,
+        fits: impl Fn(Stretch) -> bool,
+    ) -> Option<Stretch> {
+        let bit = 1u64 << bin;
+        if self.occupied.get() & bit == 0 {
+            return None;
+        }
+        let mut before = NIL;
+        let mut at = self.heads[bin].get();
+        for _ in 0..looks {
+            let Free { next, len } = base.read(at);
+            let block = Stretch { at, len };
+            if fits(block) {
+                if before == NIL {
+                    self.heads[bin].set(next);
+                    if next == NIL {
+                        self.occupied.set(self.occupied.get() & !bit);
+                    }
+                } else {
+                    let len = base.read(before).len;
+                    base.write(before, Free { next, len });
+                }
+                return Some(block);
+            }
+            if next == NIL {
+                return None;
+            }
+            (before, at) = (at, next);
+        }
+        None
+    }
+
+    /// Hands out `len` granules of a block that was taken off, after the first `skip`; the rest goes back.
+    fn split(&self, base: Base, block: Stretch, skip: u32, len: u32) -> NonNull<u8> {
+        let at = block.at + skip;
+        let rest = Stretch {
+            at: at + len,
+            len: block.len - skip - len,
+        };
+        let before = Stretch {
+            at: block.at,
+            len: skip,
+        };
+        for part in [before, rest] {
+            if part.len > 0 {
+                // SAFETY: a part of a block that was in the lists of this base, and is in none now.
+                unsafe { self.put(base, part) };
+            }
+        }
+        base.pointer_to(at)
+    }
+
+    /// Joins neighbours, and asks of each block that comes of it, lowest first, whether it is to be kept. How many blocks
+    /// there were.
+    pub(crate) fn join(&self, base: Base, mut keep: impl FnMut(Stretch) -> bool) -> u32 {
+        let mut sorted = Sorted::default();
+        for bin in 0..BINS {
+            if self.occupied.get() & (1 << bin) != 0 {
+                sorted.add_list(base, self.heads[bin].get());
+            }
+        }
+        self.clear();
+        let mut at = sorted.finish(base);
+        let mut count = 0;
+        while at != NIL {
+            let Free { mut next, mut len } = base.read(at);
+            count += 1;
+            while next != NIL && next == at + len {
+                let neighbour = base.read(next);
+                count += 1;
+                len += neighbour.len;
+                next = neighbour.next;
+            }
+            let block = Stretch { at, len };
+            if keep(block) {
+                // SAFETY: made of blocks that were in the lists, which are empty now.
+                unsafe { self.put(base, block) };
+            }
+            at = next;
+        }
+        count
+    }
+}
+
+/// Blocks sorted by their place, lowest first: a merge sort of linked lists, which needs no memory.
+struct Sorted {
+    /// Lists of 1, 2, 4, … blocks; NIL where there is none.
+    runs: [u32; u32::BITS as usize],
+}
+
+impl Default for Sorted {
+    fn default() -> Self {
+        Sorted {
+            runs: [NIL; u32::BITS as usize],
+        }
+    }
+}
+
+impl Sorted {
+    fn add_list(&mut self, base: Base, mut at: u32) {
+        while at != NIL {
+            let Free { next, len } = base.read(at);
+            base.write(at, Free { next: NIL, len });
+            self.add(base, at);
+            at = next;
+        }
+    }
+
+    fn add(&mut self, base: Base, mut list: u32) {
+        for run in &mut self.runs {
+            if *run == NIL {
+                *run = list;
+                return;
+            }
+            list = merge(base, std::mem::replace(run, NIL), list);
+        }
+        unreachable!("an arena has fewer than 2³² blocks");
+    }
+
+    fn finish(self, base: Base) -> u32 {
+        let runs = self.runs.into_iter().filter(|&run| run != NIL);
+        runs.reduce(|a, b| merge(base, a, b)).unwrap_or(NIL)
+    }
+}
+
+/// Merges two sorted lists that are not empty.
+fn merge(base: Base, mut a: u32, mut b: u32) -> u32 {
+    let set_next = |at: u32, next: u32| {
+        let len = base.read(at).len;
+        base.write(at, Free { next, len });
+    };
+    if b < a {
+        (a, b) = (b, a);
+    }
+    let first = a;
+    let mut last = a;
+    a = base.read(a).next;
+    while a != NIL {
+        if b < a {
+            (a, b) = (b, a);
+        }
+        set_next(last, a);
+        last = a;
+        a = base.read(a).next;
+    }
+    set_next(last, b);
+    first
+}

@@ -1,0 +1,493 @@
+//! The arena, by itself: where blocks lie, what is used again, what stays.
+
+use super::*;
+use std::mem::ManuallyDrop;
+
+/// Without it no heap can be built, see [`Heap::new`]. It serves all unit tests of this crate.
+#[global_allocator]
+static GLOBAL: crate::TransomAllocator = crate::TransomAllocator;
+
+const LEN: usize = 16 << 10;
+
+/// A heap over a vector's memory.
+struct Lab {
+    heap: ManuallyDrop<Heap>,
+    // Referred to by the heap alone, which is never dropped; 16-aligned, as it wants it.
+    _memory: Vec<u128>,
+}
+
+impl Lab {
+    fn new(wipe: Wipe) -> Self {
+        let mut memory = vec![0u128; LEN / 16];
+        let start = NonNull::new(memory.as_mut_ptr().cast()).expect("not empty");
+        // SAFETY: aligned to 16, LEN bytes, and kept in the same value as the heap.
+        let heap = unsafe { Heap::new(start, LEN, wipe) }.expect("the allocator is ours");
+        Lab {
+            heap: ManuallyDrop::new(heap),
+            _memory: memory,
+        }
+    }
+
+    /// Ends a request: what is live is kept.
+    fn end(&mut self) {
+        // SAFETY: the tests use no block of a request after it but those that they have not freed.
+        unsafe { self.heap.end_request() };
+        self.heap.begin(true);
+    }
+
+    /// Ends a request as a jump does: nothing of it is live.
+    fn forget(&mut self) {
+        self.heap.forget_live();
+        self.end();
+    }
+}
+
+fn layout(size: usize, align: usize) -> Layout {
+    Layout::from_size_align(size, align).expect("small")
+}
+
+/// A block with its pattern, which no other block may touch.
+#[derive(Debug)]
+struct Block {
+    at: NonNull<u8>,
+    layout: Layout,
+    fill: u8,
+}
+
+impl Block {
+    fn make(heap: &Heap, layout: Layout, fill: u8) -> Option<Self> {
+        let at = heap.allocate(layout).ok()?;
+        let block = Block { at, layout, fill };
+        block.fill();
+        Some(block)
+    }
+
+    fn free(self, heap: &Heap) {
+        self.check(self.layout.size());
+        // SAFETY: the block is live with this layout, and forgotten here.
+        unsafe { heap.deallocate(self.at, self.layout) };
+    }
+
+    fn fill(&self) {
+        // SAFETY: the block is live.
+        unsafe { self.at.write_bytes(self.fill, self.layout.size()) };
+    }
+
+    fn check(&self, len: usize) {
+        // SAFETY: the block is live, and `len` bytes of it were written.
+        let bytes = unsafe { std::slice::from_raw_parts(self.at.as_ptr(), len) };
+        assert!(bytes.iter().all(|&byte| byte == self.fill), "{self:?}");
+    }
+}
+
+/// Small numbers in an order that is the same each time, so that Miri can run what it has run before.
+struct Dice(u32);
+
+impl Dice {
+    fn throw(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.0 >> 8) as usize % below
+    }
+}
+
+/// A step of a random sequence.
+fn step(heap: &Heap, dice: &mut Dice, live: &mut Vec<Block>, fill: u8) {
+    let fresh = layout(1 + dice.throw(900), 1 << dice.throw(7));
+    let index = dice.throw(live.len().max(1));
+    match dice.throw(9) {
+        0..=3 => live.extend(Block::make(heap, fresh, fill)),
+        4 | 5 if !live.is_empty() => {
+            let block = &mut live[index];
+            let (old, new) = (block.layout, layout(fresh.size(), block.layout.align()));
+            // SAFETY: the block is live with `old`.
+            let moved = unsafe {
+                if new.size() >= old.size() {
+                    heap.grow(block.at, old, new)
+                } else {
+                    Ok(heap.shrink(block.at, old, new))
+                }
+            };
+            if let Ok(at) = moved {
+                (block.at, block.layout) = (at, new);
+                block.check(old.size().min(new.size()));
+                block.fill();
+            }
+        }
+        6 => {
+            // Of the bump itself: gone with the request.
+            let _ = heap.bump().try_alloc_layout(fresh);
+        }
+        _ if !live.is_empty() => live.swap_remove(index).free(heap),
+        _ => {}
+    }
+}
+
+fn check_all(heap: &Heap, live: &[Block]) {
+    for block in live {
+        let at = block.at.as_ptr().addr();
+        assert!(at.is_multiple_of(block.layout.align()));
+        assert!(heap.owns(at) && heap.owns(at + block.layout.size() - 1));
+        block.fill();
+    }
+    for block in live {
+        block.check(block.layout.size()); // filled after the others: nobody overlaps
+    }
+    let bytes: usize = live.iter().map(|block| block.layout.size()).sum();
+    assert!(heap.used() >= bytes, "{} {bytes}", heap.used());
+    assert_eq!(heap.used() + heap.free(), heap.capacity());
+    let bytes = live.iter().map(|block| rounded(block.layout.size()));
+    assert_eq!(heap.live() + heap.kept(), bytes.sum::<usize>());
+}
+
+#[test]
+fn blocks_keep_their_bytes_through_every_sequence() {
+    let mut lab = Lab::new(Wipe::None);
+    for seed in 0..if cfg!(miri) { 8 } else { 400 } {
+        let mut dice = Dice(seed);
+        let mut live: Vec<Block> = Vec::new();
+        for n in 0..60u8 {
+            step(&lab.heap, &mut dice, &mut live, n);
+            check_all(&lab.heap, &live);
+        }
+        for block in live.drain(..) {
+            block.free(&lab.heap);
+        }
+        lab.end();
+        let heap = &lab.heap;
+        assert_eq!(
+            (heap.used(), heap.live(), heap.high_water()),
+            (0, 0, 0),
+            "seed {seed}"
+        );
+    }
+}
+
+/// Requests one after the other, of which each may leave blocks to the next ones; some end by a jump.
+#[test]
+fn what_outlives_its_request_keeps_its_bytes_through_every_sequence() {
+    for wipe in [Wipe::None, Wipe::Poison] {
+        for seed in 0..if cfg!(miri) { 4 } else { 200 } {
+            let mut lab = Lab::new(wipe);
+            let mut dice = Dice(seed);
+            let mut live: Vec<Block> = Vec::new();
+            for request in 0..40u8 {
+                if request % 5 == 4 {
+                    lab.heap.begin(false);
+                    for _ in 0..10 {
+                        let _ = lab.heap.allocate(layout(1 + dice.throw(500), 8));
+                    }
+                    lab.forget();
+                } else {
+                    for n in 0..12 {
+                        step(&lab.heap, &mut dice, &mut live, request * 3 + n % 3);
+                    }
+                    // Most are freed, so that the next ones have room.
+                    while live.len() > 4 {
+                        let index = dice.throw(live.len());
+                        live.swap_remove(index).free(&lab.heap);
+                    }
+                    lab.end();
+                }
+                assert_eq!(lab.heap.live(), 0);
+                check_all(&lab.heap, &live);
+            }
+            for block in live.drain(..) {
+                block.free(&lab.heap);
+            }
+            lab.end();
+            let all = layout(lab.heap.capacity(), 1);
+            assert!(lab.heap.allocate(all).is_ok(), "the mark has moved back");
+            lab.forget();
+        }
+    }
+}
+
+#[test]
+fn an_arena_is_usable_to_its_last_byte_and_refuses_the_next() {
+    let lab = Lab::new(Wipe::None);
+    let all = lab
+        .heap
+        .allocate(layout(lab.heap.capacity(), 1))
+        .expect("all of it");
+    assert_eq!(lab.heap.free(), 0);
+    assert_eq!(lab.heap.allocate(layout(1, 1)), Err(DoesNotFit));
+    // SAFETY: live with this layout.
+    let grown = unsafe {
+        let had = layout(lab.heap.capacity(), 1);
+        lab.heap.grow(all, had, layout(lab.heap.capacity() + 1, 1))
+    };
+    assert_eq!(grown, Err(DoesNotFit));
+    assert_eq!(lab.heap.high_water(), lab.heap.capacity());
+}
+
+#[test]
+fn a_block_that_was_freed_is_handed_out_again() {
+    let lab = Lab::new(Wipe::None);
+    let heap = &lab.heap;
+    let first = Block::make(heap, layout(100, 8), 1).expect("fits");
+    let pin = Block::make(heap, layout(16, 8), 2).expect("fits");
+    let at = first.at;
+    first.free(heap);
+    assert_eq!(heap.used(), 16);
+    let again = Block::make(heap, layout(97, 8), 3).expect("fits");
+    assert_eq!(again.at, at, "of the same size, to 16 bytes");
+    again.free(heap);
+    pin.free(heap);
+    assert_eq!(heap.used(), 0);
+}
+
+/// Without an end: what is live at once is 12 bytes and a temporary.
+#[test]
+fn a_loop_that_replaces_a_value_needs_what_is_live() {
+    let lab = Lab::new(Wipe::None);
+    let heap = &lab.heap;
+    let mut dice = Dice(1);
+    let mut last = Block::make(heap, layout(12, 1), 0).expect("fits");
+    for n in 0..if cfg!(miri) { 100 } else { 20_000 } {
+        let size = 1 + dice.throw(700);
+        let temporary = Block::make(heap, layout(size, 1), n as u8).expect("fits");
+        let next = Block::make(heap, layout(size, 1), n as u8).expect("fits");
+        std::mem::replace(&mut last, next).free(heap);
+        temporary.free(heap);
+    }
+    assert!(heap.high_water() <= 4 << 10, "{}", heap.high_water());
+}
+
+#[test]
+fn small_blocks_that_were_freed_make_room_for_a_large_one() {
+    let lab = Lab::new(Wipe::None);
+    let heap = &lab.heap;
+    let mut blocks: Vec<Block> = Vec::new();
+    while let Some(block) = Block::make(heap, layout(32, 8), 7) {
+        blocks.push(block);
+    }
+    let last = blocks.pop().expect("many");
+    // In an order in which none lies at the cursor.
+    for block in blocks {
+        block.free(heap);
+    }
+    let large = Block::make(heap, layout(LEN - 256, 16), 8).expect("they are joined");
+    let aligned = Block::make(heap, layout(64, 64), 9);
+    last.free(heap);
+    large.free(heap);
+    assert!(aligned.is_none_or(|block| {
+        block.free(heap);
+        true
+    }));
+    assert_eq!(heap.used(), 0);
+}
+
+#[test]
+fn a_block_at_the_tip_grows_and_shrinks_where_it_is() {
+    let lab = Lab::new(Wipe::None);
+    let heap = &lab.heap;
+    let mut at = heap.allocate(layout(16, 1)).expect("fits");
+    let mut size = 16;
+    while size < 8 << 10 {
+        // SAFETY: live with this layout.
+        at = unsafe { heap.grow(at, layout(size, 1), layout(2 * size, 1)) }.expect("fits");
+        size *= 2;
+        assert_eq!(heap.used(), size, "no copy is left behind");
+    }
+    // SAFETY: as above.
+    at = unsafe { heap.shrink(at, layout(size, 1), layout(20, 1)) };
+    assert_eq!(heap.used(), 32);
+    // SAFETY: as above.
+    unsafe { heap.deallocate(at, layout(20, 1)) };
+    assert_eq!(heap.used(), 0);
+}
+
+#[test]
+fn the_rest_of_a_block_that_shrinks_in_the_middle_is_used_again() {
+    let lab = Lab::new(Wipe::None);
+    let heap = &lab.heap;
+    let block = heap.allocate(layout(400, 1)).expect("fits");
+    let pin = heap.allocate(layout(16, 1)).expect("fits");
+    // SAFETY: live with this layout.
+    let block = unsafe { heap.shrink(block, layout(400, 1), layout(100, 1)) };
+    assert_eq!(heap.used(), 112 + 16);
+    let other = heap.allocate(layout(288, 1)).expect("fits");
+    assert!(other > pin, "above the cursor");
+    // SAFETY: each is live with its layout.
+    unsafe {
+        heap.deallocate(other, layout(288, 1));
+        heap.deallocate(block, layout(100, 1));
+        heap.deallocate(pin, layout(16, 1));
+    }
+    assert_eq!(heap.used(), 0);
+}
+
+#[test]
+fn what_outlives_its_request_costs_its_own_bytes_and_not_what_was_freed_around_it() {
+    let mut lab = Lab::new(Wipe::None);
+    let before = Block::make(&lab.heap, layout(2000, 8), 1).expect("fits");
+    let kept = Block::make(&lab.heap, layout(48, 8), 2).expect("fits");
+    let after = Block::make(&lab.heap, layout(3000, 8), 3).expect("fits");
+    before.free(&lab.heap);
+    after.free(&lab.heap);
+    lab.end();
+    assert_eq!(lab.heap.kept(), 48);
+    assert_eq!(lab.heap.used(), 48);
+    // The next request uses what is free above the mark.
+    let again = Block::make(&lab.heap, layout(2000, 8), 4).expect("fits");
+    assert!(again.at > kept.at);
+    again.free(&lab.heap);
+    lab.end();
+    kept.check(48);
+    kept.free(&lab.heap);
+    lab.end();
+    assert_eq!((lab.heap.kept(), lab.heap.used()), (0, 0));
+}
+
+/// A cache of a few entries: each request puts a new one in and takes an old one out.
+#[test]
+fn a_bounded_cache_turns_over_for_ever_in_bounded_memory() {
+    let mut lab = Lab::new(Wipe::None);
+    let mut dice = Dice(3);
+    let mut entries: Vec<Block> = Vec::new();
+    let mut most = 0;
+    for n in 0..if cfg!(miri) { 50 } else { 50_000 } {
+        let temporary = Block::make(&lab.heap, layout(1 + dice.throw(2000), 8), 1).expect("fits");
+        let entry = layout(8 + dice.throw(200), 8);
+        let entry = Block::make(&lab.heap, entry, n as u8).expect("fits");
+        temporary.free(&lab.heap);
+        entries.push(entry);
+        if entries.len() > 10 {
+            entries.remove(0).free(&lab.heap);
+        }
+        lab.end();
+        most = most.max(lab.heap.kept());
+    }
+    assert!(most <= 11 * 208, "{most}");
+    for entry in entries {
+        entry.free(&lab.heap);
+    }
+}
+
+/// What a handler takes from the `&Bump` is free when its request ends, also where something is kept below it.
+#[test]
+fn what_the_handler_took_from_the_bump_is_not_kept() {
+    let mut lab = Lab::new(Wipe::None);
+    let kept: Vec<Block> = (0..3)
+        .map(|n| {
+            lab.heap.bump().alloc_slice_fill_copy(1000, 0u8);
+            Block::make(&lab.heap, layout(700, 8), n).expect("fits")
+        })
+        .collect();
+    lab.heap.bump().alloc_slice_fill_copy(999, 0u8);
+    lab.end();
+    assert_eq!(lab.heap.kept(), 3 * 704);
+    let above = lab.heap.top - lab.heap.mark.get();
+    assert!(
+        above >= 2 * 1000 + 3 * 704,
+        "the mark is below all of it: {above}"
+    );
+    let large = Block::make(&lab.heap, layout(1000, 8), 4).expect("fits");
+    assert!(large.at > kept[2].at, "in what was the bump's");
+    large.free(&lab.heap);
+    for block in kept {
+        block.free(&lab.heap);
+    }
+    lab.end();
+    assert_eq!(lab.heap.used(), 0);
+}
+
+/// One that may be left by a jump takes nothing from above the mark: it would never be given back.
+#[test]
+fn a_request_that_may_be_left_by_a_jump_leaks_nothing_above_the_mark() {
+    let mut lab = Lab::new(Wipe::None);
+    let freed = Block::make(&lab.heap, layout(1000, 8), 1).expect("fits");
+    let kept = Block::make(&lab.heap, layout(48, 8), 2).expect("fits");
+    freed.free(&lab.heap);
+    lab.end();
+    for _ in 0..100 {
+        lab.heap.begin(false);
+        while lab.heap.allocate(layout(1000, 8)).is_ok() {}
+        lab.forget();
+        assert_eq!(lab.heap.kept(), 48);
+    }
+    kept.free(&lab.heap);
+    lab.end();
+    assert_eq!(lab.heap.used(), 0);
+}
+
+#[test]
+fn a_wiped_arena_is_wiped_wherever_it_was_written() {
+    for (wipe, byte) in [(Wipe::Poison, Wipe::POISON), (Wipe::Zero, 0)] {
+        let mut lab = Lab::new(wipe);
+        let size = lab.heap.capacity();
+        let at = lab.heap.allocate(layout(size, 1)).expect("all of it");
+        // SAFETY: just allocated; given back through the bump, which no count of ours sees, and not used again.
+        unsafe {
+            at.write_bytes(7, size);
+            lab.heap.bump().deallocate(at, layout(size, 1));
+        }
+        lab.forget();
+        let at = lab.heap.allocate(layout(size, 1)).expect("all of it again");
+        // SAFETY: just allocated, and written by the wipe.
+        let bytes = unsafe { std::slice::from_raw_parts(at.as_ptr(), size) };
+        assert!(bytes.iter().all(|&b| b == byte), "{wipe:?}");
+        lab.forget();
+    }
+}
+
+/// What is free above the mark is wiped too, before another request can have it.
+#[test]
+fn what_was_freed_beside_something_kept_is_wiped() {
+    let mut lab = Lab::new(Wipe::Zero);
+    let secret = Block::make(&lab.heap, layout(500, 8), 0x5e).expect("fits");
+    let kept = Block::make(&lab.heap, layout(48, 8), 2).expect("fits");
+    secret.free(&lab.heap);
+    lab.end();
+    let reader = lab.heap.allocate(layout(500, 8)).expect("fits");
+    assert!(reader > kept.at);
+    // SAFETY: live; its first eight bytes held the list, the rest was wiped.
+    let bytes = unsafe { std::slice::from_raw_parts(reader.as_ptr().add(8), 480) };
+    assert!(bytes.iter().all(|&byte| byte == 0));
+}
+
+#[test]
+#[cfg_attr(
+    miri,
+    ignore = "a chunk is abandoned on purpose, which Miri calls a leak"
+)]
+fn a_bump_whose_limit_was_lifted_is_closed_again_or_built_anew() {
+    let mut lab = Lab::new(Wipe::None);
+    let base = lab.heap.memory;
+    for beyond in [false, true] {
+        let kept = Block::make(&lab.heap, layout(64, 8), 5).expect("fits");
+        lab.heap.bump().set_allocation_limit(None);
+        if beyond {
+            // This thread runs no request, so the second chunk comes from the process heap.
+            let large = lab.heap.bump().alloc_slice_fill_copy(2 * LEN, 1u8);
+            assert!(!lab.heap.owns(large.as_ptr().addr()));
+            assert_eq!(
+                lab.heap.allocate(layout(2 * BATCH, 1)),
+                Err(DoesNotFit),
+                "not from there"
+            );
+        }
+        lab.end();
+        assert!(
+            lab.heap
+                .bump()
+                .try_alloc_slice_fill_copy(2 * LEN, 1u8)
+                .is_err()
+        );
+        let at = lab.heap.allocate(layout(64, 16)).expect("as before");
+        assert!(lab.heap.owns(at.as_ptr().addr()) && lab.heap.memory == base);
+        // SAFETY: live with this layout.
+        unsafe { lab.heap.deallocate(at, layout(64, 16)) };
+        kept.free(&lab.heap);
+        lab.end();
+        assert_eq!(lab.heap.used(), 0);
+    }
+}
+
+#[test]
+fn memory_too_small_for_an_arena_is_refused() {
+    let mut memory = [0u128; 2];
+    let start = NonNull::from(&mut memory).cast();
+    // SAFETY: aligned, 32 bytes, not used by anybody else; nothing is built in it.
+    assert!(unsafe { Heap::new(start, 32, Wipe::None) }.is_err());
+}

@@ -1,0 +1,211 @@
+//! The overdraft: memory for requests that have outgrown their arena, so that they can go on to their return.
+//!
+//! An allocation that cannot be refused must be served, or its thread can never go on: whatever locks and borrows its
+//! frames hold would be held for ever. So there is a pool beside the buckets, of which each request may have a **share**.
+//! A request that draws on it is marked: its answer is a 500, whatever it returns. What it has drawn is given back when
+//! it ends.
+//!
+//! Shares are set aside before they are drawn on. As many requests as the pool has shares for draw at the same time, and
+//! each of them can have all of its share without waiting, so it ends by itself. The others wait for one of those to end
+//! before they draw anything. A request that waits may hold a lock that one of those wants. So nobody waits for longer
+//! than [`PATIENCE`]: then it draws on what is free, set aside or not, and only when nothing is free it gets nothing.
+
+use crate::bucket::{self, Bucket};
+use crate::events::{DRAWS, DRAWS_ITS_SHARE, DRAWS_WHAT_IS_FREE};
+use crate::futex::{self, AtomicU32, Ordering};
+use crate::pool::{Charged, Claim, Refused, Unsuitable};
+use crate::recovery::{STACK_MARGIN, ensure_stack};
+use crate::region::Part;
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+/// How long a request waits for others to give memory back. Longer than handlers take that do not wait for anything
+/// themselves, and short beside the time in which a client expects an answer.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+static OVERDRAFT: Charged = Charged::new(|number| &bucket::numbered(number).overdraft);
+static SHARE: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that are set aside for requests that draw.
+static SET_ASIDE: AtomicUsize = AtomicUsize::new(0);
+/// Counts the times that memory came back: those who wait sleep on it.
+static CAME_BACK: AtomicU32 = AtomicU32::new(0);
+
+/// Gives the overdraft its memory, and says how much of it a request may have. Once per process, before any thread is bound
+/// to a bucket. A part without bytes leaves it without: then a request that outgrows its arena ends at once.
+///
+/// # Errors
+/// [`OverdraftError`].
+pub fn install_overdraft(part: Part, share: usize) -> Result<(), OverdraftError> {
+    let len = part.len();
+    if len > 0 && (share == 0 || share > len) {
+        return Err(OverdraftError::Share { share, len });
+    }
+    OVERDRAFT
+        .pool()
+        .install(part)
+        .map_err(|error| match error {
+            Unsuitable::Installed => OverdraftError::Installed,
+            Unsuitable::TooSmall => OverdraftError::TooSmall { bytes: len },
+        })?;
+    SHARE.store(share, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Why there is no overdraft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OverdraftError {
+    /// Called twice.
+    #[error("this process has its overdraft already")]
+    Installed,
+    /// Too small to begin with.
+    #[error(
+        "--overdraft: {bytes} bytes cannot hold anything; give it at least 64KiB, or 0 for none"
+    )]
+    TooSmall {
+        /// What was given.
+        bytes: usize,
+    },
+    /// No share, or one that is larger than the whole.
+    #[error(
+        "--overdraft-per-request is {share} bytes; it must be at least 1 and at most --overdraft, which is {len} bytes"
+    )]
+    Share {
+        /// What was given.
+        share: usize,
+        /// What there is.
+        len: usize,
+    },
+}
+
+/// What the overdraft holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OverdraftUsage {
+    /// In use.
+    pub used: usize,
+    /// Of that, what has outlived its request.
+    pub kept: usize,
+    /// All of it.
+    pub size: usize,
+}
+
+/// What the overdraft holds now.
+#[must_use]
+pub fn overdraft_usage() -> OverdraftUsage {
+    OverdraftUsage {
+        used: OVERDRAFT.pool().used(),
+        kept: OVERDRAFT.kept(),
+        size: OVERDRAFT.pool().len(),
+    }
+}
+
+/// Bytes that one request may have.
+#[must_use]
+pub fn overdraft_share() -> usize {
+    SHARE.load(Ordering::Relaxed)
+}
+
+pub(crate) fn owns(address: usize) -> bool {
+    OVERDRAFT.pool().owns(address)
+}
+
+/// A block for the request in this bucket, whose thread this is. Nothing if it has had its share, or the pool has no such
+/// piece even after others had time to give theirs back.
+#[cold]
+pub(crate) fn allocate(bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
+    let share = overdraft_share();
+    if share == 0 || layout.size() > share {
+        return None;
+    }
+    ensure_stack(STACK_MARGIN); // a stack overflow under the pool's lock would leave it locked
+    let until = Instant::now() + PATIENCE;
+    if !bucket.events.any(DRAWS) {
+        let has_share = wait_until(until, || set_aside(share));
+        bucket.events.add(match has_share {
+            true => DRAWS_ITS_SHARE,
+            false => DRAWS_WHAT_IS_FREE,
+        });
+    }
+    let number = u16::try_from(bucket.index()).expect("at most BUCKETS_MAX");
+    let claim = Claim {
+        account: Some((&bucket.overdraft, number)),
+        limit: share,
+        reserve: 0,
+    };
+    let mut block = None;
+    wait_until(until, || match OVERDRAFT.allocate(layout, claim) {
+        Ok(made) => {
+            block = Some(made);
+            true
+        }
+        Err(Refused::Limit) => true,
+        Err(Refused::Full) => false,
+    });
+    block
+}
+
+/// Tries until it is done, or the time has come. Between two tries it sleeps until something has come back.
+fn wait_until(until: Instant, mut is_done: impl FnMut() -> bool) -> bool {
+    loop {
+        let seen = CAME_BACK.load(Ordering::SeqCst);
+        if is_done() {
+            return true;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        futex::wait_for(&CAME_BACK, seen, left);
+    }
+}
+
+/// Sets a share aside, if what is not set aside or kept has one.
+fn set_aside(share: usize) -> bool {
+    let usable = OVERDRAFT.pool().len().saturating_sub(OVERDRAFT.kept());
+    SET_ASIDE
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |aside| {
+            (aside + share <= usable).then_some(aside + share)
+        })
+        .is_ok()
+}
+
+/// The request in this bucket has ended, or will never end. What it has not given back stays, and is nobody's.
+pub(crate) fn settle(bucket: &Bucket) {
+    OVERDRAFT.settle(&bucket.overdraft);
+    if bucket.events.any(DRAWS_ITS_SHARE) {
+        SET_ASIDE.fetch_sub(overdraft_share(), Ordering::SeqCst);
+    }
+    bucket.events.remove(DRAWS);
+    CAME_BACK.fetch_add(1, Ordering::SeqCst);
+    futex::wake(&CAME_BACK, i32::MAX);
+}
+
+/// Bytes that the request in this bucket has drawn.
+pub(crate) fn drawn(bucket: &Bucket) -> usize {
+    if bucket.events.any(DRAWS) {
+        OVERDRAFT.charged(&bucket.overdraft)
+    } else {
+        0
+    }
+}
+
+/// # Safety
+/// The block lies in the overdraft, is live, and is not used again.
+pub(crate) unsafe fn deallocate(block: NonNull<u8>) {
+    ensure_stack(STACK_MARGIN);
+    // SAFETY: by the caller's promise.
+    unsafe { OVERDRAFT.deallocate(block) };
+}
+
+/// For a fork: holds the lock until [`release`].
+pub(crate) fn hold() {
+    OVERDRAFT.pool().hold();
+}
+
+/// # Safety
+/// As [`Pool::release`](crate::pool::Pool::release).
+pub(crate) unsafe fn release() {
+    // SAFETY: by the caller's promise.
+    unsafe { OVERDRAFT.pool().release() };
+}

@@ -1,0 +1,95 @@
+//! Parking: a request that can neither go on nor be left is answered, and its thread sleeps for ever.
+//!
+//! Reported first, then cleaned up: a cleanup may want a lock that the request's own frames hold, or more stack than
+//! there is, and its client has its answer and the log its line by then. A request that has no stack left is parked on the
+//! bucket's **cleanup stack**; the signal stack is left as soon as the handler of the fault has returned, so that a
+//! cleanup which overflows is one more fault and not the end of the process.
+
+use crate::bucket::{Bucket, BucketState};
+use crate::cleanup::WayOut;
+use crate::events::ABORTING;
+use crate::futex;
+use crate::recovery::{Failed, clean_up, settle_pools, way_out_of};
+use crate::thread::thread;
+use std::arch::asm;
+use std::ptr;
+use std::sync::atomic::AtomicU32;
+
+/// Answers, cleans up, and never returns. The frames of the handler stay as they are for ever.
+///
+/// Why it ends is what the bucket has noted: a panic that cannot unwind (`ABORTING`), else what ran out.
+pub(crate) fn park(bucket: &Bucket) -> ! {
+    bucket.failing.set(true);
+    thread(|t| {
+        t.aim.set(ptr::null());
+        t.outside.set(0);
+        t.pool.set(0);
+    });
+    let exhaustion = bucket.exhaustion.get();
+    let (failed, way_out) = if bucket.events.any(ABORTING) {
+        (Failed::Panicked(&bucket.panic_note), WayOut::Unwound)
+    } else {
+        (Failed::Exhausted(exhaustion), way_out_of(exhaustion.reason))
+    };
+    bucket.note_high_water(bucket.heap().high_water());
+    bucket.set_state(BucketState::Parked);
+    if let Some(stuck) = bucket.stuck.get() {
+        // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.
+        unsafe { (*stuck)(failed) };
+    }
+    settle_pools(bucket);
+    clean_up(bucket, way_out);
+    sleep_for_ever()
+}
+
+/// Sleeps for ever.
+pub(crate) fn sleep_for_ever() -> ! {
+    let never = AtomicU32::new(0);
+    loop {
+        futex::wait(&never, 0);
+    }
+}
+
+/// What runs on the cleanup stack.
+pub(crate) extern "C" fn park_there(bucket: *const Bucket) -> ! {
+    // SAFETY: whoever switches to that stack passes a bucket, which lives for ever.
+    park(unsafe { &*bucket })
+}
+
+/// Where the cleanup stack begins: it grows down from here, and a call may be made with it as it is.
+pub(crate) fn top_of_cleanup_stack(bucket: &Bucket) -> usize {
+    let (bottom, size) = bucket.cleanup_stack();
+    bottom + size
+}
+
+/// Parks on the cleanup stack. What is on the stack of now stays there.
+pub(crate) fn on_cleanup_stack(bucket: &'static Bucket) -> ! {
+    let top = top_of_cleanup_stack(bucket);
+    let bucket = ptr::from_ref(bucket);
+    // SAFETY: the stack is this bucket's, for this and nothing else, mapped and aligned to a page; its thread is this one.
+    // What is called never returns, so nothing of this frame is needed again, and nothing of it is freed.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!(
+            "mov rsp, {top}",
+            "xor ebp, ebp",
+            "call {park}",
+            "ud2",
+            top = in(reg) top,
+            in("rdi") bucket,
+            park = sym park_there,
+            options(noreturn)
+        );
+        #[cfg(target_arch = "aarch64")]
+        asm!(
+            "mov sp, {top}",
+            "mov x29, xzr",
+            "bl {park}",
+            "brk #1",
+            top = in(reg) top,
+            in("x0") bucket,
+            park = sym park_there,
+            options(noreturn)
+        );
+    }
+}

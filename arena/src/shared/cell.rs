@@ -1,0 +1,359 @@
+//! [`Shared`]: a cell that handlers of all requests share.
+
+use super::lock::{Access, Lock, State};
+use super::{POOLS, aimed_at, has_room, make_pool, outside};
+use crate::overdraft::overdraft_share;
+use crate::recovery::{STACK_MARGIN, ensure_stack};
+use crate::thread::{bound, thread};
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::panic::Location;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// What a change may need, where nothing else is said: an entry of a map, a line of text.
+const ROOM: usize = 4 << 10;
+
+/// The number of a cell that was to have a heap of its own, until it has one.
+const NO_POOL_YET: usize = usize::MAX;
+
+/// A cell that handlers of all requests share; its contents live in the shared heap.
+///
+/// ```
+/// use transom_arena::Shared;
+/// static VISITS: Shared<u64> = Shared::new(0);
+/// let now = VISITS.with(|visits| { *visits += 1; *visits })?;
+/// # assert_eq!(now, 1);
+/// # Ok::<(), transom_arena::SharedError>(())
+/// ```
+///
+/// * Inside [`with`](Shared::with), allocations come from the shared heap: clone what you store *inside* the closure
+///   (`with(|map| map.insert(key.to_owned(), n))`). A value that was made outside it lies in the request's bucket and would
+///   stay there for as long as it is in the cell, so a closure that moves one in does not compile.
+/// * When the shared heap is full, `with` is an error of that request ([`SharedError::Full`]); the value is whole. It is
+///   so too when it turns out inside the closure, which goes on to its end: then the value is as the closure has left it.
+///   What makes room ([`with_room`](Shared::with_room) of 0 bytes) still works, and so does reading.
+/// * [`read`](Shared::read) lets readers in together.
+/// * A panic inside the closure, or a stack overflow, poisons the cell, and unlocks it. Every later use says
+///   [`SharedError::Poisoned`], until [`restore`](Shared::restore) puts a fresh value in.
+/// * A vector or a hash map doubles, in one piece. So where its largest block, doubled, is more than a request's share of the
+///   overdraft, a change also needs a free piece of that size. One that may go without asks for what it needs itself:
+///   `with_room(0, |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see [`refusing`](crate::refusing).
+/// * A closure that wants more at once than both the shared heap and the share can hold ends its request: the cell is
+///   poisoned, and its value is lost.
+pub struct Shared<T: 'static> {
+    lock: Lock,
+    /// The value, until a fresh one had to be put elsewhere.
+    first: UnsafeCell<ManuallyDrop<T>>,
+    /// Where the value lies now; null: in `first`.
+    elsewhere: AtomicPtr<T>,
+    /// Bytes of a heap of its own; 0: it uses the shared one.
+    quota: usize,
+    /// The pool that it allocates from.
+    pool: AtomicUsize,
+    /// What a change has wanted and not got: so much room must be there before the next one.
+    wanted: AtomicUsize,
+    /// The largest block that it has, as far as changes have shown. A vector or a hash map may want twice as much next.
+    largest: AtomicUsize,
+}
+
+// SAFETY: the value is reached under the lock only, by one writer or by several readers at a time.
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+// SAFETY: moving the cell moves the value; the lock is not tied to a thread while it is free, and it is free when the cell
+// can be moved, unless a request that will never end has it, whose borrow of the cell does not end either.
+unsafe impl<T: Send> Send for Shared<T> {}
+
+/// Why a cell could not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SharedError {
+    /// A request ended while it was changing the value, which may be half-changed.
+    #[error(
+        "shared state is poisoned: an earlier request ended (panicked or ran out of stack) while it was changing it"
+    )]
+    Poisoned,
+    /// A request that was ended for good while it was reading may still be reading: the value can be read, and not changed.
+    #[error(
+        "shared state cannot be changed any more: a request that was ended while it was reading it may still be reading it"
+    )]
+    Lent,
+    /// There is no room for a change.
+    #[error(
+        "the shared heap is full: {asked} bytes were wanted, and {used} of {size} are in use; raise --shared-heap, or the cell's quota"
+    )]
+    Full {
+        /// Bytes that were wanted in one piece.
+        asked: usize,
+        /// Bytes in use.
+        used: usize,
+        /// Bytes there are.
+        size: usize,
+    },
+}
+
+impl<T: 'static> Shared<T> {
+    /// A cell. What `value` owns already stays where it is; what it allocates from now on is shared memory.
+    #[must_use]
+    pub const fn new(value: T) -> Self {
+        Self::with_quota(value, 0)
+    }
+
+    /// A cell with a heap of its own, of so many bytes, at least 64 KiB. They are taken from the shared heap at the first
+    /// change, for good; other cells can use none of them, and it can use none of theirs. 0 is a cell without.
+    #[must_use]
+    pub const fn with_quota(value: T, bytes: usize) -> Self {
+        assert!(
+            bytes == 0 || bytes >= 64 << 10,
+            "a quota is at least 64 KiB, or 0 for none"
+        );
+        Shared {
+            lock: Lock::new(),
+            first: UnsafeCell::new(ManuallyDrop::new(value)),
+            elsewhere: AtomicPtr::new(ptr::null_mut()),
+            quota: bytes,
+            pool: AtomicUsize::new(if bytes == 0 { 0 } else { NO_POOL_YET }),
+            wanted: AtomicUsize::new(0),
+            largest: AtomicUsize::new(0),
+        }
+    }
+
+    /// Where the value lies. With the lock.
+    fn value(&self) -> *mut T {
+        let elsewhere = self.elsewhere.load(Ordering::Relaxed);
+        if elsewhere.is_null() {
+            self.first.get().cast()
+        } else {
+            elsewhere
+        }
+    }
+
+    /// Locks, runs `f` on the value with allocations aimed at the shared heap, unlocks. There is room for 4 KiB when `f`
+    /// begins.
+    ///
+    /// `f` must be `Copy`, which a closure is that moves nothing in and changes nothing outside: what is stored is cloned
+    /// inside, what is found is returned.
+    ///
+    /// ```compile_fail
+    /// # use transom_arena::Shared;
+    /// static NAMES: Shared<Vec<String>> = Shared::new(Vec::new());
+    /// let name = String::from("made in the request's bucket");
+    /// NAMES.with(move |names| names.push(name));
+    /// ```
+    ///
+    /// # Errors
+    /// [`SharedError`].
+    ///
+    /// # Panics
+    /// If this request holds the cell already, or 16 others.
+    #[track_caller]
+    pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R + Copy) -> Result<R, SharedError> {
+        self.change(ROOM, f)
+    }
+
+    /// As [`with`](Shared::with), where `f` needs so much room: it is not run unless there is a free piece of so many
+    /// bytes. With 0 it is run in any case, to remove something.
+    ///
+    /// # Errors
+    /// [`SharedError`].
+    ///
+    /// # Panics
+    /// As [`with`](Shared::with).
+    #[track_caller]
+    pub fn with_room<R>(
+        &self,
+        bytes: usize,
+        f: impl FnOnce(&mut T) -> R + Copy,
+    ) -> Result<R, SharedError> {
+        self.change(bytes, f)
+    }
+
+    /// As [`with`](Shared::with), for a closure that changes something outside, or moves something in. What it moves in must have been made in the shared
+    /// heap, inside [`outside`]; of anything else the bucket it lies in keeps the bytes for as long as the cell has it.
+    ///
+    /// # Errors
+    /// [`SharedError`].
+    ///
+    /// # Panics
+    /// As [`with`](Shared::with).
+    #[track_caller]
+    pub fn with_once<R>(&self, f: impl FnOnce(&mut T) -> R) -> Result<R, SharedError> {
+        self.change(ROOM, f)
+    }
+
+    #[track_caller]
+    fn change<R>(&self, room: usize, f: impl FnOnce(&mut T) -> R) -> Result<R, SharedError> {
+        let place = Location::caller();
+        self.lock.locked(Access::Write, || {
+            let pool = self.own_pool()?;
+            self.check_room(pool, room)?;
+            let bucket = bound();
+            let before = bucket.map_or(0, |bucket| {
+                bucket.last_change.set(Some(place));
+                bucket.spilled.get()
+            });
+            thread(|t| (t.made.set(0), t.freed.set(0)));
+            // SAFETY: locked for writing, and whole: nobody else has a reference to the value.
+            let result = aimed_at(pool, || f(unsafe { &mut *self.value() }));
+            self.note_largest();
+            match bucket {
+                // The value is as the closure has left it, in part outside the shared heap; the request is over.
+                Some(bucket) if bucket.spilled.get() != before => {
+                    let asked = bucket.exhaustion.get().asked;
+                    self.wanted
+                        .fetch_max(asked.saturating_mul(2), Ordering::Relaxed);
+                    Err(self.full(pool, asked))
+                }
+                _ => Ok(result),
+            }
+        })
+    }
+
+    /// The number of the pool that it allocates from; it is made if the cell is to have its own.
+    fn own_pool(&self) -> Result<usize, SharedError> {
+        match self.pool.load(Ordering::Relaxed) {
+            NO_POOL_YET if super::INSTALLED.load(Ordering::Relaxed) => {
+                let number = make_pool(self.quota).ok_or_else(|| self.full(0, self.quota))?;
+                self.pool.store(number, Ordering::Relaxed);
+                Ok(number)
+            }
+            NO_POOL_YET => Ok(0),
+            number => Ok(number),
+        }
+    }
+
+    fn note_largest(&self) {
+        let (made, freed) = thread(|t| (t.made.get(), t.freed.get()));
+        let largest = self.largest.load(Ordering::Relaxed);
+        let now = match freed >= largest {
+            true => made,
+            false => made.max(largest),
+        };
+        if now != largest {
+            self.largest.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn check_room(&self, pool: usize, room: usize) -> Result<(), SharedError> {
+        if room == 0 || bound().is_none() {
+            return Ok(());
+        }
+        // What doubles for the first time where there is no room for it goes to the overdraft; unless not even that can
+        // have it, when the request would end in the middle of the change.
+        let doubled = self.largest.load(Ordering::Relaxed).saturating_mul(2);
+        let doubled = if doubled + ROOM > overdraft_share() {
+            doubled
+        } else {
+            0
+        };
+        let wanted = room.max(self.wanted.load(Ordering::Relaxed)).max(doubled);
+        if has_room(&POOLS[pool], wanted) {
+            self.wanted.store(0, Ordering::Relaxed);
+            Ok(())
+        } else {
+            Err(self.full(pool, wanted))
+        }
+    }
+
+    fn full(&self, pool: usize, asked: usize) -> SharedError {
+        SharedError::Full {
+            asked,
+            used: POOLS[pool].used(),
+            size: POOLS[pool].len(),
+        }
+    }
+
+    /// Locks and runs `f` on the value for reading, beside other readers; allocations stay in the bucket, so clones are the
+    /// request's own.
+    ///
+    /// A request that outgrows its arena in here does not poison the cell: nothing was being changed.
+    ///
+    /// # Errors
+    /// [`SharedError::Poisoned`].
+    ///
+    /// # Panics
+    /// If this request holds the cell already, or 16 others.
+    pub fn read<R>(&self, f: impl FnOnce(&T) -> R) -> Result<R, SharedError> {
+        self.lock.locked(Access::Read, || {
+            // SAFETY: locked for reading, and nobody who will never end changes it: there are only shared references.
+            Ok(f(unsafe { &*self.value() }))
+        })
+    }
+
+    /// Whether an earlier request left the cell so that it cannot be changed: poisoned, or lent for good.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.lock.state() != State::Whole
+    }
+
+    /// Bytes in use of the heap that the cell allocates from, and its size: its own if it has a quota, else the shared one.
+    #[must_use]
+    pub fn usage(&self) -> (usize, usize) {
+        let pool = match self.pool.load(Ordering::Relaxed) {
+            NO_POOL_YET => return (0, self.quota),
+            number => &POOLS[number],
+        };
+        (pool.used(), pool.len())
+    }
+
+    /// Puts a fresh value in and clears the poison.
+    ///
+    /// The old value is dropped if it is one: after a panic it is. After a stack overflow it may be half-changed, and what
+    /// it owns stays allocated. If a request that will never end still has it, the fresh value goes into other storage.
+    pub fn restore(&self, make: impl FnOnce() -> T) {
+        let fresh = outside(|| Box::new(make()));
+        ensure_stack(STACK_MARGIN + size_of::<T>());
+        let old = self.lock.seized(|| {
+            let state = self.lock.state();
+            let value = self.value();
+            let old = match state {
+                State::Whole | State::Panicked => {
+                    // SAFETY: locked for writing, and a value, which is not used again where it lies.
+                    Some(unsafe { value.read() })
+                }
+                State::Broken | State::Read | State::Written => None,
+            };
+            match state {
+                // SAFETY: locked for writing; nobody has a reference, and writing over bytes without reading them is
+                // always allowed.
+                State::Whole | State::Panicked | State::Broken => unsafe {
+                    value.write(*fresh);
+                },
+                State::Read | State::Written => {
+                    self.elsewhere
+                        .store(Box::into_raw(fresh), Ordering::Relaxed);
+                }
+            }
+            self.wanted.store(0, Ordering::Relaxed);
+            self.lock.set_whole();
+            old
+        });
+        drop(old);
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        let is_value = matches!(self.lock.state(), State::Whole | State::Panicked);
+        let elsewhere = *self.elsewhere.get_mut();
+        if !is_value {
+            return; // what it owns stays allocated, as after `restore`
+        }
+        // SAFETY: nobody else has the cell, and the value is one; it is dropped once, here.
+        unsafe {
+            if elsewhere.is_null() {
+                ManuallyDrop::drop(self.first.get_mut());
+            } else {
+                drop(Box::from_raw(elsewhere));
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("poisoned", &self.is_poisoned())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,175 @@
+//! The part of a cell that does not depend on its type: who may go in, and what state the last one has left it in.
+
+use super::SharedError;
+use super::held::Held;
+use crate::cleanup::WayOut;
+use crate::futex::{AtomicU32, Ordering};
+use crate::recovery::{STACK_MARGIN, ensure_stack};
+use crate::rwlock;
+use crate::thread::{bound, thread};
+use std::sync::atomic::{AtomicU8, AtomicUsize};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// What the last request to leave the cell has made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum State {
+    /// Whole.
+    Whole = 0,
+    /// A panic has unwound out of a change: the value is a value, but may be half-changed.
+    Panicked = 1,
+    /// A change was left by a jump: the value may be no value.
+    Broken = 2,
+    /// A request that will never end has a `&T`: nobody may have a `&mut T` to the same storage again.
+    Read = 3,
+    /// A request that will never end has a `&mut T`: nobody may have anything to the same storage again.
+    Written = 4,
+}
+
+pub(super) struct Lock {
+    word: AtomicU32,
+    state: AtomicU8,
+    /// The writer's thread, to turn a self-deadlock into a panic. Zero: none.
+    writer: AtomicUsize,
+}
+
+impl Lock {
+    pub(super) const fn new() -> Self {
+        Lock {
+            word: AtomicU32::new(rwlock::FREE),
+            state: AtomicU8::new(State::Whole as u8),
+            writer: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            0 => State::Whole,
+            1 => State::Panicked,
+            2 => State::Broken,
+            3 => State::Read,
+            _ => State::Written,
+        }
+    }
+
+    pub(super) fn set_whole(&self) {
+        self.state.store(State::Whole as u8, Ordering::Release);
+    }
+
+    /// Only for the worse: a reader that leaves must not hide what a writer has done.
+    fn worsen(&self, state: State) {
+        self.state.fetch_max(state as u8, Ordering::AcqRel);
+    }
+
+    /// Whether the value may be had that way.
+    fn check(&self, access: Access) -> Result<(), SharedError> {
+        match (self.state(), access) {
+            (State::Whole, _) | (State::Read, Access::Read) => Ok(()),
+            (State::Read, Access::Write) => Err(SharedError::Lent),
+            (State::Panicked | State::Broken | State::Written, _) => Err(SharedError::Poisoned),
+        }
+    }
+
+    /// Runs `f` while the lock is held, and unlocks on every way out.
+    pub(super) fn locked<R>(
+        &self,
+        access: Access,
+        f: impl FnOnce() -> Result<R, SharedError>,
+    ) -> Result<R, SharedError> {
+        struct Guard<'l> {
+            lock: &'l Lock,
+            access: Access,
+            returned: bool,
+        }
+        impl Drop for Guard<'_> {
+            fn drop(&mut self) {
+                if let Some(bucket) = bound() {
+                    bucket.held.remove();
+                }
+                let way_out = match self.returned {
+                    true => WayOut::Returned,
+                    false => WayOut::Unwound,
+                };
+                self.lock.leave(self.access, way_out, false);
+            }
+        }
+        ensure_stack(STACK_MARGIN);
+        self.acquire(access);
+        let mut guard = Guard {
+            lock: self,
+            access,
+            returned: false,
+        };
+        // The state is looked at with the lock, so that those who wait learn what the one before them has left.
+        let result = self.check(access).and_then(|()| f());
+        guard.returned = true;
+        result
+    }
+
+    /// Takes the lock, and notes it for the way out of the request.
+    fn acquire(&self, access: Access) {
+        let me = thread(|t| std::ptr::from_ref(t) as usize);
+        let bucket = bound();
+        let has_it = self.writer.load(Ordering::Relaxed) == me
+            || bucket.is_some_and(|bucket| bucket.held.has(self));
+        assert!(
+            !has_it,
+            "this request holds the Shared already: locking it again would wait for itself for ever"
+        );
+        if let Some(bucket) = bucket {
+            bucket.held.make_room();
+        }
+        match access {
+            Access::Read => rwlock::read(&self.word),
+            Access::Write => {
+                rwlock::write(&self.word);
+                self.writer.store(me, Ordering::Relaxed);
+                thread(|t| t.writing.set(t.writing.get() + 1));
+            }
+        }
+        if let Some(bucket) = bucket {
+            bucket.held.add(Held { lock: self, access });
+        }
+    }
+
+    /// Gives the lock up, for the request that has it, and notes what it leaves behind. `parked`: that request's frames
+    /// stay as they are, for ever.
+    pub(super) fn leave(&self, access: Access, way_out: WayOut, parked: bool) {
+        let left = match (access, way_out) {
+            (_, WayOut::Returned) => State::Whole,
+            (Access::Write, _) if parked => State::Written,
+            (Access::Read, _) if parked => State::Read,
+            (Access::Write, WayOut::Unwound) => State::Panicked,
+            // Stopped between two arbitrary instructions, a reader is no better than a writer: of what it shares, some may be
+            // changed through `&T`.
+            (Access::Write, _) | (Access::Read, WayOut::ExhaustedStack) => State::Broken,
+            (Access::Read, WayOut::Unwound | WayOut::ExhaustedArena) => State::Whole,
+        };
+        self.worsen(left);
+        match access {
+            Access::Read => rwlock::unlock_read(&self.word),
+            Access::Write => {
+                self.writer.store(0, Ordering::Relaxed);
+                thread(|t| t.writing.set(t.writing.get().saturating_sub(1)));
+                rwlock::unlock_write(&self.word);
+            }
+        }
+    }
+
+    /// Runs `f` with the lock held for writing, whatever state the cell is in.
+    pub(super) fn seized<R>(&self, f: impl FnOnce() -> R) -> R {
+        ensure_stack(STACK_MARGIN);
+        self.acquire(Access::Write);
+        let result = f();
+        if let Some(bucket) = bound() {
+            bucket.held.remove();
+        }
+        self.leave(Access::Write, WayOut::Returned, false);
+        result
+    }
+}
