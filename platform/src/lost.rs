@@ -30,6 +30,10 @@ const LOOK_OFTEN: Duration = Duration::from_millis(250);
 /// because [`OVERDUE_AFTER`] counts from its beginning at the earliest.
 const LOOK_SELDOM: Duration = OVERDUE_AFTER;
 
+/// A look that comes so much later than it was to has been kept from the processor: the process was stopped, or the machine
+/// has other things to do. Handlers were too, and get their time anew.
+const LATE: Duration = Duration::from_secs(1);
+
 /// Why a bucket is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -211,6 +215,8 @@ pub(crate) struct Signs {
     /// When a bucket was first seen to rest, or to serve a client that has gone; 0: it does neither. Written by the one
     /// that looks, apart from what threads write.
     noticed_ns: Box<[AtomicU64]>,
+    /// When the process was last seen to run again after a while in which it did not; 0: never.
+    resumed_ns: AtomicU64,
     pub(crate) lines: LinePace,
 }
 
@@ -220,6 +226,7 @@ impl Signs {
         Signs {
             signs: (0..buckets).map(|_| Sign::new()).collect(),
             noticed_ns: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
+            resumed_ns: AtomicU64::new(0),
             lines: LinePace::default(),
         }
     }
@@ -230,21 +237,30 @@ impl Signs {
     }
 }
 
-/// From when on a bucket of that class is lost, and by what; `None`: never, as things are. `noticed_ns` is when it was
-/// first seen to rest, or its client to have gone; 0: neither.
-fn lost_from(class: Class, sign: &Sign, noticed_ns: u64) -> Option<(u64, Loss)> {
+/// When the one that looks has noticed what a sign does not say. Both are times in nanoseconds, and 0 for never.
+#[derive(Clone, Copy, Debug)]
+struct Noticed {
+    /// That the bucket rests, or that its client has gone.
+    at_ns: u64,
+    /// That the process runs again.
+    resumed_ns: u64,
+}
+
+/// From when on a bucket of that class is lost, and by what; `None`: never, as things are.
+fn lost_from(class: Class, sign: &Sign, noticed: Noticed) -> Option<(u64, Loss)> {
     let after = |at_ns: u64, time: Duration| at_ns.saturating_add(time.as_nanos() as u64);
-    let noticed = Some(noticed_ns).filter(|&at_ns| at_ns != 0);
+    let resumed_ns = noticed.resumed_ns;
+    let noticed = Some(noticed.at_ns).filter(|&at_ns| at_ns != 0);
     match (class, sign.until()) {
         (Class::Sound, _) | (Class::Calling, Until::Ever) => None,
         (Class::Parked, _) => Some((0, Loss::Parked)),
         (Class::Resting, _) => noticed.map(|at_ns| (after(at_ns, KEEP_TIMEOUT), Loss::Resting)),
         (Class::Calling, Until::ClientHasGone) => {
-            noticed.map(|at_ns| (after(at_ns, OVERDUE_AFTER), Loss::Overdue))
+            noticed.map(|at_ns| (after(at_ns.max(resumed_ns), OVERDUE_AFTER), Loss::Overdue))
         }
         (Class::Calling, Until::Deadline(at_ns)) => {
             // A client in another process may have said a time that was over before it called.
-            let at_ns = at_ns.max(sign.since_ns());
+            let at_ns = at_ns.max(sign.since_ns()).max(resumed_ns);
             Some((after(at_ns, OVERDUE_AFTER), Loss::Overdue))
         }
     }
@@ -270,8 +286,11 @@ impl Application {
     fn lost_from(&self, bucket: u32) -> Option<(u64, Loss)> {
         let class = class_of(self.buckets().get(bucket)?.state());
         let signs = self.signs();
-        let noticed_ns = signs.noticed_ns[bucket as usize].load(Ordering::Relaxed);
-        lost_from(class, signs.of(bucket), noticed_ns)
+        let noticed = Noticed {
+            at_ns: signs.noticed_ns[bucket as usize].load(Ordering::Relaxed),
+            resumed_ns: signs.resumed_ns.load(Ordering::Relaxed),
+        };
+        lost_from(class, signs.of(bucket), noticed)
     }
 
     /// Whether the client of the call in a bucket has gone.
@@ -323,6 +342,8 @@ struct Told {
 pub struct LossWatch {
     application: &'static Application,
     told: Box<[Option<Told>]>,
+    /// When the next look was to be; 0: this is the first one.
+    due_ns: u64,
 }
 
 impl LossWatch {
@@ -333,12 +354,17 @@ impl LossWatch {
         LossWatch {
             application,
             told: vec![None; buckets].into_boxed_slice(),
+            due_ns: 0,
         }
     }
 
     /// Looks at all buckets.
     pub fn look(&mut self) -> Looked {
         let now_ns = now_ns();
+        if self.due_ns != 0 && now_ns > self.due_ns + LATE.as_nanos() as u64 {
+            let signs = self.application.signs();
+            signs.resumed_ns.store(now_ns, Ordering::Relaxed);
+        }
         let mut lost = Lost::default();
         let mut again_ns = now_ns.saturating_add(LOOK_SELDOM.as_nanos() as u64);
         for bucket in 0..self.application.buckets().len() {
@@ -359,10 +385,9 @@ impl LossWatch {
         }
         let again_in = Duration::from_nanos(again_ns - now_ns).max(LOOK_OFTEN);
         let may_come_back = lost.resting + lost.overdue > 0;
-        Looked {
-            lost,
-            again_in: if may_come_back { LOOK_OFTEN } else { again_in },
-        }
+        let again_in = if may_come_back { LOOK_OFTEN } else { again_in };
+        self.due_ns = now_ns + again_in.as_nanos() as u64;
+        Looked { lost, again_in }
     }
 
     /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its request says it.)
@@ -433,6 +458,17 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+    const NOTHING: Noticed = Noticed {
+        at_ns: 0,
+        resumed_ns: 0,
+    };
+
+    fn noticed(at_s: u64) -> Noticed {
+        Noticed {
+            at_ns: at_s * SECOND,
+            ..NOTHING
+        }
+    }
 
     fn sign(since_s: u64, until: Until) -> Sign {
         let sign = Sign::new();
@@ -444,9 +480,9 @@ mod tests {
     fn a_call_is_overdue_five_seconds_after_its_deadline() {
         let sign = sign(100, Until::Deadline(160 * SECOND));
         let overdue = Some((165 * SECOND, Loss::Overdue));
-        assert_eq!(lost_from(Class::Calling, &sign, 0), overdue);
+        assert_eq!(lost_from(Class::Calling, &sign, NOTHING), overdue);
         for class in [Class::Sound, Class::Parked, Class::Resting] {
-            assert_ne!(lost_from(class, &sign, 0), overdue, "{class:?}");
+            assert_ne!(lost_from(class, &sign, NOTHING), overdue, "{class:?}");
         }
     }
 
@@ -454,30 +490,45 @@ mod tests {
     fn a_deadline_before_the_call_counts_from_the_call() {
         let sign = sign(100, Until::Deadline(1));
         let overdue = Some((105 * SECOND, Loss::Overdue));
-        assert_eq!(lost_from(Class::Calling, &sign, 0), overdue);
+        assert_eq!(lost_from(Class::Calling, &sign, NOTHING), overdue);
+    }
+
+    #[test]
+    fn after_a_time_in_which_the_process_did_not_run_a_call_has_five_seconds_anew() {
+        let resumed = Noticed {
+            resumed_ns: 900 * SECOND,
+            ..noticed(200)
+        };
+        let overdue = Some((905 * SECOND, Loss::Overdue));
+        for until in [Until::Deadline(160 * SECOND), Until::ClientHasGone] {
+            assert_eq!(
+                lost_from(Class::Calling, &sign(100, until), resumed),
+                overdue
+            );
+        }
     }
 
     #[test]
     fn a_call_without_a_deadline_is_never_overdue() {
         let sign = sign(100, Until::Ever);
-        assert_eq!(lost_from(Class::Calling, &sign, 0), None);
-        assert_eq!(lost_from(Class::Calling, &sign, 7), None);
+        assert_eq!(lost_from(Class::Calling, &sign, NOTHING), None);
+        assert_eq!(lost_from(Class::Calling, &sign, noticed(7)), None);
     }
 
     #[test]
     fn a_call_that_streams_is_overdue_only_after_its_client_has_gone() {
         let sign = sign(100, Until::Deadline(160 * SECOND));
         sign.streams();
-        assert_eq!(lost_from(Class::Calling, &sign, 0), None);
-        let gone = lost_from(Class::Calling, &sign, 200 * SECOND);
+        assert_eq!(lost_from(Class::Calling, &sign, NOTHING), None);
+        let gone = lost_from(Class::Calling, &sign, noticed(200));
         assert_eq!(gone, Some((205 * SECOND, Loss::Overdue)));
     }
 
     #[test]
     fn a_bucket_that_rests_is_lost_once_that_was_seen_for_long_enough() {
         let sign = sign(100, Until::Ever);
-        assert_eq!(lost_from(Class::Resting, &sign, 0), None);
-        let lost = lost_from(Class::Resting, &sign, 100 * SECOND);
+        assert_eq!(lost_from(Class::Resting, &sign, NOTHING), None);
+        let lost = lost_from(Class::Resting, &sign, noticed(100));
         let at_ns = 100 * SECOND + KEEP_TIMEOUT.as_nanos() as u64;
         assert_eq!(lost, Some((at_ns, Loss::Resting)));
     }
@@ -485,7 +536,7 @@ mod tests {
     #[test]
     fn a_parked_bucket_is_lost_whatever_its_sign_says() {
         let sign = sign(100, Until::Ever);
-        let lost = lost_from(Class::Parked, &sign, 0);
+        let lost = lost_from(Class::Parked, &sign, NOTHING);
         assert_eq!(lost, Some((0, Loss::Parked)));
     }
 

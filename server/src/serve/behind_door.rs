@@ -49,7 +49,7 @@ impl Server {
         let path = path.expect("an application without a path has a front end");
         let mut listeners = open_admin(&settings.front, &mut inherited)?;
         let timeout = settings.front.handover_timeout;
-        let handover = Handover::prepare(What::Path, listeners.as_ref(), timeout);
+        let handover = Handover::prepare(What::Path, listeners.as_ref(), timeout, signals);
         let way = Way::choose(&settings.application, plan, handover.obstacle())?;
         let mut region = application::map(plan, &settings.application)?;
         let snapshots = region.take("snapshots").expect("the plan has this term");

@@ -346,7 +346,7 @@ impl Server {
             }
         };
         let timeout = settings.handover_timeout;
-        let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout);
+        let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout, signals);
         if let Some(error) = handover.obstacle() {
             return Err(StartError::Handover(error.to_string()));
         }

@@ -183,6 +183,37 @@ impl Drop for Inheritance {
     }
 }
 
+/// What else is particular to a new process: the signals that it starts with blocked.
+struct Attributes(Box<libc::posix_spawnattr_t>);
+
+impl Attributes {
+    /// Those that are blocked here are for our main thread; a program that has not become ready is to obey them at once.
+    fn with(blocked: &libc::sigset_t) -> io::Result<Self> {
+        // SAFETY: all zeros are a value of the type, which `init` then overwrites.
+        let mut attributes = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: there is room for what it writes.
+        check(unsafe { libc::posix_spawnattr_init(&raw mut *attributes) })?;
+        let mut attributes = Attributes(attributes);
+        let mask = libc::POSIX_SPAWN_SETSIGMASK as libc::c_short;
+        // SAFETY: the attributes were initialised, and the set was filled by the system.
+        unsafe {
+            check(libc::posix_spawnattr_setsigmask(
+                &raw mut *attributes.0,
+                blocked,
+            ))?;
+            check(libc::posix_spawnattr_setflags(&raw mut *attributes.0, mask))?;
+        }
+        Ok(attributes)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: they were initialised, and are not used after this.
+        unsafe { libc::posix_spawnattr_destroy(&raw mut *self.0) };
+    }
+}
+
 fn check(code: libc::c_int) -> io::Result<()> {
     match code {
         0 => Ok(()),
@@ -215,6 +246,7 @@ struct Means {
     /// A part of the environment.
     letter: Letter,
     inheritance: Inheritance,
+    attributes: Attributes,
     /// What the new instance says; does not block.
     said: File,
     /// Where it says it: inherited at this number, and kept open here so that there is always one.
@@ -256,10 +288,11 @@ impl Handover {
         what: What,
         listeners: Option<&Listeners>,
         timeout: Duration,
+        signals: &Signals,
     ) -> Handover {
         Handover {
             what,
-            means: Means::prepare(listeners),
+            means: Means::prepare(listeners, signals),
             timeout,
         }
     }
@@ -328,7 +361,7 @@ impl Handover {
 }
 
 impl Means {
-    fn prepare(listeners: Option<&Listeners>) -> io::Result<Self> {
+    fn prepare(listeners: Option<&Listeners>, signals: &Signals) -> io::Result<Self> {
         let (said, to_say) = pipe()?;
         let mut text = format!("{}\n{}", std::process::id(), to_say.as_raw_fd());
         let sockets = || listeners.into_iter().flat_map(Listeners::sockets);
@@ -354,6 +387,7 @@ impl Means {
             arguments: Strings::new(std::env::args_os(), None)?,
             environment: Strings::new(environment.chain([handover]), Some(letter.as_ptr()))?,
             inheritance: Inheritance::of(inherited)?,
+            attributes: Attributes::with(signals.blocked_before())?,
             letter,
             said,
             _to_say: to_say,
@@ -366,14 +400,14 @@ impl Means {
         // One that failed may have said something.
         while (&self.said).read(&mut [0]).is_ok_and(|len| len > 0) {}
         let mut pid = 0;
-        // SAFETY: the actions were initialised; the strings end with NUL, and the arrays of pointers to them with a null
+        // SAFETY: actions and attributes were initialised; the strings end with NUL, and the arrays of pointers to them with a null
         // pointer; all of them live as long as `self`.
         check(unsafe {
             libc::posix_spawn(
                 &raw mut pid,
                 self.program.as_ptr(),
                 &raw const *self.inheritance.0,
-                ptr::null(),
+                &raw const *self.attributes.0,
                 self.arguments.pointers.as_ptr(),
                 self.environment.pointers.as_ptr(),
             )

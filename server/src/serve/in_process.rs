@@ -68,7 +68,7 @@ impl Server {
             .map(|address| format!("http://{address}"))
             .collect();
         let timeout = settings.front.handover_timeout;
-        let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout);
+        let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout, signals);
         let way = Way::choose(&settings.application, plan, handover.obstacle())?;
         let access = access::start(&settings.front, vec![listen.join(",")], Vec::new(), signals)?;
 

@@ -25,6 +25,8 @@ pub(super) enum Wake {
 /// waits for them it gives signs of life to a service manager.
 pub(super) struct Signals {
     set: libc::sigset_t,
+    /// What was blocked before.
+    before: libc::sigset_t,
     notify: Notify,
     /// With it, SIGHUP is ours too.
     access: OnceLock<AccessLog>,
@@ -36,19 +38,26 @@ impl Signals {
         // SAFETY: the set is initialised by sigemptyset before it is used; the calls affect this thread's mask only.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2] {
                 libc::sigaddset(&raw mut set, signal);
             }
-            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) {
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) {
                 0 => Ok(Signals {
                     set,
+                    before,
                     notify: Notify::from_environment(),
                     access: OnceLock::new(),
                 }),
                 code => Err(io::Error::from_raw_os_error(code)),
             }
         }
+    }
+
+    /// What this process was started with: the signals that it had blocked.
+    pub(super) fn blocked_before(&self) -> &libc::sigset_t {
+        &self.before
     }
 
     /// What is told to a service manager.
