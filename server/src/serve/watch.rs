@@ -9,6 +9,11 @@
 //!   their turn: the hand-over takes place at once, and the new instance is told when the last recycle was.
 //! - Buckets that are lost while a new instance starts, be it 32 in a second: they are in the process that ends anyway. If
 //!   the hand-over was SIGUSR2's and fails, the next look finds them.
+//! - Too many lost buckets soon after the last recycle: they wait for their turn, and for the predecessor's end.
+//! - A new instance that ends at its start, or is not ready in time: after SIGUSR2 this one goes on, else it drains and
+//!   exits, to be started anew.
+//! - A full table of descriptors, a lock of the C library that is never given back: starting a new instance needs neither
+//!   (`handover`).
 
 use super::handover::{Handover, Outcome, What};
 use super::predecessor::Note;
