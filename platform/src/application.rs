@@ -4,6 +4,7 @@ use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
 use crate::frame::{self, decode_connection, decode_datagram, decode_request, outcome};
 use crate::histogram::Histogram;
+use crate::lost::{Lost, RouteNote, Sign, Signs, Until};
 use crate::meter::{Culprit, Leave, LinePace, Meters, RouteMeter};
 use crate::request::{Matched, Request};
 use crate::response::{Response, Status};
@@ -50,6 +51,7 @@ pub struct Application {
     counters: Counters,
     meters: Meters,
     lines: LinePace,
+    signs: Signs,
 }
 
 /// Why an application cannot be served.
@@ -97,6 +99,8 @@ pub struct Figures {
     pub buckets_pinned: usize,
     /// Buckets that are parked, and lost until the process is replaced.
     pub buckets_parked: usize,
+    /// Buckets that are lost now, for any reason.
+    pub lost: Lost,
     /// The most arena bytes that any request has used.
     pub high_water: usize,
     /// The deepest stack seen, in bytes.
@@ -153,6 +157,7 @@ impl Application {
             counters: Counters::default(),
             meters: Meters::new(service, arena_size),
             lines: LinePace::default(),
+            signs: Signs::new(buckets.len()),
         }))
     }
 
@@ -245,6 +250,7 @@ impl Application {
             largest_refused: load(&self.counters.largest_refused),
             buckets_pinned: self.buckets.iter().filter(|b| pinned(b.state())).count(),
             buckets_parked: parked(self.buckets),
+            lost: self.lost(),
             high_water: self
                 .buckets
                 .iter()
@@ -261,8 +267,18 @@ impl Application {
                 .door
                 .get()
                 .map_or(0, |door| door.info().threads_started),
-            unlogged: self.lines.unlogged(),
+            unlogged: self.lines.unlogged() + self.signs.lines.unlogged(),
         }
+    }
+
+    /// What its threads say of their calls.
+    pub(crate) fn signs(&self) -> &Signs {
+        &self.signs
+    }
+
+    /// What the log calls a route, by its number, or a call without one.
+    pub(crate) fn name_of_route(&self, route: Option<usize>) -> &'static str {
+        self.meters.of(route).route
     }
 
     fn start_thread(&'static self, thread: u32) -> io::Result<()> {
@@ -271,6 +287,15 @@ impl Application {
             .get(thread)
             .ok_or_else(|| io::Error::other("there is no bucket for another thread"))?;
         bucket.start_thread(door_server_thread, std::ptr::from_ref(self).addr())
+    }
+
+    /// Until when a call may keep its bucket. A connection has no deadline, and may be used for as long as it is there.
+    fn until(&self, deadline_ns: u64) -> Until {
+        match (self.service, deadline_ns) {
+            (Service::Connections(_), _) => Until::ClientHasGone,
+            (Service::Requests(_) | Service::Datagrams(_), 0) => Until::Ever,
+            (Service::Requests(_) | Service::Datagrams(_), at_ns) => Until::Deadline(at_ns),
+        }
     }
 
     fn count_failure(&self, failed: &Failed<'_>) -> u32 {
@@ -391,6 +416,7 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
             thread,
             &Server {
                 application,
+                sign: application.signs.of(thread),
                 tenant,
                 pinned: Cell::new(false),
                 ended_ns: Cell::new(0),
@@ -402,6 +428,8 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
 /// What a door server thread answers calls with.
 struct Server {
     application: &'static Application,
+    /// What is said of the present call.
+    sign: &'static Sign,
     /// Borrowed for the length of a call; calls of one thread do not overlap.
     tenant: RefCell<Tenant>,
     /// The last call has left allocations behind.
@@ -433,7 +461,10 @@ impl DoorHandler for Server {
         let deadline_ns = call.deadline();
         let claimed_at_ns = call.claimed_at_ns();
 
-        let route = Cell::new(None);
+        self.sign
+            .begins(claimed_at_ns, application.until(deadline_ns));
+
+        let route = RouteNote::new(self.sign);
         let meter = || {
             let matched: Option<Matched> = route.get();
             application.meters.of(matched.map(|matched| matched.number))
@@ -456,7 +487,7 @@ impl DoorHandler for Server {
             unsafe { emergency.complete(&[], CallStatus(status)) };
             (application.options.on_parked)();
         };
-        let port = Port::new(call);
+        let port = Port::new(call, self.sign);
         let answer = |arena: &Bump| match application.service {
             // SAFETY: as for `request`.
             Service::Requests(routes) => unsafe {
@@ -563,7 +594,7 @@ unsafe fn answer_request(
     arena: &Bump,
     deadline_ns: u64,
     port: &Port<'_, '_>,
-    route: &Cell<Option<Matched>>,
+    route: &RouteNote<'_>,
 ) -> Option<Written> {
     // SAFETY: the caller's promise; what is read of the request while a piece of its body is fetched lies before it.
     let raw = match decode_request(unsafe { &*frame }) {

@@ -10,7 +10,6 @@
 mod body;
 mod query;
 
-use std::cell::Cell;
 use std::fmt;
 use std::io::Read;
 use std::mem;
@@ -26,6 +25,7 @@ use transom_doors::now_ns;
 
 use crate::failure::Failure;
 use crate::frame::RawRequest;
+use crate::lost::RouteNote;
 
 pub use body::BodyReader;
 
@@ -50,7 +50,7 @@ pub struct Request {
     route: Option<&'static str>,
     params: Params<'static, 'static>,
     /// Where the route is noted for whoever must say what became of a request that is gone; see `note_route_in`.
-    route_note: Option<NonNull<Cell<Option<Matched>>>>,
+    route_note: Option<NonNull<RouteNote<'static>>>,
 }
 
 /// A route that a request's path has matched.
@@ -345,8 +345,9 @@ impl Request {
     ///
     /// # Safety
     /// `note` outlives the request. What is noted is valid as long as the [`Routes`](crate::router::Routes) that matched.
-    pub(crate) unsafe fn note_route_in(&mut self, note: &Cell<Option<Matched>>) {
-        self.route_note = Some(NonNull::from(note));
+    pub(crate) unsafe fn note_route_in(&mut self, note: &RouteNote<'_>) {
+        // Only the lifetime changes: the note, and with it the sign that it refers to, outlives the request.
+        self.route_note = Some(NonNull::from(note).cast());
     }
 
     /// Reads a streamed body into the arena, so that [`Request::body`] has all of it.
@@ -376,9 +377,9 @@ impl Request {
                 mem::transmute::<Params<'_, 'static>, Params<'static, 'static>>(params),
             )
         };
-        if let Some(note) = self.route_note {
-            // SAFETY: `note_route_in`'s caller promised that it outlives the request; a Cell is shared freely on a thread.
-            unsafe { note.as_ref() }.set(self.route.map(|pattern| Matched { number, pattern }));
+        if let (Some(note), Some(pattern)) = (self.route_note, self.route) {
+            // SAFETY: `note_route_in`'s caller promised that it outlives the request; it is used on this thread only.
+            unsafe { note.as_ref() }.set(Matched { number, pattern });
         }
     }
 }

@@ -4,6 +4,7 @@
 //! slows its own handler and costs no memory.
 
 use crate::frame::{self, PIECE_HEADER_LEN, TooLarge};
+use crate::lost::Sign;
 use crate::request::Memory;
 use crate::response::{Body, BodyWriter, ReplySink, Response};
 use std::cell::RefCell;
@@ -16,12 +17,12 @@ use transom_doors::{Call, Resumed};
 /// A stack overflow in the middle of handing a slot over would leave it half handed over; so that much must be left.
 const STACK_MARGIN: usize = 8 << 10;
 
-/// The call of this thread, for whoever is writing or reading just now.
-pub(crate) struct Port<'p, 'c>(RefCell<&'p mut Call<'c>>);
+/// The call of this thread, lent to what writes or reads just now; and the sign that says whether it streams.
+pub(crate) struct Port<'p, 'c>(RefCell<&'p mut Call<'c>>, &'p Sign);
 
 impl<'p, 'c> Port<'p, 'c> {
-    pub(crate) fn new(call: &'p mut Call<'c>) -> Self {
-        Port(RefCell::new(call))
+    pub(crate) fn new(call: &'p mut Call<'c>, sign: &'p Sign) -> Self {
+        Port(RefCell::new(call), sign)
     }
 
     pub(crate) fn reply_slot(&self) -> NonNull<[u8]> {
@@ -30,6 +31,7 @@ impl<'p, 'c> Port<'p, 'c> {
 
     fn hand_over(&self, len: usize, kind: u32) -> io::Result<Resumed> {
         ensure_stack(STACK_MARGIN);
+        self.1.streams();
         let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
         self.0.borrow_mut().interim(len, kind).map_err(gone)
     }

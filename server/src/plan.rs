@@ -44,7 +44,7 @@ pub(crate) fn write_size(settings: &FrontSettings) -> usize {
 pub(crate) const LOOP_STACK: usize = 256 << 10;
 
 /// Code, libraries, the process heap at "ready" and its headroom: 3.2 MiB measured for `hello`, debug builds 4.6 MiB. A route
-/// takes 1.5 KiB of it for its meters.
+/// takes 1.5 KiB of it for its meters, a bucket 100 bytes for what is said of its call.
 const PROCESS_CONSTANT: usize = 6 << 20;
 
 /// What the kernel takes for a thread: its stack (16 KiB) and task structures.
@@ -657,12 +657,7 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
         ("--handover-timeout", settings.handover_timeout),
     ] {
         if time.is_zero() {
-            return Err(PlanError::TooSmall {
-                flag,
-                was: "0".to_owned(),
-                least: "1ms".to_owned(),
-                why: "everything takes some time",
-            });
+            return Err(nothing_takes_no_time(flag));
         }
     }
     check_trust(settings)?;
@@ -682,6 +677,15 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
         });
     }
     Ok(())
+}
+
+fn nothing_takes_no_time(flag: &'static str) -> PlanError {
+    PlanError::TooSmall {
+        flag,
+        was: "0".to_owned(),
+        least: "1ms".to_owned(),
+        why: "everything takes some time",
+    }
 }
 
 /// Whoever may say who the client is has to be named.
@@ -744,12 +748,19 @@ fn check_request_size(settings: &Settings) -> Result<(), PlanError> {
 
 fn check_application(settings: &Settings) -> Result<(), PlanError> {
     let application = &settings.application;
-    if application.parked_limit() > application.buckets.max(1) {
+    if application.lost_limit.is_some() && application.parked_limit.is_some() {
+        return Err(PlanError::Together {
+            flag: "--lost-limit (TRANSOM_LOST_LIMIT)",
+            other: "--parked-limit (TRANSOM_PARKED_LIMIT)",
+            why: "the second is the former name of the first: leave it out",
+        });
+    }
+    if application.lost_limit() > application.buckets.max(1) {
         return Err(PlanError::TooLarge {
-            flag: "--parked-limit",
-            was: application.parked_limit().to_string(),
+            flag: application.lost_limit_flag(),
+            was: application.lost_limit().to_string(),
             most: application.buckets.to_string(),
-            why: "more buckets than there are (--buckets) cannot be parked, so the process would never be replaced",
+            why: "more buckets than there are (--buckets) cannot be lost, so the process would never be replaced",
         });
     }
     if settings.slots() > SLOTS_MAX {
@@ -774,6 +785,9 @@ fn check_application(settings: &Settings) -> Result<(), PlanError> {
 
 fn check_door(settings: &Settings) -> Result<(), PlanError> {
     let door = &settings.door;
+    if settings.front.handover_timeout.is_zero() {
+        return Err(nothing_takes_no_time("--handover-timeout"));
+    }
     if settings.application.strict_heap {
         return Err(PlanError::Together {
             flag: "--strict-heap",

@@ -17,6 +17,8 @@ pub mod proc;
 #[cfg(target_os = "linux")]
 pub mod raw;
 pub mod server;
+#[cfg(target_os = "linux")]
+pub mod succession;
 
 pub use browser::{Browser, Page, View};
 pub use client::{Answer, Client, Trouble};

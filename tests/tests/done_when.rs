@@ -4,7 +4,9 @@
 //! `TRANSOM_TEST_REQUESTS=1000000` makes each of these a million requests long; `tests/million.sh` does that in release.
 
 use std::fs;
+use std::time::Duration;
 use transom_tests::server::installed;
+use transom_tests::succession::Succession;
 use transom_tests::{Ended, Folder, Kind, Launch, Load, Report, Sample, eventually, requests};
 
 const EXHAUSTED: &str = "transom-diagnostic: bucket-exhausted\r\n";
@@ -123,6 +125,70 @@ fn every_second_request_panics_and_memory_is_constant() {
 fn every_second_request_panics_with_backtraces_switched_on() {
     let ended = half_of_the_requests_fail("/panic", PANICKED, 20_000, "1");
     assert!(ended.figure("panicked") > 0);
+}
+
+/// Instances that lose their buckets and are replaced, one after the other: the turn of the third comes after 10 s, of the
+/// fourth after 20 more, and so on.
+fn instances(requests: usize) -> usize {
+    if requests >= 1_000_000 { 4 } else { 2 }
+}
+
+/// One bucket in a thousand requests is lost for good, in a process that parks. Each instance has lost half of its buckets
+/// when the next one takes over, and begins with the memory that the first one began with.
+#[test]
+fn one_bucket_in_a_thousand_requests_is_lost_and_each_instance_begins_with_the_same_memory() {
+    let total = requests(20_000);
+    let instances = instances(total);
+    let limit = (total / 1000).div_ceil(instances);
+    let flags = format!(
+        "--on-exhaustion park --buckets {} --bucket-size 256KiB --lost-limit {limit}",
+        2 * limit
+    );
+    let servers = Succession::start(Launch::of("oom").flags(&flags));
+    let address = servers.first().address();
+    let first = Sample::at_rest(servers.first().pid());
+    let mut newest = servers.first().pid();
+    for n in 1..=instances {
+        let load = Load::new(address, CONNECTIONS, vec![Kind::get("/10", 200, "")]);
+        let load = load.total(total / instances);
+        let report = std::thread::scope(|scope| {
+            let load = scope.spawn(|| load.run());
+            for _ in 1..limit {
+                assert_eq!(servers.first().get("/1000000").status, 500);
+            }
+            load.join().expect("the load does not panic")
+        });
+        assert!(report.bad.is_empty(), "{:?}", report.bad);
+        let last = Sample::at_rest(newest);
+        // The one that is too many comes when the others have been answered: their connections stay with this instance.
+        assert_eq!(servers.first().get("/1000000").status, 500);
+        newest = servers.heir_within(n, Duration::from_secs(120));
+        let now = Sample::at_rest(newest);
+        let growth = change(first.rss, now.rss);
+        println!(
+            "| {limit} of {} buckets lost, instance {n} | | {} | {:.0} | {} KiB -> {} KiB; the next one {} KiB ({growth:+.2} %) | {} -> {} |",
+            2 * limit,
+            total / instances,
+            report.rate(),
+            first.rss >> 10,
+            last.rss >> 10,
+            now.rss >> 10,
+            first.mappings,
+            last.mappings
+        );
+        let of_its_own = change(first.anonymous, now.anonymous);
+        assert!(of_its_own.abs() <= 1.0, "{first:?} and {now:?}");
+        assert!(growth <= 2.0, "{first:?} and {now:?}");
+        assert_eq!(first.mappings, now.mappings);
+    }
+    let ended = servers.stop(newest);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    let words = format!(" parked={limit} lost={limit} ");
+    let recycled = ended.lines.iter().filter(|line| line.contains(&words));
+    assert_eq!(recycled.count(), instances);
+    let drained = ended.lines.iter().filter(|line| line.contains(" drained "));
+    let clean = drained.filter(|line| line.contains(" process_heap_allocations=0 "));
+    assert_eq!(clean.count(), instances + 1);
 }
 
 #[test]

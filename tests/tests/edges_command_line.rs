@@ -41,14 +41,12 @@ fn a_deadline_and_a_drain_timeout_may_be_zero() {
 }
 
 #[test]
-fn a_parked_limit_that_cannot_be_reached_is_refused() {
-    for flags in [
-        "--buckets 2 --parked-limit 3",
-        "--buckets 1 --parked-limit 1000",
-        "--parked-limit 65",
-    ] {
-        assert_refused(flags, "--parked-limit");
+fn a_limit_of_lost_buckets_that_cannot_be_reached_is_refused() {
+    for flag in ["--lost-limit", "--parked-limit"] {
+        for (buckets, limit) in [("--buckets 2", 3), ("--buckets 1", 1000), ("", 65)] {
+            assert_refused(&format!("{buckets} {flag} {limit}"), flag);
+        }
     }
-    let server = Server::start("hello", "--buckets 2 --parked-limit 2");
+    let server = Server::start("hello", "--buckets 2 --lost-limit 2");
     assert_eq!(server.get("/").status, 200);
 }

@@ -167,7 +167,7 @@ fn a_handler_that_is_parked_has_closed_its_connection() {
     let door = folder.path("odd.door");
     let app = odd(
         &door,
-        "--buckets 4 --bucket-size 256KiB --stack-size 64KiB --on-exhaustion park --parked-limit 4",
+        "--buckets 4 --bucket-size 256KiB --stack-size 64KiB --on-exhaustion park --lost-limit 4",
     );
     let front = front(&door, "");
     for line in ["arena\n", "stack\n"] {

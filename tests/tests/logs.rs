@@ -151,7 +151,7 @@ fn the_level_leaves_out_what_is_less_severe() {
 
 #[test]
 fn lines_about_buckets_that_are_lost_are_all_written_and_none_counts_as_left_out() {
-    let flags = "--buckets 32 --parked-limit 32 --on-exhaustion park";
+    let flags = "--buckets 32 --lost-limit 32 --on-exhaustion park";
     let server = Server::start("oom", flags);
     for _ in 0..31 {
         assert_eq!(server.get("/1000000").status, 500);

@@ -3,11 +3,12 @@
 
 use transom_tests::{Kind, Load, Server};
 
-const PARK: &str = "--on-exhaustion park";
+/// What becomes of a process that hands over is `recycling.rs`'s matter.
+const PARK: &str = "--on-exhaustion park --recycle exit";
 
 #[test]
 fn a_parked_bucket_is_lost_and_the_others_serve() {
-    let server = Server::start("oom", &format!("{PARK} --buckets 4 --parked-limit 4"));
+    let server = Server::start("oom", &format!("{PARK} --buckets 4 --lost-limit 4"));
     for path in ["/1000000", "/recurse/1000000", "/1000000"] {
         let answer = server.get(path);
         assert_eq!(
@@ -29,14 +30,14 @@ fn a_parked_bucket_is_lost_and_the_others_serve() {
 
 #[test]
 fn at_the_limit_the_process_drains_and_asks_to_be_replaced() {
-    let server = Server::start("oom", &format!("{PARK} --buckets 4 --parked-limit 2"));
+    let server = Server::start("oom", &format!("{PARK} --buckets 4 --lost-limit 2"));
     assert_eq!(server.get("/1000000").status, 500);
     assert_eq!(server.get("/10").status, 200);
     assert_eq!(server.get("/1000000").status, 500);
     let ended = server.wait();
     assert_eq!((ended.code(), ended.figure("parked")), (75, 2));
     assert!(
-        ended.stderr().contains("--parked-limit"),
+        ended.stderr().contains("--lost-limit"),
         "{}",
         ended.stderr()
     );
@@ -53,7 +54,7 @@ fn the_limit_is_half_of_the_buckets_unless_it_is_set() {
 
 #[test]
 fn a_request_in_progress_is_finished_before_the_process_is_replaced() {
-    let server = Server::start("oom", &format!("{PARK} --buckets 4 --parked-limit 1"));
+    let server = Server::start("oom", &format!("{PARK} --buckets 4 --lost-limit 1"));
     let mut busy = server.connect();
     busy.send(transom_tests::client::get("/sleep/500"));
     server.wait_for_sleepers(1);
@@ -64,7 +65,7 @@ fn a_request_in_progress_is_finished_before_the_process_is_replaced() {
 
 #[test]
 fn a_panic_and_an_arena_that_says_so_itself_unwind_and_park_nothing() {
-    let server = Server::start("oom", &format!("{PARK} --buckets 2 --parked-limit 1"));
+    let server = Server::start("oom", &format!("{PARK} --buckets 2 --lost-limit 1"));
     let kinds = vec![
         Kind::get("/panic", 500, "handler-panicked"),
         Kind::get("/10", 200, ""),
@@ -78,7 +79,7 @@ fn a_panic_and_an_arena_that_says_so_itself_unwind_and_park_nothing() {
 
 #[test]
 fn parking_takes_no_memory_either() {
-    let server = Server::start("oom", &format!("{PARK} --buckets 16 --parked-limit 16"));
+    let server = Server::start("oom", &format!("{PARK} --buckets 16 --lost-limit 16"));
     let before = transom_tests::Sample::at_rest(server.pid());
     for _ in 0..15 {
         assert_eq!(server.get("/1000000").status, 500);

@@ -140,6 +140,9 @@ pub struct Application {
     pub states: Vec<String>,
     /// The buckets.
     pub cells: Vec<Cell>,
+    /// Those that are lost.
+    #[serde(default)]
+    pub lost: Lost,
     /// What each route's requests needed.
     pub routes: Vec<Route>,
     /// The last exhausted requests, newest first.
@@ -158,6 +161,19 @@ impl Application {
     pub fn state(&self, cell: Cell) -> &str {
         self.states.get(cell.0).map_or("?", String::as_str)
     }
+}
+
+/// Buckets that take no requests and may never take one again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Lost {
+    /// Their requests were parked.
+    pub parked: u64,
+    /// They have rested for too long.
+    pub resting: u64,
+    /// Their handlers have not returned in time.
+    pub overdue: u64,
+    /// The places of those whose state does not show it, in order.
+    pub by_time: Vec<usize>,
 }
 
 /// A bucket: its state (an index into [`Application::states`]), the arena bytes of its last request, and the most ever.

@@ -1,8 +1,9 @@
 //! `/metrics`: Prometheus's text format, written straight into the slot.
 
-use super::{Admin, FrontView, process};
+use super::{Admin, FrontView, RecycleView, process};
 use std::fmt::{self, Display};
 use std::io::{self, Write};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use transom_arena::{
     Bound, Bucket, BucketState, Place, process_heap_allocations, shared_heap_usage,
@@ -24,6 +25,9 @@ pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(application) = admin.application {
         of_application(application, &mut text)?;
+    }
+    if let Some(recycle) = &admin.recycle {
+        of_recycle(recycle, &mut text)?;
     }
     Ok(())
 }
@@ -365,6 +369,19 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
         "state",
         STATES.map(|(state, name)| (name, in_state[state as usize])),
     )?;
+    text.each(
+        (
+            "transom_lost_buckets",
+            GAUGE,
+            "Buckets that take no requests and may never take one again.",
+        ),
+        "reason",
+        [
+            ("parked", figures.lost.parked),
+            ("resting", figures.lost.resting),
+            ("overdue", figures.lost.overdue),
+        ],
+    )?;
     let geometry = application.buckets().get(0).map(Bucket::geometry);
     let geometry = geometry.expect("an application has a bucket");
     let (shared, shared_size) = shared_heap_usage();
@@ -464,6 +481,21 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
         ],
     )?;
     of_routes(application.routes(), text)
+}
+
+fn of_recycle(recycle: &RecycleView, text: &mut Text<'_>) -> io::Result<()> {
+    text.one(
+        "transom_lost_limit",
+        GAUGE,
+        "Lost buckets at which the process is replaced.",
+        recycle.limit,
+    )?;
+    text.one(
+        "transom_recycles_total",
+        COUNTER,
+        "Instances that were replaced because of lost buckets, this one and those before it.",
+        recycle.recycles.load(Ordering::Relaxed),
+    )
 }
 
 fn of_routes(routes: &[RouteMeter], text: &mut Text<'_>) -> io::Result<()> {

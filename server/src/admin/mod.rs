@@ -12,7 +12,7 @@ use crate::access::AccessLog;
 use crate::front::{LoopFigures, LoopStats};
 use crate::log::LogHandle;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use transom_arena::{Bound, BucketState};
 use transom_platform::histogram::Histogram;
@@ -54,9 +54,20 @@ impl FrontView {
     }
 }
 
+/// What is told of how an application's process is replaced when buckets are lost.
+pub(crate) struct RecycleView {
+    /// In a word: that of `--recycle`.
+    pub way: &'static str,
+    /// Lost buckets at which it is.
+    pub limit: u32,
+    /// How often instances of this server were, one after the other.
+    pub recycles: Arc<AtomicU64>,
+}
+
 /// What is told.
 pub(crate) struct Admin {
     pub application: Option<&'static Application>,
+    pub recycle: Option<RecycleView>,
     pub front: Option<FrontView>,
     pub bound: Bound,
     pub logs: LogHandle,
@@ -71,6 +82,7 @@ impl Admin {
     /// Begins to count the time. It lives as long as the process, because handlers in buckets refer to it.
     pub(crate) fn new(
         application: Option<&'static Application>,
+        recycle: Option<RecycleView>,
         front: Option<FrontView>,
         bound: &Bound,
         logs: &LogHandle,
@@ -78,6 +90,7 @@ impl Admin {
     ) -> &'static Self {
         Box::leak(Box::new(Admin {
             application,
+            recycle,
             front,
             bound: bound.clone(),
             logs: logs.clone(),
@@ -102,6 +115,9 @@ impl Admin {
         if self.is_draining() {
             return Some("draining");
         }
+        if self.has_lost_all() {
+            return Some("buckets-lost");
+        }
         let free = |state| matches!(state, BucketState::Unbound | BucketState::Idle);
         let has_free = |application: &Application| {
             let mut buckets = application.buckets().iter();
@@ -113,13 +129,19 @@ impl Admin {
         }
     }
 
+    /// Whether no bucket is left that could serve.
+    fn has_lost_all(&self) -> bool {
+        self.application
+            .is_some_and(|application| application.lost().total() >= application.buckets().len())
+    }
+
     /// The handlers. None of them holds a lock, or anything that must be dropped, across an allocation.
     pub(crate) fn router(&'static self) -> Router {
         Router::new()
             .get("/", |_: &Request| page())
             .get("/metrics", move |_: &Request| self.metrics())
             .get("/buckets.json", move |_: &Request| self.snapshot())
-            .get("/health", |_: &Request| fresh(Response::text("ok\n")))
+            .get("/health", move |_: &Request| self.health())
             .get("/ready", move |_: &Request| self.ready())
     }
 
@@ -127,7 +149,16 @@ impl Admin {
         fresh(match self.why_not_ready() {
             None => Response::text("ready\n"),
             Some("draining") => Response::text("draining\n").with_status(503),
+            Some("buckets-lost") => Response::text("buckets-lost\n").with_status(503),
             Some(_) => Response::text("no-bucket\n").with_status(503),
+        })
+    }
+
+    /// A process that drains is healthy: it does what it should.
+    fn health(&self) -> Response<'static> {
+        fresh(match self.has_lost_all() && !self.is_draining() {
+            false => Response::text("ok\n"),
+            true => Response::text("buckets-lost\n").with_status(503),
         })
     }
 

@@ -1,13 +1,14 @@
 //! `/buckets.json`: what the page and `transom top` show.
 
 use super::metrics::{STATES, place_name};
-use super::{Admin, FrontView, process, unix_time};
+use super::{Admin, FrontView, RecycleView, process, unix_time};
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
+use std::sync::atomic::Ordering;
 use transom_arena::{Bound, Bucket, BucketState, process_heap_allocations, shared_heap_usage};
 use transom_platform::histogram::Histogram;
-use transom_platform::{Application, Culprit, RouteMeter};
+use transom_platform::{Application, Culprit, Loss, RouteMeter};
 
 /// Writes it all.
 pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
@@ -26,6 +27,7 @@ pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
         equation: Equation(&admin.bound),
         front: admin.front.as_ref().map(Front::of),
         application: admin.application.map(Applied::of),
+        recycle: admin.recycle.as_ref().map(Recycle::of),
     };
     serde_json::to_writer(out, &snapshot)?;
     Ok(())
@@ -46,6 +48,24 @@ struct Snapshot<'a> {
     equation: Equation<'a>,
     front: Option<Front>,
     application: Option<Applied>,
+    recycle: Option<Recycle>,
+}
+
+#[derive(Serialize)]
+struct Recycle {
+    how: &'static str,
+    limit: u32,
+    recycles: u64,
+}
+
+impl Recycle {
+    fn of(view: &RecycleView) -> Self {
+        Recycle {
+            how: view.way,
+            limit: view.limit,
+            recycles: view.recycles.load(Ordering::Relaxed),
+        }
+    }
 }
 
 struct Equation<'b>(&'b Bound);
@@ -162,8 +182,17 @@ struct Applied {
     shared_heap_size: usize,
     states: [&'static str; 5],
     cells: Cells,
+    lost: Lost,
     routes: Routes,
     culprits: Culprits,
+}
+
+#[derive(Serialize)]
+struct Lost {
+    parked: u32,
+    resting: u32,
+    overdue: u32,
+    by_time: ByTime,
 }
 
 impl Applied {
@@ -191,6 +220,12 @@ impl Applied {
             shared_heap_size,
             states: STATES.map(|(_, name)| name),
             cells: Cells(application),
+            lost: Lost {
+                parked: figures.lost.parked,
+                resting: figures.lost.resting,
+                overdue: figures.lost.overdue,
+                by_time: ByTime(application),
+            },
             routes: Routes(application.routes()),
             culprits: Culprits(application),
         }
@@ -206,6 +241,19 @@ impl Serialize for Cells {
             let state: BucketState = bucket.state();
             (state as u32, bucket.last_high_water(), bucket.high_water())
         }))
+    }
+}
+
+/// The places of buckets that are lost and not parked: their state does not show it.
+struct ByTime(&'static Application);
+
+impl Serialize for ByTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let by_time = |bucket: &u32| {
+            let loss = self.0.loss_of(*bucket);
+            matches!(loss, Some(Loss::Resting | Loss::Overdue))
+        };
+        serializer.collect_seq((0..self.0.buckets().len()).filter(by_time))
     }
 }
 

@@ -3,8 +3,8 @@
 use super::StartError;
 use super::application::FIRST_THREAD_PATIENCE;
 use super::front::{FrontHalf, Loops};
-use super::handover::End;
 use super::signals::Signals;
+use super::watch::End;
 use crate::admin::Admin;
 use crate::front::{DoorwayParts, Forward, Listener, Loop, LoopStats, Order, Parts, RouteTable};
 use crate::plan::{ADMIN_CHANNEL, READ_SIZE, write_size};

@@ -5,7 +5,6 @@ use super::signals::Signals;
 use crate::plan::Plan;
 use crate::settings::ApplicationSettings;
 use std::time::Duration;
-use tracing::error;
 use transom_arena::{
     Buckets, Policy, Region, RegionOptions, forbid_process_heap, install_shared_heap,
 };
@@ -35,14 +34,12 @@ pub(super) fn install(
     settings: &ApplicationSettings,
     service: Service,
     policy: Policy,
-    signals: &Signals,
 ) -> Result<(&'static Application, Buckets), StartError> {
     let mut take = |name| region.take(name).expect("the plan has this term");
     let (buckets, heap) = (take("buckets"), take("shared heap"));
     let buckets = Buckets::install(region, &buckets, plan.bucket, settings.wipe.into())?;
     region.commit()?;
     install_shared_heap(heap)?;
-    signals.notify_parked(settings.parked_limit());
     let (buckets, aside) = buckets.keep_aside(buckets.len() - settings.buckets);
     let options = ApplicationOptions {
         on_parked: Signals::parked,
@@ -74,15 +71,6 @@ pub(super) fn start(
     } else {
         Err(StartError::FirstThread(FIRST_THREAD_PATIENCE))
     }
-}
-
-/// Says why the process is to be replaced.
-pub(super) fn say_parked(application: &Application, settings: &ApplicationSettings) {
-    error!(
-        parked = application.figures().buckets_parked,
-        limit = settings.parked_limit(),
-        "too many buckets are parked: draining, to be started anew (--parked-limit)"
-    );
 }
 
 /// What a policy is called in the log.

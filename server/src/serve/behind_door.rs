@@ -1,9 +1,11 @@
 //! `--door`: an application on its own. It has a region, buckets and a door at a path; no socket and no loop.
 
 use super::admin::{AdminHalf, AdminMemory};
-use super::handover::{End, until_told};
+use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
+use super::recycle::{Recycling, Way};
 use super::signals::{Signals, Wake};
+use super::watch::{End, until_told};
 use super::{Handlers, StartError, application, end};
 use crate::admin::Admin;
 use crate::log::LogHandle;
@@ -11,7 +13,7 @@ use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use transom_arena::seal;
 use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent};
 use transom_platform::Application;
@@ -28,6 +30,8 @@ pub(super) struct Server {
     /// Of `--admin`.
     listeners: Option<Listeners>,
     admin: Option<AdminHalf>,
+    handover: Handover,
+    recycling: Recycling,
 }
 
 impl Server {
@@ -44,6 +48,9 @@ impl Server {
         let path = settings.door.door.as_deref();
         let path = path.expect("an application without a path has a front end");
         let mut listeners = open_admin(&settings.front, &mut inherited)?;
+        let timeout = settings.front.handover_timeout;
+        let handover = Handover::prepare(What::Path, listeners.as_ref(), timeout, signals);
+        let way = Way::choose(&settings.application, plan, handover.obstacle())?;
         let mut region = application::map(plan, &settings.application)?;
         let snapshots = region.take("snapshots").expect("the plan has this term");
         let policy = handlers.policy;
@@ -54,7 +61,6 @@ impl Server {
             &settings.application,
             handlers.service,
             policy,
-            signals,
         )?;
         let flags = &settings.door;
         // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
@@ -68,9 +74,12 @@ impl Server {
                 .on_event(tell)
         })?;
         application::start(application, &door, handlers.warm_up)?;
+        let predecessor = inherited.predecessor;
+        let recycling = Recycling::new(application, &settings.application, way, predecessor);
         let admin = match (&listeners, admin_memory) {
             (Some(listeners), Some(memory)) => {
-                let told = Admin::new(Some(application), None, &plan.bound, logs, None);
+                let view = recycling.view();
+                let told = Admin::new(Some(application), Some(view), None, &plan.bound, logs, None);
                 let sockets = listeners.of_loop(0, 1).concat();
                 Some(AdminHalf::start(
                     told,
@@ -87,8 +96,9 @@ impl Server {
             mode: flags.door_mode,
             owner: flags.door_owner,
             group: flags.door_group,
-            wait: flags.door_wait,
+            wait: flags.door_wait.max(inherited.handed.path_patience()),
         };
+        inherited.handed.say_ready_but_for_the_path();
         let attachment = door.attach(path, &options)?;
         if let Some(listeners) = &mut listeners {
             listeners.are_ours();
@@ -101,11 +111,15 @@ impl Server {
             channels = flags.door_channels,
             buckets = settings.application.buckets,
             on_exhaustion = application::policy_name(policy),
+            recycle = recycling.way().name(),
+            because = recycling.way().obstacle().map(tracing::field::display),
             admin = address.map(tracing::field::display),
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
+        inherited.handed.say_ready();
         signals.notify().ready();
+        drop(inherited);
         seal();
         Ok(Server {
             application,
@@ -113,6 +127,8 @@ impl Server {
             attachment: Some(attachment),
             listeners,
             admin,
+            handover,
+            recycling,
         })
     }
 
@@ -122,30 +138,36 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let recycle = until_told(signals, None) == End::Recycle;
-        if recycle {
-            application::say_parked(self.application, &settings.application);
-        }
+        let mut why = until_told(signals, &self.handover, Some(&mut self.recycling));
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        if self.application.lost().total() > 0 {
+            end::end_in_any_case(timeout);
+        }
         if let Some(admin) = &self.admin {
-            admin.drains(End::Told);
+            admin.drains(why);
         }
         // In this order: the next instance may have the path before clients are told to look for it there.
         self.attachment = None;
+        if why == End::HandedOver && !self.handover.wait_until_it_has_the_path(signals) {
+            error!(
+                "the new instance has not taken the path of the door: this one is to be started anew"
+            );
+            why = End::Recycle;
+        }
         self.door.revoke();
         let in_time = self.wait_for_calls(began + timeout, signals);
-        let cut = self.door.info().calls_under_way;
+        let cut = self.calls_under_way();
         if let Some(listeners) = self.listeners.take() {
-            listeners.give_up(End::Told);
+            listeners.give_up(why);
         }
         if let Some(admin) = self.admin.take() {
             admin.end(signals);
         }
         end::summarise(None, Some(self.application), None, logs, began.elapsed());
         end::Ending {
-            recycle,
+            recycle: why == End::Recycle,
             sound: true,
             in_time,
             cut: end::Cut::of_calls(cut),
@@ -153,13 +175,24 @@ impl Server {
         .status()
     }
 
-    /// Whether a call is under way, or may still be taken up by a thread that has not seen the revoke yet. Threads that
-    /// wait for a pinned bucket have none.
+    /// Whether a call is under way that is to be waited for, or may still be taken up by a thread that has not seen the
+    /// revoke yet. Threads that wait for a pinned bucket have none.
     fn has_calls(&self) -> bool {
+        let lost = self.application.lost();
+        if lost.total() >= self.application.buckets().len() {
+            return false; // no thread is left for those that wait; their front ends send them to the next instance
+        }
         let door = self.door.info();
         let left = door.threads_parked + door.threads_ended;
         let serving = door.threads_started.saturating_sub(left) as usize;
-        door.calls_under_way > 0 || serving > self.application.figures().buckets_pinned
+        let idle = self.application.figures().buckets_pinned + lost.overdue as usize;
+        self.calls_under_way() > 0 || serving > idle
+    }
+
+    /// Calls under way, but for those that are overdue: their clients have been answered by their front ends.
+    fn calls_under_way(&self) -> u64 {
+        let overdue = u64::from(self.application.lost().overdue);
+        self.door.info().calls_under_way.saturating_sub(overdue)
     }
 
     /// Whether all calls have completed before the deadline and before a second signal.

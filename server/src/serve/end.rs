@@ -1,5 +1,6 @@
 //! The line at the start that says what memory there is, the one at the end that says what was done, and the exit status.
 
+use super::recycle::EXIT_RECYCLE;
 use crate::access::AccessLog;
 use crate::front::LoopFigures;
 use crate::log::LogHandle;
@@ -11,9 +12,6 @@ use transom_arena::{
 };
 use transom_platform::histogram::Histogram;
 use transom_platform::{Application, Figures, RouteMeter};
-
-/// Exit status when parked buckets reached their limit: EX_TEMPFAIL of sysexits.h, "try again".
-const EXIT_RECYCLE: u8 = 75;
 
 /// Says what memory there is.
 pub(super) fn say_bound(bound: &Bound) {
@@ -136,6 +134,7 @@ pub(super) fn summarise(
         panicked = of(|done| done.panicked),
         pinned = of(|done| done.pinned),
         parked = of(|done| done.buckets_parked as u64),
+        lost = of(|done| u64::from(done.lost.total())),
         threads = of(|done| u64::from(done.threads)),
         high_water = of(|done| done.high_water as u64),
         largest_refused = of(|done| done.largest_refused),
@@ -146,6 +145,35 @@ pub(super) fn summarise(
         lines_left_out = of(|done| done.unlogged),
         "drained"
     );
+}
+
+/// How long the rest may take after the drain's deadline: the last answers at `--admin` and the log's last lines take two
+/// seconds at most.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sees to it that a process that has lost buckets ends, soon after its drain should have. A thread that is parked may hold
+/// a lock of the C library for ever, that of malloc for instance, and what comes after a drain needs those: threads are
+/// joined, memory is freed, `exit` runs what was registered with it.
+pub(super) fn end_in_any_case(drain_timeout: Duration) {
+    let after = drain_timeout.saturating_add(END_PATIENCE).as_secs();
+    // SAFETY: the action is zeroed, which is a valid one with an empty mask, and its handler makes async-signal-safe calls
+    // only. The signal goes to the main thread, which does not block it and stands on an ordinary stack.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = end_at_once as *const () as usize;
+        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
+        libc::alarm(u32::try_from(after).unwrap_or(u32::MAX));
+    }
+}
+
+extern "C" fn end_at_once(_: libc::c_int) {
+    const WORDS: &[u8] = b"ERROR the process does not end after its drain, because a thread that is lost holds a lock: \
+                           it is ended at once\n";
+    // SAFETY: both calls are async-signal-safe; the bytes are valid for their length.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, WORDS.as_ptr().cast(), WORDS.len());
+        libc::_exit(libc::c_int::from(EXIT_RECYCLE));
+    }
 }
 
 /// Requests that had not ended when the drain did.
@@ -190,7 +218,7 @@ impl Cut {
 /// How a server ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ending {
-    /// Parked buckets reached their limit.
+    /// Too many buckets are lost, and no new instance has taken over.
     pub recycle: bool,
     /// No loop panicked.
     pub sound: bool,

@@ -2,9 +2,10 @@
 
 use super::admin::{AdminHalf, AdminMemory};
 use super::front::{FrontHalf, Loops, addresses};
-use super::handover::{Handover, until_told};
+use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::signals::Signals;
+use super::watch::until_told;
 use super::{HEAP_HEADROOM, StartError, access, descriptors, end, report, with_logs};
 use crate::access::AccessLog;
 use crate::admin::{Admin, FrontView};
@@ -344,15 +345,18 @@ impl Server {
                 (loops, Some(opener))
             }
         };
-        let handover = Handover::prepare(&listeners, settings.handover_timeout)
-            .map_err(StartError::Handover)?;
+        let timeout = settings.handover_timeout;
+        let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout, signals);
+        if let Some(error) = handover.obstacle() {
+            return Err(StartError::Handover(error.to_string()));
+        }
         let admin = match (admin_memory, buckets) {
             (Some(memory), Some(buckets)) => {
                 let view = FrontView {
                     stats: loops.stats.clone(),
                     connections_max: settings.connections_in_all(),
                 };
-                let told = Admin::new(None, Some(view), &plan.bound, logs, access.as_ref());
+                let told = Admin::new(None, None, Some(view), &plan.bound, logs, access.as_ref());
                 let sockets = listeners.of_loop(0, 1).pop().unwrap_or_default();
                 Some(AdminHalf::start(told, memory, buckets, sockets, settings)?)
             }
@@ -397,7 +401,7 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let why = until_told(signals, Some(&self.handover));
+        let why = until_told(signals, &self.handover, None);
         let began = Instant::now();
         let timeout = settings.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");

@@ -1,8 +1,8 @@
 //! The front half of a server: threads that are loops, and how they end.
 
 use super::StartError;
-use super::handover::End;
 use super::signals::{Signals, Wake};
+use super::watch::End;
 use crate::addresses::Addresses;
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders};
 use crate::plan::LOOP_STACK;

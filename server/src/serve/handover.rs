@@ -1,27 +1,37 @@
-//! SIGUSR2: another instance of the same program takes over the listeners, and this one drains.
+//! Another instance of the same program takes over, and this one drains: at SIGUSR2, or because of lost buckets.
 //!
 //! The program is started anew from its path, so that it may be a newer one, with the same arguments and the same
 //! environment, and inherits every listener. `TRANSOM_HANDOVER` tells it which is which, and at which descriptor it says
 //! that it is ready. Until then both accept; if it fails, nothing has changed.
+//!
+//! Behind a door there is a path in the place of listeners, and it has one owner at a time. So the new instance says that
+//! it is ready but for the path, the old one gives that up, and the new one says once more that it has it.
+//!
+//! Everything that is needed is made before the process heap is sealed, descriptors included: a hand-over allocates
+//! nothing, asks the C library for no memory, whose lock a parked thread may hold for ever, and works when the table of
+//! descriptors is full.
 
 use super::listeners::{Listeners, own};
+use super::predecessor::{self, Letter, Note};
 use super::signals::{Signals, Wake};
+use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::time::{Duration, Instant};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// Lines: the parent's process id, the descriptor to say "ready" at, then a descriptor and its name for each listener.
 const VARIABLE: &str = "TRANSOM_HANDOVER";
 
 /// What is true of this process only, and would be taken for true of the next one.
-const OURS_ALONE: [&str; 5] = [
+const OURS_ALONE: [&str; 6] = [
     VARIABLE,
+    predecessor::VARIABLE,
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
@@ -31,6 +41,10 @@ const OURS_ALONE: [&str; 5] = [
 
 /// How often it is looked whether the new instance is ready.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How long a new instance waits for the path of the door that the old one gives up, and the old one until it has it. It
+/// takes a millisecond.
+const PATH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an old instance has handed to this one.
 #[derive(Debug, Default)]
@@ -95,9 +109,24 @@ impl Handed {
 
     /// Tells the old instance to drain, if there is one.
     pub(super) fn say_ready(&mut self) {
-        if let Some(ready) = self.ready.take() {
-            // If the old instance has died meanwhile, there is nobody to be told.
-            let _ = File::from(ready).write_all(b"1");
+        self.say_ready_but_for_the_path();
+        self.ready = None;
+    }
+
+    /// Tells the old instance, if there is one, to give up the path of its door; [`Handed::say_ready`] follows.
+    pub(super) fn say_ready_but_for_the_path(&self) {
+        if let Some(ready) = &self.ready {
+            // SAFETY: a byte to write, and a descriptor that is open. It fails if the old instance has died meanwhile, and
+            // then there is nothing to tell.
+            unsafe { libc::write(ready.as_raw_fd(), b"1".as_ptr().cast(), 1) };
+        }
+    }
+
+    /// How long to wait for the path of a door that an old instance gives up, if there is one.
+    pub(super) fn path_patience(&self) -> Duration {
+        match self.ready {
+            Some(_) => PATH_PATIENCE,
+            None => Duration::ZERO,
         }
     }
 }
@@ -110,34 +139,129 @@ struct Strings {
 }
 
 impl Strings {
-    fn new(strings: impl Iterator<Item = OsString>) -> io::Result<Self> {
+    /// These, and what `more` points to.
+    fn new(
+        strings: impl Iterator<Item = OsString>,
+        more: Option<*mut libc::c_char>,
+    ) -> io::Result<Self> {
         let strings: Vec<_> = strings
             .map(|string| CString::new(string.as_bytes()))
             .collect::<Result<_, _>>()?;
         let pointers = strings.iter().map(|string| string.as_ptr().cast_mut());
+        let end = [ptr::null_mut()];
         Ok(Strings {
-            pointers: pointers.chain([ptr::null_mut()]).collect(),
+            pointers: pointers.chain(more).chain(end).collect(),
             _strings: strings,
         })
     }
 }
 
-/// Everything that is needed to start a new instance, allocated before the process heap is sealed.
+/// The descriptors that a new process inherits, each at its own number.
+struct Inheritance(Box<libc::posix_spawn_file_actions_t>);
+
+impl Inheritance {
+    fn of(fds: impl Iterator<Item = RawFd>) -> io::Result<Self> {
+        // SAFETY: all zeros are a value of the type, which `init` then overwrites.
+        let mut actions = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: there is room for what it writes.
+        check(unsafe { libc::posix_spawn_file_actions_init(&raw mut *actions) })?;
+        let mut inheritance = Inheritance(actions);
+        for fd in fds {
+            // SAFETY: the actions were initialised. A descriptor that is copied to itself is inherited.
+            check(unsafe {
+                libc::posix_spawn_file_actions_adddup2(&raw mut *inheritance.0, fd, fd)
+            })?;
+        }
+        Ok(inheritance)
+    }
+}
+
+impl Drop for Inheritance {
+    fn drop(&mut self) {
+        // SAFETY: they were initialised, and are not used after this.
+        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut *self.0) };
+    }
+}
+
+/// What else is particular to a new process: the signals that it starts with blocked.
+struct Attributes(Box<libc::posix_spawnattr_t>);
+
+impl Attributes {
+    /// Those that are blocked here are for our main thread; a program that has not become ready is to obey them at once.
+    fn with(blocked: &libc::sigset_t) -> io::Result<Self> {
+        // SAFETY: all zeros are a value of the type, which `init` then overwrites.
+        let mut attributes = Box::new(unsafe { std::mem::zeroed() });
+        // SAFETY: there is room for what it writes.
+        check(unsafe { libc::posix_spawnattr_init(&raw mut *attributes) })?;
+        let mut attributes = Attributes(attributes);
+        let mask = libc::POSIX_SPAWN_SETSIGMASK as libc::c_short;
+        // SAFETY: the attributes were initialised, and the set was filled by the system.
+        unsafe {
+            check(libc::posix_spawnattr_setsigmask(
+                &raw mut *attributes.0,
+                blocked,
+            ))?;
+            check(libc::posix_spawnattr_setflags(&raw mut *attributes.0, mask))?;
+        }
+        Ok(attributes)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: they were initialised, and are not used after this.
+        unsafe { libc::posix_spawnattr_destroy(&raw mut *self.0) };
+    }
+}
+
+fn check(code: libc::c_int) -> io::Result<()> {
+    match code {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// What a new instance takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Listeners.
+    Listeners,
+    /// The path of a door, and the listener of `--admin` if there is one.
+    Path,
+}
+
+/// The means to start a new instance.
 pub(super) struct Handover {
-    program: CString,
-    arguments: Strings,
-    environment: Strings,
-    sockets: Vec<RawFd>,
-    /// Keeps the number free at which the new instance finds its end of a pipe.
-    ready: OwnedFd,
+    what: What,
+    /// Without them, why.
+    means: io::Result<Means>,
     timeout: Duration,
 }
 
-/// Why the listeners are still ours.
+/// Everything that is needed to start a new instance, allocated before the process heap is sealed.
+struct Means {
+    program: CString,
+    arguments: Strings,
+    environment: Strings,
+    /// A part of the environment.
+    letter: Letter,
+    inheritance: Inheritance,
+    attributes: Attributes,
+    /// What the new instance says; does not block.
+    said: File,
+    /// Where it says it: inherited at this number, and kept open here so that there is always one.
+    _to_say: OwnedFd,
+    /// The new instance, until it has been waited for.
+    child: Cell<Option<libc::pid_t>>,
+}
+
+/// Why the listeners, or the path, are still ours.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     #[error("the new instance cannot be started: {0}")]
-    Start(#[from] io::Error),
+    Start(io::Error),
+    #[error("the new instance cannot be started: where this program lies is not known: {0}")]
+    NoProgram(String),
     #[error("the new instance ended before it was ready; what it said is above")]
     Ended,
     #[error("the new instance was not ready within {0:?} (--handover-timeout), and was killed")]
@@ -145,17 +269,103 @@ enum Failure {
 }
 
 /// How waiting for the new instance has ended.
-enum Outcome {
+pub(super) enum Outcome {
     Ready(libc::pid_t),
     /// A signal to stop came meanwhile.
     Told,
 }
 
+/// What the new instance has done.
+enum News {
+    Said,
+    Ended,
+    Nothing,
+}
+
 impl Handover {
-    pub(super) fn prepare(listeners: &Listeners, timeout: Duration) -> io::Result<Self> {
-        let ready = OwnedFd::from(File::open("/dev/null")?);
-        let mut text = format!("{}\n{}", std::process::id(), ready.as_raw_fd());
-        for (key, fd) in listeners.sockets() {
+    /// Gets ready to hand over these listeners, if there are any.
+    pub(super) fn prepare(
+        what: What,
+        listeners: Option<&Listeners>,
+        timeout: Duration,
+        signals: &Signals,
+    ) -> Handover {
+        Handover {
+            what,
+            means: Means::prepare(listeners, signals),
+            timeout,
+        }
+    }
+
+    /// What is handed over.
+    pub(super) fn what(&self) -> What {
+        self.what
+    }
+
+    /// What keeps a new instance from being started, if anything does.
+    pub(super) fn obstacle(&self) -> Option<&io::Error> {
+        self.means.as_ref().err()
+    }
+
+    /// Starts a new instance, which is told `note`, and waits until it is ready.
+    pub(super) fn run(&self, signals: &Signals, note: Option<&Note>) -> Result<Outcome, Failure> {
+        let no_program = |error: &io::Error| Failure::NoProgram(error.to_string());
+        let means = self.means.as_ref().map_err(no_program)?;
+        means.letter.write(note);
+        let pid = means.spawn().map_err(Failure::Start)?;
+        match self.what {
+            What::Listeners => info!(pid, "handing the listeners to a new instance"),
+            What::Path => info!(pid, "handing the door to a new instance"),
+        }
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            match signals.wait(Some(LOOK_AGAIN)) {
+                Wake::Signal => {
+                    means.signal(libc::SIGTERM);
+                    return Ok(Outcome::Told);
+                }
+                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
+            }
+            match means.news() {
+                News::Said => return Ok(Outcome::Ready(pid)),
+                News::Ended => return Err(Failure::Ended),
+                News::Nothing if Instant::now() < deadline => {}
+                News::Nothing => {
+                    means.kill();
+                    return Err(Failure::Late(self.timeout));
+                }
+            }
+        }
+    }
+
+    /// After the path has been given up: waits until the new instance has it. False if that is not known to be so; a signal
+    /// to end only ends the waiting.
+    pub(super) fn wait_until_it_has_the_path(&self, signals: &Signals) -> bool {
+        let Ok(means) = &self.means else {
+            return false;
+        };
+        let deadline = Instant::now() + PATH_PATIENCE;
+        loop {
+            match means.news() {
+                News::Said => return true,
+                News::Ended => return false,
+                News::Nothing if Instant::now() >= deadline => return false,
+                News::Nothing => {}
+            }
+            match signals.wait(Some(LOOK_AGAIN)) {
+                Wake::Signal => return true,
+                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
+            }
+        }
+    }
+}
+
+impl Means {
+    fn prepare(listeners: Option<&Listeners>, signals: &Signals) -> io::Result<Self> {
+        let (said, to_say) = pipe()?;
+        let mut text = format!("{}\n{}", std::process::id(), to_say.as_raw_fd());
+        let sockets = || listeners.into_iter().flat_map(Listeners::sockets);
+        for (key, fd) in sockets() {
             let _ = write!(text, "\n{fd} {key}");
         }
         let ours = |name: &OsStr| OURS_ALONE.iter().any(|ours| name == *ours);
@@ -168,98 +378,84 @@ impl Handover {
         let others = std::env::vars_os().filter(|(name, _)| !ours(name));
         let environment = others.map(|(name, value)| pair(&name, &value));
         let handover = pair(OsStr::new(VARIABLE), OsStr::new(&text));
+        let letter = Letter::new();
+        let inherited = sockets().map(|(_, fd)| fd).chain([to_say.as_raw_fd()]);
         // Now, because an upgrade replaces what is at the path.
         let program = std::env::current_exe()?;
-        Ok(Handover {
+        Ok(Means {
             program: CString::new(program.as_os_str().as_bytes())?,
-            arguments: Strings::new(std::env::args_os())?,
-            environment: Strings::new(environment.chain([handover]))?,
-            sockets: listeners.sockets().map(|(_, fd)| fd).collect(),
-            ready,
-            timeout,
+            arguments: Strings::new(std::env::args_os(), None)?,
+            environment: Strings::new(environment.chain([handover]), Some(letter.as_ptr()))?,
+            inheritance: Inheritance::of(inherited)?,
+            attributes: Attributes::with(signals.blocked_before())?,
+            letter,
+            said,
+            _to_say: to_say,
+            child: Cell::new(None),
         })
     }
 
-    /// Starts a new instance and waits until it is ready.
-    fn run(&self, signals: &Signals, parked: &mut bool) -> Result<Outcome, Failure> {
-        let (mut read, write) = pipe()?;
-        let pid = self.spawn(&write)?;
-        drop(write);
-        info!(pid, "handing the listeners to a new instance");
-        let deadline = Instant::now() + self.timeout;
-        loop {
-            match signals.wait(Some(LOOK_AGAIN)) {
-                Wake::Signal => {
-                    // SAFETY: a signal to a child that has not been waited for, so the number is still its own.
-                    unsafe { libc::kill(pid, libc::SIGTERM) };
-                    return Ok(Outcome::Told);
-                }
-                Wake::Parked => *parked = true,
-                Wake::HandOver | Wake::TimedOut => {}
-            }
-            match read.read(&mut [0]) {
-                Ok(0) => {
-                    end(pid);
-                    return Err(Failure::Ended);
-                }
-                Ok(_) => return Ok(Outcome::Ready(pid)),
-                Err(_) if Instant::now() < deadline => {}
-                Err(_) => {
-                    end(pid);
-                    return Err(Failure::Late(self.timeout));
-                }
-            }
-        }
-    }
-
     /// `posix_spawn`, because a fork would copy the page tables of the whole region.
-    fn spawn(&self, ready: &OwnedFd) -> io::Result<libc::pid_t> {
-        let check = |code| match code {
-            0 => Ok(()),
-            code => Err(io::Error::from_raw_os_error(code)),
-        };
+    fn spawn(&self) -> io::Result<libc::pid_t> {
+        // One that failed may have said something.
+        while (&self.said).read(&mut [0]).is_ok_and(|len| len > 0) {}
         let mut pid = 0;
-        // SAFETY: the actions are initialised before they are used and destroyed after; the strings end with NUL, and the
-        // arrays of pointers to them with a null pointer; both live as long as `self`.
-        unsafe {
-            let mut actions: libc::posix_spawn_file_actions_t = std::mem::zeroed();
-            let actions = &raw mut actions;
-            check(libc::posix_spawn_file_actions_init(actions))?;
-            let spawned = (|| {
-                for &socket in &self.sockets {
-                    // To itself: that lets the new instance inherit it.
-                    check(libc::posix_spawn_file_actions_adddup2(
-                        actions, socket, socket,
-                    ))?;
-                }
-                check(libc::posix_spawn_file_actions_adddup2(
-                    actions,
-                    ready.as_raw_fd(),
-                    self.ready.as_raw_fd(),
-                ))?;
-                check(libc::posix_spawn(
-                    &raw mut pid,
-                    self.program.as_ptr(),
-                    actions,
-                    ptr::null(),
-                    self.arguments.pointers.as_ptr(),
-                    self.environment.pointers.as_ptr(),
-                ))
-            })();
-            libc::posix_spawn_file_actions_destroy(actions);
-            spawned.map(|()| pid)
+        // SAFETY: actions and attributes were initialised; the strings end with NUL, and the arrays of pointers to them with a null
+        // pointer; all of them live as long as `self`.
+        check(unsafe {
+            libc::posix_spawn(
+                &raw mut pid,
+                self.program.as_ptr(),
+                &raw const *self.inheritance.0,
+                &raw const *self.attributes.0,
+                self.arguments.pointers.as_ptr(),
+                self.environment.pointers.as_ptr(),
+            )
+        })?;
+        self.child.set(Some(pid));
+        Ok(pid)
+    }
+
+    fn news(&self) -> News {
+        if (&self.said).read(&mut [0]).is_ok_and(|len| len > 0) {
+            News::Said
+        } else if self.has_ended(libc::WNOHANG) {
+            News::Ended
+        } else {
+            News::Nothing
         }
     }
-}
 
-/// Ends a child that has not become ready, if it has not ended by itself.
-fn end(pid: libc::pid_t) {
-    // SAFETY: plain system calls; the child has not been waited for, so the number is still its own.
-    unsafe {
-        libc::kill(pid, libc::SIGKILL);
-        while libc::waitpid(pid, ptr::null_mut(), 0) < 0
-            && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-        {}
+    /// Whether the new instance has ended, or was waited for; its end cannot be told by the pipe, of which this process has
+    /// both ends.
+    fn has_ended(&self, options: libc::c_int) -> bool {
+        let Some(pid) = self.child.get() else {
+            return true;
+        };
+        // SAFETY: a plain system call.
+        let waited = unsafe { libc::waitpid(pid, ptr::null_mut(), options) };
+        // So it is if a handler has waited for any child there is, or if SIGCHLD is ignored.
+        let forgotten =
+            waited < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD);
+        let ended = waited == pid || forgotten;
+        if ended {
+            self.child.set(None);
+        }
+        ended
+    }
+
+    /// Sends the new instance a signal.
+    fn signal(&self, signal: libc::c_int) {
+        if let Some(pid) = self.child.get() {
+            // SAFETY: a signal to a child that has not been waited for, so the number is still its own.
+            unsafe { libc::kill(pid, signal) };
+        }
+    }
+
+    /// Ends a new instance that has not become ready.
+    fn kill(&self) {
+        self.signal(libc::SIGKILL);
+        while !self.has_ended(0) {} // interrupted
     }
 }
 
@@ -272,54 +468,5 @@ fn pipe() -> io::Result<(File, OwnedFd)> {
             return Err(io::Error::last_os_error());
         }
         Ok((File::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
-    }
-}
-
-/// Why a server has to drain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// It was told to stop.
-    Told,
-    /// Too many buckets are parked: it is to be started anew.
-    Recycle,
-    /// A new instance has its listeners.
-    HandedOver,
-}
-
-/// Waits until there is a reason to drain. `handover` is none for a server without listeners.
-pub(super) fn until_told(signals: &Signals, handover: Option<&Handover>) -> End {
-    let end = wait(signals, handover);
-    if end != End::HandedOver {
-        signals.notify().stopping();
-    }
-    end
-}
-
-fn wait(signals: &Signals, handover: Option<&Handover>) -> End {
-    loop {
-        match (signals.wait(None), handover) {
-            (Wake::Signal, _) => return End::Told,
-            (Wake::Parked, _) => return End::Recycle,
-            (Wake::TimedOut, _) => {}
-            (Wake::HandOver, None) => warn!(
-                "SIGUSR2 hands over listeners, and a door has none: start the next instance with --door-wait, then end \
-                 this one"
-            ),
-            (Wake::HandOver, Some(handover)) => {
-                let mut parked = false;
-                match handover.run(signals, &mut parked) {
-                    Ok(Outcome::Ready(pid)) => {
-                        info!(pid, "the new instance has the listeners");
-                        signals.notify().main_pid(pid);
-                        return End::HandedOver;
-                    }
-                    Ok(Outcome::Told) => return End::Told,
-                    Err(failure) => error!("{failure}: this one goes on"),
-                }
-                if parked {
-                    return End::Recycle;
-                }
-            }
-        }
     }
 }

@@ -2,9 +2,11 @@
 
 use super::admin::{AdminHalf, AdminMemory};
 use super::front::{self, FrontHalf, Loops};
-use super::handover::{End, Handover, until_told};
+use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
+use super::recycle::{Recycling, Way};
 use super::signals::Signals;
+use super::watch::{End, until_told};
 use super::{Handlers, StartError, access, application, end};
 use crate::access::AccessLog;
 use crate::admin::{Admin, FrontView};
@@ -29,6 +31,7 @@ pub(super) struct Server {
     /// That of `--admin`, if there is one; it stays until the end.
     admin_listeners: Listeners,
     handover: Handover,
+    recycling: Recycling,
     access: Option<AccessLog>,
     admin: Option<AdminHalf>,
 }
@@ -43,6 +46,7 @@ impl Server {
         signals: &Signals,
         started: Instant,
     ) -> Result<Self, StartError> {
+        let predecessor = inherited.predecessor;
         // Before the region is mapped, so that a port in use is said at once.
         let public = settings.listen.len();
         let listen = settings.listen.iter().map(|address| (address, plan.loops));
@@ -63,6 +67,9 @@ impl Server {
             .take(public)
             .map(|address| format!("http://{address}"))
             .collect();
+        let timeout = settings.front.handover_timeout;
+        let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout, signals);
+        let way = Way::choose(&settings.application, plan, handover.obstacle())?;
         let access = access::start(&settings.front, vec![listen.join(",")], Vec::new(), signals)?;
 
         let mut region = application::map(plan, &settings.application)?;
@@ -77,7 +84,6 @@ impl Server {
             &settings.application,
             handlers.service,
             policy,
-            signals,
         )?;
         let door = application.door()?;
 
@@ -114,8 +120,7 @@ impl Server {
             loops.loops.push(this);
         }
         application::start(application, &door, handlers.warm_up)?;
-        let handover = Handover::prepare(&listeners, settings.front.handover_timeout)
-            .map_err(StartError::Handover)?;
+        let recycling = Recycling::new(application, &settings.application, way, predecessor);
         let admin = match admin_memory {
             Some(memory) => {
                 let view = FrontView {
@@ -124,6 +129,7 @@ impl Server {
                 };
                 let told = Admin::new(
                     Some(application),
+                    Some(recycling.view()),
                     Some(view),
                     &plan.bound,
                     logs,
@@ -150,6 +156,8 @@ impl Server {
             loops = plan.loops,
             buckets = settings.application.buckets,
             on_exhaustion = application::policy_name(policy),
+            recycle = recycling.way().name(),
+            because = recycling.way().obstacle().map(tracing::field::display),
             ready_ms = started.elapsed().as_millis() as u64,
             "ready"
         );
@@ -165,25 +173,25 @@ impl Server {
             listeners,
             admin_listeners,
             handover,
+            recycling,
             access,
             admin,
         })
     }
 
     pub(super) fn until_the_end(
-        self,
+        mut self,
         settings: &Settings,
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let why = until_told(signals, Some(&self.handover));
-        let recycle = why == End::Recycle;
-        if recycle {
-            application::say_parked(self.application, &settings.application);
-        }
+        let why = until_told(signals, &self.handover, Some(&mut self.recycling));
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        if self.application.lost().total() > 0 {
+            end::end_in_any_case(timeout);
+        }
         if let Some(admin) = &self.admin {
             admin.drains(why);
         }
@@ -204,7 +212,7 @@ impl Server {
             began.elapsed(),
         );
         end::Ending {
-            recycle,
+            recycle: why == End::Recycle,
             sound,
             in_time,
             cut: end::Cut::of_front(&front),

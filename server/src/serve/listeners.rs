@@ -4,7 +4,9 @@
 //! waits in the backlog of one of them is lost when that one is closed, so whoever takes over takes all of them. A Unix
 //! socket, or one that systemd has opened, is shared by all loops.
 
-use super::handover::{End, Handed};
+use super::handover::Handed;
+use super::predecessor::Note;
+use super::watch::End;
 use crate::front::Listener;
 use crate::listen::ListenAddress;
 use crate::net::{self, ListenOptions};
@@ -32,16 +34,27 @@ pub(super) enum Kind {
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
     pub handed: Handed,
+    /// What the old instance has told, if there is one.
+    pub predecessor: Option<Note>,
     /// Sockets of systemd and their names.
     systemd: Vec<(String, OwnedFd)>,
 }
 
 impl Inherited {
+    /// Takes what an old instance has handed on, and leaves alone what systemd has passed.
+    pub(super) fn take_handed() -> Result<Self, String> {
+        Ok(Inherited {
+            handed: Handed::take()?,
+            predecessor: Note::take()?,
+            systemd: Vec::new(),
+        })
+    }
+
     /// Takes what the environment says there is. Once, before anything is opened.
     pub(super) fn take() -> Result<Self, String> {
         Ok(Inherited {
-            handed: Handed::take()?,
             systemd: passed_by_systemd()?,
+            ..Inherited::take_handed()?
         })
     }
 }

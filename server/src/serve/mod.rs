@@ -12,7 +12,10 @@ mod handover;
 mod in_process;
 mod listeners;
 mod notify;
+mod predecessor;
+mod recycle;
 mod signals;
+mod watch;
 
 use crate::config::{ConfigError, Place};
 use crate::listen::ListenAddress;
@@ -21,6 +24,7 @@ use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use listeners::Inherited;
+use recycle::{Because, Sentence, Way};
 use signals::Signals;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -39,7 +43,7 @@ const HEAP_HEADROOM: usize = 1 << 20;
 /// Serves a router's handlers, or one handler: reads the command line, maps the region, listens, and returns when it has drained.
 ///
 /// A request that outgrows its bucket gets a 500. Through `&Bump` it unwinds; through an ordinary allocation its thread and
-/// bucket are lost until the process is replaced (`--parked-limit`), because that is what is sound for every handler. An
+/// bucket are lost until the process is replaced (`--lost-limit`), because that is what is sound for every handler. An
 /// author who keeps the [escape contract](transom_platform::escape_contract) uses [`serve_escaping`] and loses neither.
 #[must_use = "main should return it, so that the process ends with that status"]
 pub fn serve(router: impl Into<Router>) -> ExitCode {
@@ -152,7 +156,11 @@ enum StartError {
     #[error("{0}")]
     Inherited(String),
     #[error("cannot prepare for SIGUSR2: {0}; is /proc mounted?")]
-    Handover(io::Error),
+    Handover(String),
+    #[error(
+        "--recycle handover is not possible here: {0}. Use --recycle exit, and a supervisor that starts the process anew when it ends with status 75"
+    )]
+    Recycle(Because),
     #[error("--config {}: {source}", .path.display())]
     ReadConfig { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -302,7 +310,8 @@ impl App {
     /// Reads the command line and serves until a signal ends it.
     ///
     /// The status is 0 after a clean drain, 1 if the server could not start or requests were cut at the end of the drain,
-    /// 2 for a command line that is wrong, 75 when parked buckets reached `--parked-limit`.
+    /// 2 for a command line that is wrong, 75 when lost buckets reached `--lost-limit` and no new instance has taken over
+    /// (`--recycle`).
     #[must_use = "main should return it, so that the process ends with that status"]
     pub fn serve(mut self) -> ExitCode {
         settle_process_heap(HEAP_HEADROOM);
@@ -338,7 +347,13 @@ impl App {
         };
         if settings.front.check {
             // A closed pipe is no reason to fail.
-            let _ = writeln!(io::stdout(), "{}", plan.bound);
+            let program = std::env::current_exe();
+            let way = Way::choose(&settings.application, &plan, program.as_ref().err())?;
+            let sentence = Sentence {
+                way: &way,
+                settings: &settings.application,
+            };
+            let _ = writeln!(io::stdout(), "{}\n\n{sentence}", plan.bound);
             return Ok(ExitCode::SUCCESS);
         }
         let door = settings.door.door.as_deref();
@@ -364,9 +379,10 @@ impl App {
         }
         // Before anything is opened: what was passed is known by its numbers only.
         let inherited = match (door, &settings.front.admin) {
-            (Some(_), None) => Inherited::default(),
-            _ => Inherited::take().map_err(StartError::Inherited)?,
-        };
+            (Some(_), None) => Inherited::take_handed(),
+            _ => Inherited::take(),
+        }
+        .map_err(StartError::Inherited)?;
         let signals = Signals::block().map_err(StartError::Signals)?;
         with_logs(&settings.front, |logs| match door {
             Some(_) => behind_door::Server::start(

@@ -1,4 +1,4 @@
-//! What ends a server: SIGTERM, SIGINT, SIGUSR2 once a new instance has taken over, or too many parked buckets. And SIGHUP,
+//! What the main thread of a server waits for: SIGTERM, SIGINT, SIGUSR2, and the news that a bucket was parked. And SIGHUP,
 //! which has it open its access log anew.
 
 use super::notify::Notify;
@@ -6,7 +6,6 @@ use crate::access::AccessLog;
 use crate::net;
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What ended a wait.
@@ -16,24 +15,22 @@ pub(super) enum Wake {
     Signal,
     /// SIGUSR2.
     HandOver,
-    /// Parked buckets reached their limit.
+    /// A bucket was parked.
     Parked,
     /// Nothing did, in time.
     TimedOut,
 }
 
-/// SIGTERM, SIGINT and SIGUSR2, taken by the main thread and by nobody else, and the news of a parked bucket. Whoever
-/// waits for them gives signs of life to a service manager meanwhile.
+/// SIGTERM, SIGINT and SIGUSR2, and the news of a parked bucket, which is SIGUSR1. Only the main thread takes them. While it
+/// waits for them it gives signs of life to a service manager.
 pub(super) struct Signals {
     set: libc::sigset_t,
+    /// What was blocked before.
+    before: libc::sigset_t,
     notify: Notify,
     /// With it, SIGHUP is ours too.
     access: OnceLock<AccessLog>,
 }
-
-static PARKED: AtomicU64 = AtomicU64::new(0);
-static PARKED_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
-static MAIN_PROCESS: AtomicI32 = AtomicI32::new(0);
 
 impl Signals {
     /// Blocks them in this thread and in those that it starts.
@@ -41,19 +38,26 @@ impl Signals {
         // SAFETY: the set is initialised by sigemptyset before it is used; the calls affect this thread's mask only.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2] {
                 libc::sigaddset(&raw mut set, signal);
             }
-            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) {
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) {
                 0 => Ok(Signals {
                     set,
+                    before,
                     notify: Notify::from_environment(),
                     access: OnceLock::new(),
                 }),
                 code => Err(io::Error::from_raw_os_error(code)),
             }
         }
+    }
+
+    /// What this process was started with: the signals that it had blocked.
+    pub(super) fn blocked_before(&self) -> &libc::sigset_t {
+        &self.before
     }
 
     /// What is told to a service manager.
@@ -75,19 +79,12 @@ impl Signals {
         Ok(())
     }
 
-    pub(super) fn notify_parked(&self, limit: u32) {
-        PARKED_LIMIT.store(u64::from(limit), Ordering::SeqCst);
-        // SAFETY: getpid has no preconditions.
-        MAIN_PROCESS.store(unsafe { libc::getpid() }, Ordering::SeqCst);
-    }
-
-    /// Counts a parked bucket. Async-signal-safe: it may run on the signal stack of the thread that is being parked.
+    /// Tells the main thread that a bucket was parked. Async-signal-safe: it may run on the signal stack of the thread that
+    /// is being parked. Several that are parked at once are one piece of news.
     pub(super) fn parked() {
-        let parked = PARKED.fetch_add(1, Ordering::SeqCst) + 1;
-        if parked == PARKED_LIMIT.load(Ordering::SeqCst) {
-            // SAFETY: kill is async-signal-safe; SIGUSR1 to ourselves is blocked everywhere, so the main thread takes it.
-            unsafe { libc::kill(MAIN_PROCESS.load(Ordering::SeqCst), libc::SIGUSR1) };
-        }
+        // SAFETY: both calls are async-signal-safe; SIGUSR1 is blocked in all of our threads, so that the main thread gets it
+        // by waiting for it.
+        unsafe { libc::kill(libc::getpid(), libc::SIGUSR1) };
     }
 
     /// Waits for one; `None` waits for ever.
@@ -107,8 +104,6 @@ impl Signals {
                         log.reopen();
                     }
                 }
-                libc::SIGUSR1
-                    if PARKED.load(Ordering::SeqCst) < PARKED_LIMIT.load(Ordering::SeqCst) => {}
                 libc::SIGUSR1 => return Wake::Parked,
                 libc::SIGTERM | libc::SIGINT => return Wake::Signal,
                 libc::SIGUSR2 => return Wake::HandOver,

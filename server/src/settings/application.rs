@@ -91,15 +91,54 @@ pub struct ApplicationSettings {
     )]
     pub on_exhaustion: Option<OnExhaustion>,
 
-    /// Parked buckets at which the process drains and exits with status 75, to be started anew by whoever supervises it
-    /// [default: half of the buckets]
+    /// Lost buckets at which the process is replaced, as --recycle says [default: half of the buckets]
+    ///
+    /// A bucket is lost when its request was parked (--on-exhaustion), or when its handler has not returned 5 s after the
+    /// request's deadline; then until it returns
+    #[arg(
+        long,
+        env = "TRANSOM_LOST_LIMIT",
+        value_name = "N",
+        help_heading = "Memory"
+    )]
+    pub lost_limit: Option<NonZeroU32>,
+
+    /// The former name of --lost-limit
     #[arg(
         long,
         env = "TRANSOM_PARKED_LIMIT",
         value_name = "N",
-        help_heading = "Memory"
+        help_heading = "Memory",
+        hide = true
     )]
     pub parked_limit: Option<NonZeroU32>,
+
+    /// How the process is replaced when --lost-limit buckets are lost
+    ///
+    /// handover: it starts a new instance of its program, hands over its listeners or its door once that is ready
+    /// (--handover-timeout), and drains; until it has ended, both have their memory. exit: it drains and exits with status
+    /// 75, to be started anew by its supervisor. auto: handover where that is possible; the line "ready" says which it is,
+    /// and why
+    #[arg(
+        long,
+        env = "TRANSOM_RECYCLE",
+        value_enum,
+        value_name = "HOW",
+        default_value = "auto",
+        help_heading = "Memory"
+    )]
+    pub recycle: RecycleSetting,
+}
+
+/// `--recycle`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RecycleSetting {
+    /// Hand over where that is possible, else exit
+    Auto,
+    /// Hand over to a new instance; where that is not possible, do not start
+    Handover,
+    /// Drain and exit with status 75
+    Exit,
 }
 
 /// The flags of a channel: one for each loop, or for each client of a door.
@@ -170,10 +209,19 @@ impl From<OnExhaustion> for Policy {
 }
 
 impl ApplicationSettings {
-    /// Parked buckets at which the process is replaced.
+    /// Lost buckets at which the process is replaced.
     #[must_use]
-    pub fn parked_limit(&self) -> u32 {
-        self.parked_limit
+    pub fn lost_limit(&self) -> u32 {
+        self.lost_limit
+            .or(self.parked_limit)
             .map_or_else(|| self.buckets.div_ceil(2), NonZeroU32::get)
+    }
+
+    /// The name by which that limit was set.
+    pub(crate) fn lost_limit_flag(&self) -> &'static str {
+        match (self.lost_limit, self.parked_limit) {
+            (None, Some(_)) => "--parked-limit",
+            _ => "--lost-limit",
+        }
     }
 }

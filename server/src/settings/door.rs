@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct DoorSettings {
     /// Serve a door at this path, and no HTTP: `transom serve` is the front end then
     ///
-    /// Of the flags of a front end, those of the log and --drain-timeout still hold; the others have no effect.
+    /// Of the flags of a front end, those of the log, --drain-timeout and --handover-timeout still hold; the others have no effect.
     #[arg(
         long,
         env = "TRANSOM_DOOR",

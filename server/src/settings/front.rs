@@ -223,10 +223,11 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_DRAIN_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub drain_timeout: Duration,
 
-    /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2
+    /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2 or by --recycle
     ///
     /// The new instance is the program at the same path, with the same arguments and environment. When it is ready the old one
-    /// drains; until that has ended, both have their memory. If it does not become ready, it is killed and the old one goes on.
+    /// drains; until that has ended, both have their memory. If it does not become ready, it is killed. After SIGUSR2 the old
+    /// one then goes on; if it was to be replaced (--recycle), it drains and exits with status 75.
     #[arg(long, env = "TRANSOM_HANDOVER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub handover_timeout: Duration,
 

@@ -9,7 +9,9 @@ pub(crate) mod file;
 mod front;
 mod values;
 
-pub use application::{ApplicationSettings, ChannelSettings, OnExhaustion, WipeSetting};
+pub use application::{
+    ApplicationSettings, ChannelSettings, OnExhaustion, RecycleSetting, WipeSetting,
+};
 pub use door::DoorSettings;
 pub use file::ForwardSettings;
 pub use front::{AccessLogSetting, ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
@@ -92,7 +94,19 @@ mod tests {
         let settings = parse(&[]).expect("defaults");
         assert_eq!(settings.application.buckets, 64);
         assert_eq!(settings.slots(), 128);
-        assert_eq!(settings.application.parked_limit(), 32);
+        assert_eq!(settings.application.lost_limit(), 32);
+        assert_eq!(settings.application.recycle, RecycleSetting::Auto);
+    }
+
+    #[test]
+    fn the_former_name_of_the_limit_is_still_taken() {
+        for flag in ["--lost-limit", "--parked-limit"] {
+            let settings = parse(&[flag, "5"]).expect(flag).application;
+            assert_eq!(
+                (settings.lost_limit(), settings.lost_limit_flag()),
+                (5, flag)
+            );
+        }
     }
 
     #[test]
@@ -113,6 +127,9 @@ mod tests {
             (["--door-wait", "5"], "--door-wait"),
             (["--door-channels", "0"], "--door-channels"),
             (["--channel-limit", "1MB"], "--channel-limit"),
+            (["--lost-limit", "0"], "--lost-limit"),
+            (["--parked-limit", "0"], "--parked-limit"),
+            (["--recycle", "never"], "--recycle"),
         ] {
             let error = parse(&arguments).expect_err(part).to_string();
             assert!(error.contains(part), "{error}");

@@ -147,6 +147,16 @@ fn one_bucket_and_thousands() {
 }
 
 #[test]
+fn a_bucket_that_is_lost_by_time_is_seen_though_it_is_busy() {
+    let mut later = fixture();
+    later["application"]["cells"] = json!([[2, 0, 0], [2, 174_048, 174_048], [1, 0, 0]]);
+    later["application"]["buckets"] = json!(3);
+    later["application"]["lost"] = json!({"parked": 0, "resting": 0, "overdue": 1, "by_time": [1]});
+    let text = screen(&model(&[later]), 100, 24);
+    has(&text, &["b_ L▄  _", "L 1 lost by time"]);
+}
+
+#[test]
 fn any_size_of_the_terminal_and_of_the_grid() {
     let model = model(&[fixture()]);
     for (width, height) in [(1, 1), (20, 5), (40, 10), (80, 24), (300, 100)] {

@@ -310,6 +310,9 @@ fn look(state: &str) -> (char, Style) {
     }
 }
 
+/// What a bucket looks like that is lost, although its state does not say so.
+const LOST: (char, Style) = ('L', ALARM);
+
 /// How buckets are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
@@ -351,13 +354,26 @@ impl Grid {
     }
 }
 
-/// A place of the grid: of several buckets the state that matters most, and the level of the fullest.
-fn place(application: &Application, cells: &[Cell], width: usize) -> Vec<Span<'static>> {
+/// A place of the grid, from a bucket on: of several buckets the state that matters most, and the level of the fullest.
+fn place(
+    application: &Application,
+    first: usize,
+    cells: &[Cell],
+    width: usize,
+) -> Vec<Span<'static>> {
     const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     const RANK: [&str; 5] = ["unbound", "idle", "busy", "pinned", "parked"];
     let rank = |cell: &Cell| RANK.iter().position(|it| *it == application.state(*cell));
     let state = cells.iter().max_by_key(|cell| rank(cell));
-    let (letter, style) = look(state.map_or("", |cell| application.state(*cell)));
+    let by_time = &application.lost.by_time;
+    let lost = by_time
+        .iter()
+        .any(|bucket| (first..first + cells.len()).contains(bucket));
+    let (letter, style) = match state.map_or("", |cell| application.state(*cell)) {
+        "parked" => look("parked"),
+        _ if lost => LOST,
+        state => look(state),
+    };
     let used = cells.iter().map(|cell| cell.1).max().unwrap_or(0);
     let most = cells.iter().map(|cell| cell.2).max().unwrap_or(0);
     let level = match used {
@@ -416,12 +432,20 @@ fn buckets(frame: &mut Frame, area: Rect, application: &Application) {
             style,
         ));
     }
+    let by_time = application.lost.resting + application.lost.overdue;
+    if by_time > 0 {
+        let text = format!(" {} {} lost by time ", LOST.0, number(by_time));
+        spans.push(Span::styled(text, LOST.1));
+    }
     let rest = title(frame, area, "BUCKETS", Line::from(spans));
-    let places: Vec<&[Cell]> = application.cells.chunks(grid.each).collect();
+    let chunks = application.cells.chunks(grid.each);
+    let places: Vec<(usize, &[Cell])> = (0..).step_by(grid.each).zip(chunks).collect();
     let lines: Vec<Line> = places
         .chunks(grid.columns)
         .map(|row| {
-            let spans = row.iter().flat_map(|it| place(application, it, grid.width));
+            let spans = row
+                .iter()
+                .flat_map(|(first, it)| place(application, *first, it, grid.width));
             Line::from(spans.collect::<Vec<_>>())
         })
         .collect();

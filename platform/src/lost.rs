@@ -1,0 +1,555 @@
+//! Buckets that are lost: what counts as lost, and the look that finds out.
+//!
+//! A bucket is lost when it takes no requests and may never take one again: its request was parked, or its handler has not
+//! returned long after the client stopped waiting. A process with too many of them is replaced (`--lost-limit`).
+//!
+//! A door server thread says what it does on a cache line of its own ([`Sign`]): four relaxed stores for a call. Another
+//! thread looks at all of them now and then ([`LossWatch::look`]). What is done about lost buckets is not known here.
+
+use crate::application::Application;
+use crate::meter::{Leave, LinePace};
+use crate::request::Matched;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+use tracing::{info, warn};
+use transom_arena::BucketState;
+use transom_doors::now_ns;
+
+/// A call is overdue, and its bucket lost, so long after its deadline. Its client got a 504 at the deadline; a handler
+/// that watches its deadline itself gets this much to notice, to clean up and to return.
+pub const OVERDUE_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a bucket may rest before it counts as lost. To become `--keep-timeout`, with the state that it is about.
+pub const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two looks while a bucket is lost that may come back.
+const LOOK_OFTEN: Duration = Duration::from_millis(250);
+
+/// Between two looks while nothing is suspicious. What begins after a look cannot be lost before so much time has passed,
+/// because [`OVERDUE_AFTER`] counts from its beginning at the earliest.
+const LOOK_SELDOM: Duration = OVERDUE_AFTER;
+
+/// A look that comes so much later than it was to has been kept from the processor: the process was stopped, or the machine
+/// has other things to do. Handlers were too, and get their time anew.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Why a bucket is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Its request was parked. It never comes back.
+    Parked,
+    /// It has rested for longer than [`KEEP_TIMEOUT`].
+    Resting,
+    /// Its call has not ended [`OVERDUE_AFTER`] its deadline, or after its client has gone.
+    Overdue,
+}
+
+/// How many buckets are lost now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// By [`Loss::Parked`].
+    pub parked: u32,
+    /// By [`Loss::Resting`].
+    pub resting: u32,
+    /// By [`Loss::Overdue`].
+    pub overdue: u32,
+}
+
+impl Lost {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.parked + self.resting + self.overdue
+    }
+
+    fn count(&mut self, loss: Loss) {
+        match loss {
+            Loss::Parked => self.parked += 1,
+            Loss::Resting => self.resting += 1,
+            Loss::Overdue => self.overdue += 1,
+        }
+    }
+}
+
+/// What the state of a bucket says about whether it is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// It is not.
+    Sound,
+    /// It is once its call is overdue.
+    Calling,
+    /// It is once that has lasted for [`KEEP_TIMEOUT`].
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "no state of a bucket is one of rest yet")
+    )]
+    Resting,
+    /// It is.
+    Parked,
+}
+
+/// The one place where a state of buckets gets its class. A state `Resting`, once the arena has it, is `Class::Resting`;
+/// everything else is done.
+fn class_of(state: BucketState) -> Class {
+    match state {
+        BucketState::Unbound | BucketState::Idle | BucketState::Pinned => Class::Sound,
+        BucketState::Busy => Class::Calling,
+        BucketState::Parked => Class::Parked,
+    }
+}
+
+/// Until when a call may keep its bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// A `CLOCK_MONOTONIC` time in nanoseconds.
+    Deadline(u64),
+    /// As long as there is a client to serve.
+    ClientHasGone,
+    /// It has no deadline, and is never overdue.
+    Ever,
+}
+
+impl Until {
+    /// These are times in more than 500 years.
+    const EVER: u64 = u64::MAX;
+    const CLIENT_HAS_GONE: u64 = u64::MAX - 1;
+
+    fn encode(self) -> u64 {
+        match self {
+            Until::Deadline(at) => at,
+            Until::ClientHasGone => Self::CLIENT_HAS_GONE,
+            Until::Ever => Self::EVER,
+        }
+    }
+
+    fn decode(word: u64) -> Self {
+        match word {
+            Self::EVER => Until::Ever,
+            Self::CLIENT_HAS_GONE => Until::ClientHasGone,
+            at => Until::Deadline(at),
+        }
+    }
+}
+
+/// What a door server thread says of its call. That thread writes it and never reads it; the thread that looks for lost
+/// buckets reads it. It means something only while the bucket is busy: at the end of a call it stays as it is.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Sign {
+    since_ns: AtomicU64,
+    until: AtomicU64,
+    /// One more than the number of the route; 0: none.
+    route: AtomicU32,
+}
+
+impl Sign {
+    fn new() -> Self {
+        Sign {
+            since_ns: AtomicU64::new(0),
+            until: AtomicU64::new(Until::EVER),
+            route: AtomicU32::new(0),
+        }
+    }
+
+    /// A call begins.
+    #[inline]
+    pub(crate) fn begins(&self, since_ns: u64, until: Until) {
+        self.since_ns.store(since_ns, Ordering::Relaxed);
+        self.until.store(until.encode(), Ordering::Relaxed);
+        self.route.store(0, Ordering::Relaxed);
+    }
+
+    /// The call hands its slot to the client, piece by piece: it may last for as long as the client does.
+    #[inline]
+    pub(crate) fn streams(&self) {
+        let until = Until::ClientHasGone.encode();
+        self.until.store(until, Ordering::Relaxed);
+    }
+
+    fn since_ns(&self) -> u64 {
+        self.since_ns.load(Ordering::Relaxed)
+    }
+
+    fn until(&self) -> Until {
+        Until::decode(self.until.load(Ordering::Relaxed))
+    }
+
+    fn route(&self) -> Option<usize> {
+        let route = self.route.load(Ordering::Relaxed);
+        (route as usize).checked_sub(1)
+    }
+}
+
+/// The route that a call has matched: for the thread that runs it, and for the one that looks at its sign.
+#[derive(Debug)]
+pub(crate) struct RouteNote<'s> {
+    matched: Cell<Option<Matched>>,
+    sign: &'s Sign,
+}
+
+impl<'s> RouteNote<'s> {
+    pub(crate) fn new(sign: &'s Sign) -> Self {
+        RouteNote {
+            matched: Cell::new(None),
+            sign,
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<Matched> {
+        self.matched.get()
+    }
+
+    #[inline]
+    pub(crate) fn set(&self, matched: Matched) {
+        self.matched.set(Some(matched));
+        let route = u32::try_from(matched.number).map_or(0, |number| number.saturating_add(1));
+        self.sign.route.store(route, Ordering::Relaxed);
+    }
+}
+
+/// The signs of all threads, and what was noticed of each bucket.
+#[derive(Debug)]
+pub(crate) struct Signs {
+    signs: Box<[Sign]>,
+    /// When a bucket was first seen to rest, or to serve a client that has gone; 0: it does neither. Written by the one
+    /// that looks, apart from what threads write.
+    noticed_ns: Box<[AtomicU64]>,
+    /// When the process was last seen to run again after a while in which it did not; 0: never.
+    resumed_ns: AtomicU64,
+    pub(crate) lines: LinePace,
+}
+
+impl Signs {
+    /// For so many buckets.
+    pub(crate) fn new(buckets: u32) -> Self {
+        Signs {
+            signs: (0..buckets).map(|_| Sign::new()).collect(),
+            noticed_ns: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
+            resumed_ns: AtomicU64::new(0),
+            lines: LinePace::default(),
+        }
+    }
+
+    /// That of a thread.
+    pub(crate) fn of(&self, thread: u32) -> &Sign {
+        &self.signs[thread as usize]
+    }
+}
+
+/// When the one that looks has noticed what a sign does not say. Both are times in nanoseconds, and 0 for never.
+#[derive(Clone, Copy, Debug)]
+struct Noticed {
+    /// That the bucket rests, or that its client has gone.
+    at_ns: u64,
+    /// That the process runs again.
+    resumed_ns: u64,
+}
+
+/// From when on a bucket of that class is lost, and by what; `None`: never, as things are.
+fn lost_from(class: Class, sign: &Sign, noticed: Noticed) -> Option<(u64, Loss)> {
+    let after = |at_ns: u64, time: Duration| at_ns.saturating_add(time.as_nanos() as u64);
+    let resumed_ns = noticed.resumed_ns;
+    let noticed = Some(noticed.at_ns).filter(|&at_ns| at_ns != 0);
+    match (class, sign.until()) {
+        (Class::Sound, _) | (Class::Calling, Until::Ever) => None,
+        (Class::Parked, _) => Some((0, Loss::Parked)),
+        (Class::Resting, _) => noticed.map(|at_ns| (after(at_ns, KEEP_TIMEOUT), Loss::Resting)),
+        (Class::Calling, Until::ClientHasGone) => {
+            noticed.map(|at_ns| (after(at_ns.max(resumed_ns), OVERDUE_AFTER), Loss::Overdue))
+        }
+        (Class::Calling, Until::Deadline(at_ns)) => {
+            // A client in another process may have said a time that was over before it called.
+            let at_ns = at_ns.max(sign.since_ns()).max(resumed_ns);
+            Some((after(at_ns, OVERDUE_AFTER), Loss::Overdue))
+        }
+    }
+}
+
+impl Application {
+    /// How many buckets are lost now.
+    #[must_use]
+    pub fn lost(&self) -> Lost {
+        let mut lost = Lost::default();
+        let losses = (0..self.buckets().len()).filter_map(|bucket| self.loss_of(bucket));
+        losses.for_each(|loss| lost.count(loss));
+        lost
+    }
+
+    /// Why one of the buckets is lost now, if it is.
+    #[must_use]
+    pub fn loss_of(&self, bucket: u32) -> Option<Loss> {
+        let (from_ns, loss) = self.lost_from(bucket)?;
+        (from_ns <= now_ns()).then_some(loss)
+    }
+
+    fn lost_from(&self, bucket: u32) -> Option<(u64, Loss)> {
+        let class = class_of(self.buckets().get(bucket)?.state());
+        let signs = self.signs();
+        let noticed = Noticed {
+            at_ns: signs.noticed_ns[bucket as usize].load(Ordering::Relaxed),
+            resumed_ns: signs.resumed_ns.load(Ordering::Relaxed),
+        };
+        lost_from(class, signs.of(bucket), noticed)
+    }
+
+    /// Whether the client of the call in a bucket has gone.
+    ///
+    /// The hook for the mark that a door makes on a call whose client has given it up. Until there is one, a call that
+    /// streams, and a connection, are never lost by time.
+    fn client_has_gone(&self, _bucket: u32) -> bool {
+        false
+    }
+
+    /// Notes when a bucket was first seen in what it may be in for a while only.
+    fn notice(&self, bucket: u32, now_ns: u64) {
+        let state = self.buckets().get(bucket).map(transom_arena::Bucket::state);
+        let until = self.signs().of(bucket).until();
+        let passing = match state.map(class_of) {
+            Some(Class::Resting) => true,
+            Some(Class::Calling) => until == Until::ClientHasGone && self.client_has_gone(bucket),
+            _ => false,
+        };
+        let noticed_ns = &self.signs().noticed_ns[bucket as usize];
+        let before = noticed_ns.load(Ordering::Relaxed);
+        match (passing, before) {
+            (true, 0) => noticed_ns.store(now_ns, Ordering::Relaxed),
+            (false, 1..) => noticed_ns.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+}
+
+/// What a look has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// How many buckets are lost.
+    pub lost: Lost,
+    /// When to look again. A bucket that is parked may change the number before.
+    pub again_in: Duration,
+}
+
+/// A bucket of which a line says that it is lost by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    at_ns: u64,
+    route: Option<usize>,
+}
+
+/// Looks after the buckets of an application, and says which are lost by time and which come back. One thread has it. Its
+/// memory is taken when it is made.
+#[derive(Debug)]
+pub struct LossWatch {
+    application: &'static Application,
+    told: Box<[Option<Told>]>,
+    /// When the next look was to be; 0: this is the first one.
+    due_ns: u64,
+}
+
+impl LossWatch {
+    /// Begins to look after an application.
+    #[must_use]
+    pub fn new(application: &'static Application) -> Self {
+        let buckets = application.buckets().len() as usize;
+        LossWatch {
+            application,
+            told: vec![None; buckets].into_boxed_slice(),
+            due_ns: 0,
+        }
+    }
+
+    /// Looks at all buckets.
+    pub fn look(&mut self) -> Looked {
+        let now_ns = now_ns();
+        if self.due_ns != 0 && now_ns > self.due_ns + LATE.as_nanos() as u64 {
+            let signs = self.application.signs();
+            signs.resumed_ns.store(now_ns, Ordering::Relaxed);
+        }
+        let mut lost = Lost::default();
+        let mut again_ns = now_ns.saturating_add(LOOK_SELDOM.as_nanos() as u64);
+        for bucket in 0..self.application.buckets().len() {
+            self.application.notice(bucket, now_ns);
+            let found = self.application.lost_from(bucket);
+            let loss = match found {
+                Some((from_ns, loss)) if from_ns <= now_ns => Some(loss),
+                Some((from_ns, _)) => {
+                    again_ns = again_ns.min(from_ns);
+                    None
+                }
+                None => None,
+            };
+            if let Some(loss) = loss {
+                lost.count(loss);
+            }
+            self.tell(bucket, loss, now_ns);
+        }
+        let again_in = Duration::from_nanos(again_ns - now_ns).max(LOOK_OFTEN);
+        let may_come_back = lost.resting + lost.overdue > 0;
+        let again_in = if may_come_back { LOOK_OFTEN } else { again_in };
+        self.due_ns = now_ns + again_in.as_nanos() as u64;
+        Looked { lost, again_in }
+    }
+
+    /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its request says it.)
+    fn tell(&mut self, bucket: u32, loss: Option<Loss>, now_ns: u64) {
+        let told = &mut self.told[bucket as usize];
+        match (*told, loss) {
+            (None, Some(loss @ (Loss::Overdue | Loss::Resting))) => {
+                let route = self.application.signs().of(bucket).route();
+                *told = Some(Told {
+                    at_ns: now_ns,
+                    route,
+                });
+                self.tell_lost(bucket, loss, route, now_ns);
+            }
+            (Some(before), None) => {
+                *told = None;
+                self.tell_back(bucket, before, now_ns);
+            }
+            (Some(_), Some(Loss::Parked)) => *told = None, // it will not come back
+            _ => {}
+        }
+    }
+
+    fn route(&self, route: Option<usize>) -> &'static str {
+        self.application.name_of_route(route)
+    }
+
+    fn tell_lost(&self, bucket: u32, loss: Loss, route: Option<usize>, now_ns: u64) {
+        let Some(Leave { unlogged }) = self.application.signs().lines.take() else {
+            return;
+        };
+        let route = self.route(route);
+        let since_ns = self.application.signs().of(bucket).since_ns();
+        let held_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
+        match loss {
+            Loss::Overdue => warn!(
+                route,
+                bucket,
+                held_ms,
+                unlogged,
+                "a bucket is lost: its handler has not returned, long after the deadline"
+            ),
+            Loss::Resting | Loss::Parked => warn!(
+                route,
+                bucket,
+                held_ms,
+                unlogged,
+                "a bucket is lost: what its last request left behind was not freed in time"
+            ),
+        }
+    }
+
+    fn tell_back(&self, bucket: u32, told: Told, now_ns: u64) {
+        let Some(Leave { unlogged }) = self.application.signs().lines.take() else {
+            return;
+        };
+        let route = self.route(told.route);
+        let lost_ms = now_ns.saturating_sub(told.at_ns) / 1_000_000;
+        info!(
+            route,
+            bucket, lost_ms, unlogged, "a bucket that was lost has come back"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOTHING: Noticed = Noticed {
+        at_ns: 0,
+        resumed_ns: 0,
+    };
+
+    fn noticed(at_s: u64) -> Noticed {
+        Noticed {
+            at_ns: at_s * SECOND,
+            ..NOTHING
+        }
+    }
+
+    fn sign(since_s: u64, until: Until) -> Sign {
+        let sign = Sign::new();
+        sign.begins(since_s * SECOND, until);
+        sign
+    }
+
+    #[test]
+    fn a_call_is_overdue_five_seconds_after_its_deadline() {
+        let sign = sign(100, Until::Deadline(160 * SECOND));
+        let overdue = Some((165 * SECOND, Loss::Overdue));
+        assert_eq!(lost_from(Class::Calling, &sign, NOTHING), overdue);
+        for class in [Class::Sound, Class::Parked, Class::Resting] {
+            assert_ne!(lost_from(class, &sign, NOTHING), overdue, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_before_the_call_counts_from_the_call() {
+        let sign = sign(100, Until::Deadline(1));
+        let overdue = Some((105 * SECOND, Loss::Overdue));
+        assert_eq!(lost_from(Class::Calling, &sign, NOTHING), overdue);
+    }
+
+    #[test]
+    fn after_a_time_in_which_the_process_did_not_run_a_call_has_five_seconds_anew() {
+        let resumed = Noticed {
+            resumed_ns: 900 * SECOND,
+            ..noticed(200)
+        };
+        let overdue = Some((905 * SECOND, Loss::Overdue));
+        for until in [Until::Deadline(160 * SECOND), Until::ClientHasGone] {
+            assert_eq!(
+                lost_from(Class::Calling, &sign(100, until), resumed),
+                overdue
+            );
+        }
+    }
+
+    #[test]
+    fn a_call_without_a_deadline_is_never_overdue() {
+        let sign = sign(100, Until::Ever);
+        assert_eq!(lost_from(Class::Calling, &sign, NOTHING), None);
+        assert_eq!(lost_from(Class::Calling, &sign, noticed(7)), None);
+    }
+
+    #[test]
+    fn a_call_that_streams_is_overdue_only_after_its_client_has_gone() {
+        let sign = sign(100, Until::Deadline(160 * SECOND));
+        sign.streams();
+        assert_eq!(lost_from(Class::Calling, &sign, NOTHING), None);
+        let gone = lost_from(Class::Calling, &sign, noticed(200));
+        assert_eq!(gone, Some((205 * SECOND, Loss::Overdue)));
+    }
+
+    #[test]
+    fn a_bucket_that_rests_is_lost_once_that_was_seen_for_long_enough() {
+        let sign = sign(100, Until::Ever);
+        assert_eq!(lost_from(Class::Resting, &sign, NOTHING), None);
+        let lost = lost_from(Class::Resting, &sign, noticed(100));
+        let at_ns = 100 * SECOND + KEEP_TIMEOUT.as_nanos() as u64;
+        assert_eq!(lost, Some((at_ns, Loss::Resting)));
+    }
+
+    #[test]
+    fn a_parked_bucket_is_lost_whatever_its_sign_says() {
+        let sign = sign(100, Until::Ever);
+        let lost = lost_from(Class::Parked, &sign, NOTHING);
+        assert_eq!(lost, Some((0, Loss::Parked)));
+    }
+
+    #[test]
+    fn a_sign_names_the_route_of_the_present_call_only() {
+        let sign = sign(100, Until::Ever);
+        assert_eq!(sign.route(), None);
+        RouteNote::new(&sign).set(Matched {
+            number: 0,
+            pattern: "/",
+        });
+        assert_eq!(sign.route(), Some(0));
+        sign.begins(101, Until::Ever);
+        assert_eq!(sign.route(), None);
+    }
+}

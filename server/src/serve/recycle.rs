@@ -1,0 +1,463 @@
+//! When and how a process is replaced because too many of its buckets are lost.
+//!
+//! Where that is possible a new instance takes over before this one drains, so that clients notice nothing; elsewhere the
+//! process drains and exits with [`EXIT_RECYCLE`], and a supervisor starts it anew. Which of the two it will be is decided
+//! and said at the start.
+//!
+//! This module decides. Starting the new instance is `handover`'s matter, and finding lost buckets is the platform's.
+
+use super::StartError;
+use super::predecessor::Note;
+use crate::admin::RecycleView;
+use crate::plan::Plan;
+use crate::settings::{ApplicationSettings, RecycleSetting};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tracing::{error, info, warn};
+use transom_arena::{Bytes, MemoryLimit};
+use transom_doors::now_ns;
+use transom_platform::{Application, LossWatch, Lost};
+
+/// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
+pub(super) const EXIT_RECYCLE: u8 = 75;
+
+/// Between two recycles, at least. Doubles with each that follows closely: what loses buckets that fast is not mended by
+/// new processes, which cost a start each.
+const FIRST_DELAY: Duration = Duration::from_secs(10);
+const LONGEST_DELAY: Duration = Duration::from_secs(300);
+
+/// While it waits for its turn.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How a process with too many lost buckets is replaced.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// A new instance takes over, then this one drains.
+    HandOver,
+    /// It drains and exits.
+    Exit(Because),
+}
+
+/// Why a process exits and does not hand over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Because {
+    #[error("--recycle exit asks for it")]
+    Asked,
+    #[error("it is process 1, and everything in its PID namespace ends with it")]
+    FirstProcess,
+    #[error(
+        "{name} has {limit}, and two instances need {}: twice the bound of {bound}",
+        Bytes(.bound.get().saturating_mul(2))
+    )]
+    Memory {
+        name: String,
+        limit: Bytes,
+        bound: Bytes,
+    },
+    #[error("where its program lies is not known: {0}")]
+    NoProgram(String),
+    #[error(
+        "{0} watches this process id, and cannot be told of another one: without NOTIFY_SOCKET (Type=notify) it takes the \
+         end of this process for the end of the service"
+    )]
+    Systemd(&'static str),
+    #[error(
+        "supervisord (SUPERVISOR_ENABLED) watches this process id, and cannot be told of another one"
+    )]
+    Supervisord,
+}
+
+impl Way {
+    /// As the settings ask, and as it is possible here. `program` is what keeps a new instance from being started.
+    pub(super) fn choose(
+        settings: &ApplicationSettings,
+        plan: &Plan,
+        program: Option<&io::Error>,
+    ) -> Result<Self, StartError> {
+        if settings.recycle == RecycleSetting::Exit {
+            return Ok(Way::Exit(Because::Asked));
+        }
+        let forced = settings.recycle == RecycleSetting::Handover;
+        let watched = || if forced { None } else { watched() };
+        let obstacle = program
+            .map(|error| Because::NoProgram(error.to_string()))
+            .or_else(first_process)
+            .or_else(|| too_large(plan.bound.total(), MemoryLimit::of_this_process()))
+            .or_else(watched);
+        match obstacle {
+            None => Ok(Way::HandOver),
+            Some(because) if forced => Err(StartError::Recycle(because)),
+            Some(because) => Ok(Way::Exit(because)),
+        }
+    }
+
+    /// The word for it in the log, in metrics, and of `--recycle`.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Way::HandOver => "handover",
+            Way::Exit(_) => "exit",
+        }
+    }
+
+    /// Why the process will exit, if that was not asked for.
+    pub(super) fn obstacle(&self) -> Option<&Because> {
+        match self {
+            Way::HandOver | Way::Exit(Because::Asked) => None,
+            Way::Exit(because) => Some(because),
+        }
+    }
+}
+
+fn first_process() -> Option<Because> {
+    (std::process::id() == 1).then_some(Because::FirstProcess)
+}
+
+/// Both instances have their memory until the old one has ended.
+fn too_large(bound: usize, limit: MemoryLimit) -> Option<Because> {
+    (limit.bytes / 2 < bound).then_some(Because::Memory {
+        name: limit.name,
+        limit: Bytes(limit.bytes),
+        bound: Bytes(bound),
+    })
+}
+
+/// Of the supervisors that watch a process id, those that say so in the environment.
+fn watched() -> Option<Because> {
+    let var = |name| std::env::var_os(name);
+    // It is passed on to children too, for whom it is another's.
+    let ours = |pid: std::ffi::OsString| pid.to_str() == Some(&std::process::id().to_string());
+    if var("NOTIFY_SOCKET").is_none() && var("SYSTEMD_EXEC_PID").is_some_and(ours) {
+        return Some(Because::Systemd("systemd (SYSTEMD_EXEC_PID)"));
+    }
+    var("SUPERVISOR_ENABLED").map(|_| Because::Supervisord)
+}
+
+/// What `--check` says of it.
+pub(super) struct Sentence<'w> {
+    pub way: &'w Way,
+    pub settings: &'w ApplicationSettings,
+}
+
+impl fmt::Display for Sentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (limit, buckets) = (self.settings.lost_limit(), self.settings.buckets);
+        write!(
+            f,
+            "recycle {}: when {limit} of {buckets} buckets are lost (--lost-limit), ",
+            self.way.name()
+        )?;
+        match self.way {
+            Way::HandOver => f.write_str("a new instance takes over, and this one drains"),
+            Way::Exit(because) => {
+                write!(
+                    f,
+                    "the process drains and exits with status {EXIT_RECYCLE}, because {because}"
+                )
+            }
+        }
+    }
+}
+
+/// When instances were replaced, and when the next one may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    /// The last time; 0: never.
+    last_ns: u64,
+    /// From then to the next.
+    delay: Duration,
+}
+
+impl Pace {
+    fn of(note: Option<&Note>) -> Self {
+        Pace {
+            last_ns: note.map_or(0, |note| note.recycled_ns),
+            delay: note.map_or(FIRST_DELAY, |note| Duration::from_millis(note.delay_ms)),
+        }
+    }
+
+    /// How long the next one has to wait for its turn.
+    fn left(&self, now_ns: u64) -> Duration {
+        if self.last_ns == 0 {
+            return Duration::ZERO;
+        }
+        let since = Duration::from_nanos(now_ns.saturating_sub(self.last_ns));
+        self.delay.saturating_sub(since)
+    }
+
+    /// After one more. It follows closely if less than twice the delay has passed since the last one; a longer time is a
+    /// quiet time, and the next delay is the first one again.
+    fn after(&self, now_ns: u64) -> Self {
+        let since = Duration::from_nanos(now_ns.saturating_sub(self.last_ns));
+        let closely = self.last_ns != 0 && since < self.delay.saturating_mul(2);
+        Pace {
+            last_ns: now_ns,
+            delay: match closely {
+                true => self.delay.saturating_mul(2).min(LONGEST_DELAY),
+                false => FIRST_DELAY,
+            },
+        }
+    }
+}
+
+/// What to do about lost buckets now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing, and look again then.
+    Serve(Duration),
+    /// Have a new instance take over.
+    HandOver,
+    /// Drain and exit.
+    Exit,
+}
+
+/// The buckets of an application, and what becomes of the process that loses them.
+pub(super) struct Recycling {
+    watch: LossWatch,
+    way: Way,
+    limit: u32,
+    buckets: u32,
+    /// What the instance before this one has told.
+    predecessor: Option<Note>,
+    pace: Pace,
+    /// Of this server: those before this instance, and its own.
+    recycles: Arc<AtomicU64>,
+    lost: Lost,
+    /// It was said that it waits for its turn.
+    waits: bool,
+}
+
+impl Recycling {
+    /// Begins to look after an application.
+    pub(super) fn new(
+        application: &'static Application,
+        settings: &ApplicationSettings,
+        way: Way,
+        predecessor: Option<Note>,
+    ) -> Self {
+        if settings.lost_limit_flag() == "--parked-limit" {
+            warn!(
+                "--parked-limit (TRANSOM_PARKED_LIMIT) is now called --lost-limit (TRANSOM_LOST_LIMIT): use that name"
+            );
+        }
+        if let Some(Note {
+            pid, lost, buckets, ..
+        }) = predecessor.filter(|note| note.lost > 0)
+        {
+            info!(
+                pid,
+                lost,
+                buckets,
+                "started because {lost} of {buckets} buckets of process {pid} were lost"
+            );
+        }
+        Recycling {
+            watch: LossWatch::new(application),
+            way,
+            limit: settings.lost_limit(),
+            buckets: settings.buckets,
+            predecessor,
+            pace: Pace::of(predecessor.as_ref()),
+            recycles: Arc::new(AtomicU64::new(predecessor.map_or(0, |note| note.recycles))),
+            lost: Lost::default(),
+            waits: false,
+        }
+    }
+
+    /// How it will be.
+    pub(super) fn way(&self) -> &Way {
+        &self.way
+    }
+
+    /// What is told of it at `--admin`.
+    pub(super) fn view(&self) -> RecycleView {
+        RecycleView {
+            way: self.way.name(),
+            limit: self.limit,
+            recycles: self.recycles.clone(),
+        }
+    }
+
+    /// Looks at the buckets.
+    pub(super) fn step(&mut self) -> Step {
+        let looked = self.watch.look();
+        self.lost = looked.lost;
+        if self.lost.total() < self.limit {
+            self.waits = false;
+            return Step::Serve(looked.again_in);
+        }
+        if matches!(self.way, Way::Exit(_)) {
+            return Step::Exit;
+        }
+        let left = self.pace.left(now_ns());
+        if left.is_zero() && !self.has_a_predecessor() {
+            return Step::HandOver;
+        }
+        if !std::mem::replace(&mut self.waits, true) {
+            self.say_that_it_waits(left);
+        }
+        let again = looked.again_in.min(LOOK_AGAIN);
+        // Not sooner for a predecessor that is about to end.
+        Step::Serve(if left.is_zero() {
+            again
+        } else {
+            again.min(left)
+        })
+    }
+
+    /// Whether the instance before this one still drains. The machine was asked for the memory of two, not of three.
+    fn has_a_predecessor(&self) -> bool {
+        self.predecessor
+            .as_ref()
+            .is_some_and(Note::is_of_our_parent)
+    }
+
+    fn say_that_it_waits(&self, left: Duration) {
+        let Lost {
+            parked,
+            resting,
+            overdue,
+        } = self.lost;
+        warn!(
+            lost = self.lost.total(),
+            parked,
+            resting,
+            overdue,
+            limit = self.limit,
+            wait_ms = left.as_millis() as u64,
+            predecessor_drains = self.has_a_predecessor(),
+            "too many buckets are lost, soon after the last recycle: this instance serves with the others until its turn"
+        );
+    }
+
+    /// Says that the process is to be replaced, and counts it.
+    pub(super) fn say_that_it_begins(&self) {
+        let Lost {
+            parked,
+            resting,
+            overdue,
+        } = self.lost;
+        self.recycles.fetch_add(1, Ordering::Relaxed);
+        let (lost, limit) = (self.lost.total(), self.limit);
+        match &self.way {
+            Way::HandOver => warn!(
+                lost,
+                parked,
+                resting,
+                overdue,
+                limit,
+                "too many buckets are lost: a new instance is to take over (--lost-limit, --recycle)"
+            ),
+            Way::Exit(because) => error!(
+                lost,
+                parked,
+                resting,
+                overdue,
+                limit,
+                %because,
+                "too many buckets are lost: draining, to be started anew (--lost-limit, --recycle)"
+            ),
+        }
+    }
+
+    /// What a new instance is told that takes over because of lost buckets.
+    pub(super) fn note(&self) -> Note {
+        let pace = self.pace.after(now_ns());
+        Note {
+            lost: self.lost.total(),
+            ..self.note_of(pace)
+        }
+    }
+
+    /// What a new instance is told that takes over for another reason.
+    pub(super) fn history(&self) -> Note {
+        self.note_of(self.pace)
+    }
+
+    fn note_of(&self, pace: Pace) -> Note {
+        Note {
+            pid: std::process::id(),
+            lost: 0,
+            buckets: self.buckets,
+            recycled_ns: pace.last_ns,
+            delay_ms: pace.delay.as_millis() as u64,
+            recycles: self.recycles.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const NEVER: Pace = Pace {
+        last_ns: 0,
+        delay: FIRST_DELAY,
+    };
+
+    /// The delays after recycles at these seconds.
+    fn delays(at: &[u64]) -> Vec<u64> {
+        let mut pace = NEVER;
+        at.iter()
+            .map(|second| {
+                pace = pace.after(second * SECOND);
+                pace.delay.as_secs()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_first_recycle_waits_for_nothing_and_the_next_one_ten_seconds() {
+        assert_eq!(NEVER.left(5), Duration::ZERO);
+        let pace = NEVER.after(100 * SECOND);
+        assert_eq!(pace.left(100 * SECOND), Duration::from_secs(10));
+        assert_eq!(pace.left(109 * SECOND), Duration::from_secs(1));
+        assert_eq!(pace.left(110 * SECOND), Duration::ZERO);
+    }
+
+    #[test]
+    fn each_recycle_that_follows_closely_doubles_the_delay_up_to_five_minutes() {
+        let at = [100, 110, 130, 170, 250, 410, 710, 1010];
+        assert_eq!(delays(&at), [10, 20, 40, 80, 160, 300, 300, 300]);
+    }
+
+    #[test]
+    fn after_a_quiet_time_the_delay_is_the_first_one_again() {
+        assert_eq!(delays(&[100, 119, 159]), [10, 20, 10]);
+        assert_eq!(delays(&[100, 120, 140]), [10, 10, 10]);
+    }
+
+    #[test]
+    fn the_next_instance_goes_on_where_this_one_was() {
+        let note = Note {
+            pid: 1,
+            lost: 3,
+            buckets: 4,
+            recycled_ns: 100 * SECOND,
+            delay_ms: 20_000,
+            recycles: 2,
+        };
+        let pace = Pace::of(Some(&note));
+        assert_eq!(pace.left(110 * SECOND), Duration::from_secs(10));
+        assert_eq!(pace.after(130 * SECOND).delay, Duration::from_secs(40));
+        assert_eq!(Pace::of(None), NEVER);
+    }
+
+    #[test]
+    fn two_instances_must_fit() {
+        let limit = |bytes| MemoryLimit {
+            name: "cgroup /web".to_owned(),
+            bytes,
+        };
+        assert!(too_large(100 << 20, limit(200 << 20)).is_none());
+        let because = too_large(100 << 20, limit((200 << 20) - 1)).expect("they do not");
+        let sentence = because.to_string();
+        for part in ["cgroup /web", "200MiB", "100MiB"] {
+            assert!(sentence.contains(part), "{part}: {sentence}");
+        }
+        assert!(too_large(usize::MAX, limit(usize::MAX)).is_some());
+    }
+}

@@ -1,0 +1,104 @@
+//! What the main thread of a server does while the others serve: it waits for signals, looks after the buckets, and says
+//! why the server has to end.
+//!
+//! What may come at the same time:
+//!
+//! - SIGTERM while a new instance starts: that one is told to end too, and this one drains, as if there were none.
+//! - SIGTERM while the old instance drains: of a hand-over it makes an ordinary drain; a second one cuts.
+//! - SIGUSR2 while a new instance starts: it is what was asked for, and nothing more happens. While lost buckets wait for
+//!   their turn: the hand-over takes place at once, and the new instance is told when the last recycle was.
+//! - Buckets that are lost while a new instance starts, be it 32 in a second: they are in the process that ends anyway. If
+//!   the hand-over was SIGUSR2's and fails, the next look finds them.
+//! - Too many lost buckets soon after the last recycle: they wait for their turn, and for the predecessor's end.
+//! - A new instance that ends at its start, or is not ready in time: after SIGUSR2 this one goes on, else it drains and
+//!   exits, to be started anew.
+//! - A full table of descriptors, a lock of the C library that is never given back: starting a new instance needs neither
+//!   (`handover`).
+
+use super::handover::{Handover, Outcome, What};
+use super::predecessor::Note;
+use super::recycle::{Recycling, Step};
+use super::signals::{Signals, Wake};
+use tracing::{error, info, warn};
+
+/// Why a server has to drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was told to stop.
+    Told,
+    /// Too many buckets are lost, and no new instance has taken over: it is to be started anew.
+    Recycle,
+    /// A new instance has its listeners, or waits for the path of its door.
+    HandedOver,
+}
+
+/// Waits until there is a reason to drain. `recycling` is none for a server without buckets of its own.
+pub(super) fn until_told(
+    signals: &Signals,
+    handover: &Handover,
+    recycling: Option<&mut Recycling>,
+) -> End {
+    let end = wait(signals, handover, recycling);
+    if end != End::HandedOver {
+        signals.notify().stopping();
+    }
+    end
+}
+
+fn wait(signals: &Signals, handover: &Handover, mut recycling: Option<&mut Recycling>) -> End {
+    loop {
+        let pause = match recycling.as_deref_mut().map(|one| (one.step(), one)) {
+            None => None,
+            Some((Step::Serve(pause), _)) => Some(pause),
+            Some((Step::Exit, recycling)) => {
+                recycling.say_that_it_begins();
+                return End::Recycle;
+            }
+            Some((Step::HandOver, recycling)) => {
+                recycling.say_that_it_begins();
+                return replace(signals, handover, &recycling.note());
+            }
+        };
+        match (signals.wait(pause), handover.what()) {
+            (Wake::Signal, _) => return End::Told,
+            (Wake::Parked | Wake::TimedOut, _) => {}
+            (Wake::HandOver, What::Path) => warn!(
+                "SIGUSR2 hands over listeners, and a door has none: start the next instance with --door-wait, then end \
+                 this one"
+            ),
+            (Wake::HandOver, What::Listeners) => {
+                let history = recycling.as_deref().map(Recycling::history);
+                match hand_over(signals, handover, history.as_ref()) {
+                    Ok(end) => return end,
+                    Err(failure) => error!("{failure}: this one goes on"),
+                }
+            }
+        }
+    }
+}
+
+/// Has a new instance take over because of lost buckets. If it cannot, there is only the end.
+fn replace(signals: &Signals, handover: &Handover, note: &Note) -> End {
+    hand_over(signals, handover, Some(note)).unwrap_or_else(|failure| {
+        error!("{failure}: draining, to be started anew");
+        End::Recycle
+    })
+}
+
+fn hand_over(
+    signals: &Signals,
+    handover: &Handover,
+    note: Option<&Note>,
+) -> Result<End, super::handover::Failure> {
+    match handover.run(signals, note)? {
+        Outcome::Ready(pid) => {
+            match handover.what() {
+                What::Listeners => info!(pid, "the new instance has the listeners"),
+                What::Path => info!(pid, "the new instance waits for the path of the door"),
+            }
+            signals.notify().main_pid(pid);
+            Ok(End::HandedOver)
+        }
+        Outcome::Told => Ok(End::Told),
+    }
+}

@@ -1,0 +1,83 @@
+//! Handlers that do not return: the application for buckets that are lost by time.
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET /` | answers at once |
+//! | `GET /gate` | waits until the gate is open, whatever its deadline is |
+//! | `GET /open` | opens the gate |
+//! | `GET /keep` | takes a lock and never gives it back, as a parked handler does that held one |
+//! | `GET /locked` | waits for that lock |
+//! | `GET /stream` | sends a piece of its answer, then waits until the gate is open |
+//! | `GET /stay` | sees to it that the process does not end by itself |
+//!
+//! It lies here and not in `apps/` because it is nothing to learn from.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::{Condvar, Mutex, PoisonError};
+use transom_platform::{Request, Response, Router};
+
+static GATE: Mutex<bool> = Mutex::new(false);
+static OPENED: Condvar = Condvar::new();
+static LOCK: Mutex<()> = Mutex::new(());
+
+fn wait_at_the_gate() {
+    let open = GATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let open = OPENED.wait_while(open, |open| !*open);
+    drop(open);
+}
+
+fn gate(_: &Request) -> Response<'_> {
+    wait_at_the_gate();
+    Response::text("through\n")
+}
+
+fn open(_: &Request) -> Response<'_> {
+    *GATE.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    OPENED.notify_all();
+    Response::text("open\n")
+}
+
+fn keep(_: &Request) -> Response<'_> {
+    std::mem::forget(LOCK.lock());
+    Response::text("kept\n")
+}
+
+fn locked(_: &Request) -> Response<'_> {
+    drop(LOCK.lock());
+    Response::text("free\n")
+}
+
+fn stream(_: &Request) -> Response<'_> {
+    Response::stream(|out| {
+        out.write_all(b"begun\n")?;
+        out.flush()?;
+        wait_at_the_gate();
+        out.write_all(b"ended\n")
+    })
+}
+
+extern "C" fn sleep_for_ever() {
+    loop {
+        // SAFETY: a plain system call.
+        unsafe { libc::pause() };
+    }
+}
+
+fn stay(_: &Request) -> Response<'_> {
+    // SAFETY: the function may be called at any time.
+    unsafe { libc::atexit(sleep_for_ever) };
+    Response::text("staying\n")
+}
+
+fn main() -> ExitCode {
+    let router = Router::new()
+        .get("/", |_: &Request| "here\n")
+        .get("/gate", gate)
+        .get("/open", open)
+        .get("/keep", keep)
+        .get("/locked", locked)
+        .get("/stream", stream)
+        .get("/stay", stay);
+    transom::serve(router)
+}

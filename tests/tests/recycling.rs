@@ -1,0 +1,722 @@
+//! Lost buckets: they are counted, they are told of, and at the limit a new instance takes over before the old one ends.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use transom_tests::build::binary;
+use transom_tests::client::get;
+use transom_tests::doors::before;
+use transom_tests::succession::{Succession, Visitors};
+use transom_tests::{Client, Ended, Folder, Kind, Launch, Load, PATIENCE, Server, eventually};
+
+/// A request that loses its bucket: it asks for a gigabyte.
+const HUNGRY: &str = "/1000000";
+
+/// Of an application whose hungry requests are parked.
+const PARK: &str = "--on-exhaustion park";
+
+fn oom(flags: &str) -> Launch {
+    Launch::of("oom").flags(&format!("{PARK} {flags}"))
+}
+
+fn hang(flags: &str) -> Launch {
+    Launch::of_file(env!("CARGO_BIN_EXE_hang")).flags(flags)
+}
+
+fn lose_buckets(server: &Server, count: usize) {
+    for _ in 0..count {
+        let answer = server.get(HUNGRY);
+        let diagnostic = answer.field("transom-diagnostic");
+        assert_eq!(
+            (answer.status, diagnostic),
+            (500, Some("bucket-exhausted")),
+            "a request that loses its bucket is told so"
+        );
+    }
+}
+
+fn count(lines: &[String], words: &str) -> usize {
+    lines.iter().filter(|line| line.contains(words)).count()
+}
+
+fn assert_all_well(visitors: Visitors) {
+    let tally = visitors.end();
+    assert!(tally.keys().eq(&["200"]), "{tally:?}");
+}
+
+/// The value of a metric, or 0 if nothing answers there: instances come and go.
+fn metric(server: &Server, name: &str) -> f64 {
+    let answer = Client::try_connect(server.admin())
+        .ok()
+        .and_then(|mut client| {
+            let sent = client.try_send(get("/metrics"));
+            sent.then(|| client.try_answer().ok()).flatten()
+        });
+    let find = |text: &str| {
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.parse().ok()
+    };
+    answer.and_then(|answer| find(answer.text())).unwrap_or(0.0)
+}
+
+fn overdue(server: &Server) -> f64 {
+    metric(server, "transom_lost_buckets{reason=\"overdue\"}")
+}
+
+/// The number in a field of a line.
+fn figure(line: &str, name: &str) -> u64 {
+    let mut fields = line.split(' ').filter_map(|field| field.split_once('='));
+    let value = fields.find(|(key, _)| *key == name).map(|(_, value)| value);
+    value
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in {line}"))
+}
+
+#[test]
+fn at_the_limit_a_new_instance_takes_over_and_no_visitor_notices() {
+    let servers = Succession::start(oom("--buckets 4 --admin 127.0.0.1:0"));
+    let first = servers.first();
+    assert!(first.line_with(" ready ").contains(" recycle=handover "));
+    let old = first.pid();
+    let visitors = Visitors::start(first.address(), "/10", 2);
+    visitors.wait_for(50);
+    lose_buckets(first, 1);
+    visitors.wait_for(50);
+    assert!(servers.started().is_empty(), "one of four is not too many");
+    lose_buckets(first, 1);
+    let new = servers.heir(1);
+    visitors.wait_for(200);
+    assert_all_well(visitors);
+    let recycled = || (metric(servers.first(), "transom_recycles_total") - 1.0).abs() < 0.1;
+    assert!(
+        eventually(recycled),
+        "the new instance knows of the recycle"
+    );
+
+    let ended = servers.stop(new);
+    assert_eq!(ended.code(), 0, "its work goes on: {}", ended.stderr());
+    for words in [
+        "WARN too many buckets are lost: a new instance is to take over (--lost-limit, --recycle) lost=2 parked=2 resting=0 overdue=0 limit=2",
+        &format!("INFO started because 2 of 4 buckets of process {old} were lost"),
+        &format!("INFO the new instance has the listeners pid={new}"),
+    ] {
+        assert_eq!(count(&ended.lines, words), 1, "{words}: {}", ended.stderr());
+    }
+    assert_eq!(count(&ended.lines, " parked=2 lost=2 "), 1);
+    assert_eq!(count(&ended.lines, " process_heap_allocations=0 "), 2);
+}
+
+#[test]
+fn behind_a_door_a_new_instance_takes_the_path_and_no_visitor_notices() {
+    let folder = Folder::new("recycling-door");
+    let door = folder.path().join("oom.door");
+    let flags = format!("--buckets 4 --admin 127.0.0.1:0 --door {}", door.display());
+    let servers = Succession::start(oom(&flags));
+    assert!(
+        servers
+            .first()
+            .line_with(" ready ")
+            .contains(" recycle=handover ")
+    );
+    let old = servers.first().pid();
+    let front = before(&door, "--loops 2");
+    let visitors = Visitors::start(front.address(), "/10", 2);
+    visitors.wait_for(50);
+    lose_buckets(&front, 2);
+    let new = servers.heir(1);
+    visitors.wait_for(200);
+    assert_all_well(visitors);
+    let ready = || {
+        Client::connect(servers.first().admin())
+            .get("/ready")
+            .text()
+            == "ready\n"
+    };
+    assert!(eventually(ready), "its admin address was handed on");
+
+    let ended = servers.stop(new);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    for words in [
+        "WARN too many buckets are lost: a new instance is to take over",
+        &format!("INFO handing the door to a new instance pid={new}"),
+        &format!("INFO started because 2 of 4 buckets of process {old} were lost"),
+    ] {
+        assert_eq!(count(&ended.lines, words), 1, "{words}: {}", ended.stderr());
+    }
+    assert_eq!(count(&ended.lines, " parked=2 lost=2 "), 1);
+    let ended = front.stop();
+    assert_eq!((ended.code(), ended.figure("server_errors")), (0, 2));
+}
+
+#[test]
+fn a_handler_that_hangs_is_lost_five_seconds_after_its_deadline_and_found_when_it_returns() {
+    let server = hang("--buckets 4 --lost-limit 4 --deadline 300ms --admin 127.0.0.1:0").start();
+    let began = Instant::now();
+    assert_eq!(server.get("/gate").status, 504);
+    assert!(overdue(&server) < 0.5, "it may still return");
+    let said = server.line_with("WARN a bucket is lost");
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(5), "{took:?}");
+    assert!(said.contains(" route=/gate "), "{said}");
+    assert!(figure(&said, "held_ms") > 5000, "{said}");
+    assert!((overdue(&server) - 1.0).abs() < 0.5);
+    assert!((metric(&server, "transom_lost_limit") - 4.0).abs() < 0.5);
+
+    let snapshot = Client::connect(server.admin()).get("/buckets.json");
+    let snapshot: Value = serde_json::from_str(snapshot.text()).expect("JSON");
+    let lost = &snapshot["application"]["lost"];
+    let by_time = lost["by_time"].as_array().map(Vec::len);
+    assert_eq!((&lost["overdue"], by_time), (&1.into(), Some(1)), "{lost}");
+    assert_eq!(snapshot["recycle"]["limit"], 4);
+
+    assert_eq!(server.get("/open").status, 200);
+    let said = server.line_with("INFO a bucket that was lost has come back");
+    assert!(said.contains(" route=/gate "), "{said}");
+    assert!(overdue(&server) < 0.5);
+    let ended = server.stop();
+    assert_eq!((ended.code(), ended.figure("lost")), (0, 0));
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
+}
+
+#[test]
+fn a_process_that_was_stopped_for_a_while_does_not_count_that_time_against_its_handlers() {
+    let server = hang("--buckets 4 --lost-limit 4 --deadline 300ms").start();
+    assert_eq!(server.get("/gate").status, 504);
+    server.signal(libc::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(7)); // for longer than the handler has left
+    let began = Instant::now();
+    server.signal(libc::SIGCONT);
+    let _ = server.line_with("WARN a bucket is lost");
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(4), "{took:?}");
+}
+
+#[test]
+fn a_handler_that_streams_or_has_no_deadline_is_not_lost_by_time() {
+    let flags = "--buckets 4 --deadline 300ms --lost-limit 1 --recycle exit --admin 127.0.0.1:0";
+    let streaming = hang(flags).start();
+    let mut client = streaming.connect();
+    client.send(get("/stream"));
+    let waiting =
+        hang("--buckets 4 --deadline 0 --lost-limit 1 --recycle exit --admin 127.0.0.1:0");
+    let waiting = waiting.start();
+    let mut waits = waiting.connect();
+    waits.send(get("/gate"));
+    // One that began at the same time and has a deadline is lost meanwhile, so that the others would be too.
+    let measure = hang("--buckets 4 --deadline 500ms --lost-limit 4 --admin 127.0.0.1:0").start();
+    assert_eq!(measure.get("/gate").status, 504);
+    let _ = measure.line_with("WARN a bucket is lost");
+    for server in [&streaming, &waiting] {
+        assert!(overdue(server) < 0.5);
+        assert_eq!(server.get("/open").status, 200);
+        assert_eq!(count(&server.lines(), "is lost"), 0);
+    }
+    assert_eq!(waits.answer().status, 200, "it could take its time");
+}
+
+/// Has two handlers hang for ever, each on a lock that is never given back.
+fn lock_two_up(server: &Server) {
+    assert_eq!(server.get("/keep").status, 200);
+    let mut clients = [server.connect(), server.connect()];
+    clients.iter_mut().for_each(|one| one.send(get("/locked")));
+    assert!(clients.iter_mut().all(|one| one.answer().status == 504));
+}
+
+#[test]
+fn handlers_that_hang_for_ever_lead_to_a_new_instance_and_do_not_hold_up_the_old_one() {
+    let flags = "--buckets 4 --deadline 300ms --drain-timeout 1h";
+    let mut servers = Succession::start(hang(flags));
+    let visitors = Visitors::start(servers.first().address(), "/", 2);
+    lock_two_up(servers.first());
+    let new = servers.heir(1);
+    assert!(eventually(|| servers.first_has_ended()), "it does not wait");
+    visitors.wait_for(100);
+    assert_all_well(visitors);
+    let ended = servers.stop(new);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(count(&ended.lines, "WARN a bucket is lost"), 2);
+    assert_eq!(
+        count(&ended.lines, " lost=2 parked=0 resting=0 overdue=2 "),
+        1
+    );
+}
+
+#[test]
+fn behind_a_door_they_do_not_hold_up_the_old_one_either() {
+    let folder = Folder::new("recycling-hang");
+    let door = folder.path().join("hang.door");
+    let flags = format!("--buckets 4 --drain-timeout 1h --door {}", door.display());
+    let mut servers = Succession::start(hang(&flags));
+    let front = before(&door, "--loops 1 --deadline 300ms");
+    lock_two_up(&front);
+    let new = servers.heir(1);
+    assert!(eventually(|| servers.first_has_ended()), "it does not wait");
+    assert_eq!(front.get("/").status, 200);
+    let ended = servers.stop(new);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    let _ = front.stop();
+}
+
+#[test]
+fn when_all_threads_of_a_door_are_lost_what_waits_goes_to_the_next_instance() {
+    let folder = Folder::new("recycling-all");
+    let door = folder.path().join("oom.door");
+    let flags = format!("--buckets 2 --lost-limit 2 --door {}", door.display());
+    let servers = Succession::start(oom(&flags));
+    let front = before(&door, "--loops 1 --queue-timeout 10s");
+    assert_eq!(front.get("/10").status, 200);
+    // The first two lose the buckets. What comes after them lies in slots, or waits for the next instance.
+    let mut clients: Vec<_> = (0..12).map(|_| front.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(get(if n < 2 { HUNGRY } else { "/10" }));
+    }
+    let statuses: Vec<_> = clients.iter_mut().map(|one| one.answer().status).collect();
+    assert_eq!(statuses.iter().filter(|&&status| status == 500).count(), 2);
+    assert_eq!(statuses.iter().filter(|&&status| status == 200).count(), 10);
+    let new = servers.heir(1);
+    assert_eq!(servers.stop(new).code(), 0);
+    let _ = front.stop();
+}
+
+#[test]
+fn a_request_that_takes_its_time_is_served_by_the_old_instance_while_the_new_one_serves() {
+    let servers = Succession::start(oom("--buckets 4"));
+    let mut slow = servers.first().connect();
+    slow.send(get("/sleep/1500"));
+    servers.first().wait_for_sleepers(1);
+    lose_buckets(servers.first(), 2);
+    let new = servers.heir(1);
+    assert_eq!(servers.first().get("/10").status, 200, "by the new one");
+    assert_eq!(slow.answer().text(), "slept\n");
+    assert_eq!(servers.stop(new).code(), 0);
+}
+
+#[test]
+fn recycles_are_ten_seconds_apart_at_least_and_never_a_third_beside_two() {
+    let servers = Succession::start(oom("--buckets 4 --drain-timeout 30s --log-level info"));
+    let began = Instant::now();
+    // The first instance has a client until its successor's turn has come, and longer.
+    let mut slow = servers.first().connect();
+    slow.send(get("/sleep/12000"));
+    servers.first().wait_for_sleepers(1);
+    lose_buckets(servers.first(), 2);
+    let second = servers.heir(1);
+    let visitors = Visitors::start(servers.first().address(), "/10", 1);
+    lose_buckets(servers.first(), 2);
+    let said = servers.first().line_with("until its turn");
+    assert!((1..=10_000).contains(&figure(&said, "wait_ms")), "{said}");
+    assert!(said.contains("predecessor_drains=true"), "{said}");
+    visitors.wait_for(50); // it serves with the two that are left
+
+    let third = servers.heir(2);
+    assert!(
+        began.elapsed() >= Duration::from_secs(12),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(slow.answer().status, 200);
+    assert_eq!(servers.status_of(second), 0);
+    let of_third = || {
+        let lines = servers.first().lines();
+        let mut waits = lines
+            .into_iter()
+            .filter(|line| line.contains("until its turn"));
+        waits.nth(1)
+    };
+    visitors.wait_for(50);
+    assert_all_well(visitors);
+    lose_buckets(servers.first(), 2);
+    assert!(eventually(|| of_third().is_some()));
+    let wait_ms = figure(&of_third().expect("it is there"), "wait_ms");
+    assert!(
+        (10_001..=20_000).contains(&wait_ms),
+        "twice as long: {wait_ms}"
+    );
+    let ended = servers.stop(third);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(count(&ended.lines, "handing the listeners"), 2);
+}
+
+#[test]
+fn thirty_two_buckets_that_are_lost_at_once_lead_to_one_new_instance() {
+    let servers = Succession::start(oom("--buckets 64"));
+    let kinds = vec![Kind::get(HUNGRY, 500, "bucket-exhausted")];
+    let report = Load::new(servers.first().address(), 32, kinds)
+        .total(32)
+        .run();
+    assert!(report.bad.is_empty(), "{:?}", report.bad);
+    let new = servers.heir(1);
+    let visitors = Visitors::start(servers.first().address(), "/10", 2);
+    visitors.wait_for(100);
+    assert_all_well(visitors);
+    assert_eq!(servers.started(), [new.cast_signed()]);
+    assert_eq!(servers.stop(new).code(), 0);
+}
+
+#[test]
+fn a_service_manager_is_told_which_process_goes_on() {
+    let folder = Folder::new("recycling-notify");
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a path");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let hear = || {
+        let mut words = [0; 100];
+        let len = manager.recv(&mut words).expect("the server speaks");
+        String::from_utf8_lossy(&words[..len]).into_owned()
+    };
+    let launch = oom("--buckets 4").env("NOTIFY_SOCKET", &path);
+    let servers = Succession::start(launch);
+    assert_eq!(hear(), "READY=1");
+    lose_buckets(servers.first(), 2);
+    let new = servers.heir(1);
+    // The new instance says that it is ready too; of the two the order is not known.
+    let said = [hear(), hear()];
+    assert!(said.contains(&format!("MAINPID={new}")), "{said:?}");
+    assert!(said.contains(&"READY=1".to_owned()), "{said:?}");
+    assert_eq!(servers.stop(new).code(), 0);
+}
+
+/// A copy of `oom` in a folder, which a script can replace.
+struct Replaceable {
+    folder: Folder,
+    program: PathBuf,
+}
+
+impl Replaceable {
+    fn new(name: &str) -> Self {
+        let folder = Folder::new(name);
+        let program = folder.path().join("oom");
+        // Not by this process: a child that another test's thread forks meanwhile would have the file open for writing.
+        let copied = Command::new("cp").arg(binary("oom")).arg(&program).status();
+        assert!(copied.expect("cp").success());
+        Replaceable { folder, program }
+    }
+
+    fn launch(&self, flags: &str) -> Launch {
+        Launch::of_file(&self.program.to_string_lossy()).flags(&format!("{PARK} {flags}"))
+    }
+
+    /// What is started from now on.
+    fn becomes(&self, script: &str) {
+        let new = self.folder.path().join("new");
+        let mut shell = Command::new("sh")
+            .args(["-c", "cat > \"$0\""])
+            .arg(&new)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let mut input = shell.stdin.take().expect("it is piped");
+        std::io::Write::write_all(&mut input, script.as_bytes()).expect("it is taken");
+        drop(input);
+        assert!(shell.wait().expect("it ends").success());
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&new, mode).expect("it is ours");
+        std::fs::rename(&new, &self.program).expect("it is ours");
+    }
+}
+
+fn assert_drained_with_75(ended: &Ended, words: &str) {
+    assert_eq!(ended.code(), 75, "{}", ended.stderr());
+    assert_eq!(count(&ended.lines, " drained "), 1, "{}", ended.stderr());
+    assert_eq!(count(&ended.lines, words), 1, "{}", ended.stderr());
+}
+
+#[test]
+fn a_new_instance_that_does_not_become_ready_is_an_error_and_the_old_one_asks_to_be_started_anew() {
+    let door = Folder::new("recycling-crash-door");
+    let door = format!("--door {}", door.path().join("oom.door").display());
+    for place in ["--listen 127.0.0.1:0", &door] {
+        for (script, words) in [
+            (
+                "#!/bin/sh\nexit 3\n",
+                "ERROR the new instance ended before it was ready",
+            ),
+            (
+                "#!/bin/sh\nexec sleep 1000\n",
+                "--handover-timeout), and was killed: draining",
+            ),
+            (
+                "#!/nowhere/sh\n",
+                "ERROR the new instance cannot be started",
+            ),
+        ] {
+            let program = Replaceable::new("recycling-crash");
+            let flags = format!("--buckets 2 --lost-limit 1 --handover-timeout 300ms {place}");
+            let server = program.launch(&flags).start();
+            program.becomes(script);
+            if place == door {
+                let front = before(Path::new(place.trim_start_matches("--door ")), "--loops 1");
+                lose_buckets(&front, 1);
+                let _ = front.stop();
+            } else {
+                lose_buckets(&server, 1);
+            }
+            let ended = server.wait();
+            assert_drained_with_75(&ended, words);
+            assert_eq!(count(&ended.lines, "draining, to be started anew"), 1);
+        }
+    }
+}
+
+#[test]
+fn sigterm_in_the_middle_of_a_recycle_ends_both() {
+    let program = Replaceable::new("recycling-sigterm");
+    let servers = Succession::start(program.launch("--buckets 2 --lost-limit 1"));
+    program.becomes("#!/bin/sh\nexec sleep 1000\n");
+    lose_buckets(servers.first(), 1);
+    assert!(eventually(|| servers.started().len() == 1));
+    let child = servers.started()[0].cast_unsigned();
+    servers.first().signal(libc::SIGTERM);
+    let gone = || !Path::new(&format!("/proc/{child}/exe")).exists();
+    assert!(eventually(gone), "the new one is told to end too");
+    let ended = servers.end();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(count(&ended.lines, "has the listeners"), 0);
+}
+
+#[test]
+fn sigusr2_in_the_middle_of_a_recycle_is_what_happens_anyway() {
+    let program = Replaceable::new("recycling-sigusr2");
+    let servers = Succession::start(program.launch("--buckets 2 --lost-limit 1"));
+    let real = binary("oom").display().to_string();
+    program.becomes(&format!("#!/bin/sh\nsleep 1\nexec {real} \"$@\"\n"));
+    lose_buckets(servers.first(), 1);
+    assert!(eventually(|| servers.started().len() == 1));
+    servers.first().signal(libc::SIGUSR2);
+    let new = servers.heir(1);
+    assert_eq!(servers.first().get("/10").status, 200);
+    assert_eq!(servers.started().len(), 1);
+    assert_eq!(servers.stop(new).code(), 0);
+}
+
+#[test]
+fn sigusr2_while_lost_buckets_wait_for_their_turn_hands_over_at_once_and_the_turn_stays() {
+    let servers = Succession::start(oom("--buckets 4"));
+    lose_buckets(servers.first(), 2);
+    let second = servers.heir(1);
+    lose_buckets(servers.first(), 2);
+    let _ = servers.first().line_with("until its turn");
+    servers.signal(second, libc::SIGUSR2);
+    let third = servers.heir(2);
+    lose_buckets(servers.first(), 2);
+    let waits = || count(&servers.first().lines(), "until its turn") == 2;
+    assert!(
+        eventually(waits),
+        "the third one knows when the last recycle was"
+    );
+    assert_eq!(servers.status_of(second), 0);
+    let ended = servers.stop(third);
+    assert_eq!(ended.code(), 0);
+    assert_eq!(
+        count(&ended.lines, "INFO started because"),
+        1,
+        "it was asked for"
+    );
+}
+
+#[test]
+fn a_full_table_of_descriptors_does_not_keep_a_new_instance_from_taking_over() {
+    let servers = Succession::start(oom("--buckets 4 --loops 1"));
+    let first = servers.first();
+    let mut clients = [first.connect(), first.connect()];
+    for client in &mut clients {
+        assert_eq!(client.get("/10").status, 200);
+    }
+    let files = std::fs::read_dir(format!("/proc/{}/fd", first.pid()));
+    let files = files.expect("it runs").flatten();
+    let numbers = files.filter_map(|file| file.file_name().to_str()?.parse::<u64>().ok());
+    let numbers: BTreeSet<u64> = numbers.collect();
+    // Of the numbers below the limit none is free then.
+    let limit = (0..).find(|number| !numbers.contains(number)).expect("one");
+    // SAFETY: limits of another process of ours; both are valid for the call.
+    let set = unsafe {
+        let mut limits: libc::rlimit = std::mem::zeroed();
+        let pid = first.pid().cast_signed();
+        libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limits);
+        limits.rlim_cur = limit;
+        libc::prlimit(
+            pid,
+            libc::RLIMIT_NOFILE,
+            &raw const limits,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(set, 0);
+    for client in &mut clients {
+        assert_eq!(client.get(HUNGRY).status, 500);
+    }
+    let new = servers.heir(1);
+    drop(clients);
+    assert_eq!(servers.first().get("/10").status, 200);
+    assert_eq!(servers.stop(new).code(), 0);
+}
+
+#[test]
+fn a_process_that_cannot_end_because_of_a_lost_thread_is_ended() {
+    let flags = "--buckets 2 --lost-limit 1 --deadline 300ms --drain-timeout 100ms --recycle exit";
+    let server = hang(flags).start();
+    assert_eq!(server.get("/stay").status, 200);
+    assert_eq!(server.get("/gate").status, 504);
+    let ended = server.wait();
+    assert_drained_with_75(&ended, "the process does not end after its drain");
+}
+
+#[test]
+fn recycle_exit_drains_and_exits_with_75() {
+    let server = oom("--buckets 4 --recycle exit").start();
+    assert!(server.line_with(" ready ").contains(" recycle=exit "));
+    lose_buckets(&server, 1);
+    assert_eq!(server.get("/10").status, 200);
+    lose_buckets(&server, 1);
+    let ended = server.wait();
+    let words = "ERROR too many buckets are lost: draining, to be started anew";
+    assert_drained_with_75(&ended, words);
+    assert_eq!(count(&ended.lines, "because=--recycle exit asks for it"), 1);
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
+}
+
+#[test]
+fn a_supervisor_that_watches_the_process_id_and_says_so_gets_the_exit() {
+    let supervised = oom("--buckets 2").env("SUPERVISOR_ENABLED", "1").start();
+    let ready = supervised.line_with(" ready ");
+    assert!(
+        ready.contains(" recycle=exit because=supervisord"),
+        "{ready}"
+    );
+    lose_buckets(&supervised, 1);
+    assert_eq!(supervised.wait().code(), 75);
+    // Of a systemd unit without Type=notify. The variable names another process in what that starts.
+    let check = |script: &str| {
+        let shell = ["sh", "-c", script];
+        Launch::under(&shell, "oom").words(["--check"]).run().stdout
+    };
+    let simple = check("SYSTEMD_EXEC_PID=$$ exec \"$0\" \"$@\"");
+    assert!(
+        simple.contains("recycle exit: ") && simple.contains("Type=notify"),
+        "{simple}"
+    );
+    let notify = check("SYSTEMD_EXEC_PID=$$ NOTIFY_SOCKET=/n exec \"$0\" \"$@\"");
+    assert!(notify.contains("recycle handover: "), "{notify}");
+    let other = check("SYSTEMD_EXEC_PID=1 exec \"$0\" \"$@\"");
+    assert!(other.contains("recycle handover: "), "{other}");
+}
+
+#[test]
+fn process_one_exits_because_its_namespace_ends_with_it() {
+    let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
+    let possible = Command::new("unshare")
+        .args(["--pid", "--fork", "true"])
+        .status();
+    if !possible.is_ok_and(|status| status.success()) {
+        println!("skipped: a PID namespace cannot be made here (unshare --pid --fork)");
+        return;
+    }
+    let flags = format!("{PARK} --buckets 4");
+    let server = Launch::under(&unshare, "oom").flags(&flags).start();
+    let ready = server.line_with(" ready ");
+    assert!(
+        ready.contains(" recycle=exit because=it is process 1"),
+        "{ready}"
+    );
+    lose_buckets(&server, 2);
+    let ended = server.wait();
+    assert_eq!(ended.code(), 75, "{}", ended.stderr());
+    assert_eq!(ended.figure("lost"), 2);
+
+    let forced = Launch::under(&unshare, "oom").flags("--listen 127.0.0.1:0 --recycle handover");
+    let ended = forced.run();
+    assert_eq!(ended.code(), 1);
+    assert!(
+        ended
+            .stderr()
+            .contains("error: --recycle handover is not possible here: it is process 1"),
+        "{}",
+        ended.stderr()
+    );
+}
+
+/// Bytes that a server may have here: the tightest limit, as the error says it that a larger bound gets.
+fn memory_limit() -> u64 {
+    let flags = "--check --buckets 16384 --bucket-size 1GiB";
+    let said = Launch::of("oom").flags(flags).run().stderr();
+    // "… but this machine has 23GiB (24684093440 bytes): lower …"
+    let (_, rest) = said.split_once(", but ").expect("it is too much");
+    let (_, rest) = rest.split_once('(').expect("bytes");
+    let digits = rest.split(' ').next().expect("a number");
+    digits
+        .parse()
+        .unwrap_or_else(|_| panic!("no limit in {said}"))
+}
+
+#[test]
+fn where_memory_does_not_hold_two_instances_it_exits_and_says_so_beforehand() {
+    let mib = (memory_limit() >> 20) * 6 / 10 / 4;
+    let flags = format!("--check --buckets 4 --bucket-size {mib}MiB");
+    let said = Launch::of("oom").flags(&flags).run();
+    let last = said.stdout.lines().last().unwrap_or_default().to_owned();
+    assert!(
+        last.starts_with("recycle exit: when 2 of 4 buckets are lost (--lost-limit)")
+            && last.contains("twice the bound"),
+        "{last}"
+    );
+    let forced = Launch::of("oom")
+        .flags(&format!("{flags} --recycle handover"))
+        .run();
+    assert!(
+        forced.code() == 1
+            && forced
+                .stderr()
+                .contains("--recycle handover is not possible here"),
+        "{}",
+        forced.stderr()
+    );
+    let small = Launch::of("oom").flags("--check --buckets 4").run();
+    assert!(
+        small
+            .stdout
+            .ends_with("a new instance takes over, and this one drains\n")
+    );
+}
+
+#[test]
+fn the_former_name_of_the_limit_is_an_alias_and_both_names_are_an_error() {
+    let by_flag = oom("--buckets 4 --parked-limit 3 --recycle exit").start();
+    let by_variable = oom("--buckets 4 --recycle exit").env("TRANSOM_PARKED_LIMIT", "3");
+    for server in [by_flag, by_variable.start()] {
+        let said = server.line_with("WARN --parked-limit (TRANSOM_PARKED_LIMIT)");
+        assert!(said.contains("--lost-limit (TRANSOM_LOST_LIMIT)"), "{said}");
+        lose_buckets(&server, 3);
+        assert_eq!(server.wait().code(), 75);
+    }
+    let both = oom("--check --parked-limit 3")
+        .env("TRANSOM_LOST_LIMIT", "3")
+        .run();
+    assert_eq!(both.code(), 1);
+    for name in ["--parked-limit", "--lost-limit", "TRANSOM_PARKED_LIMIT"] {
+        assert!(both.stderr().contains(name), "{}", both.stderr());
+    }
+}
+
+#[test]
+fn a_process_that_has_lost_all_buckets_says_so() {
+    let flags = "--buckets 2 --lost-limit 2 --admin 127.0.0.1:0";
+    let servers = Succession::start(oom(flags));
+    lose_buckets(servers.first(), 2);
+    let _ = servers.heir(1);
+    // The second one has to wait for its turn, with no bucket left.
+    lose_buckets(servers.first(), 2);
+    let _ = servers.first().line_with("until its turn");
+    for path in ["/ready", "/health"] {
+        let answer = Client::connect(servers.first().admin()).get(path);
+        assert_eq!(
+            (answer.status, answer.text()),
+            (503, "buckets-lost\n"),
+            "{path}"
+        );
+    }
+}
