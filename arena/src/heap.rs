@@ -264,7 +264,7 @@ impl Heap {
             let block = self
                 .freed
                 .take_small(self.base(), size)
-                .or_else(|| self.from_run(size));
+                .or_else(|| self.take_from_run(size));
             if let Some(block) = block {
                 self.count_allocation(size);
                 return Ok(block);
@@ -280,7 +280,7 @@ impl Heap {
             return Err(DoesNotFit);
         }
         if self.uses_kept.get()
-            && let Some(block) = self.from_above_the_mark(layout, size)
+            && let Some(block) = self.take_above_the_mark(layout, size)
         {
             self.kept.set(self.kept.get() + size);
             return Ok(block);
@@ -302,11 +302,11 @@ impl Heap {
         } else {
             self.freed.take(base, size, false)
         };
-        near.or_else(|| self.from_bump(size, GRANULE))
+        near.or_else(|| self.take_from_bump(size, GRANULE))
             .or_else(|| self.freed.take(base, size, true))
             .or_else(|| {
                 self.join_freed(size).then_some(())?;
-                self.from_bump(size, GRANULE)
+                self.take_from_bump(size, GRANULE)
                     .or_else(|| self.freed.take(base, size, true))
             })
     }
@@ -314,17 +314,17 @@ impl Heap {
     #[cold]
     fn allocate_aligned(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
         let base = self.base();
-        self.from_bump(size, layout.align())
+        self.take_from_bump(size, layout.align())
             .or_else(|| self.freed.take_aligned(base, layout))
             .or_else(|| {
                 self.join_freed(size).then_some(())?;
-                self.from_bump(size, layout.align())
+                self.take_from_bump(size, layout.align())
                     .or_else(|| self.freed.take_aligned(base, layout))
             })
     }
 
     /// What was freed above the mark goes first: a block that outlives its request then costs nothing more.
-    fn from_above_the_mark(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
+    fn take_above_the_mark(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
         let base = self.base();
         if layout.align() > GRANULE {
             return None;
@@ -342,7 +342,7 @@ impl Heap {
 
     /// A block at the tip of the run.
     #[inline(always)]
-    fn from_run(&self, size: usize) -> Option<NonNull<u8>> {
+    fn take_from_run(&self, size: usize) -> Option<NonNull<u8>> {
         let tip = self.tip.get();
         if size > tip.as_ptr().addr() - self.low.get() {
             return None;
@@ -365,10 +365,10 @@ impl Heap {
     }
 
     /// A block at the tip, after as much was taken from the bump as that needs.
-    fn from_bump(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
+    fn take_from_bump(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
         self.extend(size).then_some(())?;
         if align <= GRANULE {
-            return self.from_run(size);
+            return self.take_from_run(size);
         }
         // Padding included it may need more than the run has, and another one may have to begin.
         let place = |tip: usize| (tip - size) & !(align - 1);

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
-use transom_arena::{Tenant, defer};
+use transom_arena::{Bump, Tenant, defer};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
@@ -45,7 +45,7 @@ fn smuggle(tenant: &mut Tenant, mailbox: &Mailbox<[u8; 64]>) -> usize {
 
 /// Bytes that a request in this bucket can still have in one piece.
 fn room(tenant: &mut Tenant) -> usize {
-    let outcome = tenant.enter(&never_stuck, |arena| arena.chunk_capacity());
+    let outcome = tenant.enter(&never_stuck, Bump::chunk_capacity);
     outcome.result.expect("returns")
 }
 
@@ -386,7 +386,7 @@ fn a_panic_payload_sent_away_stays_whole() {
 #[test]
 fn a_thread_started_anew_on_the_same_bucket_gets_back_what_its_predecessor_kept() {
     thread_local! {
-        static KEPT: RefCell<Vec<Box<[u8; 1000]>>> = const { RefCell::new(Vec::new()) };
+        static KEPT: RefCell<Vec<Arc<[u8; 1000]>>> = const { RefCell::new(Vec::new()) };
     }
     let bucket = next_bucket();
     for _ in 0..20 {
@@ -394,7 +394,7 @@ fn a_thread_started_anew_on_the_same_bucket_gets_back_what_its_predecessor_kept(
             let outcome = tenant.enter(&never_stuck, |_| {
                 KEPT.with_borrow_mut(|kept| {
                     assert!(kept.is_empty(), "another thread");
-                    kept.extend((0..100).map(|_| Box::new([1u8; 1000])));
+                    kept.extend((0..100).map(|_| Arc::new([1u8; 1000])));
                 });
             });
             assert!(outcome.kept > 100_000, "{outcome:?}");

@@ -187,7 +187,7 @@ fn destructors_of_a_panic_have_a_share_and_not_the_process() {
         assert!(parked.for_ever());
     }
     assert!(
-        resident_pages() < before + (2 * SHARE >> 12),
+        resident_pages() < before + ((2 * SHARE) >> 12),
         "1 GiB is not there"
     );
 }

@@ -131,6 +131,7 @@ fn child_that_smashes_the_c_librarys_heap() {
         block as usize
     };
     on_bucket_thread(move |tenant| {
+        // SAFETY: freed once; that it is damaged is the point.
         tenant.enter(&never_stuck, |_| unsafe { libc::free(block as *mut _) });
     });
 }

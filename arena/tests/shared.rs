@@ -239,13 +239,13 @@ fn a_vector_that_doubles(heap: usize) {
 
 #[test]
 fn a_cell_with_a_quota_has_a_heap_of_its_own() {
-    static SMALL: Shared<Vec<Box<[u8; 500]>>> = Shared::with_quota(Vec::new(), 64 << 10);
+    static SMALL: Shared<Vec<Arc<[u8; 500]>>> = Shared::with_quota(Vec::new(), 64 << 10);
     static OTHER: Shared<Vec<u8>> = Shared::new(Vec::new());
     on_bucket_thread(|tenant| {
         let mut stored = 0;
         for _ in 0..1000 {
             let outcome = tenant.enter(&never_stuck, |_| {
-                SMALL.with(|list| list.push(Box::new([1; 500]))).is_ok()
+                SMALL.with(|list| list.push(Arc::new([1; 500]))).is_ok()
             });
             stored += usize::from(matches!(outcome.result, Ok(true)));
         }
@@ -264,7 +264,7 @@ fn a_cell_with_a_quota_has_a_heap_of_its_own() {
         assert!(matches!(outcome.result, Ok(Ok(()))), "{outcome:?}");
         assert!(SMALL.usage().0 < 16 << 10);
         let outcome = tenant.enter(&never_stuck, |_| {
-            SMALL.with(|list| list.push(Box::new([1; 500]))).is_ok()
+            SMALL.with(|list| list.push(Arc::new([1; 500]))).is_ok()
         });
         assert!(matches!(outcome.result, Ok(true)), "{outcome:?}");
     });

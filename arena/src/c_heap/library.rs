@@ -1,6 +1,5 @@
 //! What of the C library's is called by name, and where it lies.
 
-use super::System;
 use crate::{overdraft, shared};
 use std::ffi::c_void;
 use std::ops::Range;
@@ -34,14 +33,10 @@ pub(crate) unsafe fn usable_size(block: *mut u8) -> usize {
     (word & !FLAGS).saturating_sub(overhead)
 }
 
-/// Finds the dynamic linker and the C library among what is loaded.
-pub(super) fn find_system() -> Option<System> {
+/// Finds the dynamic linker among what is loaded.
+pub(super) fn find_linker() -> Option<Range<usize>> {
     // SAFETY: getauxval reads process-wide constants.
-    let linker = unsafe { libc::getauxval(libc::AT_BASE) } as usize;
-    Some(System {
-        linker: object_with(linker)?,
-        c_library: object_with(__libc_malloc as *const () as usize)?,
-    })
+    object_with(unsafe { libc::getauxval(libc::AT_BASE) } as usize)
 }
 
 /// The addresses of the object that an address lies in.

@@ -34,29 +34,23 @@ const ALIGN: usize = 16;
 /// A block has room for a pointer at least: see [`PENDING`].
 const SIZE_MIN: usize = size_of::<*mut ()>();
 
-/// So much of the heap is for the dynamic linker and for small blocks of the C library's own, a sixteenth.
+/// So much of the heap is for the dynamic linker and for small blocks, a sixteenth.
 const RESERVE_SHARE: usize = 16;
 
 /// Beyond its quota a request may have so much for them.
-const SYSTEM_EXTRA: usize = 64 << 10;
+const EXTRA: usize = 64 << 10;
 
-/// The C library's own blocks that are served beyond the quota are no larger than this. Registering a thread-local's
-/// destructor takes 32 bytes, and the C library ends the process if it does not get them.
-const SYSTEM_SMALL: usize = 256;
+/// Blocks that are served beyond the quota are no larger than this. Registering a thread-local's destructor takes 32 bytes
+/// of the C library, which ends the process if it does not get them, and of the standard library some more.
+const SMALL: usize = 256;
 
 static C_HEAP: Charged = Charged::new(|number| &bucket::numbered(number).c_account);
 static QUOTA: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// Where the dynamic linker and the C library are loaded.
-static SYSTEM: OnceLock<System> = OnceLock::new();
-
-#[derive(Debug)]
-struct System {
-    linker: Range<usize>,
-    c_library: Range<usize>,
-}
+/// Where the dynamic linker is loaded.
+static LINKER: OnceLock<Range<usize>> = OnceLock::new();
 
 /// Blocks that were freed with too little stack left for the heap's lock: each holds the one before it. They are given
 /// back by the next call that takes the lock.
@@ -72,8 +66,8 @@ pub fn install_c_heap(part: Part, quota: usize) -> Result<(), CHeapError> {
     if len > 0 && (quota == 0 || quota > len) {
         return Err(CHeapError::Quota { quota, len });
     }
-    let system = library::find_system().ok_or(CHeapError::NoSystem)?;
-    SYSTEM.set(system).map_err(|_| CHeapError::Installed)?;
+    let linker = library::find_linker().ok_or(CHeapError::NoLinker)?;
+    LINKER.set(linker).map_err(|_| CHeapError::Installed)?;
     C_HEAP.pool().install(part).map_err(|error| match error {
         Unsuitable::Installed => CHeapError::Installed,
         Unsuitable::TooSmall => CHeapError::TooSmall { bytes: len },
@@ -105,11 +99,11 @@ pub enum CHeapError {
         /// What there is.
         len: usize,
     },
-    /// The C library was not found among what is loaded.
+    /// The dynamic linker was not found among what is loaded.
     #[error(
-        "the C library is not among the objects that are loaded: this program must be linked against glibc dynamically, or built without the feature c-heap"
+        "the dynamic linker is not among the objects that are loaded: this program must be linked dynamically, or built without the feature c-heap"
     )]
-    NoSystem,
+    NoLinker,
 }
 
 /// What the C heap holds, and what it was asked for.
@@ -170,29 +164,22 @@ fn has_stack() -> bool {
 fn claim(bucket: &Bucket, size: usize, caller: usize) -> Claim<'_> {
     let number = u16::try_from(bucket.index()).expect("at most BUCKETS_MAX");
     let quota = QUOTA.load(Ordering::Relaxed);
-    let is_system = SYSTEM.get().is_some_and(|system| {
-        system.linker.contains(&caller)
-            || (size <= SYSTEM_SMALL && system.c_library.contains(&caller))
-    });
+    let goes_beyond = size <= SMALL || is_linker(caller);
     Claim {
         account: Some((&bucket.c_account, number)),
-        limit: if is_system {
-            quota + SYSTEM_EXTRA
-        } else {
-            quota
+        limit: match goes_beyond {
+            true => quota + EXTRA,
+            false => quota,
         },
-        reserve: if is_system {
-            0
-        } else {
-            C_HEAP.pool().len() / RESERVE_SHARE
+        reserve: match goes_beyond {
+            true => 0,
+            false => C_HEAP.pool().len() / RESERVE_SHARE,
         },
     }
 }
 
 fn is_linker(caller: usize) -> bool {
-    SYSTEM
-        .get()
-        .is_some_and(|system| system.linker.contains(&caller))
+    LINKER.get().is_some_and(|linker| linker.contains(&caller))
 }
 
 /// A block for the request in this bucket, or null.

@@ -1,0 +1,527 @@
+//! `malloc` and its family: bounded inside requests, the C library's own outside, and never in the way of anything.
+#![cfg(feature = "c-heap")]
+
+mod common;
+
+use common::{
+    C_QUOTA, Reported, finish, never_stuck, next_bucket, on_bucket_thread, parks, start_on,
+    wait_for,
+};
+use std::ffi::{CString, c_void};
+use std::hint::black_box;
+use std::process::Command;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use transom_arena::{Reason, Tenant, c_heap_usage};
+
+#[global_allocator]
+static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
+
+unsafe extern "C" {
+    fn malloc_usable_size(block: *mut c_void) -> usize;
+    fn reallocarray(block: *mut c_void, count: usize, size: usize) -> *mut c_void;
+    fn memalign(align: usize, size: usize) -> *mut c_void;
+    fn valloc(size: usize) -> *mut c_void;
+    fn pvalloc(size: usize) -> *mut c_void;
+}
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// Runs in a request and fails as it fails.
+fn in_a_request<R: Copy + std::fmt::Debug + 'static>(
+    tenant: &mut Tenant,
+    f: impl FnOnce() -> R,
+) -> (R, usize) {
+    let outcome = tenant.enter(&never_stuck, |_| f());
+    let c_left = outcome.c_left;
+    match outcome.result {
+        Ok(value) => (value, c_left),
+        Err(failed) => panic!("{failed:?}"),
+    }
+}
+
+/// A block with a pattern.
+struct Block {
+    at: *mut u8,
+    size: usize,
+    fill: u8,
+}
+
+impl Block {
+    fn check(&self, len: usize) {
+        // SAFETY: the block is live, and `len` bytes of it were written.
+        let bytes = unsafe { std::slice::from_raw_parts(self.at, len) };
+        assert!(bytes.iter().all(|&byte| byte == self.fill));
+    }
+
+    fn fill(&self) {
+        // SAFETY: the block is live.
+        unsafe { self.at.write_bytes(self.fill, self.size) };
+    }
+}
+
+/// Random sequences of the whole family, in requests and outside: blocks keep their bytes wherever they were made.
+#[test]
+fn blocks_keep_their_bytes_through_every_sequence() {
+    let mut dice = 1u32;
+    let mut throw = move |below: usize| {
+        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (dice >> 8) as usize % below
+    };
+    let mut live: Vec<Block> = Vec::new();
+    let mut step = move |live: &mut Vec<Block>, fill: u8| {
+        let size = 1 + throw(3000);
+        let align = 16usize << throw(8);
+        let index = throw(live.len().max(1));
+        // SAFETY: C's contract is kept: blocks are live, alignments are powers of two.
+        let made = unsafe {
+            match throw(9) {
+                0 => libc::malloc(size),
+                1 => {
+                    let block = libc::calloc(size, 1);
+                    let bytes = std::slice::from_raw_parts(block.cast::<u8>(), size);
+                    assert!(bytes.iter().all(|&byte| byte == 0));
+                    block
+                }
+                2 => {
+                    let mut block = ptr::null_mut();
+                    assert_eq!(libc::posix_memalign(&raw mut block, align, size), 0);
+                    assert!(block.addr().is_multiple_of(align));
+                    block
+                }
+                3 => {
+                    let block = memalign(align, size);
+                    assert!(block.addr().is_multiple_of(align));
+                    block
+                }
+                4 => libc::aligned_alloc(align, size.next_multiple_of(align)),
+                5 if !live.is_empty() => {
+                    let block = &mut live[index];
+                    let moved = if size % 2 == 0 {
+                        libc::realloc(block.at.cast(), size)
+                    } else {
+                        reallocarray(block.at.cast(), size, 1)
+                    };
+                    block.at = moved.cast();
+                    block.check(block.size.min(size));
+                    block.size = size;
+                    block.fill();
+                    ptr::null_mut()
+                }
+                _ if !live.is_empty() => {
+                    let block = live.swap_remove(index);
+                    block.check(block.size);
+                    libc::free(block.at.cast());
+                    ptr::null_mut()
+                }
+                _ => ptr::null_mut(),
+            }
+        };
+        if !made.is_null() {
+            assert!(made.addr().is_multiple_of(16));
+            // SAFETY: just made.
+            assert!(unsafe { malloc_usable_size(made) } >= size);
+            let block = Block {
+                at: made.cast(),
+                size,
+                fill,
+            };
+            block.fill();
+            live.push(block);
+        }
+        for block in &*live {
+            block.check(block.size);
+        }
+    };
+    let mut tenant = Tenant::adopt(next_bucket()).expect("free");
+    for round in 0..200u32 {
+        for n in 0..20 {
+            let mut one = || step(&mut live, (round * 20 + n) as u8 | 1);
+            if round % 3 == 0 {
+                one();
+            } else {
+                // The list is the process heap's; its growth must not be a bucket's.
+                drop(std::hint::black_box(Vec::<u8>::with_capacity(1)));
+                in_a_request(&mut tenant, &mut one);
+            }
+        }
+        while live.len() > 30 {
+            let block = live.swap_remove(0);
+            block.check(block.size);
+            // SAFETY: live, and not used again.
+            unsafe { libc::free(block.at.cast()) };
+        }
+    }
+    for block in live {
+        // SAFETY: as above.
+        unsafe { libc::free(block.at.cast()) };
+    }
+}
+
+#[test]
+fn a_request_has_its_quota_and_then_enomem() {
+    on_bucket_thread(|tenant| {
+        for _ in 0..20 {
+            let (refused_at, c_left) = in_a_request(tenant, || {
+                let mut blocks = [ptr::null_mut::<c_void>(); 64];
+                let mut refused_at = 0;
+                for (n, block) in blocks.iter_mut().enumerate() {
+                    // SAFETY: any size will do.
+                    *block = unsafe { libc::malloc(50_000) };
+                    if block.is_null() {
+                        assert_eq!(errno(), libc::ENOMEM);
+                        refused_at = n;
+                        break;
+                    }
+                }
+                // SAFETY: each is null or live, and freed once.
+                unsafe {
+                    assert!(black_box(libc::malloc(C_QUOTA * 2)).is_null());
+                    assert!(black_box(libc::malloc(black_box(usize::MAX))).is_null());
+                    assert!(black_box(libc::calloc(black_box(usize::MAX / 2), 3)).is_null());
+                    let most = black_box(usize::MAX - 10);
+                    assert!(
+                        black_box(valloc(most)).is_null() && black_box(pvalloc(most)).is_null()
+                    );
+                    let mut out = ptr::without_provenance_mut(7);
+                    assert_eq!(
+                        libc::posix_memalign(&raw mut out, 64, C_QUOTA * 2),
+                        libc::ENOMEM
+                    );
+                    assert_eq!(libc::posix_memalign(&raw mut out, 3, 8), libc::EINVAL);
+                    assert_eq!(out.addr(), 7, "left as it was");
+                    // What is refused leaves the block as it was.
+                    assert!(black_box(libc::realloc(blocks[0], C_QUOTA * 2)).is_null());
+                    blocks[0].cast::<u8>().write_bytes(1, 50_000);
+                    for block in blocks {
+                        libc::free(block);
+                    }
+                }
+                refused_at
+            });
+            let fit = C_QUOTA / 50_100;
+            assert!((fit..=fit + 1).contains(&refused_at), "{refused_at} {fit}");
+            assert_eq!(c_left, 0);
+        }
+    });
+}
+
+/// What it leaves is nobody's, and not the next request's.
+#[test]
+fn what_outlives_its_request_is_charged_to_no_request() {
+    on_bucket_thread(|tenant| {
+        let mut blocks = Vec::new();
+        for _ in 0..4 {
+            let (block, c_left) = in_a_request(tenant, || {
+                // SAFETY: any size will do.
+                let block = unsafe { libc::malloc(C_QUOTA / 2) };
+                assert!(!block.is_null());
+                block as usize
+            });
+            assert!(c_left >= C_QUOTA / 2, "{c_left}");
+            blocks.push(block);
+        }
+        let kept = c_heap_usage().kept;
+        assert!(kept >= 2 * C_QUOTA);
+        let freed = std::thread::spawn(move || {
+            for block in blocks {
+                // SAFETY: live, and freed once, by another thread.
+                unsafe { libc::free(block as *mut c_void) };
+            }
+        });
+        freed.join().expect("ends");
+        assert!(c_heap_usage().kept + 2 * C_QUOTA <= kept);
+    });
+}
+
+#[test]
+fn the_c_librarys_own_calls_are_served_from_it() {
+    on_bucket_thread(|tenant| {
+        let before = c_heap_usage().calls;
+        in_a_request(tenant, || {
+            let host = CString::new("localhost").expect("no NUL");
+            let mut result = ptr::null_mut();
+            // SAFETY: a NUL-terminated name; what is found is given back.
+            unsafe {
+                if libc::getaddrinfo(host.as_ptr(), ptr::null(), ptr::null(), &raw mut result) == 0
+                {
+                    libc::freeaddrinfo(result);
+                }
+            }
+        });
+        assert!(
+            c_heap_usage().calls > before + 5,
+            "{before} {:?}",
+            c_heap_usage()
+        );
+        // A folder that cannot be opened for want of memory is an error like any other.
+        in_a_request(tenant, || {
+            let path = c"/";
+            // SAFETY: a NUL-terminated path; the stream is closed, the blocks are freed.
+            unsafe {
+                let open = libc::opendir(path.as_ptr());
+                assert!(!open.is_null());
+                libc::closedir(open);
+                let mut blocks = [ptr::null_mut::<c_void>(); 256];
+                for block in &mut blocks {
+                    *block = libc::malloc(8000);
+                }
+                let refused = libc::opendir(path.as_ptr());
+                assert!(refused.is_null() && errno() == libc::ENOMEM);
+                for block in blocks {
+                    libc::free(block);
+                }
+            }
+        });
+    });
+}
+
+/// The dynamic linker makes a thread's thread-local storage, and ends the process when it cannot; a destructor of a
+/// thread-local is registered in memory of the C library's, which ends the process when it cannot.
+#[test]
+fn threads_and_thread_locals_are_made_when_the_quota_is_used_up() {
+    struct Loud;
+    impl Drop for Loud {
+        fn drop(&mut self) {
+            DROPPED.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    static DROPPED: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static LOUD: Loud = const { Loud };
+    }
+    for round in 1..=4 {
+        let bucket = next_bucket();
+        let result = start_on(bucket, |tenant| {
+            in_a_request(tenant, || {
+                let mut blocks = [ptr::null_mut::<c_void>(); 4096];
+                // SAFETY: any size will do.
+                blocks.fill_with(|| unsafe { libc::malloc(2000) });
+                assert!(blocks.iter().any(|block| block.is_null()));
+                LOUD.with(|_| ());
+                let joined = std::thread::spawn(|| LOUD.with(|_| 7)).join();
+                assert_eq!(joined.expect("it was started"), 7);
+                for block in blocks {
+                    // SAFETY: null or live, and freed once.
+                    unsafe { libc::free(block) };
+                }
+            });
+        });
+        finish(&result);
+        wait_for("both threads have ended", || {
+            bucket.has_ended() || DROPPED.load(Ordering::SeqCst) == 2 * round
+        });
+    }
+}
+
+/// A fork in the middle of it all: the child may use `malloc`, whoever had the locks.
+#[test]
+fn a_child_of_a_fork_can_allocate() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let threads: Vec<_> = (0..16)
+        .map(|_| {
+            start_on(next_bucket(), |tenant| {
+                while !DONE.load(Ordering::Relaxed) {
+                    in_a_request(tenant, || {
+                        for size in [10, 100, 1000, 10_000] {
+                            // SAFETY: any size will do.
+                            unsafe { libc::free(black_box(libc::malloc(size))) };
+                        }
+                        drop(black_box(transom_arena::outside(|| vec![1u8; 100])));
+                    });
+                }
+            })
+        })
+        .collect();
+    on_bucket_thread(|tenant| {
+        for _ in 0..50 {
+            let (status, _) = in_a_request(tenant, || {
+                // SAFETY: the child calls what the C library allows after a fork, and `malloc`, and ends.
+                unsafe {
+                    let child = libc::fork();
+                    if child == 0 {
+                        libc::alarm(20);
+                        for size in [10, 1000, 100_000] {
+                            libc::free(black_box(libc::malloc(size)));
+                        }
+                        libc::_exit(7);
+                    }
+                    let mut status = 0;
+                    libc::waitpid(child, &raw mut status, 0);
+                    status
+                }
+            });
+            assert!(
+                libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7,
+                "{status}"
+            );
+        }
+    });
+    DONE.store(true, Ordering::Relaxed);
+    for thread in &threads {
+        finish(thread);
+    }
+}
+
+/// Goes down through the C library with every alignment of the deepest frame: `opendir` allocates, and the stack ends there,
+/// before, or after it.
+#[test]
+fn a_stack_that_ends_in_the_c_library_ends_its_request_only() {
+    fn deeper(frame: usize) -> usize {
+        if frame == usize::MAX {
+            return 0; // never
+        }
+        let path = c"/";
+        let room = vec![0u8; 1];
+        let local = [frame; 4];
+        black_box((&room, &local));
+        // SAFETY: a NUL-terminated path; the stream is closed, if there is one.
+        unsafe {
+            let open = libc::opendir(path.as_ptr());
+            if !open.is_null() {
+                libc::closedir(open);
+            }
+        }
+        deeper(frame + 1) + black_box(local[0])
+    }
+    fn shifted(by: usize) -> usize {
+        // A frame of another size each time.
+        match by % 5 {
+            0 => black_box([0u8; 16])[0] as usize + deeper(by),
+            1 => black_box([0u8; 200])[0] as usize + deeper(by),
+            2 => black_box([0u8; 400])[0] as usize + deeper(by),
+            3 => black_box([0u8; 720])[0] as usize + deeper(by),
+            _ => black_box([0u8; 1000])[0] as usize + deeper(by),
+        }
+    }
+    for by in 0..10 {
+        let parked = parks(move |_| shifted(by));
+        assert_eq!(parked.report.what(), Reported::Exhausted(Reason::Stack));
+        on_bucket_thread(|tenant| {
+            in_a_request(tenant, || {
+                // SAFETY: any size will do.
+                unsafe { libc::free(black_box(libc::malloc(1000))) };
+                std::fs::read_dir("/").expect("opens").count()
+            });
+        });
+        // SAFETY: as above, outside requests.
+        unsafe { libc::free(black_box(libc::malloc(1000))) };
+        assert!(parked.for_ever());
+    }
+    // By a jump the handler's own frames are left; where the stack ended in a frame of the C library's it is parked.
+    on_bucket_thread(|tenant| {
+        for by in 0..20 {
+            // SAFETY: a handler that holds nothing but memory; what C has is leaked.
+            let outcome = unsafe {
+                tenant.enter_escaping(
+                    &|_| {
+                        // Parked, which is as good; this thread sleeps for ever, and the test ends.
+                        JUMPED.store(usize::MAX, Ordering::SeqCst);
+                    },
+                    |_| {
+                        JUMPED.store(by + 1, Ordering::SeqCst);
+                        shifted(by)
+                    },
+                )
+            };
+            assert!(outcome.result.is_err());
+        }
+    });
+}
+
+static JUMPED: AtomicUsize = AtomicUsize::new(0);
+
+/// A block that C has from before, and that grows in a request, is bounded from then on.
+#[test]
+fn a_block_from_outside_that_grows_in_a_request_moves_inside() {
+    static BLOCK: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    // SAFETY: any size will do.
+    BLOCK.store(unsafe { libc::calloc(1, 100) }, Ordering::SeqCst);
+    on_bucket_thread(|tenant| {
+        in_a_request(tenant, || {
+            let block = BLOCK.load(Ordering::SeqCst);
+            // SAFETY: live; the bytes are its own.
+            unsafe {
+                assert!(
+                    black_box(libc::realloc(block, C_QUOTA * 2)).is_null(),
+                    "too much"
+                );
+                let grown = libc::realloc(block, 10_000);
+                assert!(!grown.is_null());
+                let bytes = std::slice::from_raw_parts(grown.cast::<u8>(), 100);
+                assert!(bytes.iter().all(|&byte| byte == 0));
+                BLOCK.store(grown, Ordering::SeqCst);
+            }
+        });
+        let (_, c_left) = in_a_request(tenant, || {
+            // SAFETY: live, and freed once.
+            unsafe { libc::free(BLOCK.load(Ordering::SeqCst)) };
+        });
+        assert_eq!(c_left, 0);
+    });
+}
+
+/// The functions are the program's own also for the libraries that are loaded with it.
+#[test]
+fn the_family_is_exported() {
+    let program = std::env::current_exe().expect("this binary");
+    let output = match Command::new("nm")
+        .arg("-D")
+        .arg("--defined-only")
+        .arg(program)
+        .output()
+    {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("skipped: nm (binutils) is not here: {error}");
+            return;
+        }
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    for name in [
+        "malloc",
+        "calloc",
+        "realloc",
+        "free",
+        "posix_memalign",
+        "aligned_alloc",
+        "memalign",
+        "valloc",
+        "pvalloc",
+        "reallocarray",
+        "malloc_usable_size",
+        "abort",
+    ] {
+        let is_there = text
+            .lines()
+            .any(|line| line.ends_with(&format!(" T {name}")));
+        assert!(is_there, "{name} is not exported:\n{text}");
+    }
+}
+
+/// Before `main`, where the dynamic linker has called us already and nothing is installed.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = {
+    extern "C" fn before_main() {
+        // SAFETY: any size will do; freed once.
+        unsafe {
+            let block = libc::malloc(100);
+            if !block.is_null() {
+                block.cast::<u8>().write_bytes(1, 100);
+                let block = libc::realloc(block, 1000);
+                EARLY.store(usize::from(!block.is_null()), Ordering::SeqCst);
+                libc::free(block);
+            }
+        }
+    }
+    before_main
+};
+static EARLY: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn it_works_before_main() {
+    assert_eq!(EARLY.load(Ordering::SeqCst), 1);
+}
