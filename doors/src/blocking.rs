@@ -1,7 +1,7 @@
 //! The caller that waits: a door is opened, and called like a function.
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::client::AsyncClient;
@@ -18,7 +18,8 @@ use crate::waiting::Patience;
 const SHORT: Duration = Duration::from_millis(50);
 
 /// A door in another process, opened for one call at a time. Several threads that want to call at once open it several
-/// times.
+/// times. After a call that was lost on the other side ([`Kind::Lost`]) the next one opens it anew, because the channel's
+/// slot is lost too.
 ///
 /// ```no_run
 /// use transom_doors::Client;
@@ -32,6 +33,8 @@ const SHORT: Duration = Duration::from_millis(50);
 pub struct Client {
     channel: AsyncClient,
     spins: Spins,
+    path: PathBuf,
+    options: OpenOptions,
 }
 
 impl Client {
@@ -43,19 +46,22 @@ impl Client {
         Self::open_with(path, &OpenOptions::default())
     }
 
-    /// The same with other limits. The channel has one slot, whatever they say.
+    /// The same with other limits. The channel has one slot and no spare one, whatever they say.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
         let options = OpenOptions {
             slots: Some(1),
+            spares: Some(0),
             ..*options
         };
         let channel = AsyncClient::open(path, &options)?;
         Ok(Self {
             channel,
             spins: Spins::default(),
+            path: path.to_owned(),
+            options,
         })
     }
 
@@ -102,6 +108,11 @@ impl Client {
         descriptors: &[BorrowedFd<'_>],
         deadline: Option<Instant>,
     ) -> Result<SlotId, CallError> {
+        if self.channel.usable_slots() == 0 {
+            // Sent nowhere yet, so it is safe to send it elsewhere if this door lets nobody in any more.
+            self.channel =
+                AsyncClient::open(&self.path, &self.options).map_err(|_| CallError::NotAccepted)?;
+        }
         let limits = self.door().limits;
         if request.len() < limits.data_min {
             return Err(CallError::Refused(Limit::DataMin));

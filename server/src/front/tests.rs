@@ -105,6 +105,7 @@ fn instance_with(name: &'static str, slots: u32, request_size: usize) -> (Instan
     });
     let geometry = ChannelGeometry {
         slots,
+        spares: 0,
         request_size,
         reply_size: 64 << 10,
     };
@@ -888,6 +889,7 @@ fn serve_if_told_to() {
     let name = std::env::var(NAME).expect("given with the path");
     let builder = Door::builder().channel_geometry(ChannelGeometry {
         slots: 16,
+        spares: 0,
         request_size: 64 << 10,
         reply_size: 64 << 10,
     });
@@ -1021,6 +1023,7 @@ fn instances_that_take_turns_on_a_path_fail_no_request() {
     let attached = || {
         let builder = Door::builder().channel_geometry(ChannelGeometry {
             slots: 4,
+            spares: 0,
             request_size: 64 << 10,
             reply_size: 64 << 10,
         });

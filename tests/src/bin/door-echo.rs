@@ -120,6 +120,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let geometry = ChannelGeometry {
         slots: number("slots", 64),
+        spares: number("spares", 0),
         request_size: 4096,
         reply_size: 4096,
     };
