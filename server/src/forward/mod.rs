@@ -10,7 +10,7 @@ mod tcp;
 mod udp;
 
 use crate::config::{Forward, Target};
-use crate::front::{INSTANCES, REMOTE_SLOTS_MAX};
+use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX};
 use crate::front::{Order, Orders};
 use crate::net::Epoll;
 use crate::plan::LOOP_STACK;
@@ -37,7 +37,7 @@ pub(crate) const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
 
 /// Bytes of a forward's own, beside its stack: what it knows of each slot, and one answer.
 pub(crate) const TABLES_SIZE: usize =
-    CONNECTIONS_MAX * size_of::<Option<Entry<udp::Asked>>>() + udp::SCRATCH_SIZE;
+    INSTANCES * REMOTE_SLOTS_IN_ALL * size_of::<Option<Entry<udp::Asked>>>() + udp::SCRATCH_SIZE;
 
 /// Taken from the socket before replies are looked at.
 const BATCH: usize = 64;

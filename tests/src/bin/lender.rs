@@ -37,6 +37,9 @@ static CHANGES: AtomicU64 = AtomicU64::new(0);
 static WAITING: AtomicU64 = AtomicU64::new(0);
 static GO: AtomicBool = AtomicBool::new(false);
 
+/// Between two uses of what was borrowed.
+const PAUSE: Duration = Duration::from_micros(20);
+
 /// What a writer writes.
 const MARK: u8 = 0xEE;
 
@@ -60,7 +63,7 @@ fn watch(lent: &[u8]) {
         if black_box(lent) != kept {
             CHANGES.fetch_add(1, Ordering::Relaxed);
         }
-        thread::yield_now();
+        thread::sleep(PAUSE);
     }
 }
 
@@ -73,7 +76,7 @@ fn scribble(lent: &mut [u8]) {
             CHANGES.fetch_add(1, Ordering::Relaxed);
         }
         black_box(&mut *lent).fill(MARK);
-        thread::yield_now();
+        thread::sleep(PAUSE);
     }
 }
 
@@ -84,7 +87,7 @@ fn listen(mut lent: &TcpStream) {
         if matches!(lent.read(&mut [0; 64]), Ok(1..)) {
             CHANGES.fetch_add(1, Ordering::Relaxed);
         }
-        thread::sleep(Duration::from_micros(100));
+        thread::sleep(PAUSE);
     }
 }
 
@@ -93,7 +96,7 @@ fn talk(mut lent: &TcpStream) {
     BORROWERS.fetch_add(1, Ordering::Release);
     loop {
         let _ = lent.write(&[MARK]);
-        thread::sleep(Duration::from_micros(100));
+        thread::sleep(PAUSE);
     }
 }
 
