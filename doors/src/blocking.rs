@@ -95,11 +95,29 @@ impl Client {
         let deadline = options
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
+        self.open_anew_if_lost(deadline)?;
         let slot = self.submit(request, options.descriptors, deadline)?;
         let completion = self.wait(slot, deadline)?;
         let outcome = self.take_reply(slot, completion, reply);
         self.channel.release(slot);
         outcome
+    }
+
+    /// The last call may have been lost with the only slot.
+    fn open_anew_if_lost(&mut self, deadline: Option<Instant>) -> Result<(), CallError> {
+        if self.channel.usable_slots() > 0 {
+            return Ok(());
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(self.options.timeout, |left| left.min(self.options.timeout));
+        let options = OpenOptions {
+            timeout,
+            ..self.options
+        };
+        // The call was sent nowhere yet, so it may be sent elsewhere if this door lets us in no more.
+        self.channel =
+            AsyncClient::open(&self.path, &options).map_err(|_| CallError::NotAccepted)?;
+        Ok(())
     }
 
     fn submit(
@@ -108,11 +126,6 @@ impl Client {
         descriptors: &[BorrowedFd<'_>],
         deadline: Option<Instant>,
     ) -> Result<SlotId, CallError> {
-        if self.channel.usable_slots() == 0 {
-            // Sent nowhere yet, so it is safe to send it elsewhere if this door lets nobody in any more.
-            self.channel =
-                AsyncClient::open(&self.path, &self.options).map_err(|_| CallError::NotAccepted)?;
-        }
         let limits = self.door().limits;
         if request.len() < limits.data_min {
             return Err(CallError::Refused(Limit::DataMin));
