@@ -607,8 +607,11 @@ unsafe fn answer_request(
     // SAFETY: slot, arena and body outlive the request, which is dropped at the end of this function; the routes were
     // leaked with the application.
     let mut incoming = unsafe { Request::from_raw(raw, arena, deadline_ns, stream) };
-    // SAFETY: the note outlives this function, and so the request.
-    unsafe { incoming.note_route_in(route) };
+    // SAFETY: note and port outlive this function, and so the request.
+    unsafe {
+        incoming.note_route_in(route);
+        incoming.ask_at(port);
+    }
     let response = routes.dispatch(&mut incoming);
     if let Some(reason) = response.diagnostic()
         && let Some(Leave { unlogged }) = application.lines.take()
