@@ -275,6 +275,7 @@ impl AsyncClient {
             Phase::Submitted | Phase::Interim => {
                 self.slots[slot.index()].phase = Phase::Abandoned;
                 self.layout.turn(slot.index).leave();
+                self.look_again_if_done(slot);
             }
             Phase::Lost => {}
             Phase::Free | Phase::Abandoned => {
@@ -473,12 +474,13 @@ impl AsyncClient {
             .len
             .store(request_len as u32, Ordering::Relaxed);
         self.layout.turn(slot.index).to_server();
-        // A call can be lost while a piece of it is with us. Its bit came then, and meant nothing.
-        if self
-            .layout
-            .reply_header(slot.index)
-            .is_done(slot.generation)
-        {
+        self.look_again_if_done(slot);
+    }
+
+    /// A call can be lost while a piece of it is with us. Its bit came then, and meant nothing: so it is set again.
+    fn look_again_if_done(&mut self, slot: SlotId) {
+        let header = self.layout.reply_header(slot.index);
+        if header.is_done(slot.generation) {
             let (word, bit) = place(slot.index);
             self.layout.complete().publish(word, bit);
         }

@@ -165,9 +165,9 @@ fn a_call_that_is_lost_in_the_middle_of_a_piece_is_told_when_the_client_goes_on(
         let _ = call.interim(5, 7);
         unreachable!("the thread is parked while it waits");
     });
-    let mut caller = house.caller(slots(1, 3));
+    let mut caller = house.caller(slots(1, 4));
     house.door.start().unwrap();
-    for lost in 1..=3 {
+    for lost in 1..=4 {
         let sent = caller.send(b"pieces");
         let (slot, completion) = caller.next();
         assert_eq!((slot, completion.kind), (sent, Kind::Interim(7)));
@@ -182,6 +182,18 @@ fn a_call_that_is_lost_in_the_middle_of_a_piece_is_told_when_the_client_goes_on(
             .client
             .drain(|slot, _| panic!("{slot:?} has a piece that is not given back"));
         assert_eq!(caller.client.reply(slot), b"piece");
+        if lost % 2 == 0 {
+            caller.client.abandon(slot);
+            caller
+                .client
+                .drain(|slot, _| panic!("{slot:?} was given up"));
+            assert_eq!(
+                (caller.client.outstanding(), caller.client.lost_slots()),
+                (0, lost)
+            );
+            assert_eq!(caller.call(b"").0, Status::OK);
+            continue;
+        }
         caller.client.resume(slot, 0);
         let (slot, completion) = caller.next();
         assert_eq!(

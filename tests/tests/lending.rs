@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 use transom_tests::doors::{Folder, before};
+use transom_tests::echo::Echo;
 use transom_tests::{Launch, PATIENCE, Server, eventually};
 
 /// Half of these may be lost before the process is replaced.
@@ -179,12 +180,22 @@ fn forward(scheme: &str, door: &Path) -> Server {
 
 /// What comes back for a line, to the end of the connection.
 fn exchange(address: SocketAddr, line: &str) -> String {
+    let answer = try_exchange(address, line);
+    String::from_utf8(answer).expect("text, and no error")
+}
+
+/// The same; a connection that breaks ends with bytes that are no text.
+fn try_exchange(address: SocketAddr, line: &str) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(line.as_bytes()).expect("it is taken");
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("it ends");
-    String::from_utf8_lossy(&answer).into_owned()
+    let whole = stream
+        .write_all(line.as_bytes())
+        .and_then(|()| stream.read_to_end(&mut answer));
+    if whole.is_err() {
+        answer.push(0xFF);
+    }
+    answer
 }
 
 #[test]
@@ -198,8 +209,9 @@ fn a_connection_that_was_lent_never_becomes_another_clients() {
         .parse()
         .expect("a number");
     for (loans, line) in (1..).zip(["read\n", "write\n", "read\n"]) {
-        // It ends at once, for the client and for those that it was lent to.
-        assert!(!exchange(front.address(), line).contains("returned"));
+        // It ends at once, with what its borrower has written until then.
+        let written = try_exchange(front.address(), line);
+        assert!(written.iter().all(|&byte| byte == 0xEE), "{written:?}");
         for number in 0..100 {
             let secret = format!("secret {number}");
             assert_eq!(exchange(front.address(), &secret), secret);
@@ -216,6 +228,54 @@ fn a_connection_that_was_lent_never_becomes_another_clients() {
             "{now}, and {first} before {loans} loans"
         );
     }
+}
+
+/// What comes after that is not kept waiting for a slot that is never free.
+#[test]
+fn a_forward_whose_slots_are_all_lost_closes_what_comes_until_its_application_is_replaced() {
+    let folder = Folder::new("lending-all");
+    for (scheme, descriptors, news) in [
+        ("tcp", "descriptors=1", " forwarded connections forward="),
+        ("udp", "descriptors=0", " forwarded datagrams forward="),
+    ] {
+        let door = folder.path(scheme);
+        let options = ["slots=2", "spares=1", descriptors, "loses=all"];
+        let loses = Echo::start(env!("CARGO_BIN_EXE_door-echo"), &door, 8, &options);
+        let front = forward(scheme, &door);
+        let again = |bytes: &str| match scheme {
+            "tcp" => try_exchange(front.address(), bytes) == bytes.as_bytes(),
+            _ => is_echoed(front.address(), bytes.as_bytes()),
+        };
+        // Three are lost, and the others find no slot.
+        for number in 0..20 {
+            assert!(!again(&format!("call {number}")));
+        }
+        drop(loses);
+        let lends = match scheme {
+            "tcp" => "connections",
+            _ => "datagrams",
+        };
+        let flags = format!("--door {} {FLAGS} --door-wait 10s", door.display());
+        let _next = lender(lends, &flags);
+        assert!(eventually(|| again("again")));
+        let ended = front.stop();
+        let line = ended.lines.iter().find(|line| line.contains(news));
+        let line = line.expect("it says what it has done");
+        assert!(
+            line.contains(" failed=3 ") && line.contains(" refused=17 "),
+            "{line}"
+        );
+    }
+}
+
+/// Whether a datagram comes back soon.
+fn is_echoed(address: SocketAddr, bytes: &[u8]) -> bool {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let soon = Some(Duration::from_millis(50));
+    socket.set_read_timeout(soon).expect("a timeout");
+    socket.send_to(bytes, address).expect("it is sent");
+    let mut room = [0; 64];
+    matches!(socket.recv(&mut room), Ok(len) if room[..len] == *bytes)
 }
 
 #[test]

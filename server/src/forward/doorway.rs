@@ -125,9 +125,14 @@ impl<T: Traffic> Doorway<T> {
         self.instances.iter().all(|instance| instance.count == 0)
     }
 
-    /// Whether the door has been away for longer than anything may wait for it.
-    pub(super) fn is_away_too_long(&self, now_ns: u64) -> bool {
-        self.serving.is_none() && now_ns >= self.away_since_ns + self.queue_timeout_ns
+    /// Whether nothing that comes can be served: the door has been away for longer than anything may wait for it, or its
+    /// application has lost all of our slots.
+    pub(super) fn is_closed(&self, now_ns: u64) -> bool {
+        let Some(at) = self.serving else {
+            return now_ns >= self.away_since_ns + self.queue_timeout_ns;
+        };
+        let client = self.instances[at].client.as_ref();
+        client.is_some_and(|client| client.usable_slots() == 0)
     }
 
     /// When there is something to do without an event; `u64::MAX` for never.

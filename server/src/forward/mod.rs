@@ -72,7 +72,7 @@ trait Traffic {
     /// Takes one from the socket and writes its frame.
     fn receive(&mut self, frame: &mut [u8]) -> Received<Self::Call>;
 
-    /// Takes one from the socket for nobody: the door has been away for too long.
+    /// Takes one from the socket for nobody: the door has been away for too long, or has no slot that could be free.
     fn discard(&mut self) -> Received<()>;
 
     /// When a call submitted now must have been answered; 0 for never.
@@ -358,7 +358,7 @@ impl<T: Traffic> Forwarder<T> {
             return;
         }
         for _ in 0..BATCH {
-            let received = if self.doorway.is_away_too_long(self.now_ns) {
+            let received = if self.doorway.is_closed(self.now_ns) {
                 self.traffic.discard()
             } else {
                 match self.doorway.receive(&mut self.traffic, self.now_ns) {

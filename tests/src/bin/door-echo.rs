@@ -1,7 +1,7 @@
 //! A door at a path, for clients that do not keep to the protocol and for deaths.
 //!
 //! ```text
-//! door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE]
+//! door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all]
 //! ```
 //!
 //! | request | does |
@@ -45,7 +45,10 @@ fn on_event(event: &DoorEvent) {
     }
 }
 
-fn serve(log: Option<&File>, call: &mut Call<'_>) {
+fn serve(log: Option<&File>, loses: bool, call: &mut Call<'_>) {
+    if loses {
+        lose(call);
+    }
     let request = call.request().to_vec();
     let text = std::str::from_utf8(&request).unwrap_or("");
     let nap = text.strip_prefix("sleep ").and_then(|ms| ms.parse().ok());
@@ -125,7 +128,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, threads, options @ ..] = arguments.as_slice() else {
         eprintln!(
-            "door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE]"
+            "door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all]"
         );
         return ExitCode::FAILURE;
     };
@@ -149,6 +152,7 @@ fn main() -> ExitCode {
         let options = File::options().append(true).create(true).open(file);
         options.expect("the log can be written")
     });
+    let loses = option("loses").is_some();
     std::panic::set_hook(Box::new(|_| {}));
     let geometry = ChannelGeometry {
         slots: number("slots", 64),
@@ -162,7 +166,7 @@ fn main() -> ExitCode {
         .channels_max(number("channels", 64))
         .descriptors_max(number("descriptors", 4))
         .on_event(on_event)
-        .handler(move |_: u32, call: &mut Call<'_>| serve(log.as_ref(), call))
+        .handler(move |_: u32, call: &mut Call<'_>| serve(log.as_ref(), loses, call))
         .build()
         .expect("a door");
     door.start().expect("a thread");
