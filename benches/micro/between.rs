@@ -21,6 +21,7 @@ const MESSAGE: usize = 64;
 const IN_FLIGHT: usize = 64;
 const GEOMETRY: ChannelGeometry = ChannelGeometry {
     slots: 64,
+    spares: 0,
     request_size: 16 << 10,
     reply_size: 64 << 10,
 };

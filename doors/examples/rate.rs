@@ -12,6 +12,7 @@ use transom_doors::{AsyncClient, Call, ChannelGeometry, ChannelMemory, Door, Pat
 
 const GEOMETRY: ChannelGeometry = ChannelGeometry {
     slots: 64,
+    spares: 0,
     request_size: 16 << 10,
     reply_size: 64 << 10,
 };

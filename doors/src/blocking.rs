@@ -1,7 +1,7 @@
 //! The caller that waits: a door is opened, and called like a function.
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::client::AsyncClient;
@@ -18,7 +18,8 @@ use crate::waiting::Patience;
 const SHORT: Duration = Duration::from_millis(50);
 
 /// A door in another process, opened for one call at a time. Several threads that want to call at once open it several
-/// times.
+/// times. After a call that was lost on the other side ([`Kind::Lost`]) the next one opens it anew, because the channel's
+/// slot is lost too.
 ///
 /// ```no_run
 /// use transom_doors::Client;
@@ -32,6 +33,8 @@ const SHORT: Duration = Duration::from_millis(50);
 pub struct Client {
     channel: AsyncClient,
     spins: Spins,
+    path: PathBuf,
+    options: OpenOptions,
 }
 
 impl Client {
@@ -43,19 +46,22 @@ impl Client {
         Self::open_with(path, &OpenOptions::default())
     }
 
-    /// The same with other limits. The channel has one slot, whatever they say.
+    /// The same with other limits. The channel has one slot and no spare one, whatever they say.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
         let options = OpenOptions {
             slots: Some(1),
+            spares: Some(0),
             ..*options
         };
         let channel = AsyncClient::open(path, &options)?;
         Ok(Self {
             channel,
             spins: Spins::default(),
+            path: path.to_owned(),
+            options,
         })
     }
 
@@ -89,11 +95,29 @@ impl Client {
         let deadline = options
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
+        self.open_anew_if_lost(deadline)?;
         let slot = self.submit(request, options.descriptors, deadline)?;
         let completion = self.wait(slot, deadline)?;
         let outcome = self.take_reply(slot, completion, reply);
         self.channel.release(slot);
         outcome
+    }
+
+    /// The last call may have been lost with the only slot.
+    fn open_anew_if_lost(&mut self, deadline: Option<Instant>) -> Result<(), CallError> {
+        if self.channel.usable_slots() > 0 {
+            return Ok(());
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(self.options.timeout, |left| left.min(self.options.timeout));
+        let options = OpenOptions {
+            timeout,
+            ..self.options
+        };
+        // The call was sent nowhere yet, so it may be sent elsewhere if this door lets us in no more.
+        self.channel =
+            AsyncClient::open(&self.path, &options).map_err(|_| CallError::NotAccepted)?;
+        Ok(())
     }
 
     fn submit(

@@ -5,6 +5,8 @@
 //! private already, so nothing is copied; from another process it is copied into the thread's
 //! snapshot first, because that process can change it at any time. In between, `interim` lends the
 //! slot to the client and waits to have it back.
+//!
+//! A call that is lost has the slot for ever; see [`EmergencyReply`].
 
 use std::io;
 use std::marker::PhantomData;
@@ -228,6 +230,11 @@ impl<'a> Call<'a> {
         self.completed
     }
 
+    /// Whether the caller waits no longer for this call: it has given it up, or it has left. An atomic load.
+    pub fn is_abandoned(&self) -> bool {
+        self.channel.layout.turn(self.slot()).is_abandoned() || self.channel.is_closed()
+    }
+
     /// Makes the first `len` bytes of the reply slot the final reply, of which the client is told now, or with those of the
     /// next calls, or when nothing is left to do; if it sleeps without a timeout, now. Once per call; a
     /// second completion is a bug that debug builds report and that is otherwise ignored.
@@ -342,7 +349,7 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// A handle with which this call can be answered from a place that cannot return here: inside a
+    /// A handle with which this call can be ended from a place that cannot return here: inside a
     /// failing allocation, or in a signal handler on another stack. Make it before it is needed;
     /// making one costs nothing.
     pub fn emergency(&self) -> EmergencyReply {
@@ -363,8 +370,22 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Answers a call whose thread will never run again. Plain numbers and pointers, so that it can be
-/// kept where a signal handler finds it.
+/// Ends a call whose thread will never run again: the call is lost. Plain numbers and pointers, so that it can be kept
+/// where a signal handler finds it.
+///
+/// **What the handler has lent stays lent.** Its frames never run again, but a thread that it has started in a scope
+/// (`std::thread::scope`, a pool's scope) runs on and has references into whatever those frames had. That the frames
+/// stay on the stack is what makes those references valid; it says nothing about who else may use what they lead to. So
+/// each thing that a call has given its handler stays the handler's for as long as the process lives:
+///
+/// | lent | where it lies | why it stays |
+/// |---|---|---|
+/// | `request()`, call from this process | request slot | the client retires the slot ([`Kind::Lost`](crate::Kind::Lost)) and never writes there again |
+/// | `request()`, call from another process | this thread's snapshot | the thread takes up no other call |
+/// | `reply_mut()` | reply slot | the client retires the slot, and no bytes of it are the reply; a client in another process that submits a call there again is put out (`Lie::Twice`) |
+/// | the mapping of the reply slot | channel | a channel with a lost call is never unmapped, also when its client leaves; its porter keeps it |
+/// | descriptors that were taken | the handler's frame | they are owned there, and nothing here closes them |
+/// | the call itself, the door | the frames of `serve` | never left |
 #[derive(Clone, Copy, Debug)]
 pub struct EmergencyReply {
     inner: *const Inner,
@@ -374,10 +395,10 @@ pub struct EmergencyReply {
 }
 
 impl EmergencyReply {
-    /// Completes the call with the bytes of `fill` (cut to the reply slot's size) and rings the
-    /// client whether it sleeps or not. Also tells of every other completion that this thread has
+    /// Ends the call with `status` and without a reply, and rings the client whether it sleeps or not; the call's slot is
+    /// lost. Also tells of every other completion that this thread has
     /// kept back, and wakes another thread if calls wait that counted on this one. A call that was
-    /// completed already keeps its reply. Returns whether the reply was this one.
+    /// completed already keeps its reply, and its slot is not lost. Returns whether the call was lost.
     ///
     /// Async-signal-safe: atomics and futex(2), write(2), sched_getcpu(3); no lock, no allocation, little stack. It
     /// cannot start a thread: if none is idle, the next submit or
@@ -389,30 +410,21 @@ impl EmergencyReply {
     /// - It is called on that thread, at most once.
     /// - Control never returns to the handler nor to `serve`: the caller parks the thread for ever
     ///   (or ends the process).
-    pub unsafe fn complete(&self, fill: &[u8], status: Status) -> bool {
+    pub unsafe fn complete(&self, status: Status) -> bool {
         // SAFETY: the handler's frame, and so the frame of `serve` that borrows door and channel,
-        // will exist for ever.
+        // will exist for ever. The door lives as long as a thread serves it. The channel lives as long as it is held, which
+        // it is until the last line; after that because a call was lost in it.
         let (inner, channel) = unsafe { (&*self.inner, &*self.channel) };
         let state = &inner.threads[self.thread as usize].0;
         let ours = match &channel.link {
-            // A client's generations may be what it likes; whether its call is being served is known here.
-            Some(link) => link.is_in_service(self.claimed.slot),
+            // A client's generations may be what it likes; whether we serve its call is known here.
+            Some(link) => link.is_in_service(self.claimed.slot, self.thread),
             None => !channel.was_done(self.claimed.slot, self.claimed.generation),
         };
         if ours {
-            let len = fill.len().min(channel.layout.geometry().reply_size);
-            // SAFETY: the call is not completed, so the reply slot is this thread's; a `&mut` that
-            // the handler may have had to it is never used again. `fill` was there before and
-            // cannot overlap it, unless it was made from that `&mut`: `copy` allows that.
-            unsafe {
-                ptr::copy(
-                    fill.as_ptr(),
-                    channel.layout.reply_bytes(self.claimed.slot).as_ptr(),
-                    len,
-                );
-            };
             state.count(status);
-            channel.finish_reply(&self.claimed, len, status);
+            // Nothing is written to the slot: what the handler had of it may be in use by other threads.
+            channel.finish_lost(&self.claimed, status);
         }
         // If not, the thread may have been stopped between the reply and its bit. A bit too many does
         // no harm.

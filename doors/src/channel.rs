@@ -3,7 +3,11 @@
 //! Claiming and publishing are atomics and, for the doorbell, one system call: they may run in a signal handler. A
 //! channel to another process has a [`Link`] in addition: what is believed of that process, and what was found to be a
 //! lie.
+//!
+//! A channel in which a call was lost stays mapped for as long as the process lives: threads may use the lost call's
+//! reply slot for ever, whether its client has left or not.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use crate::bell::Bell;
@@ -32,6 +36,8 @@ pub(crate) struct Channel {
     cursor: Line<AtomicU32>,
     /// The client is another process.
     pub link: Option<Link>,
+    /// A call was lost here.
+    lost: AtomicBool,
     /// By slot: descriptors that came for a call that nobody has taken up yet.
     parcels: Mutex<Box<[Option<Parcel>]>>,
 }
@@ -61,7 +67,7 @@ pub(crate) struct Claimed {
 impl Channel {
     pub fn new(index: u32, id: u64, layout: Layout, bell: Bell, link: Option<Link>) -> Self {
         let slots = if link.is_some() {
-            layout.geometry().slots
+            layout.geometry().slots_in_all()
         } else {
             0
         };
@@ -72,16 +78,17 @@ impl Channel {
             bell,
             cursor: Line(AtomicU32::new(0)),
             link,
+            lost: AtomicBool::new(false),
             parcels: Mutex::new((0..slots).map(|_| None).collect()),
         }
     }
 
-    /// Takes one submitted call, if there is one. It is the caller's until its reply is published.
-    pub fn claim(&self) -> Option<Claimed> {
+    /// Takes one submitted call for `thread`, if there is one. It is the caller's until its reply is published.
+    pub fn claim(&self, thread: u32) -> Option<Claimed> {
         if self.is_closed() {
             return None;
         }
-        let slots = self.layout.geometry().slots;
+        let slots = self.layout.geometry().slots_in_all();
         let slot = self
             .layout
             .submit()
@@ -98,7 +105,7 @@ impl Channel {
             self.layout.prefetch_request(next);
         }
         if let Some(link) = &self.link
-            && !link.begin_service(slot)
+            && !link.begin_service(slot, thread)
         {
             self.poison(Lie::Twice);
             return None;
@@ -147,6 +154,26 @@ impl Channel {
         if let Some(link) = &self.link {
             link.end_service(claimed.slot);
         }
+        self.publish(claimed, len, status);
+    }
+
+    /// Ends a call whose handler's frame stays on its thread for ever, and with it whatever that has lent: the slot is the
+    /// server's from here on, and the client is told so. It stays in service, so a client in another process that
+    /// submits a call in it again has lied, and no thread takes that up.
+    pub fn finish_lost(&self, claimed: &Claimed, status: Status) {
+        // Before the thread lets go of the channel: then the porter sees it in time.
+        self.lost.store(true, Ordering::Relaxed);
+        let header = self.layout.reply_header(claimed.slot);
+        header.lost.store(1, Ordering::Relaxed);
+        self.publish(claimed, 0, status);
+    }
+
+    /// Whether a call was lost here.
+    pub fn has_lost_calls(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn publish(&self, claimed: &Claimed, len: usize, status: Status) {
         let header = self.layout.reply_header(claimed.slot);
         header.len.store(len as u32, Ordering::Relaxed);
         header.status.store(status.0, Ordering::Relaxed);

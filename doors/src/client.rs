@@ -2,7 +2,7 @@
 //!
 //! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* →
 //! `drain` says final → read → `release`. `withdraw` takes back a call that no thread has claimed;
-//! `abandon` gives up at any point. The truth about a slot is kept here, in private memory; the
+//! `abandon` gives up at any point. When `drain` says that a call is lost, its slot has no further life. The truth about a slot is kept here, in private memory; the
 //! channel's words are hints that are checked against it.
 
 use std::cell::Cell;
@@ -16,7 +16,7 @@ use crate::door::Inner;
 use crate::error::CallError;
 use crate::geometry::ChannelGeometry;
 use crate::layout::Layout;
-use crate::slot::{Completion, Kind, Phase, SlotId, Slots, Withdraw, bits_of, place};
+use crate::slot::{Completion, Kind, Phase, SlotId, Slots, Withdraw, bits_of, place, words_of};
 use crate::spin::Cpu;
 use crate::status::Status;
 use crate::sync::Ordering;
@@ -42,7 +42,7 @@ pub struct AsyncClient {
     slots: Slots,
     /// Bits of calls that `flush` will publish, and which words have any.
     staged: Box<[u64]>,
-    touched: u64,
+    touched: u128,
     /// Completion bits that were taken from the channel and not looked at yet.
     taken: u64,
     taken_word: usize,
@@ -50,7 +50,7 @@ pub struct AsyncClient {
     /// Words of completions in a row that were none.
     fruitless: u32,
     /// Slots whose calls were not accepted and not told yet.
-    lost: usize,
+    unaccepted: usize,
     /// Where its thread ran when that was last asked.
     cpu: Cpu,
     /// Times that nothing was found since completions that were kept back were looked for.
@@ -84,14 +84,14 @@ impl AsyncClient {
         Self {
             peer,
             layout,
-            slots: Slots::new(geometry.slots),
+            slots: Slots::new(geometry.slots, geometry.spares),
             staged: vec![0; geometry.words()].into_boxed_slice(),
             touched: 0,
             taken: 0,
             taken_word: 0,
             outstanding: 0,
             fruitless: 0,
-            lost: 0,
+            unaccepted: 0,
             cpu: Cpu::current(),
             unlooked: 0,
             fruitful: false,
@@ -112,6 +112,17 @@ impl AsyncClient {
     /// Slots that `reserve` can still give.
     pub fn free_slots(&self) -> usize {
         self.slots.count_free()
+    }
+
+    /// Slots that were lost with their calls; see [`Kind::Lost`].
+    pub fn lost_slots(&self) -> u32 {
+        self.slots.count_lost()
+    }
+
+    /// Slots that are free or in use: as many as the geometry says, until more were lost than there were spare ones. When
+    /// none is left, `reserve` has nothing to give any more, and the door has to be opened anew.
+    pub fn usable_slots(&self) -> usize {
+        self.slots.count_usable()
     }
 
     /// Calls whose final reply has not been drained: staged, waiting, running, streaming or
@@ -198,7 +209,7 @@ impl AsyncClient {
         }
         let submit = self.layout.submit();
         let mut calls = 0;
-        for word in bits_of(self.touched) {
+        for word in words_of(self.touched) {
             submit.publish(word, self.staged[word]);
             calls += self.staged[word].count_ones();
         }
@@ -215,7 +226,7 @@ impl AsyncClient {
             }
             Ok(())
         };
-        for word in bits_of(self.touched) {
+        for word in words_of(self.touched) {
             self.staged[word] = 0;
         }
         self.touched = 0;
@@ -224,12 +235,12 @@ impl AsyncClient {
 
     fn take_back(&mut self) -> Result<(), CallError> {
         let mut outcome = Ok(());
-        for word in bits_of(self.touched) {
+        for word in words_of(self.touched) {
             for bit in bits_of(self.layout.submit().take(word, self.staged[word])) {
                 let slot = &mut self.slots[word * BITS as usize + bit];
                 slot.phase = Phase::Filling;
-                slot.lost = true;
-                self.lost += 1;
+                slot.unaccepted = true;
+                self.unaccepted += 1;
                 self.outstanding -= 1;
                 outcome = Err(CallError::NotAccepted);
             }
@@ -252,7 +263,7 @@ impl AsyncClient {
     }
 
     /// Gives up a call, whatever it is doing. If a thread has claimed it, its slot stays in
-    /// quarantine until the final reply comes and is then freed by `drain`, silently; a server that
+    /// quarantine until the final reply comes and is then freed by `drain`, silently (or lost); a server that
     /// streams is told [`Gone`](crate::Gone). The `SlotId` is not valid any more.
     pub fn abandon(&mut self, slot: SlotId) {
         match self.phase(slot) {
@@ -264,7 +275,9 @@ impl AsyncClient {
             Phase::Submitted | Phase::Interim => {
                 self.slots[slot.index()].phase = Phase::Abandoned;
                 self.layout.turn(slot.index).leave();
+                self.look_again_if_done(slot);
             }
+            Phase::Lost => {}
             Phase::Free | Phase::Abandoned => {
                 unreachable!("`phase` refuses ids of slots that are not the caller's")
             }
@@ -370,6 +383,9 @@ impl AsyncClient {
         };
         let header = layout.reply_header(index);
         let done = header.is_done(slot.generation);
+        if done && header.is_lost() {
+            return self.lose(id);
+        }
         let (phase, status, kind) = match slot.phase {
             Phase::Submitted if done => {
                 let status = header.status.load(Ordering::Relaxed);
@@ -400,6 +416,25 @@ impl AsyncClient {
         ))
     }
 
+    /// A call was lost with its slot. Told at once, unless it was given up before or a piece of it is with the caller.
+    fn lose(&mut self, id: SlotId) -> Option<(SlotId, Completion)> {
+        let header = self.layout.reply_header(id.index);
+        let completion = Completion {
+            status: Status(header.status.load(Ordering::Relaxed)),
+            len: 0,
+            kind: Kind::Lost,
+        };
+        match self.slots[id.index()].phase {
+            phase @ (Phase::Submitted | Phase::Abandoned) => {
+                self.outstanding -= 1;
+                self.slots[id.index()].reply_len = 0;
+                self.slots.lose(id.index);
+                (phase == Phase::Submitted).then_some((id, completion))
+            }
+            _ => None,
+        }
+    }
+
     /// The bytes of the reply that `drain` has told of, until `resume` or `release`.
     ///
     /// # Panics
@@ -413,7 +448,7 @@ impl AsyncClient {
         let bytes = self.reply_bytes(slot);
         // SAFETY: reply_len is at most reply_size. After its final reply, and while it waits for
         // `resume`, the server does not touch the slot; `resume` and `release` need `&mut self`, so
-        // they end this borrow.
+        // they end this borrow. A lost slot, which it may touch, has a length of 0.
         unsafe { bytes.as_ref() }
     }
 
@@ -439,6 +474,16 @@ impl AsyncClient {
             .len
             .store(request_len as u32, Ordering::Relaxed);
         self.layout.turn(slot.index).to_server();
+        self.look_again_if_done(slot);
+    }
+
+    /// A call can be lost while a piece of it is with us. Its bit came then, and meant nothing: so it is set again.
+    fn look_again_if_done(&mut self, slot: SlotId) {
+        let header = self.layout.reply_header(slot.index);
+        if header.is_done(slot.generation) {
+            let (word, bit) = place(slot.index);
+            self.layout.complete().publish(word, bit);
+        }
     }
 
     /// Copies the bytes of the reply from offset `from` on into `into`, as many as fit, and returns how many. Unlike
@@ -474,24 +519,26 @@ impl AsyncClient {
     pub fn reply_bytes(&self, slot: SlotId) -> NonNull<[u8]> {
         let phase = self.phase(slot);
         assert!(
-            matches!(phase, Phase::Replied | Phase::Interim),
+            matches!(phase, Phase::Replied | Phase::Interim | Phase::Lost),
             "{slot:?} is {phase:?}: it has no reply"
         );
         let bytes = self.layout.reply_bytes(slot.index);
         NonNull::slice_from_raw_parts(bytes, self.slots[slot.index()].reply_len)
     }
 
-    /// Frees a slot whose final reply has been read, or that was never submitted.
+    /// Frees a slot whose final reply has been read, or that was never submitted. A lost one stays lost.
     ///
     /// # Panics
     /// If the call is under way: `abandon` is for that.
     pub fn release(&mut self, slot: SlotId) {
         let phase = self.phase(slot);
         assert!(
-            matches!(phase, Phase::Replied | Phase::Filling),
+            matches!(phase, Phase::Replied | Phase::Filling | Phase::Lost),
             "{slot:?} is {phase:?}: abandon it instead"
         );
-        self.free(slot.index);
+        if phase != Phase::Lost {
+            self.free(slot.index);
+        }
     }
 
     /// Tries to take a submitted call out of the server's sight.
@@ -514,8 +561,8 @@ impl AsyncClient {
     }
 
     fn free(&mut self, index: u32) {
-        if std::mem::take(&mut self.slots[index as usize].lost) {
-            self.lost -= 1;
+        if std::mem::take(&mut self.slots[index as usize].unaccepted) {
+            self.unaccepted -= 1;
         }
         self.slots.free(index);
     }

@@ -138,14 +138,14 @@ macro_rules! conforms {
                     let _: fn(&Call<'c>) -> u32 = Call::slot;
                     let _: fn(&Call<'c>) -> u32 = Call::generation;
                     let _: fn(&Call<'c>) -> bool = Call::is_completed;
+                    let _: fn(&Call<'c>) -> bool = Call::is_abandoned;
                     let _: fn(&mut Call<'c>, usize, Status) = Call::complete;
                     let _: fn(&mut Call<'c>, usize, Status, &[BorrowedFd<'_>]) -> io::Result<()> =
                         Call::complete_with;
                     let _: fn(&mut Call<'c>, usize) = Call::reply_too_big;
                     let _: fn(&mut Call<'c>, usize, u32) -> Result<Resumed, Gone> = Call::interim;
                     let _: fn(&Call<'c>) -> EmergencyReply = Call::emergency;
-                    let _: unsafe fn(&EmergencyReply, &[u8], Status) -> bool =
-                        EmergencyReply::complete;
+                    let _: unsafe fn(&EmergencyReply, Status) -> bool = EmergencyReply::complete;
                     let _: fn(&EmergencyReply) -> EmergencyReply = EmergencyReply::clone;
                 }
 
@@ -171,6 +171,8 @@ macro_rules! conforms {
                     let _: fn(&AsyncClient) -> ChannelGeometry = AsyncClient::geometry;
                     let _: fn(&mut AsyncClient) -> Option<SlotId> = AsyncClient::reserve;
                     let _: fn(&AsyncClient) -> usize = AsyncClient::free_slots;
+                    let _: fn(&AsyncClient) -> usize = AsyncClient::usable_slots;
+                    let _: fn(&AsyncClient) -> u32 = AsyncClient::lost_slots;
                     let _: fn(&AsyncClient) -> usize = AsyncClient::outstanding;
                     let _: fn(&mut AsyncClient, SlotId) -> &mut [u8] = AsyncClient::request_mut;
                     let _: fn(&mut AsyncClient, SlotId, usize) -> &mut [u8] =
@@ -235,6 +237,7 @@ macro_rules! conforms {
 
                 const GEOMETRY: ChannelGeometry = ChannelGeometry {
                     slots: 2,
+                    spares: 0,
                     request_size: 4096,
                     reply_size: 4096,
                 };

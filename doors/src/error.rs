@@ -17,6 +17,12 @@ pub enum GeometryError {
         /// The number of slots that was asked for.
         given: u32,
     },
+    /// Too many spare slots.
+    #[error("a channel has at most {SLOTS_MAX} spare slots, not {given}")]
+    Spares {
+        /// The number of spare slots that was asked for.
+        given: u32,
+    },
     /// Not a multiple of the page size, zero, or more than 2 GiB.
     #[error(
         "the request size of a slot is a multiple of {PAGE} bytes, at least one and at most 2 GiB; {given} is not"

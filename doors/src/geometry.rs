@@ -22,8 +22,8 @@ use crate::sync::Line;
 /// Slot sizes and the parts of a channel are multiples of this: the smallest page of the machines
 /// we run on.
 pub const PAGE: usize = 4096;
-/// The most slots of one channel: 64 words of 64, so that a client's summary of touched words is
-/// one word.
+/// The most slots that calls can be in at once, and the most spare ones beside them: 64 words of 64 each, so that a
+/// client's summary of touched words is one number of 128 bits.
 pub const SLOTS_MAX: u32 = 4096;
 
 const LINE: usize = size_of::<Line<u8>>();
@@ -34,6 +34,10 @@ const LINE: usize = size_of::<Line<u8>>();
 pub struct ChannelGeometry {
     /// Calls that can be on their way at once, 1 to [`SLOTS_MAX`].
     pub slots: u32,
+    /// Slots beside these, at most [`SLOTS_MAX`]. A lost call keeps its slot for ever (see
+    /// [`EmergencyReply`](crate::EmergencyReply)), and a spare one takes its place: so many calls can be lost in this
+    /// channel before fewer than `slots` can be on their way.
+    pub spares: u32,
     /// Bytes per slot for a request, a multiple of [`PAGE`].
     pub request_size: usize,
     /// Bytes per slot for a reply, a multiple of [`PAGE`].
@@ -48,6 +52,9 @@ impl ChannelGeometry {
     pub fn check(&self) -> Result<(), GeometryError> {
         if !(1..=SLOTS_MAX).contains(&self.slots) {
             return Err(GeometryError::Slots { given: self.slots });
+        }
+        if self.spares > SLOTS_MAX {
+            return Err(GeometryError::Spares { given: self.spares });
         }
         // Lengths travel in 32-bit words.
         let fits = |size: usize| size != 0 && size.is_multiple_of(PAGE) && size <= 1 << 31;
@@ -64,6 +71,11 @@ impl ChannelGeometry {
         Ok(())
     }
 
+    /// All slots, with the spare ones: what tables beside the channel need a place for.
+    pub fn slots_in_all(&self) -> u32 {
+        self.slots + self.spares
+    }
+
     /// Bytes that an in-process channel of this geometry needs: a multiple of [`PAGE`].
     pub fn memory_len(&self) -> usize {
         let mut sum = 0;
@@ -75,12 +87,12 @@ impl ChannelGeometry {
 
     /// Bytes of the region that the client writes.
     pub fn requests_len(&self) -> usize {
-        self.headers_len() + self.slots as usize * self.request_size
+        self.headers_len() + self.slots_in_all() as usize * self.request_size
     }
 
     /// Bytes of the region that the server writes.
     pub fn replies_len(&self) -> usize {
-        self.headers_len() + self.slots as usize * self.reply_size
+        self.headers_len() + self.slots_in_all() as usize * self.reply_size
     }
 
     /// Bytes of the region that both write.
@@ -90,18 +102,18 @@ impl ChannelGeometry {
         sum += self.words() * LINE; // submit words
         sum += self.words() * LINE; // complete words
         sum += self.words() * LINE; // late words
-        sum += self.slots as usize * size_of::<u32>(); // turn words
+        sum += self.slots_in_all() as usize * size_of::<u32>(); // turn words
         sum.next_multiple_of(PAGE)
     }
 
     /// Bytes from the start of the requests (or replies) region to the first slot's bytes.
     pub(crate) fn headers_len(&self) -> usize {
-        (self.slots as usize * LINE).next_multiple_of(PAGE)
+        (self.slots_in_all() as usize * LINE).next_multiple_of(PAGE)
     }
 
     /// Words of each bitmap.
     pub(crate) fn words(&self) -> usize {
-        self.slots.div_ceil(BITS) as usize
+        self.slots_in_all().div_ceil(BITS) as usize
     }
 }
 

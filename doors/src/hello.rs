@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client                                     server
-//!   HELLO   version, slots, bytes_max  ──▶
+//!   HELLO   version, slots, spares, bytes_max  ──▶
 //!           ◀──  WELCOME  the door's numbers      + board, beds, replies, doorbell
 //!           ◀──  REFUSED  why, in numbers           (instead)
 //!   CHANNEL                            ──▶        + requests, control
@@ -19,7 +19,7 @@ use crate::geometry::{ChannelGeometry, PAGE};
 use crate::public::Refusal;
 
 /// The version of this conversation and of every layout behind it.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of every message.
 pub const MESSAGE: usize = 128;
 /// Room to receive one in: a longer message shows, and is none.
@@ -38,6 +38,8 @@ pub struct Hello {
     pub slots: u32,
     /// The most bytes that the whole channel may have.
     pub bytes_max: u64,
+    /// Spare slots it has room for beside these.
+    pub spares: u32,
 }
 
 /// What a door is like.
@@ -111,6 +113,7 @@ impl Message {
                 out.u32(hello.page);
                 out.u32(hello.slots);
                 out.u64(hello.bytes_max);
+                out.u32(hello.spares);
                 // A future version may say another number in the common place.
                 out.bytes[8..12].copy_from_slice(&hello.version.to_le_bytes());
             }
@@ -126,6 +129,7 @@ impl Message {
                 out.u32(welcome.geometry.slots);
                 out.u64(welcome.geometry.request_size as u64);
                 out.u64(welcome.geometry.reply_size as u64);
+                out.u32(welcome.geometry.spares);
             }
             Message::Refused(refusal) => {
                 let (code, first, second) = match refusal {
@@ -177,6 +181,7 @@ impl Message {
                 page: input.u32()?,
                 slots: input.u32()?,
                 bytes_max: input.u64()?,
+                spares: input.u32()?,
             }),
             2 => Message::Welcome(Welcome {
                 pid: input.u32()?,
@@ -190,6 +195,7 @@ impl Message {
                     slots: input.u32()?,
                     request_size: input.size()?,
                     reply_size: input.size()?,
+                    spares: input.u32()?,
                 },
             }),
             3 => {
@@ -241,12 +247,13 @@ impl Message {
 
 impl Hello {
     /// What a client of this build says.
-    pub fn ours(slots: u32, bytes_max: u64) -> Self {
+    pub fn ours(slots: u32, spares: u32, bytes_max: u64) -> Self {
         Self {
             version: VERSION,
             page: PAGE as u32,
             slots,
             bytes_max,
+            spares,
         }
     }
 
@@ -318,11 +325,12 @@ mod tests {
     fn all() -> Vec<Message> {
         let geometry = ChannelGeometry {
             slots: 64,
+            spares: 5,
             request_size: 16 << 10,
             reply_size: 64 << 10,
         };
         let mut all = vec![
-            Message::Hello(Hello::ours(8, 1 << 20)),
+            Message::Hello(Hello::ours(8, 3, 1 << 20)),
             Message::Welcome(Welcome {
                 pid: 77,
                 id: u128::MAX / 3,
@@ -376,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_hello_of_another_version_is_read_and_refused_with_both_numbers() {
-        let mut hello = Hello::ours(0, 0);
+        let mut hello = Hello::ours(0, 0, 0);
         hello.version = 7;
         let Ok(Message::Hello(read)) = Message::decode(&Message::Hello(hello).encode()) else {
             panic!("a hello");

@@ -56,12 +56,20 @@ pub struct ReplyHeader {
     pub descriptors: AtomicU32,
     /// The [`Cpu`](crate::spin::Cpu) that the server ran on, for a caller that waits; a hint.
     pub cpu: AtomicU32,
+    /// 1 once the slot is lost with the call in it: threads of the server may use its bytes for ever. Written before
+    /// `done_generation`, and never cleared, because the slot has no next call.
+    pub lost: AtomicU32,
 }
 
 impl ReplyHeader {
     /// Client: whether this use of the slot has had its final reply.
     pub fn is_done(&self, generation: u32) -> bool {
         self.done_generation.load(Ordering::Acquire) == generation
+    }
+
+    /// Client, after `is_done`: whether the slot is lost with its call.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -161,7 +169,7 @@ impl Layout {
     pub fn request_bytes(&self, slot: u32) -> NonNull<u8> {
         self.check_slot(slot);
         let offset = self.geometry.headers_len() + slot as usize * self.geometry.request_size;
-        // SAFETY: slot < slots, so the offset lies inside the requests region.
+        // SAFETY: slot < slots_in_all, so the offset lies inside the requests region.
         unsafe { self.requests.add(offset) }
     }
 
@@ -169,14 +177,14 @@ impl Layout {
     pub fn reply_bytes(&self, slot: u32) -> NonNull<u8> {
         self.check_slot(slot);
         let offset = self.geometry.headers_len() + slot as usize * self.geometry.reply_size;
-        // SAFETY: slot < slots, so the offset lies inside the replies region.
+        // SAFETY: slot < slots_in_all, so the offset lies inside the replies region.
         unsafe { self.replies.add(offset) }
     }
 
     /// Has the caches fetch what a server will read of a request: its header and its first bytes. They were last written
     /// by another CPU, and come while something else is done.
     pub fn prefetch_request(&self, slot: u32) {
-        if slot < self.geometry.slots {
+        if slot < self.geometry.slots_in_all() {
             prefetch(ptr::from_ref(self.request_header(slot)).cast());
             prefetch(self.request_bytes(slot).as_ptr());
         }
@@ -184,7 +192,7 @@ impl Layout {
 
     /// The same of a reply, for the client.
     pub fn prefetch_reply(&self, slot: u32) {
-        if slot < self.geometry.slots {
+        if slot < self.geometry.slots_in_all() {
             prefetch(ptr::from_ref(self.reply_header(slot)).cast());
             prefetch(self.reply_bytes(slot).as_ptr());
         }
@@ -241,7 +249,7 @@ impl Layout {
     /// bits beyond the last slot.
     fn check_slot(&self, slot: u32) {
         assert!(
-            slot < self.geometry.slots,
+            slot < self.geometry.slots_in_all(),
             "slot {slot} is not one of this channel's"
         );
     }

@@ -36,7 +36,7 @@
 //!     .build()?;
 //! this.set(door.clone()).expect("set once");
 //!
-//! let geometry = ChannelGeometry { slots: 64, request_size: 4096, reply_size: 4096 };
+//! let geometry = ChannelGeometry { slots: 64, spares: 0, request_size: 4096, reply_size: 4096 };
 //! let layout = std::alloc::Layout::from_size_align(geometry.memory_len(), 4096)?;
 //! // SAFETY: the layout's size is not zero.
 //! let base = std::ptr::NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");

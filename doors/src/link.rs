@@ -46,7 +46,7 @@ pub struct Link {
     /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may find neither
     /// it nor its message otherwise, because another thread has it in its hands.
     reading: Mutex<()>,
-    /// By slot: 1 if its call was claimed and not answered.
+    /// By slot: one more than the thread that has claimed its call and not answered it; 0: none. A lost call's stays.
     in_service: Box<[AtomicU32]>,
     closed: AtomicU32,
     /// Requests, replies, control.
@@ -69,15 +69,19 @@ impl Link {
             descriptors_max: descriptors_max as usize,
             nudged: AtomicU32::new(0),
             reading: Mutex::new(()),
-            in_service: (0..geometry.slots).map(|_| AtomicU32::new(0)).collect(),
+            in_service: (0..geometry.slots_in_all())
+                .map(|_| AtomicU32::new(0))
+                .collect(),
             closed: AtomicU32::new(OPEN),
             _mappings: mappings,
         }
     }
 
-    /// Notes that the call in `slot` is being served; false if one is already.
-    pub fn begin_service(&self, slot: u32) -> bool {
-        self.in_service[slot as usize].swap(1, Ordering::AcqRel) == 0
+    /// Notes that `thread` serves the call in `slot`; false if one is being served already, or was lost there.
+    pub fn begin_service(&self, slot: u32, thread: u32) -> bool {
+        self.in_service[slot as usize]
+            .compare_exchange(0, thread + 1, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Before the reply is published: from then on the client may submit the next call.
@@ -85,9 +89,9 @@ impl Link {
         self.in_service[slot as usize].store(0, Ordering::Release);
     }
 
-    /// Whether a call in `slot` was claimed and not answered.
-    pub fn is_in_service(&self, slot: u32) -> bool {
-        self.in_service[slot as usize].load(Ordering::Acquire) != 0
+    /// Whether `thread` has claimed a call in `slot` and not answered it.
+    pub fn is_in_service(&self, slot: u32, thread: u32) -> bool {
+        self.in_service[slot as usize].load(Ordering::Acquire) == thread + 1
     }
 
     pub fn is_closed(&self) -> bool {

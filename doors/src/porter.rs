@@ -58,6 +58,8 @@ struct Porter {
     more_to_admit: bool,
     /// Left by their clients, and still held by threads.
     retired: Vec<Arc<Channel>>,
+    /// Left by their clients, and used for ever by threads to which lost calls have lent something.
+    kept: Vec<&'static Channel>,
     told_revoked: bool,
     /// Since the owner was told that nobody has the door open.
     had_client: bool,
@@ -144,6 +146,7 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
         kept_waiting: false,
         more_to_admit: false,
         retired: Vec::new(),
+        kept: Vec::new(),
         told_revoked: false,
         had_client: false,
         next_id: 1,
@@ -263,9 +266,36 @@ impl Porter {
                 _ => {}
             }
         }
-        self.retired
-            .retain(|channel| self.inner.is_held(channel.id));
+        self.let_go_of_retired();
         self.tell_unreferenced();
+    }
+
+    /// Unmaps the channels without a client that no thread holds any more, but those in which a call was lost.
+    fn let_go_of_retired(&mut self) {
+        let mut at = 0;
+        while let Some(channel) = self.retired.get(at) {
+            if self.inner.is_held(channel.id) {
+                at += 1;
+                continue;
+            }
+            let channel = self.retired.swap_remove(at);
+            // After the look whether it is held: a thread says that a call is lost before it lets go.
+            if channel.has_lost_calls() {
+                self.keep(channel);
+            }
+        }
+    }
+
+    /// Threads may use a lost call's part of the channel for as long as the process lives.
+    fn keep(&mut self, channel: Arc<Channel>) {
+        // SAFETY: the pointer is one that an `Arc` had, whose count is never given back.
+        let channel: &'static Channel = unsafe { &*Arc::into_raw(channel) };
+        self.kept.push(channel);
+        self.inner.channels_kept.fetch_add(1, Ordering::Relaxed);
+        if let Some(link) = &channel.link {
+            let client = link.credentials;
+            self.inner.tell(&DoorEvent::Kept { client });
+        }
     }
 
     /// Calls wait that a client could not wake anybody for.
@@ -495,7 +525,8 @@ impl Porter {
             });
         }
         let memory = |client: &&Client| !matches!(client.stage, Stage::Hello { .. });
-        let all = self.clients.iter().flatten().filter(memory).count() + self.retired.len();
+        let all =
+            self.clients.iter().flatten().filter(memory).count() + self.without_client().count();
         if all >= remote.channels_max as usize {
             let max = remote.channels_max.into();
             return Err(Refusal::Channels { max });
@@ -505,11 +536,11 @@ impl Porter {
         let theirs = theirs
             .filter(|other| other.credentials.uid == client.uid)
             .count();
-        let retired = self.retired.iter().filter_map(|old| old.link.as_ref());
-        let retired = retired
+        let left = self.without_client().filter_map(|old| old.link.as_ref());
+        let left = left
             .filter(|link| link.credentials.uid == client.uid)
             .count();
-        if theirs + retired >= max as usize {
+        if theirs + left >= max as usize {
             return Err(Refusal::ChannelsPerUser {
                 max: max.into(),
                 uid: client.uid.into(),
@@ -519,6 +550,7 @@ impl Porter {
         if hello.slots != 0 {
             geometry.slots = geometry.slots.min(hello.slots);
         }
+        geometry.spares = geometry.spares.min(hello.spares);
         let needed = geometry.memory_len() as u64;
         if needed > hello.bytes_max {
             return Err(Refusal::Bytes {
@@ -527,6 +559,12 @@ impl Porter {
             });
         }
         Ok(geometry)
+    }
+
+    /// Channels whose memory is still there, although their clients have left.
+    fn without_client(&self) -> impl Iterator<Item = &Channel> {
+        let retired = self.retired.iter().map(|channel| &**channel);
+        retired.chain(self.kept.iter().copied())
     }
 
     fn welcome(
@@ -620,7 +658,7 @@ impl Porter {
         };
         let place = self.inner.table().free_place()?;
         let bases = [mappings[0].base(), mappings[1].base(), mappings[2].base()];
-        // SAFETY: the geometry is the door's, which was checked, with fewer slots at most; the mappings have the
+        // SAFETY: the geometry is the door's, which was checked, with fewer slots and spares at most; the mappings have the
         // lengths that it says and stay as long as the channel, whose link has them. Requests are mapped for reading.
         let layout = unsafe { Layout::of_parts(geometry, bases) };
         let link = Link::new(
@@ -658,7 +696,7 @@ impl Porter {
         let inner = &*self.inner;
         inner.table().remove(place, inner.presences());
         // Threads that wait for this client's turn wait no longer.
-        for slot in 0..channel.layout.geometry().slots {
+        for slot in 0..channel.layout.geometry().slots_in_all() {
             channel.layout.turn(slot).leave();
         }
         inner.clients.fetch_sub(1, Ordering::Relaxed);
@@ -669,8 +707,8 @@ impl Porter {
                 Some(lie) => DoorEvent::Poisoned { client, lie },
                 None => DoorEvent::Left { client },
             });
-            if inner.is_held(channel.id) {
-                // A call that runs on keeps the channel, but not what nobody will take up.
+            if inner.is_held(channel.id) || channel.has_lost_calls() {
+                // A call that runs on, or was lost, keeps the channel, but not what nobody will take up.
                 link.discard();
                 channel.drop_parcels();
                 self.retired.push(channel);
@@ -697,4 +735,4 @@ fn errno_of(error: &MemoryError) -> u64 {
 }
 
 // The version is part of every message; a server that spoke another would not be this one.
-const _: () = assert!(VERSION == 2);
+const _: () = assert!(VERSION == 3);

@@ -103,6 +103,12 @@ pub enum DoorEvent {
         /// Why.
         why: Refusal,
     },
+    /// A client has left a channel in which a call was lost: its memory stays as it is for as long as the process lives, and it
+    /// counts among the door's channels.
+    Kept {
+        /// Who.
+        client: Credentials,
+    },
     /// A client has lied, and its channel was given up.
     Poisoned {
         /// Who.
@@ -125,6 +131,8 @@ pub struct DoorInfo {
     pub attributes: Attributes,
     /// Clients in other processes that have it open (illumos: 0, for it is not told).
     pub clients: u32,
+    /// Channels that no client has any more, and that stay because a call was lost in them (illumos: 0).
+    pub channels_kept: u32,
     /// Threads that may exist.
     pub threads_max: u32,
     /// Threads that were started: the high water of concurrency, plus the spare.
@@ -134,7 +142,7 @@ pub struct DoorInfo {
     pub threads_high_water: u32,
     /// Threads that wait for a call.
     pub threads_idle: u32,
-    /// Threads that will never come back, because an emergency reply was sent for their call.
+    /// Threads that will never come back, because an [`EmergencyReply`](crate::EmergencyReply) has ended their call.
     pub threads_parked: u32,
     /// Threads that have ended, after a revoke.
     pub threads_ended: u32,
@@ -185,8 +193,10 @@ pub enum Refusal {
         /// What the client allows.
         allowed: u64,
     },
-    /// All channels are in use.
-    #[error("the door has {max} channels, and all are in use: raise the door's limit of channels")]
+    /// All channels are in use, or stay for calls that were lost in them.
+    #[error(
+        "the door has {max} channels, and all are in use, or stay for calls that were lost in them: raise the door's limit of channels"
+    )]
     Channels {
         /// The door's limit.
         max: u64,
@@ -228,8 +238,8 @@ pub enum Lie {
     /// It submitted a call in a slot that does not exist.
     #[error("a call in a slot that the channel does not have")]
     Slot = 1,
-    /// It submitted a call in a slot whose call has not been answered.
-    #[error("a second call in a slot whose first one is still being served")]
+    /// It submitted a call in a slot whose call has not been answered, or was lost.
+    #[error("a second call in a slot whose first one is still being served, or was lost")]
     Twice = 2,
     /// A request longer than its slot.
     #[error("a request longer than its slot")]
@@ -380,6 +390,9 @@ pub struct OpenOptions {
     pub channel_bytes_max: usize,
     /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers. On illumos each is a thread.
     pub slots: Option<u32>,
+    /// Spare slots beside these (see [`ChannelGeometry::spares`](crate::ChannelGeometry::spares)), at most as many as the
+    /// door offers; `None`: as many as it offers. On illumos there are none, because no call takes its slot with it.
+    pub spares: Option<u32>,
     /// Whether replies may bring descriptors. A door that sends some to a caller who takes none has lied.
     pub take_descriptors: bool,
 }
@@ -390,6 +403,7 @@ impl Default for OpenOptions {
             timeout: Duration::from_secs(1),
             channel_bytes_max: 256 << 20,
             slots: None,
+            spares: None,
             take_descriptors: true,
         }
     }

@@ -138,7 +138,7 @@ impl<'a> Server<'a> {
             let Some(channel) = look.channel(place) else {
                 continue;
             };
-            if let Some(claimed) = channel.claim() {
+            if let Some(claimed) = channel.claim(self.thread) {
                 self.next_channel = if place + 1 < places { place + 1 } else { 0 };
                 return Some((self.hold(channel), claimed));
             }

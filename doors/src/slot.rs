@@ -39,6 +39,10 @@ pub enum Withdraw {
 pub enum Kind {
     /// The call has ended.
     Final,
+    /// The call has ended without a reply, on a thread that never runs again. Its slot is lost with it: other threads may
+    /// use what the handler has lent them of it for as long as the server's process lives, so it is never used for
+    /// another call, and nothing is read from it. A spare slot takes its place, as long as there is one.
+    Lost,
     /// A piece, with the application's word for it; the server waits for `resume`.
     Interim(u32),
 }
@@ -50,7 +54,7 @@ pub struct Completion {
     pub status: Status,
     /// Bytes of the reply.
     pub len: usize,
-    /// Final, or a piece.
+    /// Final, lost, or a piece.
     pub kind: Kind,
 }
 
@@ -66,6 +70,8 @@ pub(crate) enum Phase {
     Replied,
     /// Given up after a thread had claimed it: quarantined until its final reply comes.
     Abandoned,
+    /// Its call was lost, and so is the slot.
+    Lost,
 }
 
 /// The caller's truth about a slot.
@@ -77,7 +83,7 @@ pub(crate) struct Slot {
     /// Bytes of the reply that was told.
     pub reply_len: usize,
     /// It is being filled again because its call was not accepted, which was not told yet.
-    pub lost: bool,
+    pub unaccepted: bool,
 }
 
 /// A caller's slots. As a slice it is every slot's state, by index.
@@ -86,20 +92,26 @@ pub(crate) struct Slots {
     slots: Box<[Slot]>,
     /// Last in, first out: the slot whose bytes are in the cache is used again.
     free: Vec<u32>,
+    /// Free too, and not given out before one of the others is lost.
+    spare: Vec<u32>,
+    lost: u32,
 }
 
 impl Slots {
-    /// So many, all free.
-    pub fn new(count: u32) -> Self {
+    /// So many, all free, and `spares` that take the place of lost ones.
+    pub fn new(count: u32, spares: u32) -> Self {
+        let all = count + spares;
         let slot = |_| Slot {
             generation: 1,
             phase: Phase::Free,
             reply_len: 0,
-            lost: false,
+            unaccepted: false,
         };
         Self {
-            slots: (0..count).map(slot).collect(),
+            slots: (0..all).map(slot).collect(),
             free: (0..count).rev().collect(),
+            spare: (count..all).rev().collect(),
+            lost: 0,
         }
     }
 
@@ -122,6 +134,23 @@ impl Slots {
         // 0 is what fresh memory shows.
         slot.generation = slot.generation.checked_add(1).unwrap_or(1);
         self.free.push(index);
+    }
+
+    /// Ends the use of a slot for ever. A spare one takes its place, if there is one.
+    pub fn lose(&mut self, index: u32) {
+        self[index as usize].phase = Phase::Lost;
+        self.lost += 1;
+        self.free.extend(self.spare.pop());
+    }
+
+    /// Slots that were lost.
+    pub fn count_lost(&self) -> u32 {
+        self.lost
+    }
+
+    /// Slots that are free or in use: all but the lost and the spare ones.
+    pub fn count_usable(&self) -> usize {
+        self.slots.len() - self.lost as usize - self.spare.len()
     }
 
     /// The present use of a slot.
@@ -169,5 +198,14 @@ pub(crate) fn bits_of(mut word: u64) -> impl Iterator<Item = usize> {
             .map(|_| word.trailing_zeros() as usize)?;
         word &= word - 1;
         Some(bit)
+    })
+}
+
+/// The same of a number that has a bit for each word of a channel.
+pub(crate) fn words_of(mut words: u128) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let word = (words != 0).then(|| words.trailing_zeros() as usize)?;
+        words &= words - 1;
+        Some(word)
     })
 }

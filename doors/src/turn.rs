@@ -80,6 +80,11 @@ impl Turn {
         self.0.word().load(Ordering::Acquire) == CLIENT
     }
 
+    /// Server: whether the client waits no longer.
+    pub fn is_abandoned(&self) -> bool {
+        self.0.word().load(Ordering::Acquire) == GONE
+    }
+
     /// Server, after the final reply of a call whose caller may sleep on the word.
     pub fn finish(&self) {
         // If the caller has left, there is nobody to tell.

@@ -23,6 +23,7 @@ use transom_doors::{
 
 const GEOMETRY: ChannelGeometry = ChannelGeometry {
     slots: 64,
+    spares: 0,
     request_size: 4096,
     reply_size: 4096,
 };

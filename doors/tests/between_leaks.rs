@@ -15,6 +15,7 @@ fn what_a_client_leaves_behind_is_freed() {
     let path = std::env::temp_dir().join(format!("doors-leak-{}", std::process::id()));
     let geometry = ChannelGeometry {
         slots: 64,
+        spares: 0,
         request_size: 4096,
         reply_size: 4096,
     };

@@ -129,6 +129,7 @@ fn a_full_request_and_a_full_reply_fit() {
     });
     let mut caller = house.caller(ChannelGeometry {
         slots: 2,
+        spares: 0,
         request_size: 4096,
         reply_size: 16384,
     });
@@ -229,6 +230,13 @@ fn a_geometry_that_cannot_be_is_refused_with_its_field() {
     let wrong = |geometry: ChannelGeometry| geometry.check().unwrap_err();
     assert_eq!(wrong(geometry(0)), GeometryError::Slots { given: 0 });
     assert_eq!(wrong(geometry(4097)), GeometryError::Slots { given: 4097 });
+    assert_eq!(
+        wrong(ChannelGeometry {
+            spares: 4097,
+            ..SMALL
+        }),
+        GeometryError::Spares { given: 4097 }
+    );
     assert_eq!(
         wrong(ChannelGeometry {
             request_size: 0,

@@ -61,7 +61,7 @@ fn ten_thousand_calls_and_pieces_allocate_nothing_anywhere() {
                     finals += 1;
                 }
                 Kind::Interim(_) => caller.client.resume(slot, 0),
-                Kind::Final => {
+                Kind::Final | Kind::Lost => {
                     caller.client.release(slot);
                     finals += 1;
                 }

@@ -5,15 +5,21 @@
 mod common;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{House, Random, geometry, hash};
-use transom_doors::{Call, Gone, Kind, SlotId, Status, Withdraw};
+use common::{House, Random, SMALL, hash, lend_room_and_lose};
+use transom_doors::{Call, ChannelGeometry, Gone, Kind, SlotId, Status, Withdraw};
 
 const PLAIN: u8 = 0;
 const STREAM: u8 = 1;
 const PANIC: u8 = 2;
 const SLOW: u8 = 3;
+const LOSE: u8 = 4;
+
+/// Calls that may still be lost, and how often a lost one's room was found to be written by others.
+static MAY_BE_LOST: AtomicI32 = AtomicI32::new(0);
+static CHANGES: AtomicU32 = AtomicU32::new(0);
 
 /// The first byte says what to do; the reply is the hash of the request, or of each piece.
 fn handler(_: u32, call: &mut Call<'_>) {
@@ -28,6 +34,9 @@ fn handler(_: u32, call: &mut Call<'_>) {
                 Err(Gone) => return call.complete(0, Status::FAULT),
             }
         },
+        LOSE if MAY_BE_LOST.fetch_sub(1, Ordering::SeqCst) > 0 => {
+            lend_room_and_lose(call, Status(LOSE.into()), &CHANGES)
+        }
         // Without the hook's output: thousands of these are wanted.
         PANIC => std::panic::resume_unwind(Box::new("part of the test")),
         SLOW => {
@@ -58,11 +67,16 @@ struct Model {
     withdrawn: u64,
     finished: u64,
     abandoned: u64,
+    lost: u64,
 }
 
 impl Model {
     fn request(&mut self) -> Vec<u8> {
-        let kind = [PLAIN, PLAIN, PLAIN, PLAIN, STREAM, STREAM, PANIC, SLOW][self.random.below(8)];
+        let often = [PLAIN, PLAIN, PLAIN, PLAIN, STREAM, STREAM, PANIC, SLOW];
+        let kind = match self.random.below(200) {
+            0 => LOSE,
+            n => often[n % 8],
+        };
         let mut request = vec![kind];
         let len = self.random.below(64);
         request.extend((0..len).map(|_| self.random.next() as u8));
@@ -79,8 +93,15 @@ impl Model {
 
 fn run(seed: u64, slots: u32, threads: u32, steps: u32) {
     println!("DOORS_SEED={seed} slots={slots} threads={threads}");
+    // Those that are lost take their threads with them, and one must be left.
+    let may_be_lost = (threads - 1).min(8);
+    MAY_BE_LOST.store(may_be_lost as i32, Ordering::SeqCst);
     let house = House::new(threads, handler);
-    let mut caller = house.caller(geometry(slots));
+    let mut caller = house.caller(ChannelGeometry {
+        slots,
+        spares: may_be_lost,
+        ..SMALL
+    });
     house.door.start().unwrap();
     let mut model = Model {
         random: Random::new(seed),
@@ -89,6 +110,7 @@ fn run(seed: u64, slots: u32, threads: u32, steps: u32) {
         withdrawn: 0,
         finished: 0,
         abandoned: 0,
+        lost: 0,
     };
     for _ in 0..steps {
         match model.random.below(20) {
@@ -171,15 +193,18 @@ fn run(seed: u64, slots: u32, threads: u32, steps: u32) {
     assert_eq!(caller.client.free_slots(), slots as usize);
     assert_eq!(
         model.submitted,
-        model.finished + model.withdrawn + model.abandoned
+        model.finished + model.withdrawn + model.abandoned + model.lost
     );
     // An abandoned call may have been taken back before a thread had it; every other one ran once.
-    let served = house.info().calls_served;
+    let (served, told) = (house.info().calls_served, model.finished + model.lost);
     assert!(
-        (model.finished..=model.finished + model.abandoned).contains(&served),
-        "{served} of {}",
-        model.finished
+        (told..=told + model.abandoned).contains(&served),
+        "{served} of {told}"
     );
+    let lost = caller.client.lost_slots();
+    assert_eq!(lost, house.info().threads_parked);
+    assert!(lost <= may_be_lost && u64::from(lost) >= model.lost);
+    assert_eq!(CHANGES.load(Ordering::SeqCst), 0);
 }
 
 /// Drains, checks each reply against the model, and answers pieces.
@@ -216,6 +241,13 @@ fn step_replies(caller: &mut common::Caller, model: &mut Model) {
                         model.held.insert(slot, Held::Submitted(vec![STREAM]));
                     }
                 }
+            }
+            Kind::Lost => {
+                assert_eq!(
+                    (request[0], completion.status, reply),
+                    (LOSE, Status(LOSE.into()), &[][..])
+                );
+                model.lost += 1;
             }
             Kind::Final => {
                 match request[0] {

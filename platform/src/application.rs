@@ -15,8 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::io::Read;
-use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::net::{Shutdown, TcpStream};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -26,7 +25,7 @@ use transom_arena::{
     install_panic_hook, parked, stack_remaining,
 };
 use transom_doors::{
-    BuildError, Call, Door, DoorBuilder, DoorHandler, Status as CallStatus, now_ns,
+    BuildError, Call, Door, DoorBuilder, DoorHandler, EmergencyReply, Status as CallStatus, now_ns,
 };
 
 /// A log record is built on the stack; where less than this is left, none is written and the counters must do.
@@ -320,6 +319,42 @@ impl Application {
         status
     }
 
+    /// Ends a call that is lost: its thread never runs again, and its client is told at once.
+    ///
+    /// The handler's frames stay as they are, and threads to which they have lent something (in `std::thread::scope`, or a
+    /// pool's scope) go on using it for as long as the process lives. So nothing that can be lent may be used for anything
+    /// else from here on:
+    ///
+    /// - **locals, and all that is in the arena**: the bucket is parked, and neither its stack nor its arena is used again;
+    /// - **the request's head and its body** (`Request`, `Datagram`): they lie in the request slot, or in the thread's
+    ///   snapshot of it; **the room for the answer** (`BodyWriter::space`, `DatagramReply::space`): in the reply slot. The
+    ///   call is lost with its slot, see [`EmergencyReply`];
+    /// - **a body that comes in pieces** is read into memory of the handler's own, so no piece is ever lent;
+    /// - **a connection's descriptor** (`Connection::stream`) stays open, so that its number is given to no other file. Its
+    ///   connection is shut down, both ways: then its client sees the end, and whoever reads or writes there does too;
+    /// - **routes, meters and the application** live as long as the process.
+    ///
+    /// # Safety
+    /// As for [`EmergencyReply::complete`], of this call.
+    unsafe fn lose(
+        &self,
+        meter: &RouteMeter,
+        failed: &Failed<'_>,
+        stream: Option<&TcpStream>,
+        emergency: &EmergencyReply,
+    ) {
+        let status = self.count_failure(failed);
+        self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        self.name_culprit(meter, failed, true);
+        if let Some(stream) = stream {
+            // An error says that it has ended already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { emergency.complete(CallStatus(status)) };
+        (self.options.on_parked)();
+    }
+
     /// One line for the culprit, and a place in the list.
     fn name_culprit(&self, meter: &RouteMeter, failed: &Failed<'_>, parked: bool) {
         if let Failed::Exhausted(exhaustion) = failed {
@@ -475,17 +510,8 @@ impl DoorHandler for Server {
         };
 
         let stuck = |failed: Failed<'_>| {
-            let status = application.count_failure(&failed);
-            application.counters.calls.fetch_add(1, Ordering::Relaxed);
-            application.name_culprit(meter(), &failed, true);
-            if let Some(stream) = &stream {
-                // SAFETY: this thread never runs again, so neither its handler nor the owner of the stream uses or
-                // closes the descriptor after this.
-                unsafe { libc::close(stream.as_raw_fd()) };
-            }
-            // SAFETY: this thread will never complete the call otherwise: it is parked right after.
-            unsafe { emergency.complete(&[], CallStatus(status)) };
-            (application.options.on_parked)();
+            // SAFETY: called on this thread, at most once, below the handler's frames; it is parked right after.
+            unsafe { application.lose(meter(), &failed, stream.as_ref(), &emergency) };
         };
         let port = Port::new(call, self.sign);
         let answer = |arena: &Bump| match application.service {
@@ -612,8 +638,11 @@ unsafe fn answer_request(
     // SAFETY: slot, arena and body outlive the request, which is dropped at the end of this function; the routes were
     // leaked with the application.
     let mut incoming = unsafe { Request::from_raw(raw, arena, deadline_ns, stream) };
-    // SAFETY: the note outlives this function, and so the request.
-    unsafe { incoming.note_route_in(route) };
+    // SAFETY: note and port outlive this function, and so the request.
+    unsafe {
+        incoming.note_route_in(route);
+        incoming.ask_at(port);
+    }
     let response = routes.dispatch(&mut incoming);
     if let Some(reason) = response.diagnostic()
         && let Some(Leave { unlogged }) = application.lines.take()

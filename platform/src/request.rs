@@ -26,6 +26,7 @@ use transom_doors::now_ns;
 use crate::failure::Failure;
 use crate::frame::RawRequest;
 use crate::lost::RouteNote;
+use crate::slot_io::Port;
 
 pub use body::BodyReader;
 
@@ -51,6 +52,8 @@ pub struct Request {
     params: Params<'static, 'static>,
     /// Where the route is noted for whoever must say what became of a request that is gone; see `note_route_in`.
     route_note: Option<NonNull<RouteNote<'static>>>,
+    /// The call that brought it, with lifetimes that are not truly so; see `ask_at`.
+    port: Option<NonNull<Port<'static, 'static>>>,
 }
 
 /// A route that a request's path has matched.
@@ -134,6 +137,7 @@ impl Request {
             deadline_ns,
             stream,
             route_note: None,
+            port: None,
             route: None,
             params: Params::new(),
         }
@@ -335,6 +339,21 @@ impl Request {
             .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now_ns())))
     }
 
+    /// Whether nobody waits for the answer any more: the client has reset its connection, or the request was given up,
+    /// because its deadline has passed or the server ends. It stays so. An atomic load, so a handler that waits or works for
+    /// long can ask often; what the others send then is thrown away.
+    ///
+    /// A client that has closed only its sending side is still answered, and one that has closed its connection altogether
+    /// looks the same until something is sent to it. So a handler that streams for as long as somebody listens sends
+    /// something now and then.
+    ///
+    /// In a test that calls a handler, it is false.
+    pub fn client_is_gone(&self) -> bool {
+        // SAFETY: `ask_at`'s caller promised that the port outlives the request.
+        self.port
+            .is_some_and(|port| unsafe { port.as_ref() }.client_is_gone())
+    }
+
     /// Whether the body is still to come, in pieces.
     pub fn is_streamed(&self) -> bool {
         self.raw.streamed
@@ -348,6 +367,15 @@ impl Request {
     pub(crate) unsafe fn note_route_in(&mut self, note: &RouteNote<'_>) {
         // Only the lifetime changes: the note, and with it the sign that it refers to, outlives the request.
         self.route_note = Some(NonNull::from(note).cast());
+    }
+
+    /// Has [`Request::client_is_gone`] ask there.
+    ///
+    /// # Safety
+    /// `port` outlives the request.
+    pub(crate) unsafe fn ask_at(&mut self, port: &Port<'_, '_>) {
+        // Only the lifetimes change, and the caller promises that they are long enough.
+        self.port = Some(NonNull::from(port).cast());
     }
 
     /// Reads a streamed body into the arena, so that [`Request::body`] has all of it.

@@ -29,6 +29,12 @@ impl<'p, 'c> Port<'p, 'c> {
         NonNull::from(self.0.borrow_mut().reply_mut())
     }
 
+    /// Whether nobody waits for this call any more.
+    pub(crate) fn client_is_gone(&self) -> bool {
+        // It is borrowed for writing only inside this type's methods, none of which asks this.
+        self.0.borrow().is_abandoned()
+    }
+
     fn hand_over(&self, len: usize, kind: u32) -> io::Result<Resumed> {
         ensure_stack(STACK_MARGIN);
         self.1.streams();
@@ -190,6 +196,10 @@ impl ReplySink for SlotSink<'_, '_, '_> {
         (self.body_at, self.body_len) = (PIECE_HEADER_LEN, 0);
         self.port.hand_over(len, frame::interim::REPLY)?;
         Ok(())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.port.client_is_gone()
     }
 }
 

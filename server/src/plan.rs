@@ -8,7 +8,7 @@ use crate::config::{Config, Target};
 use crate::connection::Connection;
 use crate::forward;
 use crate::front::{
-    ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, QUEUE_ENTRY_SIZE, REMOTE_SLOTS_MAX,
+    ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, QUEUE_ENTRY_SIZE, REMOTE_SLOTS_IN_ALL,
     SLOT_TABLES_SIZE, gathering_size,
 };
 use crate::listen::ListenAddress;
@@ -22,6 +22,7 @@ use transom_doors::{ChannelGeometry, GeometryError as ChannelError};
 /// The channel between the loop and the bucket that are kept aside for `--admin`.
 pub(crate) const ADMIN_CHANNEL: ChannelGeometry = ChannelGeometry {
     slots: 4,
+    spares: 0,
     request_size: 32 << 10,
     reply_size: 32 << 10,
 };
@@ -159,6 +160,7 @@ impl Plan {
         )?;
         let channel = ChannelGeometry {
             slots: settings.slots(),
+            spares: settings.spare_slots(),
             request_size: settings.channel.request_size.get(),
             reply_size: settings.channel.reply_size.get(),
         };
@@ -288,8 +290,8 @@ fn with_loops(settings: &FrontSettings, channels: usize) -> Vec<Term> {
             "slot tables",
             Place::Process,
             channels,
-            REMOTE_SLOTS_MAX as usize * SLOT_TABLES_SIZE,
-            "what a loop knows of the calls in a channel",
+            REMOTE_SLOTS_IN_ALL * SLOT_TABLES_SIZE,
+            "what a loop knows of the calls in a channel, and of its spare slots",
             "--loops, --forward",
         ),
         term(
@@ -372,8 +374,8 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
             Place::Region,
             loops,
             channel.memory_len(),
-            "a loop each: slots × (request + reply), and their headers",
-            "--loops, --slots, --request-size, --reply-size",
+            "a loop each: (slots + those that lost requests may keep) × (request + reply), and their headers",
+            "--loops, --slots, --parked-limit, --request-size, --reply-size",
         ),
         connections(front),
         partial_heads(front),
@@ -417,8 +419,8 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
             Place::Process,
             settings.door.door_channels.get() as usize,
             channel.replies_len() + channel.control_len(),
-            "a client's each: slots × reply, headers, bitmaps; the requests are the client's",
-            "--door-channels, --slots, --reply-size",
+            "a client's each: (slots + those that lost requests may keep) × reply, headers, bitmaps; the requests are the client's",
+            "--door-channels, --slots, --parked-limit, --reply-size",
         ),
         log_queue(&settings.front),
         constant(),

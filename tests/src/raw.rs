@@ -91,12 +91,12 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     Ok(result)
 }
 
-/// A message of version 2: its kind, then these bytes.
+/// A message of version 3: its kind, then these bytes.
 #[must_use]
 pub fn message(kind: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MESSAGE);
     bytes.extend_from_slice(b"TRANSOMD");
-    bytes.extend_from_slice(&2_u32.to_le_bytes());
+    bytes.extend_from_slice(&3_u32.to_le_bytes());
     bytes.extend_from_slice(&kind.to_le_bytes());
     bytes.extend_from_slice(body);
     bytes.resize(MESSAGE, 0);
@@ -111,12 +111,19 @@ pub fn message_of_two(kind: u32, first: u32, second: u32) -> Vec<u8> {
     message(kind, &body)
 }
 
-/// The first message of a client.
+/// The first message of a client that has no room for spare slots.
 #[must_use]
 pub fn hello(page: u32, slots: u32, bytes_max: u64) -> Vec<u8> {
+    hello_with_spares(page, slots, bytes_max, 0)
+}
+
+/// The first message of a client.
+#[must_use]
+pub fn hello_with_spares(page: u32, slots: u32, bytes_max: u64, spares: u32) -> Vec<u8> {
     let mut body = page.to_le_bytes().to_vec();
     body.extend_from_slice(&slots.to_le_bytes());
     body.extend_from_slice(&bytes_max.to_le_bytes());
+    body.extend_from_slice(&spares.to_le_bytes());
     message(HELLO, &body)
 }
 
@@ -144,6 +151,8 @@ pub struct Welcome {
     pub request_size: u64,
     /// Bytes of a reply.
     pub reply_size: u64,
+    /// Slots that take the place of lost ones.
+    pub spares: u32,
 }
 
 impl Welcome {
@@ -155,6 +164,7 @@ impl Welcome {
             slots: number_at(message, 64),
             request_size: long_number_at(message, 68),
             reply_size: long_number_at(message, 76),
+            spares: number_at(message, 84),
         }
     }
 
@@ -171,37 +181,44 @@ impl Welcome {
         body.extend_from_slice(&self.slots.to_le_bytes());
         body.extend_from_slice(&self.request_size.to_le_bytes());
         body.extend_from_slice(&self.reply_size.to_le_bytes());
+        body.extend_from_slice(&self.spares.to_le_bytes());
         message(WELCOME, &body)
+    }
+
+    /// All slots.
+    #[must_use]
+    pub fn all(&self) -> usize {
+        self.slots as usize + self.spares as usize
     }
 
     /// Bytes of the headers in front of the slots.
     #[must_use]
     pub fn headers_len(&self) -> usize {
-        (self.slots as usize * 64).next_multiple_of(PAGE)
+        (self.all() * 64).next_multiple_of(PAGE)
     }
 
     /// Bytes of the requests.
     #[must_use]
     pub fn requests_len(&self) -> usize {
-        self.headers_len() + self.slots as usize * self.request_size as usize
+        self.headers_len() + self.all() * self.request_size as usize
     }
 
     /// Bytes of the replies.
     #[must_use]
     pub fn replies_len(&self) -> usize {
-        self.headers_len() + self.slots as usize * self.reply_size as usize
+        self.headers_len() + self.all() * self.reply_size as usize
     }
 
     /// Words of a bitmap.
     #[must_use]
     pub fn words(&self) -> usize {
-        (self.slots as usize).div_ceil(64)
+        self.all().div_ceil(64)
     }
 
     /// Bytes of the control words.
     #[must_use]
     pub fn control_len(&self) -> usize {
-        (64 + 3 * 64 * self.words() + 4 * self.slots as usize).next_multiple_of(PAGE)
+        (64 + 3 * 64 * self.words() + 4 * self.all()).next_multiple_of(PAGE)
     }
 
     /// Bytes of the board.
@@ -589,9 +606,9 @@ impl Half {
     ///
     /// # Errors
     /// `ConnectionRefused` if it is no welcome; what the system says.
-    pub fn open(path: &Path, slots: u32) -> io::Result<Self> {
+    pub fn open(path: &Path, slots: u32, spares: u32) -> io::Result<Self> {
         let wire = Wire::connect(path)?;
-        wire.send(&hello(PAGE as u32, slots, 1 << 30), &[])?;
+        wire.send(&hello_with_spares(PAGE as u32, slots, 1 << 30, spares), &[])?;
         let (answer, descriptors) = wire.receive()?;
         if number_at(&answer, 12) != WELCOME || descriptors.len() != 4 {
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -663,7 +680,15 @@ impl Channel {
     /// # Errors
     /// As [`Half::open`] and [`Half::finish`].
     pub fn open(path: &Path, slots: u32) -> io::Result<Self> {
-        Half::open(path, slots)?.finish()
+        Half::open(path, slots, 0)?.finish()
+    }
+
+    /// The same with room for spare slots.
+    ///
+    /// # Errors
+    /// As [`Half::open`] and [`Half::finish`].
+    pub fn open_with_spares(path: &Path, slots: u32, spares: u32) -> io::Result<Self> {
+        Half::open(path, slots, spares)?.finish()
     }
 
     /// Fills a slot: its bytes, and what its header says of them.
@@ -694,6 +719,12 @@ impl Channel {
     #[must_use]
     pub fn is_done(&self, slot: usize, generation: u32) -> bool {
         self.replies.word(64 * slot + 4).load(Ordering::SeqCst) == generation
+    }
+
+    /// Whether a slot is lost with its last call.
+    #[must_use]
+    pub fn is_lost(&self, slot: usize) -> bool {
+        self.replies.word(64 * slot + 28).load(Ordering::SeqCst) != 0
     }
 
     /// A call as it should be: its reply, or none if the server does not answer.

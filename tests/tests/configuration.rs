@@ -199,8 +199,8 @@ fn flags_forward_without_a_file_and_beside_one() {
         "[[forward]]\nlisten = \"udp://127.0.0.1:53\"\ndoor = \"/c\"\n",
     );
     let both = format!("{forward} --config {}", path.display());
-    assert_eq!(channels(&both), "4 × 17MiB");
-    assert_eq!(term(&check(&both), "forward channels"), "2 × 17MiB");
+    assert_eq!(channels(&both), "4 × 21MiB");
+    assert_eq!(term(&check(&both), "forward channels"), "2 × 21MiB");
 }
 
 #[test]

@@ -173,6 +173,29 @@ fn who_lies_about_calls_is_put_out_by_name() {
     );
 }
 
+/// Its borrower still writes there, so the slot must not be another handler's, whatever the client wants.
+#[test]
+fn who_uses_the_slot_of_a_lost_call_again_is_put_out() {
+    let folder = Folder::new("lost-slot");
+    let mut door = echo(&folder, 4, &["spares=100"]);
+    let honest = Honest::start(door.path());
+    honest.gets_on();
+    let pid = lie(door.path(), &["lost-slot"]);
+    let said = |what: &str| {
+        let lines = door.lines_about(pid);
+        lines.iter().any(|line| line.starts_with(what))
+    };
+    assert!(
+        eventually(|| said("poisoned") && said("kept")),
+        "{:?}",
+        door.lines_about(pid)
+    );
+    assert!(door.lines_about(pid).concat().contains("or was lost"));
+    honest.gets_on();
+    honest.stop();
+    assert!(door.is_alive());
+}
+
 #[test]
 fn who_only_makes_noise_disturbs_nobody() {
     play(
@@ -291,7 +314,7 @@ fn random_lies_end_as_well_as_chosen_ones() {
 fn what_belongs_to_the_door_cannot_be_written_and_nothing_can_shrink() {
     let folder = Folder::new("write");
     let door = echo(&folder, 2, &[]);
-    let half = Half::open(door.path(), 64).expect("welcome");
+    let half = Half::open(door.path(), 64, 0).expect("welcome");
     let welcome = half.welcome;
     let errno = |result: std::io::Result<()>| {
         let error = result.expect_err("a seal forbids it");

@@ -21,6 +21,7 @@ const HONEST: Welcome = Welcome {
     slots: 1,
     request_size: 4096,
     reply_size: 4096,
+    spares: 0,
 };
 
 /// Serves one client as `serve` does, and lets `visit` be that client; both must come to an end.
@@ -209,6 +210,8 @@ fn a_geometry_that_cannot_be_is_not_believed() {
         with(|w| w.reply_size = 0),
         with(|w| w.reply_size = 1 << 31),
         with(|w| w.reply_size = u64::MAX - 4095),
+        with(|w| w.spares = 4097),
+        with(|w| w.spares = u32::MAX),
         with(|w| w.threads = 0),
         with(|w| w.threads = 16_385),
         with(|w| w.threads = u32::MAX),
@@ -301,9 +304,9 @@ fn memory_of_a_door_that_is_not_as_agreed_is_not_mapped() {
 #[test]
 fn what_is_no_answer_is_said_so() {
     let mut other_version = message(4, &[]);
-    other_version[8] = 3;
+    other_version[8] = 9;
     let mut refusal_of_no_kind = message(3, &99_u32.to_le_bytes());
-    refusal_of_no_kind[8] = 3;
+    refusal_of_no_kind[8] = 9;
     let mut too_long = message(3, &1_u32.to_le_bytes());
     too_long.push(0);
     let answers = [
@@ -374,6 +377,81 @@ fn a_reply_longer_than_its_slot_is_cut_to_it() {
         });
     };
     assert_eq!(against("long", serve, calls(1000)), Ok(()));
+}
+
+/// A server that says of every call that it was lost, and that it was answered, and changes what it says all the time.
+#[test]
+fn slots_that_are_said_to_be_lost_are_gone_and_nothing_of_them_is_read() {
+    const MANY: Welcome = Welcome {
+        slots: 3,
+        spares: 2,
+        ..HONEST
+    };
+    let serve = |wire| {
+        let served = Served::open_with(wire, MANY, eventfd());
+        let mut n = 0;
+        served.until_it_goes(|| {
+            n += 1;
+            for slot in 0..MANY.all() {
+                let generation = served.requests.word(64 * slot).load(Ordering::SeqCst);
+                let word = |at| served.replies.word(64 * slot + at);
+                word(8).store(u32::MAX - n, Ordering::SeqCst);
+                word(12).store(n % 20, Ordering::SeqCst);
+                word(28).store(n | 1, Ordering::SeqCst);
+                word(4).store(generation, Ordering::SeqCst);
+            }
+            let complete = served.control.long(MANY.complete(0));
+            complete.store(u64::MAX, Ordering::SeqCst);
+        });
+    };
+    against("lost", serve, |path| {
+        let options = OpenOptions::default();
+        let mut client = AsyncClient::open(path, &options).expect("it looks like a door");
+        for lost in 1..=5 {
+            let slot = client.reserve().expect("there are spare ones");
+            client.submit(slot, 10, 0);
+            client.flush().expect("it takes calls");
+            let completion = loop {
+                if let Some((found, completion)) = client.next_completion() {
+                    assert_eq!(found, slot);
+                    break completion;
+                }
+            };
+            assert_eq!((completion.kind, completion.len), (Kind::Lost, 0));
+            assert_eq!(client.reply_bytes(slot).len(), 0);
+            assert!(client.take_descriptors(slot).is_empty());
+            client.release(slot);
+            assert_eq!((client.lost_slots(), client.outstanding()), (lost, 0));
+        }
+        assert_eq!((client.reserve(), client.usable_slots()), (None, 0));
+    });
+    // One that calls and waits asks at the door again, for no longer than it has time.
+    let serve = |wire| {
+        let served = Served::open(wire);
+        served.until_it_goes(|| {
+            let generation = served.requests.word(0).load(Ordering::SeqCst);
+            served.replies.word(28).store(1, Ordering::SeqCst);
+            served.replies.word(4).store(generation, Ordering::SeqCst);
+            served
+                .control
+                .long(HONEST.complete(0))
+                .store(1, Ordering::SeqCst);
+            // It waits on this word, and looks at the reply then.
+            served
+                .control
+                .word(HONEST.turn(0))
+                .store(3, Ordering::SeqCst);
+        });
+    };
+    let began = std::time::Instant::now();
+    assert_eq!(
+        against("lost-blocking", serve, calls(50)),
+        Err(CallError::NotAccepted)
+    );
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "it waits for too long"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::thread;
+use std::time::{Duration, Instant};
 use transom_tests::doors::{before, behind};
 use transom_tests::{Client, Folder, PATIENCE, Sample, Server, eventually};
 
@@ -406,9 +407,14 @@ fn an_upload_that_breaks_off_is_noticed_and_the_next_one_is_whole() {
     }
 }
 
-/// The connection's next event, in a chunk of its own.
+/// The connection's next event, in a chunk of its own; comments are none.
 fn event(incoming: &mut Incoming) -> String {
-    String::from_utf8(incoming.chunk(100)).expect("text")
+    loop {
+        let event = String::from_utf8(incoming.chunk(100)).expect("text");
+        if event != ":\n\n" {
+            return event;
+        }
+    }
 }
 
 /// A reader that has the event that is there to begin with.
@@ -449,8 +455,11 @@ fn events_to_http_1_0_come_as_they_are() {
         assert!(reader.has("Connection: close"), "{}", reader.head);
         let mut next = || {
             let mut event = String::new();
-            for _ in 0..2 {
-                reader.stream.read_line(&mut event).expect("an event comes");
+            while event.is_empty() || event == ":\n\n" {
+                event.clear();
+                for _ in 0..2 {
+                    reader.stream.read_line(&mut event).expect("an event comes");
+                }
             }
             event
         };
@@ -516,4 +525,72 @@ fn more_readers_than_buckets_leave_and_none_keeps_its_bucket() {
             );
         }
     }
+}
+
+/// How a reader vanishes.
+#[derive(Clone, Copy, Debug)]
+enum Vanishing {
+    /// It closes its connection, having read all that has come or not.
+    Closes,
+    /// It resets its connection.
+    Resets,
+    /// It reads nothing for so long that its handler waits for it, then resets its connection.
+    Stalls,
+}
+
+/// Each of them has a bucket, and none is left for whoever asks next.
+#[test]
+fn as_many_vanished_readers_as_there_are_buckets_keep_none_of_them() {
+    let endless = format!("/bytes/{}", u64::MAX);
+    let unannounced = format!("{endless}?length=unknown");
+    for served in Served::both("vanish", "--queue-timeout 20s") {
+        for path in ["/events", &endless, &unannounced] {
+            for vanishing in [Vanishing::Closes, Vanishing::Resets, Vanishing::Stalls] {
+                let mut readers: Vec<_> =
+                    (0..4).map(|_| Incoming::of(&served, &get(path))).collect();
+                for reader in &mut readers {
+                    let mut bit = [0; 8];
+                    reader.stream.read_exact(&mut bit).expect("it begins");
+                }
+                if matches!(vanishing, Vanishing::Stalls) && path != "/events" {
+                    for reader in &readers {
+                        wait_until_full(reader.stream.get_ref());
+                    }
+                }
+                for reader in readers {
+                    match vanishing {
+                        Vanishing::Closes => drop(reader),
+                        Vanishing::Resets | Vanishing::Stalls => reader.reset(),
+                    }
+                }
+                let vanished = Instant::now();
+                let answer = served.front.get("/figures");
+                let after = vanished.elapsed();
+                assert!(
+                    answer.status == 200 && after < Duration::from_secs(1),
+                    "{path}, {vanishing:?}: {} after {after:?}",
+                    answer.status
+                );
+            }
+        }
+    }
+}
+
+/// Waits until nothing more comes to a socket that is not read, because there is no room left for it.
+fn wait_until_full(stream: &TcpStream) {
+    use std::os::fd::AsRawFd;
+    let (mut last, mut same) = (0, 0);
+    let full = eventually(|| {
+        let mut unread: libc::c_int = 0;
+        // SAFETY: the request writes one number.
+        unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
+        same = if unread > 0 && unread == last {
+            same + 1
+        } else {
+            0
+        };
+        last = unread;
+        same == 20
+    });
+    assert!(full, "the handler does not wait for its reader");
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `POST /sum` | how many bytes were sent, and their FNV-1a hash, taken while they came |
 //! | `GET /bytes/{count}` | so many bytes of a sequence; with `?length=unknown` their number is not announced |
-//! | `GET /events` | an event for each that is published, sent at once |
+//! | `GET /events` | an event for each that is published, sent at once; a comment now and then |
 //! | `POST /events` | publishes one |
 //! | `GET /figures` | what became of the events' readers, and how far the last `/bytes` has got |
 
@@ -12,10 +12,18 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 use transom_platform::{BodyWriter, Failure, Request, Response, Router, streaming};
 
 /// How much of a body is hashed at a time. On the stack, whose size is the bucket's.
 const STEP: usize = 16 << 10;
+
+/// How often a handler without news looks whether its reader is still there. A reader that resets its connection is seen so.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// So many looks without news, and the reader is sent a comment, which it skips: a reader that closes its connection is seen
+/// when something is sent to it. (The HTML standard suggests 15 s, for proxies; here a bucket waits for it.)
+const LOOKS_PER_COMMENT: u32 = 5;
 
 /// How many events have been published. A number needs no memory but its own, so no `Shared` is needed around it.
 static PUBLISHED: Mutex<u64> = Mutex::new(0);
@@ -77,7 +85,7 @@ fn write_sequence(out: &mut BodyWriter<'_>, count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for each event and sends it at once. Whether the reader is still there shows when the next one is sent.
+/// Waits for each event and sends it at once, for as long as the reader is there.
 fn events(_: &Request) -> Response<'_> {
     let response = Response::stream(|out| {
         READERS.fetch_add(1, Ordering::Relaxed);
@@ -92,16 +100,38 @@ fn events(_: &Request) -> Response<'_> {
 }
 
 fn send_events(out: &mut BodyWriter<'_>) -> io::Result<()> {
-    let mut published = published();
-    loop {
-        write!(out, "data: {published}\n\n")?;
-        out.flush()?;
-        SENT.fetch_add(1, Ordering::Relaxed);
-        // Nothing is allocated and nothing written while the lock is held.
-        let guard = PUBLISHED.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = NEWS.wait_while(guard, |now| *now == published);
-        published = *news.unwrap_or_else(PoisonError::into_inner);
+    let mut seen = published();
+    send_event(out, seen)?;
+    let mut quiet = 0;
+    while !out.is_closed() {
+        let now = wait_for_news(seen);
+        if now != seen {
+            (seen, quiet) = (now, 0);
+            send_event(out, seen)?;
+            continue;
+        }
+        quiet += 1;
+        if quiet % LOOKS_PER_COMMENT == 0 {
+            out.write_all(b":\n\n")?;
+            out.flush()?;
+        }
     }
+    Err(io::ErrorKind::BrokenPipe.into())
+}
+
+fn send_event(out: &mut BodyWriter<'_>, number: u64) -> io::Result<()> {
+    write!(out, "data: {number}\n\n")?;
+    out.flush()?;
+    SENT.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// How many events have been published, once there are more than that, or after a while.
+fn wait_for_news(seen: u64) -> u64 {
+    // Nothing is allocated and nothing written while the lock is held.
+    let guard = PUBLISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let news = NEWS.wait_timeout_while(guard, LOOK, |now| *now == seen);
+    *news.unwrap_or_else(PoisonError::into_inner).0
 }
 
 fn published() -> u64 {

@@ -108,12 +108,12 @@ impl AsyncClient {
         {
             return Some(lost);
         }
-        if self.lost == 0 {
+        if self.unaccepted == 0 {
             return None;
         }
-        let index = self.slots.iter().position(|slot| slot.lost)?;
-        self.slots[index].lost = false;
-        self.lost -= 1;
+        let index = self.slots.iter().position(|slot| slot.unaccepted)?;
+        self.slots[index].unaccepted = false;
+        self.unaccepted -= 1;
         Some((self.slots.id(index as u32), CallError::NotAccepted))
     }
 
@@ -136,7 +136,7 @@ impl AsyncClient {
                     self.outstanding -= 1;
                     self.free(id.index);
                 }
-                Phase::Free | Phase::Filling | Phase::Replied => {}
+                Phase::Free | Phase::Filling | Phase::Replied | Phase::Lost => {}
             }
         }
         None

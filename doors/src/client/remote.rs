@@ -71,7 +71,11 @@ impl Remote {
             },
             _ => fail("connect to")(source),
         })?;
-        let hello = Hello::ours(options.slots.unwrap_or(0), options.channel_bytes_max as u64);
+        let hello = Hello::ours(
+            options.slots.unwrap_or(0),
+            options.spares.unwrap_or(u32::MAX),
+            options.channel_bytes_max as u64,
+        );
         say(&socket, &Message::Hello(hello), &[]).map_err(fail("speak to"))?;
         let (message, mut descriptors) = hear(&socket, path, deadline)?;
         let Message::Welcome(welcome) = message else {
@@ -90,6 +94,7 @@ impl Remote {
         if geometry.check().is_err()
             || !(1..=crate::THREADS_MAX).contains(&welcome.threads_max)
             || (options.slots).is_some_and(|slots| geometry.slots > slots)
+            || (options.spares).is_some_and(|spares| geometry.spares > spares)
         {
             return Err(not_understood(path));
         }
@@ -144,7 +149,7 @@ impl Remote {
             },
             welcome,
             credentials,
-            parcels: (0..geometry.slots).map(|_| None).collect(),
+            parcels: (0..geometry.slots_in_all()).map(|_| None).collect(),
             takes_descriptors: options.take_descriptors,
             told_revoked: false,
             lie: None,

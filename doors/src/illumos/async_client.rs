@@ -249,7 +249,7 @@ impl AsyncClient {
         // The client first: if a thread cannot be started, dropping it ends the others.
         let client = Self {
             shared: Arc::clone(&shared),
-            slots: Slots::new(slots),
+            slots: Slots::new(slots, 0),
             staged: VecDeque::with_capacity(many),
             lost: VecDeque::with_capacity(many),
             request_len: vec![0; many].into_boxed_slice(),
@@ -284,6 +284,16 @@ impl AsyncClient {
     /// Slots that `reserve` can still give.
     pub fn free_slots(&self) -> usize {
         self.slots.count_free()
+    }
+
+    /// Slots that were lost with their calls: none, because a native call takes no slot of its caller's with it.
+    pub fn lost_slots(&self) -> u32 {
+        self.slots.count_lost()
+    }
+
+    /// Slots that are free or in use: all.
+    pub fn usable_slots(&self) -> usize {
+        self.slots.count_usable()
     }
 
     /// Calls whose reply has not been drained: staged, waiting, running or abandoned.
@@ -931,6 +941,7 @@ mod tests {
     fn the_slots_of_a_channel_do_not_overlap() {
         let geometry = ChannelGeometry {
             slots: 65,
+            spares: 0,
             request_size: 4096,
             reply_size: 8192,
         };

@@ -244,6 +244,11 @@ impl<'a> Call<'a> {
         self.completed.get().is_some()
     }
 
+    /// Whether the caller waits no longer: not known of a native call while it runs.
+    pub fn is_abandoned(&self) -> bool {
+        false
+    }
+
     /// Who makes this call. If the system has no memory to tell it, that is process 0 of a user and a group that nobody
     /// has (the greatest number), so that no list of those who may do something has it on it.
     pub fn cred(&self) -> Credentials {
@@ -321,13 +326,12 @@ impl<'a> Call<'a> {
         Err(Gone)
     }
 
-    /// A handle with which this call can be answered from a place that cannot return here.
+    /// A handle with which this call can be ended from a place that cannot return here.
     pub fn emergency(&self) -> EmergencyReply {
         EmergencyReply {
             inner: ptr::from_ref(self.inner),
             completed: &raw const self.completed,
             reply: self.reply,
-            reply_max: self.reply_max,
         }
     }
 
@@ -351,44 +355,54 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Answers a call whose thread will never run again.
+/// Ends a call whose thread will never run again.
 #[derive(Clone, Copy, Debug)]
 pub struct EmergencyReply {
     inner: *const Inner,
     completed: *const Completed,
     reply: ReplyBuffer,
-    reply_max: usize,
 }
 
 impl EmergencyReply {
-    /// Sends the bytes of `fill` (cut to the room there is) as the reply; a call that was completed already keeps its own.
-    /// The thread leaves the door's pool first, so that it never gets another call: **this does not return** unless the
-    /// kernel refuses the reply, and then it says whether the reply was this one.
+    /// Ends the call with `status` and without a reply; a call that was completed already keeps its own. What the handler
+    /// has lent to other threads stays lent: the request and the reply buffer are this thread's, which takes up no other
+    /// call, so nobody else uses them, and nothing is written there here. (The caller's slot is in its own process, and is
+    /// not lost.)
     ///
-    /// A copy and two system calls; `door_return` is not on the list of async-signal-safe functions, but takes no lock.
+    /// The thread leaves the door's pool first, so that it never gets another call: **this does not return** unless the
+    /// kernel refuses the reply, and then it says whether the call ended here.
+    ///
+    /// Two system calls; `door_return` is not on the list of async-signal-safe functions, but takes no lock.
     ///
     /// # Safety
     /// - The handler that got the `Call` is still on this thread's stack: it has neither returned nor been jumped out of.
     /// - It is called on that thread, at most once.
     /// - If it returns, control never returns to the handler: the caller parks the thread for ever (or ends the process).
-    pub unsafe fn complete(&self, fill: &[u8], status: Status) -> bool {
+    pub unsafe fn complete(&self, status: Status) -> bool {
         // SAFETY: the handler's frame, and so the frame with the call that `completed` lies in, is still there; the door
         // is never freed once threads serve it.
         let (inner, completed) = unsafe { (&*self.inner, &*self.completed) };
         let before = completed.get();
-        let (len, status) = before.unwrap_or((fill.len().min(self.reply_max), status));
-        if before.is_none() {
-            completed.set(Some((len, status)));
-            // SAFETY: the buffer is this thread's, and a `&mut` that the handler may have had to it is never used again.
-            // `fill` may have been made from that: `copy` allows it.
-            unsafe { ptr::copy(fill.as_ptr(), self.reply.base.as_ptr(), len) };
-        }
-        inner.count(status);
+        let mut trailer = Trailer::new(status, 0).encode();
+        let answer = match before {
+            // SAFETY: the buffer is this thread's, and the length was checked when the call was completed, after which its
+            // handler has nothing of the buffer any more.
+            Some((len, status)) => unsafe { Answer::seal(self.reply, len, status) },
+            None => {
+                completed.set(Some((0, status)));
+                Answer {
+                    data: trailer.as_mut_ptr(),
+                    len: TRAILER_LEN,
+                    ..Answer::NOTHING
+                }
+            }
+        };
+        inner.count(before.map_or(status, |(_, status)| status));
         inner.leave_for_good();
-        // SAFETY: as above, and `len` was at most `reply_max`. Nothing with a destructor is alive in this frame; those of
-        // the handler's frames never run, as its caller has promised.
+        // SAFETY: the answer's bytes are valid for its length, and copied before the call returns or the thread waits.
+        // Nothing with a destructor is alive in this frame; those of the handler's frames never run, as its caller has
+        // promised.
         unsafe {
-            let answer = Answer::seal(self.reply, len, status);
             ffi::door_unbind();
             ffi::door_return(answer.data.cast(), answer.len, ptr::null_mut(), 0);
         }

@@ -34,6 +34,7 @@ use crate::status::Status;
 /// The geometry of a door that was given none, so that it serves this process alone: its channels there bring their own.
 const NO_GEOMETRY: ChannelGeometry = ChannelGeometry {
     slots: 1,
+    spares: 0,
     request_size: PAGE,
     reply_size: PAGE,
 };
@@ -304,6 +305,7 @@ impl Door {
                 revoked,
             },
             clients: 0,
+            channels_kept: 0,
             calls_under_way: u64::from(active),
             threads_max: inner.threads_max,
             threads_started: started,

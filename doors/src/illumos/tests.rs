@@ -45,6 +45,7 @@ fn path() -> Name {
 
 const GEOMETRY: ChannelGeometry = ChannelGeometry {
     slots: 4,
+    spares: 0,
     request_size: 4096,
     reply_size: 8192,
 };
@@ -436,22 +437,32 @@ fn who_calls_is_asked_at_each_call() {
 
 #[test]
 fn an_emergency_reply_parks_its_thread_and_the_door_goes_on() {
+    static STUCK: AtomicU32 = AtomicU32::new(u32::MAX);
     // Every reply is the thread's index.
     let door = door(Door::builder(), &|thread: u32, call: &mut Call<'_>| {
         if call.request() == b"stuck" {
+            STUCK.store(thread, Ordering::SeqCst);
+            // What was written here is lent, and no reply.
+            call.reply_mut()[..4].copy_from_slice(b"lent");
             // SAFETY: on the handler's own thread and frame, once, and it does not come back.
-            unsafe { call.emergency().complete(&[thread as u8], Status(500)) };
+            unsafe { call.emergency().complete(Status(500)) };
         }
         call.reply_mut()[0] = thread as u8;
         call.complete(1, Status::OK);
     });
     let (path, _attachment) = attached(&door);
     let mut client = Client::open(&path).expect("open");
-    let (mut stuck, mut reply) = ([99; 1], [99; 1]);
-    assert_eq!(client.call(b"stuck", &mut stuck), Ok(1));
+    let mut reply = [99; 1];
+    let answer = client.call_with(b"stuck", &mut reply, CallOptions::default());
+    let answer = answer.expect("an end");
+    assert_eq!((answer.len, answer.status), (0, Status(500)));
     for _ in 0..4 {
         assert_eq!(client.call(b"on", &mut reply), Ok(1));
-        assert_ne!(reply, stuck, "a parked thread has served a call");
+        assert_ne!(
+            u32::from(reply[0]),
+            STUCK.load(Ordering::SeqCst),
+            "a parked thread has served a call"
+        );
     }
     assert_eq!(door.info().threads_parked, 1);
 }

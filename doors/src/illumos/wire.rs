@@ -161,6 +161,7 @@ impl Hello {
         Some(Self {
             geometry: ChannelGeometry {
                 slots: u32::try_from(u64_at(bytes, 0)).ok()?,
+                spares: 0,
                 request_size: u64_at(bytes, 8) as usize,
                 reply_size: u64_at(bytes, 16) as usize,
             },
@@ -262,6 +263,7 @@ mod tests {
         let hello = Hello {
             geometry: ChannelGeometry {
                 slots: 64,
+                spares: 0,
                 request_size: 16 << 10,
                 reply_size: 64 << 10,
             },
@@ -292,6 +294,7 @@ mod tests {
         for slots in [1, 63, 64, 65, 4096] {
             let geometry = ChannelGeometry {
                 slots,
+                spares: 0,
                 request_size: 4096,
                 reply_size: 8192,
             };

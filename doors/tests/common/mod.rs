@@ -5,12 +5,12 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use transom_doors::{
-    AsyncClient, CallError, ChannelGeometry, ChannelMemory, Completion, Door, DoorHandler,
+    AsyncClient, Call, CallError, ChannelGeometry, ChannelMemory, Completion, Door, DoorHandler,
     DoorInfo, Patience, SlotId, Status,
 };
 
@@ -19,6 +19,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 pub const SMALL: ChannelGeometry = ChannelGeometry {
     slots: 64,
+    spares: 0,
     request_size: 4096,
     reply_size: 4096,
 };
@@ -29,7 +30,7 @@ pub fn geometry(slots: u32) -> ChannelGeometry {
 
 /// Waits for a condition that another thread brings about.
 #[track_caller]
-pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "gave up waiting until {what}");
@@ -279,4 +280,65 @@ impl Random {
 pub fn hash(bytes: &[u8]) -> [u8; 8] {
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, fold).to_le_bytes()
+}
+
+/// What a borrower of room for a reply writes there.
+pub const MARK: u8 = 0xEE;
+
+/// Handler: lends the request to a thread that reads it for ever and counts in `changes` how often it is not what it
+/// was. The call is lost meanwhile.
+pub fn lend_request_and_lose(call: &mut Call<'_>, status: Status, changes: &AtomicU32) -> ! {
+    let emergency = call.emergency();
+    let lent = call.request();
+    lose(emergency, status, move |begun| {
+        let kept = lent.to_vec();
+        loop {
+            if std::hint::black_box(lent) != kept {
+                changes.fetch_add(1, Ordering::SeqCst);
+            }
+            begun();
+        }
+    })
+}
+
+/// Handler: the same with the room for the reply, which the thread writes.
+pub fn lend_room_and_lose(call: &mut Call<'_>, status: Status, changes: &AtomicU32) -> ! {
+    let emergency = call.emergency();
+    let lent = call.reply_mut();
+    lose(emergency, status, move |begun| {
+        lent.fill(MARK);
+        loop {
+            begun();
+            if std::hint::black_box(&*lent)
+                .iter()
+                .any(|&byte| byte != MARK)
+            {
+                changes.fetch_add(1, Ordering::SeqCst);
+            }
+            std::hint::black_box(&mut *lent).fill(MARK);
+        }
+    })
+}
+
+/// Parks this thread with its call, once `borrower` has begun on a thread of a scope that never ends.
+fn lose(
+    emergency: transom_doors::EmergencyReply,
+    status: Status,
+    borrower: impl FnOnce(&dyn Fn()) + Send,
+) -> ! {
+    let begun = Gate::default();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            borrower(&|| {
+                begun.open();
+                std::thread::sleep(Duration::from_micros(50));
+            });
+        });
+        begun.pass();
+        // SAFETY: on the handler's thread, whose frames stay: the loop below never ends.
+        unsafe { emergency.complete(status) };
+        loop {
+            std::thread::park();
+        }
+    })
 }

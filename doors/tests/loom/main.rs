@@ -408,6 +408,8 @@ fn a_turn_comes_back_or_the_server_hears_that_the_client_has_gone() {
                 while turn.to_client().is_ok() && turn.wait_for_client(|| false).is_ok() {
                     pieces += 1;
                 }
+                // What a handler that does not wait sees is the same, and stays so.
+                assert!(turn.is_abandoned());
                 pieces
             }
         });

@@ -127,6 +127,11 @@ pub trait ReplySink {
     /// # Errors
     /// When nobody takes it any more: the client has gone, or the deadline has passed. It stays so.
     fn push_out(&mut self) -> io::Result<()>;
+
+    /// Whether pushing out is known to fail. That stays so.
+    fn is_closed(&self) -> bool {
+        false
+    }
 }
 
 /// Writes a streamed body. A slow client slows the writer: when the slot is full, writing waits until it has been
@@ -150,6 +155,31 @@ impl<'a> BodyWriter<'a> {
             length,
             overran: false,
         }
+    }
+
+    /// Whether nobody takes what is written any more, as far as is known without writing; see
+    /// [`Request::client_is_gone`](crate::Request::client_is_gone). The next [`flush`](Write::flush) of anything fails then.
+    /// For a writer that waits for something to write:
+    ///
+    /// ```
+    /// # use std::io::{self, Write};
+    /// # use std::sync::mpsc::{Receiver, RecvTimeoutError};
+    /// # use std::time::Duration;
+    /// # use transom_platform::BodyWriter;
+    /// fn send(news: &Receiver<String>, out: &mut BodyWriter) -> io::Result<()> {
+    ///     while !out.is_closed() {
+    ///         match news.recv_timeout(Duration::from_millis(100)) {
+    ///             Ok(line) => writeln!(out, "{line}")?,
+    ///             Err(RecvTimeoutError::Timeout) => continue,
+    ///             Err(RecvTimeoutError::Disconnected) => break,
+    ///         }
+    ///         out.flush()?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn is_closed(&self) -> bool {
+        self.sink.is_closed()
     }
 
     /// The bytes written so far.

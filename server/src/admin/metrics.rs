@@ -264,6 +264,12 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
             figures.slots,
         ),
         (
+            "transom_slots_lost",
+            GAUGE,
+            "Slots that lost requests keep, beside these.",
+            figures.slots_lost,
+        ),
+        (
             "transom_requests_waiting",
             GAUGE,
             "Requests that wait for a slot.",

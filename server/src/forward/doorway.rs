@@ -5,7 +5,9 @@
 //! next instance takes it, or until the queue timeout.
 
 use super::{FIRST_CLIENT, Loss, Received, Traffic};
-use crate::front::{HANGS, INSTANCES, REMOTE_SLOTS_MAX, open_options};
+use crate::front::{
+    HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX, open_options,
+};
 use crate::net::Epoll;
 use crate::settings::FrontSettings;
 use std::path::{Path, PathBuf};
@@ -90,7 +92,7 @@ impl<T: Traffic> Doorway<T> {
     pub(super) fn new(forward: String, path: PathBuf, settings: &FrontSettings) -> Self {
         let instances = [(); INSTANCES].map(|()| Instance {
             client: None,
-            entries: (0..REMOTE_SLOTS_MAX).map(|_| None).collect(),
+            entries: (0..REMOTE_SLOTS_IN_ALL).map(|_| None).collect(),
             count: 0,
             gone: false,
         });
@@ -123,9 +125,14 @@ impl<T: Traffic> Doorway<T> {
         self.instances.iter().all(|instance| instance.count == 0)
     }
 
-    /// Whether the door has been away for longer than anything may wait for it.
-    pub(super) fn is_away_too_long(&self, now_ns: u64) -> bool {
-        self.serving.is_none() && now_ns >= self.away_since_ns + self.queue_timeout_ns
+    /// Whether nothing that comes can be served: the door has been away for longer than anything may wait for it, or its
+    /// application has lost all of our slots.
+    pub(super) fn is_closed(&self, now_ns: u64) -> bool {
+        let Some(at) = self.serving else {
+            return now_ns >= self.away_since_ns + self.queue_timeout_ns;
+        };
+        let client = self.instances[at].client.as_ref();
+        client.is_some_and(|client| client.usable_slots() == 0)
     }
 
     /// When there is something to do without an event; `u64::MAX` for never.
@@ -352,12 +359,12 @@ impl<T: Traffic> Doorway<T> {
             client.release(slot);
             return;
         };
-        // Neither kind of call has anything to say in pieces.
+        // Neither kind of call has anything to say in pieces. One that was lost has a status and no reply.
         let known = if entry.due_ns != 0 && now_ns >= entry.due_ns {
             traffic.lose(entry.call, Loss::Late);
             client.abandon(slot);
             true
-        } else if completion.kind == Kind::Final {
+        } else if matches!(completion.kind, Kind::Final | Kind::Lost) {
             let known = traffic.complete(entry.call, client, slot, completion);
             client.release(slot);
             known
@@ -513,7 +520,8 @@ impl<T: Traffic> Doorway<T> {
         if client.check_peer() != PeerState::Serving {
             return;
         }
-        let slots_fit = client.geometry().slots <= REMOTE_SLOTS_MAX;
+        let geometry = client.geometry();
+        let slots_fit = geometry.slots <= REMOTE_SLOTS_MAX && geometry.spares <= REMOTE_SPARES_MAX;
         let objection = match traffic.objection(&client) {
             None if !slots_fit => Some("the door has more slots than were asked for"),
             objection => objection,

@@ -10,7 +10,7 @@ mod tcp;
 mod udp;
 
 use crate::config::{Forward, Target};
-use crate::front::{INSTANCES, REMOTE_SLOTS_MAX};
+use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX};
 use crate::front::{Order, Orders};
 use crate::net::Epoll;
 use crate::plan::LOOP_STACK;
@@ -37,7 +37,7 @@ pub(crate) const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
 
 /// Bytes of a forward's own, beside its stack: what it knows of each slot, and one answer.
 pub(crate) const TABLES_SIZE: usize =
-    CONNECTIONS_MAX * size_of::<Option<Entry<udp::Asked>>>() + udp::SCRATCH_SIZE;
+    INSTANCES * REMOTE_SLOTS_IN_ALL * size_of::<Option<Entry<udp::Asked>>>() + udp::SCRATCH_SIZE;
 
 /// Taken from the socket before replies are looked at.
 const BATCH: usize = 64;
@@ -72,7 +72,7 @@ trait Traffic {
     /// Takes one from the socket and writes its frame.
     fn receive(&mut self, frame: &mut [u8]) -> Received<Self::Call>;
 
-    /// Takes one from the socket for nobody: the door has been away for too long.
+    /// Takes one from the socket for nobody: the door has been away for too long, or has no slot that could be free.
     fn discard(&mut self) -> Received<()>;
 
     /// When a call submitted now must have been answered; 0 for never.
@@ -358,7 +358,7 @@ impl<T: Traffic> Forwarder<T> {
             return;
         }
         for _ in 0..BATCH {
-            let received = if self.doorway.is_away_too_long(self.now_ns) {
+            let received = if self.doorway.is_closed(self.now_ns) {
                 self.traffic.discard()
             } else {
                 match self.doorway.receive(&mut self.traffic, self.now_ns) {

@@ -15,6 +15,14 @@ pub(crate) const INSTANCES: usize = 2;
 /// Slots that a loop asks another process's door for, at most: more calls than that wait in the loop.
 pub(crate) const REMOTE_SLOTS_MAX: u32 = 256;
 
+/// Spare slots that it has room for beside these. A door offers as many as requests may be lost before its process is
+/// replaced: half of its buckets, unless it was set up otherwise. Of one with more than 512 buckets that loses them all
+/// through one channel, that channel's slots get fewer.
+pub(crate) const REMOTE_SPARES_MAX: u32 = 256;
+
+/// Both together: what a loop keeps a place for.
+pub(crate) const REMOTE_SLOTS_IN_ALL: usize = (REMOTE_SLOTS_MAX + REMOTE_SPARES_MAX) as usize;
+
 /// What a loop keeps of each slot of each instance.
 pub(crate) const SLOT_TABLES_SIZE: usize = size_of::<Output>() + size_of::<u32>();
 
@@ -26,7 +34,7 @@ pub(crate) enum DoorwayParts {
     Remote {
         /// Where to ask for the door's clients.
         mailbox: Mailbox,
-        /// The most slots that a client can have: what was asked for when opening.
+        /// The most slots that a client can have, with its spare ones: what was asked for when opening.
         slots_max: usize,
         /// The first client, if there is one already.
         client: Option<AsyncClient>,
@@ -66,11 +74,12 @@ impl Instance {
         !self.gone && state == Some(PeerState::Gone)
     }
 
-    /// Whether there is a client with no slot in use. One that has gone frees those that were given up.
+    /// Whether there is a client with no slot in use. One that has gone frees those that were given up. Slots that lost
+    /// requests keep are in use on the other side only.
     pub(super) fn is_done_with(&self) -> bool {
         self.client
             .as_ref()
-            .is_some_and(|client| client.free_slots() == client.geometry().slots as usize)
+            .is_some_and(|client| client.free_slots() == client.usable_slots())
     }
 
     /// The client.
@@ -115,7 +124,7 @@ impl Doorway {
     pub(super) fn new(parts: DoorwayParts) -> Self {
         let (client, mailbox, slots) = match parts {
             DoorwayParts::InProcess(client) => {
-                let slots = client.geometry().slots as usize;
+                let slots = client.geometry().slots_in_all() as usize;
                 (Some(client), None, [slots, 0])
             }
             DoorwayParts::Remote {

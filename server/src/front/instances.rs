@@ -242,7 +242,7 @@ impl Loop {
     }
 
     fn install(&mut self, doorway: u16, client: AsyncClient) {
-        let slots = client.geometry().slots as usize;
+        let slots = client.geometry().slots_in_all() as usize;
         let vacancy = self.doorways[doorway].vacancy();
         let Some(instance) = vacancy else {
             self.doorways[doorway].mailbox().free(client);

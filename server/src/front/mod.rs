@@ -47,7 +47,10 @@ use transom_doors::{Bell, Completion, Patience, SlotId};
 use unwatched::UNWATCHED_MAX;
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;
-pub(crate) use doorway::{DoorwayParts, INSTANCES, REMOTE_SLOTS_MAX, SLOT_TABLES_SIZE};
+pub(crate) use doorway::{
+    DoorwayParts, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX,
+    SLOT_TABLES_SIZE,
+};
 pub(crate) use gathering::gathering_size;
 pub(crate) use opener::{HANGS, OPENER_STACK, Opener, OpenerBuilder, open_options};
 pub(crate) use routes::{Route, RouteTable};
@@ -566,18 +569,20 @@ impl Loop {
 
     /// What whoever asks from outside sees of the loop.
     fn show_gauges(&self) {
-        let (mut slots, mut busy, mut waiting) = (0, 0, 0);
+        let (mut slots, mut busy, mut lost, mut waiting) = (0, 0, 0, 0);
         for doorway in self.doorways.all() {
             waiting += self.table.len(List::Waiting(doorway));
         }
         for client in self.doorways.clients() {
-            let all = client.geometry().slots as usize;
+            let all = client.usable_slots();
             slots += all;
             busy += all - client.free_slots();
+            lost += client.lost_slots();
         }
         self.stats.connections.set(u64::from(self.table.open()));
         self.stats.slots.set(slots as u64);
         self.stats.slots_busy.set(busy as u64);
+        self.stats.slots_lost.set(u64::from(lost));
         self.stats.waiting.set(u64::from(waiting));
     }
 

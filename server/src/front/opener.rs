@@ -4,7 +4,7 @@
 //! [`RETRY`], until there is a client, and puts that into the doorway's mailbox. It also frees the clients that loops have
 //! done with, because unmapping a channel takes its time.
 
-use super::doorway::REMOTE_SLOTS_MAX;
+use super::doorway::{REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use crate::settings::FrontSettings;
 use std::io;
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ pub(crate) fn open_options(settings: &FrontSettings) -> OpenOptions {
         channel_bytes_max: settings.channel_limit.get(),
         timeout: OPEN_TIMEOUT,
         slots: Some(REMOTE_SLOTS_MAX),
+        spares: Some(REMOTE_SPARES_MAX),
         take_descriptors: false,
     }
 }

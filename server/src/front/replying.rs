@@ -92,8 +92,9 @@ impl Loop {
             (at, Some(slot)),
             "abandoned calls do not come back"
         );
-        self.table[index].begun |= completion.kind != Kind::Final;
-        if completion.kind == Kind::Final {
+        let is_piece = matches!(completion.kind, Kind::Interim(_));
+        self.table[index].begun |= is_piece;
+        if !is_piece {
             self.doorways[at.doorway].pressed_due_ms = 0; // something goes on there
         }
         match completion.kind {
@@ -102,7 +103,8 @@ impl Loop {
             Kind::Final if completion.status == Status(outcome::OK) => {
                 self.on_reply(index, slot, true);
             }
-            Kind::Final => self.on_failure(index, slot, completion.status.0),
+            // Of a lost call nothing is read, whatever its status says.
+            Kind::Final | Kind::Lost => self.on_failure(index, slot, completion.status.0),
         }
     }
 

@@ -273,8 +273,8 @@ impl Loop {
     /// Bodies that trickle in may hold half of the slots; beyond that the slowest of them has to go.
     pub(super) fn keep_slots_for_others(&mut self, newest: u32) {
         let at = self.table[newest].at;
-        let half = self.doorways[at].client().geometry().slots.div_ceil(2);
-        while self.table.len(List::Body(at.doorway)) > half {
+        let half = self.doorways[at].client().usable_slots().div_ceil(2);
+        while self.table.len(List::Body(at.doorway)) as usize > half {
             match self.slowest_at(at.doorway, true) {
                 Some(slowest) if slowest != newest => {
                     self.stats.slow_cut.bump();
@@ -301,7 +301,7 @@ impl Loop {
             return u32::MAX;
         };
         let instance = &self.doorways[doorway].instances[usize::from(instance)];
-        let slots = instance.client().geometry().slots;
+        let slots = instance.client().usable_slots() as u32;
         (slots / 4 / self.loops).max(1)
     }
 

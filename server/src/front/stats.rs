@@ -118,6 +118,8 @@ stats! {
     slots,
     /// Of these, those with a call, or the beginning of one.
     slots_busy,
+    /// Slots of these doors that lost requests keep for ever; they are none of the others.
+    slots_lost,
     /// Requests that wait for a slot now.
     waiting,
 }

@@ -22,7 +22,9 @@ use transom_doors::{
     AsyncClient, AttachOptions, Call, ChannelGeometry, ChannelMemory, Door, DoorBuilder, OpenError,
     OpenOptions, Status,
 };
-use transom_platform::frame::{decode_request, encode_reply_head, interim, set_reply_body};
+use transom_platform::frame::{
+    decode_request, encode_reply_head, interim, outcome, set_reply_body,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -105,6 +107,7 @@ fn instance_with(name: &'static str, slots: u32, request_size: usize) -> (Instan
     });
     let geometry = ChannelGeometry {
         slots,
+        spares: 0,
         request_size,
         reply_size: 64 << 10,
     };
@@ -139,6 +142,7 @@ fn handle(name: &str, gate: &Gate, call: &mut Call<'_>) {
         }
         "status" => call.complete(0, Status(9)),
         "fault" => call.complete(0, Status::FAULT),
+        "lose" => lose(call),
         "noise" => {
             call.reply_mut()[..64].fill(0xdb);
             call.complete(64, Status::OK);
@@ -157,6 +161,25 @@ fn handle(name: &str, gate: &Gate, call: &mut Call<'_>) {
         }
         _ => reply(call, b"X-Door: yes\r\n", name.as_bytes()),
     }
+}
+
+/// Lends the room for its reply to a thread that writes there for ever. The call is lost.
+fn lose(call: &mut Call<'_>) -> ! {
+    let emergency = call.emergency();
+    let room = call.reply_mut();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            loop {
+                std::hint::black_box(&mut *room).fill(0xEE);
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+        // SAFETY: on the handler's thread, whose frames stay: the loop below never ends.
+        unsafe { emergency.complete(Status(outcome::EXHAUSTED_ARENA)) };
+        loop {
+            std::thread::park();
+        }
+    })
 }
 
 /// Clients that can be opened, by path. Where there is none the door is away.
@@ -888,6 +911,7 @@ fn serve_if_told_to() {
     let name = std::env::var(NAME).expect("given with the path");
     let builder = Door::builder().channel_geometry(ChannelGeometry {
         slots: 16,
+        spares: 0,
         request_size: 64 << 10,
         reply_size: 64 << 10,
     });
@@ -1021,6 +1045,7 @@ fn instances_that_take_turns_on_a_path_fail_no_request() {
     let attached = || {
         let builder = Door::builder().channel_geometry(ChannelGeometry {
             slots: 4,
+            spares: 0,
             request_size: 64 << 10,
             reply_size: 64 << 10,
         });
@@ -1100,4 +1125,69 @@ fn calls_of_instances_that_left_keep_the_next_one_out_for_a_while_only() {
     assert_eq!(front.stats.cut.get(), 2);
     second.gate.open();
     assert_answer(&rest(held), 200, "b");
+}
+
+/// Of three slots two are in use at once. When all three are lost there is none until the application is replaced.
+#[test]
+fn a_loop_whose_slots_are_all_lost_says_so_and_begins_anew_with_the_next_instance() {
+    let directory = Directory::new("lost");
+    let path = directory.0.join("a.door");
+    let front = Front::start_at(
+        std::slice::from_ref(&path),
+        "--queue-timeout 50ms",
+        &[(None, "/", 0)],
+    );
+    let attached = |name: &'static str| {
+        let builder = Door::builder().channel_geometry(ChannelGeometry {
+            slots: 2,
+            spares: 1,
+            request_size: 64 << 10,
+            reply_size: 64 << 10,
+        });
+        let gate: Arc<Gate> = Arc::default();
+        let door = door(builder, {
+            let gate = gate.clone();
+            move |call| handle(name, &gate, call)
+        });
+        door.start().expect("threads");
+        let attachment = door.attach(&path, &AttachOptions::default());
+        (door, gate, attachment.expect("the path is free"))
+    };
+    let (old, _, attachment) = attached("old");
+    eventually("the door is open", || front.get("/").ends_with("old"));
+    for usable in [2, 2, 1] {
+        eventually("the slots are counted", || {
+            front.stats.slots.get() == usable
+        });
+        let lost = front.get("/lose");
+        assert!(
+            lost.starts_with("HTTP/1.1 500 ") && lost.contains("bucket-exhausted"),
+            "{lost}"
+        );
+        if usable > 1 {
+            assert_answer(&front.get("/"), 200, "old");
+        }
+    }
+    eventually("they are counted", || {
+        (front.stats.slots.get(), front.stats.slots_lost.get()) == (0, 3)
+    });
+    let waiting: Vec<_> = (0..4).map(|_| front.ask("GET", "/")).collect();
+    for stream in waiting {
+        assert!(rest(stream).starts_with("HTTP/1.1 503 "));
+    }
+    drop(attachment);
+    let (new, gate, attachment) = attached("new");
+    old.revoke();
+    eventually("the next one serves", || front.get("/").ends_with("new"));
+    let held: Vec<_> = (0..2).map(|_| front.ask("GET", "/hold")).collect();
+    gate.wait_for(2);
+    gate.open();
+    for stream in held {
+        assert_answer(&rest(stream), 200, "new");
+    }
+    eventually("they are counted", || {
+        (front.stats.slots.get(), front.stats.slots_lost.get()) == (2, 0)
+    });
+    drop(attachment);
+    new.revoke();
 }

@@ -241,6 +241,13 @@ fn tell(event: &DoorEvent) {
         DoorEvent::Left { client } => {
             info!(pid = client.pid, uid = client.uid, "a client has left");
         }
+        DoorEvent::Kept { client } => {
+            warn!(
+                pid = client.pid,
+                uid = client.uid,
+                "the channel of a client that has left stays, because a request was lost in it: it is one of --door-channels until the process is replaced"
+            );
+        }
         DoorEvent::Refused { client, why } => {
             warn!(pid = client.pid, uid = client.uid, %why, "a client was turned away");
         }

@@ -13,7 +13,7 @@ use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
 use crate::front::{
     self, DoorwayParts, INSTANCES, Loop, LoopStats, Opener, OpenerBuilder, Order, Parts,
-    REMOTE_SLOTS_MAX, RouteTable, open_options,
+    REMOTE_SLOTS_IN_ALL, RouteTable, open_options,
 };
 use crate::log::LogHandle;
 use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
@@ -250,7 +250,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         let bell = Bell::new().map_err(StartError::Loop)?;
         let doorways = doors.iter().map(|door| DoorwayParts::Remote {
             mailbox: opener.mailbox(door.to_path_buf(), open, bell.clone()),
-            slots_max: REMOTE_SLOTS_MAX as usize,
+            slots_max: REMOTE_SLOTS_IN_ALL,
             client: None,
         });
         let forwards = listeners.of_loop(n, count).into_iter().zip(&tables);

@@ -361,10 +361,13 @@ impl App {
             Some(_) => {
                 let front = &settings.front;
                 let channels = settings.door.door_channels.get();
-                // Those of calls that wait count too: they are there before a thread takes them up.
-                let of_calls =
-                    u64::from(plan.channel.slots) * u64::from(handlers.service.descriptors());
+                let of_one = u64::from(handlers.service.descriptors());
+                // Those of calls that wait count too: they are there before a thread takes them up. And those of lost
+                // ones, which stay open.
+                let of_calls = u64::from(plan.channel.slots) * of_one;
+                let of_lost_calls = u64::from(settings.spare_slots()) * of_one;
                 let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls)
+                    + of_lost_calls
                     + descriptors::of_admin(front);
                 descriptors::check(needed, "--door-channels", channels)?;
             }

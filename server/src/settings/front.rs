@@ -169,7 +169,7 @@ pub struct FrontSettings {
         long,
         env = "TRANSOM_CHANNEL_LIMIT",
         value_name = "SIZE",
-        default_value = "17MiB",
+        default_value = "21MiB",
         help_heading = "Memory"
     )]
     pub channel_limit: Bytes,

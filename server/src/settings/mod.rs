@@ -68,9 +68,16 @@ impl Settings {
             NonZeroU32::get,
         )
     }
+
+    /// Spare slots per channel. A request that is lost keeps its slot for ever, and a spare one takes its place; so there
+    /// are as many as requests may be lost before the process is replaced, and any channel may be the one that loses them.
+    #[must_use]
+    pub fn spare_slots(&self) -> u32 {
+        self.application.lost_limit().min(SLOTS_MAX)
+    }
 }
 
-/// The most slots of a channel.
+/// The most slots of a channel, and the most spare ones.
 pub const SLOTS_MAX: u32 = 4096;
 
 #[cfg(test)]
@@ -96,6 +103,7 @@ mod tests {
         assert_eq!(settings.slots(), 128);
         assert_eq!(settings.application.lost_limit(), 32);
         assert_eq!(settings.application.recycle, RecycleSetting::Auto);
+        assert_eq!(settings.spare_slots(), 32);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A door at a path, for clients that do not keep to the protocol and for deaths.
 //!
 //! ```text
-//! door-echo PATH THREADS [slots=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE]
+//! door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all]
 //! ```
 //!
 //! | request | does |
@@ -12,6 +12,7 @@
 //! | `late`, eight bytes | appends them to the log, sleeps 2 ms, appends them again |
 //! | `fds` | replies the descriptors that came along |
 //! | `panic` | panics |
+//! | `lose` | lends the room for its reply to a thread for ever, and is lost |
 //! | `fork` | leaves a child behind that holds everything open, replies its process id |
 //! | anything else | replies the request's hash |
 //!
@@ -37,13 +38,17 @@ fn on_event(event: &DoorEvent) {
     match event {
         DoorEvent::Opened { client } => say("opened", client, &""),
         DoorEvent::Left { client } => say("left", client, &""),
+        DoorEvent::Kept { client } => say("kept", client, &""),
         DoorEvent::Refused { client, why } => say("refused", client, why),
         DoorEvent::Poisoned { client, lie } => say("poisoned", client, lie),
         _ => {}
     }
 }
 
-fn serve(log: Option<&File>, call: &mut Call<'_>) {
+fn serve(log: Option<&File>, loses: bool, call: &mut Call<'_>) {
+    if loses {
+        lose(call);
+    }
     let request = call.request().to_vec();
     let text = std::str::from_utf8(&request).unwrap_or("");
     let nap = text.strip_prefix("sleep ").and_then(|ms| ms.parse().ok());
@@ -67,6 +72,8 @@ fn serve(log: Option<&File>, call: &mut Call<'_>) {
             call.complete(0, Status::FAULT);
         }
         return;
+    } else if text == "lose" {
+        lose(call);
     } else if text == "panic" {
         panic!("as asked");
     } else if text == "fork" {
@@ -89,11 +96,39 @@ fn serve(log: Option<&File>, call: &mut Call<'_>) {
     call.complete(reply.len(), Status::OK);
 }
 
+/// Lends the room for the reply to a thread that writes there for ever and ends the process if somebody else does, too. The
+/// call is lost.
+fn lose(call: &mut Call<'_>) -> ! {
+    const MARK: u8 = 0xEE;
+    let emergency = call.emergency();
+    let room = call.reply_mut();
+    room.fill(MARK);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            loop {
+                if std::hint::black_box(&*room)
+                    .iter()
+                    .any(|&byte| byte != MARK)
+                {
+                    std::process::abort();
+                }
+                std::hint::black_box(&mut *room).fill(MARK);
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+        // SAFETY: on the handler's thread, whose frames stay: the loop below never ends.
+        unsafe { emergency.complete(Status(16)) };
+        loop {
+            std::thread::park();
+        }
+    })
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, threads, options @ ..] = arguments.as_slice() else {
         eprintln!(
-            "door-echo PATH THREADS [slots=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE]"
+            "door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all]"
         );
         return ExitCode::FAILURE;
     };
@@ -117,9 +152,11 @@ fn main() -> ExitCode {
         let options = File::options().append(true).create(true).open(file);
         options.expect("the log can be written")
     });
+    let loses = option("loses").is_some();
     std::panic::set_hook(Box::new(|_| {}));
     let geometry = ChannelGeometry {
         slots: number("slots", 64),
+        spares: number("spares", 0),
         request_size: 4096,
         reply_size: 4096,
     };
@@ -129,7 +166,7 @@ fn main() -> ExitCode {
         .channels_max(number("channels", 64))
         .descriptors_max(number("descriptors", 4))
         .on_event(on_event)
-        .handler(move |_: u32, call: &mut Call<'_>| serve(log.as_ref(), call))
+        .handler(move |_: u32, call: &mut Call<'_>| serve(log.as_ref(), loses, call))
         .build()
         .expect("a door");
     door.start().expect("a thread");

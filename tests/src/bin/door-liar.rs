@@ -54,7 +54,10 @@ fn lie(path: &Path, case: &str, random: &mut Random) -> io::Result<()> {
         return wrong_memory(path, what);
     }
     let slots = if case == "bits-beyond" { 10 } else { 64 };
-    let channel = Channel::open(path, slots)?;
+    let channel = match case {
+        "lost-slot" => Channel::open_with_spares(path, slots, 70)?,
+        _ => Channel::open(path, slots)?,
+    };
     inside(&channel, case, random);
     // Until the door hangs up, which is how it puts somebody out; or for a reply, if the lie hurts nobody.
     match case {
@@ -122,6 +125,16 @@ fn inside(channel: &Channel, case: &str, random: &mut Random) {
                 channel.submit(0, 1);
                 std::thread::yield_now();
             }
+        }
+        "lost-slot" => {
+            // In a spare slot, which the door does not tell from others.
+            let slot = channel.welcome.all() - 1;
+            assert_eq!(slot, 133);
+            let reply = channel.call(slot, 1, b"lose");
+            assert_eq!(reply.as_deref(), Some(&b""[..]));
+            assert!(channel.is_lost(slot));
+            channel.fill(slot, 2, 4, 0, b"echo");
+            channel.submit(slot / 64, 1 << (slot % 64));
         }
         "too-long" => one(1, request_size + 1, 0),
         "longest" => one(1, u32::MAX, 0),
@@ -214,7 +227,7 @@ fn before_welcome(path: &Path, what: &str) -> io::Result<()> {
 
 /// What a client can send instead of its memory.
 fn wrong_memory(path: &Path, what: &str) -> io::Result<()> {
-    let half = Half::open(path, 64)?;
+    let half = Half::open(path, 64, 0)?;
     let (requests, control) = (half.welcome.requests_len(), half.welcome.control_len());
     let good = |len, seals| Memory::create(len, seals).map(|memory| memory.fd.try_clone());
     let mut fds: Vec<OwnedFd> = vec![good(requests, ONE_WRITER)??, good(control, FIXED)??];
@@ -275,7 +288,7 @@ fn die_at(path: &Path, step: usize) -> ! {
         wire.send(&hello(PAGE as u32, 64, 1 << 30), &[])?;
         die(1);
         drop(wire);
-        let half = Half::open(path, 64)?;
+        let half = Half::open(path, 64, 0)?;
         die(2);
         let welcome = half.welcome;
         let requests = Memory::create(welcome.requests_len(), ONE_WRITER)?;

@@ -7,6 +7,8 @@
 //! | `GET /long/KIB` | streams KIB KiB whose length it has said |
 //! | `POST /early` | sends the first piece of its answer before it reads any of the body, then counts that |
 //! | `GET /stall` | sends a piece of its answer and never another, nor an end |
+//! | `GET /attend` | waits until its client is gone, or until `POST /release`; with `?piece`, after a piece of its answer |
+//! | `GET /attended` | says how many wait so, and how many clients were gone |
 //! | `GET /lazy` | reads a static that is made where it is first read |
 //! | `GET /fill/KIB` | allocates and overwrites |
 //!
@@ -16,6 +18,7 @@ use std::hint::black_box;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 use transom_platform::{Failure, Request, Response, Router, streaming};
@@ -76,6 +79,57 @@ fn stall(_: &Request) -> Response<'_> {
     })
 }
 
+/// Handlers that attend to their clients, clients that were gone, and handlers that may go on.
+static ATTENDING: AtomicU64 = AtomicU64::new(0);
+static GONE: AtomicU64 = AtomicU64::new(0);
+static RELEASED: AtomicU64 = AtomicU64::new(0);
+
+/// Waits until the client is gone; false if it is to go on before.
+fn wait_for_leave(is_gone: impl Fn() -> bool) -> bool {
+    let released = RELEASED.load(Ordering::SeqCst);
+    ATTENDING.fetch_add(1, Ordering::SeqCst);
+    let gone = loop {
+        if is_gone() {
+            GONE.fetch_add(1, Ordering::SeqCst);
+            break true;
+        }
+        if RELEASED.load(Ordering::SeqCst) != released {
+            break false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    ATTENDING.fetch_sub(1, Ordering::SeqCst);
+    gone
+}
+
+fn attend(request: &Request) -> Response<'_> {
+    if request.query("piece").is_none() {
+        wait_for_leave(|| request.client_is_gone());
+        return Response::text("released\n");
+    }
+    Response::stream(|out| {
+        assert!(!request.client_is_gone() && !out.is_closed());
+        out.write_all(b"begun\n")?;
+        out.flush()?;
+        if wait_for_leave(|| out.is_closed()) {
+            // It stays so, and says the same as a write.
+            assert!(request.client_is_gone() && out.write_all(b"more").is_ok());
+            assert!(out.flush().is_err() && out.is_closed());
+        }
+        out.write_all(b"released\n")
+    })
+}
+
+fn attended(_: &Request) -> String {
+    let [attending, gone] = [&ATTENDING, &GONE].map(|count| count.load(Ordering::SeqCst));
+    format!("attending={attending} gone={gone}\n")
+}
+
+fn release(_: &Request) -> &'static str {
+    RELEASED.fetch_add(1, Ordering::SeqCst);
+    "told\n"
+}
+
 fn lazy(_: &Request) -> Response<'_> {
     let mut text = String::new();
     for number in LAZY.iter() {
@@ -96,6 +150,9 @@ fn main() -> ExitCode {
         .get("/long/{kib}", long)
         .post("/early", streaming(early))
         .get("/stall", stall)
+        .get("/attend", attend)
+        .get("/attended", attended)
+        .post("/release", release)
         .get("/lazy", lazy)
         .get("/fill/{kib}", fill);
     transom::serve(router)
