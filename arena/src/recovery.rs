@@ -48,7 +48,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -104,6 +104,8 @@ pub struct Outcome<'t, R> {
     pub kept: usize,
     /// Bytes of the C heap that it has left in use.
     pub c_left: usize,
+    /// Where it has changed a [`Shared`](crate::Shared) cell last, if it has left something.
+    pub last_change: Option<&'static Location<'static>>,
 }
 
 /// Called on a thread that will never return, so that its client gets an answer. It must not lock what a handler may hold,
@@ -271,6 +273,7 @@ impl Tenant {
             left,
             kept: bucket.kept(),
             c_left,
+            last_change: if left > 0 { bucket.last_change.get() } else { None },
         }
     }
 

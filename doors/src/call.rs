@@ -32,13 +32,11 @@ pub trait DoorHandler {
     /// without [`Call::complete`] completes the call with [`Status::FAULT`].
     fn call(&self, thread: u32, call: &mut Call<'_>);
 
-    /// Whether something keeps the thread from the next call, after this one. Asked after every call.
-    fn is_held_up(&self) -> bool {
+    /// Whether the thread is to leave: to come out of [`Door::serve`](crate::Door::serve) after this call. Asked after every
+    /// call. Another thread may come in its place, by serving under the same number.
+    fn leaves(&self) -> bool {
         false
     }
-
-    /// Waits until nothing does. The call and its channel are done with.
-    fn wait_until_free(&self) {}
 }
 
 impl<F: Fn(u32, &mut Call<'_>)> DoorHandler for F {

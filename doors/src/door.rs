@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::attach::Attachment;
@@ -48,6 +48,10 @@ pub(crate) struct ThreadState {
     pub presence: Presence,
     /// The channel to another process by which its call came, or its last one; 0: none.
     pub holding: AtomicU64,
+    /// Where the channel of its call, or of its last one, lies, for whoever compares it with those of the table; 0: none.
+    pub channel: AtomicUsize,
+    /// The slot of that call.
+    pub slot: AtomicU32,
     /// Calls taken up; for a moment one more, while the thread looks for one.
     pub claimed: AtomicU64,
     pub served: AtomicU64,
@@ -80,7 +84,7 @@ pub(crate) struct Inner {
     pub keeper: AtomicU32,
     /// A thread without work has not gone to sleep yet.
     pub spinning: AtomicBool,
-    /// Threads that have come out of `serve`.
+    /// Threads that have come out of `serve`, and in whose place none has come.
     pub ended: AtomicU32,
     /// Of whoever looks at the channels and is none of the door's threads, one at a time.
     outsider: Mutex<()>,
@@ -191,6 +195,24 @@ impl Door {
     /// been started.
     pub fn attach(&self, path: &Path, options: &AttachOptions) -> Result<Attachment, AttachError> {
         crate::attach::attach(Arc::clone(&self.inner), path, options)
+    }
+
+    /// Whether the caller of the call that thread `thread` serves waits no longer for it: it has given it up, or it has left.
+    /// Of a thread that serves none, what was true of its last call. For an observer; it may be out of date at once.
+    pub fn is_abandoned(&self, thread: u32) -> bool {
+        let inner = &*self.inner;
+        let Some(state) = inner.threads.get(thread as usize) else {
+            return false;
+        };
+        let address = state.0.channel.load(Ordering::Relaxed);
+        let slot = state.0.slot.load(Ordering::Relaxed);
+        let _one_at_a_time = inner.outsider.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = inner.table().look(&inner.outsider_presence);
+        let channel = look.channels().find(|&channel| std::ptr::from_ref(channel).addr() == address);
+        match channel {
+            Some(channel) => channel.is_closed() || channel.layout.turn(slot).is_abandoned(),
+            None => address != 0, // it was taken out of the table, because its client has left
+        }
     }
 
     /// The door in numbers.
@@ -402,6 +424,12 @@ impl Inner {
             thread < self.started(),
             "thread {thread} serves, but was never asked for"
         );
+        if self.idle().is_away(thread) {
+            // In the place of one that has left.
+            self.ended.fetch_sub(1, Ordering::SeqCst);
+            self.idle().search(thread);
+            return;
+        }
         self.idle().arrive();
         self.starting.store(false, Ordering::SeqCst);
         if self.started() < self.threads_min {

@@ -196,6 +196,11 @@ impl<'a> IdleSet<'a> {
         }
     }
 
+    /// Whether nobody counts on thread `index`: it takes long, or has left.
+    pub fn is_away(&self, index: u32) -> bool {
+        self.place(index).load(Ordering::Relaxed) == AWAY
+    }
+
     /// Thread `index` has left its handler and looks for work.
     pub fn search(&self, index: u32) {
         if self.place(index).swap(SEARCHING, Ordering::AcqRel) == AWAY {

@@ -22,7 +22,8 @@ const CLOCK_EVERY: u32 = 8;
 
 impl Door {
     /// Serves calls as thread `thread`, on a thread that `server_create` has started for that
-    /// index. Returns after [`revoke`](Door::revoke), when nothing is left to serve.
+    /// index, or that takes the place of one that has left. Returns after [`revoke`](Door::revoke), when nothing is left to
+    /// serve, or when the handler wants the thread to [leave](DoorHandler::leaves).
     ///
     /// Handlers may jump within their own frames, never over this function's.
     ///
@@ -47,13 +48,13 @@ impl Door {
         loop {
             while let Some((channel, claimed)) = server.claim() {
                 server.run(handler, channel, claimed);
-                if handler.is_held_up() {
+                if handler.leaves() {
                     server.let_go();
+                    server.settle();
                     inner.keep_no_more(thread);
                     inner.leave_to_block(thread);
-                    handler.wait_until_free();
-                    inner.idle().search(thread);
-                    server.restart_clock();
+                    inner.ended.fetch_add(1, Ordering::SeqCst);
+                    return;
                 }
             }
             server.let_go();
@@ -153,6 +154,8 @@ impl<'a> Server<'a> {
             _ => {
                 self.let_go();
                 self.state.holding.store(channel.id, Ordering::Relaxed);
+                let address = std::ptr::from_ref(channel).addr();
+                self.state.channel.store(address, Ordering::Relaxed);
                 let channel: *const Channel = channel;
                 // SAFETY: a channel of this process stays as long as the door, which `inner` borrows; one to another
                 // process stays while it is held, which it is since before the caller's look ends, until `Held` is
@@ -183,6 +186,7 @@ impl<'a> Server<'a> {
             self.restart_clock();
         }
         self.client_cpu = claimed.cpu;
+        self.state.slot.store(claimed.slot, Ordering::Relaxed);
         let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
         if let Err(status) = call.begin() {
             call.complete(0, status);

@@ -4,6 +4,7 @@ use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
 use crate::frame::{self, decode_connection, decode_datagram, decode_request, outcome};
 use crate::histogram::Histogram;
+use crate::keeping::{EachThread, Keeping};
 use crate::lost::{Lost, RouteNote, Sign, Signs, Until};
 use crate::meter::{Culprit, Leave, LinePace, Meters, RouteMeter};
 use crate::request::{Matched, Request};
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, warn};
 use transom_arena::{
     Bucket, BucketState, Buckets, Bump, Exhaustion, Failed, Policy, Reason, Tenant,
-    install_panic_hook, parked, stack_remaining,
+    exhausted, install_panic_hook, parked, stack_remaining,
 };
 use transom_doors::{
     BuildError, Call, Door, DoorBuilder, DoorHandler, EmergencyReply, Status as CallStatus, now_ns,
@@ -32,10 +33,17 @@ use transom_doors::{
 const LOG_STACK: usize = 12 << 10;
 
 /// How an application serves.
-#[derive(Clone, Copy, Debug)]
 pub struct ApplicationOptions {
     /// Called, from any context and possibly a signal handler, when a bucket is parked: it may only set flags.
     pub on_parked: fn(),
+    /// Called by a thread that leaves its bucket: have [`Application::tend`] called soon. It may only set flags.
+    pub on_leave: fn(),
+    /// Bytes that a bucket may keep of what its requests leave.
+    pub keep: usize,
+    /// How long a bucket that keeps more may rest before it counts as lost.
+    pub keep_timeout: Duration,
+    /// Run once on each door server thread before its first call.
+    pub each_thread: Vec<EachThread>,
     /// Every response says in a field `Transom-Memory` what its request has used: for development.
     pub memory_header: bool,
 }
@@ -51,6 +59,7 @@ pub struct Application {
     meters: Meters,
     lines: LinePace,
     signs: Signs,
+    keeping: Keeping,
 }
 
 /// Why an application cannot be served.
@@ -73,7 +82,7 @@ struct Counters {
     exhausted_stack: AtomicU64,
     exhausted_shared_heap: AtomicU64,
     panicked: AtomicU64,
-    pinned: AtomicU64,
+    c_leaked: AtomicU64,
     largest_refused: AtomicU64,
 }
 
@@ -90,12 +99,18 @@ pub struct Figures {
     pub exhausted_shared_heap: u64,
     /// That panicked.
     pub panicked: u64,
-    /// That left allocations behind when they ended.
-    pub pinned: u64,
+    /// That left memory in use in their buckets when they ended.
+    pub left: u64,
+    /// Bytes of the C heap that requests have left in use which were left by a jump.
+    pub c_leaked: u64,
+    /// Threads that were ended because their buckets kept too much, and replaced.
+    pub threads_ended: u64,
     /// The most bytes that an allocation has asked for and not got.
     pub largest_refused: u64,
-    /// Buckets that are pinned now.
-    pub buckets_pinned: usize,
+    /// Buckets that rest now: they keep too much.
+    pub buckets_resting: usize,
+    /// Bytes that buckets keep of what earlier requests left.
+    pub kept: usize,
     /// Buckets that are parked, and lost until the process is replaced.
     pub buckets_parked: usize,
     /// Buckets that are lost now, for any reason.
@@ -111,14 +126,14 @@ pub struct Figures {
 }
 
 impl Application {
-    /// An application with these handlers in these buckets, under [`Policy::Park`].
+    /// An application with these handlers in these buckets, under [`Policy::Overdraft`].
     #[must_use]
     pub fn new(
         service: impl Into<Service>,
         buckets: Buckets,
         options: ApplicationOptions,
     ) -> &'static Self {
-        Self::with(Policy::Park, service.into(), buckets, options)
+        Self::with(Policy::Overdraft, service.into(), buckets, options)
     }
 
     /// An application whose requests are left by a jump when they outgrow their bucket.
@@ -157,6 +172,7 @@ impl Application {
             meters: Meters::new(service, arena_size),
             lines: LinePace::default(),
             signs: Signs::new(buckets.len()),
+            keeping: Keeping::default(),
         }))
     }
 
@@ -238,16 +254,19 @@ impl Application {
     #[must_use]
     pub fn figures(&self) -> Figures {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let pinned = |state| state == BucketState::Pinned;
+        let rests = |bucket: &&Bucket| bucket.state() == BucketState::Resting;
         Figures {
             calls: load(&self.counters.calls),
             exhausted_arena: load(&self.counters.exhausted_arena),
             exhausted_stack: load(&self.counters.exhausted_stack),
             exhausted_shared_heap: load(&self.counters.exhausted_shared_heap),
             panicked: load(&self.counters.panicked),
-            pinned: load(&self.counters.pinned),
+            left: self.keeping.left(),
+            c_leaked: load(&self.counters.c_leaked),
+            threads_ended: self.keeping.ended(),
             largest_refused: load(&self.counters.largest_refused),
-            buckets_pinned: self.buckets.iter().filter(|b| pinned(b.state())).count(),
+            buckets_resting: self.buckets.iter().filter(rests).count(),
+            kept: self.buckets.iter().map(Bucket::kept).sum(),
             buckets_parked: parked(self.buckets),
             lost: self.lost(),
             high_water: self
@@ -280,7 +299,43 @@ impl Application {
         self.meters.of(route).route
     }
 
-    fn start_thread(&'static self, thread: u32) -> io::Result<()> {
+    pub(crate) fn keeping(&self) -> &Keeping {
+        &self.keeping
+    }
+
+    pub(crate) fn options(&self) -> &ApplicationOptions {
+        &self.options
+    }
+
+    pub(crate) fn lines(&self) -> &LinePace {
+        &self.lines
+    }
+
+    pub(crate) fn keep_limit(&self) -> usize {
+        self.options.keep
+    }
+
+    pub(crate) fn each_thread(&self) -> impl Iterator<Item = &EachThread> {
+        let of_routes = match self.service {
+            Service::Requests(routes) => routes.warm(),
+            Service::Connections(_) | Service::Datagrams(_) => &[],
+        };
+        self.options.each_thread.iter().chain(of_routes)
+    }
+
+    /// Whether the door takes no calls any more.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.door.get().is_none_or(|door| door.info().revoked)
+    }
+
+    /// Whether the client of the call that a bucket's thread serves has gone.
+    pub(crate) fn client_has_gone(&self, bucket: u32) -> bool {
+        self.door
+            .get()
+            .is_some_and(|door| door.is_abandoned(bucket))
+    }
+
+    pub(crate) fn start_thread(&'static self, thread: u32) -> io::Result<()> {
         let bucket = self
             .buckets
             .get(thread)
@@ -345,7 +400,6 @@ impl Application {
     ) {
         let status = self.count_failure(failed);
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
-        self.name_culprit(meter, failed, true);
         if let Some(stream) = stream {
             // An error says that it has ended already.
             let _ = stream.shutdown(Shutdown::Both);
@@ -353,6 +407,8 @@ impl Application {
         // SAFETY: the caller's promise.
         unsafe { emergency.complete(CallStatus(status)) };
         (self.options.on_parked)();
+        // Last: a subscriber of the application's own may want a lock that the handler's frames hold for ever.
+        self.name_culprit(meter, failed, true);
     }
 
     /// One line for the culprit, and a place in the list.
@@ -445,7 +501,9 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
     let thread = place.expect("threads are started in the application's own buckets");
     // What a first request would otherwise pay for: the formatting machinery's pages, this stack's upper ones.
     tenant.enter(&|_| {}, |_| format!("{:.3}", 1.5_f64).len());
-    if let Some(door) = application.door.get() {
+    if let Some(door) = application.door.get()
+        && application.prepare(&mut tenant)
+    {
         let tenant = RefCell::new(tenant);
         door.serve(
             thread,
@@ -453,7 +511,7 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
                 application,
                 sign: application.signs.of(thread),
                 tenant,
-                pinned: Cell::new(false),
+                leaves: Cell::new(false),
                 ended_ns: Cell::new(0),
             },
         );
@@ -467,8 +525,8 @@ struct Server {
     sign: &'static Sign,
     /// Borrowed for the length of a call; calls of one thread do not overlap.
     tenant: RefCell<Tenant>,
-    /// The last call has left allocations behind.
-    pinned: Cell<bool>,
+    /// The bucket keeps too much: the thread ends, and another one takes its place.
+    leaves: Cell<bool>,
     /// When the last call ended.
     ended_ns: Cell<u64>,
 }
@@ -546,7 +604,7 @@ impl DoorHandler for Server {
             }
         };
         let outcome = match application.policy {
-            Policy::Park => tenant.enter(&stuck, answer),
+            Policy::Overdraft => tenant.enter(&stuck, answer),
             // SAFETY: the application was made by `escaping`, whose caller promised the contract for its handlers.
             // Ours above hold nothing but a borrow of the port when a handler runs, and the port is not used after a
             // jump. A connection is owned by this frame, which is not jumped over.
@@ -566,7 +624,15 @@ impl DoorHandler for Server {
             }
         };
         application.counters.calls.fetch_add(1, Ordering::Relaxed);
-        let (live, usage) = (outcome.live, outcome.usage);
+        let (left, kept, usage) = (outcome.left, outcome.kept, outcome.usage);
+        if outcome.c_left > 0 && application.policy == Policy::Escape && outcome.result.is_err() {
+            let leaked = outcome.c_left as u64;
+            application
+                .counters
+                .c_leaked
+                .fetch_add(leaked, Ordering::Relaxed);
+        }
+        let change = outcome.last_change;
         let meter = meter();
         if !matches!(&outcome.result, Err(Failed::Exhausted(exhaustion)) if exhaustion.reason == Reason::Arena)
         {
@@ -576,27 +642,17 @@ impl DoorHandler for Server {
         // Before the front end hears of it: it has a descriptor less to wait for.
         drop(stream);
         call.complete(len, CallStatus(status));
-        if live != 0 {
-            application.counters.pinned.fetch_add(1, Ordering::Relaxed);
-            if let Some(Leave { unlogged }) = application.lines.take() {
-                warn!(
-                    route = meter.route,
-                    live,
-                    unlogged,
-                    "a request left allocations behind: its bucket is pinned until they are freed"
-                );
-            }
-            self.pinned.set(true);
+        if left != 0 {
+            application.note_left(meter, left, change);
+        }
+        if application.keeps_too_much(kept) {
+            application.thread_leaves();
+            self.leaves.set(true);
         }
     }
 
-    fn is_held_up(&self) -> bool {
-        self.pinned.get()
-    }
-
-    fn wait_until_free(&self) {
-        self.tenant.borrow_mut().wait_until_unpinned();
-        self.pinned.set(false);
+    fn leaves(&self) -> bool {
+        self.leaves.get()
     }
 }
 
@@ -644,6 +700,9 @@ unsafe fn answer_request(
         incoming.ask_at(port);
     }
     let response = routes.dispatch(&mut incoming);
+    if exhausted().is_some() {
+        return Some(Written::Unwritten); // its answer is a 500, whatever it would be
+    }
     if let Some(reason) = response.diagnostic()
         && let Some(Leave { unlogged }) = application.lines.take()
     {

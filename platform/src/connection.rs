@@ -19,6 +19,8 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::failure::io_unless_exhausted;
+
 /// A TCP connection that a front end has accepted and sent through the door. It blocks; it ends with the handler, on
 /// every way out, and belongs to none that outlives the call.
 #[derive(Debug)]
@@ -48,16 +50,19 @@ impl<'c> Connection<'c> {
 
 impl Read for Connection<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        io_unless_exhausted()?;
         self.stream.read(buffer)
     }
 }
 
 impl Write for Connection<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io_unless_exhausted()?;
         self.stream.write(bytes)
     }
 
     fn write_vectored(&mut self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        io_unless_exhausted()?;
         self.stream.write_vectored(pieces)
     }
 

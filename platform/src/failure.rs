@@ -7,10 +7,14 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::io;
+
+use transom_arena::exhausted;
 
 use crate::response::{IntoResponse, Response, Status};
 
-/// The error type of handlers that return `Result`. Every [`std::error::Error`] converts into it.
+/// The error type of handlers that return `Result`. Whatever converts into a `Box<dyn Error>` converts into it by `?`: every
+/// [`std::error::Error`], `String` and `&str`, `Box<dyn Error>`, and `anyhow::Error`.
 ///
 /// ```
 /// use transom_platform::{Failure, Request, Response};
@@ -88,9 +92,10 @@ impl Failure {
     }
 }
 
-impl<E: Error> From<E> for Failure {
+impl<E: Into<Box<dyn Error>>> From<E> for Failure {
     /// A 500; the error and its sources are logged.
     fn from(error: E) -> Self {
+        let error = error.into();
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
@@ -99,6 +104,25 @@ impl<E: Error> From<E> for Failure {
             source = cause.source();
         }
         Self::internal(message)
+    }
+}
+
+/// An error where the request that this thread runs has outgrown its bucket. Its answer is a 500 in any case; so what it is
+/// doing had better end.
+#[inline]
+pub(crate) fn unless_exhausted() -> Result<(), Failure> {
+    match exhausted() {
+        None => Ok(()),
+        Some(_) => Err(Failure::internal("the request has outgrown its bucket")),
+    }
+}
+
+/// The same for reading and writing.
+#[inline]
+pub(crate) fn io_unless_exhausted() -> io::Result<()> {
+    match exhausted() {
+        None => Ok(()),
+        Some(_) => Err(io::ErrorKind::OutOfMemory.into()),
     }
 }
 
@@ -162,6 +186,23 @@ mod tests {
             Some("the ledger is shut: invalid digit found in string")
         );
         assert_eq!(body(response), b"Internal Server Error\n");
+    }
+
+    #[test]
+    fn what_is_no_error_type_passes_the_question_mark_too() {
+        fn text() -> Result<(), Failure> {
+            Err(String::from("no ledger"))?;
+            Ok(())
+        }
+        fn boxed() -> Result<(), Failure> {
+            let error: Box<dyn Error> = "no ledger".into();
+            Err(error)?;
+            Ok(())
+        }
+        for failure in [text(), boxed()] {
+            let failure = failure.expect_err("it fails");
+            assert_eq!((failure.status().code(), failure.message()), (500, "no ledger"));
+        }
     }
 
     #[test]

@@ -20,9 +20,6 @@ use transom_doors::now_ns;
 /// that watches its deadline itself gets this much to notice, to clean up and to return.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a bucket may rest before it counts as lost. To become `--keep-timeout`, with the state that it is about.
-pub const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Between two looks while a bucket is lost that may come back.
 const LOOK_OFTEN: Duration = Duration::from_millis(250);
 
@@ -39,7 +36,7 @@ const LATE: Duration = Duration::from_secs(1);
 pub enum Loss {
     /// Its request was parked. It never comes back.
     Parked,
-    /// It has rested for longer than [`KEEP_TIMEOUT`].
+    /// It has rested for longer than `--keep-timeout`.
     Resting,
     /// Its call has not ended [`OVERDUE_AFTER`] its deadline, or after its client has gone.
     Overdue,
@@ -79,22 +76,18 @@ enum Class {
     Sound,
     /// It is once its call is overdue.
     Calling,
-    /// It is once that has lasted for [`KEEP_TIMEOUT`].
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "no state of a bucket is one of rest yet")
-    )]
+    /// It is once that has lasted for `--keep-timeout`.
     Resting,
     /// It is.
     Parked,
 }
 
-/// The one place where a state of buckets gets its class. A state `Resting`, once the arena has it, is `Class::Resting`;
-/// everything else is done.
+/// The one place where a state of buckets gets its class.
 fn class_of(state: BucketState) -> Class {
     match state {
-        BucketState::Unbound | BucketState::Idle | BucketState::Pinned => Class::Sound,
+        BucketState::Unbound | BucketState::Idle => Class::Sound,
         BucketState::Busy => Class::Calling,
+        BucketState::Resting => Class::Resting,
         BucketState::Parked => Class::Parked,
     }
 }
@@ -247,14 +240,19 @@ struct Noticed {
 }
 
 /// From when on a bucket of that class is lost, and by what; `None`: never, as things are.
-fn lost_from(class: Class, sign: &Sign, noticed: Noticed) -> Option<(u64, Loss)> {
+fn lost_from(
+    class: Class,
+    sign: &Sign,
+    noticed: Noticed,
+    keep_timeout: Duration,
+) -> Option<(u64, Loss)> {
     let after = |at_ns: u64, time: Duration| at_ns.saturating_add(time.as_nanos() as u64);
     let resumed_ns = noticed.resumed_ns;
     let noticed = Some(noticed.at_ns).filter(|&at_ns| at_ns != 0);
     match (class, sign.until()) {
         (Class::Sound, _) | (Class::Calling, Until::Ever) => None,
         (Class::Parked, _) => Some((0, Loss::Parked)),
-        (Class::Resting, _) => noticed.map(|at_ns| (after(at_ns, KEEP_TIMEOUT), Loss::Resting)),
+        (Class::Resting, _) => noticed.map(|at_ns| (after(at_ns, keep_timeout), Loss::Resting)),
         (Class::Calling, Until::ClientHasGone) => {
             noticed.map(|at_ns| (after(at_ns.max(resumed_ns), OVERDUE_AFTER), Loss::Overdue))
         }
@@ -290,15 +288,7 @@ impl Application {
             at_ns: signs.noticed_ns[bucket as usize].load(Ordering::Relaxed),
             resumed_ns: signs.resumed_ns.load(Ordering::Relaxed),
         };
-        lost_from(class, signs.of(bucket), noticed)
-    }
-
-    /// Whether the client of the call in a bucket has gone.
-    ///
-    /// The hook for the mark that a door makes on a call whose client has given it up. Until there is one, a call that
-    /// streams, and a connection, are never lost by time.
-    fn client_has_gone(&self, _bucket: u32) -> bool {
-        false
+        lost_from(class, signs.of(bucket), noticed, self.options().keep_timeout)
     }
 
     /// Notes when a bucket was first seen in what it may be in for a while only.
@@ -458,10 +448,15 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+    const KEEP_TIMEOUT: Duration = Duration::from_secs(10);
     const NOTHING: Noticed = Noticed {
         at_ns: 0,
         resumed_ns: 0,
     };
+
+    fn lost_from(class: Class, sign: &Sign, noticed: Noticed) -> Option<(u64, Loss)> {
+        super::lost_from(class, sign, noticed, KEEP_TIMEOUT)
+    }
 
     fn noticed(at_s: u64) -> Noticed {
         Noticed {

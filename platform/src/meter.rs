@@ -4,7 +4,7 @@
 use crate::histogram::{Histogram, Scale};
 use crate::service::Service;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use transom_arena::{Exhaustion, Reason};
 use transom_doors::now_ns;
@@ -30,6 +30,8 @@ pub struct RouteMeter {
     /// Nanoseconds for which each call held its bucket.
     pub call_time: Histogram,
     exhausted: AtomicU64,
+    /// One of its requests has left memory in its bucket, and the log has said so.
+    has_left: AtomicBool,
 }
 
 impl RouteMeter {
@@ -39,7 +41,13 @@ impl RouteMeter {
             memory: Histogram::new(Scale::BYTES, arena_size as u64),
             call_time: Histogram::new(Scale::NANOSECONDS, CALL_MOST_NS),
             exhausted: AtomicU64::new(0),
+            has_left: AtomicBool::new(false),
         }
+    }
+
+    /// True once.
+    pub(crate) fn is_first_to_leave(&self) -> bool {
+        !self.has_left.swap(true, Ordering::Relaxed)
     }
 
     /// How many of its requests outgrew their bucket or found the shared heap full.

@@ -23,8 +23,9 @@ use matchit::Params;
 use serde::Deserialize;
 use transom_doors::now_ns;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, unless_exhausted};
 use crate::frame::RawRequest;
+use crate::reserve::TryReserve;
 use crate::lost::RouteNote;
 use crate::slot_io::Port;
 
@@ -176,6 +177,7 @@ impl Request {
     /// # Errors
     /// 400 when the value is not one of a `T`.
     pub fn query_as<T: FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+        unless_exhausted()?;
         let Some(value) = self.query(name) else {
             return Ok(None);
         };
@@ -234,6 +236,7 @@ impl Request {
     /// # Errors
     /// 400 when it is not UTF-8.
     pub fn body_str(&self) -> Result<&str, Failure> {
+        unless_exhausted()?;
         str::from_utf8(self.body()).map_err(|_| Failure::bad_request("the body is not UTF-8 text"))
     }
 
@@ -242,6 +245,7 @@ impl Request {
     /// # Errors
     /// 400 that says what is wrong and where, when the body is not JSON or not that of a `T`.
     pub fn json<'r, T: Deserialize<'r>>(&'r self) -> Result<T, Failure> {
+        unless_exhausted()?;
         serde_json::from_slice(self.body()).map_err(|error| {
             Failure::bad_request(format!(
                 "the body is not the JSON that is expected here: {error}"
@@ -295,6 +299,7 @@ impl Request {
     /// 404 when the part is not one of a `T`: a path that cannot name anything names nothing. 500 when the pattern has
     /// no such name, which is the application's mistake.
     pub fn param_as<T: FromStr>(&self, name: &str) -> Result<T, Failure> {
+        unless_exhausted()?;
         let Some(value) = self.param(name) else {
             let route = self.route.unwrap_or("the fallback");
             return Err(Failure::internal(format!(
@@ -325,6 +330,20 @@ impl Request {
             used: 0,
             free: 0,
             high_water: 0,
+        })
+    }
+
+    /// Makes room for `additional` more elements in a collection, if the bucket has it: see [`try_reserve`](crate::try_reserve).
+    ///
+    /// # Errors
+    /// 413 that says so, when it has not. The request goes on.
+    pub fn try_reserve(
+        &self,
+        collection: &mut impl TryReserve,
+        additional: usize,
+    ) -> Result<(), Failure> {
+        crate::reserve::try_reserve(collection, additional).map_err(|_| {
+            Failure::content_too_large("that is more than the memory that a request has here")
         })
     }
 

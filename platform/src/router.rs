@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::handler::{Handler, HandlerFn};
 use crate::headers::is_token;
+use crate::keeping::EachThread;
 use crate::request::Request;
 use crate::response::{IntoResponse, Response, Status};
 
@@ -167,6 +168,26 @@ impl Router {
         self
     }
 
+    /// Runs `f` once on each door server thread before its first request: touch here what handlers make lazily for each
+    /// thread or for all (`rand`'s generator, a `static` regular expression, the buffer of standard output). It stays in
+    /// the thread's bucket, and costs there what it needs and not what the first request needed on the way. What is one for
+    /// all threads is made by the first of them.
+    ///
+    /// ```
+    /// use std::sync::LazyLock;
+    /// use transom_platform::{Request, Router};
+    ///
+    /// static GREETING: LazyLock<String> = LazyLock::new(|| "hello\n".repeat(3));
+    ///
+    /// let router = Router::new()
+    ///     .get("/", |_: &Request| GREETING.as_str())
+    ///     .warm(|| drop(LazyLock::force(&GREETING)));
+    /// ```
+    pub fn warm(mut self, f: impl Fn() + Send + Sync + 'static) -> Self {
+        self.routes.warm.push(Box::new(f));
+        self
+    }
+
     /// Checks the table and finishes it.
     ///
     /// # Errors
@@ -193,6 +214,7 @@ pub struct Routes {
     tree: matchit::Router<usize>,
     routes: Vec<Route>,
     fallback: Option<BoxedHandler>,
+    warm: Vec<EachThread>,
 }
 
 #[derive(Default)]
@@ -248,6 +270,11 @@ impl Routes {
                 .routes
                 .iter()
                 .any(|route| route.handler(method).is_some())
+    }
+
+    /// What is to run once on each door server thread before its first call.
+    pub(crate) fn warm(&self) -> &[EachThread] {
+        &self.warm
     }
 
     /// The patterns, in the order of registration.

@@ -357,6 +357,7 @@ fn term(
         name,
         count,
         unit,
+        guards: 0,
         holder,
         flags,
         place,
@@ -380,7 +381,6 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
         connections(front),
         partial_heads(front),
         scratch(front),
-        shared_heap(settings),
         loop_stacks(front),
         loop_queues(front),
         log_queue(front),
@@ -395,6 +395,7 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
             "--buckets, --loops",
         ),
     ];
+    terms.extend(pools(settings));
     terms.extend(addresses(front));
     terms.extend(access_log(front));
     terms
@@ -405,7 +406,6 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
     let count = settings.application.buckets as usize;
     vec![
         buckets,
-        shared_heap(settings),
         term(
             "snapshots",
             Place::Region,
@@ -510,15 +510,32 @@ fn scratch(settings: &FrontSettings) -> Term {
     )
 }
 
-fn shared_heap(settings: &Settings) -> Term {
-    term(
-        "shared heap",
-        Place::Region,
-        1,
-        settings.application.shared_heap.get(),
-        "state that outlives requests",
-        "--shared-heap",
-    )
+/// What requests share beside their buckets.
+fn pools(settings: &Settings) -> [Term; 3] {
+    let application = &settings.application;
+    let pool = |name, bytes: Bytes, holder, flags| {
+        term(name, Place::Region, 1, bytes.get(), holder, flags)
+    };
+    [
+        pool(
+            "shared heap",
+            application.shared_heap,
+            "state that outlives requests",
+            "--shared-heap",
+        ),
+        pool(
+            "overdraft",
+            application.overdraft,
+            "requests that have outgrown their bucket, until they return",
+            "--overdraft",
+        ),
+        pool(
+            "C heap",
+            application.c_heap,
+            "what C libraries allocate in requests",
+            "--c-heap",
+        ),
+    ]
 }
 
 fn loop_stacks(settings: &FrontSettings) -> Term {

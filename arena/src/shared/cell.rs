@@ -3,7 +3,7 @@
 use super::lock::{Access, Lock, State};
 use super::{POOLS, aimed_at, has_room, make_pool, outside};
 use crate::overdraft::overdraft_share;
-use crate::recovery::{STACK_MARGIN, ensure_stack};
+use crate::recovery::{STACK_MARGIN, ensure_stack, exhausted};
 use crate::thread::{bound, thread};
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -78,6 +78,10 @@ pub enum SharedError {
         "shared state cannot be changed any more: a request that was ended while it was reading it may still be reading it"
     )]
     Lent,
+    /// The request has outgrown its bucket: its answer is a 500, so what it would change here had better not be.
+    /// [`with_room`](Shared::with_room) of 0 bytes still works, to take something back.
+    #[error("the request has outgrown its bucket")]
+    Exhausted,
     /// There is no room for a change.
     #[error(
         "the shared heap is full: {asked} bytes were wanted, and {used} of {size} are in use; raise --shared-heap, or the cell's quota"
@@ -186,6 +190,9 @@ impl<T: 'static> Shared<T> {
         let place = Location::caller();
         self.lock.locked(Access::Write, || {
             let pool = self.own_pool()?;
+            if room > 0 && exhausted().is_some() {
+                return Err(SharedError::Exhausted);
+            }
             self.check_room(pool, room)?;
             let bucket = bound();
             let before = bucket.map_or(0, |bucket| {
@@ -269,12 +276,15 @@ impl<T: 'static> Shared<T> {
     /// A request that outgrows its arena in here does not poison the cell: nothing was being changed.
     ///
     /// # Errors
-    /// [`SharedError::Poisoned`].
+    /// [`SharedError::Poisoned`] and [`SharedError::Exhausted`].
     ///
     /// # Panics
     /// If this request holds the cell already, or 16 others.
     pub fn read<R>(&self, f: impl FnOnce(&T) -> R) -> Result<R, SharedError> {
         self.lock.locked(Access::Read, || {
+            if exhausted().is_some() {
+                return Err(SharedError::Exhausted);
+            }
             // SAFETY: locked for reading, and nobody who will never end changes it: there are only shared references.
             Ok(f(unsafe { &*self.value() }))
         })

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use bumpalo::Bump;
 use bumpalo::collections::Vec;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, io_unless_exhausted};
 
 /// How much a body of unknown length is collected at a time: the size of a page, as good as any.
 const STEP_BYTES: usize = 4096;
@@ -64,6 +64,7 @@ impl Read for BodyReader<'_> {
     /// # Errors
     /// When the client has gone, was too slow, or sent what is no body.
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        io_unless_exhausted()?;
         if self.rest.is_empty() {
             self.stream.read(out)
         } else {

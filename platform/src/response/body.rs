@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
+use crate::failure::io_unless_exhausted;
+
 /// Writes a streamed body; see [`Response::stream`](crate::Response::stream).
 pub type WriteBody<'r> = Box<dyn FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + 'r>;
 
@@ -203,6 +205,7 @@ impl<'a> BodyWriter<'a> {
     /// # Errors
     /// When a full slot is not taken any more.
     pub fn space(&mut self) -> io::Result<&mut [u8]> {
+        io_unless_exhausted()?;
         let left = self.left();
         if left > 0 && self.sink.space().is_empty() {
             self.sink.push_out()?;
@@ -252,6 +255,7 @@ impl Write for BodyWriter<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        io_unless_exhausted()?;
         self.sink.push_out()
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use transom_arena::{
-    Bound, Bucket, BucketState, Place, process_heap_allocations, shared_heap_usage,
+    Bound, Bucket, BucketState, Place, process_heap_allocations, overdraft_usage, shared_heap_usage,
 };
 use transom_platform::histogram::Histogram;
 use transom_platform::{Application, RouteMeter};
@@ -465,10 +465,22 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
             figures.panicked as usize,
         ),
         (
-            "transom_pinned_total",
+            "transom_left_total",
             COUNTER,
-            "Requests that left allocations behind.",
-            figures.pinned as usize,
+            "Requests that left memory in use in their buckets.",
+            figures.left as usize,
+        ),
+        (
+            "transom_kept_bytes",
+            GAUGE,
+            "Bytes that buckets keep of what earlier requests left in use.",
+            figures.kept,
+        ),
+        (
+            "transom_threads_replaced_total",
+            COUNTER,
+            "Door server threads that were ended because their buckets kept too much, and replaced.",
+            figures.threads_ended as usize,
         ),
     ] {
         text.one(name, kind, help, value)?;
@@ -486,7 +498,74 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
             ("shared-heap", figures.exhausted_shared_heap),
         ],
     )?;
+    of_pools(application, text)?;
     of_routes(application.routes(), text)
+}
+
+/// What requests share beside their buckets.
+fn of_pools(application: &Application, text: &mut Text<'_>) -> io::Result<()> {
+    let overdraft = overdraft_usage();
+    let of_overdraft = [("used", overdraft.used), ("kept", overdraft.kept)];
+    text.each(
+        (
+            "transom_overdraft_bytes",
+            GAUGE,
+            "Bytes of the overdraft in use, and of these what has outlived its request.",
+        ),
+        "what",
+        of_overdraft.map(|(what, bytes)| (what, bytes as u64)),
+    )?;
+    text.one(
+        "transom_overdraft_size_bytes",
+        GAUGE,
+        "Bytes of the overdraft.",
+        overdraft.size,
+    )?;
+    #[cfg(feature = "c-heap")]
+    {
+        let heap = transom_arena::c_heap_usage();
+        let of_heap = [("used", heap.used), ("kept", heap.kept)];
+        text.each(
+            (
+                "transom_c_heap_bytes",
+                GAUGE,
+                "Bytes of the C heap in use, and of these what has outlived its request.",
+            ),
+            "what",
+            of_heap.map(|(what, bytes)| (what, bytes as u64)),
+        )?;
+        for (name, kind, help, value) in [
+            (
+                "transom_c_heap_size_bytes",
+                GAUGE,
+                "Bytes of the C heap.",
+                heap.size as u64,
+            ),
+            (
+                "transom_c_heap_calls_total",
+                COUNTER,
+                "Calls of malloc and its like in requests.",
+                heap.calls,
+            ),
+            (
+                "transom_c_heap_refused_total",
+                COUNTER,
+                "Calls of malloc and its like in requests that got nothing.",
+                heap.refused,
+            ),
+            (
+                "transom_c_heap_leaked_bytes_total",
+                COUNTER,
+                "Bytes that requests had of the C heap when they were left by a jump.",
+                application.figures().c_leaked,
+            ),
+        ] {
+            text.one(name, kind, help, value)?;
+        }
+    }
+    #[cfg(not(feature = "c-heap"))]
+    let _ = application;
+    Ok(())
 }
 
 fn of_recycle(recycle: &RecycleView, text: &mut Text<'_>) -> io::Result<()> {
@@ -534,7 +613,7 @@ pub(super) const STATES: [(BucketState, &str); 5] = [
     (BucketState::Unbound, "unbound"),
     (BucketState::Idle, "idle"),
     (BucketState::Busy, "busy"),
-    (BucketState::Pinned, "pinned"),
+    (BucketState::Resting, "resting"),
     (BucketState::Parked, "parked"),
 ];
 

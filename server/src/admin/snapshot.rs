@@ -6,7 +6,7 @@ use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
-use transom_arena::{Bound, Bucket, BucketState, process_heap_allocations, shared_heap_usage};
+use transom_arena::{Bound, Bucket, BucketState, process_heap_allocations, overdraft_usage, shared_heap_usage};
 use transom_platform::histogram::Histogram;
 use transom_platform::{Application, Culprit, Loss, RouteMeter};
 
@@ -174,7 +174,10 @@ struct Applied {
     exhausted_stack: u64,
     exhausted_shared_heap: u64,
     panicked: u64,
-    pinned: u64,
+    left: u64,
+    kept: usize,
+    overdraft: usize,
+    overdraft_size: usize,
     largest_refused: u64,
     high_water: usize,
     stack_high_water: usize,
@@ -201,6 +204,7 @@ impl Applied {
         let geometry = application.buckets().get(0).map(Bucket::geometry);
         let geometry = geometry.expect("an application has a bucket");
         let (shared_heap, shared_heap_size) = shared_heap_usage();
+        let overdraft = overdraft_usage();
         Applied {
             bucket_size: geometry.bucket_size(),
             arena_size: geometry.arena_size(),
@@ -212,7 +216,10 @@ impl Applied {
             exhausted_stack: figures.exhausted_stack,
             exhausted_shared_heap: figures.exhausted_shared_heap,
             panicked: figures.panicked,
-            pinned: figures.pinned,
+            left: figures.left,
+            kept: figures.kept,
+            overdraft: overdraft.used,
+            overdraft_size: overdraft.size,
             largest_refused: figures.largest_refused,
             high_water: figures.high_water,
             stack_high_water: figures.stack_high_water,

@@ -58,6 +58,10 @@ impl AdminHalf {
     ) -> Result<Self, StartError> {
         let options = ApplicationOptions {
             on_parked: || {},
+            on_leave: || {},
+            keep: usize::MAX,
+            keep_timeout: Duration::MAX,
+            each_thread: Vec::new(),
             memory_header: false,
         };
         let routes = told.router().build()?;

@@ -6,10 +6,11 @@ use crate::plan::Plan;
 use crate::settings::ApplicationSettings;
 use std::time::Duration;
 use transom_arena::{
-    Buckets, Policy, Region, RegionOptions, forbid_process_heap, install_shared_heap,
+    Buckets, Policy, Region, RegionOptions, forbid_process_heap, install_overdraft,
+    install_shared_heap,
 };
 use transom_doors::Door;
-use transom_platform::{Application, ApplicationOptions, Service};
+use transom_platform::{Application, ApplicationOptions, EachThread, Service};
 
 /// A thread starts within microseconds, on a crowded machine within milliseconds.
 pub(super) const FIRST_THREAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -34,22 +35,33 @@ pub(super) fn install(
     settings: &ApplicationSettings,
     service: Service,
     policy: Policy,
+    each_thread: Vec<EachThread>,
 ) -> Result<(&'static Application, Buckets), StartError> {
     let mut take = |name| region.take(name).expect("the plan has this term");
     let (buckets, heap) = (take("buckets"), take("shared heap"));
+    let (overdraft, c_heap) = (take("overdraft"), take("C heap"));
     let buckets = Buckets::install(region, &buckets, plan.bucket, settings.wipe.into())?;
     region.commit()?;
     install_shared_heap(heap)?;
+    install_overdraft(overdraft, settings.overdraft_per_request())?;
+    #[cfg(feature = "c-heap")]
+    transom_arena::install_c_heap(c_heap, settings.c_heap_per_request())?;
+    #[cfg(not(feature = "c-heap"))]
+    drop(c_heap);
     let (buckets, aside) = buckets.keep_aside(buckets.len() - settings.buckets);
     let options = ApplicationOptions {
         on_parked: Signals::parked,
+        on_leave: Signals::parked,
+        keep: settings.keep(&plan.bucket),
+        keep_timeout: settings.keep_timeout,
+        each_thread,
         memory_header: settings.memory_header,
     };
     if settings.strict_heap {
         forbid_process_heap();
     }
     let application = match policy {
-        Policy::Park => Application::new(service, buckets, options),
+        Policy::Overdraft => Application::new(service, buckets, options),
         // SAFETY: `App::policy` chose it only if the author promised the contract.
         Policy::Escape => unsafe { Application::escaping(service, buckets, options) },
     };
@@ -76,7 +88,7 @@ pub(super) fn start(
 /// What a policy is called in the log.
 pub(super) fn policy_name(policy: Policy) -> &'static str {
     match policy {
-        Policy::Park => "park",
+        Policy::Overdraft => "overdraft",
         Policy::Escape => "escape",
     }
 }

@@ -61,6 +61,7 @@ impl Server {
             &settings.application,
             handlers.service,
             policy,
+            handlers.each_thread,
         )?;
         let flags = &settings.door;
         // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
@@ -176,7 +177,7 @@ impl Server {
     }
 
     /// Whether a call is under way that is to be waited for, or may still be taken up by a thread that has not seen the
-    /// revoke yet. Threads that wait for a pinned bucket have none.
+    /// revoke yet.
     fn has_calls(&self) -> bool {
         let lost = self.application.lost();
         if lost.total() >= self.application.buckets().len() {
@@ -185,8 +186,7 @@ impl Server {
         let door = self.door.info();
         let left = door.threads_parked + door.threads_ended;
         let serving = door.threads_started.saturating_sub(left) as usize;
-        let idle = self.application.figures().buckets_pinned + lost.overdue as usize;
-        self.calls_under_way() > 0 || serving > idle
+        self.calls_under_way() > 0 || serving > lost.overdue as usize
     }
 
     /// Calls under way, but for those that are overdue: their clients have been answered by their front ends.

@@ -84,6 +84,7 @@ impl Server {
             &settings.application,
             handlers.service,
             policy,
+            handlers.each_thread,
         )?;
         let door = application.door()?;
 

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{Policy, settle_process_heap};
-use transom_platform::{ConnectionHandler, DatagramHandler, Router, RouterError, Service};
+use transom_platform::{ConnectionHandler, DatagramHandler, EachThread, Router, RouterError, Service};
 
 pub use forwards::{check_file, serve_forwards};
 pub(crate) use front::EndIfPanicking;
@@ -68,6 +68,7 @@ pub struct App {
     handlers: Written,
     promises_escape: bool,
     warm_up: Option<Box<dyn FnOnce()>>,
+    each_thread: Vec<EachThread>,
     flags: Option<OwnFlags>,
 }
 
@@ -143,6 +144,11 @@ enum StartError {
     Buckets(#[from] transom_arena::BucketsError),
     #[error(transparent)]
     SharedHeap(#[from] transom_arena::SharedHeapError),
+    #[error(transparent)]
+    Overdraft(#[from] transom_arena::OverdraftError),
+    #[cfg(feature = "c-heap")]
+    #[error(transparent)]
+    CHeap(#[from] transom_arena::CHeapError),
     #[error(transparent)]
     Application(#[from] transom_platform::ApplicationError),
     #[error("a channel cannot be made: {0}")]
@@ -271,6 +277,7 @@ impl App {
             handlers,
             promises_escape: false,
             warm_up: None,
+            each_thread: Vec::new(),
             flags: None,
         }
     }
@@ -284,10 +291,18 @@ impl App {
         self
     }
 
-    /// Runs once before the first request, with allocations on the process heap: touch lazy values here, load tables,
-    /// fill caches. What is first touched in a request instead lives in that request's bucket and pins it.
+    /// Runs once before the first request, with allocations on the process heap: load tables here, make lazy values that
+    /// are one for all threads, fill caches. What is first touched in a request instead lives in that request's bucket.
     pub fn warm_up(mut self, f: impl FnOnce() + 'static) -> Self {
         self.warm_up = Some(Box::new(f));
+        self
+    }
+
+    /// Runs once on each door server thread before its first call, in its bucket: what a library makes for each thread
+    /// (`rand`'s generator, `chrono`'s time zone) is made here, and costs what it needs. See also
+    /// [`Router::warm`](transom_platform::Router::warm).
+    pub fn each_thread(mut self, f: impl Fn() + Send + Sync + 'static) -> Self {
+        self.each_thread.push(Box::new(f));
         self
     }
 
@@ -344,6 +359,7 @@ impl App {
             policy: self.policy(settings)?,
             service: self.handlers.build()?,
             warm_up: self.warm_up,
+            each_thread: self.each_thread,
         };
         if settings.front.check {
             // A closed pipe is no reason to fail.
@@ -403,7 +419,7 @@ impl App {
         let promised = if self.promises_escape {
             Policy::Escape
         } else {
-            Policy::Park
+            Policy::Overdraft
         };
         match settings.application.on_exhaustion.map(Policy::from) {
             Some(Policy::Escape) if !self.promises_escape => Err(StartError::NoPromise),
@@ -418,6 +434,7 @@ struct Handlers {
     service: Service,
     policy: Policy,
     warm_up: Option<Box<dyn FnOnce()>>,
+    each_thread: Vec<EachThread>,
 }
 
 /// Runs a server with logs, and writes the last lines of them.

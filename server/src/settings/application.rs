@@ -1,8 +1,10 @@
 //! What an application needs: its buckets, its state, and the channels over which it is called.
 
+use super::values::parse_duration;
 use clap::{Args, ValueEnum};
 use std::num::NonZeroU32;
-use transom_arena::{Bytes, Policy, Wipe};
+use std::time::Duration;
+use transom_arena::{BucketGeometry, Bytes, Policy, Wipe};
 
 /// The flags of the region in which handlers live.
 #[derive(Debug, Clone, Args)]
@@ -17,7 +19,7 @@ pub struct ApplicationSettings {
     )]
     pub buckets: u32,
 
-    /// Bytes of one bucket: stack, arena, and 44KiB or so of guard pages and reserve
+    /// Bytes of one bucket: stack, arena, and 44KiB or so of reserve
     #[arg(
         long,
         env = "TRANSOM_BUCKET_SIZE",
@@ -36,6 +38,66 @@ pub struct ApplicationSettings {
         help_heading = "Memory"
     )]
     pub stack_size: Bytes,
+
+    /// Bytes for requests that have outgrown their bucket, so that they can return before they get their 500. 0 for none:
+    /// then such a request ends at once, and its bucket is lost
+    #[arg(
+        long,
+        env = "TRANSOM_OVERDRAFT",
+        value_name = "SIZE",
+        default_value = "16MiB",
+        help_heading = "Memory"
+    )]
+    pub overdraft: Bytes,
+
+    /// Bytes of the overdraft that one request may have [default: a quarter]
+    #[arg(
+        long,
+        env = "TRANSOM_OVERDRAFT_PER_REQUEST",
+        value_name = "SIZE",
+        help_heading = "Memory"
+    )]
+    pub overdraft_per_request: Option<Bytes>,
+
+    /// Bytes for what C libraries allocate in requests (`malloc`)
+    #[arg(
+        long,
+        env = "TRANSOM_C_HEAP",
+        value_name = "SIZE",
+        default_value = "16MiB",
+        help_heading = "Memory"
+    )]
+    pub c_heap: Bytes,
+
+    /// Bytes of the C heap that one request may have [default: a quarter]
+    #[arg(
+        long,
+        env = "TRANSOM_C_HEAP_PER_REQUEST",
+        value_name = "SIZE",
+        help_heading = "Memory"
+    )]
+    pub c_heap_per_request: Option<Bytes>,
+
+    /// Bytes that a bucket may keep of what its requests leave: thread-locals, lazy values, entries of caches
+    /// [default: an eighth of the arena]
+    #[arg(
+        long,
+        env = "TRANSOM_KEEP",
+        value_name = "SIZE",
+        help_heading = "Memory"
+    )]
+    pub keep: Option<Bytes>,
+
+    /// How long a bucket that keeps more may rest, before it counts as lost
+    #[arg(
+        long,
+        env = "TRANSOM_KEEP_TIMEOUT",
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = parse_duration,
+        help_heading = "Memory"
+    )]
+    pub keep_timeout: Duration,
 
     /// Bytes of state that outlives requests (`Shared`)
     #[arg(
@@ -80,7 +142,7 @@ pub struct ApplicationSettings {
     /// What happens to a request that outgrows its bucket through an ordinary allocation or its stack
     /// [default: as the application promises]
     ///
-    /// park: its client gets a 500, its thread and bucket are lost until the process is replaced. escape: its client
+    /// overdraft: what does not fit comes from the overdraft, the handler returns, and its client gets a 500. escape: its client
     /// gets a 500, its handler is left by a jump, its bucket is used again; only for applications whose author has
     /// promised the escape contract
     #[arg(
@@ -193,8 +255,9 @@ impl From<WipeSetting> for Wipe {
 /// `--on-exhaustion`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnExhaustion {
-    /// Answer 500, then let the thread sleep for ever
-    Park,
+    /// Let the handler return, with memory from the overdraft, and answer 500
+    #[value(alias = "park")]
+    Overdraft,
     /// Answer 500 and leave the handler by a jump
     Escape,
 }
@@ -202,13 +265,33 @@ pub enum OnExhaustion {
 impl From<OnExhaustion> for Policy {
     fn from(setting: OnExhaustion) -> Self {
         match setting {
-            OnExhaustion::Park => Policy::Park,
+            OnExhaustion::Overdraft => Policy::Overdraft,
             OnExhaustion::Escape => Policy::Escape,
         }
     }
 }
 
 impl ApplicationSettings {
+    /// What one request may have of the overdraft.
+    #[must_use]
+    pub fn overdraft_per_request(&self) -> usize {
+        let quarter = self.overdraft.get() / 4;
+        self.overdraft_per_request.map_or(quarter, Bytes::get)
+    }
+
+    /// What one request may have of the C heap.
+    #[must_use]
+    pub fn c_heap_per_request(&self) -> usize {
+        let quarter = self.c_heap.get() / 4;
+        self.c_heap_per_request.map_or(quarter, Bytes::get)
+    }
+
+    /// What a bucket may keep of what its requests leave.
+    #[must_use]
+    pub fn keep(&self, bucket: &BucketGeometry) -> usize {
+        self.keep.map_or(bucket.arena_size() / 8, Bytes::get)
+    }
+
     /// Lost buckets at which the process is replaced.
     #[must_use]
     pub fn lost_limit(&self) -> u32 {

@@ -1,0 +1,61 @@
+//! [`try_reserve`]: room for more, if the bucket has it, and an error if not.
+//!
+//! The collections' own `try_reserve` cannot say no where this one does: a global allocator is not told whether it may
+//! refuse, so it serves what does not fit from the overdraft, and the request's answer is then a 500.
+
+use std::collections::{BinaryHeap, HashMap, HashSet, TryReserveError, VecDeque};
+use std::hash::{BuildHasher, Hash};
+use transom_arena::refusing;
+
+/// What can grow by so many elements at once, or say that it cannot.
+pub trait TryReserve {
+    /// The collection's own `try_reserve`.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    fn try_reserve(&mut self, additional: usize) -> Result<(), TryReserveError>;
+}
+
+/// Makes room for `additional` more elements (bytes, of a `String`) in the bucket's arena, or inside
+/// [`Shared::with`](crate::Shared::with) in the shared heap. Nothing is drawn from the overdraft: where it does not fit, the
+/// collection stays as it is, and the request goes on.
+///
+/// ```
+/// use transom_platform::{Failure, Request, try_reserve};
+///
+/// fn squares(request: &Request) -> Result<String, Failure> {
+///     let n: usize = request.query_as("n")?.unwrap_or(10);
+///     let mut squares = Vec::new();
+///     try_reserve(&mut squares, n).map_err(|_| Failure::content_too_large("too many"))?;
+///     squares.extend((0..n as u64).map(|n| n * n));
+///     Ok(format!("{squares:?}"))
+/// }
+/// ```
+///
+/// # Errors
+/// When it does not fit.
+pub fn try_reserve(
+    collection: &mut impl TryReserve,
+    additional: usize,
+) -> Result<(), TryReserveError> {
+    refusing(|| collection.try_reserve(additional))
+}
+
+macro_rules! can_reserve {
+    ($([$($parameters:tt)*] $collection:ty),* $(,)?) => {$(
+        impl<$($parameters)*> TryReserve for $collection {
+            fn try_reserve(&mut self, additional: usize) -> Result<(), TryReserveError> {
+                self.try_reserve(additional)
+            }
+        }
+    )*};
+}
+
+can_reserve!(
+    [T] Vec<T>,
+    [] String,
+    [T] VecDeque<T>,
+    [T: Ord] BinaryHeap<T>,
+    [K: Eq + Hash, V, S: BuildHasher] HashMap<K, V, S>,
+    [T: Eq + Hash, S: BuildHasher] HashSet<T, S>,
+);
