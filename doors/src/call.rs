@@ -376,14 +376,15 @@ impl<'a> Call<'a> {
 /// stay on the stack is what makes those references valid; it says nothing about who else may use what they lead to. So
 /// each thing that a call has given its handler stays the handler's for as long as the process lives:
 ///
-/// | lent | where it lies | why it stays |
-/// |---|---|---|
-/// | `request()`, call from this process | request slot | the client retires the slot ([`Kind::Lost`](crate::Kind::Lost)) and never writes there again |
-/// | `request()`, call from another process | this thread's snapshot | the thread takes up no other call |
-/// | `reply_mut()` | reply slot | the client retires the slot, and no bytes of it are the reply; a client in another process that submits a call there again is put out (`Lie::Twice`) |
-/// | the mapping of the reply slot | channel | a channel with a lost call is never unmapped, also when its client leaves; its porter keeps it |
-/// | descriptors that were taken | the handler's frame | they are owned there, and nothing here closes them |
-/// | the call itself, the door | the frames of `serve` | never left |
+/// - `request()` of a call from this process lies in the request slot. The client is told that the slot is lost
+///   ([`Kind::Lost`](crate::Kind::Lost)), and never writes there again.
+/// - `request()` of a call from another process lies in this thread's snapshot. The thread takes up no other call.
+/// - `reply_mut()` lies in the reply slot. No bytes of it are the reply, so the client reads none, and it never uses the
+///   slot again. A client in another process that does so all the same is put out (`Lie::Twice`): no other handler gets
+///   the slot.
+/// - The memory of that slot stays mapped when its client leaves: the porter keeps a channel in which a call was lost.
+/// - Descriptors that were taken belong to the handler's frames, and nothing here closes them.
+/// - The call and the door belong to the frames of `serve`, which are never left.
 #[derive(Clone, Copy, Debug)]
 pub struct EmergencyReply {
     inner: *const Inner,
@@ -393,10 +394,10 @@ pub struct EmergencyReply {
 }
 
 impl EmergencyReply {
-    /// Ends the call with `status` and without a reply, and rings the client whether it sleeps or not; the call's slot is
-    /// lost. Also tells of every other completion that this thread has
-    /// kept back, and wakes another thread if calls wait that counted on this one. A call that was
-    /// completed already keeps its reply, and its slot is not lost. Returns whether the call was lost.
+    /// Ends the call with `status` and without a reply, and rings the client whether it sleeps or not. The call's slot is
+    /// lost. Also tells of every other completion that this thread has kept back, and wakes another thread if calls wait
+    /// that counted on this one. A call that was completed already keeps its reply, and its slot is not lost. Returns
+    /// whether the call was lost.
     ///
     /// Async-signal-safe: atomics and futex(2), write(2), sched_getcpu(3); no lock, no allocation, little stack. It
     /// cannot start a thread: if none is idle, the next submit or

@@ -708,7 +708,7 @@ impl Porter {
                 None => DoorEvent::Left { client },
             });
             if inner.is_held(channel.id) || channel.has_lost_calls() {
-                // A call that runs on, or was lost, keeps the channel, but not what nobody will take up.
+                // A call that runs on, or was lost, keeps the channel, but not the descriptors of other calls.
                 link.discard();
                 channel.drop_parcels();
                 self.retired.push(channel);

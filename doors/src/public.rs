@@ -103,8 +103,8 @@ pub enum DoorEvent {
         /// Why.
         why: Refusal,
     },
-    /// A client has left a channel in which a call was lost: its memory stays as it is for as long as the process lives, and it
-    /// counts among the door's channels.
+    /// A client has left a channel in which a call was lost. The channel's memory stays for as long as the process lives,
+    /// and it counts among the door's channels.
     Kept {
         /// Who.
         client: Credentials,

@@ -388,7 +388,7 @@ mod between {
         ));
         drop(last);
         assert_eq!(changes.load(Ordering::SeqCst), 0);
-        // Nobody waits for them: who is let in and who leaves is over once the last client has gone.
+        // They keep no thread: the porter ends once the last client has left.
         let path = attachment.path().to_owned();
         attachment.detach();
         let again = || door.attach(&path, &AttachOptions::default()).is_ok();

@@ -386,7 +386,7 @@ impl Application {
     ///   call is lost with its slot, see [`EmergencyReply`];
     /// - **a body that comes in pieces** is read into memory of the handler's own, so no piece is ever lent;
     /// - **a connection's descriptor** (`Connection::stream`) stays open, so that its number is given to no other file. Its
-    ///   connection is shut down, both ways: then its client sees the end, and whoever reads or writes there does too;
+    ///   connection is shut down, both ways: then its client sees the end, and so do threads that read or write there;
     /// - **routes, meters and the application** live as long as the process.
     ///
     /// # Safety

@@ -358,13 +358,13 @@ impl Request {
             .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now_ns())))
     }
 
-    /// Whether nobody waits for the answer any more: the client has reset its connection, or the request was given up,
-    /// because its deadline has passed or the server ends. It stays so. An atomic load, so a handler that waits or works for
-    /// long can ask often; what the others send then is thrown away.
+    /// Whether the answer will reach no client any more: the client has reset its connection, or the server has given the
+    /// request up, because its deadline has passed or the server ends. It stays so. This is an atomic load, so a handler that
+    /// waits or works for long can ask often. A handler that does not ask runs to its end, and its answer is thrown away.
     ///
-    /// A client that has closed only its sending side is still answered, and one that has closed its connection altogether
-    /// looks the same until something is sent to it. So a handler that streams for as long as somebody listens sends
-    /// something now and then.
+    /// A client that has closed only its sending side still gets its answer, and a client that has closed its connection
+    /// altogether looks the same until something is sent to it. So a handler that streams until its client leaves should
+    /// send something now and then.
     ///
     /// In a test that calls a handler, it is false.
     pub fn client_is_gone(&self) -> bool {

@@ -29,7 +29,7 @@ impl<'p, 'c> Port<'p, 'c> {
         NonNull::from(self.0.borrow_mut().reply_mut())
     }
 
-    /// Whether nobody waits for this call any more.
+    /// Whether the caller waits no longer for this call.
     pub(crate) fn client_is_gone(&self) -> bool {
         // It is borrowed for writing only inside this type's methods, none of which asks this.
         self.0.borrow().is_abandoned()

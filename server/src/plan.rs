@@ -873,6 +873,22 @@ mod tests {
         assert_eq!(channels, 3 * of_one);
     }
 
+    #[test]
+    fn a_channel_has_a_spare_slot_for_each_request_that_may_be_lost() {
+        for (flags, spares) in [("--buckets 6", 3), ("--buckets 1 --door /d", 1)] {
+            let flags = format!("{flags} --slots 5 --request-size 68KiB --reply-size 4KiB");
+            let plan = Plan::new(&settings(&flags)).expect("it adds up");
+            assert_eq!((plan.channel.slots, plan.channel.spares), (5, spares));
+            let (_, bytes) = terms(&plan.bound, "channels");
+            let of_one = plan.channel.replies_len() + plan.channel.control_len();
+            let least = plan.channel.slots_in_all() as usize * (4 << 10);
+            assert!(bytes >= of_one && of_one >= least, "{bytes} {of_one}");
+        }
+        // More cannot be told from each other in a channel's words.
+        let many = settings("--buckets 16384 --bucket-size 256KiB --stack-size 64KiB --door /d");
+        assert_eq!(many.spare_slots(), SLOTS_MAX);
+    }
+
     fn config(flags: &[&str]) -> Config {
         let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         Config::read(None, &flags, &crate::settings::file::keys()).expect("they are right")

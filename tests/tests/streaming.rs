@@ -538,7 +538,7 @@ enum Vanishing {
     Stalls,
 }
 
-/// Each of them has a bucket, and none is left for whoever asks next.
+/// Each of them has a bucket, and no bucket is left for the next request.
 #[test]
 fn as_many_vanished_readers_as_there_are_buckets_keep_none_of_them() {
     let endless = format!("/bytes/{}", u64::MAX);

@@ -366,7 +366,7 @@ pub struct EmergencyReply {
 impl EmergencyReply {
     /// Ends the call with `status` and without a reply; a call that was completed already keeps its own. What the handler
     /// has lent to other threads stays lent: the request and the reply buffer are this thread's, which takes up no other
-    /// call, so nobody else uses them, and nothing is written there here. (The caller's slot is in its own process, and is
+    /// call, so no other call uses them, and nothing is written there here. (The caller's slot is in its own process, and is
     /// not lost.)
     ///
     /// The thread leaves the door's pool first, so that it never gets another call: **this does not return** unless the

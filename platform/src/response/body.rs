@@ -159,23 +159,21 @@ impl<'a> BodyWriter<'a> {
         }
     }
 
-    /// Whether nobody takes what is written any more, as far as is known without writing; see
+    /// Whether the client takes nothing any more, as far as is known without writing; see
     /// [`Request::client_is_gone`](crate::Request::client_is_gone). The next [`flush`](Write::flush) of anything fails then.
     /// For a writer that waits for something to write:
     ///
     /// ```
     /// # use std::io::{self, Write};
-    /// # use std::sync::mpsc::{Receiver, RecvTimeoutError};
     /// # use std::time::Duration;
     /// # use transom_platform::BodyWriter;
-    /// fn send(news: &Receiver<String>, out: &mut BodyWriter) -> io::Result<()> {
+    /// /// `next` waits for a line, for so long at most.
+    /// fn send(next: impl Fn(Duration) -> Option<String>, out: &mut BodyWriter) -> io::Result<()> {
     ///     while !out.is_closed() {
-    ///         match news.recv_timeout(Duration::from_millis(100)) {
-    ///             Ok(line) => writeln!(out, "{line}")?,
-    ///             Err(RecvTimeoutError::Timeout) => continue,
-    ///             Err(RecvTimeoutError::Disconnected) => break,
+    ///         if let Some(line) = next(Duration::from_millis(100)) {
+    ///             writeln!(out, "{line}")?;
+    ///             out.flush()?;
     ///         }
-    ///         out.flush()?;
     ///     }
     ///     Ok(())
     /// }

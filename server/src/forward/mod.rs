@@ -72,7 +72,7 @@ trait Traffic {
     /// Takes one from the socket and writes its frame.
     fn receive(&mut self, frame: &mut [u8]) -> Received<Self::Call>;
 
-    /// Takes one from the socket for nobody: the door has been away for too long, or has no slot that could be free.
+    /// Takes one from the socket and drops it: the door has been away for too long, or has no slot left.
     fn discard(&mut self) -> Received<()>;
 
     /// When a call submitted now must have been answered; 0 for never.

@@ -96,8 +96,8 @@ fn serve(log: Option<&File>, loses: bool, call: &mut Call<'_>) {
     call.complete(reply.len(), Status::OK);
 }
 
-/// Lends the room for the reply to a thread that writes there for ever and ends the process if somebody else does, too. The
-/// call is lost.
+/// Lends the room for the reply to a thread that writes there for ever, and ends the process if something else is written
+/// there. The call is lost.
 fn lose(call: &mut Call<'_>) -> ! {
     const MARK: u8 = 0xEE;
     let emergency = call.emergency();

@@ -30,7 +30,7 @@ use transom_platform::{
 
 /// Threads that have borrowed something, and have begun to use it.
 static BORROWERS: AtomicU64 = AtomicU64::new(0);
-/// How often one of them found what nobody but it, or nobody at all, may have written there.
+/// How often one of them found that what it had borrowed was not as it had left it.
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 
 /// Requests that wait to be told to go on, and whether they are.
