@@ -273,7 +273,11 @@ impl Tenant {
             left,
             kept: bucket.kept(),
             c_left,
-            last_change: if left > 0 { bucket.last_change.get() } else { None },
+            last_change: if left > 0 {
+                bucket.last_change.get()
+            } else {
+                None
+            },
         }
     }
 

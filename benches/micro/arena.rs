@@ -168,14 +168,14 @@ fn requests(tenant: &mut Tenant, times: u64, each: impl Fn(&mut Tenant)) -> Dura
 }
 
 fn nothing(tenant: &mut Tenant) {
-    black_box(tenant.enter(&never_stuck, |_| black_box(1)).live);
+    black_box(tenant.enter(&never_stuck, |_| black_box(1)).left);
 }
 
 fn formats(tenant: &mut Tenant) {
     black_box(
         tenant
             .enter(&never_stuck, |_| format!("hello, {}\n", black_box(7)).len())
-            .live,
+            .left,
     );
 }
 
@@ -186,21 +186,21 @@ fn escapes(tenant: &mut Tenant) {
             black_box(Vec::<u8>::with_capacity(black_box(1 << 30))).len()
         })
     };
-    black_box(outcome.live);
+    black_box(outcome.left);
 }
 
 fn unwinds_from_the_arena(tenant: &mut Tenant) {
     let outcome = tenant.enter(&never_stuck, |arena| {
         arena.alloc_slice_fill_copy(black_box(1 << 30), 1u8).len()
     });
-    black_box(outcome.live);
+    black_box(outcome.left);
 }
 
 fn panics(tenant: &mut Tenant) {
     let outcome = tenant.enter(&never_stuck, |_| -> usize {
         panic!("number {}", black_box(1))
     });
-    black_box(outcome.live);
+    black_box(outcome.left);
 }
 
 fn overflows(tenant: &mut Tenant) {
@@ -214,7 +214,7 @@ fn overflows(tenant: &mut Tenant) {
     }
     // SAFETY: nothing is held.
     let outcome = unsafe { tenant.enter_escaping(&never_stuck, |_| deeper(black_box(0))) };
-    black_box(outcome.live);
+    black_box(outcome.left);
 }
 
 fn ways_out(criterion: &mut Criterion) {

@@ -206,9 +206,14 @@ impl Door {
         };
         let address = state.0.channel.load(Ordering::Relaxed);
         let slot = state.0.slot.load(Ordering::Relaxed);
-        let _one_at_a_time = inner.outsider.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = inner
+            .outsider
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let look = inner.table().look(&inner.outsider_presence);
-        let channel = look.channels().find(|&channel| std::ptr::from_ref(channel).addr() == address);
+        let channel = look
+            .channels()
+            .find(|&channel| std::ptr::from_ref(channel).addr() == address);
         match channel {
             Some(channel) => channel.is_closed() || channel.layout.turn(slot).is_abandoned(),
             None => address != 0, // it was taken out of the table, because its client has left

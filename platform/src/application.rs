@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tracing::{debug, error, warn};
 use transom_arena::{
-    Bucket, BucketState, Buckets, Bump, Exhaustion, Failed, Policy, Reason, Tenant,
-    exhausted, install_panic_hook, parked, stack_remaining,
+    Bucket, BucketState, Buckets, Bump, Exhaustion, Failed, Policy, Reason, Tenant, exhausted,
+    install_panic_hook, parked, stack_remaining,
 };
 use transom_doors::{
     BuildError, Call, Door, DoorBuilder, DoorHandler, EmergencyReply, Status as CallStatus, now_ns,
@@ -82,7 +82,6 @@ struct Counters {
     exhausted_stack: AtomicU64,
     exhausted_shared_heap: AtomicU64,
     panicked: AtomicU64,
-    c_leaked: AtomicU64,
     largest_refused: AtomicU64,
 }
 
@@ -101,8 +100,6 @@ pub struct Figures {
     pub panicked: u64,
     /// That left memory in use in their buckets when they ended.
     pub left: u64,
-    /// Bytes of the C heap that requests have left in use which were left by a jump.
-    pub c_leaked: u64,
     /// Threads that were ended because their buckets kept too much, and replaced.
     pub threads_ended: u64,
     /// The most bytes that an allocation has asked for and not got.
@@ -262,7 +259,6 @@ impl Application {
             exhausted_shared_heap: load(&self.counters.exhausted_shared_heap),
             panicked: load(&self.counters.panicked),
             left: self.keeping.left(),
-            c_leaked: load(&self.counters.c_leaked),
             threads_ended: self.keeping.ended(),
             largest_refused: load(&self.counters.largest_refused),
             buckets_resting: self.buckets.iter().filter(rests).count(),
@@ -625,15 +621,11 @@ impl DoorHandler for Server {
         };
         application.counters.calls.fetch_add(1, Ordering::Relaxed);
         let (left, kept, usage) = (outcome.left, outcome.kept, outcome.usage);
-        if outcome.c_left > 0 && application.policy == Policy::Escape && outcome.result.is_err() {
-            let leaked = outcome.c_left as u64;
-            application
-                .counters
-                .c_leaked
-                .fetch_add(leaked, Ordering::Relaxed);
-        }
         let change = outcome.last_change;
         let meter = meter();
+        if outcome.c_left > 0 && application.policy == Policy::Escape && outcome.result.is_err() {
+            meter.count_c_leak(outcome.c_left);
+        }
         if !matches!(&outcome.result, Err(Failed::Exhausted(exhaustion)) if exhaustion.reason == Reason::Arena)
         {
             meter.memory.observe(usage.high_water as u64); // of the others the culprit's line has said more

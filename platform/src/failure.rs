@@ -201,7 +201,10 @@ mod tests {
         }
         for failure in [text(), boxed()] {
             let failure = failure.expect_err("it fails");
-            assert_eq!((failure.status().code(), failure.message()), (500, "no ledger"));
+            assert_eq!(
+                (failure.status().code(), failure.message()),
+                (500, "no ledger")
+            );
         }
     }
 

@@ -122,7 +122,10 @@ impl Application {
                     Failed::Panicked(note) => note.message(),
                 };
                 if let Some(Leave { unlogged }) = self.lines().take() {
-                    warn!(what, unlogged, "what is to run once on each thread has failed");
+                    warn!(
+                        what,
+                        unlogged, "what is to run once on each thread has failed"
+                    );
                 }
             }
         }

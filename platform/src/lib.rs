@@ -37,18 +37,18 @@ mod service;
 mod slot_io;
 
 pub use application::{Application, ApplicationError, ApplicationOptions, Figures};
-pub use keeping::EachThread;
 pub use connection::{Connection, ConnectionHandler};
 pub use datagram::{AnswerTooLarge, Datagram, DatagramHandler, DatagramReply};
 pub use failure::Failure;
 pub use handler::{Handler, HandlerFn, handler, streaming};
+pub use keeping::EachThread;
 pub use lost::{Looked, Loss, LossWatch, Lost, OVERDUE_AFTER};
 pub use meter::{Culprit, RouteMeter};
 pub use request::{BodyReader, Memory, Request, Version};
+pub use reserve::{TryReserve, try_reserve};
 pub use response::{Body, BodyWriter, IntoResponse, Response, Status};
 pub use router::{Router, RouterError, Routes};
 pub use service::Service;
-pub use reserve::{TryReserve, try_reserve};
 pub use transom_arena::{Bump, Shared, SharedError, WayOut, defer, escape_contract, outside};
 
 /// The allocator of every program that uses this crate: a thread bound to a bucket allocates in it, all others on the

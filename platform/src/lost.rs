@@ -288,7 +288,12 @@ impl Application {
             at_ns: signs.noticed_ns[bucket as usize].load(Ordering::Relaxed),
             resumed_ns: signs.resumed_ns.load(Ordering::Relaxed),
         };
-        lost_from(class, signs.of(bucket), noticed, self.options().keep_timeout)
+        lost_from(
+            class,
+            signs.of(bucket),
+            noticed,
+            self.options().keep_timeout,
+        )
     }
 
     /// Notes when a bucket was first seen in what it may be in for a while only.

@@ -30,6 +30,7 @@ pub struct RouteMeter {
     /// Nanoseconds for which each call held its bucket.
     pub call_time: Histogram,
     exhausted: AtomicU64,
+    c_leaked: AtomicU64,
     /// One of its requests has left memory in its bucket, and the log has said so.
     has_left: AtomicBool,
 }
@@ -41,6 +42,7 @@ impl RouteMeter {
             memory: Histogram::new(Scale::BYTES, arena_size as u64),
             call_time: Histogram::new(Scale::NANOSECONDS, CALL_MOST_NS),
             exhausted: AtomicU64::new(0),
+            c_leaked: AtomicU64::new(0),
             has_left: AtomicBool::new(false),
         }
     }
@@ -48,6 +50,17 @@ impl RouteMeter {
     /// True once.
     pub(crate) fn is_first_to_leave(&self) -> bool {
         !self.has_left.swap(true, Ordering::Relaxed)
+    }
+
+    /// One of its requests was left by a jump while it had so many bytes of the C heap.
+    pub(crate) fn count_c_leak(&self, bytes: usize) {
+        self.c_leaked.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of the C heap that its requests had when they were left by a jump.
+    #[must_use]
+    pub fn c_leaked(&self) -> u64 {
+        self.c_leaked.load(Ordering::Relaxed)
     }
 
     /// How many of its requests outgrew their bucket or found the shared heap full.

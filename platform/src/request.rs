@@ -25,8 +25,8 @@ use transom_doors::now_ns;
 
 use crate::failure::{Failure, unless_exhausted};
 use crate::frame::RawRequest;
-use crate::reserve::TryReserve;
 use crate::lost::RouteNote;
+use crate::reserve::TryReserve;
 use crate::slot_io::Port;
 
 pub use body::BodyReader;

@@ -603,6 +603,7 @@ mod tests {
             name: "connections",
             count: count as usize,
             unit: size_of::<Connection>(),
+            guards: 0,
             holder: "a test",
             flags: "",
             place: Place::Region,

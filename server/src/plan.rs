@@ -376,7 +376,7 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
             loops,
             channel.memory_len(),
             "a loop each: (slots + those that lost requests may keep) × (request + reply), and their headers",
-            "--loops, --slots, --parked-limit, --request-size, --reply-size",
+            "--loops, --slots, --lost-limit, --request-size, --reply-size",
         ),
         connections(front),
         partial_heads(front),
@@ -420,7 +420,7 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
             settings.door.door_channels.get() as usize,
             channel.replies_len() + channel.control_len(),
             "a client's each: (slots + those that lost requests may keep) × reply, headers, bitmaps; the requests are the client's",
-            "--door-channels, --slots, --parked-limit, --reply-size",
+            "--door-channels, --slots, --lost-limit, --reply-size",
         ),
         log_queue(&settings.front),
         constant(),
@@ -770,7 +770,7 @@ fn check_application(settings: &Settings) -> Result<(), PlanError> {
     if application.lost_limit.is_some() && application.parked_limit.is_some() {
         return Err(PlanError::Together {
             flag: "--lost-limit (TRANSOM_LOST_LIMIT)",
-            other: "--parked-limit (TRANSOM_PARKED_LIMIT)",
+            other: "--lost-limit (TRANSOM_PARKED_LIMIT)",
             why: "the second is the former name of the first: leave it out",
         });
     }

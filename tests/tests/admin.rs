@@ -132,7 +132,7 @@ fn metrics_count_what_was_done() {
     ] {
         assert!((metrics.get(name) - value).abs() < 0.5, "{name}");
     }
-    let states = ["unbound", "idle", "busy", "pinned", "parked"];
+    let states = ["unbound", "idle", "busy", "resting", "parked"];
     let of_state = |state| metrics.get(&format!("transom_buckets{{state=\"{state}\"}}"));
     let all: f64 = states.iter().map(of_state).sum();
     assert!((all - 4.0).abs() < 0.5, "the one kept aside is not counted");

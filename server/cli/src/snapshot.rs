@@ -125,7 +125,9 @@ pub struct Application {
     /// Panics.
     pub panicked: u64,
     /// Requests that left allocations behind.
-    pub pinned: u64,
+    pub left: u64,
+    /// Bytes that buckets keep of these.
+    pub kept: u64,
     /// The most that an allocation has asked for and not got.
     pub largest_refused: u64,
     /// The most of an arena that a request has used.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use transom_arena::{
-    Bound, Bucket, BucketState, Place, process_heap_allocations, overdraft_usage, shared_heap_usage,
+    Bound, Bucket, BucketState, Place, overdraft_usage, process_heap_allocations, shared_heap_usage,
 };
 use transom_platform::histogram::Histogram;
 use transom_platform::{Application, RouteMeter};
@@ -159,6 +159,9 @@ fn of_process(admin: &Admin, text: &mut Text<'_>) -> io::Result<()> {
             "Resident memory, as the kernel counts it.",
             resident,
         )?;
+    }
+    if let Some(open) = process::open_descriptors() {
+        text.one("process_open_fds", GAUGE, "Open file descriptors.", open)?;
     }
     text.one(
         "transom_process_heap_allocations_total",
@@ -498,12 +501,12 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
             ("shared-heap", figures.exhausted_shared_heap),
         ],
     )?;
-    of_pools(application, text)?;
+    of_pools(text)?;
     of_routes(application.routes(), text)
 }
 
 /// What requests share beside their buckets.
-fn of_pools(application: &Application, text: &mut Text<'_>) -> io::Result<()> {
+fn of_pools(text: &mut Text<'_>) -> io::Result<()> {
     let overdraft = overdraft_usage();
     let of_overdraft = [("used", overdraft.used), ("kept", overdraft.kept)];
     text.each(
@@ -553,18 +556,10 @@ fn of_pools(application: &Application, text: &mut Text<'_>) -> io::Result<()> {
                 "Calls of malloc and its like in requests that got nothing.",
                 heap.refused,
             ),
-            (
-                "transom_c_heap_leaked_bytes_total",
-                COUNTER,
-                "Bytes that requests had of the C heap when they were left by a jump.",
-                application.figures().c_leaked,
-            ),
         ] {
             text.one(name, kind, help, value)?;
         }
     }
-    #[cfg(not(feature = "c-heap"))]
-    let _ = application;
     Ok(())
 }
 
@@ -598,6 +593,15 @@ fn of_routes(routes: &[RouteMeter], text: &mut Text<'_>) -> io::Result<()> {
         ),
         "route",
         routes.iter().map(|meter| (meter.route, meter.memory.max())),
+    )?;
+    text.each(
+        (
+            "transom_c_heap_leaked_bytes_total",
+            COUNTER,
+            "Bytes that requests had of the C heap when they were left by a jump.",
+        ),
+        "route",
+        routes.iter().map(|meter| (meter.route, meter.c_leaked())),
     )?;
     let name = "transom_call_seconds";
     text.family(name, HISTOGRAM, "How long a call has held its bucket.")?;

@@ -13,6 +13,13 @@ pub(super) fn resident() -> Option<u64> {
     pages(text.get(..len)?)?.checked_mul(PAGE as u64)
 }
 
+/// Open file descriptors; `None` where there is no /proc.
+pub(super) fn open_descriptors() -> Option<u64> {
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
+    let own = 1; // that of the directory
+    Some((entries.count() as u64).saturating_sub(own))
+}
+
 /// The second number of statm: resident pages.
 fn pages(statm: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(statm).ok()?;
@@ -28,5 +35,13 @@ mod tests {
         assert_eq!(pages(b"25000 1234 900 10 0 5000 0\n"), Some(1234));
         assert_eq!(pages(b"25000"), None);
         assert!(resident().is_some_and(|bytes| bytes > 100_000));
+    }
+
+    #[test]
+    fn open_descriptors_are_counted() {
+        // More than other tests have open beside this one.
+        let files: Vec<_> = (0..500).map(|_| File::open("/dev/null")).collect();
+        let open = open_descriptors().expect("there is /proc");
+        assert!((500..900).contains(&open), "{open} of {}", files.len());
     }
 }

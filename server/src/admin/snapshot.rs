@@ -6,7 +6,9 @@ use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
-use transom_arena::{Bound, Bucket, BucketState, process_heap_allocations, overdraft_usage, shared_heap_usage};
+use transom_arena::{
+    Bound, Bucket, BucketState, overdraft_usage, process_heap_allocations, shared_heap_usage,
+};
 use transom_platform::histogram::Histogram;
 use transom_platform::{Application, Culprit, Loss, RouteMeter};
 

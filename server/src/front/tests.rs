@@ -217,6 +217,7 @@ impl Front {
             name,
             count,
             unit,
+            guards: 0,
             holder: "a test",
             flags: "",
             place: Place::Region,

@@ -3,7 +3,7 @@
 use super::admin::{AdminHalf, AdminMemory};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
-use super::recycle::{Recycling, Way};
+use super::recycle::{Channels, Recycling, Way};
 use super::signals::{Signals, Wake};
 use super::watch::{End, until_told};
 use super::{Handlers, StartError, application, end};
@@ -76,7 +76,17 @@ impl Server {
         })?;
         application::start(application, &door, handlers.warm_up)?;
         let predecessor = inherited.predecessor;
-        let recycling = Recycling::new(application, &settings.application, way, predecessor);
+        let channels = Channels {
+            door: door.clone(),
+            max: flags.door_channels.get(),
+        };
+        let recycling = Recycling::new(
+            application,
+            &settings.application,
+            way,
+            predecessor,
+            Some(channels),
+        );
         let admin = match (&listeners, admin_memory) {
             (Some(listeners), Some(memory)) => {
                 let view = recycling.view();

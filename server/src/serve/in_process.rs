@@ -121,7 +121,7 @@ impl Server {
             loops.loops.push(this);
         }
         application::start(application, &door, handlers.warm_up)?;
-        let recycling = Recycling::new(application, &settings.application, way, predecessor);
+        let recycling = Recycling::new(application, &settings.application, way, predecessor, None);
         let admin = match admin_memory {
             Some(memory) => {
                 let view = FrontView {

@@ -31,7 +31,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{Policy, settle_process_heap};
-use transom_platform::{ConnectionHandler, DatagramHandler, EachThread, Router, RouterError, Service};
+use transom_platform::{
+    ConnectionHandler, DatagramHandler, EachThread, Router, RouterError, Service,
+};
 
 pub use forwards::{check_file, serve_forwards};
 pub(crate) use front::EndIfPanicking;

@@ -1,4 +1,5 @@
-//! When and how a process is replaced because too many of its buckets are lost.
+//! When and how a process is replaced because too much of it is lost: buckets, or the pools that requests share, or the
+//! channels of a door.
 //!
 //! Where that is possible a new instance takes over before this one drains, so that clients notice nothing; elsewhere the
 //! process drains and exits with [`EXIT_RECYCLE`], and a supervisor starts it anew. Which of the two it will be is decided
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tracing::{error, info, warn};
-use transom_arena::{Bytes, MemoryLimit};
-use transom_doors::now_ns;
+use transom_arena::{Bytes, MemoryLimit, overdraft_usage};
+use transom_doors::{Door, now_ns};
 use transom_platform::{Application, LossWatch, Lost};
 
 /// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
@@ -213,8 +214,88 @@ pub(super) enum Step {
     Exit,
 }
 
+/// What so much of is lost that the process is to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// `--lost-limit` buckets.
+    Buckets,
+    /// Half of the overdraft: what has outlived its request there stays.
+    Overdraft,
+    /// Half of the C heap.
+    CHeap,
+    /// Half of the channels that clients of the door may have.
+    Channels,
+}
+
+impl Cause {
+    /// The first that there is.
+    fn find(lost: Lost, limit: u32, channels: Option<&Channels>) -> Option<Self> {
+        let overdraft = overdraft_usage();
+        [
+            (lost.total() >= limit, Cause::Buckets),
+            (
+                is_more_than_half(overdraft.kept, overdraft.size),
+                Cause::Overdraft,
+            ),
+            (c_heap_is_low(), Cause::CHeap),
+            (channels.is_some_and(Channels::are_low), Cause::Channels),
+        ]
+        .into_iter()
+        .find_map(|(is_so, cause)| is_so.then_some(cause))
+    }
+}
+
+fn is_more_than_half(kept: usize, size: usize) -> bool {
+    kept > size / 2
+}
+
+#[cfg(feature = "c-heap")]
+fn c_heap_is_low() -> bool {
+    let heap = transom_arena::c_heap_usage();
+    is_more_than_half(heap.kept, heap.size)
+}
+
+#[cfg(not(feature = "c-heap"))]
+fn c_heap_is_low() -> bool {
+    false
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cause::Buckets => "too many buckets are lost (--lost-limit)",
+            Cause::Overdraft => {
+                "more than half of the overdraft (--overdraft) is held by what requests have left there"
+            }
+            Cause::CHeap => {
+                "more than half of the C heap (--c-heap) is held by what requests have left there"
+            }
+            Cause::Channels => {
+                "half of the door's channels (--door-channels) are kept by requests that were lost"
+            }
+        })
+    }
+}
+
+/// The channels of a door that other processes open.
+pub(super) struct Channels {
+    pub door: Door,
+    /// How many there may be.
+    pub max: u32,
+}
+
+impl Channels {
+    fn are_low(&self) -> bool {
+        let kept = self.door.info().channels_kept;
+        kept > 0 && kept >= self.max.div_ceil(2)
+    }
+}
+
 /// The buckets of an application, and what becomes of the process that loses them.
 pub(super) struct Recycling {
+    application: &'static Application,
+    channels: Option<Channels>,
+    cause: Option<Cause>,
     watch: LossWatch,
     way: Way,
     limit: u32,
@@ -236,6 +317,7 @@ impl Recycling {
         settings: &ApplicationSettings,
         way: Way,
         predecessor: Option<Note>,
+        channels: Option<Channels>,
     ) -> Self {
         if settings.lost_limit_flag() == "--parked-limit" {
             warn!(
@@ -254,6 +336,9 @@ impl Recycling {
             );
         }
         Recycling {
+            application,
+            channels,
+            cause: None,
             watch: LossWatch::new(application),
             way,
             limit: settings.lost_limit(),
@@ -280,14 +365,17 @@ impl Recycling {
         }
     }
 
-    /// Looks at the buckets.
+    /// Looks at the buckets, and starts threads in the places of those that have left.
     pub(super) fn step(&mut self) -> Step {
+        let tend_again = self.application.tend();
         let looked = self.watch.look();
+        let again_in = tend_again.map_or(looked.again_in, |time| time.min(looked.again_in));
         self.lost = looked.lost;
-        if self.lost.total() < self.limit {
+        self.cause = Cause::find(self.lost, self.limit, self.channels.as_ref());
+        let Some(cause) = self.cause else {
             self.waits = false;
-            return Step::Serve(looked.again_in);
-        }
+            return Step::Serve(again_in);
+        };
         if matches!(self.way, Way::Exit(_)) {
             return Step::Exit;
         }
@@ -296,9 +384,9 @@ impl Recycling {
             return Step::HandOver;
         }
         if !std::mem::replace(&mut self.waits, true) {
-            self.say_that_it_waits(left);
+            self.say_that_it_waits(cause, left);
         }
-        let again = looked.again_in.min(LOOK_AGAIN);
+        let again = again_in.min(LOOK_AGAIN);
         // Not sooner for a predecessor that is about to end.
         Step::Serve(if left.is_zero() {
             again
@@ -314,7 +402,7 @@ impl Recycling {
             .is_some_and(Note::is_of_our_parent)
     }
 
-    fn say_that_it_waits(&self, left: Duration) {
+    fn say_that_it_waits(&self, cause: Cause, left: Duration) {
         let Lost {
             parked,
             resting,
@@ -328,7 +416,7 @@ impl Recycling {
             limit = self.limit,
             wait_ms = left.as_millis() as u64,
             predecessor_drains = self.has_a_predecessor(),
-            "too many buckets are lost, soon after the last recycle: this instance serves with the others until its turn"
+            "{cause}, soon after the last recycle: this instance serves with the others until its turn"
         );
     }
 
@@ -341,6 +429,7 @@ impl Recycling {
         } = self.lost;
         self.recycles.fetch_add(1, Ordering::Relaxed);
         let (lost, limit) = (self.lost.total(), self.limit);
+        let cause = self.cause.unwrap_or(Cause::Buckets);
         match &self.way {
             Way::HandOver => warn!(
                 lost,
@@ -348,7 +437,7 @@ impl Recycling {
                 resting,
                 overdue,
                 limit,
-                "too many buckets are lost: a new instance is to take over (--lost-limit, --recycle)"
+                "{cause}: a new instance is to take over (--recycle)"
             ),
             Way::Exit(because) => error!(
                 lost,
@@ -357,7 +446,7 @@ impl Recycling {
                 overdue,
                 limit,
                 %because,
-                "too many buckets are lost: draining, to be started anew (--lost-limit, --recycle)"
+                "{cause}: draining, to be started anew (--recycle)"
             ),
         }
     }

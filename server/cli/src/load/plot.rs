@@ -231,7 +231,7 @@ fn buckets(report: &Report) -> Option<Plot> {
     type State = (&'static str, usize, fn(&Buckets) -> f64);
     let states: [State; 5] = [
         ("busy", 0, |buckets| buckets.busy),
-        ("pinned", 3, |buckets| buckets.pinned),
+        ("resting", 3, |buckets| buckets.resting),
         ("parked", 1, |buckets| buckets.parked),
         ("idle", 4, |buckets| buckets.idle),
         ("no thread yet", 5, |buckets| buckets.unbound),

@@ -110,8 +110,8 @@ pub struct Buckets {
     pub idle: f64,
     /// In a handler.
     pub busy: f64,
-    /// Held by what a request has left behind.
-    pub pinned: f64,
+    /// Out of service while what requests have left there is too much.
+    pub resting: f64,
     /// Lost.
     pub parked: f64,
 }
@@ -119,7 +119,7 @@ pub struct Buckets {
 impl Buckets {
     /// All of them.
     pub fn total(&self) -> f64 {
-        self.unbound + self.idle + self.busy + self.pinned + self.parked
+        self.unbound + self.idle + self.busy + self.resting + self.parked
     }
 }
 
@@ -167,7 +167,7 @@ impl Figures {
                 unbound: state("unbound"),
                 idle: state("idle"),
                 busy: state("busy"),
-                pinned: state("pinned"),
+                resting: state("resting"),
                 parked: state("parked"),
             }),
             arena: metrics.total("transom_arena_size_bytes"),

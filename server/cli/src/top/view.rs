@@ -304,7 +304,7 @@ fn look(state: &str) -> (char, Style) {
         "unbound" => ('·', DIM),
         "idle" => (' ', Style::new().fg(Color::Gray)),
         "busy" => ('b', STRONG.fg(Color::Cyan)),
-        "pinned" => ('P', STRONG.fg(Color::Yellow)),
+        "resting" => ('R', STRONG.fg(Color::Yellow)),
         "parked" => ('X', ALARM),
         _ => ('?', STRONG),
     }
@@ -362,7 +362,7 @@ fn place(
     width: usize,
 ) -> Vec<Span<'static>> {
     const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    const RANK: [&str; 5] = ["unbound", "idle", "busy", "pinned", "parked"];
+    const RANK: [&str; 5] = ["unbound", "idle", "busy", "resting", "parked"];
     let rank = |cell: &Cell| RANK.iter().position(|it| *it == application.state(*cell));
     let state = cells.iter().max_by_key(|cell| rank(cell));
     let by_time = &application.lost.by_time;

@@ -265,10 +265,10 @@ mod tests {
     #[test]
     fn a_bucket_that_is_neither_idle_nor_without_a_thread_is_taken() {
         let text = "# HELP transom_buckets x\ntransom_buckets{state=\"unbound\"} 1\n\
-                    transom_buckets{state=\"idle\"} 1\ntransom_buckets{state=\"pinned\"} 2\n\
+                    transom_buckets{state=\"idle\"} 1\ntransom_buckets{state=\"resting\"} 2\n\
                     transom_buckets{state=\"parked\"} 0\n";
         let figures = Figures::read(text, 4).expect("it tells of four buckets");
-        assert_eq!(figures.taken, BTreeMap::from([("pinned".to_owned(), 2)]));
+        assert_eq!(figures.taken, BTreeMap::from([("resting".to_owned(), 2)]));
         assert_eq!(figures.kept, None);
         assert!(Figures::read(text, 5).is_err());
         assert!(Figures::read("", 4).is_err());
