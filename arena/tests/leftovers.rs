@@ -288,7 +288,7 @@ fn a_bounded_cache_turns_over_for_ever_from_all_buckets() {
 
 #[test]
 fn a_channel_between_requests_of_two_buckets_frees_everything_in_the_end() {
-    let (send, receive) = mpsc::channel::<String>();
+    let (send, receive) = mpsc::sync_channel::<String>(100);
     let sender = start_on(next_bucket(), move |tenant| {
         for n in 0..10_000 {
             let send = &send;

@@ -54,6 +54,9 @@ const KERNEL_PER_THREAD: usize = 24 << 10;
 /// Smaller receive and send buffers than these are raised by the kernel itself (SOCK_MIN_RCVBUF, SOCK_MIN_SNDBUF).
 const SOCKET_BUFFER_MIN: usize = 4 << 10;
 
+/// The least that a pool of which requests have shares may have.
+const POOL_MIN: usize = 64 << 10;
+
 /// The settings of an application, checked against each other and against the machine, and the sum they make.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -368,8 +371,9 @@ fn term(
 fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometry) -> Vec<Term> {
     let front = &settings.front;
     let loops = front.loops() as usize;
-    let mut terms = vec![
-        buckets,
+    let mut terms = vec![buckets];
+    terms.extend(pools(settings));
+    terms.extend([
         term(
             "channels",
             Place::Region,
@@ -394,8 +398,7 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
             "a bucket or a loop each, and two or, with an access log, three",
             "--buckets, --loops",
         ),
-    ];
-    terms.extend(pools(settings));
+    ]);
     terms.extend(addresses(front));
     terms.extend(access_log(front));
     terms
@@ -404,8 +407,9 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
 /// The sum of an application behind a door.
 fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) -> Vec<Term> {
     let count = settings.application.buckets as usize;
-    vec![
-        buckets,
+    let mut terms = vec![buckets];
+    terms.extend(pools(settings));
+    terms.extend([
         term(
             "snapshots",
             Place::Region,
@@ -425,7 +429,8 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
         log_queue(&settings.front),
         constant(),
         threads(count + 3, "a bucket each, and three", "--buckets"),
-    ]
+    ]);
+    terms
 }
 
 /// The terms of the loop that is kept aside for `--admin`, if there is one.
@@ -511,12 +516,12 @@ fn scratch(settings: &FrontSettings) -> Term {
 }
 
 /// What requests share beside their buckets.
-fn pools(settings: &Settings) -> [Term; 3] {
+fn pools(settings: &Settings) -> Vec<Term> {
     let application = &settings.application;
     let pool = |name, bytes: Bytes, holder, flags| {
         term(name, Place::Region, 1, bytes.get(), holder, flags)
     };
-    [
+    let mut pools = vec![
         pool(
             "shared heap",
             application.shared_heap,
@@ -529,13 +534,16 @@ fn pools(settings: &Settings) -> [Term; 3] {
             "requests that have outgrown their bucket, until they return",
             "--overdraft",
         ),
-        pool(
+    ];
+    if cfg!(feature = "c-heap") {
+        pools.push(pool(
             "C heap",
             application.c_heap,
             "what C libraries allocate in requests",
             "--c-heap",
-        ),
-    ]
+        ));
+    }
+    pools
 }
 
 fn loop_stacks(settings: &FrontSettings) -> Term {
@@ -770,7 +778,7 @@ fn check_application(settings: &Settings) -> Result<(), PlanError> {
     if application.lost_limit.is_some() && application.parked_limit.is_some() {
         return Err(PlanError::Together {
             flag: "--lost-limit (TRANSOM_LOST_LIMIT)",
-            other: "--lost-limit (TRANSOM_PARKED_LIMIT)",
+            other: "--parked-limit (TRANSOM_PARKED_LIMIT)",
             why: "the second is the former name of the first: leave it out",
         });
     }
@@ -797,6 +805,79 @@ fn check_application(settings: &Settings) -> Result<(), PlanError> {
             was: heap.to_string(),
             least: "64KiB, and a multiple of 4KiB".to_owned(),
             why: "the heap's own bookkeeping takes some of it",
+        });
+    }
+    let overdraft = application.overdraft;
+    if overdraft.get() > 0 {
+        check_pool("--overdraft", overdraft)?;
+        check_share(
+            "--overdraft-per-request",
+            application.overdraft_per_request(),
+            overdraft,
+            "a request cannot have more than there is (--overdraft)",
+        )?;
+    } else if application.overdraft_per_request.is_some() {
+        return Err(PlanError::Alone {
+            flag: "--overdraft-per-request",
+            other: "--overdraft",
+            todo: "there is no overdraft to have a part of; give it some, or leave the flag out",
+        });
+    }
+    if cfg!(feature = "c-heap") {
+        check_pool("--c-heap", application.c_heap)?;
+        check_share(
+            "--c-heap-per-request",
+            application.c_heap_per_request(),
+            application.c_heap,
+            "a request cannot have more than there is (--c-heap)",
+        )?;
+    }
+    let arena = BucketGeometry::new(application.bucket_size, application.stack_size)?.arena_size();
+    if let Some(keep) = application.keep.filter(|keep| keep.get() > arena) {
+        return Err(PlanError::TooLarge {
+            flag: "--keep",
+            was: keep.to_string(),
+            most: Bytes(arena).to_string(),
+            why: "a bucket cannot keep more than its arena has (--bucket-size, --stack-size)",
+        });
+    }
+    Ok(())
+}
+
+/// A pool that requests share has a least size.
+fn check_pool(flag: &'static str, size: Bytes) -> Result<(), PlanError> {
+    if !size.get().is_multiple_of(PAGE) || size.get() < POOL_MIN {
+        return Err(PlanError::TooSmall {
+            flag,
+            was: size.to_string(),
+            least: format!("{}, and a multiple of 4KiB", Bytes(POOL_MIN)),
+            why: "its own bookkeeping takes some of it, and what is left must be worth a request's share",
+        });
+    }
+    Ok(())
+}
+
+/// What one request may have of a pool.
+fn check_share(
+    flag: &'static str,
+    share: usize,
+    pool: Bytes,
+    why: &'static str,
+) -> Result<(), PlanError> {
+    if share == 0 {
+        return Err(PlanError::TooSmall {
+            flag,
+            was: share.to_string(),
+            least: "1B".to_owned(),
+            why: "no request could have any of it",
+        });
+    }
+    if share > pool.get() {
+        return Err(PlanError::TooLarge {
+            flag,
+            was: Bytes(share).to_string(),
+            most: pool.to_string(),
+            why,
         });
     }
     Ok(())
@@ -860,6 +941,8 @@ mod tests {
             [
                 "buckets",
                 "shared heap",
+                "overdraft",
+                "C heap",
                 "snapshots",
                 "channels",
                 "log",

@@ -279,7 +279,7 @@ fn metrics_say_the_bound_and_what_the_buckets_do() {
     let admin = stand_in(move |_| {
         let calls = calls.fetch_add(1, Ordering::Relaxed);
         let body = format!(
-            "transom_bound_bytes{{place=\"region\"}} 40000000\ntransom_bound_bytes{{place=\"process\"}} 10000000\n\
+            "transom_bound_bytes{{place=\"region\"}} 80000000\ntransom_bound_bytes{{place=\"process\"}} 10000000\n\
              transom_bound_bytes{{place=\"kernel\"}} 7000000\ntransom_buckets{{state=\"idle\"}} 6\n\
              transom_buckets{{state=\"busy\"}} 2\ntransom_arena_size_bytes 348096\n\
              transom_call_seconds_sum{{route=\"/\"}} {}\ntransom_call_seconds_count{{route=\"/\"}} {calls}\n\
@@ -304,7 +304,7 @@ fn metrics_say_the_bound_and_what_the_buckets_do() {
     let ended = load(words);
     assert_eq!(ended.code(), 0, "{}\n{}", ended.stdout, ended.stderr());
     let report = json(&figures);
-    assert_eq!(report["memory"]["bound_bytes"], 50_000_000);
+    assert_eq!(report["memory"]["bound_bytes"], 90_000_000);
     assert_eq!(report["memory"]["bound_from"], "metrics");
     assert_eq!(report["server"]["arena_bytes"], 348_096);
     assert_eq!(report["looks"][0]["buckets"]["busy"], 2.0);

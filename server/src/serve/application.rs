@@ -39,15 +39,15 @@ pub(super) fn install(
 ) -> Result<(&'static Application, Buckets), StartError> {
     let mut take = |name| region.take(name).expect("the plan has this term");
     let (buckets, heap) = (take("buckets"), take("shared heap"));
-    let (overdraft, c_heap) = (take("overdraft"), take("C heap"));
+    let overdraft = take("overdraft");
+    #[cfg(feature = "c-heap")]
+    let c_heap = take("C heap");
     let buckets = Buckets::install(region, &buckets, plan.bucket, settings.wipe.into())?;
     region.commit()?;
     install_shared_heap(heap)?;
     install_overdraft(overdraft, settings.overdraft_per_request())?;
     #[cfg(feature = "c-heap")]
     transom_arena::install_c_heap(c_heap, settings.c_heap_per_request())?;
-    #[cfg(not(feature = "c-heap"))]
-    drop(c_heap);
     let (buckets, aside) = buckets.keep_aside(buckets.len() - settings.buckets);
     let options = ApplicationOptions {
         on_parked: Signals::parked,

@@ -260,19 +260,27 @@ fn c_heap_is_low() -> bool {
     false
 }
 
+impl Cause {
+    /// What sets how much there is.
+    fn flag(self) -> &'static str {
+        match self {
+            Cause::Buckets => "--lost-limit",
+            Cause::Overdraft => "--overdraft",
+            Cause::CHeap => "--c-heap",
+            Cause::Channels => "--door-channels",
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Cause::Buckets => "too many buckets are lost (--lost-limit)",
+            Cause::Buckets => "too many buckets are lost",
             Cause::Overdraft => {
-                "more than half of the overdraft (--overdraft) is held by what requests have left there"
+                "more than half of the overdraft is held by what requests have left there"
             }
-            Cause::CHeap => {
-                "more than half of the C heap (--c-heap) is held by what requests have left there"
-            }
-            Cause::Channels => {
-                "half of the door's channels (--door-channels) are kept by requests that were lost"
-            }
+            Cause::CHeap => "more than half of the C heap is held by what requests have left there",
+            Cause::Channels => "half of the door's channels are kept by requests that were lost",
         })
     }
 }
@@ -437,7 +445,8 @@ impl Recycling {
                 resting,
                 overdue,
                 limit,
-                "{cause}: a new instance is to take over (--recycle)"
+                "{cause}: a new instance is to take over ({}, --recycle)",
+                cause.flag()
             ),
             Way::Exit(because) => error!(
                 lost,
@@ -446,7 +455,8 @@ impl Recycling {
                 overdue,
                 limit,
                 %because,
-                "{cause}: draining, to be started anew (--recycle)"
+                "{cause}: draining, to be started anew ({}, --recycle)",
+                cause.flag()
             ),
         }
     }

@@ -428,13 +428,13 @@ fn buckets(frame: &mut Frame, area: Rect, application: &Application) {
         let style = if count == 0 { DIM } else { style };
         let key = if letter == ' ' { '_' } else { letter };
         spans.push(Span::styled(
-            format!(" {key} {} {state} ", number(count as u64)),
+            format!(" {key} {} {state}", number(count as u64)),
             style,
         ));
     }
     let by_time = application.lost.resting + application.lost.overdue;
     if by_time > 0 {
-        let text = format!(" {} {} lost by time ", LOST.0, number(by_time));
+        let text = format!(" {} {} lost by time", LOST.0, number(by_time));
         spans.push(Span::styled(text, LOST.1));
     }
     let rest = title(frame, area, "BUCKETS", Line::from(spans));
