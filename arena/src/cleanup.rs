@@ -15,10 +15,13 @@ pub enum WayOut {
     Returned,
     /// It panicked, or unwound because of an allocation through `&Bump`.
     Unwound,
-    /// It was left by a jump, or will never run again, because its arena is exhausted.
-    ExhaustedArena,
-    /// The same because of its stack: it was stopped between two arbitrary instructions.
-    ExhaustedStack,
+    /// It was left by a jump from an allocation that did not fit. No destructor of it has run.
+    Escaped,
+    /// It was left by a jump because its stack was full: between two arbitrary instructions.
+    Overflowed,
+    /// It was parked: it never runs again, and what its frames hold or have lent to other threads stays theirs. A descriptor
+    /// that it has lent must not be closed: shut it down.
+    Parked,
 }
 
 type Run = unsafe fn(NonNull<Node>, WayOut);
@@ -29,6 +32,16 @@ pub(crate) struct Node {
     run: Run,
     /// The one registered before.
     older: Cell<*const Node>,
+}
+
+impl Node {
+    /// One that runs that, with itself.
+    pub(crate) const fn new(run: Run) -> Self {
+        Node {
+            run,
+            older: Cell::new(ptr::null()),
+        }
+    }
 }
 
 /// The list of one bucket.
@@ -60,6 +73,22 @@ impl Cleanups {
         let entry = unsafe { node.as_ref() };
         entry.older.set(self.newest.get());
         self.newest.set(node.as_ptr());
+    }
+
+    /// Takes a node off the list; true if it was there. The newest one is found at once.
+    pub(crate) fn remove(&self, node: NonNull<Node>) -> bool {
+        let mut link = &self.newest;
+        while let Some(found) = NonNull::new(link.get().cast_mut()) {
+            // SAFETY: everything on the list is valid by the promise of `push`, and stays so while this is borrowed: only
+            // this thread takes nodes off it.
+            let entry = unsafe { found.as_ref() };
+            if found == node {
+                link.set(entry.older.get());
+                return true;
+            }
+            link = &entry.older;
+        }
+        false
     }
 
     /// Runs everything that is registered, newest first. A node is off the list before it runs, so one that panics or
@@ -95,10 +124,7 @@ pub(crate) struct Deferred<F, O> {
 impl<F: FnOnce(WayOut), O: Owner> Deferred<F, O> {
     pub(crate) fn new(closure: F) -> Self {
         Deferred {
-            node: Node {
-                run: Self::run,
-                older: Cell::new(ptr::null()),
-            },
+            node: Node::new(Self::run),
             closure,
             owner: PhantomData,
         }
@@ -178,6 +204,28 @@ mod tests {
         assert!(outcome.is_err());
         list.run(WayOut::Unwound);
         assert_eq!(*order.borrow(), [1]);
+    }
+
+    #[test]
+    fn a_node_that_was_removed_does_not_run() {
+        for gone in 1..=3 {
+            let order = RefCell::new(Vec::new());
+            let list = Cleanups::new();
+            let mut nodes = Vec::new();
+            for n in 1..=3 {
+                let order = &order;
+                register(&list, move |_| order.borrow_mut().push(n));
+                nodes.push(NonNull::new(list.newest.get().cast_mut()).expect("just registered"));
+            }
+            let node = nodes[gone - 1];
+            assert!(list.remove(node));
+            assert!(!list.remove(node));
+            list.run(WayOut::Returned);
+            assert_eq!(order.borrow().len(), 2);
+            assert!(!order.borrow().contains(&gone));
+            // SAFETY: off the list, and it has not run.
+            unsafe { (node.as_ref().run)(node, WayOut::Returned) };
+        }
     }
 
     #[test]

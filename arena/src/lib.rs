@@ -49,6 +49,7 @@ mod pool;
 mod process_heap;
 mod recovery;
 mod region;
+mod registered;
 mod remote;
 mod rwlock;
 mod server_thread;
@@ -81,6 +82,7 @@ pub use recovery::{
     exhausted, parked, refusing, stack_remaining,
 };
 pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes};
+pub use registered::Registered;
 pub use server_thread::ThreadMain;
 pub use shared::{
     Shared, SharedError, SharedHeapError, install_shared_heap, outside, shared_heap_usage,
@@ -97,8 +99,9 @@ pub use stack::StackGauge;
 ///    future, or callback into a library that is in the middle of something. [`Shared`] is made for this and is exempt.
 /// 2. **Nothing outside the bucket points into it.** No value of this request is in a `static`, a thread-local, another
 ///    thread, a channel. The bucket is reused at once.
-/// 3. **Resources other than memory are registered** with [`defer`], or may leak: descriptors, temporary files, child
-///    processes.
+/// 3. **Resources other than memory are owned by [`Registered`]**, or given up in [`defer`], or may leak: descriptors,
+///    temporary files, child processes, what a C library has allocated. What is registered is dropped after the jump, and
+///    must bear that between any two instructions at which the request can be left.
 /// 4. **No shared state is half-updated** at an allocation, except inside [`Shared::with`], which is poisoned.
 /// 5. **Only plain frames are crossed.** Frames with pending destructors are skipped, which Rust does not define (RFC 2945
 ///    calls them not "plain old frames"); in practice, on the compilers this project is tested with, they are deallocated

@@ -9,7 +9,7 @@ use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::events::ABORTING;
 use crate::futex;
-use crate::recovery::{Failed, clean_up, settle_pools, way_out_of};
+use crate::recovery::{Failed, clean_up, settle_pools};
 use crate::thread::thread;
 use std::arch::asm;
 use std::ptr;
@@ -26,10 +26,10 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
         t.pool.set(0);
     });
     let exhaustion = bucket.exhaustion.get();
-    let (failed, way_out) = if bucket.events.any(ABORTING) {
-        (Failed::Panicked(&bucket.panic_note), WayOut::Unwound)
+    let failed = if bucket.events.any(ABORTING) {
+        Failed::Panicked(&bucket.panic_note)
     } else {
-        (Failed::Exhausted(exhaustion), way_out_of(exhaustion.reason))
+        Failed::Exhausted(exhaustion)
     };
     bucket.note_high_water(bucket.heap().high_water());
     bucket.set_state(BucketState::Parked);
@@ -38,7 +38,7 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
         unsafe { (*stuck)(failed) };
     }
     settle_pools(bucket);
-    clean_up(bucket, way_out);
+    clean_up(bucket, WayOut::Parked);
     sleep_for_ever()
 }
 

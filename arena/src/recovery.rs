@@ -376,8 +376,8 @@ fn drop_payload(mut payload: Box<dyn Any + Send>) {
 
 pub(crate) fn way_out_of(reason: Reason) -> WayOut {
     match reason {
-        Reason::Arena | Reason::SharedHeap => WayOut::ExhaustedArena,
-        Reason::Stack => WayOut::ExhaustedStack,
+        Reason::Arena | Reason::SharedHeap => WayOut::Escaped,
+        Reason::Stack => WayOut::Overflowed,
     }
 }
 

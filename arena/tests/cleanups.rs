@@ -8,7 +8,9 @@ use common::{
 use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 use std::rc::Rc;
-use transom_arena::{Bump, Failed, Reason, Shared, Tenant, WayOut, current_usage, defer};
+use transom_arena::{
+    Bump, Failed, Reason, Registered, Shared, Tenant, WayOut, current_usage, defer,
+};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
@@ -71,14 +73,14 @@ fn cleanups_run_newest_first_on_every_way_out() {
                 fill_the_arena()
             });
             assert_eq!(reason, Reason::Arena);
-            check(&notes, WayOut::ExhaustedArena);
+            check(&notes, WayOut::Escaped);
 
             let reason = escaping(tenant, |_| {
                 register(&notes);
                 overflow_the_stack() as u8
             });
             assert_eq!(reason, Reason::Stack);
-            check(&notes, WayOut::ExhaustedStack);
+            check(&notes, WayOut::Overflowed);
         }
     });
 }
@@ -228,4 +230,97 @@ fn a_deferred_closure_frees_what_it_holds_when_the_request_returns() {
 #[test]
 fn outside_a_request_nothing_is_registered() {
     assert!(!defer(|_| unreachable!()));
+}
+
+/// Counts how often it is dropped.
+struct Counts(Rc<Cell<u32>>);
+
+impl Drop for Counts {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+#[test]
+fn what_is_registered_is_dropped_once_on_every_way_out() {
+    on_bucket_thread(|tenant| {
+        let drops = Rc::new(Cell::new(0));
+        let counts = || Registered::new(Counts(drops.clone()));
+        for turn in 0..10 {
+            drops.set(0);
+            let outcome = tenant.enter(&never_stuck, |_| {
+                let first = counts();
+                let second = counts();
+                drop(first); // not the newest
+                assert_eq!(drops.get(), 1);
+                let third = counts();
+                drop(second.into_inner());
+                assert_eq!(Rc::strong_count(&third.0), 2);
+            });
+            assert!(outcome.result.is_ok() && outcome.left == 0, "{outcome:?}");
+            assert_eq!(drops.get(), 3);
+
+            let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+                let _one = counts();
+                panic!("unlucky");
+            });
+            assert!(outcome.left == 0 && panic_message(outcome.result).starts_with("unlucky"));
+            assert_eq!(drops.get(), 4);
+
+            let reason = escaping(tenant, |_| {
+                let _two = [counts(), counts()];
+                fill_the_arena()
+            });
+            assert_eq!((reason, drops.get()), (Reason::Arena, 6), "turn {turn}");
+
+            let reason = escaping(tenant, |_| {
+                let _one = counts();
+                overflow_the_stack() as u8
+            });
+            assert_eq!((reason, drops.get()), (Reason::Stack, 7));
+
+            // Registered where there is no room left for it but the reserve.
+            let reason = escaping(tenant, |_| {
+                let mut blocks: Vec<Vec<u8>> = Vec::with_capacity(1 << 13);
+                for size in [1 << 16, 1 << 12, 1 << 8, 64, 16] {
+                    while current_usage().is_some_and(|(_, free, _)| free >= 2 * size) {
+                        blocks.push(Vec::with_capacity(size));
+                    }
+                }
+                let _three = [counts(), counts(), counts()];
+                fill_the_arena()
+            });
+            assert_eq!((reason, drops.get()), (Reason::Arena, 10));
+        }
+        assert_eq!(Rc::strong_count(&drops), 1);
+    });
+}
+
+#[test]
+fn what_is_registered_and_kept_outlives_its_request() {
+    thread_local! {
+        static KEPT: RefCell<Option<Registered<Counts>>> = const { RefCell::new(None) };
+    }
+    on_bucket_thread(|tenant| {
+        let drops = Rc::new(Cell::new(0));
+        let outcome = tenant.enter(&never_stuck, |_| {
+            KEPT.set(Some(Registered::new(Counts(drops.clone()))));
+        });
+        assert!(outcome.result.is_ok() && outcome.left > 0, "{outcome:?}");
+        assert_eq!(drops.get(), 0);
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let kept = KEPT.take().expect("from the request before");
+            assert_eq!(Rc::strong_count(&kept.0), 2);
+        });
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+        assert_eq!((outcome.kept, drops.get()), (0, 1));
+    });
+}
+
+#[test]
+fn outside_of_requests_what_is_registered_is_a_plain_owner() {
+    let drops = Rc::new(Cell::new(0));
+    let one = Registered::new(Counts(drops.clone()));
+    drop(one);
+    assert_eq!(drops.get(), 1);
 }

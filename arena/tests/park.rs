@@ -247,7 +247,7 @@ fn cleanups_run_newest_first_after_the_report() {
     let order = Arc::new(AtomicU32::new(0));
     let theirs = order.clone();
     let parked_one = parks(move |_| -> u8 {
-        leaves_cleanups(&theirs, WayOut::ExhaustedArena);
+        leaves_cleanups(&theirs, WayOut::Parked);
         fill_the_arena()
     });
     wait_for("they ran", || order.load(Ordering::SeqCst) == 321);
@@ -256,7 +256,7 @@ fn cleanups_run_newest_first_after_the_report() {
     let order = Arc::new(AtomicU32::new(0));
     let theirs = order.clone();
     let parked_one = parks(move |_| {
-        leaves_cleanups(&theirs, WayOut::ExhaustedStack);
+        leaves_cleanups(&theirs, WayOut::Parked);
         overflow_the_stack()
     });
     wait_for("they ran", || order.load(Ordering::SeqCst) == 321);

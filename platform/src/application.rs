@@ -7,6 +7,7 @@ use crate::histogram::Histogram;
 use crate::keeping::{EachThread, Keeping};
 use crate::lost::{Lost, RouteNote, Sign, Signs, Until};
 use crate::meter::{Culprit, Leave, LinePace, Meters, RouteMeter};
+use crate::own_log::{debug, error, warn};
 use crate::request::{Matched, Request};
 use crate::response::{Response, Status};
 use crate::router::Routes;
@@ -20,7 +21,6 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tracing::{debug, error, warn};
 use transom_arena::{
     Bucket, BucketState, Buckets, Bump, Exhaustion, Failed, Policy, Reason, Tenant, exhausted,
     install_panic_hook, parked, stack_remaining,

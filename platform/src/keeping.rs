@@ -7,11 +7,11 @@
 
 use crate::application::Application;
 use crate::meter::{Leave, RouteMeter};
+use crate::own_log::{error, info, warn};
 use std::panic::Location;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
-use tracing::{error, info, warn};
 use transom_arena::{Bucket, Failed, Tenant};
 
 /// Runs once on each door server thread before its first call.

@@ -29,6 +29,7 @@ pub mod histogram;
 mod keeping;
 mod lost;
 mod meter;
+pub mod own_log;
 pub mod request;
 mod reserve;
 pub mod response;
@@ -49,7 +50,9 @@ pub use reserve::{TryReserve, try_reserve};
 pub use response::{Body, BodyWriter, IntoResponse, Response, Status};
 pub use router::{Router, RouterError, Routes};
 pub use service::Service;
-pub use transom_arena::{Bump, Shared, SharedError, WayOut, defer, escape_contract, outside};
+pub use transom_arena::{
+    Bump, Registered, Shared, SharedError, WayOut, defer, escape_contract, outside,
+};
 
 /// The allocator of every program that uses this crate: a thread bound to a bucket allocates in it, all others on the
 /// process heap.

@@ -8,11 +8,11 @@
 
 use crate::application::Application;
 use crate::meter::{Leave, LinePace};
+use crate::own_log::{info, warn};
 use crate::request::Matched;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
-use tracing::{info, warn};
 use transom_arena::BucketState;
 use transom_doors::now_ns;
 

@@ -132,7 +132,7 @@ fn a_port_in_use_is_said_at_once() {
 
 #[test]
 fn escaping_needs_the_promise_of_the_author() {
-    let ended = run("send-static-file", "--check --on-exhaustion escape");
+    let ended = run("counter", "--check --on-exhaustion escape");
     assert!(
         ended.code() == 1 && ended.stderr().contains("--on-exhaustion escape"),
         "{}",

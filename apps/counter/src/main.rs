@@ -44,6 +44,5 @@ fn all(_: &Request) -> Result<Response<'_>, Failure> {
 
 fn main() -> ExitCode {
     let router = Router::new().get("/", all).post("/{name}", count);
-    // SAFETY: the handlers hold no lock but `Shared`'s, keep nothing beyond their request, and own nothing but memory.
-    unsafe { transom::serve_escaping(router) }
+    transom::serve(router)
 }

@@ -35,6 +35,5 @@ fn main() -> ExitCode {
     let router = Router::new()
         .post("/", echo)
         .post("/stream", streaming(echo_stream));
-    // SAFETY: the handlers hold no lock or scope, keep nothing beyond their request, and own nothing but memory.
-    unsafe { transom::serve_escaping(router) }
+    transom::serve(router)
 }

@@ -34,6 +34,5 @@ fn main() -> ExitCode {
         .get("/", hello)
         .get("/hello/{name}", hello_name)
         .get("/json", json);
-    // SAFETY: the handlers hold no lock or scope, keep nothing beyond their request, and own nothing but memory.
-    unsafe { transom::serve_escaping(router) }
+    transom::serve(router)
 }

@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use transom_platform::Registered;
 
 /// How often a file that is replaced just while it is opened is looked for again.
 const ATTEMPTS: usize = 16;
@@ -34,7 +35,7 @@ enum Way {
 /// What a name stands for.
 pub enum Found {
     /// A regular file, open for reading, and what the kernel says of it.
-    File(File, Metadata),
+    File(Registered<File>, Metadata),
     /// A folder.
     Folder,
     /// Something that this process may not open.
@@ -114,7 +115,7 @@ impl Root {
             // Should a FIFO have taken its place just now, this does not wait for it.
             let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
             let file = match self.open_at(&path, flags) {
-                Ok(file) => File::from(file),
+                Ok(file) => Registered::new(File::from(file)),
                 Err(error) => match meaning(&error) {
                     Meaning::Answer(found) => return Ok(found),
                     Meaning::Again => continue,
@@ -139,7 +140,7 @@ impl Root {
     }
 
     fn step_to(&self, path: &CStr, flags: libc::c_int) -> io::Result<OwnedFd> {
-        let mut folder: Option<OwnedFd> = None;
+        let mut folder: Option<Registered<OwnedFd>> = None;
         let mut names = path.to_bytes().split(|&byte| byte == b'/').peekable();
         while let Some(name) = names.next() {
             // `Root::find` is given none of these; a walk that met one would leave the root or lose count.
@@ -153,11 +154,13 @@ impl Root {
                 flags
             };
             let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-            let at = folder.as_ref().unwrap_or(&self.folder).as_raw_fd();
+            let at = folder.as_deref().unwrap_or(&self.folder).as_raw_fd();
             // SAFETY: the name ends in NUL, and the descriptor is open.
-            folder = Some(owned(unsafe { libc::openat(at, name.as_ptr(), flags) })?);
+            let next = owned(unsafe { libc::openat(at, name.as_ptr(), flags) })?;
+            folder = Some(Registered::new(next));
         }
-        folder.ok_or_else(|| io::ErrorKind::NotFound.into())
+        let found = folder.map(Registered::into_inner);
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cells that a request has locked: released for it when it does not return.
 
 use super::lock::{Access, Lock};
-use crate::bucket::{Bucket, BucketState};
+use crate::bucket::Bucket;
 use crate::cleanup::WayOut;
 use std::cell::Cell;
 
@@ -57,7 +57,6 @@ impl HeldCells {
 
     /// Releases all of a request that did not return, newest first.
     pub(crate) fn release_all(&self, bucket: &Bucket, way_out: WayOut) {
-        let parked = bucket.state() == BucketState::Parked;
         while self.count.get() > 0 {
             let newest = self.cells[self.count.get() - 1].take();
             self.count.set(self.count.get() - 1);
@@ -69,7 +68,7 @@ impl HeldCells {
                 continue;
             }
             // SAFETY: the cell lies outside the request, whose borrow of it has not ended by returning: it still lives.
-            unsafe { (*lock).leave(access, way_out, parked) };
+            unsafe { (*lock).leave(access, way_out) };
         }
     }
 }

@@ -95,7 +95,7 @@ impl Lock {
                     true => WayOut::Returned,
                     false => WayOut::Unwound,
                 };
-                self.lock.leave(self.access, way_out, false);
+                self.lock.leave(self.access, way_out);
             }
         }
         ensure_stack(STACK_MARGIN);
@@ -137,18 +137,18 @@ impl Lock {
         }
     }
 
-    /// Gives the lock up, for the request that has it, and notes what it leaves behind. `parked`: that request's frames
-    /// stay as they are, for ever.
-    pub(super) fn leave(&self, access: Access, way_out: WayOut, parked: bool) {
+    /// Gives the lock up, for the request that has it, and notes what it leaves behind.
+    pub(super) fn leave(&self, access: Access, way_out: WayOut) {
         let left = match (access, way_out) {
             (_, WayOut::Returned) => State::Whole,
-            (Access::Write, _) if parked => State::Written,
-            (Access::Read, _) if parked => State::Read,
+            (Access::Write, WayOut::Parked) => State::Written,
+            (Access::Read, WayOut::Parked) => State::Read,
             (Access::Write, WayOut::Unwound) => State::Panicked,
             // Stopped between two arbitrary instructions, a reader is no better than a writer: of what it shares, some may be
             // changed through `&T`.
-            (Access::Write, _) | (Access::Read, WayOut::ExhaustedStack) => State::Broken,
-            (Access::Read, WayOut::Unwound | WayOut::ExhaustedArena) => State::Whole,
+            (Access::Write, WayOut::Escaped | WayOut::Overflowed)
+            | (Access::Read, WayOut::Overflowed) => State::Broken,
+            (Access::Read, WayOut::Unwound | WayOut::Escaped) => State::Whole,
         };
         self.worsen(left);
         match access {
@@ -169,7 +169,7 @@ impl Lock {
         if let Some(bucket) = bound() {
             bucket.held.remove();
         }
-        self.leave(Access::Write, WayOut::Returned, false);
+        self.leave(Access::Write, WayOut::Returned);
         result
     }
 }

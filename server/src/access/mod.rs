@@ -151,7 +151,7 @@ impl Shared {
             Ordering::Relaxed,
         );
         if ours.is_ok() {
-            tracing::warn!(
+            transom_platform::own_log::warn!(
                 dropped = self.queue.dropped(),
                 "lines of the access log are dropped: they are not taken as fast as requests come (--access-log-queue)"
             );

@@ -111,7 +111,7 @@ impl Writer {
             }
             Err(error) => {
                 // Not its sentence: to make that, the standard library allocates.
-                tracing::error!(
+                transom_platform::own_log::error!(
                     path = ?path,
                     kind = ?error.kind(),
                     "the access log cannot be opened anew, and goes on in its old file (--access-log-file)"

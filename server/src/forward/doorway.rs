@@ -12,11 +12,11 @@ use crate::net::Epoll;
 use crate::settings::FrontSettings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tracing::{error, info, warn};
 use transom_doors::{
     AsyncClient, CallError, Completion, Kind, OpenError, OpenOptions, Patience, PeerState, SlotId,
     Withdraw, now_ns,
 };
+use transom_platform::own_log::{error, info, warn};
 
 /// How often a door that is away is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -214,7 +214,7 @@ impl Forwards {
         let mut sound = true;
         for thread in self.threads {
             if thread.join().is_err() {
-                tracing::error!("a forward panicked: please report this");
+                transom_platform::own_log::error!("a forward panicked: please report this");
                 sound = false;
             }
         }

@@ -10,9 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
-use tracing::info;
 use transom_doors::{AsyncClient, CallError, Completion, SlotId, Status};
 use transom_platform::frame::{CONNECTION_LEN, encode_connection, outcome};
+use transom_platform::own_log::info;
 
 /// What was done, in connections.
 #[derive(Debug, Default)]

@@ -44,7 +44,7 @@ impl Loop {
             PeerState::Revoked => self.retire(at),
             PeerState::Gone => {
                 if let (Some(lie), Some(door)) = (client.lie(), client.door()) {
-                    tracing::error!(
+                    transom_platform::own_log::error!(
                         lie,
                         pid = door.server.pid,
                         uid = door.server.uid,
@@ -208,7 +208,7 @@ impl Loop {
     /// Ends what an instance that has left still does: a client that reads slowly, or a handler that does not end, must not
     /// keep the next one out.
     fn evict(&mut self, at: InstanceId) {
-        tracing::warn!(
+        transom_platform::own_log::warn!(
             doorway = at.doorway,
             "the calls of an application that was replaced take too long, and are cut for the next one"
         );
@@ -250,12 +250,12 @@ impl Loop {
         };
         let at = InstanceId { doorway, instance };
         if slots > self.doorways[at].owners.len() {
-            tracing::error!(slots, "a door has more slots than were asked for");
+            transom_platform::own_log::error!(slots, "a door has more slots than were asked for");
             self.doorways[doorway].mailbox().free(client);
             return;
         }
         if let Err(error) = self.watch(at, &client) {
-            tracing::error!(%error, "cannot wait for a door: raise `ulimit -n`, or lower --connections");
+            transom_platform::own_log::error!(%error, "cannot wait for a door: raise `ulimit -n`, or lower --connections");
             self.unwatch(&client);
             self.doorways[doorway].mailbox().free(client);
             return;

@@ -672,7 +672,7 @@ impl Loop {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if net::is_shortage(&error) => {
-                    tracing::error!(%error, "cannot accept connections: raise `ulimit -n`, or lower --connections");
+                    transom_platform::own_log::error!(%error, "cannot accept connections: raise `ulimit -n`, or lower --connections");
                     self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
                     self.pause_accepting();
                     return;

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tracing::{info, warn};
 use transom_doors::{AsyncClient, Bell, OpenError, OpenOptions};
+use transom_platform::own_log::{info, warn};
 
 /// Between two attempts to open a door that is away.
 const RETRY: Duration = Duration::from_millis(10);

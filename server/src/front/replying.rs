@@ -49,7 +49,7 @@ fn may_hold(connection: &Connection) -> bool {
 /// Says so if an answer could not be sent because it is not any more what was checked.
 pub(super) fn tell_of_change(error: &std::io::Error) {
     if error.kind() == std::io::ErrorKind::InvalidData {
-        tracing::error!(
+        transom_platform::own_log::error!(
             "an application changed the fields of a reply while they were sent: its connection is closed"
         );
     }
@@ -159,7 +159,7 @@ impl Loop {
                 self.go_on_writing(index);
             }
             Err(error) => {
-                tracing::error!(%error, "an application's reply cannot be sent");
+                transom_platform::own_log::error!(%error, "an application's reply cannot be sent");
                 self.table[index].state = State::Writing;
                 self.let_go_of_slot(index);
                 if self.table[index].head_sent {

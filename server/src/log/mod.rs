@@ -6,8 +6,9 @@
 //! queue, and forgotten; a full queue drops it and counts. All memory is there from the start:
 //! [`memory_bytes`] says how much.
 //!
-//! Applications use `tracing::info!(route = %route, bytes, "a request was served")` and know nothing of this. Spans are
-//! accepted and ignored.
+//! Applications use `tracing::info!(route = %route, bytes, "a request was served")` or the macros of the crate `log`, and
+//! know nothing of this. Spans are accepted and ignored. An application that has installed a subscriber for `tracing` or a
+//! logger for `log` before it serves, or in its warm-up, keeps it for its own lines; the server's lines always come here.
 //!
 //! Knows nothing of requests, buckets or metrics.
 
@@ -26,9 +27,11 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
+use tracing::dispatcher::{self, DefaultGuard};
 use tracing::level_filters::LevelFilter;
-use tracing::subscriber::{self, Interest};
-use tracing::{Event, Metadata, Subscriber, span};
+use tracing::subscriber::Interest;
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span};
+use transom_platform::own_log;
 
 pub(crate) use batch::{BATCH_BYTES, Batch};
 pub(crate) use queue::{Queue, Record as QueueRecord};
@@ -86,9 +89,6 @@ pub enum LogError {
     /// There is no thread left for the log.
     #[error("cannot start the thread that writes the log")]
     Thread(#[source] io::Error),
-    /// `tracing` has one subscriber per process, and this process has one already.
-    #[error("this process logs already: the log can be installed once")]
-    AlreadyInstalled,
 }
 
 /// Bytes that a log with a queue of `queue` records takes for good: the queue, the writer's buffer and its stack.
@@ -102,7 +102,8 @@ pub const fn memory_bytes(queue: usize) -> usize {
         + FIXED_BYTES
 }
 
-/// Makes `tracing` events of the whole process lines on stderr, from now until [`LogHandle::shutdown`].
+/// Makes the server's own events lines on stderr, from now until [`LogHandle::shutdown`], and those of this thread until
+/// [`Pending::claim`].
 ///
 /// Call it once, before the first request and before anything is sealed: it allocates, and starts a thread, which blocks
 /// all signals for itself. It writes to a duplicate of descriptor 2 without the standard library's lock, so that a thread
@@ -110,23 +111,92 @@ pub const fn memory_bytes(queue: usize) -> usize {
 ///
 /// # Errors
 /// See [`LogError`]. If there is one, nothing was installed.
-pub fn install(options: LogOptions) -> Result<LogHandle, LogError> {
+pub fn install(options: LogOptions) -> Result<(LogHandle, Pending), LogError> {
     let stderr = io::stderr()
         .as_fd()
         .try_clone_to_owned()
         .map_err(LogError::Stderr)?;
     let (subscriber, handle) = start(options, File::from(stderr))?;
-    if subscriber::set_global_default(subscriber).is_err() {
-        handle.queue.close();
-        return Err(LogError::AlreadyInstalled);
+    let bridge = LogBridge {
+        queue: Arc::clone(&handle.queue),
+        level: subscriber.level,
+        style: subscriber.style,
+    };
+    let dispatch = Dispatch::new(subscriber);
+    own_log::log_to(dispatch.clone());
+    let pending = Pending {
+        of_this_thread: dispatcher::set_default(&dispatch),
+        dispatch,
+        bridge,
+    };
+    Ok((handle, pending))
+}
+
+/// A log that takes the server's own lines. Whether it also takes the application's is decided once the application has
+/// had the time to install something of its own.
+pub struct Pending {
+    of_this_thread: DefaultGuard,
+    dispatch: Dispatch,
+    bridge: LogBridge,
+}
+
+impl Pending {
+    /// Takes the application's lines too, unless it has a subscriber or a logger for them.
+    pub fn claim(self) {
+        let Pending {
+            of_this_thread,
+            dispatch,
+            bridge,
+        } = self;
+        drop(of_this_thread);
+        // An error says that the application has its own.
+        let _ = dispatcher::set_global_default(dispatch);
+        let level = bridge.level;
+        if ::log::set_boxed_logger(Box::new(bridge)).is_ok() {
+            ::log::set_max_level(filter_of(level));
+        }
     }
-    Ok(handle)
+}
+
+/// What a level of `tracing` is called by the crate `log`.
+fn filter_of(level: LevelFilter) -> ::log::LevelFilter {
+    match level.into_level() {
+        None => ::log::LevelFilter::Off,
+        Some(Level::ERROR) => ::log::LevelFilter::Error,
+        Some(Level::WARN) => ::log::LevelFilter::Warn,
+        Some(Level::INFO) => ::log::LevelFilter::Info,
+        Some(Level::DEBUG) => ::log::LevelFilter::Debug,
+        Some(Level::TRACE) => ::log::LevelFilter::Trace,
+    }
+}
+
+/// Takes the lines of the crate `log` to the writer thread, as [`LogSubscriber`] takes `tracing` events.
+struct LogBridge {
+    queue: Arc<Queue<Record>>,
+    level: LevelFilter,
+    style: Style,
+}
+
+impl ::log::Log for LogBridge {
+    fn enabled(&self, metadata: &::log::Metadata<'_>) -> bool {
+        record::level_of(metadata.level()) <= self.level
+    }
+
+    fn log(&self, line: &::log::Record<'_>) {
+        if self.enabled(line.metadata()) {
+            let mut record = Record::blank();
+            record.fill_from_log(line, self.style);
+            self.queue.submit(&record);
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// Starts a log that writes to `sink`, and leaves it to the caller to install the subscriber.
 ///
 /// # Errors
-/// See [`LogError`]; never [`LogError::AlreadyInstalled`].
+/// See [`LogError`].
 pub fn start(options: LogOptions, sink: File) -> Result<(LogSubscriber, LogHandle), LogError> {
     if !(1..=QUEUE_MAX).contains(&options.queue) {
         return Err(LogError::Queue(options.queue));

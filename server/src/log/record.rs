@@ -65,6 +65,28 @@ impl Record {
         self.target = event.metadata().target();
     }
 
+    /// Makes a blank record the record of a line of the crate `log`.
+    pub(super) fn fill_from_log(&mut self, line: &::log::Record<'_>, style: Style) {
+        let text = &mut self.text;
+        match style {
+            Style::Human { .. } => {
+                // What does not fit is marked in the text itself.
+                let _ = Escaped {
+                    text,
+                    escape: Escape::Controls,
+                }
+                .write_fmt(*line.args());
+                text.push_closing("");
+            }
+            Style::Json => {
+                json::Members { text }.string("message", |out| out.write_fmt(*line.args()))
+            }
+        }
+        self.unix_ms = time::now_ms();
+        self.level = level_of(line.level());
+        self.target = line.module_path_static().unwrap_or("log");
+    }
+
     pub(super) fn line(&self) -> Line<'_> {
         Line {
             unix_ms: self.unix_ms,
@@ -72,6 +94,17 @@ impl Record {
             target: self.target,
             text: &self.text,
         }
+    }
+}
+
+/// What a level of the crate `log` is called by `tracing`.
+pub(super) fn level_of(level: ::log::Level) -> Level {
+    match level {
+        ::log::Level::Error => Level::ERROR,
+        ::log::Level::Warn => Level::WARN,
+        ::log::Level::Info => Level::INFO,
+        ::log::Level::Debug => Level::DEBUG,
+        ::log::Level::Trace => Level::TRACE,
     }
 }
 

@@ -13,10 +13,10 @@ use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tracing::{error, info, warn};
 use transom_arena::seal;
 use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent};
 use transom_platform::Application;
+use transom_platform::own_log::{error, info, warn};
 
 /// How often the drain looks whether calls are left.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

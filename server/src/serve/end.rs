@@ -6,11 +6,11 @@ use crate::front::LoopFigures;
 use crate::log::LogHandle;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tracing::{info, warn};
 use transom_arena::{
     Bound, Bucket, Bytes, Place, first_process_heap_allocation, process_heap_allocations,
 };
 use transom_platform::histogram::Histogram;
+use transom_platform::own_log::{info, warn};
 use transom_platform::{Application, Figures, RouteMeter};
 
 /// Says what memory there is.

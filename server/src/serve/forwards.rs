@@ -27,9 +27,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
-use tracing::info;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Bell};
+use transom_platform::own_log::info;
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
 ///
@@ -75,7 +75,8 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     // Before anything is opened: what was passed is known by its numbers only.
     let inherited = Inherited::take().map_err(StartError::Inherited)?;
     let signals = Signals::block().map_err(StartError::Signals)?;
-    with_logs(&front, |logs| {
+    with_logs(&front, |logs, pending| {
+        pending.claim();
         Server::start(&plan, &front, config, inherited, logs, &signals, started)
             .map(|server| server.until_the_end(&front, &signals, logs))
     })

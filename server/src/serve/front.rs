@@ -10,8 +10,8 @@ use crate::settings::FrontSettings;
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tracing::error;
 use transom_doors::Bell;
+use transom_platform::own_log::error;
 
 /// What all loops count addresses in, if these have a limit.
 pub(super) fn addresses(settings: &FrontSettings) -> Option<Arc<Addresses>> {

@@ -23,7 +23,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::time::{Duration, Instant};
-use tracing::{info, warn};
+use transom_platform::own_log::{info, warn};
 
 /// Lines: the parent's process id, the descriptor to say "ready" at, then a descriptor and its name for each listener.
 const VARIABLE: &str = "TRANSOM_HANDOVER";

@@ -17,10 +17,10 @@ use crate::settings::Settings;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
-use tracing::info;
 use transom_arena::{Part, seal};
 use transom_doors::{Bell, ChannelMemory, Door};
 use transom_platform::Application;
+use transom_platform::own_log::info;
 
 /// A server that is running.
 pub(super) struct Server {

@@ -44,9 +44,11 @@ const HEAP_HEADROOM: usize = 1 << 20;
 
 /// Serves a router's handlers, or one handler: reads the command line, maps the region, listens, and returns when it has drained.
 ///
-/// A request that outgrows its bucket gets a 500. Through `&Bump` it unwinds; through an ordinary allocation its thread and
-/// bucket are lost until the process is replaced (`--lost-limit`), because that is what is sound for every handler. An
-/// author who keeps the [escape contract](transom_platform::escape_contract) uses [`serve_escaping`] and loses neither.
+/// A request that outgrows its bucket gets a 500. Through `&Bump` it unwinds. Through an ordinary allocation it goes on with
+/// memory from the overdraft (`--overdraft`), and returns: that is sound for every handler. Only a request that needs more
+/// than its share of the overdraft (`--overdraft-per-request`) is parked, and its bucket lost until the process is replaced
+/// (`--lost-limit`). An author who keeps the [escape contract](transom_platform::escape_contract) may use
+/// [`serve_escaping`], which needs no overdraft and ends such a request at once.
 #[must_use = "main should return it, so that the process ends with that status"]
 pub fn serve(router: impl Into<Router>) -> ExitCode {
     App::new(router).serve()
@@ -56,8 +58,8 @@ pub fn serve(router: impl Into<Router>) -> ExitCode {
 ///
 /// # Safety
 /// Every handler keeps the [escape contract](transom_platform::escape_contract): no lock, borrow or scope held across an
-/// allocation; nothing outside the bucket points into it; resources other than memory registered with
-/// [`defer`](transom_platform::defer); no half-updated shared state but in `Shared`.
+/// allocation; nothing outside the bucket points into it; resources other than memory owned by
+/// [`Registered`](transom_platform::Registered); no half-updated shared state but in `Shared`.
 #[must_use = "main should return it, so that the process ends with that status"]
 pub unsafe fn serve_escaping(router: impl Into<Router>) -> ExitCode {
     // SAFETY: the caller's promise.
@@ -130,7 +132,7 @@ enum StartError {
     #[error(transparent)]
     Router(#[from] transom_platform::RouterError),
     #[error(
-        "--on-exhaustion escape: this application was written for parking; its author has to promise the escape contract by calling serve_escaping"
+        "--on-exhaustion escape: the author of this application has not promised that its handlers may be left by a jump (serve_escaping): leave the flag out"
     )]
     NoPromise,
     #[error(
@@ -357,7 +359,7 @@ impl App {
             return Err(StartError::NeedsDoor { scheme, what });
         }
         let plan = Plan::new(settings)?;
-        let handlers = Handlers {
+        let mut handlers = Handlers {
             policy: self.policy(settings)?,
             service: self.handlers.build()?,
             warm_up: self.warm_up,
@@ -405,15 +407,24 @@ impl App {
         }
         .map_err(StartError::Inherited)?;
         let signals = Signals::block().map_err(StartError::Signals)?;
-        with_logs(&settings.front, |logs| match door {
-            Some(_) => behind_door::Server::start(
-                &plan, settings, inherited, handlers, logs, &signals, started,
-            )
-            .map(|server| server.until_the_end(settings, &signals, logs)),
-            None => in_process::Server::start(
-                &plan, settings, inherited, handlers, logs, &signals, started,
-            )
-            .map(|server| server.until_the_end(settings, &signals, logs)),
+        with_logs(&settings.front, |logs, pending| {
+            let warm_up = handlers.warm_up.take();
+            handlers.warm_up = Some(Box::new(move || {
+                if let Some(warm_up) = warm_up {
+                    warm_up();
+                }
+                pending.claim();
+            }));
+            match door {
+                Some(_) => behind_door::Server::start(
+                    &plan, settings, inherited, handlers, logs, &signals, started,
+                )
+                .map(|server| server.until_the_end(settings, &signals, logs)),
+                None => in_process::Server::start(
+                    &plan, settings, inherited, handlers, logs, &signals, started,
+                )
+                .map(|server| server.until_the_end(settings, &signals, logs)),
+            }
         })
     }
 
@@ -442,14 +453,14 @@ struct Handlers {
 /// Runs a server with logs, and writes the last lines of them.
 fn with_logs(
     settings: &FrontSettings,
-    serve: impl FnOnce(&LogHandle) -> Result<ExitCode, StartError>,
+    serve: impl FnOnce(&LogHandle, log::Pending) -> Result<ExitCode, StartError>,
 ) -> Result<ExitCode, StartError> {
-    let logs = log::install(LogOptions {
+    let (logs, pending) = log::install(LogOptions {
         format: settings.log.into(),
         level: settings.log_level,
         queue: usize::from(settings.log_queue.get()),
     })?;
-    let result = serve(&logs);
+    let result = serve(&logs, pending);
     logs.shutdown(Instant::now() + Duration::from_secs(1));
     result
 }

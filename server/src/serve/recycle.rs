@@ -17,9 +17,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tracing::{error, info, warn};
 use transom_arena::{Bytes, MemoryLimit, overdraft_usage};
 use transom_doors::{Door, now_ns};
+use transom_platform::own_log::{error, info, warn};
 use transom_platform::{Application, LossWatch, Lost};
 
 /// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".

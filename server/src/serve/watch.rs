@@ -19,7 +19,7 @@ use super::handover::{Handover, Outcome, What};
 use super::predecessor::Note;
 use super::recycle::{Recycling, Step};
 use super::signals::{Signals, Wake};
-use tracing::{error, info, warn};
+use transom_platform::own_log::{error, info, warn};
 
 /// Why a server has to drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,193 @@
+//! Values that a request must not leave behind when it is left by a jump: descriptors, temporary files, what a C library
+//! has made.
+
+use crate::bucket::Bucket;
+use crate::cleanup::{Node, WayOut};
+use crate::recovery::refusing;
+use crate::thread::bound;
+use std::alloc::{Layout, alloc, handle_alloc_error};
+use std::cell::Cell;
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::ptr::NonNull;
+
+/// A value that is dropped also if its request is left by a jump ([`Policy::Escape`](crate::Policy::Escape)), which runs
+/// no destructors: a `Registered<File>` is closed, and a plain `File` stays open.
+///
+/// Otherwise it is an owner like `Box`: it drops its value when it is dropped itself, and what is moved into a place that
+/// outlives the request stays as it is. A request that is parked keeps it, because other threads may use what it has lent.
+///
+/// ```
+/// use std::fs::File;
+/// use std::io::Read;
+/// use transom_arena::Registered;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut file = Registered::new(File::open("/proc/self/statm")?);
+/// let mut text = String::new();
+/// file.read_to_string(&mut text)?; // may not fit: the file is closed all the same
+/// # Ok(())
+/// # }
+/// ```
+pub struct Registered<T: 'static> {
+    entry: NonNull<Entry<T>>,
+    owns: PhantomData<T>,
+}
+
+#[repr(C)]
+struct Entry<T> {
+    node: Node,
+    /// On whose list the node is.
+    bucket: Cell<Option<&'static Bucket>>,
+    value: T,
+}
+
+impl<T: 'static> Registered<T> {
+    /// Registers a value with the request that this thread runs. On another thread it is a plain owner.
+    pub fn new(value: T) -> Self {
+        let bucket = bound();
+        let entry = Self::room(bucket);
+        // SAFETY: a fresh block of this layout. It stays where it is, and valid until it is taken off the list, by `run` or
+        // before.
+        unsafe {
+            entry.write(Entry {
+                node: Node::new(Self::run),
+                bucket: Cell::new(bucket),
+                value,
+            });
+            if let Some(bucket) = bucket {
+                bucket.cleanups.push(entry.cast());
+            }
+        }
+        Registered {
+            entry,
+            owns: PhantomData,
+        }
+    }
+
+    /// Memory for an entry. Were the request left here, nothing would drop the value: where the arena is full, the bucket's
+    /// reserve has room for it.
+    fn room(bucket: Option<&'static Bucket>) -> NonNull<Entry<T>> {
+        let layout = Layout::new::<Entry<T>>();
+        // SAFETY: an entry is not of size zero.
+        let block = refusing(|| NonNull::new(unsafe { alloc(layout) }));
+        let block = block.or_else(|| bucket?.allocate_in_panic_room(layout));
+        // SAFETY: as above.
+        let block = block.or_else(|| NonNull::new(unsafe { alloc(layout) }));
+        block.unwrap_or_else(|| handle_alloc_error(layout)).cast()
+    }
+
+    /// Takes the value back.
+    pub fn into_inner(self) -> T {
+        let this = std::mem::ManuallyDrop::new(self);
+        this.unregister();
+        // SAFETY: made as a box is, off the list, and `this` is not used again.
+        unsafe { Box::from_raw(this.entry.as_ptr()) }.value
+    }
+
+    fn unregister(&self) {
+        // SAFETY: valid for as long as its owner. Only the node and this field are reached by way of the list.
+        let bucket = unsafe { &(*self.entry.as_ptr()).bucket };
+        if let Some(bucket) = bucket.take() {
+            bucket.cleanups.remove(self.entry.cast());
+        }
+    }
+
+    /// # Safety
+    /// `node` is that of a valid entry which was on its bucket's list and is not any more. This is its request's end.
+    unsafe fn run(node: NonNull<Node>, way_out: WayOut) {
+        let entry = node.cast::<Entry<T>>();
+        // SAFETY: valid, by the caller's promise.
+        unsafe { (*entry.as_ptr()).bucket.set(None) };
+        match way_out {
+            // Its owner is somewhere, and drops it.
+            WayOut::Returned | WayOut::Unwound | WayOut::Parked => {}
+            // SAFETY: its owner was on a frame that was jumped over: whoever promised that the handler may be left so has
+            // promised that nothing outside the request has it. It was made as a box is.
+            WayOut::Escaped | WayOut::Overflowed => drop(unsafe { Box::from_raw(entry.as_ptr()) }),
+        }
+    }
+}
+
+impl<T: 'static> Drop for Registered<T> {
+    fn drop(&mut self) {
+        self.unregister();
+        // SAFETY: made as a box is, off the list, and not used again.
+        drop(unsafe { Box::from_raw(self.entry.as_ptr()) });
+    }
+}
+
+impl<T: 'static> Deref for Registered<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: valid for as long as its owner; the list does not reach the value while its owner can be used.
+        unsafe { &(*self.entry.as_ptr()).value }
+    }
+}
+
+impl<T: 'static> DerefMut for Registered<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and `&mut self` keeps other borrows away.
+        unsafe { &mut (*self.entry.as_ptr()).value }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Registered<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Registered").field(&**self).finish()
+    }
+}
+
+impl<T: Read> Read for Registered<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (**self).read(buffer)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (**self).read_vectored(buffers)
+    }
+
+    fn read_to_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        (**self).read_to_end(buffer)
+    }
+
+    fn read_to_string(&mut self, buffer: &mut String) -> io::Result<usize> {
+        (**self).read_to_string(buffer)
+    }
+}
+
+impl<T: Write> Write for Registered<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (**self).write(bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        (**self).write_vectored(buffers)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (**self).flush()
+    }
+}
+
+impl<T: Seek> Seek for Registered<T> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        (**self).seek(to)
+    }
+}
+
+impl<T: AsFd> AsFd for Registered<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (**self).as_fd()
+    }
+}
+
+impl<T: AsRawFd> AsRawFd for Registered<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        (**self).as_raw_fd()
+    }
+}
