@@ -15,7 +15,7 @@ use crate::region::Part;
 use crate::thread::thread;
 use std::alloc::Layout;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 pub use cell::{Shared, SharedError};
 pub(crate) use held::HeldCells;
@@ -28,6 +28,7 @@ static POOLS: [Pool; 1 + QUOTAS] = [const { Pool::new() }; 1 + QUOTAS];
 static POOLS_IN_USE: AtomicUsize = AtomicUsize::new(1);
 /// There is a region. Before that, the process heap stands in.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
+static REFUSED: AtomicU64 = AtomicU64::new(0);
 
 /// Gives the shared heap its memory. Once per process, before any thread is bound to a bucket. A part without bytes leaves
 /// it without: then nothing fits.
@@ -65,6 +66,12 @@ pub enum SharedHeapError {
 #[must_use]
 pub fn shared_heap_usage() -> (usize, usize) {
     (POOLS[0].used(), POOLS[0].len())
+}
+
+/// How often a change of a [`Shared`] cell was refused, because there was no room for it.
+#[must_use]
+pub fn shared_heap_refused() -> u64 {
+    REFUSED.load(Ordering::Relaxed)
 }
 
 pub(crate) fn owns(address: usize) -> bool {

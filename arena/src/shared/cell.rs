@@ -84,7 +84,7 @@ pub enum SharedError {
     Exhausted,
     /// There is no room for a change.
     #[error(
-        "the shared heap is full: {asked} bytes were wanted, and {used} of {size} are in use; raise --shared-heap, or the cell's quota"
+        "the shared heap is full: {asked} bytes were wanted, and {used} of {size} are in use; raise --shared-heap or the cell's quota, or remove something (Shared::with_room, with 0 bytes)"
     )]
     Full {
         /// Bytes that were wanted in one piece.
@@ -133,7 +133,8 @@ impl<T: 'static> Shared<T> {
     }
 
     /// Locks, runs `f` on the value with allocations aimed at the shared heap, unlocks. There is room for 4 KiB when `f`
-    /// begins.
+    /// begins; where there is not, `f` is not run. To remove something also when the heap is full, use
+    /// [`with_room(0, f)`](Shared::with_room).
     ///
     /// `f` must be `Copy`, which a closure is that moves nothing in and changes nothing outside: what is stored is cloned
     /// inside, what is found is returned.
@@ -263,6 +264,7 @@ impl<T: 'static> Shared<T> {
     }
 
     fn full(&self, pool: usize, asked: usize) -> SharedError {
+        super::REFUSED.fetch_add(1, Ordering::Relaxed);
         SharedError::Full {
             asked,
             used: POOLS[pool].used(),

@@ -487,6 +487,12 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
         ),
     ] {
         text.one(name, kind, help, value)?;
+        text.one(
+            "transom_shared_heap_refused_total",
+            COUNTER,
+            "Changes of Shared cells that were refused, because there was no room for them.",
+            transom_arena::shared_heap_refused(),
+        )?;
     }
     text.each(
         (

@@ -1,0 +1,320 @@
+//! Handlers of 100 % safe Rust, as people write them, for what the README promises of requests that outgrow their buckets.
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET /` | answers |
+//! | `GET /local/N` | adds to a thread-local vector, which is made at its first use |
+//! | `GET /receive` | waits on a channel for what another thread sends |
+//! | `GET /mutex/KIB` | allocates while a static lock is held |
+//! | `GET /println/KIB` | prints what allocates while it is shown |
+//! | `GET /lazy/KIB` | reads a static that allocates so much when it is made, and keeps little of it |
+//! | `POST /json` | parses a document and says how many values it has |
+//! | `GET`, `POST /held/CALL/KIB` | allocates, then makes a call of the platform, all with a lock held and inside a lazy value |
+//! | `GET /whole/CALL` | whether lock and lazy value of that call are as they should be |
+//! | `GET /walk/PAD` | opens folders recursively until the stack is full, in frames of different size |
+//! | `POST`, `GET`, `DELETE /items/…` | a map in a `Shared` cell that clients may fill |
+//! | `GET /upper/TURNS`, `GET /lru/TURNS` | loops with little in use at any time; says the arena's high water |
+//!
+//! With `PROMISE_ESCAPE=1` it is served by the jump: for `/walk` only.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::sync::{LazyLock, Mutex, OnceLock, mpsc};
+use std::thread;
+use transom::App;
+use transom_platform::{Failure, Request, Response, Router, Shared, Status, defer, streaming};
+
+fn kib(request: &Request) -> Result<usize, Failure> {
+    Ok(request.param_as::<usize>("kib")?.min(1 << 20) << 10)
+}
+
+fn block(bytes: usize) -> usize {
+    black_box(vec![7u8; bytes]).len()
+}
+
+fn local(request: &Request) -> Result<String, Failure> {
+    thread_local! {
+        static SEEN: RefCell<Vec<u64>> = RefCell::new(Vec::with_capacity(1000));
+    }
+    let n = request.param_as("n")?;
+    Ok(SEEN.with_borrow_mut(|seen| {
+        if seen.len() == 1000 {
+            seen.clear();
+        }
+        seen.push(n);
+        format!("{}\n", seen[seen.len() - 1])
+    }))
+}
+
+fn receive(_: &Request) -> Result<String, Failure> {
+    let (send, receive) = mpsc::channel();
+    let other = thread::spawn(move || send.send("sent\n".to_owned()));
+    let text = receive.recv()?;
+    let sent = other.join();
+    sent.map_err(|_| Failure::internal("the sender panicked"))??;
+    Ok(text)
+}
+
+fn mutex(request: &Request) -> Result<String, Failure> {
+    static TURNS: Mutex<u64> = Mutex::new(0);
+    let mut turns = TURNS.lock()?;
+    let len = block(kib(request)?);
+    *turns += 1;
+    Ok(format!("{len} bytes\n"))
+}
+
+/// Allocates when it is shown.
+struct Shown(usize);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", block(self.0))
+    }
+}
+
+fn print(request: &Request) -> Result<String, Failure> {
+    let shown = Shown(kib(request)?);
+    println!("printed: {shown}");
+    Ok("printed\n".to_owned())
+}
+
+fn lazy(request: &Request) -> Result<String, Failure> {
+    static SMALL: LazyLock<usize> = LazyLock::new(|| block(4 << 10));
+    static LARGE: LazyLock<usize> = LazyLock::new(|| block(1400 << 10));
+    let len = match kib(request)? {
+        0..=4096 => *SMALL,
+        _ => *LARGE,
+    };
+    Ok(format!("{len} bytes once\n"))
+}
+
+fn count(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Array(values) => values.iter().map(count).sum::<usize>() + 1,
+        serde_json::Value::Object(values) => values.values().map(count).sum::<usize>() + 1,
+        _ => 1,
+    }
+}
+
+fn json(request: &Request) -> Result<String, Failure> {
+    let value: serde_json::Value = request.json()?;
+    Ok(format!("{} values\n", count(&value)))
+}
+
+static CELL: Shared<Vec<u64>> = Shared::new(Vec::new());
+
+fn ignore<T>(value: T) {
+    drop(black_box(value));
+}
+
+/// What is called with a lock held and inside a lazy value. Each ignores what it gets.
+type Call = fn(&Request);
+
+const CALLS: [(&str, Call); 24] = [
+    ("param", |r| ignore(r.param("call"))),
+    ("param_as", |r| ignore(r.param_as::<String>("call"))),
+    ("query", |r| ignore(r.query("q"))),
+    ("query_as", |r| ignore(r.query_as::<String>("q"))),
+    ("queries", |r| ignore(r.queries().count())),
+    ("header", |r| ignore(r.header("host"))),
+    ("headers", |r| ignore(r.headers().count())),
+    ("host", |r| ignore(r.host())),
+    ("body", |r| ignore(r.body())),
+    ("body_str", |r| ignore(r.body_str())),
+    ("json", |r| ignore(r.json::<serde_json::Value>())),
+    ("reader", |r| {
+        ignore(r.reader().read_to_end(&mut Vec::new()));
+    }),
+    ("memory", |r| ignore(r.memory())),
+    ("try_reserve", |r| {
+        ignore(r.try_reserve(&mut Vec::<u64>::new(), 100));
+    }),
+    ("time_left", |r| ignore(r.time_left())),
+    ("client_is_gone", |r| ignore(r.client_is_gone())),
+    ("with", |_| ignore(CELL.with(|cell| cell.push(1)))),
+    ("with_once", |_| {
+        let text = "text".to_owned();
+        ignore(CELL.with_once(|cell| cell.push(text.len() as u64)));
+    }),
+    ("with_room", |_| {
+        ignore(CELL.with_room(100, |cell| cell.push(1)));
+    }),
+    ("read", |_| ignore(CELL.read(Vec::len))),
+    ("response", |_| {
+        let response = Response::json(&["a", "b"]).header("X-Y", "z");
+        ignore(response.with_diagnostic("d".to_owned()));
+    }),
+    ("failure", |_| {
+        ignore(Failure::from("text".to_owned()));
+    }),
+    ("defer", |_| {
+        defer(|_| ignore(vec![1u8; 100]));
+    }),
+    ("nothing", |_| {}),
+];
+
+/// One lock and one lazy value for each call, so that none hides what another has done.
+static LOCKS: [Mutex<u64>; CALLS.len()] = [const { Mutex::new(0) }; CALLS.len()];
+static ONCES: [OnceLock<u64>; CALLS.len()] = [const { OnceLock::new() }; CALLS.len()];
+static STREAM_LOCK: Mutex<u64> = Mutex::new(0);
+
+fn number_of(request: &Request) -> Result<usize, Failure> {
+    let name = request.param("call").unwrap_or_default();
+    let found = CALLS.iter().position(|(call, _)| *call == name);
+    found.ok_or_else(|| Failure::not_found("no such call"))
+}
+
+fn held(request: &Request) -> Result<String, Failure> {
+    let number = number_of(request)?;
+    let bytes = kib(request)?;
+    let mut lock = LOCKS[number].lock()?;
+    ONCES[number].get_or_init(|| {
+        let len = block(bytes);
+        (CALLS[number].1)(request);
+        len as u64
+    });
+    block(bytes);
+    (CALLS[number].1)(request);
+    *lock += 1;
+    Ok("done\n".to_owned())
+}
+
+fn held_stream(request: &Request) -> Result<Response<'_>, Failure> {
+    let bytes = kib(request)?;
+    Ok(Response::stream(move |out| {
+        let mut lock = STREAM_LOCK.lock().map_err(|_| std::io::ErrorKind::Other)?;
+        block(bytes);
+        out.write_all(b"some")?;
+        out.flush()?;
+        ignore(out.is_closed());
+        out.space()?[0] = b'x';
+        out.advance(1);
+        *lock += 1;
+        Ok(())
+    }))
+}
+
+fn whole(request: &Request) -> Result<String, Failure> {
+    if request.param("call") == Some("stream") {
+        return Ok(format!("{}\n", STREAM_LOCK.lock()?));
+    }
+    let number = number_of(request)?;
+    let lock = LOCKS[number].lock()?;
+    let once = ONCES[number].get().ok_or("it was never made")?;
+    Ok(format!("{lock} {once}\n"))
+}
+
+/// Opens a folder at each level, so that most of the time something of the C library is the deepest frame.
+fn walk<const PAD: usize>(depth: u64) -> u64 {
+    let frame = black_box([depth as u8; PAD]);
+    let open = fs::read_dir("/").map_or(0, |mut entries| u64::from(entries.next().is_some()));
+    if depth == u64::MAX {
+        return open;
+    }
+    walk::<PAD>(depth + open) + u64::from(frame[0])
+}
+
+fn walk_in(request: &Request) -> Result<String, Failure> {
+    const WALKS: [fn(u64) -> u64; 20] = [
+        walk::<16>,
+        walk::<32>,
+        walk::<48>,
+        walk::<64>,
+        walk::<80>,
+        walk::<96>,
+        walk::<112>,
+        walk::<128>,
+        walk::<144>,
+        walk::<160>,
+        walk::<208>,
+        walk::<272>,
+        walk::<352>,
+        walk::<464>,
+        walk::<608>,
+        walk::<800>,
+        walk::<1040>,
+        walk::<1376>,
+        walk::<1808>,
+        walk::<2400>,
+    ];
+    let pad: usize = request.param_as("pad")?;
+    let walk = WALKS.get(pad).ok_or(Failure::not_found("no such walk"))?;
+    Ok(format!("{}\n", walk(1)))
+}
+
+static ITEMS: Shared<BTreeMap<u64, String>> = Shared::new(BTreeMap::new());
+
+fn put_item(request: &Request) -> Result<String, Failure> {
+    let n: u64 = request.param_as("n")?;
+    let len = ITEMS.with(|items| {
+        items.insert(n, "x".repeat(1 << 10));
+        items.len()
+    })?;
+    Ok(format!("{len}\n"))
+}
+
+fn items(_: &Request) -> Result<String, Failure> {
+    let len = ITEMS.read(|items| items.values().map(String::len).sum::<usize>())?;
+    Ok(format!("{len}\n"))
+}
+
+fn clear_items(_: &Request) -> Result<Status, Failure> {
+    ITEMS.with_room(0, BTreeMap::clear)?; // also when the heap is full
+    Ok(Status::NO_CONTENT)
+}
+
+fn upper(request: &Request) -> Result<String, Failure> {
+    let mut last = "a text of 20 letters".to_owned();
+    for turn in 0..request.param_as::<u32>("turns")? {
+        let next = match turn % 2 {
+            0 => last.to_uppercase(),
+            _ => last.to_lowercase(),
+        };
+        last = next;
+    }
+    Ok(format!("{}\n", request.memory().high_water))
+}
+
+fn lru(request: &Request) -> Result<String, Failure> {
+    let mut texts: std::collections::VecDeque<String> = std::collections::VecDeque::new();
+    for turn in 0..request.param_as::<usize>("turns")? {
+        if texts.len() == 16 {
+            texts.pop_front();
+        }
+        texts.push_back("x".repeat(20 + turn % 100));
+    }
+    Ok(format!("{}\n", request.memory().high_water))
+}
+
+fn main() -> ExitCode {
+    let router = Router::new()
+        .get("/", |_: &Request| "here\n")
+        .get("/local/{n}", local)
+        .get("/receive", receive)
+        .get("/mutex/{kib}", mutex)
+        .get("/println/{kib}", print)
+        .get("/lazy/{kib}", lazy)
+        .post("/json", json)
+        .get("/held/stream/{kib}", held_stream)
+        .post("/held/{call}/{kib}", streaming(held))
+        .get("/held/{call}/{kib}", held)
+        .get("/whole/{call}", whole)
+        .get("/walk/{pad}", walk_in)
+        .post("/items/{n}", put_item)
+        .get("/items", items)
+        .delete("/items", clear_items)
+        .get("/upper/{turns}", upper)
+        .get("/lru/{turns}", lru);
+    let app = App::new(router);
+    if std::env::var_os("PROMISE_ESCAPE").is_none() {
+        return app.serve();
+    }
+    // SAFETY: the one handler that is asked for then, `/walk`, holds no lock and no scope and keeps nothing beyond its
+    // request. The folders that it has open stay open.
+    unsafe { app.escaping() }.serve()
+}

@@ -1,0 +1,241 @@
+//! The promise, for handlers of safe Rust as people write them: a request that outgrows its bucket gets a 500, and every
+//! other one is served as if nothing had happened. Each test here stands for a handler that once took buckets or the whole
+//! server down.
+
+use transom_tests::{Ended, Kind, Launch, Load, Server, eventually};
+
+fn promise(flags: &str) -> Server {
+    Launch::of_file(env!("CARGO_BIN_EXE_promise"))
+        .flags(flags)
+        .start()
+}
+
+/// Ends the server: it has lost nothing, and allocated nothing outside its region.
+#[track_caller]
+fn assert_nothing_lost(server: Server) -> Ended {
+    assert_eq!(server.get("/").text(), "here\n");
+    let ended = server.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    for figure in ["parked", "lost", "rejected"] {
+        assert_eq!(ended.figure(figure), 0, "{figure}: {}", ended.stderr());
+    }
+    ended
+}
+
+/// What is made at its first use and stays: once in each bucket, and then again and again.
+#[test]
+fn thread_locals_and_channels_cost_no_bucket() {
+    let server = promise("--buckets 2 --bucket-size 512KiB");
+    for n in 0..200 {
+        assert_eq!(server.get(&format!("/local/{n}")).text(), format!("{n}\n"));
+        assert_eq!(server.get("/receive").text(), "sent\n");
+    }
+    let kinds = vec![
+        Kind::get("/local/7", 200, "7\n"),
+        Kind::get("/receive", 200, "sent\n"),
+    ];
+    let report = Load::new(server.address(), 8, kinds).total(4_000).run();
+    assert!(report.bad.is_empty(), "{:?}", report.bad);
+    let ended = assert_nothing_lost(server);
+    assert!(ended.figure("left") > 0, "{}", ended.stderr());
+}
+
+/// The handler is not left while it holds a lock: the one request that does not fit gets a 500, and the lock is free and
+/// not poisoned.
+#[test]
+fn a_lock_that_is_held_over_an_allocation_that_does_not_fit_is_given_back() {
+    let server = promise("--buckets 2 --bucket-size 512KiB");
+    for _ in 0..50 {
+        for path in ["/mutex/1000", "/println/1000"] {
+            let refused = server.get(path);
+            assert_eq!(refused.status, 500, "{path}");
+            assert_eq!(
+                refused.field("transom-diagnostic"),
+                Some("bucket-exhausted")
+            );
+        }
+        assert_eq!(server.get("/mutex/100").text(), "102400 bytes\n");
+        assert_eq!(server.get("/println/100").text(), "printed\n");
+    }
+    let ended = assert_nothing_lost(server);
+    assert_eq!(ended.figure("exhausted_arena"), 100);
+}
+
+#[test]
+fn a_lazy_value_that_does_not_fit_is_made_all_the_same_and_only_its_first_user_fails() {
+    let server = promise("--buckets 2 --bucket-size 512KiB");
+    for path in ["/lazy/10000", "/lazy/1"] {
+        let first = server.get(path).status;
+        assert_eq!(first, if path == "/lazy/1" { 200 } else { 500 }, "{path}");
+        for _ in 0..20 {
+            assert_eq!(server.get(path).status, 200, "{path}");
+        }
+    }
+    assert_nothing_lost(server);
+}
+
+/// `["","",…]` of 45 KB: each three bytes become 24 or more.
+fn hungry_json() -> String {
+    format!("[{}\"\"]", "\"\",".repeat(15_000))
+}
+
+#[test]
+fn hungry_documents_at_once_cost_a_500_each_and_no_bucket() {
+    let server = promise("--bucket-size 512KiB");
+    let body = hungry_json();
+    let clients: Vec<_> = (0..32)
+        .map(|_| {
+            let mut client = server.connect();
+            let body = body.clone();
+            std::thread::spawn(move || {
+                (0..4)
+                    .map(|_| client.post("/json", &body).status)
+                    .collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    for client in clients {
+        let statuses = client.join().expect("no client panics");
+        assert_eq!(statuses, [500; 4]);
+    }
+    assert_eq!(server.post("/json", "[1,[2,3]]").text(), "5 values\n");
+    let ended = assert_nothing_lost(server);
+    assert_eq!(ended.figure("exhausted_arena"), 128);
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
+}
+
+/// Whatever a handler calls after it has outgrown its bucket, with a lock held and inside a lazy value: neither is poisoned.
+#[test]
+fn no_call_of_the_platform_poisons_what_its_caller_holds() {
+    const CALLS: [&str; 24] = [
+        "param",
+        "param_as",
+        "query",
+        "query_as",
+        "queries",
+        "header",
+        "headers",
+        "host",
+        "body",
+        "body_str",
+        "json",
+        "reader",
+        "memory",
+        "try_reserve",
+        "time_left",
+        "client_is_gone",
+        "with",
+        "with_once",
+        "with_room",
+        "read",
+        "response",
+        "failure",
+        "defer",
+        "nothing",
+    ];
+    let server = promise("--buckets 2 --bucket-size 512KiB");
+    for call in CALLS {
+        let refused = match call {
+            "body" | "body_str" | "json" | "reader" => {
+                server.post(&format!("/held/{call}/1000?q=1"), "[1, 2]")
+            }
+            _ => server.get(&format!("/held/{call}/1000?q=1")),
+        };
+        assert_eq!(refused.status, 500, "{call}");
+        for turns in 2..5 {
+            assert_eq!(
+                server.get(&format!("/held/{call}/1?q=1")).status,
+                200,
+                "{call}"
+            );
+            let whole = server.get(&format!("/whole/{call}"));
+            assert_eq!(whole.text(), format!("{turns} 1024000\n"), "{call}");
+        }
+    }
+    // With what is sent in pieces, the 500 may come too late: then the answer ends early.
+    let mut client = server.connect();
+    client.send("GET /held/stream/1000 HTTP/1.1\r\nHost: t\r\n\r\n");
+    assert!(
+        client
+            .try_answer()
+            .map_or(true, |answer| answer.status == 500)
+    );
+    assert_eq!(server.get("/held/stream/1").text(), "somex");
+    assert!(eventually(|| server.get("/whole/stream").status == 200));
+    assert_nothing_lost(server);
+}
+
+/// The stack overflows somewhere in `opendir`, `malloc` or the handler, at twenty distances from its end. None of that holds a lock
+/// of the C library for ever.
+#[test]
+fn recursion_whose_deepest_frame_is_in_the_c_library_gets_a_500() {
+    for escape in [false, true] {
+        let flags = "--buckets 24 --stack-size 64KiB --lost-limit 24 --c-heap 1GiB --c-heap-per-request 256MiB --lazy";
+        let mut launch = Launch::of_file(env!("CARGO_BIN_EXE_promise")).flags(flags);
+        if escape {
+            launch = launch.env("PROMISE_ESCAPE", "1");
+        }
+        let server = launch.start();
+        for pad in 0..20 {
+            let refused = server.get(&format!("/walk/{pad}"));
+            assert_eq!(refused.status, 500, "escape {escape}, pad {pad}");
+            assert_eq!(
+                server.get("/receive").text(),
+                "sent\n",
+                "escape {escape}, pad {pad}"
+            );
+            assert_eq!(server.get("/println/1").text(), "printed\n");
+        }
+        let ended = server.stop();
+        assert_eq!(ended.code(), 0, "{}", ended.stderr());
+        assert_eq!(ended.figure("exhausted_stack"), 20);
+        let parked = ended.figure("parked");
+        if escape {
+            assert!(parked < 20, "none was left by a jump: {}", ended.stderr());
+        } else {
+            assert_eq!(parked, 20);
+        }
+    }
+}
+
+#[test]
+fn a_full_shared_heap_is_an_error_of_the_request_that_fills_it() {
+    let server = promise("--buckets 2 --shared-heap 256KiB");
+    for _ in 0..3 {
+        let mut stored = 0;
+        let refused = loop {
+            let answer = server.post(&format!("/items/{stored}"), "");
+            if answer.status != 200 {
+                break answer;
+            }
+            stored += 1;
+        };
+        assert_eq!(refused.status, 500);
+        let _ = server.line_with("the shared heap is full: ");
+        assert!((100..256).contains(&stored), "{stored}");
+        for _ in 0..10 {
+            assert_eq!(server.get("/items").text(), format!("{}\n", stored << 10));
+            assert_eq!(server.post("/items/1000", "").status, 500);
+        }
+        // What is there can be changed, and taken away.
+        assert_eq!(
+            server
+                .answer_to("DELETE /items HTTP/1.1\r\nHost: t\r\n\r\n")
+                .status,
+            204
+        );
+        assert_eq!(server.get("/items").text(), "0\n");
+    }
+    assert_nothing_lost(server);
+}
+
+#[test]
+fn need_follows_live_memory() {
+    let server = promise("--buckets 1 --bucket-size 512KiB");
+    for (path, most) in [("/upper/1000000", 1 << 10), ("/lru/1000000", 8 << 10)] {
+        let answer = server.get(path);
+        let high_water: usize = answer.text().trim().parse().expect("a number");
+        assert!(high_water <= most, "{path}: {high_water} bytes");
+    }
+    assert_nothing_lost(server);
+}
