@@ -86,6 +86,8 @@ pub struct OverdraftUsage {
     pub used: usize,
     /// Of that, what has outlived its request.
     pub kept: usize,
+    /// The most that one request has had.
+    pub most: usize,
     /// All of it.
     pub size: usize,
 }
@@ -96,6 +98,7 @@ pub fn overdraft_usage() -> OverdraftUsage {
     OverdraftUsage {
         used: OVERDRAFT.pool().used(),
         kept: OVERDRAFT.kept(),
+        most: OVERDRAFT.most(),
         size: OVERDRAFT.pool().len(),
     }
 }

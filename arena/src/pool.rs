@@ -239,6 +239,8 @@ pub(crate) struct Charged {
     account_of: fn(u16) -> &'static Account,
     /// Bytes of blocks that are no living request's.
     kept: AtomicUsize,
+    /// The most that one account has had.
+    most: AtomicUsize,
 }
 
 /// How much may be taken, and by whom.
@@ -267,6 +269,7 @@ impl Charged {
             pool: Pool::new(),
             account_of,
             kept: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
         }
     }
 
@@ -277,6 +280,19 @@ impl Charged {
     /// Bytes of blocks that have outlived their requests.
     pub(crate) fn kept(&self) -> usize {
         self.kept.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that one account has had.
+    pub(crate) fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// The account has so much now. Under the lock.
+    fn set(&self, account: &Account, bytes: usize) {
+        account.bytes.set(bytes);
+        if bytes > self.most.load(Ordering::Relaxed) {
+            self.most.store(bytes, Ordering::Relaxed);
+        }
     }
 
     fn add_kept(&self, bytes: usize) {
@@ -315,7 +331,7 @@ impl Charged {
         }
         let start = locked.allocate(whole).ok_or(Refused::Full)?;
         match claim.account {
-            Some((account, _)) => account.bytes.set(has + charge),
+            Some((account, _)) => self.set(account, has + charge),
             None => self.add_kept(charge),
         }
         // SAFETY: within the block that was just made, `offset` is at least the header and aligned.
@@ -400,7 +416,7 @@ impl Charged {
             .map(self.account_of)
             .filter(|account| account.request.get() == header.request);
         match account {
-            Some(account) => account.bytes.set(account.bytes.get() - less + more),
+            Some(account) => self.set(account, account.bytes.get() - less + more),
             None => {
                 let kept = self.kept.load(Ordering::Relaxed) - less + more;
                 self.kept.store(kept, Ordering::Relaxed);

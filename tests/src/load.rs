@@ -21,6 +21,12 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// The status that its answers should have.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
     /// A GET that should be answered with a status, and with this text in the answer's head.
     #[must_use]
     pub fn get(path: &str, status: u16, part: &'static str) -> Self {

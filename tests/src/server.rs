@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -421,7 +421,11 @@ impl Server {
         let status = self.status.expect("it has ended");
         Ended {
             status,
-            stdout: String::new(),
+            stdout: self
+                .child
+                .stdout
+                .take()
+                .map_or(String::new(), what_is_there),
             lines: self.lines(),
         }
     }
@@ -432,6 +436,17 @@ impl Server {
         self.signal(libc::SIGTERM);
         self.wait()
     }
+}
+
+/// What a pipe holds now: whoever has taken over from the server may still have its other end.
+fn what_is_there(mut pipe: ChildStdout) -> String {
+    // SAFETY: fcntl on a descriptor of ours.
+    let set = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    assert_eq!(set, 0, "a pipe can be read without waiting");
+    let mut bytes = Vec::new();
+    // It ends with an error where the other end is open.
+    let _ = pipe.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl Drop for Server {
@@ -450,7 +465,7 @@ impl Drop for Server {
 #[derive(Debug)]
 pub struct Ended {
     status: ExitStatus,
-    /// Standard output; empty for a server that was started.
+    /// Standard output; of a server that was started, the first 64 KiB.
     pub stdout: String,
     /// Standard error.
     pub lines: Vec<String>,

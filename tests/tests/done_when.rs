@@ -26,13 +26,17 @@ fn half_of_the_requests_fail(
     default: usize,
     backtrace: &str,
 ) -> Ended {
-    let server = Launch::of("oom")
-        .flags(FLAGS)
-        .env("RUST_BACKTRACE", backtrace)
-        .start();
+    let launch = Launch::of("oom").env("RUST_BACKTRACE", backtrace);
+    let kinds = vec![Kind::get("/10", 200, ""), Kind::get(path, 500, part)];
+    memory_is_constant(launch, kinds, &format!("{path} | {backtrace}"), default)
+}
+
+/// Alternates two kinds of requests, over many connections, and looks at the process before and after.
+fn memory_is_constant(launch: Launch, kinds: Vec<Kind>, name: &str, default: usize) -> Ended {
+    let server = launch.flags(FLAGS).start();
     let total = requests(default);
     let before = Sample::at_rest(server.pid());
-    let kinds = vec![Kind::get("/10", 200, ""), Kind::get(path, 500, part)];
+    let statuses: Vec<u16> = kinds.iter().map(Kind::status).collect();
     let report = Load::new(server.address(), CONNECTIONS, kinds)
         .total(total)
         .run();
@@ -44,7 +48,7 @@ fn half_of_the_requests_fail(
         after.rss >> 10
     );
     println!(
-        "| {path} | {backtrace} | {total} | {:.0} | {memory} | {} -> {} |",
+        "| {name} | {total} | {:.0} | {memory} | {} -> {} |",
         report.rate(),
         before.mappings,
         after.mappings
@@ -62,9 +66,65 @@ fn half_of_the_requests_fail(
     assert_eq!(ended.code(), 0, "{}", ended.stderr());
     assert_eq!(ended.figure("process_heap_allocations"), 0);
     assert_eq!(ended.figure("requests"), total as u64);
-    assert_eq!(ended.figure("good"), report.good[0] as u64);
-    assert_eq!(ended.figure("server_errors"), report.good[1] as u64);
+    let of_class = |class: fn(u16) -> bool| -> usize {
+        let of_kinds = statuses.iter().zip(&report.good);
+        of_kinds
+            .filter(|(status, _)| class(**status))
+            .map(|(_, count)| count)
+            .sum()
+    };
+    assert_eq!(ended.figure("good"), of_class(|status| status < 400) as u64);
+    assert_eq!(
+        ended.figure("server_errors"),
+        of_class(|status| status >= 500) as u64
+    );
     ended
+}
+
+/// The same for handlers of which no promise is made.
+fn of_promise(kinds: [Kind; 2], name: &str) -> Ended {
+    let launch = Launch::of_file(env!("CARGO_BIN_EXE_promise")).env("RUST_BACKTRACE", "0");
+    let ended = memory_is_constant(launch, kinds.into(), &format!("{name} | 0"), 20_000);
+    assert_eq!((ended.figure("parked"), ended.figure("lost")), (0, 0));
+    ended
+}
+
+#[test]
+fn every_second_request_draws_on_the_overdraft_and_memory_is_constant() {
+    let kinds = [
+        Kind::get("/fill/10", 200, "10240 bytes"),
+        Kind::get("/fill/1000", 500, EXHAUSTED),
+    ];
+    let ended = of_promise(kinds, "overdraft: /fill/1000");
+    assert!(ended.figure("exhausted_arena") > 0);
+}
+
+#[test]
+fn every_second_request_holds_a_lock_while_it_draws_and_memory_is_constant() {
+    let kinds = [
+        Kind::get("/mutex/10", 200, "10240 bytes"),
+        Kind::get("/mutex/1000", 500, EXHAUSTED),
+    ];
+    of_promise(kinds, "overdraft: /mutex/1000");
+}
+
+#[test]
+fn every_request_leaves_something_behind_and_memory_is_constant() {
+    let kinds = [
+        Kind::get("/cache/1", 200, " entries"),
+        Kind::get("/local/7", 200, "7"),
+    ];
+    let ended = of_promise(kinds, "leftovers: /cache/1, /local/7");
+    assert!(ended.figure("left") > 0 && ended.figure("kept") > 0);
+}
+
+#[test]
+fn every_second_request_gets_nothing_of_the_c_heap_and_memory_is_constant() {
+    let kinds = [
+        Kind::get("/c/1000", 200, "filled"),
+        Kind::get("/c/100000", 507, "no memory"),
+    ];
+    of_promise(kinds, "C heap: /c/100000");
 }
 
 /// Every first request was answered well and every second one failed as it should. Each connection alternates for

@@ -161,3 +161,60 @@ fn lines_about_buckets_that_are_lost_are_all_written_and_none_counts_as_left_out
     assert_eq!(ended.lines.iter().filter(parked).count(), 31);
     assert_eq!(ended.figure("lines_left_out"), 0);
 }
+
+/// What an application has installed gets its own lines, and the server's are where they always are.
+#[test]
+fn an_application_logs_with_what_it_has_installed_and_else_with_the_servers_log() {
+    for own in ["tracing", "log", "late", ""] {
+        let server = Launch::of_file(env!("CARGO_BIN_EXE_own-log"))
+            .flags("--buckets 2 --bucket-size 512KiB")
+            .env("OWN_LOG", own)
+            .start();
+        for n in 0..50 {
+            assert_eq!(server.get(&format!("/{n}")).text(), "logged\n", "{own}");
+            // Under the lock of its own log, if it has one. Nobody waits for that lock for ever.
+            assert_eq!(server.get("/large").status, 500, "{own}");
+        }
+        let _ = server.line_with("a request outgrew its bucket");
+        let ended = server.stop();
+        assert_eq!((ended.code(), ended.figure("lost")), (0, 0), "{own}");
+        let (stdout, stderr) = (&ended.stdout, ended.stderr());
+        let (of_tracing, of_log) = match own {
+            "tracing" => (true, false),
+            "log" => (false, true),
+            "late" => (true, true),
+            _ => (false, false),
+        };
+        for n in 0..50 {
+            for (is_own, own_line, line) in [
+                (
+                    of_tracing,
+                    "own tracing: message=an event n=",
+                    format!(" INFO an event n={n}"),
+                ),
+                (
+                    of_log,
+                    "own log: a line of ",
+                    format!(" INFO a line of {n}"),
+                ),
+            ] {
+                let own_line = match own_line.ends_with('=') {
+                    true => format!("{own_line}\"{n}\""),
+                    false => format!("{own_line}{n}"),
+                };
+                let in_stdout = stdout.lines().any(|it| it.starts_with(&own_line));
+                let in_stderr = stderr.lines().any(|it| it.ends_with(&line));
+                assert_eq!((in_stdout, in_stderr), (is_own, !is_own), "{own}: {line}");
+            }
+        }
+        assert!(!stdout.contains("poisoned"), "{own}: {stdout}");
+        assert!(
+            stderr.contains(" INFO ready ") && !stdout.contains("ready"),
+            "{own}"
+        );
+        assert_eq!(
+            stderr.contains(" INFO before"),
+            own.is_empty() || own == "late"
+        );
+    }
+}

@@ -113,6 +113,8 @@ pub struct CHeapUsage {
     pub used: usize,
     /// Of that, bytes of blocks that have outlived their requests.
     pub kept: usize,
+    /// The most bytes that one request has had.
+    pub most: usize,
     /// Bytes of all of it.
     pub size: usize,
     /// Calls of `malloc`, `calloc`, `realloc` and the like in requests.
@@ -127,6 +129,7 @@ pub fn c_heap_usage() -> CHeapUsage {
     CHeapUsage {
         used: C_HEAP.pool().used(),
         kept: C_HEAP.kept(),
+        most: C_HEAP.most(),
         size: C_HEAP.pool().len(),
         calls: CALLS.load(Ordering::Relaxed),
         refused: REFUSED.load(Ordering::Relaxed),

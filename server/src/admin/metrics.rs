@@ -525,6 +525,12 @@ fn of_pools(text: &mut Text<'_>) -> io::Result<()> {
         of_overdraft.map(|(what, bytes)| (what, bytes as u64)),
     )?;
     text.one(
+        "transom_overdraft_request_max_bytes",
+        GAUGE,
+        "The most of the overdraft that one request has had.",
+        overdraft.most,
+    )?;
+    text.one(
         "transom_overdraft_size_bytes",
         GAUGE,
         "Bytes of the overdraft.",
@@ -544,6 +550,12 @@ fn of_pools(text: &mut Text<'_>) -> io::Result<()> {
             of_heap.map(|(what, bytes)| (what, bytes as u64)),
         )?;
         for (name, kind, help, value) in [
+            (
+                "transom_c_heap_request_max_bytes",
+                GAUGE,
+                "The most of the C heap that one request has had.",
+                heap.most as u64,
+            ),
             (
                 "transom_c_heap_size_bytes",
                 GAUGE,

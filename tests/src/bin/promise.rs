@@ -1,9 +1,13 @@
-//! Handlers of 100 % safe Rust, as people write them, for what the README promises of requests that outgrow their buckets.
+//! Handlers of safe Rust (but for `/c`), as people write them, for what the README promises of requests that outgrow their buckets.
 //!
 //! | request | does |
 //! |---|---|
 //! | `GET /` | answers |
 //! | `GET /local/N` | adds to a thread-local vector, which is made at its first use |
+//! | `GET /fill/KIB` | allocates and fills |
+//! | `GET /cache/N` | puts N in a static cache, which forgets the oldest of 100 entries |
+//! | `GET /c/KIB` | allocates with `malloc`, fills, and frees; 507 if it gets nothing |
+//! | `GET /names` | asks the C library for the addresses of localhost |
 //! | `GET /receive` | waits on a channel for what another thread sends |
 //! | `GET /mutex/KIB` | allocates while a static lock is held |
 //! | `GET /println/KIB` | prints what allocates while it is shown |
@@ -23,6 +27,7 @@ use std::fmt;
 use std::fs;
 use std::hint::black_box;
 use std::io::{Read, Write};
+use std::net::ToSocketAddrs;
 use std::process::ExitCode;
 use std::sync::{LazyLock, Mutex, OnceLock, mpsc};
 use std::thread;
@@ -35,6 +40,47 @@ fn kib(request: &Request) -> Result<usize, Failure> {
 
 fn block(bytes: usize) -> usize {
     black_box(vec![7u8; bytes]).len()
+}
+
+fn fill(request: &Request) -> Result<String, Failure> {
+    Ok(format!("{} bytes\n", block(kib(request)?)))
+}
+
+/// The entries are of different sizes, and made in whatever bucket it happens to be.
+fn cache(request: &Request) -> Result<String, Failure> {
+    static CACHE: Mutex<(u64, BTreeMap<u64, String>)> = Mutex::new((0, BTreeMap::new()));
+    let n: usize = request.param_as("n")?;
+    let mut guard = CACHE.lock()?;
+    let (turn, entries) = &mut *guard;
+    *turn += 1;
+    let size = (n * 31 + usize::try_from(*turn)? * 17) % 500;
+    entries.insert(*turn, "x".repeat(size));
+    if entries.len() > 100 {
+        entries.pop_first();
+    }
+    Ok(format!("{} entries\n", entries.len()))
+}
+
+fn c(request: &Request) -> Result<Response<'_>, Failure> {
+    let bytes = kib(request)?;
+    // SAFETY: malloc takes any size; what it gives has so many bytes, is ours, and is freed once.
+    let got = unsafe {
+        let block = libc::malloc(bytes);
+        if !block.is_null() {
+            libc::memset(black_box(block), 7, bytes);
+        }
+        libc::free(block);
+        !block.is_null()
+    };
+    Ok(match got {
+        true => Response::text("filled\n"),
+        false => Response::text("no memory\n").with_status(507),
+    })
+}
+
+fn names(_: &Request) -> Result<String, Failure> {
+    let addresses = ("localhost", 80).to_socket_addrs()?;
+    Ok(addresses.map(|address| format!("{address}\n")).collect())
 }
 
 fn local(request: &Request) -> Result<String, Failure> {
@@ -294,6 +340,10 @@ fn lru(request: &Request) -> Result<String, Failure> {
 fn main() -> ExitCode {
     let router = Router::new()
         .get("/", |_: &Request| "here\n")
+        .get("/fill/{kib}", fill)
+        .get("/cache/{n}", cache)
+        .get("/c/{kib}", c)
+        .get("/names", names)
         .get("/local/{n}", local)
         .get("/receive", receive)
         .get("/mutex/{kib}", mutex)

@@ -2,7 +2,7 @@
 
 use crate::client;
 use crate::load::{Load, Tally};
-use crate::server::{Launch, Server};
+use crate::server::{Figures, Launch, Server};
 use rows::{Prints, Row};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,8 +39,8 @@ pub struct Outcome {
     pub before: Option<u64>,
     /// After the requests.
     pub after: Option<u64>,
-    /// Bytes that live on in buckets, if the platform counts them.
-    pub kept: Option<u64>,
+    /// What the metrics say at the end.
+    pub figures: Option<Figures>,
     /// Why it was not run.
     pub skipped: Option<String>,
     /// What does not hold.
@@ -77,7 +77,7 @@ fn load(server: &mut Server, row: &Row, amount: Amount, outcome: &mut Outcome) {
     outcome.at_ready = server.resident_kib().ok();
     let warm_up = load.run(amount.warm_up);
     // The metrics are asked for before each measurement: answering them touches memory too.
-    let _ = server.figures_at_rest();
+    outcome.figures = server.figures_at_rest().ok();
     outcome.before = server.resident_kib().ok();
     if !warm_up.is_good() {
         return outcome.blame(&warm_up, " of the warm-up");
@@ -87,7 +87,7 @@ fn load(server: &mut Server, row: &Row, amount: Amount, outcome: &mut Outcome) {
     outcome.blame(&tally, "");
     outcome.answered = tally.is_good();
     match server.figures_at_rest() {
-        Ok(figures) => outcome.kept = figures.kept,
+        Ok(figures) => outcome.figures = Some(figures),
         Err(why) => outcome.faults.push(why),
     }
     outcome.after = server.resident_kib().ok();

@@ -105,9 +105,9 @@ fn run(flags: &Flags, rows: &[Row], directory: &Path) -> Result<Sum, Box<dyn Err
         time: Duration::from_secs(flags.row_time),
     };
     println!(
-        "| route | uses | requests | a second | RSS: ready → warm-up → end, KiB | kept, bytes | result |"
+        "| route | uses | requests | a second | RSS: ready → warm-up → end, KiB | arena, KiB | C heap, KiB | kept, bytes | result |"
     );
-    println!("|---|---|---:|---:|---|---:|---|");
+    println!("|---|---|---:|---:|---|---:|---:|---:|---|");
     let mut sum = Sum::default();
     let mut failed = Vec::new();
     for row in rows {
@@ -134,6 +134,7 @@ fn run(flags: &Flags, rows: &[Row], directory: &Path) -> Result<Sum, Box<dyn Err
 fn print_line(row: &Row, outcome: &Outcome) {
     let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
     let (requests, rate) = outcome.requests.unzip();
+    let figures = outcome.figures.as_ref();
     let result = match (&outcome.skipped, outcome.faults.as_slice()) {
         (Some(why), _) => format!("skipped: {why}"),
         (None, []) => "passed".to_owned(),
@@ -143,7 +144,7 @@ fn print_line(row: &Row, outcome: &Outcome) {
         ),
     };
     println!(
-        "| `{}` | {} | {} | {} | {} → {} → {} | {} | {result} |",
+        "| `{}` | {} | {} | {} | {} → {} → {} | {} | {} | {} | {result} |",
         row.path,
         row.uses,
         number(requests),
@@ -151,6 +152,8 @@ fn print_line(row: &Row, outcome: &Outcome) {
         number(outcome.at_ready),
         number(outcome.before),
         number(outcome.after),
-        number(outcome.kept),
+        number(figures.map(|figures| figures.arena.div_ceil(1 << 10))),
+        number(figures.map(|figures| figures.c_heap.div_ceil(1 << 10))),
+        number(figures.and_then(|figures| figures.kept)),
     );
 }

@@ -54,6 +54,10 @@ pub struct Figures {
     pub taken: BTreeMap<String, u32>,
     /// Bytes that live on in buckets after their requests, if the platform counts them.
     pub kept: Option<u64>,
+    /// The most bytes of its arena that a request has needed.
+    pub arena: u64,
+    /// The most bytes of the C heap that a request has had.
+    pub c_heap: u64,
 }
 
 impl Launch<'_> {
@@ -225,6 +229,7 @@ impl Figures {
     fn read(text: &str, buckets: u32) -> Result<Self, String> {
         let mut states = BTreeMap::new();
         let mut kept = None;
+        let (mut arena, mut c_heap) = (0, 0);
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let Some((name, value)) = line.rsplit_once(' ') else {
                 continue;
@@ -236,6 +241,10 @@ impl Figures {
                 states.insert(state.trim_end_matches("\"}").to_owned(), value as u32);
             } else if name.starts_with("transom_kept_bytes") {
                 *kept.get_or_insert(0) += value as u64;
+            } else if name.starts_with("transom_route_memory_max_bytes") {
+                arena = arena.max(value as u64);
+            } else if name == "transom_c_heap_request_max_bytes" {
+                c_heap = value as u64;
             }
         }
         if states.values().sum::<u32>() != buckets {
@@ -245,6 +254,8 @@ impl Figures {
         Ok(Figures {
             taken: states,
             kept,
+            arena,
+            c_heap,
         })
     }
 }

@@ -1,0 +1,76 @@
+//! What C libraries allocate inside requests is in the region and bounded.
+
+use std::process::Command;
+use transom_tests::{Launch, build::binary};
+
+/// What glibc says may be replaced, and what ends a process.
+const FAMILY: [&str; 12] = [
+    "malloc",
+    "calloc",
+    "realloc",
+    "free",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
+    "valloc",
+    "pvalloc",
+    "reallocarray",
+    "malloc_usable_size",
+    "abort",
+];
+
+/// With LTO: `tests/symbols.sh`.
+#[test]
+fn a_program_built_on_the_facade_offers_its_allocator_to_its_libraries() {
+    let mut nm = Command::new("nm");
+    nm.args(["--dynamic", "--defined-only"])
+        .arg(binary("hello"));
+    let output = nm.output().expect("nm is there: it comes with the linker");
+    let symbols = String::from_utf8_lossy(&output.stdout);
+    for name in FAMILY {
+        let defines = |line: &str| {
+            let mut words = line.split(' ').rev();
+            words.next() == Some(name) && matches!(words.next(), Some("T" | "W"))
+        };
+        assert!(
+            symbols.lines().any(defines),
+            "{name} is not among\n{symbols}"
+        );
+    }
+}
+
+#[test]
+fn what_the_c_library_allocates_for_a_name_is_counted_and_given_back() {
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_promise"))
+        .flags("--buckets 2 --admin 127.0.0.1:0")
+        .start();
+    let metric = |name: &str| -> u64 {
+        let text = transom_tests::Client::connect(server.admin()).get("/metrics");
+        let value = text.text().lines().find_map(|line| {
+            let value = line.strip_prefix(name)?;
+            value.trim().parse().ok()
+        });
+        value.unwrap_or_else(|| panic!("no {name} in\n{}", text.text()))
+    };
+    assert_eq!(server.get("/names").status, 200);
+    let (calls, kept) = (
+        metric("transom_c_heap_calls_total"),
+        metric("transom_c_heap_bytes{what=\"kept\"}"),
+    );
+    for _ in 0..20 {
+        assert!(server.get("/names").text().contains("127.0.0.1"));
+    }
+    let more = metric("transom_c_heap_calls_total") - calls;
+    assert!(more >= 20, "{more} calls for 20 names");
+    let left = metric("transom_c_heap_bytes{what=\"kept\"}").saturating_sub(kept);
+    assert!(left < 64 << 10, "{left} bytes were left");
+    // More than a request may have: C's own answer, and the handler's.
+    for _ in 0..20 {
+        assert_eq!(server.get("/c/3000").text(), "filled\n");
+        assert_eq!(server.get("/c/100000").status, 507);
+    }
+    assert!(metric("transom_c_heap_refused_total") >= 20);
+    let ended = server.stop();
+    assert_eq!((ended.code(), ended.figure("lost")), (0, 0));
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
+}
