@@ -124,7 +124,7 @@ fn metrics_count_what_was_done() {
             "transom_route_memory_max_bytes{route=\"/{kib}\"}",
             100_000.0 * 1024.0,
         ),
-        ("transom_bucket_size_bytes", 512.0 * 1024.0),
+        ("transom_bucket_size_bytes", 2048.0 * 1024.0),
         ("transom_bound_term_count{term=\"buckets\"}", 5.0),
         ("transom_threads_max", 4.0),
         ("transom_draining", 0.0),

@@ -22,7 +22,7 @@ fn a_setting_that_cannot_hold_is_refused_by_the_name_of_its_flag() {
         ("--bucket-size 18446744073709551615", "--bucket-size"),
         ("--bucket-size 18446744073709551616", "--bucket-size"),
         ("--bucket-size 99999999999GiB", "--bucket-size"),
-        ("--stack-size 600KiB", "--stack-size"),
+        ("--stack-size 3MiB", "--stack-size"),
         ("--stack-size 1", "--stack-size"),
         ("--slots 0", "--slots"),
         ("--slots 5000", "--slots"),
@@ -142,7 +142,7 @@ fn escaping_needs_the_promise_of_the_author() {
         run("send-static-file", "--check --on-exhaustion park").code(),
         0
     );
-    assert_eq!(run("hello", "--check --on-exhaustion escape").code(), 0);
+    assert_eq!(run("oom", "--check --on-exhaustion escape").code(), 0);
 }
 
 /// One line of the equation: its bytes, its count and its unit.

@@ -487,12 +487,6 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
         ),
     ] {
         text.one(name, kind, help, value)?;
-        text.one(
-            "transom_shared_heap_refused_total",
-            COUNTER,
-            "Changes of Shared cells that were refused, because there was no room for them.",
-            transom_arena::shared_heap_refused(),
-        )?;
     }
     text.each(
         (
@@ -513,6 +507,12 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
 
 /// What requests share beside their buckets.
 fn of_pools(text: &mut Text<'_>) -> io::Result<()> {
+    text.one(
+        "transom_shared_heap_refused_total",
+        COUNTER,
+        "Changes of Shared cells that were refused, because there was no room for them.",
+        transom_arena::shared_heap_refused(),
+    )?;
     let overdraft = overdraft_usage();
     let of_overdraft = [("used", overdraft.used), ("kept", overdraft.kept)];
     text.each(

@@ -15,9 +15,14 @@ pub(super) fn resident() -> Option<u64> {
 
 /// Open file descriptors; `None` where there is no /proc.
 pub(super) fn open_descriptors() -> Option<u64> {
-    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
-    let own = 1; // that of the directory
-    Some((entries.count() as u64).saturating_sub(own))
+    let path = "/proc/self/fd";
+    // Since Linux 6.2 the folder's size is the number of what is in it.
+    if let Some(open) = std::fs::metadata(path).ok().filter(|it| it.len() > 0) {
+        return Some(open.len());
+    }
+    let own = 1; // that of the folder
+    let entries = std::fs::read_dir(path).ok()?.count() as u64;
+    Some(entries.saturating_sub(own))
 }
 
 /// The second number of statm: resident pages.

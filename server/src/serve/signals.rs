@@ -6,6 +6,7 @@ use crate::access::AccessLog;
 use crate::net;
 use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// What ended a wait.
@@ -21,8 +22,14 @@ pub(super) enum Wake {
     TimedOut,
 }
 
+/// The main thread, as the kernel knows it.
+static MAIN: AtomicI32 = AtomicI32::new(0);
+
 /// SIGTERM, SIGINT and SIGUSR2, and the news of a parked bucket, which is SIGUSR1. Only the main thread takes them. While it
 /// waits for them it gives signs of life to a service manager.
+///
+/// An application may have threads that it started before it serves, and these block no signal: what the kernel gives to
+/// one of them it passes on to the main thread.
 pub(super) struct Signals {
     set: libc::sigset_t,
     /// What was blocked before.
@@ -40,18 +47,23 @@ impl Signals {
             let mut set: libc::sigset_t = std::mem::zeroed();
             let mut before: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
-            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2] {
+            for signal in OURS {
                 libc::sigaddset(&raw mut set, signal);
             }
-            match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) {
-                0 => Ok(Signals {
-                    set,
-                    before,
-                    notify: Notify::from_environment(),
-                    access: OnceLock::new(),
-                }),
-                code => Err(io::Error::from_raw_os_error(code)),
+            let code = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
+            if code != 0 {
+                return Err(io::Error::from_raw_os_error(code));
             }
+            MAIN.store(libc::gettid(), Ordering::SeqCst);
+            for signal in OURS {
+                pass_on(signal)?;
+            }
+            Ok(Signals {
+                set,
+                before,
+                notify: Notify::from_environment(),
+                access: OnceLock::new(),
+            })
         }
     }
 
@@ -76,15 +88,13 @@ impl Signals {
             return Err(io::Error::from_raw_os_error(code));
         }
         let _ = self.access.set(log);
-        Ok(())
+        pass_on(libc::SIGHUP)
     }
 
     /// Tells the main thread that a bucket was parked. Async-signal-safe: it may run on the signal stack of the thread that
     /// is being parked. Several that are parked at once are one piece of news.
     pub(super) fn parked() {
-        // SAFETY: both calls are async-signal-safe; SIGUSR1 is blocked in all of our threads, so that the main thread gets it
-        // by waiting for it.
-        unsafe { libc::kill(libc::getpid(), libc::SIGUSR1) };
+        give_to_main(libc::SIGUSR1);
     }
 
     /// Waits for one; `None` waits for ever.
@@ -125,6 +135,39 @@ impl Signals {
         }
         // SAFETY: the set is initialised, the timeout valid for the call; no siginfo is wanted.
         unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), pointer) }
+    }
+}
+
+const OURS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2];
+
+/// Async-signal-safe.
+extern "C" fn give_to_main(signal: libc::c_int) {
+    // SAFETY: system calls without preconditions; the place of the error number is this thread's own.
+    unsafe {
+        let place = libc::__errno_location();
+        let before = *place;
+        libc::syscall(
+            libc::SYS_tgkill,
+            libc::getpid(),
+            MAIN.load(Ordering::SeqCst),
+            signal,
+        );
+        *place = before;
+    }
+}
+
+/// Has threads that do not block a signal pass it on to the main thread, which does.
+fn pass_on(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: the action is zeroed, which is a valid one with an empty mask; its handler is async-signal-safe.
+    let code = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = give_to_main as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(signal, &raw const action, std::ptr::null_mut())
+    };
+    match code {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -24,7 +24,7 @@ pub struct ApplicationSettings {
         long,
         env = "TRANSOM_BUCKET_SIZE",
         value_name = "SIZE",
-        default_value = "512KiB",
+        default_value = "2MiB",
         help_heading = "Memory"
     )]
     pub bucket_size: Bytes,
@@ -79,7 +79,7 @@ pub struct ApplicationSettings {
     pub c_heap_per_request: Option<Bytes>,
 
     /// Bytes that a bucket may keep of what its requests leave: thread-locals, lazy values, entries of caches
-    /// [default: an eighth of the arena]
+    /// [default: a quarter of the arena]
     #[arg(
         long,
         env = "TRANSOM_KEEP",
@@ -289,7 +289,7 @@ impl ApplicationSettings {
     /// What a bucket may keep of what its requests leave.
     #[must_use]
     pub fn keep(&self, bucket: &BucketGeometry) -> usize {
-        self.keep.map_or(bucket.arena_size() / 8, Bytes::get)
+        self.keep.map_or(bucket.arena_size() / 4, Bytes::get)
     }
 
     /// Lost buckets at which the process is replaced.

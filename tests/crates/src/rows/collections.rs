@@ -48,13 +48,13 @@ pub fn add(rows: &mut Rows) {
         "a `Vec` of 1 MB, in a bucket that holds it",
         vec,
     )
-    .flags("--bucket-size 2MiB")
     .answers(|| text("1000000 bytes, {n}"));
     rows.get(
         "/std/vec/too-large",
         "a `Vec` of 1 MB, in a bucket that does not hold it: 500",
         vec,
     )
+    .flags("--bucket-size 512KiB")
     .status(500)
     .answers(|| matches("(?s)^.+$"));
 }

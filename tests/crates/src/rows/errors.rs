@@ -15,12 +15,12 @@ pub fn add(rows: &mut Rows) {
     .answers(|| text("no user \"{n}!\": invalid digit found in string"));
     rows.get(
         "/anyhow/backtrace",
-        "anyhow: `{:?}`, `RUST_BACKTRACE=1`, `--bucket-size 64MiB`",
+        "anyhow: `{:?}`, `RUST_BACKTRACE=1`, `--bucket-size 64MiB --keep 48MiB`",
         backtrace,
     )
     .environment("RUST_BACKTRACE", "1")
     .status(404)
-    .flags("--bucket-size 64MiB") // for the symbols of the whole program
+    .flags("--bucket-size 64MiB --keep 48MiB") // for the symbols of the whole program
     .answers(|| matches(r"(?s)^no user.*Caused by:.*Stack backtrace:.*errors::find"));
 }
 

@@ -67,7 +67,7 @@ mod pool {
 
     /// Each connection has a database of its own.
     static POOL: LazyLock<Pool<SqliteConnectionManager>> = LazyLock::new(|| {
-        let manager = SqliteConnectionManager::memory()
+        let manager = SqliteConnectionManager::file(":memory:")
             .with_init(|connection| connection.execute(CREATE, ()).map(|_| ()));
         Pool::builder()
             .max_size(4)

@@ -18,16 +18,15 @@ pub fn add(rows: &mut Rows) {
         words,
     )
     .answers(|| text("7 words, the longest is request"));
-    rows.post(
-        "/regex/large-bucket",
-        r"regex: a static `LazyLock<Regex>`, `\w+`, `--bucket-size 4MiB`",
-        sentence,
-        words,
-    )
-    .flags("--bucket-size 4MiB")
-    .answers(|| text("7 words, the longest is request"));
     rows.post("/serde_json/value", "serde_json: a `Value`", order, value)
         .answers(|| text(r#"{"customer":{"id":{n},"name":"Ada"},"items":[{"count":2,"price":3},{"count":1,"price":5}],"paid":true}"#));
+    rows.post(
+        "/serde_json/large",
+        "serde_json: a `Value` of 87 KB, about 20 times as large in memory",
+        catalogue,
+        items,
+    )
+    .answers(|| text("1400 items for request {n}"));
     rows.post(
         "/serde_json/struct",
         "serde_json: derived structs",
@@ -73,6 +72,26 @@ fn value(request: &Request) -> Result<String, Failure> {
     let mut order: serde_json::Value = serde_json::from_slice(request.body())?;
     order["paid"] = true.into();
     Ok(serde_json::to_string(&order)?)
+}
+
+fn catalogue() -> Body {
+    let items =
+        (0..1400).map(|id| format!(r#"{{"id": {id}, "name": "item {id}", "tags": ["a", "b"]}}"#));
+    let items: Vec<String> = items.collect();
+    Body::Text(format!(
+        r#"{{"request": {{n}}, "items": [{}]}}"#,
+        items.join(",\n")
+    ))
+}
+
+/// The body is larger than a slot: it is collected into the bucket.
+fn items(request: &Request) -> Result<String, Failure> {
+    let catalogue: serde_json::Value = request.json()?;
+    let count = catalogue["items"].as_array().map_or(0, Vec::len);
+    Ok(format!(
+        "{count} items for request {}",
+        catalogue["request"]
+    ))
 }
 
 #[derive(Deserialize)]
