@@ -54,7 +54,10 @@ unsafe impl GlobalAlloc for TransomAllocator {
         let aim = thread(|t| t.aim.get());
         // SAFETY: `aim` is null or a bucket of the region, bound to this thread.
         match unsafe { aim.as_ref() } {
-            Some(bucket) => allocate_in(bucket, layout),
+            Some(bucket) => match bucket.heap().allocate_at_tip(layout) {
+                Some(block) => block.as_ptr(),
+                None => allocate_in(bucket, layout),
+            },
             None => allocate_elsewhere(layout),
         }
     }
@@ -62,21 +65,18 @@ unsafe impl GlobalAlloc for TransomAllocator {
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let aim = thread(|t| t.aim.get());
-        // SAFETY: as in `alloc`.
-        if let Some(bucket) = unsafe { aim.as_ref() }
-            && bucket.heap().owns(block as usize)
-        {
-            // SAFETY: the block lies in this arena, so `alloc` made it there with this layout; GlobalAlloc's contract
-            // says that it is not null and not used again.
-            unsafe {
-                bucket
-                    .heap()
-                    .deallocate(NonNull::new_unchecked(block), layout);
+        // SAFETY: as in `alloc`; GlobalAlloc's contract says that the block is not null, was made with this layout, and is
+        // not used again. At the tip of this arena's run lies a block of this arena.
+        unsafe {
+            match aim.as_ref() {
+                Some(bucket)
+                    if bucket
+                        .heap()
+                        .deallocate_at_tip(NonNull::new_unchecked(block), layout) => {}
+                Some(bucket) => deallocate_in(bucket, block, layout),
+                None => deallocate_elsewhere(block, layout),
             }
-            return;
         }
-        // SAFETY: GlobalAlloc's contract, passed on.
-        unsafe { deallocate_elsewhere(block, layout) }
     }
 
     #[inline]
@@ -119,11 +119,28 @@ unsafe impl GlobalAlloc for TransomAllocator {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn allocate_in(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
     match bucket.heap().allocate(layout) {
         Ok(block) => block.as_ptr(),
         Err(_) => recovery::does_not_fit(bucket, layout),
+    }
+}
+
+/// # Safety
+/// As `GlobalAlloc::dealloc`; this thread's allocations are aimed at the bucket.
+#[inline(never)]
+unsafe fn deallocate_in(bucket: &'static Bucket, block: *mut u8, layout: Layout) {
+    if bucket.heap().owns(block as usize) {
+        // SAFETY: the block lies in this arena, so `alloc` made it there with this layout; GlobalAlloc's contract says
+        // that it is not null and not used again.
+        unsafe {
+            let block = NonNull::new_unchecked(block);
+            bucket.heap().deallocate(block, layout);
+        }
+    } else {
+        // SAFETY: GlobalAlloc's contract, passed on.
+        unsafe { deallocate_elsewhere(block, layout) }
     }
 }
 

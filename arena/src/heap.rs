@@ -36,7 +36,7 @@ pub const HEAP_OVERHEAD: usize = 64;
 const GAP_MIN: usize = 8 * size_of::<Gap>();
 
 /// So much is taken from the bump at a time, and may stay unused in a run when blocks are freed, twice.
-const BATCH: usize = 1 << 10;
+const BATCH: usize = 2 << 10;
 
 /// How many blocks are looked at in one request to join them: some tens of milliseconds, if there are so many.
 const JOINS: u32 = 1 << 20;
@@ -47,34 +47,40 @@ pub struct DoesNotFit;
 
 /// A bump arena over fixed memory that uses freed blocks again, knows what is live, and has a high water.
 #[derive(Debug)]
+#[repr(C)] // what most allocations and frees need lies side by side
 pub struct Heap {
-    bump: Bump,
     memory: NonNull<u8>,
+    /// Where the next block of the run ends. What was taken from the bump and is not handed out lies between `low` and here.
+    tip: Cell<NonNull<u8>>,
+    /// `low`; or a number above all addresses, where a block is to be looked for elsewhere before it is taken from the run.
+    floor: Cell<usize>,
+    /// While the tip is not below it, less is live than was at some time before.
+    lowest: Cell<usize>,
+    /// Bytes below the mark.
+    room: Cell<usize>,
+    /// The bump's cursor is here, unless the handler has used the bump since.
+    low: Cell<usize>,
+    /// Blocks below the mark that were given back.
+    freed: FreeLists,
+    /// Bytes between the tip and the mark that are not handed out: what is in the lists, and what the handler has taken from
+    /// the bump.
+    holes: Cell<usize>,
+    bump: Bump,
     len: usize,
     capacity: usize,
     /// Where the chunk's data ends.
     top: usize,
     /// The limit that closes the bump: what its one chunk has.
     limit: usize,
-    /// Bytes of blocks below the mark that were handed out and not given back.
-    live: Cell<usize>,
-    /// The most of that before a give-back lowered it.
+    /// The most that was live, as far as it was looked at.
     live_peak: Cell<usize>,
     /// Bytes that the handler has taken from the bump, as far as there are notes on them.
     taken: Cell<usize>,
-    /// What was taken from the bump and is not handed out lies between these two. The bump's cursor is at `low`, unless the
-    /// handler has used the bump since.
-    low: Cell<usize>,
-    tip: Cell<NonNull<u8>>,
-    /// Where what earlier requests left begins; `top` if there is nothing.
-    mark: Cell<usize>,
     /// Whether this request may use what is free above the mark, and something is.
     uses_kept: Cell<bool>,
     /// Bytes of blocks above the mark that are live.
     kept: Cell<usize>,
-    /// Blocks below the mark that were given back.
-    freed: FreeLists,
-    /// The same above it.
+    /// Blocks above the mark that were given back.
     kept_freed: FreeLists,
     /// How many more blocks may be looked at to join them, for this request.
     joins: Cell<u32>,
@@ -125,13 +131,15 @@ impl Heap {
             capacity,
             top,
             limit: bump.allocated_bytes(),
-            live: Cell::new(0),
+            holes: Cell::new(0),
             live_peak: Cell::new(0),
             taken: Cell::new(0),
             low: Cell::new(top),
             // SAFETY: the end of the chunk's data, which lies in the memory.
             tip: Cell::new(unsafe { memory.add(free) }),
-            mark: Cell::new(top),
+            floor: Cell::new(top),
+            lowest: Cell::new(top),
+            room: Cell::new(free),
             uses_kept: Cell::new(false),
             kept: Cell::new(0),
             freed: FreeLists::new(),
@@ -179,7 +187,17 @@ impl Heap {
     /// Whether a block of this arena was left by an earlier request.
     pub(crate) fn is_kept(&self, block: NonNull<u8>) -> bool {
         let address = block.as_ptr().addr();
-        self.owns(address) && address >= self.mark.get()
+        self.owns(address) && address >= self.mark()
+    }
+
+    /// Where what earlier requests have left begins; the top if there is nothing.
+    #[inline(always)]
+    fn mark(&self) -> usize {
+        self.memory.as_ptr().addr() + self.room.get()
+    }
+
+    fn move_mark(&self, address: usize) {
+        self.room.set(address - self.memory.as_ptr().addr());
     }
 
     /// The arena itself, for handlers that allocate explicitly. Allocations made here are not counted as live: they
@@ -206,7 +224,7 @@ impl Heap {
     #[inline]
     #[must_use]
     pub fn used(&self) -> usize {
-        let used = self.live.get() + self.not_ours();
+        let used = self.live() + self.not_ours();
         used.min(self.capacity)
     }
 
@@ -224,14 +242,14 @@ impl Heap {
     #[inline]
     #[must_use]
     pub fn high_water(&self) -> usize {
-        let live = self.live.get().max(self.live_peak.get());
+        let live = self.live().max(self.live_peak.get());
         (live + self.not_ours()).min(self.capacity)
     }
 
-    /// Bytes of blocks of this request that are not given back.
-    #[inline]
+    /// Bytes of blocks of this request that are not given back: all between tip and mark that is no hole.
+    #[inline(always)]
     pub(crate) fn live(&self) -> usize {
-        self.live.get()
+        self.mark() - self.tip() - self.holes.get()
     }
 
     /// Bytes that earlier requests have left and that are still in use.
@@ -239,34 +257,77 @@ impl Heap {
         self.kept.get()
     }
 
+    fn more_holes(&self, bytes: usize) {
+        self.holes.set(self.holes.get() + bytes);
+    }
+
+    /// Bytes of the lists are handed out again, or the tip has moved over them.
     #[inline(always)]
-    fn count_allocation(&self, size: usize) {
-        self.live.set(self.live.get() + size);
+    fn fewer_holes(&self, bytes: usize) {
+        self.holes.set(self.holes.get() - bytes);
+        // More may be live now than ever before, wherever the tip is.
+        self.lowest.set(usize::MAX);
+    }
+
+    /// Before something is given back.
+    #[inline(always)]
+    fn note_peak(&self) {
+        if self.tip() < self.lowest.get() {
+            self.live_peak.set(self.live_peak.get().max(self.live()));
+            self.lowest.set(self.tip());
+        }
     }
 
     /// Says that nothing below the mark is live, whatever was counted.
     pub(crate) fn forget_live(&self) {
-        self.live.set(0);
+        self.holes.set(self.mark() - self.tip());
     }
 
     /// Says whether the request that begins now may use what is free above the mark. One that may be left by a jump
     /// must not: what it takes there would never be given back.
     #[inline(always)]
     pub(crate) fn begin(&self, uses_kept: bool) {
-        self.uses_kept.set(uses_kept && !self.kept_freed.is_empty());
+        let uses_kept = uses_kept && !self.kept_freed.is_empty();
+        self.uses_kept.set(uses_kept);
+        self.floor.set(match uses_kept {
+            true => usize::MAX,
+            false => self.low.get(),
+        });
+    }
+
+    /// Moves the run's lower end.
+    fn move_low(&self, address: usize) {
+        self.low.set(address);
+        if !self.uses_kept.get() {
+            self.floor.set(address);
+        }
+    }
+
+    /// A small block at the tip of the run, if it has one and no block that was freed is to be used again. For what is
+    /// called most: where it has none, [`Heap::allocate`] may.
+    #[inline(always)]
+    pub(crate) fn allocate_at_tip(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let size = rounded(layout.size());
+        let tip = self.tip.get();
+        let is_small = size <= SMALL_MAX && layout.align() <= GRANULE;
+        // So small a size does not wrap. The lists are empty while blocks are freed in the order in which they were made.
+        if !is_small || tip.as_ptr().addr() - size < self.floor.get() || !self.freed.is_empty() {
+            return None;
+        }
+        // SAFETY: within the run, which lies in the arena.
+        let block = unsafe { tip.sub(size) };
+        self.tip.set(block);
+        Some(block)
     }
 
     /// A block that nobody has. Uninitialised.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, DoesNotFit> {
         let size = rounded(layout.size());
         if size <= SMALL_MAX && layout.align() <= GRANULE && !self.uses_kept.get() {
-            let block = self
-                .freed
-                .take_small(self.base(), size)
-                .or_else(|| self.take_from_run(size));
-            if let Some(block) = block {
-                self.count_allocation(size);
+            let small = || self.freed.take_small(self.base(), size);
+            let block = self.from_lists(size, small);
+            if let Some(block) = block.or_else(|| self.take_from_run(size)) {
                 return Ok(block);
             }
         }
@@ -290,36 +351,46 @@ impl Heap {
         } else {
             self.allocate_by_size(size)
         };
-        let block = block.ok_or(DoesNotFit)?;
-        self.count_allocation(size);
-        Ok(block)
+        block.ok_or(DoesNotFit)
     }
 
     fn allocate_by_size(&self, size: usize) -> Option<NonNull<u8>> {
-        let base = self.base();
-        let near = if size <= SMALL_MAX {
-            self.freed.take_small(base, size)
-        } else {
-            self.freed.take(base, size, false)
+        let near = || match size <= SMALL_MAX {
+            true => self.freed.take_small(self.base(), size),
+            false => self.freed.take(self.base(), size, false),
         };
-        near.or_else(|| self.take_from_bump(size, GRANULE))
-            .or_else(|| self.freed.take(base, size, true))
+        let any = || self.freed.take(self.base(), size, true);
+        self.from_lists(size, near)
+            .or_else(|| self.take_from_bump(size, GRANULE))
+            .or_else(|| self.from_lists(size, any))
             .or_else(|| {
                 self.join_freed(size).then_some(())?;
                 self.take_from_bump(size, GRANULE)
-                    .or_else(|| self.freed.take(base, size, true))
+                    .or_else(|| self.from_lists(size, any))
             })
+    }
+
+    /// A block that `take` takes out of the lists, if it finds one.
+    #[inline(always)]
+    fn from_lists(
+        &self,
+        size: usize,
+        take: impl FnOnce() -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        let block = take()?;
+        self.fewer_holes(size);
+        Some(block)
     }
 
     #[cold]
     fn allocate_aligned(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
-        let base = self.base();
+        let from_lists = || self.from_lists(size, || self.freed.take_aligned(self.base(), layout));
         self.take_from_bump(size, layout.align())
-            .or_else(|| self.freed.take_aligned(base, layout))
+            .or_else(from_lists)
             .or_else(|| {
                 self.join_freed(size).then_some(())?;
                 self.take_from_bump(size, layout.align())
-                    .or_else(|| self.freed.take_aligned(base, layout))
+                    .or_else(from_lists)
             })
     }
 
@@ -331,7 +402,7 @@ impl Heap {
         }
         let near = self.kept_freed.take(base, size, false);
         near.or_else(|| {
-            let free = self.top - self.mark.get() - self.kept.get();
+            let free = self.top - self.mark() - self.kept.get();
             if free < size || self.joins.get() == 0 {
                 return None;
             }
@@ -384,6 +455,7 @@ impl Heap {
         if tip > above {
             // SAFETY: of the run, so it belongs to nobody.
             unsafe { self.put(self.pointer_to(above), tip - above) };
+            self.more_holes(tip - above);
         }
         Some(self.pointer_to(at))
     }
@@ -417,7 +489,7 @@ impl Heap {
             return false;
         };
         debug_assert_eq!(block.as_ptr().addr(), self.low.get() - taken);
-        self.low.set(block.as_ptr().addr());
+        self.move_low(block.as_ptr().addr());
         true
     }
 
@@ -457,7 +529,8 @@ impl Heap {
             unsafe { place.write(gap) };
             self.gaps.set(place.as_ptr());
         }
-        self.low.set(begin);
+        self.more_holes(tip - begin);
+        self.move_low(begin);
         self.move_tip(begin);
         true
     }
@@ -485,6 +558,7 @@ impl Heap {
             let is_tip = base.address_of(block.at) == self.tip();
             if is_tip {
                 self.move_tip(self.tip() + block.bytes());
+                self.fewer_holes(block.bytes());
             }
             !is_tip
         });
@@ -517,7 +591,7 @@ impl Heap {
         let layout = unsafe { Layout::from_size_align_unchecked(too_much, GRANULE) };
         // SAFETY: the lower end of the run: handed out by this bump, as its last bytes, and used by nobody.
         unsafe { (&self.bump).deallocate(self.pointer_to(low), layout) };
-        self.low.set(low + too_much);
+        self.move_low(low + too_much);
     }
 
     /// Gives a block back: to the run if it is the last one made, else to the lists.
@@ -527,7 +601,7 @@ impl Heap {
     #[inline(always)]
     pub(crate) unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
         let size = rounded(layout.size());
-        if block.as_ptr().addr() >= self.mark.get() {
+        if block.as_ptr().addr() >= self.mark() {
             // SAFETY: as promised by the caller.
             return unsafe { self.give_back_kept(block, size) };
         }
@@ -535,15 +609,32 @@ impl Heap {
         unsafe { self.give_back(block, size) };
     }
 
+    /// Gives back the block at the tip of the run, if this is it and nothing else is to be done. For what is called most.
+    /// True if it was done.
+    ///
+    /// # Safety
+    /// As for [`Heap::deallocate`].
+    #[inline(always)]
+    pub(crate) unsafe fn deallocate_at_tip(&self, block: NonNull<u8>, layout: Layout) -> bool {
+        let tip = self.tip();
+        let above = block.as_ptr().addr().wrapping_add(rounded(layout.size()));
+        if block.as_ptr().addr() != tip
+            || tip >= self.mark()
+            || above - self.low.get() > 2 * BATCH
+        {
+            return false;
+        }
+        self.note_peak();
+        // SAFETY: the end of a block of the arena.
+        self.tip.set(unsafe { block.add(rounded(layout.size())) });
+        true
+    }
+
     /// # Safety
     /// The bytes lie below the mark, were handed out, and are used by nobody.
     #[inline(always)]
     unsafe fn give_back(&self, block: NonNull<u8>, size: usize) {
-        let live = self.live.get();
-        if live > self.live_peak.get() {
-            self.live_peak.set(live);
-        }
-        self.live.set(live.wrapping_sub(size));
+        self.note_peak();
         let tip = self.tip.get();
         if block == tip {
             // SAFETY: the end of a block of the arena.
@@ -555,6 +646,7 @@ impl Heap {
         } else {
             // SAFETY: as promised by the caller.
             unsafe { self.put(block, size) };
+            self.more_holes(size);
         }
     }
 
@@ -617,9 +709,8 @@ impl Heap {
         let at = block.as_ptr().addr();
         // At the tip it grows downwards, and its bytes move; unless the handler has used the bump since, and a new run begins.
         let has_room = || more <= at - self.low.get() || (self.extend(more) && at == self.tip());
-        if at == self.tip() && at < self.mark.get() && old.align() <= GRANULE && has_room() {
+        if at == self.tip() && at < self.mark() && old.align() <= GRANULE && has_room() {
             self.move_tip(at - more);
-            self.count_allocation(more);
             let grown = self.pointer_to(at - more);
             // SAFETY: both lie in the run or in the block, and the bytes are the block's.
             unsafe { ptr::copy(block.as_ptr(), grown.as_ptr(), old.size()) };
@@ -650,7 +741,7 @@ impl Heap {
             return block;
         }
         let less = had - wants;
-        let is_kept = block.as_ptr().addr() >= self.mark.get();
+        let is_kept = block.as_ptr().addr() >= self.mark();
         // At the tip its bytes move to its upper end, if the two do not overlap; else its upper end goes to the lists.
         let is_tip = block == self.tip.get() && !is_kept;
         if is_tip && wants <= less && old.align() <= GRANULE {
@@ -681,17 +772,18 @@ impl Heap {
     /// The request has ended: no borrow of [`Heap::bump`] lives, and nothing of it is used again but the blocks that are live.
     #[inline(always)]
     pub(crate) unsafe fn end_request(&mut self) {
-        let is_clean = self.tip() == self.mark.get()
+        let is_clean = self.tip() == self.mark()
             && self.freed.is_empty()
             && self.gaps.get().is_null()
             && !self.has_other_chunks()
             && self.cursor() == self.low.get()
-            && (self.kept.get() != 0 || self.mark.get() == self.top)
+            && (self.kept.get() != 0 || self.mark() == self.top)
             && self.wipe == Wipe::None;
         if is_clean {
             // Everything was given back where it had been taken from. What the run holds may stay in it.
             self.close(); // a handler with the `&Bump` may have lifted it
             self.live_peak.set(0);
+            self.lowest.set(self.mark());
         } else {
             // SAFETY: by the caller's promise.
             unsafe { self.clear_up() };
@@ -702,7 +794,7 @@ impl Heap {
     /// As for [`Heap::end_request`].
     #[inline(never)]
     unsafe fn clear_up(&mut self) {
-        if self.live.get() != 0 {
+        if self.live() != 0 {
             // SAFETY: by the caller's promise.
             unsafe { self.keep() };
         }
@@ -718,6 +810,7 @@ impl Heap {
     unsafe fn keep(&mut self) {
         // SAFETY: as for this function.
         unsafe { self.discard_other_chunks() };
+        let live = self.live();
         let base = self.base();
         // Below the tip lie the rest of the run and the handler's own use of the bump.
         let mut lowest = self.tip();
@@ -738,9 +831,9 @@ impl Heap {
             false
         });
         self.freed.clear();
-        self.mark.set(lowest);
-        self.kept.set(self.kept.get() + self.live.get());
-        self.live.set(0);
+        self.move_mark(lowest);
+        self.kept.set(self.kept.get() + live);
+        self.forget_live();
     }
 
     /// Puts what the handler has used of the bump, as far as there are notes on it, into the lists.
@@ -765,17 +858,16 @@ impl Heap {
     /// # Safety
     /// Nothing below the mark is used again, and no borrow of [`Heap::bump`] lives.
     unsafe fn reset(&mut self) {
-        if self.kept.get() == 0 && self.mark.get() != self.top {
+        if self.kept.get() == 0 && self.mark() != self.top {
             self.kept_freed.clear();
-            self.mark.set(self.top);
+            self.move_mark(self.top);
         }
         if let Some(byte) = self.wipe.byte() {
             // All of it: what bumpalo's collections have used and given back again, no high water knows.
             // SAFETY: the chunk's data below the mark is the first bytes of our memory; by the caller's promise nobody
             // uses it.
             unsafe {
-                let len = self.mark.get() - self.memory.as_ptr().addr();
-                self.memory.write_bytes(byte, len);
+                self.memory.write_bytes(byte, self.room.get());
             };
         }
         // SAFETY: as for this function.
@@ -792,21 +884,22 @@ impl Heap {
             self.bump.reset();
         }
         self.close(); // a handler with the `&Bump` may have lifted it
-        let kept = self.top - self.mark.get();
+        let kept = self.top - self.mark();
         if kept > 0 {
             // SAFETY: a size within the chunk, and an alignment of one.
             let layout = unsafe { Layout::from_size_align_unchecked(kept, 1) };
             // The bump is empty and hands out from the top: this is what lies above the mark. It is not written to.
             let above = self.bump.try_alloc_layout(layout);
-            debug_assert!(above.is_ok_and(|at| at.as_ptr().addr() == self.mark.get()));
+            debug_assert!(above.is_ok_and(|at| at.as_ptr().addr() == self.mark()));
         }
         self.freed.clear();
-        self.live.set(0);
+        self.holes.set(0);
         self.live_peak.set(0);
+        self.lowest.set(self.mark());
         self.taken.set(0);
         self.gaps.set(ptr::null());
-        self.low.set(self.mark.get());
-        self.move_tip(self.mark.get());
+        self.move_low(self.mark());
+        self.move_tip(self.mark());
         self.joins.set(JOINS);
     }
 
@@ -820,8 +913,8 @@ impl Heap {
         if self.has_other_chunks() {
             let bump = mem::replace(&mut self.bump, Bump::new());
             let memory = self.memory.as_ptr().addr();
-            let (below, above) = allocator::discard(bump, memory, self.len, self.mark.get());
-            self.live.set(self.live.get() - below);
+            let (below, above) = allocator::discard(bump, memory, self.len, self.mark());
+            self.more_holes(below);
             self.kept.set(self.kept.get() - above);
         }
     }

@@ -377,7 +377,7 @@ fn what_the_handler_took_from_the_bump_is_not_kept() {
     lab.heap.bump().alloc_slice_fill_copy(999, 0u8);
     lab.end();
     assert_eq!(lab.heap.kept(), 3 * 704);
-    let above = lab.heap.top - lab.heap.mark.get();
+    let above = lab.heap.top - lab.heap.mark();
     assert!(
         above >= 2 * 1000 + 3 * 704,
         "the mark is below all of it: {above}"
