@@ -618,9 +618,7 @@ impl Heap {
     pub(crate) unsafe fn deallocate_at_tip(&self, block: NonNull<u8>, layout: Layout) -> bool {
         let tip = self.tip();
         let above = block.as_ptr().addr().wrapping_add(rounded(layout.size()));
-        if block.as_ptr().addr() != tip
-            || tip >= self.mark()
-            || above - self.low.get() > 2 * BATCH
+        if block.as_ptr().addr() != tip || tip >= self.mark() || above - self.low.get() > 2 * BATCH
         {
             return false;
         }
