@@ -326,7 +326,7 @@ impl Heap {
         let size = rounded(layout.size());
         if size <= SMALL_MAX && layout.align() <= GRANULE && !self.uses_kept.get() {
             let small = || self.freed.take_small(self.base(), size);
-            let block = self.from_lists(size, small);
+            let block = self.take_from_lists(size, small);
             if let Some(block) = block.or_else(|| self.take_from_run(size)) {
                 return Ok(block);
             }
@@ -360,19 +360,19 @@ impl Heap {
             false => self.freed.take(self.base(), size, false),
         };
         let any = || self.freed.take(self.base(), size, true);
-        self.from_lists(size, near)
+        self.take_from_lists(size, near)
             .or_else(|| self.take_from_bump(size, GRANULE))
-            .or_else(|| self.from_lists(size, any))
+            .or_else(|| self.take_from_lists(size, any))
             .or_else(|| {
                 self.join_freed(size).then_some(())?;
                 self.take_from_bump(size, GRANULE)
-                    .or_else(|| self.from_lists(size, any))
+                    .or_else(|| self.take_from_lists(size, any))
             })
     }
 
     /// A block that `take` takes out of the lists, if it finds one.
     #[inline(always)]
-    fn from_lists(
+    fn take_from_lists(
         &self,
         size: usize,
         take: impl FnOnce() -> Option<NonNull<u8>>,
@@ -384,13 +384,14 @@ impl Heap {
 
     #[cold]
     fn allocate_aligned(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
-        let from_lists = || self.from_lists(size, || self.freed.take_aligned(self.base(), layout));
+        let take_from_lists =
+            || self.take_from_lists(size, || self.freed.take_aligned(self.base(), layout));
         self.take_from_bump(size, layout.align())
-            .or_else(from_lists)
+            .or_else(take_from_lists)
             .or_else(|| {
                 self.join_freed(size).then_some(())?;
                 self.take_from_bump(size, layout.align())
-                    .or_else(from_lists)
+                    .or_else(take_from_lists)
             })
     }
 

@@ -79,7 +79,7 @@ impl Record {
                 text.push_closing("");
             }
             Style::Json => {
-                json::Members { text }.string("message", |out| out.write_fmt(*line.args()))
+                json::Members { text }.string("message", |out| out.write_fmt(*line.args()));
             }
         }
         self.unix_ms = time::now_ms();
