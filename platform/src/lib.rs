@@ -26,6 +26,7 @@ pub mod frame;
 pub mod handler;
 pub mod headers;
 pub mod histogram;
+mod json;
 mod keeping;
 mod lost;
 mod meter;

@@ -25,6 +25,7 @@ use transom_doors::now_ns;
 
 use crate::failure::{Failure, unless_exhausted};
 use crate::frame::RawRequest;
+use crate::json;
 use crate::lost::RouteNote;
 use crate::reserve::TryReserve;
 use crate::slot_io::Port;
@@ -243,10 +244,11 @@ impl Request {
     /// The body as a value read from JSON; it may borrow from the request.
     ///
     /// # Errors
-    /// 400 that says what is wrong and where, when the body is not JSON or not that of a `T`.
+    /// 400 that says what is wrong and where, when the body is not JSON or not that of a `T`. The parser stops where the
+    /// request outgrows its bucket, however long the body goes on; the answer is a 500 then.
     pub fn json<'r, T: Deserialize<'r>>(&'r self) -> Result<T, Failure> {
         unless_exhausted()?;
-        serde_json::from_slice(self.body()).map_err(|error| {
+        json::read(self.body()).map_err(|error| {
             Failure::bad_request(format!(
                 "the body is not the JSON that is expected here: {error}"
             ))

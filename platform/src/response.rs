@@ -18,6 +18,7 @@ use std::io;
 use serde::Serialize;
 
 use crate::headers::{HeaderError, HeaderName, HeaderValue};
+use crate::json;
 
 pub use body::{Body, BodyWriter, ReplySink, WriteBody};
 pub use convert::IntoResponse;
@@ -76,7 +77,7 @@ impl<'r> Response<'r> {
 
     /// 200 with a value as JSON. A value that does not serialise (a map whose keys are not text, say) gives a 500.
     pub fn json(value: &(impl Serialize + ?Sized)) -> Self {
-        match serde_json::to_vec(value) {
+        match json::write(value) {
             Ok(json) => Self::new(JSON, json),
             Err(error) => Self::failed(format!("a value could not be written as JSON: {error}")),
         }

@@ -104,6 +104,23 @@ fn hungry_documents_at_once_cost_a_500_each_and_no_bucket() {
     assert_eq!(ended.figure("process_heap_allocations"), 0);
 }
 
+/// Documents and answers of any length end with the request that they outgrow: they do not go on into what others need.
+#[test]
+fn json_stops_growing_where_its_request_outgrows_its_bucket() {
+    let server = promise("");
+    let longest = format!("[{}0]", "[],".repeat(340_000));
+    let nested = format!("[{}0]", r#"{"a":[0]},"#.repeat(100_000));
+    for _ in 0..80 {
+        assert_eq!(server.post("/json", &longest).status, 500);
+        assert_eq!(server.post("/json", &nested).status, 500);
+        assert_eq!(server.get("/numbers/50000000").status, 500);
+    }
+    assert_eq!(server.post("/json", "[1,[2,3]]").text(), "5 values\n");
+    assert_eq!(server.get("/numbers/3").text(), "[0,0,0]");
+    let ended = assert_nothing_lost(server);
+    assert_eq!(ended.figure("exhausted_arena"), 240);
+}
+
 /// Whatever a handler calls after it has outgrown its bucket, with a lock held and inside a lazy value: neither is poisoned.
 #[test]
 fn no_call_of_the_platform_poisons_what_its_caller_holds() {

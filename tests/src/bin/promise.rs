@@ -13,6 +13,7 @@
 //! | `GET /println/KIB` | prints what allocates while it is shown |
 //! | `GET /lazy/KIB` | reads a static that allocates so much when it is made, and keeps little of it |
 //! | `POST /json` | parses a document and says how many values it has |
+//! | `/numbers/{n}` | answers with a list of `n` numbers as JSON, which needs no memory but the answer's own |
 //! | `GET`, `POST /held/CALL/KIB` | allocates, then makes a call of the platform, all with a lock held and inside a lazy value |
 //! | `GET /whole/CALL` | whether lock and lazy value of that call are as they should be |
 //! | `GET /walk/PAD` | opens folders recursively until the stack is full, in frames of different size |
@@ -145,6 +146,19 @@ fn count(value: &serde_json::Value) -> usize {
         serde_json::Value::Object(values) => values.values().map(count).sum::<usize>() + 1,
         _ => 1,
     }
+}
+
+/// A list of as many zeros, which nowhere lie in memory.
+struct Zeros(usize);
+
+impl serde::Serialize for Zeros {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(std::iter::repeat_n(0, self.0))
+    }
+}
+
+fn numbers(request: &Request) -> Result<Response<'_>, Failure> {
+    Ok(Response::json(&Zeros(request.param_as("n")?)))
 }
 
 fn json(request: &Request) -> Result<String, Failure> {
@@ -350,6 +364,7 @@ fn main() -> ExitCode {
         .get("/println/{kib}", print)
         .get("/lazy/{kib}", lazy)
         .post("/json", json)
+        .get("/numbers/{n}", numbers)
         .get("/held/stream/{kib}", held_stream)
         .post("/held/{call}/{kib}", streaming(held))
         .get("/held/{call}/{kib}", held)
