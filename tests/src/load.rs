@@ -40,7 +40,15 @@ impl Kind {
     /// The same for a POST without a body.
     #[must_use]
     pub fn post(path: &str, status: u16, part: &'static str) -> Self {
-        let request = format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n");
+        Self::post_body(path, "", status, part)
+    }
+
+    /// The same for a POST with a body.
+    #[must_use]
+    pub fn post_body(path: &str, body: &str, status: u16, part: &'static str) -> Self {
+        let length = body.len();
+        let request =
+            format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{body}");
         Kind {
             request: request.into_bytes(),
             status,

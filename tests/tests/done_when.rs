@@ -4,6 +4,7 @@
 //! `TRANSOM_TEST_REQUESTS=1000000` makes each of these a million requests long; `tests/million.sh` does that in release.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use transom_tests::server::installed;
 use transom_tests::succession::Succession;
@@ -125,6 +126,64 @@ fn every_second_request_gets_nothing_of_the_c_heap_and_memory_is_constant() {
         Kind::get("/c/100000", 507, "no memory"),
     ];
     of_promise(kinds, "C heap: /c/100000");
+}
+
+/// One request in two outgrows its bucket for a while (a minute, in the long run), beside clients that ask for little: with
+/// the default flags, nothing is lost and no ordinary request fails. Prints how the two halves fare beside each other.
+fn beside_each_other(launch: Launch, name: &str, ordinary: Kind, fits: Kind, outgrows: Kind) {
+    let server = launch.env("RUST_BACKTRACE", "0").start();
+    let time = Duration::from_secs(if requests(0) >= 1_000_000 { 60 } else { 2 });
+    let over = AtomicBool::new(false);
+    let run = |connections, kind| {
+        let load = Load::new(server.address(), connections, vec![kind]);
+        load.until(&over).run()
+    };
+    let reports = std::thread::scope(|scope| {
+        let loads = [(4, ordinary), (8, fits), (8, outgrows)]
+            .map(|(connections, kind)| scope.spawn(move || run(connections, kind)));
+        std::thread::sleep(time);
+        over.store(true, Ordering::Relaxed);
+        loads.map(|load| load.join().expect("the load does not panic"))
+    });
+    let figures = reports.each_ref().map(|report| {
+        let p99 = report.per_mille(0, 990).as_secs_f64() * 1e3;
+        format!("{:.0}/s, p99 {p99:.2} ms", report.rate())
+    });
+    println!(
+        "| {name} | 0 | {} | outgrow: {}; fit: {}; ordinary: {} | | |",
+        reports[2].good[0], figures[2], figures[1], figures[0]
+    );
+    for report in &reports {
+        assert!(report.bad.is_empty(), "{:?}", report.bad);
+        assert!(report.good[0] > 0);
+    }
+    let ended = server.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(ended.figure("lost"), 0);
+    assert_eq!(ended.figure("exhausted_arena"), reports[2].good[0] as u64);
+}
+
+#[test]
+fn one_document_in_two_outgrows_its_bucket_beside_ordinary_clients() {
+    let document = |n| format!("[{}\"\"]", "\"\",".repeat(n));
+    beside_each_other(
+        Launch::of_file(env!("CARGO_BIN_EXE_promise")),
+        "98 KB of JSON, 3 bytes longer than fits",
+        Kind::get("/", 200, ""),
+        Kind::post_body("/json", &document(32_767), 200, ""),
+        Kind::post_body("/json", &document(32_768), 500, EXHAUSTED),
+    );
+}
+
+#[test]
+fn one_request_in_two_is_left_by_a_jump_beside_ordinary_clients() {
+    beside_each_other(
+        Launch::of("oom"),
+        "a vector of 1,900 KiB, by a jump",
+        Kind::get("/10", 200, ""),
+        Kind::get("/1800", 200, ""),
+        Kind::get("/1900", 500, EXHAUSTED),
+    );
 }
 
 /// Every first request was answered well and every second one failed as it should. Each connection alternates for
