@@ -144,7 +144,7 @@ pub struct DoorInfo {
     pub threads_idle: u32,
     /// Threads that will never come back, because an [`EmergencyReply`](crate::EmergencyReply) has ended their call.
     pub threads_parked: u32,
-    /// Threads that have ended, after a revoke.
+    /// Threads that have ended: after a revoke, or to be started anew.
     pub threads_ended: u32,
     /// Attempts to start a thread that failed.
     pub starts_failed: u64,
