@@ -1,7 +1,7 @@
 //! SQLite, in memory: its C code allocates on its own.
 
 use crate::listing::{Rows, number, text};
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use std::sync::{LazyLock, Mutex};
 use transom_platform::{Failure, Request};
 
@@ -21,6 +21,12 @@ pub fn add(rows: &mut Rows) {
         with_static,
     )
     .answers(|| text("customer {n}"));
+    rows.get(
+        "/sqlite/too-large",
+        "rusqlite: 200 MB into a connection per request, which gets no memory: `SQLITE_NOMEM`",
+        too_large,
+    )
+    .answers(|| text("out of memory, with {n}"));
     #[cfg(feature = "heavy")]
     rows.get("/sqlite/pool", "r2d2_sqlite: a static pool", pool::pooled)
         .answers(|| text("customer {n}"));
@@ -55,6 +61,24 @@ fn with_static(request: &Request) -> Result<String, Failure> {
         .lock()
         .map_err(|_| Failure::internal("the connection's lock is poisoned"))?;
     Ok(insert_and_select(&connection, n)?)
+}
+
+/// The 200 MB do not fit the C heap, of which a request may have 4 MiB; what it had is free again afterwards.
+fn too_large(request: &Request) -> Result<String, Failure> {
+    let n = number(request)?;
+    let connection = open()?;
+    let mut insert =
+        connection.prepare("INSERT INTO customers (name) VALUES (zeroblob(500000))")?;
+    for _ in 0..400 {
+        match insert.execute(()) {
+            Ok(_) => {}
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::OutOfMemory) => {
+                return Ok(format!("out of memory, with {n}"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(format!("200 MB for {n}"))
 }
 
 #[cfg(feature = "heavy")]
