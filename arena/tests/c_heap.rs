@@ -9,9 +9,9 @@ use common::{
 };
 use std::ffi::{CString, c_void};
 use std::hint::black_box;
-use std::process::Command;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use transom_arena::{Reason, Tenant, c_heap_usage};
 
 #[global_allocator]
@@ -23,6 +23,12 @@ unsafe extern "C" {
     fn memalign(align: usize, size: usize) -> *mut c_void;
     fn valloc(size: usize) -> *mut c_void;
     fn pvalloc(size: usize) -> *mut c_void;
+}
+
+/// The heap is the process's, and so is what is counted of it: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn errno() -> i32 {
@@ -65,6 +71,7 @@ impl Block {
 /// Random sequences of the whole family, in requests and outside: blocks keep their bytes wherever they were made.
 #[test]
 fn blocks_keep_their_bytes_through_every_sequence() {
+    let _turn = alone();
     let mut dice = 1u32;
     let mut throw = move |below: usize| {
         dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -162,6 +169,7 @@ fn blocks_keep_their_bytes_through_every_sequence() {
 
 #[test]
 fn a_request_has_its_quota_and_then_enomem() {
+    let _turn = alone();
     on_bucket_thread(|tenant| {
         for _ in 0..20 {
             let (refused_at, c_left) = in_a_request(tenant, || {
@@ -211,6 +219,7 @@ fn a_request_has_its_quota_and_then_enomem() {
 /// What it leaves is nobody's, and not the next request's.
 #[test]
 fn what_outlives_its_request_is_charged_to_no_request() {
+    let _turn = alone();
     on_bucket_thread(|tenant| {
         let mut blocks = Vec::new();
         for _ in 0..4 {
@@ -238,6 +247,7 @@ fn what_outlives_its_request_is_charged_to_no_request() {
 
 #[test]
 fn the_c_librarys_own_calls_are_served_from_it() {
+    let _turn = alone();
     on_bucket_thread(|tenant| {
         let before = c_heap_usage().calls;
         in_a_request(tenant, || {
@@ -282,6 +292,7 @@ fn the_c_librarys_own_calls_are_served_from_it() {
 /// thread-local is registered in memory of the C library's, which ends the process when it cannot.
 #[test]
 fn threads_and_thread_locals_are_made_when_the_quota_is_used_up() {
+    let _turn = alone();
     struct Loud;
     impl Drop for Loud {
         fn drop(&mut self) {
@@ -319,6 +330,7 @@ fn threads_and_thread_locals_are_made_when_the_quota_is_used_up() {
 /// A fork in the middle of it all: the child may use `malloc`, whoever had the locks.
 #[test]
 fn a_child_of_a_fork_can_allocate() {
+    let _turn = alone();
     static DONE: AtomicBool = AtomicBool::new(false);
     let threads: Vec<_> = (0..16)
         .map(|_| {
@@ -369,6 +381,7 @@ fn a_child_of_a_fork_can_allocate() {
 /// before, or after it.
 #[test]
 fn a_stack_that_ends_in_the_c_library_ends_its_request_only() {
+    let _turn = alone();
     fn deeper(frame: usize) -> usize {
         if frame == usize::MAX {
             return 0; // never
@@ -436,6 +449,7 @@ static JUMPED: AtomicUsize = AtomicUsize::new(0);
 /// A block that C has from before, and that grows in a request, is bounded from then on.
 #[test]
 fn a_block_from_outside_that_grows_in_a_request_moves_inside() {
+    let _turn = alone();
     static BLOCK: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     // SAFETY: any size will do.
     BLOCK.store(unsafe { libc::calloc(1, 100) }, Ordering::SeqCst);
@@ -461,44 +475,6 @@ fn a_block_from_outside_that_grows_in_a_request_moves_inside() {
         });
         assert_eq!(c_left, 0);
     });
-}
-
-/// The functions are the program's own also for the libraries that are loaded with it.
-#[test]
-fn the_family_is_exported() {
-    let program = std::env::current_exe().expect("this binary");
-    let output = match Command::new("nm")
-        .arg("-D")
-        .arg("--defined-only")
-        .arg(program)
-        .output()
-    {
-        Ok(output) => output,
-        Err(error) => {
-            eprintln!("skipped: nm (binutils) is not here: {error}");
-            return;
-        }
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    for name in [
-        "malloc",
-        "calloc",
-        "realloc",
-        "free",
-        "posix_memalign",
-        "aligned_alloc",
-        "memalign",
-        "valloc",
-        "pvalloc",
-        "reallocarray",
-        "malloc_usable_size",
-        "abort",
-    ] {
-        let is_there = text
-            .lines()
-            .any(|line| line.ends_with(&format!(" T {name}")));
-        assert!(is_there, "{name} is not exported:\n{text}");
-    }
 }
 
 /// Before `main`, where the dynamic linker has called us already and nothing is installed.
