@@ -4,14 +4,13 @@
 mod common;
 
 use common::{
-    C_QUOTA, Reported, finish, never_stuck, next_bucket, on_bucket_thread, parks, start_on,
+    C_QUOTA, Reported, alone, finish, never_stuck, next_bucket, on_bucket_thread, parks, start_on,
     wait_for,
 };
 use std::ffi::{CString, c_void};
 use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use transom_arena::{Reason, Tenant, c_heap_usage};
 
 #[global_allocator]
@@ -23,12 +22,6 @@ unsafe extern "C" {
     fn memalign(align: usize, size: usize) -> *mut c_void;
     fn valloc(size: usize) -> *mut c_void;
     fn pvalloc(size: usize) -> *mut c_void;
-}
-
-/// The heap is the process's, and so is what is counted of it: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn errno() -> i32 {

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    OVERDRAFT, Reported, SHARE, exhaustion, finish, never_stuck, next_bucket, on_bucket_thread,
-    parks, resident_pages, start_on,
+    OVERDRAFT, Reported, SHARE, alone, exhaustion, finish, never_stuck, next_bucket,
+    on_bucket_thread, parks, resident_pages, start_on,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -38,6 +38,7 @@ fn serves(tenant: &mut Tenant) {
 
 #[test]
 fn a_hungry_request_returns_and_is_answered_as_exhausted() {
+    let _turn = alone();
     on_bucket_thread(|tenant| {
         for _ in 0..200 {
             let mut returned = false;
@@ -56,6 +57,7 @@ fn a_hungry_request_returns_and_is_answered_as_exhausted() {
 /// A vector that doubles needs three times its size while it moves; here that is arena and share together.
 #[test]
 fn it_may_have_its_share_and_not_more() {
+    let _turn = alone();
     on_bucket_thread(|tenant| {
         overdraws(tenant, |_| {
             let pieces: Vec<Vec<u8>> = (0..10).map(|_| vec![1u8; 100 << 10]).collect();
@@ -83,6 +85,7 @@ fn it_may_have_its_share_and_not_more() {
 
 #[test]
 fn a_lock_held_over_it_is_released_and_not_poisoned() {
+    let _turn = alone();
     static ORDERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
     on_bucket_thread(|tenant| {
         for n in 0..50 {
@@ -101,6 +104,7 @@ fn a_lock_held_over_it_is_released_and_not_poisoned() {
 /// Standard output is locked while what is printed is formatted.
 #[test]
 fn the_lock_of_a_stream_is_released() {
+    let _turn = alone();
     struct Hungry;
     impl fmt::Display for Hungry {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,6 +121,7 @@ fn the_lock_of_a_stream_is_released() {
 
 #[test]
 fn a_lazy_value_made_on_the_way_is_there_for_the_others() {
+    let _turn = alone();
     static LARGE: LazyLock<Vec<u8>> = LazyLock::new(|| vec![9u8; HUNGRY]);
     let before = overdraft_usage();
     on_bucket_thread(|tenant| {
@@ -133,6 +138,7 @@ fn a_lazy_value_made_on_the_way_is_there_for_the_others() {
 /// More of them at once than there are shares: they wait for one another, and all of them return.
 #[test]
 fn more_hungry_requests_than_shares_wait_for_one_another() {
+    let _turn = alone();
     static DONE: AtomicUsize = AtomicUsize::new(0);
     let results: Vec<_> = (0..12)
         .map(|_| {
@@ -162,6 +168,7 @@ fn more_hungry_requests_than_shares_wait_for_one_another() {
 /// A panic in a marked request unwinds as any does, and what its destructors allocate is bounded too.
 #[test]
 fn destructors_of_a_panic_have_a_share_and_not_the_process() {
+    let _turn = alone();
     struct Asks(usize);
     impl Drop for Asks {
         fn drop(&mut self) {
@@ -194,6 +201,7 @@ fn destructors_of_a_panic_have_a_share_and_not_the_process() {
 
 #[test]
 fn what_may_be_refused_is_refused_without_the_overdraft() {
+    let _turn = alone();
     on_bucket_thread(|tenant| {
         let outcome = tenant.enter(&never_stuck, |_| {
             let mut bytes = Vec::<u8>::new();
@@ -218,6 +226,7 @@ fn what_may_be_refused_is_refused_without_the_overdraft() {
 /// like any other.
 #[test]
 fn a_bump_whose_limit_was_lifted_draws_on_the_overdraft_and_gives_it_back() {
+    let _turn = alone();
     on_bucket_thread(|tenant| {
         let before = overdraft_usage().kept;
         for _ in 0..20 {
@@ -243,6 +252,7 @@ fn a_bump_whose_limit_was_lifted_draws_on_the_overdraft_and_gives_it_back() {
 
 #[test]
 fn little_stack_left_marks_a_request_too() {
+    let _turn = alone();
     fn deeper(n: u32) -> u32 {
         let frame = [n; 64];
         black_box(&frame);
@@ -261,6 +271,7 @@ fn little_stack_left_marks_a_request_too() {
 /// An LRU of 16 strings: what it needs is what is in it.
 #[test]
 fn what_a_request_needs_follows_what_it_has_live() {
+    let _turn = alone();
     on_bucket_thread(|tenant| {
         let outcome = tenant.enter(&never_stuck, |_| {
             let mut cache = std::collections::BTreeMap::new();

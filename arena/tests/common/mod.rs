@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use transom_arena::{
     Bound, Bucket, BucketGeometry, BucketState, Buckets, Bump, Bytes, Exhaustion, Failed, Place,
@@ -126,6 +126,12 @@ pub fn start_on(
 /// Runs a closure on a fresh bucket's own thread, and fails as it fails.
 pub fn on_bucket_thread(job: impl FnOnce(&mut Tenant) + Send + 'static) {
     finish(&start_on(next_bucket(), job));
+}
+
+/// The pools are the process's, and so is what is counted of them: one test at a time.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for a closure of [`start_on`], and fails as it fails.
