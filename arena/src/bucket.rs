@@ -528,10 +528,8 @@ impl Bucket {
     /// request has nothing left at all.
     pub(crate) fn defer<F: FnOnce(WayOut) + 'static>(&'static self, closure: F) -> bool {
         let layout = Layout::new::<Deferred<F, InBucket>>();
-        let block = match self.heap().allocate(layout) {
-            Ok(block) => Some(block),
-            Err(_) => NonNull::new(recovery::does_not_fit(self, layout)),
-        };
+        let in_the_arena = || self.heap().allocate(layout).ok();
+        let block = recovery::room_for_cleanup(self, layout, in_the_arena);
         let Some(block) = block.map(NonNull::cast) else {
             return false;
         };

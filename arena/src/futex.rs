@@ -7,18 +7,29 @@ use crate::mutex;
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
+/// Runs a system call, and leaves `errno` as it was: `free` must not change it, and may find our locks taken.
+fn silently(f: impl FnOnce()) {
+    // SAFETY: the address of this thread's errno.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno };
+    f();
+    // SAFETY: as above.
+    unsafe { *errno = before };
+}
+
 /// Sleeps while `*word == expected`. Returns on a wake, a signal, or at once when the word differs.
 pub fn wait(word: &AtomicU32, expected: u32) {
     // SAFETY: the word outlives the call; FUTEX_WAIT with a null timeout reads it and nothing else.
-    unsafe {
+    silently(|| unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
             libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
             expected,
             std::ptr::null::<libc::timespec>(),
-        )
-    };
+        );
+    });
 }
 
 /// As [`wait`], for so long at most.
@@ -28,28 +39,28 @@ pub fn wait_for(word: &AtomicU32, expected: u32, timeout: Duration) {
         tv_nsec: timeout.subsec_nanos().into(),
     };
     // SAFETY: the word and the timeout outlive the call; FUTEX_WAIT reads both and nothing else.
-    unsafe {
+    silently(|| unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
             libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
             expected,
             &raw const timeout,
-        )
-    };
+        );
+    });
 }
 
 /// Wakes up to `count` sleepers. Async-signal-safe.
 pub fn wake(word: &AtomicU32, count: i32) {
     // SAFETY: FUTEX_WAKE uses the address as a key only.
-    unsafe {
+    silently(|| unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
             libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
             count,
-        )
-    };
+        );
+    });
 }
 
 /// The mutex. Not reentrant, not fair.

@@ -57,7 +57,7 @@ pub struct BucketGeometry {
 pub enum GeometryError {
     /// The stack cannot hold a thread.
     #[error(
-        "--stack-size is {was}; it must be at least {least}, which is what a thread and an unwinding panic need"
+        "--stack-size is {was}; it must be at least {least}, which is what a thread, the thread-local variables of this program and its libraries, and an unwinding panic need"
     )]
     StackTooSmall {
         /// The setting.
@@ -300,9 +300,35 @@ impl SystemMinimums {
             )
         };
         SystemMinimums {
-            thread_stack: usize::try_from(stack).unwrap_or(0).max(16 << 10),
+            thread_stack: usize::try_from(stack)
+                .unwrap_or(0)
+                .max(thread_minimum())
+                .max(16 << 10),
             signal_frame: usize::try_from(frame).unwrap_or(0).max(4 << 10),
         }
+    }
+}
+
+/// The least stack of a thread by the C library, which puts the thread-local variables of everything that is loaded at the
+/// top of the stack that it is given. `sysconf` does not count them. 0 where the C library does not say.
+fn thread_minimum() -> usize {
+    type Minimum = unsafe extern "C" fn(*const libc::pthread_attr_t) -> usize;
+    // SAFETY: a look among the symbols that are loaded. glibc has this one since version 2.15, for runtimes like ours.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__pthread_get_minstack".as_ptr()) };
+    if symbol.is_null() {
+        return 0;
+    }
+    // SAFETY: of this type, by nptl's sources.
+    let minimum = unsafe { std::mem::transmute::<*mut libc::c_void, Minimum>(symbol) };
+    let mut attributes = std::mem::MaybeUninit::uninit();
+    // SAFETY: the attributes are initialised before use, and destroyed after.
+    unsafe {
+        if libc::pthread_attr_init(attributes.as_mut_ptr()) != 0 {
+            return 0;
+        }
+        let least = minimum(attributes.as_ptr());
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        least
     }
 }
 

@@ -37,6 +37,8 @@ mod c_heap;
 mod cleanup;
 mod events;
 mod exhaustion;
+#[cfg(not(miri))]
+mod fork;
 mod free_lists;
 pub mod futex;
 mod geometry;

@@ -49,7 +49,7 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Below this much stack we do not start anything that must not be interrupted half-way: a stack overflow under one of our
@@ -205,6 +205,7 @@ impl Tenant {
         bucket.policy.set(policy);
         bucket.stuck.set(Some(stuck));
         bucket.events.clear();
+        bucket.refusing.set(false);
         bucket.heap().begin(policy == Policy::Overdraft);
         bucket.set_state(BucketState::Busy);
         thread(|t| {
@@ -304,6 +305,7 @@ impl Tenant {
         bucket.failing.set(true);
         clean_up(bucket, WayOut::Unwound);
         drop_payload(payload);
+        clean_up(bucket, WayOut::Unwound); // what the payload's destructor has registered
         bucket.failing.set(false);
         if bucket.panic_note.is_exhaustion() || bucket.events.any(MARKED) {
             Failed::Exhausted(bucket.exhaustion.get())
@@ -322,12 +324,14 @@ impl Tenant {
             // What the jump has left behind may be half-way: the reserve serves what the cleanups allocate.
             t.aim.set(ptr::null());
         });
-        // By the escape contract nothing outside points into the bucket: what was live is dead. The cleanups lie in it.
-        bucket.forget_panic_room();
+        bucket.refusing.set(false);
         let exhaustion = bucket.exhaustion.get();
         bucket.failing.set(true);
         clean_up(bucket, way_out_of(exhaustion.reason));
         bucket.failing.set(false);
+        // By the escape contract nothing outside points into the bucket: what was live is dead, now that the cleanups, which
+        // lay in it, have run.
+        bucket.forget_panic_room();
         bucket.forget_live();
         Failed::Exhausted(exhaustion)
     }
@@ -412,6 +416,24 @@ fn from_overdraft(bucket: &'static Bucket, layout: Layout, exhaustion: Exhaustio
         }
         None => park_exhausted(bucket, exhaustion),
     }
+}
+
+/// Memory for something that is to be done when the request ends; null where there is none. Unlike an allocation it neither
+/// leaves the request nor parks it, because what is to be registered would be lost.
+pub(crate) fn room_for_cleanup(
+    bucket: &'static Bucket,
+    layout: Layout,
+    first: impl FnOnce() -> Option<NonNull<u8>>,
+) -> Option<NonNull<u8>> {
+    if let Some(block) = first().or_else(|| bucket.allocate_in_panic_room(layout)) {
+        return Some(block);
+    }
+    let exhaustion = arena_exhausted(bucket, layout.size());
+    let block = overdraft::allocate(bucket, layout)?;
+    if !is_failing(bucket) {
+        mark(bucket, exhaustion);
+    }
+    Some(block)
 }
 
 /// The request can have no more, and cannot go on without.

@@ -3,7 +3,7 @@
 
 use crate::bucket::Bucket;
 use crate::cleanup::{Node, WayOut};
-use crate::recovery::refusing;
+use crate::recovery::{refusing, room_for_cleanup};
 use crate::thread::bound;
 use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::cell::Cell;
@@ -49,7 +49,11 @@ impl<T: 'static> Registered<T> {
     /// Registers a value with the request that this thread runs. On another thread it is a plain owner.
     pub fn new(value: T) -> Self {
         let bucket = bound();
-        let entry = Self::room(bucket);
+        let Some(entry) = Self::room(bucket) else {
+            // The request ends here, by a jump or for good: this frame would not drop the value.
+            drop(value);
+            Self::without_room()
+        };
         // SAFETY: a fresh block of this layout. It stays where it is, and valid until it is taken off the list, by `run` or
         // before.
         unsafe {
@@ -68,16 +72,24 @@ impl<T: 'static> Registered<T> {
         }
     }
 
-    /// Memory for an entry. Were the request left here, nothing would drop the value: where the arena is full, the bucket's
-    /// reserve has room for it.
-    fn room(bucket: Option<&'static Bucket>) -> NonNull<Entry<T>> {
+    /// Memory for an entry. Where the arena is full, the bucket's reserve may have some, or the overdraft.
+    fn room(bucket: Option<&'static Bucket>) -> Option<NonNull<Entry<T>>> {
         let layout = Layout::new::<Entry<T>>();
         // SAFETY: an entry is not of size zero.
-        let block = refusing(|| NonNull::new(unsafe { alloc(layout) }));
-        let block = block.or_else(|| bucket?.allocate_in_panic_room(layout));
-        // SAFETY: as above.
-        let block = block.or_else(|| NonNull::new(unsafe { alloc(layout) }));
-        block.unwrap_or_else(|| handle_alloc_error(layout)).cast()
+        let first = || refusing(|| NonNull::new(unsafe { alloc(layout) }));
+        let block = match bucket {
+            Some(bucket) => room_for_cleanup(bucket, layout, first),
+            None => first(),
+        };
+        block.map(NonNull::cast)
+    }
+
+    /// Ends the request as an allocation does that does not fit; outside of one, the process.
+    fn without_room() -> ! {
+        let layout = Layout::new::<Entry<T>>();
+        // SAFETY: as in `room`. If there is room by now, nobody has the block.
+        let _ = unsafe { alloc(layout) };
+        handle_alloc_error(layout)
     }
 
     /// Takes the value back.

@@ -207,7 +207,7 @@ fn aimed_at<R>(pool: usize, f: impl FnOnce() -> R) -> R {
 }
 
 /// For a fork: holds all locks until [`release`].
-#[cfg(all(feature = "c-heap", not(miri)))]
+#[cfg(not(miri))]
 pub(crate) fn hold() {
     // From the last: making a pool claims it under the lock of the first.
     POOLS[0].hold();
@@ -216,7 +216,7 @@ pub(crate) fn hold() {
 
 /// # Safety
 /// As [`Pool::release`].
-#[cfg(all(feature = "c-heap", not(miri)))]
+#[cfg(not(miri))]
 pub(crate) unsafe fn release() {
     for pool in &POOLS {
         // SAFETY: by the caller's promise.

@@ -78,10 +78,14 @@ pub(crate) fn use_signal_stack(bucket: &Bucket) -> io::Result<()> {
     }
 }
 
-extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+extern "C" fn handler(
+    signal: libc::c_int,
+    raw_info: *mut libc::siginfo_t,
+    raw_context: *mut libc::c_void,
+) {
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo, and the context that it has interrupted, which is ours to
     // change.
-    let (info, context) = unsafe { (&*info, &mut *context.cast::<libc::ucontext_t>()) };
+    let (info, context) = unsafe { (&*raw_info, &mut *raw_context.cast::<libc::ucontext_t>()) };
     let is_fault = info.si_code > 0;
     if signal == libc::SIGABRT {
         // SAFETY: of a signal that was sent, the sender is known.
@@ -113,20 +117,57 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
             return go_on_parking(bucket, context);
         }
     }
-    hand_on(signal);
+    hand_on(signal, raw_info, raw_context);
 }
 
-/// Not ours: puts the previous handler back and returns; the instruction faults again and reaches it.
-fn hand_on(signal: libc::c_int) {
+/// Not ours. A handler that was there before us is called: it may know the fault, and mend it (a runtime that maps its pages
+/// when they are first touched). Where there was none, the default is put back, and the instruction faults again.
+fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let index = SIGNALS.iter().position(|&ours| ours == signal);
-    if let (Some(previous), Some(index)) = (PREVIOUS.get(), index) {
-        // SAFETY: what sigaction gave us is valid to give back.
-        unsafe { libc::sigaction(signal, &raw const previous[index], ptr::null_mut()) };
+    let (Some(previous), Some(index)) = (PREVIOUS.get(), index) else {
+        return;
+    };
+    let previous = &previous[index];
+    if ![libc::SIG_DFL, libc::SIG_IGN].contains(&previous.sa_sigaction) {
+        // SAFETY: the handler that sigaction gave us, of the kind that its flags say, called with what the kernel passes.
+        return unsafe { call(previous, signal, info, context) };
     }
+    // SAFETY: what sigaction gave us is valid to give back.
+    unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
     if signal == libc::SIGABRT {
         // No instruction will do it again.
         // SAFETY: raise is async-signal-safe; the signal is not blocked in here (SA_NODEFER).
         unsafe { libc::raise(signal) };
+    }
+}
+
+/// Calls a handler as the kernel would: with the signals blocked that it wants blocked.
+///
+/// # Safety
+/// The action has a handler, of the kind that its flags say; the signal's information and context are valid.
+unsafe fn call(
+    action: &libc::sigaction,
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: signal sets are plain data; what is blocked is released again. The handler is as the caller promises.
+    unsafe {
+        let mut mask = action.sa_mask;
+        if action.sa_flags & libc::SA_NODEFER == 0 {
+            libc::sigaddset(&raw mut mask, signal);
+        }
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const mask, before.as_mut_ptr());
+        if action.sa_flags & libc::SA_SIGINFO == 0 {
+            let handler: extern "C" fn(libc::c_int) = std::mem::transmute(action.sa_sigaction);
+            handler(signal);
+        } else {
+            let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+                std::mem::transmute(action.sa_sigaction);
+            handler(signal, info, context);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
     }
 }
 

@@ -320,6 +320,71 @@ fn threads_and_thread_locals_are_made_when_the_quota_is_used_up() {
     }
 }
 
+/// The same where small blocks have used up what there is, and where there is hardly any stack left. C's own way out of that
+/// is the end of the process.
+#[test]
+fn a_destructor_is_registered_when_nothing_is_left() {
+    let _turn = alone();
+    struct Quiet;
+    impl Drop for Quiet {
+        fn drop(&mut self) {}
+    }
+    thread_local! {
+        static QUIET: Quiet = const { Quiet };
+    }
+    on_bucket_thread(|tenant| {
+        in_a_request(tenant, || {
+            let mut last = ptr::null_mut::<*mut c_void>();
+            loop {
+                // SAFETY: any size will do; a block has room for a pointer.
+                unsafe {
+                    let block = libc::malloc(24).cast::<*mut c_void>();
+                    if block.is_null() {
+                        break;
+                    }
+                    block.write(last.cast());
+                    last = block;
+                }
+            }
+            QUIET.with(|_| ());
+            while !last.is_null() {
+                // SAFETY: live, written above, and freed once.
+                unsafe {
+                    let before = last.read();
+                    libc::free(last.cast());
+                    last = before.cast();
+                }
+            }
+        });
+    });
+    #[inline(never)]
+    fn with_little_stack(left: usize) {
+        let frame = black_box([0u8; 64]);
+        if transom_arena::stack_remaining().is_some_and(|now| now > left) {
+            with_little_stack(left);
+        } else {
+            QUIET.with(|_| ());
+        }
+        black_box(&frame);
+    }
+    for left in [500, 1500, 2100, 3000, 5000, 7900] {
+        // It returns, or the stack has ended and the request is parked.
+        static PARKED: AtomicUsize = AtomicUsize::new(0);
+        static RETURNED: AtomicUsize = AtomicUsize::new(0);
+        let before = PARKED.load(Ordering::SeqCst) + RETURNED.load(Ordering::SeqCst);
+        let _result = start_on(next_bucket(), move |tenant| {
+            let is_parked = |_: transom_arena::Failed<'_>| {
+                PARKED.fetch_add(1, Ordering::SeqCst);
+            };
+            let _ = tenant.enter(&is_parked, |_| with_little_stack(left));
+            RETURNED.fetch_add(1, Ordering::SeqCst);
+        });
+        wait_for("the request has ended", || {
+            PARKED.load(Ordering::SeqCst) + RETURNED.load(Ordering::SeqCst) > before
+        });
+    }
+}
+
 /// A fork in the middle of it all: the child may use `malloc`, whoever had the locks.
 #[test]
 fn a_child_of_a_fork_can_allocate() {
@@ -368,6 +433,136 @@ fn a_child_of_a_fork_can_allocate() {
     for thread in &threads {
         finish(thread);
     }
+    assert!(FORK_HANDLERS_RAN.load(Ordering::SeqCst) >= 2 * 50);
+}
+
+/// A child that aborts, overflows its stack or asks for much is bound to no request: it ends, as any process would.
+#[test]
+fn a_child_of_a_fork_that_fails_ends() {
+    let _turn = alone();
+    fn deeper(n: usize) -> usize {
+        let frame = black_box([n; 64]);
+        if n == usize::MAX {
+            return 0; // never
+        }
+        deeper(n + 1) + frame[0]
+    }
+    fn child(run: fn()) -> i32 {
+        // SAFETY: the child calls what it is told to, and ends.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::alarm(20);
+                let null = libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY);
+                libc::dup2(null, libc::STDERR_FILENO);
+                run();
+                libc::_exit(7);
+            }
+            let mut status = 0;
+            libc::waitpid(child, &raw mut status, 0);
+            status
+        }
+    }
+    on_bucket_thread(|tenant| {
+        for (run, signal) in [
+            ((|| libc_abort()) as fn(), Some(libc::SIGABRT)),
+            (|| assert!(black_box(deeper(0)) > 0), Some(libc::SIGSEGV)),
+            (|| drop(black_box(vec![1u8; 50 << 20])), None),
+            // SAFETY: any size will do.
+            (
+                || unsafe { libc::free(black_box(libc::malloc(50 << 20))) },
+                None,
+            ),
+        ] {
+            let (status, _) = in_a_request(tenant, || child(run));
+            match signal {
+                Some(signal) => assert_eq!(libc::WTERMSIG(status), signal, "{status}"),
+                None => assert_eq!(libc::WEXITSTATUS(status), 7, "{status}"),
+            }
+        }
+    });
+}
+
+fn libc_abort() {
+    // SAFETY: it has no preconditions.
+    unsafe { libc::abort() }
+}
+
+/// A library that was loaded before us, or the program's own first steps, may have fork handlers that allocate. They run in
+/// every fork of these tests.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static FORK_HANDLERS: extern "C" fn() = {
+    extern "C" fn allocate() {
+        // SAFETY: any size will do; freed once.
+        unsafe { libc::free(black_box(libc::malloc(1000))) };
+        FORK_HANDLERS_RAN.fetch_add(1, Ordering::SeqCst);
+    }
+    extern "C" fn register() {
+        unsafe extern "C" {
+            fn pthread_atfork(
+                prepare: Option<extern "C" fn()>,
+                parent: Option<extern "C" fn()>,
+                child: Option<extern "C" fn()>,
+            ) -> i32;
+        }
+        // SAFETY: functions of this program.
+        unsafe { pthread_atfork(Some(allocate), Some(allocate), Some(allocate)) };
+    }
+    register
+};
+static FORK_HANDLERS_RAN: AtomicUsize = AtomicUsize::new(0);
+
+/// `free` leaves `errno` as it was, also when others have the heap's lock.
+#[test]
+fn free_leaves_errno_as_it_was() {
+    let _turn = alone();
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            start_on(next_bucket(), |tenant| {
+                in_a_request(tenant, || {
+                    for _ in 0..30_000 {
+                        // SAFETY: any size will do; freed once; the address of this thread's errno.
+                        unsafe {
+                            let block = black_box(libc::malloc(3000));
+                            *libc::__errno_location() = 4711;
+                            libc::free(block);
+                            assert_eq!(errno(), 4711);
+                        }
+                    }
+                });
+            })
+        })
+        .collect();
+    for thread in &threads {
+        finish(thread);
+    }
+}
+
+/// C's `assert` is an `abort`: it ends its request, and not the process.
+#[test]
+fn an_assertion_of_c_that_fails_ends_its_request_only() {
+    unsafe extern "C" {
+        fn __assert_fail(
+            assertion: *const libc::c_char,
+            file: *const libc::c_char,
+            line: libc::c_uint,
+            function: *const libc::c_char,
+        ) -> !;
+    }
+    let _turn = alone();
+    let parked = parks(|_| -> usize {
+        // SAFETY: texts.
+        unsafe {
+            __assert_fail(
+                c"1 + 1 == 3".as_ptr(),
+                c"sums.c".as_ptr(),
+                7,
+                c"main".as_ptr(),
+            )
+        }
+    });
+    assert_eq!(parked.report.what(), Reported::OtherPanic);
 }
 
 /// Goes down through the C library with every alignment of the deepest frame: `opendir` allocates, and the stack ends there,

@@ -281,18 +281,103 @@ fn what_is_registered_is_dropped_once_on_every_way_out() {
 
             // Registered where there is no room left for it but the reserve.
             let reason = escaping(tenant, |_| {
-                let mut blocks: Vec<Vec<u8>> = Vec::with_capacity(1 << 13);
-                for size in [1 << 16, 1 << 12, 1 << 8, 64, 16] {
-                    while current_usage().is_some_and(|(_, free, _)| free >= 2 * size) {
-                        blocks.push(Vec::with_capacity(size));
-                    }
-                }
+                let _full = fill_to_the_last_byte();
                 let _three = [counts(), counts(), counts()];
                 fill_the_arena()
             });
             assert_eq!((reason, drops.get()), (Reason::Arena, 10));
         }
         assert_eq!(Rc::strong_count(&drops), 1);
+    });
+}
+
+fn fill_to_the_last_byte() -> Vec<Vec<u8>> {
+    let mut blocks: Vec<Vec<u8>> = Vec::with_capacity(1 << 13);
+    for size in [1 << 16, 1 << 12, 1 << 8, 64, 16] {
+        while current_usage().is_some_and(|(_, free, _)| free >= 2 * size) {
+            blocks.push(Vec::with_capacity(size));
+        }
+    }
+    blocks
+}
+
+/// What lies in the reserve when the request is left stays as it is while cleanups allocate there.
+#[test]
+fn cleanups_that_allocate_do_not_write_over_those_that_have_not_run() {
+    struct Checks([u64; 32], Rc<Cell<u32>>);
+    impl Drop for Checks {
+        fn drop(&mut self) {
+            let block = black_box(vec![0xEEu8; 1500]);
+            if block.iter().all(|&byte| byte == 0xEE) && self.0 == [7; 32] {
+                self.1.set(self.1.get() + 1);
+            }
+        }
+    }
+    on_bucket_thread(|tenant| {
+        let well = Rc::new(Cell::new(0));
+        for turn in 1..=5 {
+            let reason = escaping(tenant, |_| {
+                let _full = fill_to_the_last_byte();
+                let _all: [_; 8] =
+                    std::array::from_fn(|_| Registered::new(Checks([7; 32], well.clone())));
+                fill_the_arena()
+            });
+            assert_eq!((reason, well.get()), (Reason::Arena, 8 * turn));
+        }
+        assert_eq!(Rc::strong_count(&well), 1);
+    });
+}
+
+/// However many there are: the one for which there is no room any more is dropped, and not leaked.
+#[test]
+fn a_value_for_which_there_is_no_room_is_dropped() {
+    on_bucket_thread(|tenant| {
+        let (made, drops) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        for _ in 0..5 {
+            let reason = escaping(tenant, |_| {
+                let _full = fill_to_the_last_byte();
+                loop {
+                    made.set(made.get() + 1);
+                    std::mem::forget(Registered::new((Counts(drops.clone()), [0u8; 4000])));
+                }
+            });
+            assert_eq!((reason, drops.get()), (Reason::Arena, made.get()));
+        }
+        assert_eq!(Rc::strong_count(&drops), 1);
+    });
+}
+
+/// A request that is left by a jump inside `refusing` refuses nothing to the next one.
+#[test]
+fn refusing_ends_with_its_request() {
+    on_bucket_thread(|tenant| {
+        let reason = escaping(tenant, |_| {
+            transom_arena::refusing(|| overflow_the_stack() as u8)
+        });
+        assert_eq!(reason, Reason::Stack);
+        assert_eq!(escaping(tenant, |_| fill_the_arena()), Reason::Arena);
+    });
+}
+
+/// A destructor of a panic's payload may register something too: it runs at the end of its own request.
+#[test]
+fn what_a_payload_registers_runs_before_the_next_request() {
+    struct Registers(Rc<Cell<u32>>);
+    impl Drop for Registers {
+        fn drop(&mut self) {
+            let count = self.0.clone();
+            assert!(defer(move |_| count.set(count.get() + 1)));
+        }
+    }
+    // SAFETY: it stays on its thread.
+    unsafe impl Send for Registers {}
+    on_bucket_thread(|tenant| {
+        let count = Rc::new(Cell::new(0));
+        let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+            std::panic::resume_unwind(Box::new(Registers(count.clone())))
+        });
+        assert!(outcome.result.is_err());
+        assert_eq!(count.get(), 1);
     });
 }
 

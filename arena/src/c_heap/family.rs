@@ -8,6 +8,7 @@ use super::{ALIGN, allocate_in, deallocate, layout, owns, reallocate};
 use crate::recovery;
 use crate::thread::bound;
 use std::arch::naked_asm;
+use std::io::Write;
 use std::ptr::{self, NonNull};
 
 const PAGE: usize = crate::bound::PAGE;
@@ -92,6 +93,46 @@ pub extern "C" fn abort() -> ! {
         libc::raise(libc::SIGABRT);
         libc::_exit(127)
     }
+}
+
+/// What C's `assert` calls where it does not hold: says so on standard error, and aborts. The C library's own does not call
+/// the `abort` above.
+///
+/// # Safety
+/// As the C library says: texts, or null.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __assert_fail(
+    assertion: *const libc::c_char,
+    file: *const libc::c_char,
+    line: libc::c_uint,
+    function: *const libc::c_char,
+) -> ! {
+    let text = |text: *const libc::c_char| match text.is_null() {
+        true => c"?",
+        // SAFETY: a text, by the caller's promise.
+        false => unsafe { std::ffi::CStr::from_ptr(text) },
+    };
+    let mut message = [0u8; 1024];
+    let mut rest = &mut message[..];
+    let (file, function, assertion) = (text(file), text(function), text(assertion));
+    for part in [file, c":"].map(std::ffi::CStr::to_bytes) {
+        let _ = rest.write(part);
+    }
+    let _ = write!(rest, "{line}: ");
+    for part in [function, c": assertion `", assertion, c"' failed\n"].map(std::ffi::CStr::to_bytes)
+    {
+        let _ = rest.write(part);
+    }
+    let left = rest.len();
+    // SAFETY: of the message so many bytes are written; write(2) only reads them.
+    unsafe {
+        libc::write(
+            libc::STDERR_FILENO,
+            message.as_ptr().cast(),
+            message.len() - left,
+        )
+    };
+    abort()
 }
 
 fn out_of_memory() -> *mut u8 {

@@ -1,6 +1,5 @@
 //! What of the C library's is called by name, and where it lies.
 
-use crate::{overdraft, shared};
 use std::ffi::c_void;
 use std::ops::Range;
 
@@ -37,6 +36,23 @@ pub(crate) unsafe fn usable_size(block: *mut u8) -> usize {
 pub(super) fn find_linker() -> Option<Range<usize>> {
     // SAFETY: getauxval reads process-wide constants.
     object_with(unsafe { libc::getauxval(libc::AT_BASE) } as usize)
+}
+
+/// Finds the C library itself.
+pub(super) fn find_c_library() -> Option<Range<usize>> {
+    object_with(__libc_malloc as *const () as usize)
+}
+
+/// Where the function lies that registers the destructor of a thread-local. Compiled for any machine it is shorter than
+/// this.
+pub(super) fn registering_a_destructor() -> Range<usize> {
+    const LONGEST: usize = 512;
+    unsafe extern "C" {
+        // Exported since version 2.18; the standard library calls it too.
+        fn __cxa_thread_atexit_impl();
+    }
+    let start = __cxa_thread_atexit_impl as *const () as usize;
+    start..start + LONGEST
 }
 
 /// The addresses of the object that an address lies in.
@@ -78,32 +94,4 @@ fn object_with(address: usize) -> Option<Range<usize>> {
     // SAFETY: the callback is called before this returns, with the pointer to `search`.
     unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
     search.found
-}
-
-/// A child is forked with the locks as they are, and without the threads that held them. So the thread that forks takes
-/// them first, and both sides release them.
-pub(super) fn hold_locks_at_fork() {
-    extern "C" fn before() {
-        overdraft::hold();
-        shared::hold();
-        super::hold();
-    }
-    extern "C" fn after() {
-        // SAFETY: `before` has run in this thread, or in the one that this one was forked from.
-        unsafe {
-            super::release();
-            shared::release();
-            overdraft::release();
-        }
-    }
-    unsafe extern "C" {
-        fn pthread_atfork(
-            prepare: Option<extern "C" fn()>,
-            parent: Option<extern "C" fn()>,
-            child: Option<extern "C" fn()>,
-        ) -> libc::c_int;
-    }
-    // SAFETY: functions of this program, which stay. It fails only without memory, before the process has started; then
-    // a child of a fork may find a lock held, as it would without this.
-    unsafe { pthread_atfork(Some(before), Some(after), Some(after)) };
 }

@@ -3,7 +3,9 @@
 //! | who calls | from what |
 //! |---|---|
 //! | a thread that runs a request | the **C heap**, a part of the region, as far as the request's quota goes; then `NULL` and `ENOMEM`, which is C's own contract |
-//! | the dynamic linker, on such a thread | the same, beyond the quota, and then the process heap: it ends the process if it gets nothing |
+//! | the same, small blocks | the C heap, a little beyond the quota |
+//! | the C library itself, on such a thread, blocks of up to a page | the C heap, further beyond the quota: parts of it do not expect to get nothing |
+//! | the dynamic linker, and what registers a thread-local's destructor | the C heap, and then the process heap: they end the process if they get nothing |
 //! | every other thread | the process heap, by the names that the C library keeps for it (`__libc_malloc`) |
 //!
 //! A block goes back to where its address lies, whichever thread frees it. One that outlives its request stays charged to
@@ -16,10 +18,11 @@
 mod family;
 pub(crate) mod library;
 
+use crate::bound::PAGE;
 use crate::bucket::{self, Bucket};
 use crate::events::USES_C;
 use crate::pool::{self, Charged, Claim, Refused, Unsuitable};
-use crate::recovery::{STACK_MARGIN, stack_remaining};
+use crate::recovery::{STACK_MARGIN, ensure_stack, stack_remaining};
 use crate::region::Part;
 use crate::thread::{bound, thread};
 use std::alloc::Layout;
@@ -34,23 +37,68 @@ const ALIGN: usize = 16;
 /// A block has room for a pointer at least: see [`PENDING`].
 const SIZE_MIN: usize = size_of::<*mut ()>();
 
-/// So much of the heap is for the dynamic linker and for small blocks, a sixteenth.
-const RESERVE_SHARE: usize = 16;
+/// So much of the heap is for those that rank higher than most callers, a sixteenth. Of that, half is for those of the next
+/// [`Rank`], and so on.
+const RESERVE_SHIFT: u32 = 4;
 
-/// Beyond its quota a request may have so much for them.
+/// Beyond its quota a request may have so much for each rank.
 const EXTRA: usize = 64 << 10;
 
-/// Blocks that are served beyond the quota are no larger than this. Registering a thread-local's destructor takes 32 bytes
-/// of the C library, which ends the process if it does not get them, and of the standard library some more.
+/// A small block. Much that is needed on the way to failing well is no larger.
 const SMALL: usize = 256;
+
+/// What is done for a caller that must not fail when there is too little stack for the heap: glibc's own allocator takes less.
+const LITTLE_STACK: usize = 2 << 10;
+
+/// Who wants a block. Those that cope worse with getting none may have more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Any,
+    Small,
+    /// `getaddrinfo` crashes where the name service gets nothing at its first use.
+    CLibrary,
+    /// Ends the process if it gets nothing.
+    MustNotFail,
+}
+
+impl Rank {
+    fn of(size: usize, caller: usize) -> Self {
+        let is_in =
+            |place: &OnceLock<Range<usize>>| place.get().is_some_and(|it| it.contains(&caller));
+        if is_in(&LINKER) || is_in(&REGISTERING) {
+            Rank::MustNotFail
+        } else if size <= PAGE && is_in(&C_LIBRARY) {
+            Rank::CLibrary
+        } else if size <= SMALL {
+            Rank::Small
+        } else {
+            Rank::Any
+        }
+    }
+
+    /// Bytes beyond its quota that a request may have.
+    fn extra(self) -> usize {
+        EXTRA * self as usize
+    }
+
+    /// Bytes of the heap that are not for this rank.
+    fn reserve(self) -> usize {
+        match self {
+            Rank::MustNotFail => 0,
+            rank => C_HEAP.pool().len() >> (RESERVE_SHIFT + rank as u32),
+        }
+    }
+}
 
 static C_HEAP: Charged = Charged::new(|number| &bucket::numbered(number).c_account);
 static QUOTA: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// Where the dynamic linker is loaded.
+/// Where the dynamic linker is loaded, and the C library, and where of it destructors of thread-locals are registered.
 static LINKER: OnceLock<Range<usize>> = OnceLock::new();
+static C_LIBRARY: OnceLock<Range<usize>> = OnceLock::new();
+static REGISTERING: OnceLock<Range<usize>> = OnceLock::new();
 
 /// Blocks that were freed with too little stack left for the heap's lock: each holds the one before it. They are given
 /// back by the next call that takes the lock.
@@ -68,12 +116,13 @@ pub fn install_c_heap(part: Part, quota: usize) -> Result<(), CHeapError> {
     }
     let linker = library::find_linker().ok_or(CHeapError::NoLinker)?;
     LINKER.set(linker).map_err(|_| CHeapError::Installed)?;
+    C_LIBRARY.get_or_init(|| library::find_c_library().unwrap_or_default());
+    REGISTERING.get_or_init(library::registering_a_destructor);
     C_HEAP.pool().install(part).map_err(|error| match error {
         Unsuitable::Installed => CHeapError::Installed,
         Unsuitable::TooSmall => CHeapError::TooSmall { bytes: len },
     })?;
     QUOTA.store(quota, Ordering::SeqCst);
-    library::hold_locks_at_fork();
     Ok(())
 }
 
@@ -163,46 +212,36 @@ fn has_stack() -> bool {
     stack_remaining().is_none_or(|left| left >= STACK_MARGIN)
 }
 
-/// What the code at `caller` may have, for the request in this bucket.
-fn claim(bucket: &Bucket, size: usize, caller: usize) -> Claim<'_> {
+/// What a caller of this rank may have, for the request in this bucket.
+fn claim(bucket: &Bucket, rank: Rank) -> Claim<'_> {
     let number = u16::try_from(bucket.index()).expect("at most BUCKETS_MAX");
-    let quota = QUOTA.load(Ordering::Relaxed);
-    let goes_beyond = size <= SMALL || is_linker(caller);
     Claim {
         account: Some((&bucket.c_account, number)),
-        limit: match goes_beyond {
-            true => quota + EXTRA,
-            false => quota,
-        },
-        reserve: match goes_beyond {
-            true => 0,
-            false => C_HEAP.pool().len() / RESERVE_SHARE,
-        },
+        limit: QUOTA.load(Ordering::Relaxed) + rank.extra(),
+        reserve: rank.reserve(),
     }
-}
-
-fn is_linker(caller: usize) -> bool {
-    LINKER.get().is_some_and(|linker| linker.contains(&caller))
 }
 
 /// A block for the request in this bucket, or null.
 fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
     CALLS.fetch_add(1, Ordering::Relaxed);
     bucket.events.add(USES_C);
-    let claim = claim(bucket, layout.size(), caller);
+    let rank = Rank::of(layout.size(), caller);
     let block = if has_stack() {
         let _inside = Inside::enter();
         free_pending();
-        C_HEAP.allocate(layout, claim)
+        C_HEAP.allocate(layout, claim(bucket, rank))
     } else {
         Err(Refused::Full)
     };
     match block {
         Ok(block) => block.as_ptr(),
-        // SAFETY: it takes any size and any alignment that is a power of two.
-        Err(_) if is_linker(caller) => unsafe {
-            library::__libc_memalign(layout.align(), layout.size()).cast()
-        },
+        Err(_) if rank == Rank::MustNotFail => {
+            let _inside = Inside::enter();
+            ensure_stack(LITTLE_STACK); // the request ends here, and not in the allocator
+            // SAFETY: it takes any size and any alignment that is a power of two.
+            unsafe { library::__libc_memalign(layout.align(), layout.size()).cast() }
+        }
         Err(_) => {
             REFUSED.fetch_add(1, Ordering::Relaxed);
             ptr::null_mut()
@@ -278,7 +317,7 @@ unsafe fn reallocate(block: NonNull<u8>, size: usize, caller: usize) -> *mut u8 
     if has_stack() {
         let _inside = Inside::enter();
         let claim = match running {
-            Some(bucket) => claim(bucket, size, caller),
+            Some(bucket) => claim(bucket, Rank::of(size, caller)),
             None => Claim {
                 account: None,
                 limit: 0,

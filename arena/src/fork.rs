@@ -1,0 +1,61 @@
+//! What a child of a fork finds.
+//!
+//! It has one thread, the one that forked, and a copy of all memory: also of locks that other threads held, and of the
+//! words by which this thread is bound to a request. So the thread that forks takes the locks of our pools first, and both
+//! sides release them. The child is bound to no request: it has no client to answer, and where it fails (an abort, a stack
+//! that ends, no memory) it must die like any process, and not sleep for ever as a parked request does, with the listeners
+//! open and its parent waiting for it.
+//!
+//! Fork handlers run last in, first out, before the fork. Those of a library may allocate. So ours are registered before
+//! those of any library: the dynamic linker calls what is in `.preinit_array` first. (System V ABI, "Initialization and
+//! Termination Functions")
+
+use crate::thread::thread;
+use crate::{overdraft, shared};
+use std::ptr;
+
+#[used]
+#[unsafe(link_section = ".preinit_array")]
+static REGISTER: extern "C" fn() = register;
+
+extern "C" fn register() {
+    unsafe extern "C" {
+        fn pthread_atfork(
+            prepare: Option<extern "C" fn()>,
+            parent: Option<extern "C" fn()>,
+            child: Option<extern "C" fn()>,
+        ) -> libc::c_int;
+    }
+    // SAFETY: functions of this program, which stay. It fails only without memory, before the process has started; then
+    // a child of a fork may find a lock held, as it would without this.
+    unsafe { pthread_atfork(Some(hold), Some(release), Some(begin_anew)) };
+}
+
+extern "C" fn hold() {
+    overdraft::hold();
+    shared::hold();
+    #[cfg(feature = "c-heap")]
+    crate::c_heap::hold();
+}
+
+extern "C" fn release() {
+    // SAFETY: `hold` has run in this thread, or in the one that this one was forked from.
+    unsafe {
+        #[cfg(feature = "c-heap")]
+        crate::c_heap::release();
+        shared::release();
+        overdraft::release();
+    }
+}
+
+extern "C" fn begin_anew() {
+    release();
+    thread(|t| {
+        t.aim.set(ptr::null());
+        t.bound.set(ptr::null());
+        t.outside.set(0);
+        t.pool.set(0);
+        t.writing.set(0);
+        t.in_c.set(0);
+    });
+}
