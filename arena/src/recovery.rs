@@ -206,6 +206,7 @@ impl Tenant {
         bucket.stuck.set(Some(stuck));
         bucket.events.clear();
         bucket.refusing.set(false);
+        bucket.last_change.set(None);
         bucket.heap().begin(policy == Policy::Overdraft);
         bucket.set_state(BucketState::Busy);
         thread(|t| {

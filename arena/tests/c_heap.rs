@@ -468,9 +468,11 @@ fn a_child_of_a_fork_that_fails_ends() {
             ((|| libc_abort()) as fn(), Some(libc::SIGABRT)),
             (|| assert!(black_box(deeper(0)) > 0), Some(libc::SIGSEGV)),
             (|| drop(black_box(vec![1u8; 50 << 20])), None),
-            // SAFETY: any size will do.
             (
-                || unsafe { libc::free(black_box(libc::malloc(50 << 20))) },
+                || {
+                    // SAFETY: any size will do.
+                    unsafe { libc::free(black_box(libc::malloc(50 << 20))) };
+                },
                 None,
             ),
         ] {

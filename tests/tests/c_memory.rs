@@ -74,3 +74,43 @@ fn what_the_c_library_allocates_for_a_name_is_counted_and_given_back() {
     assert_eq!((ended.code(), ended.figure("lost")), (0, 0));
     assert_eq!(ended.figure("process_heap_allocations"), 0);
 }
+
+/// What C libraries keep (a connection for each thread) may be more than half of the heap, as long as the others get
+/// what they want. When they do not, the process begins anew.
+#[test]
+fn a_c_heap_that_is_half_full_for_good_serves_until_it_is_full() {
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_promise"))
+        .flags("--buckets 4 --c-heap 8MiB --c-heap-per-request 1MiB --recycle exit")
+        .start();
+    for _ in 0..6 {
+        assert_eq!(server.get("/c/leave/1000/return").text(), "left\n");
+    }
+    for _ in 0..20 {
+        assert_eq!(server.get("/c/500").text(), "filled\n");
+    }
+    while server.get("/c/leave/1000/return").status == 200 {}
+    let ended = server.wait();
+    assert_eq!((ended.code(), ended.figure("lost")), (75, 0));
+    let line = |what: &str| ended.stderr().contains(what);
+    assert!(
+        line("the C heap is full: C libraries get NULL"),
+        "{}",
+        ended.stderr()
+    );
+    assert!(line("--c-heap"), "{}", ended.stderr());
+}
+
+/// What a jump leaves of C's is nobody's: half of the heap is enough.
+#[test]
+fn what_jumps_leave_of_the_c_heap_leads_to_a_new_process() {
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_promise"))
+        .env("PROMISE_ESCAPE", "1")
+        .flags("--buckets 4 --c-heap 8MiB --c-heap-per-request 1MiB --recycle exit")
+        .start();
+    for _ in 0..5 {
+        assert_eq!(server.get("/c/leave/1000/outgrow").status, 500);
+    }
+    let ended = server.wait();
+    assert_eq!((ended.code(), ended.figure("lost")), (75, 0));
+    assert!(ended.stderr().contains("--c-heap"), "{}", ended.stderr());
+}

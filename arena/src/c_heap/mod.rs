@@ -93,6 +93,7 @@ impl Rank {
 static C_HEAP: Charged = Charged::new(|number| &bucket::numbered(number).c_account);
 static QUOTA: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
+static RAN_OUT: AtomicU64 = AtomicU64::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 /// Where the dynamic linker is loaded, and the C library, and where of it destructors of thread-locals are registered.
@@ -170,6 +171,8 @@ pub struct CHeapUsage {
     pub calls: u64,
     /// Calls that got nothing, because the request had its quota or the heap was full.
     pub refused: u64,
+    /// Of these, those for which the heap had no such piece, whatever their requests had.
+    pub ran_out: u64,
 }
 
 /// What the C heap holds now.
@@ -182,6 +185,7 @@ pub fn c_heap_usage() -> CHeapUsage {
         size: C_HEAP.pool().len(),
         calls: CALLS.load(Ordering::Relaxed),
         refused: REFUSED.load(Ordering::Relaxed),
+        ran_out: RAN_OUT.load(Ordering::Relaxed),
     }
 }
 
@@ -242,8 +246,11 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
             // SAFETY: it takes any size and any alignment that is a power of two.
             unsafe { library::__libc_memalign(layout.align(), layout.size()).cast() }
         }
-        Err(_) => {
+        Err(why) => {
             REFUSED.fetch_add(1, Ordering::Relaxed);
+            if why == Refused::Full {
+                RAN_OUT.fetch_add(1, Ordering::Relaxed);
+            }
             ptr::null_mut()
         }
     }

@@ -229,7 +229,12 @@ enum Cause {
 
 impl Cause {
     /// The first that there is.
-    fn find(lost: Lost, limit: u32, channels: Option<&Channels>) -> Option<Self> {
+    fn find(
+        lost: Lost,
+        limit: u32,
+        c_heap_is_low: bool,
+        channels: Option<&Channels>,
+    ) -> Option<Self> {
         let overdraft = overdraft_usage();
         [
             (lost.total() >= limit, Cause::Buckets),
@@ -237,7 +242,7 @@ impl Cause {
                 is_more_than_half(overdraft.kept, overdraft.size),
                 Cause::Overdraft,
             ),
-            (c_heap_is_low(), Cause::CHeap),
+            (c_heap_is_low, Cause::CHeap),
             (channels.is_some_and(Channels::are_low), Cause::Channels),
         ]
         .into_iter()
@@ -249,15 +254,45 @@ fn is_more_than_half(kept: usize, size: usize) -> bool {
     kept > size / 2
 }
 
-#[cfg(feature = "c-heap")]
-fn c_heap_is_low() -> bool {
-    let heap = transom_arena::c_heap_usage();
-    is_more_than_half(heap.kept, heap.size)
+/// What becomes of the C heap. What requests leave there may be meant to stay (a connection for each thread), and is no reason to
+/// begin anew as long as there is enough for the others.
+#[derive(Default)]
+struct CHeapWatch {
+    ran_out: u64,
+    is_low: bool,
 }
 
-#[cfg(not(feature = "c-heap"))]
-fn c_heap_is_low() -> bool {
-    false
+impl CHeapWatch {
+    /// Whether half of it is lost: to what jumps have left behind, or to what requests have left so that others get nothing.
+    #[cfg(feature = "c-heap")]
+    fn look(&mut self, application: &Application) -> bool {
+        let heap = transom_arena::c_heap_usage();
+        let leaked: u64 = application
+            .routes()
+            .iter()
+            .map(|meter| meter.c_leaked())
+            .sum();
+        let is_half_kept = is_more_than_half(heap.kept, heap.size);
+        let has_run_out = heap.ran_out > std::mem::replace(&mut self.ran_out, heap.ran_out);
+        if has_run_out {
+            warn!(
+                used = heap.used,
+                kept = heap.kept,
+                size = heap.size,
+                refused = heap.refused,
+                raise = "--c-heap",
+                "the C heap is full: C libraries get NULL from malloc in requests"
+            );
+        }
+        self.is_low = is_half_kept && (self.is_low || has_run_out)
+            || is_more_than_half(leaked.min(heap.size as u64) as usize, heap.size);
+        self.is_low
+    }
+
+    #[cfg(not(feature = "c-heap"))]
+    fn look(&mut self, _: &Application) -> bool {
+        false
+    }
 }
 
 impl Cause {
@@ -279,7 +314,9 @@ impl fmt::Display for Cause {
             Cause::Overdraft => {
                 "more than half of the overdraft is held by what requests have left there"
             }
-            Cause::CHeap => "more than half of the C heap is held by what requests have left there",
+            Cause::CHeap => {
+                "the C heap is full, and more than half of it is held by what requests have left there"
+            }
             Cause::Channels => "half of the door's channels are kept by requests that were lost",
         })
     }
@@ -304,6 +341,7 @@ pub(super) struct Recycling {
     application: &'static Application,
     channels: Option<Channels>,
     cause: Option<Cause>,
+    c_heap: CHeapWatch,
     watch: LossWatch,
     way: Way,
     limit: u32,
@@ -347,6 +385,7 @@ impl Recycling {
             application,
             channels,
             cause: None,
+            c_heap: CHeapWatch::default(),
             watch: LossWatch::new(application),
             way,
             limit: settings.lost_limit(),
@@ -379,7 +418,9 @@ impl Recycling {
         let looked = self.watch.look();
         let again_in = tend_again.map_or(looked.again_in, |time| time.min(looked.again_in));
         self.lost = looked.lost;
-        self.cause = Cause::find(self.lost, self.limit, self.channels.as_ref());
+        let c_heap_is_low = self.c_heap.look(self.application);
+        let channels = self.channels.as_ref();
+        self.cause = Cause::find(self.lost, self.limit, c_heap_is_low, channels);
         let Some(cause) = self.cause else {
             self.waits = false;
             return Step::Serve(again_in);

@@ -12,6 +12,7 @@
 //! | `GET /mutex/KIB` | allocates while a static lock is held |
 //! | `GET /println/KIB` | prints what allocates while it is shown |
 //! | `GET /lazy/KIB` | reads a static that allocates so much when it is made, and keeps little of it |
+//! | `/c/leave/{kib}/{then}` | leaves a block of C's; `outgrow` then outgrows its bucket |
 //! | `POST /json` | parses a document and says how many values it has |
 //! | `/numbers/{n}` | answers with a list of `n` numbers as JSON, which needs no memory but the answer's own |
 //! | `GET`, `POST /held/CALL/KIB` | allocates, then makes a call of the platform, all with a lock held and inside a lazy value |
@@ -76,6 +77,20 @@ fn c(request: &Request) -> Result<Response<'_>, Failure> {
     Ok(match got {
         true => Response::text("filled\n"),
         false => Response::text("no memory\n").with_status(507),
+    })
+}
+
+/// Leaves a block of C's, and then outgrows its bucket if it is to.
+fn c_leave(request: &Request) -> Result<Response<'_>, Failure> {
+    let bytes = kib(request)?;
+    // SAFETY: malloc takes any size. The block is never freed.
+    let block = black_box(unsafe { libc::malloc(bytes) });
+    if request.param("then") == Some("outgrow") {
+        black_box(vec![7u8; 100 << 20]);
+    }
+    Ok(match block.is_null() {
+        false => Response::text("left\n"),
+        true => Response::text("no memory\n").with_status(507),
     })
 }
 
@@ -357,6 +372,7 @@ fn main() -> ExitCode {
         .get("/fill/{kib}", fill)
         .get("/cache/{n}", cache)
         .get("/c/{kib}", c)
+        .get("/c/leave/{kib}/{then}", c_leave)
         .get("/names", names)
         .get("/local/{n}", local)
         .get("/receive", receive)
