@@ -41,9 +41,9 @@ pub struct Exhaustion {
     /// Bytes asked for; 0 when the number is not known (a stack overflow; `&Bump`, of which only `free` is known to be
     /// too little).
     pub asked: usize,
-    /// Bytes in use at that moment.
+    /// Bytes that it could not have at that moment: in use, or free in pieces between what is in use.
     pub used: usize,
-    /// Bytes that were still free.
+    /// Bytes that were still free, in one piece.
     pub free: usize,
     /// Bytes of what ran out.
     pub size: usize,

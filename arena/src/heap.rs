@@ -220,6 +220,17 @@ impl Heap {
         self.capacity - self.used()
     }
 
+    /// Bytes of the largest block that could be made now beside what is in use, if no block that was freed is large enough.
+    pub(crate) fn reach(&self) -> usize {
+        let low = self.low.get();
+        let end = match self.has_other_chunks() {
+            true => low,
+            false if self.cursor() == low => self.tip(),
+            false => self.cursor(),
+        };
+        (end - self.memory.as_ptr().addr()).min(self.capacity)
+    }
+
     /// Bytes in use: blocks, what earlier requests left, and what the handler took from the `&Bump`.
     #[inline]
     #[must_use]

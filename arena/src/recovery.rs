@@ -477,11 +477,12 @@ pub(crate) fn mark(bucket: &Bucket, exhaustion: Exhaustion) {
 /// What to report when `asked` bytes (0: not known) do not fit the arena.
 pub(crate) fn arena_exhausted(bucket: &Bucket, asked: usize) -> Exhaustion {
     let heap = bucket.heap();
+    let free = heap.reach();
     Exhaustion {
         reason: Reason::Arena,
         asked,
-        used: heap.used(),
-        free: heap.free(),
+        used: heap.capacity() - free,
+        free,
         size: heap.capacity(),
     }
 }

@@ -79,7 +79,7 @@ pub struct ApplicationSettings {
     pub c_heap_per_request: Option<Bytes>,
 
     /// Bytes that a bucket may keep of what its requests leave: thread-locals, lazy values, entries of caches
-    /// [default: a quarter of the arena]
+    /// [default: half of the arena]
     #[arg(
         long,
         env = "TRANSOM_KEEP",
@@ -289,7 +289,7 @@ impl ApplicationSettings {
     /// What a bucket may keep of what its requests leave.
     #[must_use]
     pub fn keep(&self, bucket: &BucketGeometry) -> usize {
-        self.keep.map_or(bucket.arena_size() / 4, Bytes::get)
+        self.keep.map_or(bucket.arena_size() / 2, Bytes::get)
     }
 
     /// Lost buckets at which the process is replaced.

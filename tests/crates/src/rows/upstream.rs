@@ -10,10 +10,9 @@ static AGENT: LazyLock<Agent> = LazyLock::new(Agent::new_with_defaults);
 pub fn add(rows: &mut Rows) {
     rows.get(
         "/ureq/agent",
-        "ureq: a static `Agent`, `--keep 1MiB`",
+        "ureq: a static `Agent`",
         with_static,
     )
-    .flags("--keep 1MiB") // 257 KiB for each connection that it keeps, three of which may lie in one bucket
     .answers(|| text("upstream {n}"));
     rows.get(
         "/ureq/get",
