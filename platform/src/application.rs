@@ -676,7 +676,7 @@ unsafe fn answer_request(
         Err(frame::FrameError::PathNotUtf8) => {
             let response =
                 Response::text("the path is not UTF-8\n").with_status(Status::BAD_REQUEST);
-            return Some(write_response(response, port, false, false));
+            return Some(write_response(response, port, false, false, |_| {}));
         }
         Err(_) => return None,
     };
@@ -695,17 +695,36 @@ unsafe fn answer_request(
     if exhausted().is_some() {
         return Some(Written::Unwritten); // its answer is a 500, whatever it would be
     }
+    let pattern = || route.get().map_or("(no route)", |matched| matched.pattern);
     if let Some(reason) = response.diagnostic()
         && let Some(Leave { unlogged }) = application.lines.take()
     {
         error!(
-            route = route.get().map_or("(no route)", |matched| matched.pattern),
+            route = pattern(),
             status = response.status().code(),
             reason,
             unlogged,
             "a handler could not answer"
         );
     }
+    let failed = |error: &io::Error| {
+        if exhausted().is_none()
+            && let Some(Leave { unlogged }) = application.lines.take()
+        {
+            error!(
+                route = pattern(),
+                reason = %error,
+                unlogged,
+                "a handler could not write all of its answer"
+            );
+        }
+    };
     let memory_header = application.options.memory_header;
-    Some(write_response(response, port, head_only, memory_header))
+    Some(write_response(
+        response,
+        port,
+        head_only,
+        memory_header,
+        failed,
+    ))
 }

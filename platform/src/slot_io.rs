@@ -59,12 +59,14 @@ pub(crate) enum Written {
     Unwritten,
 }
 
-/// Writes a response into the reply slot; with a field that says what the request has used so far, if that is wanted.
+/// Writes a response into the reply slot; with a field that says what the request has used so far, if that is wanted. Tells
+/// why a handler's streamed body ends early, unless it is because the client has gone.
 pub(crate) fn write_response(
     response: Response<'_>,
     port: &Port<'_, '_>,
     head_only: bool,
     memory_header: bool,
+    failed: impl FnOnce(&io::Error),
 ) -> Written {
     let memory = memory_header.then(Memory::now).flatten();
     let Ok(mut sink) = SlotSink::new(port, &response, memory) else {
@@ -80,13 +82,22 @@ pub(crate) fn write_response(
         Body::Owned(bytes) => sink.write_all(&bytes),
         Body::Stream { write, .. } => {
             let mut writer = BodyWriter::new(&mut sink, length);
-            match write(&mut writer) {
+            let written = match write(&mut writer) {
                 // A body shorter than announced is never padded (RFC 9112 §6.3): the connection breaks off.
-                Ok(()) if !writer.is_complete() => Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(()) if !writer.is_complete() => Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the body is shorter than was announced",
+                )),
                 // One that is longer is cut where it was announced to end.
                 Err(_) if writer.overran() && writer.is_complete() => Ok(()),
                 result => result,
+            };
+            if let Err(error) = &written
+                && !writer.is_closed()
+            {
+                failed(error);
             }
+            written
         }
     };
     match written {

@@ -121,6 +121,21 @@ fn json_stops_growing_where_its_request_outgrows_its_bucket() {
     assert_eq!(ended.figure("exhausted_arena"), 240);
 }
 
+/// A body that breaks off has a line in the log, whether something of it was sent or not.
+#[test]
+fn a_streamed_answer_that_fails_says_why() {
+    for after in [0, 1_000_000] {
+        let server = promise("--buckets 2");
+        let mut client = server.connect();
+        client.send(transom_tests::client::get(&format!("/broken/{after}")));
+        let line = server.line_with("could not write all of its answer");
+        assert!(line.contains("route=/broken/{after}"), "{line}");
+        assert!(line.contains("the well has run dry"), "{line}");
+        drop(client);
+        assert_nothing_lost(server);
+    }
+}
+
 /// Whatever a handler calls after it has outgrown its bucket, with a lock held and inside a lazy value: neither is poisoned.
 #[test]
 fn no_call_of_the_platform_poisons_what_its_caller_holds() {

@@ -12,6 +12,7 @@
 //! | `GET /mutex/KIB` | allocates while a static lock is held |
 //! | `GET /println/KIB` | prints what allocates while it is shown |
 //! | `GET /lazy/KIB` | reads a static that allocates so much when it is made, and keeps little of it |
+//! | `/broken/{after}` | streams so many bytes, and then fails |
 //! | `/c/leave/{kib}/{then}` | leaves a block of C's; `outgrow` then outgrows its bucket |
 //! | `POST /json` | parses a document and says how many values it has |
 //! | `/numbers/{n}` | answers with a list of `n` numbers as JSON, which needs no memory but the answer's own |
@@ -28,7 +29,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::hint::black_box;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::ToSocketAddrs;
 use std::process::ExitCode;
 use std::sync::{LazyLock, Mutex, OnceLock, mpsc};
@@ -92,6 +93,14 @@ fn c_leave(request: &Request) -> Result<Response<'_>, Failure> {
         false => Response::text("left\n"),
         true => Response::text("no memory\n").with_status(507),
     })
+}
+
+fn broken(request: &Request) -> Result<Response<'_>, Failure> {
+    let after: usize = request.param_as("after")?;
+    Ok(Response::stream(move |out| {
+        out.write_all(&vec![b'x'; after])?;
+        Err(io::Error::other("the well has run dry"))
+    }))
 }
 
 fn names(_: &Request) -> Result<String, Failure> {
@@ -372,6 +381,7 @@ fn main() -> ExitCode {
         .get("/fill/{kib}", fill)
         .get("/cache/{n}", cache)
         .get("/c/{kib}", c)
+        .get("/broken/{after}", broken)
         .get("/c/leave/{kib}/{then}", c_leave)
         .get("/names", names)
         .get("/local/{n}", local)
