@@ -44,10 +44,6 @@ pub(crate) fn write_size(settings: &FrontSettings) -> usize {
 /// The stack of a loop. Measured at 30 KiB in a debug build.
 pub(crate) const LOOP_STACK: usize = 256 << 10;
 
-/// Code, libraries, the process heap at "ready" and its headroom: 3.2 MiB measured for `hello`, debug builds 4.6 MiB. A route
-/// takes 1.5 KiB of it for its meters, a bucket 100 bytes for what is said of its call.
-const PROCESS_CONSTANT: usize = 6 << 20;
-
 /// What the kernel takes for a thread: its stack (16 KiB) and task structures.
 const KERNEL_PER_THREAD: usize = 24 << 10;
 
@@ -241,7 +237,7 @@ impl FrontPlan {
         let logs_access = loops > 0 && settings.access_style().is_some();
         terms.extend([
             log_queue(settings),
-            constant(),
+            constant(settings),
             threads(
                 loops as usize + tcp + udp + FRONT_THREADS + usize::from(logs_access),
                 "a loop or a tcp or udp forward each, one that opens doors, and two",
@@ -388,7 +384,7 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
         loop_stacks(front),
         loop_queues(front),
         log_queue(front),
-        constant(),
+        constant(front),
         socket_buffers(front),
         threads(
             settings.application.buckets as usize
@@ -427,7 +423,7 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
             "--door-channels, --slots, --lost-limit, --reply-size",
         ),
         log_queue(&settings.front),
-        constant(),
+        constant(&settings.front),
         threads(count + 3, "a bucket each, and three", "--buckets"),
     ]);
     terms
@@ -604,14 +600,16 @@ fn access_log(settings: &FrontSettings) -> Vec<Term> {
     ]
 }
 
-fn constant() -> Term {
+/// Code, libraries, the process heap at "ready" and its headroom: 3.2 MiB measured for `hello`, debug builds 4.6 MiB. A route
+/// takes 1.5 KiB of it for its meters, a bucket 100 bytes for what is said of its call.
+fn constant(settings: &FrontSettings) -> Term {
     term(
         "constant",
         Place::Process,
         1,
-        PROCESS_CONSTANT,
+        settings.constant.get(),
         "code, libraries, the heap at start",
-        "none",
+        "--constant",
     )
 }
 

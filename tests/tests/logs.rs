@@ -222,3 +222,16 @@ fn an_application_logs_with_what_it_has_installed_and_else_with_the_servers_log(
         );
     }
 }
+
+/// The sum has a constant for code, libraries and the heap at start. A program that has more says so at "ready", with the flag.
+#[test]
+fn a_program_that_is_larger_than_its_sum_says_so() {
+    for (constant, is_said) in [("1MiB", true), ("64MiB", false)] {
+        let server = Server::start("hello", &format!("--buckets 2 --constant {constant}"));
+        assert_eq!(server.get("/").status, 200);
+        let line = |what: &str| server.lines().iter().any(|line| line.contains(what));
+        assert_eq!(line("larger than the sum says"), is_said);
+        assert!(!is_said || line("have --constant "));
+        server.stop();
+    }
+}

@@ -5,7 +5,7 @@
 //! `docs/metrics.md`.
 
 mod metrics;
-mod process;
+pub(crate) mod process;
 mod snapshot;
 
 use crate::access::AccessLog;

@@ -5,7 +5,7 @@ use std::io::Read;
 use transom_arena::PAGE;
 
 /// Resident bytes; `None` where there is no /proc.
-pub(super) fn resident() -> Option<u64> {
+pub(crate) fn resident() -> Option<u64> {
     let mut text = [0; 128];
     let len = File::open("/proc/self/statm")
         .and_then(|mut file| file.read(&mut text))

@@ -261,6 +261,17 @@ pub struct FrontSettings {
     )]
     pub log_queue: NonZeroU16,
 
+    /// Bytes of the process that no other flag sets: code, libraries, and what the program has allocated when it is ready. A
+    /// larger program has more, and its log says so
+    #[arg(
+        long,
+        env = "TRANSOM_CONSTANT",
+        value_name = "SIZE",
+        default_value = "6MiB",
+        help_heading = "Memory"
+    )]
+    pub constant: Bytes,
+
     /// Write a line for each request: off, combined (as Apache and nginx do, with more behind it), or json
     #[arg(
         long,

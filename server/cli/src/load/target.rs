@@ -3,6 +3,7 @@
 use procfs::net::TcpState;
 use procfs::process::FDTarget;
 use std::collections::VecDeque;
+use std::env;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -152,6 +153,9 @@ pub struct Ready {
     pub bound: Option<u64>,
 }
 
+/// What a server of ours does when it has lost too many buckets.
+const RECYCLE: &str = "TRANSOM_RECYCLE";
+
 /// A server that was started here. It is ended when this is dropped.
 #[derive(Debug)]
 pub struct Started {
@@ -172,6 +176,10 @@ impl Started {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        // A new instance would be nobody's child, and go on after us.
+        if env::var_os(RECYCLE).is_none() {
+            start.env(RECYCLE, "exit");
+        }
         // SAFETY: what is called between fork and exec is one prctl(2), which allocates nothing and takes no lock.
         unsafe {
             start.pre_exec(|| {
