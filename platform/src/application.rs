@@ -438,9 +438,11 @@ impl Application {
                     used,
                     size,
                     raise = reason.flag(),
+                    or = (parked && reason == Reason::Arena).then_some("--overdraft-per-request"),
                     parked,
                     unlogged,
-                    "a request outgrew its bucket"
+                    "a request outgrew its bucket{}",
+                    if parked { ", which is lost" } else { "" }
                 );
             }
             Failed::Panicked(note) => {

@@ -15,6 +15,23 @@ pub fn add(rows: &mut Rows) {
     rows.get("/uuid", "uuid: `new_v4`", uuid).answers(|| {
         matches("^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
     });
+    #[cfg(feature = "heavy")]
+    rows.get(
+        "/argon2",
+        "argon2: a password's hash, `--bucket-size 22MiB`",
+        password,
+    )
+    .flags("--bucket-size 22MiB")
+    .answers(|| matches(r"^[0-9a-f]{64}$"));
+}
+
+#[cfg(feature = "heavy")]
+fn password(_: &Request) -> Result<String, transom_platform::Failure> {
+    let mut hash = [0; 32];
+    argon2::Argon2::default()
+        .hash_password_into(b"correct horse", b"battery staple", &mut hash)
+        .map_err(|error| transom_platform::Failure::internal(error.to_string()))?;
+    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn random(_: &Request) -> String {

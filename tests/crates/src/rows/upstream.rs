@@ -8,12 +8,8 @@ use ureq::Agent;
 static AGENT: LazyLock<Agent> = LazyLock::new(Agent::new_with_defaults);
 
 pub fn add(rows: &mut Rows) {
-    rows.get(
-        "/ureq/agent",
-        "ureq: a static `Agent`",
-        with_static,
-    )
-    .answers(|| text("upstream {n}"));
+    rows.get("/ureq/agent", "ureq: a static `Agent`", with_static)
+        .answers(|| text("upstream {n}"));
     rows.get(
         "/ureq/get",
         "ureq: `get`, an agent per request",
