@@ -250,6 +250,9 @@ impl Tenant {
     #[inline]
     fn leave<'t, R>(&'t mut self, result: Result<R, Failed<'t>>) -> Outcome<'t, R> {
         let bucket = self.bucket;
+        if !bucket.cleanups.is_empty() {
+            self.clean_up_late();
+        }
         let mut usage = Usage {
             high_water: bucket.heap().high_water(),
             capacity: bucket.heap().capacity(),
@@ -281,18 +284,34 @@ impl Tenant {
         }
     }
 
+    /// Runs what was registered when the request's cleanups had run: by the destructor of a panic's payload. It must not run
+    /// in the next request. If it parks, the client hears of it by its deadline.
+    #[cold]
+    fn clean_up_late(&self) {
+        let bucket = self.bucket;
+        let run_for = |bucket: *const Bucket| {
+            thread(|t| {
+                t.aim.set(bucket);
+                t.bound.set(bucket);
+            });
+        };
+        run_for(bucket);
+        bucket.failing.set(true);
+        clean_up(bucket, WayOut::Unwound);
+        bucket.failing.set(false);
+        run_for(ptr::null());
+    }
+
     /// Uses again what other threads have freed since the last request; gives how many bytes earlier requests have left in
     /// use.
     pub fn look_at_kept(&mut self) -> usize {
         self.bucket.look_at_kept()
     }
 
-    /// Says that the bucket is out of service for a while, or in it again. For observers.
+    /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when this thread ends,
+    /// until another one in its place says otherwise.
     pub fn set_resting(&mut self, rests: bool) {
-        self.bucket.set_state(match rests {
-            true => BucketState::Resting,
-            false => BucketState::Idle,
-        });
+        self.bucket.set_resting(rests);
     }
 
     #[cold]
@@ -611,8 +630,8 @@ fn is_failing(bucket: &Bucket) -> bool {
 }
 
 /// Registers a closure to run when the current request ends, on every way out, last registered first. It lies in the
-/// bucket's arena. Returns false, without keeping it, on a thread that is not running a request, and where the request
-/// has no memory left at all.
+/// bucket's arena. Returns false, without keeping it, on a thread that is not running a request (one that ends, and runs
+/// destructors of its thread-locals, is not), and where the request has no memory left at all.
 ///
 /// On a way out other than [`WayOut::Returned`] allocations in it come from the bucket's reserve and the overdraft. If the
 /// request is parked it runs after the client has got its answer, beside frames that still hold what they held, and after
