@@ -24,7 +24,7 @@ use std::alloc::{GlobalAlloc, Layout};
 use std::cell::{Cell, UnsafeCell};
 use std::panic::Location;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 /// What a bucket is doing, for observers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum BucketState {
     Idle = 1,
     /// A request lives in it.
     Busy = 2,
-    /// It has no request, and is out of service: what earlier requests have left in it is more than may be kept.
+    /// It is out of service, with a thread or without one: what earlier requests have left in it is more than may be kept.
     Resting = 3,
     /// Its request will never return.
     Parked = 4,
@@ -78,6 +78,8 @@ pub struct Bucket {
     // Any thread.
     remote: Remote,
     state: AtomicU32,
+    /// It rests, whatever its thread does and whether it has one.
+    rests: AtomicBool,
     adopted: AtomicU32,
     /// The thread that has returned from its main function and was not joined; 0: none.
     returned: AtomicUsize,
@@ -302,6 +304,7 @@ impl Bucket {
                 c_account: Account::new(),
                 remote: Remote::new(),
                 state: AtomicU32::new(BucketState::Unbound as u32),
+                rests: AtomicBool::new(false),
                 adopted: AtomicU32::new(0),
                 returned: AtomicUsize::new(0),
                 high_water: AtomicUsize::new(0),
@@ -331,10 +334,10 @@ impl Bucket {
     #[must_use]
     pub fn state(&self) -> BucketState {
         match self.state.load(Ordering::Relaxed) {
+            4 => BucketState::Parked,
+            _ if self.rests.load(Ordering::Relaxed) => BucketState::Resting,
             1 => BucketState::Idle,
             2 => BucketState::Busy,
-            3 => BucketState::Resting,
-            4 => BucketState::Parked,
             _ => BucketState::Unbound,
         }
     }
@@ -365,6 +368,10 @@ impl Bucket {
 
     pub(crate) fn set_state(&self, state: BucketState) {
         self.state.store(state as u32, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_resting(&self, rests: bool) {
+        self.rests.store(rests, Ordering::Relaxed);
     }
 
     pub(crate) fn note_high_water(&self, bytes: usize) {
@@ -459,8 +466,10 @@ impl Bucket {
         self.adopted.store(0, Ordering::SeqCst);
     }
 
-    /// The thread's main function has returned: from here on it only runs destructors of its thread-locals.
+    /// The thread's main function has returned: from here on it only runs destructors of its thread-locals. None of them is
+    /// a request's, so nothing that they register would run before the next thread's first one ends.
     pub(crate) fn begin_to_end(&self) {
+        self.cleanups.open(false);
         self.failing.set(true);
         self.policy.set(Policy::Overdraft);
         thread(|t| {
@@ -474,9 +483,10 @@ impl Bucket {
         self.returned.store(thread as usize, Ordering::Release);
     }
 
-    /// The thread whose main function has returned, if it has.
-    pub(crate) fn thread_that_returned(&self) -> Option<libc::pthread_t> {
-        match self.returned.load(Ordering::Acquire) {
+    /// The thread whose main function has returned, if it has. It is the caller's to join, or to put back by
+    /// [`has_returned`](Bucket::has_returned); no other caller gets it meanwhile.
+    pub(crate) fn take_thread_that_returned(&self) -> Option<libc::pthread_t> {
+        match self.returned.swap(0, Ordering::Acquire) {
             0 => None,
             thread => Some(thread as libc::pthread_t),
         }
@@ -484,8 +494,8 @@ impl Bucket {
 
     /// After it was joined: the bucket is as it was before it had a thread, but for what it keeps. By whoever has joined it.
     pub(crate) fn end_of_thread(&self) {
-        self.returned.store(0, Ordering::Relaxed);
         self.failing.set(false);
+        self.cleanups.open(true);
         recovery::settle_pools(self);
         self.look_at_kept();
     }
@@ -525,8 +535,11 @@ impl Bucket {
     }
 
     /// Registers a closure to run at the end of this thread's request. False, and the closure is dropped, where the
-    /// request has nothing left at all.
+    /// request has nothing left at all, and on a thread that ends.
     pub(crate) fn defer<F: FnOnce(WayOut) + 'static>(&'static self, closure: F) -> bool {
+        if !self.cleanups.is_open() {
+            return false;
+        }
         let layout = Layout::new::<Deferred<F, InBucket>>();
         let in_the_arena = || self.heap().allocate(layout).ok();
         let block = recovery::room_for_cleanup(self, layout, in_the_arena);

@@ -48,6 +48,7 @@ impl Node {
 #[derive(Debug)]
 pub(crate) struct Cleanups {
     newest: Cell<*const Node>,
+    open: Cell<bool>,
     not_sync: PhantomData<*const ()>,
 }
 
@@ -55,6 +56,7 @@ impl Cleanups {
     pub(crate) const fn new() -> Self {
         Cleanups {
             newest: Cell::new(ptr::null()),
+            open: Cell::new(true),
             not_sync: PhantomData,
         }
     }
@@ -63,12 +65,25 @@ impl Cleanups {
         self.newest.get().is_null()
     }
 
-    /// Registers a node.
+    /// Whether it takes nodes. While it does not, what is registered is not: its owner has it alone.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    pub(crate) fn open(&self, open: bool) {
+        debug_assert!(self.is_empty(), "no request is there");
+        self.open.set(open);
+    }
+
+    /// Registers a node, if the list is open.
     ///
     /// # Safety
     /// The node stays where it is and valid until it runs, and is registered once. Its `run` may be called with it, once,
     /// on this thread.
     pub(crate) unsafe fn push(&self, node: NonNull<Node>) {
+        if !self.is_open() {
+            return;
+        }
         // SAFETY: valid by the caller's promise.
         let entry = unsafe { node.as_ref() };
         entry.older.set(self.newest.get());

@@ -289,12 +289,10 @@ impl Tenant {
         self.bucket.look_at_kept()
     }
 
-    /// Says that the bucket is out of service for a while, or in it again. For observers.
+    /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when this thread ends,
+    /// until another one in its place says otherwise.
     pub fn set_resting(&mut self, rests: bool) {
-        self.bucket.set_state(match rests {
-            true => BucketState::Resting,
-            false => BucketState::Idle,
-        });
+        self.bucket.set_resting(rests);
     }
 
     #[cold]
@@ -635,8 +633,8 @@ fn is_failing(bucket: &Bucket) -> bool {
 }
 
 /// Registers a closure to run when the current request ends, on every way out, last registered first. It lies in the
-/// bucket's arena. Returns false, without keeping it, on a thread that is not running a request, and where the request
-/// has no memory left at all.
+/// bucket's arena. Returns false, without keeping it, on a thread that is not running a request (one that ends, and runs
+/// destructors of its thread-locals, is not), and where the request has no memory left at all.
 ///
 /// On a way out other than [`WayOut::Returned`] allocations in it come from the bucket's reserve and the overdraft. If the
 /// request is parked it runs after the client has got its answer, beside frames that still hold what they held, and after

@@ -39,13 +39,15 @@ impl Bucket {
     }
 
     /// Whether the thread that this bucket had has ended and is gone, so that the bucket can have another one. False while it
-    /// runs, and while destructors of its thread-locals do. True once; by one thread at a time.
+    /// runs, and while destructors of its thread-locals do. True once, for one of those who ask.
     pub fn has_ended(&'static self) -> bool {
-        let Some(thread) = self.thread_that_returned() else {
+        let Some(thread) = self.take_thread_that_returned() else {
             return false;
         };
-        // SAFETY: the thread was created joinable and was not joined, because `disown` comes right after.
+        // SAFETY: the thread was created joinable. Nobody else joins it, because we have taken it, and nobody has, because
+        // one that was joined is not put back.
         if unsafe { libc::pthread_tryjoin_np(thread, std::ptr::null_mut()) } != 0 {
+            self.has_returned(thread);
             return false;
         }
         self.end_of_thread();

@@ -3,11 +3,13 @@
 mod common;
 
 use common::{
-    exhaustion, fill_the_arena, never_stuck, on_bucket_thread, overflow_the_stack, panic_message,
+    exhaustion, fill_the_arena, finish, never_stuck, next_bucket, on_bucket_thread,
+    overflow_the_stack, panic_message, start_on, wait_for,
 };
 use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use transom_arena::{
     Bump, Failed, Reason, Registered, Shared, Tenant, WayOut, current_usage, defer,
 };
@@ -408,4 +410,109 @@ fn outside_of_requests_what_is_registered_is_a_plain_owner() {
     let one = Registered::new(Counts(drops.clone()));
     drop(one);
     assert_eq!(drops.get(), 1);
+}
+
+/// What runs `defer` and makes a `Registered` when it is dropped.
+struct Registers(&'static Registrations);
+
+/// What became of that.
+#[derive(Default)]
+struct Registrations {
+    dropped: AtomicU32,
+    refused: AtomicU32,
+    ran: AtomicU32,
+    values_dropped: AtomicU32,
+}
+
+impl Registrations {
+    fn new() -> &'static Self {
+        Box::leak(Box::default())
+    }
+
+    fn look(&self) -> [u32; 4] {
+        let all = [
+            &self.dropped,
+            &self.refused,
+            &self.ran,
+            &self.values_dropped,
+        ];
+        all.map(|count| count.load(Ordering::SeqCst))
+    }
+}
+
+struct CountsItsDrop(&'static AtomicU32);
+
+impl Drop for CountsItsDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Registers {
+    fn drop(&mut self) {
+        let Registrations {
+            dropped,
+            refused,
+            ran,
+            values_dropped,
+        } = self.0;
+        let closures = CountsItsDrop(dropped);
+        let deferred = defer(move |_| {
+            let _closures = &closures;
+            ran.fetch_add(1, Ordering::SeqCst);
+        });
+        if !deferred {
+            refused.fetch_add(1, Ordering::SeqCst);
+        }
+        drop(Registered::new(CountsItsDrop(values_dropped)));
+        let forgotten = Registered::new(CountsItsDrop(values_dropped));
+        std::mem::forget(forgotten);
+    }
+}
+
+/// What it registers then would run in a request of the next thread.
+#[test]
+fn nothing_is_registered_by_a_thread_that_ends() {
+    thread_local! {
+        static LAST: RefCell<Option<Registers>> = const { RefCell::new(None) };
+    }
+    let bucket = next_bucket();
+    let seen = Registrations::new();
+    let result = start_on(bucket, move |tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            LAST.with_borrow_mut(|last| *last = Some(Registers(seen)));
+        });
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+    });
+    finish(&result);
+    wait_for("the thread has ended", || bucket.has_ended());
+    assert_eq!(seen.look(), [1, 1, 0, 1], "dropped, refused, ran, values");
+    let result = start_on(bucket, move |tenant| {
+        // SAFETY: nothing is held.
+        let outcome =
+            unsafe { tenant.enter_escaping(&never_stuck, |_| -> u8 { fill_the_arena() }) };
+        assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+        assert_eq!(seen.look(), [1, 1, 0, 1], "dropped, refused, ran, values");
+        let outcome = tenant.enter(&never_stuck, |_| assert!(defer(|_| {})));
+        assert!(outcome.result.is_ok(), "this one can: {outcome:?}");
+    });
+    finish(&result);
+}
+
+/// Its destructor runs after the request's cleanups.
+#[test]
+fn what_a_panics_payload_registers_runs_at_the_end_of_its_request_and_not_of_the_next() {
+    on_bucket_thread(|tenant| {
+        for _ in 0..10 {
+            let seen = Registrations::new();
+            let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+                std::panic::panic_any(Registers(seen));
+            });
+            let _ = panic_message(outcome.result);
+            assert_eq!(seen.look(), [1, 0, 1, 1], "dropped, refused, ran, values");
+            let outcome = tenant.enter(&never_stuck, |_| 1);
+            assert!(matches!(outcome.result, Ok(1)), "{outcome:?}");
+            assert_eq!(seen.look(), [1, 0, 1, 1], "dropped, refused, ran, values");
+        }
+    });
 }

@@ -9,6 +9,7 @@ use common::{
 use std::cell::Cell;
 use std::hint::black_box;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use transom_arena::{BucketState, Bump, Reason, Tenant};
 
 #[global_allocator]
@@ -196,6 +197,53 @@ fn a_bucket_gets_a_second_thread_once_the_first_one_is_gone() {
         assert!(!bucket.has_ended(), "once");
         assert_eq!(bucket.state(), BucketState::Unbound);
     }
+}
+
+#[test]
+fn of_several_threads_that_ask_whether_one_has_ended_one_is_told_so() {
+    const ROUNDS: usize = 200;
+    let bucket = next_bucket();
+    let told = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while told.load(Ordering::SeqCst) < ROUNDS {
+                    if bucket.has_ended() {
+                        told.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+        for round in 1..=ROUNDS {
+            common::finish(&common::start_on(bucket, |_| {}));
+            common::wait_for("one of them is told", || {
+                told.load(Ordering::SeqCst) >= round
+            });
+            assert_eq!(told.load(Ordering::SeqCst), round);
+            assert_eq!(bucket.state(), BucketState::Unbound);
+        }
+    });
+}
+
+/// The place of a thread that has left is out of service until another one says that it serves, and not for as long only
+/// as it has a thread.
+#[test]
+fn a_bucket_rests_from_when_a_thread_says_so_until_its_successor_says_otherwise() {
+    let bucket = next_bucket();
+    let rest = |rests: bool| {
+        let result = common::start_on(bucket, move |tenant| {
+            let state = tenant.bucket().state();
+            let _ = tenant.enter(&never_stuck, |_| 1);
+            assert_eq!(tenant.bucket().state(), state, "by a request of its own");
+            tenant.set_resting(rests);
+        });
+        common::finish(&result);
+        common::wait_for("the thread has ended", || bucket.has_ended());
+        bucket.state()
+    };
+    assert_eq!(rest(true), BucketState::Resting);
+    assert_eq!(rest(true), BucketState::Resting);
+    assert_eq!(rest(false), BucketState::Unbound);
 }
 
 #[test]

@@ -104,7 +104,7 @@ pub struct Figures {
     pub threads_ended: u64,
     /// The most bytes that an allocation has asked for and not got.
     pub largest_refused: u64,
-    /// Buckets that rest now: they keep too much.
+    /// Buckets that rest now: they keep too much, or have not got another thread yet.
     pub buckets_resting: usize,
     /// Bytes that buckets keep of what earlier requests left.
     pub kept: usize,
@@ -169,7 +169,7 @@ impl Application {
             meters: Meters::new(service, arena_size),
             lines: LinePace::default(),
             signs: Signs::new(buckets.len()),
-            keeping: Keeping::default(),
+            keeping: Keeping::new(buckets.len()),
         }))
     }
 
@@ -500,13 +500,14 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
     // What a first request would otherwise pay for: the formatting machinery's pages, this stack's upper ones.
     tenant.enter(&|_| {}, |_| format!("{:.3}", 1.5_f64).len());
     if let Some(door) = application.door.get()
-        && application.prepare(&mut tenant)
+        && application.prepare(thread, &mut tenant)
     {
         let tenant = RefCell::new(tenant);
         door.serve(
             thread,
             &Server {
                 application,
+                thread,
                 sign: application.signs.of(thread),
                 tenant,
                 leaves: Cell::new(false),
@@ -519,6 +520,8 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
 /// What a door server thread answers calls with.
 struct Server {
     application: &'static Application,
+    /// The number of the thread, and of its bucket.
+    thread: u32,
     /// What is said of the present call.
     sign: &'static Sign,
     /// Borrowed for the length of a call; calls of one thread do not overlap.
@@ -640,7 +643,7 @@ impl DoorHandler for Server {
             application.note_left(meter, left, change);
         }
         if application.keeps_too_much(kept) {
-            application.thread_leaves();
+            application.thread_leaves(self.thread, &mut tenant);
             self.leaves.set(true);
         }
     }

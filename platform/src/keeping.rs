@@ -3,41 +3,113 @@
 //! It costs its bytes, for as long as it is live. Its route is named once in the log. Where it is more than may be kept
 //! (`--keep`), the thread ends after the request, which runs the destructors of its thread-locals, and another one takes
 //! its place on the same bucket. Where it is still more then, because it belongs to others, the bucket rests until it is
-//! not.
+//! not. A bucket whose thread does not end, or that gets no new one, is told of and lost as one that rests too long.
 
 use crate::application::Application;
 use crate::meter::{Leave, RouteMeter};
 use crate::own_log::{error, info, warn};
+use std::io;
 use std::panic::Location;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
-use transom_arena::{Bucket, Failed, Tenant};
+use transom_arena::{BucketState, Failed, Tenant};
+use transom_doors::now_ns;
 
 /// Runs once on each door server thread before its first call.
 pub type EachThread = Box<dyn Fn() + Send + Sync>;
 
-/// How often a bucket that rests is looked at.
+/// How often a bucket that rests is looked at, and one whose thread ends or cannot be started.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How often it is said that no thread can be started, while none can.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
 /// What is known of all buckets of an application.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Keeping {
     /// Requests that left something.
     left: AtomicU64,
-    /// Threads that have ended because of what was kept, or are about to, and whose buckets have no other one yet.
-    ending: AtomicU32,
+    /// A thread has left because of what was kept, and its bucket may have no other one yet.
+    some_left: AtomicBool,
     /// How often a thread was ended.
     ended: AtomicU64,
+    absences: Box<[Absence]>,
+    /// When it was last said that no thread can be started; 0: never.
+    said_ns: AtomicU64,
 }
 
 impl Keeping {
+    /// For so many buckets.
+    pub(crate) fn new(buckets: u32) -> Self {
+        Keeping {
+            left: AtomicU64::new(0),
+            some_left: AtomicBool::new(false),
+            ended: AtomicU64::new(0),
+            absences: (0..buckets).map(|_| Absence::default()).collect(),
+            said_ns: AtomicU64::new(0),
+        }
+    }
+
     pub(crate) fn left(&self) -> u64 {
         self.left.load(Ordering::Relaxed)
     }
 
     pub(crate) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// That of a bucket.
+    pub(crate) fn absence(&self, bucket: u32) -> &Absence {
+        &self.absences[bucket as usize]
+    }
+}
+
+/// How far a bucket that keeps too much is on its way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Stage {
+    /// It is in service, or has never had a thread.
+    Serves,
+    /// Its thread runs the destructors of its thread-locals.
+    Ends,
+    /// Its thread is gone, and it has no other one.
+    HasNone,
+    /// Its new thread runs what is to run before the first call.
+    Prepares,
+    /// Its new thread waits for less to be kept.
+    Rests,
+}
+
+/// Since when a bucket takes no requests because of what it keeps, and how far it is on its way back. Its thread writes
+/// it; from when that thread has left until the next one is there, the one that tends does.
+#[derive(Debug, Default)]
+pub(crate) struct Absence {
+    stage: AtomicU32,
+    /// 0: it does take requests.
+    since_ns: AtomicU64,
+}
+
+impl Absence {
+    pub(crate) fn stage(&self) -> Stage {
+        const STAGES: [Stage; 4] = [Stage::Ends, Stage::HasNone, Stage::Prepares, Stage::Rests];
+        let stage = self.stage.load(Ordering::SeqCst);
+        let found = STAGES.into_iter().find(|&one| one as u32 == stage);
+        found.unwrap_or(Stage::Serves)
+    }
+
+    /// A `CLOCK_MONOTONIC` time in nanoseconds, or 0.
+    pub(crate) fn since_ns(&self) -> u64 {
+        self.since_ns.load(Ordering::Relaxed)
+    }
+
+    fn reach(&self, stage: Stage) {
+        if stage == Stage::Serves {
+            self.since_ns.store(0, Ordering::Relaxed);
+        } else if self.since_ns() == 0 {
+            self.since_ns.store(now_ns(), Ordering::Relaxed);
+        }
+        self.stage.store(stage as u32, Ordering::SeqCst);
     }
 }
 
@@ -78,42 +150,73 @@ impl Application {
         kept > self.keep_limit()
     }
 
-    /// A thread leaves its bucket because of what is kept there.
+    /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another one serves in it.
     #[cold]
-    pub(crate) fn thread_leaves(&self) {
-        self.keeping().ended.fetch_add(1, Ordering::Relaxed);
-        self.keeping().ending.fetch_add(1, Ordering::SeqCst);
+    pub(crate) fn thread_leaves(&self, place: u32, tenant: &mut Tenant) {
+        let keeping = self.keeping();
+        tenant.set_resting(true);
+        keeping.absence(place).reach(Stage::Ends);
+        keeping.ended.fetch_add(1, Ordering::Relaxed);
+        keeping.some_left.store(true, Ordering::SeqCst);
         (self.options().on_leave)();
     }
 
-    /// Starts threads in the places of those that have left and are gone. When to look again, if some are not gone yet.
+    /// Starts threads in the places of those that have left and are gone. When to look again, if some are not gone yet or
+    /// cannot be replaced.
     ///
     /// To be called by one thread, now and then and after `ApplicationOptions::on_leave`.
     pub fn tend(&'static self) -> Option<Duration> {
-        if self.keeping().ending.load(Ordering::SeqCst) == 0 {
+        let keeping = self.keeping();
+        if !keeping.some_left.swap(false, Ordering::SeqCst) {
             return None;
         }
-        for place in 0..self.buckets().len() {
-            let gone = self.buckets().get(place).is_some_and(Bucket::has_ended);
-            if gone {
-                self.keeping().ending.fetch_sub(1, Ordering::SeqCst);
-                if !self.is_revoked()
-                    && let Err(error) = self.start_thread(place)
-                {
-                    error!(
-                        bucket = place,
-                        "a door server thread cannot be started anew: {error}; check `ulimit -u` and the cgroup's pids.max. \
-                         Its bucket is out of service"
-                    );
+        let (mut without, mut refused) = (0, None);
+        for (bucket, place) in self.buckets().iter().zip(0..) {
+            let absence = keeping.absence(place);
+            if absence.stage() == Stage::Ends && bucket.has_ended() {
+                absence.reach(Stage::HasNone);
+            }
+            // Where one is refused, the others would be.
+            if absence.stage() == Stage::HasNone && refused.is_none() && !self.is_revoked() {
+                absence.reach(Stage::Prepares); // from here on it is the new thread's
+                if let Err(error) = self.start_thread(place) {
+                    absence.reach(Stage::HasNone);
+                    refused = Some((place, error));
                 }
             }
+            let has_none = matches!(absence.stage(), Stage::Ends | Stage::HasNone);
+            if has_none && bucket.state() != BucketState::Parked {
+                without += 1;
+            }
         }
-        (self.keeping().ending.load(Ordering::SeqCst) != 0).then_some(LOOK_AGAIN)
+        if let Some((place, error)) = refused {
+            self.say_that_none_starts(place, &error);
+        }
+        if without == 0 {
+            return None;
+        }
+        keeping.some_left.store(true, Ordering::SeqCst);
+        Some(LOOK_AGAIN)
     }
 
-    /// Before a thread's first call: what its author wants to have done, and a rest if its bucket keeps too much. False if
-    /// the door was revoked meanwhile.
-    pub(crate) fn prepare(&self, tenant: &mut Tenant) -> bool {
+    /// Says so now and then.
+    fn say_that_none_starts(&self, bucket: u32, error: &io::Error) {
+        let said_ns = &self.keeping().said_ns;
+        let (now_ns, before) = (now_ns(), said_ns.load(Ordering::Relaxed));
+        if before != 0 && now_ns - before < SAY_AGAIN.as_nanos() as u64 {
+            return;
+        }
+        said_ns.store(now_ns, Ordering::Relaxed);
+        error!(
+            bucket,
+            "a door server thread cannot be started anew: {error}; check `ulimit -u` and the cgroup's pids.max. Its bucket \
+             is out of service until one can be, which is tried again and again"
+        );
+    }
+
+    /// Before a thread's first call: what its author wants to have done, and a rest if its bucket keeps too much. Then the
+    /// bucket is in service. False if the door was revoked meanwhile.
+    pub(crate) fn prepare(&self, place: u32, tenant: &mut Tenant) -> bool {
         for each in self.each_thread() {
             let outcome = tenant.enter(&|_| {}, |_| each());
             if let Err(failed) = outcome.result {
@@ -129,17 +232,19 @@ impl Application {
                 }
             }
         }
-        if !self.keeps_too_much(tenant.look_at_kept()) {
-            return true;
+        let absence = self.keeping().absence(place);
+        if self.keeps_too_much(tenant.look_at_kept()) {
+            tenant.set_resting(true);
+            absence.reach(Stage::Rests);
         }
-        tenant.set_resting(true);
-        while !self.is_revoked() {
-            if !self.keeps_too_much(tenant.look_at_kept()) {
-                tenant.set_resting(false);
-                return true;
+        while self.keeps_too_much(tenant.look_at_kept()) {
+            if self.is_revoked() {
+                return false;
             }
             sleep(LOOK_AGAIN);
         }
-        false
+        absence.reach(Stage::Serves);
+        tenant.set_resting(false);
+        true
     }
 }

@@ -1,12 +1,13 @@
 //! Buckets that are lost: what counts as lost, and the look that finds out.
 //!
-//! A bucket is lost when it takes no requests and may never take one again: its request was parked, or its handler has not
-//! returned long after the client stopped waiting. A process with too many of them is replaced (`--lost-limit`).
+//! A bucket is lost when it takes no requests and may never take one again: its request was parked, its handler has not
+//! returned long after the client stopped waiting, or its thread had to leave and no other one serves there. A process with too many of them is replaced (`--lost-limit`).
 //!
 //! A door server thread says what it does on a cache line of its own ([`Sign`]): four relaxed stores for a call. Another
 //! thread looks at all of them now and then ([`LossWatch::look`]). What is done about lost buckets is not known here.
 
 use crate::application::Application;
+use crate::keeping::Stage;
 use crate::meter::{Leave, LinePace};
 use crate::own_log::{info, warn};
 use crate::request::Matched;
@@ -36,7 +37,8 @@ const LATE: Duration = Duration::from_secs(1);
 pub enum Loss {
     /// Its request was parked. It never comes back.
     Parked,
-    /// It has rested for longer than `--keep-timeout`.
+    /// It has been out of service for longer than `--keep-timeout`, because of what it keeps: its thread does not end, no
+    /// new one can be started, or it still keeps too much.
     Resting,
     /// Its call has not ended [`OVERDUE_AFTER`] its deadline, or after its client has gone.
     Overdue,
@@ -205,8 +207,8 @@ impl<'s> RouteNote<'s> {
 #[derive(Debug)]
 pub(crate) struct Signs {
     signs: Box<[Sign]>,
-    /// When a bucket was first seen to rest, or to serve a client that has gone; 0: it does neither. Written by the one
-    /// that looks, apart from what threads write.
+    /// When a bucket was first seen to serve a client that has gone; 0: it does not. Written by the one that looks, apart
+    /// from what threads write.
     noticed_ns: Box<[AtomicU64]>,
     /// When the process was last seen to run again after a while in which it did not; 0: never.
     resumed_ns: AtomicU64,
@@ -230,10 +232,10 @@ impl Signs {
     }
 }
 
-/// When the one that looks has noticed what a sign does not say. Both are times in nanoseconds, and 0 for never.
+/// What a sign does not say. Both are times in nanoseconds, and 0 for never.
 #[derive(Clone, Copy, Debug)]
 struct Noticed {
-    /// That the bucket rests, or that its client has gone.
+    /// Since when the bucket rests, or was seen to serve a client that has gone.
     at_ns: u64,
     /// That the process runs again.
     resumed_ns: u64,
@@ -252,7 +254,9 @@ fn lost_from(
     match (class, sign.until()) {
         (Class::Sound, _) | (Class::Calling, Until::Ever) => None,
         (Class::Parked, _) => Some((0, Loss::Parked)),
-        (Class::Resting, _) => noticed.map(|at_ns| (after(at_ns, keep_timeout), Loss::Resting)),
+        (Class::Resting, _) => {
+            noticed.map(|at_ns| (after(at_ns.max(resumed_ns), keep_timeout), Loss::Resting))
+        }
         (Class::Calling, Until::ClientHasGone) => {
             noticed.map(|at_ns| (after(at_ns.max(resumed_ns), OVERDUE_AFTER), Loss::Overdue))
         }
@@ -285,7 +289,10 @@ impl Application {
         let class = class_of(self.buckets().get(bucket)?.state());
         let signs = self.signs();
         let noticed = Noticed {
-            at_ns: signs.noticed_ns[bucket as usize].load(Ordering::Relaxed),
+            at_ns: match class {
+                Class::Resting => self.keeping().absence(bucket).since_ns(),
+                _ => signs.noticed_ns[bucket as usize].load(Ordering::Relaxed),
+            },
             resumed_ns: signs.resumed_ns.load(Ordering::Relaxed),
         };
         lost_from(
@@ -296,15 +303,13 @@ impl Application {
         )
     }
 
-    /// Notes when a bucket was first seen in what it may be in for a while only.
+    /// Notes when a bucket was first seen to serve a client that has gone, which it may do for a while only.
     fn notice(&self, bucket: u32, now_ns: u64) {
         let state = self.buckets().get(bucket).map(transom_arena::Bucket::state);
         let until = self.signs().of(bucket).until();
-        let passing = match state.map(class_of) {
-            Some(Class::Resting) => true,
-            Some(Class::Calling) => until == Until::ClientHasGone && self.client_has_gone(bucket),
-            _ => false,
-        };
+        let passing = state.map(class_of) == Some(Class::Calling)
+            && until == Until::ClientHasGone
+            && self.client_has_gone(bucket);
         let noticed_ns = &self.signs().noticed_ns[bucket as usize];
         let before = noticed_ns.load(Ordering::Relaxed);
         match (passing, before) {
@@ -385,23 +390,24 @@ impl LossWatch {
         Looked { lost, again_in }
     }
 
-    /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its request says it.)
+    /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its request says it, if
+    /// there was one.)
     fn tell(&mut self, bucket: u32, loss: Option<Loss>, now_ns: u64) {
+        let stage = self.application.keeping().absence(bucket).stage();
         let told = &mut self.told[bucket as usize];
         match (*told, loss) {
-            (None, Some(loss @ (Loss::Overdue | Loss::Resting))) => {
+            (None, Some(loss)) if loss != Loss::Parked || stage != Stage::Serves => {
                 let route = self.application.signs().of(bucket).route();
                 *told = Some(Told {
                     at_ns: now_ns,
                     route,
                 });
-                self.tell_lost(bucket, loss, route, now_ns);
+                self.tell_lost(bucket, (loss, stage), route, now_ns);
             }
             (Some(before), None) => {
                 *told = None;
                 self.tell_back(bucket, before, now_ns);
             }
-            (Some(_), Some(Loss::Parked)) => *told = None, // it will not come back
             _ => {}
         }
     }
@@ -410,29 +416,32 @@ impl LossWatch {
         self.application.name_of_route(route)
     }
 
-    fn tell_lost(&self, bucket: u32, loss: Loss, route: Option<usize>, now_ns: u64) {
+    fn tell_lost(&self, bucket: u32, why: (Loss, Stage), route: Option<usize>, now_ns: u64) {
         let Some(Leave { unlogged }) = self.application.signs().lines.take() else {
             return;
         };
         let route = self.route(route);
         let since_ns = self.application.signs().of(bucket).since_ns();
         let held_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
-        match loss {
-            Loss::Overdue => warn!(
-                route,
-                bucket,
-                held_ms,
-                unlogged,
-                "a bucket is lost: its handler has not returned, long after the deadline"
-            ),
-            Loss::Resting | Loss::Parked => warn!(
-                route,
-                bucket,
-                held_ms,
-                unlogged,
-                "a bucket is lost: what its last request left behind was not freed in time"
-            ),
-        }
+        let why = match why {
+            (Loss::Overdue, _) => "its handler has not returned, long after the deadline",
+            (Loss::Parked, _) => {
+                "its thread was parked outside of a request, as by a panic in a destructor of a thread-local"
+            }
+            (Loss::Resting, Stage::Ends) => {
+                "its thread does not end, because a destructor of a thread-local has not returned"
+            }
+            (Loss::Resting, Stage::HasNone) => {
+                "no thread can be started in it (`ulimit -u`, the cgroup's pids.max)"
+            }
+            (Loss::Resting, Stage::Prepares) => {
+                "what is to run once on each thread has not returned"
+            }
+            (Loss::Resting, Stage::Rests | Stage::Serves) => {
+                "what its last request left behind was not freed in time"
+            }
+        };
+        warn!(route, bucket, held_ms, unlogged, "a bucket is lost: {why}");
     }
 
     fn tell_back(&self, bucket: u32, told: Told, now_ns: u64) {
@@ -525,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_rests_is_lost_once_that_was_seen_for_long_enough() {
+    fn a_bucket_that_rests_is_lost_once_it_has_for_long_enough() {
         let sign = sign(100, Until::Ever);
         assert_eq!(lost_from(Class::Resting, &sign, NOTHING), None);
         let lost = lost_from(Class::Resting, &sign, noticed(100));

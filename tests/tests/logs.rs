@@ -232,6 +232,6 @@ fn a_program_that_is_larger_than_its_sum_says_so() {
         let line = |what: &str| server.lines().iter().any(|line| line.contains(what));
         assert_eq!(line("larger than the sum says"), is_said);
         assert!(!is_said || line("have --constant "));
-        server.stop();
+        let _ = server.stop();
     }
 }

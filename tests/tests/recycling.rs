@@ -131,13 +131,8 @@ fn behind_a_door_a_new_instance_takes_the_path_and_no_visitor_notices() {
     let new = servers.heir(1);
     visitors.wait_for(200);
     assert_all_well(visitors);
-    let ready = || {
-        Client::connect(servers.first().admin())
-            .get("/ready")
-            .text()
-            == "ready\n"
-    };
-    assert!(eventually(ready), "its admin address was handed on");
+    let is_ready = || ready(servers.first()) == "ready\n";
+    assert!(eventually(is_ready), "its admin address was handed on");
 
     let ended = servers.stop(new);
     assert_eq!(ended.code(), 0, "{}", ended.stderr());
@@ -217,6 +212,143 @@ fn a_handler_that_streams_or_has_no_deadline_is_not_lost_by_time() {
         assert_eq!(count(&server.lines(), "is lost"), 0);
     }
     assert_eq!(waits.answer().status, 200, "it could take its time");
+}
+
+/// Threads of buckets that keep more are ended, and started anew.
+const KEEP: &str = "--keep 32KiB --keep-timeout 500ms --admin 127.0.0.1:0";
+
+fn resting(server: &Server) -> [f64; 2] {
+    [
+        metric(server, "transom_buckets{state=\"resting\"}"),
+        metric(server, "transom_lost_buckets{reason=\"resting\"}"),
+    ]
+}
+
+/// Waits until so many threads have left, and others serve in their places.
+fn wait_until_replaced(server: &Server, threads: f64) {
+    let replaced = || metric(server, "transom_threads_replaced_total");
+    assert!(eventually(
+        || replaced() == threads && resting(server)[0] == 0.0
+    ));
+}
+
+fn ready(server: &Server) -> String {
+    let mut client = Client::connect(server.admin());
+    client.get("/ready").text().to_owned()
+}
+
+#[test]
+fn a_thread_whose_destructors_do_not_return_is_lost_and_found_when_they_do() {
+    let server = hang(&format!("--buckets 4 --lost-limit 4 {KEEP}")).start();
+    assert_eq!(server.get("/leave").text(), "left\n");
+    assert!(eventually(|| resting(&server)[0] > 0.5), "at once");
+    let said = server.line_with("WARN a bucket is lost: its thread does not end");
+    assert!(said.contains(" route=/leave "), "{said}");
+    assert!(figure(&said, "held_ms") >= 500, "{said}");
+    assert_eq!(resting(&server), [1.0, 1.0]);
+    for _ in 0..10 {
+        assert_eq!(server.get("/").status, 200, "the others serve");
+    }
+    assert_eq!(server.get("/open").status, 200);
+    let said = server.line_with("INFO a bucket that was lost has come back");
+    assert!(said.contains(" route=/leave "), "{said}");
+    assert_eq!(resting(&server), [0.0, 0.0]);
+    // From now on destructors return: that such a thread is replaced is nothing to speak of.
+    for _ in 0..50 {
+        assert_eq!(server.get("/leave").text(), "left\n");
+    }
+    wait_until_replaced(&server, 51.0);
+    let ended = server.stop();
+    assert_eq!((ended.code(), ended.figure("lost")), (0, 0));
+    assert_eq!(count(&ended.lines, "is lost"), 1);
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
+}
+
+#[test]
+fn threads_that_do_not_end_are_no_silent_outage_and_lead_to_a_new_instance() {
+    let servers = Succession::start(hang(&format!("--buckets 2 --lost-limit 2 {KEEP}")));
+    for _ in 0..2 {
+        assert_eq!(servers.first().get("/leave").text(), "left\n");
+    }
+    assert!(eventually(|| ready(servers.first()) != "ready\n"));
+    let new = servers.heir(1);
+    assert_eq!(servers.first().get("/").status, 200);
+    let ended = servers.stop(new);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(count(&ended.lines, "its thread does not end"), 2);
+    assert_eq!(
+        count(&ended.lines, " lost=2 parked=0 resting=2 overdue=0 "),
+        1
+    );
+}
+
+#[test]
+fn a_thread_that_is_parked_by_its_destructors_is_told_of_once() {
+    let server = hang(&format!("--buckets 4 --lost-limit 4 {KEEP}")).start();
+    assert_eq!(server.get("/leave/panic").text(), "left\n");
+    let said = server.line_with("WARN a bucket is lost: its thread was parked");
+    assert!(said.contains(" route=/leave/panic "), "{said}");
+    assert_eq!(server.get("/").status, 200);
+    let ended = server.stop();
+    assert_eq!(count(&ended.lines, "is lost"), 1);
+    assert_eq!((ended.figure("parked"), ended.figure("lost")), (1, 1));
+}
+
+#[test]
+fn a_thread_that_cannot_be_started_anew_is_told_of_lost_and_started_once_it_can_be() {
+    // The limit does not bind root, and only root becomes a user for whom nobody else's threads count.
+    let user = 100_000 + std::process::id();
+    let become_it = [
+        &format!("--reuid={user}"),
+        &format!("--regid={user}"),
+        "--clear-groups",
+    ];
+    let hang = env!("CARGO_BIN_EXE_hang");
+    let may = |words: &[&str]| {
+        let status = Command::new("setpriv")
+            .args(become_it)
+            .args(words)
+            .stdout(Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !may(&[hang, "--check"]) || !may(&["prlimit", "--nproc"]) {
+        println!("skipped: not root, no setpriv and prlimit, or {hang} is not for everybody");
+        return;
+    }
+    let limit_threads = |server: &Server, threads: u32| {
+        let pid = format!("--pid={}", server.pid());
+        assert!(may(&["prlimit", &pid, &format!("--nproc={threads}:")]));
+    };
+    let flags = format!("--buckets 2 --lost-limit 2 {KEEP}");
+    let server = Launch::of_file("setpriv")
+        .words(become_it)
+        .words([hang])
+        .flags(&flags);
+    let server = server.start();
+    assert_eq!(server.get("/open").status, 200);
+    limit_threads(&server, 1);
+    assert_eq!(server.get("/leave").text(), "left\n");
+    let said = server.line_with("ERROR a door server thread cannot be started anew");
+    assert!(
+        said.contains("`ulimit -u`") && said.contains("pids.max"),
+        "{said}"
+    );
+    let said = server.line_with("WARN a bucket is lost: no thread can be started in it");
+    assert!(said.contains(" route=/leave "), "{said}");
+    assert_eq!(resting(&server), [1.0, 1.0]);
+    limit_threads(&server, 200);
+    let said = server.line_with("INFO a bucket that was lost has come back");
+    assert!(said.contains(" route=/leave "), "{said}");
+    assert_eq!(resting(&server), [0.0, 0.0]);
+    for _ in 0..10 {
+        assert_eq!(server.get("/leave").text(), "left\n");
+    }
+    wait_until_replaced(&server, 11.0);
+    let ended = server.stop();
+    assert_eq!((ended.code(), ended.figure("lost")), (0, 0));
+    let said = count(&ended.lines, "cannot be started anew");
+    assert!(said < 5, "{said} lines");
 }
 
 /// Has two handlers hang for ever, each on a lock that is never given back.

@@ -270,7 +270,7 @@ impl CHeapWatch {
         let leaked: u64 = application
             .routes()
             .iter()
-            .map(|meter| meter.c_leaked())
+            .map(transom_platform::RouteMeter::c_leaked)
             .sum();
         let is_half_kept = is_more_than_half(heap.kept, heap.size);
         let has_run_out = heap.ran_out > std::mem::replace(&mut self.ran_out, heap.ran_out);

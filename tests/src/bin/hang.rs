@@ -7,11 +7,14 @@
 //! | `GET /open` | opens the gate |
 //! | `GET /keep` | takes a lock and never gives it back, as a parked handler does that held one |
 //! | `GET /locked` | waits for that lock |
+//! | `GET /leave` | leaves 64 KiB in a thread-local, whose destructor waits at the gate |
+//! | `GET /leave/panic` | the same, and that destructor panics |
 //! | `GET /stream` | sends a piece of its answer, then waits until the gate is open |
 //! | `GET /stay` | sees to it that the process does not end by itself |
 //!
 //! It lies here and not in `apps/` because it is nothing to learn from.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -48,6 +51,41 @@ fn locked(_: &Request) -> Response<'_> {
     Response::text("free\n")
 }
 
+/// What a thread keeps until it ends.
+struct Kept {
+    _bytes: Vec<u8>,
+    panics: bool,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        assert!(!self.panics, "a destructor of a thread-local");
+        wait_at_the_gate();
+    }
+}
+
+thread_local! {
+    static KEPT: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
+}
+
+fn keep_in_the_thread(panics: bool) {
+    let kept = Kept {
+        _bytes: vec![7; 64 << 10],
+        panics,
+    };
+    KEPT.with_borrow_mut(|all| all.push(kept));
+}
+
+fn leave(_: &Request) -> Response<'_> {
+    keep_in_the_thread(false);
+    Response::text("left\n")
+}
+
+fn leave_panic(_: &Request) -> Response<'_> {
+    keep_in_the_thread(true);
+    Response::text("left\n")
+}
+
 fn stream(_: &Request) -> Response<'_> {
     Response::stream(|out| {
         out.write_all(b"begun\n")?;
@@ -77,6 +115,8 @@ fn main() -> ExitCode {
         .get("/open", open)
         .get("/keep", keep)
         .get("/locked", locked)
+        .get("/leave", leave)
+        .get("/leave/panic", leave_panic)
         .get("/stream", stream)
         .get("/stay", stay);
     transom::serve(router)
