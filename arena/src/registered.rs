@@ -8,6 +8,7 @@ use crate::thread::bound;
 use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::cell::Cell;
 use std::fmt;
+use std::hint::black_box;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -87,8 +88,9 @@ impl<T: 'static> Registered<T> {
     /// Ends the request as an allocation does that does not fit; outside of one, the process.
     fn without_room() -> ! {
         let layout = Layout::new::<Entry<T>>();
-        // SAFETY: as in `room`. If there is room by now, nobody has the block.
-        let _ = unsafe { alloc(layout) };
+        // SAFETY: as in `room`. If there is room by now, nobody has the block. (The compiler may leave out an allocation that
+        // is not used.)
+        black_box(unsafe { alloc(layout) });
         handle_alloc_error(layout)
     }
 
