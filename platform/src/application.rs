@@ -122,6 +122,24 @@ pub struct Figures {
     pub unlogged: u64,
 }
 
+/// Why no thread takes calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// What is to run before a thread's first call has left more than a bucket may keep.
+    #[error(
+        "what is to run once on each thread (App::each_thread, Router::warm) keeps {kept} bytes in the bucket of each, which is more than --keep, {limit} bytes: raise it, or have less made there"
+    )]
+    KeepsTooMuch {
+        /// Bytes.
+        kept: usize,
+        /// `--keep`, in bytes.
+        limit: usize,
+    },
+    /// It takes too long.
+    #[error("the first door server thread did not start within {} s", .0.as_secs())]
+    Late(Duration),
+}
+
 impl Application {
     /// An application with these handlers in these buckets, under [`Policy::Overdraft`].
     #[must_use]
@@ -198,9 +216,11 @@ impl Application {
         Ok(self.door.get_or_init(|| door).clone())
     }
 
-    /// Blocks until the door's first thread waits for calls: what a thread's start allocates is then behind us. False if
-    /// that takes longer than `patience`.
-    pub fn wait_until_ready(&self, patience: Duration) -> bool {
+    /// Blocks until the door's first thread waits for calls: what a thread's start allocates is then behind us.
+    ///
+    /// # Errors
+    /// [`NotReady`]: what is to run first keeps too much, or takes longer than `patience`.
+    pub fn wait_until_ready(&self, patience: Duration) -> Result<(), NotReady> {
         let deadline = Instant::now() + patience;
         let idle = || {
             self.door
@@ -208,12 +228,19 @@ impl Application {
                 .is_some_and(|door| door.info().threads_idle > 0)
         };
         while !idle() {
-            if Instant::now() >= deadline {
-                return false;
+            let resting = |bucket: &&Bucket| bucket.state() == BucketState::Resting;
+            if let Some(bucket) = self.buckets().iter().find(resting) {
+                return Err(NotReady::KeepsTooMuch {
+                    kept: bucket.kept(),
+                    limit: self.keep_limit(),
+                });
             }
-            std::thread::yield_now();
+            if Instant::now() >= deadline {
+                return Err(NotReady::Late(patience));
+            }
+            std::thread::sleep(Duration::from_micros(100));
         }
-        true
+        Ok(())
     }
 
     /// The handlers.

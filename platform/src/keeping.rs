@@ -220,14 +220,16 @@ impl Application {
         for each in self.each_thread() {
             let outcome = tenant.enter(&|_| {}, |_| each());
             if let Err(failed) = outcome.result {
-                let what = match failed {
-                    Failed::Exhausted(exhaustion) => exhaustion.reason.as_str(),
-                    Failed::Panicked(note) => note.message(),
+                let (what, raise) = match failed {
+                    Failed::Exhausted(exhaustion) => {
+                        (exhaustion.reason.as_str(), Some(exhaustion.reason.flag()))
+                    }
+                    Failed::Panicked(note) => (note.message(), None),
                 };
                 if let Some(Leave { unlogged }) = self.lines().take() {
                     warn!(
                         what,
-                        unlogged, "what is to run once on each thread has failed"
+                        raise, unlogged, "what is to run once on each thread has failed"
                     );
                 }
             }

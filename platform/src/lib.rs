@@ -38,7 +38,7 @@ pub mod router;
 mod service;
 mod slot_io;
 
-pub use application::{Application, ApplicationError, ApplicationOptions, Figures};
+pub use application::{Application, ApplicationError, ApplicationOptions, Figures, NotReady};
 pub use connection::{Connection, ConnectionHandler};
 pub use datagram::{AnswerTooLarge, Datagram, DatagramHandler, DatagramReply};
 pub use failure::Failure;

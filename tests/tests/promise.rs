@@ -281,3 +281,23 @@ fn need_follows_live_memory() {
     }
     assert_nothing_lost(server);
 }
+
+/// What is made on each thread before its first call may be more than a bucket may keep: the start says so, with both
+/// numbers.
+#[test]
+fn what_each_thread_makes_must_fit_what_a_bucket_may_keep() {
+    let launch = |keep: &str| {
+        Launch::of_file(env!("CARGO_BIN_EXE_promise"))
+            .env("PROMISE_EACH_THREAD", "200")
+            .flags(&format!("--buckets 2 --keep {keep}"))
+    };
+    let ended = launch("64KiB").run();
+    assert_eq!(ended.code(), 1);
+    let said = ended.stderr();
+    assert!(
+        said.contains("--keep, 65536 bytes") && said.contains("204800"),
+        "{said}"
+    );
+    let server = launch("256KiB").start();
+    assert_nothing_lost(server);
+}

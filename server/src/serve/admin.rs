@@ -95,9 +95,7 @@ impl AdminHalf {
             .loops
             .push(Loop::new(&settings, parts, scratch).map_err(StartError::Loop)?);
         door.start().map_err(StartError::FirstThreadStart)?;
-        if !application.wait_until_ready(FIRST_THREAD_PATIENCE) {
-            return Err(StartError::FirstThread(FIRST_THREAD_PATIENCE));
-        }
+        application.wait_until_ready(FIRST_THREAD_PATIENCE)?;
         Ok(AdminHalf {
             told,
             front: FrontHalf::start(loops, "admin")?,

@@ -78,11 +78,7 @@ pub(super) fn start(
         warm_up();
     }
     door.start().map_err(StartError::FirstThreadStart)?;
-    if application.wait_until_ready(FIRST_THREAD_PATIENCE) {
-        Ok(())
-    } else {
-        Err(StartError::FirstThread(FIRST_THREAD_PATIENCE))
-    }
+    Ok(application.wait_until_ready(FIRST_THREAD_PATIENCE)?)
 }
 
 /// What a policy is called in the log.

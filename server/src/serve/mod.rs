@@ -204,8 +204,8 @@ enum StartError {
         "cannot start the first door server thread: {0}; check `ulimit -u` and the cgroup's pids.max"
     )]
     FirstThreadStart(io::Error),
-    #[error("the first door server thread did not start within {} s", .0.as_secs())]
-    FirstThread(Duration),
+    #[error(transparent)]
+    FirstThread(#[from] transom_platform::NotReady),
     #[error("--door: {0}")]
     Attach(#[from] transom_doors::AttachError),
     #[error(transparent)]

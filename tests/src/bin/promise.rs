@@ -375,6 +375,10 @@ fn lru(request: &Request) -> Result<String, Failure> {
     Ok(format!("{}\n", request.memory().high_water))
 }
 
+thread_local! {
+    static MADE_BEFORE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 fn main() -> ExitCode {
     let router = Router::new()
         .get("/", |_: &Request| "here\n")
@@ -401,7 +405,11 @@ fn main() -> ExitCode {
         .delete("/items", clear_items)
         .get("/upper/{turns}", upper)
         .get("/lru/{turns}", lru);
-    let app = App::new(router);
+    let mut app = App::new(router);
+    if let Some(kib) = std::env::var_os("PROMISE_EACH_THREAD") {
+        let bytes = 1024 * kib.to_str().and_then(|kib| kib.parse().ok()).unwrap_or(0);
+        app = app.each_thread(move || MADE_BEFORE.set(vec![1; bytes]));
+    }
     if std::env::var_os("PROMISE_ESCAPE").is_none() {
         return app.serve();
     }
