@@ -360,7 +360,8 @@ impl Bucket {
         self.stack_gauge.high_water()
     }
 
-    /// Bytes that earlier requests have left in it and that are still in use, as its thread has last seen.
+    /// Bytes that requests do not have because of what earlier ones have left in it, as its thread has last seen: that, and
+    /// what is free between it.
     #[must_use]
     pub fn kept(&self) -> usize {
         self.kept.load(Ordering::Relaxed)
@@ -607,7 +608,7 @@ impl Bucket {
         let heap = unsafe { &mut *self.heap.get() };
         // SAFETY: by the caller's promise.
         unsafe { heap.end_request() };
-        let kept = heap.kept();
+        let kept = heap.kept_room();
         if self.kept.load(Ordering::Relaxed) != kept {
             self.kept.store(kept, Ordering::Relaxed);
         }

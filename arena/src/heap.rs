@@ -264,8 +264,17 @@ impl Heap {
     }
 
     /// Bytes that earlier requests have left and that are still in use.
-    pub(crate) fn kept(&self) -> usize {
+    #[cfg(test)]
+    fn kept(&self) -> usize {
         self.kept.get()
+    }
+
+    /// Bytes that requests do not have because of that: it, and what is free between it.
+    pub(crate) fn kept_room(&self) -> usize {
+        match self.kept.get() {
+            0 => 0,
+            _ => self.top - self.mark(),
+        }
     }
 
     fn more_holes(&self, bytes: usize) {

@@ -100,7 +100,7 @@ pub struct Outcome<'t, R> {
     pub usage: Usage,
     /// Bytes of its bucket that it has left in use. They stay where they are.
     pub left: usize,
-    /// Bytes of the bucket that this and earlier requests have left in use.
+    /// Bytes of the bucket that later requests do not have, because this and earlier ones have left something.
     pub kept: usize,
     /// Bytes of the C heap that it has left in use.
     pub c_left: usize,

@@ -14,7 +14,7 @@ use crate::request::Matched;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
-use transom_arena::BucketState;
+use transom_arena::{Bucket, BucketState};
 use transom_doors::now_ns;
 
 /// A call is overdue, and its bucket lost, so long after its deadline. Its client got a 504 at the deadline; a handler
@@ -423,6 +423,10 @@ impl LossWatch {
         let route = self.route(route);
         let since_ns = self.application.signs().of(bucket).since_ns();
         let held_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
+        let rests = matches!(why, (Loss::Resting, Stage::Rests | Stage::Serves));
+        let of_this = self.application.buckets().iter().nth(bucket as usize);
+        let kept = of_this.filter(|_| rests).map(Bucket::kept);
+        let raise = rests.then_some("--keep");
         let why = match why {
             (Loss::Overdue, _) => "its handler has not returned, long after the deadline",
             (Loss::Parked, _) => {
@@ -438,10 +442,13 @@ impl LossWatch {
                 "what is to run once on each thread has not returned"
             }
             (Loss::Resting, Stage::Rests | Stage::Serves) => {
-                "what its last request left behind was not freed in time"
+                "its requests have left more in it than it may keep, and that was not freed in time"
             }
         };
-        warn!(route, bucket, held_ms, unlogged, "a bucket is lost: {why}");
+        warn!(
+            route,
+            bucket, held_ms, kept, raise, unlogged, "a bucket is lost: {why}"
+        );
     }
 
     fn tell_back(&self, bucket: u32, told: Told, now_ns: u64) {

@@ -51,7 +51,7 @@ fn a_bucket_that_keeps_too_much_for_a_thread_to_free_rests_and_is_lost_in_time()
     // A static belongs to no thread: its destructor does not run when the thread is replaced.
     let server = odd("--buckets 2 --keep 4KiB --keep-timeout 200ms --lost-limit 2 --recycle exit");
     assert_eq!(server.get("/lazy").text(), value());
-    let _ = server.line_with("a bucket is lost: what its last request left behind");
+    let _ = server.line_with("a bucket is lost: its requests have left more in it");
     for _ in 0..50 {
         assert_eq!(server.get("/fill/200").text(), "204800 bytes\n");
         assert_eq!(server.get("/lazy").text(), value());
