@@ -24,7 +24,8 @@ use std::ptr::NonNull;
 /// ```
 /// use std::fs::File;
 /// use std::io::Read;
-/// use transom_arena::Registered;
+/// # use transom_arena as transom_platform;
+/// use transom_platform::Registered;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let mut file = Registered::new(File::open("/proc/self/statm")?);

@@ -54,7 +54,7 @@ pub enum SharedHeapError {
     Installed,
     /// Too small to begin with.
     #[error(
-        "--shared-heap: {bytes} bytes cannot hold a heap; give it at least 64KiB, or 0 for none"
+        "--shared-heap: {bytes} bytes cannot hold a heap; give it at least 64KiB"
     )]
     TooSmall {
         /// What was given.

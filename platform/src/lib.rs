@@ -52,7 +52,7 @@ pub use response::{Body, BodyWriter, IntoResponse, Response, Status};
 pub use router::{Router, RouterError, Routes};
 pub use service::Service;
 pub use transom_arena::{
-    Bump, Registered, Shared, SharedError, WayOut, defer, escape_contract, outside,
+    Bump, Registered, Shared, SharedError, WayOut, defer, escape_contract, outside, refusing,
 };
 
 /// The allocator of every program that uses this crate: a thread bound to a bucket allocates in it, all others on the

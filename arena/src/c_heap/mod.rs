@@ -134,7 +134,7 @@ pub enum CHeapError {
     #[error("this process has its C heap already")]
     Installed,
     /// Too small to begin with.
-    #[error("--c-heap: {bytes} bytes cannot hold anything; give it at least 64KiB, or 0 for none")]
+    #[error("--c-heap: {bytes} bytes cannot hold anything; give it at least 64KiB")]
     TooSmall {
         /// What was given.
         bytes: usize,

@@ -21,7 +21,8 @@ const NO_POOL_YET: usize = usize::MAX;
 /// A cell that handlers of all requests share; its contents live in the shared heap.
 ///
 /// ```
-/// use transom_arena::Shared;
+/// # use transom_arena as transom_platform;
+/// use transom_platform::Shared;
 /// static VISITS: Shared<u64> = Shared::new(0);
 /// let now = VISITS.with(|visits| { *visits += 1; *visits })?;
 /// # assert_eq!(now, 1);
