@@ -728,7 +728,9 @@ unsafe fn answer_request(
         return Some(Written::Unwritten); // its answer is a 500, whatever it would be
     }
     let pattern = || route.get().map_or("(no route)", |matched| matched.pattern);
+    // What fails because its client has gone is no fault of the handler's.
     if let Some(reason) = response.diagnostic()
+        && !port.client_is_gone()
         && let Some(Leave { unlogged }) = application.lines.take()
     {
         error!(
