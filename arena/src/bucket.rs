@@ -360,8 +360,7 @@ impl Bucket {
         self.stack_gauge.high_water()
     }
 
-    /// Bytes that requests do not have because of what earlier ones have left in it, as its thread has last seen: that, and
-    /// what is free between it.
+    /// Bytes that earlier requests have left in it and that are still in use, as its thread has last seen.
     #[must_use]
     pub fn kept(&self) -> usize {
         self.kept.load(Ordering::Relaxed)
@@ -390,17 +389,11 @@ impl Bucket {
         unsafe { &*self.heap.get() }
     }
 
-    /// Says that nothing allocated by the request is live, whatever was counted.
+    /// Says that nothing allocated by the request in the arena is live, whatever was counted. What lies in the reserve goes on
+    /// being counted: cleanups have made something there that lives on, or registered something.
     pub(crate) fn forget_live(&self) {
         self.forget_freed();
         self.heap().forget_live();
-    }
-
-    /// The same of what lies in the reserve.
-    pub(crate) fn forget_panic_room(&self) {
-        self.forget_freed();
-        self.panic_room_live.set(0);
-        self.panic_room_used.set(0);
     }
 
     /// Takes what other threads have freed off the stack that it is on, before its bytes are used again. What lies below the
@@ -413,6 +406,8 @@ impl Bucket {
                     let layout = Layout::from_size_align_unchecked(size, GRANULE);
                     self.heap().deallocate(block, layout);
                 }
+            } else if !self.heap().owns(block.as_ptr().addr()) {
+                self.freed_in_panic_room();
             }
         });
     }
@@ -608,7 +603,7 @@ impl Bucket {
         let heap = unsafe { &mut *self.heap.get() };
         // SAFETY: by the caller's promise.
         unsafe { heap.end_request() };
-        let kept = heap.kept_room();
+        let kept = heap.kept();
         if self.kept.load(Ordering::Relaxed) != kept {
             self.kept.store(kept, Ordering::Relaxed);
         }

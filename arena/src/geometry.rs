@@ -309,27 +309,30 @@ impl SystemMinimums {
     }
 }
 
-/// The least stack of a thread by the C library, which puts the thread-local variables of everything that is loaded at the
-/// top of the stack that it is given. `sysconf` does not count them. 0 where the C library does not say.
-fn thread_minimum() -> usize {
-    type Minimum = unsafe extern "C" fn(*const libc::pthread_attr_t) -> usize;
-    // SAFETY: a look among the symbols that are loaded. glibc has this one since version 2.15, for runtimes like ours.
-    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__pthread_get_minstack".as_ptr()) };
-    if symbol.is_null() {
-        return 0;
+/// Bytes of the thread-local variables of everything that is loaded. The C library puts them at the top of the stack that
+/// it is given, and `sysconf` does not count them.
+fn thread_locals() -> usize {
+    unsafe extern "C" fn add(
+        info: *mut libc::dl_phdr_info,
+        _: usize,
+        sum: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: dl_iterate_phdr passes a valid structure, and the pointer that it was given.
+        let (info, sum) = unsafe { (&*info, &mut *sum.cast::<usize>()) };
+        // SAFETY: the program headers of a loaded object, as many as it says.
+        let headers =
+            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        *sum += headers
+            .iter()
+            .filter(|header| header.p_type == libc::PT_TLS)
+            .map(|header| (header.p_memsz + header.p_align) as usize)
+            .sum::<usize>();
+        0
     }
-    // SAFETY: of this type, by nptl's sources.
-    let minimum = unsafe { std::mem::transmute::<*mut libc::c_void, Minimum>(symbol) };
-    let mut attributes = std::mem::MaybeUninit::uninit();
-    // SAFETY: the attributes are initialised before use, and destroyed after.
-    unsafe {
-        if libc::pthread_attr_init(attributes.as_mut_ptr()) != 0 {
-            return 0;
-        }
-        let least = minimum(attributes.as_ptr());
-        libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        least
-    }
+    let mut sum = 0usize;
+    // SAFETY: the callback is called before this returns, with the pointer to `sum`.
+    unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut sum).cast()) };
+    sum
 }
 
 #[cfg(test)]

@@ -264,8 +264,7 @@ impl Heap {
     }
 
     /// Bytes that earlier requests have left and that are still in use.
-    #[cfg(test)]
-    fn kept(&self) -> usize {
+    pub(crate) fn kept(&self) -> usize {
         self.kept.get()
     }
 

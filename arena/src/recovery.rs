@@ -100,8 +100,10 @@ pub struct Outcome<'t, R> {
     pub usage: Usage,
     /// Bytes of its bucket that it has left in use. They stay where they are.
     pub left: usize,
-    /// Bytes of the bucket that later requests do not have, because this and earlier ones have left something.
+    /// Bytes of the bucket that this and earlier requests have left in use.
     pub kept: usize,
+    /// Bytes of the bucket that later requests do not have because of that: it, and what is free between it.
+    pub kept_room: usize,
     /// Bytes of the C heap that it has left in use.
     pub c_left: usize,
     /// Where it has changed a [`Shared`](crate::Shared) cell last, if it has left something.
@@ -274,6 +276,7 @@ impl Tenant {
             usage,
             left,
             kept: bucket.kept(),
+            kept_room: bucket.heap().kept_room(),
             c_left,
             last_change: if left > 0 {
                 bucket.last_change.get()
@@ -287,6 +290,13 @@ impl Tenant {
     /// use.
     pub fn look_at_kept(&mut self) -> usize {
         self.bucket.look_at_kept()
+    }
+
+    /// Bytes that requests do not have because of what earlier ones have left in use, as [`look_at_kept`](Tenant::look_at_kept)
+    /// has last seen.
+    #[must_use]
+    pub fn kept_room(&self) -> usize {
+        self.bucket.heap().kept_room()
     }
 
     /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when this thread ends,
@@ -330,7 +340,6 @@ impl Tenant {
         bucket.failing.set(false);
         // By the escape contract nothing outside points into the bucket: what was live is dead, now that the cleanups, which
         // lay in it, have run.
-        bucket.forget_panic_room();
         bucket.forget_live();
         Failed::Exhausted(exhaustion)
     }

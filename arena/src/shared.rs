@@ -53,9 +53,7 @@ pub enum SharedHeapError {
     #[error("this process has its shared heap already")]
     Installed,
     /// Too small to begin with.
-    #[error(
-        "--shared-heap: {bytes} bytes cannot hold a heap; give it at least 64KiB"
-    )]
+    #[error("--shared-heap: {bytes} bytes cannot hold a heap; give it at least 64KiB")]
     TooSmall {
         /// What was given.
         bytes: usize,

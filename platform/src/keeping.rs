@@ -150,6 +150,11 @@ impl Application {
         kept > self.keep_limit()
     }
 
+    fn has_too_much_kept(&self, tenant: &mut Tenant) -> bool {
+        tenant.look_at_kept();
+        self.keeps_too_much(tenant.kept_room())
+    }
+
     /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another one serves in it.
     #[cold]
     pub(crate) fn thread_leaves(&self, place: u32, tenant: &mut Tenant) {
@@ -235,11 +240,11 @@ impl Application {
             }
         }
         let absence = self.keeping().absence(place);
-        if self.keeps_too_much(tenant.look_at_kept()) {
+        if self.has_too_much_kept(tenant) {
             tenant.set_resting(true);
             absence.reach(Stage::Rests);
         }
-        while self.keeps_too_much(tenant.look_at_kept()) {
+        while self.has_too_much_kept(tenant) {
             if self.is_revoked() {
                 return false;
             }
