@@ -23,14 +23,18 @@ use std::any::type_name;
 use std::cell::Cell;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
-use transom_arena::exhausted;
+use std::mem;
+use transom_arena::{exhausted, overdraft_share};
 
 /// What an error says of a document, in bytes.
 const SAID: usize = 256;
 
+/// A text of which an error may say all, in bytes.
+const LONG: usize = 4096;
+
 /// What the second pass is reckoned to make of each element of what is buffered, in bytes: the size of a large struct, all of
-/// whose fields may be left out.
-const ELEMENT: usize = 256;
+/// whose fields may be left out; and the element in the buffer itself.
+const ELEMENT: usize = 256 + 64;
 
 /// An enum that holds itself copies the buffer of what lies in it once more at each level. An entry of a map is copied into so many
 /// bytes.
@@ -38,12 +42,20 @@ const COPY: usize = 64;
 
 /// Reads a whole document.
 pub(crate) fn read<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, Failure> {
-    let before = BUFFERED.replace(Buffered::NOTHING);
+    read_with(NOT_ASKED, json)
+}
+
+/// The same; so many bytes are left for what serde makes of its buffer.
+fn read_with<'de, T: Deserialize<'de>>(left: usize, json: &'de [u8]) -> Result<T, Failure> {
+    let before = BUFFER.replace(Buffer {
+        left,
+        ..Buffer::NONE
+    });
     let mut parser = serde_json::Deserializer::from_slice(json);
-    let value = T::deserialize(Stopping::<_>(&mut parser)).map_err(|Brief(error)| error);
-    let buffered = BUFFERED.replace(before);
+    let value = T::deserialize(Stopping::<_>(&mut parser));
+    let buffer = BUFFER.replace(before);
     let value = value.and_then(|value| parser.end().map(|()| value));
-    value.map_err(|error| match buffered.too_much {
+    value.map_err(|error| match buffer.too_much {
         true => Failure::internal(
             "a document is more than what can be read here into a type that serde buffers (an untagged or tagged enum, a \
              flattened struct): raise --bucket-size",
@@ -54,79 +66,124 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, Failu
     })
 }
 
-/// What the document that this thread reads has in serde's buffer.
+/// What is reckoned of serde's buffer, in the document that this thread reads.
 #[derive(Clone, Copy)]
-struct Buffered {
-    /// Bytes that the second pass is reckoned to need.
-    reckoned: usize,
+struct Buffer {
+    /// Bytes that are left for the second pass; [`NOT_ASKED`] until something is buffered.
+    left: usize,
     /// Lists and maps of the buffer around the present one.
     depth: usize,
+    /// What is read next is a part of something that is held until the second pass.
+    held: bool,
     too_much: bool,
 }
 
-impl Buffered {
-    const NOTHING: Buffered = Buffered {
-        reckoned: 0,
+const NOT_ASKED: usize = usize::MAX;
+
+impl Buffer {
+    const NONE: Buffer = Buffer {
+        left: NOT_ASKED,
         depth: 0,
+        held: false,
         too_much: false,
     };
 }
 
 thread_local! {
-    static BUFFERED: Cell<Buffered> = const { Cell::new(Buffered::NOTHING) };
+    static BUFFER: Cell<Buffer> = const { Cell::new(Buffer::NONE) };
 }
 
 #[inline]
-fn change(change: impl FnOnce(&mut Buffered)) {
-    let mut buffered = BUFFERED.get();
-    change(&mut buffered);
-    BUFFERED.set(buffered);
+fn change<R>(change: impl FnOnce(&mut Buffer) -> R) -> R {
+    let mut buffer = BUFFER.get();
+    let result = change(&mut buffer);
+    BUFFER.set(buffer);
+    result
 }
 
 /// Whether this is serde's buffer. It is private, and known by its name only.
+#[inline]
 fn is_buffer<T>() -> bool {
     size_of::<T>() == 32 && type_name::<T>().starts_with("serde_core::private::content::Content")
 }
 
-/// Reads a `T` that is part of something: of the buffer, which holds it until the second pass, or of a value. When a value
-/// is there, so is all that was read out of a buffer for it.
+/// Reads something whose second pass is over, or begins, when it has been read: what was reckoned for it is given back.
 #[inline]
-fn part<T, R, E: Error>(read: impl FnOnce() -> Result<R, E>) -> Result<R, Brief<E>> {
-    unless_exhausted()?;
-    if is_buffer::<T>() {
-        reckon()?;
-        return read().map_err(Brief);
-    }
-    let before = BUFFERED.get().reckoned;
+fn whole<R>(read: impl FnOnce() -> R) -> R {
+    let left = BUFFER.get().left;
     let value = read();
-    change(|buffered| buffered.reckoned = before);
-    value.map_err(Brief)
-}
-
-fn reckon<E: Error>() -> Result<(), E> {
-    let mut buffered = BUFFERED.get();
-    buffered.reckoned += ELEMENT.max(COPY * buffered.depth);
-    buffered.too_much = Memory::now().is_some_and(|memory| buffered.reckoned > memory.free);
-    BUFFERED.set(buffered);
-    match buffered.too_much {
-        false => Ok(()),
-        true => Err(E::custom("it is too much")),
-    }
+    change(|buffer| {
+        buffer.left = left;
+        buffer.held = false;
+    });
+    value
 }
 
 /// Reads a list or a map that is a `T`.
 #[inline]
-fn deeper<T, R>(read: impl FnOnce() -> R) -> R {
+fn container<T, R>(read: impl FnOnce() -> R) -> R {
     if !is_buffer::<T>() {
-        return read();
+        return whole(read);
     }
-    change(|buffered| buffered.depth += 1);
+    change(|buffer| buffer.depth += 1);
     let value = read();
-    change(|buffered| buffered.depth -= 1);
+    change(|buffer| {
+        buffer.depth -= 1;
+        buffer.held = false;
+    });
     value
 }
 
-/// A parser's error, that says little of what is in the document.
+/// Asks before a `T` is read that is a part of a list or a map.
+#[inline]
+fn ask<T, E: Error>() -> Result<(), E> {
+    unless_exhausted()?;
+    match is_buffer::<T>() {
+        false => Ok(()),
+        true => reckon(),
+    }
+}
+
+/// Of a text that is buffered, or is a key, an error of the second pass could repeat all, escaped, and nothing would make it brief:
+/// up to three times that must fit.
+#[cold]
+fn ask_of_text<E: Error>(text: &str) -> Result<(), E> {
+    if text.len() <= LONG {
+        return Ok(());
+    }
+    let said: usize = text.chars().map(|c| c.escape_debug().len()).sum();
+    let most = Memory::now().map_or(usize::MAX, |memory| memory.free.max(overdraft_share()));
+    match said > most / 4 {
+        false => Ok(()),
+        true => Err(change(|buffer| {
+            buffer.too_much = true;
+            E::custom("it is too much")
+        })),
+    }
+}
+
+fn reckon<E: Error>() -> Result<(), E> {
+    change(|buffer| {
+        buffer.held = true;
+        if buffer.left == NOT_ASKED {
+            buffer.left = Memory::now().map_or(NOT_ASKED - 1, |memory| memory.free);
+        }
+        let need = ELEMENT.max(COPY * buffer.depth);
+        match buffer.left.checked_sub(need) {
+            Some(left) => {
+                buffer.left = left;
+                Ok(())
+            }
+            None => {
+                buffer.too_much = true;
+                Err(E::custom("it is too much"))
+            }
+        }
+    })
+}
+
+/// The error of what is not a list or a map: it says little of what is in the document. (Lists and maps have their parser's own, for
+/// else every value would be copied from a result with the one into a result with the other.)
 #[derive(Debug)]
 struct Brief<E>(E);
 
@@ -209,7 +266,7 @@ macro_rules! pass_on {
     ($($method:ident($($name:ident: $type:ty),*);)*) => {$(
         #[inline]
         fn $method<V: Visitor<'de>>(self, $($name: $type,)* visitor: V) -> Result<V::Value, Self::Error> {
-            self.0.$method($($name,)* Stopping::<V, KEY>(visitor)).map_err(Brief)
+            self.0.$method($($name,)* Stopping::<V, KEY>(visitor))
         }
     )*};
 }
@@ -225,7 +282,6 @@ macro_rules! pass_on_as_any {
                 false => self.0.deserialize_any(visitor),
                 true => self.0.$method($($name,)* visitor),
             }
-            .map_err(Brief)
         }
     )*};
 }
@@ -234,10 +290,18 @@ macro_rules! pass_on_as_any {
 const PLAIN_NUMBERS: bool = size_of::<serde_json::Number>() == 16;
 
 impl<'de, D: Deserializer<'de>, const KEY: bool> Deserializer<'de> for Stopping<D, KEY> {
-    type Error = Brief<D::Error>;
+    type Error = D::Error;
+
+    #[inline]
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        let read = || self.0.deserialize_any(Stopping::<V, KEY>(visitor));
+        match is_buffer::<V::Value>() && !change(|buffer| mem::take(&mut buffer.held)) {
+            true => whole(read),
+            false => read(),
+        }
+    }
 
     pass_on! {
-        deserialize_any();
         deserialize_i128();
         deserialize_u128();
         deserialize_char();
@@ -283,9 +347,42 @@ macro_rules! visit {
     ($($method:ident($($value:ident: $type:ty)?);)*) => {$(
         #[inline]
         fn $method<E: Error>(self, $($value: $type)?) -> Result<V::Value, E> {
-            self.0.$method($($value)?).map_err(|Brief(error)| error)
+            self.0.$method($($value)?)
         }
     )*};
+}
+
+macro_rules! visit_text {
+    ($($method:ident($type:ty), $of_any_length:ident;)*) => {$(
+        #[inline]
+        fn $method<E: Error>(self, text: $type) -> Result<V::Value, E> {
+            match text.len() <= SAID {
+                true => self.0.$method(text),
+                false => self.$of_any_length(text),
+            }
+        }
+    )*};
+}
+
+macro_rules! visit_text_of_any_length {
+    ($($method:ident($type:ty), $of_any_length:ident;)*) => {$(
+        #[cold]
+        #[inline(never)]
+        fn $of_any_length<E: Error>(self, text: $type) -> Result<V::Value, E> {
+            if KEY || is_buffer::<V::Value>() {
+                ask_of_text(&text)?;
+            }
+            self.0.$method(text).map_err(|Brief(error)| error)
+        }
+    )*};
+}
+
+impl<'de, V: Visitor<'de>, const KEY: bool> Stopping<V, KEY> {
+    visit_text_of_any_length! {
+        visit_str(&str), visit_long_str;
+        visit_borrowed_str(&'de str), visit_long_borrowed_str;
+        visit_string(String), visit_long_string;
+    }
 }
 
 impl<'de, V: Visitor<'de>, const KEY: bool> Visitor<'de> for Stopping<V, KEY> {
@@ -310,9 +407,6 @@ impl<'de, V: Visitor<'de>, const KEY: bool> Visitor<'de> for Stopping<V, KEY> {
         visit_f32(value: f32);
         visit_f64(value: f64);
         visit_char(value: char);
-        visit_str(value: &str);
-        visit_borrowed_str(value: &'de str);
-        visit_string(value: String);
         visit_bytes(value: &[u8]);
         visit_borrowed_bytes(value: &'de [u8]);
         visit_byte_buf(value: Vec<u8>);
@@ -320,37 +414,35 @@ impl<'de, V: Visitor<'de>, const KEY: bool> Visitor<'de> for Stopping<V, KEY> {
         visit_unit();
     }
 
+    visit_text! {
+        visit_str(&str), visit_long_str;
+        visit_borrowed_str(&'de str), visit_long_borrowed_str;
+        visit_string(String), visit_long_string;
+    }
+
     #[inline]
     fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
-        self.0
-            .visit_some(Stopping::<D, KEY>(value))
-            .map_err(|Brief(error)| error)
+        self.0.visit_some(Stopping::<D, KEY>(value))
     }
 
     #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
-        self.0
-            .visit_newtype_struct(Stopping::<D, KEY>(value))
-            .map_err(|Brief(error)| error)
+        self.0.visit_newtype_struct(Stopping::<D, KEY>(value))
     }
 
     #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, elements: A) -> Result<V::Value, A::Error> {
-        deeper::<V::Value, _>(|| self.0.visit_seq(Stopping::<A>(elements)))
-            .map_err(|Brief(error)| error)
+        container::<V::Value, _>(|| self.0.visit_seq(Stopping::<A>(elements)))
     }
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<V::Value, A::Error> {
-        deeper::<V::Value, _>(|| self.0.visit_map(Stopping::<A>(entries)))
-            .map_err(|Brief(error)| error)
+        container::<V::Value, _>(|| self.0.visit_map(Stopping::<A>(entries)))
     }
 
     #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
-        self.0
-            .visit_enum(Stopping::<A>(variant))
-            .map_err(|Brief(error)| error)
+        self.0.visit_enum(Stopping::<A>(variant))
     }
 }
 
@@ -359,21 +451,20 @@ impl<'de, S: DeserializeSeed<'de>, const KEY: bool> DeserializeSeed<'de> for Sto
 
     #[inline]
     fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<S::Value, D::Error> {
-        self.0
-            .deserialize(Stopping::<D, KEY>(value))
-            .map_err(|Brief(error)| error)
+        self.0.deserialize(Stopping::<D, KEY>(value))
     }
 }
 
 impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Stopping<A> {
-    type Error = Brief<A::Error>;
+    type Error = A::Error;
 
     #[inline]
     fn next_element_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Self::Error> {
-        part::<S::Value, _, _>(|| self.0.next_element_seed(Stopping::<S>(seed)))
+        ask::<S::Value, _>()?;
+        self.0.next_element_seed(Stopping::<S>(seed))
     }
 
     #[inline]
@@ -383,7 +474,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Stopping<A> {
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Stopping<A> {
-    type Error = Brief<A::Error>;
+    type Error = A::Error;
 
     #[inline]
     fn next_key_seed<S: DeserializeSeed<'de>>(
@@ -391,9 +482,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Stopping<A> {
         seed: S,
     ) -> Result<Option<S::Value>, Self::Error> {
         unless_exhausted()?;
-        self.0
-            .next_key_seed(Stopping::<S, true>(seed))
-            .map_err(Brief)
+        self.0.next_key_seed(Stopping::<S, true>(seed))
     }
 
     #[inline]
@@ -401,7 +490,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Stopping<A> {
         &mut self,
         seed: S,
     ) -> Result<S::Value, Self::Error> {
-        part::<S::Value, _, _>(|| self.0.next_value_seed(Stopping::<S>(seed)))
+        ask::<S::Value, _>()?;
+        self.0.next_value_seed(Stopping::<S>(seed))
     }
 
     #[inline]
@@ -411,7 +501,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Stopping<A> {
 }
 
 impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for Stopping<A> {
-    type Error = Brief<A::Error>;
+    type Error = A::Error;
     type Variant = Stopping<A::Variant>;
 
     #[inline]
@@ -420,17 +510,17 @@ impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for Stopping<A> {
         seed: S,
     ) -> Result<(S::Value, Self::Variant), Self::Error> {
         unless_exhausted()?;
-        let (name, variant) = self.0.variant_seed(Stopping::<S>(seed)).map_err(Brief)?;
+        let (name, variant) = self.0.variant_seed(Stopping::<S>(seed))?;
         Ok((name, Stopping(variant)))
     }
 }
 
 impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Stopping<A> {
-    type Error = Brief<A::Error>;
+    type Error = A::Error;
 
     #[inline]
     fn unit_variant(self) -> Result<(), Self::Error> {
-        self.0.unit_variant().map_err(Brief)
+        self.0.unit_variant()
     }
 
     #[inline]
@@ -438,9 +528,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Stopping<A> {
         self,
         seed: S,
     ) -> Result<S::Value, Self::Error> {
-        self.0
-            .newtype_variant_seed(Stopping::<S>(seed))
-            .map_err(Brief)
+        self.0.newtype_variant_seed(Stopping::<S>(seed))
     }
 
     #[inline]
@@ -449,9 +537,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Stopping<A> {
         len: usize,
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        self.0
-            .tuple_variant(len, Stopping::<V>(visitor))
-            .map_err(Brief)
+        self.0.tuple_variant(len, Stopping::<V>(visitor))
     }
 
     #[inline]
@@ -460,9 +546,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Stopping<A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        self.0
-            .struct_variant(fields, Stopping::<V>(visitor))
-            .map_err(Brief)
+        self.0.struct_variant(fields, Stopping::<V>(visitor))
     }
 }
 
@@ -470,60 +554,68 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Stopping<A> {
 mod tests {
     use super::*;
 
-    thread_local! {
-        static SEEN: Cell<usize> = const { Cell::new(0) };
-    }
-
-    /// Looks at what has been reckoned when the first pass over a list of it is over.
-    struct Looks;
-
-    impl<'de> Deserialize<'de> for Looks {
-        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-            u64::deserialize(from)?;
-            SEEN.set(BUFFERED.get().reckoned);
-            Ok(Looks)
-        }
-    }
-
     #[derive(Deserialize)]
     #[serde(untagged)]
     #[expect(dead_code, reason = "it is only read into")]
-    enum Untagged {
-        List(Vec<Looks>),
-        Lists(Vec<Vec<Looks>>),
+    enum Tree {
+        Leaf(u64),
+        Many(Vec<Tree>),
     }
 
-    fn reckoned<T: for<'de> Deserialize<'de>>(json: &str) -> usize {
-        SEEN.set(usize::MAX);
-        assert!(read::<T>(json.as_bytes()).is_ok(), "{json}");
-        SEEN.get()
+    #[derive(Deserialize)]
+    #[serde(tag = "type")]
+    #[expect(dead_code, reason = "it is only read into")]
+    enum Tagged {
+        Many { items: Vec<u64> },
+    }
+
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "it is only read into")]
+    struct Flat {
+        own: Vec<Tree>,
+        #[serde(flatten)]
+        rest: std::collections::BTreeMap<String, u64>,
+    }
+
+    #[track_caller]
+    fn check<T: for<'de> Deserialize<'de>>(json: &str, reckoned: usize) {
+        let json = json.as_bytes();
+        let read_in = read_with::<T>(reckoned, json).map(drop);
+        assert!(
+            read_in.is_ok(),
+            "{read_in:?} of {}",
+            String::from_utf8_lossy(json)
+        );
+        if let Some(less) = reckoned.checked_sub(1) {
+            let failure = read_with::<T>(less, json).err().expect("it is too much");
+            assert_eq!(failure.status().code(), 500);
+        }
+        assert!(read::<T>(json).is_ok());
     }
 
     /// Fails when serde calls its buffer something else: then [`is_buffer`] must be told.
     #[test]
     fn what_serde_buffers_is_reckoned_until_its_value_is_there() {
         // The end of a list counts as one more.
-        assert_eq!(reckoned::<Untagged>("[1, 2, 3]"), 4 * ELEMENT);
-        assert_eq!(reckoned::<Untagged>("[[1, 2], [3]]"), 8 * ELEMENT);
-        assert_eq!(
-            reckoned::<Vec<Untagged>>("[[1, 2, 3], [1], [1, 2]]"),
-            3 * ELEMENT
+        check::<Tree>("1", 0);
+        check::<Tree>("[1, 2, 3]", 4 * ELEMENT);
+        check::<Tree>("[[1, 2], [3]]", 8 * ELEMENT);
+        check::<Vec<Tree>>("[[1, 2, 3], [1], 2, [1, 2]]", 4 * ELEMENT);
+        check::<Vec<Tree>>("[1, 2, 3]", 0);
+        check::<Tagged>(r#"{"items": [1, 2], "type": "Many"}"#, 4 * ELEMENT);
+        check::<Vec<Tagged>>(
+            r#"[{"items": [1, 2], "type": "Many"}, {"type": "Many", "items": [1]}]"#,
+            4 * ELEMENT,
         );
-        assert_eq!(reckoned::<Vec<Looks>>("[1, 2, 3]"), 0);
-        assert_eq!(BUFFERED.get().reckoned, 0);
+        check::<Flat>(r#"{"a": 1, "own": [[1], [1, 2]], "b": 2}"#, 4 * ELEMENT);
+        check::<Vec<Flat>>(r#"[{"a": 1, "own": []}, {"own": [], "b": 2}]"#, ELEMENT);
+        check::<Vec<Vec<u64>>>("[[1, 2], [3]]", 0);
     }
 
     #[test]
     fn what_is_deep_is_reckoned_to_be_copied() {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        #[expect(dead_code, reason = "it is only read into")]
-        enum Tree {
-            Leaf(Looks),
-            Many(Vec<Tree>),
-        }
         let deep = format!("{}1{}", "[".repeat(20), "]".repeat(20));
         let copied: usize = (1..=20).map(|depth| 2 * ELEMENT.max(COPY * depth)).sum();
-        assert_eq!(reckoned::<Tree>(&deep), copied);
+        check::<Tree>(&deep, copied);
     }
 }

@@ -247,6 +247,11 @@ impl Request {
     /// # Errors
     /// 400 that says what is wrong and where, when the body is not JSON or not that of a `T`. The parser stops where the
     /// request outgrows its bucket, however long the body goes on; the answer is a 500 then.
+    ///
+    /// 500 too when `T` holds an untagged or tagged enum or a flattened struct, which serde reads into a buffer first, and the
+    /// document has more elements than the rest of the bucket would hold at 256 bytes each: what serde makes of its buffer
+    /// cannot be stopped half-way. If such a `T` has lists of structs that are larger, and whose fields may all be left out, box
+    /// them: a client can make the request need more than its share of the overdraft otherwise.
     pub fn json<'r, T: Deserialize<'r>>(&'r self) -> Result<T, Failure> {
         unless_exhausted()?;
         json::read(self.body())
