@@ -23,7 +23,6 @@ use std::any::type_name;
 use std::cell::Cell;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
-use std::mem;
 use transom_arena::{exhausted, overdraft_share};
 
 /// What an error says of a document, in bytes.
@@ -47,58 +46,54 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, Failu
 
 /// The same; so many bytes are left for what serde makes of its buffer.
 fn read_with<'de, T: Deserialize<'de>>(left: usize, json: &'de [u8]) -> Result<T, Failure> {
-    let before = BUFFER.replace(Buffer {
-        left,
-        ..Buffer::NONE
+    // A `Deserialize` may read a document of its own meanwhile.
+    let before = BUFFER.with(|buffer| {
+        buffer.held.set(false);
+        buffer.too_much.set(false);
+        (buffer.left.replace(left), buffer.depth.replace(0))
     });
     let mut parser = serde_json::Deserializer::from_slice(json);
-    let value = T::deserialize(Stopping::<_>(&mut parser));
-    let buffer = BUFFER.replace(before);
-    let value = value.and_then(|value| parser.end().map(|()| value));
-    value.map_err(|error| match buffer.too_much {
+    let value =
+        T::deserialize(Stopping::<_>(&mut parser)).and_then(|value| parser.end().map(|()| value));
+    let too_much = BUFFER.with(|buffer| {
+        buffer.left.set(before.0);
+        buffer.depth.set(before.1);
+        buffer.too_much.get()
+    });
+    value.map_err(|error| match too_much {
         true => Failure::internal(
             "a document is more than what can be read here into a type that serde buffers (an untagged or tagged enum, a \
              flattened struct): raise --bucket-size",
         ),
         false => Failure::bad_request(format!(
-            "the body is not the JSON that is expected here: {error}"
+            "the body is not the JSON that is expected here: {}",
+            Short(2 * SAID, error)
         )),
     })
 }
 
 /// What is reckoned of serde's buffer, in the document that this thread reads.
-#[derive(Clone, Copy)]
 struct Buffer {
     /// Bytes that are left for the second pass; [`NOT_ASKED`] until something is buffered.
-    left: usize,
+    left: Cell<usize>,
     /// Lists and maps of the buffer around the present one.
-    depth: usize,
+    depth: Cell<usize>,
     /// What is read next is a part of something that is held until the second pass.
-    held: bool,
-    too_much: bool,
+    held: Cell<bool>,
+    too_much: Cell<bool>,
 }
 
 const NOT_ASKED: usize = usize::MAX;
 
-impl Buffer {
-    const NONE: Buffer = Buffer {
-        left: NOT_ASKED,
-        depth: 0,
-        held: false,
-        too_much: false,
-    };
-}
-
 thread_local! {
-    static BUFFER: Cell<Buffer> = const { Cell::new(Buffer::NONE) };
-}
-
-#[inline]
-fn change<R>(change: impl FnOnce(&mut Buffer) -> R) -> R {
-    let mut buffer = BUFFER.get();
-    let result = change(&mut buffer);
-    BUFFER.set(buffer);
-    result
+    static BUFFER: Buffer = const {
+        Buffer {
+            left: Cell::new(NOT_ASKED),
+            depth: Cell::new(0),
+            held: Cell::new(false),
+            too_much: Cell::new(false),
+        }
+    };
 }
 
 /// Whether this is serde's buffer. It is private, and known by its name only.
@@ -110,12 +105,9 @@ fn is_buffer<T>() -> bool {
 /// Reads something whose second pass is over, or begins, when it has been read: what was reckoned for it is given back.
 #[inline]
 fn whole<R>(read: impl FnOnce() -> R) -> R {
-    let left = BUFFER.get().left;
+    let left = BUFFER.with(|buffer| buffer.left.get());
     let value = read();
-    change(|buffer| {
-        buffer.left = left;
-        buffer.held = false;
-    });
+    BUFFER.with(|buffer| buffer.left.set(left));
     value
 }
 
@@ -125,23 +117,24 @@ fn container<T, R>(read: impl FnOnce() -> R) -> R {
     if !is_buffer::<T>() {
         return whole(read);
     }
-    change(|buffer| buffer.depth += 1);
-    let value = read();
-    change(|buffer| {
-        buffer.depth -= 1;
-        buffer.held = false;
-    });
-    value
+    BUFFER.with(|buffer| {
+        buffer.depth.update(|depth| depth + 1);
+        let value = read();
+        buffer.depth.update(|depth| depth - 1);
+        value
+    })
 }
 
-/// Asks before a `T` is read that is a part of a list or a map.
+/// Reads a `T` that is a part of a list or a map.
 #[inline]
-fn ask<T, E: Error>() -> Result<(), E> {
-    unless_exhausted()?;
-    match is_buffer::<T>() {
-        false => Ok(()),
-        true => reckon(),
+fn part<T, R, E: Error>(read: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+    if !is_buffer::<T>() {
+        return read();
     }
+    reckon()?;
+    let value = read();
+    BUFFER.with(|buffer| buffer.held.set(false)); // there may have been none
+    value
 }
 
 /// Of a text that is buffered, or is a key, an error of the second pass could repeat all, escaped, and nothing would make it brief:
@@ -155,29 +148,26 @@ fn ask_of_text<E: Error>(text: &str) -> Result<(), E> {
     let most = Memory::now().map_or(usize::MAX, |memory| memory.free.max(overdraft_share()));
     match said > most / 4 {
         false => Ok(()),
-        true => Err(change(|buffer| {
-            buffer.too_much = true;
-            E::custom("it is too much")
-        })),
+        true => {
+            BUFFER.with(|buffer| buffer.too_much.set(true));
+            Err(E::custom("it is too much"))
+        }
     }
 }
 
 fn reckon<E: Error>() -> Result<(), E> {
-    change(|buffer| {
-        buffer.held = true;
-        if buffer.left == NOT_ASKED {
-            buffer.left = Memory::now().map_or(NOT_ASKED - 1, |memory| memory.free);
-        }
-        let need = ELEMENT.max(COPY * buffer.depth);
-        match buffer.left.checked_sub(need) {
-            Some(left) => {
-                buffer.left = left;
-                Ok(())
-            }
-            None => {
-                buffer.too_much = true;
-                Err(E::custom("it is too much"))
-            }
+    BUFFER.with(|buffer| {
+        let left = match buffer.left.get() {
+            NOT_ASKED => Memory::now().map_or(NOT_ASKED - 1, |memory| memory.free),
+            left => left,
+        };
+        let need = ELEMENT.max(COPY * buffer.depth.get());
+        buffer.held.set(true);
+        buffer.too_much.set(left < need);
+        buffer.left.set(left.saturating_sub(need));
+        match left < need {
+            false => Ok(()),
+            true => Err(E::custom("it is too much")),
         }
     })
 }
@@ -295,7 +285,7 @@ impl<'de, D: Deserializer<'de>, const KEY: bool> Deserializer<'de> for Stopping<
     #[inline]
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         let read = || self.0.deserialize_any(Stopping::<V, KEY>(visitor));
-        match is_buffer::<V::Value>() && !change(|buffer| mem::take(&mut buffer.held)) {
+        match is_buffer::<V::Value>() && !BUFFER.with(|buffer| buffer.held.take()) {
             true => whole(read),
             false => read(),
         }
@@ -463,8 +453,8 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Stopping<A> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Self::Error> {
-        ask::<S::Value, _>()?;
-        self.0.next_element_seed(Stopping::<S>(seed))
+        unless_exhausted()?;
+        part::<S::Value, _, _>(|| self.0.next_element_seed(Stopping::<S>(seed)))
     }
 
     #[inline]
@@ -490,8 +480,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Stopping<A> {
         &mut self,
         seed: S,
     ) -> Result<S::Value, Self::Error> {
-        ask::<S::Value, _>()?;
-        self.0.next_value_seed(Stopping::<S>(seed))
+        part::<S::Value, _, _>(|| self.0.next_value_seed(Stopping::<S>(seed)))
     }
 
     #[inline]

@@ -249,7 +249,7 @@ impl Request {
     /// request outgrows its bucket, however long the body goes on; the answer is a 500 then.
     ///
     /// 500 too when `T` holds an untagged or tagged enum or a flattened struct, which serde reads into a buffer first, and the
-    /// document has more elements than the rest of the bucket would hold at 256 bytes each: what serde makes of its buffer
+    /// document has more elements than the rest of the bucket would hold at 320 bytes each: what serde makes of its buffer
     /// cannot be stopped half-way. If such a `T` has lists of structs that are larger, and whose fields may all be left out, box
     /// them: a client can make the request need more than its share of the overdraft otherwise.
     pub fn json<'r, T: Deserialize<'r>>(&'r self) -> Result<T, Failure> {
