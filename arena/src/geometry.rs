@@ -300,10 +300,9 @@ impl SystemMinimums {
             )
         };
         SystemMinimums {
-            thread_stack: usize::try_from(stack)
-                .unwrap_or(0)
-                .max(thread_minimum())
-                .max(16 << 10),
+            // The least that the system says has room for a page of thread-locals.
+            thread_stack: usize::try_from(stack).unwrap_or(0).max(16 << 10)
+                + thread_locals().saturating_sub(PAGE),
             signal_frame: usize::try_from(frame).unwrap_or(0).max(4 << 10),
         }
     }

@@ -12,6 +12,7 @@ use std::io;
 use transom_arena::exhausted;
 
 use crate::response::{IntoResponse, Response, Status};
+use crate::short::Short;
 
 /// The error type of handlers that return `Result`. Whatever converts into a `Box<dyn Error>` converts into it by `?`: every
 /// [`std::error::Error`], `String` and `&str`, `Box<dyn Error>`, and `anyhow::Error`.
@@ -93,17 +94,27 @@ impl Failure {
 }
 
 impl<E: Into<Box<dyn Error>>> From<E> for Failure {
-    /// A 500; the error and its sources are logged.
+    /// A 500; the error and its sources are logged, up to 8 KiB of them.
     fn from(error: E) -> Self {
         let error = error.into();
-        let mut message = error.to_string();
-        let mut source = error.source();
+        Self::internal(Short(LOGGED, WithSources(&*error)).to_string())
+    }
+}
+
+/// What is logged of an error: its text may hold what a client has sent.
+const LOGGED: usize = 8 << 10;
+
+struct WithSources<'e>(&'e dyn Error);
+
+impl fmt::Display for WithSources<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
         while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
+            write!(f, ": {cause}")?;
             source = cause.source();
         }
-        Self::internal(message)
+        Ok(())
     }
 }
 
@@ -124,6 +135,16 @@ pub(crate) fn io_unless_exhausted() -> io::Result<()> {
         None => Ok(()),
         Some(_) => Err(io::ErrorKind::OutOfMemory.into()),
     }
+}
+
+/// Appends, unless there is no room and the request has outgrown its bucket.
+#[inline]
+pub(crate) fn append(bytes: &mut Vec<u8>, part: &[u8]) -> io::Result<()> {
+    if part.len() > bytes.capacity() - bytes.len() {
+        io_unless_exhausted()?;
+    }
+    bytes.extend_from_slice(part);
+    Ok(())
 }
 
 impl fmt::Display for Failure {
@@ -147,7 +168,13 @@ impl<'r> IntoResponse<'r> for Failure {
         if !self.sent {
             return Response::internal_error(self.message.into_owned());
         }
-        let response = Response::text(format!("{}\n", self.message)).with_status(self.status);
+        if exhausted().is_some() {
+            return Response::empty(self.status); // nobody will see it, and a copy of the message may be too much
+        }
+        let mut text = String::with_capacity(self.message.len() + 1);
+        text.push_str(&self.message);
+        text.push('\n');
+        let response = Response::text(text).with_status(self.status);
         if self.status.code() >= 500 {
             return response.with_diagnostic(self.message.into_owned());
         }

@@ -28,7 +28,8 @@ pub enum HeaderError {
         "its name is not a token (RFC 9110 section 5.6.2): letters, digits and !#$%&'*+-.^_`|~ only"
     )]
     Name,
-    /// The value has a CR, an LF, a NUL or another control byte.
+    /// The value has a CR, an LF, a NUL or another control byte; or there is none, because its `Display` failed or the request
+    /// has outgrown its bucket.
     #[error("its value has a control byte, which could start another header or end the head")]
     Value,
     /// The field is the front end's to write.

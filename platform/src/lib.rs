@@ -36,6 +36,7 @@ mod reserve;
 pub mod response;
 pub mod router;
 mod service;
+mod short;
 mod slot_io;
 
 pub use application::{Application, ApplicationError, ApplicationOptions, Figures, NotReady};

@@ -52,6 +52,7 @@ pub struct Request {
     /// What the router matched; borrowed from the router and from the path.
     route: Option<&'static str>,
     params: Params<'static, 'static>,
+    spilled: query::Spilled,
     /// Where the route is noted for whoever must say what became of a request that is gone; see `note_route_in`.
     route_note: Option<NonNull<RouteNote<'static>>>,
     /// The call that brought it, with lifetimes that are not truly so; see `ask_at`.
@@ -142,6 +143,7 @@ impl Request {
             port: None,
             route: None,
             params: Params::new(),
+            spilled: query::Spilled::default(),
         }
     }
 
@@ -170,7 +172,7 @@ impl Request {
     /// an escape that is none stays as it is, bytes that are no UTF-8 become U+FFFD). `Some("")` for `?name` alone.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, value) = query::pairs(self.raw.query).find(|(raw, _)| query::means(raw, name))?;
-        Some(query::decode(value, self.arena()))
+        Some(query::decode(value, self.arena(), &self.spilled))
     }
 
     /// The value of the first query parameter of that name, if there is one, as a `T`.
@@ -192,9 +194,8 @@ impl Request {
 
     /// All query parameters in their order, decoded. What must be decoded takes room in the bucket each time.
     pub fn queries(&self) -> impl Iterator<Item = (&str, &str)> {
-        let arena = self.arena();
-        query::pairs(self.raw.query)
-            .map(|(name, value)| (query::decode(name, arena), query::decode(value, arena)))
+        let decode = |part| query::decode(part, self.arena(), &self.spilled);
+        query::pairs(self.raw.query).map(move |(name, value)| (decode(name), decode(value)))
     }
 
     /// The value of the first field of that name (in any case), if it is UTF-8. `header("host")` is the host that the
@@ -246,13 +247,14 @@ impl Request {
     /// # Errors
     /// 400 that says what is wrong and where, when the body is not JSON or not that of a `T`. The parser stops where the
     /// request outgrows its bucket, however long the body goes on; the answer is a 500 then.
+    ///
+    /// 500 too when `T` holds an untagged or tagged enum or a flattened struct, which serde reads into a buffer first, and the
+    /// document has more elements than the rest of the bucket would hold at 320 bytes each: what serde makes of its buffer
+    /// cannot be stopped half-way. If such a `T` has lists of structs that are larger, and whose fields may all be left out, box
+    /// them: a client can make the request need more than its share of the overdraft otherwise.
     pub fn json<'r, T: Deserialize<'r>>(&'r self) -> Result<T, Failure> {
         unless_exhausted()?;
-        json::read(self.body()).map_err(|error| {
-            Failure::bad_request(format!(
-                "the body is not the JSON that is expected here: {error}"
-            ))
-        })
+        json::read(self.body())
     }
 
     /// Reads the body bit by bit, as it comes from the client if the handler is marked

@@ -17,12 +17,18 @@ use std::io;
 
 use serde::Serialize;
 
+use crate::failure::append;
 use crate::headers::{HeaderError, HeaderName, HeaderValue};
 use crate::json;
+use crate::short::Short;
+use transom_arena::exhausted;
 
 pub use body::{Body, BodyWriter, ReplySink, WriteBody};
 pub use convert::IntoResponse;
 pub use status::{Status, StatusError, ToStatus};
+
+/// What the log is told of a name or an error that may be of any length.
+const SAID: usize = 256;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -79,7 +85,10 @@ impl<'r> Response<'r> {
     pub fn json(value: &(impl Serialize + ?Sized)) -> Self {
         match json::write(value) {
             Ok(json) => Self::new(JSON, json),
-            Err(error) => Self::failed(format!("a value could not be written as JSON: {error}")),
+            Err(error) => Self::failed(format!(
+                "a value could not be written as JSON: {}",
+                Short(SAID, error)
+            )),
         }
     }
 
@@ -245,12 +254,17 @@ impl<'r> Response<'r> {
     fn add(&mut self, name: &str, value: impl Display) -> Result<(), HeaderError> {
         let name = HeaderName::new(name)?;
         let start = self.block.len();
-        self.block.extend_from_slice(name.as_str().as_bytes());
-        self.block.extend_from_slice(b": ");
-        let value_start = self.block.len();
-        // A `Display` that fails has no value to give.
-        let formatted =
-            write!(BlockText(&mut self.block), "{value}").map_err(|_| HeaderError::Value);
+        let mut block = BlockText(&mut self.block);
+        // A `Display` that fails has no value to give; neither has a request that has outgrown its bucket.
+        let written = write!(block, "{}: ", name.as_str());
+        let value_start = block.0.len();
+        let formatted = written
+            .and_then(|()| write!(block, "{value}"))
+            .and_then(|()| match exhausted() {
+                None => Ok(()),
+                Some(_) => Err(fmt::Error),
+            })
+            .map_err(|_| HeaderError::Value);
         let checked =
             formatted.and_then(|()| HeaderValue::new(&self.block[value_start..]).map(|_| ()));
         if checked.is_ok() && name.is("content-type") {
@@ -267,7 +281,8 @@ impl<'r> Response<'r> {
     }
 
     fn refuse(&mut self, name: &str, error: HeaderError) {
-        self.fail(format!("the header {name:?} was refused: {error}"));
+        let name = Short(SAID, format_args!("{name:?}"));
+        self.fail(format!("the header {name} was refused: {error}"));
     }
 
     fn fail(&mut self, reason: String) {
@@ -299,8 +314,7 @@ struct BlockText<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for BlockText<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.extend_from_slice(text.as_bytes());
-        Ok(())
+        append(self.0, text.as_bytes()).map_err(|_| fmt::Error)
     }
 }
 

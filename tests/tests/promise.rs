@@ -146,10 +146,175 @@ fn a_streamed_answer_that_fails_says_why() {
     }
 }
 
+/// A text where there should be something else: what is said of it is short, whoever says it.
+#[test]
+fn what_is_wrong_with_a_document_is_said_in_few_words() {
+    let server = promise("");
+    for text in ["x", "\u{7f}", "'", "\u{200b}"] {
+        let long = format!("\"{}\"", text.repeat(950_000 / text.len()));
+        for (kind, document) in [
+            ("numbers", long.clone()),
+            ("numbers", format!("[{long}]")),
+            ("floats", format!("[1.5, {long}]")),
+            ("pairs", long.clone()),
+            ("pairs", format!("[{long}, 1]")),
+            ("map", long.clone()),
+            ("map", format!("{{\"1\": {long}}}")),
+            ("map", format!("{{{long}: true}}")),
+            ("records", format!("[{long}]")),
+            ("records", format!("[{{\"id\": {long}}}]")),
+            ("records", format!("[{{\"id\": 1, \"tags\": {long}}}]")),
+            ("tree", format!("{{{long}: null}}")),
+            ("untagged", format!("[{long}]")),
+            ("untagged", format!("[{{\"numbers\": {long}}}]")),
+            ("internally", format!("{{\"type\": {long}}}")),
+            ("adjacently", format!("{{{long}: 1}}")),
+            ("flat", format!("{{\"a\": {long}}}")),
+        ] {
+            let answer = server.post(&format!("/as/{kind}"), &document);
+            // Of a key and of what is buffered, an error that serde makes later says all, which may be too much.
+            let may_be_too_much = [
+                "map",
+                "tree",
+                "untagged",
+                "internally",
+                "adjacently",
+                "flat",
+            ]
+            .contains(&kind);
+            assert!(
+                answer.status == 400 || (may_be_too_much && answer.status == 500),
+                "{kind}: {}",
+                answer.status
+            );
+            assert!(answer.text().len() < 600, "{}", answer.text());
+        }
+    }
+    for (kind, document, said) in [
+        (
+            "numbers",
+            "[1, -1]",
+            "invalid value: integer `-1`, expected u64 at line 1 column 6",
+        ),
+        (
+            "numbers",
+            "[null]",
+            "invalid type: null, expected u64 at line 1 column 5",
+        ),
+        (
+            "numbers",
+            "[1.0]",
+            "invalid type: floating point `1.0`, expected u64 at line 1 column 4",
+        ),
+        (
+            "numbers",
+            "\"one\"",
+            "invalid type: string \"one\", expected a sequence at line 1 column 5",
+        ),
+        (
+            "pairs",
+            "[true, 256]",
+            "invalid value: integer `256`, expected u8 at line 1 column 10",
+        ),
+        ("records", "[{}]", "missing field `id` at line 1 column 3"),
+        (
+            "records",
+            "[{\"id\": [1]}]",
+            "invalid type: sequence, expected u64 at line 1 column 9",
+        ),
+    ] {
+        let answer = server.post(&format!("/as/{kind}"), document);
+        let whole = format!("the body is not the JSON that is expected here: {said}\n");
+        assert_eq!((answer.status, answer.text()), (400, whole.as_str()));
+    }
+    for (kind, document) in [
+        ("map", "{\"1\": true, \"2\": false}"),
+        ("floats", "[1, 1.5, -2e3]"),
+        ("pairs", "[true, 255]"),
+        ("records", "[[1, null], {\"id\": 2, \"tags\": [\"a\"]}]"),
+    ] {
+        assert_eq!(server.post(&format!("/as/{kind}"), document).status, 200);
+    }
+    assert_nothing_lost(server);
+}
+
+/// What serde buffers before it knows what it wants.
+#[test]
+fn what_is_buffered_costs_no_bucket_and_what_is_ordinary_fits() {
+    let server = promise("");
+    for count in [
+        1_000, 3_000, 5_000, 7_000, 12_000, 16_000, 28_000, 60_000, 300_000,
+    ] {
+        let list = format!("[{}{{}}]", "{},".repeat(count));
+        let nulls = format!("[{}0]", "0,".repeat(count));
+        let depth = |levels| format!("{}{nulls}{}", "[".repeat(levels), "]".repeat(levels));
+        let map: Vec<_> = (0..count).map(|key| format!("\"{key:x}\":{{}}")).collect();
+        for (kind, document) in [
+            ("untagged", list.clone()),
+            ("internally", format!("{{\"type\":\"A\",\"items\":{list}}}")),
+            ("internally", format!("{{\"items\":{list},\"type\":\"A\"}}")),
+            ("adjacently", format!("{{\"items\":{list},\"type\":\"A\"}}")),
+            ("flat", format!("{{{}}}", map.join(","))),
+            ("tree", nulls.clone()),
+            ("tree", depth(10)),
+            ("tree", depth(25)),
+        ] {
+            let status = server.post(&format!("/as/{kind}"), &document).status;
+            assert!(
+                [200, 413, 500].contains(&status),
+                "{kind} of {count}: {status}"
+            );
+            assert!(
+                count > 1_000 || kind == "tree" || status == 200,
+                "{kind} of {count}"
+            );
+        }
+    }
+    // As many small ones as there is memory for, one after the other.
+    let each = format!("[{}0]", "1,\"a\",".repeat(15_000));
+    assert_eq!(server.post("/as/each", &each).status, 200);
+    assert_nothing_lost(server);
+}
+
+/// Whatever a handler puts into an answer's head, or fails with.
+#[test]
+fn an_answer_with_text_of_any_length_in_its_head_costs_no_bucket() {
+    let server = promise("");
+    for how in [
+        "header",
+        "type",
+        "redirect",
+        "headers",
+        "name",
+        "question",
+        "internal",
+        "conflict",
+        "unavailable",
+    ] {
+        for kib in [100, 400, 900, 1200, 1500, 1800, 2500, 4000, 40_000] {
+            let may_grow = ["name", "internal", "conflict", "unavailable"].contains(&how);
+            if may_grow && kib > 1800 {
+                continue; // the handler's own text
+            }
+            let status = server.get(&format!("/built/{how}/{kib}")).status;
+            let expected = match how {
+                "conflict" if kib <= 900 => 409,
+                "unavailable" if kib <= 900 => 503,
+                _ => 500,
+            };
+            assert!(
+                status == expected || (may_grow && status == 500),
+                "{how} of {kib}: {status}"
+            );
+        }
+    }
+    assert_nothing_lost(server);
+}
+
 /// Whatever a handler calls after it has outgrown its bucket, with a lock held and inside a lazy value: neither is poisoned.
 #[test]
 fn no_call_of_the_platform_poisons_what_its_caller_holds() {
-    const CALLS: [&str; 24] = [
+    const CALLS: [&str; 29] = [
         "param",
         "param_as",
         "query",
@@ -171,23 +336,33 @@ fn no_call_of_the_platform_poisons_what_its_caller_holds() {
         "with_room",
         "read",
         "response",
+        "header_of_any_length",
+        "redirect",
+        "error_of_any_length",
+        "json_untagged",
+        "json_numbers",
         "failure",
         "defer",
         "nothing",
     ];
     let server = promise("--buckets 2 --bucket-size 512KiB");
+    let query = format!("q={}", "%41".repeat(200));
     for call in CALLS {
         let refused = match call {
-            "body" | "body_str" | "json" | "reader" => {
-                server.post(&format!("/held/{call}/1000?q=1"), "[1, 2]")
+            "body" | "body_str" | "json" | "reader" | "json_untagged" | "json_numbers" => {
+                server.post(&format!("/held/{call}/1000?{query}"), "[1, 2]")
             }
-            _ => server.get(&format!("/held/{call}/1000?q=1")),
+            _ => server.get(&format!("/held/{call}/1000?{query}")),
         };
         assert_eq!(refused.status, 500, "{call}");
         for turns in 2..5 {
             assert_eq!(
-                server.get(&format!("/held/{call}/1?q=1")).status,
-                200,
+                server.get(&format!("/held/{call}/1?{query}")).status,
+                if ["header_of_any_length", "redirect"].contains(&call) {
+                    500
+                } else {
+                    200
+                },
                 "{call}"
             );
             let whole = server.get(&format!("/whole/{call}"));

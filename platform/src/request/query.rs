@@ -2,6 +2,7 @@
 //! usual libraries send. Only what needs decoding is copied, into the arena.
 
 use bumpalo::Bump;
+use std::cell::OnceCell;
 
 /// The names and values of a query, not decoded, in their order. Empty parts (`a&&b`) are skipped.
 pub(super) fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
@@ -22,20 +23,68 @@ pub(super) fn means(raw: &str, name: &str) -> bool {
 }
 
 /// Decodes a name or a value.
-pub(super) fn decode<'r>(raw: &'r str, arena: &'r Bump) -> &'r str {
+pub(super) fn decode<'r>(raw: &'r str, arena: &'r Bump, spilled: &'r Spilled) -> &'r str {
     if is_plain(raw) {
         return raw;
     }
+    decode_in(arena, raw).unwrap_or_else(|| spilled.decode(raw))
+}
+
+fn decode_in<'r>(arena: &'r Bump, raw: &str) -> Option<&'r str> {
     let len = Decoded(raw.as_bytes()).count();
-    let mut bytes = Decoded(raw.as_bytes());
-    let decoded: &[u8] = arena.alloc_slice_fill_with(len, |_| {
-        bytes
-            .next()
-            .expect("there are as many bytes as were counted")
-    });
+    let decoded = arena.try_alloc_slice_fill_copy(len, 0).ok()?;
+    for (to, byte) in decoded.iter_mut().zip(Decoded(raw.as_bytes())) {
+        *to = byte;
+    }
     match str::from_utf8(decoded) {
-        Ok(text) => text,
-        Err(_) => arena.alloc_str(&String::from_utf8_lossy(decoded)),
+        Ok(text) => Some(text),
+        Err(_) => arena
+            .try_alloc_str(&String::from_utf8_lossy(decoded))
+            .ok()
+            .map(|text| &*text),
+    }
+}
+
+/// What was decoded where the arena had no room. The memory comes from the overdraft, so the request is marked; but whoever
+/// asks may hold a lock, and must neither be unwound nor be told anything wrong. Each part is decoded once, so that all of them
+/// together need no more than the query is long.
+#[derive(Default)]
+pub(super) struct Spilled(OnceCell<Box<Text>>);
+
+struct Text {
+    of: *const u8,
+    text: String,
+    next: Spilled,
+}
+
+impl Spilled {
+    fn decode(&self, raw: &str) -> &str {
+        let mut place = &self.0;
+        while let Some(text) = place.get() {
+            if text.of == raw.as_ptr() {
+                return &text.text;
+            }
+            place = &text.next.0;
+        }
+        let text = place.get_or_init(|| {
+            let bytes: Vec<u8> = Decoded(raw.as_bytes()).collect();
+            Box::new(Text {
+                of: raw.as_ptr(),
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+                next: Spilled::default(),
+            })
+        });
+        &text.text
+    }
+}
+
+/// One after the other, whatever stack there is.
+impl Drop for Spilled {
+    fn drop(&mut self) {
+        let mut next = self.0.take();
+        while let Some(mut text) = next {
+            next = text.next.0.take();
+        }
     }
 }
 
@@ -80,7 +129,8 @@ mod tests {
 
     fn all(query: &str) -> Vec<(String, String)> {
         let arena = Bump::new();
-        let decoded = |text| decode(text, &arena).to_owned();
+        let spilled = Spilled::default();
+        let decoded = |text| decode(text, &arena, &spilled).to_owned();
         pairs(Some(query))
             .map(|(name, value)| (decoded(name), decoded(value)))
             .collect()
@@ -133,8 +183,31 @@ mod tests {
     #[test]
     fn what_is_plain_is_not_copied() {
         let arena = Bump::new();
+        let spilled = Spilled::default();
         let raw = "plain";
-        assert!(std::ptr::eq(decode(raw, &arena), raw));
+        assert!(std::ptr::eq(decode(raw, &arena, &spilled), raw));
+        assert_eq!(arena.allocated_bytes(), 0);
+    }
+
+    #[test]
+    fn without_room_in_the_arena_each_part_is_decoded_once_and_right() {
+        let arena = Bump::new();
+        arena.set_allocation_limit(Some(0));
+        let spilled = Spilled::default();
+        let query = "a=caf%C3%A9&%62=x%FFy&".to_owned() + &"c=%41&".repeat(100_000);
+        let decoded = |part| decode(part, &arena, &spilled);
+        let parts: Vec<_> = pairs(Some(&query)).take(20).collect();
+        for _ in 0..2 {
+            let texts: Vec<_> = parts
+                .iter()
+                .map(|&(n, v)| (decoded(n), decoded(v)))
+                .collect();
+            assert_eq!(
+                texts[..3],
+                [("a", "caf\u{e9}"), ("b", "x\u{fffd}y"), ("c", "A")]
+            );
+        }
+        assert!(std::ptr::eq(decoded(parts[0].1), decoded(parts[0].1)));
         assert_eq!(arena.allocated_bytes(), 0);
     }
 
@@ -149,7 +222,8 @@ mod tests {
         fn any_text_survives_being_escaped(text in ".*") {
             let escaped: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
             let arena = Bump::new();
-            prop_assert_eq!(decode(&escaped, &arena), &text);
+            let spilled = Spilled::default();
+            prop_assert_eq!(decode(&escaped, &arena, &spilled), &text);
             prop_assert!(means(&escaped, &text));
         }
 

@@ -15,6 +15,8 @@
 //! | `/broken/{after}` | streams so many bytes, and then fails |
 //! | `/c/leave/{kib}/{then}` | leaves a block of C's; `outgrow` then outgrows its bucket |
 //! | `POST /json` | parses a document and says how many values it has |
+//! | `POST /as/TYPE` | parses a document into that type |
+//! | `/built/HOW/KIB` | answers with what cannot be sent, because it has so much text in its head; or fails with it |
 //! | `/numbers/{n}` | answers with a list of `n` numbers as JSON, which needs no memory but the answer's own |
 //! | `GET`, `POST /held/CALL/KIB` | allocates, then makes a call of the platform, all with a lock held and inside a lazy value |
 //! | `GET /whole/CALL` | whether lock and lazy value of that call are as they should be |
@@ -24,8 +26,9 @@
 //!
 //! With `PROMISE_ESCAPE=1` it is served by the jump: for `/walk` only.
 
+use serde::Deserialize;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::hint::black_box;
@@ -190,6 +193,122 @@ fn json(request: &Request) -> Result<String, Failure> {
     Ok(format!("{} values\n", count(&value)))
 }
 
+/// A large struct, all of whose fields may be left out.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Item {
+    texts: [Option<String>; 8],
+    numbers: [Option<u64>; 3],
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only read into")]
+enum Untagged {
+    Many(Vec<Item>),
+    One(Box<Item>),
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+#[expect(dead_code, reason = "it is only read into")]
+enum Internally {
+    A { items: Vec<Item> },
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", content = "items")]
+#[expect(dead_code, reason = "it is only read into")]
+enum Adjacently {
+    A(Vec<Item>),
+}
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "it is only read into")]
+struct Flat {
+    #[serde(flatten)]
+    rest: HashMap<String, Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only read into")]
+enum Tree {
+    Leaf(f64),
+    Text(String),
+    Many(Vec<Tree>),
+    Map(HashMap<String, Tree>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is only read into")]
+enum NumberOrText {
+    Number(u64),
+    Text(String),
+}
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "it is only read into")]
+struct Record {
+    id: u64,
+    tags: Option<Vec<String>>,
+}
+
+fn read_as<'r, T: Deserialize<'r>>(request: &'r Request) -> Result<(), Failure> {
+    black_box(request.json::<T>()?);
+    Ok(())
+}
+
+fn json_as(request: &Request) -> Result<&str, Failure> {
+    let name = request.param("type").unwrap_or_default();
+    match name {
+        "numbers" => read_as::<Vec<u64>>(request),
+        "floats" => read_as::<Vec<f32>>(request),
+        "pairs" => read_as::<(bool, u8)>(request),
+        "map" => read_as::<BTreeMap<u64, bool>>(request),
+        "records" => read_as::<Vec<Record>>(request),
+        "tree" => read_as::<Tree>(request),
+        "untagged" => read_as::<Untagged>(request),
+        "internally" => read_as::<Internally>(request),
+        "adjacently" => read_as::<Adjacently>(request),
+        "flat" => read_as::<Flat>(request),
+        "each" => read_as::<Vec<NumberOrText>>(request),
+        _ => Err(Failure::not_found("no such type")),
+    }?;
+    Ok(name)
+}
+
+/// Writes so many bytes when it is shown.
+#[derive(Debug)]
+struct Long(usize);
+
+impl fmt::Display for Long {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (0..self.0 / 16).try_for_each(|_| f.write_str("sixteen letters."))
+    }
+}
+
+impl std::error::Error for Long {}
+
+fn built(request: &Request) -> Result<Response<'_>, Failure> {
+    let bytes = kib(request)?;
+    match request.param("how").unwrap_or_default() {
+        "header" => Ok(Response::text("x").header("X-Y", Long(bytes))),
+        "type" => Ok(Response::text("x").header("Content-Type", Long(bytes))),
+        "redirect" => Ok(Response::redirect(Long(bytes))),
+        "headers" => Ok((0..bytes / 16).fold(Response::text("x"), |response, _| {
+            response.header("X-Y", "sixteen letters.")
+        })),
+        "name" => Ok(Response::text("x").header(&"\u{7f}".repeat(bytes), "z")),
+        "question" => Err(Long(bytes))?,
+        "internal" => Err(Failure::internal(Long(bytes).to_string())),
+        "conflict" => Err(Failure::conflict("x".repeat(bytes))),
+        "unavailable" => Err(Failure::unavailable("x".repeat(bytes))),
+        _ => Err(Failure::not_found("no such answer")),
+    }
+}
+
 static CELL: Shared<Vec<u64>> = Shared::new(Vec::new());
 
 fn ignore<T>(value: T) {
@@ -199,12 +318,18 @@ fn ignore<T>(value: T) {
 /// What is called with a lock held and inside a lazy value. Each ignores what it gets.
 type Call = fn(&Request);
 
-const CALLS: [(&str, Call); 24] = [
+const CALLS: [(&str, Call); 29] = [
     ("param", |r| ignore(r.param("call"))),
     ("param_as", |r| ignore(r.param_as::<String>("call"))),
-    ("query", |r| ignore(r.query("q"))),
+    ("query", |r| {
+        assert_eq!(r.query("q"), Some("A".repeat(200).as_str()));
+    }),
     ("query_as", |r| ignore(r.query_as::<String>("q"))),
-    ("queries", |r| ignore(r.queries().count())),
+    ("queries", |r| {
+        for _ in 0..1000 {
+            assert!(r.queries().eq([("q", "A".repeat(200).as_str())]));
+        }
+    }),
     ("header", |r| ignore(r.header("host"))),
     ("headers", |r| ignore(r.headers().count())),
     ("host", |r| ignore(r.host())),
@@ -233,6 +358,15 @@ const CALLS: [(&str, Call); 24] = [
         let response = Response::json(&["a", "b"]).header("X-Y", "z");
         ignore(response.with_diagnostic("d".to_owned()));
     }),
+    ("header_of_any_length", |_| {
+        ignore(Response::text("x").header("X-Y", Long(100 << 20)));
+    }),
+    ("redirect", |_| ignore(Response::redirect(Long(100 << 20)))),
+    ("error_of_any_length", |_| {
+        ignore(Failure::from(Long(100 << 20)));
+    }),
+    ("json_untagged", |r| ignore(r.json::<Untagged>())),
+    ("json_numbers", |r| ignore(r.json::<Vec<u64>>())),
     ("failure", |_| {
         ignore(Failure::from("text".to_owned()));
     }),
@@ -263,7 +397,14 @@ fn held(request: &Request) -> Result<String, Failure> {
         len as u64
     });
     block(bytes);
+    // Where one does not fit, the call finds the arena full.
+    let full = match transom_platform::Memory::now() {
+        Some(memory) if bytes > memory.size() => memory.free.saturating_sub(100),
+        _ => 0,
+    };
+    let full = black_box(vec![7u8; full]);
     (CALLS[number].1)(request);
+    drop(full);
     *lock += 1;
     Ok("done\n".to_owned())
 }
@@ -394,6 +535,8 @@ fn main() -> ExitCode {
         .get("/println/{kib}", print)
         .get("/lazy/{kib}", lazy)
         .post("/json", json)
+        .post("/as/{type}", json_as)
+        .get("/built/{how}/{kib}", built)
         .get("/numbers/{n}", numbers)
         .get("/held/stream/{kib}", held_stream)
         .post("/held/{call}/{kib}", streaming(held))
