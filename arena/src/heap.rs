@@ -268,14 +268,6 @@ impl Heap {
         self.kept.get()
     }
 
-    /// Bytes that requests do not have because of that: it, and what is free between it.
-    pub(crate) fn kept_room(&self) -> usize {
-        match self.kept.get() {
-            0 => 0,
-            _ => self.top - self.mark(),
-        }
-    }
-
     fn more_holes(&self, bytes: usize) {
         self.holes.set(self.holes.get() + bytes);
     }

@@ -102,8 +102,6 @@ pub struct Outcome<'t, R> {
     pub left: usize,
     /// Bytes of the bucket that this and earlier requests have left in use.
     pub kept: usize,
-    /// Bytes of the bucket that later requests do not have because of that: it, and what is free between it.
-    pub kept_room: usize,
     /// Bytes of the C heap that it has left in use.
     pub c_left: usize,
     /// Where it has changed a [`Shared`](crate::Shared) cell last, if it has left something.
@@ -276,7 +274,6 @@ impl Tenant {
             usage,
             left,
             kept: bucket.kept(),
-            kept_room: bucket.heap().kept_room(),
             c_left,
             last_change: if left > 0 {
                 bucket.last_change.get()
@@ -290,13 +287,6 @@ impl Tenant {
     /// use.
     pub fn look_at_kept(&mut self) -> usize {
         self.bucket.look_at_kept()
-    }
-
-    /// Bytes that requests do not have because of what earlier ones have left in use, as [`look_at_kept`](Tenant::look_at_kept)
-    /// has last seen.
-    #[must_use]
-    pub fn kept_room(&self) -> usize {
-        self.bucket.heap().kept_room()
     }
 
     /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when this thread ends,

@@ -652,7 +652,7 @@ impl DoorHandler for Server {
             }
         };
         application.counters.calls.fetch_add(1, Ordering::Relaxed);
-        let (left, kept_room, usage) = (outcome.left, outcome.kept_room, outcome.usage);
+        let (left, kept, usage) = (outcome.left, outcome.kept, outcome.usage);
         let change = outcome.last_change;
         let meter = meter();
         if outcome.c_left > 0 && application.policy == Policy::Escape && outcome.result.is_err() {
@@ -669,7 +669,7 @@ impl DoorHandler for Server {
         if left != 0 {
             application.note_left(meter, left, change);
         }
-        if application.keeps_too_much(kept_room) {
+        if application.keeps_too_much(kept) {
             application.thread_leaves(self.thread, &mut tenant);
             self.leaves.set(true);
         }

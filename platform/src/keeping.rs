@@ -150,11 +150,6 @@ impl Application {
         kept > self.keep_limit()
     }
 
-    fn has_too_much_kept(&self, tenant: &mut Tenant) -> bool {
-        tenant.look_at_kept();
-        self.keeps_too_much(tenant.kept_room())
-    }
-
     /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another one serves in it.
     #[cold]
     pub(crate) fn thread_leaves(&self, place: u32, tenant: &mut Tenant) {
@@ -240,11 +235,11 @@ impl Application {
             }
         }
         let absence = self.keeping().absence(place);
-        if self.has_too_much_kept(tenant) {
+        if self.keeps_too_much(tenant.look_at_kept()) {
             tenant.set_resting(true);
             absence.reach(Stage::Rests);
         }
-        while self.has_too_much_kept(tenant) {
+        while self.keeps_too_much(tenant.look_at_kept()) {
             if self.is_revoked() {
                 return false;
             }
