@@ -412,9 +412,11 @@ impl Bucket {
         });
     }
 
-    /// Whether an address lies anywhere in this bucket, its stack included.
-    pub(crate) fn contains(&self, address: usize) -> bool {
-        address.wrapping_sub(self.base) < self.geometry.stride()
+    /// Whether an address lies on a stack of this bucket.
+    pub(crate) fn is_on_a_stack(&self, address: usize) -> bool {
+        let (cleanup, size) = self.cleanup_stack();
+        address.wrapping_sub(self.stack_bottom()) < self.geometry().stack_size()
+            || address.wrapping_sub(cleanup) < size
     }
 
     /// The lowest address of the stack.

@@ -48,6 +48,8 @@ impl Node {
 #[derive(Debug)]
 pub(crate) struct Cleanups {
     newest: Cell<*const Node>,
+    /// Those that run once more at the end.
+    buried: Cell<*const Node>,
     open: Cell<bool>,
     not_sync: PhantomData<*const ()>,
 }
@@ -56,6 +58,7 @@ impl Cleanups {
     pub(crate) const fn new() -> Self {
         Cleanups {
             newest: Cell::new(ptr::null()),
+            buried: Cell::new(ptr::null()),
             open: Cell::new(true),
             not_sync: PhantomData,
         }
@@ -116,6 +119,23 @@ impl Cleanups {
             // SAFETY: on the list means that it has not run.
             unsafe { (entry.run)(node, way_out) };
         }
+        while let Some(node) = NonNull::new(self.buried.get().cast_mut()) {
+            // SAFETY: as above, by the promise of `bury`.
+            unsafe {
+                self.buried.set(node.as_ref().older.get());
+                (node.as_ref().run)(node, way_out);
+            }
+        }
+    }
+
+    /// Has a node run once more, when all others have.
+    ///
+    /// # Safety
+    /// As for [`Cleanups::push`]. It is not on the list: it runs.
+    pub(crate) unsafe fn bury(&self, node: NonNull<Node>) {
+        // SAFETY: valid by the caller's promise.
+        unsafe { node.as_ref() }.older.set(self.buried.get());
+        self.buried.set(node.as_ptr());
     }
 }
 

@@ -5,12 +5,13 @@ use crate::bucket::Bucket;
 use crate::cleanup::{Node, WayOut};
 use crate::recovery::{refusing, room_for_cleanup};
 use crate::thread::bound;
-use std::alloc::{Layout, alloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::fmt;
 use std::hint::black_box;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
@@ -44,7 +45,9 @@ struct Entry<T> {
     node: Node,
     /// On whose list the node is.
     bucket: Cell<Option<&'static Bucket>>,
-    value: T,
+    /// The value was dropped with its request. An owner may be left in another value that is registered, or in a cleanup.
+    gone: Cell<bool>,
+    value: ManuallyDrop<T>,
 }
 
 impl<T: 'static> Registered<T> {
@@ -62,7 +65,8 @@ impl<T: 'static> Registered<T> {
             entry.write(Entry {
                 node: Node::new(Self::run),
                 bucket: Cell::new(bucket),
-                value,
+                gone: Cell::new(false),
+                value: ManuallyDrop::new(value),
             });
             if let Some(bucket) = bucket {
                 bucket.cleanups.push(entry.cast());
@@ -96,11 +100,30 @@ impl<T: 'static> Registered<T> {
     }
 
     /// Takes the value back.
+    ///
+    /// # Panics
+    /// If its request was left by a jump, which has dropped it. (Only a cleanup can see that.)
     pub fn into_inner(self) -> T {
-        let this = std::mem::ManuallyDrop::new(self);
+        let this = ManuallyDrop::new(self);
+        this.is_there();
         this.unregister();
         // SAFETY: made as a box is, off the list, and `this` is not used again.
-        unsafe { Box::from_raw(this.entry.as_ptr()) }.value
+        ManuallyDrop::into_inner(unsafe { Box::from_raw(this.entry.as_ptr()) }.value)
+    }
+
+    /// The value was not dropped with its request.
+    #[inline]
+    fn is_there(&self) {
+        assert!(
+            !self.is_gone(),
+            "this value was dropped when its request was left"
+        );
+    }
+
+    #[inline]
+    fn is_gone(&self) -> bool {
+        // SAFETY: the entry is valid for as long as its owner can be used: after a jump, until all cleanups have run.
+        unsafe { (*self.entry.as_ptr()).gone.get() }
     }
 
     fn unregister(&self) {
@@ -114,24 +137,43 @@ impl<T: 'static> Registered<T> {
     /// # Safety
     /// `node` is that of a valid entry which was on its bucket's list and is not any more. This is its request's end.
     unsafe fn run(node: NonNull<Node>, way_out: WayOut) {
-        let entry = node.cast::<Entry<T>>();
+        let entry = node.cast::<Entry<T>>().as_ptr();
         // SAFETY: valid, by the caller's promise.
-        unsafe { (*entry.as_ptr()).bucket.set(None) };
-        match way_out {
-            // Its owner is somewhere, and drops it.
-            WayOut::Returned | WayOut::Unwound | WayOut::Parked => {}
-            // SAFETY: its owner was on a frame that was jumped over: whoever promised that the handler may be left so has
-            // promised that nothing outside the request has it. It was made as a box is.
-            WayOut::Escaped | WayOut::Overflowed => drop(unsafe { Box::from_raw(entry.as_ptr()) }),
+        unsafe {
+            if (*entry).gone.get() {
+                // All cleanups have run: nothing is left that has an owner of it. Its value was dropped.
+                return dealloc(entry.cast(), Layout::new::<Entry<T>>());
+            }
+            let bucket = (*entry).bucket.take();
+            match way_out {
+                // Its owner is somewhere, and drops it.
+                WayOut::Returned | WayOut::Unwound | WayOut::Parked => {}
+                // Its owner was on a frame that was jumped over, or is in something else that is registered and was made
+                // before: whoever promised that the handler may be left so has promised that nothing outside the request
+                // has it.
+                WayOut::Escaped | WayOut::Overflowed => {
+                    (*entry).gone.set(true);
+                    if let Some(bucket) = bucket {
+                        bucket.cleanups.bury(node);
+                    }
+                    ManuallyDrop::drop(&mut (*entry).value);
+                }
+            }
         }
     }
 }
 
 impl<T: 'static> Drop for Registered<T> {
     fn drop(&mut self) {
+        if self.is_gone() {
+            return;
+        }
         self.unregister();
-        // SAFETY: made as a box is, off the list, and not used again.
-        drop(unsafe { Box::from_raw(self.entry.as_ptr()) });
+        // SAFETY: made as a box is, off the list, and not used again; the value was not dropped.
+        unsafe {
+            let mut entry = Box::from_raw(self.entry.as_ptr());
+            ManuallyDrop::drop(&mut entry.value);
+        }
     }
 }
 
@@ -139,13 +181,15 @@ impl<T: 'static> Deref for Registered<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: valid for as long as its owner; the list does not reach the value while its owner can be used.
+        self.is_there();
+        // SAFETY: valid for as long as its owner; once the list has reached the value, it is gone.
         unsafe { &(*self.entry.as_ptr()).value }
     }
 }
 
 impl<T: 'static> DerefMut for Registered<T> {
     fn deref_mut(&mut self) -> &mut T {
+        self.is_there();
         // SAFETY: as above, and `&mut self` keeps other borrows away.
         unsafe { &mut (*self.entry.as_ptr()).value }
     }

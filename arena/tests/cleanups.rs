@@ -349,6 +349,28 @@ fn a_value_for_which_there_is_no_room_is_dropped() {
     });
 }
 
+/// One that is registered may own another that was registered after it: each is dropped once.
+#[test]
+fn what_is_registered_may_own_what_is_registered() {
+    on_bucket_thread(|tenant| {
+        let drops = Rc::new(Cell::new(0));
+        for turn in 1..=5 {
+            let reason = escaping(tenant, |_| {
+                let counts = || Registered::new(Counts(drops.clone()));
+                let mut outer = Registered::new(Vec::new());
+                outer.extend([counts(), counts()]);
+                let late = Rc::new(RefCell::new(None));
+                let owned = late.clone();
+                assert!(defer(move |_| drop(owned.take())));
+                *late.borrow_mut() = Some(counts());
+                std::mem::forget(late);
+                fill_the_arena()
+            });
+            assert_eq!((reason, drops.get()), (Reason::Arena, 3 * turn));
+        }
+    });
+}
+
 /// A request that is left by a jump inside `refusing` refuses nothing to the next one.
 #[test]
 fn refusing_ends_with_its_request() {

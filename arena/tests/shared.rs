@@ -4,12 +4,12 @@ mod common;
 
 use common::{
     SHARED_HEAP, exhaustion, fill_the_arena, finish, lies_in, lies_in_shared_heap, never_stuck,
-    next_bucket, on_bucket_thread, panic_message, parks, start_on, wait_for,
+    next_bucket, on_bucket_thread, overflow_the_stack, panic_message, parks, start_on, wait_for,
 };
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use transom_arena::{
     Bump, Outcome, Reason, Shared, SharedError, Tenant, outside, refusing, shared_heap_usage,
 };
@@ -462,5 +462,37 @@ fn a_cell_on_the_requests_own_stack_is_left_alone() {
             });
             assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
         }
+    });
+}
+
+/// A cell may lie in a bucket: in a lazy value that a request has made. A later request of that bucket that is left, or never
+/// returns, gives it back like any other.
+#[test]
+fn a_cell_that_is_kept_in_a_bucket_is_given_back() {
+    static CELL: OnceLock<Box<Shared<u64>>> = OnceLock::new();
+    let cell = || CELL.get_or_init(|| Box::new(Shared::new(1)));
+    let bucket = next_bucket();
+    let first = start_on(bucket, move |tenant| {
+        let made = tenant.enter(&never_stuck, |_| cell().read(|n| *n));
+        assert!(matches!(made.result, Ok(Ok(1))), "{made:?}");
+        let left = escaping(tenant, |_| cell().read(|_| fill_the_arena()));
+        assert_eq!(exhaustion(left.result).reason, Reason::Arena);
+        let changed = tenant.enter(&never_stuck, |_| cell().with(|n| *n += 1));
+        assert!(matches!(changed.result, Ok(Ok(()))), "{changed:?}");
+        let left = escaping(tenant, |_| cell().with(|_| overflow_the_stack()));
+        assert_eq!(exhaustion(left.result).reason, Reason::Stack);
+    });
+    finish(&first);
+    on_bucket_thread(move |tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let cell = cell();
+            let poisoned = cell.with(|n| *n);
+            cell.restore(|| 7);
+            (poisoned, cell.with(|n| *n))
+        });
+        assert_eq!(
+            outcome.result.ok(),
+            Some((Err(SharedError::Poisoned), Ok(7)))
+        );
     });
 }

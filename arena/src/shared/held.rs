@@ -63,11 +63,13 @@ impl HeldCells {
             let Some(Held { lock, access }) = newest else {
                 continue;
             };
-            if bucket.contains(lock as usize) {
-                // A cell on the request's own stack or in its arena is gone with the request, or parked with it.
+            if bucket.is_on_a_stack(lock as usize) {
+                // A cell on the request's own stack is gone with the request, or parked with it. One in its arena may be kept
+                // there, for others.
                 continue;
             }
-            // SAFETY: the cell lies outside the request, whose borrow of it has not ended by returning: it still lives.
+            // SAFETY: the cell lies outside the request's frames, whose borrow of it has not ended by returning: it still
+            // lives, or at least its memory is nobody else's yet.
             unsafe { (*lock).leave(access, way_out) };
         }
     }
