@@ -385,6 +385,36 @@ fn a_destructor_is_registered_when_nothing_is_left() {
     }
 }
 
+/// What was made outside is freed where there is hardly any stack: glibc's own lock is not taken there.
+#[test]
+fn a_block_from_outside_is_freed_with_little_stack() {
+    let _turn = alone();
+    #[inline(never)]
+    fn free_with_little_stack(left: usize, block: usize) {
+        let frame = black_box([0u8; 64]);
+        if transom_arena::stack_remaining().is_some_and(|now| now > left) {
+            free_with_little_stack(left, block);
+        } else {
+            // SAFETY: live, and freed once.
+            unsafe { libc::free(block as *mut c_void) };
+        }
+        black_box(&frame);
+    }
+    // SAFETY: any size will do.
+    let blocks: Vec<usize> = (0..60)
+        .map(|n| unsafe { libc::malloc(20 + n * 50) } as usize)
+        .collect();
+    on_bucket_thread(move |tenant| {
+        for (n, block) in blocks.into_iter().enumerate() {
+            in_a_request(tenant, || free_with_little_stack(2000 + n * 100, block));
+            // SAFETY: any size will do; freed once.
+            in_a_request(tenant, || unsafe {
+                libc::free(black_box(libc::malloc(100)));
+            });
+        }
+    });
+}
+
 /// A fork in the middle of it all: the child may use `malloc`, whoever had the locks.
 #[test]
 fn a_child_of_a_fork_can_allocate() {

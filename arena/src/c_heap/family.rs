@@ -4,7 +4,7 @@
 use super::library::{
     __libc_calloc, __libc_free, __libc_malloc, __libc_memalign, __libc_realloc, usable_size,
 };
-use super::{ALIGN, allocate_in, deallocate, layout, owns, reallocate};
+use super::{ALIGN, allocate_in, deallocate, deallocate_elsewhere, layout, owns, reallocate};
 use crate::recovery;
 use crate::thread::bound;
 use std::arch::naked_asm;
@@ -48,14 +48,15 @@ with_caller!(pvalloc => pvalloc_from, "rsi", "x1", (size: usize) -> *mut u8);
 /// As the C library says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free(block: *mut u8) {
-    if owns(block)
-        && let Some(block) = NonNull::new(block)
-    {
+    let Some(block) = NonNull::new(block) else {
+        return;
+    };
+    if owns(block.as_ptr()) {
         // SAFETY: it lies in the C heap, so it was made there; C's contract says that it is not used again.
         unsafe { deallocate(block) };
     } else {
-        // SAFETY: null, or made by the C library.
-        unsafe { __libc_free(block.cast()) };
+        // SAFETY: made by the C library; the same contract.
+        unsafe { deallocate_elsewhere(block) };
     }
 }
 

@@ -105,6 +105,9 @@ static REGISTERING: OnceLock<Range<usize>> = OnceLock::new();
 /// back by the next call that takes the lock.
 static PENDING: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
+/// The same for blocks of the C library's own allocator, which has a lock too.
+static PENDING_ELSEWHERE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
+
 /// Gives the C heap its memory, and says how much of it a request may have. Once per process, before any thread is bound to a
 /// bucket. A part without bytes leaves it without: then C libraries get nothing inside requests.
 ///
@@ -270,7 +273,7 @@ fn owns(block: *mut u8) -> bool {
 unsafe fn deallocate(block: NonNull<u8>) {
     if !has_stack() {
         // SAFETY: by the caller's promise the block is ours, and it has room for a pointer.
-        return unsafe { put_off(block) };
+        return unsafe { put_off(&PENDING, block) };
     }
     let _inside = Inside::enter();
     free_pending();
@@ -279,13 +282,25 @@ unsafe fn deallocate(block: NonNull<u8>) {
 }
 
 /// # Safety
-/// As [`deallocate`].
-unsafe fn put_off(block: NonNull<u8>) {
-    let mut before = PENDING.load(Ordering::Relaxed);
+/// The block was made by the C library's own allocator, is live, and not used again.
+unsafe fn deallocate_elsewhere(block: NonNull<u8>) {
+    if has_stack() {
+        // SAFETY: by the caller's promise.
+        unsafe { library::__libc_free(block.as_ptr().cast()) };
+    } else {
+        // SAFETY: by the caller's promise; its smallest block has room for three pointers.
+        unsafe { put_off(&PENDING_ELSEWHERE, block) };
+    }
+}
+
+/// # Safety
+/// The block has room for a pointer, belongs to the allocator whose list this is, and is not used again.
+unsafe fn put_off(list: &AtomicPtr<u8>, block: NonNull<u8>) {
+    let mut before = list.load(Ordering::Relaxed);
     loop {
         // SAFETY: a block has room for a pointer, is aligned to 16, and nobody uses it any more.
         unsafe { block.cast::<*mut u8>().write(before) };
-        let pushed = PENDING.compare_exchange_weak(
+        let pushed = list.compare_exchange_weak(
             before,
             block.as_ptr(),
             Ordering::Release,
@@ -299,17 +314,27 @@ unsafe fn put_off(block: NonNull<u8>) {
 }
 
 fn free_pending() {
-    if PENDING.load(Ordering::Relaxed).is_null() {
-        return;
-    }
-    let mut last = PENDING.swap(ptr::null_mut(), Ordering::Acquire);
-    while let Some(block) = NonNull::new(last) {
-        // SAFETY: `put_off` has pushed it, and the swap has taken it once.
-        unsafe {
-            last = block.cast::<*mut u8>().read();
-            C_HEAP.deallocate(block);
+    let take_all = |list: &AtomicPtr<u8>, free: unsafe fn(NonNull<u8>)| {
+        if list.load(Ordering::Relaxed).is_null() {
+            return;
         }
-    }
+        let mut last = list.swap(ptr::null_mut(), Ordering::Acquire);
+        while let Some(block) = NonNull::new(last) {
+            // SAFETY: `put_off` has pushed it, and the swap has taken it once.
+            unsafe {
+                last = block.cast::<*mut u8>().read();
+                free(block);
+            }
+        }
+    };
+    take_all(&PENDING, |block| {
+        // SAFETY: as above: a block of this heap.
+        unsafe { C_HEAP.deallocate(block) };
+    });
+    take_all(&PENDING_ELSEWHERE, |block| {
+        // SAFETY: as above: a block of the C library's.
+        unsafe { library::__libc_free(block.as_ptr().cast()) };
+    });
 }
 
 /// Another size for a block of this heap; null if there is none, then the block is as it was.
