@@ -142,7 +142,7 @@ fn check_all(heap: &Heap, live: &[Block]) {
 #[test]
 fn blocks_keep_their_bytes_through_every_sequence() {
     let mut lab = Lab::new(Wipe::None);
-    for seed in 0..if cfg!(miri) { 8 } else { 400 } {
+    for seed in 0..if cfg!(miri) { 2 } else { 400 } {
         let mut dice = Dice(seed);
         let mut live: Vec<Block> = Vec::new();
         for n in 0..60u8 {
@@ -166,7 +166,7 @@ fn blocks_keep_their_bytes_through_every_sequence() {
 #[test]
 fn what_outlives_its_request_keeps_its_bytes_through_every_sequence() {
     for wipe in [Wipe::None, Wipe::Poison] {
-        for seed in 0..if cfg!(miri) { 4 } else { 200 } {
+        for seed in 0..if cfg!(miri) { 1 } else { 200 } {
             let mut lab = Lab::new(wipe);
             let mut dice = Dice(seed);
             let mut live: Vec<Block> = Vec::new();
@@ -243,7 +243,7 @@ fn a_loop_that_replaces_a_value_needs_what_is_live() {
     let heap = &lab.heap;
     let mut dice = Dice(1);
     let mut last = Block::make(heap, layout(12, 1), 0).expect("fits");
-    for n in 0..if cfg!(miri) { 100 } else { 20_000 } {
+    for n in 0..if cfg!(miri) { 40 } else { 20_000 } {
         let size = 1 + dice.throw(700);
         let temporary = Block::make(heap, layout(size, 1), n as u8).expect("fits");
         let next = Block::make(heap, layout(size, 1), n as u8).expect("fits");
