@@ -16,6 +16,7 @@ pub(crate) const DRAWS_WHAT_IS_FREE: u8 = 1 << 5;
 /// It has drawn on the overdraft.
 pub(crate) const DRAWS: u8 = DRAWS_ITS_SHARE | DRAWS_WHAT_IS_FREE;
 /// It has asked the C heap for something.
+#[cfg(all(feature = "c-heap", not(miri)))]
 pub(crate) const USES_C: u8 = 1 << 6;
 
 /// The word.

@@ -19,16 +19,9 @@ use std::ptr;
 static REGISTER: extern "C" fn() = register;
 
 extern "C" fn register() {
-    unsafe extern "C" {
-        fn pthread_atfork(
-            prepare: Option<extern "C" fn()>,
-            parent: Option<extern "C" fn()>,
-            child: Option<extern "C" fn()>,
-        ) -> libc::c_int;
-    }
     // SAFETY: functions of this program, which stay. It fails only without memory, before the process has started; then
     // a child of a fork may find a lock held, as it would without this.
-    unsafe { pthread_atfork(Some(hold), Some(release), Some(begin_anew)) };
+    unsafe { libc::pthread_atfork(Some(hold), Some(release), Some(begin_anew)) };
 }
 
 extern "C" fn hold() {

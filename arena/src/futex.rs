@@ -7,15 +7,16 @@ use crate::mutex;
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Runs a system call, and leaves `errno` as it was: `free` must not change it, and may find our locks taken.
-fn silently(f: impl FnOnce()) {
+/// Leaves `errno` as it was: `free` must not change it, and may find our locks taken.
+pub(crate) fn silently<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: the address of this thread's errno.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
-    f();
+    let result = f();
     // SAFETY: as above.
     unsafe { *errno = before };
+    result
 }
 
 /// Sleeps while `*word == expected`. Returns on a wake, a signal, or at once when the word differs.

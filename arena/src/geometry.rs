@@ -15,6 +15,7 @@
 
 use crate::bound::{PAGE, pages};
 use crate::heap::HEAP_OVERHEAD;
+use crate::loaded::each_object;
 use crate::{Bytes, Place, Term};
 
 /// Room for the bucket's control block, at the start of the reserve.
@@ -311,26 +312,15 @@ impl SystemMinimums {
 /// Bytes of the thread-local variables of everything that is loaded. The C library puts them at the top of the stack that
 /// it is given, and `sysconf` does not count them.
 fn thread_locals() -> usize {
-    unsafe extern "C" fn add(
-        info: *mut libc::dl_phdr_info,
-        _: usize,
-        sum: *mut libc::c_void,
-    ) -> libc::c_int {
-        // SAFETY: dl_iterate_phdr passes a valid structure, and the pointer that it was given.
-        let (info, sum) = unsafe { (&*info, &mut *sum.cast::<usize>()) };
-        // SAFETY: the program headers of a loaded object, as many as it says.
-        let headers =
-            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
-        *sum += headers
+    let mut sum = 0usize;
+    each_object(|_, headers| {
+        for header in headers
             .iter()
             .filter(|header| header.p_type == libc::PT_TLS)
-            .map(|header| (header.p_memsz + header.p_align) as usize)
-            .sum::<usize>();
-        0
-    }
-    let mut sum = 0usize;
-    // SAFETY: the callback is called before this returns, with the pointer to `sum`.
-    unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut sum).cast()) };
+        {
+            sum = sum.saturating_add((header.p_memsz + header.p_align) as usize);
+        }
+    });
     sum
 }
 

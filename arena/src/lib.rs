@@ -43,6 +43,7 @@ mod free_lists;
 pub mod futex;
 mod geometry;
 mod heap;
+mod loaded;
 mod mutex;
 mod overdraft;
 mod panic;

@@ -35,7 +35,7 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::events::{ABORTING, DRAWS, MARKED, NOTED, USES_C};
+use crate::events::{ABORTING, DRAWS, MARKED, NOTED};
 use crate::exhaustion::{Exhaustion, Reason};
 use crate::overdraft;
 use crate::panic::{self, PanicNote};
@@ -350,7 +350,7 @@ pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
         overdraft::settle(bucket);
     }
     #[cfg(all(feature = "c-heap", not(miri)))]
-    if bucket.events.any(USES_C) {
+    if bucket.events.any(crate::events::USES_C) {
         return crate::c_heap::settle(bucket);
     }
     0
@@ -376,7 +376,7 @@ fn drop_payload(mut payload: Box<dyn Any + Send>) {
     std::mem::forget(payload);
 }
 
-pub(crate) fn way_out_of(reason: Reason) -> WayOut {
+fn way_out_of(reason: Reason) -> WayOut {
     match reason {
         Reason::Arena | Reason::SharedHeap => WayOut::Escaped,
         Reason::Stack => WayOut::Overflowed,

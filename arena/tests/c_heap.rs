@@ -531,15 +531,8 @@ static FORK_HANDLERS: extern "C" fn() = {
         FORK_HANDLERS_RAN.fetch_add(1, Ordering::SeqCst);
     }
     extern "C" fn register() {
-        unsafe extern "C" {
-            fn pthread_atfork(
-                prepare: Option<extern "C" fn()>,
-                parent: Option<extern "C" fn()>,
-                child: Option<extern "C" fn()>,
-            ) -> i32;
-        }
         // SAFETY: functions of this program.
-        unsafe { pthread_atfork(Some(allocate), Some(allocate), Some(allocate)) };
+        unsafe { libc::pthread_atfork(Some(allocate), Some(allocate), Some(allocate)) };
     }
     register
 };

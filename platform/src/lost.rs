@@ -1,7 +1,8 @@
 //! Buckets that are lost: what counts as lost, and the look that finds out.
 //!
 //! A bucket is lost when it takes no requests and may never take one again: its request was parked, its handler has not
-//! returned long after the client stopped waiting, or its thread had to leave and no other one serves there. A process with too many of them is replaced (`--lost-limit`).
+//! returned long after the client stopped waiting, or its thread had to leave and no other one serves there. A process with
+//! too many of them is replaced (`--lost-limit`).
 //!
 //! A door server thread says what it does on a cache line of its own ([`Sign`]): four relaxed stores for a call. Another
 //! thread looks at all of them now and then ([`LossWatch::look`]). What is done about lost buckets is not known here.
@@ -305,7 +306,7 @@ impl Application {
 
     /// Notes when a bucket was first seen to serve a client that has gone, which it may do for a while only.
     fn notice(&self, bucket: u32, now_ns: u64) {
-        let state = self.buckets().get(bucket).map(transom_arena::Bucket::state);
+        let state = self.buckets().get(bucket).map(Bucket::state);
         let until = self.signs().of(bucket).until();
         let passing = state.map(class_of) == Some(Class::Calling)
             && until == Until::ClientHasGone
@@ -424,7 +425,7 @@ impl LossWatch {
         let since_ns = self.application.signs().of(bucket).since_ns();
         let held_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
         let rests = matches!(why, (Loss::Resting, Stage::Rests | Stage::Serves));
-        let of_this = self.application.buckets().iter().nth(bucket as usize);
+        let of_this = self.application.buckets().get(bucket);
         let kept = of_this.filter(|_| rests).map(Bucket::kept);
         let raise = rests.then_some("--keep");
         let why = match why {

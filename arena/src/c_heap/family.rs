@@ -5,6 +5,7 @@ use super::library::{
     __libc_calloc, __libc_free, __libc_malloc, __libc_memalign, __libc_realloc, usable_size,
 };
 use super::{ALIGN, allocate_in, deallocate, deallocate_elsewhere, layout, owns, reallocate};
+use crate::futex::silently;
 use crate::recovery;
 use crate::thread::bound;
 use std::arch::naked_asm;
@@ -244,16 +245,13 @@ unsafe extern "C" fn posix_memalign_from(
     if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut u8>()) {
         return libc::EINVAL;
     }
-    // SAFETY: C's contract: `out` can be written to. It leaves errno as it was.
-    unsafe {
-        let errno = *libc::__errno_location();
-        let block = allocate(size, align, caller);
-        *libc::__errno_location() = errno;
-        if block.is_null() {
-            return libc::ENOMEM;
-        }
-        *out = block;
+    // SAFETY: C's contract.
+    let block = silently(|| unsafe { allocate(size, align, caller) });
+    if block.is_null() {
+        return libc::ENOMEM;
     }
+    // SAFETY: C's contract: it can be written to.
+    unsafe { *out = block };
     0
 }
 

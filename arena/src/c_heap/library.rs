@@ -1,5 +1,6 @@
 //! What of the C library's is called by name, and where it lies.
 
+use crate::loaded::each_object;
 use std::ffi::c_void;
 use std::ops::Range;
 
@@ -57,41 +58,19 @@ pub(super) fn registering_a_destructor() -> Range<usize> {
 
 /// The addresses of the object that an address lies in.
 fn object_with(address: usize) -> Option<Range<usize>> {
-    struct Search {
-        address: usize,
-        found: Option<Range<usize>>,
-    }
-    unsafe extern "C" fn look(
-        info: *mut libc::dl_phdr_info,
-        _: usize,
-        search: *mut c_void,
-    ) -> libc::c_int {
-        // SAFETY: dl_iterate_phdr passes a valid structure, and the pointer that it was given.
-        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search>()) };
-        // SAFETY: the program headers of a loaded object, as many as it says.
-        let headers =
-            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let mut found = None;
+    each_object(|base, headers| {
         let loaded = headers
             .iter()
             .filter(|header| header.p_type == libc::PT_LOAD);
         let ranges = loaded.map(|header| {
-            let start = (info.dlpi_addr + header.p_vaddr) as usize;
-            start..start + header.p_memsz as usize
+            let start = base.wrapping_add(header.p_vaddr as usize);
+            start..start.wrapping_add(header.p_memsz as usize)
         });
         let whole = ranges.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
-        match whole {
-            Some(whole) if whole.contains(&search.address) => {
-                search.found = Some(whole);
-                1
-            }
-            _ => 0,
+        if let Some(whole) = whole.filter(|whole| whole.contains(&address)) {
+            found = Some(whole);
         }
-    }
-    let mut search = Search {
-        address,
-        found: None,
-    };
-    // SAFETY: the callback is called before this returns, with the pointer to `search`.
-    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut search).cast()) };
-    search.found
+    });
+    found
 }
