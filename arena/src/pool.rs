@@ -346,6 +346,7 @@ impl Charged {
     ///
     /// # Safety
     /// The block came from this pool and is live.
+    #[cfg(all(feature = "c-heap", not(miri)))]
     pub(crate) unsafe fn size_of(&self, block: NonNull<u8>) -> usize {
         // SAFETY: by the caller's promise.
         unsafe { Header::of(block) }.size
@@ -367,6 +368,7 @@ impl Charged {
     ///
     /// # Safety
     /// The block came from this pool and is live; the size is not zero.
+    #[cfg(all(feature = "c-heap", not(miri)))]
     pub(crate) unsafe fn resize(
         &self,
         block: NonNull<u8>,

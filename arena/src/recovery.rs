@@ -560,6 +560,7 @@ pub(crate) fn jump(bucket: &Bucket) -> ! {
 
 /// `abort` was called on the thread that runs this bucket's request: because a panic cannot unwind, or because the handler
 /// or a library of it wanted to.
+#[cfg(all(feature = "c-heap", not(miri)))]
 pub(crate) fn aborted(bucket: &'static Bucket) -> ! {
     if bucket.state() == BucketState::Parked {
         sleep_for_ever();

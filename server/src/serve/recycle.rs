@@ -258,7 +258,9 @@ fn is_more_than_half(kept: usize, size: usize) -> bool {
 /// begin anew as long as there is enough for the others.
 #[derive(Default)]
 struct CHeapWatch {
+    #[cfg(feature = "c-heap")]
     ran_out: u64,
+    #[cfg(feature = "c-heap")]
     is_low: bool,
 }
 
