@@ -5,16 +5,16 @@
 
 use crate::allocator::TransomAllocator;
 use crate::cleanup::{Cleanups, Deferred, Owner, WayOut};
-use crate::events::Events;
+use crate::events::{EXTENDED, Events};
 use crate::exhaustion::Exhaustion;
 use crate::free_lists::{GRANULE, rounded};
-use crate::geometry::{BucketGeometry, GUARD_SIZE};
+use crate::geometry::{BucketGeometry, EXTENSION_SIZE, GUARD_SIZE};
 use crate::heap::{Heap, Wipe};
 use crate::overdraft;
 use crate::panic::PanicNote;
 use crate::pool::Account;
 use crate::recovery::{self, Policy, Stuck};
-use crate::region::{Part, Region};
+use crate::region::{self, Part, Region};
 use crate::remote::Remote;
 use crate::server_thread::ThreadMain;
 use crate::shared::{self, HeldCells};
@@ -64,6 +64,8 @@ pub struct Bucket {
     /// Cells that are locked.
     pub(crate) held: HeldCells,
     pub(crate) stack_gauge: StackGauge,
+    /// The stack's extension is open.
+    extended: Cell<bool>,
     panic_room_used: Cell<usize>,
     panic_room_live: Cell<u32>,
     /// How often the shared heap had nothing for it.
@@ -206,7 +208,7 @@ impl Buckets {
             let bucket = unsafe { base.add(index as usize * geometry.stride()) };
             // SAFETY: both guards lie in this bucket, in memory nobody refers to.
             unsafe {
-                region.guard(bucket, GUARD_SIZE);
+                region.guard(bucket, GUARD_SIZE + EXTENSION_SIZE);
                 region.guard(bucket.add(geometry.second_guard_offset()), GUARD_SIZE);
             }
             // SAFETY: the bucket's memory is zeroed, page-aligned, valid for ever, and only we refer to it.
@@ -295,6 +297,7 @@ impl Bucket {
                     base.as_ptr() as usize + geometry.stack_offset(),
                     geometry.stack_size(),
                 ),
+                extended: Cell::new(false),
                 panic_room_used: Cell::new(0),
                 panic_room_live: Cell::new(0),
                 spilled: Cell::new(0),
@@ -414,9 +417,9 @@ impl Bucket {
 
     /// Whether an address lies on a stack of this bucket.
     pub(crate) fn is_on_a_stack(&self, address: usize) -> bool {
-        let (cleanup, size) = self.cleanup_stack();
-        address.wrapping_sub(self.stack_bottom()) < self.geometry().stack_size()
-            || address.wrapping_sub(cleanup) < size
+        [self.open_stack(), self.cleanup_stack()]
+            .iter()
+            .any(|&(bottom, size)| address.wrapping_sub(bottom) < size)
     }
 
     /// The lowest address of the stack.
@@ -424,9 +427,53 @@ impl Bucket {
         self.base + self.geometry.stack_offset()
     }
 
-    /// Whether an address lies in the guard below the stack.
+    /// The stack, with its extension while that is open: its lowest address, and its size.
+    pub(crate) fn open_stack(&self) -> (usize, usize) {
+        let more = if self.extended.get() {
+            EXTENSION_SIZE
+        } else {
+            0
+        };
+        (
+            self.stack_bottom() - more,
+            self.geometry.stack_size() + more,
+        )
+    }
+
+    /// Opens the stack's extension. False if it is open, or cannot be opened. Async-signal-safe.
+    pub(crate) fn extend_stack(&self) -> bool {
+        if self.extended.get()
+            || !region::open(self.stack_bottom() - EXTENSION_SIZE, EXTENSION_SIZE)
+        {
+            return false;
+        }
+        self.extended.set(true);
+        self.events.add(EXTENDED);
+        true
+    }
+
+    /// Closes it, and gives its memory back. Where the kernel refuses that, it stays open.
+    ///
+    /// # Safety
+    /// No frame that lies on it is used again.
+    #[cold]
+    pub(crate) unsafe fn close_extension(&self) {
+        let start = self.stack_bottom() - EXTENSION_SIZE;
+        // SAFETY: what lies there is frames of this bucket's thread, and by the caller's promise none of them is used again.
+        if self.extended.get() && unsafe { region::close(start, EXTENSION_SIZE) } {
+            self.extended.set(false);
+        }
+    }
+
+    /// Whether an address lies in the stack's extension or in the guard below it.
     pub(crate) fn in_stack_guard(&self, address: usize) -> bool {
-        address.wrapping_sub(self.stack_bottom() - GUARD_SIZE) < GUARD_SIZE
+        let size = GUARD_SIZE + EXTENSION_SIZE;
+        address.wrapping_sub(self.stack_bottom() - size) < size
+    }
+
+    /// Whether an address lies in the stack's extension.
+    pub(crate) fn in_extension(&self, address: usize) -> bool {
+        address.wrapping_sub(self.stack_bottom() - EXTENSION_SIZE) < EXTENSION_SIZE
     }
 
     /// Whether an address lies in the guard below the cleanup stack.
@@ -494,6 +541,8 @@ impl Bucket {
     pub(crate) fn end_of_thread(&self) {
         self.failing.set(false);
         self.cleanups.open(true);
+        // SAFETY: the thread is gone, and its frames with it.
+        unsafe { self.close_extension() };
         recovery::settle_pools(self);
         self.look_at_kept();
     }

@@ -5,6 +5,8 @@ use std::cell::Cell;
 
 /// The request has outgrown its bucket, and goes on to its return: its answer is a 500.
 pub(crate) const MARKED: u8 = 1;
+/// Its stack has overflowed, and is extended.
+pub(crate) const EXTENDED: u8 = 1 << 1;
 /// The panic hook has seen a panic after which the runtime aborts.
 pub(crate) const ABORTING: u8 = 1 << 2;
 /// There is a note of a panic.

@@ -1,8 +1,8 @@
 //! How a bucket is divided.
 //!
 //! ```text
-//! | guard | stack → (grows down) | guard | cleanup stack | signal stack | arena …………………………… | reserve              |
-//!                                                                                            | control | panic room |
+//! | guard | extension | stack → (grows down) | guard | cleanup stack | signal stack | arena …………………… | reserve              |
+//!                                                                                                    | control | panic room |
 //! ```
 //!
 //! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the bucket's
@@ -11,7 +11,10 @@
 //! the end of them too: cleanups of the handler's run there, and one that uses too much of it must fault and not write
 //! over anything.
 //!
-//! Guards are address space without memory, and no part of the bucket's size.
+//! The extension is closed like a guard until the stack overflows. Then it is opened for the rest of that request, which is
+//! marked: what overflowed may be a function of the C library that holds a lock of its own, and goes on to its end.
+//!
+//! Guards are address space without memory, and no part of the bucket's size. The extension is a part of it.
 
 use crate::bound::{PAGE, pages};
 use crate::heap::HEAP_OVERHEAD;
@@ -30,6 +33,10 @@ const SIGNAL_STACK_WORK: usize = PAGE;
 /// What is done for a request that has no stack left: an answer, one log record, its cleanups, in debug builds too. Measured
 /// at 9 KiB in a debug build, without cleanups.
 const CLEANUP_STACK_SIZE: usize = 6 * PAGE;
+
+/// What a stack can be extended by. Calls of the C library that hold a lock or block signals need less: `tests/c_stack.rs` tries
+/// them.
+pub(crate) const EXTENSION_SIZE: usize = 8 * PAGE;
 
 /// Bytes of a guard. Compiled Rust touches a large frame page by page; a C library may be compiled without that, and glibc
 /// has frames of 4 and 8 KiB (`getaddrinfo`, `realpath`): a guard of one page could be jumped over.
@@ -148,7 +155,11 @@ impl BucketGeometry {
         }
         let signal_stack_size =
             pages(minimums.signal_frame + SIGNAL_STACK_WORK).expect("a few pages");
-        let overhead = CLEANUP_STACK_SIZE + signal_stack_size + CONTROL_SIZE + PANIC_ROOM_SIZE;
+        let overhead = EXTENSION_SIZE
+            + CLEANUP_STACK_SIZE
+            + signal_stack_size
+            + CONTROL_SIZE
+            + PANIC_ROOM_SIZE;
         let least = (overhead + ARENA_MIN).saturating_add(stack_size.0);
         if bucket_size.0 < least {
             return Err(GeometryError::BucketTooSmall {
@@ -230,15 +241,19 @@ impl BucketGeometry {
         Bytes(others.saturating_add(arena.max(ARENA_MIN)))
     }
 
-    /// Bytes of its reserve, the two small stacks included.
+    /// Bytes of its reserve, the stack's extension and the two small stacks included.
     #[must_use]
     pub const fn reserve_size(&self) -> usize {
-        CONTROL_SIZE + PANIC_ROOM_SIZE + CLEANUP_STACK_SIZE + self.signal_stack_size
+        EXTENSION_SIZE
+            + CONTROL_SIZE
+            + PANIC_ROOM_SIZE
+            + CLEANUP_STACK_SIZE
+            + self.signal_stack_size
     }
 
-    /// Where the stack begins (its lowest address); a guard lies just below.
+    /// Where the stack begins (its lowest address); its extension lies just below.
     pub(crate) const fn stack_offset(&self) -> usize {
-        GUARD_SIZE
+        GUARD_SIZE + EXTENSION_SIZE
     }
 
     /// Where the guard between stack and cleanup stack begins.

@@ -29,6 +29,8 @@ compile_error!(
 );
 
 mod allocator;
+#[cfg(all(feature = "c-heap", not(miri)))]
+mod blocked;
 mod bound;
 mod bucket;
 mod bytes;

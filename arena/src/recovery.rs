@@ -5,7 +5,7 @@
 //! | arena, through `&Bump` | unwinds | unwinds |
 //! | arena, through the global allocator | served from the overdraft, and marked: it returns, its answer is a 500 | jump |
 //! | its share of the overdraft | parked | |
-//! | stack | parked | jump |
+//! | stack | its extension is opened, and the request marked; past that, parked | jump, where a frame of the program's own has overflowed; else the extension, and past that, parked |
 //! | panic | unwinds | unwinds |
 //!
 //! A marked request is not unwound: an unwinding poisons every `Mutex` and `LazyLock` whose guard it passes, and later
@@ -35,7 +35,7 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::events::{ABORTING, DRAWS, MARKED, NOTED};
+use crate::events::{ABORTING, DRAWS, EXTENDED, MARKED, NOTED};
 use crate::exhaustion::{Exhaustion, Reason};
 use crate::overdraft;
 use crate::panic::{self, PanicNote};
@@ -263,6 +263,11 @@ impl Tenant {
         if !bucket.events.none() {
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
+            if bucket.events.any(EXTENDED) {
+                // SAFETY: the request's frames have returned, or were left for good by a jump whose contract says that
+                // they have lent nothing. This one is the caller's, further up.
+                unsafe { bucket.close_extension() };
+            }
         }
         let left = bucket.live();
         // SAFETY: this is the bucket's thread, and the request is over. What it has left is counted. (After an escape
@@ -584,20 +589,48 @@ pub fn stack_remaining() -> Option<usize> {
         let left = here.wrapping_sub(bottom);
         (left < size).then_some(left)
     };
-    left_of((bucket.stack_bottom(), bucket.geometry().stack_size()))
-        .or_else(|| left_of(bucket.cleanup_stack()))
+    left_of(bucket.open_stack()).or_else(|| left_of(bucket.cleanup_stack()))
 }
 
-/// Returns if at least `margin` bytes of stack are left; else the request ends here, as by a stack overflow.
+/// Returns if at least `margin` bytes of stack are left, or can be had; else the request ends here, as by a stack overflow.
 pub fn ensure_stack(margin: usize) {
-    if let (Some(bucket), Some(left)) = (bound(), stack_remaining())
-        && left < margin
-    {
+    let Some(bucket) = bound() else {
+        return;
+    };
+    if stack_remaining().is_some_and(|left| left < margin) {
         if bucket.state() == BucketState::Parked {
             sleep_for_ever(); // it is reported; the cleanup that needs so much is not waited for
         }
-        stack_overflowed(bucket);
+        if may_jump(bucket) || !has_stack(margin) {
+            stack_overflowed(bucket);
+        }
     }
+}
+
+/// Whether at least `margin` bytes of stack are left, or can be had.
+pub(crate) fn has_stack(margin: usize) -> bool {
+    let enough = || stack_remaining().is_none_or(|left| left >= margin);
+    let Some(bucket) = bound().filter(|_| !enough()) else {
+        return true;
+    };
+    if bucket.state() != BucketState::Parked {
+        extend_stack(bucket);
+    }
+    enough() // this function may have been the one that overflowed, and has extended it by that
+}
+
+/// The stack has overflowed, or is about to: goes on with the extension, if that is closed yet. The request has outgrown it.
+/// Async-signal-safe.
+#[cold]
+pub(crate) fn extend_stack(bucket: &Bucket) -> bool {
+    let extended = bucket.extend_stack();
+    if extended {
+        bucket.stack_gauge.overflowed();
+        if !bucket.failing.get() {
+            mark(bucket, stack_exhausted(bucket));
+        }
+    }
+    extended
 }
 
 /// Whether the request that this thread runs has outgrown its bucket and is to end, and by what. Near the end of its stack

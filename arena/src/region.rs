@@ -4,6 +4,7 @@
 //! lives. A guard page costs address space and no memory.
 
 use crate::bound::{Bound, PAGE, Place};
+use crate::futex::silently;
 use memmap2::{MmapMut, MmapOptions};
 use std::fs;
 use std::io;
@@ -13,6 +14,7 @@ use std::ptr::NonNull;
 
 /// A lightweight guard: a marker in the page tables, which splits no mapping (madvise(2), Linux 6.13).
 const MADV_GUARD_INSTALL: libc::c_int = 102;
+const MADV_GUARD_REMOVE: libc::c_int = 103;
 
 /// Below this a second thread costs more than it saves: touching runs at about 4 GiB/s a core.
 const PARALLEL_TOUCH_MIN: usize = 128 << 20;
@@ -398,6 +400,34 @@ fn touch_range(address: usize, len: usize) -> io::Result<()> {
         unsafe { page.write_volatile(page.read_volatile()) };
     }
     Ok(())
+}
+
+/// Makes a guard of the region, or a part of one, memory that can be used: zeroed, unless it is locked in memory and was
+/// used before. Whether the kernel has done it. Async-signal-safe.
+pub(crate) fn open(address: usize, len: usize) -> bool {
+    let page = address as *mut libc::c_void;
+    // SAFETY: the caller names a guard of ours, which nobody refers to. The first call does nothing where guards were made by
+    // mprotect, and the second does nothing where they were not.
+    silently(|| unsafe {
+        libc::madvise(page, len, MADV_GUARD_REMOVE);
+        libc::mprotect(page, len, libc::PROT_READ | libc::PROT_WRITE) == 0
+    })
+}
+
+/// Makes memory of the region a guard (again). Whether the kernel has done it.
+///
+/// # Safety
+/// Nothing refers to it.
+pub(crate) unsafe fn close(address: usize, len: usize) -> bool {
+    let page = address as *mut libc::c_void;
+    // SAFETY: by the caller's promise. Memory that is locked cannot have a lightweight guard, and is not given back.
+    silently(|| unsafe {
+        if libc::madvise(page, len, MADV_GUARD_INSTALL) == 0 {
+            return true;
+        }
+        libc::madvise(page, len, libc::MADV_DONTNEED);
+        libc::mprotect(page, len, libc::PROT_NONE) == 0
+    })
 }
 
 fn page_size() -> usize {

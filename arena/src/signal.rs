@@ -109,11 +109,15 @@ extern "C" fn handler(
             sleep_for_ever(); // a cleanup needs more stack than it has; the request is reported
         }
         if bucket.in_stack_guard(address) {
-            recovery::note_overflow(bucket);
             // A frame of the C library's, or of another object's, may hold a lock of its own.
             if may_jump(bucket) && panic::lies_in_executable(program_counter(context)) {
+                recovery::note_overflow(bucket);
                 jump(bucket);
             }
+            if bucket.in_extension(address) && recovery::extend_stack(bucket) {
+                return; // the instruction is done again
+            }
+            recovery::note_overflow(bucket);
             return go_on_parking(bucket, context);
         }
     }

@@ -4,7 +4,8 @@
 mod common;
 
 use common::{
-    exhaustion, lies_in_shared_heap, never_stuck, next_bucket, on_bucket_thread, overflow_the_stack,
+    exhaustion, lies_in_shared_heap, never_stuck, next_bucket, on_bucket_thread,
+    overflow_the_stack, with_stack_left,
 };
 use std::hint::black_box;
 use transom_arena::{
@@ -53,19 +54,6 @@ fn frames_of_every_size_are_caught_at_the_guard() {
             }
         }
     });
-}
-
-/// Goes down until less than `left` bytes are left, then runs `then` there.
-#[inline(never)]
-fn with_stack_left<R>(left: usize, then: &mut dyn FnMut() -> R) -> R {
-    let frame = [1u8; 16];
-    black_box(&frame);
-    if stack_remaining().expect("in a request") < left {
-        return then();
-    }
-    let result = with_stack_left(left, then);
-    black_box(&frame);
-    result
 }
 
 static CELL: Shared<Vec<u64>> = Shared::new(Vec::new());

@@ -211,7 +211,7 @@ impl Application {
         let builder = Door::builder()
             .threads_max(self.buckets.len())
             .descriptors_max(self.service.descriptors())
-            .server_create(move |thread| self.start_thread(thread));
+            .server_create(move |thread| self.start_first_thread(thread));
         let door = customize(builder).build()?;
         Ok(self.door.get_or_init(|| door).clone())
     }
@@ -346,6 +346,15 @@ impl Application {
         self.options.each_thread.iter().chain(of_routes)
     }
 
+    /// Whether requests have been left so that what they had open stays open: by parking, or by a jump.
+    #[must_use]
+    pub fn has_left_frames(&self) -> bool {
+        let jumps = || {
+            self.policy == Policy::Escape && self.routes().iter().any(|route| route.exhausted() > 0)
+        };
+        transom_arena::parked(self.buckets) > 0 || jumps()
+    }
+
     /// Whether the door takes no calls any more.
     pub(crate) fn is_revoked(&self) -> bool {
         self.door.get().is_none_or(|door| door.info().revoked)
@@ -356,6 +365,17 @@ impl Application {
         self.door
             .get()
             .is_some_and(|door| door.is_abandoned(bucket))
+    }
+
+    /// Starts a thread in a bucket that has never had one. The door asks for one at a time, so that while one does not come to
+    /// serve, the buckets after it get none.
+    fn start_first_thread(&'static self, thread: u32) -> io::Result<()> {
+        self.keeping().begins_to_start(thread);
+        let started = self.start_thread(thread);
+        if started.is_err() {
+            self.keeping().serves(thread); // as little as before, but it is not being started
+        }
+        started
     }
 
     pub(crate) fn start_thread(&'static self, thread: u32) -> io::Result<()> {

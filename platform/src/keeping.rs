@@ -35,6 +35,8 @@ pub(crate) struct Keeping {
     /// How often a thread was ended.
     ended: AtomicU64,
     absences: Box<[Absence]>,
+    /// One more than the bucket whose first thread is being started; 0: there is none.
+    starts: AtomicU32,
     /// When it was last said that no thread can be started; 0: never.
     said_ns: AtomicU64,
 }
@@ -47,7 +49,36 @@ impl Keeping {
             some_left: AtomicBool::new(false),
             ended: AtomicU64::new(0),
             absences: (0..buckets).map(|_| Absence::default()).collect(),
+            starts: AtomicU32::new(0),
             said_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// The first thread of a bucket is being started.
+    pub(crate) fn begins_to_start(&self, bucket: u32) {
+        self.absence(bucket).reach(Stage::Prepares);
+        self.starts.store(bucket + 1, Ordering::SeqCst);
+    }
+
+    /// The bucket is in service.
+    pub(crate) fn serves(&self, bucket: u32) {
+        self.absence(bucket).reach(Stage::Serves);
+        // Of the others, none is being started for the first time: one follows the other.
+        let _ = self
+            .starts
+            .compare_exchange(bucket + 1, 0, Ordering::SeqCst, Ordering::Relaxed);
+    }
+
+    /// How far a bucket in that state is on its way into service, and since when it is on it: a `CLOCK_MONOTONIC` time in
+    /// nanoseconds, or 0.
+    pub(crate) fn way_of(&self, bucket: u32, state: BucketState) -> (Stage, u64) {
+        let starts = self.starts.load(Ordering::SeqCst).checked_sub(1);
+        match starts.filter(|_| state == BucketState::Unbound) {
+            Some(first) if first != bucket => (Stage::Waits, self.absence(first).since_ns()),
+            _ => (
+                self.absence(bucket).stage(),
+                self.absence(bucket).since_ns(),
+            ),
         }
     }
 
@@ -75,10 +106,12 @@ pub(crate) enum Stage {
     Ends,
     /// Its thread is gone, and it has no other one.
     HasNone,
-    /// Its new thread runs what is to run before the first call.
+    /// Its new thread is started, or runs what is to run before the first call.
     Prepares,
     /// Its new thread waits for less to be kept.
     Rests,
+    /// It has never had a thread, and gets one after another bucket has its first.
+    Waits,
 }
 
 /// Since when a bucket takes no requests because of what it keeps, and how far it is on its way back. Its thread writes
@@ -245,7 +278,7 @@ impl Application {
             }
             sleep(LOOK_AGAIN);
         }
-        absence.reach(Stage::Serves);
+        self.keeping().serves(place);
         tenant.set_resting(false);
         true
     }

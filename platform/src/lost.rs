@@ -38,8 +38,8 @@ const LATE: Duration = Duration::from_secs(1);
 pub enum Loss {
     /// Its request was parked. It never comes back.
     Parked,
-    /// It has been out of service for longer than `--keep-timeout`, because of what it keeps: its thread does not end, no
-    /// new one can be started, or it still keeps too much.
+    /// It has been out of service for longer than `--keep-timeout`: what it keeps is too much, its thread does not end, or no
+    /// new one can be started or comes to serve.
     Resting,
     /// Its call has not ended [`OVERDUE_AFTER`] its deadline, or after its client has gone.
     Overdue,
@@ -287,11 +287,17 @@ impl Application {
     }
 
     fn lost_from(&self, bucket: u32) -> Option<(u64, Loss)> {
-        let class = class_of(self.buckets().get(bucket)?.state());
+        let state = self.buckets().get(bucket)?.state();
+        let (stage, since_ns) = self.keeping().way_of(bucket, state);
+        let class = match class_of(state) {
+            Class::Parked => Class::Parked,
+            _ if matches!(stage, Stage::Prepares | Stage::Waits) => Class::Resting,
+            class => class,
+        };
         let signs = self.signs();
         let noticed = Noticed {
             at_ns: match class {
-                Class::Resting => self.keeping().absence(bucket).since_ns(),
+                Class::Resting => since_ns,
                 _ => signs.noticed_ns[bucket as usize].load(Ordering::Relaxed),
             },
             resumed_ns: signs.resumed_ns.load(Ordering::Relaxed),
@@ -394,7 +400,9 @@ impl LossWatch {
     /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its request says it, if
     /// there was one.)
     fn tell(&mut self, bucket: u32, loss: Option<Loss>, now_ns: u64) {
-        let stage = self.application.keeping().absence(bucket).stage();
+        let state = self.application.buckets().get(bucket).map(Bucket::state);
+        let keeping = self.application.keeping();
+        let (stage, since_ns) = keeping.way_of(bucket, state.unwrap_or(BucketState::Unbound));
         let told = &mut self.told[bucket as usize];
         match (*told, loss) {
             (None, Some(loss)) if loss != Loss::Parked || stage != Stage::Serves => {
@@ -403,7 +411,16 @@ impl LossWatch {
                     at_ns: now_ns,
                     route,
                 });
-                self.tell_lost(bucket, (loss, stage), route, now_ns);
+                let since_ns = match loss {
+                    Loss::Resting => since_ns,
+                    Loss::Parked | Loss::Overdue => self.application.signs().of(bucket).since_ns(),
+                };
+                self.tell_lost(
+                    bucket,
+                    (loss, stage),
+                    route,
+                    now_ns.saturating_sub(since_ns),
+                );
             }
             (Some(before), None) => {
                 *told = None;
@@ -417,13 +434,12 @@ impl LossWatch {
         self.application.name_of_route(route)
     }
 
-    fn tell_lost(&self, bucket: u32, why: (Loss, Stage), route: Option<usize>, now_ns: u64) {
+    fn tell_lost(&self, bucket: u32, why: (Loss, Stage), route: Option<usize>, held_ns: u64) {
         let Some(Leave { unlogged }) = self.application.signs().lines.take() else {
             return;
         };
         let route = self.route(route);
-        let since_ns = self.application.signs().of(bucket).since_ns();
-        let held_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
+        let held_ms = held_ns / 1_000_000;
         let rests = matches!(why, (Loss::Resting, Stage::Rests | Stage::Serves));
         let of_this = self.application.buckets().get(bucket);
         let kept = of_this.filter(|_| rests).map(Bucket::kept);
@@ -441,6 +457,9 @@ impl LossWatch {
             }
             (Loss::Resting, Stage::Prepares) => {
                 "what is to run once on each thread has not returned"
+            }
+            (Loss::Resting, Stage::Waits) => {
+                "it gets its first thread after the one that is being started, and that does not come to serve"
             }
             (Loss::Resting, Stage::Rests | Stage::Serves) => {
                 "its requests have left more in it than it may keep, and that was not freed in time"

@@ -282,6 +282,34 @@ fn threads_that_do_not_end_are_no_silent_outage_and_lead_to_a_new_instance() {
     );
 }
 
+/// One start that does not come back keeps all later ones from being made.
+#[test]
+fn a_first_thread_that_does_not_come_to_serve_is_no_silent_outage_and_leads_to_a_new_instance() {
+    let flags = format!("--buckets 4 --lost-limit 3 {KEEP}");
+    let servers = Succession::start(hang(&flags).env("HANG_EACH_THREAD", "1"));
+    let mut stuck = servers.first().connect();
+    stuck.send(get("/gate"));
+    // Another thread is wanted, and does not come.
+    let mut waits = servers.first().connect();
+    waits.send(get("/"));
+    let new = servers.heir(1);
+    assert_eq!(servers.first().get("/").status, 200);
+    drop((stuck, waits));
+    let ended = servers.stop(new);
+    assert_eq!(ended.code(), 1, "the request at the gate was cut");
+    let lost = "WARN a bucket is lost: ";
+    for (why, buckets) in [
+        ("what is to run once on each thread has not returned", 1),
+        (
+            "it gets its first thread after the one that is being started",
+            2,
+        ),
+    ] {
+        let words = format!("{lost}{why}");
+        assert_eq!(count(&ended.lines, &words), buckets, "{}", ended.stderr());
+    }
+}
+
 #[test]
 fn a_thread_that_is_parked_by_its_destructors_is_told_of_once() {
     let server = hang(&format!("--buckets 4 --lost-limit 4 {KEEP}")).start();
@@ -686,6 +714,25 @@ fn a_full_table_of_descriptors_does_not_keep_a_new_instance_from_taking_over() {
     drop(clients);
     assert_eq!(servers.first().get("/10").status, 200);
     assert_eq!(servers.stop(new).code(), 0);
+}
+
+#[test]
+fn descriptors_that_a_parked_request_keeps_lead_to_a_new_instance_when_there_are_no_others() {
+    let servers = Succession::start(hang("--buckets 4 --lost-limit 4"));
+    let mut client = servers.first().connect();
+    assert_eq!(client.get("/").status, 200);
+    assert_eq!(servers.first().get("/files").status, 500);
+    let new = servers.heir(1);
+    assert_eq!(
+        client.get("/").status,
+        200,
+        "who was there is served to the end"
+    );
+    assert_eq!(servers.first().get("/").status, 200);
+    drop(client);
+    let ended = servers.stop(new);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert_eq!(count(&ended.lines, "WARN descriptors run out"), 1);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::bound::PAGE;
 use crate::bucket::{self, Bucket};
 use crate::events::USES_C;
 use crate::pool::{self, Charged, Claim, Refused, Unsuitable};
-use crate::recovery::{STACK_MARGIN, ensure_stack, stack_remaining};
+use crate::recovery::{STACK_MARGIN, ensure_stack, has_stack, stack_remaining};
 use crate::region::Part;
 use crate::thread::{bound, thread};
 use std::alloc::Layout;
@@ -215,7 +215,8 @@ impl Drop for Inside {
     }
 }
 
-fn has_stack() -> bool {
+/// Whether there is stack for the heap as it is. What frees can be put off where there is not, and the request goes on.
+fn has_stack_as_it_is() -> bool {
     stack_remaining().is_none_or(|left| left >= STACK_MARGIN)
 }
 
@@ -234,7 +235,7 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
     CALLS.fetch_add(1, Ordering::Relaxed);
     bucket.events.add(USES_C);
     let rank = Rank::of(layout.size(), caller);
-    let block = if has_stack() {
+    let block = if has_stack(STACK_MARGIN) {
         let _inside = Inside::enter();
         free_pending();
         C_HEAP.allocate(layout, claim(bucket, rank))
@@ -271,7 +272,7 @@ fn owns(block: *mut u8) -> bool {
 /// # Safety
 /// The block is one of this heap's, live, and not used again.
 unsafe fn deallocate(block: NonNull<u8>) {
-    if !has_stack() {
+    if !has_stack_as_it_is() {
         // SAFETY: by the caller's promise the block is ours, and it has room for a pointer.
         return unsafe { put_off(&PENDING, block) };
     }
@@ -284,7 +285,7 @@ unsafe fn deallocate(block: NonNull<u8>) {
 /// # Safety
 /// The block was made by the C library's own allocator, is live, and not used again.
 unsafe fn deallocate_elsewhere(block: NonNull<u8>) {
-    if has_stack() {
+    if has_stack_as_it_is() {
         // SAFETY: by the caller's promise.
         unsafe { library::__libc_free(block.as_ptr().cast()) };
     } else {
@@ -346,7 +347,7 @@ unsafe fn reallocate(block: NonNull<u8>, size: usize, caller: usize) -> *mut u8 
     // SAFETY: by the caller's promise.
     let had = unsafe { C_HEAP.size_of(block) };
     let running = bound();
-    if has_stack() {
+    if has_stack(STACK_MARGIN) {
         let _inside = Inside::enter();
         let claim = match running {
             Some(bucket) => claim(bucket, Rank::of(size, caller)),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use transom_arena::{
     Bound, Bucket, BucketGeometry, BucketState, Buckets, Bump, Bytes, Exhaustion, Failed, Place,
     Reason, Region, RegionOptions, Tenant, Term, Wipe, install_c_heap, install_overdraft,
-    install_shared_heap,
+    install_shared_heap, stack_remaining,
 };
 
 pub const BUCKETS: usize = 64;
@@ -201,6 +201,19 @@ pub fn overflow_the_stack() -> usize {
         deeper(n + 1) + std::hint::black_box(frame[0])
     }
     deeper(0)
+}
+
+/// Goes down until less than `left` bytes are left, then runs `then` there.
+#[inline(never)]
+pub fn with_stack_left<R>(left: usize, then: &mut dyn FnMut() -> R) -> R {
+    let frame = [1u8; 16];
+    std::hint::black_box(&frame);
+    if stack_remaining().expect("in a request") < left {
+        return then();
+    }
+    let result = with_stack_left(left, then);
+    std::hint::black_box(&frame);
+    result
 }
 
 /// Resident pages of this process.

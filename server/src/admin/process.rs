@@ -13,6 +13,25 @@ pub(crate) fn resident() -> Option<u64> {
     pages(text.get(..len)?)?.checked_mul(PAGE as u64)
 }
 
+/// With fewer descriptors than this a process is as good as without any: a request may want a few at a time.
+const FEW: u64 = 16;
+
+/// Whether the process can have only a few more descriptors, or none.
+pub(crate) fn descriptors_run_out() -> bool {
+    let Some(open) = open_descriptors() else {
+        // Before Linux 6.2 they are counted by opening a folder.
+        let one_more = File::open("/proc/self/statm");
+        return one_more.is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE));
+    };
+    let mut limits = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: it fills the limits. It cannot fail, and if it did they would be none.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) };
+    open.saturating_add(FEW) > limits.rlim_cur
+}
+
 /// Open file descriptors; `None` where there is no /proc.
 pub(super) fn open_descriptors() -> Option<u64> {
     let path = "/proc/self/fd";

@@ -9,7 +9,7 @@
 
 use super::StartError;
 use super::predecessor::Note;
-use crate::admin::RecycleView;
+use crate::admin::{RecycleView, process};
 use crate::plan::Plan;
 use crate::settings::{ApplicationSettings, RecycleSetting};
 use std::fmt;
@@ -225,6 +225,8 @@ enum Cause {
     CHeap,
     /// Half of the channels that clients of the door may have.
     Channels,
+    /// Nearly all descriptors, and requests that never returned have some.
+    Descriptors,
 }
 
 impl Cause {
@@ -234,6 +236,7 @@ impl Cause {
         limit: u32,
         c_heap_is_low: bool,
         channels: Option<&Channels>,
+        descriptors_are_lost: bool,
     ) -> Option<Self> {
         let overdraft = overdraft_usage();
         [
@@ -244,6 +247,7 @@ impl Cause {
             ),
             (c_heap_is_low, Cause::CHeap),
             (channels.is_some_and(Channels::are_low), Cause::Channels),
+            (descriptors_are_lost, Cause::Descriptors),
         ]
         .into_iter()
         .find_map(|(is_so, cause)| is_so.then_some(cause))
@@ -305,6 +309,7 @@ impl Cause {
             Cause::Overdraft => "--overdraft",
             Cause::CHeap => "--c-heap",
             Cause::Channels => "--door-channels",
+            Cause::Descriptors => "`ulimit -n`",
         }
     }
 }
@@ -320,6 +325,9 @@ impl fmt::Display for Cause {
                 "the C heap is full, and more than half of it is held by what requests have left there"
             }
             Cause::Channels => "half of the door's channels are kept by requests that were lost",
+            Cause::Descriptors => {
+                "descriptors run out, and what requests that were parked or left by a jump had open stays open"
+            }
         })
     }
 }
@@ -422,7 +430,15 @@ impl Recycling {
         self.lost = looked.lost;
         let c_heap_is_low = self.c_heap.look(self.application);
         let channels = self.channels.as_ref();
-        self.cause = Cause::find(self.lost, self.limit, c_heap_is_low, channels);
+        let descriptors_are_lost =
+            self.application.has_left_frames() && process::descriptors_run_out();
+        self.cause = Cause::find(
+            self.lost,
+            self.limit,
+            c_heap_is_low,
+            channels,
+            descriptors_are_lost,
+        );
         let Some(cause) = self.cause else {
             self.waits = false;
             return Step::Serve(again_in);

@@ -19,7 +19,7 @@ pub struct ApplicationSettings {
     )]
     pub buckets: u32,
 
-    /// Bytes of one bucket: stack, arena, and 44KiB or so of reserve
+    /// Bytes of one bucket: stack, arena, and 76KiB or so of reserve
     #[arg(
         long,
         env = "TRANSOM_BUCKET_SIZE",

@@ -11,13 +11,17 @@
 //! | `GET /leave/panic` | the same, and that destructor panics |
 //! | `GET /stream` | sends a piece of its answer, then waits until the gate is open |
 //! | `GET /stay` | sees to it that the process does not end by itself |
+//! | `GET /files` | opens files until there are no more descriptors, and aborts, which parks it |
+//!
+//! With `HANG_EACH_THREAD` in the environment, each thread but the first waits at the gate before its first call.
 //!
 //! It lies here and not in `apps/` because it is nothing to learn from.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, Once, PoisonError};
 use transom_platform::{Request, Response, Router};
 
 static GATE: Mutex<bool> = Mutex::new(false);
@@ -108,8 +112,27 @@ fn stay(_: &Request) -> Response<'_> {
     Response::text("staying\n")
 }
 
+fn files(_: &Request) -> Response<'_> {
+    let mut files = Vec::with_capacity(2000);
+    while let Ok(file) = File::open("/dev/null") {
+        files.push(file);
+    }
+    std::process::abort()
+}
+
+fn prepare() {
+    static FIRST: Once = Once::new();
+    let mut is_first = false;
+    FIRST.call_once(|| is_first = true);
+    if !is_first && std::env::var_os("HANG_EACH_THREAD").is_some() {
+        wait_at_the_gate();
+    }
+}
+
 fn main() -> ExitCode {
     let router = Router::new()
+        .warm(prepare)
+        .get("/files", files)
         .get("/", |_: &Request| "here\n")
         .get("/gate", gate)
         .get("/open", open)
