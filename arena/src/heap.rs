@@ -54,6 +54,9 @@ pub struct Heap {
     tip: Cell<NonNull<u8>>,
     /// `low`; or a number above all addresses, where a block is to be looked for elsewhere before it is taken from the run.
     floor: Cell<usize>,
+    /// A block at the tip that ends above this is not simply given back: it lies above the mark, or the run would become too
+    /// long.
+    ceiling: Cell<usize>,
     /// While the tip is not below it, less is live than was at some time before.
     lowest: Cell<usize>,
     /// Bytes below the mark.
@@ -137,6 +140,7 @@ impl Heap {
             low: Cell::new(top),
             // SAFETY: the end of the chunk's data, which lies in the memory.
             tip: Cell::new(unsafe { memory.add(free) }),
+            ceiling: Cell::new(top),
             floor: Cell::new(top),
             lowest: Cell::new(top),
             room: Cell::new(free),
@@ -198,6 +202,13 @@ impl Heap {
 
     fn move_mark(&self, address: usize) {
         self.room.set(address - self.memory.as_ptr().addr());
+        self.move_ceiling();
+    }
+
+    /// After the mark or the run's lower end has moved.
+    fn move_ceiling(&self) {
+        let most = self.low.get().saturating_add(2 * BATCH);
+        self.ceiling.set(most.min(self.mark()));
     }
 
     /// The arena itself, for handlers that allocate explicitly. Allocations made here are not counted as live: they
@@ -309,6 +320,7 @@ impl Heap {
     /// Moves the run's lower end.
     fn move_low(&self, address: usize) {
         self.low.set(address);
+        self.move_ceiling();
         if !self.uses_kept.get() {
             self.floor.set(address);
         }
@@ -628,10 +640,9 @@ impl Heap {
     /// As for [`Heap::deallocate`].
     #[inline(always)]
     pub(crate) unsafe fn deallocate_at_tip(&self, block: NonNull<u8>, layout: Layout) -> bool {
-        let tip = self.tip();
         let above = block.as_ptr().addr().wrapping_add(rounded(layout.size()));
-        if block.as_ptr().addr() != tip || tip >= self.mark() || above - self.low.get() > 2 * BATCH
-        {
+        // A block above the mark ends above the ceiling.
+        if block != self.tip.get() || above > self.ceiling.get() {
             return false;
         }
         self.note_peak();

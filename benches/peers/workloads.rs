@@ -520,12 +520,12 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
         name: "buckets",
         title: "16 buckets, 16,384 buckets",
         about: "`GET /`, 16 keep-alive connections, so that as many requests are in handlers whatever the number of buckets; buckets of \
-                144 KiB, 2.25 GiB of them in the second case, all of it touched before the first request.",
+                176 KiB, 2.75 GiB of them in the second case, all of it touched before the first request.",
         method: Method::Rounds,
         baseline: "16 buckets",
         contestants: ["16", "16384"]
             .map(|buckets| {
-                let flags = ["--buckets", buckets, "--bucket-size", "144KiB", "--stack-size", "64KiB", "--slots", "32"];
+                let flags = ["--buckets", buckets, "--bucket-size", "176KiB", "--stack-size", "64KiB", "--slots", "32"];
                 let name = if buckets == "16" { "16 buckets" } else { "16,384 buckets" };
                 plaintext(Transom).connections(16).flags(&flags).named(name)
             })
