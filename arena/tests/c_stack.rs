@@ -127,10 +127,9 @@ const STEPS: [Step; 9] = [
         || {
             let all = all_signals();
             // SAFETY: it reads a set.
-            assert_eq!(
-                unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const all, ptr::null_mut()) },
-                0
-            );
+            let result =
+                unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const all, ptr::null_mut()) };
+            assert_eq!(result, 0);
         },
         || {
             let frame = [1u8; 8 << 10];

@@ -110,6 +110,16 @@ fn every_second_request_holds_a_lock_while_it_draws_and_memory_is_constant() {
 }
 
 #[test]
+fn every_second_request_needs_more_stack_than_it_has_and_memory_is_constant() {
+    let kinds = [
+        Kind::get("/deep/50", 200, "50 deep"),
+        Kind::get("/deep/130", 500, EXHAUSTED),
+    ];
+    let ended = of_promise(kinds, "extension: /deep/130");
+    assert_eq!(ended.figure("exhausted_arena"), 0);
+}
+
+#[test]
 fn every_request_leaves_something_behind_and_memory_is_constant() {
     let kinds = [
         Kind::get("/cache/1", 200, " entries"),

@@ -21,6 +21,7 @@
 //! | `GET`, `POST /held/CALL/KIB` | allocates, then makes a call of the platform, all with a lock held and inside a lazy value |
 //! | `GET /whole/CALL` | whether lock and lazy value of that call are as they should be |
 //! | `GET /walk/PAD` | opens folders recursively until the stack is full, in frames of different size |
+//! | `GET /deep/KIB` | uses so much stack |
 //! | `POST`, `GET`, `DELETE /items/…` | a map in a `Shared` cell that clients may fill |
 //! | `GET /upper/TURNS`, `GET /lru/TURNS` | loops with little in use at any time; says the arena's high water |
 //!
@@ -472,6 +473,18 @@ fn walk_in(request: &Request) -> Result<String, Failure> {
     Ok(format!("{}\n", walk(1)))
 }
 
+fn deep(kib: usize) -> usize {
+    let frame = black_box([1u8; 1 << 10]);
+    match kib {
+        0 => 0,
+        more => deep(more - 1) + usize::from(frame[0]),
+    }
+}
+
+fn deep_in(request: &Request) -> Result<String, Failure> {
+    Ok(format!("{} deep\n", deep(request.param_as("kib")?)))
+}
+
 static ITEMS: Shared<BTreeMap<u64, String>> = Shared::new(BTreeMap::new());
 
 fn put_item(request: &Request) -> Result<String, Failure> {
@@ -524,6 +537,7 @@ fn main() -> ExitCode {
     let router = Router::new()
         .get("/", |_: &Request| "here\n")
         .get("/fill/{kib}", fill)
+        .get("/deep/{kib}", deep_in)
         .get("/cache/{n}", cache)
         .get("/c/{kib}", c)
         .get("/broken/{after}", broken)
