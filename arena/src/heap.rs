@@ -52,7 +52,8 @@ pub struct Heap {
     memory: NonNull<u8>,
     /// Where the next block of the run ends. What was taken from the bump and is not handed out lies between `low` and here.
     tip: Cell<NonNull<u8>>,
-    /// `low`; or a number above all addresses, where a block is to be looked for elsewhere before it is taken from the run.
+    /// `low`; or a number above all addresses, where a block is to be looked for elsewhere before it is taken from the run: above
+    /// the mark, or in the lists.
     floor: Cell<usize>,
     /// A block at the tip that ends above this is not simply given back: it lies above the mark, or the run would become too
     /// long.
@@ -311,19 +312,24 @@ impl Heap {
     pub(crate) fn begin(&self, uses_kept: bool) {
         let uses_kept = uses_kept && !self.kept_freed.is_empty();
         self.uses_kept.set(uses_kept);
-        self.floor.set(match uses_kept {
-            true => usize::MAX,
-            false => self.low.get(),
-        });
+        self.move_floor();
+    }
+
+    /// After the run's lower end has moved, or something was taken out of the lists.
+    #[inline(always)]
+    fn move_floor(&self) {
+        self.floor
+            .set(match self.uses_kept.get() || !self.freed.is_empty() {
+                true => usize::MAX,
+                false => self.low.get(),
+            });
     }
 
     /// Moves the run's lower end.
     fn move_low(&self, address: usize) {
         self.low.set(address);
         self.move_ceiling();
-        if !self.uses_kept.get() {
-            self.floor.set(address);
-        }
+        self.move_floor();
     }
 
     /// A small block at the tip of the run, if it has one and no block that was freed is to be used again. For what is
@@ -333,8 +339,8 @@ impl Heap {
         let size = rounded(layout.size());
         let tip = self.tip.get();
         let is_small = size <= SMALL_MAX && layout.align() <= GRANULE;
-        // So small a size does not wrap. The lists are empty while blocks are freed in the order in which they were made.
-        if !is_small || tip.as_ptr().addr() - size < self.floor.get() || !self.freed.is_empty() {
+        // So small a size does not wrap.
+        if !is_small || tip.as_ptr().addr() - size < self.floor.get() {
             return None;
         }
         // SAFETY: within the run, which lies in the arena.
@@ -401,6 +407,7 @@ impl Heap {
         take: impl FnOnce() -> Option<NonNull<u8>>,
     ) -> Option<NonNull<u8>> {
         let block = take()?;
+        self.move_floor();
         self.fewer_holes(size);
         Some(block)
     }
@@ -586,6 +593,7 @@ impl Heap {
             }
             !is_tip
         });
+        self.move_floor();
         self.give_back_to_bump();
         self.pay_for_joining(looked_at);
         true
@@ -679,6 +687,7 @@ impl Heap {
     unsafe fn put(&self, block: NonNull<u8>, size: usize) {
         // SAFETY: by the caller's promise they belong to nobody, and lie in the arena.
         unsafe { self.freed.put(self.base(), self.stretch(block, size)) };
+        self.floor.set(usize::MAX);
     }
 
     /// # Safety
