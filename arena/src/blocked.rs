@@ -6,11 +6,11 @@
 //! For the same reason a thread that runs a request cannot block the signals of faults.
 
 use crate::futex::silently;
-use crate::recovery::{STACK_MARGIN, ensure_stack};
+use crate::recovery::{STACK_MARGIN, has_stack, park_overflowed};
 use crate::thread::bound;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// What they need, with what they allocate: the heap of C wants its margin too.
 const STACK: usize = 2 * STACK_MARGIN;
@@ -26,8 +26,63 @@ fn its_own(found: &AtomicPtr<c_void>, name: &CStr) -> NonNull<c_void> {
     NonNull::new(function).expect("every C library has these")
 }
 
+/// Sees to it that there is stack. The caller may be a C library that holds a lock: it is not left by a jump.
+fn need_stack() {
+    if let Some(bucket) = bound().filter(|_| !has_stack(STACK)) {
+        park_overflowed(bucket);
+    }
+}
+
+/// Those that all threads block because the main thread waits for them: a bit for each.
+static BLOCKED_FOR_THE_MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
+
+/// Says which signals every thread blocks because one of them waits for them. New processes begin without that: they would
+/// not end when they are told to. What such a signal does on a thread that does not block it must not matter.
+pub fn do_not_block_in_children(signals: &libc::sigset_t) {
+    // SAFETY: the kernel's set is the first word.
+    let word = unsafe { ptr::from_ref(signals).cast::<u64>().read() };
+    BLOCKED_FOR_THE_MAIN_THREAD.store(word, Ordering::Relaxed);
+}
+
+/// While there is one, this thread blocks no signals for the sake of the main thread.
+struct AsAChild(Option<u64>);
+
+impl AsAChild {
+    fn begin() -> Self {
+        let set = BLOCKED_FOR_THE_MAIN_THREAD.load(Ordering::Relaxed);
+        let mut before = 0;
+        if set == 0 || mask(libc::SIG_UNBLOCK, Some(&set), Some(&mut before)) != 0 {
+            return AsAChild(None);
+        }
+        AsAChild(Some(before))
+    }
+}
+
+impl Drop for AsAChild {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            mask(libc::SIG_SETMASK, Some(&before), None);
+        }
+    }
+}
+
+/// Changes the mask of this thread as the kernel does it; gives its error.
+fn mask(how: c_int, new: Option<&u64>, old: Option<&mut u64>) -> c_int {
+    let new = new.map_or(ptr::null(), ptr::from_ref);
+    let old = old.map_or(ptr::null_mut(), ptr::from_mut);
+    silently(|| {
+        // SAFETY: the kernel reads one word and writes one.
+        match unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, size_of::<u64>()) } {
+            0 => 0,
+            // SAFETY: the address of this thread's errno.
+            _ => unsafe { *libc::__errno_location() },
+        }
+    })
+}
+
+/// Functions that are called after there is stack, and by a child's mask if they make one.
 macro_rules! with_stack {
-    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {$(
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty $(, $as_a_child:ident)?;)*) => {$(
         #[doc = concat!("`", stringify!($name), "` of the C library.")]
         ///
         /// # Safety
@@ -39,14 +94,18 @@ macro_rules! with_stack {
                 Ok(name) => name,
                 Err(_) => unreachable!(),
             };
-            ensure_stack(STACK);
+            need_stack();
             let function = its_own(&ITS_OWN, NAME);
-            // SAFETY: the function of this name has this type, and takes what C's contract says that we were given.
-            unsafe {
+            $(let $as_a_child = AsAChild::begin();)?
+            // SAFETY: the function of this name has this type, or one that is passed in the same way: pointers and
+            // numbers. It takes what C's contract says that we were given.
+            let result = unsafe {
                 let function: unsafe extern "C" fn($($type),*) -> $result =
                     std::mem::transmute(function.as_ptr());
                 function($($argument),*)
-            }
+            };
+            $(drop($as_a_child);)?
+            result
         }
     )*};
 }
@@ -54,15 +113,39 @@ macro_rules! with_stack {
 type Actions = libc::posix_spawn_file_actions_t;
 type Attributes = libc::posix_spawnattr_t;
 type Texts = *const *mut c_char;
+/// A structure that is only passed on.
+type Passed = *mut c_void;
 
 with_stack! {
-    posix_spawn(pid: *mut libc::pid_t, path: *const c_char, actions: *const Actions, attributes: *const Attributes, arguments: Texts, environment: Texts) -> c_int;
-    posix_spawnp(pid: *mut libc::pid_t, file: *const c_char, actions: *const Actions, attributes: *const Attributes, arguments: Texts, environment: Texts) -> c_int;
-    system(command: *const c_char) -> c_int;
-    popen(command: *const c_char, mode: *const c_char) -> *mut libc::FILE;
+    posix_spawn(pid: *mut libc::pid_t, path: *const c_char, actions: *const Actions, attributes: *const Attributes, arguments: Texts, environment: Texts) -> c_int, child;
+    posix_spawnp(pid: *mut libc::pid_t, file: *const c_char, actions: *const Actions, attributes: *const Attributes, arguments: Texts, environment: Texts) -> c_int, child;
+    system(command: *const c_char) -> c_int, child;
+    popen(command: *const c_char, mode: *const c_char) -> *mut libc::FILE, child;
+    wordexp(words: *const c_char, expansion: Passed, flags: c_int) -> c_int, child;
+    // Of these the child goes on here: see `begin_anew`.
     fork() -> libc::pid_t;
+    forkpty(terminal: *mut c_int, name: *mut c_char, settings: Passed, size: Passed) -> libc::pid_t;
+    // These start threads.
     pthread_create(thread: *mut libc::pthread_t, attributes: *const libc::pthread_attr_t, main: extern "C" fn(*mut c_void) -> *mut c_void, argument: *mut c_void) -> c_int;
+    aio_read(block: Passed) -> c_int;
+    aio_read64(block: Passed) -> c_int;
+    aio_write(block: Passed) -> c_int;
+    aio_write64(block: Passed) -> c_int;
+    aio_fsync(how: c_int, block: Passed) -> c_int;
+    aio_fsync64(how: c_int, block: Passed) -> c_int;
+    lio_listio(mode: c_int, blocks: Passed, count: c_int, event: Passed) -> c_int;
+    lio_listio64(mode: c_int, blocks: Passed, count: c_int, event: Passed) -> c_int;
+    timer_create(clock: libc::clockid_t, event: Passed, timer: Passed) -> c_int;
+    mq_notify(queue: c_int, event: Passed) -> c_int;
+    getaddrinfo_a(mode: c_int, list: Passed, count: c_int, event: Passed) -> c_int;
 }
+
+/// In the child of a fork: it blocks no signals for the sake of a thread that it does not have.
+pub(crate) fn begin_anew() {
+    std::mem::forget(AsAChild::begin());
+}
+
+const OF_FAULTS: u64 = bit(libc::SIGSEGV) | bit(libc::SIGBUS) | bit(libc::SIGABRT);
 
 /// `pthread_sigmask` of the C library, except that a thread which runs a request cannot block the signals of faults.
 ///
@@ -75,7 +158,6 @@ pub unsafe extern "C" fn pthread_sigmask(
     old: *mut libc::sigset_t,
 ) -> c_int {
     const OF_THE_C_LIBRARY: u64 = bit(32) | bit(33); // nptl/pthread_sigmask.c leaves them alone
-    const OF_FAULTS: u64 = bit(libc::SIGSEGV) | bit(libc::SIGBUS) | bit(libc::SIGABRT);
     // SAFETY: C's contract: null, or a set that can be read. The kernel's is its first word.
     let mut set = unsafe { new.cast::<u64>().as_ref() }.copied();
     if let Some(set) = set.as_mut().filter(|_| how != libc::SIG_UNBLOCK) {
@@ -84,14 +166,8 @@ pub unsafe extern "C" fn pthread_sigmask(
             *set &= !OF_FAULTS;
         }
     }
-    let new = set.as_ref().map_or(ptr::null(), ptr::from_ref);
-    silently(|| {
-        // SAFETY: the kernel reads one word and writes one, to a set that can be written to by C's contract.
-        match unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, size_of::<u64>()) } {
-            0 => 0,
-            _ => errno(),
-        }
-    })
+    // SAFETY: C's contract: null, or a set that can be written to.
+    mask(how, set.as_ref(), unsafe { old.cast::<u64>().as_mut() })
 }
 
 /// `sigprocmask` of the C library, as [`pthread_sigmask`].
@@ -117,9 +193,4 @@ pub unsafe extern "C" fn sigprocmask(
 
 const fn bit(signal: c_int) -> u64 {
     1 << (signal - 1)
-}
-
-fn errno() -> c_int {
-    // SAFETY: the address of this thread's errno.
-    unsafe { *libc::__errno_location() }
 }

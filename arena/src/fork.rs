@@ -43,6 +43,8 @@ extern "C" fn release() {
 
 extern "C" fn begin_anew() {
     release();
+    #[cfg(feature = "c-heap")]
+    crate::blocked::begin_anew();
     thread(|t| {
         t.aim.set(ptr::null());
         t.bound.set(ptr::null());

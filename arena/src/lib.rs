@@ -64,6 +64,8 @@ mod stack;
 mod thread;
 
 pub use allocator::TransomAllocator;
+#[cfg(all(feature = "c-heap", not(miri)))]
+pub use blocked::do_not_block_in_children;
 pub use bound::{Bound, BoundError, MemoryLimit, PAGE, Place, Term, pages};
 pub use bucket::{Bucket, BucketState, Buckets, BucketsError};
 pub use bumpalo::Bump;

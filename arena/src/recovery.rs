@@ -139,6 +139,7 @@ impl Tenant {
         panic::install_hook();
         // Where it matters, `start_thread` has reported the error.
         let _ = signal::install();
+        signal::take_faults();
         Tenant {
             bucket,
             on_its_stack,
@@ -532,10 +533,19 @@ fn stack_exhausted(bucket: &Bucket) -> Exhaustion {
 
 /// The stack of this bucket has overflowed, or is about to. Not for a signal handler.
 fn stack_overflowed(bucket: &'static Bucket) -> ! {
-    note_overflow(bucket);
     if may_jump(bucket) {
+        note_overflow(bucket);
         jump(bucket);
     }
+    park_overflowed(bucket)
+}
+
+/// The same, where frames must not be left by a jump.
+pub(crate) fn park_overflowed(bucket: &'static Bucket) -> ! {
+    if bucket.state() == BucketState::Parked {
+        sleep_for_ever(); // it is reported; the cleanup that needs so much is not waited for
+    }
+    note_overflow(bucket);
     on_cleanup_stack(bucket)
 }
 
@@ -598,9 +608,6 @@ pub fn ensure_stack(margin: usize) {
         return;
     };
     if stack_remaining().is_some_and(|left| left < margin) {
-        if bucket.state() == BucketState::Parked {
-            sleep_for_ever(); // it is reported; the cleanup that needs so much is not waited for
-        }
         if may_jump(bucket) || !has_stack(margin) {
             stack_overflowed(bucket);
         }

@@ -10,7 +10,7 @@ use crate::events::ABORTING;
 use crate::panic;
 use crate::parking::{park_there, sleep_for_ever, top_of_cleanup_stack};
 use crate::recovery::{self, jump, may_jump};
-use crate::thread::bound;
+use crate::thread::{bound, thread};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -18,6 +18,9 @@ use std::sync::OnceLock;
 
 const SIGNALS: [libc::c_int; 3] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT];
 type Previous = [libc::sigaction; SIGNALS.len()];
+
+/// The kernel has sent it itself. (sigaction(2))
+const SI_KERNEL: libc::c_int = 0x80;
 
 static PREVIOUS: OnceLock<Previous> = OnceLock::new();
 
@@ -45,6 +48,19 @@ pub(crate) fn install() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Has this thread take the signals of faults, whatever mask it has inherited: one that is blocked ends the process.
+pub(crate) fn take_faults() {
+    // SAFETY: signal sets are plain data, initialised by sigemptyset; the mask is this thread's.
+    unsafe {
+        let mut set: libc::sigset_t = MaybeUninit::zeroed().assume_init();
+        libc::sigemptyset(&raw mut set);
+        for signal in SIGNALS {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut());
+    }
 }
 
 /// # Safety
@@ -100,6 +116,10 @@ extern "C" fn handler(
         }
     } else if !is_fault {
         return; // sent by somebody: nothing has happened here
+    } else if signal == libc::SIGSEGV && info.si_code == SI_KERNEL {
+        if had_no_room_for_a_frame(context) {
+            return;
+        }
     } else if let Some(bucket) = bound() {
         // SAFETY: of a fault the address is known.
         let address = unsafe { info.si_addr() } as usize;
@@ -109,11 +129,7 @@ extern "C" fn handler(
             sleep_for_ever(); // a cleanup needs more stack than it has; the request is reported
         }
         if bucket.in_stack_guard(address) {
-            // A frame of the C library's, or of another object's, may hold a lock of its own.
-            if may_jump(bucket) && panic::lies_in_executable(program_counter(context)) {
-                recovery::note_overflow(bucket);
-                jump(bucket);
-            }
+            jump_if_that_may_be(bucket, context);
             if bucket.in_extension(address) && recovery::extend_stack(bucket) {
                 return; // the instruction is done again
             }
@@ -122,6 +138,37 @@ extern "C" fn handler(
         }
     }
     hand_on(signal, raw_info, raw_context);
+}
+
+/// A frame of the C library's, or of another object's, is not jumped out of: it may hold a lock of its own.
+fn jump_if_that_may_be(bucket: &Bucket, context: &libc::ucontext_t) {
+    if may_jump(bucket) && panic::lies_in_executable(program_counter(context)) {
+        recovery::note_overflow(bucket);
+        jump(bucket);
+    }
+}
+
+/// A fault without an address. It is how the kernel says that it had another signal to deliver, and no room on the stack for
+/// that; the signal is lost. (Without this, whoever handled faults before us would be called, and the standard library then
+/// puts the default back for all threads.) But an instruction may have done it: then it will do it again, with all registers
+/// as they are. Whether the thread is to go on; a stack that has no room is extended first.
+fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
+    if let Some(bucket) = bound() {
+        let (bottom, _) = bucket.open_stack();
+        let room = stack_pointer(context).wrapping_sub(bottom);
+        if room < bucket.geometry().signal_stack_size() {
+            if !recovery::extend_stack(bucket) {
+                jump_if_that_may_be(bucket, context);
+                recovery::note_overflow(bucket);
+                go_on_parking(bucket, context);
+            }
+            return true;
+        }
+    }
+    let now = registers(context).fold(1, |sum: u64, register| {
+        (sum ^ register).wrapping_mul(0x0100_0000_01b3)
+    });
+    thread(|t| t.at_fault.replace(now)) != now
 }
 
 /// Not ours. A handler that was there before us is called: it may know the fault, and mend it (a runtime that maps its pages
@@ -199,6 +246,18 @@ fn program_counter(context: &libc::ucontext_t) -> usize {
     context.uc_mcontext.gregs[libc::REG_RIP as usize] as usize
 }
 
+#[cfg(target_arch = "x86_64")]
+fn stack_pointer(context: &libc::ucontext_t) -> usize {
+    context.uc_mcontext.gregs[libc::REG_RSP as usize] as usize
+}
+
+/// Those that instructions compute with, the program counter and the stack pointer.
+#[cfg(target_arch = "x86_64")]
+fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
+    let all = &context.uc_mcontext.gregs[..=libc::REG_RIP as usize];
+    all.iter().map(|&register| register as u64)
+}
+
 /// Has the thread go on, once the handler returns, on the cleanup stack, and park there.
 #[cfg(target_arch = "aarch64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
@@ -213,4 +272,17 @@ fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
 #[cfg(target_arch = "aarch64")]
 fn program_counter(context: &libc::ucontext_t) -> usize {
     context.uc_mcontext.pc as usize
+}
+
+#[cfg(target_arch = "aarch64")]
+fn stack_pointer(context: &libc::ucontext_t) -> usize {
+    context.uc_mcontext.sp as usize
+}
+
+/// Those that instructions compute with, the program counter and the stack pointer.
+#[cfg(target_arch = "aarch64")]
+fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
+    let context = &context.uc_mcontext;
+    let all = context.regs.iter().copied();
+    all.chain([context.sp, context.pc])
 }

@@ -20,6 +20,8 @@ pub(crate) struct Thread {
     pub writing: Cell<u32>,
     /// How many functions of the C heap are on the stack.
     pub in_c: Cell<u32>,
+    /// The registers, as one number, when the kernel last sent a fault that has no address.
+    pub at_fault: Cell<u64>,
     /// Memory that the next allocation which fits is given (start, bytes), to build an arena in place.
     pub carve: Cell<(*mut u8, usize)>,
     /// While an arena's bump is thrown away: whose chunks go back to nobody.
@@ -37,6 +39,7 @@ thread_local! {
             freed: Cell::new(0),
             writing: Cell::new(0),
             in_c: Cell::new(0),
+            at_fault: Cell::new(0),
             carve: Cell::new((ptr::null_mut(), 0)),
             discard: Cell::new(ptr::null()),
         }

@@ -19,6 +19,16 @@ use transom_arena::{Failed, Reason};
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
 
+const SIGEV_THREAD: libc::c_int = 2;
+
+unsafe extern "C" {
+    fn wordexp(
+        words: *const libc::c_char,
+        into: *mut libc::c_void,
+        flags: libc::c_int,
+    ) -> libc::c_int;
+}
+
 thread_local! {
     /// Made with plenty of stack, and joined with none.
     static RUNNING: RefCell<Vec<thread::JoinHandle<()>>> = const { RefCell::new(Vec::new()) };
@@ -45,7 +55,7 @@ fn all_signals() -> libc::sigset_t {
 /// What a request does at the end of its stack, after what it does before.
 type Step = (&'static str, fn(), fn());
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 12] = [
     ("joining a thread", start_a_large_thread, || {
         let thread = RUNNING.with_borrow_mut(Vec::pop);
         thread.expect("one was started").join().expect("it ends");
@@ -120,6 +130,57 @@ const STEPS: [Step; 9] = [
             let mut fields = MaybeUninit::<libc::tm>::uninit();
             // SAFETY: it reads a number and fills the fields.
             unsafe { libc::localtime_r(&1_700_000_000, fields.as_mut_ptr()) };
+        },
+    ),
+    (
+        "expanding words",
+        || (),
+        || {
+            // SAFETY: a text, and room for more than it writes.
+            let code =
+                unsafe { wordexp(c"$(echo a) b".as_ptr(), [0usize; 8].as_mut_ptr().cast(), 0) };
+            assert_eq!(code, 0);
+        },
+    ),
+    (
+        "a timer that starts threads",
+        || (),
+        || {
+            extern "C" fn never(_: libc::sigval) {}
+            // SAFETY: an event of this kind, whose function comes after its kind; a timer that is deleted again.
+            unsafe {
+                let mut event: libc::sigevent = std::mem::zeroed();
+                event.sigev_notify = SIGEV_THREAD;
+                let function = (&raw mut event).cast::<usize>().add(2);
+                function.write(never as *const () as usize);
+                let mut timer = ptr::null_mut();
+                assert_eq!(
+                    libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer),
+                    0
+                );
+                libc::timer_delete(timer);
+            }
+        },
+    ),
+    (
+        "reading in the background",
+        || (),
+        || {
+            // SAFETY: the block and its buffer live until it is done.
+            unsafe {
+                let mut block: libc::aiocb = std::mem::zeroed();
+                let mut byte = 0u8;
+                block.aio_fildes = -1;
+                block.aio_buf = (&raw mut byte).cast();
+                block.aio_nbytes = 1;
+                block.aio_sigevent.sigev_notify = libc::SIGEV_NONE;
+                if libc::aio_read(&raw mut block) == 0 {
+                    while libc::aio_error(&raw const block) == libc::EINPROGRESS {
+                        thread::yield_now();
+                    }
+                    libc::aio_return(&raw mut block);
+                }
+            }
         },
     ),
     (
@@ -208,6 +269,193 @@ fn a_thread_that_runs_a_request_blocks_no_signals_of_faults() {
             Some(libc::EINVAL)
         );
     });
+}
+
+/// A program may block signals before it serves (one thread of it waits for them), or be started so.
+#[test]
+fn what_a_thread_has_inherited_blocks_no_signals_of_faults() {
+    let _turn = alone();
+    thread::spawn(|| {
+        let all = all_signals();
+        // SAFETY: a set is read.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, ptr::null_mut()) };
+        on_bucket_thread(|tenant| {
+            let outcome = tenant.enter(&never_stuck, |_| overflow_a_little());
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Stack);
+        });
+    })
+    .join()
+    .expect("it ends");
+}
+
+fn overflow_a_little() {
+    with_stack_left(64, &mut || {
+        let frame = [1u8; 8 << 10];
+        black_box(&frame);
+    });
+}
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// On the stack that the signal finds, as most programs have it.
+fn handle(signal: libc::c_int) {
+    // SAFETY: a function that does nothing; flags and mask are empty.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        assert_eq!(
+            libc::sigaction(signal, &raw const action, ptr::null_mut()),
+            0
+        );
+    }
+}
+
+/// The kernel finds no room for the signal's frame, and sends a fault in its place.
+#[test]
+fn a_signal_at_the_end_of_a_stack_ends_nothing_and_leaves_overflows_caught() {
+    let _turn = alone();
+    handle(libc::SIGWINCH);
+    // SAFETY: a signal to this thread.
+    let raise = || unsafe { libc::raise(libc::SIGWINCH) };
+    on_bucket_thread(move |tenant| {
+        for left in (64..16 << 10).step_by(112) {
+            let outcome = tenant.enter(&never_stuck, |_| with_stack_left(left, &mut || raise()));
+            match outcome.result {
+                Ok(_) => (),
+                Err(Failed::Exhausted(e)) if e.reason == Reason::Stack => (),
+                other => panic!("{left} bytes left: {other:?}"),
+            }
+            let outcome = tenant.enter(&never_stuck, |_| overflow_a_little());
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Stack, "{left}");
+        }
+    });
+    // On another thread it is lost, as by any program.
+    thread::Builder::new()
+        .stack_size(64 << 10)
+        .spawn(move || {
+            #[inline(never)]
+            fn down_to(end: usize, then: &dyn Fn()) {
+                let frame = [0u8; 64];
+                if black_box(&raw const frame as usize) < end {
+                    then();
+                } else {
+                    down_to(end, then);
+                }
+                black_box(&frame);
+            }
+            let mut attributes = MaybeUninit::uninit();
+            let (mut bottom, mut size) = (ptr::null_mut(), 0);
+            // SAFETY: they fill what they are given; attributes are destroyed after.
+            unsafe {
+                libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr());
+                libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut bottom, &raw mut size);
+                libc::pthread_attr_destroy(attributes.as_mut_ptr());
+            }
+            for left in [500, 700, 900] {
+                down_to(bottom as usize + left, &|| assert_eq!(raise(), 0));
+            }
+        })
+        .expect("starts")
+        .join()
+        .expect("it goes on");
+    on_bucket_thread(|tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| overflow_a_little());
+        assert_eq!(exhaustion(outcome.result).reason, Reason::Stack);
+    });
+}
+
+#[test]
+fn a_wild_pointer_ends_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    let output = common::in_a_child("wild", &[]);
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{output:?}");
+}
+
+#[test]
+#[ignore = "ends its process: for a_wild_pointer_ends_the_process"]
+fn wild() {
+    on_bucket_thread(|tenant| {
+        // Not an address that x86-64 can have, for which the kernel tells none.
+        let wild: *const u8 = ptr::without_provenance(black_box(1 << 63));
+        // SAFETY: there is none; this is to end the process.
+        tenant.enter(&never_stuck, |_| unsafe { wild.read_volatile() });
+    });
+}
+
+/// The caller may be a C library that holds a lock.
+#[test]
+fn a_function_of_the_c_library_that_wants_stack_is_not_left_by_a_jump() {
+    let _turn = alone();
+    on_bucket_thread(|tenant| {
+        let after = std::rc::Rc::new(std::cell::Cell::new(0));
+        for left in [6000, 9000, 12_000, 15_000] {
+            let seen = after.clone();
+            let exit_3 = move || {
+                // SAFETY: a command.
+                let status = unsafe { libc::system(c"exit 3".as_ptr()) };
+                seen.set(libc::WEXITSTATUS(status));
+            };
+            // SAFETY: what is held is a count that nothing but this thread uses.
+            let outcome = unsafe {
+                tenant.enter_escaping(&never_stuck, move |_| {
+                    with_stack_left(left, &mut || exit_3())
+                })
+            };
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Stack);
+            assert_eq!(after.replace(0), 3, "{left} bytes left");
+        }
+    });
+}
+
+/// All threads block what the main thread waits for, and a program that is started by one does not.
+#[test]
+fn a_new_process_blocks_no_signals_for_the_sake_of_a_thread() {
+    use std::os::unix::process::CommandExt;
+    let _turn = alone();
+    let mut ours = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: it is emptied, then filled.
+    let ours = unsafe {
+        libc::sigemptyset(ours.as_mut_ptr());
+        libc::sigaddset(ours.as_mut_ptr(), libc::SIGTERM);
+        ours.assume_init()
+    };
+    handle(libc::SIGTERM);
+    thread::spawn(move || {
+        let blocked = || {
+            let text = std::fs::read_to_string("/proc/thread-self/status").expect("procfs");
+            let line = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            line.expect("a line").trim().to_owned()
+        };
+        let usr1 = {
+            let mut set = ours;
+            // SAFETY: an initialised set.
+            unsafe { libc::sigaddset(&raw mut set, libc::SIGUSR1) };
+            set
+        };
+        // SAFETY: sets that are initialised.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const usr1, ptr::null_mut()) };
+        transom_arena::do_not_block_in_children(&ours);
+        let before = blocked();
+        assert_eq!(before, "0000000000004200");
+        let mut plain = Command::new("grep");
+        let mut forked = Command::new("grep");
+        // SAFETY: it does nothing. With it, the child is forked.
+        unsafe { forked.pre_exec(|| Ok(())) };
+        for command in [&mut plain, &mut forked] {
+            let output = command
+                .args(["SigBlk", "/proc/self/status"])
+                .output()
+                .expect("runs");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(
+                said, "SigBlk:\t0000000000000200\n",
+                "what it blocks itself stays"
+            );
+            assert_eq!(blocked(), before);
+        }
+    })
+    .join()
+    .expect("it ends");
 }
 
 /// The extension is a request's: the next one has it again, and one that has used it up is parked.

@@ -251,7 +251,8 @@ impl Application {
     /// bucket is in service. False if the door was revoked meanwhile.
     pub(crate) fn prepare(&self, place: u32, tenant: &mut Tenant) -> bool {
         for each in self.each_thread() {
-            let outcome = tenant.enter(&|_| {}, |_| each());
+            let parked = |_: Failed<'_>| (self.options().on_parked)();
+            let outcome = tenant.enter(&parked, |_| each());
             if let Err(failed) = outcome.result {
                 let (what, raise) = match failed {
                     Failed::Exhausted(exhaustion) => {

@@ -411,9 +411,9 @@ impl LossWatch {
                     at_ns: now_ns,
                     route,
                 });
-                let since_ns = match loss {
-                    Loss::Resting => since_ns,
-                    Loss::Parked | Loss::Overdue => self.application.signs().of(bucket).since_ns(),
+                let since_ns = match since_ns {
+                    0 => self.application.signs().of(bucket).since_ns(),
+                    since_ns => since_ns,
                 };
                 self.tell_lost(
                     bucket,
@@ -447,7 +447,7 @@ impl LossWatch {
         let why = match why {
             (Loss::Overdue, _) => "its handler has not returned, long after the deadline",
             (Loss::Parked, _) => {
-                "its thread was parked outside of a request, as by a panic in a destructor of a thread-local"
+                "its thread was parked outside of a request: in a destructor of a thread-local, or in what is to run once on each thread"
             }
             (Loss::Resting, Stage::Ends) => {
                 "its thread does not end, because a destructor of a thread-local has not returned"
