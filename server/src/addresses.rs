@@ -34,7 +34,7 @@ pub(crate) enum Admission {
 /// The table.
 #[derive(Debug)]
 pub(crate) struct Addresses {
-    most: u64,
+    most: AtomicU64,
     sets: Box<[Set]>,
     keys: RandomState,
 }
@@ -63,10 +63,15 @@ impl Addresses {
     /// A table for so many connections, of which an address may have `most`.
     pub(crate) fn new(connections: usize, most: u32) -> Self {
         Addresses {
-            most: u64::from(most),
+            most: AtomicU64::new(u64::from(most)),
             sets: (0..sets(connections)).map(|_| Set::default()).collect(),
             keys: RandomState::new(),
         }
+    }
+
+    /// From now on an address may have so many. Those that have more keep them.
+    pub(crate) fn set_most(&self, most: u32) {
+        self.most.store(u64::from(most), Ordering::Relaxed);
     }
 
     /// Counts a new connection, or refuses it. A peer without an address is nobody's, and not counted.
@@ -95,7 +100,7 @@ impl Addresses {
             let Some((entry, word)) = known.or(free) else {
                 return Admission::Admitted(None);
             };
-            if word & COUNT >= self.most {
+            if word & COUNT >= self.most.load(Ordering::Relaxed) {
                 return Admission::Refused;
             }
             let next = tag | ((word & COUNT) + 1);

@@ -215,10 +215,7 @@ impl FrontPlan {
         };
         let tcp = of(|target| matches!(target, Target::Tcp(_)));
         let udp = of(|target| matches!(target, Target::Udp(_)));
-        let http = Config {
-            settings: Vec::new(),
-            forwards: config.http_forwards().cloned().collect(),
-        };
+        let http = config.http_only();
         let mut terms = Vec::new();
         // Loops serve HTTP, and where there is none to serve there are none.
         let loops = if http.forwards.is_empty() {

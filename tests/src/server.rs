@@ -79,7 +79,7 @@ impl Launch {
     #[must_use]
     pub fn flags(mut self, flags: &str) -> Self {
         // A door has no port; a front end alone says where it listens in its forwards.
-        self.listens |= ["--listen", "--door ", "--forward"]
+        self.listens |= ["--listen", "--door ", "--forward", "--config"]
             .iter()
             .any(|flag| flags.contains(flag));
         let portless = ["--door ", "unix:/", "systemd:"];

@@ -224,6 +224,15 @@ impl Config {
         doors
     }
 
+    /// The same without what loops do not serve, and without flags.
+    #[must_use]
+    pub fn http_only(&self) -> Config {
+        Config {
+            settings: Vec::new(),
+            forwards: self.http_forwards().cloned().collect(),
+        }
+    }
+
     /// The forwards of HTTP, which loops serve; each other one is served by a thread of its own.
     pub fn http_forwards(&self) -> impl Iterator<Item = &Forward> {
         self.forwards.iter().filter(|forward| forward.is_http())

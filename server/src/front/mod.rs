@@ -18,6 +18,7 @@ mod output;
 mod reading;
 mod replying;
 mod routes;
+mod rules;
 mod slow;
 mod stats;
 mod timers;
@@ -30,7 +31,7 @@ use crate::net::{self, Epoll, ListenOptions};
 use crate::pace::PaceLimit;
 use crate::peer::forwarded::Field;
 use crate::peer::{Trusted, is_trusted};
-use crate::settings::{FrontSettings, ProxySetting};
+use crate::settings::FrontSettings;
 use doorway::{Doorway, Doorways};
 use gathering::Places;
 use std::collections::VecDeque;
@@ -54,6 +55,7 @@ pub(crate) use doorway::{
 pub(crate) use gathering::gathering_size;
 pub(crate) use opener::{HANGS, OPENER_STACK, Opener, OpenerBuilder, open_options};
 pub(crate) use routes::{Route, RouteTable};
+pub(crate) use rules::{Limits, Rules};
 pub use stats::{Counter, LoopFigures, LoopStats};
 
 /// The upper half of the epoll token of what is no connection.
@@ -130,6 +132,7 @@ const PATIENCE_STEPS: u32 = 6;
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
     state: AtomicU32,
+    rules: rules::Board,
 }
 
 /// What a loop does about new work.
@@ -149,6 +152,11 @@ pub(crate) enum Order {
 impl Orders {
     pub(crate) fn give(&self, order: Order) {
         self.state.fetch_max(order as u32, Ordering::SeqCst);
+    }
+
+    /// Has every loop go by these rules from its next turn on.
+    pub(crate) fn change_rules(&self, rules: Rules) {
+        self.rules.put(Arc::new(rules));
     }
 
     pub(crate) fn get(&self) -> Order {
@@ -256,7 +264,7 @@ pub(crate) struct Loop {
     /// The field in which a proxy names its client.
     forwarded: Option<Field>,
     /// The proxies that are believed.
-    trust: Box<[Trusted]>,
+    trust: Arc<[Trusted]>,
     timeouts: Timeouts,
     /// How slowly a client may send a body, and take an answer.
     body_pace_limit: PaceLimit,
@@ -272,6 +280,8 @@ pub(crate) struct Loop {
     now_ms: u64,
     orders: Arc<Orders>,
     order: Order,
+    /// How often there were new rules when it last looked.
+    edition: u32,
     stats: Arc<LoopStats>,
     /// Of requests, if they are logged.
     access: Option<access::Access>,
@@ -316,7 +326,7 @@ impl Loop {
         let head_limit = settings.head_limit.get();
         let (read, rest) = parts.scratch.into_slice().split_at_mut(scratch.0);
         let (write, places) = rest.split_at_mut(scratch.1);
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let limits = Limits::new(settings);
         let mut this = Loop {
             epoll,
             bell: parts.bell,
@@ -341,21 +351,14 @@ impl Loop {
                 target_max: head_limit / 2,
                 ..HeadLimits::default()
             },
-            body_limit: settings.body_limit.get() as u64,
-            requests_per_connection: settings.requests_per_connection.get(),
-            proxied: settings.proxy_protocol == ProxySetting::Require,
-            forwarded: settings.forwarded.into(),
-            trust: settings.trust.clone().into(),
-            timeouts: Timeouts {
-                header: ms(settings.header_timeout),
-                write: ms(settings.write_timeout),
-                idle: ms(settings.idle_timeout),
-                queue: ms(settings.queue_timeout),
-                deadline: settings.deadline().map_or(0, ms),
-                linger: LINGER_MS,
-            },
-            body_pace_limit: pace_limit(settings.body_timeout, settings.body_rate),
-            write_pace_limit: pace_limit(settings.write_timeout, settings.write_rate),
+            body_limit: limits.body_limit,
+            requests_per_connection: limits.requests_per_connection,
+            proxied: limits.proxied,
+            forwarded: limits.forwarded,
+            trust: limits.trust,
+            timeouts: limits.timeouts,
+            body_pace_limit: limits.body_pace_limit,
+            write_pace_limit: limits.write_pace_limit,
             connections,
             loops: settings.loops(),
             date: DateCache::new(net::unix_seconds()),
@@ -364,6 +367,7 @@ impl Loop {
             now_ms: 0,
             orders: parts.orders,
             order: Order::Serve,
+            edition: 0,
             stats: parts.stats,
             access: None,
             quiet: 0,
@@ -392,6 +396,7 @@ impl Loop {
         let mut events = [no_event; EVENTS];
         loop {
             self.obey();
+            self.follow_rules();
             self.expire_timers();
             if self.accept_again_ms != 0 && self.accept_again_ms <= self.now_ms {
                 self.resume_accepting();

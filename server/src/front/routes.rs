@@ -1,7 +1,9 @@
 //! Which doorway a request goes to: by the longest prefix of its path, and by its method where a route names one.
 //!
-//! A table is made before "ready" and only read afterwards. Paths are matched as the application will see them: decoded,
+//! A table is only read once it is made. Paths are matched as the application will see them: decoded,
 //! and with their dot segments resolved.
+
+use std::sync::{Mutex, PoisonError};
 
 /// The longest `Allow` list: what fits the front end's own answers beside everything else.
 const ALLOW_MAX: usize = 256;
@@ -30,7 +32,8 @@ pub(crate) enum Match {
 #[derive(Debug)]
 pub(crate) struct RouteTable {
     routes: Box<[Route]>,
-    /// By route: the methods that are taken where it is the longest match. Kept for ever, as the table is.
+    /// By route: the methods that are taken where it is the longest match. Answers refer to them, and each list is kept for ever,
+    /// once.
     allow: Box<[Option<&'static str>]>,
     only: Option<u16>,
 }
@@ -120,7 +123,19 @@ fn allowed(routes: &[Route], prefix: &str) -> Option<&'static str> {
         }
     }
     let list = methods.join(", ");
-    (list.len() <= ALLOW_MAX).then(|| &*Box::leak(list.into_boxed_str()))
+    (list.len() <= ALLOW_MAX).then(|| for_ever(list))
+}
+
+/// A list of methods that is never freed. Tables are made again and again, and have the same lists.
+fn for_ever(list: String) -> &'static str {
+    static LISTS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+    let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = lists.iter().find(|known| **known == list) {
+        return known;
+    }
+    let list: &'static str = Box::leak(list.into_boxed_str());
+    lists.push(list);
+    list
 }
 
 #[cfg(test)]

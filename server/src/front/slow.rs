@@ -256,14 +256,14 @@ impl Loop {
         };
         for index in self.table.entries(List::Body(doorway)) {
             let left = self.table[index].body_pace.left_ns(now);
-            consider(self.body_pace_limit.stall_ns - left, index);
+            consider(self.body_pace_limit.stall_ns.saturating_sub(left), index);
         }
         if !bodies_only {
             let mut next = self.table.first(List::Write(doorway));
             while let Some(index) = next {
                 self.credit_taker(index);
                 let left = self.table[index].write_pace.left_ns(now);
-                consider(self.write_pace_limit.stall_ns - left, index);
+                consider(self.write_pace_limit.stall_ns.saturating_sub(left), index);
                 next = self.table.after(index);
             }
         }

@@ -26,6 +26,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 use tracing::dispatcher::{self, DefaultGuard};
 use tracing::level_filters::LevelFilter;
@@ -119,7 +120,7 @@ pub fn install(options: LogOptions) -> Result<(LogHandle, Pending), LogError> {
     let (subscriber, handle) = start(options, File::from(stderr))?;
     let bridge = LogBridge {
         queue: Arc::clone(&handle.queue),
-        level: subscriber.level,
+        level: Arc::clone(&handle.level),
         style: subscriber.style,
     };
     let dispatch = Dispatch::new(subscriber);
@@ -128,6 +129,7 @@ pub fn install(options: LogOptions) -> Result<(LogHandle, Pending), LogError> {
         of_this_thread: dispatcher::set_default(&dispatch),
         dispatch,
         bridge,
+        takes_all: Arc::clone(&handle.takes_all),
     };
     Ok((handle, pending))
 }
@@ -138,6 +140,7 @@ pub struct Pending {
     of_this_thread: DefaultGuard,
     dispatch: Dispatch,
     bridge: LogBridge,
+    takes_all: Arc<AtomicBool>,
 }
 
 impl Pending {
@@ -147,14 +150,46 @@ impl Pending {
             of_this_thread,
             dispatch,
             bridge,
+            takes_all,
         } = self;
         drop(of_this_thread);
         // An error says that the application has its own.
         let _ = dispatcher::set_global_default(dispatch);
-        let level = bridge.level;
+        let level = bridge.level.get();
         if ::log::set_boxed_logger(Box::new(bridge)).is_ok() {
             ::log::set_max_level(filter_of(level));
+            takes_all.store(true, Ordering::Relaxed);
         }
+    }
+}
+
+/// The least severe level that is logged, which may change.
+struct Chosen(AtomicU8);
+
+impl Chosen {
+    const ALL: [LevelFilter; 6] = [
+        LevelFilter::OFF,
+        LevelFilter::ERROR,
+        LevelFilter::WARN,
+        LevelFilter::INFO,
+        LevelFilter::DEBUG,
+        LevelFilter::TRACE,
+    ];
+
+    fn new(level: LevelFilter) -> Self {
+        let chosen = Chosen(AtomicU8::new(0));
+        chosen.set(level);
+        chosen
+    }
+
+    fn set(&self, level: LevelFilter) {
+        let place = Self::ALL.iter().position(|one| *one == level);
+        let place = place.expect("`ALL` has every level") as u8;
+        self.0.store(place, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> LevelFilter {
+        Self::ALL[usize::from(self.0.load(Ordering::Relaxed))]
     }
 }
 
@@ -173,13 +208,13 @@ fn filter_of(level: LevelFilter) -> ::log::LevelFilter {
 /// Takes the lines of the crate `log` to the writer thread, as [`LogSubscriber`] takes `tracing` events.
 struct LogBridge {
     queue: Arc<Queue<Record>>,
-    level: LevelFilter,
+    level: Arc<Chosen>,
     style: Style,
 }
 
 impl ::log::Log for LogBridge {
     fn enabled(&self, metadata: &::log::Metadata<'_>) -> bool {
-        record::level_of(metadata.level()) <= self.level
+        record::level_of(metadata.level()) <= self.level.get()
     }
 
     fn log(&self, line: &::log::Record<'_>) {
@@ -207,13 +242,16 @@ pub fn start(options: LogOptions, sink: File) -> Result<(LogSubscriber, LogHandl
     queue.set_writer(writer);
     let subscriber = LogSubscriber {
         queue: Arc::clone(&queue),
-        level: options.level,
+        level: Arc::new(Chosen::new(options.level)),
         style,
     };
+    let level = Arc::clone(&subscriber.level);
     Ok((
         subscriber,
         LogHandle {
             queue,
+            level,
+            takes_all: Arc::default(),
             bytes: memory_bytes(options.queue),
         },
     ))
@@ -237,6 +275,9 @@ fn style(format: LogFormat, terminal: bool) -> Style {
 #[derive(Clone)]
 pub struct LogHandle {
     queue: Arc<Queue<Record>>,
+    level: Arc<Chosen>,
+    /// Lines of the crate `log` come here too.
+    takes_all: Arc<AtomicBool>,
     bytes: usize,
 }
 
@@ -259,6 +300,15 @@ impl LogHandle {
         self.queue.wait_finished(deadline)
     }
 
+    /// Logs from now on what is at least as severe as that, and nothing less. It allocates.
+    pub fn set_level(&self, level: LevelFilter) {
+        self.level.set(level);
+        tracing::callsite::rebuild_interest_cache();
+        if self.takes_all.load(Ordering::Relaxed) {
+            ::log::set_max_level(filter_of(level));
+        }
+    }
+
     /// [`memory_bytes`] of this log.
     pub fn memory_bytes(&self) -> usize {
         self.bytes
@@ -269,7 +319,7 @@ impl LogHandle {
 /// handlers. Needs 5 KiB of stack, and what the fields' own `Display` and `Debug` need.
 pub struct LogSubscriber {
     queue: Arc<Queue<Record>>,
-    level: LevelFilter,
+    level: Arc<Chosen>,
     style: Style,
 }
 
@@ -278,16 +328,16 @@ impl Subscriber for LogSubscriber {
         if self.enabled(metadata) {
             Interest::always()
         } else {
-            Interest::never()
+            Interest::never() // until `LogHandle::set_level` asks again
         }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= self.level
+        metadata.is_event() && *metadata.level() <= self.level.get()
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level)
+        Some(self.level.get())
     }
 
     fn event(&self, event: &Event<'_>) {

@@ -11,8 +11,6 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 /// Starts the access log that the settings ask for; `forwards` and `doors` are the names of what the loops number.
-///
-/// Before any other thread but the log's: SIGHUP is blocked in this thread and in those that it starts from now on.
 pub(super) fn start(
     settings: &FrontSettings,
     forwards: Vec<String>,
@@ -48,9 +46,7 @@ pub(super) fn start(
     })
     .map_err(StartError::AccessThread)?;
     if in_a_file {
-        signals
-            .reopen_on_hangup(log.clone())
-            .map_err(StartError::Signals)?;
+        signals.reopen_on_hangup(log.clone());
     }
     Ok(Some(log))
 }

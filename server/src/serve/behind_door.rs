@@ -5,7 +5,7 @@ use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Channels, Recycling, Way};
 use super::signals::{Signals, Wake};
-use super::watch::{End, until_told};
+use super::watch::{End, nothing_to_reload, until_told};
 use super::{Handlers, StartError, application, end};
 use crate::admin::Admin;
 use crate::log::LogHandle;
@@ -149,7 +149,12 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let mut why = until_told(signals, &self.handover, Some(&mut self.recycling));
+        let mut why = until_told(
+            signals,
+            &mut self.handover,
+            Some(&mut self.recycling),
+            nothing_to_reload,
+        );
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
@@ -214,7 +219,7 @@ impl Server {
             }
             match signals.wait(Some(left.min(LOOK_AGAIN))) {
                 Wake::Signal => return false,
-                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
+                Wake::HandOver | Wake::HangUp | Wake::Parked | Wake::TimedOut => {}
             }
         }
         true

@@ -4,6 +4,7 @@ use super::admin::{AdminHalf, AdminMemory};
 use super::front::{FrontHalf, Loops, addresses};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
+use super::reload::Reload;
 use super::signals::Signals;
 use super::watch::until_told;
 use super::{HEAP_HEADROOM, StartError, access, descriptors, end, report, with_logs};
@@ -61,7 +62,7 @@ pub fn check_file(path: &Path) -> ExitCode {
 fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartError> {
     let started = Instant::now();
     let config = read(settings.config.as_deref(), &settings.forward)?;
-    let front = FrontSettings::from_file(&config.settings, Some(line))?;
+    let (front, words) = FrontSettings::with_words(&config.settings, Some(line))?;
     let plan = plan(&front, &config)?;
     if front.check {
         let _ = writeln!(io::stdout(), "{}", plan.bound);
@@ -77,8 +78,9 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     let signals = Signals::block().map_err(StartError::Signals)?;
     with_logs(&front, |logs, pending| {
         pending.claim();
+        let reload = Reload::new(settings, line, &config, (front.clone(), words));
         Server::start(&plan, &front, config, inherited, logs, &signals, started)
-            .map(|server| server.until_the_end(&front, &signals, logs))
+            .map(|server| server.until_the_end(reload, &signals, logs))
     })
 }
 
@@ -103,7 +105,7 @@ fn descriptors_needed(front: &FrontSettings, config: &Config, plan: &FrontPlan) 
     of_loops + of_forwards.sum::<u64>() + descriptors::of_admin(front)
 }
 
-fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
+pub(super) fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
     let Some(path) = path else {
         return Ok(Config::read(None, flags, &file::keys())?);
     };
@@ -119,7 +121,7 @@ fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
 }
 
 /// The sum; a flag that cannot hold is told with the place in the file, if that is where it was set.
-fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError> {
+pub(super) fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError> {
     FrontPlan::new(front, config).map_err(|source| {
         let (PlanError::TooSmall { flag, .. }
         | PlanError::TooLarge { flag, .. }
@@ -216,6 +218,22 @@ struct ForwardParts<'c> {
     access: Option<&'c AccessLog>,
 }
 
+/// Where the requests of a forward go; a doorway's number is its door's place in `doors`.
+pub(super) fn route_table(forward: &Forward, doors: &[impl AsRef<Path>]) -> RouteTable {
+    let doorway = |door: &Path| doors.iter().position(|known| known.as_ref() == door);
+    match &forward.target {
+        Target::Http(routes) => {
+            let routes = routes.iter().map(|route| front::Route {
+                method: route.method_name().map(str::to_owned),
+                prefix: route.path.clone(),
+                doorway: doorway(&route.door).expect("`doors` has every door") as u16,
+            });
+            RouteTable::new(routes.collect())
+        }
+        Target::Tcp(_) | Target::Udp(_) => unreachable!("loops serve HTTP"),
+    }
+}
+
 /// Builds the loops, and starts what opens their doors.
 fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     let ForwardParts {
@@ -229,18 +247,9 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         mut scratch,
         access,
     } = parts;
-    let doorway = |door: &Path| doors.iter().position(|known| *known == door);
-    let tables = forwards.iter().map(|forward| match &forward.target {
-        Target::Http(routes) => {
-            let routes = routes.iter().map(|route| front::Route {
-                method: route.method_name().map(str::to_owned),
-                prefix: route.path.clone(),
-                doorway: doorway(&route.door).expect("`doors` has every door") as u16,
-            });
-            Arc::new(RouteTable::new(routes.collect()))
-        }
-        Target::Tcp(_) | Target::Udp(_) => unreachable!("loops serve HTTP"),
-    });
+    let tables = forwards
+        .iter()
+        .map(|forward| Arc::new(route_table(forward, &doors)));
     let tables: Vec<_> = tables.collect();
     let open = open_options(settings);
     let mut opener = OpenerBuilder::default();
@@ -348,9 +357,6 @@ impl Server {
         };
         let timeout = settings.handover_timeout;
         let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout, signals);
-        if let Some(error) = handover.obstacle() {
-            return Err(StartError::Handover(error.to_string()));
-        }
         let admin = match (admin_memory, buckets) {
             (Some(memory), Some(buckets)) => {
                 let view = FrontView {
@@ -397,14 +403,17 @@ impl Server {
     }
 
     fn until_the_end(
-        self,
-        settings: &FrontSettings,
+        mut self,
+        mut reload: Reload<'_>,
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let why = until_told(signals, &self.handover, None);
+        let loops = &self.front;
+        let why = until_told(signals, &mut self.handover, None, |handover| {
+            reload.run(loops, handover, logs);
+        });
         let began = Instant::now();
-        let timeout = settings.drain_timeout;
+        let timeout = reload.front().drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         if let Some(admin) = &self.admin {
             admin.drains(why);

@@ -4,7 +4,7 @@ use super::StartError;
 use super::signals::{Signals, Wake};
 use super::watch::End;
 use crate::addresses::Addresses;
-use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders};
+use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders, Rules};
 use crate::plan::LOOP_STACK;
 use crate::settings::FrontSettings;
 use std::sync::{Arc, Barrier};
@@ -107,9 +107,19 @@ impl FrontHalf {
         (figures, sound)
     }
 
+    /// Has all loops go by new rules.
+    pub(super) fn change_rules(&self, rules: Rules) {
+        self.orders.change_rules(rules);
+        self.ring();
+    }
+
     /// Gives all loops an order.
     pub(super) fn tell(&self, order: Order) {
         self.orders.give(order);
+        self.ring();
+    }
+
+    fn ring(&self) {
         for bell in &self.bells {
             bell.ring();
         }
@@ -129,7 +139,7 @@ impl FrontHalf {
             }
             match signals.wait(Some(left.min(Duration::from_millis(20)))) {
                 Wake::Signal => return false,
-                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
+                Wake::HandOver | Wake::HangUp | Wake::Parked | Wake::TimedOut => {}
             }
         }
         true

@@ -297,6 +297,11 @@ impl Handover {
         }
     }
 
+    /// Gives new instances another time to be ready (`--handover-timeout`).
+    pub(super) fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// What is handed over.
     pub(super) fn what(&self) -> What {
         self.what
@@ -324,7 +329,7 @@ impl Handover {
                     means.signal(libc::SIGTERM);
                     return Ok(Outcome::Told);
                 }
-                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
+                Wake::HandOver | Wake::HangUp | Wake::Parked | Wake::TimedOut => {}
             }
             match means.news() {
                 News::Said => return Ok(Outcome::Ready(pid)),
@@ -354,7 +359,7 @@ impl Handover {
             }
             match signals.wait(Some(LOOK_AGAIN)) {
                 Wake::Signal => return true,
-                Wake::HandOver | Wake::Parked | Wake::TimedOut => {}
+                Wake::HandOver | Wake::HangUp | Wake::Parked | Wake::TimedOut => {}
             }
         }
     }

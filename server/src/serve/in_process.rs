@@ -6,7 +6,7 @@ use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Recycling, Way};
 use super::signals::Signals;
-use super::watch::{End, until_told};
+use super::watch::{End, nothing_to_reload, until_told};
 use super::{Handlers, StartError, access, application, end};
 use crate::access::AccessLog;
 use crate::admin::{Admin, FrontView};
@@ -186,7 +186,12 @@ impl Server {
         signals: &Signals,
         logs: &LogHandle,
     ) -> ExitCode {
-        let why = until_told(signals, &self.handover, Some(&mut self.recycling));
+        let why = until_told(
+            signals,
+            &mut self.handover,
+            Some(&mut self.recycling),
+            nothing_to_reload,
+        );
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");

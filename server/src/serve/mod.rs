@@ -14,6 +14,7 @@ mod listeners;
 mod notify;
 mod predecessor;
 mod recycle;
+mod reload;
 mod signals;
 mod watch;
 
@@ -165,14 +166,17 @@ enum StartError {
     },
     #[error("{0}")]
     Inherited(String),
-    #[error("cannot prepare for SIGUSR2: {0}; is /proc mounted?")]
-    Handover(String),
     #[error(
         "--recycle handover is not possible here: {0}. Use --recycle exit, and a supervisor that starts the process anew when it ends with status 75"
     )]
     Recycle(Because),
     #[error("--config {}: {source}", .path.display())]
     ReadConfig { path: PathBuf, source: io::Error },
+    #[error(
+        "--config {}: it has {len} bytes, and at most {most} are read again while the server runs: SIGUSR2 starts a new instance, \
+         which reads all of it", .path.display()
+    )]
+    LargeFile { path: PathBuf, len: u64, most: u64 },
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("{place}: {source}")]

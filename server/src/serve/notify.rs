@@ -41,6 +41,18 @@ impl Notify {
         }
     }
 
+    /// It reads its file again; [`Notify::ready`] follows. (`Type=notify-reload` wants the time of the clock that never
+    /// goes back.)
+    pub(super) fn reloading(&self) {
+        let mut line = [0; 64];
+        let mut rest = &mut line[..];
+        let micros = transom_doors::now_ns() / 1000;
+        if write!(rest, "RELOADING=1\nMONOTONIC_USEC={micros}").is_ok() {
+            let left = rest.len();
+            self.say(&line[..line.len() - left]);
+        }
+    }
+
     /// It serves.
     pub(super) fn ready(&self) {
         self.say(b"READY=1");

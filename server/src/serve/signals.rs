@@ -1,5 +1,4 @@
-//! What the main thread of a server waits for: SIGTERM, SIGINT, SIGUSR2, and the news that a bucket was parked. And SIGHUP,
-//! which has it open its access log anew.
+//! What the main thread of a server waits for: SIGTERM, SIGINT, SIGHUP, SIGUSR2, and the news that a bucket was parked.
 
 use super::notify::Notify;
 use crate::access::AccessLog;
@@ -16,6 +15,8 @@ pub(super) enum Wake {
     Signal,
     /// SIGUSR2.
     HandOver,
+    /// SIGHUP. The access log is being opened anew already.
+    HangUp,
     /// A bucket was parked.
     Parked,
     /// Nothing did, in time.
@@ -25,8 +26,8 @@ pub(super) enum Wake {
 /// The main thread, as the kernel knows it.
 static MAIN: AtomicI32 = AtomicI32::new(0);
 
-/// SIGTERM, SIGINT and SIGUSR2, and the news of a parked bucket, which is SIGUSR1. Only the main thread takes them. While it
-/// waits for them it gives signs of life to a service manager.
+/// SIGTERM, SIGINT, SIGHUP and SIGUSR2, and the news of a parked bucket, which is SIGUSR1. Only the main thread takes them.
+/// While it waits for them it gives signs of life to a service manager.
 ///
 /// An application may have threads that it started before it serves, and these block no signal: what the kernel gives to
 /// one of them it passes on to the main thread.
@@ -35,7 +36,7 @@ pub(super) struct Signals {
     /// What was blocked before.
     before: libc::sigset_t,
     notify: Notify,
-    /// With it, SIGHUP is ours too.
+    /// What SIGHUP opens anew.
     access: OnceLock<AccessLog>,
 }
 
@@ -77,18 +78,9 @@ impl Signals {
         &self.notify
     }
 
-    /// Has SIGHUP open an access log anew, once. Without, it does what it always does: end the process.
-    pub(super) fn reopen_on_hangup(&self, log: AccessLog) -> io::Result<()> {
-        let hangup = hangup_set();
-        // SAFETY: the set is initialised; the call affects this thread's mask only.
-        let code = unsafe {
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const hangup, std::ptr::null_mut())
-        };
-        if code != 0 {
-            return Err(io::Error::from_raw_os_error(code));
-        }
+    /// Has SIGHUP open an access log anew, once.
+    pub(super) fn reopen_on_hangup(&self, log: AccessLog) {
         let _ = self.access.set(log);
-        pass_on(libc::SIGHUP)
     }
 
     /// Tells the main thread that a bucket was parked. Async-signal-safe: it may run on the signal stack of the thread that
@@ -113,6 +105,7 @@ impl Signals {
                     if let Some(log) = self.access.get() {
                         log.reopen();
                     }
+                    return Wake::HangUp;
                 }
                 libc::SIGUSR1 => return Wake::Parked,
                 libc::SIGTERM | libc::SIGINT => return Wake::Signal,
@@ -128,17 +121,18 @@ impl Signals {
         let pointer = timeout
             .as_ref()
             .map_or(std::ptr::null(), std::ptr::from_ref);
-        let mut set = self.set;
-        if self.access.get().is_some() {
-            // SAFETY: the set is initialised, and SIGHUP is a signal.
-            unsafe { libc::sigaddset(&raw mut set, libc::SIGHUP) };
-        }
         // SAFETY: the set is initialised, the timeout valid for the call; no siginfo is wanted.
-        unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), pointer) }
+        unsafe { libc::sigtimedwait(&raw const self.set, std::ptr::null_mut(), pointer) }
     }
 }
 
-const OURS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2];
+const OURS: [libc::c_int; 5] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+];
 
 /// Async-signal-safe.
 extern "C" fn give_to_main(signal: libc::c_int) {
@@ -168,16 +162,5 @@ fn pass_on(signal: libc::c_int) -> io::Result<()> {
     match code {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// SIGHUP alone.
-fn hangup_set() -> libc::sigset_t {
-    // SAFETY: the set is initialised by sigemptyset before it is used.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGHUP);
-        set
     }
 }

@@ -5,6 +5,8 @@
 //!
 //! - SIGTERM while a new instance starts: that one is told to end too, and this one drains, as if there were none.
 //! - SIGTERM while the old instance drains: of a hand-over it makes an ordinary drain; a second one cuts.
+//! - SIGHUP while a new instance starts, or while this one drains: the access log is opened anew, and nothing is read
+//!   again, since the new instance reads it anyway.
 //! - SIGUSR2 while a new instance starts: it is what was asked for, and nothing more happens. While lost buckets wait for
 //!   their turn: the hand-over takes place at once, and the new instance is told when the last recycle was.
 //! - Buckets that are lost while a new instance starts, be it 32 in a second: they are in the process that ends anyway. If
@@ -32,20 +34,35 @@ pub(super) enum End {
     HandedOver,
 }
 
-/// Waits until there is a reason to drain. `recycling` is none for a server without buckets of its own.
+/// Waits until there is a reason to drain. `recycling` is none for a server without buckets of its own; `reload` is what
+/// SIGHUP asks for, beside opening the access log anew.
 pub(super) fn until_told(
     signals: &Signals,
-    handover: &Handover,
+    handover: &mut Handover,
     recycling: Option<&mut Recycling>,
+    reload: impl FnMut(&mut Handover),
 ) -> End {
-    let end = wait(signals, handover, recycling);
+    let end = wait(signals, handover, recycling, reload);
     if end != End::HandedOver {
         signals.notify().stopping();
     }
     end
 }
 
-fn wait(signals: &Signals, handover: &Handover, mut recycling: Option<&mut Recycling>) -> End {
+/// What SIGHUP does where there is no file to read again.
+pub(super) fn nothing_to_reload(_: &mut Handover) {
+    info!(
+        "SIGHUP: the access log is opened anew if it is a file; there is no configuration file to read again (SIGUSR2 \
+         starts a new instance)"
+    );
+}
+
+fn wait(
+    signals: &Signals,
+    handover: &mut Handover,
+    mut recycling: Option<&mut Recycling>,
+    mut reload: impl FnMut(&mut Handover),
+) -> End {
     loop {
         let pause = match recycling.as_deref_mut().map(|one| (one.step(), one)) {
             None => None,
@@ -62,6 +79,15 @@ fn wait(signals: &Signals, handover: &Handover, mut recycling: Option<&mut Recyc
         match (signals.wait(pause), handover.what()) {
             (Wake::Signal, _) => return End::Told,
             (Wake::Parked | Wake::TimedOut, _) => {}
+            (Wake::HangUp, _) => {
+                signals.notify().reloading();
+                reload(handover);
+                signals.notify().ready();
+            }
+            (Wake::HandOver, _) if std::process::id() == 1 => warn!(
+                "SIGUSR2 would start a new instance, and this process is process 1: everything in its PID namespace would \
+                 end with it. Start another container, then end this one with SIGTERM"
+            ),
             (Wake::HandOver, What::Path) => warn!(
                 "SIGUSR2 hands over listeners, and a door has none: start the next instance with --door-wait, then end \
                  this one"

@@ -3,7 +3,8 @@
 use super::FrontSettings;
 use crate::config::{Keys, Setting};
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, Parser};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -83,6 +84,17 @@ impl FrontSettings {
         settings: &[Setting],
         line: Option<&ArgMatches>,
     ) -> Result<Self, clap::Error> {
+        Self::with_words(settings, line).map(|(front, _)| front)
+    }
+
+    /// As [`FrontSettings::from_file`], and what each flag was set to, in words.
+    ///
+    /// # Errors
+    /// As for [`FrontSettings::from_file`].
+    pub(crate) fn with_words(
+        settings: &[Setting],
+        line: Option<&ArgMatches>,
+    ) -> Result<(Self, Words), clap::Error> {
         let mut words: Vec<OsString> = Vec::new();
         for flag in FrontOnly::command().get_arguments() {
             let (id, Some(name)) = (flag.get_id().as_str(), flag.get_long()) else {
@@ -111,9 +123,21 @@ impl FrontSettings {
                 }
             }
         }
-        FrontOnly::try_parse_from(words).map(|parsed| parsed.front)
+        let matches = FrontOnly::command().try_get_matches_from(words)?;
+        let front = FrontOnly::from_arg_matches(&matches)?.front;
+        let command = FrontOnly::command();
+        let words = command.get_arguments().filter_map(|flag| {
+            let values = matches.get_raw(flag.get_id().as_str());
+            let values = values.into_iter().flatten().map(OsString::from).collect();
+            Some((flag.get_long()?.to_owned(), values))
+        });
+        let words = words.collect();
+        Ok((front, words))
     }
 }
+
+/// What each flag is set to, by its name without dashes.
+pub(crate) type Words = BTreeMap<String, Vec<OsString>>;
 
 #[cfg(test)]
 mod tests {

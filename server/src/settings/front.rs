@@ -404,6 +404,51 @@ impl FrontSettings {
         }
     }
 
+    /// The flags that SIGHUP gives new values while the server runs, without dashes: no memory was set aside for them.
+    pub(crate) const CHANGEABLE: [&str; 17] = [
+        "connections-per-address",
+        "proxy-protocol",
+        "forwarded",
+        "trust",
+        "requests-per-connection",
+        "body-limit",
+        "queue-timeout",
+        "deadline",
+        "header-timeout",
+        "body-timeout",
+        "body-rate",
+        "write-timeout",
+        "write-rate",
+        "idle-timeout",
+        "drain-timeout",
+        "handover-timeout",
+        "log-level",
+    ];
+
+    /// Takes over the values of [`FrontSettings::CHANGEABLE`], and no others.
+    pub(crate) fn change_to(&mut self, new: &FrontSettings) {
+        // What addresses are counted in is there or not.
+        if self.connections_per_address.is_some() && new.connections_per_address.is_some() {
+            self.connections_per_address = new.connections_per_address;
+        }
+        self.proxy_protocol = new.proxy_protocol;
+        self.forwarded = new.forwarded;
+        self.trust = new.trust.clone();
+        self.requests_per_connection = new.requests_per_connection;
+        self.body_limit = new.body_limit;
+        self.queue_timeout = new.queue_timeout;
+        self.deadline = new.deadline;
+        self.header_timeout = new.header_timeout;
+        self.body_timeout = new.body_timeout;
+        self.body_rate = new.body_rate;
+        self.write_timeout = new.write_timeout;
+        self.write_rate = new.write_rate;
+        self.idle_timeout = new.idle_timeout;
+        self.drain_timeout = new.drain_timeout;
+        self.handover_timeout = new.handover_timeout;
+        self.log_level = new.log_level;
+    }
+
     /// Whether requests are logged, and how.
     pub(crate) fn access_style(&self) -> Option<Style> {
         match self.access_log {
@@ -438,5 +483,88 @@ impl FrontSettings {
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
         Some(self.deadline).filter(|deadline| !deadline.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    #[command(no_binary_name = true)]
+    struct Only {
+        #[command(flatten)]
+        front: FrontSettings,
+    }
+
+    /// A value of each flag that is not its default.
+    const OTHERS: [(&str, &str); 33] = [
+        ("loops", "3"),
+        ("connections", "77"),
+        ("connections-per-address", "7"),
+        ("backlog", "7"),
+        ("admin", "127.0.0.1:9"),
+        ("listen-mode", "0600"),
+        ("proxy-protocol", "require"),
+        ("forwarded", "forwarded"),
+        ("trust", "10.0.0.0/8"),
+        ("requests-per-connection", "7"),
+        ("partial-heads", "7"),
+        ("head-limit", "8KiB"),
+        ("body-limit", "7"),
+        ("receive-buffer", "7KiB"),
+        ("send-buffer", "7KiB"),
+        ("channel-limit", "7MiB"),
+        ("queue-timeout", "7s"),
+        ("deadline", "7s"),
+        ("header-timeout", "7s"),
+        ("body-timeout", "7s"),
+        ("body-rate", "7"),
+        ("write-timeout", "7s"),
+        ("write-rate", "7"),
+        ("idle-timeout", "7s"),
+        ("drain-timeout", "7s"),
+        ("handover-timeout", "7s"),
+        ("log", "json"),
+        ("log-level", "debug"),
+        ("log-queue", "7"),
+        ("constant", "7MiB"),
+        ("access-log", "json"),
+        ("access-log-file", "/a"),
+        ("access-log-queue", "7"),
+    ];
+
+    fn parse(words: &[String]) -> FrontSettings {
+        Only::try_parse_from(words).expect("flags").front
+    }
+
+    #[test]
+    fn what_changes_in_place_is_what_the_list_says() {
+        // Counting addresses cannot begin, only change.
+        let base = "--connections-per-address=9".to_owned();
+        let before = parse(std::slice::from_ref(&base));
+        for (name, value) in OTHERS {
+            let word = format!("--{name}={value}");
+            let after = match name {
+                "connections-per-address" => parse(&[word]),
+                _ => parse(&[base.clone(), word]),
+            };
+            let mut changed = before.clone();
+            changed.change_to(&after);
+            let (changed, before, after) = (
+                format!("{changed:?}"),
+                format!("{before:?}"),
+                format!("{after:?}"),
+            );
+            assert_ne!(before, after, "--{name}");
+            let listed = FrontSettings::CHANGEABLE.contains(&name);
+            assert_eq!(changed, if listed { after } else { before }, "--{name}");
+        }
+        let known = |name: &&&str| OTHERS.iter().any(|(other, _)| other == *name);
+        assert_eq!(
+            FrontSettings::CHANGEABLE.iter().filter(known).count(),
+            FrontSettings::CHANGEABLE.len()
+        );
     }
 }

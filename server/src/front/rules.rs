@@ -1,0 +1,114 @@
+//! What loops may be given anew while they serve: routes, limits and times, for which no memory was set aside.
+//!
+//! The main thread makes new rules whole and hands them to all loops at once. A loop takes them up between two turns; a
+//! timer that runs already keeps its time.
+
+use super::{LINGER_MS, Loop, RouteTable, Timeouts, pace_limit};
+use crate::pace::PaceLimit;
+use crate::peer::Trusted;
+use crate::peer::forwarded::Field;
+use crate::settings::{FrontSettings, ProxySetting};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Rules of all loops.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// By forward: where its requests go.
+    pub routes: Vec<Arc<RouteTable>>,
+    pub limits: Limits,
+}
+
+/// What requests and connections may take.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    connections_per_address: Option<u32>,
+    pub(super) body_limit: u64,
+    pub(super) requests_per_connection: u32,
+    pub(super) proxied: bool,
+    pub(super) forwarded: Option<Field>,
+    pub(super) trust: Arc<[Trusted]>,
+    pub(super) timeouts: Timeouts,
+    pub(super) body_pace_limit: PaceLimit,
+    pub(super) write_pace_limit: PaceLimit,
+}
+
+impl Limits {
+    /// As the settings ask.
+    pub(crate) fn new(settings: &FrontSettings) -> Self {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Limits {
+            connections_per_address: settings.connections_per_address.map(|most| most.get()),
+            body_limit: settings.body_limit.get() as u64,
+            requests_per_connection: settings.requests_per_connection.get(),
+            proxied: settings.proxy_protocol == ProxySetting::Require,
+            forwarded: settings.forwarded.into(),
+            trust: settings.trust.clone().into(),
+            timeouts: Timeouts {
+                header: ms(settings.header_timeout),
+                write: ms(settings.write_timeout),
+                idle: ms(settings.idle_timeout),
+                queue: ms(settings.queue_timeout),
+                deadline: settings.deadline().map_or(0, ms),
+                linger: LINGER_MS,
+            },
+            body_pace_limit: pace_limit(settings.body_timeout, settings.body_rate),
+            write_pace_limit: pace_limit(settings.write_timeout, settings.write_rate),
+        }
+    }
+}
+
+/// Where loops find new rules.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    /// How often there were new ones.
+    edition: AtomicU32,
+    rules: Mutex<Option<Arc<Rules>>>,
+}
+
+impl Board {
+    pub(super) fn put(&self, rules: Arc<Rules>) {
+        let before = self.lock().replace(rules);
+        self.edition.fetch_add(1, Ordering::SeqCst);
+        drop(before); // outside of the lock
+    }
+
+    /// What is new since `edition`, if anything is.
+    fn newer_than(&self, edition: &mut u32) -> Option<Arc<Rules>> {
+        let now = self.edition.load(Ordering::Acquire);
+        if std::mem::replace(edition, now) == now {
+            return None;
+        }
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Rules>>> {
+        // One value, which no panic can leave half changed.
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Loop {
+    /// Takes up new rules, if there are any. It allocates nothing.
+    pub(super) fn follow_rules(&mut self) {
+        let Some(rules) = self.orders.rules.newer_than(&mut self.edition) else {
+            return;
+        };
+        for (mine, new) in self.forwards.iter_mut().zip(&rules.routes) {
+            mine.clone_from(new);
+        }
+        let limits = &rules.limits;
+        if let (Some(addresses), Some(most)) = (&self.addresses, limits.connections_per_address) {
+            addresses.set_most(most);
+        }
+        self.body_limit = limits.body_limit;
+        self.requests_per_connection = limits.requests_per_connection;
+        self.proxied = limits.proxied;
+        self.forwarded = limits.forwarded;
+        self.trust.clone_from(&limits.trust);
+        self.timeouts = limits.timeouts;
+        self.body_pace_limit = limits.body_pace_limit;
+        self.write_pace_limit = limits.write_pace_limit;
+    }
+}
