@@ -156,6 +156,22 @@ impl Bound {
             .sum()
     }
 
+    /// Refuses a bound that this process cannot have here: more than the machine, a cgroup, `ulimit -v` or `ulimit -d` allows.
+    /// What the kernel holds is in no address space.
+    ///
+    /// # Errors
+    /// [`BoundError::OverLimit`] with the largest term and its flags.
+    pub fn check_here(&self) -> Result<(), BoundError> {
+        self.check(&MemoryLimit::of_this_process())?;
+        let mapped = self.bytes_in(Place::Region) + self.bytes_in(Place::Process);
+        match MemoryLimit::of_address_space() {
+            Some(limit) if mapped > limit.bytes => {
+                Err(self.over(mapped, |place| place != Place::Kernel, &limit))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a bound that is larger than the machine's memory or the tightest cgroup limit above this process.
     ///
     /// # Errors
@@ -165,12 +181,23 @@ impl Bound {
         if total <= limit.bytes {
             return Ok(());
         }
+        Err(self.over(total, |_| true, limit))
+    }
+
+    /// `total` is that of the terms at some places.
+    fn over(
+        &self,
+        total: usize,
+        counts: impl Fn(Place) -> bool,
+        limit: &MemoryLimit,
+    ) -> BoundError {
         let largest = self
             .terms
             .iter()
+            .filter(|term| counts(term.place))
             .max_by_key(|term| term.bytes())
             .expect("a sum over a limit has at least one term");
-        Err(BoundError::OverLimit {
+        BoundError::OverLimit {
             total: Bytes(total),
             total_bytes: total,
             limit_name: limit.name.clone(),
@@ -180,7 +207,7 @@ impl Bound {
             largest: Bytes(largest.bytes().unwrap_or(usize::MAX)),
             largest_flags: largest.flags,
             equation: self.to_string(),
-        })
+        }
     }
 }
 
@@ -252,6 +279,50 @@ impl MemoryLimit {
             }
         }
         limit
+    }
+
+    /// The lower one of `ulimit -v` (`RLIMIT_AS`) and `ulimit -d` (`RLIMIT_DATA`), if one is set: what this process may map.
+    #[must_use]
+    pub fn of_address_space() -> Option<Self> {
+        let limit_of = |resource, name: &str| {
+            // SAFETY: a zeroed rlimit is valid, and getrlimit fills it.
+            let limit = unsafe {
+                let mut limit: libc::rlimit = std::mem::zeroed();
+                match libc::getrlimit(resource, &raw mut limit) {
+                    0 => limit.rlim_cur,
+                    _ => libc::RLIM_INFINITY,
+                }
+            };
+            (limit != libc::RLIM_INFINITY).then(|| MemoryLimit {
+                name: name.to_owned(),
+                bytes: usize::try_from(limit).unwrap_or(usize::MAX),
+            })
+        };
+        let limits = [
+            limit_of(libc::RLIMIT_AS, "`ulimit -v` (RLIMIT_AS)"),
+            limit_of(libc::RLIMIT_DATA, "`ulimit -d` (RLIMIT_DATA)"),
+        ];
+        limits.into_iter().flatten().min_by_key(|limit| limit.bytes)
+    }
+
+    /// The lowest `memory.high` of the cgroups above this process, if one has any: above it the kernel slows down whoever
+    /// asks for memory, and ends nobody.
+    #[must_use]
+    pub fn slowed_above() -> Option<Self> {
+        let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let high = |(file, group): (String, String)| {
+            let file = file.strip_suffix("/memory.max")?.to_owned() + "/memory.high";
+            let bytes = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+            Some(MemoryLimit {
+                name: format!("memory.high of cgroup {group}"),
+                bytes,
+            })
+        };
+        let files = cgroup_limit_files(&cgroups);
+        files
+            .into_iter()
+            .filter_map(high)
+            .min_by_key(|limit| limit.bytes)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::listen::ListenAddress;
 use crate::log;
 use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
-    Bound, BoundError, BucketGeometry, Bytes, GeometryError, MemoryLimit, PAGE, Place, Term, pages,
+    Bound, BoundError, BucketGeometry, Bytes, GeometryError, PAGE, Place, Term, pages,
 };
 use transom_doors::{ChannelGeometry, GeometryError as ChannelError};
 
@@ -142,7 +142,7 @@ impl Plan {
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn new(settings: &Settings) -> Result<Self, PlanError> {
         let plan = Self::for_another_machine(settings)?;
-        plan.bound.check(&MemoryLimit::of_this_process())?;
+        plan.bound.check_here()?;
         Ok(plan)
     }
 
@@ -254,7 +254,7 @@ impl FrontPlan {
         }
         terms.extend(admin(settings));
         let bound = Bound::new(terms)?;
-        bound.check(&MemoryLimit::of_this_process())?;
+        bound.check_here()?;
         Ok(FrontPlan {
             bound,
             loops,

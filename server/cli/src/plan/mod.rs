@@ -228,6 +228,7 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
     }
     notes.extend(notes_on_buckets(&this, &planner));
     notes.extend(notes_on_memory(&this, &planner));
+    notes.extend(note_on_this_machine(&this));
     notes.extend(notes_on_measurements(&this, &planner));
     Ok(Report::new(
         &planner,
@@ -449,6 +450,13 @@ fn notes_on_memory(this: &Evaluation, planner: &Planner) -> Option<String> {
             sockets.count
         )
     })
+}
+
+/// A plan may be for another machine; on this one it may be too much.
+fn note_on_this_machine(this: &Evaluation) -> Option<String> {
+    let error = this.plan.bound.check_here().err()?.to_string();
+    let why = error.lines().next().unwrap_or_default();
+    Some(format!("such a server does not start here: {why}"))
 }
 
 /// What the measurements do not show.
