@@ -71,6 +71,8 @@ struct Shared {
     in_hand: AtomicU64,
     /// When the log last said that lines were dropped, on the loops' clock; 0: it has not.
     said_ms: AtomicU64,
+    /// When it last said that the file takes none.
+    refused_ms: AtomicU64,
 }
 
 /// A running access log. Clones are handles of the same one.
@@ -87,6 +89,7 @@ pub(crate) fn start(options: AccessOptions) -> io::Result<AccessLog> {
         reopen: AtomicBool::new(false),
         in_hand: AtomicU64::new(0),
         said_ms: AtomicU64::new(0),
+        refused_ms: AtomicU64::new(0),
     });
     let format = Format {
         style: options.style,
@@ -139,24 +142,45 @@ impl AccessLog {
 impl Shared {
     /// Says that lines were dropped, unless that was said just now.
     fn say_dropped(&self, now_ms: u64) {
-        let said = self.said_ms.load(Ordering::Relaxed);
-        if said != 0 && now_ms.saturating_sub(said) < SAY_AGAIN_MS {
-            return;
-        }
-        // Of several loops, one says it.
-        let ours = self.said_ms.compare_exchange(
-            said,
-            now_ms.max(1),
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-        if ours.is_ok() {
+        if is_time_to_say(&self.said_ms, now_ms) {
             transom_platform::own_log::warn!(
                 dropped = self.queue.dropped(),
                 "lines of the access log are dropped: they are not taken as fast as requests come (--access-log-queue)"
             );
         }
     }
+
+    /// Says that lines are dropped because they cannot be written, unless that was said just now.
+    fn say_refused(&self, error: &io::Error, now_ms: u64) {
+        if is_time_to_say(&self.refused_ms, now_ms) {
+            // Not the error's own sentence: to make that, the standard library allocates.
+            let why = match error.raw_os_error() {
+                Some(libc::ENOSPC) => "there is no space left on its disk",
+                Some(libc::EDQUOT) => "its quota of the disk is used up",
+                Some(libc::EFBIG) => "its file is as large as files may be (`ulimit -f`)",
+                Some(libc::EPIPE) => "nobody reads its pipe any more",
+                Some(libc::EIO) => "its disk has failed to write",
+                Some(libc::EROFS) => "its disk cannot be written to any more",
+                _ => "it cannot be written",
+            };
+            transom_platform::own_log::warn!(
+                why,
+                os_error = error.raw_os_error(),
+                dropped = self.queue.dropped(),
+                "lines of the access log are dropped (--access-log-file)"
+            );
+        }
+    }
+}
+
+/// Whether the last time is long enough ago; then this is the last time. Of several threads one is told so.
+fn is_time_to_say(said_ms: &AtomicU64, now_ms: u64) -> bool {
+    let said = said_ms.load(Ordering::Relaxed);
+    let is_time = said == 0 || now_ms.saturating_sub(said) >= SAY_AGAIN_MS;
+    is_time
+        && said_ms
+            .compare_exchange(said, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
 }
 
 #[cfg(test)]

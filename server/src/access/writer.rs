@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::format::{Format, LINE_BYTES_MAX};
-use crate::log::{Batch, STACK_BYTES, block_signals};
+use crate::log::{Batch, STACK_BYTES, block_signals, newlines};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -74,7 +74,9 @@ impl Writer {
         let queue = &shared.queue;
         loop {
             let round = queue.begin_round();
-            self.reopen_if_asked();
+            if self.reopen_if_asked() && self.batch.forget_cut_line() {
+                queue.count_dropped(1);
+            }
             let records = queue.drain(|record| {
                 if !self.batch.has_room_for(LINE_BYTES_MAX) {
                     self.write_batch();
@@ -85,6 +87,7 @@ impl Writer {
             self.write_batch();
             queue.end_round(round);
             if round.closing {
+                queue.count_dropped(self.batch.lines()); // the rest of one that the file has not taken
                 break;
             }
             if records > 0 {
@@ -123,48 +126,46 @@ impl Writer {
 
     /// Writes the batch. Lines that could not be written are counted as dropped.
     fn write_batch(&mut self) {
-        let mut written = 0;
+        let (mut written, mut refused) = (0, None);
         while written < self.batch.as_bytes().len() {
             match self.sink.write(&self.batch.as_bytes()[written..]) {
-                Ok(0) => break,
+                Ok(0) => {
+                    refused = Some(ErrorKind::WriteZero.into());
+                    break;
+                }
                 Ok(len) => written += len,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let left = lines(&self.batch.as_bytes()[written..]);
+                    let left = newlines(&self.batch.as_bytes()[written..]);
                     self.shared.in_hand.store(left, Ordering::SeqCst);
                     if self.reopen_if_asked() {
-                        written += self.half_a_line(written);
-                    } else if wait_writable(&self.sink).is_err() {
+                        // The line of which the old file has a part cannot go on in the new one.
+                        let rest = self.batch.rest_of_line(written);
+                        self.shared.queue.count_dropped(u64::from(rest > 0));
+                        written += rest;
+                    } else if let Err(error) = wait_writable(&self.sink) {
+                        refused = Some(error);
                         break;
                     }
                 }
-                Err(_gone) => break,
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
             }
         }
-        let lost = lines(&self.batch.as_bytes()[written..]);
-        self.batch.clear();
-        self.shared.in_hand.store(0, Ordering::SeqCst);
-        if lost > 0 {
-            self.shared.queue.count_dropped(lost);
-            self.shared.say_dropped(transom_doors::now_ns() / 1_000_000);
+        match refused {
+            None => self.batch.clear(),
+            Some(error) => {
+                let lost = self.batch.keep_cut_line(written);
+                self.shared.queue.count_dropped(lost);
+                self.shared
+                    .say_refused(&error, transom_doors::now_ns() / 1_000_000);
+            }
         }
+        let in_hand = self.batch.lines();
+        self.shared.in_hand.store(in_hand, Ordering::SeqCst);
     }
-
-    /// The line of which the old file has only a part cannot go on in the new one: its length from there on, if there is
-    /// such a line.
-    fn half_a_line(&self, written: usize) -> usize {
-        let bytes = self.batch.as_bytes();
-        if written == 0 || bytes[written - 1] == b'\n' {
-            return 0;
-        }
-        self.shared.queue.count_dropped(1);
-        let end = bytes[written..].iter().position(|&byte| byte == b'\n');
-        end.map_or(bytes.len() - written, |at| at + 1)
-    }
-}
-
-fn lines(bytes: &[u8]) -> u64 {
-    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// Waits until the sink takes something, for a while.

@@ -34,7 +34,7 @@ use tracing::subscriber::Interest;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span};
 use transom_platform::own_log;
 
-pub(crate) use batch::{BATCH_BYTES, Batch};
+pub(crate) use batch::{BATCH_BYTES, Batch, newlines};
 pub(crate) use queue::{Queue, Record as QueueRecord};
 pub(crate) use time::{common, now_ms, rfc3339};
 pub(crate) use writer::{STACK_BYTES, block_signals};

@@ -84,23 +84,33 @@ impl Writer {
 
     /// Writes the batch. Lines that could not be written are counted as dropped, but not reported: there is nowhere to.
     fn write_batch(&mut self) {
-        if let Err(_gone) = write_all(&self.sink, self.batch.as_bytes()) {
-            self.queue.count_dropped(self.batch.lines());
-            self.reported = self.queue.dropped();
+        match write_all(&self.sink, self.batch.as_bytes()) {
+            Ok(()) => self.batch.clear(),
+            Err(Cut { written }) => {
+                self.queue.count_dropped(self.batch.keep_cut_line(written));
+                self.reported = self.queue.dropped();
+            }
         }
-        self.batch.clear();
     }
 }
 
+/// The sink takes no more after so many bytes.
+struct Cut {
+    written: usize,
+}
+
 /// Writes all of `bytes`, and waits where others made the descriptor non-blocking: it is shared with them.
-fn write_all(mut sink: &File, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match sink.write(bytes) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
+fn write_all(mut sink: &File, bytes: &[u8]) -> Result<(), Cut> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match sink.write(&bytes[written..]) {
+            Ok(0) => return Err(Cut { written }),
+            Ok(len) => written += len,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => wait_writable(sink)?,
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                wait_writable(sink).map_err(|_gone| Cut { written })?;
+            }
+            Err(_gone) => return Err(Cut { written }),
         }
     }
     Ok(())
