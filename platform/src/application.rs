@@ -83,6 +83,11 @@ struct Counters {
     exhausted_shared_heap: AtomicU64,
     panicked: AtomicU64,
     largest_refused: AtomicU64,
+    threads_refused: AtomicU64,
+    /// When a thread was refused last; 0: never, or one has been started since.
+    refused_ns: AtomicU64,
+    /// When the log last said so.
+    said_ns: AtomicU64,
 }
 
 /// What an application has done so far, and what it is doing.
@@ -102,6 +107,8 @@ pub struct Figures {
     pub left: u64,
     /// Threads that were ended because their buckets kept too much, and replaced.
     pub threads_ended: u64,
+    /// Attempts to start a thread that the system has refused.
+    pub threads_refused: u64,
     /// The most bytes that an allocation has asked for and not got.
     pub largest_refused: u64,
     /// Buckets that rest now: they keep too much, or have not got another thread yet.
@@ -121,6 +128,9 @@ pub struct Figures {
     /// Log lines about requests that went wrong and were not written, because there had been twenty in that second.
     pub unlogged: u64,
 }
+
+/// How long a refused thread is remembered, and how often it is said.
+pub const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// Why no thread takes calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -287,6 +297,7 @@ impl Application {
             panicked: load(&self.counters.panicked),
             left: self.keeping.left(),
             threads_ended: self.keeping.ended(),
+            threads_refused: load(&self.counters.threads_refused),
             largest_refused: load(&self.counters.largest_refused),
             buckets_resting: self.buckets.iter().filter(rests).count(),
             kept: self.buckets.iter().map(Bucket::kept).sum(),
@@ -383,7 +394,51 @@ impl Application {
             .buckets
             .get(thread)
             .ok_or_else(|| io::Error::other("there is no bucket for another thread"))?;
-        bucket.start_thread(door_server_thread, std::ptr::from_ref(self).addr())
+        let started = bucket.start_thread(door_server_thread, std::ptr::from_ref(self).addr());
+        match &started {
+            Ok(()) => self.counters.refused_ns.store(0, Ordering::Relaxed),
+            Err(error) => self.note_refused(error),
+        }
+        started
+    }
+
+    /// Whether the system has refused a thread within the last [`REFUSED_FOR`], and given none since: then fewer requests are
+    /// served at once than there are buckets. It is not tried without a request that wants one, so it is forgotten after that.
+    #[must_use]
+    pub fn is_refused_threads(&self) -> bool {
+        match self.counters.refused_ns.load(Ordering::Relaxed) {
+            0 => false,
+            at_ns => now_ns().saturating_sub(at_ns) < REFUSED_FOR.as_nanos() as u64,
+        }
+    }
+
+    /// Counts a thread that was not to be had, and says so now and then. A loop may be the one that runs this: it allocates
+    /// nothing, and so has the number of the error and not its sentence.
+    #[cold]
+    fn note_refused(&self, error: &io::Error) {
+        let Counters {
+            threads_refused,
+            refused_ns,
+            said_ns,
+            ..
+        } = &self.counters;
+        let now_ns = now_ns().max(1);
+        let refused = threads_refused.fetch_add(1, Ordering::Relaxed) + 1;
+        refused_ns.store(now_ns, Ordering::Relaxed);
+        let before = said_ns.load(Ordering::Relaxed);
+        if before != 0 && now_ns.saturating_sub(before) < REFUSED_FOR.as_nanos() as u64 {
+            return;
+        }
+        let ours = said_ns.compare_exchange(before, now_ns, Ordering::Relaxed, Ordering::Relaxed);
+        if ours.is_ok() {
+            warn!(
+                os_error = error.raw_os_error(),
+                refused,
+                buckets = self.buckets.len(),
+                "cannot start another door server thread: check `ulimit -u` and the cgroup's pids.max (TasksMax=). Requests \
+                 wait for the threads that there are"
+            );
+        }
     }
 
     /// Until when a call may keep its bucket. A connection has no deadline, and may be used for as long as it is there.

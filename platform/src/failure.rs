@@ -94,12 +94,31 @@ impl Failure {
 }
 
 impl<E: Into<Box<dyn Error>>> From<E> for Failure {
-    /// A 500; the error and its sources are logged, up to 8 KiB of them.
+    /// A 500; the error and its sources are logged, up to 8 KiB of them. A 503 if what was wanting is a descriptor: others
+    /// give theirs back.
     fn from(error: E) -> Self {
         let error = error.into();
-        Self::internal(Short(LOGGED, WithSources(&*error)).to_string())
+        let mut failure = Self::internal(Short(LOGGED, WithSources(&*error)).to_string());
+        if NO_DESCRIPTORS
+            .iter()
+            .any(|end| failure.message.ends_with(end))
+        {
+            failure.status = Status::SERVICE_UNAVAILABLE;
+            failure.message.to_mut().push_str(MORE_DESCRIPTORS);
+        }
+        failure
     }
 }
+
+/// How the innermost error ends when there is no descriptor left, in this process (EMFILE) or on this machine (ENFILE). Its
+/// text is looked at, not its type: errors that wrap others show them, and do not all tell what they are.
+const NO_DESCRIPTORS: [&str; 2] = ["(os error 24)", "(os error 23)"];
+
+/// What the log says then.
+const MORE_DESCRIPTORS: &str = ": have the application say how many it needs (App::descriptors_per_request), or raise `ulimit -n`";
+
+/// When a client may try again that got a 503 because others had all descriptors: what most requests take.
+const RETRY_AFTER_SECONDS: &str = "1";
 
 /// What is logged of an error: its text may hold what a client has sent.
 const LOGGED: usize = 8 << 10;
@@ -165,6 +184,12 @@ impl fmt::Debug for Failure {
 
 impl<'r> IntoResponse<'r> for Failure {
     fn into_response(self) -> Response<'r> {
+        if !self.sent && self.status == Status::SERVICE_UNAVAILABLE {
+            return Response::text("Service Unavailable\n")
+                .with_status(self.status)
+                .header("Retry-After", RETRY_AFTER_SECONDS)
+                .with_diagnostic(self.message.into_owned());
+        }
         if !self.sent {
             return Response::internal_error(self.message.into_owned());
         }
@@ -213,6 +238,34 @@ mod tests {
             Some("the ledger is shut: invalid digit found in string")
         );
         assert_eq!(body(response), b"Internal Server Error\n");
+    }
+
+    #[test]
+    fn an_error_that_wants_a_descriptor_is_a_503_however_it_is_wrapped() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot open the ledger")]
+        struct Wrapped(#[source] io::Error);
+        let no_file = || io::Error::from_raw_os_error(24);
+        let failures = [
+            Failure::from(no_file()),
+            Failure::from(io::Error::from_raw_os_error(23)),
+            Failure::from(Wrapped(no_file())),
+            Failure::from(io::Error::other(Wrapped(no_file()))),
+            Failure::from(format!("cannot open the ledger: {}", no_file())),
+        ];
+        for failure in failures {
+            let response = failure.into_response();
+            assert_eq!(response.status().code(), 503);
+            let said = response.diagnostic().expect("it is logged");
+            assert!(said.contains("App::descriptors_per_request"), "{said}");
+            assert_eq!(body(response), b"Service Unavailable\n");
+        }
+        for other in [
+            io::Error::from_raw_os_error(2),
+            io::Error::other("os error 24"),
+        ] {
+            assert_eq!(Failure::from(other).status().code(), 500);
+        }
     }
 
     #[test]

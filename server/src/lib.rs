@@ -40,7 +40,7 @@ mod settings;
 pub use listen::ListenAddress;
 pub use peer::Trusted;
 pub use plan::{FrontPlan, Plan, PlanError};
-pub use serve::{App, check_file, serve, serve_escaping, serve_forwards};
+pub use serve::{App, check_file, refuse_line, serve, serve_escaping, serve_forwards};
 pub use settings::{
     AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,
     ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,

@@ -16,6 +16,8 @@ pub(crate) struct ListenOptions {
     pub backlog: u16,
     pub receive_buffer: usize,
     pub send_buffer: usize,
+    /// Of IPv6's unspecified address: IPv4 does not come there.
+    pub only_ipv6: bool,
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -50,18 +52,27 @@ fn set_option(
 }
 
 /// Fails if somebody listens there already: with `SO_REUSEPORT` alone, two servers would share the port unnoticed.
-pub(crate) fn probe(address: SocketAddr) -> io::Result<()> {
-    std::net::TcpListener::bind(address).map(drop)
+pub(crate) fn probe(address: SocketAddr, options: ListenOptions) -> io::Result<()> {
+    // A port whose connections linger is free.
+    let reuse = |fd| set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
+    bind(libc::SOCK_STREAM, address, options, reuse).map(drop)
 }
 
 /// As [`probe`], for datagrams.
-pub(crate) fn probe_datagrams(address: SocketAddr) -> io::Result<()> {
-    std::net::UdpSocket::bind(address).map(drop)
+pub(crate) fn probe_datagrams(address: SocketAddr, options: ListenOptions) -> io::Result<()> {
+    bind(libc::SOCK_DGRAM, address, options, |_| Ok(())).map(drop)
+}
+
+/// Lets a socket have the port of another one of this user.
+fn share_port(fd: RawFd) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
 }
 
 /// A listening TCP socket that shares its port with those of the other loops.
 pub(crate) fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<OwnedFd> {
     let socket = bind(libc::SOCK_STREAM, address, options, |fd| {
+        share_port(fd)?;
         // An urgent byte would otherwise be left out of the stream.
         set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
         set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
@@ -176,7 +187,7 @@ pub(crate) fn receive_datagrams(
     address: SocketAddr,
     options: ListenOptions,
 ) -> io::Result<OwnedFd> {
-    bind(libc::SOCK_DGRAM, address, options, |_| Ok(()))
+    bind(libc::SOCK_DGRAM, address, options, share_port)
 }
 
 fn bind(
@@ -194,12 +205,11 @@ fn bind(
     // SAFETY: the new descriptor is owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?) };
     let fd = socket.as_raw_fd();
-    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     set_buffers(fd, options)?;
     set_more(fd)?;
     if address.is_ipv6() {
-        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+        let only = options.only_ipv6 || !address.ip().is_unspecified();
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, only.into())?;
     }
     let (storage, len) = to_c(address);
     // SAFETY: storage holds an address of `len` bytes.
@@ -254,10 +264,13 @@ pub(crate) fn accept(
             let _ = set_buffers(fd, options);
             let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1);
         }
-        // A socket for both families, as systemd opens them, writes IPv4 addresses as IPv6.
-        let canonical = |peer: SocketAddr| SocketAddr::new(peer.ip().to_canonical(), peer.port());
         Ok((fd, peer.map(canonical)))
     }
+}
+
+/// A socket for both families writes IPv4 addresses as IPv6.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 fn to_c(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
@@ -395,7 +408,7 @@ pub(crate) struct Sender {
 impl Sender {
     /// Its address.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        from_c(&self.storage)
+        from_c(&self.storage).map(canonical)
     }
 }
 

@@ -125,7 +125,7 @@ fn metrics_count_what_was_done() {
             100_000.0 * 1024.0,
         ),
         ("transom_bucket_size_bytes", 2048.0 * 1024.0),
-        ("transom_bound_term_count{term=\"buckets\"}", 5.0),
+        ("transom_bound_term_units{term=\"buckets\"}", 5.0),
         ("transom_threads_max", 4.0),
         ("transom_draining", 0.0),
         ("transom_process_heap_allocations_total", 0.0),
@@ -491,5 +491,85 @@ fn strict_heap_makes_an_allocation_outside_the_region_fatal_and_says_where_it_wa
         refused
             .stderr()
             .contains("--strict-heap cannot be used with --door")
+    );
+}
+
+#[test]
+fn promtool_has_nothing_to_object_to() {
+    let Some(promtool) = transom_tests::server::installed("promtool") else {
+        println!("skipped: there is no promtool (Debian: prometheus)");
+        return;
+    };
+    let folder = transom_tests::Folder::new("promtool");
+    let door = folder.path().join("oom.door");
+    let behind = transom_tests::doors::behind(&door, "oom", "--admin 127.0.0.1:0");
+    let front = transom_tests::doors::before(&door, "--admin 127.0.0.1:0");
+    let alone = Server::start("oom", "--admin 127.0.0.1:0");
+    assert_eq!(
+        (front.get("/10").status, alone.get("/10").status),
+        (200, 200)
+    );
+    for server in [&behind, &front, &alone] {
+        let mut admin = transom_tests::client::Client::connect(server.admin());
+        let page = admin.get("/metrics").text().to_owned();
+        let mut child = std::process::Command::new(&promtool)
+            .args(["check", "metrics"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut input = child.stdin.take().expect("piped");
+        std::io::Write::write_all(&mut input, page.as_bytes()).expect("it reads");
+        drop(input);
+        let ended = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && said.is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn a_page_whose_name_resolves_to_this_machine_reads_nothing() {
+    let flags = "--admin 127.0.0.1:0 --admin-host metrics.example.org,transom.example.org";
+    let server = Server::start("hello", flags);
+    let status = |path: &str, host: &str| {
+        let mut admin = transom_tests::client::Client::connect(server.admin());
+        admin.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        admin.answer().status
+    };
+    let port = server.admin().port();
+    for path in ["/", "/metrics", "/buckets.json", "/health", "/ready"] {
+        assert_eq!(status(path, "evil.example"), 421, "{path}");
+        for host in [
+            format!("127.0.0.1:{port}"),
+            format!("localhost:{port}"),
+            "metrics.example.org".to_owned(),
+            "Transom.example.org:9180".to_owned(),
+        ] {
+            assert_eq!(status(path, &host), 200, "{path} {host}");
+        }
+    }
+}
+
+#[test]
+fn a_method_that_the_server_does_not_have_is_no_server_error() {
+    let server = Server::start("hello", "--admin 127.0.0.1:0");
+    let answer = server.answer_to("BREW / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(answer.status, 501);
+    let mut admin = transom_tests::client::Client::connect(server.admin());
+    let page = admin.get("/metrics").text().to_owned();
+    for line in [
+        "transom_responses_total{class=\"5xx\"} 0",
+        "transom_responses_total{class=\"501\"} 1",
+    ] {
+        assert!(page.lines().any(|one| one == line), "{line}");
+    }
+    let ended = server.stop();
+    assert_eq!(
+        (
+            ended.figure("server_errors"),
+            ended.figure("not_implemented")
+        ),
+        (0, 1)
     );
 }

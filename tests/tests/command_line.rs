@@ -378,3 +378,49 @@ fn several_addresses_are_all_served() {
     assert_eq!(server.get("/").status, 200);
     assert_eq!(server.stop().code(), 0);
 }
+
+#[test]
+fn a_value_of_the_environment_is_named_as_that() {
+    for (app, flags, name, value) in [
+        ("hello", "", "TRANSOM_BUCKETS", ""),
+        ("hello", "", "TRANSOM_BUCKETS", "many"),
+        ("hello", "", "TRANSOM_BUCKET_SIZE", "64KB"),
+        ("hello", "", "TRANSOM_LISTEN", "localhost"),
+        ("send-static-file", "--root .", "TRANSOM_LOG", "pretty"),
+        ("transom", "serve", "TRANSOM_QUEUE_TIMEOUT", "5"),
+        ("transom", "bound", "TRANSOM_CONNECTIONS", "0"),
+    ] {
+        let ended = Launch::of(app).flags(flags).env(name, value).run();
+        let said = ended.stderr();
+        assert_eq!(ended.code(), 2, "{name}: {said}");
+        assert!(
+            said.contains(&format!("environment: {name}={value:?}")),
+            "{said}"
+        );
+    }
+    // What the line says is not the environment's fault.
+    let ended = Launch::of("hello")
+        .flags("--buckets many")
+        .env("TRANSOM_BUCKETS", "4")
+        .run();
+    assert_eq!(ended.code(), 2);
+    assert!(
+        !ended.stderr().contains("environment:"),
+        "{}",
+        ended.stderr()
+    );
+}
+
+#[test]
+fn every_program_says_its_version() {
+    for (app, part) in [("hello", "on Transom "), ("transom", "transom ")] {
+        let ended = Launch::of(app).flags("--version").run();
+        assert_eq!(ended.code(), 0, "{}", ended.stderr());
+        assert!(ended.stdout.contains(part), "{}", ended.stdout);
+        assert!(
+            ended.stdout.contains(env!("CARGO_PKG_VERSION")),
+            "{}",
+            ended.stdout
+        );
+    }
+}

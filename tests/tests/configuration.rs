@@ -249,3 +249,31 @@ fn what_cannot_be_forwarded_is_refused_in_a_sentence() {
         }
     }
 }
+
+#[test]
+fn a_flag_that_may_be_given_more_than_once_is_a_list_in_a_file() {
+    let folder = folder("lists");
+    let forward = "[[forward]]\nlisten = \"http://127.0.0.1:80\"\ndoor = \"/d\"\n";
+    let with = |line: &str| check(&file(&folder, &format!("{line}\n{forward}")));
+    let ended = with("forwarded = \"forwarded\"\ntrust = [\"10.0.0.0/8\", \"unix:\"]");
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert!(
+        ended.stdout.contains("--trust 10.0.0.0/8,unix:"),
+        "{}",
+        ended.stdout
+    );
+    for (line, part) in [
+        ("trust = [\"10.0.0.1/8\"]", "1:1: "),
+        ("trust = []", "`trust` is an empty list"),
+        ("trust = [true]", "not a boolean"),
+        (
+            "connections = [5]",
+            "`connections` has one value, not a list of them",
+        ),
+    ] {
+        let ended = with(line);
+        assert_eq!(ended.code(), 1, "{line}");
+        let part = part.trim_start_matches("1:1: ");
+        assert!(ended.stderr().contains(part), "{line}: {}", ended.stderr());
+    }
+}

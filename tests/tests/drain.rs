@@ -222,3 +222,54 @@ fn the_sentence_at_the_end_says_what_was_cut() {
         ended.stderr()
     );
 }
+
+#[test]
+fn for_the_drain_delay_it_is_not_ready_and_still_serves_whoever_comes() {
+    let flags = "--buckets 4 --admin 127.0.0.1:0 --drain-delay 1h";
+    let server = Server::start("hello", flags);
+    let ready = || {
+        let mut admin = transom_tests::client::Client::connect(server.admin());
+        (admin.get("/ready").status, admin.get("/health").status)
+    };
+    assert_eq!(ready(), (200, 200));
+    let mut kept = server.connect();
+    assert_eq!(kept.get("/").status, 200);
+    server.signal(libc::SIGTERM);
+    let said = server.line_with("not ready any more, and still accepting");
+    assert!(said.contains("--drain-delay"), "{said}");
+    assert_eq!(ready(), (503, 200));
+    // A hang-up is no second signal.
+    server.signal(libc::SIGHUP);
+    assert_eq!(server.get("/").status, 200);
+    assert_eq!(kept.get("/").status, 200);
+    assert!(
+        !server
+            .lines()
+            .iter()
+            .any(|line| line.contains(" draining "))
+    );
+    server.signal(libc::SIGTERM);
+    let _said = server.line_with("draining");
+    assert_eq!(server.wait().code(), 0);
+}
+
+#[test]
+fn after_the_drain_delay_it_drains_by_itself() {
+    let server = Server::start("hello", "--buckets 4 --drain-delay 50ms");
+    let ended = server.stop();
+    assert_eq!(ended.code(), 0);
+    let said = ended.stderr();
+    let delay = said.find("still accepting").expect("it is said");
+    assert!(
+        said.find(" draining ").is_some_and(|at| at > delay),
+        "{said}"
+    );
+}
+
+#[test]
+fn without_a_flag_a_drain_is_shorter_than_the_patience_of_docker_stop() {
+    let server = Server::start("hello", "--buckets 4");
+    let ended = server.stop();
+    let said = ended.stderr();
+    assert!(said.contains("draining timeout_ms=8000"), "{said}");
+}

@@ -271,3 +271,89 @@ fn connections_are_forwarded_from_a_unix_socket_and_from_one_of_systemd() {
         assert_eq!(application.stop().code(), 0);
     }
 }
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    socket.local_addr().expect("it has one").port()
+}
+
+/// Whether a server answers at an address.
+fn answers_at(address: &str) -> bool {
+    let Ok(address) = address.parse() else {
+        return false;
+    };
+    let Ok(mut client) = transom_tests::client::Client::try_connect(address) else {
+        return false;
+    };
+    client.get("/").status == 200
+}
+
+#[test]
+fn at_the_unspecified_address_of_ipv6_ipv4_comes_too_unless_it_is_told_not_to() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: there is no IPv6 here");
+        return;
+    }
+    for (flags, takes_ipv4) in [("", true), ("--ipv6-only", false)] {
+        let port = free_port();
+        let flags =
+            format!("--listen [::]:{port} --listen 127.0.0.1:0 --admin 127.0.0.1:0 {flags}");
+        let server = Server::start("hello", &flags);
+        assert!(answers_at(&format!("[::1]:{port}")), "{flags}");
+        assert_eq!(
+            answers_at(&format!("127.0.0.1:{port}")),
+            takes_ipv4,
+            "{flags}"
+        );
+        assert_eq!(server.stop().code(), 0);
+    }
+}
+
+#[test]
+fn both_unspecified_addresses_may_have_one_port() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: there is no IPv6 here");
+        return;
+    }
+    for order in ["[::]:PORT,0.0.0.0:PORT", "0.0.0.0:PORT,[::]:PORT"] {
+        let port = free_port().to_string();
+        let listen = format!("{},127.0.0.1:0", order.replace("PORT", &port));
+        let server = Server::start("hello", &format!("--listen {listen}"));
+        assert!(answers_at(&format!("[::1]:{port}")), "{order}");
+        assert!(answers_at(&format!("127.0.0.1:{port}")), "{order}");
+        // Another server does not get a part of it unnoticed.
+        for other in ["[::]", "0.0.0.0"] {
+            let ended = Launch::of("hello")
+                .flags(&format!("--listen {other}:{port}"))
+                .run();
+            assert_eq!(ended.code(), 1);
+            assert!(
+                ended.stderr().contains("another process listens there"),
+                "{}",
+                ended.stderr()
+            );
+        }
+        assert_eq!(server.stop().code(), 0);
+    }
+}
+
+#[test]
+fn an_ipv4_client_of_an_ipv6_socket_is_called_by_its_ipv4_address() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: there is no IPv6 here");
+        return;
+    }
+    let port = free_port();
+    let folder = transom_tests::Folder::new("dual-stack");
+    let file = folder.path().join("access.log");
+    let flags = format!(
+        "--listen [::]:{port} --listen 127.0.0.1:0 --access-log combined --access-log-file {}",
+        file.display()
+    );
+    let server = Server::start("hello", &flags);
+    assert!(answers_at(&format!("127.0.0.1:{port}")));
+    assert_eq!(server.stop().code(), 0);
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    assert!(text.starts_with("127.0.0.1 - - ["), "{text}");
+}

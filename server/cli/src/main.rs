@@ -78,8 +78,14 @@ enum Action {
 }
 
 fn main() -> ExitCode {
-    let matches = Command::command().get_matches();
-    let command = Command::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = match Command::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return transom::refuse_line(&error, &Command::command()),
+    };
+    let command = match Command::from_arg_matches(&matches) {
+        Ok(command) => command,
+        Err(error) => return transom::refuse_line(&error, &Command::command()),
+    };
     match command.action {
         Action::Serve { settings } => {
             let line = matches.subcommand().map_or(&matches, |(_, line)| line);
@@ -99,8 +105,11 @@ fn main() -> ExitCode {
 fn bound(settings: &Settings) -> ExitCode {
     match Plan::new(settings) {
         Ok(plan) => match writeln!(io::stdout(), "{}", plan.bound) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                eprintln!("error: standard output cannot be written to: {error}");
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
         },
         Err(error) => {
             eprintln!("error: {error}");

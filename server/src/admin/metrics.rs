@@ -214,7 +214,7 @@ fn of_bound(bound: &Bound, text: &mut Text<'_>) -> io::Result<()> {
         )?;
     }
     text.each(
-        ("transom_bound_term_count", GAUGE, "Its first factor."),
+        ("transom_bound_term_units", GAUGE, "Its first factor."),
         "term",
         bound.terms().iter().map(|term| (term.name, term.count)),
     )?;
@@ -309,13 +309,14 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
         (
             "transom_responses_total",
             COUNTER,
-            "Answers; 2xx are all below 400.",
+            "Answers; 2xx are all below 400, 5xx are without 501.",
         ),
         "class",
         [
             ("2xx", figures.good),
             ("4xx", figures.client_errors),
             ("5xx", figures.server_errors),
+            ("501", figures.not_implemented),
         ],
     )?;
     text.each(
@@ -454,6 +455,12 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
             GAUGE,
             "Door server threads there may be.",
             application.buckets().len() as usize,
+        ),
+        (
+            "transom_threads_refused_total",
+            COUNTER,
+            "Attempts to start a thread that the system has refused.",
+            figures.threads_refused as usize,
         ),
         (
             "transom_calls_total",

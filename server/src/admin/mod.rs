@@ -11,6 +11,7 @@ mod snapshot;
 use crate::access::AccessLog;
 use crate::front::{LoopFigures, LoopStats};
 use crate::log::LogHandle;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -72,6 +73,8 @@ pub(crate) struct Admin {
     pub bound: Bound,
     pub logs: LogHandle,
     pub access: Option<AccessLog>,
+    /// `--admin-host`.
+    hosts: Vec<String>,
     started: Instant,
     /// Unix time of the start.
     started_at: Duration,
@@ -87,6 +90,7 @@ impl Admin {
         bound: &Bound,
         logs: &LogHandle,
         access: Option<&AccessLog>,
+        hosts: &[String],
     ) -> &'static Self {
         Box::leak(Box::new(Admin {
             application,
@@ -95,6 +99,7 @@ impl Admin {
             bound: bound.clone(),
             logs: logs.clone(),
             access: access.cloned(),
+            hosts: hosts.to_vec(),
             started: Instant::now(),
             started_at: unix_time(),
             draining: AtomicBool::new(false),
@@ -125,6 +130,7 @@ impl Admin {
         };
         match self.application {
             Some(application) if !has_free(application) => Some("no-bucket"),
+            Some(application) if application.is_refused_threads() => Some("no-thread"),
             _ => None,
         }
     }
@@ -138,24 +144,48 @@ impl Admin {
     /// The handlers. None of them holds a lock, or anything that must be dropped, across an allocation.
     pub(crate) fn router(&'static self) -> Router {
         Router::new()
-            .get("/", |_: &Request| page())
-            .get("/metrics", move |_: &Request| self.metrics())
-            .get("/buckets.json", move |_: &Request| self.snapshot())
-            .get("/health", move |_: &Request| self.health())
-            .get("/ready", move |_: &Request| self.ready())
+            .get("/", self.guarded(|_| page()))
+            .get("/metrics", self.guarded(Self::metrics))
+            .get("/buckets.json", self.guarded(Self::snapshot))
+            .get("/health", self.guarded(Self::health))
+            .get("/ready", self.guarded(Self::ready))
     }
 
-    fn ready(&self) -> Response<'static> {
+    /// Answers only requests that mean this server, and not a web page's name that resolves to it (DNS rebinding).
+    fn guarded(
+        &'static self,
+        answer: fn(&'static Self) -> Response<'static>,
+    ) -> impl Fn(&Request) -> Response<'static> {
+        move |request| {
+            // Nobody's browser comes over a Unix socket.
+            let is_meant = request.peer().is_none()
+                || request
+                    .header("host")
+                    .is_none_or(|host| means_us(host, &self.hosts));
+            match is_meant {
+                true => answer(self),
+                false => fresh(
+                    Response::text(
+                        "Misdirected Request: ask by address, or name this host with --admin-host\n",
+                    )
+                    .with_status(421),
+                ),
+            }
+        }
+    }
+
+    fn ready(&'static self) -> Response<'static> {
         fresh(match self.why_not_ready() {
             None => Response::text("ready\n"),
             Some("draining") => Response::text("draining\n").with_status(503),
             Some("buckets-lost") => Response::text("buckets-lost\n").with_status(503),
+            Some("no-thread") => Response::text("no-thread\n").with_status(503),
             Some(_) => Response::text("no-bucket\n").with_status(503),
         })
     }
 
     /// A process that drains is healthy: it does what it should.
-    fn health(&self) -> Response<'static> {
+    fn health(&'static self) -> Response<'static> {
         fresh(match self.has_lost_all() && !self.is_draining() {
             false => Response::text("ok\n"),
             true => Response::text("buckets-lost\n").with_status(503),
@@ -171,6 +201,22 @@ impl Admin {
         let json = Response::stream(|out| snapshot::write(self, out));
         fresh(json.header("Content-Type", "application/json"))
     }
+}
+
+/// Whether a `Host` is an address, a name that only a local network resolves, or one of `hosts`.
+fn means_us(host: &str, hosts: &[String]) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => {
+            return rest
+                .split(']')
+                .next()
+                .is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+        }
+        None => host.split(':').next().unwrap_or(host),
+    };
+    name.parse::<Ipv4Addr>().is_ok()
+        || !name.contains('.')
+        || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 fn page() -> Response<'static> {
@@ -189,4 +235,34 @@ fn fresh(response: Response<'_>) -> Response<'_> {
 fn unix_time() -> Duration {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_a_web_page_could_have_are_not_ours() {
+        let hosts = ["metrics.example.org".to_owned()];
+        for (host, is_ours) in [
+            ("127.0.0.1:9180", true),
+            ("10.0.0.7", true),
+            ("[::1]:9180", true),
+            ("[::1]", true),
+            ("localhost:9180", true),
+            ("transom", true),
+            ("", true),
+            ("metrics.example.org", true),
+            ("Metrics.Example.Org:9180", true),
+            ("example.org", false),
+            ("evil.example:9180", false),
+            ("127.0.0.1.evil.example", false),
+            ("metrics.example.org.evil.example", false),
+            ("localhost.", false),
+            ("[::1", true),
+            ("[evil.example]", false),
+        ] {
+            assert_eq!(means_us(host, &hosts), is_ours, "{host}");
+        }
+    }
 }

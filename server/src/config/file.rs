@@ -127,6 +127,21 @@ fn unknown_key<'k>(name: &str, known: impl Iterator<Item = &'k str>, otherwise: 
     }
 }
 
+/// A value as it would stand behind a flag.
+fn word(text: &Text<'_>, name: &str, value: &Spanned<DeValue<'_>>) -> Result<String, Problem> {
+    let what = match value.get_ref() {
+        DeValue::String(string) => return Ok(string.as_ref().to_owned()),
+        DeValue::Integer(integer) if integer.radix() == 10 => {
+            return Ok(integer.as_str().to_owned());
+        }
+        DeValue::Integer(_) => "an integer of another base".to_owned(),
+        DeValue::Array(_) => "an array".to_owned(),
+        other => format!("a {}", other.type_str()),
+    };
+    let what = format!("`{name}` is a whole number, or text as behind --{name}; not {what}");
+    Err(text.problem(&value.span(), what))
+}
+
 /// A flag of the front end.
 fn setting(
     text: &Text<'_>,
@@ -134,25 +149,22 @@ fn setting(
     value: &Spanned<DeValue<'_>>,
     keys: &Keys<'_>,
 ) -> Result<Setting, Problem> {
+    let is_list = keys.lists.iter().any(|list| list == name);
     let written = match value.get_ref() {
-        DeValue::String(string) => string.as_ref().to_owned(),
-        DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().to_owned(),
-        other => {
-            let what = format!(
-                "`{name}` is a whole number, or text as behind --{name}; not {} {}",
-                if other.is_integer() || other.is_array() {
-                    "an"
-                } else {
-                    "a"
-                },
-                if other.is_integer() {
-                    "integer of another base"
-                } else {
-                    other.type_str()
-                },
-            );
+        DeValue::Array(values) if is_list => {
+            let words = values.iter().map(|value| word(text, name, value));
+            let words = words.collect::<Result<Vec<_>, _>>()?;
+            if words.is_empty() {
+                let what = format!("`{name}` is an empty list: leave it out");
+                return Err(text.problem(&value.span(), what));
+            }
+            words.join(",")
+        }
+        DeValue::Array(_) => {
+            let what = format!("`{name}` has one value, not a list of them");
             return Err(text.problem(&value.span(), what));
         }
+        _ => word(text, name, value)?,
     };
     (keys.check)(name, &written)
         .map_err(|why| text.problem(&value.span(), format!("`{name}`: {why}")))?;

@@ -161,6 +161,8 @@ impl std::error::Error for ConfigError {}
 pub struct Keys<'k> {
     /// Their names, without dashes.
     pub names: Vec<String>,
+    /// Of these, those that may be given more than once.
+    pub lists: Vec<String>,
     /// Whether a flag takes a value; if not, why.
     pub check: &'k dyn Fn(&str, &str) -> Result<(), String>,
 }

@@ -12,7 +12,10 @@ fn check(name: &str, value: &str) -> Result<(), String> {
 
 fn keys() -> Keys<'static> {
     Keys {
-        names: ["connections", "queue-timeout"].map(str::to_owned).into(),
+        names: ["connections", "queue-timeout", "trust"]
+            .map(str::to_owned)
+            .into(),
+        lists: vec!["trust".to_owned()],
         check: &check,
     }
 }

@@ -78,8 +78,10 @@ stats! {
     good,
     /// Answers 400 to 499.
     client_errors,
-    /// Answers 500 to 599.
+    /// Answers 500 and 502 to 599.
     server_errors,
+    /// Answers 501: the client has asked for what HTTP has and this server has not. Nothing is wrong with the server.
+    not_implemented,
     /// Of the 400 to 499, those of our own: 413, the body is larger than may be.
     body_refused,
     /// Of these: 414, the target.
@@ -130,6 +132,7 @@ impl LoopStats {
         match status {
             0..=399 => self.good.bump(),
             400..=499 => self.client_errors.bump(),
+            501 => self.not_implemented.bump(),
             _ => self.server_errors.bump(),
         }
     }

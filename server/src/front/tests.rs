@@ -258,6 +258,7 @@ impl Front {
         let listener = net::listen(
             SocketAddr::from(([127, 0, 0, 1], 0)),
             ListenOptions {
+                only_ipv6: false,
                 backlog: 16,
                 receive_buffer: settings.receive_buffer.get(),
                 send_buffer: settings.send_buffer.get(),

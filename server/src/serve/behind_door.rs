@@ -90,7 +90,15 @@ impl Server {
         let admin = match (&listeners, admin_memory) {
             (Some(listeners), Some(memory)) => {
                 let view = recycling.view();
-                let told = Admin::new(Some(application), Some(view), None, &plan.bound, logs, None);
+                let told = Admin::new(
+                    Some(application),
+                    Some(view),
+                    None,
+                    &plan.bound,
+                    logs,
+                    None,
+                    &settings.front.admin_host,
+                );
                 let sockets = listeners.of_loop(0, 1).concat();
                 Some(AdminHalf::start(
                     told,

@@ -2,6 +2,7 @@
 
 use super::StartError;
 use crate::settings::FrontSettings;
+use std::fmt;
 
 /// Of each loop, beside its listeners: epoll set and two doorbells, its own and the door's.
 pub(super) const PER_LOOP: u64 = 3;
@@ -26,10 +27,43 @@ pub(super) fn of_admin(settings: &FrontSettings) -> u64 {
     }
 }
 
+/// What handlers may have open at once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ForHandlers {
+    /// `--buckets`.
+    pub buckets: u32,
+    /// Of each: `App::descriptors_per_request`.
+    pub each: u32,
+}
+
+impl ForHandlers {
+    fn total(self) -> u64 {
+        u64::from(self.buckets) * u64::from(self.each)
+    }
+}
+
+impl fmt::Display for ForHandlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ForHandlers { buckets, each } = self;
+        match self.total() {
+            0 => Ok(()),
+            total => write!(
+                f,
+                ", {total} of them for what handlers open (--buckets {buckets}, {each} each: App::descriptors_per_request)"
+            ),
+        }
+    }
+}
+
 /// Raises the limit as far as that is ours to do, and refuses one that is too low; `flag`, which is `count`, is what most
 /// of the `needed` descriptors are for.
-pub(super) fn check(needed: u64, flag: &'static str, count: u32) -> Result<(), StartError> {
-    let needed = needed + OTHERS;
+pub(super) fn check(
+    needed: u64,
+    flag: &'static str,
+    count: u32,
+    handlers: ForHandlers,
+) -> Result<(), StartError> {
+    let needed = needed + OTHERS + handlers.total();
     // SAFETY: a zeroed rlimit is valid, and getrlimit fills it; setrlimit reads it.
     let limit = unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();
@@ -49,5 +83,6 @@ pub(super) fn check(needed: u64, flag: &'static str, count: u32) -> Result<(), S
         needed,
         flag,
         count,
+        handlers,
     })
 }

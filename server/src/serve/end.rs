@@ -8,7 +8,8 @@ use crate::log::LogHandle;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{
-    Bound, Bucket, Bytes, Place, first_process_heap_allocation, process_heap_allocations,
+    Bound, Bucket, Bytes, MemoryLimit, Place, first_process_heap_allocation,
+    process_heap_allocations,
 };
 use transom_platform::histogram::Histogram;
 use transom_platform::own_log::{info, warn};
@@ -24,6 +25,14 @@ pub(super) fn say_bound(bound: &Bound) {
         "memory: {}",
         Sum(bound),
     );
+    if let Some(limit) = MemoryLimit::slowed_above().filter(|limit| limit.bytes < bound.total()) {
+        warn!(
+            limit = limit.bytes,
+            bound = bound.total(),
+            "the sum is more than {} allows: the kernel slows this process down before it has all of it",
+            limit.name
+        );
+    }
     // What the kernel holds is no part of what is resident.
     let sum = (bound.bytes_in(Place::Region) + bound.bytes_in(Place::Process)) as u64;
     if let Some(more) = process::resident().and_then(|resident| resident.checked_sub(sum)) {
@@ -131,6 +140,7 @@ pub(super) fn summarise(
         good = of_front(|front| front.good),
         client_errors = of_front(|front| front.client_errors),
         server_errors = of_front(|front| front.server_errors),
+        not_implemented = of_front(|front| front.not_implemented),
         rejected = of_front(|front| front.rejected),
         bad_gateway = of_front(|front| front.bad_gateway),
         unaccepted_resent = of_front(|front| front.unaccepted_resent),
@@ -150,6 +160,7 @@ pub(super) fn summarise(
         left = of(|done| done.left),
         kept = of(|done| done.kept as u64),
         threads_replaced = of(|done| done.threads_ended),
+        threads_refused = of(|done| done.threads_refused),
         parked = of(|done| done.buckets_parked as u64),
         lost = of(|done| u64::from(done.lost.total())),
         threads = of(|done| u64::from(done.threads)),

@@ -1,13 +1,14 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
 use super::admin::{AdminHalf, AdminMemory};
+use super::descriptors::ForHandlers;
 use super::front::{FrontHalf, Loops, addresses};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::reload::Reload;
 use super::signals::Signals;
-use super::watch::until_told;
-use super::{HEAP_HEADROOM, StartError, access, descriptors, end, report, with_logs};
+use super::watch::{delay_drain, until_told};
+use super::{HEAP_HEADROOM, StartError, access, descriptors, end, print, report, with_logs};
 use crate::access::AccessLog;
 use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
@@ -21,7 +22,7 @@ use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
 use crate::settings::{ForwardSettings, FrontSettings, file};
 use clap::ArgMatches;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -52,11 +53,7 @@ pub fn check_file(path: &Path) -> ExitCode {
             Err(error) => Err(error),
         }
     });
-    report(table.map(|table| {
-        // A closed pipe is no reason to fail.
-        let _ = io::stdout().write_all(table.as_bytes());
-        ExitCode::SUCCESS
-    }))
+    report(table.and_then(|table| print(format_args!("{table}"))))
 }
 
 fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartError> {
@@ -65,13 +62,13 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     let (front, words) = FrontSettings::with_words(&config.settings, Some(line))?;
     let plan = plan(&front, &config)?;
     if front.check {
-        let _ = writeln!(io::stdout(), "{}", plan.bound);
-        return Ok(ExitCode::SUCCESS);
+        return print(format_args!("{}\n", plan.bound));
     }
     descriptors::check(
         descriptors_needed(&front, &config, &plan),
         "--connections",
         front.connections.get(),
+        ForHandlers::default(),
     )?;
     // Before anything is opened: what was passed is known by its numbers only.
     let inherited = Inherited::take().map_err(StartError::Inherited)?;
@@ -363,7 +360,15 @@ impl Server {
                     stats: loops.stats.clone(),
                     connections_max: settings.connections_in_all(),
                 };
-                let told = Admin::new(None, None, Some(view), &plan.bound, logs, access.as_ref());
+                let told = Admin::new(
+                    None,
+                    None,
+                    Some(view),
+                    &plan.bound,
+                    logs,
+                    access.as_ref(),
+                    &settings.admin_host,
+                );
                 let sockets = listeners.of_loop(0, 1).pop().unwrap_or_default();
                 Some(AdminHalf::start(told, memory, buckets, sockets, settings)?)
             }
@@ -412,12 +417,13 @@ impl Server {
         let why = until_told(signals, &mut self.handover, None, |handover| {
             reload.run(loops, handover, logs);
         });
-        let began = Instant::now();
-        let timeout = reload.front().drain_timeout;
-        info!(timeout_ms = timeout.as_millis() as u64, "draining");
         if let Some(admin) = &self.admin {
             admin.drains(why);
         }
+        delay_drain(signals, why, reload.front().drain_delay);
+        let began = Instant::now();
+        let timeout = reload.front().drain_timeout;
+        info!(timeout_ms = timeout.as_millis() as u64, "draining");
         // The streams end what has begun whatever the reason is: a connection of theirs belongs to one call.
         self.streams.tell(Order::Drain);
         self.listeners.give_up(why);

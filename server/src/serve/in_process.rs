@@ -6,7 +6,7 @@ use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Recycling, Way};
 use super::signals::Signals;
-use super::watch::{End, nothing_to_reload, until_told};
+use super::watch::{End, delay_drain, nothing_to_reload, until_told};
 use super::{Handlers, StartError, access, application, end};
 use crate::access::AccessLog;
 use crate::admin::{Admin, FrontView};
@@ -135,6 +135,7 @@ impl Server {
                     &plan.bound,
                     logs,
                     access.as_ref(),
+                    &settings.front.admin_host,
                 );
                 let sockets = listeners.of_loop(0, 1)[public..].concat();
                 Some(AdminHalf::start(
@@ -192,14 +193,15 @@ impl Server {
             Some(&mut self.recycling),
             nothing_to_reload,
         );
+        if let Some(admin) = &self.admin {
+            admin.drains(why);
+        }
+        delay_drain(signals, why, settings.front.drain_delay);
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         if self.application.lost().total() > 0 {
             end::end_in_any_case(timeout);
-        }
-        if let Some(admin) = &self.admin {
-            admin.drains(why);
         }
         self.listeners.give_up(why);
         let in_time = self.front.drain(why, began + timeout, signals, || true);

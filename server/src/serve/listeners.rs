@@ -14,6 +14,7 @@ use crate::settings::FrontSettings;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -128,9 +129,10 @@ impl Listeners {
             if let (ListenAddress::Inet(address), false) = (address, inherited.handed.has(&keys[n]))
             {
                 // SO_REUSEPORT would let a second server of the same user take half of the first one's connections.
+                let options = options_of(addresses, *kind, *address, options);
                 match kind {
-                    Kind::Stream => net::probe(*address),
-                    Kind::Datagram => net::probe_datagrams(*address),
+                    Kind::Stream => net::probe(*address, options),
+                    Kind::Datagram => net::probe_datagrams(*address, options),
                 }
                 .map_err(|error| (n, error))?;
             }
@@ -170,7 +172,10 @@ impl Listeners {
             .map_err(|error| (n, error))?;
             this.sockets.extend(handed.into_iter().map(Arc::new));
             let done = match address {
-                ListenAddress::Inet(_) => this.open_up_to(*count, *kind, options),
+                ListenAddress::Inet(inet) => {
+                    let options = options_of(addresses, *kind, *inet, options);
+                    this.open_up_to(*count, *kind, options)
+                }
                 _ => Ok(()),
             };
             done.and_then(|()| {
@@ -239,6 +244,21 @@ impl Listeners {
         for file in self.open.iter_mut().filter_map(|open| open.file.as_mut()) {
             file.remove &= why != End::HandedOver;
         }
+    }
+}
+
+/// Where IPv4's unspecified address is listened on at the same port, IPv6's has no IPv4.
+fn options_of(
+    all: &[(Kind, ListenAddress, u32)],
+    kind: Kind,
+    address: SocketAddr,
+    options: ListenOptions,
+) -> ListenOptions {
+    let twin = ListenAddress::Inet((Ipv4Addr::UNSPECIFIED, address.port()).into());
+    let has_twin = all.iter().any(|(k, a, _)| *k == kind && *a == twin);
+    ListenOptions {
+        only_ipv6: options.only_ipv6 || (has_twin && address.port() != 0),
+        ..options
     }
 }
 

@@ -23,10 +23,13 @@ use crate::listen::ListenAddress;
 use crate::log::{self, LogHandle, LogOptions};
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
+use descriptors::ForHandlers;
 use listeners::Inherited;
 use recycle::{Because, Sentence, Way};
 use signals::Signals;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -75,7 +78,15 @@ pub struct App {
     warm_up: Option<Box<dyn FnOnce()>>,
     each_thread: Vec<EachThread>,
     flags: Option<OwnFlags>,
+    descriptors_per_request: u32,
+    version: Option<&'static str>,
 }
+
+/// What `--version` says of an application that has not said its own.
+const VERSION: &str = concat!("on Transom ", env!("CARGO_PKG_VERSION"));
+
+/// Descriptors that a handler may have open, unless its application says another number.
+const DESCRIPTORS_PER_REQUEST: u32 = 4;
 
 /// An application's handlers as its author has written them.
 enum Written {
@@ -196,13 +207,14 @@ enum StartError {
     #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
     Loop(io::Error),
     #[error(
-        "`ulimit -n` is {limit}, but {needed} descriptors are needed for {flag} {count} and what goes with it. Lower {flag}, or raise the limit"
+        "`ulimit -n` is {limit}, but {needed} descriptors are needed for {flag} {count} and what goes with it{handlers}. Lower {flag}, or raise the limit"
     )]
     Descriptors {
         limit: u64,
         needed: u64,
         flag: &'static str,
         count: u32,
+        handlers: ForHandlers,
     },
     #[error(
         "cannot start the first door server thread: {0}; check `ulimit -u` and the cgroup's pids.max"
@@ -222,6 +234,8 @@ enum StartError {
     AccessOutput(io::Error),
     #[error("cannot start the thread that writes the access log: {0}; check `ulimit -u`")]
     AccessThread(io::Error),
+    #[error("standard output cannot be written to: {0}")]
+    Output(io::Error),
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
 }
@@ -287,7 +301,24 @@ impl App {
             warm_up: None,
             each_thread: Vec::new(),
             flags: None,
+            descriptors_per_request: DESCRIPTORS_PER_REQUEST,
+            version: None,
         }
+    }
+
+    /// Says what `--version` prints behind the program's name, by custom `env!("CARGO_PKG_VERSION")` [default: that of
+    /// Transom].
+    pub fn version(mut self, version: &'static str) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// Says how many descriptors a request may have open at once: files, sockets, pipes [default: 4]. So many for each bucket are
+    /// in the number that `ulimit -n` must allow; the server raises its soft limit to that number, and does not start if the
+    /// hard limit is lower. A handler that finds none left gives a 503.
+    pub fn descriptors_per_request(mut self, most: u32) -> Self {
+        self.descriptors_per_request = most;
+        self
     }
 
     /// Has requests that outgrow their bucket left by a jump.
@@ -339,18 +370,22 @@ impl App {
     pub fn serve(mut self) -> ExitCode {
         settle_process_heap(HEAP_HEADROOM);
         let own = self.flags.take();
-        let command = own
-            .as_ref()
-            .map_or_else(Command::command, |own| (own.add)(Command::command()));
+        let command = Command::command().version(VERSION);
+        let command = match &own {
+            Some(own) => (own.add)(command),
+            None => command,
+        };
+        let command = match self.version {
+            Some(version) => command.version(version),
+            None => command,
+        };
+        let described = command.clone();
         let parsed = command.try_get_matches().and_then(|matches| {
             Command::from_arg_matches(&matches).map(|command| (command.settings, matches))
         });
         let (settings, matches) = match parsed {
             Ok(parsed) => parsed,
-            Err(error) => {
-                let _ = error.print();
-                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-            }
+            Err(error) => return refuse_line(&error, &described),
         };
         let taken = own.map_or(Ok(()), |own| (own.take)(&matches));
         drop(matches);
@@ -370,17 +405,19 @@ impl App {
             each_thread: self.each_thread,
         };
         if settings.front.check {
-            // A closed pipe is no reason to fail.
             let program = std::env::current_exe();
             let way = Way::choose(&settings.application, &plan, program.as_ref().err())?;
             let sentence = Sentence {
                 way: &way,
                 settings: &settings.application,
             };
-            let _ = writeln!(io::stdout(), "{}\n\n{sentence}", plan.bound);
-            return Ok(ExitCode::SUCCESS);
+            return print(format_args!("{}\n\n{sentence}\n", plan.bound));
         }
         let door = settings.door.door.as_deref();
+        let handlers_open = ForHandlers {
+            buckets: settings.application.buckets,
+            each: self.descriptors_per_request,
+        };
         match door {
             Some(_) => {
                 let front = &settings.front;
@@ -393,7 +430,7 @@ impl App {
                 let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls)
                     + of_lost_calls
                     + descriptors::of_admin(front);
-                descriptors::check(needed, "--door-channels", channels)?;
+                descriptors::check(needed, "--door-channels", channels, handlers_open)?;
             }
             None => {
                 let front = &settings.front;
@@ -401,7 +438,8 @@ impl App {
                 let needed = descriptors::of_connections(front)
                     + u64::from(front.loops()) * per_loop
                     + descriptors::of_admin(front);
-                descriptors::check(needed, "--connections", front.connections.get())?;
+                let connections = front.connections.get();
+                descriptors::check(needed, "--connections", connections, handlers_open)?;
             }
         }
         // Before anything is opened: what was passed is known by its numbers only.
@@ -467,6 +505,57 @@ fn with_logs(
     let result = serve(&logs, pending);
     logs.shutdown(Instant::now() + Duration::from_secs(1));
     result
+}
+
+/// Writes to standard output what was asked for. A closed pipe is no reason to fail: its reader has seen enough.
+fn print(text: fmt::Arguments<'_>) -> Result<ExitCode, StartError> {
+    let mut out = io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(StartError::Output(error)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Prints why a command line is not taken, or what it has asked for (`--help`, `--version`). The status of the process.
+pub fn refuse_line(error: &clap::Error, command: &clap::Command) -> ExitCode {
+    let printed = error.print();
+    if let Some((flag, variable)) = from_environment(error, command) {
+        let value = std::env::var_os(variable).unwrap_or_default();
+        let _ = writeln!(
+            io::stderr(),
+            "\n{flag} is set by the environment: {variable}={value:?}. Unset the variable, or give it a value"
+        );
+    }
+    match (error.exit_code(), printed) {
+        (0, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            report(Err(StartError::Output(error)))
+        }
+        (code, _) => ExitCode::from(u8::try_from(code).unwrap_or(2)),
+    }
+}
+
+/// The flag that an error is about, and the variable that has set it, if the command line has not.
+fn from_environment<'c>(
+    error: &clap::Error,
+    command: &'c clap::Command,
+) -> Option<(String, &'c str)> {
+    let Some(ContextValue::String(about)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = about.split([' ', '=']).next()?;
+    let commands = std::iter::once(command).chain(command.get_subcommands());
+    let mut arguments = commands.flat_map(clap::Command::get_arguments);
+    let argument = arguments.find(|one| {
+        one.get_long()
+            .is_some_and(|long| flag.strip_prefix("--") == Some(long))
+    })?;
+    let variable = argument.get_env()?.to_str()?;
+    let is_on_line = std::env::args_os().any(|word| {
+        let word = word.to_string_lossy();
+        word.strip_prefix(flag)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    });
+    (std::env::var_os(variable).is_some() && !is_on_line).then(|| (flag.to_owned(), variable))
 }
 
 /// The status of a server that ran, or the sentence why it did not.

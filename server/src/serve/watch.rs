@@ -21,6 +21,7 @@ use super::handover::{Handover, Outcome, What};
 use super::predecessor::Note;
 use super::recycle::{Recycling, Step};
 use super::signals::{Signals, Wake};
+use std::time::{Duration, Instant};
 use transom_platform::own_log::{error, info, warn};
 
 /// Why a server has to drain.
@@ -47,6 +48,25 @@ pub(super) fn until_told(
         signals.notify().stopping();
     }
     end
+}
+
+/// Goes on serving for `delay` after the process was told to end, until those who send it requests know that. A second
+/// signal ends the delay. A new instance that has taken over needs none.
+pub(super) fn delay_drain(signals: &Signals, why: End, delay: Duration) {
+    if delay.is_zero() || why == End::HandedOver {
+        return;
+    }
+    info!(
+        delay_ms = delay.as_millis() as u64,
+        "not ready any more, and still accepting (--drain-delay)"
+    );
+    let deadline = Instant::now() + delay;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || signals.wait(Some(left)) == Wake::Signal {
+            return;
+        }
+    }
 }
 
 /// What SIGHUP does where there is no file to read again.

@@ -51,7 +51,11 @@ pub(crate) fn keys() -> Keys<'static> {
     let valued = command
         .get_arguments()
         .filter(|flag| matches!(flag.get_action(), ArgAction::Set | ArgAction::Append));
+    let is_list = |flag: &&clap::Arg| matches!(flag.get_action(), ArgAction::Append);
     Keys {
+        lists: (command.get_arguments().filter(is_list))
+            .filter_map(|flag| flag.get_long().map(str::to_owned))
+            .collect(),
         names: valued
             .filter_map(|flag| flag.get_long().map(str::to_owned))
             .collect(),

@@ -1,6 +1,6 @@
 //! What a front end needs, with or without an application of its own.
 
-use super::values::{parse_duration, parse_mode};
+use super::values::{parse_duration, parse_host, parse_mode};
 use crate::access::Style;
 use crate::listen::ListenAddress;
 use crate::log::LogFormat;
@@ -66,6 +66,22 @@ pub struct FrontSettings {
         help_heading = "Serving"
     )]
     pub admin: Option<ListenAddress>,
+
+    /// Names by which --admin may be asked, beside addresses and names without a dot; others get a 421. May be given more
+    /// than once
+    #[arg(
+        long,
+        env = "TRANSOM_ADMIN_HOST",
+        value_name = "NAME",
+        value_parser = parse_host,
+        value_delimiter = ',',
+        help_heading = "Serving"
+    )]
+    pub admin_host: Vec<String>,
+
+    /// Take only IPv6 at [::]. Without, IPv4 comes there too, unless 0.0.0.0 is listened on at the same port
+    #[arg(long, env = "TRANSOM_IPV6_ONLY", help_heading = "Serving")]
+    pub ipv6_only: bool,
 
     /// Permissions of the Unix sockets that are listened on: who may connect is who may write to them
     #[arg(long, env = "TRANSOM_LISTEN_MODE", value_parser = parse_mode, value_name = "OCTAL", default_value = "0660", help_heading = "Serving")]
@@ -219,8 +235,13 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
     pub idle_timeout: Duration,
 
-    /// How long requests in progress get to end once the process is told to stop
-    #[arg(long, env = "TRANSOM_DRAIN_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
+    /// How long the process goes on accepting once it is told to stop, while /ready of --admin says 503 already: until load
+    /// balancers have seen that. A second signal ends it. Then comes --drain-timeout
+    #[arg(long, env = "TRANSOM_DRAIN_DELAY", value_parser = parse_duration, value_name = "TIME", default_value = "0", help_heading = "Time")]
+    pub drain_delay: Duration,
+
+    /// How long requests in progress get to end once the process is told to stop (docker stop and others kill after 10s)
+    #[arg(long, env = "TRANSOM_DRAIN_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "8s", help_heading = "Time")]
     pub drain_timeout: Duration,
 
     /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2 or by --recycle
@@ -405,7 +426,7 @@ impl FrontSettings {
     }
 
     /// The flags that SIGHUP gives new values while the server runs, without dashes: no memory was set aside for them.
-    pub(crate) const CHANGEABLE: [&str; 17] = [
+    pub(crate) const CHANGEABLE: [&str; 18] = [
         "connections-per-address",
         "proxy-protocol",
         "forwarded",
@@ -420,6 +441,7 @@ impl FrontSettings {
         "write-timeout",
         "write-rate",
         "idle-timeout",
+        "drain-delay",
         "drain-timeout",
         "handover-timeout",
         "log-level",
@@ -444,6 +466,7 @@ impl FrontSettings {
         self.write_timeout = new.write_timeout;
         self.write_rate = new.write_rate;
         self.idle_timeout = new.idle_timeout;
+        self.drain_delay = new.drain_delay;
         self.drain_timeout = new.drain_timeout;
         self.handover_timeout = new.handover_timeout;
         self.log_level = new.log_level;
@@ -470,6 +493,7 @@ impl FrontSettings {
             backlog: self.backlog.get(),
             receive_buffer: self.receive_buffer.get(),
             send_buffer: self.send_buffer.get(),
+            only_ipv6: self.ipv6_only,
         }
     }
 
@@ -499,7 +523,7 @@ mod tests {
     }
 
     /// A value of each flag that is not its default.
-    const OTHERS: [(&str, &str); 33] = [
+    const OTHERS: [(&str, &str); 35] = [
         ("loops", "3"),
         ("connections", "77"),
         ("connections-per-address", "7"),
@@ -524,7 +548,9 @@ mod tests {
         ("write-timeout", "7s"),
         ("write-rate", "7"),
         ("idle-timeout", "7s"),
+        ("drain-delay", "7s"),
         ("drain-timeout", "7s"),
+        ("admin-host", "a.b"),
         ("handover-timeout", "7s"),
         ("log", "json"),
         ("log-level", "debug"),

@@ -50,6 +50,17 @@ pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
         })
 }
 
+/// Reads the name of a host, without a port.
+pub(super) fn parse_host(text: &str) -> Result<String, String> {
+    let is_of_a_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    match !text.is_empty() && text.bytes().all(is_of_a_name) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "{text:?} is not the name of a host: write it without a scheme and a port, as in metrics.example.org"
+        )),
+    }
+}
+
 /// Reads a user's number or name.
 pub(super) fn parse_user(text: &str) -> Result<u32, String> {
     let mut entry = std::mem::MaybeUninit::<libc::passwd>::uninit();
@@ -157,6 +168,17 @@ mod tests {
         assert_eq!(parse_mode("0"), Ok(0));
         for wrong in ["", "0680", "rw-rw----", "1777", "-1", "+660", "0x1ff"] {
             assert!(parse_mode(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_only() {
+        assert_eq!(
+            parse_host("metrics.example.org"),
+            Ok("metrics.example.org".to_owned())
+        );
+        for wrong in ["", "a:80", "http://a", "a/b", "a b", "[::1]"] {
+            assert!(parse_host(wrong).is_err(), "{wrong}");
         }
     }
 
