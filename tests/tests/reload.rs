@@ -326,3 +326,29 @@ fn process_one_refuses_to_hand_over_and_goes_on() {
     assert_eq!(unsafe { libc::kill(child, libc::SIGTERM) }, 0);
     assert_eq!(server.wait().code(), 0);
 }
+
+#[test]
+fn what_prevails_over_the_file_at_the_start_does_so_when_it_is_read_again() {
+    let folder = Folder::new("reload-order");
+    let door = folder.path().join("hello.door");
+    let _application = behind(&door, "hello", "--buckets 2");
+    let config = folder.path().join("front.toml");
+    let write = |flags: &str| {
+        let text = file(flags, &[("/", door.clone())]);
+        std::fs::write(&config, text).expect("a file");
+    };
+    write("body-limit = \"1KiB\"\nidle-timeout = \"9s\"\nqueue-timeout = \"2s\"");
+    // The file itself is named by the environment.
+    let front = Launch::of("transom")
+        .flags("serve --body-limit 1KiB")
+        .env("TRANSOM_LISTEN", "")
+        .env("TRANSOM_CONFIG", &config)
+        .env("TRANSOM_IDLE_TIMEOUT", "7s")
+        .start();
+    write("body-limit = \"4KiB\"\nidle-timeout = \"8s\"\nqueue-timeout = \"3s\"");
+    front.signal(libc::SIGHUP);
+    let said = front.line_with("is in force");
+    assert!(said.ends_with("changed=--queue-timeout"), "{said}");
+    assert_eq!(front.post("/", vec![b'x'; 2000]).status, 413);
+    assert_eq!(front.stop().code(), 0);
+}

@@ -254,6 +254,9 @@ fn explain(error: &io::Error, address: &ListenAddress) -> String {
                 "{error}; ports below 1024 need CAP_NET_BIND_SERVICE: use a port above, or grant it"
             )
         }
+        _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            format!("{error}; this machine has no IPv6: listen on an address of IPv4, as 0.0.0.0")
+        }
         io::ErrorKind::AddrNotAvailable => {
             format!("{error}; this machine does not have that address")
         }
