@@ -8,6 +8,7 @@ use crate::pace::PaceLimit;
 use crate::peer::Trusted;
 use crate::peer::forwarded::Field;
 use crate::settings::{FrontSettings, ProxySetting};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,7 +40,7 @@ impl Limits {
     pub(crate) fn new(settings: &FrontSettings) -> Self {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Limits {
-            connections_per_address: settings.connections_per_address.map(|most| most.get()),
+            connections_per_address: settings.connections_per_address.map(NonZeroU32::get),
             body_limit: settings.body_limit.get() as u64,
             requests_per_connection: settings.requests_per_connection.get(),
             proxied: settings.proxy_protocol == ProxySetting::Require,

@@ -105,14 +105,13 @@ impl<'s> Reload<'s> {
 
     fn read(&mut self, loops: &FrontHalf) -> Result<Changes, StartError> {
         let path = self.asked.config.as_deref();
-        if let Some(len) = path.and_then(|path| std::fs::metadata(path).ok()?.len().into()) {
-            if len > FILE_MAX {
-                return Err(StartError::LargeFile {
-                    path: path.unwrap_or(Path::new("")).to_owned(),
-                    len,
-                    most: FILE_MAX,
-                });
-            }
+        let len = path.and_then(|path| Some(std::fs::metadata(path).ok()?.len()));
+        if let (Some(path), Some(len @ FILE_MAX..)) = (path, len) {
+            return Err(StartError::LargeFile {
+                path: path.to_owned(),
+                len,
+                most: FILE_MAX,
+            });
         }
         let new = forwards::read(path, &self.asked.forward)?;
         let (front, words) = FrontSettings::with_words(&new.settings, Some(self.line))?;
