@@ -223,7 +223,7 @@ fn every_problem_has_its_place() {
         ),
         (
             format!("connections = [1]\n{tcp}door = \"/d\""),
-            &[("1:15", "not an array")],
+            &[("1:15", "has one value, not a list of them")],
         ),
         // Where to listen.
         (
