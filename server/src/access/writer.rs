@@ -74,6 +74,7 @@ impl Writer {
         let queue = &shared.queue;
         loop {
             let round = queue.begin_round();
+            self.write_batch(); // the rest of a line that was cut belongs to the old file
             if self.reopen_if_asked() && self.batch.forget_cut_line() {
                 queue.count_dropped(1);
             }
