@@ -457,6 +457,14 @@ fn need_follows_live_memory() {
     assert_nothing_lost(server);
 }
 
+/// The server's threads block what its main thread waits for.
+#[test]
+fn a_program_that_a_handler_starts_ends_when_it_is_told_to() {
+    let server = promise("--buckets 1");
+    assert_eq!(server.get("/signals").text(), "SigBlk:\t0000000000000000\n");
+    assert_nothing_lost(server);
+}
+
 /// What is made on each thread before its first call may be more than a bucket may keep: the start says so, with both
 /// numbers.
 #[test]

@@ -26,11 +26,15 @@ pub(super) enum Wake {
 /// The main thread, as the kernel knows it.
 static MAIN: AtomicI32 = AtomicI32::new(0);
 
+/// The process that it is a thread of.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
 /// SIGTERM, SIGINT, SIGHUP and SIGUSR2, and the news of a parked bucket, which is SIGUSR1. Only the main thread takes them.
 /// While it waits for them it gives signs of life to a service manager.
 ///
 /// An application may have threads that it started before it serves, and these block no signal: what the kernel gives to
-/// one of them it passes on to the main thread.
+/// one of them it passes on to the main thread. Programs that a handler starts block none of these signals either, and end
+/// when they are told to.
 pub(super) struct Signals {
     set: libc::sigset_t,
     /// What was blocked before.
@@ -56,9 +60,16 @@ impl Signals {
                 return Err(io::Error::from_raw_os_error(code));
             }
             MAIN.store(libc::gettid(), Ordering::SeqCst);
+            PROCESS.store(libc::getpid(), Ordering::SeqCst);
+            let mut blocked_by_us = set;
             for signal in OURS {
                 pass_on(signal)?;
+                if libc::sigismember(&raw const before, signal) == 1 {
+                    libc::sigdelset(&raw mut blocked_by_us, signal);
+                }
             }
+            #[cfg(feature = "c-heap")]
+            transom_arena::do_not_block_in_children(&blocked_by_us);
             Ok(Signals {
                 set,
                 before,
@@ -140,12 +151,19 @@ extern "C" fn give_to_main(signal: libc::c_int) {
     unsafe {
         let place = libc::__errno_location();
         let before = *place;
-        libc::syscall(
-            libc::SYS_tgkill,
-            libc::getpid(),
-            MAIN.load(Ordering::SeqCst),
-            signal,
-        );
+        let process = PROCESS.load(Ordering::SeqCst);
+        if libc::getpid() == process {
+            libc::syscall(
+                libc::SYS_tgkill,
+                process,
+                MAIN.load(Ordering::SeqCst),
+                signal,
+            );
+        } else {
+            // The child of a fork: it has no main thread to tell, and the signal is for itself.
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
         *place = before;
     }
 }
@@ -156,7 +174,7 @@ fn pass_on(signal: libc::c_int) -> io::Result<()> {
     let code = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = give_to_main as *const () as usize;
-        action.sa_flags = libc::SA_RESTART;
+        action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
         libc::sigaction(signal, &raw const action, std::ptr::null_mut())
     };
     match code {

@@ -22,6 +22,7 @@
 //! | `GET /whole/CALL` | whether lock and lazy value of that call are as they should be |
 //! | `GET /walk/PAD` | opens folders recursively until the stack is full, in frames of different size |
 //! | `GET /deep/KIB` | uses so much stack |
+//! | `GET /signals` | which signals a program blocks that it starts |
 //! | `POST`, `GET`, `DELETE /items/…` | a map in a `Shared` cell that clients may fill |
 //! | `GET /upper/TURNS`, `GET /lru/TURNS` | loops with little in use at any time; says the arena's high water |
 //!
@@ -35,7 +36,7 @@ use std::fs;
 use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::net::ToSocketAddrs;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::{LazyLock, Mutex, OnceLock, mpsc};
 use std::thread;
 use transom::App;
@@ -473,6 +474,12 @@ fn walk_in(request: &Request) -> Result<String, Failure> {
     Ok(format!("{}\n", walk(1)))
 }
 
+fn signals(_: &Request) -> Result<String, Failure> {
+    let mut command = Command::new("grep");
+    let output = command.args(["SigBlk", "/proc/self/status"]).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 fn deep(kib: usize) -> usize {
     let frame = black_box([1u8; 1 << 10]);
     match kib {
@@ -538,6 +545,7 @@ fn main() -> ExitCode {
         .get("/", |_: &Request| "here\n")
         .get("/fill/{kib}", fill)
         .get("/deep/{kib}", deep_in)
+        .get("/signals", signals)
         .get("/cache/{n}", cache)
         .get("/c/{kib}", c)
         .get("/broken/{after}", broken)
