@@ -1,4 +1,4 @@
-//! The files in `deploy/`: their command lines are taken by the built programs, their limits have room for the memory
+//! The files in `docs/deploy/`: their command lines are taken by the built programs, their limits have room for the memory
 //! equation, and the tools that they are written for find nothing wrong with them.
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use transom_tests::{Folder, Launch, eventually};
 
 fn deploy(name: &str) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.join("../deploy").join(name)
+    here.join("../docs/deploy").join(name)
 }
 
 fn text(name: &str) -> String {
