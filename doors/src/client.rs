@@ -1,7 +1,7 @@
 //! The caller's side of a channel, made for an event loop: nothing here blocks.
 //!
 //! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* →
-//! `drain` says final → read → `release`. `withdraw` takes back a call that no thread has claimed;
+//! `drain` says final → read → `release`, or `refill` and once more from there. `withdraw` takes back a call that no thread has claimed;
 //! `abandon` gives up at any point. When `drain` says that a call is lost, its slot has no further
 //! life. The truth about a slot is kept here, in private memory; the
 //! channel's words are hints that are checked against it.
@@ -540,6 +540,20 @@ impl AsyncClient {
         if phase != Phase::Lost {
             self.free(slot.index);
         }
+    }
+
+    /// Fills a slot again whose final reply has been read. Its request stays as it is; the slot gets another id, and the old
+    /// one is not valid any more.
+    ///
+    /// # Panics
+    /// If the slot has no final reply.
+    pub fn refill(&mut self, slot: SlotId) -> SlotId {
+        let phase = self.phase(slot);
+        assert!(
+            phase == Phase::Replied,
+            "{slot:?} is {phase:?}: only a slot with its final reply is filled again"
+        );
+        self.slots.refill(slot.index)
     }
 
     /// Tries to take a submitted call out of the server's sight.

@@ -86,6 +86,14 @@ pub(crate) struct Slot {
     pub unaccepted: bool,
 }
 
+impl Slot {
+    /// Makes the next use of the slot the valid one.
+    fn advance(&mut self) {
+        // 0 is what fresh memory shows.
+        self.generation = self.generation.checked_add(1).unwrap_or(1);
+    }
+}
+
 /// A caller's slots. As a slice it is every slot's state, by index.
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -131,9 +139,16 @@ impl Slots {
     pub fn free(&mut self, index: u32) {
         let slot = &mut self[index as usize];
         slot.phase = Phase::Free;
-        // 0 is what fresh memory shows.
-        slot.generation = slot.generation.checked_add(1).unwrap_or(1);
+        slot.advance();
         self.free.push(index);
+    }
+
+    /// Ends this use of a slot and begins the next one, by the same caller.
+    pub fn refill(&mut self, index: u32) -> SlotId {
+        let slot = &mut self[index as usize];
+        slot.phase = Phase::Filling;
+        slot.advance();
+        self.id(index)
     }
 
     /// Ends the use of a slot for ever. A spare one takes its place, if there is one.

@@ -2,15 +2,15 @@
 
 use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
-use crate::frame::{self, decode_connection, decode_datagram, decode_request, outcome};
+use crate::frame::{self, RawRequest, decode_connection, decode_datagram, decode_request, outcome};
 use crate::histogram::Histogram;
 use crate::keeping::{EachThread, Keeping};
 use crate::lost::{Lost, RouteNote, Sign, Signs, Until};
 use crate::meter::{Culprit, Leave, LinePace, Meters, RouteMeter};
 use crate::own_log::{debug, error, warn};
-use crate::request::{Matched, Request};
+use crate::request::{Matched, Memory, Request};
 use crate::response::{Response, Status};
-use crate::router::Routes;
+use crate::router::{Routes, Takes};
 use crate::service::Service;
 use crate::slot_io::{Port, SlotBody, Written, write_response};
 use std::cell::{Cell, RefCell};
@@ -719,6 +719,7 @@ impl DoorHandler for Server {
             Ok(Some(Written::TooLarge)) => (0, outcome::REPLY_TOO_LARGE),
             Ok(Some(Written::Broken)) => (0, outcome::STREAM_BROKEN),
             Ok(Some(Written::Unwritten)) => (0, outcome::UNWRITTEN),
+            Ok(Some(Written::BodyFirst(outcome))) => (0, *outcome),
             Ok(None) => (0, outcome::BAD_FRAME),
             Err(failed) => {
                 let status = application.count_failure(failed);
@@ -726,18 +727,25 @@ impl DoorHandler for Server {
                 (0, status)
             }
         };
-        application.counters.calls.fetch_add(1, Ordering::Relaxed);
+        // The front end has only asked: the call that counts comes with the body.
+        let has_run = !matches!(&outcome.result, Ok(Some(Written::BodyFirst(_))));
+        if has_run {
+            application.counters.calls.fetch_add(1, Ordering::Relaxed);
+        }
         let (left, kept, usage) = (outcome.left, outcome.kept, outcome.usage);
         let change = outcome.last_change;
         let meter = meter();
         if outcome.c_left > 0 && application.policy == Policy::Escape && outcome.result.is_err() {
             meter.count_c_leak(outcome.c_left);
         }
-        if !matches!(&outcome.result, Err(Failed::Exhausted(exhaustion)) if exhaustion.reason == Reason::Arena)
+        if has_run
+            && !matches!(&outcome.result, Err(Failed::Exhausted(exhaustion)) if exhaustion.reason == Reason::Arena)
         {
             meter.memory.observe(usage.high_water as u64); // of the others the culprit's line has said more
         }
-        self.note_time(meter, claimed_at_ns);
+        if has_run {
+            self.note_time(meter, claimed_at_ns);
+        }
         // Before the front end hears of it: it has a descriptor less to wait for.
         drop(stream);
         call.complete(len, CallStatus(status));
@@ -760,6 +768,36 @@ fn take_connection(call: &mut Call<'_>) -> Option<TcpStream> {
     let stream = TcpStream::from(call.take_descriptors().next()?);
     stream.set_nonblocking(false).ok()?;
     Some(stream)
+}
+
+/// Of a request that came before its body: the outcome that says that its handler does not run before that is there.
+///
+/// A client that waits to be asked for its body is told at once what can be said without it.
+fn wants_body_first(routes: &Routes, raw: &RawRequest<'_>, port: &Port<'_, '_>) -> Option<u32> {
+    let mut fields = raw.fields;
+    let waits = fields.any(|(name, value)| {
+        name.eq_ignore_ascii_case(b"expect") && value.eq_ignore_ascii_case(b"100-continue")
+    });
+    let runs = match routes.takes(raw.method, raw.path) {
+        Takes::Pieces => true,
+        Takes::Nothing => waits,
+        Takes::Whole => waits && !may_collect(raw, port),
+    };
+    match (runs, routes.streams()) {
+        (true, _) => None,
+        (false, true) => Some(outcome::BODY_FIRST),
+        (false, false) => Some(outcome::BODIES_FIRST),
+    }
+}
+
+/// Whether a body may fit: its slot, or else what is free in the bucket.
+fn may_collect(raw: &RawRequest<'_>, port: &Port<'_, '_>) -> bool {
+    let Some(length) = raw.content_length else {
+        return true;
+    };
+    let free = Memory::now().map_or(0, |memory| memory.free);
+    let room = port.request_slot_len().max(free);
+    usize::try_from(length).is_ok_and(|length| length <= room)
 }
 
 /// Runs the handler that a request's route leads to, and writes its response into the reply slot. `None`: the bytes are no
@@ -787,6 +825,11 @@ unsafe fn answer_request(
         }
         Err(_) => return None,
     };
+    if raw.early
+        && let Some(outcome) = wants_body_first(routes, &raw, port)
+    {
+        return Some(Written::BodyFirst(outcome));
+    }
     let mut body = SlotBody::new(port, frame.len(), raw.body.len());
     let stream = raw.streamed.then_some(&mut body as &mut dyn Read);
     let head_only = raw.head_only;

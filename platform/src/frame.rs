@@ -13,9 +13,9 @@
 //! | offset | size | what |
 //! |---:|---:|---|
 //! | 0 | 1 | `0x51` ('Q') |
-//! | 1 | 1 | version of the layout, 1 |
+//! | 1 | 1 | version of the layout, 2 |
 //! | 2 | 1 | minor version of HTTP/1: 0 or 1 |
-//! | 3 | 1 | flags: 1 the reply's body is not wanted (HEAD), 2 the body is streamed, 4 has a query, 8 has a host |
+//! | 3 | 1 | flags: 1 the reply's body is not wanted (HEAD), 2 the body is streamed, 4 has a query, 8 has a host, 16 the body is still coming and may be had whole |
 //! | 4 | 1 | peer: 0 a Unix socket, 4 or 6 an IP address |
 //! | 5 | 1 | zero |
 //! | 6 | 2 | peer's port |
@@ -39,7 +39,7 @@
 //! | offset | size | what |
 //! |---:|---:|---|
 //! | 0 | 1 | `0x52` ('R') |
-//! | 1 | 1 | version of the layout, 1 |
+//! | 1 | 1 | version of the layout, 2 |
 //! | 2 | 1 | flags: 1 more of the body follows in pieces |
 //! | 3 | 1 | zero |
 //! | 4 | 2 | status |
@@ -57,7 +57,7 @@
 //! | offset | size | what |
 //! |---:|---:|---|
 //! | 0 | 1 | `0x50` ('P') |
-//! | 1 | 1 | version of the layout, 1 |
+//! | 1 | 1 | version of the layout, 2 |
 //! | 2 | 1 | 0 more follow, 1 this was the last |
 //! | 3 | 1 | zero |
 //! | 4 | 4 | length, *b* |
@@ -70,7 +70,7 @@
 //! | offset | size | what |
 //! |---:|---:|---|
 //! | 0 | 1 | `0x43` ('C') |
-//! | 1 | 1 | version of the layout, 1 |
+//! | 1 | 1 | version of the layout, 2 |
 //! | 2 | 1 | peer: as in a request |
 //! | 3 | 1 | zero |
 //! | 4 | 2 | peer's port |
@@ -82,7 +82,7 @@
 //! | offset | size | what |
 //! |---:|---:|---|
 //! | 0 | 1 | `0x44` ('D') |
-//! | 1 | 1 | version of the layout, 1 |
+//! | 1 | 1 | version of the layout, 2 |
 //! | 2 | 1 | peer: as in a request |
 //! | 3 | 1 | zero |
 //! | 4 | 2 | peer's port |
@@ -97,7 +97,7 @@
 //! | offset | size | what |
 //! |---:|---:|---|
 //! | 0 | 1 | `0x41` ('A') |
-//! | 1 | 1 | version of the layout, 1 |
+//! | 1 | 1 | version of the layout, 2 |
 //! | 2 | 1 | 0 nothing is to be sent, 1 a datagram is |
 //! | 3 | 1 | zero |
 //! | 4 | 4 | length, *b*, at most 65507 |
@@ -123,11 +123,11 @@ pub use reply::{
 };
 pub use request::{
     EncodeError, Encoded, RawFields, RawRequest, RequestParts, decode_request, encode_request,
-    set_request_body,
+    request_head, set_request_body, set_request_early,
 };
 
 /// Version of the layouts; raised when either changes, so that an old front end and a new application refuse each other.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The number that stands for "length not known".
 const UNKNOWN: u64 = u64::MAX;
@@ -167,6 +167,11 @@ pub mod outcome {
     pub const EXHAUSTED_SHARED_HEAP: u32 = 23;
     /// The handler's reply could not be written.
     pub const UNWRITTEN: u32 = 24;
+    /// No handler has run: the request came before its body, and this one's handler wants all of that first. The front end
+    /// calls again when it is there, or fills the slot.
+    pub const BODY_FIRST: u32 = 25;
+    /// The same, and no handler of this application takes a body as it comes.
+    pub const BODIES_FIRST: u32 = 26;
 
     /// The value of `transom-diagnostic` for an outcome, `None` for [`OK`] and for numbers that are not ours.
     pub fn diagnostic(outcome: u32) -> Option<&'static str> {

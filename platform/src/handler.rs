@@ -82,8 +82,9 @@ where
 
 /// Marks a handler that reads the body itself, bit by bit, through [`Request::body_reader`].
 ///
-/// Without this mark a body that is larger than its slot is collected into the bucket before the handler runs, and gets a
-/// 413 if it does not fit. With it the handler runs at once, and the body passes at constant memory.
+/// Without this mark the handler runs once all of the body is there; one that is larger than its slot is collected into the
+/// bucket, and gets a 413 if it does not fit. With it the handler runs as soon as the request's head is there, reads wait for
+/// what the client sends next, and the body passes at constant memory. So client and handler can take turns.
 ///
 /// ```
 /// use transom_platform::{Failure, Request, Router, handler::streaming};

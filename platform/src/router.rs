@@ -199,6 +199,8 @@ impl Router {
         for route in &mut self.routes.routes {
             route.allow = route.allowed_methods();
         }
+        let streams = self.routes.handlers().any(|handler| handler.streams_body());
+        self.routes.streams = streams;
         Ok(self.routes)
     }
 
@@ -215,6 +217,19 @@ pub struct Routes {
     routes: Vec<Route>,
     fallback: Option<BoxedHandler>,
     warm: Vec<EachThread>,
+    /// Some handler takes its body as it comes.
+    streams: bool,
+}
+
+/// What a request's handler is to a body that is still coming.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// It is marked [`streaming`](crate::handler::streaming).
+    Pieces,
+    /// It wants all of it.
+    Whole,
+    /// No handler will run.
+    Nothing,
 }
 
 #[derive(Default)]
@@ -261,6 +276,32 @@ impl Routes {
                 .header("Allow", &route.allow),
             None => not_implemented(),
         }
+    }
+
+    /// What the handler of such a request takes of a body.
+    pub(crate) fn takes(&self, method: &str, path: &str) -> Takes {
+        let handler = match self.tree.at(path) {
+            Ok(found) => self.routes[*found.value].choose(method),
+            Err(_) => self.fallback.as_ref().filter(|_| self.knows(method)),
+        };
+        match handler {
+            Some(handler) if handler.streams_body() => Takes::Pieces,
+            Some(_) => Takes::Whole,
+            None => Takes::Nothing,
+        }
+    }
+
+    /// Whether any handler takes its body as it comes.
+    pub(crate) fn streams(&self) -> bool {
+        self.streams
+    }
+
+    fn handlers(&self) -> impl Iterator<Item = &BoxedHandler> {
+        let of_routes = self.routes.iter().flat_map(|route| {
+            let named = route.handlers.iter().map(|(_, handler)| handler);
+            named.chain(&route.any)
+        });
+        of_routes.chain(&self.fallback)
     }
 
     /// Whether requests with that method belong here at all; the front end answers the others with 501.

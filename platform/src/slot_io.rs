@@ -29,6 +29,11 @@ impl<'p, 'c> Port<'p, 'c> {
         NonNull::from(self.0.borrow_mut().reply_mut())
     }
 
+    /// Bytes of the request slot.
+    pub(crate) fn request_slot_len(&self) -> usize {
+        self.0.borrow().request_slot().len()
+    }
+
     /// Whether the caller waits no longer for this call.
     pub(crate) fn client_is_gone(&self) -> bool {
         // It is borrowed for writing only inside this type's methods, none of which asks this.
@@ -57,6 +62,8 @@ pub(crate) enum Written {
     Broken,
     /// The body could not be written, and nothing of the reply has been sent.
     Unwritten,
+    /// No handler has run, and none will before the request's body is there; with the outcome that says so.
+    BodyFirst(u32),
 }
 
 /// Writes a response into the reply slot; with a field that says what the request has used so far, if that is wanted. Tells

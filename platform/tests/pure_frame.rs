@@ -185,9 +185,14 @@ fn each_lie_about_a_request_has_its_error() {
         FrameError::Length
     );
     assert_eq!(after(0, b"R"), FrameError::Kind);
-    assert_eq!(after(1, &[2]), FrameError::Version(2));
+    assert_eq!(after(1, &[1]), FrameError::Version(1));
     assert_eq!(after(2, &[2]), FrameError::Header);
-    assert_eq!(after(3, &[16]), FrameError::Header);
+    assert_eq!(after(3, &[32]), FrameError::Header);
+    assert_eq!(
+        after(3, &[4 + 8 + 16]),
+        FrameError::Header,
+        "a body that is still coming and does not come in pieces"
+    );
     assert_eq!(
         after(3, &[0]),
         FrameError::Header,

@@ -49,7 +49,7 @@ fn each_lie_about_a_connection_has_its_error() {
     let longer = [&bytes[..], &[0]].concat();
     assert_eq!(decode_connection(&longer), Err(FrameError::Length));
     assert_eq!(after(0, b'D'), FrameError::Kind);
-    assert_eq!(after(1, 2), FrameError::Version(2));
+    assert_eq!(after(1, 1), FrameError::Version(1));
     for (at, lie) in [(2, 5), (2, 0), (3, 1), (6, 1), (7, 1), (23, 1)] {
         assert_eq!(after(at, lie), FrameError::Header, "{lie} at {at}");
     }
@@ -100,7 +100,7 @@ fn each_lie_about_an_answer_has_its_error() {
         Err(FrameError::Length)
     );
     assert_eq!(after(0, b'R'), FrameError::Kind);
-    assert_eq!(after(1, 2), FrameError::Version(2));
+    assert_eq!(after(1, 1), FrameError::Version(1));
     assert_eq!(after(2, 2), FrameError::Header);
     assert_eq!(after(2, 0), FrameError::Header, "bytes of no answer");
     assert_eq!(after(3, 1), FrameError::Header);

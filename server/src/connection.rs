@@ -172,8 +172,8 @@ pub(crate) struct Connection {
     pub body_at: u32,
     pub body_len: u32,
     pub body: BodyRest,
-    /// Bytes thrown away while lingering.
-    pub lingered: u32,
+    /// Until when it may linger at most, in milliseconds of the loop's clock.
+    pub linger_until_ms: u64,
     /// What of our own answers the socket had no room for.
     pub own: Option<OwnAnswer>,
 
@@ -212,6 +212,10 @@ pub(crate) struct Connection {
     pub continued: bool,
     /// The body does not fit the slot and goes through it in pieces.
     pub streamed: bool,
+    /// The call was submitted before its body was there, which the application may want whole.
+    pub early: bool,
+    /// The application has said that it wants the body whole.
+    pub body_first: bool,
     /// The answer's head has been sent, so no other answer can be given.
     pub head_sent: bool,
     /// The application has had the call and has answered a part of it, or asked for more of its body.
@@ -260,7 +264,7 @@ impl Connection {
             body_at: 0,
             body_len: 0,
             body: BodyRest::Length(0),
-            lingered: 0,
+            linger_until_ms: 0,
             own: None,
             body_pace: Pace::default(),
             write_pace: Pace::default(),
@@ -282,6 +286,8 @@ impl Connection {
             expect_continue: false,
             continued: false,
             streamed: false,
+            early: false,
+            body_first: false,
             head_sent: false,
             begun: false,
             chunked: false,
@@ -313,6 +319,8 @@ impl Connection {
         self.queue_due_ms = 0;
         self.bodiless = false;
         self.streamed = false;
+        self.early = false;
+        self.body_first = false;
         self.head_sent = false;
         self.begun = false;
         self.chunked = false;

@@ -28,7 +28,7 @@ fn large() -> u64 {
     }
 }
 
-/// The application `stream`, and what is before it.
+/// An application, `stream` mostly, and what is before it.
 struct Served {
     front: Server,
     application: Option<Server>,
@@ -36,17 +36,21 @@ struct Served {
 }
 
 impl Served {
-    /// In one process, and through a door.
+    /// `stream` in one process, and through a door.
     fn both(name: &str, flags: &str) -> [Served; 2] {
+        Self::both_of("stream", name, flags)
+    }
+
+    fn both_of(app: &str, name: &str, flags: &str) -> [Served; 2] {
         let folder = Folder::new(&format!("{name}-alone"));
         let alone = Served {
-            front: Server::start("stream", &format!("--buckets 4 {FRONT} {flags}")),
+            front: Server::start(app, &format!("--buckets 4 {FRONT} {flags}")),
             application: None,
             _folder: folder,
         };
         let folder = Folder::new(&format!("{name}-door"));
         let door = folder.path().join("app.door");
-        let application = behind(&door, "stream", "--buckets 4");
+        let application = behind(&door, app, "--buckets 4");
         let split = Served {
             front: before(&door, &format!("{FRONT} {flags}")),
             application: Some(application),
@@ -193,13 +197,30 @@ impl Incoming {
         (&stream)
             .write_all(request.as_bytes())
             .expect("the server takes it");
-        let mut stream = BufReader::with_capacity(STEP, stream);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            let read = stream.read_line(&mut head).expect("a head comes");
-            assert!(read > 0, "the connection ends after {head:?}");
+        let mut this = Incoming {
+            stream: BufReader::with_capacity(STEP, stream),
+            head: String::new(),
+        };
+        this.read_head();
+        this
+    }
+
+    /// Reads the next head.
+    fn read_head(&mut self) {
+        self.head.clear();
+        while !self.head.ends_with("\r\n\r\n") {
+            let read = self.stream.read_line(&mut self.head);
+            assert!(
+                read.expect("a head comes") > 0,
+                "the connection ends after {:?}",
+                self.head
+            );
         }
-        Incoming { stream, head }
+    }
+
+    fn send(&self, text: &str) {
+        let sent = self.stream.get_ref().write_all(text.as_bytes());
+        sent.expect("the server takes it");
     }
 
     fn has(&self, line: &str) -> bool {
@@ -267,6 +288,115 @@ impl Read for Unchunked<'_> {
 
 fn get(path: &str) -> String {
     transom_tests::client::get(path)
+}
+
+/// How a body is framed that comes in steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Chunked,
+    Length,
+}
+
+impl Framing {
+    fn field(self, whole: usize) -> String {
+        match self {
+            Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
+            Framing::Length => format!("Content-Length: {whole}"),
+        }
+    }
+
+    fn wrap(self, step: &str) -> String {
+        match self {
+            Framing::Chunked => format!("{:x}\r\n{step}\r\n", step.len()),
+            Framing::Length => step.to_owned(),
+        }
+    }
+
+    fn end(self) -> &'static str {
+        match self {
+            Framing::Chunked => "0\r\n\r\n",
+            Framing::Length => "",
+        }
+    }
+}
+
+const STEPS: usize = 16;
+
+fn step(n: usize) -> String {
+    format!("step {n:2}\n")
+}
+
+/// The client sends a step only when it has the answer to the one before, and the first one before or after the answer's head.
+#[test]
+fn sixteen_steps_go_back_and_forth_one_by_one() {
+    let whole = STEPS * step(0).len();
+    for served in Served::both_of("echo", "steps", "") {
+        for framing in [Framing::Chunked, Framing::Length] {
+            for with_head in [false, true] {
+                let field = framing.field(whole);
+                let mut request = format!("POST /stream HTTP/1.1\r\nHost: test\r\n{field}\r\n\r\n");
+                if with_head {
+                    request += &framing.wrap(&step(0));
+                }
+                let mut answer = Incoming::of(&served, &request);
+                assert!(answer.head.starts_with("HTTP/1.1 200"), "{}", answer.head);
+                for n in 0..STEPS {
+                    if n > 0 || !with_head {
+                        answer.send(&framing.wrap(&step(n)));
+                    }
+                    let echo = String::from_utf8(answer.chunk(100)).expect("text");
+                    assert_eq!(echo, step(n), "{framing:?}, with the head: {with_head}");
+                }
+                answer.send(framing.end());
+                assert_eq!(answer.chunk(0), b"", "the last chunk is empty");
+                // The connection goes on.
+                answer.send(&get("/"));
+                answer.read_head();
+                assert!(answer.head.starts_with("HTTP/1.1 405"), "{}", answer.head);
+            }
+        }
+    }
+}
+
+/// As curl does it: it waits to be asked for its body, and is asked by the handler's first read.
+#[test]
+fn a_client_that_waits_to_be_asked_is_asked_when_the_handler_reads() {
+    for served in Served::both_of("echo", "asked", "") {
+        let request = "POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+        let mut answer = Incoming::of(&served, request);
+        assert!(answer.head.starts_with("HTTP/1.1 100"), "{}", answer.head);
+        answer.send("hello");
+        answer.read_head();
+        assert!(answer.head.starts_with("HTTP/1.1 200"), "{}", answer.head);
+        assert_eq!(answer.chunk(100), b"hello");
+        answer.send("world");
+        assert_eq!(answer.chunk(100), b"world");
+        assert_eq!(answer.chunk(0), b"");
+    }
+}
+
+/// More bodies than there are slots (eight) begin and stay out: to a handler that wants them whole they cost neither buckets
+/// nor slots, and other requests are served meanwhile.
+#[test]
+fn bodies_that_stay_out_hold_up_no_other_request() {
+    for served in Served::both_of("echo", "trickle", "--loops 1") {
+        let mut slow: Vec<_> = (0..20)
+            .map(|_| {
+                let mut client = served.front.connect();
+                client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhello");
+                client
+            })
+            .collect();
+        for _ in 0..20 {
+            let answer = served.front.post("/", "quick");
+            assert_eq!((answer.status, answer.text()), (200, "quick"));
+        }
+        for client in &mut slow {
+            client.send("world");
+            let answer = client.answer();
+            assert_eq!((answer.status, answer.text()), (200, "helloworld"));
+        }
+    }
 }
 
 #[test]

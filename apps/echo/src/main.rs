@@ -17,6 +17,7 @@ fn echo(request: &Request) -> Response<'_> {
 /// The body comes and goes piece by piece, at constant memory.
 fn echo_stream(request: &Request) -> Response<'_> {
     let response = Response::stream(|out| {
+        out.flush()?; // some clients send nothing before they have the answer's head
         let mut body = request.body_reader();
         loop {
             let space = out.space()?;

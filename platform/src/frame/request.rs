@@ -17,6 +17,7 @@ const HEAD_ONLY: u8 = 1;
 const STREAMED: u8 = 2;
 const HAS_QUERY: u8 = 4;
 const HAS_HOST: u8 = 8;
+const EARLY: u8 = 16;
 
 /// Where the numbers lie; the table is in the parent module.
 mod at {
@@ -225,7 +226,29 @@ pub fn set_request_body(out: &mut [u8], body_len: usize, streamed: bool) {
     );
     let body_len = u32::try_from(body_len).expect("a body in a slot is shorter than 4 GiB");
     out[at::BODY_LEN..at::BODY_LEN + 4].copy_from_slice(&body_len.to_le_bytes());
-    out[at::FLAGS] = (out[at::FLAGS] & !STREAMED) | if streamed { STREAMED } else { 0 };
+    out[at::FLAGS] = (out[at::FLAGS] & !(STREAMED | EARLY)) | if streamed { STREAMED } else { 0 };
+}
+
+/// After [`set_request_body`]: the body is still coming, and the application is asked before it is waited for. It may take
+/// the rest in pieces, answer without it, or have all of it first ([`outcome::BODY_FIRST`](super::outcome::BODY_FIRST)).
+///
+/// # Panics
+/// If `out` does not start with a request's header: the caller's bug.
+pub fn set_request_early(out: &mut [u8]) {
+    assert!(
+        out.len() >= HEADER_LEN && out[0] == KIND,
+        "encode_request comes first"
+    );
+    out[at::FLAGS] |= STREAMED | EARLY;
+}
+
+/// The client's head in a frame that [`encode_request`] has written. Empty if the bytes are none.
+pub fn request_head(frame: &[u8]) -> &[u8] {
+    let Some(header) = frame.first_chunk::<HEADER_LEN>() else {
+        return &[];
+    };
+    let len = u32_at(header, at::HEAD_LEN) as usize;
+    frame[HEADER_LEN..].get(..len).unwrap_or_default()
 }
 
 /// A request as it lies in a slot. Having one proves: every part lies within the slot's bytes, the method and the names
@@ -250,6 +273,8 @@ pub struct RawRequest<'a> {
     pub head_only: bool,
     /// `body` is only the first part, the rest comes in pieces.
     pub streamed: bool,
+    /// The same, and the front end will wait for all of the body if the handler wants that; see [`set_request_early`].
+    pub early: bool,
     /// The announced length of the whole body.
     pub content_length: Option<u64>,
     /// The fields, in their order.
@@ -293,7 +318,7 @@ impl ExactSizeIterator for RawFields<'_> {}
 pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
     let header = header::<HEADER_LEN>(bytes, KIND)?;
     let (flags, minor) = (header[at::FLAGS], header[at::MINOR]);
-    if flags & !(HEAD_ONLY | STREAMED | HAS_QUERY | HAS_HOST) != 0
+    if flags & !(HEAD_ONLY | STREAMED | HAS_QUERY | HAS_HOST | EARLY) != 0
         || minor > 1
         || header[at::ZERO] != 0
     {
@@ -314,6 +339,10 @@ pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
         return Err(FrameError::Length);
     }
     let streamed = flags & STREAMED != 0;
+    let early = flags & EARLY != 0;
+    if early && !streamed {
+        return Err(FrameError::Header);
+    }
     let content_length = length_at(header, at::CONTENT_LENGTH);
     let here = body.len() as u64;
     if content_length.is_some_and(|whole| here > whole || (here < whole && !streamed)) {
@@ -349,6 +378,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
         peer,
         head_only: flags & HEAD_ONLY != 0,
         streamed,
+        early,
         content_length,
         fields: RawFields { head, index },
         body,

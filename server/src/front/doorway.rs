@@ -52,6 +52,8 @@ pub(super) struct Instance {
     pub stuck_since_ns: Option<u64>,
     /// Its process has ended: nothing more comes.
     pub gone: bool,
+    /// It may have handlers that take a body as it comes: it has not said that it has none.
+    pub may_stream: bool,
     /// When it ceased to take new calls.
     pub left_ms: u64,
 }
@@ -64,6 +66,7 @@ impl Instance {
             outputs: (0..slots).map(|_| Output::default()).collect(),
             stuck_since_ns: None,
             gone: false,
+            may_stream: true,
             left_ms: 0,
         }
     }
@@ -182,6 +185,12 @@ impl Doorway {
             client.is_some_and(AsyncClient::backlog)
         };
         self.instances.iter().any(unclaimed)
+    }
+
+    /// Whether a request whose body is still coming may be for a handler that does not wait for that.
+    pub(super) fn may_stream(&self) -> bool {
+        self.serving
+            .is_none_or(|instance| self.instances[usize::from(instance)].may_stream)
     }
 
     /// Slots that a new request can have.

@@ -106,6 +106,7 @@ impl Loop {
 
     /// The call has been lost with its instance, and its slot is none of ours any more.
     fn may_have_run(&mut self, index: u32) {
+        self.count_early(index);
         let connection = &mut self.table[index];
         connection.slot = None;
         connection.state = State::Idle;
@@ -263,6 +264,7 @@ impl Loop {
         let place = &mut self.doorways[at];
         place.client = Some(client);
         place.gone = false;
+        place.may_stream = true;
         place.stuck_since_ns = None;
         self.doorways[doorway].serving = Some(instance);
         // Whatever waits can go on before the loop sleeps.

@@ -209,13 +209,18 @@ struct Timeouts {
     queue: u64,
     /// 0: none.
     deadline: u64,
-    linger: u64,
 }
 
-/// How long, and for how many bytes, a client that was refused is listened to, so that it can read why
+/// How long a client that has had its last answer is listened to while it sends nothing, so that it can read that answer
 /// (RFC 9112 §9.6).
-const LINGER_MS: u64 = 2000;
-const LINGER_BYTES: u32 = 1 << 20;
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
+
+/// How long it is listened to while it sends, at `--body-rate` or faster: many clients read no answer before they have sent
+/// all of their body. As nginx has it.
+const LINGER_MS: u64 = 30_000;
+
+/// Reads of what such a client sends before the others are looked after.
+const DISCARDS_AT_A_TIME: usize = 64;
 
 /// Who a new connection is from.
 struct Newcomer {
@@ -268,6 +273,8 @@ pub(crate) struct Loop {
     timeouts: Timeouts,
     /// How slowly a client may send a body, and take an answer.
     body_pace_limit: PaceLimit,
+    /// How slowly it may send what is thrown away.
+    linger_pace_limit: PaceLimit,
     write_pace_limit: PaceLimit,
     /// Connections that this loop may have.
     connections: u32,
@@ -358,6 +365,7 @@ impl Loop {
             trust: limits.trust,
             timeouts: limits.timeouts,
             body_pace_limit: limits.body_pace_limit,
+            linger_pace_limit: limits.linger_pace_limit,
             write_pace_limit: limits.write_pace_limit,
             connections,
             loops: settings.loops(),
@@ -928,10 +936,14 @@ impl Loop {
 
     /// Whether the connection may stay open after the present request.
     fn may_keep_alive(&self, connection: &Connection) -> bool {
+        self.would_keep_alive(connection) && connection.body.is_empty()
+    }
+
+    /// The same, if the rest of the request's body is read before its answer ends.
+    fn would_keep_alive(&self, connection: &Connection) -> bool {
         connection.keep_alive
             && self.order == Order::Serve
             && connection.requests + 1 < self.requests_per_connection
-            && connection.body.is_empty()
     }
 
     /// The present request has been answered and the next one may come.
@@ -976,28 +988,30 @@ impl Loop {
         net::shutdown_write(connection.fd);
         connection.state = State::Lingering;
         connection.readable = true;
-        self.set_timer(index, List::Linger, self.timeouts.linger);
+        connection.linger_until_ms = self.now_ms + LINGER_MS;
+        connection
+            .body_pace
+            .begin(self.linger_pace_limit, self.now_ns);
+        self.wait_for_end(index);
         self.queue(index);
         self.keep_connections_for_others();
     }
 
     fn read_and_discard(&mut self, index: u32) {
-        loop {
+        for _ in 0..DISCARDS_AT_A_TIME {
             let connection = &mut self.table[index];
             match net::receive(connection.fd, self.read_scratch) {
-                Ok(0) => break,
+                Ok(0) => return self.close(index),
                 Ok(len) => {
-                    connection.lingered += len as u32;
-                    if connection.lingered > LINGER_BYTES {
-                        break;
-                    }
+                    let (now, limit) = (self.now_ns, self.linger_pace_limit);
+                    connection.body_pace.earn(limit, len as u64, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
+                Err(_) => return self.close(index),
             }
         }
-        self.close(index);
+        self.queue(index); // there may be more, and no event will tell
     }
 
     fn close(&mut self, index: u32) {
@@ -1034,7 +1048,11 @@ impl Loop {
             State::Writing => !connection.last,
             _ => false,
         };
-        let client = self.doorways[connection.at].client_mut();
+        let at = connection.at;
+        if submitted {
+            self.count_early(index);
+        }
+        let client = self.doorways[at].client_mut();
         if submitted {
             client.abandon(slot);
         } else {

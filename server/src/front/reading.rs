@@ -13,7 +13,9 @@ use crate::peer::{Client, Malformed, forwarded, is_trusted, proxy};
 use std::io;
 use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};
-use transom_platform::frame::{EncodeError, RequestParts, encode_request, set_request_body};
+use transom_platform::frame::{
+    EncodeError, RequestParts, encode_request, request_head, set_request_body, set_request_early,
+};
 
 /// The most fields of a request, and how many are looked for first.
 const FIELDS_MAX: usize = 100;
@@ -526,13 +528,11 @@ impl Loop {
         self.note_doorway(index, doorway);
         if let BodyFraming::Length(len) = head.body
             && self.body_may_wait(rest.len(), head.head_len, len)
-            && (self.doorways[doorway].free_slots() > 0 || !self.table[index].expect_continue)
+            && !self.asks_first(index)
         {
-            // A body that trickles in costs a buffer, not a slot. (To be asked for it, a client waits until one is free.)
+            // A body that trickles in costs a buffer, not a slot.
             self.table[index].wanted = (head.head_len as u64 + len) as u32;
-            if self.ask_to_continue(index) {
-                self.keep_head(index, bytes, source);
-            }
+            self.keep_head(index, bytes, source);
             return;
         }
         self.table[index].wanted = 0;
@@ -556,7 +556,8 @@ impl Loop {
         self.note_slot(index);
         match self.write_frame(index, slot, head, bytes) {
             Ok(body_at) => {
-                self.table[index].body_at = body_at as u32;
+                let connection = &mut self.table[index];
+                (connection.body_at, connection.body_len) = (body_at as u32, 0);
                 self.begin_body(index, slot, rest, source);
             }
             Err(refusal) => {
@@ -592,6 +593,14 @@ impl Loop {
         }
         self.keep_rest(index, rest, source);
         self.answer(index, status, note);
+    }
+
+    /// Whether the application is asked what to do about the present request before its body is there: some handler may take
+    /// that as it comes, and a client that waits to be asked for its body may be told something else.
+    fn asks_first(&self, index: u32) -> bool {
+        let connection = &self.table[index];
+        !connection.body_first
+            && (connection.expect_continue || self.doorways[connection.at.doorway].may_stream())
     }
 
     fn write_frame(
@@ -662,19 +671,91 @@ impl Loop {
         if whole || full {
             connection.streamed = !whole;
             self.submit(index, slot);
-            return;
+        } else if self.asks_first(index) {
+            let connection = &mut self.table[index];
+            (connection.streamed, connection.early) = (true, true);
+            self.submit(index, slot);
+        } else {
+            // The rest is read by `read_head` when it is done with the scratch.
+            self.wait_for_rest(index);
         }
+    }
+
+    /// Waits in the slot for the rest of a body.
+    fn wait_for_rest(&mut self, index: u32) {
+        let connection = &mut self.table[index];
         connection.state = State::Body;
         connection.queue_due_ms = 0; // as in `keep_head`
         let list = List::Body(connection.at.doorway);
         self.wait_for_body(index, list);
         self.keep_slots_for_others(index);
-        // The rest is read by `read_head` when it is done with the scratch.
         self.ask_to_continue(index);
     }
 
+    /// The application, asked before the body was there, wants all of it first. From here on it is as if it had not been asked.
+    pub(super) fn on_body_first(&mut self, index: u32, slot: SlotId) {
+        let connection = &mut self.table[index];
+        (connection.streamed, connection.early) = (false, false);
+        connection.body_first = true;
+        let client = self.doorways[connection.at].client_mut();
+        connection.slot = Some(client.refill(slot));
+        self.move_small_body(index);
+        if self.table[index].slot.is_some() {
+            self.wait_for_rest(index);
+        } else {
+            self.wait_for_body(index, List::SmallBody);
+            self.ask_to_continue(index);
+        }
+        // Of what has come meanwhile no event will tell.
+        if self
+            .table
+            .get(index)
+            .is_some_and(|connection| connection.readable)
+        {
+            self.queue(index);
+        }
+    }
+
+    /// A call that was submitted early is with a handler, or may be.
+    pub(super) fn count_early(&mut self, index: u32) {
+        if std::mem::take(&mut self.table[index].early) {
+            self.stats.requests.bump();
+        }
+    }
+
+    /// Moves a request whose body fits a buffer of the pool out of its slot into one, if one is free: a body that trickles in
+    /// costs no slot.
+    fn move_small_body(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        let (BodyRest::Length(left), Some(slot)) = (connection.body, connection.slot) else {
+            return;
+        };
+        let client = self.doorways[connection.at].client_mut();
+        let request = client.request(slot);
+        let head = request_head(request);
+        let body = &request[connection.body_at as usize..];
+        let here = head.len() + body.len();
+        let whole = here as u64 + left;
+        if whole > self.limits.head_max as u64 {
+            return;
+        }
+        let Some(buffer) = self.pool.take() else {
+            return;
+        };
+        let place = self.pool.bytes(buffer);
+        place[..head.len()].copy_from_slice(head);
+        place[head.len()..here].copy_from_slice(body);
+        client.release(slot);
+        connection.slot = None;
+        connection.buffer = Some(buffer);
+        connection.buffered = here as u32;
+        connection.wanted = whole as u32;
+        connection.state = State::Head;
+        connection.queue_due_ms = 0; // as in `keep_head`
+    }
+
     /// Tells a client that waits for it that its body is wanted, once. False if the connection is gone.
-    fn ask_to_continue(&mut self, index: u32) -> bool {
+    pub(super) fn ask_to_continue(&mut self, index: u32) -> bool {
         let connection = &mut self.table[index];
         let asked = std::mem::replace(&mut connection.expect_continue, false);
         // Once the answer has begun an interim answer would be in the middle of it.
@@ -894,11 +975,14 @@ impl Loop {
     fn submit(&mut self, index: u32, slot: SlotId) {
         let connection = &mut self.table[index];
         let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
-        connection.body_len = 0;
         connection.body_pace.pause(self.now_ns);
-        let client = self.doorways[connection.at].client_mut();
-        set_request_body(client.request_mut(slot), body_len, connection.streamed);
-        self.stats.requests.bump();
+        let request = self.doorways[connection.at].client_mut().request_mut(slot);
+        set_request_body(request, body_len, connection.streamed);
+        if connection.early {
+            set_request_early(request); // counted once it is known that a handler has it
+        } else {
+            self.stats.requests.bump();
+        }
         self.submit_slot(index, slot, body_at + body_len);
     }
 

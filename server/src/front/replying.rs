@@ -97,6 +97,14 @@ impl Loop {
         if !is_piece {
             self.doorways[at.doorway].pressed_due_ms = 0; // something goes on there
         }
+        if self.wants_body_first(index, completion) {
+            if completion.status.0 == outcome::BODIES_FIRST {
+                self.doorways[at].may_stream = false;
+            }
+            self.on_body_first(index, slot);
+            return;
+        }
+        self.count_early(index);
         match completion.kind {
             Kind::Interim(interim::WANT_BODY) => self.want_body(index, slot),
             Kind::Interim(_) => self.on_reply(index, slot, false),
@@ -106,6 +114,18 @@ impl Loop {
             // Of a lost call nothing is read, whatever its status says.
             Kind::Final | Kind::Lost => self.on_failure(index, slot, completion.status.0),
         }
+    }
+
+    /// Whether a call that was submitted before its body has come back unrun, and is to come again with that. Only what was
+    /// asked is answered so.
+    fn wants_body_first(&self, index: u32, completion: Completion) -> bool {
+        let connection = &self.table[index];
+        completion.kind == Kind::Final
+            && matches!(
+                completion.status.0,
+                outcome::BODY_FIRST | outcome::BODIES_FIRST
+            )
+            && connection.early
     }
 
     /// The handler has no answer.
@@ -138,6 +158,10 @@ impl Loop {
 
     /// A reply, its first part, or a piece of it lies in the slot.
     fn on_reply(&mut self, index: u32, slot: SlotId, last: bool) {
+        // A handler that begins its answer and goes on may read the body later, when it is too late to ask for it.
+        if !last && !self.ask_to_continue(index) {
+            return;
+        }
         // The one that waits for the slot after an interim part is a handler; see `let_go_of_slot`.
         self.table[index].last = last;
         let composed = if self.table[index].head_sent {
@@ -174,7 +198,11 @@ impl Loop {
     }
 
     fn compose_head(&mut self, index: u32, slot: SlotId, last: bool) -> Result<(), BadReply> {
-        let keep_alive = self.may_keep_alive(&self.table[index]);
+        let connection = &self.table[index];
+        let keep_alive = match last {
+            true => self.may_keep_alive(connection),
+            false => self.would_keep_alive(connection), // the handler may be reading its body as it answers
+        };
         let connection = &mut self.table[index];
         let remote = self.doorways[connection.at.doorway].is_remote();
         let (client, output) = self.doorways[connection.at].writing(slot);
@@ -329,8 +357,8 @@ impl Loop {
         }
         connection.slot = None;
         self.doorways[connection.at].client_mut().release(slot);
-        // Decided, and said in the head, before the body was read to its end: so not asked again.
-        let keep_alive = connection.keep_alive;
+        // What the head has said, unless the handler has left some of the body: that would be taken for the next request.
+        let keep_alive = connection.keep_alive && connection.body.is_empty();
         let is_short = connection.owed.is_some_and(|owed| owed > 0);
         self.note_time(index);
         self.note_end(index, is_short);

@@ -3,7 +3,7 @@
 //! The main thread makes new rules whole and hands them to all loops at once. A loop takes them up between two turns; a
 //! timer that runs already keeps its time.
 
-use super::{LINGER_MS, Loop, RouteTable, Timeouts, pace_limit};
+use super::{LINGER_SILENCE, Loop, RouteTable, Timeouts, pace_limit};
 use crate::pace::PaceLimit;
 use crate::peer::Trusted;
 use crate::peer::forwarded::Field;
@@ -32,6 +32,7 @@ pub(crate) struct Limits {
     pub(super) trust: Arc<[Trusted]>,
     pub(super) timeouts: Timeouts,
     pub(super) body_pace_limit: PaceLimit,
+    pub(super) linger_pace_limit: PaceLimit,
     pub(super) write_pace_limit: PaceLimit,
 }
 
@@ -52,9 +53,9 @@ impl Limits {
                 idle: ms(settings.idle_timeout),
                 queue: ms(settings.queue_timeout),
                 deadline: settings.deadline().map_or(0, ms),
-                linger: LINGER_MS,
             },
             body_pace_limit: pace_limit(settings.body_timeout, settings.body_rate),
+            linger_pace_limit: pace_limit(LINGER_SILENCE, settings.body_rate),
             write_pace_limit: pace_limit(settings.write_timeout, settings.write_rate),
         }
     }
@@ -110,6 +111,7 @@ impl Loop {
         self.trust.clone_from(&limits.trust);
         self.timeouts = limits.timeouts;
         self.body_pace_limit = limits.body_pace_limit;
+        self.linger_pace_limit = limits.linger_pace_limit;
         self.write_pace_limit = limits.write_pace_limit;
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! [`Pace`]: crate::pace::Pace
 
-use super::Loop;
+use super::{Loop, Order};
 use crate::connection::{List, OwnAnswer, State};
 use crate::http::{DateCache, refusals};
 use crate::net;
@@ -100,6 +100,27 @@ impl Loop {
             return false;
         }
         true
+    }
+
+    /// Waits for a client that has had its last answer to send its end, for as long as it sends fast enough.
+    pub(super) fn wait_for_end(&mut self, index: u32) {
+        let connection = &self.table[index];
+        let due = connection.body_pace.due_ms();
+        let due = due.min(connection.linger_until_ms);
+        self.table.set_timer(index, List::Linger, due);
+    }
+
+    /// The timer of such a client has struck: whether it has lingered for long enough. If not, the timer is set again. A drain
+    /// waits for nobody who only lingers.
+    pub(super) fn has_lingered(&mut self, index: u32) -> bool {
+        let connection = &self.table[index];
+        let may_go_on = self.order < Order::Drain
+            && self.now_ms < connection.linger_until_ms
+            && connection.body_pace.left_ns(self.now_ns) > 0;
+        if may_go_on {
+            self.wait_for_end(index);
+        }
+        !may_go_on
     }
 
     /// As [`Loop::sender_is_late`], for who takes an answer.

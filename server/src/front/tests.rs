@@ -127,6 +127,15 @@ fn instance_with(name: &'static str, slots: u32, request_size: usize) -> (Instan
 fn handle(name: &str, gate: &Gate, call: &mut Call<'_>) {
     let request = decode_request(call.request()).expect("a request");
     let (path, body) = (request.path.to_owned(), request.body.to_owned());
+    if request.early {
+        let some_do_not = path.starts_with("/some/");
+        let outcome = if some_do_not {
+            outcome::BODY_FIRST
+        } else {
+            outcome::BODIES_FIRST
+        };
+        return call.complete(0, Status(outcome));
+    }
     let reply = |call: &mut Call<'_>, fields: &[u8], body: &[u8]| {
         let slot = call.reply_mut();
         let at = encode_reply_head(slot, 200, None, &[fields]).expect("fits");
@@ -141,6 +150,7 @@ fn handle(name: &str, gate: &Gate, call: &mut Call<'_>) {
             reply(call, b"", name.as_bytes());
         }
         "status" => call.complete(0, Status(9)),
+        "body-first" => call.complete(0, Status(outcome::BODY_FIRST)),
         "fault" => call.complete(0, Status::FAULT),
         "lose" => lose(call),
         "noise" => {
@@ -327,6 +337,18 @@ impl Front {
         let head = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("sent");
         stream
+    }
+
+    /// The present instance of door 0 says that it takes no body as it comes. Until then requests go there before their bodies.
+    fn learn_that_bodies_come_first(&self) {
+        let mut stream = self.connect();
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+        stream.write_all(head.as_bytes()).expect("sent");
+        stream
+            .read_exact(&mut [0; 25])
+            .expect("it is asked for its body");
+        stream.write_all(b"x").expect("sent");
+        assert!(rest(stream).starts_with("HTTP/1.1 200 "));
     }
 
     fn get(&self, target: &str) -> String {
@@ -742,7 +764,7 @@ fn a_call_that_no_instance_comes_for_gets_503_and_one_whose_client_leaves_is_for
 fn a_request_that_does_not_fit_the_next_instances_slots_gets_503() {
     let front = Front::start("", 1, &[(None, "/", 0)]);
     let first = front.serve(0, "a", 4);
-    assert_answer(&front.get("/"), 200, "a");
+    front.learn_that_bodies_come_first();
     first.door.revoke();
     let (_second, client) = instance_with("b", 4, 8 << 10);
     front.put(0, client);
@@ -762,6 +784,7 @@ fn what_is_no_reply_of_ours_is_a_502() {
     let _a = front.serve(0, "a", 4);
     for (target, status) in [
         ("/status", 502),
+        ("/body-first", 502),
         ("/fault", 502),
         ("/noise", 502),
         ("/huge", 502),
@@ -772,7 +795,41 @@ fn what_is_no_reply_of_ours_is_a_502() {
         let start = format!("HTTP/1.1 {status} ");
         assert!(answer.starts_with(&start), "{target}: {answer}");
     }
-    assert_eq!(front.stats.bad_gateway.get(), 4);
+    assert_eq!(front.stats.bad_gateway.get(), 5);
+}
+
+/// A door that is asked before the body is there may have it first, and once only.
+#[test]
+fn a_request_that_is_to_come_with_its_body_comes_again_with_it() {
+    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let _a = front.serve(0, "a", 4);
+    for (framing, first, rest) in [
+        ("Content-Length: 10", "hello", "world"),
+        ("Content-Length: 10", "", "helloworld"),
+        (
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n",
+            "5\r\nworld\r\n0\r\n\r\n",
+        ),
+    ] {
+        for (path, answer) in [("some/body", "helloworld"), ("some/body-first", "")] {
+            let mut stream = front.connect();
+            let head = format!(
+                "POST /{path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{framing}\r\n\r\n"
+            );
+            stream.write_all((head + first).as_bytes()).expect("sent");
+            std::thread::sleep(Duration::from_millis(20)); // sent together, it would be whole at once
+            stream.write_all(rest.as_bytes()).expect("sent");
+            let got = self::rest(stream);
+            match answer {
+                "" => assert!(got.starts_with("HTTP/1.1 502 "), "{got}"),
+                body => assert!(
+                    got.ends_with(body) && got.starts_with("HTTP/1.1 200 "),
+                    "{got}"
+                ),
+            }
+        }
+    }
 }
 
 /// A client whose socket takes little, so that an answer's head reaches it in parts.
@@ -1107,6 +1164,7 @@ fn calls_of_instances_that_left_keep_the_next_one_out_for_a_while_only() {
     let flags = "--send-buffer 4KiB --queue-timeout 2s";
     let front = Front::start(flags, 1, &[(None, "/", 0)]);
     let first = front.serve(0, "a", 4);
+    front.learn_that_bodies_come_first();
     let mut slow = narrow(&front, "/fields");
     slow.read_exact(&mut [0; 1]).expect("the first byte");
     // A body that has begun and does not end has a slot too.

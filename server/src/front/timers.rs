@@ -10,13 +10,12 @@ impl Loop {
         let now = self.now_ms;
         // A silent client gets a silent close: it has asked for nothing. What it has not taken by now goes with it, else the
         // kernel would keep that for as long as it pleases.
-        for list in [List::Idle, List::Linger] {
-            while let Some(index) = self.table.expired(list, now) {
-                let fd = self.table[index].fd;
-                if net::not_taken(fd) > 0 {
-                    net::reset_at_close(fd);
-                }
-                self.close(index);
+        while let Some(index) = self.table.expired(List::Idle, now) {
+            self.close_silently(index);
+        }
+        while let Some(index) = self.table.expired(List::Linger, now) {
+            if self.has_lingered(index) {
+                self.close_silently(index);
             }
         }
         for list in [List::Answer, List::AnswerAhead] {
@@ -56,6 +55,14 @@ impl Loop {
         while let Some(index) = self.table.expired(List::Deadline, now) {
             self.give_up(index, 504);
         }
+    }
+
+    fn close_silently(&mut self, index: u32) {
+        let fd = self.table[index].fd;
+        if net::not_taken(fd) > 0 {
+            net::reset_at_close(fd);
+        }
+        self.close(index);
     }
 
     /// The call has been in its slot for the queue timeout: taken back if no thread has claimed it, else it goes on.

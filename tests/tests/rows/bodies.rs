@@ -2,6 +2,8 @@
 
 use crate::matrix::named;
 use crate::stand::{Case, End, SMUGGLED, both, check, chunked, post, with};
+use std::io::Write;
+use std::time::{Duration, Instant};
 use transom_tests::Trouble;
 
 #[test]
@@ -91,6 +93,9 @@ fn row_17_a_client_is_told_to_go_on_only_where_its_body_is_wanted() {
     let mut cases = named(&["Expect magic", "Expect 100 (no body sent)"]);
     let expect = "Expect: 100-continue";
     let length = |len: &str| post(&format!("Content-Length: {len}\r\n{expect}"), "");
+    let to = |path: &str, method: &str, len: &str| {
+        format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n{expect}\r\n\r\n")
+    };
     cases.extend([
         Case::refused("too much", 413, length("1099511627776")),
         Case::served("no body", length("0")).text(""),
@@ -102,6 +107,17 @@ fn row_17_a_client_is_told_to_go_on_only_where_its_body_is_wanted() {
         )
         .then_send("5\r\nhello\r\n0\r\n\r\n")
         .text("hello"),
+        // What is known before the body is said before it, and nothing is asked for.
+        Case::answered("no such path", &[404], End::Closed, to("/nowhere", "POST", "5")),
+        Case::answered("in chunks, no such path", &[404], End::Closed, {
+            format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{expect}\r\n\r\n")
+        }),
+        Case::answered("another method", &[405], End::Closed, to("/see", "POST", "5")),
+        Case::answered("an unknown method", &[501], End::Closed, to("/", "BREW", "5")),
+        Case::answered("more than a bucket holds", &[413], End::Closed, to("/", "POST", "10000000")),
+        Case::answered("to a handler that streams", &[100, 200], End::Open, to("/stream", "POST", "5"))
+            .then_send("hello")
+            .text("hello"),
         Case::served("in capitals, without a body", with("Expect: 100-CONTINUE")),
         Case::refused("two expectations", 417, with("Expect: 100-continue, magic")),
         // HTTP/1.0 does not know 100.
@@ -308,6 +324,63 @@ fn row_27_an_early_answer_is_not_lost_to_a_reset() {
         ),
         Case::refused("no chunks", 400, refused("Transfer-Encoding: chunked")),
     ]);
+}
+
+/// A client that reads nothing before it has sent all of its body, as many libraries do: it gets its answer, and the server
+/// needs no more memory for it.
+#[test]
+fn row_27_an_early_answer_waits_for_a_client_that_sends_all_of_its_body_first() {
+    const BODY: usize = 24 << 20;
+    let block = vec![b'x'; 64 << 10];
+    for stand in both("--body-limit 1MiB", "") {
+        let memory = stand.memory();
+        for (path, framing, status) in [
+            ("/", format!("Content-Length: {BODY}"), 413),
+            ("/nowhere", format!("Content-Length: {}", 1 << 20), 404),
+            ("/", "Transfer-Encoding: chunked".to_owned(), 413),
+            ("/", "nonsense".to_owned(), 400),
+        ] {
+            let mut client = stand.connect();
+            let mut sender = client.sender();
+            client.send(format!(
+                "POST {path} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"
+            ));
+            let head = if framing.contains("chunked") {
+                format!("{BODY:x}\r\n")
+            } else {
+                String::new()
+            };
+            client.send(head);
+            for _ in 0..BODY / block.len() {
+                sender.write_all(&block).expect("the server reads on");
+            }
+            let answer = client.answer();
+            assert_eq!(answer.status, status, "{}: {path}, {framing}", stand.name);
+            assert!(answer.closes(), "{}", answer.head);
+        }
+        for (before, after) in memory.into_iter().zip(stand.memory()) {
+            assert!(after <= before + before / 50, "{before} -> {after} bytes");
+        }
+        stand.stop();
+    }
+}
+
+/// One that sends next to nothing is not waited for as long.
+#[test]
+fn row_27_who_drips_after_an_early_answer_is_cut() {
+    for stand in both("", "") {
+        let mut client = stand.connect();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nnonsense\r\n\r\n");
+        assert_eq!(client.answer().status, 400);
+        let mut sender = client.sender();
+        let began = Instant::now();
+        // A reset tells of the close.
+        while sender.write_all(b"x").is_ok() {
+            assert!(began.elapsed() < Duration::from_secs(20), "{}", stand.name);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        stand.stop();
+    }
 }
 
 #[test]
