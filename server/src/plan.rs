@@ -13,6 +13,7 @@ use crate::front::{
 };
 use crate::listen::ListenAddress;
 use crate::log;
+use crate::peer::proxy::V2_MAX_LEAST;
 use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, PAGE, Place, Term, pages,
@@ -683,6 +684,7 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
         }
     }
     check_trust(settings)?;
+    check_proxy_header(settings)?;
     if settings.access_log_file.is_some() && settings.access_style().is_none() {
         return Err(PlanError::Alone {
             flag: "--access-log-file",
@@ -733,6 +735,29 @@ fn check_trust(settings: &FrontSettings) -> Result<(), PlanError> {
         _ => return Ok(()),
     };
     Err(PlanError::Alone { flag, other, todo })
+}
+
+/// A header waits in a buffer for partial heads until all of it is there.
+fn check_proxy_header(settings: &FrontSettings) -> Result<(), PlanError> {
+    let (flag, was) = ("--proxy-header-limit", settings.proxy_header_limit);
+    if settings.proxy_protocol == ProxySetting::Off {
+        return Ok(());
+    }
+    small(
+        flag,
+        was,
+        V2_MAX_LEAST,
+        "a header with the addresses of Unix sockets, and a little more, must fit",
+    )?;
+    if was > settings.head_limit {
+        return Err(PlanError::TooLarge {
+            flag,
+            was: was.to_string(),
+            most: settings.head_limit.to_string(),
+            why: "the header waits in a buffer of --head-limit bytes: raise that too",
+        });
+    }
+    Ok(())
 }
 
 /// The address of `--admin` must be one that the public is not told.

@@ -93,6 +93,7 @@ fn a_proxy_says_who_its_client_is_once_for_a_connection() {
         (v2(0x21, 0x00, &[]), "nowhere\n"),
         (v2(0x20, 0x00, &[]), own),
         (v2(0x21, 0x11, &[1; 520]), "1.1.1.1:257\n"),
+        (v2(0x21, 0x11, &[1; 4080]), "1.1.1.1:257\n"),
     ] {
         both.each(|server| {
             // Together with a request, before it, byte by byte, and with two requests.
@@ -165,8 +166,51 @@ fn a_connection_without_a_header_of_a_proxy_is_closed_without_an_answer() {
         half.half_close();
         assert!(half.is_closed());
         assert_eq!(server_is_alive(server), 204);
+        let line = server.line_with("connections were closed for their PROXY header");
+        assert!(
+            line.contains("why=") && line.contains("connections=1"),
+            "{line}"
+        );
     });
     both.stop("proxy_refused", rows.len() as u64);
+}
+
+#[test]
+fn a_proxys_header_may_be_as_long_as_the_flag_says() {
+    for (limit, fits) in [(536, 520), (6000, 5984), (8192, 8176)] {
+        let flags = format!(
+            "--proxy-protocol require --head-limit 8KiB --proxy-header-limit {limit} {TRUST}"
+        );
+        let both = Both::start(&format!("proxy-limit-{limit}"), &flags);
+        both.each(|server| {
+            let mut client = server.connect();
+            client.send([&v2(0x21, 0x11, &vec![1; fits])[..], get("/").as_bytes()].concat());
+            assert_eq!(client.answer().text(), "1.1.1.1:257\n");
+            let mut client = server.connect();
+            let _ = client.try_send(v2(0x21, 0x11, &vec![1; fits + 1]));
+            assert!(matches!(
+                client.try_answer(),
+                Err(Trouble::Closed | Trouble::Reset)
+            ));
+            let line = server.line_with("connections were closed for their PROXY header");
+            assert!(line.contains("--proxy-header-limit"), "{line}");
+        });
+        both.stop("proxy_refused", 1);
+    }
+    for (limit, head) in [(535, "8KiB"), (8193, "8KiB")] {
+        let flags = format!(
+            "--listen 127.0.0.1:0 --proxy-protocol require --head-limit {head} --proxy-header-limit {limit} {TRUST}"
+        );
+        let ended = Launch::of_file(env!("CARGO_BIN_EXE_peer"))
+            .flags(&flags)
+            .run();
+        assert_eq!(ended.code(), 1, "{limit}");
+        assert!(
+            ended.stderr().contains("--proxy-header-limit"),
+            "{}",
+            ended.stderr()
+        );
+    }
 }
 
 #[test]
@@ -179,6 +223,10 @@ fn only_a_trusted_proxy_may_connect_where_one_is_required() {
             client.try_answer(),
             Err(Trouble::Closed | Trouble::Reset)
         ));
+    });
+    both.each(|server| {
+        let line = server.line_with("connections were closed for their PROXY header");
+        assert!(line.contains("--trust"), "{line}");
     });
     both.stop("proxy_refused", 1);
 }

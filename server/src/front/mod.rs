@@ -30,7 +30,7 @@ use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll, ListenOptions};
 use crate::pace::PaceLimit;
 use crate::peer::forwarded::Field;
-use crate::peer::{Trusted, is_trusted};
+use crate::peer::{Complaints, NOT_TRUSTED, Trusted, is_trusted};
 use crate::settings::FrontSettings;
 use doorway::{Doorway, Doorways};
 use gathering::Places;
@@ -266,6 +266,9 @@ pub(crate) struct Loop {
     requests_per_connection: u32,
     /// Connections begin with a proxy's header.
     proxied: bool,
+    /// The longest of these, of version 2.
+    proxy_header_max: usize,
+    complaints: Complaints,
     /// The field in which a proxy names its client.
     forwarded: Option<Field>,
     /// The proxies that are believed.
@@ -361,6 +364,8 @@ impl Loop {
             body_limit: limits.body_limit,
             requests_per_connection: limits.requests_per_connection,
             proxied: limits.proxied,
+            proxy_header_max: limits.proxy_header_max,
+            complaints: Complaints::default(),
             forwarded: limits.forwarded,
             trust: limits.trust,
             timeouts: limits.timeouts,
@@ -661,6 +666,7 @@ impl Loop {
                     let trusted = is_trusted(&self.trust, peer.map(|peer| peer.ip()));
                     if self.proxied && !trusted {
                         self.stats.proxy_refused.bump();
+                        self.complaints.note(NOT_TRUSTED, peer, self.now_ms);
                         net::close(fd);
                         continue;
                     }

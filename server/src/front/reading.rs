@@ -5,7 +5,7 @@ use super::{AddressIsFull, Loop, Order};
 use crate::connection::{BodyRest, Connection, List, State};
 use crate::http::reply::CONTINUE;
 use crate::http::{
-    BodyFraming, ChunkDecoder, Head, Note, Parsed, Refusal, TargetForm, begins_with_head,
+    BodyFraming, ChunkDecoder, Head, Method, Note, Parsed, Refusal, TargetForm, begins_with_head,
     decode_path, parse,
 };
 use crate::net;
@@ -201,7 +201,7 @@ impl Loop {
             let connection = &mut self.table[index];
             let mut bytes = &scratch[..len];
             if connection.wants_proxy
-                && let Ok(Some((len, client))) = proxy::parse(bytes)
+                && let Ok(Some((len, client))) = proxy::parse(bytes, self.proxy_header_max)
             {
                 // The line in the access log says whom it names.
                 connection.wants_proxy = false;
@@ -306,7 +306,7 @@ impl Loop {
         if !self.table[index].wants_proxy {
             return Some(0);
         }
-        match proxy::parse(bytes) {
+        match proxy::parse(bytes, self.proxy_header_max) {
             Ok(Some((len, client))) => {
                 let connection = &mut self.table[index];
                 connection.wants_proxy = false;
@@ -333,8 +333,9 @@ impl Loop {
                 None
             }
             Err(Malformed(why)) => {
-                tracing::debug!(why, "a connection without a PROXY header was closed");
                 self.stats.proxy_refused.bump();
+                let peer = self.table[index].peer;
+                self.complaints.note(why, peer, self.now_ms);
                 self.close(index);
                 None
             }
@@ -509,6 +510,7 @@ impl Loop {
         let doorway = match self.route(index, head) {
             Ok(Match::Doorway(doorway)) => doorway,
             Ok(Match::OtherMethod(allow)) => {
+                self.table[index].keep_alive &= head.method != Method::Other;
                 let note = allow.map(Note::Allow);
                 // A 405 says what is allowed instead (RFC 9110 §15.5.6).
                 let status = if note.is_some() { 405 } else { 404 };
@@ -516,6 +518,7 @@ impl Loop {
                 return;
             }
             Ok(Match::Nothing) => {
+                self.table[index].keep_alive &= head.method != Method::Other;
                 self.answer_unrouted(index, 404, None, rest, source);
                 return;
             }

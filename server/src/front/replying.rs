@@ -248,7 +248,9 @@ impl Loop {
             (ReplyFraming::Stated, BodySize::Known(len)) if has_body => Some(len - here.min(len)),
             _ => None,
         };
-        connection.keep_alive = keep_alive && framing != ReplyFraming::UntilClose;
+        // A method that is not known may mean anything for what follows its head.
+        let is_known = reply.status != 501;
+        connection.keep_alive = keep_alive && is_known && framing != ReplyFraming::UntilClose;
         let fate = Fate::after(connection.keep_alive, connection.minor);
         let date = (!facts.has_date).then_some(&self.date);
 

@@ -28,6 +28,7 @@ pub(crate) struct Limits {
     pub(super) body_limit: u64,
     pub(super) requests_per_connection: u32,
     pub(super) proxied: bool,
+    pub(super) proxy_header_max: usize,
     pub(super) forwarded: Option<Field>,
     pub(super) trust: Arc<[Trusted]>,
     pub(super) timeouts: Timeouts,
@@ -45,6 +46,7 @@ impl Limits {
             body_limit: settings.body_limit.get() as u64,
             requests_per_connection: settings.requests_per_connection.get(),
             proxied: settings.proxy_protocol == ProxySetting::Require,
+            proxy_header_max: settings.proxy_header_limit.get(),
             forwarded: settings.forwarded.into(),
             trust: settings.trust.clone().into(),
             timeouts: Timeouts {
@@ -107,6 +109,7 @@ impl Loop {
         self.body_limit = limits.body_limit;
         self.requests_per_connection = limits.requests_per_connection;
         self.proxied = limits.proxied;
+        self.proxy_header_max = limits.proxy_header_max;
         self.forwarded = limits.forwarded;
         self.trust.clone_from(&limits.trust);
         self.timeouts = limits.timeouts;

@@ -33,6 +33,57 @@ fn is_text(bytes: &[u8]) -> bool {
         .all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f))
 }
 
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// `text` without the blanks before it.
+fn after_blanks(text: &[u8]) -> &[u8] {
+    let blanks = text.iter().take_while(|byte| b" \t".contains(byte));
+    &text[blanks.count()..]
+}
+
+/// `text` without the token before it, if there is one.
+fn after_token(text: &[u8]) -> Option<&[u8]> {
+    let len = text.iter().take_while(|&&byte| is_tchar(byte)).count();
+    (len > 0).then(|| &text[len..])
+}
+
+/// `text` without the string in quotation marks before it, if there is one.
+fn after_quoted(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    loop {
+        rest = match rest {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', _, rest @ ..] => rest,
+            [byte, rest @ ..] if *byte != b'\\' => rest,
+            _ => return None,
+        };
+    }
+}
+
+fn are_extensions(text: &[u8]) -> bool {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let Some(name) = after_blanks(rest).strip_prefix(b";") else {
+            return false;
+        };
+        let Some(after_name) = after_token(after_blanks(name)) else {
+            return false;
+        };
+        let Some(value) = after_blanks(after_name).strip_prefix(b"=") else {
+            rest = after_name;
+            continue;
+        };
+        let value = after_blanks(value);
+        let Some(after_value) = after_quoted(value).or_else(|| after_token(value)) else {
+            return false;
+        };
+        rest = after_value;
+    }
+    true
+}
+
 pub(super) fn read(bytes: &[u8], body_max: u64) -> Reading {
     let (mut body, mut at) = (Vec::new(), 0);
     let (mut announced, mut extensions) = (0_u128, 0);
@@ -46,10 +97,7 @@ pub(super) fn read(bytes: &[u8], body_max: u64) -> Reading {
             .unwrap_or(size_line.len());
         let (digits, extension) = size_line.split_at(digits);
         extensions += extension.len();
-        let is_extension = match extension.iter().find(|byte| !b" \t".contains(byte)) {
-            None => extension.is_empty(),
-            Some(first) => *first == b';',
-        };
+        let is_extension = are_extensions(extension);
         if !has_crlf
             || !(1..=16).contains(&digits.len())
             || !is_extension
@@ -104,10 +152,7 @@ fn trailers(bytes: &[u8], start: usize, body: Vec<u8>) -> Reading {
         }
         let mut parts = line.splitn(2, |&byte| byte == b':');
         let name = parts.next().unwrap_or_default();
-        let is_name = !name.is_empty()
-            && name
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte));
+        let is_name = after_token(name).is_some_and(<[u8]>::is_empty);
         if !is_name || !parts.next().is_some_and(is_text) {
             broken.insert(400);
         }

@@ -165,7 +165,7 @@ fn generated_head() -> impl Strategy<Value = Vec<u8>> {
 fn generated_body() -> impl Strategy<Value = Vec<u8>> {
     let chunk = (
         1..12_usize,
-        "(;[ -~]{0,6}|[ \t]{1,2};x|[ -~]{1,2})?",
+        "(;[ -~]{0,6}|[ \t]{1,2};x|[ -~]{1,2}|([ \t]?;[ \t]?[a-z]{0,2}([ \t]?=[ \t]?([a-z]{0,2}|\"[a\\\\\"\t ]{0,4}\"))?){1,2})?",
         line_end(),
         0..12_u8,
     )

@@ -49,10 +49,23 @@ pub struct ChunkDecoder {
 enum State {
     /// In the digits of a chunk's size.
     Size,
-    /// In the white space between the size and an extension's semicolon.
-    SizeBlank,
-    /// In an extension.
+    /// In white space after the size or an extension: another extension's semicolon is due.
+    Blank,
+    /// Behind a semicolon: an extension's name is due.
     Extension,
+    /// In the name.
+    ExtensionName,
+    /// In white space after the name.
+    ExtensionNameBlank,
+    /// Behind the equals sign: a value is due.
+    ExtensionEquals,
+    /// In a value that is a token.
+    ExtensionValue,
+    /// In a value in quotation marks, and behind a backslash in there.
+    Quoted,
+    QuotedPair,
+    /// Behind the second quotation mark.
+    QuotedEnd,
     /// The LF of the size line is due.
     SizeLf,
     /// In the chunk's data.
@@ -172,12 +185,18 @@ impl ChunkDecoder {
     fn after(&mut self, byte: u8) -> Result<State, Refusal> {
         match (self.state, byte) {
             (State::Size, _) => self.after_size(byte),
-            (State::SizeBlank, b' ' | b'\t') => self.in_extension(State::SizeBlank),
-            (State::SizeBlank, b';') => self.in_extension(State::Extension),
-            (State::SizeBlank, _) => Err(Refusal::bad("white space after a chunk size")),
-            (State::Extension, b'\r') => Ok(State::SizeLf),
-            (State::Extension, _) if is_value(byte) => self.in_extension(State::Extension),
-            (State::Extension, _) => Err(Refusal::bad("a control byte in a chunk extension")),
+            (
+                State::Blank
+                | State::Extension
+                | State::ExtensionName
+                | State::ExtensionNameBlank
+                | State::ExtensionEquals
+                | State::ExtensionValue
+                | State::Quoted
+                | State::QuotedPair
+                | State::QuotedEnd,
+                _,
+            ) => self.after_extension(byte),
             (State::SizeLf, b'\n') => self.start_chunk(),
             (State::SizeLf, _) => Err(Refusal::bad("a CR without LF after a chunk size")),
             (State::DataCr, b'\r') => Ok(State::DataLf),
@@ -216,9 +235,47 @@ impl ChunkDecoder {
             b'\r' => Ok(State::SizeLf),
             b';' => self.in_extension(State::Extension),
             // RFC 9112 §7.1.1: white space may stand before the semicolon, and only there.
-            b' ' | b'\t' => self.in_extension(State::SizeBlank),
+            b' ' | b'\t' => self.in_extension(State::Blank),
             _ => Err(Refusal::bad("a chunk size that is no hexadecimal number")),
         }
+    }
+
+    /// RFC 9112 §7.1.1: `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`.
+    fn after_extension(&mut self, byte: u8) -> Result<State, Refusal> {
+        let is_blank = matches!(byte, b' ' | b'\t');
+        let next = match (self.state, byte) {
+            (State::ExtensionName | State::ExtensionValue | State::QuotedEnd, b'\r') => {
+                return Ok(State::SizeLf);
+            }
+            (
+                State::Blank
+                | State::ExtensionName
+                | State::ExtensionNameBlank
+                | State::ExtensionValue
+                | State::QuotedEnd,
+                b';',
+            ) => State::Extension,
+            (State::Blank | State::ExtensionValue | State::QuotedEnd, _) if is_blank => {
+                State::Blank
+            }
+            (State::Extension, _) if is_blank => State::Extension,
+            (State::Extension | State::ExtensionName, _) if is_token(byte) => State::ExtensionName,
+            (State::ExtensionName | State::ExtensionNameBlank, b'=') => State::ExtensionEquals,
+            (State::ExtensionName | State::ExtensionNameBlank, _) if is_blank => {
+                State::ExtensionNameBlank
+            }
+            (State::ExtensionEquals, _) if is_blank => State::ExtensionEquals,
+            (State::ExtensionEquals, b'"') => State::Quoted,
+            (State::ExtensionEquals | State::ExtensionValue, _) if is_token(byte) => {
+                State::ExtensionValue
+            }
+            (State::Quoted, b'"') => State::QuotedEnd,
+            (State::Quoted, b'\\') => State::QuotedPair,
+            (State::Quoted | State::QuotedPair, _) if is_value(byte) => State::Quoted,
+            (State::Blank, _) => return Err(Refusal::bad("white space after a chunk size")),
+            _ => return Err(Refusal::bad("a malformed chunk extension")),
+        };
+        self.in_extension(next)
     }
 
     /// Counts one more extension byte.

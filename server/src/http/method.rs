@@ -27,7 +27,8 @@ pub enum Method {
     Patch,
     /// `OPTIONS`
     Options,
-    /// A well-formed token that no route can be written for: 501, once its body has been read.
+    /// Any other token: an application may know it. If not it gets a 501, and the connection ends: what such a method does to the
+    /// framing of its request is not known.
     Other,
 }
 

@@ -67,7 +67,7 @@ const fn sentence(status: u16) -> Option<&'static str> {
 /// Whether the connection can go on after an answer with `status`: only if the request was
 /// understood as far as its end.
 pub(crate) const fn may_keep_alive(status: u16) -> bool {
-    matches!(status, 204 | 404 | 405 | 500 | 501 | 502 | 503)
+    matches!(status, 204 | 404 | 405 | 500 | 502 | 503)
 }
 
 /// Writes a whole answer to the start of `out`; returns its length.
@@ -206,7 +206,7 @@ mod tests {
             let open = !answer(status, None, false, KEEP).contains("Connection: close\r\n");
             assert_eq!(
                 open,
-                [204, 404, 405, 500, 501, 502, 503].contains(&status),
+                [204, 404, 405, 500, 502, 503].contains(&status),
                 "{status}"
             );
             assert!(

@@ -7,6 +7,7 @@ pub(crate) mod proxy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use transom_platform::own_log::warn;
 
 /// Whom a proxy names as its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,38 @@ pub(crate) enum Client {
 /// What is no header, field or element of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed(pub &'static str);
+
+/// Connections that were closed because of what a proxy has sent, or because they are of no proxy that is believed. A line
+/// says so, once a second at most: anybody can cause them.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints {
+    quiet_until_ms: u64,
+    unsaid: u64,
+}
+
+impl Complaints {
+    /// One more, at this time of the caller's clock.
+    pub(crate) fn note(&mut self, why: &str, peer: Option<SocketAddr>, now_ms: u64) {
+        self.unsaid += 1;
+        if now_ms < self.quiet_until_ms {
+            return;
+        }
+        self.quiet_until_ms = now_ms + 1000;
+        let connections = std::mem::take(&mut self.unsaid);
+        match peer {
+            Some(peer) => {
+                warn!(why, %peer, connections, "connections were closed for their PROXY header")
+            }
+            None => warn!(
+                why,
+                connections, "connections were closed for their PROXY header"
+            ),
+        }
+    }
+}
+
+/// Why a connection is closed that is of nobody who may send such a header.
+pub(crate) const NOT_TRUSTED: &str = "--trust does not name its address";
 
 /// Those whose word on a client's address is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

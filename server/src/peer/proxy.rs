@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The longest header of version 1, its CRLF included.
 const V1_MAX: usize = 107;
 
-/// The longest header of version 2 that is waited for: the addresses of two Unix sockets, and then some for TLVs.
-const V2_MAX: usize = 536;
+/// What any limit of headers of version 2 has room for: the addresses of two Unix sockets, and then some for TLVs.
+pub(crate) const V2_MAX_LEAST: usize = 536;
 
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -19,13 +19,14 @@ const V2_START: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version, command, family and length follow the start of version 2.
 const V2_FIXED: usize = 16;
 
-/// Reads the header at the start of `bytes`: how many bytes it has, and whom it names. `None` if more of it has to come.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(usize, Client)>, Malformed> {
+/// Reads the header at the start of `bytes`: how many bytes it has, and whom it names. `None` if more of it has to come. One
+/// of version 2 may have `v2_max` bytes; load balancers in clouds and meshes add TLVs of some KiB.
+pub(crate) fn parse(bytes: &[u8], v2_max: usize) -> Result<Option<(usize, Client)>, Malformed> {
     let begins = |start: &[u8]| bytes.iter().zip(start).all(|(a, b)| a == b);
     if begins(V1_START) {
         version_1(bytes)
     } else if begins(V2_START) {
-        version_2(bytes)
+        version_2(bytes, v2_max)
     } else {
         Err(Malformed("it begins with no PROXY header"))
     }
@@ -87,7 +88,7 @@ pub(super) fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| plain)
 }
 
-fn version_2(bytes: &[u8]) -> Result<Option<(usize, Client)>, Malformed> {
+fn version_2(bytes: &[u8], v2_max: usize) -> Result<Option<(usize, Client)>, Malformed> {
     // What is wrong is said as soon as it is there.
     let local = match bytes.get(12) {
         None => return Ok(None),
@@ -118,8 +119,10 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Client)>, Malformed> {
         return Ok(None);
     };
     let len = usize::from(u16::from_be_bytes([high, low]));
-    if V2_FIXED + len > V2_MAX {
-        return Err(Malformed("a PROXY header has at most 536 bytes here"));
+    if V2_FIXED + len > v2_max {
+        return Err(Malformed(
+            "a PROXY header is longer than --proxy-header-limit",
+        ));
     }
     if len < needed {
         return Err(Malformed("the addresses of a PROXY header are cut short"));
@@ -152,6 +155,12 @@ fn at<const N: usize>(block: &[u8], address: impl Fn([u8; N]) -> IpAddr) -> Clie
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const V2_MAX: usize = V2_MAX_LEAST;
+
+    fn parse(bytes: &[u8]) -> Result<Option<(usize, Client)>, Malformed> {
+        super::parse(bytes, V2_MAX)
+    }
 
     fn v2(command: u8, family: u8, len: u16, block: &[u8]) -> Vec<u8> {
         let mut bytes = V2_START.to_vec();

@@ -99,6 +99,16 @@ pub struct FrontSettings {
     )]
     pub proxy_protocol: ProxySetting,
 
+    /// Bytes of the longest PROXY header of version 2; a connection with a longer one is closed. At most --head-limit
+    #[arg(
+        long,
+        env = "TRANSOM_PROXY_HEADER_LIMIT",
+        value_name = "SIZE",
+        default_value = "4KiB",
+        help_heading = "Proxies"
+    )]
+    pub proxy_header_limit: Bytes,
+
     /// Which field of a request says who the client is, if it comes from those that --trust names: the rightmost address
     /// in it that they do not have
     #[arg(

@@ -9,8 +9,13 @@ fn row_19_methods_that_are_not_served_are_told_apart() {
     let request = |method: &str| format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut cases = named(&["BREW", "TRACE"]);
     cases.extend([
-        Case::answered("get", &[501], End::Open, request("get")),
-        Case::answered("32 bytes", &[501], End::Open, request(&"X".repeat(32))),
+        Case::refused("get", 501, request("get")),
+        Case::refused("32 bytes", 501, request(&"X".repeat(32))),
+        Case::refused(
+            "one with a body",
+            501,
+            "BREW / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+        ),
         Case::refused("33 bytes", 501, request(&"X".repeat(33))),
         Case::refused("70 KB", 501, request(&"X".repeat(70_000))),
         Case::refused("no token", 400, request("G@T")),

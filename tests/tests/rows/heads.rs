@@ -239,6 +239,7 @@ fn row_07_there_is_exactly_one_valid_host() {
         Case::refused("two ports", 400, host("a:1:2")),
         Case::refused("no IPv6", 400, host("[::x]")),
         Case::refused("half an IPv6", 400, host("[::1")),
+        Case::refused("an address of a kind to come", 400, host("[v1.a]")),
         Case::refused("a slash", 400, host("a/b")),
         Case::refused("a list", 400, host("a, b\"")),
         Case::refused("a high byte", 400, host("\u{e9}")),

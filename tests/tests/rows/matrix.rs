@@ -27,12 +27,7 @@ fn targets() -> Vec<Case> {
             501,
             "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
         ),
-        Case::answered(
-            "BREW",
-            &[501],
-            End::Open,
-            "BREW / HTTP/1.1\r\nHost: a\r\n\r\n",
-        ),
+        Case::refused("BREW", 501, "BREW / HTTP/1.1\r\nHost: a\r\n\r\n"),
         Case::refused("TRACE", 501, "TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"),
         Case::refused("no Host", 400, "GET / HTTP/1.1\r\n\r\n"),
         Case::refused("2x Host", 400, with("Host: a")),
