@@ -7,7 +7,8 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use transom_tests::doors::{before, behind};
 use transom_tests::{Answer, Client, Folder, Launch, Server, eventually};
 
@@ -73,7 +74,9 @@ fn make(name: &str) -> Folder {
     let folder = Folder::new(name);
     let public = folder.path().join("public");
     fs::create_dir_all(public.join("sub dir")).expect("writable");
-    fs::create_dir_all(public.join("bare")).expect("writable");
+    for folder in ["bare", ".well-known", "sub dir/.hidden"] {
+        fs::create_dir_all(public.join(folder)).expect("writable");
+    }
     for (name, contents) in [
         ("a.txt", "0123456789"),
         ("b.json", "{}"),
@@ -85,6 +88,10 @@ fn make(name: &str) -> Folder {
         ("page.html.br", "as if by brotli"),
         ("only.js", "plain"),
         ("only.js.gz", "as if by gzip"),
+        ("drawing.svgz", "as if by gzip"),
+        (".env", "secret"),
+        ("sub dir/.hidden/a.txt", "secret"),
+        (".well-known/security.txt", "Contact: us"),
     ] {
         fs::write(public.join(name), contents).expect("writable");
     }
@@ -327,18 +334,14 @@ fn a_root_that_is_none_is_said() {
 #[test]
 fn conditions_are_weighed_in_order() {
     for site in both("conditions", "") {
-        let file = OpenOptions::new()
-            .append(true)
-            .open(site.public().join("a.txt"));
-        let then = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(784_111_777);
-        file.and_then(|file| file.set_modified(then)).expect("ours");
         let tag = site.strong_tag("/a.txt");
         assert_eq!(site.strong_tag("/a.txt"), tag, "it stays");
         assert_ne!(site.strong_tag("/b.json"), tag);
-        let (old, same, new) = (
+        let same = site.get("/a.txt").field("last-modified").map(str::to_owned);
+        let same = same.as_deref().expect("it has just been written");
+        let (old, new) = (
             "Sun, 06 Nov 1994 08:49:36 GMT",
-            "Sun, 06 Nov 1994 08:49:37 GMT",
-            "Sun, 06 Nov 1994 08:49:38 GMT",
+            "Fri, 01 Jan 2100 00:00:00 GMT",
         );
         for (fields, status) in [
             (format!("If-None-Match: {tag}"), 304),
@@ -395,13 +398,151 @@ fn conditions_are_weighed_in_order() {
         assert_eq!(client.answer().status, 304);
         assert_eq!(client.get("/b.json").text(), "{}");
         // A change that leaves size and modification time as they were is a change.
-        fs::write(site.public().join("a.txt"), "9876543210").expect("ours");
-        let file = OpenOptions::new()
-            .append(true)
-            .open(site.public().join("a.txt"));
-        file.and_then(|file| file.set_modified(then)).expect("ours");
+        let path = site.public().join("a.txt");
+        let then = fs::metadata(&path).and_then(|seen| seen.modified());
+        fs::write(&path, "9876543210").expect("ours");
+        set_modified(&path, then.expect("it has one"));
         let answer = site.get_with("/a.txt", &format!("If-None-Match: {tag}"));
         assert_eq!((answer.status, answer.text()), (200, "9876543210"));
+    }
+}
+
+fn set_modified(path: &Path, time: SystemTime) {
+    let file = OpenOptions::new().append(true).open(path);
+    file.and_then(|file| file.set_modified(time)).expect("ours");
+}
+
+/// As `touch -d @1`, archives and reproducible builds have it: other contents, and the modification time of those before.
+#[test]
+fn a_date_that_two_versions_share_splices_no_download() {
+    for site in both("splice", "") {
+        let path = site.public().join("a.txt");
+        for seconds in [784_111_777, 1, 0] {
+            let then = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            fs::write(&path, "0123456789").expect("ours");
+            set_modified(&path, then);
+            let _ = site.strong_tag("/a.txt");
+            let first = site.get("/a.txt");
+            let date = first.field("last-modified").map(str::to_owned);
+            assert_eq!(date.is_some(), seconds > 1, "{}", first.head);
+            let date = date.unwrap_or_else(|| "Thu, 01 Jan 1970 00:00:01 GMT".to_owned());
+            fs::write(&path, "ABCDEFGHIJ").expect("ours");
+            set_modified(&path, then);
+            for fields in [
+                format!("Range: bytes=5-\r\nIf-Range: {date}"),
+                format!("If-Modified-Since: {date}"),
+            ] {
+                let answer = site.get_with("/a.txt", &fields);
+                let got = (answer.status, answer.text());
+                assert_eq!(got, (200, "ABCDEFGHIJ"), "{seconds}: {fields}");
+            }
+            if seconds > 1 {
+                let fields = format!("Range: bytes=5-\r\nIf-Unmodified-Since: {date}");
+                assert_eq!(site.get_with("/a.txt", &fields).status, 412, "{fields}");
+            }
+        }
+    }
+}
+
+/// A date that is that of the last change, and whose second is over, can be trusted.
+#[test]
+fn a_resume_by_the_date_of_the_last_change_goes_on() {
+    for site in both("resume", "") {
+        let _ = site.strong_tag("/a.txt");
+        let resumed = || {
+            let date = site.get("/a.txt").field("last-modified").map(str::to_owned);
+            let fields = format!("Range: bytes=5-\r\nIf-Range: {}", date.expect("a date"));
+            site.get_with("/a.txt", &fields)
+        };
+        assert!(eventually(|| resumed().status == 206));
+        assert_eq!(resumed().text(), "56789");
+    }
+}
+
+#[test]
+fn a_folder_that_takes_the_place_of_the_root_is_served() {
+    for site in both("replaced", "") {
+        let (public, next) = (site.public(), site.folder.path().join("next"));
+        assert_eq!(site.get("/a.txt").text(), "0123456789");
+        let before = site.opener().sample().descriptors;
+        // As a build does it that removes its output first.
+        fs::rename(&public, &next).expect("ours");
+        assert_eq!(site.get("/a.txt").status, 503, "there is none");
+        fs::create_dir(&public).expect("ours");
+        assert_eq!(site.get("/a.txt").status, 404);
+        fs::write(public.join("a.txt"), "rebuilt").expect("ours");
+        assert_eq!(site.get("/a.txt").text(), "rebuilt");
+        // As a deployment does it that switches a link.
+        fs::remove_dir_all(&public).expect("ours");
+        symlink("next", site.folder.path().join("switch")).expect("ours");
+        fs::rename(site.folder.path().join("switch"), &public).expect("ours");
+        assert_eq!(site.get("/a.txt").text(), "0123456789");
+        assert!(eventually(|| site.opener().sample().descriptors <= before));
+    }
+}
+
+#[test]
+fn replicas_agree_on_tags_if_they_are_told_to() {
+    let [one, other] = both("replicas", "--replicas");
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+    let tags = || {
+        [&one, &other].map(|site| {
+            set_modified(&site.public().join("a.txt"), then);
+            site.get("/a.txt").field("etag").map(str::to_owned)
+        })
+    };
+    let [a, b] = tags();
+    assert_eq!(a, b);
+    let tag = a.expect("a tag");
+    assert!(tag.starts_with("W/"), "{tag}");
+    let fields = format!("If-None-Match: {tag}");
+    assert_eq!(other.get_with("/a.txt", &fields).status, 304);
+    // Two versions may share it, so nothing is resumed by it.
+    let fields = format!("Range: bytes=5-\r\nIf-Range: {tag}");
+    assert_eq!(other.get_with("/a.txt", &fields).status, 200);
+    // Files whose time says nothing keep a tag of their own.
+    for site in [&one, &other] {
+        set_modified(&site.public().join("b.json"), SystemTime::UNIX_EPOCH);
+    }
+    let own = [&one, &other].map(|site| site.strong_tag("/b.json"));
+    assert_ne!(own[0], own[1]);
+}
+
+#[test]
+fn names_that_begin_with_a_dot_are_served_by_flag_only() {
+    let hidden = [
+        "/.env",
+        "/sub%20dir/.hidden/a.txt",
+        "/%2eenv",
+        "/.well-known/.env",
+    ];
+    for site in both("hidden", "") {
+        fs::write(site.public().join(".well-known/.env"), "secret").expect("ours");
+        for path in hidden
+            .into_iter()
+            .chain(["/.well-known", "/sub%20dir/.hidden"])
+        {
+            assert_eq!(site.get(path).status, 404, "{path}");
+        }
+        let answer = site.get("/.well-known/security.txt");
+        assert_eq!((answer.status, answer.text()), (200, "Contact: us"));
+    }
+    for site in both("shown", "--dot-files") {
+        fs::write(site.public().join(".well-known/.env"), "secret").expect("ours");
+        for path in hidden {
+            assert_eq!(site.get(path).text(), "secret", "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_compressed_by_its_type_says_so() {
+    for flags in ["", "--precompressed"] {
+        for site in both("svgz", flags) {
+            let answer = site.get("/drawing.svgz");
+            assert_eq!(answer.field("content-type"), Some("image/svg+xml"));
+            assert_eq!(answer.field("content-encoding"), Some("gzip"));
+        }
     }
 }
 

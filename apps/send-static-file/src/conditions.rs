@@ -21,9 +21,26 @@ pub struct Validators {
     weak: bool,
     /// To the second, as the client sees it. `None` for a time that no HTTP date can say.
     modified: Option<SystemTime>,
-    /// The second of `modified` is over, so that no later version has the same one.
+    /// When the contents changed last, as far as can be known: the later of the two times of the file, to the second. A
+    /// modification time can be set to any value (`touch -d`, `rsync -t`, archives, reproducible builds), also to that of the
+    /// version before; the time of the last status change cannot.
+    changed: Option<SystemTime>,
+    /// `modified` is `changed`, and its second is over, so that no later version has the same one (§8.8.2.2).
     modified_is_strong: bool,
 }
+
+/// What tags are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// Size, inode and both times: one machine's, and of one version of a file only.
+    OwnFile,
+    /// Size and modification time, so that machines with copies of the same files agree. Weak, because two versions may have
+    /// the same ones.
+    Replicas,
+}
+
+/// Modification times that say nothing: 0 and 1 are what reproducible builds and some package stores give to every file.
+const EPOCH_TIMES: std::ops::RangeInclusive<i64> = 0..=1;
 
 /// Conditions as they came, each the value of its field, or the values of several joined by commas.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,34 +73,43 @@ pub enum Verdict {
 
 impl Validators {
     /// Those of a file at the time `now`.
-    ///
-    /// The tag is made of size, inode and both times: a change that puts the modification time back (`touch -d`, `rsync
-    /// -t`) still moves the time of the last status change, which nobody can set.
-    pub fn of(metadata: &Metadata, now: SystemTime) -> Self {
+    pub fn of(metadata: &Metadata, tags: Tags, now: SystemTime) -> Self {
         let (mtime, ctime) = (metadata.mtime(), metadata.ctime());
-        let tag = format!(
-            "{:x}-{:x}.{:x}-{:x}.{:x}-{:x}",
-            metadata.size(),
-            mtime,
-            metadata.mtime_nsec(),
-            ctime,
-            metadata.ctime_nsec(),
-            metadata.ino()
-        );
-        let changed = time(ctime).map(|time| time + nanoseconds(metadata.ctime_nsec()));
+        let says_nothing = EPOCH_TIMES.contains(&mtime);
+        let for_replicas = tags == Tags::Replicas && !says_nothing;
+        // Of the modification time the whole second only where copies are to agree: archives and `rsync` to an older file
+        // system keep no more.
+        let tag = if for_replicas {
+            format!("{:x}-{mtime:x}", metadata.size())
+        } else {
+            format!(
+                "{:x}-{:x}.{:x}-{:x}.{:x}-{:x}",
+                metadata.size(),
+                mtime,
+                metadata.mtime_nsec(),
+                ctime,
+                metadata.ctime_nsec(),
+                metadata.ino()
+            )
+        };
+        let touched = time(ctime).map(|time| time + nanoseconds(metadata.ctime_nsec()));
         // A change in the future is a clock that was put back: nothing can be said of it.
-        let settled = changed
-            .is_some_and(|changed| now.duration_since(changed).is_ok_and(|age| age >= SETTLING));
+        let settled = touched
+            .is_some_and(|touched| now.duration_since(touched).is_ok_and(|age| age >= SETTLING));
         // Not later than the answer itself (§8.8.2.1).
-        let modified = time(mtime).map(|modified| modified.min(whole_second(now)));
+        let modified = time(mtime)
+            .filter(|_| !says_nothing)
+            .map(|modified| modified.min(whole_second(now)));
+        let changed = modified.max(time(ctime));
         let modified_is_strong = modified.is_some_and(|modified| {
-            now.duration_since(modified)
-                .is_ok_and(|age| age >= 2 * SETTLING)
+            let age = now.duration_since(modified);
+            changed == Some(modified) && age.is_ok_and(|age| age >= 2 * SETTLING)
         });
         Self {
             tag,
-            weak: !settled,
+            weak: for_replicas || !settled,
             modified,
+            changed,
             modified_is_strong,
         }
     }
@@ -105,9 +131,9 @@ impl Validators {
             if !self.is_among(tags, Comparison::Strong) {
                 return Verdict::Failed;
             }
-        } else if let (Some(since), Some(modified)) =
-            (conditions.if_unmodified_since.and_then(date), self.modified)
-            && modified > since
+        } else if let (Some(since), Some(changed)) =
+            (conditions.if_unmodified_since.and_then(date), self.changed)
+            && changed > since
         {
             return Verdict::Failed;
         }
@@ -115,9 +141,9 @@ impl Validators {
             if self.is_among(tags, Comparison::Weak) {
                 return Verdict::NotModified;
             }
-        } else if let (Some(since), Some(modified)) =
-            (conditions.if_modified_since.and_then(date), self.modified)
-            && modified <= since
+        } else if let (Some(since), Some(changed)) =
+            (conditions.if_modified_since.and_then(date), self.changed)
+            && changed <= since
         {
             return Verdict::NotModified;
         }
@@ -235,7 +261,17 @@ mod tests {
             tag: "a-b".into(),
             weak: false,
             modified: date(THEN),
+            changed: date(THEN),
             modified_is_strong: true,
+        }
+    }
+
+    /// Of a file whose modification time was set back, as it may have been for the version before too.
+    fn set_back() -> Validators {
+        Validators {
+            changed: date(AFTER),
+            modified_is_strong: false,
+            ..strong()
         }
     }
 
@@ -370,6 +406,33 @@ mod tests {
     }
 
     #[test]
+    fn a_date_before_the_last_change_says_nothing_of_the_contents() {
+        for (value, since, unmodified) in [
+            (BEFORE, SEND, Verdict::Failed),
+            (THEN, SEND, Verdict::Failed),
+            (AFTER, Verdict::NotModified, SEND),
+        ] {
+            let shown = value.escape_ascii();
+            let conditions = Conditions {
+                if_modified_since: Some(value),
+                ..Conditions::default()
+            };
+            assert_eq!(set_back().judge(&conditions), since, "{shown}");
+            let conditions = Conditions {
+                if_unmodified_since: Some(value),
+                ..Conditions::default()
+            };
+            assert_eq!(set_back().judge(&conditions), unmodified, "{shown}");
+            let conditions = Conditions {
+                if_range: Some(value),
+                ..Conditions::default()
+            };
+            let whole = Verdict::Send { ranges: false };
+            assert_eq!(set_back().judge(&conditions), whole, "{shown}");
+        }
+    }
+
+    #[test]
     fn the_order_is_that_of_rfc_9110_section_13_2_2() {
         // If-Match goes before If-Unmodified-Since, which is then not looked at.
         let both = Conditions {
@@ -437,7 +500,10 @@ mod tests {
         let metadata = std::fs::metadata(&path).expect("it is there");
         std::fs::remove_file(&path).expect("writable");
         let changed = time(metadata.ctime()).expect("a date") + nanoseconds(metadata.ctime_nsec());
-        let tag = |now| Validators::of(&metadata, now).etag().to_string();
+        let tag = |now| {
+            let validators = Validators::of(&metadata, Tags::OwnFile, now);
+            validators.etag().to_string()
+        };
         for young in [
             changed - Duration::from_secs(9),
             changed,
@@ -459,13 +525,18 @@ mod tests {
         let path = std::env::temp_dir().join(format!("transom-future-{}", std::process::id()));
         let file = std::fs::File::create(&path).expect("writable");
         let now = SystemTime::now();
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(2);
         for (modified, shown) in [
             (now + Duration::from_secs(1000), Some(whole_second(now))),
-            (SystemTime::UNIX_EPOCH, Some(SystemTime::UNIX_EPOCH)),
+            (then, Some(then)),
+            (SystemTime::UNIX_EPOCH, None),
+            (SystemTime::UNIX_EPOCH + Duration::from_secs(1), None),
             (SystemTime::UNIX_EPOCH - Duration::from_secs(1), None),
         ] {
             file.set_modified(modified).expect("ours");
-            let validators = Validators::of(&file.metadata().expect("it is there"), now);
+            let metadata = file.metadata().expect("it is there");
+            let validators = Validators::of(&metadata, Tags::OwnFile, now);
+            assert!(!validators.modified_is_strong, "{modified:?}");
             assert_eq!(validators.last_modified().map(SystemTime::from), shown);
         }
         std::fs::remove_file(&path).expect("writable");

@@ -7,6 +7,8 @@
 //! | of a folder | its `index.html`, after a redirect to the name with a slash; 404 if it has none |
 //! | of a link, a device, a FIFO, a socket | 404; with `--follow-links` what a link leads to below the root |
 //! | of what may not be read | 403 |
+//! | of a name that begins with a dot, or lies below one | 404; but `/.well-known/` (RFC 8615); with `--dot-files` as others |
+//! | while there is no folder in the root's place | 503 |
 //! | with conditions | 304 or 412 by RFC 9110 §13.2.2 |
 //! | with one range, and an `If-Range` that holds | 206, or 416 |
 //! | with several ranges | 200 and the whole file |
@@ -17,14 +19,15 @@
 
 mod conditions;
 mod encodings;
+mod media;
 mod ranges;
 mod root;
 
-use conditions::{Conditions, Validators, Verdict};
+use conditions::{Conditions, Tags, Validators, Verdict};
 use encodings::Coding;
+use media::MediaType;
 use ranges::{Selection, select};
-use root::{Found, Root};
-use std::fmt;
+use root::{Folder, Found, Root};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -56,6 +59,16 @@ struct Flags {
     /// Send FILE.br or FILE.gz in place of FILE to clients that accept it; keep the copies up to date yourself
     #[arg(long, env = "TRANSOM_PRECOMPRESSED", help_heading = "Files")]
     precompressed: bool,
+
+    /// Serve files and folders whose names begin with a dot (.git, .env), too; without it only /.well-known/ is there
+    #[arg(long, env = "TRANSOM_DOT_FILES", help_heading = "Files")]
+    dot_files: bool,
+
+    /// Make ETags of size and modification time alone, so that machines with copies of the same files agree on them, as
+    /// behind a load balancer; they are weak then, and downloads that were interrupted begin anew. The copies must have the
+    /// same modification times (rsync -t, tar, image layers), and a new version another one
+    #[arg(long, env = "TRANSOM_REPLICAS", help_heading = "Files")]
+    replicas: bool,
 }
 
 /// What the flags have made; set once, before the first request.
@@ -64,6 +77,8 @@ static SITE: OnceLock<Site> = OnceLock::new();
 struct Site {
     root: Root,
     precompressed: bool,
+    dot_files: bool,
+    tags: Tags,
 }
 
 impl Site {
@@ -73,15 +88,25 @@ impl Site {
         Ok(Self {
             root,
             precompressed: flags.precompressed,
+            dot_files: flags.dot_files,
+            tags: if flags.replicas {
+                Tags::Replicas
+            } else {
+                Tags::OwnFile
+            },
         })
     }
 
     fn send<'r>(&self, request: &'r Request) -> Result<Response<'r>, Failure> {
         let name = relative(request.path()).ok_or_else(not_found)?;
-        match self.root.find(&name)? {
-            Found::File(file, metadata) => self.send_file(request, &name, file, &metadata),
+        if !self.dot_files && is_hidden(&name) {
+            return Err(not_found());
+        }
+        let folder = self.enter()?;
+        match folder.find(&name)? {
+            Found::File(file, metadata) => self.send_file(request, &folder, &name, file, &metadata),
             // Only where there is something to be sent to: whether a folder exists is nobody's business.
-            Found::Folder => match self.root.find(&format!("{name}/{INDEX}"))? {
+            Found::Folder => match folder.find(&format!("{name}/{INDEX}"))? {
                 Found::File(..) => Ok(Response::redirect(with_slash(request)).with_status(308)),
                 Found::Forbidden => Err(forbidden()),
                 Found::Folder | Found::Nothing => Err(not_found()),
@@ -91,19 +116,31 @@ impl Site {
         }
     }
 
+    /// The root as it is now.
+    fn enter(&self) -> Result<Folder, Failure> {
+        self.root.enter().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                Failure::unavailable("The files are being replaced. Try again in a moment.")
+            }
+            _ => error.into(),
+        })
+    }
+
     fn send_file<'r>(
         &self,
         request: &'r Request,
+        folder: &Folder,
         name: &str,
         file: Registered<File>,
         metadata: &Metadata,
     ) -> Result<Response<'r>, Failure> {
-        let (file, metadata, coding) = match self.compressed(request, name)? {
-            Some((file, metadata, coding)) => (file, metadata, Some(coding)),
-            None => (file, metadata.clone(), None),
+        let media = MediaType::of(name);
+        let (file, metadata, coding) = match self.compressed(request, folder, name, media)? {
+            Some((file, metadata, coding)) => (file, metadata, Some(coding.name)),
+            None => (file, metadata.clone(), media.coding),
         };
         let size = metadata.len();
-        let validators = Validators::of(&metadata, SystemTime::now());
+        let validators = Validators::of(&metadata, self.tags, SystemTime::now());
         let finish = |mut response: Response<'r>| {
             response = response.header("ETag", validators.etag());
             if let Some(modified) = validators.last_modified() {
@@ -149,7 +186,7 @@ impl Site {
             Ok(())
         });
         response = finish(response.with_status(status).with_length(len))
-            .header("Content-Type", content_type(name))
+            .header("Content-Type", media)
             .header("Accept-Ranges", "bytes");
         if status == 206 {
             let last = start + len - 1;
@@ -157,7 +194,7 @@ impl Site {
                 response.header("Content-Range", format_args!("bytes {start}-{last}/{size}"));
         }
         if let Some(coding) = coding {
-            response = response.header("Content-Encoding", coding.name);
+            response = response.header("Content-Encoding", coding);
         }
         Ok(response)
     }
@@ -166,15 +203,15 @@ impl Site {
     fn compressed(
         &self,
         request: &Request,
+        folder: &Folder,
         name: &str,
+        media: MediaType,
     ) -> io::Result<Option<(Registered<File>, Metadata, Coding)>> {
-        if !self.precompressed {
+        if !self.precompressed || media.coding.is_some() {
             return Ok(None);
         }
         for coding in encodings::accepted(joined(request, "accept-encoding").unwrap_or_default()) {
-            if let Found::File(file, metadata) =
-                self.root.find(&format!("{name}{}", coding.suffix))?
-            {
+            if let Found::File(file, metadata) = folder.find(&format!("{name}{}", coding.suffix))? {
                 return Ok(Some((file, metadata, coding)));
             }
         }
@@ -204,6 +241,13 @@ fn relative(path: &str) -> Option<String> {
     names.into_iter().all(plain).then_some(name)
 }
 
+/// Whether a name, or a folder before it, begins with a dot: what is not for the public (`.git`, `.env`, `.htpasswd`). But
+/// `.well-known` at the root is (RFC 8615).
+fn is_hidden(name: &str) -> bool {
+    let public = name.strip_prefix(".well-known/").unwrap_or(name);
+    public.split('/').any(|name| name.starts_with('.'))
+}
+
 /// Where a folder's index is: the path with a slash, and with its query.
 ///
 /// Made of the decoded path, not of the target as it came: `//elsewhere/%2e%2e/folder` is a path of ours, and an address of
@@ -227,23 +271,6 @@ fn with_slash(request: &Request) -> String {
         location.push_str(query);
     }
     location
-}
-
-/// The type that the file's name stands for. Text is UTF-8, as everything written today is: a client that had to guess could
-/// be made to guess wrong. XML says its encoding itself.
-fn content_type(name: &str) -> impl fmt::Display {
-    let guess = mime_guess::from_path(name).first_raw();
-    let content_type = match guess.unwrap_or("application/octet-stream") {
-        // What RFC 9239 has made of it; the extension `mjs` still has the old name in the table.
-        "application/javascript" => "text/javascript",
-        known => known,
-    };
-    let charset = if content_type.starts_with("text/") && content_type != "text/xml" {
-        "; charset=utf-8"
-    } else {
-        ""
-    };
-    fmt::from_fn(move |f| write!(f, "{content_type}{charset}"))
 }
 
 fn conditions(request: &Request) -> Conditions<'_> {
@@ -313,27 +340,28 @@ mod tests {
     }
 
     #[test]
-    fn text_says_that_it_is_utf_8_and_the_rest_does_not() {
-        for (name, expected) in [
-            ("a.txt", "text/plain; charset=utf-8"),
-            ("a/b.HTML", "text/html; charset=utf-8"),
-            ("a.css", "text/css; charset=utf-8"),
-            ("a.js", "text/javascript; charset=utf-8"),
-            ("a.mjs", "text/javascript; charset=utf-8"),
-            ("a.md", "text/markdown; charset=utf-8"),
-            ("a.xml", "text/xml"),
-            ("a.svg", "image/svg+xml"),
-            ("a.json", "application/json"),
-            ("a.wasm", "application/wasm"),
-            ("a.png", "image/png"),
-            ("a.woff2", "font/woff2"),
-            ("a.tar.gz", "application/gzip"),
-            ("a", "application/octet-stream"),
-            ("html", "application/octet-stream"),
-            ("a.b/c", "application/octet-stream"),
-            ("a.nobody-knows", "application/octet-stream"),
+    fn names_with_dots_are_hidden_but_well_known_ones() {
+        for name in [
+            ".env",
+            ".git/config",
+            "a/.git/config",
+            "a/.htpasswd",
+            "...",
+            ".well-known",
+            ".well-known/.secret",
+            "a/.well-known/b",
+            ".well-knowns/a",
         ] {
-            assert_eq!(content_type(name).to_string(), expected, "{name}");
+            assert!(is_hidden(name), "{name}");
+        }
+        for name in [
+            "a",
+            "a.b",
+            "a./b",
+            ".well-known/security.txt",
+            ".well-known/acme-challenge/a",
+        ] {
+            assert!(!is_hidden(name), "{name}");
         }
     }
 }

@@ -19,12 +19,22 @@ use transom_platform::Registered;
 /// How often a file that is replaced just while it is opened is looked for again.
 const ATTEMPTS: usize = 16;
 
-/// A folder. Having one proves that it could be opened, and that there is a safe way to resolve names below it.
+/// The path of a folder. Having one proves that there was a folder, and that there is a safe way to resolve names below it.
+///
+/// The folder itself is opened anew for each request ([`Root::enter`]), so that one that takes its place is seen: a link
+/// `current` that is switched to the next release, or a build that removes its output and makes it again.
 pub struct Root {
-    folder: OwnedFd,
+    path: CString,
     way: Way,
 }
 
+/// The folder that a root's path stands for at one moment.
+pub struct Folder {
+    folder: Registered<OwnedFd>,
+    way: Way,
+}
+
+#[derive(Clone, Copy)]
 enum Way {
     /// `openat2` with these `RESOLVE_` flags.
     Kernel(u64),
@@ -68,25 +78,38 @@ impl std::fmt::Display for RootError {
 impl Root {
     /// Opens a folder. With `follow_links` symbolic links are followed as long as they lead to what lies below it.
     pub fn open(path: &Path, follow_links: bool) -> Result<Self, RootError> {
-        let path = CString::new(path.as_os_str().as_encoded_bytes())
+        // The working directory is looked up once only.
+        let path = std::path::absolute(path).map_err(RootError::Open)?;
+        let path = CString::new(path.into_os_string().into_encoded_bytes())
             .map_err(|error| RootError::Open(error.into()))?;
-        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
-        // SAFETY: the path ends in NUL.
-        let folder = owned(unsafe { libc::open(path.as_ptr(), flags) }).map_err(RootError::Open)?;
+        let folder = open_folder(&path).map_err(RootError::Open)?;
         let links = if follow_links {
             0
         } else {
             libc::RESOLVE_NO_SYMLINKS
         };
         let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | links;
-        let way = match open_beneath(folder.as_fd(), c".", flags, resolve) {
+        let way = match open_beneath(folder.as_fd(), c".", FOLDER, resolve) {
             Ok(_) => Way::Kernel(resolve),
             Err(error) if follow_links => return Err(RootError::Links(error)),
             Err(_) => Way::Stepwise,
         };
-        Ok(Self { folder, way })
+        Ok(Self { path, way })
     }
 
+    /// The folder as it is now.
+    ///
+    /// # Errors
+    /// It is away, or there are no descriptors.
+    pub fn enter(&self) -> io::Result<Folder> {
+        Ok(Folder {
+            folder: Registered::new(open_folder(&self.path)?),
+            way: self.way,
+        })
+    }
+}
+
+impl Folder {
     /// What `path`, relative and without empty or dot segments, stands for.
     ///
     /// # Errors
@@ -190,6 +213,14 @@ fn meaning(error: &io::Error) -> Meaning {
     }
 }
 
+/// How a folder is opened.
+const FOLDER: libc::c_int = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+
+fn open_folder(path: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the path ends in NUL.
+    owned(unsafe { libc::open(path.as_ptr(), FOLDER) })
+}
+
 fn open_beneath(
     folder: BorrowedFd<'_>,
     path: &CStr,
@@ -254,9 +285,8 @@ mod tests {
             Site(path)
         }
 
-        fn root(&self, follow_links: bool) -> Root {
-            let root = Root::open(&self.0.join("public"), follow_links);
-            root.unwrap_or_else(|error| panic!("{error}"))
+        fn root(&self, follow_links: bool) -> Folder {
+            entered(&self.0.join("public"), follow_links)
         }
     }
 
@@ -266,7 +296,12 @@ mod tests {
         }
     }
 
-    fn contents(root: &Root, path: &str) -> String {
+    fn entered(path: &Path, follow_links: bool) -> Folder {
+        let root = Root::open(path, follow_links).unwrap_or_else(|error| panic!("{error}"));
+        root.enter().expect("it is there")
+    }
+
+    fn contents(root: &Folder, path: &str) -> String {
         match root.find(path).expect("descriptors are free") {
             Found::File(mut file, metadata) => {
                 let mut text = String::new();
@@ -280,13 +315,13 @@ mod tests {
         }
     }
 
-    fn both_ways(site: &Site) -> [Root; 2] {
+    fn both_ways(site: &Site) -> [Folder; 2] {
         let by_kernel = site.root(false);
         assert!(
             matches!(by_kernel.way, Way::Kernel(_)),
             "the tests need Linux 5.6"
         );
-        let stepwise = Root {
+        let stepwise = Folder {
             way: Way::Stepwise,
             ..site.root(false)
         };
@@ -364,9 +399,27 @@ mod tests {
             assert_eq!(contents(&root, "fifo"), "(nothing)");
             assert_eq!(contents(&root, "socket"), "(nothing)");
         }
-        let devices =
-            Root::open(Path::new("/dev"), false).unwrap_or_else(|error| panic!("{error}"));
+        let devices = entered(Path::new("/dev"), false);
         assert_eq!(contents(&devices, "null"), "(nothing)");
+    }
+
+    #[test]
+    fn a_folder_that_takes_the_roots_place_is_seen() {
+        let site = Site::new("replaced");
+        let (current, public) = (site.0.join("current"), site.0.join("public"));
+        symlink("public", &current).expect("writable");
+        let root = Root::open(&current, false).unwrap_or_else(|error| panic!("{error}"));
+        let now = |path| root.enter().map(|folder| contents(&folder, path));
+        assert_eq!(now("a").expect("there"), "a");
+        fs::create_dir(site.0.join("next")).expect("writable");
+        fs::write(site.0.join("next/a"), "next").expect("writable");
+        symlink("next", site.0.join("switch")).expect("writable");
+        fs::rename(site.0.join("switch"), &current).expect("writable");
+        assert_eq!(now("a").expect("there"), "next");
+        fs::remove_dir_all(site.0.join("next")).expect("writable");
+        assert_eq!(now("a").expect_err("away").kind(), io::ErrorKind::NotFound);
+        fs::rename(public, site.0.join("next")).expect("writable");
+        assert_eq!(now("a").expect("there"), "a");
     }
 
     #[test]
