@@ -233,6 +233,62 @@ pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     }
 }
 
+/// Has the kernel find out that the other side of a connection has vanished: that it acknowledges nothing for so long, neither
+/// what it was sent nor the questions that are put to it while nothing is sent (`tcp(7)`).
+pub(crate) fn watch_for_vanishing(socket: &OwnedFd, patience: Duration) {
+    /// Seconds without a byte until the first question, and between two.
+    const FIRST: libc::c_int = 30;
+    const NEXT: libc::c_int = 10;
+    let fd = socket.as_raw_fd();
+    let ms = libc::c_int::try_from(patience.as_millis()).unwrap_or(libc::c_int::MAX);
+    // A Unix socket knows at once, and has none of these.
+    let _ = set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+    for (name, value) in [
+        (libc::TCP_KEEPIDLE, FIRST),
+        (libc::TCP_KEEPINTVL, NEXT),
+        (libc::TCP_KEEPCNT, 3),
+        (libc::TCP_USER_TIMEOUT, ms),
+    ] {
+        let _ = set_option(fd, libc::IPPROTO_TCP, name, value);
+    }
+}
+
+/// How long no data has gone either way on a connection; `None` for one that is not of TCP.
+pub(crate) fn idle_for(socket: &OwnedFd) -> Option<Duration> {
+    // SAFETY: integers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, which there is room for.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    let ms = info.tcpi_last_data_sent.min(info.tcpi_last_data_recv);
+    (result == 0).then(|| Duration::from_millis(ms.into()))
+}
+
+/// Whether there is something to be read from a socket, or to be accepted from a listener.
+pub(crate) fn is_readable(socket: &OwnedFd) -> bool {
+    let mut asked = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one entry, which the kernel writes to; it does not wait.
+    unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
+}
+
+/// Ends a connection in both directions, whoever else has its descriptor.
+pub(crate) fn shutdown(fd: RawFd) {
+    // SAFETY: a plain system call; one that has ended already is no matter.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
 /// Whether accepting failed for want of something that others hold, and may give back.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(

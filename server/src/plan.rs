@@ -225,10 +225,19 @@ impl FrontPlan {
             let channels =
                 (settings.loops() as usize).saturating_mul(http.doors().len()) * INSTANCES;
             terms.extend(with_loops(settings, channels));
-            terms.extend(addresses(settings));
             terms.extend(access_log(settings));
             settings.loops()
         };
+        let of_loops = if loops == 0 {
+            0
+        } else {
+            settings.connections_in_all()
+        };
+        terms.extend(addresses(
+            settings,
+            of_loops + tcp * forward::CONNECTIONS_MAX,
+        ));
+        check_streams(settings, &config.forwards)?;
         if tcp + udp > 0 {
             terms.extend(with_streams(settings, tcp, udp));
         }
@@ -393,7 +402,7 @@ fn with_a_front_end(settings: &Settings, buckets: Term, channel: &ChannelGeometr
             "--buckets, --loops",
         ),
     ]);
-    terms.extend(addresses(front));
+    terms.extend(addresses(front, front.connections_in_all()));
     terms.extend(access_log(front));
     terms
 }
@@ -473,13 +482,15 @@ fn connections(settings: &FrontSettings) -> Term {
 }
 
 /// The table of addresses, if these have a limit.
-fn addresses(settings: &FrontSettings) -> Option<Term> {
-    settings.connections_per_address?;
+fn addresses(settings: &FrontSettings, connections: usize) -> Option<Term> {
+    settings
+        .connections_per_address
+        .filter(|_| connections > 0)?;
     Some(term(
         "addresses",
         Place::Process,
         1,
-        Addresses::bytes(settings.connections_in_all()),
+        Addresses::bytes(connections),
         "how many connections each address has: 32 bytes or more for a connection",
         "--connections-per-address, --connections",
     ))
@@ -758,6 +769,44 @@ fn check_proxy_header(settings: &FrontSettings) -> Result<(), PlanError> {
         });
     }
     Ok(())
+}
+
+/// What flags say of clients holds for all forwards, or is refused.
+fn check_streams(
+    settings: &FrontSettings,
+    forwards: &[crate::config::Forward],
+) -> Result<(), PlanError> {
+    let streams = forwards.iter().find_map(|forward| match forward.target {
+        Target::Http(_) => None,
+        Target::Tcp(_) => Some("a tcp:// forward"),
+        Target::Udp(_) => Some("a udp:// forward"),
+    });
+    let any_http = forwards.iter().any(crate::config::Forward::is_http);
+    let any_udp = |forward: &crate::config::Forward| matches!(forward.target, Target::Udp(_));
+    match streams {
+        Some(other) if settings.proxy_protocol == ProxySetting::Require => {
+            Err(PlanError::Together {
+                flag: "--proxy-protocol require",
+                other,
+                why: "only http:// forwards read PROXY headers: an application would get the header as data. Run another front end for it",
+            })
+        }
+        Some(other) if settings.forwarded != ForwardedSetting::Off && !any_http => {
+            Err(PlanError::Together {
+                flag: "--forwarded",
+                other,
+                why: "only requests have such fields, and there is no http:// forward: leave it out",
+            })
+        }
+        Some(_) if settings.connections_per_address.is_some() && forwards.iter().all(any_udp) => {
+            Err(PlanError::Together {
+                flag: "--connections-per-address",
+                other: "udp:// forwards only",
+                why: "datagrams have no connections: leave it out",
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The address of `--admin` must be one that the public is not told.

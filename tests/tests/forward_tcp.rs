@@ -406,3 +406,158 @@ fn a_drain_waits_for_connections_and_cuts_those_that_stay() {
         }
     }
 }
+
+/// A connection that is being served: it has been echoed to.
+fn served(address: SocketAddr) -> TcpStream {
+    let mut stream = connect(address);
+    say(&mut stream);
+    stream
+}
+
+fn say(stream: &mut TcpStream) {
+    stream.write_all(b"ping").expect("it is taken");
+    let mut bytes = [0; 4];
+    stream.read_exact(&mut bytes).expect("it comes back");
+    assert_eq!(&bytes, b"ping");
+}
+
+fn has_ended(stream: &mut TcpStream) -> bool {
+    matches!(stream.read(&mut [0]), Ok(0))
+        || stream
+            .peek(&mut [0])
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+#[test]
+fn idle_connections_lock_nobody_out() {
+    let folder = Folder::new("tcp-idle");
+    let door = folder.path("echo.door");
+    let app = behind(&door, "tcp-echo", "--buckets 8");
+    let front = front(&door, "--connections 4 --idle-timeout 1s");
+    let address = front.address();
+    let mut idle: Vec<_> = (0..4).map(|_| served(address)).collect();
+    // There is a bucket for it, and no place among the connections: it waits, and a line says so.
+    let mut next = connect(address);
+    next.write_all(b"ping").expect("it is taken");
+    let line = front.line_with("as many connections as it may");
+    assert!(
+        line.contains("connections=4") && line.contains("--idle-timeout"),
+        "{line}"
+    );
+    let mut bytes = [0; 4];
+    next.read_exact(&mut bytes)
+        .expect("it is served once one has gone");
+    assert!(idle.iter_mut().all(has_ended));
+    assert!(eventually(|| sockets(&app) == 3), "{}", sockets(&app));
+    drop((idle, next));
+    let ended = front.stop();
+    assert_eq!(figure(&ended.lines, "idle"), 4);
+    assert_eq!(figure(&ended.lines, "accepted"), 5);
+}
+
+#[test]
+fn a_connection_that_is_in_use_is_not_idle() {
+    let folder = Folder::new("tcp-busy");
+    let door = folder.path("echo.door");
+    let _app = behind(&door, "tcp-echo", "--buckets 4");
+    let front = front(&door, "--idle-timeout 1s");
+    let (quiet, mut busy) = (served(front.address()), served(front.address()));
+    // What is compared is not how long that takes: the busy one is spoken to until the quiet one has been cut.
+    quiet.set_nonblocking(true).expect("a socket");
+    let cut = eventually(|| {
+        say(&mut busy);
+        matches!(quiet.peek(&mut [0]), Ok(0))
+    });
+    assert!(cut);
+    say(&mut busy);
+    drop((quiet, busy));
+    assert_eq!(figure(&front.stop().lines, "idle"), 1);
+}
+
+#[test]
+fn an_address_has_no_more_connections_than_it_may() {
+    let folder = Folder::new("tcp-address");
+    let door = folder.path("echo.door");
+    let _app = behind(&door, "tcp-echo", "--buckets 8");
+    let front = front(&door, "--connections-per-address 3");
+    let address = front.address();
+    let mut held: Vec<_> = (0..3).map(|_| served(address)).collect();
+    assert!(has_ended(&mut connect(address)));
+    held.pop();
+    // Once the handler has seen its end, there is room for another one.
+    assert!(eventually(|| {
+        let mut stream = connect(address);
+        stream.write_all(b"x").is_ok() && stream.read(&mut [0]).is_ok_and(|len| len == 1)
+    }));
+    drop(held);
+    assert!(figure(&front.stop().lines, "address_refused") >= 1);
+}
+
+/// A client that vanishes is found by the kernel: column `tr` of proc_pid_net(5) says which timer runs, 2 for this one.
+#[test]
+fn the_kernel_looks_for_clients_that_have_vanished() {
+    let folder = Folder::new("tcp-vanish");
+    let door = folder.path("echo.door");
+    let _app = behind(&door, "tcp-echo", "--buckets 4");
+    let front = front(&door, "");
+    let stream = served(front.address());
+    let port = format!(":{:04X}", front.address().port());
+    let is_watched = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+        table.lines().any(|line| {
+            let columns: Vec<_> = line.split_whitespace().collect();
+            columns[1].ends_with(&port) && columns[3] == "01" && columns[5].starts_with("02:")
+        })
+    };
+    assert!(eventually(is_watched));
+    drop(stream);
+}
+
+#[test]
+fn flags_that_would_mean_nothing_to_a_forward_are_refused_by_name() {
+    let folder = Folder::new("tcp-flags");
+    for (scheme, flags, flag) in [
+        (
+            "tcp",
+            "--proxy-protocol require --trust 127.0.0.1",
+            "--proxy-protocol require",
+        ),
+        (
+            "udp",
+            "--proxy-protocol require --trust 127.0.0.1",
+            "--proxy-protocol require",
+        ),
+        (
+            "tcp",
+            "--forwarded forwarded --trust 127.0.0.1",
+            "--forwarded",
+        ),
+        (
+            "udp",
+            "--connections-per-address 3",
+            "--connections-per-address",
+        ),
+    ] {
+        let forward = format!("{scheme}://127.0.0.1:0={}", folder.path("a.door").display());
+        let ended = Launch::of("transom")
+            .flags(&format!("serve --forward {forward} {flags}"))
+            .run();
+        let said = ended.stderr();
+        assert!(
+            ended.code() == 1 && said.contains(flag) && said.contains(&format!("{scheme}://")),
+            "{said}"
+        );
+    }
+    // And where they are set in a file, with their place.
+    let file = folder.path("transom.toml");
+    let text = "proxy-protocol = \"require\"\ntrust = \"127.0.0.1\"\n[[forward]]\nlisten = \"tcp://127.0.0.1:7007\"\ndoor = \"/run/echo.door\"\n";
+    std::fs::write(&file, text).expect("writable");
+    let ended = Launch::of("transom")
+        .flags(&format!("check {}", file.display()))
+        .run();
+    assert!(
+        ended.code() == 1 && ended.stderr().contains("transom.toml:1:"),
+        "{}",
+        ended.stderr()
+    );
+}

@@ -86,6 +86,8 @@ pub(super) struct Doorway<T: Traffic> {
     unsent: usize,
     /// No entry is due before.
     next_due_ns: u64,
+    /// No call is to be looked at before.
+    next_look_ns: u64,
 }
 
 impl<T: Traffic> Doorway<T> {
@@ -109,6 +111,7 @@ impl<T: Traffic> Doorway<T> {
             said_misled: false,
             unsent: 0,
             next_due_ns: u64::MAX,
+            next_look_ns: u64::MAX,
         }
     }
 
@@ -137,10 +140,11 @@ impl<T: Traffic> Doorway<T> {
 
     /// When there is something to do without an event; `u64::MAX` for never.
     pub(super) fn next_due_ns(&self) -> u64 {
+        let due_ns = self.next_due_ns.min(self.next_look_ns);
         match self.serving {
-            Some(_) => self.next_due_ns,
+            Some(_) => due_ns,
             // With every look for the door, also whether it has been away for too long.
-            None => self.next_due_ns.min(self.open_again_ns),
+            None => due_ns.min(self.open_again_ns),
         }
     }
 
@@ -159,8 +163,18 @@ impl<T: Traffic> Doorway<T> {
     /// Takes the next call from the socket, if there is a slot for it.
     pub(super) fn receive(&mut self, traffic: &mut T, now_ns: u64) -> Option<Received<()>> {
         let at = self.serving?;
+        let count = self.instances.iter().map(|instance| instance.count).sum();
         let client = self.instances[at].client.as_mut()?;
-        let slot = client.reserve()?;
+        let slot = match client.reserve() {
+            Some(slot) if count < traffic.most() => slot,
+            reserved => {
+                if let Some(slot) = reserved {
+                    client.release(slot);
+                }
+                traffic.note_full(&self.forward, count, now_ns);
+                return None;
+            }
+        };
         let (call, len) = match traffic.receive(client.request_mut(slot)) {
             Received::Call(call, len) => (call, len),
             other => {
@@ -184,8 +198,25 @@ impl<T: Traffic> Doorway<T> {
             },
         );
         self.unsent += 1;
+        self.next_look_ns = self.next_look_ns.min(traffic.first_look_ns(now_ns));
         self.submit(at, slot, traffic, now_ns);
         Some(Received::Call((), len))
+    }
+
+    /// Looks at what has begun, once it is time.
+    pub(super) fn look_at_calls(&mut self, traffic: &mut T, now_ns: u64) {
+        if now_ns < self.next_look_ns {
+            return;
+        }
+        let entries = self
+            .instances
+            .iter_mut()
+            .flat_map(|instance| instance.entries.iter_mut().flatten());
+        let looks = entries.map(|entry| match entry.unsent {
+            true => traffic.first_look_ns(now_ns),
+            false => traffic.look_at(&mut entry.call, now_ns),
+        });
+        self.next_look_ns = looks.min().unwrap_or(u64::MAX);
     }
 
     fn put(&mut self, at: usize, entry: Entry<T::Call>) {

@@ -9,6 +9,7 @@ mod doorway;
 mod tcp;
 mod udp;
 
+use crate::addresses::Addresses;
 use crate::config::{Forward, Target};
 use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX};
 use crate::front::{Order, Orders};
@@ -74,6 +75,18 @@ trait Traffic {
 
     /// Takes one from the socket and drops it: the door has been away for too long, or has no slot left.
     fn discard(&mut self) -> Received<()>;
+
+    /// How many there may be at once, beside the slots of the door.
+    fn most(&self) -> usize;
+
+    /// Looks at a call that has begun, at its time, and says when to look again; `u64::MAX` for never.
+    fn look_at(&mut self, call: &mut Self::Call, now_ns: u64) -> u64;
+
+    /// When a call that begins now is first looked at.
+    fn first_look_ns(&self, now_ns: u64) -> u64;
+
+    /// There may be no more at once, and some may wait.
+    fn note_full(&mut self, forward: &str, count: usize, now_ns: u64);
 
     /// When a call submitted now must have been answered; 0 for never.
     fn due_ns(&self, now_ns: u64) -> u64;
@@ -149,6 +162,7 @@ pub(crate) struct Forwards {
 pub(crate) fn start(
     forwards: Vec<(Forward, Arc<OwnedFd>)>,
     settings: &FrontSettings,
+    addresses: Option<&Arc<Addresses>>,
 ) -> io::Result<Forwards> {
     let mut started = Forwards {
         threads: Vec::new(),
@@ -170,7 +184,7 @@ pub(crate) fn start(
         let body: Box<dyn FnOnce() + Send> = match forward.target {
             Target::Tcp(path) => {
                 let doorway = Doorway::new(name, path, settings);
-                let traffic = tcp::Connections::new(socket, settings.listen_options());
+                let traffic = tcp::Connections::new(socket, settings, addresses.cloned());
                 let this = Forwarder::new(common, doorway, traffic)?;
                 Box::new(move || this.run())
             }
@@ -292,6 +306,7 @@ impl<T: Traffic> Forwarder<T> {
             self.doorway
                 .tend(&mut self.traffic, &self.epoll, self.now_ns);
             self.doorway.expire(&mut self.traffic, self.now_ns);
+            self.doorway.look_at_calls(&mut self.traffic, self.now_ns);
             self.send_again();
             if !self.draining {
                 self.receive();

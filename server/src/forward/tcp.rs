@@ -3,16 +3,24 @@
 //! Our copy of the descriptor stays open until the call has ended, because only then is it known that nobody will have to
 //! send it again; nothing is read from it or written to it here. When the call has ended, in whatever way, the connection
 //! is shut down before it is closed, so that its end does not wait for a copy that somebody else may still have.
+//!
+//! A connection holds a bucket for as long as it lasts. So one on which nothing goes either way for `--idle-timeout` is shut
+//! down, as the kernel's clocks for it say; the kernel finds clients that have vanished without a word; and an address has
+//! no more of them than it may.
 
 use super::{Loss, Received, Traffic};
+use crate::addresses::{Addresses, Admission, Counted};
 use crate::net::{self, ListenOptions};
+use crate::settings::FrontSettings;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use transom_doors::{AsyncClient, CallError, Completion, SlotId, Status};
 use transom_platform::frame::{CONNECTION_LEN, encode_connection, outcome};
-use transom_platform::own_log::info;
+use transom_platform::own_log::{info, warn};
 
 /// What was done, in connections.
 #[derive(Debug, Default)]
@@ -28,26 +36,84 @@ struct Figures {
     lost: u64,
     /// Waited too long for an application.
     late: u64,
+    /// Nothing went either way for too long.
+    idle: u64,
+    /// Closed at once, because their address had as many as it may.
+    address_refused: u64,
     cut: u64,
+}
+
+/// How long nothing more is said of connections that wait.
+const QUIET_NS: u64 = 10_000_000_000;
+
+/// A connection that is being served.
+pub(super) struct Held {
+    fd: OwnedFd,
+    counted: Option<Counted>,
+    /// It has been shut down because nothing went either way.
+    was_idle: bool,
 }
 
 /// The connections of a listener.
 pub(super) struct Connections {
     listener: Option<Arc<OwnedFd>>,
     options: ListenOptions,
+    most: usize,
+    idle_timeout: Duration,
+    /// How long a client may leave unacknowledged what it was sent, or the kernel's questions.
+    write_timeout: Duration,
+    addresses: Option<Arc<Addresses>>,
+    /// Until then nothing is said of connections that wait.
+    quiet_until_ns: u64,
     figures: Figures,
 }
 
 impl Connections {
-    pub(super) fn new(listener: Arc<OwnedFd>, options: ListenOptions) -> Self {
+    pub(super) fn new(
+        listener: Arc<OwnedFd>,
+        settings: &FrontSettings,
+        addresses: Option<Arc<Addresses>>,
+    ) -> Self {
         Connections {
             listener: Some(listener),
-            options,
+            options: settings.listen_options(),
+            most: settings.connections.get() as usize,
+            idle_timeout: settings.idle_timeout,
+            write_timeout: settings.write_timeout,
+            addresses,
+            quiet_until_ns: 0,
             figures: Figures::default(),
         }
     }
 
-    fn accept(&mut self) -> Result<(OwnedFd, Option<std::net::SocketAddr>), Received<OwnedFd>> {
+    /// The next connection, with its address counted.
+    fn admit(&mut self) -> Result<(Held, Option<SocketAddr>), Received<Held>> {
+        let (fd, peer) = self.accept()?;
+        let counted = match self.addresses.as_deref().map(|table| table.enter(peer)) {
+            None => None,
+            Some(Admission::Admitted(counted)) => counted,
+            Some(Admission::Refused) => {
+                self.figures.address_refused += 1;
+                return Err(Received::Skipped);
+            }
+        };
+        net::watch_for_vanishing(&fd, self.write_timeout);
+        let held = Held {
+            fd,
+            counted,
+            was_idle: false,
+        };
+        Ok((held, peer))
+    }
+
+    /// The connection is ours no more.
+    fn let_out(&self, held: &Held) {
+        if let (Some(table), Some(counted)) = (&self.addresses, held.counted) {
+            table.leave(counted);
+        }
+    }
+
+    fn accept(&mut self) -> Result<(OwnedFd, Option<SocketAddr>), Received<Held>> {
         let Some(listener) = &self.listener else {
             return Err(Received::Nothing);
         };
@@ -66,7 +132,7 @@ impl Connections {
 }
 
 impl Traffic for Connections {
-    type Call = OwnedFd;
+    type Call = Held;
 
     fn socket(&self) -> RawFd {
         self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd)
@@ -84,11 +150,11 @@ impl Traffic for Connections {
         None
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> Received<OwnedFd> {
-        match self.accept() {
-            Ok((fd, peer)) => {
+    fn receive(&mut self, frame: &mut [u8]) -> Received<Held> {
+        match self.admit() {
+            Ok((held, peer)) => {
                 encode_connection(frame, peer);
-                Received::Call(fd, CONNECTION_LEN)
+                Received::Call(held, CONNECTION_LEN)
             }
             Err(other) => other,
         }
@@ -106,6 +172,49 @@ impl Traffic for Connections {
         }
     }
 
+    fn most(&self) -> usize {
+        self.most
+    }
+
+    fn look_at(&mut self, held: &mut Held, now_ns: u64) -> u64 {
+        if held.was_idle {
+            return u64::MAX;
+        }
+        // A Unix socket has no such clocks.
+        let Some(idle) = net::idle_for(&held.fd) else {
+            return u64::MAX;
+        };
+        let left = self.idle_timeout.saturating_sub(idle);
+        if left.is_zero() {
+            held.was_idle = true;
+            self.figures.idle += 1;
+            net::shutdown(held.fd.as_raw_fd());
+            return u64::MAX; // the handler reads its end
+        }
+        // The kernel's clocks have milliseconds.
+        now_ns + left.as_nanos() as u64 + 1_000_000
+    }
+
+    fn first_look_ns(&self, now_ns: u64) -> u64 {
+        now_ns + self.idle_timeout.as_nanos() as u64
+    }
+
+    fn note_full(&mut self, forward: &str, connections: usize, now_ns: u64) {
+        let waits = self
+            .listener
+            .as_ref()
+            .is_some_and(|listener| net::is_readable(listener));
+        if !waits || now_ns < self.quiet_until_ns {
+            return;
+        }
+        self.quiet_until_ns = now_ns + QUIET_NS;
+        warn!(
+            forward,
+            connections,
+            "a forward has as many connections as it may, and more wait: raise --connections, or --slots of its application, or lower --idle-timeout"
+        );
+    }
+
     fn due_ns(&self, _: u64) -> u64 {
         0 // a connection may last
     }
@@ -116,19 +225,14 @@ impl Traffic for Connections {
         slot: SlotId,
         len: usize,
         due_ns: u64,
-        call: &OwnedFd,
+        call: &Held,
     ) -> Result<(), CallError> {
-        client.submit_with(slot, len, due_ns, &[call.as_fd()])
+        client.submit_with(slot, len, due_ns, &[call.fd.as_fd()])
     }
 
-    fn complete(
-        &mut self,
-        call: OwnedFd,
-        _: &AsyncClient,
-        _: SlotId,
-        completion: Completion,
-    ) -> bool {
-        net::shutdown_write(call.as_raw_fd());
+    fn complete(&mut self, call: Held, _: &AsyncClient, _: SlotId, completion: Completion) -> bool {
+        self.let_out(&call);
+        net::shutdown_write(call.fd.as_raw_fd());
         if completion.status == Status::OK {
             self.figures.served += 1;
         } else {
@@ -137,10 +241,11 @@ impl Traffic for Connections {
         completion.status != Status(outcome::BAD_FRAME)
     }
 
-    fn lose(&mut self, call: OwnedFd, why: Loss) {
+    fn lose(&mut self, call: Held, why: Loss) {
+        self.let_out(&call);
         // One that is let go goes on without us.
         if why != Loss::LetGo {
-            net::shutdown_write(call.as_raw_fd());
+            net::shutdown_write(call.fd.as_raw_fd());
         }
         let counter = match why {
             Loss::Late => &mut self.figures.late,
@@ -170,6 +275,8 @@ impl Traffic for Connections {
             refused = figures.refused,
             lost = figures.lost,
             late = figures.late,
+            idle = figures.idle,
+            address_refused = figures.address_refused,
             cut = figures.cut,
             "forwarded connections"
         );

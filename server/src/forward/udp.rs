@@ -151,6 +151,20 @@ impl Traffic for Datagrams {
         Ok(())
     }
 
+    fn most(&self) -> usize {
+        usize::MAX
+    }
+
+    fn look_at(&mut self, _: &mut Asked, _: u64) -> u64 {
+        u64::MAX // it has its deadline
+    }
+
+    fn first_look_ns(&self, _: u64) -> u64 {
+        u64::MAX
+    }
+
+    fn note_full(&mut self, _: &str, _: usize, _: u64) {} // datagrams wait in the socket, or are lost, as ever
+
     fn complete(
         &mut self,
         call: Asked,

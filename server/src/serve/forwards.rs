@@ -10,6 +10,7 @@ use super::signals::Signals;
 use super::watch::{delay_drain, until_told};
 use super::{HEAP_HEADROOM, StartError, access, descriptors, end, print, report, with_logs};
 use crate::access::AccessLog;
+use crate::addresses::Addresses;
 use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
@@ -213,6 +214,7 @@ struct ForwardParts<'c> {
     heads: Part,
     scratch: Part,
     access: Option<&'c AccessLog>,
+    addresses: Option<&'c Arc<Addresses>>,
 }
 
 /// Where the requests of a forward go; a doorway's number is its door's place in `doors`.
@@ -243,6 +245,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         mut heads,
         mut scratch,
         access,
+        addresses,
     } = parts;
     let tables = forwards
         .iter()
@@ -250,7 +253,6 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     let tables: Vec<_> = tables.collect();
     let open = open_options(settings);
     let mut opener = OpenerBuilder::default();
-    let addresses = addresses(settings);
     let mut loops = Loops::default();
     for n in 0..count {
         let share = |part: &mut Part| part.share(count - n);
@@ -273,7 +275,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
                     routes: routes.clone(),
                 })
                 .collect(),
-            addresses: addresses.clone(),
+            addresses: addresses.cloned(),
             stats: Arc::new(LoopStats::default()),
             orders: loops.orders.clone(),
         };
@@ -310,6 +312,13 @@ impl Server {
             plan.loops,
         )?;
         let sockets = sockets_of(&streams, &listeners, config.forwards.len())?;
+        let is_tcp = |forward: &&Forward| matches!(forward.target, Target::Tcp(_));
+        let of_streams = streams.iter().filter(is_tcp).count() * forward::CONNECTIONS_MAX;
+        let of_loops = match plan.loops {
+            0 => 0,
+            _ => settings.connections_in_all(),
+        };
+        let addresses = addresses(settings, of_loops + of_streams);
         let access = match plan.loops {
             0 => None,
             _ => {
@@ -348,6 +357,7 @@ impl Server {
                     heads,
                     scratch,
                     access: access.as_ref(),
+                    addresses: addresses.as_ref(),
                 })?;
                 (loops, Some(opener))
             }
@@ -376,7 +386,8 @@ impl Server {
         };
         let front = FrontHalf::start(loops, "loop")?;
         let pairs = streams.iter().cloned().zip(sockets).collect();
-        let running = forward::start(pairs, settings).map_err(StartError::Loop)?;
+        let running =
+            forward::start(pairs, settings, addresses.as_ref()).map_err(StartError::Loop)?;
         listeners.are_ours();
         config.forwards.extend(streams);
         end::say_bound(&plan.bound);

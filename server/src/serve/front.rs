@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use transom_doors::Bell;
 use transom_platform::own_log::error;
 
-/// What all loops count addresses in, if these have a limit.
-pub(super) fn addresses(settings: &FrontSettings) -> Option<Arc<Addresses>> {
+/// What all loops, and forwards of connections, count the addresses of so many connections in, if these have a limit.
+pub(super) fn addresses(settings: &FrontSettings, connections: usize) -> Option<Arc<Addresses>> {
     let most = settings.connections_per_address?;
-    let table = Addresses::new(settings.connections_in_all(), most.get());
+    let table = Addresses::new(connections, most.get());
     Some(Arc::new(table))
 }
 

@@ -88,7 +88,7 @@ impl Server {
         )?;
         let door = application.door()?;
 
-        let addresses = front::addresses(&settings.front);
+        let addresses = front::addresses(&settings.front, settings.front.connections_in_all());
         let mut loops = Loops::default();
         let count = plan.loops as usize;
         let routes = Arc::new(RouteTable::everything_to(0));

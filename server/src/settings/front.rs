@@ -26,7 +26,8 @@ pub struct FrontSettings {
     )]
     pub loops: Option<NonZeroU16>,
 
-    /// Connections held at once, over all loops; more wait in the kernel's backlog
+    /// Connections held at once, over all loops; more wait in the kernel's backlog. A tcp:// forward holds as many at most
+    /// beside them, and has a slot of its door for each
     #[arg(
         long,
         env = "TRANSOM_CONNECTIONS",
@@ -241,7 +242,7 @@ pub struct FrontSettings {
     )]
     pub write_rate: Bytes,
 
-    /// How long a connection may stay open without a request
+    /// How long a connection may stay open without a request; of a tcp:// forward, without a byte either way
     #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
     pub idle_timeout: Duration,
 
