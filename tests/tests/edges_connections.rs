@@ -207,3 +207,40 @@ fn a_client_that_pipelines_options_does_not_keep_the_others_from_an_answer() {
     beside_a_flood(&server, 1, options.repeat(200).as_bytes(), "/");
     beside_a_flood(&server, 3, options.repeat(200).as_bytes(), "/");
 }
+
+/// The kernel gives some loops more connections than others. None of those that there may be has to go for that.
+#[test]
+fn connections_are_counted_over_all_loops() {
+    for (loops, connections) in [(2, 100), (4, 40), (8, 16)] {
+        let flags = format!("--loops {loops} --connections {connections} --buckets 2");
+        let server = Server::start("hello", &flags);
+        for round in 0..5 {
+            let mut clients: Vec<_> = (0..connections).map(|_| server.connect()).collect();
+            for client in &mut clients {
+                assert_eq!(client.get("/").status, 200, "{flags}, round {round}");
+            }
+            // All are still there.
+            for client in &mut clients {
+                assert_eq!(client.get("/").status, 200, "{flags}, round {round}");
+            }
+            for client in &clients {
+                client.half_close();
+            }
+            assert!(clients.iter_mut().all(|client| client.is_closed()));
+        }
+        assert_eq!(server.stop().code(), 0, "{flags}");
+    }
+}
+
+/// A new connection may come to a loop that has none to close for it: another one closes one of its own.
+#[test]
+fn an_idle_connection_makes_room_whichever_loop_has_it() {
+    let server = Server::start("hello", "--loops 8 --connections 4 --buckets 2");
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        let mut client = server.connect();
+        assert_eq!(client.get("/").status, 200);
+        idle.push(client);
+    }
+    assert_eq!(server.stop().code(), 0);
+}

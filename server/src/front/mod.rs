@@ -13,6 +13,7 @@ mod access;
 mod doorway;
 mod gathering;
 mod instances;
+mod limit;
 mod opener;
 mod output;
 mod reading;
@@ -53,6 +54,7 @@ pub(crate) use doorway::{
     SLOT_TABLES_SIZE,
 };
 pub(crate) use gathering::gathering_size;
+pub(crate) use limit::ConnectionLimit;
 pub(crate) use opener::{HANGS, OPENER_STACK, Opener, OpenerBuilder, open_options};
 pub(crate) use routes::{Route, RouteTable};
 pub(crate) use rules::{Limits, Rules};
@@ -111,6 +113,9 @@ const EVENTS: usize = 256;
 
 /// How long to wait when the system has no descriptors or memory for another connection.
 const ACCEPT_AGAIN_MS: u64 = 100;
+
+/// How long to wait for a place that another loop was asked for.
+const PLACE_AGAIN_MS: u64 = 5;
 
 /// Connections accepted before the others are looked after.
 const ACCEPT_BATCH: usize = 64;
@@ -180,6 +185,8 @@ pub(crate) struct Parts {
     pub forwards: Vec<Forward>,
     /// What all loops count addresses in, if these have a limit.
     pub addresses: Option<Arc<Addresses>>,
+    /// What all loops count their connections in.
+    pub limit: Arc<ConnectionLimit>,
     pub stats: Arc<LoopStats>,
     pub orders: Arc<Orders>,
 }
@@ -245,6 +252,9 @@ pub(crate) struct Loop {
     forwards: Vec<Arc<RouteTable>>,
     accepting: bool,
     addresses: Option<Arc<Addresses>>,
+    limit: Arc<ConnectionLimit>,
+    /// The connection that is closed now leaves its place to a new one.
+    leaves_its_place: bool,
     table: Table,
     pool: BufferPool,
     read_scratch: &'static mut [u8],
@@ -345,6 +355,8 @@ impl Loop {
             forwards,
             accepting: true,
             addresses: parts.addresses,
+            limit: parts.limit,
+            leaves_its_place: false,
             table: Table::new(parts.connections, connections, doorways.0.len()),
             pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
             // A read that is larger than a buffer could not be kept.
@@ -414,6 +426,7 @@ impl Loop {
             if self.accept_again_ms != 0 && self.accept_again_ms <= self.now_ms {
                 self.resume_accepting();
             }
+            self.make_place_for_others();
             self.serve_waiting();
             self.serve_ready();
             // Only now: a timer may have closed the last connection, and then no event is left to come.
@@ -655,19 +668,30 @@ impl Loop {
         };
         let (fd, forward) = (listener.socket.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
-            let full = self.table.is_full();
-            let evictable = if full { self.evictable() } else { None };
-            if full && evictable.is_none() {
-                self.pause_accepting();
-                return;
+            // Either a place that is free, or that of somebody who can be missed.
+            let has_place = self.limit.take();
+            let evictable = match has_place && !self.table.is_full() {
+                true => None,
+                false => {
+                    let evictable = self.evictable();
+                    if evictable.is_none() {
+                        self.wait_for_place(has_place);
+                        return;
+                    }
+                    evictable
+                }
+            };
+            let accepted = net::accept(fd, self.listen_options);
+            if accepted.is_err() && has_place {
+                self.limit.give_back();
             }
-            match net::accept(fd, self.listen_options) {
+            match accepted {
                 Ok((fd, peer)) => {
                     let trusted = is_trusted(&self.trust, peer.map(|peer| peer.ip()));
                     if self.proxied && !trusted {
                         self.stats.proxy_refused.bump();
                         self.complaints.note(NOT_TRUSTED, peer, self.now_ms);
-                        net::close(fd);
+                        self.turn_away(fd, has_place);
                         continue;
                     }
                     // A proxy's connections are others': they are counted by the address that its header names.
@@ -676,10 +700,11 @@ impl Loop {
                         false => self.count_address(peer, trusted),
                     };
                     let Ok(counted) = counted else {
-                        net::close(fd);
+                        self.turn_away(fd, has_place);
                         continue;
                     };
                     if let Some(evictable) = evictable {
+                        self.leaves_its_place = !has_place;
                         self.close_for_newcomer(evictable);
                     }
                     let who = Newcomer {
@@ -698,6 +723,35 @@ impl Loop {
                 }
                 Err(_) => {} // that connection failed before it was accepted; the next one may not
             }
+        }
+    }
+
+    /// Closes a connection that is not let in.
+    fn turn_away(&self, fd: i32, has_place: bool) {
+        net::close(fd);
+        if has_place {
+            self.limit.give_back();
+        }
+    }
+
+    /// Nobody of this loop's can be closed for a new connection. Others may have somebody.
+    fn wait_for_place(&mut self, has_place: bool) {
+        if has_place {
+            self.limit.give_back();
+        } else if self.loops > 1 {
+            self.limit.ask();
+            self.accept_again_ms = self.now_ms + PLACE_AGAIN_MS;
+        }
+        self.pause_accepting();
+    }
+
+    /// Another loop has a new connection and no place for it.
+    fn make_place_for_others(&mut self) {
+        if self.limit.is_wanted()
+            && let Some(index) = self.evictable()
+            && self.limit.answer()
+        {
+            self.close_for_newcomer(index);
         }
     }
 
@@ -730,7 +784,7 @@ impl Loop {
             counted,
         } = who;
         let Some(index) = self.table.insert(fd, peer, forward) else {
-            net::close(fd);
+            self.turn_away(fd, true);
             self.forget_address(counted);
             return;
         };
@@ -1029,6 +1083,9 @@ impl Loop {
         let counted = self.table[index].counted.take();
         self.table.remove(index);
         self.forget_address(counted);
+        if !std::mem::take(&mut self.leaves_its_place) {
+            self.limit.give_back();
+        }
         self.resume_accepting();
         // It may have been the last one, or have had the slot that others wait for.
         let mut doorways = self.doorways.all();

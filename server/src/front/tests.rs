@@ -299,6 +299,7 @@ impl Front {
                 routes: Arc::new(RouteTable::new(routes)),
             }],
             addresses: None,
+            limit: Arc::new(ConnectionLimit::new(settings.connections.get(), &[])),
             stats: stats.clone(),
             orders: orders.clone(),
         };

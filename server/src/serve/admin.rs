@@ -6,7 +6,9 @@ use super::front::{FrontHalf, Loops};
 use super::signals::Signals;
 use super::watch::End;
 use crate::admin::Admin;
-use crate::front::{DoorwayParts, Forward, Listener, Loop, LoopStats, Order, Parts, RouteTable};
+use crate::front::{
+    ConnectionLimit, DoorwayParts, Forward, Listener, Loop, LoopStats, Order, Parts, RouteTable,
+};
 use crate::plan::{ADMIN_CHANNEL, READ_SIZE, write_size};
 use crate::settings::FrontSettings;
 use std::sync::Arc;
@@ -86,6 +88,7 @@ impl AdminHalf {
                 routes: Arc::new(RouteTable::everything_to(0)),
             }],
             addresses: None,
+            limit: Arc::new(ConnectionLimit::new(settings.connections.get(), &[])),
             stats: Arc::new(LoopStats::default()),
             orders: loops.orders.clone(),
         };

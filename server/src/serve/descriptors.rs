@@ -16,7 +16,7 @@ const OTHERS: u64 = 16;
 
 /// A descriptor per connection.
 pub(super) fn of_connections(settings: &FrontSettings) -> u64 {
-    u64::from(settings.connections_per_loop()) * u64::from(settings.loops())
+    u64::from(settings.connections.get())
 }
 
 /// Of the loop that is kept aside for `--admin`, with its listener and the file that it reads.

@@ -2,7 +2,7 @@
 
 use super::admin::{AdminHalf, AdminMemory};
 use super::descriptors::ForHandlers;
-use super::front::{FrontHalf, Loops, addresses};
+use super::front::{FrontHalf, Loops, addresses, bells};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::reload::Reload;
@@ -15,8 +15,8 @@ use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
 use crate::front::{
-    self, DoorwayParts, INSTANCES, Loop, LoopStats, Opener, OpenerBuilder, Order, Parts,
-    REMOTE_SLOTS_IN_ALL, RouteTable, open_options,
+    self, ConnectionLimit, DoorwayParts, INSTANCES, Loop, LoopStats, Opener, OpenerBuilder, Order,
+    Parts, REMOTE_SLOTS_IN_ALL, RouteTable, open_options,
 };
 use crate::log::LogHandle;
 use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
-use transom_doors::{AsyncClient, Bell};
+use transom_doors::AsyncClient;
 use transom_platform::own_log::info;
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
@@ -254,9 +254,10 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     let open = open_options(settings);
     let mut opener = OpenerBuilder::default();
     let mut loops = Loops::default();
-    for n in 0..count {
+    let bells = bells(count)?;
+    let limit = Arc::new(ConnectionLimit::new(settings.connections.get(), &bells));
+    for (n, bell) in bells.into_iter().enumerate() {
         let share = |part: &mut Part| part.share(count - n);
-        let bell = Bell::new().map_err(StartError::Loop)?;
         let doorways = doors.iter().map(|door| DoorwayParts::Remote {
             mailbox: opener.mailbox(door.to_path_buf(), open, bell.clone()),
             slots_max: REMOTE_SLOTS_IN_ALL,
@@ -276,6 +277,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
                 })
                 .collect(),
             addresses: addresses.cloned(),
+            limit: limit.clone(),
             stats: Arc::new(LoopStats::default()),
             orders: loops.orders.clone(),
         };

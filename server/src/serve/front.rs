@@ -20,6 +20,12 @@ pub(super) fn addresses(settings: &FrontSettings, connections: usize) -> Option<
     Some(Arc::new(table))
 }
 
+/// A doorbell for each of so many loops.
+pub(super) fn bells(loops: usize) -> Result<Vec<Bell>, StartError> {
+    let bells = (0..loops).map(|_| Bell::new());
+    bells.collect::<Result<_, _>>().map_err(StartError::Loop)
+}
+
 /// Loops before they are threads, and what is kept of them.
 #[derive(Default)]
 pub(super) struct Loops {

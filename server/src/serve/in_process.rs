@@ -1,7 +1,7 @@
 //! Front end and application in one process, joined by a door in memory.
 
 use super::admin::{AdminHalf, AdminMemory};
-use super::front::{self, FrontHalf, Loops};
+use super::front::{self, FrontHalf, Loops, bells};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Recycling, Way};
@@ -10,7 +10,7 @@ use super::watch::{End, delay_drain, nothing_to_reload, until_told};
 use super::{Handlers, StartError, access, application, end};
 use crate::access::AccessLog;
 use crate::admin::{Admin, FrontView};
-use crate::front::{DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
+use crate::front::{ConnectionLimit, DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
 use crate::log::LogHandle;
 use crate::plan::{Plan, READ_SIZE, write_size};
 use crate::settings::Settings;
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Part, seal};
-use transom_doors::{Bell, ChannelMemory, Door};
+use transom_doors::{ChannelMemory, Door};
 use transom_platform::Application;
 use transom_platform::own_log::info;
 
@@ -92,7 +92,12 @@ impl Server {
         let mut loops = Loops::default();
         let count = plan.loops as usize;
         let routes = Arc::new(RouteTable::everything_to(0));
-        for n in 0..count {
+        let bells = bells(count)?;
+        let limit = Arc::new(ConnectionLimit::new(
+            settings.front.connections.get(),
+            &bells,
+        ));
+        for (n, bell) in bells.into_iter().enumerate() {
             let left = count - n;
             let share = |part: &mut Part| part.share(left);
             let channel = share(&mut channels);
@@ -102,13 +107,14 @@ impl Server {
                 connections: share(&mut connections),
                 buffers: share(&mut heads),
                 scratch: share(&mut scratch),
-                bell: Bell::new().map_err(StartError::Loop)?,
+                bell,
                 doorways: vec![DoorwayParts::InProcess(door.channel(plan.channel, memory)?)],
                 forwards: vec![Forward {
                     listeners: listeners.of_loop(n, count)[..public].concat(),
                     routes: routes.clone(),
                 }],
                 addresses: addresses.clone(),
+                limit: limit.clone(),
                 stats: Arc::new(LoopStats::default()),
                 orders: loops.orders.clone(),
             };

@@ -492,10 +492,19 @@ impl FrontSettings {
         }
     }
 
-    /// Connections of one loop.
+    /// Connections that one loop has room for. The kernel spreads them by a hash, so a loop may get more than its share: by
+    /// six times the deviation that is to be expected, and a little more where they are few, it has room for those.
     #[must_use]
     pub fn connections_per_loop(&self) -> u32 {
-        self.connections.get().div_ceil(self.loops())
+        let all = self.connections.get();
+        match self.loops() {
+            1 => all,
+            loops => {
+                let share = all.div_ceil(loops);
+                let more = share.isqrt().saturating_mul(6).saturating_add(16);
+                share.saturating_add(more).min(all)
+            }
+        }
     }
 
     /// What the sockets of a listener are like.
@@ -511,7 +520,7 @@ impl FrontSettings {
     /// Connections of all loops together.
     #[must_use]
     pub fn connections_in_all(&self) -> usize {
-        self.connections_per_loop() as usize * self.loops() as usize
+        self.connections.get() as usize
     }
 
     /// The deadline in nanoseconds, `None` for none.
