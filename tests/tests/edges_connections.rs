@@ -226,7 +226,7 @@ fn connections_are_counted_over_all_loops() {
             for client in &clients {
                 client.half_close();
             }
-            assert!(clients.iter_mut().all(|client| client.is_closed()));
+            assert!(clients.iter_mut().all(Client::is_closed));
         }
         assert_eq!(server.stop().code(), 0, "{flags}");
     }

@@ -41,14 +41,13 @@ impl Complaints {
         }
         self.quiet_until_ms = now_ms + 1000;
         let connections = std::mem::take(&mut self.unsaid);
-        match peer {
-            Some(peer) => {
-                warn!(why, %peer, connections, "connections were closed for their PROXY header")
-            }
-            None => warn!(
+        if let Some(peer) = peer {
+            warn!(why, %peer, connections, "connections were closed for their PROXY header");
+        } else {
+            warn!(
                 why,
                 connections, "connections were closed for their PROXY header"
-            ),
+            );
         }
     }
 }
