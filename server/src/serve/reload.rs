@@ -196,12 +196,10 @@ impl<'s> Reload<'s> {
 }
 
 /// Flags of which the forwards of connections and datagrams have copies.
-const OF_STREAMS: [&str; 7] = [
+const OF_STREAMS: [&str; 5] = [
     "queue-timeout",
     "deadline",
     "idle-timeout",
+    "write-timeout",
     "connections-per-address",
-    "proxy-protocol",
-    "forwarded",
-    "trust",
 ];

@@ -437,9 +437,10 @@ impl FrontSettings {
     }
 
     /// The flags that SIGHUP gives new values while the server runs, without dashes: no memory was set aside for them.
-    pub(crate) const CHANGEABLE: [&str; 18] = [
+    pub(crate) const CHANGEABLE: [&str; 19] = [
         "connections-per-address",
         "proxy-protocol",
+        "proxy-header-limit",
         "forwarded",
         "trust",
         "requests-per-connection",
@@ -465,6 +466,7 @@ impl FrontSettings {
             self.connections_per_address = new.connections_per_address;
         }
         self.proxy_protocol = new.proxy_protocol;
+        self.proxy_header_limit = new.proxy_header_limit;
         self.forwarded = new.forwarded;
         self.trust = new.trust.clone();
         self.requests_per_connection = new.requests_per_connection;
@@ -543,7 +545,7 @@ mod tests {
     }
 
     /// A value of each flag that is not its default.
-    const OTHERS: [(&str, &str); 35] = [
+    const OTHERS: [(&str, &str); 36] = [
         ("loops", "3"),
         ("connections", "77"),
         ("connections-per-address", "7"),
@@ -555,6 +557,7 @@ mod tests {
         ("trust", "10.0.0.0/8"),
         ("requests-per-connection", "7"),
         ("partial-heads", "7"),
+        ("proxy-header-limit", "7KiB"),
         ("head-limit", "8KiB"),
         ("body-limit", "7"),
         ("receive-buffer", "7KiB"),
