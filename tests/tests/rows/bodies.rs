@@ -348,6 +348,7 @@ fn row_27_an_early_answer_waits_for_a_client_that_sends_all_of_its_body_first() 
     const BODY: usize = 24 << 20;
     let block = vec![b'x'; 64 << 10];
     for stand in both("--body-limit 1MiB", "") {
+        stand.assert_serves("its start"); // its door is open, and its memory there
         let memory = stand.memory();
         for (path, framing, status) in [
             ("/", format!("Content-Length: {BODY}"), 413),
