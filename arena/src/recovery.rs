@@ -607,10 +607,9 @@ pub fn ensure_stack(margin: usize) {
     let Some(bucket) = bound() else {
         return;
     };
-    if stack_remaining().is_some_and(|left| left < margin) {
-        if may_jump(bucket) || !has_stack(margin) {
-            stack_overflowed(bucket);
-        }
+    let is_little = stack_remaining().is_some_and(|left| left < margin);
+    if is_little && (may_jump(bucket) || !has_stack(margin)) {
+        stack_overflowed(bucket);
     }
 }
 

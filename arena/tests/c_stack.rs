@@ -398,7 +398,7 @@ fn a_function_of_the_c_library_that_wants_stack_is_not_left_by_a_jump() {
             // SAFETY: what is held is a count that nothing but this thread uses.
             let outcome = unsafe {
                 tenant.enter_escaping(&never_stuck, move |_| {
-                    with_stack_left(left, &mut || exit_3())
+                    with_stack_left(left, &mut || exit_3());
                 })
             };
             assert_eq!(exhaustion(outcome.result).reason, Reason::Stack);
