@@ -67,8 +67,15 @@ pub fn answer(query: &[u8], out: &mut [u8]) -> Option<usize> {
     let room = out.len().min(size);
     let mut writer = Writer::new(&mut out[..room]);
     let written = write_header(&mut writer, header, kept, parsed.as_ref().err().copied());
-    if let (Ok(()), Some(question)) = (written, question) {
-        write_answer(&mut writer, question, kept).ok()?;
+    match (written, question) {
+        (Ok(()), Some(question)) => write_answer(&mut writer, question, kept).ok()?,
+        (Ok(()), None) => {
+            // Whoever has sent an OPT record gets one, whatever the answer is (RFC 6891 §6.1.1).
+            if let Ok(Some(edns)) = edns_of(query) {
+                write_edns(&mut writer, edns, 0).ok()?;
+            }
+        }
+        (Err(Full), _) => {}
     }
     written.ok().map(|()| writer.len())
 }
@@ -76,32 +83,54 @@ pub fn answer(query: &[u8], out: &mut [u8]) -> Option<usize> {
 fn parse(query: &[u8]) -> Result<Query, Malformed> {
     let mut counts = Reader::new(query, 4);
     let questions = counts.u16()?;
-    let records = [counts.u16()?, counts.u16()?, counts.u16()?];
     if questions != 1 {
         return Err(Malformed);
     }
     let mut reader = Reader::new(query, HEADER_LEN);
-    let mut parsed = Query {
+    Ok(Query {
         name: reader.name()?,
         kind: reader.u16()?,
         class: reader.u16()?,
-        edns: None,
-    };
+        edns: edns_of(query)?,
+    })
+}
+
+/// The OPT record of a message of any kind: they all have the same four sections.
+fn edns_of(message: &[u8]) -> Result<Option<Edns>, Malformed> {
+    let mut counts = Reader::new(message, 4);
+    let questions = counts.u16()?;
+    let records = [counts.u16()?, counts.u16()?, counts.u16()?];
+    let mut reader = Reader::new(message, HEADER_LEN);
+    for _ in 0..questions {
+        let _ = (reader.name()?, reader.u16()?, reader.u16()?);
+    }
+    let mut found = None;
     for _ in 0..records.iter().map(|&count| u32::from(count)).sum() {
         let (name, kind, class, ttl) = reader.record()?;
         if kind != OPT {
             continue;
         }
-        if parsed.edns.is_some() || name.wire() != [0] {
+        if found.is_some() || name.wire() != [0] {
             return Err(Malformed);
         }
-        parsed.edns = Some(Edns {
+        found = Some(Edns {
             size: class,
             version: (ttl >> 16) as u8,
             wants_dnssec: ttl & 0x8000 != 0,
         });
     }
-    Ok(parsed)
+    Ok(found)
+}
+
+fn write_edns(writer: &mut Writer<'_>, edns: Edns, code: u16) -> Result<(), Full> {
+    writer.bytes(&[0])?;
+    writer.u16(OPT)?;
+    writer.u16(EDNS_MAX)?;
+    let dnssec = if edns.wants_dnssec { 0x8000 } else { 0 };
+    writer.u32(u32::from(code >> 4) << 24 | dnssec)?;
+    writer.u16(0)?;
+    writer.set_u16(10, 1);
+    Ok(())
 }
 
 fn write_header(
@@ -150,13 +179,7 @@ fn write_answer(writer: &mut Writer<'_>, query: &Query, flags: u16) -> Result<()
         }
     }
     if let Some(edns) = query.edns {
-        writer.bytes(&[0])?;
-        writer.u16(OPT)?;
-        writer.u16(EDNS_MAX)?;
-        let dnssec = if edns.wants_dnssec { 0x8000 } else { 0 };
-        writer.u32(u32::from(code >> 4) << 24 | dnssec)?;
-        writer.u16(0)?;
-        writer.set_u16(10, 1);
+        write_edns(writer, edns, code)?;
     }
     writer.set_u16(2, flags | (code & 0xf));
     Ok(())
@@ -440,6 +463,28 @@ mod tests {
             assert_eq!(code(&reply), expected);
             assert_eq!((counts(&reply), reply.len()), ([0; 4], 12));
         }
+        // Whoever has sent an OPT record gets one (RFC 6891 §6.1.1).
+        for (at, byte, expected) in [
+            (2, 1 | 1 << 3, NOTIMP),
+            (2, 1 | 2 << 3, NOTIMP),
+            (2, 1 | 4 << 3, NOTIMP),
+            (2, 1 | 5 << 3, NOTIMP),
+            (2, 1 | 15 << 3, NOTIMP),
+            (5, 0, FORMERR), // the question is read as a record, and the OPT record not
+        ] {
+            let mut bytes = with_opt(good.clone(), 4096, 0);
+            bytes[at] = byte;
+            let reply = reply(&bytes);
+            let opt = u16::from(expected == NOTIMP);
+            assert_eq!((code(&reply), counts(&reply)), (expected, [0, 0, 0, opt]));
+            let record = [0, 0, 41, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 0];
+            assert_eq!(reply.ends_with(&record), opt == 1);
+        }
+        // No question at all, and an OPT record.
+        let mut none = good[..12].to_vec();
+        none[5] = 0;
+        let reply = reply(&with_opt(none, 4096, 0));
+        assert_eq!((code(&reply), counts(&reply)), (FORMERR, [0, 0, 0, 1]));
         let mut out = [0; 512];
         assert_eq!(answer(&good[..11], &mut out), None, "not even a header");
         assert_eq!(answer(&with(2, 0x81), &mut out), None, "an answer");
