@@ -81,8 +81,8 @@ pub use overdraft::{
 };
 pub use panic::{PanicNote, install_hook as install_panic_hook};
 pub use process_heap::{
-    first_process_heap_allocation, forbid_process_heap, process_heap_allocations, seal,
-    settle_process_heap,
+    attaching, attaching_allocations, count_attaching_apart, first_process_heap_allocation,
+    forbid_process_heap, process_heap_allocations, seal, settle_process_heap,
 };
 pub use recovery::{
     Failed, Outcome, Policy, Tenant, Usage, current_bucket, current_usage, defer, ensure_stack,

@@ -5,10 +5,12 @@
 
 use crate::panic::{FRAMES_MAX, callers};
 use std::alloc::Layout;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 static SEALED: AtomicBool = AtomicBool::new(false);
 static AFTER_SEAL: AtomicU64 = AtomicU64::new(0);
+static ATTACHING: AtomicU64 = AtomicU64::new(0);
 static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Says that start-up is over: from here on, allocations from the process heap are counted.
@@ -20,6 +22,36 @@ pub fn seal() {
 #[must_use]
 pub fn process_heap_allocations() -> u64 {
     AFTER_SEAL.load(Ordering::Relaxed)
+}
+
+/// Allocations (and reallocations) from the process heap since [`seal`] by threads, or parts of them, that open doors: see
+/// [`count_attaching_apart`]. [`process_heap_allocations`] has none of them.
+#[must_use]
+pub fn attaching_allocations() -> u64 {
+    ATTACHING.load(Ordering::Relaxed)
+}
+
+thread_local! {
+    static ATTACHES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says that this thread opens doors from now on, and serves no request: what a channel needs beside its memory is allocated
+/// when another process lets us in, and freed with the channel, of which there are as many as the equation says. It is
+/// counted by [`attaching_allocations`].
+pub fn count_attaching_apart() {
+    ATTACHES.set(true);
+}
+
+/// Runs `attach`, which opens or frees a channel, on a thread that does other things as well: see [`count_attaching_apart`].
+pub fn attaching<T>(attach: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ATTACHES.set(self.0);
+        }
+    }
+    let _restore = Restore(ATTACHES.replace(true));
+    attach()
 }
 
 /// Keeps the C library from mapping or extending memory after start: one malloc arena instead of one per thread, no
@@ -48,6 +80,11 @@ pub fn forbid_process_heap() {
 
 /// Counts an allocation, or a reallocation.
 pub(crate) fn count() {
+    // A thread that ends, and has no such word any more, does not attach.
+    if ATTACHES.try_with(Cell::get).unwrap_or(false) {
+        ATTACHING.fetch_add(u64::from(SEALED.load(Ordering::Relaxed)), Ordering::Relaxed);
+        return;
+    }
     if SEALED.load(Ordering::Relaxed) && AFTER_SEAL.fetch_add(1, Ordering::Relaxed) == 0 {
         note_culprit();
         if FORBIDDEN.load(Ordering::Relaxed) {

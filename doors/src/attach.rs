@@ -6,16 +6,18 @@
 //! permissions, or at which a client finds a name that nobody serves.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::closer;
 use crate::door::Inner;
 use crate::error::AttachError;
 use crate::porter::{self, Orders};
@@ -87,6 +89,7 @@ pub fn attach(
             source,
         }
     };
+    closer::start().map_err(fail("start the thread that closes what clients send"))?;
     let lock = lock(path, options.wait)?;
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -123,13 +126,57 @@ pub fn attach(
 
 fn make(listener: &OwnedFd, temporary: &Path, options: &AttachOptions) -> io::Result<()> {
     socket::bind(listener, temporary)?;
-    if options.owner.is_some() || options.group.is_some() {
-        chown(temporary, options.owner, options.group)?;
-    }
-    fs::set_permissions(temporary, Permissions::from_mode(options.mode))?;
+    set_permissions(temporary, options)?;
     socket::set_nonblocking(listener)?;
+    socket::let_descriptors_in(listener, false);
     // Until here nobody can have connected.
     socket::listen(listener, BACKLOG)
+}
+
+/// Sets the mode and the owner of the socket at a path. Through a descriptor, and only once that is a socket: where others may
+/// write to the folder, a link to something else may lie there by now.
+fn set_permissions(path: &Path, options: &AttachOptions) -> io::Result<()> {
+    let found = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open(path)?;
+    if !found.metadata()?.file_type().is_socket() {
+        return Err(io::Error::other(
+            "something else has taken the socket's place: let nobody else write to the folder",
+        ));
+    }
+    let fd = found.as_raw_fd();
+    let id = |id: Option<u32>| id.unwrap_or(u32::MAX); // stays as it is
+    let (owner, group) = (id(options.owner), id(options.group));
+    let changes = options.owner.is_some() || options.group.is_some();
+    // SAFETY: the path is an empty C string.
+    if changes && unsafe { libc::fchownat(fd, c"".as_ptr(), owner, group, libc::AT_EMPTY_PATH) } < 0
+    {
+        return Err(io::Error::last_os_error());
+    }
+    change_mode(&found, options.mode)
+}
+
+/// chmod(2) of what a descriptor with `O_PATH` names.
+fn change_mode(file: &File, mode: u32) -> io::Result<()> {
+    const FCHMODAT2: libc::c_long = 452; // on every architecture, since Linux 6.6
+    let fd = file.as_raw_fd();
+    // SAFETY: the path is an empty C string.
+    let done = unsafe { libc::syscall(FCHMODAT2, fd, c"".as_ptr(), mode, libc::AT_EMPTY_PATH) };
+    if done == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) {
+        return Err(error);
+    }
+    // Before that, or where a filter of system calls does not know it.
+    let name = CString::new(format!("/proc/self/fd/{fd}"))?;
+    // SAFETY: the path is a C string.
+    if unsafe { libc::chmod(name.as_ptr(), mode) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// The lock files that doors of this process hold. The kernel's record locks belong to a process as a whole: a second
@@ -249,5 +296,41 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn permissions_are_set_on_a_socket_and_on_nothing_that_has_taken_its_place() {
+        let folder = std::env::temp_dir().join(format!("doors-attach-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let at = |name: &str| folder.join(name);
+        let mode_of = |name: &str| {
+            let found = fs::symlink_metadata(at(name)).expect("it is there");
+            found.permissions().mode() & 0o777
+        };
+        let listener = socket::seqpacket().expect("a socket");
+        socket::bind(&listener, &at("socket")).expect("a path");
+        fs::write(at("file"), "").expect("a file");
+        fs::set_permissions(at("file"), fs::Permissions::from_mode(0o600)).expect("a mode");
+        std::os::unix::fs::symlink(at("file"), at("link")).expect("a link");
+        std::os::unix::fs::symlink(at("socket"), at("link-to-socket")).expect("a link");
+        fs::hard_link(at("file"), at("hard-link")).expect("a link");
+        let options = AttachOptions {
+            mode: 0o666,
+            owner: Some(crate::Credentials::ours().uid),
+            ..AttachOptions::default()
+        };
+        for name in ["file", "link", "link-to-socket", "hard-link"] {
+            assert!(set_permissions(&at(name), &options).is_err(), "{name}");
+        }
+        assert_eq!(mode_of("file"), 0o600);
+        set_permissions(&at("socket"), &options).expect("our socket");
+        assert_eq!(mode_of("socket"), 0o666);
+        fs::remove_dir_all(&folder).expect("it is ours");
     }
 }

@@ -8,6 +8,8 @@
 //! it, which is readable when the bell rings, and through which nothing can be written.
 
 use std::io;
+#[cfg(not(target_os = "illumos"))]
+use std::os::fd::BorrowedFd;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -78,6 +80,24 @@ pub(crate) fn ear_for(heard: &[(RawFd, u64)]) -> io::Result<OwnedFd> {
         listen_to(&ear, *fd, *token)?;
     }
     Ok(ear)
+}
+
+/// Whether a descriptor is an epoll set, as an ear is. Asks no file system.
+#[cfg(not(target_os = "illumos"))]
+pub(crate) fn is_ear(fd: BorrowedFd<'_>) -> bool {
+    let Ok(absent) = Bell::new() else {
+        return false;
+    };
+    // SAFETY: no event is needed to take out what is not in.
+    unsafe {
+        libc::epoll_ctl(
+            fd.as_raw_fd(),
+            libc::EPOLL_CTL_DEL,
+            absent.as_raw_fd(),
+            std::ptr::null_mut(),
+        ) < 0
+            && io::Error::last_os_error().raw_os_error() == Some(libc::ENOENT)
+    }
 }
 
 /// Puts a descriptor into an epoll set: each change is told once, with `token`.

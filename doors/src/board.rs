@@ -15,6 +15,7 @@ use crate::geometry::PAGE;
 use crate::idle::IdleWords;
 use crate::memory::{Mapping, MemoryError, Writer};
 use crate::pace::Pace;
+use crate::public::Descriptors;
 use crate::revoke::Revoked;
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line};
 use std::os::fd::OwnedFd;
@@ -90,9 +91,9 @@ impl Board {
     }
 
     /// The board and the beds of another process's door.
-    pub fn receive(fd: OwnedFd, beds: OwnedFd, threads: u32) -> Result<Self, MemoryError> {
-        let mapping = Mapping::receive(fd, Self::len(threads), Writer::Creator)?;
-        let beds = Mapping::receive(beds, Self::beds_len(threads), Writer::Both)?;
+    pub fn receive(from: &mut Descriptors, threads: u32) -> Result<Self, MemoryError> {
+        let mapping = Mapping::receive(from, Self::len(threads), Writer::Creator)?;
+        let beds = Mapping::receive(from, Self::beds_len(threads), Writer::Both)?;
         Ok(Self {
             base: mapping.base().cast(),
             threads,

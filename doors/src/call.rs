@@ -18,6 +18,7 @@ use crate::clock::now_ns;
 use crate::door::{Inner, ThreadState};
 use crate::gone::Gone;
 use crate::hello::Message;
+use crate::link::Link;
 use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors, Lie, Limits, Resumed};
 use crate::socket;
 use crate::status::Status;
@@ -100,12 +101,12 @@ impl<'a> Call<'a> {
         let len = self.claimed.request_len;
         if self.claimed.descriptors > 0 {
             let Some(parcel) = self.channel.take_parcel(&self.claimed) else {
+                if self.channel.link.as_ref().is_some_and(Link::is_blocked) {
+                    return Err(Status::DESCRIPTORS_LOST);
+                }
                 self.channel.poison(Lie::Descriptors);
                 return Err(Status::FAULT);
             };
-            if parcel.truncated {
-                return Err(Status::DESCRIPTORS_LOST);
-            }
             if parcel.descriptors.len() > descriptors_max as usize {
                 return Err(Status::DESCRIPTORS);
             }

@@ -47,7 +47,6 @@ pub(crate) struct Channel {
 pub(crate) struct Parcel {
     pub generation: u32,
     pub descriptors: Descriptors,
-    pub truncated: bool,
 }
 
 /// A call as its claimer read it: once, into private memory.

@@ -142,6 +142,7 @@ impl Message {
                     Refusal::Revoked => (7, 0, 0),
                     Refusal::Resources { errno } => (8, errno, 0),
                     Refusal::Protocol => (9, 0, 0),
+                    Refusal::Unclosed { uid } => (10, uid, 0),
                 };
                 out.u32(3);
                 out.u32(code);
@@ -223,6 +224,7 @@ impl Message {
                     7 => Refusal::Revoked,
                     8 => Refusal::Resources { errno: first },
                     9 => Refusal::Protocol,
+                    10 => Refusal::Unclosed { uid: first },
                     _ => return Err(NotAMessage),
                 })
             }
@@ -370,6 +372,7 @@ mod tests {
             Refusal::Revoked,
             Refusal::Resources { errno: 24 },
             Refusal::Protocol,
+            Refusal::Unclosed { uid: 1000 },
         ];
         all.extend(refusals.map(Message::Refused));
         all

@@ -83,6 +83,8 @@ mod channel;
 mod client;
 mod clock;
 // On illumos always, because there its tests are never compiled.
+#[cfg(not(target_os = "illumos"))]
+mod closer;
 #[cfg(any(test, target_os = "illumos"))]
 mod conformance;
 #[cfg(not(target_os = "illumos"))]
@@ -149,6 +151,7 @@ pub use {
     blocking::Client,
     call::{Call, DoorHandler, EmergencyReply},
     client::AsyncClient,
+    closer::{CLOSER_STACK, CLOSERS_MAX, start as start_closers},
     door::Door,
     memory::MemoryError,
 };
@@ -163,7 +166,7 @@ pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
 pub use gone::Gone;
 pub use public::{
     AttachOptions, Attributes, CHANNELS_MAX, CallOptions, Credentials, Descriptors, DoorEvent,
-    DoorInfo, Lie, Limits, OpenOptions, PeerState, Refusal, RemoteDoor, Reply, Resumed,
+    DoorInfo, DoorOwner, Lie, Limits, OpenOptions, PeerState, Refusal, RemoteDoor, Reply, Resumed,
     THREADS_MAX, Unreferenced,
 };
 pub use slot::{Completion, Kind, SlotId, Withdraw};

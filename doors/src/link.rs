@@ -3,7 +3,6 @@
 //! The truth about a call is kept here, in private memory; the channel's words are checked against it. A lie ends the
 //! channel and nothing else.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use crate::bell::Bell;
@@ -12,8 +11,9 @@ use crate::geometry::ChannelGeometry;
 use crate::hello::{Message, ROOM};
 use crate::memory::Mapping;
 use crate::public::{Credentials, Lie};
-use crate::socket;
+use crate::socket::{self, Due, PeerSocket, Received};
 use crate::sync::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicBool;
 
 /// Messages taken from one socket at a time: a client that sends many does not keep a thread from the others.
 const MESSAGES: usize = 64;
@@ -36,13 +36,15 @@ const LEFT: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Link {
     pub credentials: Credentials,
-    pub socket: OwnedFd,
+    pub socket: PeerSocket,
     /// Rings the porter.
     porter: Bell,
     /// How many descriptors a call may have.
     descriptors_max: usize,
     /// Calls wait, and the client could wake nobody.
     nudged: AtomicU32,
+    /// Descriptors lie in the socket for which this process has no room.
+    blocked: AtomicBool,
     /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may find neither
     /// it nor its message otherwise, because another thread has it in its hands.
     reading: Mutex<()>,
@@ -57,7 +59,7 @@ impl Link {
     pub fn new(
         geometry: ChannelGeometry,
         credentials: Credentials,
-        socket: OwnedFd,
+        socket: PeerSocket,
         porter: Bell,
         descriptors_max: u32,
         mappings: [Mapping; 3],
@@ -68,6 +70,7 @@ impl Link {
             porter,
             descriptors_max: descriptors_max as usize,
             nudged: AtomicU32::new(0),
+            blocked: AtomicBool::new(false),
             reading: Mutex::new(()),
             in_service: (0..geometry.slots_in_all())
                 .map(|_| AtomicU32::new(0))
@@ -105,15 +108,29 @@ impl Link {
             .compare_exchange(OPEN, LEFT, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// Takes what is left in the socket of a client that has left, and closes the descriptors that came with it.
+    /// Which descriptors may come with a message.
+    fn due(&self) -> Due {
+        match self.descriptors_max {
+            0 => Due::None,
+            most => Due::AtMost(most),
+        }
+    }
+
+    /// Takes what is left in the socket of a client that has left, and gives up the descriptors that came with it.
     pub fn discard(&self) {
+        let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut message = [0; ROOM];
         for _ in 0..MESSAGES * 16 {
-            match socket::receive(self.socket.as_fd(), &mut message) {
-                Ok(received) if received.len > 0 => {}
+            match socket::receive(&self.socket, &mut message, self.due()) {
+                Ok(Received::Message { len: 1.., .. }) => {}
                 _ => return,
             }
         }
+    }
+
+    /// Whether descriptors lie in the socket for which this process has no room.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Acquire)
     }
 
     /// The client has lied: the porter shall put it out.
@@ -146,12 +163,21 @@ impl Link {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut message = [0; ROOM];
         for _ in 0..MESSAGES {
-            let received = match socket::receive(self.socket.as_fd(), &mut message) {
-                Ok(received) if received.len > 0 => received,
-                Ok(_) => {
+            let received = socket::receive(&self.socket, &mut message, self.due());
+            self.blocked
+                .store(matches!(received, Ok(Received::NoRoom)), Ordering::Release);
+            let (len, descriptors) = match received {
+                Ok(Received::Message { len: 0, .. }) => {
                     self.close();
                     return false;
                 }
+                Ok(Received::Message { len, descriptors }) => (len, descriptors),
+                // It knows the limit from the welcome.
+                Ok(Received::TooMany) => {
+                    self.poison(Lie::TooManyDescriptors);
+                    return false;
+                }
+                Ok(Received::NoRoom) => return false,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
                 Err(_) => {
@@ -159,23 +185,17 @@ impl Link {
                     return false;
                 }
             };
-            match Message::decode(&message[..received.len]) {
+            match Message::decode(&message[..len]) {
                 Ok(Message::Nudge { stuck }) => {
                     let nudge = if stuck { Nudge::Stuck } else { Nudge::Unsure };
                     self.nudged.fetch_max(nudge as u32, Ordering::AcqRel);
                     self.porter.ring();
                 }
-                // It knows the limit from the welcome.
-                Ok(Message::Parcel { .. }) if received.descriptors.len() > self.descriptors_max => {
-                    self.poison(Lie::TooManyDescriptors);
-                    return false;
-                }
                 Ok(Message::Parcel { slot, generation }) => channel.keep_parcel(
                     slot,
                     Parcel {
                         generation,
-                        descriptors: received.descriptors,
-                        truncated: received.truncated,
+                        descriptors,
                     },
                 ),
                 _ => {

@@ -7,11 +7,14 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use crate::closer;
+use crate::public::Descriptors;
 
 /// Who may write a piece of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,12 @@ pub enum MemoryError {
         /// What was agreed.
         needed: usize,
     },
+    /// It was not sent.
+    #[error("a descriptor of memory is missing")]
+    Missing,
+    /// It consists of huge pages: one that the system does not have when it is touched kills the process.
+    #[error("the memory consists of huge pages")]
+    HugePages,
     /// The kernel does not give or map it.
     #[error("memory for a channel cannot be had: {0}")]
     System(#[from] io::Error),
@@ -87,19 +96,15 @@ impl Mapping {
         Ok((Self::of(memory), file.into()))
     }
 
-    /// Maps memory that the other side has created, once it is what was agreed.
-    pub fn receive(fd: OwnedFd, len: usize, writer: Writer) -> Result<Self, MemoryError> {
-        let file = File::from(fd);
-        // SAFETY: a plain system call on an open descriptor.
-        let given = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
-        let needed = writer.seals();
-        if given < 0 || given & needed != needed {
-            return Err(MemoryError::Seals { given, needed });
-        }
-        let given = file.metadata()?.len();
-        if given != len as u64 {
-            return Err(MemoryError::Size { given, needed: len });
-        }
+    /// Maps memory that the other side has created, the next of its descriptors, once it is what was agreed. One that is
+    /// not stays where it is.
+    pub fn receive(
+        from: &mut Descriptors,
+        len: usize,
+        writer: Writer,
+    ) -> Result<Self, MemoryError> {
+        check(from.first().ok_or(MemoryError::Missing)?, len, writer)?;
+        let file = File::from(from.next().ok_or(MemoryError::Missing)?);
         let mut options = MmapOptions::new();
         options.len(len);
         let memory = match writer {
@@ -128,6 +133,40 @@ impl Mapping {
     }
 }
 
+/// Whether a descriptor is memory as agreed. A file system is only asked once it is known to be one of the kernel's own, which
+/// answers at once.
+fn check(fd: BorrowedFd<'_>, len: usize, writer: Writer) -> Result<(), MemoryError> {
+    // linux/magic.h; libc has it for some systems only.
+    const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
+    let needed = writer.seals();
+    let given = closer::seals(fd);
+    if given.is_none_or(|given| given & needed != needed) {
+        let given = given.unwrap_or(-1);
+        return Err(MemoryError::Seals { given, needed });
+    }
+    let mut system = MaybeUninit::<libc::statfs>::uninit();
+    let mut status = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: both are written by the calls, and read only if those succeeded.
+    let (kind, given) = unsafe {
+        if libc::fstatfs(fd.as_raw_fd(), system.as_mut_ptr()) < 0
+            || libc::fstat(fd.as_raw_fd(), status.as_mut_ptr()) < 0
+        {
+            return Err(io::Error::last_os_error().into());
+        }
+        (
+            system.assume_init().f_type as u32,
+            status.assume_init().st_size as u64,
+        )
+    };
+    if kind == HUGETLBFS_MAGIC {
+        return Err(MemoryError::HugePages);
+    }
+    if given != len as u64 {
+        return Err(MemoryError::Size { given, needed: len });
+    }
+    Ok(())
+}
+
 fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // Linux 6.3 and later can forbid to execute it; older kernels do not know the flag.
@@ -146,13 +185,19 @@ fn memfd(name: &CStr) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
 
+    fn receive(fd: OwnedFd, len: usize, writer: Writer) -> Result<Mapping, MemoryError> {
+        let mut descriptors = Descriptors::default();
+        descriptors.push(fd);
+        Mapping::receive(&mut descriptors, len, writer)
+    }
+
     #[test]
     fn what_is_created_is_received_and_has_one_writer() {
         let (ours, fd) = Mapping::create(c"test", 8192, Writer::Creator).expect("memory");
         // SAFETY: the first byte of a mapping that both hold.
         unsafe { ours.base().write_volatile(7) };
         let again = fd.try_clone().expect("a descriptor");
-        let theirs = Mapping::receive(fd, 8192, Writer::Creator).expect("as agreed");
+        let theirs = receive(fd, 8192, Writer::Creator).expect("as agreed");
         // SAFETY: as above.
         assert_eq!(unsafe { theirs.base().read_volatile() }, 7);
         let file = File::from(again);
@@ -168,20 +213,43 @@ mod tests {
         let (_ours, fd) = Mapping::create(c"test", 8192, Writer::Both).expect("memory");
         let again = fd.try_clone().expect("a descriptor");
         assert!(matches!(
-            Mapping::receive(fd, 4096, Writer::Both),
+            receive(fd, 4096, Writer::Both),
             Err(MemoryError::Size {
                 given: 8192,
                 needed: 4096
             })
         ));
         assert!(matches!(
-            Mapping::receive(again, 8192, Writer::Creator),
+            receive(again, 8192, Writer::Creator),
             Err(MemoryError::Seals { .. })
         ));
         let no_memfd = OwnedFd::from(File::open("/dev/zero").expect("opens"));
         assert!(matches!(
-            Mapping::receive(no_memfd, 4096, Writer::Both),
+            receive(no_memfd, 4096, Writer::Both),
             Err(MemoryError::Seals { given: -1, .. })
+        ));
+    }
+
+    #[test]
+    fn memory_of_huge_pages_is_refused() {
+        const LEN: usize = 2 << 20;
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_HUGETLB;
+        // SAFETY: the name is a C string; the new descriptor is owned by nobody else.
+        let file = unsafe {
+            let fd = libc::memfd_create(c"huge".as_ptr(), flags);
+            if fd < 0 {
+                return; // a kernel without huge pages gives none to anybody
+            }
+            File::from_raw_fd(fd)
+        };
+        file.set_len(LEN as u64).expect("a length");
+        let seals = Writer::Both.seals();
+        // SAFETY: a plain system call.
+        let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        assert_eq!(sealed, 0);
+        assert!(matches!(
+            receive(file.into(), LEN, Writer::Both),
+            Err(MemoryError::HugePages)
         ));
     }
 }

@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use crate::bell::{Bell, ear_for, listen_to};
 use crate::channel::{BATCHES, Channel};
+use crate::closer;
 use crate::door::Inner;
 use crate::geometry::ChannelGeometry;
-use crate::hello::{Hello, Message, ROOM, VERSION, Welcome};
+use crate::hello::{Hello, Message, NotAMessage, ROOM, VERSION, Welcome};
 use crate::layout::Layout;
 use crate::link::{Link, Nudge};
 use crate::memory::{Mapping, MemoryError, Writer};
 use crate::public::{Credentials, Descriptors, DoorEvent, Refusal, Unreferenced};
-use crate::socket;
+use crate::socket::{self, Due, PeerSocket, Received};
 
 /// A client that has not said everything after this long is forgotten.
 const HANDSHAKE: Duration = Duration::from_secs(1);
@@ -29,6 +30,9 @@ const ADMITTED_MAX: usize = 64;
 /// How often channels are looked at that clients have left and threads still hold, and the listener when there were no
 /// descriptors for who waits there.
 const RETIRED: Duration = Duration::from_millis(20);
+
+/// Descriptors of memory that a client sends.
+const HALVES: usize = 2;
 
 const STACK: usize = 128 << 10;
 const EVENTS: usize = 64;
@@ -109,11 +113,11 @@ struct Client {
 
 enum Stage {
     Hello {
-        socket: OwnedFd,
+        socket: PeerSocket,
         since: Instant,
     },
     Memory {
-        socket: OwnedFd,
+        socket: PeerSocket,
         since: Instant,
         geometry: ChannelGeometry,
         replies: Mapping,
@@ -347,7 +351,11 @@ impl Porter {
             let Some(listener) = &self.listener else {
                 return;
             };
-            let socket = match socket::accept(listener) {
+            if closer::is_full() {
+                self.kept_waiting = true;
+                return;
+            }
+            let (socket, credentials) = match socket::accept(listener) {
                 Ok(socket) => socket,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
@@ -355,9 +363,6 @@ impl Porter {
                     self.kept_waiting = error.kind() != io::ErrorKind::WouldBlock;
                     return;
                 }
-            };
-            let Ok(credentials) = socket::credentials(&socket) else {
-                continue;
             };
             self.make_room_for_a_handshake();
             let index = match self.clients.iter().position(Option::is_none) {
@@ -416,7 +421,7 @@ impl Porter {
         }
     }
 
-    fn refuse(&self, socket: &OwnedFd, client: Credentials, why: Refusal) {
+    fn refuse(&self, socket: &PeerSocket, client: Credentials, why: Refusal) {
         let _ = socket::send(socket.as_fd(), &Message::Refused(why).encode(), &[]);
         self.inner.tell(&DoorEvent::Refused { client, why });
     }
@@ -456,20 +461,30 @@ impl Porter {
 
     fn on_handshake(&mut self, index: usize) {
         while let Some(Some(client)) = self.clients.get(index) {
-            let (Stage::Hello { socket, .. } | Stage::Memory { socket, .. }) = &client.stage else {
-                return;
+            let (socket, due) = match &client.stage {
+                Stage::Hello { socket, .. } => (socket, Due::None),
+                Stage::Memory { socket, .. } => (socket, Due::AtMost(HALVES)),
+                Stage::Open { .. } => return,
             };
             let mut bytes = [0; ROOM];
-            let received = match socket::receive(socket.as_fd(), &mut bytes) {
-                Ok(received) if received.len > 0 => received,
+            let (message, descriptors) = match socket::receive(socket, &mut bytes, due) {
+                Ok(Received::Message { len: 0, .. }) => {
+                    self.clients[index] = None;
+                    return;
+                }
+                Ok(Received::Message { len, descriptors }) => {
+                    (Message::decode(&bytes[..len]), descriptors)
+                }
+                Ok(Received::TooMany | Received::NoRoom) => {
+                    (Err(NotAMessage), Descriptors::default())
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                _ => {
+                Err(_) => {
                     self.clients[index] = None;
                     return;
                 }
             };
-            let message = Message::decode(&bytes[..received.len]);
             let Some(client) = self.clients[index].take() else {
                 return;
             };
@@ -487,14 +502,7 @@ impl Porter {
                         ..
                     },
                     Ok(Message::Channel),
-                ) => self.open(
-                    socket,
-                    credentials,
-                    geometry,
-                    replies,
-                    bell,
-                    received.descriptors,
-                ),
+                ) => self.open(socket, credentials, geometry, replies, bell, descriptors),
                 (Stage::Hello { socket, .. } | Stage::Memory { socket, .. }, _) => {
                     self.refuse(&socket, credentials, Refusal::Protocol);
                     None
@@ -523,6 +531,10 @@ impl Porter {
             return Err(Refusal::User {
                 uid: client.uid.into(),
             });
+        }
+        if closer::is_stuck(client.uid) {
+            let uid = client.uid.into();
+            return Err(Refusal::Unclosed { uid });
         }
         let memory = |client: &&Client| !matches!(client.stage, Stage::Hello { .. });
         let all =
@@ -569,7 +581,7 @@ impl Porter {
 
     fn welcome(
         &mut self,
-        socket: OwnedFd,
+        socket: PeerSocket,
         credentials: Credentials,
         hello: &Hello,
     ) -> Option<Stage> {
@@ -596,7 +608,7 @@ impl Porter {
 
     fn send_welcome(
         &self,
-        socket: &OwnedFd,
+        socket: &PeerSocket,
         geometry: ChannelGeometry,
     ) -> Result<(ChannelGeometry, Mapping, Bell), MemoryError> {
         let inner = &*self.inner;
@@ -619,31 +631,29 @@ impl Porter {
             geometry,
         });
         let descriptors = [board, beds, &replies_fd, &ear].map(AsFd::as_fd);
+        socket::let_descriptors_in(socket, true);
         socket::send(socket.as_fd(), &welcome.encode(), &descriptors)?;
         Ok((geometry, replies, bell))
     }
 
     fn open(
         &mut self,
-        socket: OwnedFd,
+        socket: PeerSocket,
         credentials: Credentials,
         geometry: ChannelGeometry,
         replies: Mapping,
         bell: Bell,
         mut descriptors: Descriptors,
     ) -> Option<Stage> {
-        let (Some(requests), Some(control), None) =
-            (descriptors.next(), descriptors.next(), descriptors.next())
-        else {
-            self.refuse(&socket, credentials, Refusal::Protocol);
-            return None;
-        };
-        let mapped = Mapping::receive(requests, geometry.requests_len(), Writer::Creator).and_then(
-            |requests| {
-                let control = Mapping::receive(control, geometry.control_len(), Writer::Both)?;
+        if self.inner.remote.limits.descriptors_max == 0 {
+            socket::let_descriptors_in(&socket, false);
+        }
+        let mapped = Mapping::receive(&mut descriptors, geometry.requests_len(), Writer::Creator)
+            .and_then(|requests| {
+                let len = geometry.control_len();
+                let control = Mapping::receive(&mut descriptors, len, Writer::Both)?;
                 Ok([requests, replies, control])
-            },
-        );
+            });
         let mappings = match mapped {
             Ok(mappings) => mappings,
             Err(MemoryError::System(error)) => {
@@ -730,7 +740,7 @@ impl Client {
 fn errno_of(error: &MemoryError) -> u64 {
     match error {
         MemoryError::System(error) => error.raw_os_error().unwrap_or(0) as u64,
-        MemoryError::Seals { .. } | MemoryError::Size { .. } => 0,
+        _ => 0,
     }
 }
 

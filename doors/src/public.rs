@@ -2,7 +2,9 @@
 //!
 //! They are the same on Linux and on illumos, so nothing here knows how a call travels.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+#[cfg(not(target_os = "illumos"))]
+use std::os::fd::AsFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::status::Status;
@@ -229,6 +231,14 @@ pub enum Refusal {
     /// What the client sent is no hello, or its memory is not what was agreed.
     #[error("the server did not accept what the client sent")]
     Protocol,
+    /// This user has sent as many descriptors as one user may that cannot be closed.
+    #[error(
+        "user {uid} has sent descriptors that cannot be closed, as many as one user may: end the processes that serve their file system, or have their sockets linger"
+    )]
+    Unclosed {
+        /// The user.
+        uid: u64,
+    },
 }
 
 /// A claim of a client's that cannot be true. Its channel is given up.
@@ -300,13 +310,26 @@ impl Credentials {
     }
 }
 
-/// Descriptors that came with a message. Closed when dropped.
+/// Descriptors that came with a message. Dropped, they are closed, by a thread of its own: close(2) may wait for as long as
+/// their sender likes. It does so too for those that are taken out of here, so close none of a stranger's where that hurts.
 #[derive(Debug, Default)]
 pub struct Descriptors {
     fds: [Option<OwnedFd>; DESCRIPTORS_MAX],
+    /// The user who has sent them.
+    #[cfg(not(target_os = "illumos"))]
+    sender: u32,
 }
 
 impl Descriptors {
+    /// Of a user, and none yet.
+    #[cfg(not(target_os = "illumos"))]
+    pub(crate) fn of(sender: u32) -> Self {
+        Self {
+            fds: Default::default(),
+            sender,
+        }
+    }
+
     /// How many there are left.
     pub fn len(&self) -> usize {
         self.fds.iter().flatten().count()
@@ -317,6 +340,12 @@ impl Descriptors {
         self.len() == 0
     }
 
+    /// The next one, which stays here.
+    #[cfg(not(target_os = "illumos"))]
+    pub(crate) fn first(&self) -> Option<BorrowedFd<'_>> {
+        self.fds.iter().flatten().next().map(AsFd::as_fd)
+    }
+
     pub(crate) fn push(&mut self, fd: OwnedFd) {
         // No message or call carries more than there are places; another would be closed here.
         if let Some(place) = self.fds.iter_mut().find(|place| place.is_none()) {
@@ -325,25 +354,12 @@ impl Descriptors {
     }
 }
 
+#[cfg(not(target_os = "illumos"))]
 impl Drop for Descriptors {
-    /// Closes what was not taken. A stranger's socket may have been told to linger, which makes the last close(2) wait for
-    /// as long as he likes: so it is told not to, first.
     fn drop(&mut self) {
-        let off = libc::linger {
-            l_onoff: 0,
-            l_linger: 0,
-        };
-        for fd in self.fds.iter().flatten() {
-            // SAFETY: the option's value is valid for its size. What is no socket refuses, and closes at once.
-            unsafe {
-                libc::setsockopt(
-                    fd.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    libc::SO_LINGER,
-                    (&raw const off).cast(),
-                    size_of_val(&off) as libc::socklen_t,
-                );
-            }
+        let sender = self.sender;
+        for fd in self {
+            crate::closer::close(sender, fd);
         }
     }
 }
@@ -381,6 +397,42 @@ impl Default for AttachOptions {
     }
 }
 
+/// Which user may serve a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoorOwner {
+    /// Any.
+    Anybody,
+    /// This one.
+    User(u32),
+    /// The effective user of the process that opens the door, or root.
+    UsOrRoot,
+}
+
+impl DoorOwner {
+    /// Whether user `uid` may.
+    #[must_use]
+    pub fn admits(self, uid: u32) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::User(owner) => uid == owner,
+            Self::UsOrRoot => uid == 0 || uid == Credentials::ours().uid,
+        }
+    }
+}
+
+impl std::fmt::Display for DoorOwner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Anybody => f.write_str("anybody"),
+            Self::User(owner) => write!(f, "user {owner}"),
+            Self::UsOrRoot => match Credentials::ours().uid {
+                0 => f.write_str("root"),
+                ours => write!(f, "this process's user ({ours}) or root"),
+            },
+        }
+    }
+}
+
 /// How to open a door at a path.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenOptions {
@@ -395,6 +447,8 @@ pub struct OpenOptions {
     pub spares: Option<u32>,
     /// Whether replies may bring descriptors. A door that sends some to a caller who takes none has lied.
     pub take_descriptors: bool,
+    /// Which user may serve the door. Nothing is said to another one, nor read from him (illumos: does not look).
+    pub owner: DoorOwner,
 }
 
 impl Default for OpenOptions {
@@ -405,6 +459,7 @@ impl Default for OpenOptions {
             slots: None,
             spares: None,
             take_descriptors: true,
+            owner: DoorOwner::Anybody,
         }
     }
 }

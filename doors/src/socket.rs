@@ -2,26 +2,114 @@
 //!
 //! Nothing here blocks unless it says so: a peer holds the other end, so every send and receive that must not wait says
 //! `MSG_DONTWAIT` itself and relies on no flag of the description, which a peer might share.
+//!
+//! Nor does it close what a peer has sent, because that may take for ever (see [`closer`]). A message is looked at before it
+//! is taken: descriptors that are not due stay in the socket, which is closed by a closer then; of those that are due the
+//! message has a second reference until it is taken, so that taking it closes nothing.
 
 use std::fs::File;
 use std::io;
-use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::{self, ManuallyDrop, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::closer;
 use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors};
+
+/// A socket whose other end another process has.
+#[derive(Debug)]
+pub struct PeerSocket {
+    fd: ManuallyDrop<OwnedFd>,
+    /// Its user.
+    uid: u32,
+    /// Whose end this is: a child of ours has it too, and does not end the conversation.
+    process: u32,
+}
+
+impl AsFd for PeerSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for PeerSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Drop for PeerSocket {
+    /// With the socket the kernel closes the descriptors in messages that nobody has taken.
+    fn drop(&mut self) {
+        let ours = self.process == std::process::id();
+        let empty = !ours || {
+            hang_up(self);
+            is_free_of_descriptors(&self.fd)
+        };
+        // SAFETY: it is not used after this.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        if !empty {
+            closer::close(self.uid, fd);
+        }
+    }
+}
+
+/// Takes what is left in a socket that nothing can come into any more, up to the first message with descriptors; whether
+/// there was none.
+fn is_free_of_descriptors(socket: &OwnedFd) -> bool {
+    // More than the kernel lets wait in a socket's buffer.
+    const MESSAGES_MAX: usize = 4096;
+    // With it every message has credentials: that is how an empty one can be told from the end.
+    if set(socket, libc::SO_PASSCRED, 1).is_err() {
+        return false;
+    }
+    for _ in 0..MESSAGES_MAX {
+        let mut control = Control { bytes: [0; 128] };
+        let mut message = [0];
+        match receive_raw(
+            socket.as_fd(),
+            &mut message,
+            &mut control,
+            32,
+            libc::MSG_PEEK,
+        ) {
+            Ok(taken) if taken.flags & libc::MSG_CTRUNC != 0 => return false,
+            Ok(taken) if taken.control == 0 => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+        }
+        // The one that was looked at: nobody else reads here.
+        let _ = receive_raw(socket.as_fd(), &mut message, &mut control, 0, 0);
+    }
+    false
+}
+
+/// Which descriptors may come with the next message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// None.
+    None,
+    /// So many at most, and at most [`DESCRIPTORS_MAX`].
+    AtMost(usize),
+}
 
 /// What a receive has brought.
 #[derive(Debug)]
-pub struct Received {
-    /// Bytes of the message; 0: the other side has hung up.
-    pub len: usize,
-    /// Its descriptors.
-    pub descriptors: Descriptors,
-    /// Descriptors were lost: this process has too many open, or the message had too many.
-    pub truncated: bool,
+pub enum Received {
+    /// A message.
+    Message {
+        /// Its bytes; 0: the other side has hung up.
+        len: usize,
+        /// Its descriptors.
+        descriptors: Descriptors,
+    },
+    /// More descriptors came than are due. The message stays in the socket, from which nothing more is to be read.
+    TooMany,
+    /// This process has too many descriptors open for those that came. The message stays in the socket.
+    NoRoom,
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -101,7 +189,7 @@ pub fn listen(socket: &OwnedFd, backlog: libc::c_int) -> io::Result<()> {
 }
 
 /// Connects to a path; waits for at most `timeout` if too many are connecting.
-pub fn connect(path: &Path, timeout: Duration) -> io::Result<OwnedFd> {
+pub fn connect(path: &Path, timeout: Duration) -> io::Result<(PeerSocket, Credentials)> {
     let socket = seqpacket()?;
     let address = Address::new(path)?;
     let time = libc::timeval {
@@ -120,21 +208,39 @@ pub fn connect(path: &Path, timeout: Duration) -> io::Result<OwnedFd> {
         ))?;
         check(libc::connect(socket.as_raw_fd(), pointer, len))?;
     }
-    Ok(socket)
+    with_peer(socket)
 }
 
 /// Takes one connection, without waiting.
-pub fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
+pub fn accept(listener: &OwnedFd) -> io::Result<(PeerSocket, Credentials)> {
     // SAFETY: no address is asked for; the new descriptor is owned by nobody else.
-    unsafe {
+    let socket = unsafe {
         let fd = check(libc::accept4(
             listener.as_raw_fd(),
             std::ptr::null_mut(),
             std::ptr::null_mut(),
             libc::SOCK_CLOEXEC,
         ))?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
+        OwnedFd::from_raw_fd(fd)
+    };
+    with_peer(socket)
+}
+
+/// A connected socket, and who is at the other end.
+fn with_peer(fd: OwnedFd) -> io::Result<(PeerSocket, Credentials)> {
+    let peer = option::<libc::ucred>(&fd, libc::SO_PEERCRED);
+    let socket = PeerSocket {
+        fd: ManuallyDrop::new(fd),
+        uid: peer.as_ref().map_or(u32::MAX, |peer| peer.uid),
+        process: std::process::id(),
+    };
+    let peer = peer?;
+    let credentials = Credentials {
+        pid: peer.pid,
+        uid: peer.uid,
+        gid: peer.gid,
+    };
+    Ok((socket, credentials))
 }
 
 /// Makes a listener's accept return when nobody is there. Only for a socket that no peer shares.
@@ -151,7 +257,7 @@ pub fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
     }
 }
 
-fn option<T: Copy>(socket: &OwnedFd, name: libc::c_int) -> io::Result<T> {
+fn option<T: Copy>(socket: &impl AsRawFd, name: libc::c_int) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes; the callers' types are plain numbers, for which zeroes are valid.
@@ -167,36 +273,31 @@ fn option<T: Copy>(socket: &OwnedFd, name: libc::c_int) -> io::Result<T> {
     }
 }
 
-/// Who is at the other end.
-pub fn credentials(socket: &OwnedFd) -> io::Result<Credentials> {
-    let peer: libc::ucred = option(socket, libc::SO_PEERCRED)?;
-    Ok(Credentials {
-        pid: peer.pid,
-        uid: peer.uid,
-        gid: peer.gid,
-    })
-}
-
-/// Has the kernel refuse descriptors that are sent to this socket (Linux 6.16; before that they arrive, and are closed).
-pub fn refuse_descriptors(socket: &OwnedFd) {
-    const SO_PASSRIGHTS: libc::c_int = 83;
-    let off: libc::c_int = 0;
+fn set(socket: &impl AsRawFd, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the option's value is valid for its size.
-    unsafe {
+    check(unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw const off).cast(),
-            size_of_val(&off) as libc::socklen_t,
-        );
-    }
+            name,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Says whether the kernel lets others send descriptors to this socket, or to those that are accepted from it. Linux before
+/// 6.16 lets them always: then they arrive, and stay where they are.
+pub fn let_descriptors_in(socket: &impl AsRawFd, allowed: bool) {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let _ = set(socket, SO_PASSRIGHTS, libc::c_int::from(allowed));
 }
 
 /// A descriptor that becomes readable when the process at the other end has ended; none on kernels before 6.5.
 ///
 /// A hang-up says the same, unless the other process has left a copy of its end in a child.
-pub fn process(socket: &OwnedFd) -> Option<OwnedFd> {
+pub fn process(socket: &PeerSocket) -> Option<OwnedFd> {
     const SO_PEERPIDFD: libc::c_int = 77;
     let fd: RawFd = option(socket, SO_PEERPIDFD).ok()?;
     // SAFETY: the kernel has just opened it for us.
@@ -257,46 +358,88 @@ pub fn send(
     }
 }
 
-/// Takes the next message, without waiting. Descriptors that come along are ours, whatever the message says.
-pub fn receive(socket: BorrowedFd<'_>, message: &mut [u8]) -> io::Result<Received> {
+/// What recvmsg(2) says.
+struct Taken {
+    len: usize,
+    flags: libc::c_int,
+    /// Bytes of control messages.
+    control: usize,
+}
+
+/// Looks at the next message or takes it, without waiting, with so many bytes of the room for control messages.
+fn receive_raw(
+    socket: BorrowedFd<'_>,
+    message: &mut [u8],
+    control: &mut Control,
+    room: usize,
+    flags: libc::c_int,
+) -> io::Result<Taken> {
+    assert!(room <= size_of::<Control>());
     let mut part = libc::iovec {
         iov_base: message.as_mut_ptr().cast(),
         iov_len: message.len(),
     };
-    let mut control = Control { bytes: [0; 128] };
-    // SAFETY: as in `send`; the kernel says how much of the control buffer it has filled, and every descriptor in it is
-    // a new one that nobody else knows.
+    // SAFETY: the header names a message and a control buffer that live during the call, the latter aligned and at least as
+    // long as it says; all zeroes are a valid header.
     unsafe {
         let mut header: libc::msghdr = mem::zeroed();
         header.msg_iov = &raw mut part;
         header.msg_iovlen = 1;
-        header.msg_control = (&raw mut control).cast();
-        header.msg_controllen =
-            libc::CMSG_SPACE((DESCRIPTORS_MAX * size_of::<RawFd>()) as u32) as _;
-        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+        if room > 0 {
+            header.msg_control = (&raw mut *control).cast();
+            header.msg_controllen = room as _;
+        }
+        let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
         let len = libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags);
-        let Ok(len) = usize::try_from(len) else {
-            return Err(io::Error::last_os_error());
-        };
-        let mut descriptors = Descriptors::default();
-        let mut next = libc::CMSG_FIRSTHDR(&raw const header);
-        while !next.is_null() {
-            if (*next).cmsg_level == libc::SOL_SOCKET && (*next).cmsg_type == libc::SCM_RIGHTS {
-                let bytes = (*next).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
-                let from = libc::CMSG_DATA(next).cast::<RawFd>();
+        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        Ok(Taken {
+            len,
+            flags: header.msg_flags,
+            control: header.msg_controllen as usize,
+        })
+    }
+}
+
+/// Takes the next message, without waiting, unless more descriptors came with it than are due.
+pub fn receive(socket: &PeerSocket, message: &mut [u8], due: Due) -> io::Result<Received> {
+    let most = match due {
+        Due::None => 0,
+        Due::AtMost(most) => most.min(DESCRIPTORS_MAX),
+    };
+    // SAFETY: arithmetic on a length. Not CMSG_SPACE, which has room for one more.
+    let len_of = |count: usize| unsafe { libc::CMSG_LEN((count * size_of::<RawFd>()) as u32) };
+    let room = if most == 0 { 0 } else { len_of(most) as usize };
+    let mut control = Control { bytes: [0; 128] };
+    let seen = receive_raw(socket.as_fd(), message, &mut control, room, libc::MSG_PEEK)?;
+    let mut descriptors = Descriptors::of(socket.uid);
+    if seen.control > 0 {
+        // SAFETY: the kernel has written so many bytes of control messages into the buffer, which is aligned: one, because
+        // no other kind was asked for, with the numbers of new descriptors that nobody else knows.
+        unsafe {
+            let first = (&raw const control).cast::<libc::cmsghdr>();
+            if (*first).cmsg_level == libc::SOL_SOCKET && (*first).cmsg_type == libc::SCM_RIGHTS {
+                #[allow(clippy::unnecessary_cast)] // a u32 with musl
+                let bytes = (*first).cmsg_len as usize - len_of(0) as usize;
+                let from = libc::CMSG_DATA(first).cast::<RawFd>();
                 for n in 0..bytes / size_of::<RawFd>() {
                     descriptors.push(OwnedFd::from_raw_fd(from.add(n).read_unaligned()));
                 }
             }
-            next = libc::CMSG_NXTHDR(&raw const header, next);
         }
-        let lost = libc::MSG_CTRUNC | libc::MSG_TRUNC;
-        Ok(Received {
-            len,
-            descriptors,
-            truncated: header.msg_flags & lost != 0,
-        })
     }
+    if seen.flags & libc::MSG_CTRUNC != 0 {
+        return Ok(if descriptors.len() < most {
+            Received::NoRoom
+        } else {
+            Received::TooMany
+        });
+    }
+    // The same message again, whose descriptors we have: nobody else reads here.
+    let taken = receive_raw(socket.as_fd(), message, &mut control, 0, 0)?;
+    Ok(Received::Message {
+        len: taken.len,
+        descriptors,
+    })
 }
 
 /// Waits until the descriptor is readable (or its peer is gone); false after `timeout`. `None`: for ever.
@@ -318,7 +461,7 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> bool 
 }
 
 /// Ends a conversation in both directions, whoever else has the socket open.
-pub fn hang_up(socket: &OwnedFd) {
+pub fn hang_up(socket: &PeerSocket) {
     // SAFETY: a plain system call; an error means that the other side has gone already.
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };
 }

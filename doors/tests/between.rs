@@ -17,8 +17,8 @@ use std::time::Duration;
 use common::wait_until;
 use transom_doors::{
     AsyncClient, AttachError, AttachOptions, Attachment, Call, CallError, CallOptions,
-    ChannelGeometry, Client, Credentials, Door, DoorBuilder, Limit, OpenError, OpenOptions,
-    Patience, PeerState, Refusal, Status, Unreferenced,
+    ChannelGeometry, Client, Credentials, Door, DoorBuilder, DoorOwner, Limit, OpenError,
+    OpenOptions, Patience, PeerState, Refusal, Status, Unreferenced,
 };
 
 const GEOMETRY: ChannelGeometry = ChannelGeometry {
@@ -135,6 +135,34 @@ fn an_event_loop_keeps_all_slots_busy() {
         }
     }
     assert_eq!(door.info().calls_served, 20_000);
+    door.revoke();
+}
+
+#[test]
+fn a_door_of_another_user_is_not_spoken_to() {
+    let place = Place::new("stranger");
+    let (door, _attachment) = attach(&place, builder().handler(echo));
+    let us = Credentials::ours();
+    let open = |owner| {
+        let options = OpenOptions {
+            owner,
+            ..OpenOptions::default()
+        };
+        AsyncClient::open(&place.door(), &options)
+    };
+    let error = open(DoorOwner::User(us.uid + 1)).expect_err("another one serves");
+    assert!(
+        matches!(error, OpenError::Stranger { server, .. } if server.uid == us.uid && server.pid == us.pid),
+        "{error}"
+    );
+    for owner in [
+        DoorOwner::Anybody,
+        DoorOwner::User(us.uid),
+        DoorOwner::UsOrRoot,
+    ] {
+        open(owner).expect("it is ours");
+    }
+    assert!(DoorOwner::UsOrRoot.admits(0) && !DoorOwner::UsOrRoot.admits(us.uid + 1));
     door.revoke();
 }
 

@@ -182,6 +182,42 @@ fn set_buffers(fd: RawFd, options: ListenOptions) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets what the kernel may hold of datagrams that were not taken yet, whatever its limit (net.core.rmem_max) is if we may;
+/// returns what it granted.
+pub(crate) fn set_datagram_buffer(socket: &OwnedFd, bytes: usize) -> io::Result<usize> {
+    let fd = socket.as_raw_fd();
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+        .or_else(|_| set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))?;
+    let mut booked: libc::c_int = 0;
+    get_option(fd, libc::SO_RCVBUF, &mut booked)?;
+    Ok(booked.unsigned_abs() as usize / 2)
+}
+
+/// Datagrams that came while the socket had no room for them; 0 where the kernel does not say (Linux before 4.12).
+pub(crate) fn dropped_datagrams(socket: &OwnedFd) -> u64 {
+    const SO_MEMINFO: libc::c_int = 55;
+    const DROPS: usize = 8;
+    let mut figures = [0_u32; 16];
+    let told = get_option(socket.as_raw_fd(), SO_MEMINFO, &mut figures);
+    told.map_or(0, |()| u64::from(figures[DROPS]))
+}
+
+fn get_option<T: Copy>(fd: RawFd, name: libc::c_int, value: &mut T) -> io::Result<()> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into the value; the callers' types are plain numbers.
+    check(unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            name,
+            (&raw mut *value).cast(),
+            &raw mut len,
+        )
+    })
+    .map(drop)
+}
+
 /// A UDP socket that shares its port with those of the other loops: the kernel gives all datagrams of one sender to one.
 pub(crate) fn receive_datagrams(
     address: SocketAddr,

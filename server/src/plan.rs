@@ -18,7 +18,7 @@ use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, 
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, PAGE, Place, Term, pages,
 };
-use transom_doors::{ChannelGeometry, GeometryError as ChannelError};
+use transom_doors::{CLOSER_STACK, CLOSERS_MAX, ChannelGeometry, GeometryError as ChannelError};
 
 /// The channel between the loop and the bucket that are kept aside for `--admin`.
 pub(crate) const ADMIN_CHANNEL: ChannelGeometry = ChannelGeometry {
@@ -217,14 +217,14 @@ impl FrontPlan {
         let tcp = of(|target| matches!(target, Target::Tcp(_)));
         let udp = of(|target| matches!(target, Target::Udp(_)));
         let http = config.http_only();
+        let doors = http.doors().len();
         let mut terms = Vec::new();
         // Loops serve HTTP, and where there is none to serve there are none.
         let loops = if http.forwards.is_empty() {
             0
         } else {
-            let channels =
-                (settings.loops() as usize).saturating_mul(http.doors().len()) * INSTANCES;
-            terms.extend(with_loops(settings, channels));
+            let channels = (settings.loops() as usize).saturating_mul(doors) * INSTANCES;
+            terms.extend(with_loops(settings, channels, doors));
             terms.extend(access_log(settings));
             settings.loops()
         };
@@ -245,9 +245,10 @@ impl FrontPlan {
         terms.extend([
             log_queue(settings),
             constant(settings),
+            closers(),
             threads(
-                loops as usize + tcp + udp + FRONT_THREADS + usize::from(logs_access),
-                "a loop or a tcp or udp forward each, one that opens doors, and two",
+                loops as usize + doors + tcp + udp + FRONT_THREADS + usize::from(logs_access),
+                "a loop, a door or a tcp or udp forward each, those that close, and two",
                 "--loops, --forward",
             ),
         ]);
@@ -273,11 +274,26 @@ impl FrontPlan {
     }
 }
 
-/// Threads of a front end beside its loops: the main thread, the log's, and the one that opens doors.
-const FRONT_THREADS: usize = 3;
+/// Threads of a front end beside its loops and those that open doors: the main thread, the log's, and those that close what
+/// comes from doors.
+const FRONT_THREADS: usize = 2 + CLOSERS;
+
+/// Threads that close what other processes have sent, and the one that starts them.
+const CLOSERS: usize = CLOSERS_MAX + 1;
+
+fn closers() -> Term {
+    term(
+        "closer stacks",
+        Place::Process,
+        CLOSERS,
+        CLOSER_STACK,
+        "threads that close what other processes have sent, at most",
+        "none",
+    )
+}
 
 /// The terms of loops that forward HTTP over so many channels.
-fn with_loops(settings: &FrontSettings, channels: usize) -> Vec<Term> {
+fn with_loops(settings: &FrontSettings, channels: usize, doors: usize) -> Vec<Term> {
     vec![
         connections(settings),
         partial_heads(settings),
@@ -301,12 +317,12 @@ fn with_loops(settings: &FrontSettings, channels: usize) -> Vec<Term> {
             "--loops, --forward",
         ),
         term(
-            "opener stack",
+            "opener stacks",
             Place::Process,
-            1,
+            doors,
             OPENER_STACK,
-            "the thread that opens doors",
-            "none",
+            "a door's thread that opens it",
+            "--forward",
         ),
         socket_buffers(settings),
     ]
@@ -344,9 +360,9 @@ fn with_streams(settings: &FrontSettings, tcp: usize, udp: usize) -> Vec<Term> {
             "datagram buffers",
             Place::Kernel,
             udp,
-            buffers_of_a_socket(settings),
+            2 * (settings.datagram_buffer.get() + settings.send_buffer.get()),
             "a udp forward each, at most",
-            "--forward, --receive-buffer, --send-buffer",
+            "--forward, --datagram-buffer, --send-buffer",
         ),
     ]
 }
@@ -431,7 +447,12 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
         ),
         log_queue(&settings.front),
         constant(&settings.front),
-        threads(count + 3, "a bucket each, and three", "--buckets"),
+        closers(),
+        threads(
+            count + CLOSERS + 3,
+            "a bucket each, those that close, and three",
+            "--buckets",
+        ),
     ]);
     terms
 }
@@ -670,6 +691,7 @@ fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
     )?;
     for (flag, was) in [
         ("--receive-buffer", settings.receive_buffer),
+        ("--datagram-buffer", settings.datagram_buffer),
         ("--send-buffer", settings.send_buffer),
     ] {
         small(flag, was, SOCKET_BUFFER_MIN, "the kernel gives no less")?;
@@ -1016,6 +1038,7 @@ mod tests {
                 "channels",
                 "log",
                 "constant",
+                "closer stacks",
                 "threads"
             ]
         );
@@ -1064,7 +1087,9 @@ mod tests {
         let (_, channels) = terms(&plan.bound, "forward channels");
         assert_eq!(channels, 2 * 2 * (1 << 20)); // forwards × instances
         let (_, datagrams) = terms(&plan.bound, "datagram buffers");
-        assert_eq!(datagrams, 2 * Bytes::kib(8 + 8).get()); // twice both buffers
+        assert_eq!(datagrams, 2 * Bytes::kib(1024 + 8).get()); // twice both buffers
+        let (_, openers) = terms(&plan.bound, "opener stacks");
+        assert_eq!(openers, 2 * (128 << 10)); // doors of http
         let (_, held) = terms(&plan.bound, "forwarded connections");
         assert_eq!(held, 2 * 256 * 2 * Bytes::kib(8 + 8).get()); // instances × slots × twice both
     }

@@ -179,6 +179,27 @@ impl Echo {
         status.is_none()
     }
 
+    /// Stops it until [`go_on`](Self::go_on): no thread of it does anything once this returns.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn pause(&self) {
+        let pid = self.child.id().cast_signed();
+        let mut status = 0;
+        // SAFETY: the process is a child of ours that nobody has waited for; the status is a local.
+        unsafe {
+            assert_eq!(libc::kill(pid, libc::SIGSTOP), 0);
+            assert_eq!(libc::waitpid(pid, &raw mut status, libc::WUNTRACED), pid);
+        }
+        assert!(libc::WIFSTOPPED(status), "the door has ended");
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGCONT) };
+    }
+
     /// Ends it as the kernel ends a process that has no say, and waits for that.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

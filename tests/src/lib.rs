@@ -10,6 +10,8 @@ pub mod client;
 pub mod doors;
 #[cfg(target_os = "linux")]
 pub mod echo;
+#[cfg(target_os = "linux")]
+pub mod hanging;
 pub mod hostile;
 pub mod load;
 pub mod ordinary;

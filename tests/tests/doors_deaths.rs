@@ -50,7 +50,7 @@ fn handlers_of_clients_that_are_killed_finish_in_peace() {
             assert!(eventually(|| door.count("left") == 1));
             let mut all = door.holdings_at_rest();
             // The porter, the main thread, and as many as may be needed.
-            all.threads = all.threads.max(3 + 2);
+            all.threads = all.threads.max(3 + 3);
             before = Some(all);
         }
     }
@@ -91,7 +91,7 @@ fn thousands_of_deaths_leave_nothing_and_keep_nobody_out() {
     };
     assert!(eventually(opened_and_gone));
     let mut before = door.holdings_at_rest();
-    before.threads = before.threads.max(4 + 2);
+    before.threads = before.threads.max(4 + 3);
     let mut liar = run("2000");
     let mut visits = 0;
     // Meanwhile others come, call and go.
@@ -295,7 +295,7 @@ fn a_panic_is_the_callers_fault_and_nobody_elses() {
     }
     drop(client);
     let most = Holdings {
-        threads: 2 + 2,
+        threads: 2 + 3,
         ..before
     };
     most.wait_for(door.pid());

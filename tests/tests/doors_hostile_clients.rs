@@ -1,7 +1,8 @@
 //! Clients that lie to a door, at every step and with everything they can reach: each hurts only itself.
 #![cfg(target_os = "linux")]
 
-use std::os::fd::AsRawFd;
+use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -10,10 +11,12 @@ use std::thread::JoinHandle;
 
 use transom_doors::{Client, OpenOptions};
 use transom_tests::echo::{Echo, mortal};
+use transom_tests::hanging::HangingFile;
 use transom_tests::raw::{self, Channel, Half, Memory, Random, Wire, hash};
 use transom_tests::{Folder, PATIENCE, eventually};
 
 const ECHO: &str = env!("CARGO_BIN_EXE_door-echo");
+const HANGING_FILE: &str = env!("CARGO_BIN_EXE_hanging-file");
 const LIAR: &str = env!("CARGO_BIN_EXE_door-liar");
 
 fn echo(folder: &Folder, threads: u32, options: &[&str]) -> Echo {
@@ -132,7 +135,7 @@ fn play(name: &str, cases: &[(&str, &str, &str)]) {
     }
     let most = transom_tests::echo::Holdings {
         // The threads of a door grow to what was needed at once.
-        threads: before.threads.max(4 + 2),
+        threads: before.threads.max(4 + 3),
         ..before
     };
     most.wait_for(door.pid());
@@ -168,7 +171,7 @@ fn who_lies_about_calls_is_put_out_by_name() {
             ("oversize-message", "poisoned", "a message"),
             ("truncated-message", "poisoned", "a message"),
             ("another-hello", "poisoned", "a message"),
-            ("another-channel", "poisoned", "a message"),
+            ("another-channel", "poisoned", "more descriptors"),
         ],
     );
 }
@@ -274,7 +277,7 @@ fn who_dies_at_any_step_leaves_nothing() {
         ask(&mut new, &mut Random::new(7));
     }
     let most = transom_tests::echo::Holdings {
-        threads: before.threads.max(4 + 2),
+        threads: before.threads.max(4 + 3),
         ..before
     };
     most.wait_for(door.pid());
@@ -302,7 +305,7 @@ fn random_lies_end_as_well_as_chosen_ones() {
     assert!(told().0 > 200, "{:?}", told());
     assert!(door.count("poisoned") > 50);
     let most = transom_tests::echo::Holdings {
-        threads: before.threads.max(4 + 2),
+        threads: before.threads.max(4 + 3),
         ..before
     };
     most.wait_for(door.pid());
@@ -410,7 +413,7 @@ fn silent_clients_are_forgotten_and_keep_nobody_out() {
 #[test]
 fn descriptors_that_nobody_asked_for_do_not_use_up_the_door() {
     let folder = Folder::new("hoard");
-    let door = echo(&folder, 2, &["nofile=128", "descriptors=0"]);
+    let door = echo(&folder, 2, &["nofile=128", "descriptors=0", "old=kernel"]);
     let mut honest = Client::open(door.path()).expect("the door is open");
     let hoarder = Channel::open(door.path(), 64).expect("a channel");
     let fds = [hoarder.wire.0.as_raw_fd(); 16];
@@ -445,6 +448,183 @@ fn who_waits_while_the_door_has_no_descriptors_is_let_in_when_it_has() {
         let ended = wire.receive().is_ok_and(|(bytes, _)| bytes.is_empty());
         assert!(ended, "it is not looked at");
     }
+}
+
+/// What a client can do with descriptors that nothing can be asked of; others get in, and on.
+/// False if no such descriptors can be had.
+fn play_with(options: &[&str], mischief: impl FnOnce(&Path, RawFd) -> Vec<Wire>) -> bool {
+    let folder = Folder::new("hangs");
+    let mut door = echo(&folder, 2, options);
+    // Ends before the door, which cannot end while a thread of its waits for it.
+    let Some(file) = HangingFile::start(HANGING_FILE) else {
+        return false;
+    };
+    let honest = Honest::start(door.path());
+    honest.gets_on();
+    let waiting = mischief(door.path(), file.raw());
+    honest.gets_on();
+    let mut new = Client::open(door.path()).expect("the door lets others in");
+    ask(&mut new, &mut Random::new(3));
+    drop((waiting, new));
+    // Who has left is put out.
+    assert!(
+        eventually(|| door.count("opened") == 1 + door.count("left") + door.count("poisoned")),
+        "somebody stays"
+    );
+    honest.gets_on();
+    honest.stop();
+    assert!(door.is_alive());
+    true
+}
+
+/// With and before its hello. A kernel that lets in no descriptors lets in no message that has some.
+fn hellos(path: &Path, fd: RawFd) -> Vec<Wire> {
+    let hello = raw::hello(raw::PAGE as u32, 1, 1 << 30);
+    let hellos: [(&[u8], &[RawFd]); 5] = [
+        (&hello, &[fd]),
+        (&hello, &[fd; 253]),
+        (b"garbage", &[fd; 3]),
+        (b"", &[fd]),
+        (b"", &[]),
+    ];
+    let mut waiting = Vec::new();
+    for (bytes, descriptors) in hellos {
+        for more in [0, 3] {
+            let wire = Wire::connect(path).expect("it listens");
+            let _ = wire.send(bytes, descriptors);
+            for _ in 0..more {
+                let _ = wire.send(b"", &[]);
+                let _ = wire.send(&hello, &[fd; 20]);
+            }
+            waiting.push(wire);
+        }
+    }
+    waiting
+}
+
+/// In place of its memory.
+fn memories(path: &Path, fd: RawFd) -> Vec<Wire> {
+    let channel = raw::message(raw::CHANNEL, &[]);
+    let send = |descriptors: &[RawFd]| {
+        let half = Half::open(path, 1, 0).expect("it is welcome");
+        half.wire.send(&channel, descriptors).expect("they are due");
+        let _ = half.wire.send(&channel, descriptors);
+        half.wire
+    };
+    [&[fd][..], &[fd; 2], &[fd; 3], &[fd; 253]].map(send).into()
+}
+
+/// For a call, and with another message.
+fn parcels(kind: u32, count: usize) -> impl FnOnce(&Path, RawFd) -> Vec<Wire> {
+    move |path, fd| {
+        let message = raw::message_of_two(kind, 0, 1);
+        let open = Channel::open(path, 1).expect("a channel");
+        for _ in 0..2 {
+            let _ = open.wire.send(&message, &[fd; 253][..count]);
+        }
+        if count == 16 {
+            open.fill(0, 1, 4, 16 << 8, b"fds!");
+            open.submit(0, 1);
+        }
+        Vec::new() // it leaves
+    }
+}
+
+#[test]
+fn a_descriptor_whose_close_never_returns_holds_up_no_door() {
+    for options in [
+        &[][..],
+        &["descriptors=0"],
+        &["old=kernel"],
+        &["old=kernel", "descriptors=0"],
+    ] {
+        if !play_with(options, hellos) {
+            return;
+        }
+        play_with(options, memories);
+        for kind in [raw::PARCEL, raw::NUDGE] {
+            for count in [1, 16, 17] {
+                play_with(options, parcels(kind, count));
+            }
+        }
+    }
+}
+
+/// A socket that lingers: once its sender has closed it, close(2) waits for an hour for what it has to send.
+#[test]
+fn a_socket_that_lingers_holds_up_no_door() {
+    for old in [&[][..], &["old=kernel"]] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut socket = std::net::TcpStream::connect(address).expect("it listens");
+        let (far, _) = listener.accept().expect("a connection");
+        socket.set_nonblocking(true).expect("a socket");
+        // Until neither side's buffers have room.
+        while socket.write(&[0; 65536]).is_ok() {}
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 3600,
+        };
+        // SAFETY: the option's value is valid for its size.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const linger).cast(),
+                size_of_val(&linger) as libc::socklen_t,
+            )
+        };
+        assert_eq!(set, 0);
+        // The door must have the last one: ours is closed while it cannot do anything.
+        let folder = Folder::new(&format!("lingers-{}", old.len()));
+        let door = echo(&folder, 2, old);
+        let half = Half::open(door.path(), 1, 0).expect("it is welcome");
+        socket.set_nonblocking(false).expect("a socket");
+        door.pause();
+        half.wire
+            .send(&raw::message(raw::CHANNEL, &[]), &[socket.as_raw_fd(); 20])
+            .expect("they are due");
+        drop(socket);
+        door.go_on();
+        for n in 0..3 {
+            let mut new = Client::open(door.path()).expect("the door lets others in");
+            ask(&mut new, &mut Random::new(n));
+        }
+        drop(far); // it is reset, and all of it is closed
+    }
+}
+
+/// One user's budget, and that it is his again once the file system answers.
+#[test]
+fn who_sends_too_much_that_cannot_be_closed_is_turned_away_until_it_is() {
+    let folder = Folder::new("budget");
+    let mut door = echo(&folder, 2, &["old=kernel", "nofile=400"]);
+    let Some(file) = HangingFile::start(HANGING_FILE) else {
+        return;
+    };
+    let honest = Honest::start(door.path());
+    honest.gets_on();
+    let channel = raw::message(raw::CHANNEL, &[]);
+    let refused = eventually(|| {
+        if let Ok(half) = Half::open(door.path(), 1, 0) {
+            let _ = half.wire.send(&channel, &[file.raw(); 2]);
+            let _ = half.wire.receive(); // its refusal
+        }
+        door.count("refused") > 0
+            && Client::open(door.path())
+                .is_err_and(|error| error.to_string().contains("cannot be closed"))
+    });
+    assert!(refused, "there is no end to it");
+    honest.gets_on();
+    drop(file);
+    assert!(
+        eventually(|| Client::open(door.path()).is_ok()),
+        "it stays out"
+    );
+    honest.gets_on();
+    honest.stop();
+    assert!(door.is_alive());
 }
 
 #[test]

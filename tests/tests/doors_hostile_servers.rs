@@ -10,11 +10,14 @@ use std::time::Duration;
 use transom_doors::{
     AsyncClient, CallError, CallOptions, Client, Kind, OpenError, OpenOptions, Patience, PeerState,
 };
+use transom_tests::hanging::{HangingFile, forget_passrights};
 use transom_tests::raw::{
     CHANNEL, FIXED, HELLO, Memory, NUDGE, ONE_WRITER, PAGE, PARCEL, READY, Random, Welcome, Wire,
     memfd, message, message_of_two, number_at,
 };
 use transom_tests::{Folder, eventually};
+
+const HANGING_FILE: &str = env!("CARGO_BIN_EXE_hanging-file");
 
 const HONEST: Welcome = Welcome {
     threads: 4,
@@ -75,6 +78,22 @@ fn eventfd() -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }
 }
 
+/// What hears an eventfd.
+fn ear_of(bell: &OwnedFd) -> OwnedFd {
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLET) as u32,
+        u64: 0,
+    };
+    // SAFETY: the new descriptor is owned by nobody else; the event is valid for the call.
+    unsafe {
+        let ear = OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC));
+        let (set, bell) = (ear.as_raw_fd(), bell.as_raw_fd());
+        let added = libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, bell, &raw mut event);
+        assert_eq!(added, 0);
+        ear
+    }
+}
+
 /// A door's board and beds, and a channel's replies, as they should be.
 fn memories(welcome: &Welcome) -> [Memory; 3] {
     [
@@ -102,7 +121,8 @@ impl Served {
     fn open_with(wire: Wire, welcome: Welcome, bell: OwnedFd) -> Self {
         hear(&wire, HELLO);
         let [board, beds, replies] = memories(&welcome);
-        let give = [&board.fd, &beds.fd, &replies.fd, &bell].map(AsRawFd::as_raw_fd);
+        let ear = ear_of(&bell);
+        let give = [&board.fd, &beds.fd, &replies.fd, &ear].map(AsRawFd::as_raw_fd);
         wire.send(&welcome.encode(), &give).expect("it is heard");
         let mut halves = hear(&wire, CHANNEL).into_iter();
         let mut map = |len, writable| {
@@ -167,12 +187,8 @@ fn a_door_that_hangs_up_or_is_silent_at_any_step_is_away_or_late() {
                 }
                 let [board, beds, replies] = memories(&HONEST);
                 if step >= 2 {
-                    let give = [
-                        board.fd.as_raw_fd(),
-                        beds.fd.as_raw_fd(),
-                        replies.fd.as_raw_fd(),
-                        0,
-                    ];
+                    let ear = ear_of(&eventfd());
+                    let give = [&board.fd, &beds.fd, &replies.fd, &ear].map(AsRawFd::as_raw_fd);
                     wire.send(&HONEST.encode(), &give).expect("it is heard");
                     hear(&wire, CHANNEL);
                 }
@@ -678,13 +694,96 @@ fn descriptors_and_a_doorbell_of_another_kind_do_not_block_a_client() {
     drop(far);
     let file = std::fs::File::open("/proc/self/maps").expect("it is there");
     let memory = memfd(c"bell", 4096).expect("memory");
-    for (n, bell) in [near, file.into(), memory].into_iter().enumerate() {
+    for (n, bell) in [near, file.into(), memory, eventfd()]
+        .into_iter()
+        .enumerate()
+    {
         let serve = move |wire: Wire| {
-            let served = Served::open_with(wire, HONEST, bell);
-            wait_for_hangup(&served.wire);
+            hear(&wire, HELLO);
+            let [board, beds, replies] = memories(&HONEST);
+            let give = [&board.fd, &beds.fd, &replies.fd, &bell].map(AsRawFd::as_raw_fd);
+            wire.send(&HONEST.encode(), &give).expect("it is heard");
+            wait_for_hangup(&wire);
         };
-        let outcome = against(&format!("bell-{n}"), serve, calls(50));
-        assert_eq!(outcome, Err(CallError::TimedOut), "{n}");
+        let error = open_error(&format!("bell-{n}"), serve);
+        assert!(matches!(error, OpenError::Protocol { .. }), "{n}: {error}");
+    }
+}
+
+/// Where a server may put a descriptor that hangs.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// In a welcome, in this place, with so many descriptors behind those that are due.
+    Welcome(usize, usize),
+    /// With the message that says that it is ready.
+    Ready,
+    /// In messages that are never read.
+    Behind,
+    /// With a reply.
+    Parcel,
+}
+
+#[test]
+fn a_descriptor_whose_close_never_returns_holds_up_no_client() {
+    let Some(file) = HangingFile::start(HANGING_FILE) else {
+        return;
+    };
+    let fd = file.raw();
+    let places = (0..4).map(|place| At::Welcome(place, 0));
+    let rest = [
+        At::Welcome(4, 1),
+        At::Welcome(4, 200),
+        At::Ready,
+        At::Behind,
+        At::Parcel,
+    ];
+    for (n, at) in places.chain(rest).enumerate() {
+        for old_kernel in [false, true] {
+            let serve = move |wire: Wire| {
+                hear(&wire, HELLO);
+                let [board, beds, replies] = memories(&HONEST);
+                let ear = ear_of(&eventfd());
+                let mut give: Vec<RawFd> = [&board.fd, &beds.fd, &replies.fd, &ear]
+                    .map(AsRawFd::as_raw_fd)
+                    .into();
+                if let At::Welcome(place, more) = at {
+                    give.resize(4 + more, fd);
+                    if place < 4 {
+                        give[place] = fd;
+                    }
+                }
+                wire.send(&HONEST.encode(), &give).expect("it is heard");
+                if let At::Behind = at {
+                    for _ in 0..10 {
+                        let _ = wire.send(&[], &[]);
+                        let _ = wire.send(b"", &[fd; 100]);
+                    }
+                }
+                if let At::Ready | At::Behind | At::Parcel = at {
+                    hear(&wire, CHANNEL);
+                    let with: &[RawFd] = if let At::Ready = at { &[fd] } else { &[] };
+                    // A kernel that refuses the descriptors refuses the message.
+                    if wire.send(&message(READY, &[]), with).is_err() {
+                        return;
+                    }
+                    let _ = wire.send(&message_of_two(PARCEL, 0, 1), &[fd; 16]);
+                    let _ = wire.send(&message_of_two(PARCEL, 0, 1), &[fd; 16]);
+                }
+                wait_for_hangup(&wire);
+            };
+            against(&format!("hangs-{n}-{old_kernel}"), serve, move |path| {
+                if old_kernel {
+                    forget_passrights().expect("a filter");
+                }
+                let options = OpenOptions {
+                    take_descriptors: matches!(at, At::Parcel),
+                    ..patient(Duration::from_millis(300))
+                };
+                if let Ok(mut client) = AsyncClient::open(path, &options) {
+                    client.check_peer();
+                }
+            });
+        }
     }
 }
 

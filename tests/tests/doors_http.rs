@@ -150,9 +150,12 @@ fn an_application_that_is_killed_fails_only_what_it_had_begun() {
     let begun = kills.tally.get(&502).copied().unwrap_or(0);
     assert!(begun <= 100 * 8, "{:?}", kills.tally);
     assert_eq!(kills.back.len(), 100);
+    // A welcome that was never read is closed by a thread of its own, whose stack and guard the C library keeps for the
+    // next one.
+    const CLOSER: usize = 2;
     assert!(
         kills.descriptors.1 <= kills.descriptors.0
-            && kills.mappings.1 <= kills.mappings.0
+            && kills.mappings.1 <= kills.mappings.0 + CLOSER
             && kills.threads.1 <= kills.threads.0,
         "something leaks: {kills:?}"
     );
@@ -193,4 +196,75 @@ fn an_application_that_hangs_holds_up_nobody_else() {
     while front.get("/stuck/x").status >= 500 {
         assert!(std::time::Instant::now() < deadline);
     }
+}
+
+#[test]
+fn a_door_that_is_opened_again_takes_nothing_from_the_process_heap_but_to_open_it() {
+    let folder = Folder::new("opened-again");
+    let door = folder.path("hello.door");
+    let mut application = behind(&door, "hello", "");
+    let front = before(&door, "--loops 2 --queue-timeout 20s");
+    for _ in 0..3 {
+        assert_eq!(front.get("/hello/x").status, 200);
+        assert_eq!(application.stop().code(), 0);
+        application = behind(&door, "hello", "");
+        assert_eq!(front.get("/hello/x").status, 200);
+        application.signal(libc::SIGKILL);
+        application = behind(&door, "hello", "--door-wait 20s");
+    }
+    assert_eq!(front.get("/hello/x").status, 200);
+    let ended = front.stop();
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
+    assert!(ended.figure("attaching_allocations") > 0);
+}
+
+#[test]
+fn a_door_that_another_user_serves_gets_no_request() {
+    let folder = Folder::new("owner");
+    let door = folder.path("hello.door");
+    // SAFETY: no preconditions.
+    let us = unsafe { libc::geteuid() };
+    let application = behind(&door, "hello", "");
+    let config = folder.path("config.toml");
+    let write = |owner: u32| {
+        let text = format!(
+            "[[forward]]\nlisten = \"http://127.0.0.1:0\"\ndoor = {door:?}\nowner = \"{owner}\"\n"
+        );
+        std::fs::write(&config, text).expect("a file");
+        let flags = format!(
+            "serve --config {} --loops 1 --queue-timeout 200ms",
+            config.display()
+        );
+        Launch::of("transom").flags(&flags).start()
+    };
+    let refusing = [
+        before(
+            &door,
+            &format!("--loops 1 --queue-timeout 200ms --door-owner {}", us + 1),
+        ),
+        write(us + 1),
+    ];
+    for front in refusing {
+        let line = front.line_with("a door gets no requests");
+        let (served, named) = (
+            format!("of user {us} serves"),
+            format!("only user {} may", us + 1),
+        );
+        assert!(line.contains(&served) && line.contains(&named), "{line}");
+        assert_eq!(front.get("/hello/x").status, 503);
+    }
+    let flags = |owner: &str| format!("--loops 1 --queue-timeout 20s {owner}");
+    let serving = [
+        before(&door, &flags("")),
+        before(&door, &flags(&format!("--door-owner {us}"))),
+        before(&door, &flags("--door-owner anybody")),
+        write(us),
+    ];
+    for front in serving {
+        assert_eq!(front.get("/hello/x").status, 200);
+        let line = front.line_with("a door is open");
+        let pid = application.pid();
+        assert!(line.contains(&format!("pid={pid} uid={us}")), "{line}");
+    }
+    assert_eq!(application.stop().figure("calls"), 4);
 }

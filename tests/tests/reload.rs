@@ -352,3 +352,15 @@ fn what_prevails_over_the_file_at_the_start_does_so_when_it_is_read_again() {
     assert_eq!(front.post("/", vec![b'x'; 2000]).status, 413);
     assert_eq!(front.stop().code(), 0);
 }
+
+/// A door is opened as its thread was told at the start, so another owner is not in force and must be named.
+#[test]
+fn another_owner_of_a_door_waits_for_a_new_instance() {
+    let site = Site::start("hangup-owner", |folder| file("", &routes(folder)));
+    let text = file("", &routes(&site.folder)) + "owner = \"4711\"\n";
+    let said = site.reload(&text);
+    let named = format!("the owner of {}", site.door("other.door").display());
+    assert!(said.contains(&named), "{said}");
+    assert!(!said.contains("hello.door"), "{said}");
+    assert_eq!(site.status("/json/x"), 404, "the door answers as before");
+}

@@ -5,21 +5,25 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bell::ear_for;
+use crate::bell::{ear_for, is_ear};
 use crate::board::Board;
+use crate::closer;
 use crate::error::OpenError;
 use crate::hello::{Hello, Message, ROOM, Welcome};
 use crate::layout::Layout;
 use crate::memory::{Mapping, Writer};
 use crate::public::{
-    Attributes, Credentials, Descriptors, Limits, OpenOptions, PeerState, Refusal,
+    Attributes, Credentials, DESCRIPTORS_MAX, Descriptors, Limits, OpenOptions, PeerState, Refusal,
 };
-use crate::socket::{self, Received};
+use crate::socket::{self, Due, PeerSocket, Received};
 use crate::sync::Ordering;
 
 /// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one rings a few
 /// times too often, and not ten thousand times.
 const EMPTY_RINGS_MAX: u32 = 10_000;
+
+/// Descriptors that a welcome brings: board, beds, replies, doorbell.
+const GIVEN: usize = 4;
 
 /// Messages that are read at a time: more than a socket's buffer holds, so that an honest server's are all read, and one
 /// that sends without end does not keep the caller.
@@ -28,7 +32,7 @@ const MESSAGES_MAX: usize = 1024;
 /// The other side of a channel.
 #[derive(Debug)]
 pub struct Remote {
-    pub socket: OwnedFd,
+    pub socket: PeerSocket,
     pub ear: OwnedFd,
     /// An epoll set that becomes readable with news of the other side.
     pub news: OwnedFd,
@@ -58,34 +62,47 @@ impl Remote {
         let timeout = options.timeout.min(Duration::from_secs(365 * 86_400));
         let deadline = Instant::now() + timeout;
         let fail = |doing: &'static str| {
-            let path = path.to_owned();
             move |source: io::Error| OpenError::System {
-                path,
+                path: path.to_owned(),
                 doing,
                 source,
             }
         };
-        let socket = socket::connect(path, timeout).map_err(|source| match source.kind() {
+        closer::start().map_err(fail("start a thread that closes what comes from"))?;
+        let connected = socket::connect(path, timeout);
+        let (socket, credentials) = connected.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => OpenError::Away {
                 path: path.to_owned(),
             },
             _ => fail("connect to")(source),
         })?;
+        let uid = credentials.uid;
+        if !options.owner.admits(uid) {
+            return Err(OpenError::Stranger {
+                path: path.to_owned(),
+                server: credentials,
+                owner: options.owner,
+            });
+        }
+        if closer::is_stuck(uid) {
+            return Err(OpenError::Refused {
+                path: path.to_owned(),
+                why: Refusal::Unclosed { uid: uid.into() },
+            });
+        }
         let hello = Hello::ours(
             options.slots.unwrap_or(0),
             options.spares.unwrap_or(u32::MAX),
             options.channel_bytes_max as u64,
         );
         say(&socket, &Message::Hello(hello), &[]).map_err(fail("speak to"))?;
-        let (message, mut descriptors) = hear(&socket, path, deadline)?;
+        let (message, mut descriptors) = hear(&socket, path, deadline, Due::AtMost(GIVEN))?;
         let Message::Welcome(welcome) = message else {
             return Err(not_understood(path));
         };
-        let mut next = || descriptors.next();
-        let (Some(board), Some(beds), Some(replies), Some(ear)) = (next(), next(), next(), next())
-        else {
-            return Err(not_understood(path));
-        };
+        if !options.take_descriptors {
+            socket::let_descriptors_in(&socket, false);
+        }
         let geometry = welcome.geometry;
         let lie = |source| OpenError::Memory {
             path: path.to_owned(),
@@ -107,9 +124,14 @@ impl Remote {
                 },
             });
         }
-        let board = Board::receive(board, beds, welcome.threads_max).map_err(lie)?;
-        let replies =
-            Mapping::receive(replies, geometry.replies_len(), Writer::Creator).map_err(lie)?;
+        let board = Board::receive(&mut descriptors, welcome.threads_max).map_err(lie)?;
+        let replies = Mapping::receive(&mut descriptors, geometry.replies_len(), Writer::Creator)
+            .map_err(lie)?;
+        // Anything else may have to ask somebody whenever it is waited for.
+        let ear = (descriptors.first().is_some_and(is_ear))
+            .then(|| descriptors.next())
+            .flatten()
+            .ok_or_else(|| not_understood(path))?;
         replies.touch();
         let (requests, requests_fd) = Mapping::create(
             c"transom-requests",
@@ -122,13 +144,12 @@ impl Remote {
                 .map_err(lie)?;
         let halves = [requests_fd.as_fd(), control_fd.as_fd()];
         say(&socket, &Message::Channel, &halves).map_err(fail("speak to"))?;
-        if !matches!(hear(&socket, path, deadline)?, (Message::Ready, _)) {
+        if !matches!(
+            hear(&socket, path, deadline, Due::None)?,
+            (Message::Ready, _)
+        ) {
             return Err(not_understood(path));
         }
-        if !options.take_descriptors {
-            socket::refuse_descriptors(&socket);
-        }
-        let credentials = socket::credentials(&socket).map_err(fail("ask who serves"))?;
         let process = socket::process(&socket);
         let news = news_of(&socket, process.as_ref()).map_err(fail("listen to"))?;
 
@@ -227,10 +248,24 @@ impl Remote {
 
     fn receive_one(&mut self) -> bool {
         let mut bytes = [0; ROOM];
-        let Received {
-            len, descriptors, ..
-        } = match socket::receive(self.socket.as_fd(), &mut bytes) {
-            Ok(received) if received.len > 0 => received,
+        let due = match self.takes_descriptors {
+            true => Due::AtMost(DESCRIPTORS_MAX),
+            false => Due::None,
+        };
+        let (len, descriptors) = match socket::receive(&self.socket, &mut bytes, due) {
+            Ok(Received::Message {
+                len: len @ 1..,
+                descriptors,
+            }) => (len, descriptors),
+            Ok(Received::TooMany) if self.takes_descriptors => {
+                self.poison("more descriptors than a reply has");
+                return false;
+            }
+            Ok(Received::TooMany) => {
+                self.poison("descriptors that nobody asked for");
+                return false;
+            }
+            Ok(Received::NoRoom) => return false,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
             _ => {
@@ -301,41 +336,54 @@ impl Remote {
 }
 
 /// An epoll set that hears of messages, of a hang-up and of the process's end.
-fn news_of(socket: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+fn news_of(socket: &PeerSocket, process: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     match process {
         Some(process) => ear_for(&[(socket.as_raw_fd(), 0), (process.as_raw_fd(), 1)]),
         None => ear_for(&[(socket.as_raw_fd(), 0)]),
     }
 }
 
-pub fn say(socket: &OwnedFd, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn say(
+    socket: &PeerSocket,
+    message: &Message,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     socket::send(socket.as_fd(), &message.encode(), descriptors)
 }
 
 /// Waits for the next message of a handshake.
 fn hear(
-    socket: &OwnedFd,
+    socket: &PeerSocket,
     path: &Path,
     deadline: Instant,
+    due: Due,
 ) -> Result<(Message, Descriptors), OpenError> {
     let mut bytes = [0; ROOM];
     loop {
-        match socket::receive(socket.as_fd(), &mut bytes) {
-            Ok(Received { len: 0, .. }) => {
-                // The server has died, or has just detached.
+        match socket::receive(socket, &mut bytes, due) {
+            // The server has died, or has just detached.
+            Ok(Received::Message { len: 0, .. }) => {
                 return Err(OpenError::Away {
                     path: path.to_owned(),
                 });
             }
-            Ok(received) => {
-                return match Message::decode(&bytes[..received.len]) {
+            Ok(Received::Message { len, descriptors }) => {
+                return match Message::decode(&bytes[..len]) {
                     Ok(Message::Refused(why)) => Err(OpenError::Refused {
                         path: path.to_owned(),
                         why,
                     }),
-                    Ok(message) if !received.truncated => Ok((message, received.descriptors)),
-                    _ => Err(not_understood(path)),
+                    Ok(message) => Ok((message, descriptors)),
+                    Err(_) => Err(not_understood(path)),
                 };
+            }
+            Ok(Received::TooMany) => return Err(not_understood(path)),
+            Ok(Received::NoRoom) => {
+                return Err(OpenError::System {
+                    path: path.to_owned(),
+                    doing: "receive the memory of",
+                    source: io::Error::from_raw_os_error(libc::EMFILE),
+                });
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

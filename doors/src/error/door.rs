@@ -213,6 +213,18 @@ pub enum OpenError {
         /// The path.
         path: PathBuf,
     },
+    /// Another user serves there than the one who may.
+    #[error(
+        "process {} of user {} serves the door at {}, which only {owner} may", .server.pid, .server.uid, .path.display()
+    )]
+    Stranger {
+        /// The path.
+        path: PathBuf,
+        /// Who listens there, as the kernel says.
+        server: crate::public::Credentials,
+        /// Who may.
+        owner: crate::public::DoorOwner,
+    },
     /// The door does not let us in; the reason has both sides' numbers.
     #[error("the door at {} refuses: {why}", .path.display())]
     Refused {

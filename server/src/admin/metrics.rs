@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use transom_arena::{
-    Bound, Bucket, BucketState, Place, overdraft_usage, process_heap_allocations, shared_heap_usage,
+    Bound, Bucket, BucketState, Place, attaching_allocations, overdraft_usage,
+    process_heap_allocations, shared_heap_usage,
 };
 use transom_platform::histogram::Histogram;
 use transom_platform::{Application, RouteMeter};
@@ -168,6 +169,12 @@ fn of_process(admin: &Admin, text: &mut Text<'_>) -> io::Result<()> {
         COUNTER,
         "Allocations outside the region since the start.",
         process_heap_allocations(),
+    )?;
+    text.one(
+        "transom_attaching_allocations_total",
+        COUNTER,
+        "Allocations outside the region since the start to open doors of other processes.",
+        attaching_allocations(),
     )?;
     text.one(
         "transom_log_lines_dropped_total",

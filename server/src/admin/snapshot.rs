@@ -7,7 +7,8 @@ use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use transom_arena::{
-    Bound, Bucket, BucketState, overdraft_usage, process_heap_allocations, shared_heap_usage,
+    Bound, Bucket, BucketState, attaching_allocations, overdraft_usage, process_heap_allocations,
+    shared_heap_usage,
 };
 use transom_platform::histogram::Histogram;
 use transom_platform::{Application, Culprit, Loss, RouteMeter};
@@ -26,6 +27,7 @@ pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
         bound: admin.bound.total(),
         resident: process::resident(),
         process_heap_allocations: process_heap_allocations(),
+        attaching_allocations: attaching_allocations(),
         equation: Equation(&admin.bound),
         front: admin.front.as_ref().map(Front::of),
         application: admin.application.map(Applied::of),
@@ -47,6 +49,7 @@ struct Snapshot<'a> {
     bound: usize,
     resident: Option<u64>,
     process_heap_allocations: u64,
+    attaching_allocations: u64,
     equation: Equation<'a>,
     front: Option<Front>,
     application: Option<Applied>,

@@ -4,8 +4,11 @@ use super::nearest::nearest;
 use super::{Config, ConfigError, Forward, Place, Problem, Route, Setting, Target};
 use crate::http::{self, Method};
 use crate::listen::ListenAddress;
+use crate::settings::parse_door_owner;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use transom_doors::DoorOwner;
 
 /// A text and where it is written.
 #[derive(Debug, Clone)]
@@ -20,6 +23,7 @@ pub(super) struct Draft {
     pub place: Place,
     pub listen: Located,
     pub door: Option<Located>,
+    pub owner: Option<Located>,
     pub routes: Vec<DraftRoute>,
 }
 
@@ -30,6 +34,7 @@ pub(super) struct DraftRoute {
     pub method: Option<Located>,
     pub path: Located,
     pub door: Located,
+    pub owner: Option<Located>,
 }
 
 /// Everything that was read, and what was wrong with it so far.
@@ -62,6 +67,7 @@ impl Drafts {
         }
         let mut forwards: Vec<Forward> = Vec::new();
         let mut addresses: Vec<(bool, ListenAddress, Place)> = Vec::new();
+        let owners = owners(&self.forwards, &mut self.problems);
         for draft in &self.forwards {
             let Some((scheme, address)) = self.problems.take(listen(&draft.listen)) else {
                 continue;
@@ -95,6 +101,7 @@ impl Drafts {
             return Ok(Config {
                 settings: self.settings,
                 forwards,
+                owners,
             });
         }
         self.problems.sort_by(|a, b| a.place.cmp(&b.place));
@@ -102,6 +109,41 @@ impl Drafts {
             problems: self.problems,
         })
     }
+}
+
+/// Which doors have an owner of their own. A door has one, however many forwards lead to it.
+fn owners(forwards: &[Draft], problems: &mut Vec<Problem>) -> BTreeMap<PathBuf, DoorOwner> {
+    let mut owners: BTreeMap<PathBuf, (DoorOwner, Place)> = BTreeMap::new();
+    for forward in forwards {
+        let of_routes = forward.routes.iter().map(|route| {
+            let owner = route.owner.as_ref().or(forward.owner.as_ref());
+            (Some(&route.door), owner)
+        });
+        let own = [(forward.door.as_ref(), forward.owner.as_ref())];
+        for (door, owner) in own.into_iter().chain(of_routes) {
+            let (Some(door), Some(owner)) = (door, owner) else {
+                continue;
+            };
+            let read = parse_door_owner(&owner.value).map_err(|why| Problem {
+                place: owner.place.clone(),
+                what: format!("`owner`: {why}"),
+            });
+            let Some(read) = problems.take(read) else {
+                continue;
+            };
+            let first = (owners.entry(PathBuf::from(&door.value)))
+                .or_insert_with(|| (read, owner.place.clone()));
+            if first.0 != read {
+                let what = format!(
+                    "{} has another owner already ({}): one door has one owner",
+                    door.value, first.1
+                );
+                problems.add(&owner.place, what);
+            }
+        }
+    }
+    let without_place = |(door, (owner, _))| (door, owner);
+    owners.into_iter().map(without_place).collect()
 }
 
 /// Collects what is wrong and goes on.

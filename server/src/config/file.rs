@@ -10,14 +10,15 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-const FORWARD_KEYS: [&str; 3] = ["listen", "door", "map"];
-const ROUTE_KEYS: [&str; 3] = ["method", "path", "door"];
+const FORWARD_KEYS: [&str; 4] = ["listen", "door", "owner", "map"];
+const ROUTE_KEYS: [&str; 4] = ["method", "path", "door", "owner"];
 
 #[derive(Deserialize)]
 #[serde(expecting = "a table with `listen` and `door` or `map`")]
 struct FileForward {
     listen: Spanned<String>,
     door: Option<Spanned<String>>,
+    owner: Option<Spanned<String>>,
     #[serde(default)]
     map: Vec<Spanned<FileRoute>>,
 }
@@ -28,6 +29,7 @@ struct FileRoute {
     method: Option<Spanned<String>>,
     path: Spanned<String>,
     door: Spanned<String>,
+    owner: Option<Spanned<String>>,
 }
 
 /// Turns offsets into places.
@@ -202,7 +204,7 @@ fn check_keys(text: &Text<'_>, forward: &Spanned<DeValue<'_>>, problems: &mut Ve
     let Some(table) = forward.get_ref().as_table() else {
         return; // which serde refuses
     };
-    let mut check = |table: &DeTable<'_>, known: [&str; 3], otherwise| {
+    let mut check = |table: &DeTable<'_>, known: [&str; 4], otherwise| {
         for key in table.keys() {
             let name = key.get_ref().as_ref();
             if !known.contains(&name) {
@@ -214,7 +216,7 @@ fn check_keys(text: &Text<'_>, forward: &Spanned<DeValue<'_>>, problems: &mut Ve
     check(
         table,
         FORWARD_KEYS,
-        "a forward has `listen`, and `door` or `map`",
+        "a forward has `listen`, `door` or `map` and, if need be, `owner`",
     );
     let Some((_, map)) = table.iter().find(|(key, _)| key.get_ref() == "map") else {
         return;
@@ -225,7 +227,7 @@ fn check_keys(text: &Text<'_>, forward: &Spanned<DeValue<'_>>, problems: &mut Ve
                 check(
                     route,
                     ROUTE_KEYS,
-                    "a map has `path`, `door` and, if need be, `method`",
+                    "a map has `path`, `door` and, if need be, `method` and `owner`",
                 );
             }
         }
@@ -241,6 +243,7 @@ fn draft(text: &Text<'_>, span: &Range<usize>, forward: FileForward) -> Draft {
         place: text.place(span),
         listen: text.located(forward.listen),
         door: forward.door.map(|door| text.located(door)),
+        owner: forward.owner.map(|owner| text.located(owner)),
         routes: forward
             .map
             .into_iter()
@@ -252,6 +255,7 @@ fn draft(text: &Text<'_>, span: &Range<usize>, forward: FileForward) -> Draft {
                     method: route.method.map(|method| text.located(method)),
                     path: text.located(route.path),
                     door: text.located(route.door),
+                    owner: route.owner.map(|owner| text.located(owner)),
                 }
             })
             .collect(),

@@ -44,6 +44,7 @@ pub(super) fn read(flags: &[String], drafts: &mut Drafts) {
             place: place.clone(),
             listen: here(listen),
             door: None,
+            owner: None,
             routes: Vec::new(),
         };
         if listen.starts_with("http://") {
@@ -52,6 +53,7 @@ pub(super) fn read(flags: &[String], drafts: &mut Drafts) {
                 method: None,
                 path: here(if path.is_empty() { "/" } else { path }),
                 door: here(door),
+                owner: None,
             };
             let same = forwards
                 .iter_mut()

@@ -12,8 +12,9 @@
 //! door   = "/run/primes.door"
 //!
 //! [[forward.map]]
-//! path = "/"
-//! door = "/run/site.door"
+//! path  = "/"
+//! door  = "/run/site.door"
+//! owner = "site"                      # only this user may serve the door; otherwise --door-owner says who
 //!
 //! [[forward]]
 //! listen = "http://unix:/run/site.sock"   # or http://systemd:NAME: sockets that systemd has opened
@@ -37,9 +38,11 @@ mod tests;
 use crate::http::Method;
 use crate::listen::ListenAddress;
 use draft::Drafts;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use transom_doors::DoorOwner;
 
 /// What a front end is to do. Having one says that it holds together: every address is listened on once, every route leads
 /// to one door.
@@ -49,6 +52,8 @@ pub struct Config {
     pub settings: Vec<Setting>,
     /// Where it listens, and which doors answer there. At least one.
     pub forwards: Vec<Forward>,
+    /// Doors of which it is said who may serve them.
+    pub owners: BTreeMap<PathBuf, DoorOwner>,
 }
 
 /// A flag of the front end, set by the file. [`Keys::check`] has accepted it.
@@ -232,6 +237,22 @@ impl Config {
         Config {
             settings: Vec::new(),
             forwards: self.http_forwards().cloned().collect(),
+            owners: self.owners.clone(),
+        }
+    }
+
+    /// Who may serve a door: whoever the file says, or else our own user and root.
+    #[must_use]
+    pub fn owner_of(&self, door: &Path) -> DoorOwner {
+        let said = self.owners.get(door).copied();
+        said.unwrap_or(DoorOwner::UsOrRoot)
+    }
+
+    /// Gives the doors of which the file does not say who may serve them this owner.
+    pub fn own_the_rest(&mut self, owner: DoorOwner) {
+        let doors: Vec<_> = self.doors().into_iter().map(Path::to_path_buf).collect();
+        for door in doors {
+            self.owners.entry(door).or_insert(owner);
         }
     }
 

@@ -302,6 +302,17 @@ fn every_problem_has_its_place() {
             format!("{http}door = \"/d\"\n[[forward.map]]\npath = \"/\"\ndoor = \"/d\""),
             &[("3:8", "has `door` and [[forward.map]]")],
         ),
+        (
+            format!("{tcp}door = \"/d\"\nowner = \"no such one\""),
+            &[("4:9", "`owner`: there is no user \"no such one\"")],
+        ),
+        (
+            format!(
+                "{http}owner = \"1\"\n[[forward.map]]\npath = \"/\"\ndoor = \"/d\"\n\
+                 [[forward.map]]\npath = \"/x\"\ndoor = \"/d\"\nowner = \"2\""
+            ),
+            &[("10:9", "/d has another owner already")],
+        ),
         (door("run/d"), &[("3:8", "the path of a door is absolute")]),
         (door(""), &[("3:8", "a door has a path")]),
         (door("/run/"), &[("3:8", "that is a folder")]),
@@ -474,4 +485,21 @@ proptest! {
     fn any_flag_gets_an_answer(text in "(http|tcp|udp)?(://)?[0-9.:\\[\\]]{0,12}[/=a-z?%]{0,8}=?.{0,8}") {
         holds(flags(&[&text]));
     }
+}
+
+#[test]
+fn a_door_has_the_owner_that_the_file_gives_it() {
+    let text = "[[forward]]\nlisten = \"http://127.0.0.1:1\"\nowner = \"1\"\n\
+                [[forward.map]]\npath = \"/a\"\ndoor = \"/a\"\n\
+                [[forward.map]]\npath = \"/b\"\ndoor = \"/b\"\nowner = \"anybody\"\n\
+                [[forward]]\nlisten = \"tcp://127.0.0.1:2\"\ndoor = \"/c\"\nowner = \"root\"\n\
+                [[forward]]\nlisten = \"udp://127.0.0.1:1\"\ndoor = \"/d\"\n";
+    let mut config = read(text.as_bytes(), &[]).expect("it is right");
+    let of = |config: &Config, door: &str| config.owner_of(Path::new(door));
+    assert_eq!(of(&config, "/d"), DoorOwner::UsOrRoot);
+    config.own_the_rest(DoorOwner::User(4711));
+    assert_eq!(of(&config, "/a"), DoorOwner::User(1));
+    assert_eq!(of(&config, "/b"), DoorOwner::Anybody);
+    assert_eq!(of(&config, "/c"), DoorOwner::User(0));
+    assert_eq!(of(&config, "/d"), DoorOwner::User(4711));
 }

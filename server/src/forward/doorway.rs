@@ -5,13 +5,12 @@
 //! next instance takes it, or until the queue timeout.
 
 use super::{FIRST_CLIENT, Loss, Received, Traffic};
-use crate::front::{
-    HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX, open_options,
-};
+use crate::front::{HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use crate::net::Epoll;
 use crate::settings::FrontSettings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use transom_arena::attaching;
 use transom_doors::{
     AsyncClient, CallError, Completion, Kind, OpenError, OpenOptions, Patience, PeerState, SlotId,
     Withdraw, now_ns,
@@ -91,7 +90,12 @@ pub(super) struct Doorway<T: Traffic> {
 }
 
 impl<T: Traffic> Doorway<T> {
-    pub(super) fn new(forward: String, path: PathBuf, settings: &FrontSettings) -> Self {
+    pub(super) fn new(
+        forward: String,
+        path: PathBuf,
+        options: OpenOptions,
+        settings: &FrontSettings,
+    ) -> Self {
         let instances = [(); INSTANCES].map(|()| Instance {
             client: None,
             entries: (0..REMOTE_SLOTS_IN_ALL).map(|_| None).collect(),
@@ -101,7 +105,7 @@ impl<T: Traffic> Doorway<T> {
         Doorway {
             forward,
             path,
-            options: open_options(settings),
+            options,
             queue_timeout_ns: settings.queue_timeout.as_nanos() as u64,
             instances,
             serving: None,
@@ -532,7 +536,7 @@ impl<T: Traffic> Doorway<T> {
             return;
         }
         self.open_again_ns = now_ns + LOOK_AGAIN.as_nanos() as u64;
-        match AsyncClient::open(&self.path, &self.options) {
+        match attaching(|| AsyncClient::open(&self.path, &self.options)) {
             Ok(client) => self.install(client, traffic, epoll, now_ns),
             Err(error) => {
                 let pause = match error {
@@ -574,6 +578,7 @@ impl<T: Traffic> Doorway<T> {
                     Some(fd) => epoll.add_bell(fd, token + 1),
                     None => Ok(()),
                 });
+        let door = client.door();
         let instance = &mut self.instances[at];
         instance.client = Some(client);
         instance.gone = false;
@@ -584,9 +589,12 @@ impl<T: Traffic> Doorway<T> {
         }
         self.serving = Some(at);
         self.said_misled = false;
-        if self.said != Said::There {
-            self.said = Said::There;
-            info!(forward = self.forward, door = %self.path.display(), "the door is back");
+        let (pid, uid) = door.map_or((0, 0), |door| (door.server.pid, door.server.uid));
+        let (forward, path) = (&self.forward, self.path.display());
+        if std::mem::replace(&mut self.said, Said::There) == Said::There {
+            info!(forward, door = %path, pid, uid, "the door is open");
+        } else {
+            info!(forward, door = %path, pid, uid, "the door is back");
         }
     }
 
@@ -638,7 +646,13 @@ impl<T: Traffic> Doorway<T> {
     fn say_away(&mut self, error: &OpenError) {
         if self.said != Said::Away {
             self.said = Said::Away;
-            warn!(forward = self.forward, %error, "the door is away");
+            match error {
+                OpenError::Stranger { .. } => warn!(
+                    forward = self.forward, %error,
+                    "the door gets nothing: end the process that serves it, or name its user with --door-owner, or `owner` in the file"
+                ),
+                _ => warn!(forward = self.forward, %error, "the door is away"),
+            }
         }
     }
 

@@ -11,9 +11,9 @@ mod udp;
 
 use crate::addresses::Addresses;
 use crate::config::{Forward, Target};
-use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX};
+use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
 use crate::front::{Order, Orders};
-use crate::net::Epoll;
+use crate::net::{self, Epoll};
 use crate::plan::LOOP_STACK;
 use crate::serve::EndIfPanicking;
 use crate::settings::FrontSettings;
@@ -25,7 +25,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use transom_doors::{AsyncClient, Bell, CallError, Completion, Patience, SlotId, now_ns};
+use transom_arena::Bytes;
+use transom_doors::{
+    AsyncClient, Bell, CallError, Completion, DoorOwner, Patience, SlotId, now_ns, start_closers,
+};
+use transom_platform::own_log::warn;
 
 /// Channels of a forward: to the instance of its application that takes calls, and to the one before it.
 pub(crate) const CHANNELS: usize = INSTANCES;
@@ -163,7 +167,11 @@ pub(crate) fn start(
     forwards: Vec<(Forward, Arc<OwnedFd>)>,
     settings: &FrontSettings,
     addresses: Option<&Arc<Addresses>>,
+    owners: &dyn Fn(&Path) -> DoorOwner,
 ) -> io::Result<Forwards> {
+    if !forwards.is_empty() {
+        start_closers()?;
+    }
     let mut started = Forwards {
         threads: Vec::new(),
         bells: Vec::new(),
@@ -183,13 +191,23 @@ pub(crate) fn start(
         };
         let body: Box<dyn FnOnce() + Send> = match forward.target {
             Target::Tcp(path) => {
-                let doorway = Doorway::new(name, path, settings);
+                let options = open_options(settings, owners(&path));
+                let doorway = Doorway::new(name, path, options, settings);
                 let traffic = tcp::Connections::new(socket, settings, addresses.cloned());
                 let this = Forwarder::new(common, doorway, traffic)?;
                 Box::new(move || this.run())
             }
             Target::Udp(path) => {
-                let doorway = Doorway::new(name, path, settings);
+                let wanted = settings.datagram_buffer;
+                let granted = net::set_datagram_buffer(&socket, wanted.get())?;
+                if granted < wanted.get() {
+                    warn!(
+                        forward = name, wanted = %wanted, granted = %Bytes(granted),
+                        "the kernel holds fewer datagrams than wanted, and drops the rest of a burst: raise net.core.rmem_max, or lower --datagram-buffer"
+                    );
+                }
+                let options = open_options(settings, owners(&path));
+                let doorway = Doorway::new(name, path, options, settings);
                 let traffic = udp::Datagrams::new(socket, settings.deadline());
                 let this = Forwarder::new(common, doorway, traffic)?;
                 Box::new(move || this.run())

@@ -197,6 +197,7 @@ impl Traffic for Datagrams {
             forward,
             door = %door.display(),
             received = figures.received,
+            dropped = net::dropped_datagrams(&self.socket),
             answered = figures.answered,
             unanswered = figures.unanswered,
             oversized = figures.oversized,

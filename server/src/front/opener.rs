@@ -1,47 +1,52 @@
-//! Opening doors for loops, which must not block: one ordinary thread for the whole front end.
+//! Opening doors for loops, which must not block: one ordinary thread for each door.
 //!
 //! A loop whose doorway has lost its instance asks; the thread tries the door's path at once and then every
 //! [`RETRY`], until there is a client, and puts that into the doorway's mailbox. It also frees the clients that loops have
-//! done with, because unmapping a channel takes its time.
+//! done with, because unmapping a channel takes its time. A door that does not answer, or whose path lies in a file system
+//! that does not, holds up its own thread and no other door.
 
 use super::doorway::{REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use crate::settings::FrontSettings;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use transom_doors::{AsyncClient, Bell, OpenError, OpenOptions};
+use transom_arena::count_attaching_apart;
+use transom_doors::{AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, start_closers};
 use transom_platform::own_log::{info, warn};
 
 /// Between two attempts to open a door that is away.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// How long a door may take to let us in. One that hangs holds up the others for as long, once in [`HANGS`].
+/// How long a door may take to let us in.
 const OPEN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Before a door that did not answer in time is tried again.
 pub(crate) const HANGS: Duration = Duration::from_millis(500);
 
 /// How a front end opens a door.
-pub(crate) fn open_options(settings: &FrontSettings) -> OpenOptions {
+pub(crate) fn open_options(settings: &FrontSettings, owner: DoorOwner) -> OpenOptions {
     OpenOptions {
         channel_bytes_max: settings.channel_limit.get(),
         timeout: OPEN_TIMEOUT,
         slots: Some(REMOTE_SLOTS_MAX),
         spares: Some(REMOTE_SPARES_MAX),
         take_descriptors: false,
+        owner,
     }
 }
 
-/// The stack of the thread.
+/// How long the end of the process waits for an attempt to open a door.
+const LAST_ATTEMPT: Duration = Duration::from_secs(1);
+
+/// The stack of a thread.
 pub(crate) const OPENER_STACK: usize = 128 << 10;
 
 /// How a door is opened.
-pub(crate) type Open =
-    dyn FnMut(&std::path::Path, &OpenOptions) -> Result<AsyncClient, OpenError> + Send;
+pub(crate) type Open = dyn Fn(&Path, &OpenOptions) -> Result<AsyncClient, OpenError> + Send + Sync;
 
-/// Between one doorway of one loop and the thread. All of it is there from the start.
+/// Between one doorway of one loop and the door's thread. All of it is there from the start.
 #[derive(Debug, Clone)]
 pub(crate) struct Mailbox {
     letters: Arc<Mutex<Letters>>,
@@ -65,6 +70,7 @@ struct Alarm {
 struct AlarmState {
     raised: bool,
     stop: bool,
+    ended: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,7 +81,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Alarm {
     fn raise(&self) {
         lock(&self.state).raised = true;
-        self.raised.notify_one();
+        self.raised.notify_all();
     }
 
     /// Waits until it is raised, or until then; false if the thread is to end.
@@ -106,6 +112,26 @@ impl Alarm {
     fn stopped(&self) -> bool {
         lock(&self.state).stop
     }
+
+    /// Tells the thread to end, once it is about to wait.
+    fn stop(&self) {
+        lock(&self.state).stop = true;
+        self.raised.notify_all();
+    }
+
+    /// The thread ends.
+    fn end(&self) {
+        lock(&self.state).ended = true;
+        self.raised.notify_all();
+    }
+
+    /// Waits until the thread ends; false if it does not in time.
+    fn wait_for_end(&self, until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        let running = |state: &mut AlarmState| !state.ended;
+        let waited = (self.raised).wait_timeout_while(lock(&self.state), left, running);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ended
+    }
 }
 
 impl Mailbox {
@@ -130,47 +156,50 @@ impl Mailbox {
 
 /// What is to be done for one mailbox.
 struct Errand {
-    /// Its door, by its place in the list.
-    door: usize,
     options: OpenOptions,
     bell: Bell,
     mailbox: Mailbox,
 }
 
-/// A door's path, and since when nobody has served there.
-struct Path {
+/// A door's path, what is to be done there, and how it last was.
+struct Door {
     path: PathBuf,
+    alarm: Arc<Alarm>,
+    errands: Vec<Errand>,
     away_since: Option<Instant>,
     /// It is not tried again before, for whichever loop.
     not_before: Option<Instant>,
+    /// The door that was last opened there.
+    id: Option<u128>,
 }
 
-/// Collects the mailboxes, before the thread starts.
+/// Collects the mailboxes, before the threads start.
 #[derive(Default)]
 pub(crate) struct OpenerBuilder {
-    paths: Vec<Path>,
-    errands: Vec<Errand>,
-    alarm: Arc<Alarm>,
+    doors: Vec<Door>,
 }
 
 impl OpenerBuilder {
     /// A mailbox for one doorway of the loop that `bell` wakes.
     pub(crate) fn mailbox(&mut self, path: PathBuf, options: OpenOptions, bell: Bell) -> Mailbox {
-        let known = self.paths.iter().position(|known| known.path == path);
-        let door = known.unwrap_or_else(|| {
-            self.paths.push(Path {
+        let known = self.doors.iter().position(|known| known.path == path);
+        let index = known.unwrap_or_else(|| {
+            self.doors.push(Door {
                 path,
+                alarm: Arc::default(),
+                errands: Vec::new(),
                 away_since: None,
                 not_before: None,
+                id: None,
             });
-            self.paths.len() - 1
+            self.doors.len() - 1
         });
+        let door = &mut self.doors[index];
         let mailbox = Mailbox {
             letters: Arc::default(),
-            alarm: self.alarm.clone(),
+            alarm: door.alarm.clone(),
         };
-        self.errands.push(Errand {
-            door,
+        door.errands.push(Errand {
             options,
             bell,
             mailbox: mailbox.clone(),
@@ -178,49 +207,56 @@ impl OpenerBuilder {
         mailbox
     }
 
-    /// Starts the thread; `open` is [`AsyncClient::open`], but in tests.
+    /// Starts the threads; `open` is [`AsyncClient::open`], but in tests.
     ///
     /// # Errors
     /// The system has no room for a thread.
-    pub(crate) fn start(self, mut open: Box<Open>) -> io::Result<Opener> {
-        let OpenerBuilder {
-            mut paths,
-            mut errands,
-            alarm,
-        } = self;
-        let thread = std::thread::Builder::new()
-            .name("opener".to_owned())
-            .stack_size(OPENER_STACK)
-            .spawn({
-                let alarm = alarm.clone();
-                move || {
-                    loop {
-                        let mut next = None;
-                        for errand in &mut errands {
-                            if alarm.stopped() {
-                                return;
-                            }
-                            let due = errand.run(&mut paths, &mut *open);
-                            next = [next, due].into_iter().flatten().min();
-                        }
-                        if !alarm.wait(next) {
-                            return;
-                        }
+    pub(crate) fn start(self, open: Arc<Open>) -> io::Result<Opener> {
+        start_closers()?;
+        let mut opener = Opener {
+            threads: Vec::new(),
+        };
+        for (n, mut door) in self.doors.into_iter().enumerate() {
+            let alarm = door.alarm.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("opener-{n}"))
+                .stack_size(OPENER_STACK)
+                .spawn({
+                    let open = open.clone();
+                    move || {
+                        count_attaching_apart();
+                        door.run(&*open);
+                        door.alarm.end();
                     }
-                }
-            })?;
-        Ok(Opener {
-            alarm,
-            thread: Some(thread),
-        })
+                })?;
+            opener.threads.push((alarm, thread));
+        }
+        Ok(opener)
     }
 }
 
-impl Errand {
-    /// Does what the mailbox asks for; says when to come again, if that is not done.
-    fn run(&mut self, paths: &mut [Path], open: &mut Open) -> Option<Instant> {
+impl Door {
+    fn run(&mut self, open: &Open) {
+        loop {
+            let mut next = None;
+            for n in 0..self.errands.len() {
+                if self.alarm.stopped() {
+                    return;
+                }
+                let due = self.go(n, open);
+                next = [next, due].into_iter().flatten().min();
+            }
+            if !self.alarm.wait(next) {
+                return;
+            }
+        }
+    }
+
+    /// Does what a mailbox asks for; says when to come again, if that is not done.
+    fn go(&mut self, errand: usize, open: &Open) -> Option<Instant> {
+        let errand = &self.errands[errand];
         let (asked, spent) = {
-            let mut letters = lock(&self.mailbox.letters);
+            let mut letters = lock(&errand.mailbox.letters);
             (
                 letters.asked && letters.fresh.is_none(),
                 letters.spent.take(),
@@ -231,56 +267,80 @@ impl Errand {
             return None;
         }
         let now = Instant::now();
-        let Path {
-            path,
-            away_since,
-            not_before,
-        } = &mut paths[self.door];
-        if let Some(due) = not_before.filter(|&due| due > now) {
+        if let Some(due) = self.not_before.filter(|&due| due > now) {
             return Some(due);
         }
-        match open(path, &self.options) {
+        match open(&self.path, &errand.options) {
             Ok(client) => {
-                if let Some(since) = away_since.take() {
-                    let away_ms = since.elapsed().as_millis() as u64;
-                    info!(door = %path.display(), away_ms, "a door is there again");
-                }
-                let mut letters = lock(&self.mailbox.letters);
+                say_open(&self.path, &client, &mut self.id, self.away_since.take());
+                let mut letters = lock(&errand.mailbox.letters);
                 letters.asked = false;
                 letters.fresh = Some(client);
                 drop(letters);
-                self.bell.ring();
+                errand.bell.ring();
                 None
             }
             Err(error) => {
-                if away_since.is_none() {
-                    *away_since = Some(now);
-                    warn!(door = %path.display(), %error, "a door is away: requests for it wait");
+                if self.away_since.is_none() {
+                    self.away_since = Some(now);
+                    say_away(&self.path, &error);
                 }
                 let pause = match error {
                     OpenError::TimedOut { .. } => HANGS,
                     _ => RETRY,
                 };
-                *not_before = Some(Instant::now() + pause);
-                *not_before
+                self.not_before = Some(Instant::now() + pause);
+                self.not_before
             }
         }
     }
 }
 
-/// The thread. It ends when this is dropped, after the attempt that it is making.
+/// Says of a door that was opened who serves it, unless that was said of this very door. `id` is of the one before.
+fn say_open(path: &Path, client: &AsyncClient, id: &mut Option<u128>, away_since: Option<Instant>) {
+    let Some(door) = client.door() else {
+        return; // of this process
+    };
+    let (pid, uid) = (door.server.pid, door.server.uid);
+    let known = id.replace(door.id) == Some(door.id);
+    let door = path.display();
+    if let Some(since) = away_since {
+        let away_ms = since.elapsed().as_millis() as u64;
+        info!(%door, pid, uid, away_ms, "a door is there again");
+    } else if !known {
+        info!(%door, pid, uid, "a door is open");
+    }
+}
+
+/// Says that a door cannot be opened.
+fn say_away(path: &Path, error: &OpenError) {
+    let door = path.display();
+    match error {
+        OpenError::Stranger { .. } => warn!(
+            %door, %error,
+            "a door gets no requests: end the process that serves it, or name its user with --door-owner, or `owner` in the file"
+        ),
+        _ => warn!(%door, %error, "a door is away: requests for it wait"),
+    }
+}
+
+/// The threads. They end when this is dropped, after the attempts that they are making; one whose attempt does not end is
+/// left to the end of the process.
 #[derive(Debug)]
 pub(crate) struct Opener {
-    alarm: Arc<Alarm>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<(Arc<Alarm>, JoinHandle<()>)>,
 }
 
 impl Drop for Opener {
     fn drop(&mut self) {
-        lock(&self.alarm.state).stop = true;
-        self.alarm.raised.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // a panic there has been reported by its hook
+        for (alarm, _) in &self.threads {
+            alarm.stop();
+        }
+        let until = Instant::now() + LAST_ATTEMPT;
+        for (alarm, thread) in self.threads.drain(..) {
+            if alarm.wait_for_end(until) {
+                let _ = thread.join(); // a panic there has been reported by its hook
+            }
         }
     }
 }

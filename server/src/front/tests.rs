@@ -263,7 +263,7 @@ impl Front {
             .collect();
         let opener = opener.start({
             let shelf = shelf.clone();
-            Box::new(move |path: &Path, options: &OpenOptions| open(&shelf, path, options))
+            Arc::new(move |path: &Path, options: &OpenOptions| open(&shelf, path, options))
         });
         let listener = net::listen(
             SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -373,7 +373,13 @@ fn path(door: u16) -> PathBuf {
     format!("/nowhere/{door}").into()
 }
 
+/// While this is locked, an attempt to open a door with such a path does not return.
+static HANGS: Mutex<()> = Mutex::new(());
+
 fn open(shelf: &Shelf, path: &Path, options: &OpenOptions) -> Result<AsyncClient, OpenError> {
+    if path.ends_with("hangs") {
+        drop(HANGS.lock());
+    }
     let client = shelf
         .lock()
         .unwrap()
@@ -454,6 +460,23 @@ fn requests_go_where_their_path_and_method_say() {
         .map(|(at, _)| &text[at + 9..at + 12])
         .collect();
     assert_eq!(statuses, ["200", "404", "200"], "{text}");
+}
+
+#[test]
+fn a_door_whose_opening_does_not_return_holds_up_no_other_door() {
+    let hangs = HANGS.lock().expect("nothing panics there");
+    let paths = [PathBuf::from("/nowhere/hangs"), path(1)];
+    let front = Front::start_at(&paths, "", &[(None, "/a", 0), (None, "/b", 1)]);
+    // Its thread is in its attempt, and the other door comes and goes meanwhile.
+    let waiting = front.ask("GET", "/a");
+    for name in ["first", "second"] {
+        let instance = front.serve(1, name, 4);
+        assert_answer(&front.get("/b"), 200, name);
+        instance.door.revoke();
+    }
+    // Nor does the end wait for it.
+    drop(front);
+    drop((hangs, waiting));
 }
 
 /// What is accepted when it has its first request already is watched later than others.

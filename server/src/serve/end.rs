@@ -8,7 +8,7 @@ use crate::log::LogHandle;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{
-    Bound, Bucket, Bytes, MemoryLimit, Place, first_process_heap_allocation,
+    Bound, Bucket, Bytes, MemoryLimit, Place, attaching_allocations, first_process_heap_allocation,
     process_heap_allocations,
 };
 use transom_platform::histogram::Histogram;
@@ -121,8 +121,7 @@ pub(super) fn summarise(
     took: Duration,
 ) {
     let access_lines_dropped = access.map(AccessLog::end);
-    if front.is_some() && application.is_some() && process_heap_allocations() > 0 {
-        // In one process nothing has a reason to. (Between processes, doors that are opened again do.)
+    if front.is_some() && process_heap_allocations() > 0 {
         let frames = first_process_heap_allocation();
         warn!(first = %Frames(&frames), "memory was allocated outside the region after the start");
     }
@@ -168,6 +167,9 @@ pub(super) fn summarise(
         largest_refused = of(|done| done.largest_refused),
         stack_high_water = of(|done| done.stack_high_water as u64),
         process_heap_allocations = process_heap_allocations(),
+        attaching_allocations = front
+            .filter(|_| application.is_none())
+            .map(|_| attaching_allocations()),
         access_lines_dropped,
         log_lines_dropped = logs.dropped(),
         lines_left_out = of(|done| done.unlogged),

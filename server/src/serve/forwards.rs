@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
-use transom_doors::AsyncClient;
+use transom_doors::{AsyncClient, DoorOwner};
 use transom_platform::own_log::info;
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
@@ -59,7 +59,7 @@ pub fn check_file(path: &Path) -> ExitCode {
 
 fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartError> {
     let started = Instant::now();
-    let config = read(settings.config.as_deref(), &settings.forward)?;
+    let config = read_asked(settings)?;
     let (front, words) = FrontSettings::with_words(&config.settings, Some(line))?;
     let plan = plan(&front, &config)?;
     if front.check {
@@ -103,7 +103,14 @@ fn descriptors_needed(front: &FrontSettings, config: &Config, plan: &FrontPlan) 
     of_loops + of_forwards.sum::<u64>() + descriptors::of_admin(front)
 }
 
-pub(super) fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
+/// What the file and the flags say, with the owners of all doors.
+pub(super) fn read_asked(asked: &ForwardSettings) -> Result<Config, StartError> {
+    let mut config = read(asked.config.as_deref(), &asked.forward)?;
+    config.own_the_rest(asked.door_owner.unwrap_or(DoorOwner::UsOrRoot));
+    Ok(config)
+}
+
+fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
     let Some(path) = path else {
         return Ok(Config::read(None, flags, &file::keys())?);
     };
@@ -206,6 +213,8 @@ struct ForwardParts<'c> {
     forwards: &'c [Forward],
     /// Each door once: the doorways of every loop. Routes and targets name them by their paths.
     doors: Vec<&'c Path>,
+    /// Who may serve each.
+    owners: &'c dyn Fn(&Path) -> DoorOwner,
     /// With the sockets of each forward.
     listeners: &'c Listeners,
     loops: usize,
@@ -239,6 +248,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         settings,
         forwards,
         doors,
+        owners,
         listeners,
         loops: count,
         mut connections,
@@ -251,7 +261,6 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         .iter()
         .map(|forward| Arc::new(route_table(forward, &doors)));
     let tables: Vec<_> = tables.collect();
-    let open = open_options(settings);
     let mut opener = OpenerBuilder::default();
     let mut loops = Loops::default();
     let bells = bells(count)?;
@@ -259,7 +268,11 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     for (n, bell) in bells.into_iter().enumerate() {
         let share = |part: &mut Part| part.share(count - n);
         let doorways = doors.iter().map(|door| DoorwayParts::Remote {
-            mailbox: opener.mailbox(door.to_path_buf(), open, bell.clone()),
+            mailbox: opener.mailbox(
+                door.to_path_buf(),
+                open_options(settings, owners(door)),
+                bell.clone(),
+            ),
             slots_max: REMOTE_SLOTS_IN_ALL,
             client: None,
         });
@@ -289,7 +302,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         }
         loops.loops.push(this);
     }
-    let opener = opener.start(Box::new(AsyncClient::open));
+    let opener = opener.start(Arc::new(AsyncClient::open));
     Ok((loops, opener.map_err(StartError::Loop)?))
 }
 
@@ -353,6 +366,7 @@ impl Server {
                     settings,
                     forwards: &config.forwards,
                     doors: config.doors(),
+                    owners: &|door| config.owner_of(door),
                     listeners: &listeners,
                     loops: plan.loops as usize,
                     connections,
@@ -388,8 +402,9 @@ impl Server {
         };
         let front = FrontHalf::start(loops, "loop")?;
         let pairs = streams.iter().cloned().zip(sockets).collect();
-        let running =
-            forward::start(pairs, settings, addresses.as_ref()).map_err(StartError::Loop)?;
+        let owners = |door: &Path| config.owner_of(door);
+        let running = forward::start(pairs, settings, addresses.as_ref(), &owners)
+            .map_err(StartError::Loop)?;
         listeners.are_ours();
         config.forwards.extend(streams);
         end::say_bound(&plan.bound);

@@ -113,7 +113,7 @@ impl<'s> Reload<'s> {
                 most: FILE_MAX,
             });
         }
-        let new = forwards::read(path, &self.asked.forward)?;
+        let new = forwards::read_asked(self.asked)?;
         let (front, words) = FrontSettings::with_words(&new.settings, Some(self.line))?;
         forwards::plan(&front, &new)?;
         let mut changes = Changes {
@@ -163,6 +163,15 @@ impl<'s> Reload<'s> {
         changes
             .left
             .extend(unseen.iter().map(|new| format!("{new} is new")));
+        // Their threads open them as they were told at the start.
+        for door in self.config.doors() {
+            let said = new.owners.get(door);
+            if said.is_some_and(|said| *said != self.config.owner_of(door)) {
+                changes
+                    .left
+                    .push(format!("the owner of {}", door.display()));
+            }
+        }
         let tables = self.config.http_forwards();
         tables
             .map(|forward| Arc::new(forwards::route_table(forward, &self.doors)))

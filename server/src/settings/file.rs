@@ -1,6 +1,7 @@
 //! Flags of a front end that a file sets, by their names and in their syntax.
 
 use super::FrontSettings;
+use super::values::parse_door_owner;
 use crate::config::{Keys, Setting};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use transom_doors::DoorOwner;
 
 /// The flags of `transom serve`.
 #[derive(Debug, Clone, Args)]
@@ -32,6 +34,17 @@ pub struct ForwardSettings {
         help_heading = "Forwards"
     )]
     pub forward: Vec<String>,
+
+    /// User who may serve a door, unless the file gives it an `owner`; `anybody` for every user. No other one gets requests
+    /// [default: the one who starts the front end, and root]
+    #[arg(
+        long,
+        env = "TRANSOM_DOOR_OWNER",
+        value_parser = parse_door_owner,
+        value_name = "USER|UID|anybody",
+        help_heading = "Forwards"
+    )]
+    pub door_owner: Option<DoorOwner>,
 
     /// What owns the sockets.
     #[command(flatten)]

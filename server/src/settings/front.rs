@@ -181,6 +181,17 @@ pub struct FrontSettings {
     )]
     pub receive_buffer: Bytes,
 
+    /// Bytes that the kernel may hold of datagrams that a udp forward has not taken yet (doubled likewise): a small one takes
+    /// about 800. What it does not grant is said at the start
+    #[arg(
+        long,
+        env = "TRANSOM_DATAGRAM_BUFFER",
+        value_name = "SIZE",
+        default_value = "1MiB",
+        help_heading = "Memory"
+    )]
+    pub datagram_buffer: Bytes,
+
     /// Bytes that the kernel may hold of what a client has not taken yet (doubled likewise)
     #[arg(
         long,

@@ -15,6 +15,7 @@ pub use application::{
 pub use door::DoorSettings;
 pub use file::ForwardSettings;
 pub use front::{AccessLogSetting, ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
+pub(crate) use values::parse_door_owner;
 pub use values::parse_duration;
 
 use crate::listen::ListenAddress;

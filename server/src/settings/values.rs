@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::time::Duration;
+use transom_doors::DoorOwner;
 
 /// Reads `250ms`, `10s`, `2m`, `1h` or `0`.
 ///
@@ -79,6 +80,14 @@ pub(super) fn parse_user(text: &str) -> Result<u32, String> {
         // SAFETY: what was found is our entry, written by a call that succeeded.
         (code, unsafe { found.as_ref() }.map(|entry| entry.pw_uid))
     })
+}
+
+/// Reads who may serve a door.
+pub(crate) fn parse_door_owner(text: &str) -> Result<DoorOwner, String> {
+    match text {
+        "anybody" => Ok(DoorOwner::Anybody),
+        text => parse_user(text).map(DoorOwner::User),
+    }
 }
 
 /// Reads a group's number or name.

@@ -1,7 +1,7 @@
 //! A door at a path, for clients that do not keep to the protocol and for deaths.
 //!
 //! ```text
-//! door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all]
+//! door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all] [old=kernel]
 //! ```
 //!
 //! | request | does |
@@ -128,7 +128,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [path, threads, options @ ..] = arguments.as_slice() else {
         eprintln!(
-            "door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all]"
+            "door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all] [old=kernel]"
         );
         return ExitCode::FAILURE;
     };
@@ -139,6 +139,9 @@ fn main() -> ExitCode {
     let number = |name: &str, default: u32| {
         option(name).map_or(default, |(_, value)| value.parse().expect("a number"))
     };
+    if option("old").is_some() {
+        transom_tests::hanging::forget_passrights().expect("a filter");
+    }
     if option("nofile").is_some() {
         let most = libc::rlim_t::from(number("nofile", 0));
         let limit = libc::rlimit {

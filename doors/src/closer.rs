@@ -1,0 +1,225 @@
+//! Closes what a peer has sent.
+//!
+//! close(2) asks the file system that the file lies in, and a file system in user space or on the network may never answer;
+//! a TCP socket may linger for as long as its owner has set. So whoever has received a descriptor from another process never
+//! closes it: it is given to the closers, which are threads of their own. There is one for each user whose descriptors wait
+//! to be closed, and it ends when none is left. The closer of a user whose descriptors hang closes nothing more of his;
+//! others have theirs.
+//!
+//! A user has room for [`WAITING_MAX`] descriptors here. When they are all taken and none gets closed, the user is
+//! *stuck*: no channel to or from him is opened any more, and what his open channels still bring is kept open without being
+//! counted among those that wait. All that is here is there from the start of the process, but the stacks of the threads.
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Users who can have a closer at a time.
+pub const CLOSERS_MAX: usize = 8;
+/// Bytes of the stack of a closer.
+pub const CLOSER_STACK: usize = 64 << 10;
+/// Descriptors of one user that wait to be closed.
+const WAITING_MAX: usize = 64;
+/// How long a descriptor waits for room among those: an honest user's are closed within microseconds.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Descriptors that are kept open because there is no room for them, at most: from then on no door of this process admits
+/// anybody.
+const KEPT_MAX: usize = 1024;
+/// After a thread could not be started, the next attempt waits this long.
+const AGAIN: Duration = Duration::from_millis(20);
+
+static CLOSERS: Closers = Closers {
+    state: Mutex::new(State {
+        users: [const { User::NONE }; CLOSERS_MAX],
+        kept: 0,
+    }),
+    work: Condvar::new(),
+    room: Condvar::new(),
+};
+
+struct Closers {
+    state: Mutex<State>,
+    /// Something waits that has no closer.
+    work: Condvar,
+    /// Something was closed.
+    room: Condvar,
+}
+
+struct State {
+    users: [User; CLOSERS_MAX],
+    kept: usize,
+}
+
+struct User {
+    uid: u32,
+    waiting: [Option<OwnedFd>; WAITING_MAX],
+    count: usize,
+    /// Has a closer.
+    served: bool,
+    stuck: bool,
+}
+
+impl User {
+    const NONE: Self = Self {
+        uid: 0,
+        waiting: [const { None }; WAITING_MAX],
+        count: 0,
+        served: false,
+        stuck: false,
+    };
+
+    fn is_used(&self) -> bool {
+        self.served || self.count > 0
+    }
+
+    fn push(&mut self, fd: OwnedFd) {
+        self.waiting[self.count] = Some(fd);
+        self.count += 1;
+    }
+
+    fn pop(&mut self) -> Option<OwnedFd> {
+        self.count = self.count.checked_sub(1)?;
+        self.stuck = false;
+        self.waiting[self.count].take()
+    }
+}
+
+impl State {
+    /// The place of a user, or an unused one.
+    fn place_of(&mut self, uid: u32) -> Option<&mut User> {
+        let known = |user: &User| user.is_used() && user.uid == uid;
+        let index = (self.users.iter().position(known))
+            .or_else(|| self.users.iter().position(|user| !user.is_used()))?;
+        let user = &mut self.users[index];
+        user.uid = uid;
+        Some(user)
+    }
+}
+
+fn lock() -> MutexGuard<'static, State> {
+    CLOSERS.state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts what every process has that opens or attaches doors, once: the thread that starts the closers. The first open or
+/// attach does so otherwise. It starts them because what the start of a thread allocates would be taken from the
+/// request of a thread that runs a handler.
+///
+/// # Errors
+/// The system has no room for a thread.
+pub fn start() -> io::Result<()> {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if STARTED.get().is_none() {
+        let begun = Arc::new(Barrier::new(2));
+        spawn("closers", {
+            let begun = Arc::clone(&begun);
+            move || {
+                begun.wait();
+                drop(begun);
+                run();
+            }
+        })?;
+        // What its start allocates is behind us then.
+        begun.wait();
+        let _ = STARTED.set(());
+    }
+    Ok(())
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.stack_size(CLOSER_STACK).spawn(work).map(drop)
+}
+
+fn run() {
+    let mut state = lock();
+    loop {
+        let unserved = |user: &User| user.count > 0 && !user.served;
+        let Some(index) = state.users.iter().position(unserved) else {
+            state = (CLOSERS.work.wait(state)).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        state.users[index].served = true;
+        drop(state);
+        let started = spawn("closer", move || close_all_of(index));
+        state = lock();
+        if started.is_err() {
+            state.users[index].served = false;
+            let waited = CLOSERS.work.wait_timeout(state, AGAIN);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn close_all_of(index: usize) {
+    let mut state = lock();
+    while let Some(fd) = state.users[index].pop() {
+        drop(state);
+        CLOSERS.room.notify_all();
+        drop(fd); // this may take for ever
+        state = lock();
+    }
+    state.users[index].served = false;
+}
+
+/// Whether closing the descriptor asks nobody: it is memory of the kernel's own. Asks no file system.
+fn is_harmless(fd: BorrowedFd<'_>) -> bool {
+    seals(fd).is_some()
+}
+
+/// The seals of a memfd; none if it is something else. Asks no file system.
+pub fn seals(fd: BorrowedFd<'_>) -> Option<libc::c_int> {
+    // SAFETY: a plain system call on an open descriptor.
+    let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+    (seals >= 0).then_some(seals)
+}
+
+/// Closes a descriptor that a process of user `uid` has sent. Returns at once, or after at most 100 ms if many of that user's
+/// wait to be closed.
+pub fn close(uid: u32, fd: OwnedFd) {
+    use std::os::fd::AsFd;
+    if is_harmless(fd.as_fd()) {
+        return;
+    }
+    let until = Instant::now() + PATIENCE;
+    let mut state = lock();
+    loop {
+        let place = state.place_of(uid);
+        let left = until.saturating_duration_since(Instant::now());
+        match place {
+            Some(user) if user.count < WAITING_MAX => {
+                user.push(fd);
+                drop(state);
+                CLOSERS.work.notify_one();
+                return;
+            }
+            Some(user) if user.stuck || left.is_zero() => user.stuck = true,
+            Some(_) => {
+                let waited = CLOSERS.room.wait_timeout(state, left);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            None => {}
+        }
+        // Never closed: the process has one descriptor less.
+        state.kept += 1;
+        let _ = ManuallyDrop::new(File::from(fd));
+        return;
+    }
+}
+
+/// Whether user `uid` has sent as many descriptors as one user may that cannot be closed.
+pub fn is_stuck(uid: u32) -> bool {
+    let state = lock();
+    (state.users.iter()).any(|user| user.stuck && user.is_used() && user.uid == uid)
+}
+
+/// Whether this process keeps as many descriptors open as it may because they cannot be closed.
+pub fn is_full() -> bool {
+    lock().kept >= KEPT_MAX
+}
