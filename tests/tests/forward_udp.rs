@@ -372,6 +372,8 @@ fn a_burst_waits_in_the_kernel_and_what_has_no_room_there_is_counted() {
                 answers += 1;
             }
         }
+        let port = front.address().port();
+        assert!(eventually(|| has_read_all(port)), "some are still there");
         let ended = front.stop();
         let (received, dropped) = (
             figure(&ended.lines, "received"),
