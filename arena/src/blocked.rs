@@ -10,7 +10,7 @@ use crate::recovery::{STACK_MARGIN, has_stack, park_overflowed};
 use crate::thread::bound;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 /// What they need, with what they allocate: the heap of C wants its margin too.
 const STACK: usize = 2 * STACK_MARGIN;
@@ -35,12 +35,16 @@ fn need_stack() {
 
 /// Those that all threads block because the main thread waits for them: a bit for each.
 static BLOCKED_FOR_THE_MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
+static MAIN_THREAD: AtomicI32 = AtomicI32::new(0);
 
-/// Says which signals every thread blocks because one of them waits for them. New processes begin without that: they would
-/// not end when they are told to. What such a signal does on a thread that does not block it must not matter.
+/// Says which signals every thread blocks because this one waits for them. New processes that other threads start begin
+/// without that: they would not end when they are told to. What such a signal does on a thread that does not block it must
+/// not matter.
 pub fn do_not_block_in_children(signals: &libc::sigset_t) {
     // SAFETY: the kernel's set is the first word.
     let word = unsafe { ptr::from_ref(signals).cast::<u64>().read() };
+    // SAFETY: a system call without preconditions.
+    MAIN_THREAD.store(unsafe { libc::gettid() }, Ordering::Relaxed);
     BLOCKED_FOR_THE_MAIN_THREAD.store(word, Ordering::Relaxed);
 }
 
@@ -48,7 +52,12 @@ pub fn do_not_block_in_children(signals: &libc::sigset_t) {
 struct AsAChild(Option<u64>);
 
 impl AsAChild {
+    /// The main thread goes on blocking them: those that it waits for would be taken from it.
     fn begin() -> Self {
+        // SAFETY: a system call without preconditions.
+        if unsafe { libc::gettid() } == MAIN_THREAD.load(Ordering::Relaxed) {
+            return AsAChild(None);
+        }
         let set = BLOCKED_FOR_THE_MAIN_THREAD.load(Ordering::Relaxed);
         let mut before = 0;
         if set == 0 || mask(libc::SIG_UNBLOCK, Some(&set), Some(&mut before)) != 0 {

@@ -434,7 +434,10 @@ fn a_new_process_blocks_no_signals_for_the_sake_of_a_thread() {
         };
         // SAFETY: sets that are initialised.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const usr1, ptr::null_mut()) };
-        transom_arena::do_not_block_in_children(&ours);
+        // What waits for it is another thread.
+        thread::spawn(move || transom_arena::do_not_block_in_children(&ours))
+            .join()
+            .expect("it ends");
         let before = blocked();
         assert_eq!(before, "0000000000004200");
         let mut plain = Command::new("grep");
