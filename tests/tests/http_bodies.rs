@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::thread;
 use std::time::Duration;
-use transom_tests::{Answer, Client, Sample, Server};
+use transom_tests::{Answer, Client, Sample, Server, Trouble};
 
 const MIB: usize = 1 << 20;
 
@@ -163,7 +163,16 @@ fn a_body_over_the_limit_gets_413_before_it_is_read() {
         let mut client = server.connect();
         client.try_send(post(path, "Transfer-Encoding: chunked\r\n"));
         client.try_send(format!("2801\r\n{}\r\n0\r\n\r\n", "x".repeat(10_241)));
-        assert_eq!(client.answer().status, 413, "{path}");
+        match client.try_answer() {
+            Ok(answer) => assert_eq!(answer.status, 413, "{path}"),
+            // A handler that streams may have begun its answer by then.
+            Err(trouble) => {
+                assert!(
+                    matches!(trouble, Trouble::Cut) && path == "/stream",
+                    "{path}: {trouble:?}"
+                );
+            }
+        }
     }
 }
 
