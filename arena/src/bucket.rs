@@ -66,6 +66,8 @@ pub struct Bucket {
     pub(crate) stack_gauge: StackGauge,
     /// The stack's extension is open.
     extended: Cell<bool>,
+    /// What is blocked on its thread but for our handler of faults, which was left by a jump.
+    pub(crate) mask: Cell<Option<libc::sigset_t>>,
     panic_room_used: Cell<usize>,
     panic_room_live: Cell<u32>,
     /// How often the shared heap had nothing for it.
@@ -298,6 +300,7 @@ impl Bucket {
                     geometry.stack_size(),
                 ),
                 extended: Cell::new(false),
+                mask: Cell::new(None),
                 panic_room_used: Cell::new(0),
                 panic_room_live: Cell::new(0),
                 spilled: Cell::new(0),
@@ -462,6 +465,7 @@ impl Bucket {
         // SAFETY: what lies there is frames of this bucket's thread, and by the caller's promise none of them is used again.
         if self.extended.get() && unsafe { region::close(start, EXTENSION_SIZE) } {
             self.extended.set(false);
+            self.events.remove(EXTENDED);
         }
     }
 

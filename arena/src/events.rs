@@ -50,9 +50,9 @@ impl Events {
         self.0.set(self.0.get() & !event);
     }
 
-    /// For the next request.
+    /// For the next request. A stack that is still extended stays so, until it can be closed.
     #[inline(always)]
     pub(crate) fn clear(&self) {
-        self.0.set(0);
+        self.0.set(self.0.get() & EXTENDED);
     }
 }

@@ -86,6 +86,8 @@ pub struct Heap {
     kept: Cell<usize>,
     /// Blocks above the mark that were given back.
     kept_freed: FreeLists,
+    /// The block right above the mark was given back, so that the mark may rise.
+    may_rise: Cell<bool>,
     /// How many more blocks may be looked at to join them, for this request.
     joins: Cell<u32>,
     /// The newest of the notes on what the handler has used.
@@ -149,6 +151,7 @@ impl Heap {
             kept: Cell::new(0),
             freed: FreeLists::new(),
             kept_freed: FreeLists::new(),
+            may_rise: Cell::new(false),
             joins: Cell::new(JOINS),
             gaps: Cell::new(ptr::null()),
             wipe,
@@ -278,6 +281,13 @@ impl Heap {
     /// Bytes that earlier requests have left and that are still in use.
     pub(crate) fn kept(&self) -> usize {
         self.kept.get()
+    }
+
+    /// Whether what earlier requests have left lies so low, with so much room between, that next to nothing of the arena can
+    /// be had in one piece. Only between requests.
+    pub(crate) fn is_cramped(&self) -> bool {
+        let between = self.top - self.mark() - self.kept.get();
+        self.room.get() < self.capacity / 8 && between > self.capacity / 4
     }
 
     fn more_holes(&self, bytes: usize) {
@@ -428,17 +438,17 @@ impl Heap {
     /// What was freed above the mark goes first: a block that outlives its request then costs nothing more.
     fn take_above_the_mark(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
         let base = self.base();
-        if layout.align() > GRANULE {
-            return None;
-        }
-        let near = self.kept_freed.take(base, size, false);
-        near.or_else(|| {
+        let take = |thorough| match layout.align() > GRANULE {
+            true => self.kept_freed.take_aligned(base, layout),
+            false => self.kept_freed.take(base, size, thorough),
+        };
+        take(false).or_else(|| {
             let free = self.top - self.mark() - self.kept.get();
             if free < size || self.joins.get() == 0 {
                 return None;
             }
             self.pay_for_joining(self.kept_freed.join(base, |_| true));
-            self.kept_freed.take(base, size, true)
+            take(true)
         })
     }
 
@@ -698,6 +708,9 @@ impl Heap {
         ensure_stack(STACK_MARGIN);
         let stretch = self.stretch(block, size);
         self.kept.set(self.kept.get().wrapping_sub(size));
+        if block.as_ptr().addr() == self.mark() {
+            self.may_rise.set(true);
+        }
         self.wipe_block(stretch);
         // SAFETY: by the caller's promise.
         unsafe { self.kept_freed.put(self.base(), stretch) };
@@ -808,6 +821,7 @@ impl Heap {
             && !self.has_other_chunks()
             && self.cursor() == self.low.get()
             && (self.kept.get() != 0 || self.mark() == self.top)
+            && !self.may_rise.get()
             && self.wipe == Wipe::None;
         if is_clean {
             // Everything was given back where it had been taken from. What the run holds may stay in it.
@@ -866,6 +880,20 @@ impl Heap {
         self.forget_live();
     }
 
+    /// Moves the mark up to the lowest block above it that is live. There is one.
+    fn raise_mark(&self) {
+        let base = self.base();
+        let mut lowest = self.mark();
+        self.kept_freed.join(base, |block| {
+            let is_lowest = base.address_of(block.at) == lowest;
+            if is_lowest {
+                lowest += block.bytes();
+            }
+            !is_lowest
+        });
+        self.move_mark(lowest);
+    }
+
     /// Puts what the handler has used of the bump, as far as there are notes on it, into the lists.
     fn free_gaps(&self) {
         let base = self.base();
@@ -891,7 +919,10 @@ impl Heap {
         if self.kept.get() == 0 && self.mark() != self.top {
             self.kept_freed.clear();
             self.move_mark(self.top);
+        } else if self.may_rise.get() {
+            self.raise_mark();
         }
+        self.may_rise.set(false);
         if let Some(byte) = self.wipe.byte() {
             // All of it: what bumpalo's collections have used and given back again, no high water knows.
             // SAFETY: the chunk's data below the mark is the first bytes of our memory; by the caller's promise nobody

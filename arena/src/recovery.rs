@@ -295,6 +295,13 @@ impl Tenant {
         self.bucket.look_at_kept()
     }
 
+    /// Whether what earlier requests have left lies so, however little it is, that less than an eighth of the arena can be had
+    /// in one piece, and more than a quarter of it lies in between.
+    #[must_use]
+    pub fn is_cramped(&self) -> bool {
+        self.bucket.heap().is_cramped()
+    }
+
     /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when this thread ends,
     /// until another one in its place says otherwise.
     pub fn set_resting(&mut self, rests: bool) {
@@ -322,6 +329,9 @@ impl Tenant {
     #[cold]
     fn escaped(&self) -> Failed<'static> {
         let bucket = self.bucket;
+        if let Some(mask) = bucket.mask.take() {
+            signal::restore_mask(&mask);
+        }
         thread(|t| {
             t.outside.set(0);
             t.pool.set(0);

@@ -38,16 +38,26 @@ pub(crate) fn install() -> io::Result<()> {
     // Before the handler can run, so that it finds what it needs. A second thread in the same race stores the same.
     let _ = PREVIOUS.set(previous);
     for signal in SIGNALS {
-        // SAFETY: as above. SA_ONSTACK: the thread's own stack is what has run out. SA_NODEFER: the handler is left by a
-        // jump, which does not restore the signal mask.
+        // SAFETY: as above. SA_ONSTACK: the thread's own stack is what has run out. SA_NODEFER, and all others blocked: the
+        // signal stack has room for one frame of the kernel's and this handler, and not for a profiler.
         unsafe {
             let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
             action.sa_sigaction = handler as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+            libc::sigfillset(&raw mut action.sa_mask);
+            for fault in SIGNALS {
+                libc::sigdelset(&raw mut action.sa_mask, fault);
+            }
             sigaction(signal, &raw const action, ptr::null_mut())?;
         }
     }
     Ok(())
+}
+
+/// Restores a mask. Of this thread.
+pub(crate) fn restore_mask(mask: &libc::sigset_t) {
+    // SAFETY: a set that the kernel has written.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
 }
 
 /// Has this thread take the signals of faults, whatever mask it has inherited: one that is blocked ends the process.
@@ -144,6 +154,7 @@ extern "C" fn handler(
 fn jump_if_that_may_be(bucket: &Bucket, context: &libc::ucontext_t) {
     if may_jump(bucket) && panic::lies_in_executable(program_counter(context)) {
         recovery::note_overflow(bucket);
+        bucket.mask.set(Some(context.uc_sigmask)); // what the handler's return would restore
         jump(bucket);
     }
 }
@@ -154,9 +165,15 @@ fn jump_if_that_may_be(bucket: &Bucket, context: &libc::ucontext_t) {
 /// as they are. Whether the thread is to go on; a stack that has no room is extended first.
 fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
     if let Some(bucket) = bound() {
-        let (bottom, _) = bucket.open_stack();
-        let room = stack_pointer(context).wrapping_sub(bottom);
-        if room < bucket.geometry().signal_stack_size() {
+        let least = bucket.geometry().signal_stack_size();
+        let is_at_the_end =
+            |(bottom, _): (usize, usize)| stack_pointer(context).wrapping_sub(bottom) < least;
+        if bucket.state() == BucketState::Parked
+            && (is_at_the_end(bucket.cleanup_stack()) || is_at_the_end(bucket.open_stack()))
+        {
+            sleep_for_ever(); // a cleanup needs more stack than it has; the request is reported
+        }
+        if is_at_the_end(bucket.open_stack()) {
             if !recovery::extend_stack(bucket) {
                 jump_if_that_may_be(bucket, context);
                 recovery::note_overflow(bucket);

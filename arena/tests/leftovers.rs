@@ -404,3 +404,80 @@ fn a_thread_started_anew_on_the_same_bucket_gets_back_what_its_predecessor_kept(
         assert_eq!(bucket.kept(), 0);
     }
 }
+
+/// What is padded to cache lines (a channel's parts) stays for a moment after its request, and another one takes its place.
+#[test]
+fn aligned_values_that_turn_over_for_ever_cost_the_room_of_a_few() {
+    #[repr(align(128))]
+    struct Line([u8; 128]);
+    on_bucket_thread(|tenant| {
+        let whole = room(tenant);
+        let mailbox: Arc<Mailbox<Line>> = Mailbox::new();
+        for n in 0..20_000u32 {
+            let small = Mailbox::<[u8; 64]>::new();
+            let outcome = tenant.enter(&never_stuck, |_| {
+                let before = mailbox.take();
+                mailbox.put(Box::new(Line([n as u8; 128])));
+                smuggle_in(&small);
+                before.is_none_or(|line| line.0 == [(n - 1) as u8; 128])
+            });
+            assert!(matches!(outcome.result, Ok(true)), "{n}: {outcome:?}");
+            drop(small.take());
+        }
+        let left = room(tenant);
+        assert!(left + 4096 > whole, "{left} of {whole}");
+        drop(mailbox.take());
+        tenant.look_at_kept();
+        assert_eq!(room(tenant), whole);
+    });
+}
+
+fn smuggle_in(mailbox: &Mailbox<[u8; 64]>) {
+    mailbox.put(Box::new([3; 64]));
+}
+
+/// The room below it comes back once what lies lowest is freed, whatever else is kept.
+#[test]
+fn the_room_below_a_value_comes_back_when_that_is_freed() {
+    on_bucket_thread(|tenant| {
+        let whole = room(tenant);
+        let (high, low) = (Mailbox::new(), Mailbox::new());
+        smuggle(tenant, &high);
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let above = black_box(vec![1u8; 200_000]);
+            smuggle_in(&low);
+            drop(above);
+        });
+        assert!(outcome.result.is_ok());
+        assert!(room(tenant) < whole - 200_000);
+        drop(low.take());
+        tenant.look_at_kept();
+        assert_eq!(room(tenant), whole - 64);
+        drop(high.take());
+    });
+}
+
+/// A few bytes in an unlucky place leave the arena in two pieces, and a bucket without a large one is told apart.
+#[test]
+fn a_value_that_leaves_no_large_piece_is_noticed() {
+    on_bucket_thread(|tenant| {
+        let whole = room(tenant);
+        for (above, cramped) in [(whole / 2, false), (whole - whole / 16, true)] {
+            let low = Mailbox::new();
+            let outcome = tenant.enter(&never_stuck, |_| {
+                let above = black_box(vec![1u8; above]);
+                smuggle_in(&low);
+                drop(above);
+            });
+            assert!(outcome.result.is_ok());
+            assert_eq!(tenant.is_cramped(), cramped, "{above}");
+            // What lies above it can be had all the same.
+            let outcome = tenant.enter(&never_stuck, |_| black_box(vec![1u8; above / 2]).len());
+            assert!(outcome.result.is_ok(), "{outcome:?}");
+            drop(low.take());
+            tenant.look_at_kept();
+            assert!(!tenant.is_cramped());
+            assert_eq!(room(tenant), whole);
+        }
+    });
+}

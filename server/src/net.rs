@@ -556,12 +556,41 @@ pub(crate) fn not_taken(fd: RawFd) -> u64 {
     }
 }
 
-/// Has the next close throw away what the client has not taken, and tell it with a reset.
-pub(crate) fn reset_at_close(fd: RawFd) {
-    let linger = libc::linger {
-        l_onoff: 1,
+/// Has the next close not wait until the client has taken what was sent, if somebody has asked for that. A reset stays one.
+pub(crate) fn close_without_waiting(fd: RawFd) {
+    let mut linger = libc::linger {
+        l_onoff: 0,
         l_linger: 0,
     };
+    let mut len = size_of_val(&linger) as libc::socklen_t;
+    let place = (&raw mut linger).cast();
+    // SAFETY: the option's value is a linger of the given size.
+    let found = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, place, &raw mut len) == 0
+    };
+    if found && linger.l_onoff != 0 && linger.l_linger > 0 {
+        set_linger(
+            fd,
+            libc::linger {
+                l_onoff: 0,
+                ..linger
+            },
+        );
+    }
+}
+
+/// Has the next close throw away what the client has not taken, and tell it with a reset.
+pub(crate) fn reset_at_close(fd: RawFd) {
+    set_linger(
+        fd,
+        libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        },
+    );
+}
+
+fn set_linger(fd: RawFd, linger: libc::linger) {
     // SAFETY: the option's value is a linger of the given size; if it cannot be set, the close is an ordinary one.
     unsafe {
         libc::setsockopt(

@@ -54,6 +54,13 @@ pub(super) struct Held {
     was_idle: bool,
 }
 
+impl Drop for Held {
+    /// A handler can have its close wait for what the client has not taken. It is our thread that would wait.
+    fn drop(&mut self) {
+        net::close_without_waiting(self.fd.as_raw_fd());
+    }
+}
+
 /// The connections of a listener.
 pub(super) struct Connections {
     listener: Option<Arc<OwnedFd>>,
