@@ -309,9 +309,9 @@ pub(crate) fn idle_for(socket: &OwnedFd) -> Option<Duration> {
 }
 
 /// Whether there is something to be read from a socket, or to be accepted from a listener.
-pub(crate) fn is_readable(socket: &OwnedFd) -> bool {
+pub(crate) fn is_readable(fd: RawFd) -> bool {
     let mut asked = libc::pollfd {
-        fd: socket.as_raw_fd(),
+        fd,
         events: libc::POLLIN,
         revents: 0,
     };

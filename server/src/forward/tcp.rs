@@ -210,7 +210,7 @@ impl Traffic for Connections {
         let waits = self
             .listener
             .as_ref()
-            .is_some_and(|listener| net::is_readable(listener));
+            .is_some_and(|listener| net::is_readable(listener.as_raw_fd()));
         if !waits || now_ns < self.quiet_until_ns {
             return;
         }

@@ -55,6 +55,11 @@ impl ConnectionLimit {
         self.is_wanted.load(Ordering::Relaxed)
     }
 
+    /// Whether all places are taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) >= self.most
+    }
+
     /// Whether it still waits, and nobody else does something about it: the caller does.
     pub(super) fn answer(&self) -> bool {
         self.is_wanted.swap(false, Ordering::SeqCst)

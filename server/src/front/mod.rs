@@ -40,7 +40,7 @@ use std::hash::RandomState;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -675,7 +675,7 @@ impl Loop {
                 false => {
                     let evictable = self.evictable();
                     if evictable.is_none() {
-                        self.wait_for_place(has_place);
+                        self.wait_for_place(fd, has_place);
                         return;
                     }
                     evictable
@@ -734,11 +734,15 @@ impl Loop {
         }
     }
 
-    /// Nobody of this loop's can be closed for a new connection. Others may have somebody.
-    fn wait_for_place(&mut self, has_place: bool) {
+    /// Nobody of this loop's can be closed for a new connection, if there is one. Others may have somebody.
+    fn wait_for_place(&mut self, listener: RawFd, has_place: bool) {
         if has_place {
             self.limit.give_back();
-        } else if self.loops > 1 {
+        }
+        if !net::is_readable(listener) {
+            return; // there was one
+        }
+        if !has_place && self.loops > 1 {
             self.limit.ask();
             self.accept_again_ms = self.now_ms + PLACE_AGAIN_MS;
         }
@@ -747,8 +751,12 @@ impl Loop {
 
     /// Another loop has a new connection and no place for it.
     fn make_place_for_others(&mut self) {
-        if self.limit.is_wanted()
-            && let Some(index) = self.evictable()
+        if !self.limit.is_wanted() {
+            return;
+        }
+        if !self.limit.is_full() {
+            self.limit.answer(); // a place has become free since, and it will find that
+        } else if let Some(index) = self.evictable()
             && self.limit.answer()
         {
             self.close_for_newcomer(index);
