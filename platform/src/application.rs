@@ -130,7 +130,7 @@ pub struct Figures {
 }
 
 /// How long a refused thread is remembered, and how often it is said.
-pub const REFUSED_FOR: Duration = Duration::from_secs(10);
+const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// Why no thread takes calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -402,7 +402,7 @@ impl Application {
         started
     }
 
-    /// Whether the system has refused a thread within the last [`REFUSED_FOR`], and given none since: then fewer requests are
+    /// Whether the system has refused a thread within the last 10 s, and given none since: then fewer requests are
     /// served at once than there are buckets. It is not tried without a request that wants one, so it is forgotten after that.
     #[must_use]
     pub fn is_refused_threads(&self) -> bool {

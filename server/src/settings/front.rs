@@ -80,7 +80,7 @@ pub struct FrontSettings {
     )]
     pub admin_host: Vec<String>,
 
-    /// Take only IPv6 at [::]. Without, IPv4 comes there too, unless 0.0.0.0 is listened on at the same port
+    /// Take only IPv6 at `[::]`. Without, IPv4 comes there too, unless 0.0.0.0 is listened on at the same port
     #[arg(long, env = "TRANSOM_IPV6_ONLY", help_heading = "Serving")]
     pub ipv6_only: bool,
 
