@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use transom_tests::client::get;
 use transom_tests::doors::behind;
@@ -274,8 +275,15 @@ fn connections_are_forwarded_from_a_unix_socket_and_from_one_of_systemd() {
 
 /// A port that is free now.
 fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    socket.local_addr().expect("it has one").port()
+    // Not one that the kernel gives to somebody who asks for any (ip_local_port_range): clients of other tests do.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id() % 5_000 * 2;
+    loop {
+        let port = 20_000 + (start as u16 + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Whether a server answers at an address.
