@@ -88,6 +88,8 @@ pub struct Heap {
     kept_freed: FreeLists,
     /// The block right above the mark was given back, so that the mark may rise.
     may_rise: Cell<bool>,
+    /// This request found no block above the mark, and might have if neighbours were joined.
+    misses_joined: Cell<bool>,
     /// How many more blocks may be looked at to join them, for this request.
     joins: Cell<u32>,
     /// The newest of the notes on what the handler has used.
@@ -152,6 +154,7 @@ impl Heap {
             freed: FreeLists::new(),
             kept_freed: FreeLists::new(),
             may_rise: Cell::new(false),
+            misses_joined: Cell::new(false),
             joins: Cell::new(JOINS),
             gaps: Cell::new(ptr::null()),
             wipe,
@@ -283,13 +286,6 @@ impl Heap {
         self.kept.get()
     }
 
-    /// Whether what earlier requests have left lies so low, with so much room between, that next to nothing of the arena can
-    /// be had in one piece. Only between requests.
-    pub(crate) fn is_cramped(&self) -> bool {
-        let between = self.top - self.mark() - self.kept.get();
-        self.room.get() < self.capacity / 8 && between > self.capacity / 4
-    }
-
     fn more_holes(&self, bytes: usize) {
         self.holes.set(self.holes.get() + bytes);
     }
@@ -379,10 +375,7 @@ impl Heap {
         if size > self.len {
             return Err(DoesNotFit);
         }
-        if self.uses_kept.get()
-            && let Some(block) = self.take_above_the_mark(layout, size)
-        {
-            self.kept.set(self.kept.get() + size);
+        if let Some(block) = self.take_above_the_mark(layout, size, false) {
             return Ok(block);
         }
         let block = if layout.align() > GRANULE {
@@ -390,7 +383,9 @@ impl Heap {
         } else {
             self.allocate_by_size(size)
         };
-        block.ok_or(DoesNotFit)
+        block
+            .or_else(|| self.take_above_the_mark(layout, size, true))
+            .ok_or(DoesNotFit)
     }
 
     fn allocate_by_size(&self, size: usize) -> Option<NonNull<u8>> {
@@ -435,21 +430,34 @@ impl Heap {
             })
     }
 
-    /// What was freed above the mark goes first: a block that outlives its request then costs nothing more.
-    fn take_above_the_mark(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
+    /// What was freed above the mark goes first: a block that outlives its request then costs nothing more. Neighbours are
+    /// joined there if nothing else is left, or after the request, for the next one.
+    fn take_above_the_mark(
+        &self,
+        layout: Layout,
+        size: usize,
+        is_last_resort: bool,
+    ) -> Option<NonNull<u8>> {
+        let free = self.top - self.mark() - self.kept.get();
+        if !self.uses_kept.get() || free < size {
+            return None;
+        }
         let base = self.base();
-        let take = |thorough| match layout.align() > GRANULE {
-            true => self.kept_freed.take_aligned(base, layout),
-            false => self.kept_freed.take(base, size, thorough),
-        };
-        take(false).or_else(|| {
-            let free = self.top - self.mark() - self.kept.get();
-            if free < size || self.joins.get() == 0 {
+        if is_last_resort {
+            if self.joins.get() == 0 {
                 return None;
             }
             self.pay_for_joining(self.kept_freed.join(base, |_| true));
-            take(true)
-        })
+        }
+        let block = match layout.align() > GRANULE {
+            true => self.kept_freed.take_aligned(base, layout),
+            false => self.kept_freed.take(base, size, is_last_resort),
+        };
+        match block {
+            Some(_) => self.kept.set(self.kept.get() + size),
+            None => self.misses_joined.set(true),
+        }
+        block
     }
 
     /// A block at the tip of the run.
@@ -826,6 +834,7 @@ impl Heap {
         if is_clean {
             // Everything was given back where it had been taken from. What the run holds may stay in it.
             self.close(); // a handler with the `&Bump` may have lifted it
+            self.joins.set(JOINS);
             self.live_peak.set(0);
             self.lowest.set(self.mark());
         } else {
@@ -875,6 +884,9 @@ impl Heap {
             false
         });
         self.freed.clear();
+        if self.misses_joined.get() {
+            kept.join(base, |_| true);
+        }
         self.move_mark(lowest);
         self.kept.set(self.kept.get() + live);
         self.forget_live();
@@ -923,6 +935,7 @@ impl Heap {
             self.raise_mark();
         }
         self.may_rise.set(false);
+        self.misses_joined.set(false);
         if let Some(byte) = self.wipe.byte() {
             // All of it: what bumpalo's collections have used and given back again, no high water knows.
             // SAFETY: the chunk's data below the mark is the first bytes of our memory; by the caller's promise nobody

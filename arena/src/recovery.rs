@@ -295,13 +295,6 @@ impl Tenant {
         self.bucket.look_at_kept()
     }
 
-    /// Whether what earlier requests have left lies so, however little it is, that less than an eighth of the arena can be had
-    /// in one piece, and more than a quarter of it lies in between.
-    #[must_use]
-    pub fn is_cramped(&self) -> bool {
-        self.bucket.heap().is_cramped()
-    }
-
     /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when this thread ends,
     /// until another one in its place says otherwise.
     pub fn set_resting(&mut self, rests: bool) {

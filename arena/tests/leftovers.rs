@@ -457,12 +457,12 @@ fn the_room_below_a_value_comes_back_when_that_is_freed() {
     });
 }
 
-/// A few bytes in an unlucky place leave the arena in two pieces, and a bucket without a large one is told apart.
+/// A few bytes in an unlucky place leave the arena in two pieces, and blocks are made in both.
 #[test]
-fn a_value_that_leaves_no_large_piece_is_noticed() {
+fn a_value_in_the_middle_leaves_two_pieces() {
     on_bucket_thread(|tenant| {
         let whole = room(tenant);
-        for (above, cramped) in [(whole / 2, false), (whole - whole / 16, true)] {
+        for above in [whole / 2, whole - whole / 16] {
             let low = Mailbox::new();
             let outcome = tenant.enter(&never_stuck, |_| {
                 let above = black_box(vec![1u8; above]);
@@ -470,14 +470,49 @@ fn a_value_that_leaves_no_large_piece_is_noticed() {
                 drop(above);
             });
             assert!(outcome.result.is_ok());
-            assert_eq!(tenant.is_cramped(), cramped, "{above}");
-            // What lies above it can be had all the same.
-            let outcome = tenant.enter(&never_stuck, |_| black_box(vec![1u8; above / 2]).len());
+            let below = room(tenant);
+            let outcome = tenant.enter(&never_stuck, |_| {
+                let pieces = [vec![1u8; above - 4096], vec![2u8; below - 4096]];
+                black_box(&pieces).len()
+            });
             assert!(outcome.result.is_ok(), "{outcome:?}");
             drop(low.take());
             tenant.look_at_kept();
-            assert!(!tenant.is_cramped());
             assert_eq!(room(tenant), whole);
+        }
+    });
+}
+
+/// Requests that find nothing above the mark leave later ones their searches below it.
+#[test]
+fn what_does_not_fit_above_is_made_below_without_a_search() {
+    on_bucket_thread(|tenant| {
+        let cache: Arc<Mutex<Vec<Box<[u8; 64]>>>> = Arc::default();
+        let fill = cache.clone();
+        let outcome = tenant.enter(&never_stuck, move |_| {
+            let mut all: Vec<_> = (0..1500).map(|_| Box::new([5u8; 64])).collect();
+            let mut n = 0;
+            all.retain(|_| {
+                n += 1;
+                n % 2 == 0
+            });
+            all.shrink_to_fit();
+            fill.lock().expect("nobody panics").extend(all);
+        });
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+        for _ in 0..3 {
+            // None of these fits a block above.
+            let outcome = tenant.enter(&never_stuck, |_| {
+                (0..3000).for_each(|_| drop(black_box(vec![1u8; 1000])));
+            });
+            assert!(outcome.result.is_ok(), "{outcome:?}");
+            // This one needs a search below the mark.
+            let outcome = tenant.enter(&never_stuck, |_| {
+                let pieces: Vec<_> = (0..18).map(|_| vec![1u8; 10_000]).collect();
+                pieces.into_iter().for_each(drop);
+                black_box(vec![1u8; 190_000]).len()
+            });
+            assert!(outcome.result.is_ok(), "{outcome:?}");
         }
     });
 }

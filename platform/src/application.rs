@@ -752,7 +752,7 @@ impl DoorHandler for Server {
         if left != 0 {
             application.note_left(meter, left, change);
         }
-        if application.keeps_too_much(kept) || tenant.is_cramped() {
+        if application.keeps_too_much(kept) {
             application.thread_leaves(self.thread, &mut tenant);
             self.leaves.set(true);
         }

@@ -183,11 +183,6 @@ impl Application {
         kept > self.keep_limit()
     }
 
-    /// Whether a bucket keeps so much, or in such a place, that it cannot serve.
-    fn must_rest(&self, tenant: &mut Tenant) -> bool {
-        self.keeps_too_much(tenant.look_at_kept()) || tenant.is_cramped()
-    }
-
     /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another one serves in it.
     #[cold]
     pub(crate) fn thread_leaves(&self, place: u32, tenant: &mut Tenant) {
@@ -274,11 +269,11 @@ impl Application {
             }
         }
         let absence = self.keeping().absence(place);
-        if self.must_rest(tenant) {
+        if self.keeps_too_much(tenant.look_at_kept()) {
             tenant.set_resting(true);
             absence.reach(Stage::Rests);
         }
-        while self.must_rest(tenant) {
+        while self.keeps_too_much(tenant.look_at_kept()) {
             if self.is_revoked() {
                 return false;
             }

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
 use transom_tests::doors::{Crowd, behind};
+use transom_tests::succession::Succession;
 use transom_tests::{Folder, Launch, Server, eventually};
 
 /// A front end with a file of its own, and the two applications that its routes may lead to.
@@ -363,4 +364,33 @@ fn another_owner_of_a_door_waits_for_a_new_instance() {
     let named = format!("left=the owner of {}", site.door("other.door").display());
     assert!(left.is_some_and(|line| line.ends_with(&named)), "{said}");
     assert_eq!(site.status("/json/x"), 404, "the door answers as before");
+}
+
+#[test]
+fn sighup_while_a_new_instance_starts_ends_neither() {
+    let servers = Succession::start(Launch::of("hello"));
+    servers.first().signal(libc::SIGUSR2);
+    assert!(eventually(|| !servers.started().is_empty()));
+    let new = servers.started()[0].cast_unsigned();
+    let taken = |server: &Server| {
+        let lines = server.lines();
+        lines
+            .iter()
+            .any(|line| line.contains("the new instance has the listeners"))
+    };
+    while !taken(servers.first()) {
+        servers.signal(new, libc::SIGHUP);
+        assert!(
+            !servers
+                .first()
+                .lines()
+                .iter()
+                .any(|line| line.contains("ERROR")),
+            "{}",
+            servers.first().lines().join("\n")
+        );
+    }
+    assert_eq!(servers.first().get("/").status, 200);
+    let new = servers.heir(1);
+    assert_eq!(servers.stop(new).code(), 0);
 }

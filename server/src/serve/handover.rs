@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use transom_platform::own_log::{info, warn};
 
 /// Lines: the parent's process id, the descriptor to say "ready" at, then a descriptor and its name for each listener.
-const VARIABLE: &str = "TRANSOM_HANDOVER";
+pub(super) const VARIABLE: &str = "TRANSOM_HANDOVER";
 
 /// What is true of this process only, and would be taken for true of the next one.
 const OURS_ALONE: [&str; 6] = [
@@ -187,8 +187,12 @@ impl Drop for Inheritance {
 struct Attributes(Box<libc::posix_spawnattr_t>);
 
 impl Attributes {
-    /// Those that are blocked here are for our main thread; a program that has not become ready is to obey them at once.
+    /// Those that are blocked here are for our main thread; a program that has not become ready is to obey them at once. But
+    /// SIGHUP never ends a process, so that it waits until it is read.
     fn with(blocked: &libc::sigset_t) -> io::Result<Self> {
+        let mut blocked = *blocked;
+        // SAFETY: the set was filled by the system.
+        unsafe { libc::sigaddset(&raw mut blocked, libc::SIGHUP) };
         // SAFETY: all zeros are a value of the type, which `init` then overwrites.
         let mut attributes = Box::new(unsafe { std::mem::zeroed() });
         // SAFETY: there is room for what it writes.
@@ -199,7 +203,7 @@ impl Attributes {
         unsafe {
             check(libc::posix_spawnattr_setsigmask(
                 &raw mut *attributes.0,
-                blocked,
+                &raw const blocked,
             ))?;
             check(libc::posix_spawnattr_setflags(&raw mut *attributes.0, mask))?;
         }

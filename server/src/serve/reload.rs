@@ -16,6 +16,7 @@ use crate::log::LogHandle;
 use crate::settings::file::Words;
 use crate::settings::{ForwardSettings, FrontSettings};
 use clap::ArgMatches;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use transom_platform::own_log::{error, info, warn};
@@ -105,7 +106,15 @@ impl<'s> Reload<'s> {
 
     fn read(&mut self, loops: &FrontHalf) -> Result<Changes, StartError> {
         let path = self.asked.config.as_deref();
-        let len = path.and_then(|path| Some(std::fs::metadata(path).ok()?.len()));
+        let about = path.and_then(|path| Some((path, std::fs::metadata(path).ok()?)));
+        if let Some((path, _)) = about.as_ref().filter(|(_, about)| !about.is_file()) {
+            // Reading it may take for ever, and this is the thread that SIGTERM goes to.
+            return Err(StartError::ReadConfig {
+                path: (*path).to_owned(),
+                source: io::Error::other("it is no file, and only a file is read again"),
+            });
+        }
+        let len = about.map(|(_, about)| about.len());
         if let (Some(path), Some(len @ FILE_MAX..)) = (path, len) {
             return Err(StartError::LargeFile {
                 path: path.to_owned(),
