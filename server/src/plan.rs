@@ -14,7 +14,9 @@ use crate::front::{
 use crate::listen::ListenAddress;
 use crate::log;
 use crate::peer::proxy::V2_MAX_LEAST;
-use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
+use crate::settings::{
+    AccessLogSetting, ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings,
+};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, PAGE, Place, Term, pages,
 };
@@ -818,6 +820,13 @@ fn check_streams(
                 flag: "--forwarded",
                 other,
                 why: "only requests have such fields, and there is no http:// forward: leave it out",
+            })
+        }
+        Some(other) if settings.access_log != AccessLogSetting::Off && !any_http => {
+            Err(PlanError::Together {
+                flag: "--access-log",
+                other,
+                why: "its lines are of requests, and there is no http:// forward: leave it out",
             })
         }
         Some(_) if settings.connections_per_address.is_some() && forwards.iter().all(any_udp) => {

@@ -532,6 +532,7 @@ fn flags_that_would_mean_nothing_to_a_forward_are_refused_by_name() {
             "--forwarded forwarded --trust 127.0.0.1",
             "--forwarded",
         ),
+        ("tcp", "--access-log json", "--access-log"),
         (
             "udp",
             "--connections-per-address 3",

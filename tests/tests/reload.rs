@@ -196,6 +196,17 @@ fn a_wrong_file_changes_nothing_and_every_mistake_is_told() {
             &["front.toml:1:14", "--head-limit"],
         ),
         (
+            // Right as a whole, and --head-limit needs other memory.
+            file(
+                "proxy-protocol = \"require\"\ntrust = [\"127.0.0.1/32\"]\nhead-limit = \"64KiB\"\nproxy-header-limit = \"32KiB\"",
+                &routes(&site.folder)[..1],
+            ),
+            &[
+                "does not go with what stays as it is until SIGUSR2",
+                "--proxy-header-limit",
+            ],
+        ),
+        (
             format!(
                 "#{}\n{}",
                 "x".repeat(300 << 10),

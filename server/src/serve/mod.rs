@@ -188,6 +188,10 @@ enum StartError {
          which reads all of it", .path.display()
     )]
     LargeFile { path: PathBuf, len: u64, most: u64 },
+    #[error(
+        "what the file changes does not go with what stays as it is until SIGUSR2, which starts a new instance: {0}"
+    )]
+    Mixed(#[source] Box<StartError>),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("{place}: {source}")]

@@ -125,6 +125,10 @@ impl<'s> Reload<'s> {
         let new = forwards::read_asked(self.asked)?;
         let (front, words) = FrontSettings::with_words(&new.settings, Some(self.line))?;
         forwards::plan(&front, &new)?;
+        // What changes goes together with what stays until SIGUSR2, or nothing changes.
+        let mut mixed = self.front.clone();
+        mixed.change_to(&front);
+        forwards::plan(&mixed, &self.config).map_err(|error| StartError::Mixed(Box::new(error)))?;
         let mut changes = Changes {
             done: Vec::new(),
             left: Vec::new(),
