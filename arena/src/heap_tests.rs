@@ -491,3 +491,37 @@ fn memory_too_small_for_an_arena_is_refused() {
     // SAFETY: aligned, 32 bytes, not used by anybody else; nothing is built in it.
     assert!(unsafe { Heap::new(start, 32, Wipe::None) }.is_err());
 }
+
+/// Searches are what a request has for itself: one that fits below the mark makes none, and leaves all to the next.
+#[test]
+fn what_fits_below_the_mark_costs_no_search_above_it() {
+    let mut lab = Lab::new(Wipe::None);
+    let blocks: Vec<_> = (0..40)
+        .map(|n| Block::make(&lab.heap, layout(64, 8), n).expect("fits"))
+        .collect();
+    let mut kept = Vec::new();
+    for (n, block) in blocks.into_iter().enumerate() {
+        match n % 2 {
+            0 => block.free(&lab.heap),
+            _ => kept.push(block),
+        }
+    }
+    lab.end();
+    assert_eq!(lab.heap.kept(), 20 * 64);
+    for _ in 0..3 {
+        for _ in 0..100 {
+            Block::make(&lab.heap, layout(500, 8), 7)
+                .expect("fits")
+                .free(&lab.heap);
+        }
+        assert_eq!(lab.heap.joins.get(), JOINS);
+        lab.heap.joins.set(1);
+        lab.end();
+        assert_eq!(lab.heap.joins.get(), JOINS, "of each request anew");
+    }
+    // Above the mark there is still what is left of it.
+    let small = Block::make(&lab.heap, layout(64, 8), 9).expect("fits");
+    assert!(lab.heap.is_kept(small.at));
+    kept.push(small);
+    kept.into_iter().for_each(|block| block.free(&lab.heap));
+}

@@ -482,37 +482,3 @@ fn a_value_in_the_middle_leaves_two_pieces() {
         }
     });
 }
-
-/// Requests that find nothing above the mark leave later ones their searches below it.
-#[test]
-fn what_does_not_fit_above_is_made_below_without_a_search() {
-    on_bucket_thread(|tenant| {
-        let cache: Arc<Mutex<Vec<Box<[u8; 64]>>>> = Arc::default();
-        let fill = cache.clone();
-        let outcome = tenant.enter(&never_stuck, move |_| {
-            let mut all: Vec<_> = (0..1500).map(|_| Box::new([5u8; 64])).collect();
-            let mut n = 0;
-            all.retain(|_| {
-                n += 1;
-                n % 2 == 0
-            });
-            all.shrink_to_fit();
-            fill.lock().expect("nobody panics").extend(all);
-        });
-        assert!(outcome.result.is_ok(), "{outcome:?}");
-        for _ in 0..3 {
-            // None of these fits a block above.
-            let outcome = tenant.enter(&never_stuck, |_| {
-                (0..3000).for_each(|_| drop(black_box(vec![1u8; 1000])));
-            });
-            assert!(outcome.result.is_ok(), "{outcome:?}");
-            // This one needs a search below the mark.
-            let outcome = tenant.enter(&never_stuck, |_| {
-                let pieces: Vec<_> = (0..18).map(|_| vec![1u8; 10_000]).collect();
-                pieces.into_iter().for_each(drop);
-                black_box(vec![1u8; 190_000]).len()
-            });
-            assert!(outcome.result.is_ok(), "{outcome:?}");
-        }
-    });
-}
