@@ -270,7 +270,8 @@ impl Tenant {
                 unsafe { bucket.close_extension() };
             }
         }
-        let left = bucket.live();
+        // Below the mark, and above it what there is more than before.
+        let left = bucket.live() + bucket.heap().kept().saturating_sub(bucket.kept());
         // SAFETY: this is the bucket's thread, and the request is over. What it has left is counted. (After an escape
         // `escaped` has said that it left nothing, on the strength of the contract.)
         unsafe { bucket.reset() };

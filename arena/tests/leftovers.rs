@@ -482,3 +482,22 @@ fn a_value_in_the_middle_leaves_two_pieces() {
         }
     });
 }
+
+/// What an earlier request has freed again is used first, and what is left there counts like any other.
+#[test]
+fn what_is_left_above_the_mark_is_counted_too() {
+    on_bucket_thread(|tenant| {
+        let (first, second) = (Mailbox::new(), Mailbox::new());
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let between = black_box(vec![1u8; 4096]);
+            smuggle_in(&first);
+            drop(between);
+        });
+        assert_eq!(outcome.left, 64);
+        assert_eq!(smuggle(tenant, &second), 64);
+        assert_eq!(tenant.bucket().kept(), 128);
+        let outcome = tenant.enter(&never_stuck, |_| drop(second.take()));
+        assert_eq!((outcome.left, outcome.kept), (0, 64));
+        drop(first.take());
+    });
+}
