@@ -5,8 +5,8 @@
 //!
 //! For the same reason a thread that runs a request cannot block the signals of faults.
 
-use crate::futex::silently;
 use crate::recovery::{STACK_MARGIN, has_stack, park_overflowed};
+use crate::signal::{OF_FAULTS, OF_THE_C_LIBRARY, change_mask};
 use crate::thread::bound;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -60,7 +60,7 @@ impl AsAChild {
         }
         let set = BLOCKED_FOR_THE_MAIN_THREAD.load(Ordering::Relaxed);
         let mut before = 0;
-        if set == 0 || mask(libc::SIG_UNBLOCK, Some(&set), Some(&mut before)) != 0 {
+        if set == 0 || change_mask(libc::SIG_UNBLOCK, Some(&set), Some(&mut before)) != 0 {
             return AsAChild(None);
         }
         AsAChild(Some(before))
@@ -70,23 +70,9 @@ impl AsAChild {
 impl Drop for AsAChild {
     fn drop(&mut self) {
         if let Some(before) = self.0 {
-            mask(libc::SIG_SETMASK, Some(&before), None);
+            change_mask(libc::SIG_SETMASK, Some(&before), None);
         }
     }
-}
-
-/// Changes the mask of this thread as the kernel does it; gives its error.
-fn mask(how: c_int, new: Option<&u64>, old: Option<&mut u64>) -> c_int {
-    let new = new.map_or(ptr::null(), ptr::from_ref);
-    let old = old.map_or(ptr::null_mut(), ptr::from_mut);
-    silently(|| {
-        // SAFETY: the kernel reads one word and writes one.
-        match unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, size_of::<u64>()) } {
-            0 => 0,
-            // SAFETY: the address of this thread's errno.
-            _ => unsafe { *libc::__errno_location() },
-        }
-    })
 }
 
 /// Functions that are called after there is stack, and by a child's mask if they make one.
@@ -154,8 +140,6 @@ pub(crate) fn begin_anew() {
     std::mem::forget(AsAChild::begin());
 }
 
-const OF_FAULTS: u64 = bit(libc::SIGSEGV) | bit(libc::SIGBUS) | bit(libc::SIGABRT);
-
 /// `pthread_sigmask` of the C library, except that a thread which runs a request cannot block the signals of faults.
 ///
 /// # Safety
@@ -166,7 +150,6 @@ pub unsafe extern "C" fn pthread_sigmask(
     new: *const libc::sigset_t,
     old: *mut libc::sigset_t,
 ) -> c_int {
-    const OF_THE_C_LIBRARY: u64 = bit(32) | bit(33); // nptl/pthread_sigmask.c leaves them alone
     // SAFETY: C's contract: null, or a set that can be read. The kernel's is its first word.
     let mut set = unsafe { new.cast::<u64>().as_ref() }.copied();
     if let Some(set) = set.as_mut().filter(|_| how != libc::SIG_UNBLOCK) {
@@ -176,7 +159,7 @@ pub unsafe extern "C" fn pthread_sigmask(
         }
     }
     // SAFETY: C's contract: null, or a set that can be written to.
-    mask(how, set.as_ref(), unsafe { old.cast::<u64>().as_mut() })
+    change_mask(how, set.as_ref(), unsafe { old.cast::<u64>().as_mut() })
 }
 
 /// `sigprocmask` of the C library, as [`pthread_sigmask`].
@@ -198,8 +181,4 @@ pub unsafe extern "C" fn sigprocmask(
             -1
         }
     }
-}
-
-const fn bit(signal: c_int) -> u64 {
-    1 << (signal - 1)
 }

@@ -64,10 +64,11 @@ pub struct Bucket {
     /// Cells that are locked.
     pub(crate) held: HeldCells,
     pub(crate) stack_gauge: StackGauge,
-    /// The stack's extension is open.
+    /// The stack's extension is open. A word of its own, and not only `EXTENDED`: the handler of a fault sets it, at a moment when
+    /// what was interrupted may be changing the events.
     extended: Cell<bool>,
     /// What is blocked on its thread but for our handler of faults, which was left by a jump.
-    pub(crate) mask: Cell<Option<libc::sigset_t>>,
+    pub(crate) mask: Cell<Option<u64>>,
     panic_room_used: Cell<usize>,
     panic_room_live: Cell<u32>,
     /// How often the shared heap had nothing for it.
@@ -432,10 +433,9 @@ impl Bucket {
 
     /// The stack, with its extension while that is open: its lowest address, and its size.
     pub(crate) fn open_stack(&self) -> (usize, usize) {
-        let more = if self.extended.get() {
-            EXTENSION_SIZE
-        } else {
-            0
+        let more = match self.extended.get() {
+            true => EXTENSION_SIZE,
+            false => 0,
         };
         (
             self.stack_bottom() - more,
@@ -445,14 +445,13 @@ impl Bucket {
 
     /// Opens the stack's extension. False if it is open, or cannot be opened. Async-signal-safe.
     pub(crate) fn extend_stack(&self) -> bool {
-        if self.extended.get()
-            || !region::open(self.stack_bottom() - EXTENSION_SIZE, EXTENSION_SIZE)
-        {
-            return false;
+        let opens = !self.extended.get()
+            && region::open(self.stack_bottom() - EXTENSION_SIZE, EXTENSION_SIZE);
+        if opens {
+            self.extended.set(true);
+            self.events.add(EXTENDED);
         }
-        self.extended.set(true);
-        self.events.add(EXTENDED);
-        true
+        opens
     }
 
     /// Closes it, and gives its memory back. Where the kernel refuses that, it stays open.

@@ -888,6 +888,7 @@ impl Heap {
             kept.join(base, |_| true);
         }
         self.move_mark(lowest);
+        self.may_rise.set(false); // what lies right above it now is live
         self.kept.set(self.kept.get() + live);
         self.forget_live();
     }

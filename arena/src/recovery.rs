@@ -35,7 +35,7 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::events::{ABORTING, DRAWS, EXTENDED, MARKED, NOTED};
+use crate::events::{ABORTING, DRAWS, MARKED, NOTED};
 use crate::exhaustion::{Exhaustion, Reason};
 use crate::overdraft;
 use crate::panic::{self, PanicNote};
@@ -264,11 +264,9 @@ impl Tenant {
         if !bucket.events.none() {
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
-            if bucket.events.any(EXTENDED) {
-                // SAFETY: the request's frames have returned, or were left for good by a jump whose contract says that
-                // they have lent nothing. This one is the caller's, further up.
-                unsafe { bucket.close_extension() };
-            }
+            // SAFETY: the request's frames have returned, or were left for good by a jump whose contract says that they have
+            // lent nothing. This one is the caller's, further up.
+            unsafe { bucket.close_extension() };
         }
         // Below the mark, and above it what there is more than before.
         let left = bucket.live() + bucket.heap().kept().saturating_sub(bucket.kept());
@@ -324,7 +322,7 @@ impl Tenant {
     fn escaped(&self) -> Failed<'static> {
         let bucket = self.bucket;
         if let Some(mask) = bucket.mask.take() {
-            signal::restore_mask(&mask);
+            signal::change_mask(libc::SIG_SETMASK, Some(&mask), None);
         }
         thread(|t| {
             t.outside.set(0);
@@ -611,22 +609,25 @@ pub fn ensure_stack(margin: usize) {
     let Some(bucket) = bound() else {
         return;
     };
-    let is_little = stack_remaining().is_some_and(|left| left < margin);
-    if is_little && (may_jump(bucket) || !has_stack(margin)) {
+    if !is_stack_left(margin) && (may_jump(bucket) || !has_stack(margin)) {
         stack_overflowed(bucket);
     }
 }
 
+/// Whether at least `margin` bytes of stack are left as it is.
+pub(crate) fn is_stack_left(margin: usize) -> bool {
+    stack_remaining().is_none_or(|left| left >= margin)
+}
+
 /// Whether at least `margin` bytes of stack are left, or can be had.
 pub(crate) fn has_stack(margin: usize) -> bool {
-    let enough = || stack_remaining().is_none_or(|left| left >= margin);
-    let Some(bucket) = bound().filter(|_| !enough()) else {
+    let Some(bucket) = bound().filter(|_| !is_stack_left(margin)) else {
         return true;
     };
     if bucket.state() != BucketState::Parked {
         extend_stack(bucket);
     }
-    enough() // this function may have been the one that overflowed, and has extended it by that
+    is_stack_left(margin) // this function may have been the one that overflowed, and has extended it by that
 }
 
 /// The stack has overflowed, or is about to: goes on with the extension, if that is closed yet. The request has outgrown it.

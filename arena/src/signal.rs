@@ -7,6 +7,7 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::events::ABORTING;
+use crate::futex::silently;
 use crate::panic;
 use crate::parking::{park_there, sleep_for_ever, top_of_cleanup_stack};
 use crate::recovery::{self, jump, may_jump};
@@ -17,6 +18,12 @@ use std::ptr;
 use std::sync::OnceLock;
 
 const SIGNALS: [libc::c_int; 3] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT];
+/// The same as the kernel's mask has them.
+pub(crate) const OF_FAULTS: u64 = bit(SIGNALS[0]) | bit(SIGNALS[1]) | bit(SIGNALS[2]);
+
+/// What the C library uses for itself, and its `pthread_sigmask` leaves alone. (nptl/pthread_sigmask.c)
+pub(crate) const OF_THE_C_LIBRARY: u64 = bit(32) | bit(33);
+
 type Previous = [libc::sigaction; SIGNALS.len()];
 
 /// The kernel has sent it itself. (sigaction(2))
@@ -54,23 +61,32 @@ pub(crate) fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Restores a mask. Of this thread.
-pub(crate) fn restore_mask(mask: &libc::sigset_t) {
-    // SAFETY: a set that the kernel has written.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
+/// The bit of a signal in the kernel's mask.
+const fn bit(signal: libc::c_int) -> u64 {
+    1 << (signal - 1)
+}
+
+/// Changes the mask of this thread as the kernel does it; gives its error.
+pub(crate) fn change_mask(
+    how: libc::c_int,
+    new: Option<&u64>,
+    old: Option<&mut u64>,
+) -> libc::c_int {
+    let new = new.map_or(ptr::null(), ptr::from_ref);
+    let old = old.map_or(ptr::null_mut(), ptr::from_mut);
+    silently(|| {
+        // SAFETY: the kernel reads one word and writes one.
+        match unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, new, old, size_of::<u64>()) } {
+            0 => 0,
+            // SAFETY: the address of this thread's errno.
+            _ => unsafe { *libc::__errno_location() },
+        }
+    })
 }
 
 /// Has this thread take the signals of faults, whatever mask it has inherited: one that is blocked ends the process.
 pub(crate) fn take_faults() {
-    // SAFETY: signal sets are plain data, initialised by sigemptyset; the mask is this thread's.
-    unsafe {
-        let mut set: libc::sigset_t = MaybeUninit::zeroed().assume_init();
-        libc::sigemptyset(&raw mut set);
-        for signal in SIGNALS {
-            libc::sigaddset(&raw mut set, signal);
-        }
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut());
-    }
+    change_mask(libc::SIG_UNBLOCK, Some(&OF_FAULTS), None);
 }
 
 /// # Safety
@@ -154,7 +170,9 @@ extern "C" fn handler(
 fn jump_if_that_may_be(bucket: &Bucket, context: &libc::ucontext_t) {
     if may_jump(bucket) && panic::lies_in_executable(program_counter(context)) {
         recovery::note_overflow(bucket);
-        bucket.mask.set(Some(context.uc_sigmask)); // what the handler's return would restore
+        // SAFETY: the kernel's mask is the first word. It is what the handler's return would restore.
+        let mask = unsafe { (&raw const context.uc_sigmask).cast::<u64>().read() };
+        bucket.mask.set(Some(mask));
         jump(bucket);
     }
 }

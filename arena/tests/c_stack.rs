@@ -5,7 +5,8 @@
 mod common;
 
 use common::{
-    alone, exhaustion, never_stuck, on_bucket_thread, overflow_the_stack, parks, with_stack_left,
+    alone, down_to, exhaustion, never_stuck, on_bucket_thread, overflow_the_stack, parks,
+    with_stack_left,
 };
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -333,16 +334,6 @@ fn a_signal_at_the_end_of_a_stack_ends_nothing_and_leaves_overflows_caught() {
     thread::Builder::new()
         .stack_size(64 << 10)
         .spawn(move || {
-            #[inline(never)]
-            fn down_to(end: usize, then: &dyn Fn()) {
-                let frame = [0u8; 64];
-                if black_box(&raw const frame as usize) < end {
-                    then();
-                } else {
-                    down_to(end, then);
-                }
-                black_box(&frame);
-            }
             let mut attributes = MaybeUninit::uninit();
             let (mut bottom, mut size) = (ptr::null_mut(), 0);
             // SAFETY: they fill what they are given; attributes are destroyed after.
@@ -352,7 +343,7 @@ fn a_signal_at_the_end_of_a_stack_ends_nothing_and_leaves_overflows_caught() {
                 libc::pthread_attr_destroy(attributes.as_mut_ptr());
             }
             for left in [500, 700, 900] {
-                down_to(bottom as usize + left, &|| assert_eq!(raise(), 0));
+                down_to(bottom as usize + left, &mut || assert_eq!(raise(), 0));
             }
         })
         .expect("starts")

@@ -22,7 +22,7 @@ use crate::bound::PAGE;
 use crate::bucket::{self, Bucket};
 use crate::events::USES_C;
 use crate::pool::{self, Charged, Claim, Refused, Unsuitable};
-use crate::recovery::{STACK_MARGIN, ensure_stack, has_stack, stack_remaining};
+use crate::recovery::{STACK_MARGIN, ensure_stack, has_stack, is_stack_left};
 use crate::region::Part;
 use crate::thread::{bound, thread};
 use std::alloc::Layout;
@@ -215,11 +215,6 @@ impl Drop for Inside {
     }
 }
 
-/// Whether there is stack for the heap as it is. What frees can be put off where there is not, and the request goes on.
-fn has_stack_as_it_is() -> bool {
-    stack_remaining().is_none_or(|left| left >= STACK_MARGIN)
-}
-
 /// What a caller of this rank may have, for the request in this bucket.
 fn claim(bucket: &Bucket, rank: Rank) -> Claim<'_> {
     let number = u16::try_from(bucket.index()).expect("at most BUCKETS_MAX");
@@ -272,7 +267,8 @@ fn owns(block: *mut u8) -> bool {
 /// # Safety
 /// The block is one of this heap's, live, and not used again.
 unsafe fn deallocate(block: NonNull<u8>) {
-    if !has_stack_as_it_is() {
+    // What frees can be put off, and the request goes on.
+    if !is_stack_left(STACK_MARGIN) {
         // SAFETY: by the caller's promise the block is ours, and it has room for a pointer.
         return unsafe { put_off(&PENDING, block) };
     }
@@ -285,7 +281,7 @@ unsafe fn deallocate(block: NonNull<u8>) {
 /// # Safety
 /// The block was made by the C library's own allocator, is live, and not used again.
 unsafe fn deallocate_elsewhere(block: NonNull<u8>) {
-    if has_stack_as_it_is() {
+    if is_stack_left(STACK_MARGIN) {
         // SAFETY: by the caller's promise.
         unsafe { library::__libc_free(block.as_ptr().cast()) };
     } else {

@@ -203,17 +203,25 @@ pub fn overflow_the_stack() -> usize {
     deeper(0)
 }
 
-/// Goes down until less than `left` bytes are left, then runs `then` there.
-#[inline(never)]
+/// Goes down until less than `left` bytes are left of the stack as it is now, then runs `then` there.
 pub fn with_stack_left<R>(left: usize, then: &mut dyn FnMut() -> R) -> R {
+    let marker = 0u8;
+    let here = std::hint::black_box(&raw const marker) as usize;
+    // Looked at once: on the way the stack may be extended.
+    let remaining = stack_remaining().expect("in a request");
+    down_to(here - remaining + left, then)
+}
+
+/// Goes down the stack until that address, then runs `then` there.
+#[inline(never)]
+pub fn down_to<R>(end: usize, then: &mut dyn FnMut() -> R) -> R {
     let frame = [1u8; 16];
-    std::hint::black_box(&frame);
-    if stack_remaining().expect("in a request") < left {
-        return then();
+    if std::hint::black_box(&raw const frame) as usize >= end {
+        let result = down_to(end, then);
+        std::hint::black_box(&frame);
+        return result;
     }
-    let result = with_stack_left(left, then);
-    std::hint::black_box(&frame);
-    result
+    then()
 }
 
 /// Resident pages of this process.
