@@ -10,6 +10,7 @@ use crate::cleanup::WayOut;
 use crate::events::ABORTING;
 use crate::futex;
 use crate::recovery::{Failed, clean_up, settle_pools};
+use crate::signal;
 use crate::thread::thread;
 use std::arch::asm;
 use std::ptr;
@@ -42,8 +43,10 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
     sleep_for_ever()
 }
 
-/// Sleeps for ever.
+/// Sleeps for ever. No signal is for this thread any more: where it sleeps there may be no room for one's frame, above all on
+/// the signal stack.
 pub(crate) fn sleep_for_ever() -> ! {
+    signal::change_mask(libc::SIG_SETMASK, Some(&!signal::OF_THE_C_LIBRARY), None);
     let never = AtomicU32::new(0);
     loop {
         futex::wait(&never, 0);

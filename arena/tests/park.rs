@@ -9,7 +9,8 @@ use common::{
 use std::hint::black_box;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
 use transom_arena::{Reason, WayOut, defer, parked};
 
 #[global_allocator]
@@ -365,6 +366,31 @@ fn a_fault_that_was_sent_disarms_nothing() {
     // SAFETY: as above.
     unsafe { libc::kill(libc::getpid(), libc::SIGBUS) };
     let parked_one = parks(|_| overflow_the_stack());
+    others_go_on();
+    assert!(parked_one.for_ever());
+}
+
+/// A thread that overflows in a cleanup sleeps where the handler of the fault runs: there is no room for two more frames there.
+#[test]
+fn faults_that_are_sent_to_a_parked_thread_end_nothing() {
+    static THREAD: AtomicI32 = AtomicI32::new(0);
+    let parked_one = parks(|_| {
+        // SAFETY: a system call without preconditions.
+        THREAD.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+        defer(|_| {
+            black_box(overflow_the_stack());
+        });
+        overflow_the_stack()
+    });
+    for _ in 0..200 {
+        for signal in [libc::SIGSEGV, libc::SIGBUS] {
+            let thread = THREAD.load(Ordering::SeqCst);
+            // SAFETY: sends a thread of this process a signal; it never ends.
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
+            assert_eq!(sent, 0);
+        }
+        std::thread::sleep(Duration::from_micros(100)); // so that these may find it where those before have left it
+    }
     others_go_on();
     assert!(parked_one.for_ever());
 }
