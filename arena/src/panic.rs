@@ -15,7 +15,7 @@ use std::ffi::c_void;
 use std::fmt::{self, Write};
 use std::panic::PanicHookInfo;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const MESSAGE_MAX: usize = 240;
 pub(crate) const FRAMES_MAX: usize = 32;
@@ -23,10 +23,6 @@ pub(crate) const FRAMES_MAX: usize = 32;
 const NO_TEXT: &str = "a value that is no text";
 
 static BACKTRACE: AtomicBool = AtomicBool::new(false);
-/// Where the executable is loaded: what is subtracted from an address to make an offset.
-static LOADED_AT: AtomicUsize = AtomicUsize::new(0);
-/// Bytes from there to its end.
-static LOADED_SIZE: AtomicUsize = AtomicUsize::new(0);
 
 /// What is known of a request's last panic. Lies in the bucket's control block.
 pub struct PanicNote {
@@ -101,9 +97,6 @@ pub fn install_hook() {
     ONCE.call_once(|| {
         let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
         BACKTRACE.store(wanted, Ordering::Relaxed);
-        let (start, size) = executable();
-        LOADED_AT.store(start, Ordering::Relaxed);
-        LOADED_SIZE.store(size, Ordering::Relaxed);
         if wanted {
             // The unwinder's first walk looks up and caches the executable's tables: have it done now.
             let mut frames = [0; FRAMES_MAX];
@@ -248,17 +241,17 @@ extern "C" fn each_frame(context: *mut c_void, argument: *mut c_void) -> i32 {
     }
     // SAFETY: the unwinder calls us with a valid context.
     let address = unsafe { _Unwind_GetIP(context) };
-    let offset = address.wrapping_sub(LOADED_AT.load(Ordering::Relaxed));
+    let (start, size) = executable();
+    let offset = address.wrapping_sub(start);
     // Frames of the C library, which start a thread, mean nothing to `addr2line -e BINARY`.
-    if offset < LOADED_SIZE.load(Ordering::Relaxed) {
+    if offset < size {
         walk.frames[walk.count] = offset;
         walk.count += 1;
     }
     GO_ON
 }
 
-/// The return addresses of whoever calls this, as offsets that `addr2line -e BINARY` takes, and how many. Empty before the
-/// panic hook is installed.
+/// The return addresses of this call, innermost first, as offsets that `addr2line -e BINARY` takes, and how many.
 pub(crate) fn callers() -> ([usize; FRAMES_MAX], usize) {
     let mut frames = [0; FRAMES_MAX];
     let count = walk(&mut frames);
@@ -278,9 +271,10 @@ fn walk(_: &mut [usize; FRAMES_MAX]) -> usize {
     0
 }
 
-/// Whether an address lies in the executable, and not in a library. False before the panic hook is installed.
+/// Whether an address lies in the executable, and not in a library.
 pub(crate) fn lies_in_executable(address: usize) -> bool {
-    address.wrapping_sub(LOADED_AT.load(Ordering::Relaxed)) < LOADED_SIZE.load(Ordering::Relaxed)
+    let (start, size) = executable();
+    address.wrapping_sub(start) < size
 }
 
 /// Where the executable is loaded, and how many bytes it has there.

@@ -106,10 +106,11 @@ pub fn attach(
     let identity = fs::symlink_metadata(&temporary.0)
         .map(|made| (made.dev(), made.ino()))
         .map_err(fail("look at the door's socket"))?;
-    let orders = porter::start(inner, listener).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => AttachError::AlreadyAttached,
-        _ => fail("start the door's porter")(error),
-    })?;
+    let orders =
+        porter::start(inner, listener, options.begin).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => AttachError::AlreadyAttached,
+            _ => fail("start the door's porter")(error),
+        })?;
     let mut attachment = Attachment {
         path: path.to_owned(),
         identity,

@@ -10,18 +10,22 @@
 //! *stuck*: no channel to or from him is opened any more, and what his open channels still bring is kept open without being
 //! counted among those that wait. All that is here is there from the start of the process, but the stacks of the threads.
 
+use std::ffi::{CStr, c_void};
 use std::fs::File;
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Barrier, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Users who can have a closer at a time.
 pub const CLOSERS_MAX: usize = 8;
-/// Bytes of the stack of a closer.
-pub const CLOSER_STACK: usize = 64 << 10;
+/// Bytes of the stack of a closer. The C library takes no less than its minimum, which is 128 KiB on aarch64.
+pub const CLOSER_STACK: usize = if libc::PTHREAD_STACK_MIN > 64 << 10 {
+    libc::PTHREAD_STACK_MIN
+} else {
+    64 << 10
+};
 /// Descriptors of one user that wait to be closed.
 const WAITING_MAX: usize = 64;
 /// How long a descriptor waits for room among those: an honest user's are closed within microseconds.
@@ -105,38 +109,61 @@ fn lock() -> MutexGuard<'static, State> {
 }
 
 /// Starts what every process has that opens or attaches doors, once: the thread that starts the closers. The first open or
-/// attach does so otherwise. It starts them because what the start of a thread allocates would be taken from the
-/// request of a thread that runs a handler.
+/// attach does so otherwise.
 ///
 /// # Errors
 /// The system has no room for a thread.
 pub fn start() -> io::Result<()> {
-    static STARTED: OnceLock<()> = OnceLock::new();
-    static STARTING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    if STARTED.get().is_none() {
-        let begun = Arc::new(Barrier::new(2));
-        spawn("closers", {
-            let begun = Arc::clone(&begun);
-            move || {
-                begun.wait();
-                drop(begun);
-                run();
-            }
-        })?;
-        // What its start allocates is behind us then.
-        begun.wait();
-        let _ = STARTED.set(());
+    static STARTED: Mutex<bool> = Mutex::new(false);
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*started {
+        start_thread(start_closers, 0)?;
+        *started = true;
     }
     Ok(())
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let builder = thread::Builder::new().name(name.to_owned());
-    builder.stack_size(CLOSER_STACK).spawn(work).map(drop)
+/// What a thread runs, and the word that it is given.
+type Main = extern "C" fn(*mut c_void) -> *mut c_void;
+
+/// Starts a thread that nobody joins. Not with `std::thread`, which allocates for each thread, on both sides: a closer is
+/// started while the process serves, and what it took would be a request's, or the process heap's.
+fn start_thread(main: Main, argument: usize) -> io::Result<()> {
+    let check = |code: libc::c_int| match code {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    };
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
+    // SAFETY: attributes are initialised before use and destroyed after. The argument is a number. The thread was created
+    // joinable and is detached once, by us, who alone know it.
+    unsafe {
+        check(libc::pthread_attr_init(attributes.as_mut_ptr()))?;
+        let attributes = attributes.assume_init_mut();
+        let argument = std::ptr::without_provenance_mut(argument);
+        let created =
+            check(libc::pthread_attr_setstacksize(attributes, CLOSER_STACK)).and_then(|()| {
+                check(libc::pthread_create(
+                    thread.as_mut_ptr(),
+                    attributes,
+                    main,
+                    argument,
+                ))
+            });
+        libc::pthread_attr_destroy(attributes);
+        created?;
+        check(libc::pthread_detach(thread.assume_init()))
+    }
 }
 
-fn run() {
+fn name_this_thread(name: &CStr) {
+    // SAFETY: a NUL-terminated name for the calling thread.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// The thread that starts the closers.
+extern "C" fn start_closers(_: *mut c_void) -> *mut c_void {
+    name_this_thread(c"closers");
     let mut state = lock();
     loop {
         let unserved = |user: &User| user.count > 0 && !user.served;
@@ -146,7 +173,7 @@ fn run() {
         };
         state.users[index].served = true;
         drop(state);
-        let started = spawn("closer", move || close_all_of(index));
+        let started = start_thread(close_all_of, index);
         state = lock();
         if started.is_err() {
             state.users[index].served = false;
@@ -156,7 +183,10 @@ fn run() {
     }
 }
 
-fn close_all_of(index: usize) {
+/// The closer of the user at that index.
+extern "C" fn close_all_of(index: *mut c_void) -> *mut c_void {
+    name_this_thread(c"closer");
+    let index = index.addr();
     let mut state = lock();
     while let Some(fd) = state.users[index].pop() {
         drop(state);
@@ -165,6 +195,7 @@ fn close_all_of(index: usize) {
         state = lock();
     }
     state.users[index].served = false;
+    std::ptr::null_mut()
 }
 
 /// Whether closing the descriptor asks nobody: it is memory of the kernel's own. Asks no file system.

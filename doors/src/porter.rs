@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Barrier, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -130,7 +130,7 @@ enum Stage {
 }
 
 /// Starts the porter of a door that is to be attached.
-pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
+pub fn start(inner: Arc<Inner>, listener: OwnedFd, begin: fn()) -> io::Result<Arc<Orders>> {
     let bell = Bell::new()?;
     let mut place = inner.porter.lock().unwrap_or_else(PoisonError::into_inner);
     if place.is_some() {
@@ -157,10 +157,21 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd) -> io::Result<Arc<Orders>> {
         unreferenced: false,
         inner: Arc::clone(&inner),
     };
+    // What its start allocates is behind us when it has begun.
+    let begun = Arc::new(Barrier::new(2));
     thread::Builder::new()
         .name("porter".to_owned())
         .stack_size(STACK)
-        .spawn(move || porter.run())?;
+        .spawn({
+            let begun = Arc::clone(&begun);
+            move || {
+                begun.wait();
+                drop(begun);
+                begin();
+                porter.run();
+            }
+        })?;
+    begun.wait();
     *place = Some(orders.bell.clone());
     drop(place);
     Ok(orders)

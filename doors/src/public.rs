@@ -386,6 +386,9 @@ pub struct AttachOptions {
     pub group: Option<u32>,
     /// How long to wait for another owner of the path to leave. Default: not at all.
     pub wait: Duration,
+    /// Called once, on the thread that admits clients, before it admits any. What it allocates for a client is freed when the
+    /// client has left. Default: does nothing. Not called on illumos, where the kernel admits them.
+    pub begin: fn(),
 }
 
 impl Default for AttachOptions {
@@ -395,6 +398,7 @@ impl Default for AttachOptions {
             owner: None,
             group: None,
             wait: Duration::ZERO,
+            begin: || (),
         }
     }
 }

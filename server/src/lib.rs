@@ -36,11 +36,12 @@ mod peer;
 mod plan;
 mod serve;
 mod settings;
+mod threads;
 
 pub use listen::ListenAddress;
 pub use peer::Trusted;
 pub use plan::{FrontPlan, Plan, PlanError};
-pub use serve::{App, check_file, refuse_line, serve, serve_escaping, serve_forwards};
+pub use serve::{App, check_file, print_asked, refuse_line, serve, serve_escaping, serve_forwards};
 pub use settings::{
     AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,
     ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,

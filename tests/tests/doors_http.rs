@@ -1,9 +1,10 @@
 //! An application behind a door, with the front end in another process: the same answers as in one process, and what
 //! becomes of requests when the application is replaced, killed or away.
 
+use std::os::fd::AsRawFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use transom_tests::doors::{Crowd, Folder, before, behind, kill_again_and_again};
-use transom_tests::{Launch, Server};
+use transom_tests::{Launch, Sample, Server, eventually, raw};
 
 fn seed() -> u64 {
     let seed = SystemTime::now()
@@ -214,8 +215,34 @@ fn a_door_that_is_opened_again_takes_nothing_from_the_process_heap_but_to_open_i
     }
     assert_eq!(front.get("/hello/x").status, 200);
     let ended = front.stop();
+    let first = ended
+        .lines
+        .iter()
+        .find(|line| line.contains("memory was allocated outside the region"));
+    assert_eq!(first, None);
     assert_eq!(ended.figure("process_heap_allocations"), 0);
     assert!(ended.figure("attaching_allocations") > 0);
+}
+
+/// What they are closed by starts while the process serves.
+#[test]
+fn descriptors_that_a_client_should_not_have_sent_take_nothing_from_the_process_heap() {
+    let folder = Folder::new("unwanted");
+    let door = folder.path("hello.door");
+    let application = behind(&door, "hello", "");
+    let descriptors = || Sample::of(application.pid()).descriptors;
+    let before = descriptors();
+    let unwanted = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    for _ in 0..8 {
+        let half = raw::Half::open(&door, 1, 0).expect("it is welcome");
+        half.wire
+            .send(&raw::message(raw::CHANNEL, &[]), &[unwanted.as_raw_fd(); 4])
+            .expect("it is heard");
+        let _ = half.wire.receive(); // its refusal
+    }
+    assert!(eventually(|| descriptors() <= before), "they stay open");
+    let ended = application.stop();
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use super::Shared;
 use super::format::{Format, LINE_BYTES_MAX};
 use crate::log::{Batch, STACK_BYTES, block_signals, newlines};
+use crate::threads;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{Builder, Thread};
+use std::thread::Thread;
 
 /// Who may read the log: addresses and paths are nobody else's business.
 const MODE: libc::c_uint = 0o640;
@@ -52,10 +53,7 @@ pub(super) fn spawn(
         format,
         batch: Batch::new(),
     };
-    let handle = Builder::new()
-        .name("access-log".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || writer.run())?;
+    let handle = threads::start("access-log", STACK_BYTES, move || writer.run())?;
     Ok(handle.thread().clone())
 }
 

@@ -17,6 +17,7 @@ use crate::net::{self, Epoll};
 use crate::plan::LOOP_STACK;
 use crate::serve::EndIfPanicking;
 use crate::settings::FrontSettings;
+use crate::threads;
 use doorway::{Doorway, Entry, Progress};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -214,13 +215,10 @@ pub(crate) fn start(
             }
             Target::Http(_) => unreachable!("loops serve HTTP"),
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("forward-{n}"))
-            .stack_size(LOOP_STACK)
-            .spawn(move || {
-                let _watch = EndIfPanicking;
-                body();
-            })?;
+        let thread = threads::start(format!("forward-{n}"), LOOP_STACK, move || {
+            let _watch = EndIfPanicking;
+            body();
+        })?;
         started.threads.push(thread);
     }
     all_started.wait();

@@ -7,6 +7,7 @@
 
 use super::doorway::{REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use crate::settings::FrontSettings;
+use crate::threads;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -218,17 +219,12 @@ impl OpenerBuilder {
         };
         for (n, mut door) in self.doors.into_iter().enumerate() {
             let alarm = door.alarm.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("opener-{n}"))
-                .stack_size(OPENER_STACK)
-                .spawn({
-                    let open = open.clone();
-                    move || {
-                        count_attaching_apart();
-                        door.run(&*open);
-                        door.alarm.end();
-                    }
-                })?;
+            let open = open.clone();
+            let thread = threads::start(format!("opener-{n}"), OPENER_STACK, move || {
+                count_attaching_apart();
+                door.run(&*open);
+                door.alarm.end();
+            })?;
             opener.threads.push((alarm, thread));
         }
         Ok(opener)

@@ -5,11 +5,12 @@
 use super::batch::Batch;
 use super::queue::Queue;
 use super::record::{LINE_BYTES_MAX, Record, Style, render_dropped};
+use crate::threads;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::thread::{Builder, Thread};
+use std::thread::Thread;
 
 /// Formatting a line takes a few KiB; the rest is for the standard library's own.
 pub(crate) const STACK_BYTES: usize = 128 * 1024;
@@ -23,10 +24,7 @@ pub(super) fn spawn(queue: Arc<Queue<Record>>, sink: File, style: Style) -> io::
         style,
         reported: 0,
     };
-    let handle = Builder::new()
-        .name("log".to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || writer.run())?;
+    let handle = threads::start("log", STACK_BYTES, move || writer.run())?;
     Ok(handle.thread().clone())
 }
 

@@ -13,7 +13,7 @@ use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use transom_arena::seal;
+use transom_arena::{count_attaching_apart, seal};
 use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent};
 use transom_platform::Application;
 use transom_platform::own_log::{error, info, warn};
@@ -116,6 +116,7 @@ impl Server {
             owner: flags.door_owner,
             group: flags.door_group,
             wait: flags.door_wait.max(inherited.handed.path_patience()),
+            begin: count_attaching_apart,
         };
         inherited.handed.say_ready_but_for_the_path();
         let attachment = door.attach(path, &options)?;

@@ -121,7 +121,7 @@ pub(super) fn summarise(
     took: Duration,
 ) {
     let access_lines_dropped = access.map(AccessLog::end);
-    if front.is_some() && process_heap_allocations() > 0 {
+    if process_heap_allocations() > 0 {
         let frames = first_process_heap_allocation();
         warn!(first = %Frames(&frames), "memory was allocated outside the region after the start");
     }
@@ -167,9 +167,9 @@ pub(super) fn summarise(
         largest_refused = of(|done| done.largest_refused),
         stack_high_water = of(|done| done.stack_high_water as u64),
         process_heap_allocations = process_heap_allocations(),
-        attaching_allocations = front
-            .filter(|_| application.is_none())
-            .map(|_| attaching_allocations()),
+        // One process has no door to open, or to let others open.
+        attaching_allocations =
+            (front.is_some() != application.is_some()).then(attaching_allocations),
         access_lines_dropped,
         log_lines_dropped = logs.dropped(),
         lines_left_out = of(|done| done.unlogged),

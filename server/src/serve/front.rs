@@ -7,7 +7,8 @@ use crate::addresses::Addresses;
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders, Rules};
 use crate::plan::LOOP_STACK;
 use crate::settings::FrontSettings;
-use std::sync::{Arc, Barrier};
+use crate::threads;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transom_doors::Bell;
@@ -43,27 +44,18 @@ pub(super) struct FrontHalf {
 }
 
 impl FrontHalf {
-    /// Starts a thread for each loop, named after what they serve, and returns when all have begun: what the standard library allocates for a thread
-    /// is behind us then.
+    /// Starts a thread for each loop, named after what they serve, and returns when all have begun.
     pub(super) fn start(built: Loops, name: &str) -> Result<Self, StartError> {
         let bells = built.loops.iter().map(Loop::bell).collect();
         let mut threads = Vec::new();
-        let all_started = Arc::new(Barrier::new(built.loops.len() + 1));
         for (n, this) in built.loops.into_iter().enumerate() {
-            let started = all_started.clone();
-            let thread = std::thread::Builder::new()
-                .name(format!("{name}-{n}"))
-                .stack_size(LOOP_STACK)
-                .spawn(move || {
-                    let _watch = EndIfPanicking;
-                    started.wait();
-                    drop(started);
-                    this.run();
-                })
-                .map_err(StartError::Loop)?;
-            threads.push(thread);
+            let body = move || {
+                let _watch = EndIfPanicking;
+                this.run();
+            };
+            let thread = threads::start(format!("{name}-{n}"), LOOP_STACK, body);
+            threads.push(thread.map_err(StartError::Loop)?);
         }
-        all_started.wait();
         Ok(FrontHalf {
             threads,
             bells,

@@ -1,0 +1,28 @@
+//! The server's own threads: loops, forwards, openers, and writers of logs.
+
+use std::io;
+use std::sync::{Arc, Barrier};
+use std::thread::{Builder, JoinHandle};
+
+/// Starts a thread with a stack of `stack` bytes, and returns when it has begun: what the standard library allocates for a
+/// thread, on both sides, is behind us then.
+///
+/// # Errors
+/// The system has no room for a thread.
+pub(crate) fn start(
+    name: impl Into<String>,
+    stack: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let begun = Arc::new(Barrier::new(2));
+    let thread = Builder::new().name(name.into()).stack_size(stack).spawn({
+        let begun = begun.clone();
+        move || {
+            begun.wait();
+            drop(begun);
+            body();
+        }
+    })?;
+    begun.wait();
+    Ok(thread)
+}
