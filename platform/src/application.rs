@@ -7,7 +7,7 @@ use crate::histogram::Histogram;
 use crate::keeping::{EachThread, Keeping};
 use crate::lost::{Lost, RouteNote, Sign, Signs, Until};
 use crate::meter::{Culprit, Leave, LinePace, Meters, RouteMeter};
-use crate::own_log::{debug, error, warn};
+use crate::own_log::{debug, error, is_time_to_say, warn};
 use crate::request::{Matched, Memory, Request};
 use crate::response::{Response, Status};
 use crate::router::{Routes, Takes};
@@ -357,13 +357,10 @@ impl Application {
         self.options.each_thread.iter().chain(of_routes)
     }
 
-    /// Whether requests have been left so that what they had open stays open: by parking, or by a jump.
+    /// Whether requests have been left by a jump: what they had open, and had not registered, stays open.
     #[must_use]
-    pub fn has_left_frames(&self) -> bool {
-        let jumps = || {
-            self.policy == Policy::Escape && self.routes().iter().any(|route| route.exhausted() > 0)
-        };
-        transom_arena::parked(self.buckets) > 0 || jumps()
+    pub fn has_jumped(&self) -> bool {
+        self.policy == Policy::Escape && self.routes().iter().any(|route| route.exhausted() > 0)
     }
 
     /// Whether the door takes no calls any more.
@@ -425,12 +422,7 @@ impl Application {
         let now_ns = now_ns().max(1);
         let refused = threads_refused.fetch_add(1, Ordering::Relaxed) + 1;
         refused_ns.store(now_ns, Ordering::Relaxed);
-        let before = said_ns.load(Ordering::Relaxed);
-        if before != 0 && now_ns.saturating_sub(before) < REFUSED_FOR.as_nanos() as u64 {
-            return;
-        }
-        let ours = said_ns.compare_exchange(before, now_ns, Ordering::Relaxed, Ordering::Relaxed);
-        if ours.is_ok() {
+        if is_time_to_say(said_ns, now_ns, REFUSED_FOR.as_nanos() as u64) {
             warn!(
                 os_error = error.raw_os_error(),
                 refused,

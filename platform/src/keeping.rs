@@ -7,7 +7,7 @@
 
 use crate::application::Application;
 use crate::meter::{Leave, RouteMeter};
-use crate::own_log::{error, info, warn};
+use crate::own_log::{error, info, is_time_to_say, warn};
 use std::io;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -234,12 +234,13 @@ impl Application {
 
     /// Says so now and then.
     fn say_that_none_starts(&self, bucket: u32, error: &io::Error) {
-        let said_ns = &self.keeping().said_ns;
-        let (now_ns, before) = (now_ns(), said_ns.load(Ordering::Relaxed));
-        if before != 0 && now_ns - before < SAY_AGAIN.as_nanos() as u64 {
+        if !is_time_to_say(
+            &self.keeping().said_ns,
+            now_ns(),
+            SAY_AGAIN.as_nanos() as u64,
+        ) {
             return;
         }
-        said_ns.store(now_ns, Ordering::Relaxed);
         error!(
             bucket,
             "a door server thread cannot be started anew: {error}; check `ulimit -u` and the cgroup's pids.max. Its bucket \

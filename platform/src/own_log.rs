@@ -5,6 +5,7 @@
 //! So the macros here make `tracing` events and hand them to one subscriber, without asking which one is the process's.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::field::{Value, ValueSet};
 use tracing::{Dispatch, Event, Metadata, dispatcher};
 
@@ -13,6 +14,17 @@ static LOG: OnceLock<Dispatch> = OnceLock::new();
 /// From now on our lines go there. False if they go somewhere already.
 pub fn log_to(log: Dispatch) -> bool {
     LOG.set(log).is_ok()
+}
+
+/// Whether something was last said so long ago that it may be said again, in the caller's units of time; then this is the last
+/// time. `said` is 0 for never. Of several threads one is told so.
+#[must_use]
+pub fn is_time_to_say(said: &AtomicU64, now: u64, pause: u64) -> bool {
+    let before = said.load(Ordering::Relaxed);
+    (before == 0 || now.saturating_sub(before) >= pause)
+        && said
+            .compare_exchange(before, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
 }
 
 /// Hands an event over. The values are in the order of the fields.

@@ -190,7 +190,7 @@ pub(crate) fn set_datagram_buffer(socket: &OwnedFd, bytes: usize) -> io::Result<
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
         .or_else(|_| set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes))?;
     let mut booked: libc::c_int = 0;
-    get_option(fd, libc::SO_RCVBUF, &mut booked)?;
+    get_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &mut booked)?;
     Ok(booked.unsigned_abs() as usize / 2)
 }
 
@@ -199,23 +199,25 @@ pub(crate) fn dropped_datagrams(socket: &OwnedFd) -> u64 {
     const SO_MEMINFO: libc::c_int = 55;
     const DROPS: usize = 8;
     let mut figures = [0_u32; 16];
-    let told = get_option(socket.as_raw_fd(), SO_MEMINFO, &mut figures);
+    let told = get_option(
+        socket.as_raw_fd(),
+        libc::SOL_SOCKET,
+        SO_MEMINFO,
+        &mut figures,
+    );
     told.map_or(0, |()| u64::from(figures[DROPS]))
 }
 
-fn get_option<T: Copy>(fd: RawFd, name: libc::c_int, value: &mut T) -> io::Result<()> {
+fn get_option<T: Copy>(
+    fd: RawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &mut T,
+) -> io::Result<()> {
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into the value; the callers' types are plain numbers.
-    check(unsafe {
-        libc::getsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            name,
-            (&raw mut *value).cast(),
-            &raw mut len,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::getsockopt(fd, level, name, (&raw mut *value).cast(), &raw mut len) })
+        .map(drop)
 }
 
 /// A UDP socket that shares its port with those of the other loops: the kernel gives all datagrams of one sender to one.
@@ -293,19 +295,15 @@ pub(crate) fn watch_for_vanishing(socket: &OwnedFd, patience: Duration) {
 pub(crate) fn idle_for(socket: &OwnedFd) -> Option<Duration> {
     // SAFETY: integers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
-    let mut len = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes, which there is room for.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut len,
-        )
-    };
+    get_option(
+        socket.as_raw_fd(),
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        &mut info,
+    )
+    .ok()?;
     let ms = info.tcpi_last_data_sent.min(info.tcpi_last_data_recv);
-    (result == 0).then(|| Duration::from_millis(ms.into()))
+    Some(Duration::from_millis(ms.into()))
 }
 
 /// Whether there is something to be read from a socket, or to be accepted from a listener.
@@ -558,24 +556,10 @@ pub(crate) fn not_taken(fd: RawFd) -> u64 {
 
 /// Has the next close not wait until the client has taken what was sent, if somebody has asked for that. A reset stays one.
 pub(crate) fn close_without_waiting(fd: RawFd) {
-    let mut linger = libc::linger {
-        l_onoff: 0,
-        l_linger: 0,
-    };
-    let mut len = size_of_val(&linger) as libc::socklen_t;
-    let place = (&raw mut linger).cast();
-    // SAFETY: the option's value is a linger of the given size.
-    let found = unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, place, &raw mut len) == 0
-    };
-    if found && linger.l_onoff != 0 && linger.l_linger > 0 {
-        set_linger(
-            fd,
-            libc::linger {
-                l_onoff: 0,
-                ..linger
-            },
-        );
+    let mut linger = NO_LINGER;
+    let found = get_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &mut linger);
+    if found.is_ok() && linger.l_onoff != 0 && linger.l_linger > 0 {
+        set_linger(fd, NO_LINGER);
     }
 }
 
@@ -585,10 +569,16 @@ pub(crate) fn reset_at_close(fd: RawFd) {
         fd,
         libc::linger {
             l_onoff: 1,
-            l_linger: 0,
+            ..NO_LINGER
         },
     );
 }
+
+/// An ordinary close.
+const NO_LINGER: libc::linger = libc::linger {
+    l_onoff: 0,
+    l_linger: 0,
+};
 
 fn set_linger(fd: RawFd, linger: libc::linger) {
     // SAFETY: the option's value is a linger of the given size; if it cannot be set, the close is an ordinary one.

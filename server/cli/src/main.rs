@@ -8,7 +8,6 @@ mod snapshot;
 mod top;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use transom::{ForwardSettings, Plan, Settings};
@@ -104,13 +103,7 @@ fn main() -> ExitCode {
 
 fn bound(settings: &Settings) -> ExitCode {
     match Plan::new(settings) {
-        Ok(plan) => match writeln!(io::stdout(), "{}", plan.bound) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                eprintln!("error: standard output cannot be written to: {error}");
-                ExitCode::FAILURE
-            }
-            _ => ExitCode::SUCCESS,
-        },
+        Ok(plan) => transom::print_asked(format_args!("{}\n", plan.bound)),
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE

@@ -19,6 +19,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use transom_platform::own_log::is_time_to_say;
 
 /// How often the log says that lines were dropped, at most.
 const SAY_AGAIN_MS: u64 = 1000;
@@ -142,7 +143,7 @@ impl AccessLog {
 impl Shared {
     /// Says that lines were dropped, unless that was said just now.
     fn say_dropped(&self, now_ms: u64) {
-        if is_time_to_say(&self.said_ms, now_ms) {
+        if is_time_to_say(&self.said_ms, now_ms, SAY_AGAIN_MS) {
             transom_platform::own_log::warn!(
                 dropped = self.queue.dropped(),
                 "lines of the access log are dropped: they are not taken as fast as requests come (--access-log-queue)"
@@ -152,7 +153,7 @@ impl Shared {
 
     /// Says that lines are dropped because they cannot be written, unless that was said just now.
     fn say_refused(&self, error: &io::Error, now_ms: u64) {
-        if is_time_to_say(&self.refused_ms, now_ms) {
+        if is_time_to_say(&self.refused_ms, now_ms, SAY_AGAIN_MS) {
             // Not the error's own sentence: to make that, the standard library allocates.
             let why = match error.raw_os_error() {
                 Some(libc::ENOSPC) => "there is no space left on its disk",
@@ -171,16 +172,6 @@ impl Shared {
             );
         }
     }
-}
-
-/// Whether the last time is long enough ago; then this is the last time. Of several threads one is told so.
-fn is_time_to_say(said_ms: &AtomicU64, now_ms: u64) -> bool {
-    let said = said_ms.load(Ordering::Relaxed);
-    let is_time = said == 0 || now_ms.saturating_sub(said) >= SAY_AGAIN_MS;
-    is_time
-        && said_ms
-            .compare_exchange(said, now_ms.max(1), Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
 }
 
 #[cfg(test)]

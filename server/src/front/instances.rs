@@ -187,7 +187,7 @@ impl Loop {
         if doorway.vacancy().is_none() {
             if doorway.cramped_due_ms == 0 {
                 // Those who wait for the next instance must still be waiting then.
-                doorway.cramped_due_ms = self.now_ms + self.timeouts.queue / 2;
+                doorway.cramped_due_ms = self.now_ms + self.rules.timeouts.queue / 2;
             }
             if self.now_ms < doorway.cramped_due_ms {
                 return;

@@ -30,8 +30,7 @@ use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, Sta
 use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll, ListenOptions};
 use crate::pace::PaceLimit;
-use crate::peer::forwarded::Field;
-use crate::peer::{Complaints, NOT_TRUSTED, Trusted, is_trusted};
+use crate::peer::{Complaints, NOT_TRUSTED, is_trusted};
 use crate::settings::FrontSettings;
 use doorway::{Doorway, Doorways};
 use gathering::Places;
@@ -272,23 +271,9 @@ pub(crate) struct Loop {
     /// For answers that wait for the next one.
     places: Places,
     limits: HeadLimits,
-    body_limit: u64,
-    requests_per_connection: u32,
-    /// Connections begin with a proxy's header.
-    proxied: bool,
-    /// The longest of these, of version 2.
-    proxy_header_max: usize,
+    /// What may change while it serves.
+    rules: Limits,
     complaints: Complaints,
-    /// The field in which a proxy names its client.
-    forwarded: Option<Field>,
-    /// The proxies that are believed.
-    trust: Arc<[Trusted]>,
-    timeouts: Timeouts,
-    /// How slowly a client may send a body, and take an answer.
-    body_pace_limit: PaceLimit,
-    /// How slowly it may send what is thrown away.
-    linger_pace_limit: PaceLimit,
-    write_pace_limit: PaceLimit,
     /// Connections that this loop may have.
     connections: u32,
     /// Loops that share what is behind the doors.
@@ -346,7 +331,6 @@ impl Loop {
         let head_limit = settings.head_limit.get();
         let (read, rest) = parts.scratch.into_slice().split_at_mut(scratch.0);
         let (write, places) = rest.split_at_mut(scratch.1);
-        let limits = Limits::new(settings);
         let mut this = Loop {
             epoll,
             bell: parts.bell,
@@ -373,17 +357,8 @@ impl Loop {
                 target_max: head_limit / 2,
                 ..HeadLimits::default()
             },
-            body_limit: limits.body_limit,
-            requests_per_connection: limits.requests_per_connection,
-            proxied: limits.proxied,
-            proxy_header_max: limits.proxy_header_max,
+            rules: Limits::new(settings),
             complaints: Complaints::default(),
-            forwarded: limits.forwarded,
-            trust: limits.trust,
-            timeouts: limits.timeouts,
-            body_pace_limit: limits.body_pace_limit,
-            linger_pace_limit: limits.linger_pace_limit,
-            write_pace_limit: limits.write_pace_limit,
             connections,
             loops: settings.loops(),
             date: DateCache::new(net::unix_seconds()),
@@ -687,15 +662,15 @@ impl Loop {
             }
             match accepted {
                 Ok((fd, peer)) => {
-                    let trusted = is_trusted(&self.trust, peer.map(|peer| peer.ip()));
-                    if self.proxied && !trusted {
+                    let trusted = is_trusted(&self.rules.trust, peer.map(|peer| peer.ip()));
+                    if self.rules.proxied && !trusted {
                         self.stats.proxy_refused.bump();
                         self.complaints.note(NOT_TRUSTED, peer, self.now_ms);
                         self.turn_away(fd, has_place);
                         continue;
                     }
                     // A proxy's connections are others': they are counted by the address that its header names.
-                    let counted = match self.proxied {
+                    let counted = match self.rules.proxied {
                         true => Ok(None),
                         false => self.count_address(peer, trusted),
                     };
@@ -773,7 +748,7 @@ impl Loop {
         let Some(table) = &self.addresses else {
             return Ok(None);
         };
-        if trusted && self.forwarded.is_some() {
+        if trusted && self.rules.forwarded.is_some() {
             return Ok(None);
         }
         match table.enter(peer) {
@@ -798,11 +773,11 @@ impl Loop {
         };
         self.table[index].counted = counted;
         self.stats.accepted.bump();
-        self.table[index].wants_proxy = self.proxied;
+        self.table[index].wants_proxy = self.rules.proxied;
         self.table[index].trusted = trusted;
         // Often the request is there already.
         self.table[index].readable = true;
-        self.set_timer(index, List::Idle, self.timeouts.idle);
+        self.set_timer(index, List::Idle, self.rules.timeouts.idle);
         self.drive(index);
         self.watch_later(index);
     }
@@ -876,10 +851,10 @@ impl Loop {
             self.granted = Some(index);
             if self.table[index].buffer.is_some() {
                 self.table[index].state = State::Head;
-                self.set_timer(index, List::Header, self.timeouts.header);
+                self.set_timer(index, List::Header, self.rules.timeouts.header);
             } else {
                 self.table[index].state = State::Idle;
-                self.set_timer(index, List::Idle, self.timeouts.idle);
+                self.set_timer(index, List::Idle, self.rules.timeouts.idle);
             }
             self.drive(index);
             self.granted = None;
@@ -1011,7 +986,7 @@ impl Loop {
     fn would_keep_alive(&self, connection: &Connection) -> bool {
         connection.keep_alive
             && self.order == Order::Serve
-            && connection.requests + 1 < self.requests_per_connection
+            && connection.requests + 1 < self.rules.requests_per_connection
     }
 
     /// The present request has been answered and the next one may come.
@@ -1036,7 +1011,7 @@ impl Loop {
             self.close_politely(index);
             return;
         }
-        self.set_timer(index, List::Idle, self.timeouts.idle);
+        self.set_timer(index, List::Idle, self.rules.timeouts.idle);
         self.resume_accepting(); // somebody may wait for whom this one can make room
         if readable {
             self.queue(index);
@@ -1059,7 +1034,7 @@ impl Loop {
         connection.linger_until_ms = self.now_ms + LINGER_MS;
         connection
             .body_pace
-            .begin(self.linger_pace_limit, self.now_ns);
+            .begin(self.rules.linger_pace_limit, self.now_ns);
         self.wait_for_end(index);
         self.queue(index);
         self.keep_connections_for_others();
@@ -1071,7 +1046,7 @@ impl Loop {
             match net::receive(connection.fd, self.read_scratch) {
                 Ok(0) => return self.close(index),
                 Ok(len) => {
-                    let (now, limit) = (self.now_ns, self.linger_pace_limit);
+                    let (now, limit) = (self.now_ns, self.rules.linger_pace_limit);
                     connection.body_pace.earn(limit, len as u64, now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

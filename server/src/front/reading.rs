@@ -201,7 +201,7 @@ impl Loop {
             let connection = &mut self.table[index];
             let mut bytes = &scratch[..len];
             if connection.wants_proxy
-                && let Ok(Some((len, client))) = proxy::parse(bytes, self.proxy_header_max)
+                && let Ok(Some((len, client))) = proxy::parse(bytes, self.rules.proxy_header_max)
             {
                 // The line in the access log says whom it names.
                 connection.wants_proxy = false;
@@ -274,7 +274,7 @@ impl Loop {
         if used == len {
             self.let_go_of_buffer(index);
             self.table[index].state = State::Idle;
-            self.set_timer(index, List::Idle, self.timeouts.idle);
+            self.set_timer(index, List::Idle, self.rules.timeouts.idle);
             return;
         }
         if used > 0 {
@@ -306,7 +306,7 @@ impl Loop {
         if !self.table[index].wants_proxy {
             return Some(0);
         }
-        match proxy::parse(bytes, self.proxy_header_max) {
+        match proxy::parse(bytes, self.rules.proxy_header_max) {
             Ok(Some((len, client))) => {
                 let connection = &mut self.table[index];
                 connection.wants_proxy = false;
@@ -315,7 +315,7 @@ impl Loop {
                     Client::Unknown => (connection.peer, connection.trusted) = (None, false),
                     Client::At(peer) => {
                         connection.peer = Some(peer);
-                        connection.trusted = is_trusted(&self.trust, Some(peer.ip()));
+                        connection.trusted = is_trusted(&self.rules.trust, Some(peer.ip()));
                         let trusted = connection.trusted;
                         match self.count_address(Some(peer), trusted) {
                             Ok(counted) => self.table[index].counted = counted,
@@ -364,11 +364,11 @@ impl Loop {
         head: &Head<'_, '_>,
     ) -> Result<Option<SocketAddr>, Malformed> {
         let connection = &self.table[index];
-        let Some(which) = self.forwarded.filter(|_| connection.trusted) else {
+        let Some(which) = self.rules.forwarded.filter(|_| connection.trusted) else {
             return Ok(connection.peer);
         };
         let fields = head.fields.iter().map(|field| (field.name, field.value));
-        Ok(match forwarded::client(which, &self.trust, fields)? {
+        Ok(match forwarded::client(which, &self.rules.trust, fields)? {
             Client::Nobody => connection.peer,
             Client::Unknown => None,
             Client::At(peer) => Some(peer),
@@ -446,7 +446,7 @@ impl Loop {
                 self.wait_for_body(index, List::SmallBody);
             }
         } else if !self.table.stands_in(index, List::Header) {
-            self.set_timer(index, List::Header, self.timeouts.header);
+            self.set_timer(index, List::Header, self.rules.timeouts.header);
         }
     }
 
@@ -485,7 +485,7 @@ impl Loop {
     fn on_head(&mut self, index: u32, head: &Head<'_, '_>, bytes: &[u8], source: Source) {
         self.note_head(index, head);
         let rest = &bytes[head.head_len..];
-        let (pace, now) = (self.body_pace_limit, self.now_ns);
+        let (pace, now) = (self.rules.body_pace_limit, self.now_ns);
         let connection = &mut self.table[index];
         connection.minor = head.version_minor;
         connection.keep_alive = head.keep_alive;
@@ -496,9 +496,9 @@ impl Loop {
         connection.body = match head.body {
             BodyFraming::None => BodyRest::Length(0),
             BodyFraming::Length(len) => BodyRest::Length(len),
-            BodyFraming::Chunked => BodyRest::Chunked(ChunkDecoder::new(self.body_limit)),
+            BodyFraming::Chunked => BodyRest::Chunked(ChunkDecoder::new(self.rules.body_limit)),
         };
-        if matches!(head.body, BodyFraming::Length(len) if len > self.body_limit) {
+        if matches!(head.body, BodyFraming::Length(len) if len > self.rules.body_limit) {
             self.refuse(index, 413);
             return;
         }

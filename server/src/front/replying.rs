@@ -171,7 +171,7 @@ impl Loop {
         };
         match composed {
             Ok(()) => {
-                let (now, limit) = (self.now_ns, self.write_pace_limit);
+                let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
                 let connection = &mut self.table[index];
                 if !connection.head_sent {
                     connection.write_pace.begin(limit, now);

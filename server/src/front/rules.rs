@@ -27,12 +27,18 @@ pub(crate) struct Limits {
     connections_per_address: Option<u32>,
     pub(super) body_limit: u64,
     pub(super) requests_per_connection: u32,
+    /// Connections begin with a proxy's header.
     pub(super) proxied: bool,
+    /// The longest of these, of version 2.
     pub(super) proxy_header_max: usize,
+    /// The field in which a proxy names its client.
     pub(super) forwarded: Option<Field>,
+    /// The proxies that are believed.
     pub(super) trust: Arc<[Trusted]>,
     pub(super) timeouts: Timeouts,
+    /// How slowly a client may send a body, and take an answer.
     pub(super) body_pace_limit: PaceLimit,
+    /// How slowly it may send what is thrown away.
     pub(super) linger_pace_limit: PaceLimit,
     pub(super) write_pace_limit: PaceLimit,
 }
@@ -106,15 +112,6 @@ impl Loop {
         if let (Some(addresses), Some(most)) = (&self.addresses, limits.connections_per_address) {
             addresses.set_most(most);
         }
-        self.body_limit = limits.body_limit;
-        self.requests_per_connection = limits.requests_per_connection;
-        self.proxied = limits.proxied;
-        self.proxy_header_max = limits.proxy_header_max;
-        self.forwarded = limits.forwarded;
-        self.trust.clone_from(&limits.trust);
-        self.timeouts = limits.timeouts;
-        self.body_pace_limit = limits.body_pace_limit;
-        self.linger_pace_limit = limits.linger_pace_limit;
-        self.write_pace_limit = limits.write_pace_limit;
+        self.rules.clone_from(limits);
     }
 }

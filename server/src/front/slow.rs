@@ -45,7 +45,7 @@ impl Loop {
     /// What counts is what its side of the connection has acknowledged: the socket has room again only when a good part of
     /// its buffer is empty, which for a client that is just fast enough can be long.
     fn credit_taker(&mut self, index: u32) {
-        let (now, limit) = (self.now_ns, self.write_pace_limit);
+        let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
         let connection = &mut self.table[index];
         let taken = taken(connection.fd, connection.handed);
         let new = taken.saturating_sub(connection.taken);
@@ -88,7 +88,7 @@ impl Loop {
 
     /// Bytes of a body have come.
     pub(super) fn credit_sender(&mut self, index: u32, bytes: usize) {
-        let (now, limit) = (self.now_ns, self.body_pace_limit);
+        let (now, limit) = (self.now_ns, self.rules.body_pace_limit);
         self.table[index].body_pace.earn(limit, bytes as u64, now);
     }
 
@@ -155,7 +155,7 @@ impl Loop {
             Some(_) => List::AnswerAhead,
             None => List::Answer,
         };
-        self.set_timer(index, list, self.timeouts.write);
+        self.set_timer(index, list, self.rules.timeouts.write);
     }
 
     /// Sends the rest of an answer that was put aside.
@@ -277,14 +277,20 @@ impl Loop {
         };
         for index in self.table.entries(List::Body(doorway)) {
             let left = self.table[index].body_pace.left_ns(now);
-            consider(self.body_pace_limit.stall_ns.saturating_sub(left), index);
+            consider(
+                self.rules.body_pace_limit.stall_ns.saturating_sub(left),
+                index,
+            );
         }
         if !bodies_only {
             let mut next = self.table.first(List::Write(doorway));
             while let Some(index) = next {
                 self.credit_taker(index);
                 let left = self.table[index].write_pace.left_ns(now);
-                consider(self.write_pace_limit.stall_ns.saturating_sub(left), index);
+                consider(
+                    self.rules.write_pace_limit.stall_ns.saturating_sub(left),
+                    index,
+                );
                 next = self.table.after(index);
             }
         }
@@ -341,7 +347,7 @@ impl Loop {
         let bearable = if held > self.share_of_slow_clients(doorway) {
             PRESSED_MS
         } else {
-            PRESSED_MS.max(self.timeouts.queue / 2)
+            PRESSED_MS.max(self.rules.timeouts.queue / 2)
         };
         let now = self.now_ms;
         let doorway = &mut self.doorways[doorway];

@@ -94,13 +94,14 @@ impl Loop {
     /// When a wait for a slot or a thread that begins now ends with a 503.
     pub(super) fn queue_due_ms(&self) -> u64 {
         // One more for the same reason as below.
-        self.now_ms + self.timeouts.queue + 1
+        self.now_ms + self.rules.timeouts.queue + 1
     }
 
     /// When a request that arrived then is late; `None` if requests may take for ever.
     pub(super) fn deadline_ms(&self, arrived_ns: u64) -> Option<u64> {
         // The clock is cut to milliseconds; with one more, no time is shorter than was asked for.
-        (self.timeouts.deadline != 0).then(|| arrived_ns / 1_000_000 + self.timeouts.deadline + 1)
+        (self.rules.timeouts.deadline != 0)
+            .then(|| arrived_ns / 1_000_000 + self.rules.timeouts.deadline + 1)
     }
 
     fn is_late(&self, index: u32) -> bool {

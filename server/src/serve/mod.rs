@@ -514,6 +514,11 @@ fn with_logs(
     result
 }
 
+/// Writes to standard output what was asked for, or says why not. The status of the process.
+pub fn print_asked(text: fmt::Arguments<'_>) -> ExitCode {
+    report(print(text))
+}
+
 /// Writes to standard output what was asked for. A closed pipe is no reason to fail: its reader has seen enough.
 fn print(text: fmt::Arguments<'_>) -> Result<ExitCode, StartError> {
     let mut out = io::stdout().lock();

@@ -430,8 +430,8 @@ impl Recycling {
         self.lost = looked.lost;
         let c_heap_is_low = self.c_heap.look(self.application);
         let channels = self.channels.as_ref();
-        let descriptors_are_lost =
-            self.application.has_left_frames() && process::descriptors_run_out();
+        let left_open = self.lost.parked > 0 || self.application.has_jumped();
+        let descriptors_are_lost = left_open && process::descriptors_run_out();
         self.cause = Cause::find(
             self.lost,
             self.limit,
