@@ -15,6 +15,8 @@ pub mod hanging;
 pub mod hostile;
 pub mod load;
 pub mod ordinary;
+#[cfg(target_os = "linux")]
+pub mod other_user;
 pub mod proc;
 #[cfg(target_os = "linux")]
 pub mod raw;

@@ -396,6 +396,27 @@ impl Server {
         unsafe { libc::kill(self.child.id().cast_signed(), signal) };
     }
 
+    /// Sets what it may use of a resource from now on (the soft limit; the hard one stays).
+    ///
+    /// # Panics
+    /// If the limit cannot be set.
+    #[cfg(target_os = "linux")]
+    pub fn limit(&self, resource: libc::__rlimit_resource_t, soft: libc::rlim_t) {
+        let pid = self.child.id().cast_signed();
+        let mut limits = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: limits of a child that has not been waited for; what is written and read is valid for the calls.
+        let set = unsafe {
+            libc::prlimit(pid, resource, std::ptr::null(), &raw mut limits) == 0 && {
+                limits.rlim_cur = soft;
+                libc::prlimit(pid, resource, &raw const limits, std::ptr::null_mut()) == 0
+            }
+        };
+        assert!(set, "{}", std::io::Error::last_os_error());
+    }
+
     /// Whether it has ended.
     pub fn has_exited(&mut self) -> bool {
         if self.status.is_none() {
@@ -509,6 +530,22 @@ impl Ended {
         });
         value.unwrap_or_else(|| panic!("no {name} in the summary:\n{}", self.stderr()))
     }
+}
+
+/// The command that makes another one process 1 of a namespace of its own, for [`Launch::under`]. None, with a line that
+/// says so, if that cannot be done here.
+#[must_use]
+pub fn as_process_one() -> Option<[&'static str; 4]> {
+    let command = ["unshare", "--pid", "--fork", "--kill-child"];
+    let status = Command::new(command[0])
+        .args(&command[1..])
+        .arg("true")
+        .status();
+    let possible = status.is_ok_and(|status| status.success());
+    if !possible {
+        println!("skipped: a PID namespace cannot be made here (unshare --pid --fork)");
+    }
+    possible.then_some(command)
 }
 
 /// Where a program of this name is, if it is installed.

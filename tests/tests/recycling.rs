@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use transom_tests::build::binary;
 use transom_tests::client::get;
 use transom_tests::doors::before;
+use transom_tests::other_user::OtherUser;
+use transom_tests::server::as_process_one;
 use transom_tests::succession::{Succession, Visitors};
 use transom_tests::{Client, Ended, Folder, Kind, Launch, Load, PATIENCE, Server, eventually};
 
@@ -324,38 +326,14 @@ fn a_thread_that_is_parked_by_its_destructors_is_told_of_once() {
 
 #[test]
 fn a_thread_that_cannot_be_started_anew_is_told_of_lost_and_started_once_it_can_be() {
-    // The limit does not bind root, and only root becomes a user for whom nobody else's threads count.
-    let user = 100_000 + std::process::id();
-    let become_it = [
-        &format!("--reuid={user}"),
-        &format!("--regid={user}"),
-        "--clear-groups",
-    ];
     let hang = env!("CARGO_BIN_EXE_hang");
-    let may = |words: &[&str]| {
-        let status = Command::new("setpriv")
-            .args(become_it)
-            .args(words)
-            .stdout(Stdio::null())
-            .status();
-        status.is_ok_and(|status| status.success())
-    };
-    if !may(&[hang, "--check"]) || !may(&["prlimit", "--nproc"]) {
-        println!("skipped: not root, no setpriv and prlimit, or {hang} is not for everybody");
+    let Some(user) = OtherUser::who_runs(hang) else {
         return;
-    }
-    let limit_threads = |server: &Server, threads: u32| {
-        let pid = format!("--pid={}", server.pid());
-        assert!(may(&["prlimit", &pid, &format!("--nproc={threads}:")]));
     };
     let flags = format!("--buckets 2 --lost-limit 2 {KEEP}");
-    let server = Launch::of_file("setpriv")
-        .words(become_it)
-        .words([hang])
-        .flags(&flags);
-    let server = server.start();
+    let server = user.launch(hang).flags(&flags).start();
     assert_eq!(server.get("/open").status, 200);
-    limit_threads(&server, 1);
+    user.limit_threads(&server, 1);
     assert_eq!(server.get("/leave").text(), "left\n");
     let said = server.line_with("ERROR a door server thread cannot be started anew");
     assert!(
@@ -365,7 +343,7 @@ fn a_thread_that_cannot_be_started_anew_is_told_of_lost_and_started_once_it_can_
     let said = server.line_with("WARN a bucket is lost: no thread can be started in it");
     assert!(said.contains(" route=/leave "), "{said}");
     assert_eq!(resting(&server), [1.0, 1.0]);
-    limit_threads(&server, 200);
+    user.limit_threads(&server, 200);
     let said = server.line_with("INFO a bucket that was lost has come back");
     assert!(said.contains(" route=/leave "), "{said}");
     assert_eq!(resting(&server), [0.0, 0.0]);
@@ -693,20 +671,7 @@ fn a_full_table_of_descriptors_does_not_keep_a_new_instance_from_taking_over() {
     let numbers: BTreeSet<u64> = numbers.collect();
     // Of the numbers below the limit none is free then.
     let limit = (0..).find(|number| !numbers.contains(number)).expect("one");
-    // SAFETY: limits of another process of ours; both are valid for the call.
-    let set = unsafe {
-        let mut limits: libc::rlimit = std::mem::zeroed();
-        let pid = first.pid().cast_signed();
-        libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limits);
-        limits.rlim_cur = limit;
-        libc::prlimit(
-            pid,
-            libc::RLIMIT_NOFILE,
-            &raw const limits,
-            std::ptr::null_mut(),
-        )
-    };
-    assert_eq!(set, 0);
+    first.limit(libc::RLIMIT_NOFILE, limit);
     for client in &mut clients {
         assert_eq!(client.get(HUNGRY).status, 500);
     }
@@ -787,14 +752,9 @@ fn a_supervisor_that_watches_the_process_id_and_says_so_gets_the_exit() {
 
 #[test]
 fn process_one_exits_because_its_namespace_ends_with_it() {
-    let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
-    let possible = Command::new("unshare")
-        .args(["--pid", "--fork", "true"])
-        .status();
-    if !possible.is_ok_and(|status| status.success()) {
-        println!("skipped: a PID namespace cannot be made here (unshare --pid --fork)");
+    let Some(unshare) = as_process_one() else {
         return;
-    }
+    };
     let flags = format!("{PARK} --buckets 4");
     let server = Launch::under(&unshare, "oom").flags(&flags).start();
     let ready = server.line_with(" ready ");

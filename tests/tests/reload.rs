@@ -2,8 +2,8 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::Command;
 use transom_tests::doors::{Crowd, behind};
+use transom_tests::server::as_process_one;
 use transom_tests::succession::Succession;
 use transom_tests::{Folder, Launch, Server, eventually};
 
@@ -310,14 +310,9 @@ fn a_service_manager_is_told_that_it_reloads_and_that_it_is_ready_again() {
 
 #[test]
 fn process_one_refuses_to_hand_over_and_goes_on() {
-    let unshare = ["unshare", "--pid", "--fork", "--kill-child"];
-    let possible = Command::new("unshare")
-        .args(["--pid", "--fork", "true"])
-        .status();
-    if !possible.is_ok_and(|status| status.success()) {
-        println!("skipped: a PID namespace cannot be made here (unshare --pid --fork)");
+    let Some(unshare) = as_process_one() else {
         return;
-    }
+    };
     let server = Launch::under(&unshare, "hello").start();
     // The server is the only child of what was started.
     let children = format!("/proc/{0}/task/{0}/children", server.pid());

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use transom_tests::build::binary;
+use transom_tests::other_user::OtherUser;
 use transom_tests::{Ended, Folder, Launch, Server, eventually};
 
 /// A command that runs another one under limits.
@@ -101,21 +102,7 @@ fn a_handler_that_finds_no_descriptor_answers_503() {
     let mut client = server.connect();
     assert_eq!(client.get("/small.txt").status, 200);
     // As if others had taken all that are left.
-    let limit = libc::rlimit {
-        rlim_cur: 3,
-        rlim_max: 4096,
-    };
-    let pid = libc::pid_t::try_from(server.pid()).expect("a process");
-    // SAFETY: the limit is read, and nothing is written.
-    let set = unsafe {
-        libc::prlimit(
-            pid,
-            libc::RLIMIT_NOFILE,
-            &raw const limit,
-            std::ptr::null_mut(),
-        )
-    };
-    assert_eq!(set, 0);
+    server.limit(libc::RLIMIT_NOFILE, 3);
     let answer = client.get("/small.txt");
     assert_eq!(answer.status, 503);
     assert_eq!(answer.field("retry-after"), Some("1"));
@@ -128,30 +115,13 @@ fn a_handler_that_finds_no_descriptor_answers_503() {
 
 #[test]
 fn a_thread_that_cannot_be_started_is_told_counted_and_part_of_ready() {
-    // The limit does not bind root, and only root becomes a user for whom nobody else's threads count.
-    let user = 200_000 + std::process::id();
-    let become_it = [
-        &format!("--reuid={user}"),
-        &format!("--regid={user}"),
-        "--clear-groups",
-    ];
     let oom = binary("oom");
     let oom = oom.to_str().expect("UTF-8");
-    let may = |words: &[&str]| {
-        let status = Command::new("setpriv")
-            .args(become_it)
-            .args(words)
-            .stdout(Stdio::null())
-            .status();
-        status.is_ok_and(|status| status.success())
-    };
-    if !may(&[oom, "--check"]) || !may(&["prlimit", "--nproc"]) {
-        println!("skipped: not root, no setpriv and prlimit, or {oom} is not for everybody");
+    let Some(user) = OtherUser::who_runs(oom) else {
         return;
-    }
-    let server = Launch::of_file("setpriv")
-        .words(become_it)
-        .words([oom])
+    };
+    let server = user
+        .launch(oom)
         .flags(
             "--buckets 8 --loops 1 --listen 127.0.0.1:0 --admin 127.0.0.1:0 --queue-timeout 100ms",
         )
@@ -161,11 +131,7 @@ fn a_thread_that_cannot_be_started_is_told_counted_and_part_of_ready() {
         admin.get("/ready").text().to_owned()
     };
     assert_eq!(ready(), "ready\n");
-    let limit = |threads: &str| {
-        let pid = format!("--pid={}", server.pid());
-        assert!(may(&["prlimit", &pid, &format!("--nproc={threads}:")]));
-    };
-    limit("1");
+    user.limit_threads(&server, 1);
     let busy: Vec<_> = (0..4)
         .map(|_| {
             let mut client = server.connect();
@@ -201,7 +167,7 @@ fn a_thread_that_cannot_be_started_is_told_counted_and_part_of_ready() {
     assert_eq!(lines(), 1, "it is said every 10 s");
 
     // Once there are threads again it is ready at the next one.
-    limit("200");
+    user.limit_threads(&server, 200);
     for mut client in busy {
         let _status = client.answer().status;
     }
@@ -248,28 +214,11 @@ fn a_line_that_a_full_file_has_cut_is_completed_when_there_is_room() {
         file.display()
     );
     let server = Server::start("hello", &flags);
-    let may_have = |bytes: u64| {
-        let limit = libc::rlimit {
-            rlim_cur: bytes,
-            rlim_max: libc::RLIM_INFINITY,
-        };
-        let pid = libc::pid_t::try_from(server.pid()).expect("a process");
-        // SAFETY: the limit is read, and nothing is written.
-        let set = unsafe {
-            libc::prlimit(
-                pid,
-                libc::RLIMIT_FSIZE,
-                &raw const limit,
-                std::ptr::null_mut(),
-            )
-        };
-        assert_eq!(set, 0);
-    };
     let len = || std::fs::metadata(&file).map_or(0, |found| found.len());
     assert_eq!(server.get("/hello/first").status, 200);
     assert!(eventually(|| len() > 0));
     let room = len() + 40;
-    may_have(room);
+    server.limit(libc::RLIMIT_FSIZE, room);
     assert_eq!(server.get("/hello/second").status, 200);
     assert!(eventually(|| len() == room), "{} of {room}", len());
     assert_eq!(server.get("/hello/third").status, 200);
@@ -281,7 +230,7 @@ fn a_line_that_a_full_file_has_cut_is_completed_when_there_is_room() {
         page.contains("transom_access_lines_dropped_total 1\n")
     };
     assert!(eventually(is_counted), "the third line is not lost");
-    may_have(libc::RLIM_INFINITY);
+    server.limit(libc::RLIMIT_FSIZE, libc::RLIM_INFINITY);
     assert_eq!(server.get("/hello/fourth").status, 200);
     let ended = server.stop();
     assert_eq!(ended.code(), 0);
