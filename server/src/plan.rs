@@ -14,9 +14,7 @@ use crate::front::{
 use crate::listen::ListenAddress;
 use crate::log;
 use crate::peer::proxy::V2_MAX_LEAST;
-use crate::settings::{
-    AccessLogSetting, ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings,
-};
+use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, PAGE, Place, Term, pages,
 };
@@ -795,50 +793,94 @@ fn check_proxy_header(settings: &FrontSettings) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// What flags say of clients holds for all forwards, or is refused.
+/// A flag holds for some forward, or is refused.
 fn check_streams(
     settings: &FrontSettings,
     forwards: &[crate::config::Forward],
 ) -> Result<(), PlanError> {
-    let streams = forwards.iter().find_map(|forward| match forward.target {
-        Target::Http(_) => None,
-        Target::Tcp(_) => Some("a tcp:// forward"),
-        Target::Udp(_) => Some("a udp:// forward"),
-    });
-    let any_http = forwards.iter().any(crate::config::Forward::is_http);
-    let any_udp = |forward: &crate::config::Forward| matches!(forward.target, Target::Udp(_));
-    match streams {
-        Some(other) if settings.proxy_protocol == ProxySetting::Require => {
-            Err(PlanError::Together {
-                flag: "--proxy-protocol require",
-                other,
-                why: "only http:// forwards read PROXY headers: an application would get the header as data. Run another front end for it",
-            })
-        }
-        Some(other) if settings.forwarded != ForwardedSetting::Off && !any_http => {
-            Err(PlanError::Together {
-                flag: "--forwarded",
-                other,
-                why: "only requests have such fields, and there is no http:// forward: leave it out",
-            })
-        }
-        Some(other) if settings.access_log != AccessLogSetting::Off && !any_http => {
-            Err(PlanError::Together {
-                flag: "--access-log",
-                other,
-                why: "its lines are of requests, and there is no http:// forward: leave it out",
-            })
-        }
-        Some(_) if settings.connections_per_address.is_some() && forwards.iter().all(any_udp) => {
-            Err(PlanError::Together {
-                flag: "--connections-per-address",
-                other: "udp:// forwards only",
-                why: "datagrams have no connections: leave it out",
-            })
-        }
-        _ => Ok(()),
+    let is = |kind: fn(&Target) -> bool| forwards.iter().any(|forward| kind(&forward.target));
+    let http = is(|target| matches!(target, Target::Http(_)));
+    let tcp = is(|target| matches!(target, Target::Tcp(_)));
+    let udp = is(|target| matches!(target, Target::Udp(_)));
+    if settings.proxy_protocol == ProxySetting::Require && (tcp || udp) {
+        return Err(PlanError::Together {
+            flag: "--proxy-protocol require",
+            other: if tcp {
+                "a tcp:// forward"
+            } else {
+                "a udp:// forward"
+            },
+            why: "only http:// forwards read PROXY headers: an application would get the header as data. Run another front end for it",
+        });
     }
+    let other = match (tcp, udp) {
+        _ if http => "no udp:// forward",
+        (true, true) => "no http:// forward",
+        (true, false) => "tcp:// forwards only",
+        (false, true) => "udp:// forwards only",
+        (false, false) => return Ok(()),
+    };
+    let no_use = [
+        (
+            http,
+            &OF_REQUESTS[..],
+            "it is of requests: leave it out, or run another front end for tcp:// and udp://",
+        ),
+        (
+            http || tcp,
+            &OF_CONNECTIONS,
+            "datagrams have no connections: leave it out",
+        ),
+        (
+            http || udp,
+            &OF_TIMES,
+            "a connection may last as long as it is used (--idle-timeout): leave it out",
+        ),
+        (udp, &OF_DATAGRAMS, "it is of datagrams: leave it out"),
+    ];
+    for (_, flags, why) in no_use.into_iter().filter(|(is_of_use, ..)| !is_of_use) {
+        let given = |flag: &&&str| settings.given.iter().any(|given| *given == flag[2..]);
+        if let Some(flag) = flags.iter().find(given) {
+            return Err(PlanError::Together { flag, other, why });
+        }
+    }
+    Ok(())
 }
+
+/// Flags that hold for `http://` forwards only.
+const OF_REQUESTS: [&str; 16] = [
+    "--proxy-protocol",
+    "--proxy-header-limit",
+    "--forwarded",
+    "--trust",
+    "--loops",
+    "--requests-per-connection",
+    "--partial-heads",
+    "--head-limit",
+    "--body-limit",
+    "--header-timeout",
+    "--body-timeout",
+    "--body-rate",
+    "--write-rate",
+    "--access-log",
+    "--access-log-file",
+    "--access-log-queue",
+];
+
+/// Flags that hold for `http://` and `tcp://` forwards.
+const OF_CONNECTIONS: [&str; 5] = [
+    "--connections",
+    "--connections-per-address",
+    "--backlog",
+    "--write-timeout",
+    "--idle-timeout",
+];
+
+/// Flags that hold for `http://` and `udp://` forwards.
+const OF_TIMES: [&str; 1] = ["--deadline"];
+
+/// Flags that hold for `udp://` forwards only.
+const OF_DATAGRAMS: [&str; 1] = ["--datagram-buffer"];
 
 /// The address of `--admin` must be one that the public is not told.
 fn check_admin<'a>(
@@ -1111,9 +1153,6 @@ mod tests {
             let plan = Plan::new(&settings(flags)).expect("it adds up");
             let with_http = FrontPlan::new(&front, &config(&["http://127.0.0.1:80=/a"]));
             let with_http = with_http.expect("it adds up");
-            // Where there are none it is refused: nothing would be written.
-            let without = FrontPlan::new(&front, &config(&["tcp://127.0.0.1:81=/a"]));
-            assert_eq!(without.is_err(), present);
             for name in names {
                 assert_eq!(terms(&plan.bound, name).0.contains(&name), present);
                 assert_eq!(terms(&with_http.bound, name).0.contains(&name), present);

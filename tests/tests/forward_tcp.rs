@@ -533,6 +533,17 @@ fn flags_that_would_mean_nothing_to_a_forward_are_refused_by_name() {
             "--forwarded",
         ),
         ("tcp", "--access-log json", "--access-log"),
+        ("tcp", "--body-limit 1MiB", "--body-limit"),
+        ("udp", "--header-timeout 1s", "--header-timeout"),
+        (
+            "tcp",
+            "--requests-per-connection 5",
+            "--requests-per-connection",
+        ),
+        ("tcp", "--write-rate 0B", "--write-rate"),
+        ("tcp", "--deadline 5s", "--deadline"),
+        ("tcp", "--datagram-buffer 8KiB", "--datagram-buffer"),
+        ("udp", "--idle-timeout 5s", "--idle-timeout"),
         (
             "udp",
             "--connections-per-address 3",
@@ -545,8 +556,11 @@ fn flags_that_would_mean_nothing_to_a_forward_are_refused_by_name() {
             .run();
         let said = ended.stderr();
         assert!(
-            ended.code() == 1 && said.contains(flag) && said.contains(&format!("{scheme}://")),
-            "{said}"
+            ended.code() == 1
+                && said.contains(flag)
+                && said.contains(&format!("{scheme}://"))
+                && (said.contains("leave it out") || said.contains("un another front end")),
+            "{flag}: {said}"
         );
     }
     // And where they are set in a file, with their place.

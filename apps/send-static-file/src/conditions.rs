@@ -19,13 +19,13 @@ const DATES_END: i64 = 253_402_300_800;
 pub struct Validators {
     tag: String,
     weak: bool,
-    /// To the second, as the client sees it. `None` for a time that no HTTP date can say.
+    /// To the second, as the client sees it, and never a second that is not over. `None` for a time that no HTTP date can say.
     modified: Option<SystemTime>,
     /// When the contents changed last, as far as can be known: the later of the two times of the file, to the second. A
     /// modification time can be set to any value (`touch -d`, `rsync -t`, archives, reproducible builds), also to that of the
     /// version before; the time of the last status change cannot.
     changed: Option<SystemTime>,
-    /// `modified` is `changed`, and its second is over, so that no later version has the same one (§8.8.2.2).
+    /// `modified` is `changed`: no other version that was at the same place has this one (§8.8.2.2).
     modified_is_strong: bool,
 }
 
@@ -96,15 +96,13 @@ impl Validators {
         // A change in the future is a clock that was put back: nothing can be said of it.
         let settled = touched
             .is_some_and(|touched| now.duration_since(touched).is_ok_and(|age| age >= SETTLING));
-        // Not later than the answer itself (§8.8.2.1).
-        let modified = time(mtime)
-            .filter(|_| !says_nothing)
-            .map(|modified| modified.min(whole_second(now)));
-        let changed = modified.max(time(ctime));
-        let modified_is_strong = modified.is_some_and(|modified| {
-            let age = now.duration_since(modified);
-            changed == Some(modified) && age.is_ok_and(|age| age >= 2 * SETTLING)
-        });
+        // Not later than the answer itself (§8.8.2.1), nor in a second that may see another version: a client that was given
+        // the date of such a second would take that version for this one.
+        let mtime = time(mtime).filter(|_| !says_nothing);
+        let until = |end: SystemTime| mtime.map(|mtime| mtime.min(whole_second(end)));
+        let modified = until(now - 2 * SETTLING);
+        let changed = until(now).max(time(ctime));
+        let modified_is_strong = modified.is_some() && changed == modified;
         Self {
             tag,
             weak: for_replicas || !settled,
@@ -125,8 +123,13 @@ impl Validators {
         self.modified.map(HttpDate::from)
     }
 
-    /// Weighs a GET's or HEAD's conditions in the order of RFC 9110 §13.2.2.
-    pub fn judge(&self, conditions: &Conditions<'_>) -> Verdict {
+    /// Weighs a GET's or HEAD's conditions in the order of RFC 9110 §13.2.2. `was_here(then)` says whether the name has stood
+    /// for this file since `then`.
+    pub fn judge(
+        &self,
+        conditions: &Conditions<'_>,
+        was_here: impl FnOnce(SystemTime) -> bool,
+    ) -> Verdict {
         if let Some(tags) = conditions.if_match {
             if !self.is_among(tags, Comparison::Strong) {
                 return Verdict::Failed;
@@ -149,17 +152,19 @@ impl Validators {
         }
         let ranges = conditions
             .if_range
-            .is_none_or(|value| self.is_exactly(value));
+            .is_none_or(|value| self.is_exactly(value, was_here));
         Verdict::Send { ranges }
     }
 
-    /// Whether `If-Range` holds: one strong tag that is ours, or the very date of a strong `Last-Modified`.
-    fn is_exactly(&self, value: &[u8]) -> bool {
+    /// Whether `If-Range` holds: one strong tag that is ours, or the very date of a strong `Last-Modified`, if the file has
+    /// not come to its name since then.
+    fn is_exactly(&self, value: &[u8], was_here: impl FnOnce(SystemTime) -> bool) -> bool {
         match tag(trim(value)) {
             Some((tag, b"")) => self.equals(tag, Comparison::Strong),
             Some(_) => false,
             None => {
-                self.modified_is_strong && date(value).is_some() && date(value) == self.modified
+                self.modified_is_strong
+                    && date(value).is_some_and(|date| self.modified == Some(date) && was_here(date))
             }
         }
     }
@@ -255,6 +260,7 @@ mod tests {
     const THEN: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
     const AFTER: &[u8] = b"Sun, 06 Nov 1994 08:49:38 GMT";
     const SEND: Verdict = Verdict::Send { ranges: true };
+    const ALWAYS: fn(SystemTime) -> bool = |_| true;
 
     fn strong() -> Validators {
         Validators {
@@ -299,7 +305,7 @@ mod tests {
 
     #[test]
     fn without_conditions_the_file_is_sent() {
-        assert_eq!(strong().judge(&Conditions::default()), SEND);
+        assert_eq!(strong().judge(&Conditions::default(), ALWAYS), SEND);
     }
 
     #[test]
@@ -315,7 +321,7 @@ mod tests {
         ] {
             for validators in [strong(), weak()] {
                 assert_eq!(
-                    validators.judge(&none_match(list)),
+                    validators.judge(&none_match(list), ALWAYS),
                     Verdict::NotModified,
                     "{}",
                     list.escape_ascii()
@@ -336,7 +342,7 @@ mod tests {
             b"\"a-b\";",
         ] {
             assert_eq!(
-                strong().judge(&none_match(list)),
+                strong().judge(&none_match(list), ALWAYS),
                 SEND,
                 "{}",
                 list.escape_ascii()
@@ -348,7 +354,7 @@ mod tests {
     fn if_match_compares_strongly() {
         for list in [&b"\"a-b\""[..], b"*", b"\"x\",\"a-b\""] {
             assert_eq!(
-                strong().judge(&matches(list)),
+                strong().judge(&matches(list), ALWAYS),
                 SEND,
                 "{}",
                 list.escape_ascii()
@@ -356,14 +362,14 @@ mod tests {
         }
         for list in [&b"W/\"a-b\""[..], b"\"x\"", b"", b"a-b"] {
             assert_eq!(
-                strong().judge(&matches(list)),
+                strong().judge(&matches(list), ALWAYS),
                 Verdict::Failed,
                 "{}",
                 list.escape_ascii()
             );
         }
-        assert_eq!(weak().judge(&matches(b"\"a-b\"")), Verdict::Failed);
-        assert_eq!(weak().judge(&matches(b"*")), SEND);
+        assert_eq!(weak().judge(&matches(b"\"a-b\""), ALWAYS), Verdict::Failed);
+        assert_eq!(weak().judge(&matches(b"*"), ALWAYS), SEND);
     }
 
     #[test]
@@ -396,9 +402,13 @@ mod tests {
             ),
         ] {
             let shown = value.escape_ascii();
-            assert_eq!(strong().judge(&since(value)), since_verdict, "{shown}");
             assert_eq!(
-                strong().judge(&unmodified(value)),
+                strong().judge(&since(value), ALWAYS),
+                since_verdict,
+                "{shown}"
+            );
+            assert_eq!(
+                strong().judge(&unmodified(value), ALWAYS),
                 unmodified_verdict,
                 "{shown}"
             );
@@ -417,18 +427,18 @@ mod tests {
                 if_modified_since: Some(value),
                 ..Conditions::default()
             };
-            assert_eq!(set_back().judge(&conditions), since, "{shown}");
+            assert_eq!(set_back().judge(&conditions, ALWAYS), since, "{shown}");
             let conditions = Conditions {
                 if_unmodified_since: Some(value),
                 ..Conditions::default()
             };
-            assert_eq!(set_back().judge(&conditions), unmodified, "{shown}");
+            assert_eq!(set_back().judge(&conditions, ALWAYS), unmodified, "{shown}");
             let conditions = Conditions {
                 if_range: Some(value),
                 ..Conditions::default()
             };
             let whole = Verdict::Send { ranges: false };
-            assert_eq!(set_back().judge(&conditions), whole, "{shown}");
+            assert_eq!(set_back().judge(&conditions, ALWAYS), whole, "{shown}");
         }
     }
 
@@ -440,41 +450,52 @@ mod tests {
             if_unmodified_since: Some(BEFORE),
             ..Conditions::default()
         };
-        assert_eq!(strong().judge(&both), SEND);
+        assert_eq!(strong().judge(&both, ALWAYS), SEND);
         // If-None-Match goes before If-Modified-Since, which is then not looked at.
         let both = Conditions {
             if_none_match: Some(b"\"x\""),
             if_modified_since: Some(AFTER),
             ..Conditions::default()
         };
-        assert_eq!(strong().judge(&both), SEND);
+        assert_eq!(strong().judge(&both, ALWAYS), SEND);
         // 412 goes before 304.
         let both = Conditions {
             if_match: Some(b"\"x\""),
             if_none_match: Some(b"\"a-b\""),
             ..Conditions::default()
         };
-        assert_eq!(strong().judge(&both), Verdict::Failed);
+        assert_eq!(strong().judge(&both, ALWAYS), Verdict::Failed);
         let both = Conditions {
             if_unmodified_since: Some(BEFORE),
             if_none_match: Some(b"\"a-b\""),
             ..Conditions::default()
         };
-        assert_eq!(strong().judge(&both), Verdict::Failed);
+        assert_eq!(strong().judge(&both, ALWAYS), Verdict::Failed);
     }
 
     #[test]
     fn if_range_holds_only_for_the_very_same_bytes() {
         let judge = |validators: Validators, value| {
-            validators.judge(&Conditions {
+            let conditions = Conditions {
                 if_range: Some(value),
                 ..Conditions::default()
-            })
+            };
+            validators.judge(&conditions, ALWAYS)
         };
         for value in [&b"\"a-b\""[..], b" \"a-b\" ", THEN] {
             assert_eq!(judge(strong(), value), SEND, "{}", value.escape_ascii());
             assert_eq!(judge(weak(), value), Verdict::Send { ranges: false });
         }
+        let dated = Conditions {
+            if_range: Some(THEN),
+            ..Conditions::default()
+        };
+        let came_since = |then| {
+            assert_eq!(Some(then), date(THEN));
+            false
+        };
+        let whole = Verdict::Send { ranges: false };
+        assert_eq!(strong().judge(&dated, came_since), whole);
         for value in [
             &b"W/\"a-b\""[..],
             b"\"x\"",
@@ -521,13 +542,16 @@ mod tests {
     }
 
     #[test]
-    fn last_modified_is_never_later_than_now() {
+    fn last_modified_is_of_a_second_that_is_over() {
         let path = std::env::temp_dir().join(format!("transom-future-{}", std::process::id()));
         let file = std::fs::File::create(&path).expect("writable");
         let now = SystemTime::now();
+        let over = now - 2 * SETTLING;
         let then = SystemTime::UNIX_EPOCH + Duration::from_secs(2);
         for (modified, shown) in [
-            (now + Duration::from_secs(1000), Some(whole_second(now))),
+            (now + Duration::from_secs(1000), Some(whole_second(over))),
+            (now, Some(whole_second(over))),
+            (over, Some(whole_second(over))),
             (then, Some(then)),
             (SystemTime::UNIX_EPOCH, None),
             (SystemTime::UNIX_EPOCH + Duration::from_secs(1), None),

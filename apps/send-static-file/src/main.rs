@@ -135,9 +135,11 @@ impl Site {
         metadata: &Metadata,
     ) -> Result<Response<'r>, Failure> {
         let media = MediaType::of(name);
-        let (file, metadata, coding) = match self.compressed(request, folder, name, media)? {
-            Some((file, metadata, coding)) => (file, metadata, Some(coding.name)),
-            None => (file, metadata.clone(), media.coding),
+        let (file, metadata, coding, suffix) = match self
+            .compressed(request, folder, name, media)?
+        {
+            Some((file, metadata, coding)) => (file, metadata, Some(coding.name), coding.suffix),
+            None => (file, metadata.clone(), media.coding, ""),
         };
         let size = metadata.len();
         let validators = Validators::of(&metadata, self.tags, SystemTime::now());
@@ -151,7 +153,15 @@ impl Site {
             }
             response
         };
-        let ranges = match validators.judge(&conditions(request)) {
+        let was_here = |then: SystemTime| {
+            let since = then
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            let name = format!("{name}{suffix}");
+            self.root
+                .has_led_there_since(&name, since.as_secs().cast_signed())
+        };
+        let ranges = match validators.judge(&conditions(request), was_here) {
             Verdict::NotModified => return Ok(finish(Response::empty(304))),
             Verdict::Failed => {
                 return Ok(Response::text("Precondition Failed\n").with_status(412));

@@ -7,17 +7,21 @@
 //!
 //! It knows nothing of requests.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use transom_platform::Registered;
 
 /// How often a file that is replaced just while it is opened is looked for again.
 const ATTEMPTS: usize = 16;
+
+/// Links that a way may have, as many as the kernel follows.
+const LINKS_MAX: usize = 40;
 
 /// The path of a folder. Having one proves that there was a folder, and that there is a safe way to resolve names below it.
 ///
@@ -107,6 +111,46 @@ impl Root {
             way: self.way,
         })
     }
+
+    /// Whether `name`, relative to the folder, has led to the same place since that second, as far as can be told: no link on
+    /// the way was made or moved, and no folder renamed, above the root neither. A folder whose entries have changed since it
+    /// was renamed does not tell; neither does one that something was mounted over.
+    pub fn has_led_there_since(&self, name: &str, second: i64) -> bool {
+        self.switched(name).is_ok_and(|last| last <= second)
+    }
+
+    /// The last second in which the way to `name` changed.
+    fn switched(&self, name: &str) -> io::Result<i64> {
+        let root = Path::new(OsStr::from_bytes(self.path.as_bytes()));
+        let mut ahead: Vec<_> = root.join(name).components().rev().map(own).collect();
+        let (mut at, mut last, mut links) = (PathBuf::new(), i64::MIN, 0);
+        while let Some(part) = ahead.pop() {
+            let next = at.join(&part);
+            let seen = next.symlink_metadata()?;
+            let (changed, modified) = (
+                (seen.ctime(), seen.ctime_nsec()),
+                (seen.mtime(), seen.mtime_nsec()),
+            );
+            // What a folder's entries do sets both.
+            if seen.is_symlink() || seen.is_dir() && changed != modified {
+                last = last.max(seen.ctime());
+            }
+            if seen.is_symlink() {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                }
+                ahead.extend(next.read_link()?.components().rev().map(own));
+            } else {
+                at = next;
+            }
+        }
+        Ok(last)
+    }
+}
+
+fn own(part: Component<'_>) -> OsString {
+    part.as_os_str().to_owned()
 }
 
 impl Folder {

@@ -7,7 +7,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use transom_doors::DoorOwner;
 
@@ -141,8 +141,17 @@ impl FrontSettings {
             }
         }
         let matches = FrontOnly::command().try_get_matches_from(words)?;
-        let front = FrontOnly::from_arg_matches(&matches)?.front;
+        let mut front = FrontOnly::from_arg_matches(&matches)?.front;
         let command = FrontOnly::command();
+        let is_given = |flag: &&clap::Arg| {
+            let values = matches.get_raw(flag.get_id().as_str());
+            let default = flag.get_default_values().iter().map(AsRef::<OsStr>::as_ref);
+            values.is_some_and(|values| !values.eq(default))
+        };
+        let given = command.get_arguments().filter(is_given);
+        front.given = given
+            .filter_map(|flag| flag.get_long().map(str::to_owned))
+            .collect();
         let words = command.get_arguments().filter_map(|flag| {
             let values = matches.get_raw(flag.get_id().as_str());
             let values = values.into_iter().flatten().map(OsString::from).collect();

@@ -348,6 +348,11 @@ pub struct FrontSettings {
     /// Print the memory equation of these settings and exit, without serving
     #[arg(long, env = "TRANSOM_CHECK", help_heading = "Serving")]
     pub check: bool,
+
+    /// The flags that have another value than their default, without dashes; of a front end for applications in other
+    /// processes.
+    #[arg(skip)]
+    pub(crate) given: Vec<String>,
 }
 
 /// `--proxy-protocol`.
