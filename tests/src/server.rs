@@ -390,6 +390,24 @@ impl Server {
         number("region") + number("process")
     }
 
+    /// Stops it, and returns when no thread of it runs any more; SIGCONT has it go on.
+    ///
+    /// # Panics
+    /// If it does not stop.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+        let stopped = || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+            tasks.flatten().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit(") ")
+                    .next()
+                    .is_some_and(|rest| rest.starts_with('T'))
+            })
+        };
+        assert!(eventually(stopped), "it does not stop");
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: a plain system call; the child has not been waited for, so the id is still its own.

@@ -65,6 +65,33 @@ fn a_newcomer_that_waits_is_accepted_as_soon_as_a_connection_becomes_idle() {
     );
 }
 
+/// What comes while the loop is busy comes at once to it: newcomers, requests of those whose places they would have, and ends.
+#[test]
+fn who_has_sent_a_request_keeps_its_place() {
+    let flags = "--connections 4 --loops 1 --buckets 4 --idle-timeout 1h";
+    let server = Server::start("hello", flags);
+    for _ in 0..20 {
+        let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+        for client in &mut clients {
+            assert_eq!(client.get("/").status, 200);
+        }
+        server.pause();
+        let mut new: Vec<_> = (0..2).map(|_| server.connect()).collect();
+        for client in &mut new {
+            client.send(get("/"));
+        }
+        let leaves = clients.pop();
+        for client in &mut clients {
+            client.send(get("/"));
+        }
+        drop(leaves);
+        server.signal(libc::SIGCONT);
+        for client in clients.iter_mut().chain(&mut new) {
+            assert_eq!(client.answer().status, 200);
+        }
+    }
+}
+
 /// The write timeout runs while the server is stuck, and only a byte that the client takes may set it back. What it takes to
 /// be stuck is a matter of both buffers; with these, an answer is stuck whole or in part.
 fn a_client_that_drips_is_cut(send_buffer: &str, receive_buffer: libc::c_int) {

@@ -334,21 +334,6 @@ fn dig_is_answered() {
     }
 }
 
-/// Stops a process, and returns when no thread of it runs any more.
-fn pause(server: &Server) {
-    server.signal(libc::SIGSTOP);
-    let stopped = || {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).expect("it runs");
-        tasks.flatten().all(|task| {
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            stat.rsplit(") ")
-                .next()
-                .is_some_and(|rest| rest.starts_with('T'))
-        })
-    };
-    assert!(eventually(stopped), "it does not stop");
-}
-
 #[test]
 fn a_burst_waits_in_the_kernel_and_what_has_no_room_there_is_counted() {
     // More than 64 KiB of them, and fewer than our own socket has room for.
@@ -360,7 +345,7 @@ fn a_burst_waits_in_the_kernel_and_what_has_no_room_there_is_counted() {
         let front = front(&door, flags);
         let client = socket(front.address());
         assert_eq!(ask(&client, b"first"), b"first");
-        pause(&front);
+        front.pause();
         for n in 0..BURST {
             client.send(&n.to_be_bytes()).expect("it is sent");
         }

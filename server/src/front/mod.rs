@@ -103,6 +103,11 @@ impl Source {
     }
 }
 
+/// A token's upper and lower half.
+fn halves(token: u64) -> (u32, u32) {
+    ((token >> 32) as u32, token as u32)
+}
+
 fn of_instance(at: InstanceId) -> u32 {
     u32::from(at.doorway) << 8 | u32::from(at.instance)
 }
@@ -429,9 +434,7 @@ impl Loop {
             self.watch_newcomers();
             let count = self.sleep(&mut events);
             self.look_at_the_clock();
-            for event in &events[..count] {
-                self.on_event(event.events, event.u64);
-            }
+            self.on_events(&events[..count]);
             let progress = self.collect_completions();
             self.quiet = if progress || count > 0 {
                 0
@@ -598,8 +601,22 @@ impl Loop {
         self.date.update(net::unix_seconds());
     }
 
+    /// Newcomers come last: what the others have sent, and who has left, decides whose place one may have.
+    fn on_events(&mut self, events: &[libc::epoll_event]) {
+        let is_newcomer = |event: &&libc::epoll_event| {
+            let (generation, index) = halves(event.u64);
+            generation == NOT_A_CONNECTION && matches!(Source::of(index), Source::Listener(_))
+        };
+        for event in events.iter().filter(|event| !is_newcomer(event)) {
+            self.on_event(event.events, event.u64);
+        }
+        for event in events.iter().filter(is_newcomer) {
+            self.on_event(event.events, event.u64);
+        }
+    }
+
     fn on_event(&mut self, events: u32, token: u64) {
-        let (generation, index) = ((token >> 32) as u32, token as u32);
+        let (generation, index) = halves(token);
         if generation == NOT_A_CONNECTION {
             match Source::of(index) {
                 // Orders are looked at after every wait.
@@ -647,14 +664,20 @@ impl Loop {
             let has_place = self.limit.take();
             let evictable = match has_place && !self.table.is_full() {
                 true => None,
-                false => {
-                    let evictable = self.evictable();
-                    if evictable.is_none() {
+                false => match self.evictable() {
+                    None => {
                         self.wait_for_place(fd, has_place);
                         return;
                     }
-                    evictable
-                }
+                    Some(index) if self.has_news(index) => {
+                        if has_place {
+                            self.limit.give_back();
+                        }
+                        self.drive(index);
+                        continue;
+                    }
+                    evictable => evictable,
+                },
             };
             let accepted = net::accept(fd, self.listen_options);
             if accepted.is_err() && has_place {
@@ -731,11 +754,23 @@ impl Loop {
         }
         if !self.limit.is_full() {
             self.limit.answer(); // a place has become free since, and it will find that
-        } else if let Some(index) = self.evictable()
-            && self.limit.answer()
-        {
-            self.close_for_newcomer(index);
+        } else if let Some(index) = self.evictable() {
+            if self.has_news(index) {
+                self.drive(index);
+                self.again = true;
+            } else if self.limit.answer() {
+                self.close_for_newcomer(index);
+            }
         }
+    }
+
+    /// Whether one that may be closed for a newcomer has sent something, or has left, since the last events were taken: it is
+    /// readable then.
+    fn has_news(&mut self, index: u32) -> bool {
+        let waits = self.table.stands_in(index, List::Idle);
+        let connection = &mut self.table[index];
+        connection.readable |= waits && net::is_readable(connection.fd);
+        waits && connection.readable
     }
 
     /// Counts a connection of an address, unless it is that of a proxy which names its clients request by request: what it
