@@ -238,8 +238,10 @@ fn for_the_drain_delay_it_is_not_ready_and_still_serves_whoever_comes() {
     let said = server.line_with("not ready any more, and still accepting");
     assert!(said.contains("--drain-delay"), "{said}");
     assert_eq!(ready(), (503, 200));
-    // A hang-up is no second signal.
+    // These are no second signal.
     server.signal(libc::SIGHUP);
+    server.signal(libc::SIGUSR2);
+    let _ = server.line_with("SIGUSR2: no new instance is started");
     assert_eq!(server.get("/").status, 200);
     assert_eq!(kept.get("/").status, 200);
     assert!(

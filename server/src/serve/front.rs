@@ -1,7 +1,7 @@
 //! The front half of a server: threads that are loops, and how they end.
 
 use super::StartError;
-use super::signals::{Signals, Wake};
+use super::signals::Signals;
 use super::watch::End;
 use crate::addresses::Addresses;
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders, Rules};
@@ -135,9 +135,8 @@ impl FrontHalf {
             if left.is_zero() {
                 return false;
             }
-            match signals.wait(Some(left.min(Duration::from_millis(20)))) {
-                Wake::Signal => return false,
-                Wake::HandOver | Wake::HangUp | Wake::Parked | Wake::TimedOut => {}
+            if signals.wait_while_ending(left.min(Duration::from_millis(20))) {
+                return false;
             }
         }
         true

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
+use transom_platform::own_log::warn;
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +103,16 @@ impl Signals {
     /// is being parked. Several that are parked at once are one piece of news.
     pub(super) fn parked() {
         give_to_main(libc::SIGUSR1);
+    }
+
+    /// Waits, in a process that is ending, for a signal to end at once: whether there was one in time. It is too late for the
+    /// others.
+    pub(super) fn wait_while_ending(&self, timeout: Duration) -> bool {
+        let wake = self.wait(Some(timeout));
+        if wake == Wake::HandOver {
+            warn!("SIGUSR2: no new instance is started, because this process is ending");
+        }
+        wake == Wake::Signal
     }
 
     /// Waits for one; `None` waits for ever.

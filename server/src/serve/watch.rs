@@ -63,7 +63,7 @@ pub(super) fn delay_drain(signals: &Signals, why: End, delay: Duration) {
     let deadline = Instant::now() + delay;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || signals.wait(Some(left)) == Wake::Signal {
+        if left.is_zero() || signals.wait_while_ending(left) {
             return;
         }
     }
