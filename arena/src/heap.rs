@@ -32,8 +32,9 @@ use crate::recovery::{STACK_MARGIN, ensure_stack};
 pub const HEAP_OVERHEAD: usize = 64;
 
 /// What a handler has taken from the `&Bump` between two allocations of ours is remembered if it is at least so long: it
-/// is free when the request ends, which matters when something below it is not. The note takes an eighth of that at most.
-const GAP_MIN: usize = 8 * size_of::<Gap>();
+/// is free when the request ends, which matters when something below it is not. The note takes half of that at most; what is
+/// shorter is not free until all below it is.
+const GAP_MIN: usize = 2 * size_of::<Gap>();
 
 /// So much is taken from the bump at a time, and may stay unused in a run when blocks are freed, twice.
 const BATCH: usize = 2 << 10;

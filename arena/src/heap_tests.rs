@@ -392,6 +392,31 @@ fn what_the_handler_took_from_the_bump_is_not_kept() {
     assert_eq!(lab.heap.used(), 0);
 }
 
+/// Nor do small pieces of it part what was freed around them.
+#[test]
+fn a_small_piece_from_the_bump_parts_nothing_when_its_request_has_ended() {
+    let mut lab = Lab::new(Wipe::None);
+    let blocks: Vec<_> = (0..6)
+        .map(|n| {
+            lab.heap.bump().alloc_slice_fill_copy(40, 0u8);
+            // More than half of a run, so that each begins one.
+            Block::make(&lab.heap, layout(1100, 8), n).expect("fits")
+        })
+        .collect();
+    let kept = Block::make(&lab.heap, layout(48, 8), 6).expect("fits");
+    for block in blocks {
+        block.free(&lab.heap);
+    }
+    lab.end();
+    assert_eq!(lab.heap.kept(), 48);
+    let large = Block::make(&lab.heap, layout(5 * 1100, 8), 7).expect("fits");
+    assert!(large.at > kept.at, "above what is kept");
+    large.free(&lab.heap);
+    kept.free(&lab.heap);
+    lab.end();
+    assert_eq!(lab.heap.used(), 0);
+}
+
 /// One that may be left by a jump takes nothing from above the mark: it would never be given back.
 #[test]
 fn a_request_that_may_be_left_by_a_jump_leaks_nothing_above_the_mark() {
