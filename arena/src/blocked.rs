@@ -6,7 +6,8 @@
 //! For the same reason a thread that runs a request cannot block the signals of faults.
 
 use crate::recovery::{STACK_MARGIN, has_stack, park_overflowed};
-use crate::signal::{OF_FAULTS, OF_THE_C_LIBRARY, change_mask};
+use crate::fork;
+use crate::signal::{OF_FAULTS, OF_THE_C_LIBRARY, change_mask, signal_stack};
 use crate::thread::bound;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -117,7 +118,7 @@ with_stack! {
     system(command: *const c_char) -> c_int, child;
     popen(command: *const c_char, mode: *const c_char) -> *mut libc::FILE, child;
     wordexp(words: *const c_char, expansion: Passed, flags: c_int) -> c_int, child;
-    // Of these the child goes on here: see `begin_anew`.
+    // Of these the child goes on here: see `begin_anew` and `_Fork`.
     fork() -> libc::pid_t;
     forkpty(terminal: *mut c_int, name: *mut c_char, settings: Passed, size: Passed) -> libc::pid_t;
     // These start threads.
@@ -133,6 +134,38 @@ with_stack! {
     timer_create(clock: libc::clockid_t, event: Passed, timer: Passed) -> c_int;
     mq_notify(queue: c_int, event: Passed) -> c_int;
     getaddrinfo_a(mode: c_int, list: Passed, count: c_int, event: Passed) -> c_int;
+}
+
+/// `_Fork` of the C library, which calls no fork handlers.
+///
+/// # Safety
+/// As the C library says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _Fork() -> libc::pid_t {
+    static ITS_OWN: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+    need_stack();
+    let function = its_own(&ITS_OWN, c"_Fork");
+    // SAFETY: the function of this name has this type.
+    let child = unsafe {
+        let function: unsafe extern "C" fn() -> libc::pid_t = std::mem::transmute(function.as_ptr());
+        function()
+    };
+    if child == 0 {
+        begin_anew();
+        fork::be_nobodys_thread();
+    }
+    child
+}
+
+/// `vfork` of the C library, as POSIX lets it be: a fork. A child that shares this thread's memory would be this thread to
+/// us, and end its request; and it would block the signals that this thread blocks.
+///
+/// # Safety
+/// As the C library says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfork() -> libc::pid_t {
+    // SAFETY: the caller's promise.
+    unsafe { fork() }
 }
 
 /// In the child of a fork: it blocks no signals for the sake of a thread that it does not have.
@@ -160,6 +193,21 @@ pub unsafe extern "C" fn pthread_sigmask(
     }
     // SAFETY: C's contract: null, or a set that can be written to.
     change_mask(how, set.as_ref(), unsafe { old.cast::<u64>().as_mut() })
+}
+
+/// `sigaltstack` of the C library, except that a thread which runs a request cannot be without a signal stack: where it
+/// disables one, it has its bucket's. Without, a stack overflow ends the process.
+///
+/// # Safety
+/// As the C library says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sigaltstack(new: *const libc::stack_t, old: *mut libc::stack_t) -> c_int {
+    // SAFETY: C's contract: null, or a stack that can be read.
+    let disables = unsafe { new.as_ref() }.is_some_and(|new| new.ss_flags & libc::SS_DISABLE != 0);
+    let ours = bound().filter(|_| disables).map(signal_stack);
+    let new = ours.as_ref().map_or(new, ptr::from_ref);
+    // SAFETY: C's contract, which is the kernel's.
+    unsafe { libc::syscall(libc::SYS_sigaltstack, new, old) as c_int }
 }
 
 /// `sigprocmask` of the C library, as [`pthread_sigmask`].

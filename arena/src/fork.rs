@@ -6,6 +6,9 @@
 //! that ends, no memory) it must die like any process, and not sleep for ever as a parked request does, with the listeners
 //! open and its parent waiting for it.
 //!
+//! Children that are made behind the C library's back (`clone` by number) are still bound. So parking asks whose process it
+//! is.
+//!
 //! Fork handlers run last in, first out, before the fork. Those of a library may allocate. So ours are registered before
 //! those of any library: the dynamic linker calls what is in `.preinit_array` first. (System V ABI, "Initialization and
 //! Termination Functions")
@@ -13,6 +16,7 @@
 use crate::thread::thread;
 use crate::{overdraft, shared};
 use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 #[used]
 #[unsafe(link_section = ".preinit_array")]
@@ -45,6 +49,35 @@ extern "C" fn begin_anew() {
     release();
     #[cfg(feature = "c-heap")]
     crate::blocked::begin_anew();
+    be_nobodys_thread();
+}
+
+/// Whose threads are bound.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+/// This process has threads that are bound to buckets.
+pub(crate) fn this_process_serves() {
+    // SAFETY: no preconditions.
+    PROCESS.store(unsafe { libc::getpid() }, Ordering::Relaxed);
+}
+
+/// Ends this process, unless it is the one whose threads are bound: a child has no client to answer, and must not sleep.
+/// Async-signal-safe.
+pub(crate) fn end_if_a_child() {
+    // SAFETY: no preconditions. A signal's action is put back to its default in a process that is to end by it.
+    unsafe {
+        if libc::getpid() == PROCESS.load(Ordering::Relaxed) {
+            return;
+        }
+        libc::signal(libc::SIGABRT, libc::SIG_DFL);
+        crate::signal::change_mask(libc::SIG_SETMASK, Some(&0), None);
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), libc::SIGABRT);
+        libc::_exit(127)
+    }
+}
+
+/// The only thread of a child is bound to no request.
+pub(crate) fn be_nobodys_thread() {
     thread(|t| {
         t.aim.set(ptr::null());
         t.bound.set(ptr::null());

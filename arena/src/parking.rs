@@ -8,7 +8,7 @@
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::events::ABORTING;
-use crate::futex;
+use crate::{fork, futex};
 use crate::recovery::{Failed, clean_up, settle_pools};
 use crate::signal;
 use crate::thread::thread;
@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicU32;
 ///
 /// Why it ends is what the bucket has noted: a panic that cannot unwind (`ABORTING`), else what ran out.
 pub(crate) fn park(bucket: &Bucket) -> ! {
+    fork::end_if_a_child();
     bucket.failing.set(true);
     thread(|t| {
         t.aim.set(ptr::null());

@@ -33,6 +33,7 @@ static PREVIOUS: OnceLock<Previous> = OnceLock::new();
 
 /// Installs the handler, once per process.
 pub(crate) fn install() -> io::Result<()> {
+    crate::fork::this_process_serves();
     if PREVIOUS.get().is_some() {
         return Ok(());
     }
@@ -104,14 +105,19 @@ unsafe fn sigaction(
     }
 }
 
-/// Gives this thread the signal stack of its bucket.
-pub(crate) fn use_signal_stack(bucket: &Bucket) -> io::Result<()> {
+/// The signal stack of a bucket.
+pub(crate) fn signal_stack(bucket: &Bucket) -> libc::stack_t {
     let (base, size) = bucket.signal_stack();
-    let stack = libc::stack_t {
+    libc::stack_t {
         ss_sp: base as *mut _,
         ss_flags: 0,
         ss_size: size,
-    };
+    }
+}
+
+/// Gives this thread the signal stack of its bucket.
+pub(crate) fn use_signal_stack(bucket: &Bucket) -> io::Result<()> {
+    let stack = signal_stack(bucket);
     // SAFETY: the memory is the bucket's, reserved for this, and outlives the thread.
     if unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) } == 0 {
         Ok(())

@@ -466,6 +466,13 @@ fn a_child_of_a_fork_can_allocate() {
     assert!(FORK_HANDLERS_RAN.load(Ordering::SeqCst) >= 2 * 50);
 }
 
+type Fork = unsafe extern "C" fn() -> libc::pid_t;
+
+unsafe extern "C" {
+    fn _Fork() -> libc::pid_t;
+    fn vfork() -> libc::pid_t;
+}
+
 /// A child that aborts, overflows its stack or asks for much is bound to no request: it ends, as any process would.
 #[test]
 fn a_child_of_a_fork_that_fails_ends() {
@@ -477,10 +484,10 @@ fn a_child_of_a_fork_that_fails_ends() {
         }
         deeper(n + 1) + frame[0]
     }
-    fn child(run: fn()) -> i32 {
+    fn child(fork: Fork, run: fn()) -> i32 {
         // SAFETY: the child calls what it is told to, and ends.
         unsafe {
-            let child = libc::fork();
+            let child = fork();
             if child == 0 {
                 libc::alarm(20);
                 let null = libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY);
@@ -493,7 +500,16 @@ fn a_child_of_a_fork_that_fails_ends() {
             status
         }
     }
+    unsafe extern "C" fn by_number() -> libc::pid_t {
+        // SAFETY: a child with a copy of all, as `fork` makes it.
+        let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        child as libc::pid_t
+    }
     on_bucket_thread(|tenant| {
+        for fork in [_Fork, vfork, by_number as Fork] {
+            let (status, _) = in_a_request(tenant, || child(fork, libc_abort));
+            assert_eq!(libc::WTERMSIG(status), libc::SIGABRT, "{status}");
+        }
         for (run, signal) in [
             ((|| libc_abort()) as fn(), Some(libc::SIGABRT)),
             (|| assert!(black_box(deeper(0)) > 0), Some(libc::SIGSEGV)),
@@ -506,7 +522,7 @@ fn a_child_of_a_fork_that_fails_ends() {
                 None,
             ),
         ] {
-            let (status, _) = in_a_request(tenant, || child(run));
+            let (status, _) = in_a_request(tenant, || child(libc::fork, run));
             match signal {
                 Some(signal) => assert_eq!(libc::WTERMSIG(status), signal, "{status}"),
                 None => assert_eq!(libc::WEXITSTATUS(status), 7, "{status}"),

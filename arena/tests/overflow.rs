@@ -56,6 +56,26 @@ fn frames_of_every_size_are_caught_at_the_guard() {
     });
 }
 
+/// As a runtime does it that takes its signal stack away when it is done.
+#[cfg(feature = "c-heap")]
+#[test]
+fn a_thread_whose_signal_stack_was_disabled_has_its_own_again() {
+    on_bucket_thread(|tenant| {
+        let none = libc::stack_t {
+            ss_sp: std::ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: 0,
+        };
+        let outcome = tenant.enter(&never_stuck, |_| {
+            // SAFETY: no stack, and none asked for.
+            unsafe { libc::sigaltstack(&raw const none, std::ptr::null_mut()) }
+        });
+        assert!(matches!(outcome.result, Ok(0)));
+        let outcome = escaping(tenant, |_| recurse::<200>(0));
+        assert_eq!(exhaustion(outcome.result).reason, Reason::Stack);
+    });
+}
+
 static CELL: Shared<Vec<u64>> = Shared::new(Vec::new());
 
 /// Everything of ours that a request may be in when its stack ends, at every depth around the end.
