@@ -5,8 +5,8 @@
 //!
 //! For the same reason a thread that runs a request cannot block the signals of faults.
 
-use crate::recovery::{STACK_MARGIN, has_stack, park_overflowed};
 use crate::fork;
+use crate::recovery::{STACK_MARGIN, has_stack, park_overflowed};
 use crate::signal::{OF_FAULTS, OF_THE_C_LIBRARY, change_mask, signal_stack};
 use crate::thread::bound;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -147,7 +147,8 @@ pub unsafe extern "C" fn _Fork() -> libc::pid_t {
     let function = its_own(&ITS_OWN, c"_Fork");
     // SAFETY: the function of this name has this type.
     let child = unsafe {
-        let function: unsafe extern "C" fn() -> libc::pid_t = std::mem::transmute(function.as_ptr());
+        let function: unsafe extern "C" fn() -> libc::pid_t =
+            std::mem::transmute(function.as_ptr());
         function()
     };
     if child == 0 {

@@ -71,7 +71,12 @@ pub(crate) fn end_if_a_child() {
         }
         libc::signal(libc::SIGABRT, libc::SIG_DFL);
         crate::signal::change_mask(libc::SIG_SETMASK, Some(&0), None);
-        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), libc::SIGABRT);
+        libc::syscall(
+            libc::SYS_tgkill,
+            libc::getpid(),
+            libc::gettid(),
+            libc::SIGABRT,
+        );
         libc::_exit(127)
     }
 }

@@ -8,10 +8,10 @@
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::events::ABORTING;
-use crate::{fork, futex};
 use crate::recovery::{Failed, clean_up, settle_pools};
 use crate::signal;
 use crate::thread::thread;
+use crate::{fork, futex};
 use std::arch::asm;
 use std::ptr;
 use std::sync::atomic::AtomicU32;

@@ -245,6 +245,12 @@ fn write(path: &std::path::Path, script: &str) {
     assert!(shell.wait().expect("it ends").success());
 }
 
+fn make_executable(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(path, mode).expect("it is ours");
+}
+
 #[test]
 fn a_new_instance_that_fails_to_start_changes_nothing() {
     let folder = Folder::new("handover-fails");
@@ -259,11 +265,9 @@ fn a_new_instance_that_fails_to_start_changes_nothing() {
     let mut line = Line::start(Launch::of_file(&text).flags(&flags));
     let mut client = line.first.connect();
     let replace_by = |script: &str| {
-        use std::os::unix::fs::PermissionsExt;
         let new = folder.path().join("new");
         write(&new, script);
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&new, mode).expect("it is ours");
+        make_executable(&new);
         std::fs::rename(&new, &program).expect("it is ours");
     };
     for (script, part) in [
@@ -301,6 +305,34 @@ fn a_new_instance_that_fails_to_start_changes_nothing() {
     line.hand_over();
     drop(client);
     assert!(ask(&unix));
+    let _ = line.stop();
+}
+
+#[test]
+fn a_link_in_the_path_of_the_program_leads_to_the_next_release() {
+    let folder = Folder::new("releases");
+    let [current, old, new] = ["current", "old", "new"].map(|name| folder.path().join(name));
+    for release in [&old, &new] {
+        std::fs::create_dir(release).expect("writable");
+    }
+    copy(&binary("hello"), &old.join("hello"));
+    let mark = folder.path().join("the-new-one");
+    let script = format!(
+        "#!/bin/sh\ntouch {}\nexec {} \"$@\"\n",
+        mark.display(),
+        binary("hello").display()
+    );
+    write(&new.join("hello"), &script);
+    make_executable(&new.join("hello"));
+    std::os::unix::fs::symlink(&old, &current).expect("writable");
+    let program = current.join("hello");
+    let program = program.to_string_lossy();
+    let mut line = Line::start(Launch::of_file(&program).flags("--buckets 4"));
+    let next = folder.path().join("next");
+    std::os::unix::fs::symlink(&new, &next).expect("writable");
+    std::fs::rename(&next, &current).expect("writable");
+    line.hand_over();
+    assert!(mark.exists(), "it is the old release again");
     let _ = line.stop();
 }
 

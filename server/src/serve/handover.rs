@@ -21,6 +21,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::{Duration, Instant};
 use transom_platform::own_log::{info, warn};
@@ -369,6 +371,22 @@ impl Handover {
     }
 }
 
+/// The path by which the new instance is started. The one that this was started by, if it is of this program: a link in it
+/// (`current`) may lead to another release by then.
+fn program() -> io::Result<PathBuf> {
+    let running = std::env::current_exe()?;
+    let named = std::env::args_os().next().map(PathBuf::from);
+    let is_running = |named: &Path| {
+        let identity = |path: &Path| path.metadata().map(|seen| (seen.dev(), seen.ino()));
+        identity(named).is_ok_and(|named| identity(&running).is_ok_and(|running| running == named))
+    };
+    // Without a slash it would be looked for in PATH.
+    match named.filter(|named| named.as_os_str().as_bytes().contains(&b'/') && is_running(named)) {
+        Some(named) => std::path::absolute(named),
+        None => Ok(running),
+    }
+}
+
 impl Means {
     fn prepare(listeners: Option<&Listeners>, signals: &Signals) -> io::Result<Self> {
         let (said, to_say) = pipe()?;
@@ -390,7 +408,7 @@ impl Means {
         let letter = Letter::new();
         let inherited = sockets().map(|(_, fd)| fd).chain([to_say.as_raw_fd()]);
         // Now, because an upgrade replaces what is at the path.
-        let program = std::env::current_exe()?;
+        let program = program()?;
         Ok(Means {
             program: CString::new(program.as_os_str().as_bytes())?,
             arguments: Strings::new(std::env::args_os(), None)?,
