@@ -45,7 +45,7 @@ pub use datagram::{AnswerTooLarge, Datagram, DatagramHandler, DatagramReply};
 pub use failure::Failure;
 pub use handler::{Handler, HandlerFn, handler, streaming};
 pub use keeping::EachThread;
-pub use lost::{Looked, Loss, LossWatch, Lost, OVERDUE_AFTER};
+pub use lost::{FULL_AFTER, Looked, Loss, LossWatch, Lost, OVERDUE_AFTER};
 pub use meter::{Culprit, RouteMeter};
 pub use request::{BodyReader, Memory, Request, Version};
 pub use reserve::{TryReserve, try_reserve};

@@ -13,6 +13,7 @@ use crate::meter::{Leave, LinePace};
 use crate::own_log::{info, warn};
 use crate::request::Matched;
 use std::cell::Cell;
+use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use transom_arena::{Bucket, BucketState};
@@ -21,6 +22,9 @@ use transom_doors::now_ns;
 /// A call is overdue, and its bucket lost, so long after its deadline. Its client got a 504 at the deadline; a handler
 /// that watches its deadline itself gets this much to notice, to clean up and to return.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(5);
+
+/// When no bucket has been free for so long, that is said.
+pub const FULL_AFTER: Duration = Duration::from_secs(5);
 
 /// Between two looks while a bucket is lost that may come back.
 const LOOK_OFTEN: Duration = Duration::from_millis(250);
@@ -286,14 +290,26 @@ impl Application {
         (from_ns <= now_ns()).then_some(loss)
     }
 
-    fn lost_from(&self, bucket: u32) -> Option<(u64, Loss)> {
-        let state = self.buckets().get(bucket)?.state();
+    fn class_of(&self, bucket: u32) -> Class {
+        let state = self.buckets().get(bucket).map(Bucket::state);
+        self.class_and_since(bucket, state.unwrap_or(BucketState::Unbound))
+            .0
+    }
+
+    /// What its state says, and since when it rests if it does.
+    fn class_and_since(&self, bucket: u32, state: BucketState) -> (Class, u64) {
         let (stage, since_ns) = self.keeping().way_of(bucket, state);
         let class = match class_of(state) {
             Class::Parked => Class::Parked,
             _ if matches!(stage, Stage::Prepares | Stage::Waits) => Class::Resting,
             class => class,
         };
+        (class, since_ns)
+    }
+
+    fn lost_from(&self, bucket: u32) -> Option<(u64, Loss)> {
+        let state = self.buckets().get(bucket)?.state();
+        let (class, since_ns) = self.class_and_since(bucket, state);
         let signs = self.signs();
         let noticed = Noticed {
             at_ns: match class {
@@ -332,8 +348,41 @@ impl Application {
 pub struct Looked {
     /// How many buckets are lost.
     pub lost: Lost,
+    /// A request was parked, and for [`FULL_AFTER`] no other bucket has been free: the others wait, it seems, for what that
+    /// request held (a lock, a pooled connection), and which is lost with it. One of them at least has a deadline.
+    pub stuck: bool,
     /// When to look again. A bucket that is parked may change the number before.
     pub again_in: Duration,
+}
+
+/// How busy all buckets are.
+#[derive(Default)]
+struct Busy {
+    /// One could take a request.
+    any_free: bool,
+    /// When the youngest call began.
+    youngest_ns: Option<u64>,
+    /// A call has a deadline.
+    has_a_deadline: bool,
+}
+
+impl Busy {
+    fn count(&mut self, class: Class, sign: &Sign) {
+        match class {
+            Class::Sound => self.any_free = true,
+            Class::Calling => {
+                self.youngest_ns = self.youngest_ns.max(Some(sign.since_ns()));
+                self.has_a_deadline |= matches!(sign.until(), Until::Deadline(_));
+            }
+            Class::Resting | Class::Parked => {}
+        }
+    }
+
+    /// From when on it is to be said that no bucket is free, as things are.
+    fn full_from(&self) -> Option<u64> {
+        let youngest_ns = self.youngest_ns.filter(|_| !self.any_free)?;
+        Some(youngest_ns.saturating_add(FULL_AFTER.as_nanos() as u64))
+    }
 }
 
 /// A bucket of which a line says that it is lost by time.
@@ -349,6 +398,8 @@ struct Told {
 pub struct LossWatch {
     application: &'static Application,
     told: Box<[Option<Told>]>,
+    /// That no bucket is free, if a line has said so: since when.
+    full_ns: Option<u64>,
     /// When the next look was to be; 0: this is the first one.
     due_ns: u64,
 }
@@ -361,6 +412,7 @@ impl LossWatch {
         LossWatch {
             application,
             told: vec![None; buckets].into_boxed_slice(),
+            full_ns: None,
             due_ns: 0,
         }
     }
@@ -373,6 +425,7 @@ impl LossWatch {
             signs.resumed_ns.store(now_ns, Ordering::Relaxed);
         }
         let mut lost = Lost::default();
+        let mut busy = Busy::default();
         let mut again_ns = now_ns.saturating_add(LOOK_SELDOM.as_nanos() as u64);
         for bucket in 0..self.application.buckets().len() {
             self.application.notice(bucket, now_ns);
@@ -389,12 +442,77 @@ impl LossWatch {
                 lost.count(loss);
             }
             self.tell(bucket, loss, now_ns);
+            busy.count(
+                self.application.class_of(bucket),
+                self.application.signs().of(bucket),
+            );
         }
+        let full_from = busy
+            .full_from()
+            .filter(|_| lost.total() < self.application.buckets().len());
+        let is_full = full_from.is_some_and(|from_ns| from_ns <= now_ns);
+        if let Some(from_ns) = full_from.filter(|_| !is_full) {
+            again_ns = again_ns.min(from_ns);
+        }
+        self.tell_full(full_from.filter(|_| is_full), now_ns);
         let again_in = Duration::from_nanos(again_ns - now_ns).max(LOOK_OFTEN);
-        let may_come_back = lost.resting + lost.overdue > 0;
+        let may_come_back = lost.resting + lost.overdue > 0 || is_full;
         let again_in = if may_come_back { LOOK_OFTEN } else { again_in };
         self.due_ns = now_ns + again_in.as_nanos() as u64;
-        Looked { lost, again_in }
+        Looked {
+            lost,
+            stuck: is_full && lost.parked > 0 && busy.has_a_deadline,
+            again_in,
+        }
+    }
+
+    /// Writes a line when no bucket has been free for a while, and one when that is over.
+    fn tell_full(&mut self, full_from: Option<u64>, now_ns: u64) {
+        let since_ns = full_from.map(|from_ns| from_ns - FULL_AFTER.as_nanos() as u64);
+        match (self.full_ns, since_ns) {
+            (None, Some(since_ns)) => {
+                self.full_ns = Some(since_ns);
+                let for_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
+                warn!(
+                    for_ms,
+                    busy = %self.busy_routes(),
+                    raise = "--buckets",
+                    "no bucket is free, and no call ends: requests wait, and get a 503 after --queue-timeout"
+                );
+            }
+            (Some(since_ns), None) => {
+                self.full_ns = None;
+                let full_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
+                info!(full_ms, "a bucket is free again");
+            }
+            _ => {}
+        }
+    }
+
+    /// Which routes have the buckets that are busy, and how many: `/events 6, /report 2`.
+    fn busy_routes(&self) -> impl fmt::Display + '_ {
+        fmt::from_fn(|f| {
+            let application = self.application;
+            let buckets = || 0..application.buckets().len();
+            let route_of = |bucket| match application.class_of(bucket) {
+                Class::Calling => Some(application.signs().of(bucket).route()),
+                _ => None,
+            };
+            let mut separator = "";
+            for bucket in buckets() {
+                let Some(route) = route_of(bucket) else {
+                    continue;
+                };
+                let has_it = |other: &u32| route_of(*other) == Some(route);
+                // Each route where it comes first.
+                if buckets().find(has_it) == Some(bucket) {
+                    let count = buckets().filter(has_it).count();
+                    write!(f, "{separator}{} {count}", self.route(route))?;
+                    separator = ", ";
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its request says it, if

@@ -239,6 +239,50 @@ fn ready(server: &Server) -> String {
     client.get("/ready").text().to_owned()
 }
 
+/// Long before their deadline, 60 s.
+#[test]
+fn a_lock_that_a_parked_request_held_leads_to_a_new_instance_once_all_wait_for_it() {
+    let servers = Succession::start(hang("--buckets 4 --lost-limit 4"));
+    assert_eq!(servers.first().get("/abort").status, 500);
+    let mut wait: Vec<_> = (0..3).map(|_| servers.first().connect()).collect();
+    for client in &mut wait {
+        client.send(get("/locked"));
+    }
+    let new = servers.heir(1);
+    assert_eq!(servers.first().get("/locked").text(), "free\n");
+    drop(wait);
+    let ended = servers.stop(new);
+    let said = |words: &str| count(&ended.lines, words);
+    assert_eq!(said("WARN no bucket is free, and no call ends"), 1);
+    assert_eq!(said(" busy=\"/locked 3\" "), 1, "{}", ended.stderr());
+    assert_eq!(said("all others wait, perhaps for a lock"), 1);
+}
+
+/// Nothing is lost there: they have much to do.
+#[test]
+fn that_no_bucket_is_free_is_said_and_that_it_is_over() {
+    let server = hang("--buckets 2").start();
+    let mut busy: Vec<_> = ["/gate", "/stream"]
+        .map(|path| {
+            let mut client = server.connect();
+            client.send(get(path));
+            client
+        })
+        .into();
+    let said = server.line_with("WARN no bucket is free, and no call ends");
+    assert!(
+        said.contains("/gate 1") && said.contains("/stream 1"),
+        "{said}"
+    );
+    assert!(said.contains("--buckets"), "{said}");
+    drop(busy.pop()); // the stream's client
+    let open = || server.get("/open").status == 200;
+    assert!(eventually(open));
+    let _ = server.line_with("a bucket is free again");
+    assert_eq!(busy[0].answer().text(), "through\n");
+    assert_eq!(server.stop().code(), 0);
+}
+
 #[test]
 fn a_thread_whose_destructors_do_not_return_is_lost_and_found_when_they_do() {
     let server = hang(&format!("--buckets 4 --lost-limit 4 {KEEP}")).start();

@@ -20,7 +20,7 @@ use std::time::Duration;
 use transom_arena::{Bytes, MemoryLimit, overdraft_usage};
 use transom_doors::{Door, now_ns};
 use transom_platform::own_log::{error, info, warn};
-use transom_platform::{Application, LossWatch, Lost};
+use transom_platform::{Application, Looked, LossWatch, Lost};
 
 /// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
 pub(super) const EXIT_RECYCLE: u8 = 75;
@@ -219,6 +219,8 @@ pub(super) enum Step {
 enum Cause {
     /// `--lost-limit` buckets.
     Buckets,
+    /// What a parked request held, and all others wait for.
+    Held,
     /// Half of the overdraft: what has outlived its request there stays.
     Overdraft,
     /// Half of the C heap.
@@ -232,7 +234,7 @@ enum Cause {
 impl Cause {
     /// The first that there is.
     fn find(
-        lost: Lost,
+        looked: Looked,
         limit: u32,
         c_heap_is_low: bool,
         channels: Option<&Channels>,
@@ -240,7 +242,8 @@ impl Cause {
     ) -> Option<Self> {
         let overdraft = overdraft_usage();
         [
-            (lost.total() >= limit, Cause::Buckets),
+            (looked.lost.total() >= limit, Cause::Buckets),
+            (looked.stuck, Cause::Held),
             (
                 is_more_than_half(overdraft.kept, overdraft.size),
                 Cause::Overdraft,
@@ -305,7 +308,7 @@ impl Cause {
     /// What sets how much there is.
     fn flag(self) -> &'static str {
         match self {
-            Cause::Buckets => "--lost-limit",
+            Cause::Buckets | Cause::Held => "--lost-limit",
             Cause::Overdraft => "--overdraft",
             Cause::CHeap => "--c-heap",
             Cause::Channels => "--door-channels",
@@ -318,6 +321,9 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Cause::Buckets => "too many buckets are lost",
+            Cause::Held => {
+                "a request was parked, and since then all others wait, perhaps for a lock or a connection that it held"
+            }
             Cause::Overdraft => {
                 "more than half of the overdraft is held by what requests have left there"
             }
@@ -433,7 +439,7 @@ impl Recycling {
         let left_open = self.lost.parked > 0 || self.application.has_jumped();
         let descriptors_are_lost = left_open && process::descriptors_run_out();
         self.cause = Cause::find(
-            self.lost,
+            looked,
             self.limit,
             c_heap_is_low,
             channels,
