@@ -1,6 +1,7 @@
-//! Functions of the C library that block all signals for a while: `posix_spawn`, `pthread_create` and what calls them.
+//! Functions of the C library in which the stack must not end: those that block all signals for a while (`posix_spawn`,
+//! `pthread_create` and what calls them), and those that hold a lock which others wait for (`dlopen`, `getaddrinfo`).
 //!
-//! A stack overflow in one of them could not be caught, and would end the process: a fault whose signal is blocked does.
+//! A stack overflow in one of the former could not be caught, and would end the process: a fault whose signal is blocked does.
 //! So they are ours, see to it that there is stack, and call the C library's own.
 //!
 //! For the same reason a thread that runs a request cannot block the signals of faults.
@@ -9,22 +10,52 @@ use crate::fork;
 use crate::recovery::{STACK_MARGIN, has_stack, park_overflowed};
 use crate::signal::{OF_FAULTS, OF_THE_C_LIBRARY, change_mask, signal_stack};
 use crate::thread::bound;
+use std::arch::naked_asm;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
-/// What they need, with what they allocate: the heap of C wants its margin too.
-const STACK: usize = 2 * STACK_MARGIN;
+/// What they need, with what they allocate: the heap of C wants its margin too. The stack's extension has it.
+const STACK: usize = 3 * STACK_MARGIN;
 
-/// Finds the C library's own function of a name that is also ours. `found` holds it once it was.
-fn its_own(found: &AtomicPtr<c_void>, name: &CStr) -> NonNull<c_void> {
-    let mut function = found.load(Ordering::Relaxed);
-    if function.is_null() {
-        // SAFETY: a text that ends in NUL; the program itself is what calls, so what comes next is the C library.
-        function = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
-        found.store(function, Ordering::Relaxed);
+/// The C library's own function of a name that is also ours.
+struct Own {
+    name: &'static CStr,
+    found: AtomicPtr<c_void>,
+}
+
+impl Own {
+    const fn of(name: &'static str) -> Self {
+        let Ok(name) = CStr::from_bytes_with_nul(name.as_bytes()) else {
+            panic!("a text that ends in NUL");
+        };
+        Own {
+            name,
+            found: AtomicPtr::new(ptr::null_mut()),
+        }
     }
-    NonNull::new(function).expect("every C library has these")
+
+    fn get(&self) -> NonNull<c_void> {
+        let mut function = self.found.load(Ordering::Relaxed);
+        if function.is_null() {
+            function = self.find();
+        }
+        NonNull::new(function).expect("who calls it has found it")
+    }
+
+    fn find(&self) -> *mut c_void {
+        // SAFETY: a text that ends in NUL; the program itself is what calls, so what comes next is the C library.
+        let function = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        self.found.store(function, Ordering::Relaxed);
+        function
+    }
+}
+
+/// Finds all of them. Later, a request that was parked in the dynamic linker may hold its lock.
+pub(crate) fn find_all() {
+    for own in ALL {
+        own.find();
+    }
 }
 
 /// Sees to it that there is stack. The caller may be a C library that holds a lock: it is not left by a jump.
@@ -85,13 +116,8 @@ macro_rules! with_stack {
         /// As the C library says.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
-            static ITS_OWN: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
-            const NAME: &CStr = match CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                Ok(name) => name,
-                Err(_) => unreachable!(),
-            };
             need_stack();
-            let function = its_own(&ITS_OWN, NAME);
+            let function = own::$name.get();
             $(let $as_a_child = AsAChild::begin();)?
             // SAFETY: the function of this name has this type, or one that is passed in the same way: pointers and
             // numbers. It takes what C's contract says that we were given.
@@ -103,7 +129,19 @@ macro_rules! with_stack {
             $(drop($as_a_child);)?
             result
         }
-    )*};
+    )*
+
+        #[allow(non_upper_case_globals, reason = "they are functions")]
+        mod own {
+            use super::Own;
+
+            $(pub(super) static $name: Own = Own::of(concat!(stringify!($name), "\0"));)*
+            pub(super) static _Fork: Own = Own::of("_Fork\0");
+            pub(super) static dlopen: Own = Own::of("dlopen\0");
+        }
+
+        static ALL: &[&Own] = &[&own::_Fork, &own::dlopen, $(&own::$name),*];
+    };
 }
 
 type Actions = libc::posix_spawn_file_actions_t;
@@ -121,6 +159,8 @@ with_stack! {
     // Of these the child goes on here: see `begin_anew` and `_Fork`.
     fork() -> libc::pid_t;
     forkpty(terminal: *mut c_int, name: *mut c_char, settings: Passed, size: Passed) -> libc::pid_t;
+    // Under a lock of its own, it looks for its sources with the linker.
+    getaddrinfo(node: *const c_char, service: *const c_char, hints: *const libc::addrinfo, found: *mut *mut libc::addrinfo) -> c_int;
     // These start threads.
     pthread_create(thread: *mut libc::pthread_t, attributes: *const libc::pthread_attr_t, main: extern "C" fn(*mut c_void) -> *mut c_void, argument: *mut c_void) -> c_int;
     aio_read(block: Passed) -> c_int;
@@ -142,9 +182,8 @@ with_stack! {
 /// As the C library says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _Fork() -> libc::pid_t {
-    static ITS_OWN: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
     need_stack();
-    let function = its_own(&ITS_OWN, c"_Fork");
+    let function = own::_Fork.get();
     // SAFETY: the function of this name has this type.
     let child = unsafe {
         let function: unsafe extern "C" fn() -> libc::pid_t =
@@ -167,6 +206,44 @@ pub unsafe extern "C" fn _Fork() -> libc::pid_t {
 pub unsafe extern "C" fn vfork() -> libc::pid_t {
     // SAFETY: the caller's promise.
     unsafe { fork() }
+}
+
+/// `dlopen` of the C library. The linker's lock is one that the start of a thread takes too. What a library's own initialisers
+/// need is not known. It goes on there by a jump, not by a call: a library is looked for where its caller's are.
+///
+/// # Safety
+/// As the C library says.
+#[unsafe(no_mangle)]
+#[unsafe(naked)]
+pub unsafe extern "C" fn dlopen(name: *const c_char, flags: c_int) -> *mut c_void {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!(
+        "push rdi",
+        "push rsi",
+        "sub rsp, 8", // calls are made with an aligned stack
+        "call {}",
+        "add rsp, 8",
+        "pop rsi",
+        "pop rdi",
+        "jmp rax",
+        sym real_dlopen
+    );
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!(
+        "stp x29, x30, [sp, #-32]!",
+        "stp x0, x1, [sp, #16]",
+        "bl {}",
+        "mov x16, x0",
+        "ldp x0, x1, [sp, #16]",
+        "ldp x29, x30, [sp], #32",
+        "br x16",
+        sym real_dlopen
+    );
+}
+
+extern "C" fn real_dlopen() -> *mut c_void {
+    need_stack();
+    own::dlopen.get().as_ptr()
 }
 
 /// In the child of a fork: it blocks no signals for the sake of a thread that it does not have.

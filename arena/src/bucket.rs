@@ -630,6 +630,15 @@ impl Bucket {
         });
     }
 
+    /// A block of what other threads have freed since the request began, if that makes room. On the bucket's thread.
+    pub(crate) fn allocate_what_came_back(&self, layout: Layout) -> Option<NonNull<u8>> {
+        if self.remote.is_empty() {
+            return None;
+        }
+        self.take_back();
+        self.heap().allocate(layout).ok()
+    }
+
     /// Bytes of the request's blocks that are still live, after it has ended.
     pub(crate) fn live(&self) -> usize {
         if !self.remote.is_empty() {

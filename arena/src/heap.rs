@@ -31,11 +31,6 @@ use crate::recovery::{STACK_MARGIN, ensure_stack};
 /// rounds its chunks down for the sake of other allocators.
 pub const HEAP_OVERHEAD: usize = 64;
 
-/// What a handler has taken from the `&Bump` between two allocations of ours is remembered if it is at least so long: it
-/// is free when the request ends, which matters when something below it is not. The note takes half of that at most; what is
-/// shorter is not free until all below it is.
-const GAP_MIN: usize = 2 * size_of::<Gap>();
-
 /// So much is taken from the bump at a time, and may stay unused in a run when blocks are freed, twice.
 const BATCH: usize = 2 << 10;
 
@@ -548,7 +543,9 @@ impl Heap {
     fn begin_run(&self, cursor: usize, size: usize) -> bool {
         let (low, tip) = (self.low.get(), self.tip());
         let start = cursor & !(GRANULE - 1);
-        let note = match low.saturating_sub(cursor) >= GAP_MIN {
+        // What the handler has taken is free when its request ends, which matters when something below it is not: that is
+        // noted, however little it is, because what lies on both sides of it cannot be joined otherwise.
+        let note = match start < low {
             true => size_of::<Gap>(),
             false => 0,
         };

@@ -124,7 +124,8 @@ pub(crate) fn allocate(bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
     ensure_stack(STACK_MARGIN); // a stack overflow under the pool's lock would leave it locked
     let until = Instant::now() + PATIENCE;
     if !bucket.events.any(DRAWS) {
-        let has_share = wait_until(until, || set_aside(share));
+        // What is kept may leave no share, whoever gives his back.
+        let has_share = share <= usable() && wait_until(until, || set_aside(share));
         bucket.events.add(match has_share {
             true => DRAWS_ITS_SHARE,
             false => DRAWS_WHAT_IS_FREE,
@@ -163,9 +164,14 @@ fn wait_until(until: Instant, mut is_done: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// Bytes that can be set aside in all.
+fn usable() -> usize {
+    OVERDRAFT.pool().len().saturating_sub(OVERDRAFT.kept())
+}
+
 /// Sets a share aside, if what is not set aside or kept has one.
 fn set_aside(share: usize) -> bool {
-    let usable = OVERDRAFT.pool().len().saturating_sub(OVERDRAFT.kept());
+    let usable = usable();
     SET_ASIDE
         .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |aside| {
             (aside + share <= usable).then_some(aside + share)

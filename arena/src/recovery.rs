@@ -234,7 +234,8 @@ impl Tenant {
         bucket.recovery.set(ptr::null_mut());
 
         let result = match landing {
-            ControlFlow::Continue(Ok(_)) if bucket.events.any(MARKED) => {
+            // One that has drawn on the overdraft without a mark did so in a panic, which it has caught.
+            ControlFlow::Continue(Ok(_)) if bucket.events.any(MARKED | DRAWS) => {
                 Err(Failed::Exhausted(bucket.exhaustion.get()))
             }
             ControlFlow::Continue(Ok(value)) => Ok(value),
@@ -399,11 +400,14 @@ fn way_out_of(reason: Reason) -> WayOut {
 #[cold]
 #[inline(never)]
 pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
-    if bucket.refusing.get() {
-        return ptr::null_mut();
+    if let Some(block) = bucket.allocate_what_came_back(layout) {
+        return block.as_ptr();
     }
     if is_failing(bucket) {
         return while_failing(bucket, layout);
+    }
+    if bucket.refusing.get() {
+        return ptr::null_mut();
     }
     let exhaustion = arena_exhausted(bucket, layout.size());
     if may_jump(bucket) {
@@ -461,9 +465,18 @@ fn park_here_or_there(bucket: &'static Bucket) -> ! {
 /// a share of the overdraft like any other, and no more.
 #[cold]
 pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
+    // Not marked: if it is not caught, the panic is why the request fails.
+    let from_overdraft = || {
+        let exhaustion = arena_exhausted(bucket, layout.size());
+        let block = overdraft::allocate(bucket, layout)?;
+        if !bucket.events.any(MARKED) {
+            bucket.exhaustion.set(exhaustion);
+        }
+        Some(block)
+    };
     let block = bucket
         .allocate_in_panic_room(layout)
-        .or_else(|| overdraft::allocate(bucket, layout));
+        .or_else(from_overdraft);
     match block {
         Some(block) => block.as_ptr(),
         None if bucket.state() == BucketState::Parked => sleep_for_ever(),
@@ -499,11 +512,11 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
     let Some(bucket) = bound() else {
         return crate::allocator::from_process_heap(layout);
     };
-    if bucket.refusing.get() {
-        return ptr::null_mut();
-    }
     if is_failing(bucket) {
         return while_failing(bucket, layout);
+    }
+    if bucket.refusing.get() {
+        return ptr::null_mut();
     }
     let (used, size) = crate::shared::shared_heap_usage();
     let exhaustion = Exhaustion {

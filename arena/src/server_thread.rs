@@ -90,6 +90,9 @@ extern "C" fn start(argument: *mut c_void) -> *mut c_void {
     // SAFETY: `create_thread` passes a bucket, which lives for ever.
     let bucket: &'static Bucket = unsafe { &*argument.cast::<Bucket>() };
     name_this_thread(bucket.index());
+    // The standard library makes a thread's handle when it is first asked for (channels do), with `malloc`, and aborts where
+    // that gets nothing, as it may in a request.
+    drop(std::thread::current());
     if signal::use_signal_stack(bucket).is_ok() {
         let (main, argument) = bucket.main();
         let tenant = Tenant::of(bucket, true);

@@ -37,6 +37,8 @@ pub(crate) fn install() -> io::Result<()> {
     if PREVIOUS.get().is_some() {
         return Ok(());
     }
+    #[cfg(feature = "c-heap")]
+    crate::blocked::find_all();
     // SAFETY: a zeroed sigaction is valid (no flags, default action).
     let mut previous: Previous = unsafe { MaybeUninit::zeroed().assume_init() };
     for (signal, previous) in SIGNALS.iter().zip(&mut previous) {

@@ -81,10 +81,12 @@ impl Discard {
         }
     }
 
-    /// Whether a block of so many bytes lies in that arena. The arena's own chunk is no block.
+    /// Whether a block of so many bytes lies in that arena. The arena's own chunk is no block: it begins where the arena does,
+    /// and has more than half of it.
     pub(crate) fn takes(&self, block: usize, size: usize) -> bool {
         let lies_in_it = block.wrapping_sub(self.memory) < self.len;
-        if lies_in_it && block != self.memory {
+        let is_the_arena = block == self.memory && size > self.len / 2;
+        if lies_in_it && !is_the_arena {
             let count = if block < self.mark {
                 &self.below
             } else {

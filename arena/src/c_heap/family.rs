@@ -1,12 +1,10 @@
 //! The functions themselves, as C knows them. Each passes on where it was called from, which a compiled function cannot
 //! know, so each begins with an instruction or two of assembly. (man 3 malloc, posix_memalign, malloc_usable_size, abort)
 
-use super::library::{
-    __libc_calloc, __libc_free, __libc_malloc, __libc_memalign, __libc_realloc, usable_size,
-};
+use super::library::{__libc_calloc, __libc_malloc, __libc_memalign, __libc_realloc, usable_size};
 use super::{ALIGN, allocate_in, deallocate, deallocate_elsewhere, layout, owns, reallocate};
 use crate::futex::silently;
-use crate::recovery;
+use crate::recovery::{self, STACK_MARGIN, is_stack_left};
 use crate::thread::bound;
 use std::arch::naked_asm;
 use std::io::Write;
@@ -208,16 +206,24 @@ unsafe extern "C" fn realloc_from(block: *mut u8, size: usize, caller: usize) ->
     // grows in one.
     // SAFETY: made by the C library and live, by C's contract.
     let had = unsafe { usable_size(block) };
-    if bound().is_none() || size <= had {
+    if size <= had && size > 0 && !is_stack_left(STACK_MARGIN) {
+        return block; // it need not become smaller, and its allocator has a lock
+    }
+    if bound().is_none() || size <= had && size > 0 {
         // SAFETY: as above.
         return unsafe { __libc_realloc(block.cast(), size) }.cast();
     }
-    // SAFETY: C's contract; the blocks do not overlap, and the old one is not used again.
+    // SAFETY: C's contract; the blocks do not overlap, and the old one is not used again. Of no bytes: glibc frees it.
     unsafe {
-        let new = allocate(size, ALIGN, caller);
+        let new = match size {
+            0 => ptr::null_mut(),
+            _ => allocate(size, ALIGN, caller),
+        };
         if !new.is_null() {
             ptr::copy_nonoverlapping(block, new, had);
-            __libc_free(block.cast());
+        }
+        if !new.is_null() || size == 0 {
+            deallocate_elsewhere(ours);
         }
         new
     }

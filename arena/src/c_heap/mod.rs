@@ -3,7 +3,7 @@
 //! | who calls | from what |
 //! |---|---|
 //! | a thread that runs a request | the **C heap**, a part of the region, as far as the request's quota goes; then `NULL` and `ENOMEM`, which is C's own contract |
-//! | the same, small blocks | the C heap, a little beyond the quota |
+//! | the same, small blocks | the C heap, a little beyond the quota; where others have filled it, what is left for the C library, as long as the request has little |
 //! | the C library itself, on such a thread, blocks of up to a page | the C heap, further beyond the quota: parts of it do not expect to get nothing |
 //! | the dynamic linker, and what registers a thread-local's destructor | the C heap, and then the process heap: they end the process if they get nothing |
 //! | every other thread | the process heap, by the names that the C library keeps for it (`__libc_malloc`) |
@@ -233,7 +233,18 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
     let block = if has_stack(STACK_MARGIN) {
         let _inside = Inside::enter();
         free_pending();
-        C_HEAP.allocate(layout, claim(bucket, rank))
+        C_HEAP
+            .allocate(layout, claim(bucket, rank))
+            .or_else(|why| match why {
+                // What others have taken is not to keep a request that has little from failing well: the standard library
+                // aborts where it gets nothing for a thread's handle.
+                Refused::Full
+                    if rank == Rank::Small && C_HEAP.charged(&bucket.c_account) < EXTRA =>
+                {
+                    C_HEAP.allocate(layout, claim(bucket, Rank::CLibrary))
+                }
+                why => Err(why),
+            })
     } else {
         Err(Refused::Full)
     };
