@@ -105,6 +105,8 @@ pub use stack::StackGauge;
 ///
 /// 1. **No lock, borrow or scope is held across an allocation.** No `MutexGuard`, `RefMut`, `std::thread::scope`, pinned
 ///    future, or callback into a library that is in the middle of something. [`Shared`] is made for this and is exempt.
+///    The standard library has such locks of its own: `Backtrace::force_capture` (an `anyhow` error captures one, with
+///    `RUST_BACKTRACE=1`) and `std::env::var` allocate while they hold one, and `std::env::set_var` waits for the latter.
 /// 2. **Nothing outside the bucket points into it.** No value of this request is in a `static`, a thread-local, another
 ///    thread, a channel. The bucket is reused at once.
 /// 3. **Resources other than memory are owned by [`Registered`]**, or given up in [`defer`], or may leak: descriptors,
@@ -115,6 +117,6 @@ pub use stack::StackGauge;
 ///    calls them not "plain old frames"); in practice, on the compilers this project is tested with, they are deallocated
 ///    without being run. C and Roc handlers have no destructors, so for them this holds by itself.
 ///
-/// Handlers that compute an answer from the request and `Shared` state, with ordinary `String`s and `Vec`s, keep it without
-/// trying.
+/// Handlers that compute an answer from the request and `Shared` state, with ordinary `String`s and `Vec`s, and call none of
+/// the functions named in 1, keep it without trying.
 pub mod escape_contract {}

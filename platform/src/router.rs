@@ -173,6 +173,9 @@ impl Router {
     /// the thread's bucket, and costs there what it needs and not what the first request needed on the way. What is one for
     /// all threads is made by the first of them.
     ///
+    /// It does not help for what later requests add: caches, leaks, values that are published to other threads. Bound those,
+    /// raise `--keep`, or allocate them with [`outside`](crate::outside).
+    ///
     /// ```
     /// use std::sync::LazyLock;
     /// use transom_platform::{Request, Router};
