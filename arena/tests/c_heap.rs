@@ -4,13 +4,14 @@
 mod common;
 
 use common::{
-    C_QUOTA, Reported, alone, finish, never_stuck, next_bucket, on_bucket_thread, parks, start_on,
-    wait_for,
+    C_HEAP, C_QUOTA, Reported, alone, exhaustion, finish, never_stuck, next_bucket,
+    on_bucket_thread, parks, start_on, wait_for, with_stack_left,
 };
 use std::ffi::{CString, c_void};
 use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use transom_arena::{Reason, Tenant, c_heap_usage};
 
 #[global_allocator]
@@ -318,6 +319,91 @@ fn threads_and_thread_locals_are_made_when_the_quota_is_used_up() {
             bucket.has_ended() || DROPPED.load(Ordering::SeqCst) == 2 * round
         });
     }
+}
+
+/// The standard library makes a thread's handle with `malloc`, and aborts where it gets nothing. What others have taken does
+/// not come to that.
+#[test]
+fn a_request_that_has_little_of_a_full_heap_can_start_threads() {
+    let _turn = alone();
+    let hogs: Vec<_> = (0..C_HEAP / C_QUOTA + 1)
+        .map(|_| {
+            let (full, is_full) = mpsc::channel();
+            let (end, ends) = mpsc::channel::<()>();
+            let result = start_on(next_bucket(), move |tenant| {
+                in_a_request(tenant, || {
+                    let mut last = ptr::null_mut::<*mut c_void>();
+                    for size in [64 << 10, 4 << 10, 100, 24] {
+                        loop {
+                            // SAFETY: any size will do; a block has room for a pointer.
+                            unsafe {
+                                let block = libc::malloc(size).cast::<*mut c_void>();
+                                if block.is_null() {
+                                    break;
+                                }
+                                block.write(last.cast());
+                                last = block;
+                            }
+                        }
+                    }
+                    full.send(()).expect("it waits");
+                    let _ = ends.recv();
+                    while !last.is_null() {
+                        // SAFETY: live, written above, and freed once.
+                        unsafe {
+                            let before = last.read();
+                            libc::free(last.cast());
+                            last = before.cast();
+                        }
+                    }
+                });
+            });
+            is_full.recv().expect("it is");
+            (end, result)
+        })
+        .collect();
+    on_bucket_thread(|tenant| {
+        in_a_request(tenant, || {
+            for _ in 0..10 {
+                let joined = std::thread::spawn(|| std::thread::current().name().is_none());
+                assert!(joined.join().expect("it was started"));
+            }
+        });
+    });
+    for (end, result) in hogs {
+        drop(end);
+        finish(&result);
+    }
+}
+
+/// What was made outside becomes smaller, and larger, where there is hardly any stack: glibc's own lock is not taken there.
+#[test]
+fn a_block_from_outside_changes_its_size_with_little_stack() {
+    let _turn = alone();
+    // SAFETY: any size will do.
+    let blocks: Vec<usize> = (0..60)
+        .map(|_| unsafe { libc::malloc(5000) } as usize)
+        .collect();
+    on_bucket_thread(move |tenant| {
+        for (n, block) in blocks.into_iter().enumerate() {
+            // A stack that is extended on the way marks the request, and it goes on.
+            let outcome = tenant.enter(&never_stuck, |_| {
+                with_stack_left(700 + n * 100, &mut || {
+                    // SAFETY: live; moved or kept, and freed once.
+                    unsafe {
+                        let smaller = libc::realloc(block as *mut c_void, 100);
+                        assert!(!smaller.is_null());
+                        let larger = libc::realloc(smaller, 9000);
+                        libc::free(if larger.is_null() { smaller } else { larger });
+                    }
+                });
+            });
+            match outcome.result {
+                Ok(()) => {}
+                other => assert_eq!(exhaustion(other).reason, Reason::Stack),
+            }
+        }
+    });
 }
 
 /// The same where small blocks have used up what there is, and where there is hardly any stack left. C's own way out of that

@@ -200,6 +200,31 @@ const STEPS: [Step; 12] = [
     ),
 ];
 
+/// A stack that has been extended once is at its end inside the linker. Nobody could start a thread if its lock stayed taken.
+#[test]
+fn a_request_that_is_parked_on_its_way_to_the_linker_holds_none_of_its_locks() {
+    let _turn = alone();
+    fn load() {
+        // SAFETY: a text; what it is given is a library that does nothing when it is loaded.
+        unsafe {
+            let library = libc::dlopen(c"libutil.so.1".as_ptr(), libc::RTLD_NOW);
+            if !library.is_null() {
+                libc::dlclose(library);
+            }
+        }
+    }
+    for left in (500..12 << 10).step_by(1100) {
+        let parked = parks(move |_| {
+            with_stack_left(1000, &mut || {
+                transom_arena::ensure_stack(4 << 10);
+                with_stack_left(left, &mut load);
+            });
+        });
+        assert!(parked.for_ever(), "{left}");
+        thread::spawn(load).join().expect("it ends");
+    }
+}
+
 /// Whatever the step was doing when the stack ended, it went on to its end: the request is over, the thread is not lost, and
 /// another thread can do the same.
 #[test]

@@ -105,6 +105,25 @@ fn a_value_freed_elsewhere_before_the_request_returns_leaves_nothing() {
     });
 }
 
+/// What another thread frees while the request goes on is used again in it.
+#[test]
+fn blocks_that_another_thread_frees_make_room_for_the_same_request() {
+    let (give, take) = mpsc::sync_channel::<Vec<u8>>(1);
+    let helper =
+        std::thread::spawn(move || take.into_iter().map(|block| block.len()).sum::<usize>());
+    let result = start_on(next_bucket(), move |tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            for _ in 0..4000 {
+                give.send(vec![7; 1024]).expect("it listens");
+            }
+        });
+        assert!(matches!(outcome.result, Ok(())), "{outcome:?}");
+        drop(give);
+    });
+    finish(&result);
+    assert_eq!(helper.join().expect("it ends"), 4000 * 1024);
+}
+
 /// The free comes before, while and after the owner looks: whenever that is, it is counted once.
 #[test]
 fn a_free_at_any_moment_around_the_end_of_the_request_is_counted_once() {

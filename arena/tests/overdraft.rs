@@ -10,9 +10,12 @@ use common::{
 use std::collections::HashMap;
 use std::fmt;
 use std::hint::black_box;
+use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LazyLock, Mutex};
-use transom_arena::{Bump, Reason, Tenant, current_usage, exhausted, overdraft_usage, refusing};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use transom_arena::{
+    Bump, Reason, Tenant, current_usage, exhausted, outside, overdraft_usage, refusing,
+};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
@@ -219,6 +222,48 @@ fn what_may_be_refused_is_refused_without_the_overdraft() {
             })
         };
         assert!(matches!(outcome.result, Ok(true)), "{outcome:?}");
+    });
+}
+
+/// A destructor that allocates while a panic unwinds, which the handler then catches.
+#[test]
+fn what_is_drawn_in_a_panic_that_is_caught_ends_in_a_500_too() {
+    let _turn = alone();
+    static STASH: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    struct Takes;
+    impl Drop for Takes {
+        fn drop(&mut self) {
+            let taken = vec![1u8; HUNGRY];
+            STASH
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(taken);
+        }
+    }
+    on_bucket_thread(|tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let _ = catch_unwind(|| {
+                let _takes = Takes;
+                panic!("caught");
+            });
+        });
+        assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+        outside(|| STASH.lock().unwrap_or_else(PoisonError::into_inner).clear());
+        serves(tenant);
+    });
+}
+
+/// Its way out needs memory, which the one that panics does not know of.
+#[test]
+fn a_panic_where_memory_is_refused_unwinds() {
+    let _turn = alone();
+    on_bucket_thread(|tenant| {
+        let outcome = tenant.enter(&never_stuck, |arena| {
+            while arena.try_alloc([0u8; 16]).is_ok() {}
+            refusing(|| panic!("the reason {}", black_box(7)));
+        });
+        assert!(common::panic_message(outcome.result).starts_with("the reason"));
+        serves(tenant);
     });
 }
 

@@ -44,6 +44,9 @@ const RESERVE_SHIFT: u32 = 4;
 /// Beyond its quota a request may have so much for each rank.
 const EXTRA: usize = 64 << 10;
 
+/// A request that has no more than this has little.
+const LITTLE: usize = 4 << 10;
+
 /// A small block. Much that is needed on the way to failing well is no larger.
 const SMALL: usize = 256;
 
@@ -239,7 +242,7 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
                 // What others have taken is not to keep a request that has little from failing well: the standard library
                 // aborts where it gets nothing for a thread's handle.
                 Refused::Full
-                    if rank == Rank::Small && C_HEAP.charged(&bucket.c_account) < EXTRA =>
+                    if rank == Rank::Small && C_HEAP.charged(&bucket.c_account) < LITTLE =>
                 {
                     C_HEAP.allocate(layout, claim(bucket, Rank::CLibrary))
                 }
