@@ -472,6 +472,24 @@ fn a_resume_by_the_date_of_the_last_change_goes_on() {
     }
 }
 
+/// As unpacking, `rsync -t` and image layers leave a file: its modification time is older than the file.
+#[test]
+fn the_date_of_a_file_that_is_older_than_its_copy_holds_while_it_does_not_change() {
+    for flags in ["", "--replicas"] {
+        for site in both("older", flags) {
+            let then = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+            set_modified(&site.public().join("a.txt"), then);
+            let date = site.settled_date("/a.txt");
+            let of_modification = date == "Sun, 06 Nov 1994 08:49:37 GMT";
+            assert_eq!(of_modification, flags == "--replicas", "{date}");
+            let with = |fields: &str| site.get_with("/a.txt", fields).status;
+            assert_eq!(with(&format!("If-Unmodified-Since: {date}")), 200);
+            let resumed = with(&format!("Range: bytes=5-\r\nIf-Range: {date}"));
+            assert_eq!(resumed, if of_modification { 200 } else { 206 });
+        }
+    }
+}
+
 /// Two releases that were unpacked within one second: their files have the same times, and only the way to them changes.
 #[test]
 fn a_date_that_two_releases_share_splices_no_download() {

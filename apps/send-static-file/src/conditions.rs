@@ -23,7 +23,7 @@ pub struct Validators {
     modified: Option<SystemTime>,
     /// When the contents changed last, as far as can be known: the later of the two times of the file, to the second. A
     /// modification time can be set to any value (`touch -d`, `rsync -t`, archives, reproducible builds), also to that of the
-    /// version before; the time of the last status change cannot.
+    /// version before; the time of the last status change cannot. With [`Tags::Replicas`] the modification time alone.
     changed: Option<SystemTime>,
     /// `modified` is `changed`: no other version that was at the same place has this one (§8.8.2.2).
     modified_is_strong: bool,
@@ -34,8 +34,8 @@ pub struct Validators {
 pub enum Tags {
     /// Size, inode and both times: one machine's, and of one version of a file only.
     OwnFile,
-    /// Size and modification time, so that machines with copies of the same files agree. Weak, because two versions may have
-    /// the same ones.
+    /// Size and modification time, so that machines with copies of the same files agree, on dates too. Weak, because two versions
+    /// may have the same ones.
     Replicas,
 }
 
@@ -99,10 +99,14 @@ impl Validators {
         // Not later than the answer itself (§8.8.2.1), nor in a second that may see another version: a client that was given
         // the date of such a second would take that version for this one.
         let mtime = time(mtime).filter(|_| !says_nothing);
-        let until = |end: SystemTime| mtime.map(|mtime| mtime.min(whole_second(end)));
+        let last = match for_replicas {
+            true => mtime,
+            false => mtime.map(|mtime| mtime.max(time(ctime).unwrap_or(mtime))),
+        };
+        let until = |end: SystemTime| last.map(|last| last.min(whole_second(end)));
         let modified = until(now - 2 * SETTLING);
-        let changed = until(now).max(time(ctime));
-        let modified_is_strong = modified.is_some() && changed == modified;
+        let changed = until(now).or(time(ctime));
+        let modified_is_strong = !for_replicas && modified.is_some() && changed == modified;
         Self {
             tag,
             weak: for_replicas || !settled,
@@ -552,7 +556,8 @@ mod tests {
             (now + Duration::from_secs(1000), Some(whole_second(over))),
             (now, Some(whole_second(over))),
             (over, Some(whole_second(over))),
-            (then, Some(then)),
+            // It has been set back, and the file was changed just now.
+            (then, Some(whole_second(over))),
             (SystemTime::UNIX_EPOCH, None),
             (SystemTime::UNIX_EPOCH + Duration::from_secs(1), None),
             (SystemTime::UNIX_EPOCH - Duration::from_secs(1), None),
@@ -562,6 +567,10 @@ mod tests {
             let validators = Validators::of(&metadata, Tags::OwnFile, now);
             assert!(!validators.modified_is_strong, "{modified:?}");
             assert_eq!(validators.last_modified().map(SystemTime::from), shown);
+            let validators = Validators::of(&metadata, Tags::Replicas, now);
+            let of_replicas = shown.map(|shown| shown.min(modified));
+            let whole = of_replicas.map(whole_second);
+            assert_eq!(validators.last_modified().map(SystemTime::from), whole);
         }
         std::fs::remove_file(&path).expect("writable");
     }

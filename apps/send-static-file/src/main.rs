@@ -3,7 +3,7 @@
 //!
 //! | a request | gets |
 //! |---|---|
-//! | GET or HEAD of a file | 200 with `ETag`, `Last-Modified` and `Accept-Ranges` |
+//! | GET or HEAD of a file | 200 with `ETag`, `Accept-Ranges` and `Last-Modified`: the later of the times of its last modification and its last change of status; with `--replicas`, of its last modification |
 //! | of a folder | its `index.html`, after a redirect to the name with a slash; 404 if it has none |
 //! | of a link, a device, a FIFO, a socket | 404; with `--follow-links` what a link leads to below the root |
 //! | of what may not be read | 403 |

@@ -48,7 +48,7 @@ impl MediaType {
         let extension = name
             .rsplit_once(['.', '/'])
             .map_or("", |(_, extension)| extension);
-        if extension.eq_ignore_ascii_case("svgz") {
+        if extension.eq_ignore_ascii_case("svgz") && has_extension(name) {
             return Self {
                 essence: "image/svg+xml",
                 coding: Some("gzip"),
@@ -104,6 +104,7 @@ mod tests {
             ("a.xml", "text/xml"),
             ("a.svg", "image/svg+xml"),
             ("a.svgz", "image/svg+xml"),
+            ("sub/svgz", "application/octet-stream"),
             ("a.ts", "video/mp2t"),
             ("a.TS", "video/mp2t"),
             ("a.otf", "font/otf"),
