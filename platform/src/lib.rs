@@ -21,6 +21,7 @@
 mod application;
 pub mod connection;
 pub mod datagram;
+mod drain;
 pub mod failure;
 pub mod frame;
 pub mod handler;
@@ -42,6 +43,7 @@ mod slot_io;
 pub use application::{Application, ApplicationError, ApplicationOptions, Figures, NotReady};
 pub use connection::{Connection, ConnectionHandler};
 pub use datagram::{AnswerTooLarge, Datagram, DatagramHandler, DatagramReply};
+pub use drain::{begin_to_drain, is_draining};
 pub use failure::Failure;
 pub use handler::{Handler, HandlerFn, handler, streaming};
 pub use keeping::EachThread;

@@ -363,7 +363,8 @@ impl Request {
     }
 
     /// Whether the answer will reach no client any more: the client has reset its connection, or the server has given the
-    /// request up, because its deadline has passed or the server ends. It stays so. This is an atomic load, so a handler that
+    /// request up, because its deadline or the drain's timeout has passed. It stays so. That the process drains is told by
+    /// [`is_draining`](crate::is_draining). This is an atomic load, so a handler that
     /// waits or works for long can ask often. A handler that does not ask runs to its end, and its answer is thrown away.
     ///
     /// A client that has closed only its sending side still gets its answer, and a client that has closed its connection

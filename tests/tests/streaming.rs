@@ -578,6 +578,23 @@ fn each_event_is_there_before_the_next_one_is_made() {
     }
 }
 
+/// The clean end of a body in chunks, and no cut at `--drain-timeout`.
+#[test]
+fn a_stream_without_end_ends_when_its_server_drains() {
+    for served in Served::both("draining", "") {
+        let mut reader = reader(&served);
+        let draining = served.application.as_ref().unwrap_or(&served.front);
+        draining.signal(libc::SIGTERM);
+        let mut chunk = reader.chunk(100);
+        while chunk == b":\n\n" {
+            chunk = reader.chunk(100);
+        }
+        assert_eq!(chunk, b"");
+        let ended = served.application.unwrap_or(served.front).wait();
+        assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    }
+}
+
 #[test]
 fn events_to_http_1_0_come_as_they_are() {
     for served in Served::both("old-events", "") {

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use transom_platform::{BodyWriter, Failure, Request, Response, Router, streaming};
+use transom_platform::{BodyWriter, Failure, Request, Response, Router, is_draining, streaming};
 
 /// How much of a body is hashed at a time. On the stack, whose size is the bucket's.
 const STEP: usize = 16 << 10;
@@ -85,7 +85,8 @@ fn write_sequence(out: &mut BodyWriter<'_>, count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for each event and sends it at once, for as long as the reader is there.
+/// Waits for each event and sends it at once, for as long as the reader is there and the server does not end. A browser
+/// connects anew then.
 fn events(_: &Request) -> Response<'_> {
     let response = Response::stream(|out| {
         READERS.fetch_add(1, Ordering::Relaxed);
@@ -104,6 +105,9 @@ fn send_events(out: &mut BodyWriter<'_>) -> io::Result<()> {
     send_event(out, seen)?;
     let mut quiet = 0;
     while !out.is_closed() {
+        if is_draining() {
+            return Ok(());
+        }
         let now = wait_for_news(seen);
         if now != seen {
             (seen, quiet) = (now, 0);

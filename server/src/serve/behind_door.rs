@@ -15,8 +15,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{count_attaching_apart, seal};
 use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent};
-use transom_platform::Application;
 use transom_platform::own_log::{error, info, warn};
+use transom_platform::{Application, begin_to_drain};
 
 /// How often the drain looks whether calls are left.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -167,6 +167,7 @@ impl Server {
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        begin_to_drain();
         if self.application.lost().total() > 0 {
             end::end_in_any_case(timeout);
         }

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Part, seal};
 use transom_doors::{ChannelMemory, Door};
-use transom_platform::Application;
 use transom_platform::own_log::info;
+use transom_platform::{Application, begin_to_drain};
 
 /// A server that is running.
 pub(super) struct Server {
@@ -206,6 +206,7 @@ impl Server {
         let began = Instant::now();
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
+        begin_to_drain();
         if self.application.lost().total() > 0 {
             end::end_in_any_case(timeout);
         }
