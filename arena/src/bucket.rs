@@ -6,7 +6,7 @@
 use crate::allocator::TransomAllocator;
 use crate::cleanup::{Cleanups, Deferred, Owner, WayOut};
 use crate::events::{EXTENDED, Events};
-use crate::exhaustion::Exhaustion;
+use crate::exhaustion::{CRefusal, Exhaustion};
 use crate::free_lists::{GRANULE, rounded};
 use crate::geometry::{BucketGeometry, EXTENSION_SIZE, GUARD_SIZE};
 use crate::heap::{Heap, Wipe};
@@ -80,6 +80,8 @@ pub struct Bucket {
     // Under the lock of the pool that it is an account of.
     pub(crate) overdraft: Account,
     pub(crate) c_account: Account,
+    /// What `malloc` has refused its request last.
+    pub(crate) c_refused: Cell<Option<CRefusal>>,
     // Any thread.
     remote: Remote,
     state: AtomicU32,
@@ -309,6 +311,7 @@ impl Bucket {
                 main: Cell::new(None),
                 overdraft: Account::new(),
                 c_account: Account::new(),
+                c_refused: Cell::new(None),
                 remote: Remote::new(),
                 state: AtomicU32::new(BucketState::Unbound as u32),
                 rests: AtomicBool::new(false),

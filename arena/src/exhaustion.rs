@@ -1,5 +1,14 @@
 //! What ran out, and of how much.
 
+/// What `malloc` and its like have refused a request, in which a C library got `NULL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CRefusal {
+    /// Bytes that were asked for.
+    pub asked: usize,
+    /// The C heap had no such piece, whatever the request had; otherwise the request had its quota.
+    pub is_full: bool,
+}
+
 /// What ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {

@@ -73,7 +73,7 @@ pub use bytes::{Bytes, ParseBytesError};
 #[cfg(all(feature = "c-heap", not(miri)))]
 pub use c_heap::{CHeapError, CHeapUsage, c_heap_usage, install_c_heap};
 pub use cleanup::WayOut;
-pub use exhaustion::{Exhaustion, Reason};
+pub use exhaustion::{CRefusal, Exhaustion, Reason};
 pub use geometry::{BUCKETS_MAX, BucketGeometry, GeometryError};
 pub use heap::Wipe;
 pub use overdraft::{

@@ -36,7 +36,7 @@
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::events::{ABORTING, DRAWS, MARKED, NOTED};
-use crate::exhaustion::{Exhaustion, Reason};
+use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::overdraft;
 use crate::panic::{self, PanicNote};
 use crate::parking::{on_cleanup_stack, park, sleep_for_ever};
@@ -104,6 +104,8 @@ pub struct Outcome<'t, R> {
     pub kept: usize,
     /// Bytes of the C heap that it has left in use.
     pub c_left: usize,
+    /// What `malloc` has refused it last.
+    pub c_refused: Option<CRefusal>,
     /// Where it has changed a [`Shared`](crate::Shared) cell last, if it has left something.
     pub last_change: Option<&'static Location<'static>>,
 }
@@ -261,10 +263,11 @@ impl Tenant {
         };
         bucket.note_high_water(usage.high_water);
         bucket.stack_gauge.request_ended();
-        let mut c_left = 0;
+        let (mut c_left, mut c_refused) = (0, None);
         if !bucket.events.none() {
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
+            c_refused = bucket.c_refused.take();
             // SAFETY: the request's frames have returned, or were left for good by a jump whose contract says that they have
             // lent nothing. This one is the caller's, further up.
             unsafe { bucket.close_extension() };
@@ -281,6 +284,7 @@ impl Tenant {
             left,
             kept: bucket.kept(),
             c_left,
+            c_refused,
             last_change: if left > 0 {
                 bucket.last_change.get()
             } else {

@@ -22,8 +22,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use transom_arena::{
-    Bucket, BucketState, Buckets, Bump, Exhaustion, Failed, Policy, Reason, Tenant, exhausted,
-    install_panic_hook, parked, stack_remaining,
+    Bucket, BucketState, Buckets, Bump, CRefusal, Exhaustion, Failed, Policy, Reason, Tenant,
+    exhausted, install_panic_hook, parked, stack_remaining,
 };
 use transom_doors::{
     BuildError, Call, Door, DoorBuilder, DoorHandler, EmergencyReply, Status as CallStatus, now_ns,
@@ -339,6 +339,23 @@ impl Application {
 
     pub(crate) fn options(&self) -> &ApplicationOptions {
         &self.options
+    }
+
+    /// C libraries say in their own words that they got nothing, and none says what to do.
+    #[cold]
+    fn say_refused(&self, route: &'static str, refusal: CRefusal) {
+        let Some(Leave { unlogged }) = self.lines().take() else {
+            return;
+        };
+        let CRefusal { asked, is_full } = refusal;
+        let raise = match is_full {
+            true => "--c-heap",
+            false => "--c-heap-per-request",
+        };
+        warn!(
+            route,
+            asked, raise, unlogged, "malloc was refused: a C library got NULL in a request"
+        );
     }
 
     pub(crate) fn lines(&self) -> &LinePace {
@@ -730,6 +747,9 @@ impl DoorHandler for Server {
         if outcome.c_left > 0 && application.policy == Policy::Escape && outcome.result.is_err() {
             meter.count_c_leak(outcome.c_left);
         }
+        if let Some(refusal) = outcome.c_refused {
+            application.say_refused(meter.route, refusal);
+        }
         if has_run
             && !matches!(&outcome.result, Err(Failed::Exhausted(exhaustion)) if exhaustion.reason == Reason::Arena)
         {
@@ -745,7 +765,7 @@ impl DoorHandler for Server {
             application.note_left(meter, left, change);
         }
         if application.keeps_too_much(kept) {
-            application.thread_leaves(self.thread, &mut tenant);
+            application.thread_leaves(self.thread, &mut tenant, (meter.route, kept));
             self.leaves.set(true);
         }
     }

@@ -39,6 +39,8 @@ pub(crate) struct Keeping {
     starts: AtomicU32,
     /// When it was last said that no thread can be started; 0: never.
     said_ns: AtomicU64,
+    /// When it was last said that a thread ends because of what it keeps; 0: never.
+    left_said_ns: AtomicU64,
 }
 
 impl Keeping {
@@ -51,6 +53,7 @@ impl Keeping {
             absences: (0..buckets).map(|_| Absence::default()).collect(),
             starts: AtomicU32::new(0),
             said_ns: AtomicU64::new(0),
+            left_said_ns: AtomicU64::new(0),
         }
     }
 
@@ -185,13 +188,28 @@ impl Application {
 
     /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another one serves in it.
     #[cold]
-    pub(crate) fn thread_leaves(&self, place: u32, tenant: &mut Tenant) {
+    pub(crate) fn thread_leaves(
+        &self,
+        place: u32,
+        tenant: &mut Tenant,
+        (route, kept): (&'static str, usize),
+    ) {
         let keeping = self.keeping();
         tenant.set_resting(true);
         keeping.absence(place).reach(Stage::Ends);
         keeping.ended.fetch_add(1, Ordering::Relaxed);
         keeping.some_left.store(true, Ordering::SeqCst);
         (self.options().on_leave)();
+        if is_time_to_say(&keeping.left_said_ns, now_ns(), SAY_AGAIN.as_nanos() as u64) {
+            info!(
+                route,
+                kept,
+                keep = self.keep_limit(),
+                threads_replaced = keeping.ended(),
+                raise = "--keep",
+                "a bucket keeps more than it may: its thread ends, and another takes its place"
+            );
+        }
     }
 
     /// Starts threads in the places of those that have left and are gone. When to look again, if some are not gone yet or

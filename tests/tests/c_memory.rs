@@ -70,6 +70,9 @@ fn what_the_c_library_allocates_for_a_name_is_counted_and_given_back() {
         assert_eq!(server.get("/c/100000").status, 507);
     }
     assert!(metric("transom_c_heap_refused_total") >= 20);
+    let said = server.line_with("WARN malloc was refused");
+    let raise = said.contains(" raise=--c-heap");
+    assert!(said.contains(" route=/c/{kib} ") && raise, "{said}");
     let ended = server.stop();
     assert_eq!((ended.code(), ended.figure("lost")), (0, 0));
     assert_eq!(ended.figure("process_heap_allocations"), 0);

@@ -21,6 +21,7 @@ pub(crate) mod library;
 use crate::bound::PAGE;
 use crate::bucket::{self, Bucket};
 use crate::events::USES_C;
+use crate::exhaustion::CRefusal;
 use crate::pool::{self, Charged, Claim, Refused, Unsuitable};
 use crate::recovery::{STACK_MARGIN, ensure_stack, has_stack, is_stack_left};
 use crate::region::Part;
@@ -261,9 +262,14 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
         }
         Err(why) => {
             REFUSED.fetch_add(1, Ordering::Relaxed);
-            if why == Refused::Full {
+            let is_full = why == Refused::Full;
+            if is_full {
                 RAN_OUT.fetch_add(1, Ordering::Relaxed);
             }
+            bucket.c_refused.set(Some(CRefusal {
+                asked: layout.size(),
+                is_full,
+            }));
             ptr::null_mut()
         }
     }

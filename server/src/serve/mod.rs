@@ -283,6 +283,16 @@ fn explain_file(error: &io::Error) -> String {
     }
 }
 
+/// A backtrace that is made in a request reads the program's symbol tables there, and keeps them.
+fn say_backtraces() {
+    let set = |name| std::env::var_os(name).map(|value| value != "0");
+    if set("RUST_LIB_BACKTRACE").or_else(|| set("RUST_BACKTRACE")) == Some(true) {
+        transom_platform::own_log::info!(
+            "backtraces are on: the first that a handler prints (an error of anyhow by {{:?}}) needs the symbol tables of the program, which fit no bucket: print one in App::warm_up, or set RUST_LIB_BACKTRACE=0"
+        );
+    }
+}
+
 impl App {
     /// An application with these routes, or with one handler for everything.
     pub fn new(router: impl Into<Router>) -> Self {
@@ -464,6 +474,7 @@ impl App {
                 }
                 pending.claim();
             }));
+            say_backtraces();
             match door {
                 Some(_) => behind_door::Server::start(
                     &plan, settings, inherited, handlers, logs, &signals, started,
