@@ -93,6 +93,7 @@ pub struct Bucket {
     high_water: AtomicUsize,
     last_high_water: AtomicUsize,
     kept: AtomicUsize,
+    kept_max: AtomicUsize,
     // Constant.
     geometry: BucketGeometry,
     base: usize,
@@ -320,6 +321,7 @@ impl Bucket {
                 high_water: AtomicUsize::new(0),
                 last_high_water: AtomicUsize::new(0),
                 kept: AtomicUsize::new(0),
+                kept_max: AtomicUsize::new(0),
                 geometry,
                 base: base.as_ptr() as usize,
                 index,
@@ -374,6 +376,12 @@ impl Bucket {
     #[must_use]
     pub fn kept(&self) -> usize {
         self.kept.load(Ordering::Relaxed)
+    }
+
+    /// The most of these that its thread has ever seen.
+    #[must_use]
+    pub fn kept_max(&self) -> usize {
+        self.kept_max.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_state(&self, state: BucketState) {
@@ -672,6 +680,8 @@ impl Bucket {
         let kept = heap.kept();
         if self.kept.load(Ordering::Relaxed) != kept {
             self.kept.store(kept, Ordering::Relaxed);
+            let most = self.kept_max().max(kept);
+            self.kept_max.store(most, Ordering::Relaxed);
         }
     }
 }

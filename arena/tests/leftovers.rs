@@ -423,6 +423,7 @@ fn a_thread_started_anew_on_the_same_bucket_gets_back_what_its_predecessor_kept(
         finish(&result);
         wait_for("the thread has ended", || bucket.has_ended());
         assert_eq!(bucket.kept(), 0);
+        assert!(bucket.kept_max() > 100_000, "it has kept that much");
     }
 }
 

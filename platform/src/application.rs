@@ -115,6 +115,8 @@ pub struct Figures {
     pub buckets_resting: usize,
     /// Bytes that buckets keep of what earlier requests left.
     pub kept: usize,
+    /// The most that one bucket has kept.
+    pub kept_max: usize,
     /// Buckets that are parked, and lost until the process is replaced.
     pub buckets_parked: usize,
     /// Buckets that are lost now, for any reason.
@@ -301,6 +303,7 @@ impl Application {
             largest_refused: load(&self.counters.largest_refused),
             buckets_resting: self.buckets.iter().filter(rests).count(),
             kept: self.buckets.iter().map(Bucket::kept).sum(),
+            kept_max: self.buckets.iter().map(Bucket::kept_max).max().unwrap_or(0),
             buckets_parked: parked(self.buckets),
             lost: self.lost(),
             high_water: self

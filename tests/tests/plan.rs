@@ -300,6 +300,62 @@ fn measurements_say_how_large_buckets_must_be() {
     assert_eq!(number(&plan, "/load/service_seconds"), 0.005);
 }
 
+/// What `--bucket-size` and `--keep` are to leave room for, of a page of metrics with what buckets keep.
+#[test]
+fn buckets_may_keep_what_they_were_seen_to_keep() {
+    let folder = Folder::new("plan-keep");
+    let page = folder.path().join("page");
+    let with = |kept: &str, flags: &str| {
+        std::fs::write(&page, metrics(0) + kept).expect("it can be written");
+        json(&format!(
+            "--loops 1 --rate 2000 --from-metrics {} {flags}",
+            page.display()
+        ))
+    };
+    let arena = |plan: &Value| number(plan, "/configuration/arena_size");
+    let notes = |plan: &Value| plan["notes"].to_string();
+    let kept = "transom_kept_max_bytes 716800\n";
+    // An eighth more, and as much again for requests, as is the default.
+    let (_, plan) = with(kept, "");
+    assert!(arena(&plan) / 2.0 >= 806_400.0 && arena(&plan) < 1_800_000.0);
+    assert!(!notes(&plan).contains("--keep"), "{plan:#}");
+    let (_, plan) = with(kept, "--keep 900KiB");
+    assert!(arena(&plan) >= 921_600.0 && arena(&plan) < 1_000_000.0);
+    assert!(!notes(&plan).contains("--keep"), "{plan:#}");
+    // What is given stays, and is told if it is too small.
+    for flags in ["--keep 700KiB", "--bucket-size 1304KiB"] {
+        let (_, plan) = with(kept, flags);
+        assert!(notes(&plan).contains("give --keep 788KiB"), "{plan:#}");
+    }
+    let replaced = "transom_threads_replaced_total 65\n";
+    let (_, plan) = with(&format!("{kept}{replaced}"), "");
+    assert!(notes(&plan).contains("65 threads were ended"), "{plan:#}");
+    assert!(notes(&with("", "").1).find("keep").is_none());
+}
+
+#[test]
+fn a_server_with_the_flags_that_are_printed_ends_no_thread_for_what_it_keeps() {
+    let leave = |flags: &str| {
+        let server = Launch::of_file(env!("CARGO_BIN_EXE_hang"))
+            .flags(flags)
+            .start();
+        assert_eq!(server.get("/open").status, 200);
+        for _ in 0..6 {
+            assert_eq!(server.get("/leave").text(), "left\n"); // 64 KiB each
+        }
+        let admin = format!("http://{}/metrics", server.admin());
+        let (_, plan) = json(&format!(
+            "--loops 1 --rate 10 --buckets 1 --from-metrics {admin}"
+        ));
+        (server.stop(), plan["flags"].as_str().map(str::to_owned))
+    };
+    let admin = "--admin 127.0.0.1:0";
+    let (measured, flags) = leave(&format!("--buckets 1 {admin}"));
+    assert_eq!(measured.figure("threads_replaced"), 0);
+    let (again, _) = leave(&format!("{} {admin}", flags.expect("flags")));
+    assert_eq!(again.figure("threads_replaced"), 0);
+}
+
 #[test]
 fn measurements_come_from_an_address_too() {
     let answer = |stream: &mut dyn ReadWrite| {

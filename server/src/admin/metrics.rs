@@ -494,6 +494,12 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
             figures.kept,
         ),
         (
+            "transom_kept_max_bytes",
+            GAUGE,
+            "The most that a bucket has kept of it.",
+            figures.kept_max,
+        ),
+        (
             "transom_threads_replaced_total",
             COUNTER,
             "Door server threads that were ended because their buckets kept too much, and replaced.",

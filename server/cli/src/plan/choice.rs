@@ -312,15 +312,19 @@ impl Planner<'_> {
     }
 
     /// The bucket that at most half of the target outgrows, which leaves the other half for a 503: as large as what was measured
-    /// asks for, and as small. `None` if nothing was measured.
+    /// asks for, and as small. What it may keep (`--keep`, by default half of its arena) is enough for what a bucket was seen to
+    /// keep. `None` if nothing was measured.
     ///
     /// # Errors
     /// [`PlanError`], if there is no such bucket with this stack.
     pub fn measured_size(&self) -> Result<Option<Bytes>, PlanError> {
-        let Some(arena) = self
-            .measured
-            .and_then(|measured| measured.smallest_arena(self.demand.target / 2.0))
-        else {
+        let smallest = |measured: &Measured| {
+            let arena = measured.smallest_arena(self.demand.target / 2.0)?;
+            let keep = self.base.application.keep;
+            let to_keep = keep.unwrap_or(Bytes(2 * measured.least_keep().get()));
+            Some(to_keep.get().max(arena + ARENA_OVERHEAD))
+        };
+        let Some(arena) = self.measured.and_then(smallest) else {
             return Ok(None);
         };
         let stack = self.base.application.stack_size;
@@ -331,7 +335,7 @@ impl Planner<'_> {
         };
         let smallest = BucketGeometry::new(least, stack)?;
         let beside = smallest.bucket_size() - smallest.arena_size();
-        let wanted = (arena + ARENA_OVERHEAD).next_multiple_of(PAGE) + beside;
+        let wanted = arena.next_multiple_of(PAGE) + beside;
         Ok(Some(Bytes(wanted).max(least)))
     }
 

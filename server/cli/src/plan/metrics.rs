@@ -2,17 +2,24 @@
 
 use crate::prometheus::{Sample, number};
 use std::collections::BTreeMap;
+use transom_arena::Bytes;
 
 const MEMORY: &str = "transom_route_memory_bytes";
 const MEMORY_MAX: &str = "transom_route_memory_max_bytes";
 const SECONDS: &str = "transom_call_seconds";
 const ARENA: &str = "transom_arena_size_bytes";
+const KEPT_MAX: &str = "transom_kept_max_bytes";
+const THREADS_REPLACED: &str = "transom_threads_replaced_total";
 
 /// Measurements of all routes, since the server's start.
 #[derive(Debug, Clone, Default)]
 pub struct Measured {
     /// What of a bucket requests had for their allocations, where they were measured.
     pub arena_size: Option<usize>,
+    /// The most that a bucket has kept of what its requests have left.
+    pub kept_max: usize,
+    /// Threads that were ended because their buckets kept more than `--keep`.
+    pub threads_replaced: usize,
     routes: BTreeMap<String, Route>,
 }
 
@@ -105,7 +112,7 @@ impl Histogram {
 }
 
 impl Measured {
-    /// Reads the Prometheus text format, of which it needs four metrics and skips the others.
+    /// Reads the Prometheus text format, of which it needs a few metrics and skips the others.
     ///
     /// # Errors
     /// A sentence with the line, or with the metric that does not add up.
@@ -139,10 +146,16 @@ impl Measured {
     }
 
     fn take(&mut self, sample: &Sample) -> Result<(), String> {
-        if sample.name == ARENA {
-            self.arena_size = Some(whole(sample.value)?);
-            return Ok(());
+        match sample.name.as_str() {
+            ARENA => self.arena_size = Some(whole(sample.value)?),
+            KEPT_MAX => self.kept_max = whole(sample.value)?,
+            THREADS_REPLACED => self.threads_replaced = whole(sample.value)?,
+            _ => return self.take_of_route(sample),
         }
+        Ok(())
+    }
+
+    fn take_of_route(&mut self, sample: &Sample) -> Result<(), String> {
         let (metric, suffix) = [MEMORY, SECONDS]
             .iter()
             .find_map(|metric| Some((*metric, sample.name.strip_prefix(metric)?)))
@@ -227,6 +240,12 @@ impl Measured {
         sizes
             .into_iter()
             .find(|size| self.above(*size).share() <= share)
+    }
+
+    /// What `--keep` must be at least: an eighth more than a bucket was seen to keep, as a step of the histograms is, in whole KiB.
+    #[must_use]
+    pub fn least_keep(&self) -> Bytes {
+        Bytes((self.kept_max + self.kept_max / 8).next_multiple_of(1 << 10))
     }
 
     /// For how long requests of all routes hold a bucket. The mean is exact; the variation takes each step's middle. `None` if

@@ -91,8 +91,9 @@ pub struct PlanFlags {
 
     /// What a server has measured: http://ADDRESS:PORT/metrics or unix:SOCKET of its --admin, or a file with that page
     ///
-    /// It says how many requests outgrow a bucket of some size, and for how long they hold one. Without --bucket-size, buckets
-    /// become as large as half of the target allows, so that the other half is left for a 503.
+    /// It says how many requests outgrow a bucket of some size, for how long they hold one, and what buckets keep. Without
+    /// --bucket-size, buckets become as large as half of the target allows, so that the other half is left for a 503, and as --keep
+    /// takes (by default half of the arena).
     #[arg(long, value_name = "URL|FILE", help_heading = "Plan")]
     from_metrics: Option<String>,
 
@@ -230,6 +231,7 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
     notes.extend(notes_on_memory(&this, &planner));
     notes.extend(note_on_this_machine(&this));
     notes.extend(notes_on_measurements(&this, &planner));
+    notes.extend(notes_on_keeping(&this, &planner));
     Ok(Report::new(
         &planner,
         &this,
@@ -488,6 +490,31 @@ fn notes_on_measurements(this: &Evaluation, planner: &Planner) -> Vec<String> {
             above.samples,
             share(target),
             (3.0 / target).ceil()
+        ));
+    }
+    notes
+}
+
+/// Whether buckets may keep what they were seen to keep.
+fn notes_on_keeping(this: &Evaluation, planner: &Planner) -> Vec<String> {
+    let mut notes = Vec::new();
+    let Some(measured) = planner.measured else {
+        return notes;
+    };
+    let keep = Bytes(planner.base.application.keep(&this.plan.bucket));
+    let least = measured.least_keep();
+    if keep.get() < least.get() {
+        notes.push(format!(
+            "a bucket was seen to keep {}, and may keep {keep} here (--keep): give --keep {least}, and a --bucket-size that has room \
+             for it. A thread whose bucket keeps more is ended and started again",
+            size(measured.kept_max)
+        ));
+    }
+    if measured.threads_replaced > 0 {
+        notes.push(format!(
+            "{} threads were ended and started again while this was measured, because their buckets kept more than --keep: they may \
+             need to keep more than was seen. Measure again with a larger --keep",
+            measured.threads_replaced
         ));
     }
     notes
