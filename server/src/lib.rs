@@ -40,7 +40,7 @@ mod threads;
 
 pub use listen::ListenAddress;
 pub use peer::Trusted;
-pub use plan::{FrontPlan, Plan, PlanError};
+pub use plan::{FrontPlan, Plan, PlanError, constant_for};
 pub use serve::{App, check_file, print_asked, refuse_line, serve, serve_escaping, serve_forwards};
 pub use settings::{
     AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,

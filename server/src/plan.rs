@@ -643,6 +643,18 @@ fn constant(settings: &FrontSettings) -> Term {
     )
 }
 
+/// Code that is not yet used is not yet resident.
+const CONSTANT_MARGIN: u64 = 1 << 20;
+
+/// The `--constant` that makes the sum hold a process of `resident` bytes, in whole MiB; `None` if it holds it already. `sum` is
+/// what is in the region and elsewhere in the process (what the kernel holds is no part of what is resident), and counts `constant`.
+#[must_use]
+pub fn constant_for(resident: u64, sum: u64, constant: u64) -> Option<Bytes> {
+    let more = resident.checked_sub(sum).filter(|more| *more > 0)?;
+    let mib = (constant + more + CONSTANT_MARGIN).div_ceil(1 << 20);
+    Some(Bytes::mib(mib as usize))
+}
+
 fn socket_buffers(settings: &FrontSettings) -> Term {
     term(
         "socket buffers",

@@ -5,6 +5,7 @@ use crate::access::AccessLog;
 use crate::admin::process;
 use crate::front::LoopFigures;
 use crate::log::LogHandle;
+use crate::plan::constant_for;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{
@@ -33,21 +34,17 @@ pub(super) fn say_bound(bound: &Bound) {
             limit.name
         );
     }
-    // What the kernel holds is no part of what is resident.
     let sum = (bound.bytes_in(Place::Region) + bound.bytes_in(Place::Process)) as u64;
-    if let Some(more) = process::resident().and_then(|resident| resident.checked_sub(sum)) {
-        let constant = bound.terms().iter().find(|term| term.name == "constant");
-        let constant = constant.map_or(0, |term| term.unit) as u64;
+    let constant = bound.terms().iter().find(|term| term.name == "constant");
+    let constant = constant.map_or(0, |term| term.unit) as u64;
+    let resident = process::resident().unwrap_or(0);
+    if let Some(enough) = constant_for(resident, sum, constant) {
         warn!(
-            more,
-            "this program is larger than the sum says, already: have --constant {}MiB in it",
-            (constant + more + MARGIN).div_ceil(1 << 20)
+            more = resident - sum,
+            "this program is larger than the sum says, already: have --constant {enough} in it"
         );
     }
 }
-
-/// Code that is not yet used is not yet resident.
-const MARGIN: u64 = 1 << 20;
 
 /// The equation in one line: `64 × 512KiB (buckets) + … = 55MiB`.
 struct Sum<'b>(&'b Bound);

@@ -8,6 +8,9 @@ const MEMORY: &str = "transom_route_memory_bytes";
 const MEMORY_MAX: &str = "transom_route_memory_max_bytes";
 const SECONDS: &str = "transom_call_seconds";
 const ARENA: &str = "transom_arena_size_bytes";
+const RESIDENT: &str = "process_resident_memory_bytes";
+const BOUND: &str = "transom_bound_bytes";
+const TERM: &str = "transom_bound_term_bytes";
 const KEPT_MAX: &str = "transom_kept_max_bytes";
 const THREADS_REPLACED: &str = "transom_threads_replaced_total";
 
@@ -20,6 +23,12 @@ pub struct Measured {
     pub kept_max: usize,
     /// Threads that were ended because their buckets kept more than `--keep`.
     pub threads_replaced: usize,
+    /// Bytes of the process in memory; 0 if that was not measured.
+    pub resident: usize,
+    /// What the memory equation has for these: what is in the region, and elsewhere in the process.
+    pub sum: usize,
+    /// Its addend for the program itself.
+    constant: usize,
     routes: BTreeMap<String, Route>,
 }
 
@@ -148,6 +157,11 @@ impl Measured {
     fn take(&mut self, sample: &Sample) -> Result<(), String> {
         match sample.name.as_str() {
             ARENA => self.arena_size = Some(whole(sample.value)?),
+            RESIDENT => self.resident = whole(sample.value)?,
+            BOUND if sample.label("place") != Some("kernel") => self.sum += whole(sample.value)?,
+            TERM if sample.label("term") == Some("constant") => {
+                self.constant = whole(sample.value)?;
+            }
             KEPT_MAX => self.kept_max = whole(sample.value)?,
             THREADS_REPLACED => self.threads_replaced = whole(sample.value)?,
             _ => return self.take_of_route(sample),
@@ -246,6 +260,14 @@ impl Measured {
     #[must_use]
     pub fn least_keep(&self) -> Bytes {
         Bytes((self.kept_max + self.kept_max / 8).next_multiple_of(1 << 10))
+    }
+
+    /// The `--constant` that the server has, or a larger one if it has more in memory than its sum says; 0 if it does not say its sum.
+    #[must_use]
+    pub fn constant(&self) -> Bytes {
+        let [resident, sum, constant] = [self.resident, self.sum, self.constant].map(|n| n as u64);
+        let larger = transom::constant_for(resident, sum, constant).filter(|_| constant > 0);
+        larger.unwrap_or(Bytes(self.constant))
     }
 
     /// For how long requests of all routes hold a bucket. The mean is exact; the variation takes each step's middle. `None` if

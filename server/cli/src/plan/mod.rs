@@ -91,9 +91,9 @@ pub struct PlanFlags {
 
     /// What a server has measured: http://ADDRESS:PORT/metrics or unix:SOCKET of its --admin, or a file with that page
     ///
-    /// It says how many requests outgrow a bucket of some size, for how long they hold one, and what buckets keep. Without
-    /// --bucket-size, buckets become as large as half of the target allows, so that the other half is left for a 503, and as --keep
-    /// takes (by default half of the arena).
+    /// It says how many requests outgrow a bucket of some size, for how long they hold one, what buckets keep, and what
+    /// the program itself takes (--constant). Without --bucket-size, buckets become as large as half of the target allows, so that
+    /// the other half is left for a 503, and as --keep takes (by default half of the arena).
     #[arg(long, value_name = "URL|FILE", help_heading = "Plan")]
     from_metrics: Option<String>,
 
@@ -179,6 +179,18 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
     let (times, service_from) = times(flags, measured.as_ref())?;
 
     let mut base = flags.settings.clone();
+    let mut kept = kept_flags(line);
+    let mut notes = Vec::new();
+    if let Some(measured) = measured.as_ref()
+        && measured.constant() > base.front.constant
+    {
+        let is_given = given("constant");
+        notes.push(note_on_constant(measured, is_given));
+        if !is_given {
+            base.front.constant = measured.constant();
+            kept.push(format!("--constant {}", base.front.constant));
+        }
+    }
     let mut connections_given = given("connections");
     if let Some(front) = flags.front_connections {
         if connections_given && front > base.front.connections {
@@ -218,9 +230,7 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
     let this = planner.evaluate(configuration)?;
     let others = alternatives(&planner, &this, measured_size)?;
 
-    let kept = kept_flags(line);
     let paste = |evaluation: &Evaluation| paste(&planner, &kept, &evaluation.configuration);
-    let mut notes = Vec::new();
     if here.loops > 0 && base.front.loops.is_none() {
         notes.push(format!(
             "--loops is {}, because this machine has as many cores; for another one, say how many it has",
@@ -493,6 +503,28 @@ fn notes_on_measurements(this: &Evaluation, planner: &Planner) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// The measured program takes more than `--constant` says here.
+fn note_on_constant(measured: &Measured, is_given: bool) -> String {
+    let why = if measured.resident > measured.sum {
+        format!(
+            "has {} in memory, where its sum says {}, and needs",
+            size(measured.resident),
+            size(measured.sum)
+        )
+    } else {
+        "has".to_owned()
+    };
+    let todo = if is_given {
+        "give that, or this plan counts too little for the program itself"
+    } else {
+        "so does this plan"
+    };
+    format!(
+        "the measured server {why} --constant {}: {todo}",
+        measured.constant()
+    )
 }
 
 /// Whether buckets may keep what they were seen to keep.
