@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use transom_tests::doors::{before, behind};
 use transom_tests::{Ended, Folder, Launch};
 
 fn plan(flags: &str) -> Ended {
@@ -410,6 +411,31 @@ fn a_program_that_is_larger_than_its_sum_gets_the_constant_that_it_needs() {
         !flags.contains("--constant") && !notes.contains("--constant"),
         "{flags} {notes}"
     );
+}
+
+#[test]
+fn measurements_of_an_application_behind_a_door_are_for_one_behind_a_door() {
+    let folder = Folder::new("plan-door");
+    let door = folder.path().join("hello.door");
+    let application = behind(&door, "hello", "--admin 127.0.0.1:0");
+    let front = before(&door, "");
+    assert_eq!(front.get("/").status, 200);
+    let admin = application.admin();
+    let from = format!("--loops 1 --rate 10 --from-metrics http://{admin}/metrics");
+    let ended = plan(&from);
+    assert_eq!(ended.code(), 2, "{}", ended.stdout);
+    let said = ended.stderr();
+    assert!(
+        said.contains("behind a door") && said.contains("give --door PATH"),
+        "{said}"
+    );
+    let has_sockets = |flags: &str| {
+        let ended = plan(&format!("{from} {flags}"));
+        assert_eq!(ended.code(), 0, "{flags}: {}", ended.stderr());
+        ended.stdout.contains("  socket buffers ")
+    };
+    assert!(!has_sockets("--door /run/hello.door"));
+    assert!(has_sockets("--listen 127.0.0.1:8080"));
 }
 
 #[test]

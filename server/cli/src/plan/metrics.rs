@@ -29,6 +29,8 @@ pub struct Measured {
     pub sum: usize,
     /// Its addend for the program itself.
     constant: usize,
+    /// The server is an application behind a door: its equation has a term that only such a one has.
+    pub is_behind_a_door: bool,
     routes: BTreeMap<String, Route>,
 }
 
@@ -162,6 +164,7 @@ impl Measured {
             TERM if sample.label("term") == Some("constant") => {
                 self.constant = whole(sample.value)?;
             }
+            TERM if sample.label("term") == Some("snapshots") => self.is_behind_a_door = true,
             KEPT_MAX => self.kept_max = whole(sample.value)?,
             THREADS_REPLACED => self.threads_replaced = whole(sample.value)?,
             _ => return self.take_of_route(sample),
@@ -263,10 +266,12 @@ impl Measured {
     }
 
     /// The `--constant` that the server has, or a larger one if it has more in memory than its sum says; 0 if it does not say its sum.
+    /// Behind a door there is memory of its clients in it, which is no part of its sum: that tells nothing.
     #[must_use]
     pub fn constant(&self) -> Bytes {
         let [resident, sum, constant] = [self.resident, self.sum, self.constant].map(|n| n as u64);
-        let larger = transom::constant_for(resident, sum, constant).filter(|_| constant > 0);
+        let larger = transom::constant_for(resident, sum, constant)
+            .filter(|_| constant > 0 && !self.is_behind_a_door);
         larger.unwrap_or(Bytes(self.constant))
     }
 

@@ -170,6 +170,14 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
         }
         None => None,
     };
+    let is_behind_a_door = (measured.as_ref()).is_some_and(|it| it.is_behind_a_door);
+    if is_behind_a_door && flags.settings.door.door.is_none() && !given("listen") {
+        return Err(Trouble::Metrics(format!(
+            "{}: this was measured in an application behind a door, which has no connections of its own: give --door PATH to plan \
+             that, or --listen ADDRESS to plan a server with its own front end",
+            flags.from_metrics.as_deref().unwrap_or_default()
+        )));
+    }
     let rate = flags.rate.ok_or_else(|| {
         Trouble::Usage(
             "--rate is missing: say how many requests a second there will be, as in --rate 2000 (one page of metrics cannot tell)"
