@@ -169,6 +169,30 @@ fn a_bound_that_is_passed_is_told_and_is_the_exit_status() {
         "{}",
         ended.stdout
     );
+    assert!(!ended.stdout.contains("--constant"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_program_that_is_larger_than_its_sum_is_told_the_constant_that_it_needs() {
+    let oom = text(&binary("oom"));
+    let words = ["--", &oom, "--constant", "1MiB", "--listen", "127.0.0.1:0"];
+    for (admin, todo) in [
+        (&[][..], "raise its --constant by "),
+        (&["--admin", "127.0.0.1:0"], "start it with --constant "),
+    ] {
+        let ended = load(
+            words
+                .into_iter()
+                .chain(BUCKETS)
+                .chain(admin.iter().copied()),
+        );
+        assert_eq!(ended.code(), 1, "{}", ended.stdout);
+        let said = first_line(&ended);
+        assert!(
+            said.contains("the bound was passed") && said.contains(todo),
+            "{said}"
+        );
+    }
 }
 
 #[test]

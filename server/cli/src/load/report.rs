@@ -85,6 +85,8 @@ pub struct MemoryReport {
     pub bound_bytes: Option<u64>,
     /// Who says so: `metrics`, `log` or `--bound`.
     pub bound_from: Option<&'static str>,
+    /// What of the bound is for the program itself (`--constant`), if the server has metrics.
+    pub constant_bytes: Option<u64>,
     /// At the first look, before any request.
     pub at_ready: Memory,
     /// When the measured phases began.
@@ -341,7 +343,7 @@ impl Report {
     pub fn judge(&mut self, demands: Demands) {
         let mut wrong = Vec::new();
         if let Some(memory) = &self.memory {
-            judge_memory(memory, demands, &mut wrong);
+            judge_memory(memory, self.server.pids.len(), demands, &mut wrong);
         } else if demands.growth.is_some() {
             wrong
                 .push("--growth-limit cannot be judged: there is no process to look at".to_owned());
@@ -414,7 +416,12 @@ impl Report {
     }
 }
 
-fn judge_memory(memory: &MemoryReport, demands: Demands, wrong: &mut Vec<String>) {
+fn judge_memory(
+    memory: &MemoryReport,
+    processes: usize,
+    demands: Demands,
+    wrong: &mut Vec<String>,
+) {
     if let Some(bound) = memory.bound_bytes {
         let high_water = memory
             .most
@@ -425,10 +432,15 @@ fn judge_memory(memory: &MemoryReport, demands: Demands, wrong: &mut Vec<String>
             .rss_bytes
             .max(high_water.saturating_sub(Memory::high_water_error()));
         if most > bound {
+            let hint = match processes {
+                1 => hint_at_constant(memory, most, bound),
+                _ => None,
+            };
             wrong.push(format!(
-                "the bound was passed: {} of {}",
+                "the bound was passed: {} of {}{}",
                 units::bytes(most),
-                units::bytes(bound)
+                units::bytes(bound),
+                hint.unwrap_or_default()
             ));
         }
     }
@@ -445,6 +457,24 @@ fn judge_memory(memory: &MemoryReport, demands: Demands, wrong: &mut Vec<String>
             ));
         }
     }
+}
+
+/// What to do where a server has said its bound itself, and nothing but the program is larger than that says. Once it has
+/// allocated outside of the region, it may be that.
+fn hint_at_constant(memory: &MemoryReport, most: u64, bound: u64) -> Option<String> {
+    let is_its_own = memory.bound_from.is_some_and(|from| from != "--bound");
+    let has_grown = memory.heap_allocations.is_some_and(|n| n > 0);
+    if !is_its_own || has_grown && memory.at_ready.rss_bytes <= bound {
+        return None;
+    }
+    let enough = transom::constant_for(most, bound, memory.constant_bytes.unwrap_or(0))?;
+    let todo = match memory.constant_bytes {
+        Some(_) => format!("start it with --constant {enough}"),
+        None => format!("raise its --constant by {enough}"),
+    };
+    Some(format!(
+        " (the server's program is larger than its sum says: {todo})"
+    ))
 }
 
 #[cfg(test)]
@@ -535,6 +565,7 @@ mod tests {
             memory: Some(MemoryReport {
                 bound_bytes: Some(110_000_000),
                 bound_from: Some("metrics"),
+                constant_bytes: Some(6 << 20),
                 at_ready: memory(100_000_000),
                 after_warm_up: memory(100_000_000),
                 most: memory(100_500_000),
@@ -623,6 +654,28 @@ mod tests {
             }
         };
         assert!(wrong(NONE, |report| memory(report, 110_000_001)).contains("bound was passed"));
+        let hint = |change: fn(&mut MemoryReport)| {
+            wrong(NONE, |report| {
+                memory(report, 120_000_000);
+                change(report.memory.as_mut().expect("it is there"));
+            })
+        };
+        // 9.5 MiB more, and one to spare.
+        assert!(hint(|_| {}).contains("start it with --constant 17MiB"));
+        let of_log = hint(|memory| memory.constant_bytes = None);
+        assert!(of_log.contains("raise its --constant by 11MiB"), "{of_log}");
+        let others: [fn(&mut MemoryReport); 2] = [
+            |memory| memory.bound_from = Some("--bound"),
+            |memory| memory.heap_allocations = Some(1),
+        ];
+        for other in others {
+            assert!(!hint(other).contains("--constant"));
+        }
+        let two = wrong(NONE, |report| {
+            memory(report, 120_000_000);
+            report.server.pids.push(2);
+        });
+        assert!(two.contains("bound was passed") && !two.contains("--constant"));
         let beside = |change: fn(&mut Side)| {
             wrong(NONE, |report| {
                 change(report.ordinary.beside.as_mut().expect("it is there"));

@@ -345,6 +345,7 @@ pub fn run(settings: &LoadSettings) -> Result<Report, String> {
         MemoryReport {
             bound_bytes: target.bound.map(|(bound, _)| bound),
             bound_from: target.bound.map(|(_, from)| from),
+            constant_bytes: target.figures.constant.map(|constant| constant as u64),
             at_ready,
             after_warm_up,
             most: most_before.most(at_ready).most(most_measured),

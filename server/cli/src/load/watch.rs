@@ -139,6 +139,8 @@ pub struct Look {
 pub struct Figures {
     /// Bytes of its own memory that it will not pass: region and process.
     pub bound: Option<f64>,
+    /// What of it is for the program itself.
+    pub constant: Option<f64>,
     /// Buckets.
     pub buckets: Option<Buckets>,
     /// Bytes of a bucket that a request may allocate.
@@ -163,6 +165,7 @@ impl Figures {
             bound: place("region")
                 .zip(place("process"))
                 .map(|(region, process)| region + process),
+            constant: metrics.labelled("transom_bound_term_bytes", "term", "constant"),
             buckets: metrics.total("transom_buckets").map(|_| Buckets {
                 unbound: state("unbound"),
                 idle: state("idle"),
