@@ -2,8 +2,10 @@
 //! becomes of requests when the application is replaced, killed or away.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use transom_tests::doors::{Crowd, Folder, before, behind, kill_again_and_again};
+use transom_tests::other_user::OtherUser;
 use transom_tests::{Launch, Sample, Server, eventually, raw};
 
 fn seed() -> u64 {
@@ -271,6 +273,18 @@ fn a_door_that_another_user_serves_gets_no_request() {
         ),
         write(us + 1),
     ];
+    let check = || {
+        let check = format!("check {}", config.display());
+        Launch::of("transom").flags(&check).run().stdout
+    };
+    let pid = application.pid();
+    let said = check();
+    let refused = format!(
+        "refuses it: process {pid} of user {us} serves it, and only user {} may",
+        us + 1
+    );
+    let todo = format!("write owner = \"{us}\"");
+    assert!(said.contains(&refused) && said.contains(&todo), "{said}");
     for front in refusing {
         let line = front.line_with("a door gets no requests");
         let (served, named) = (
@@ -287,10 +301,42 @@ fn a_door_that_another_user_serves_gets_no_request() {
         before(&door, &flags("--door-owner anybody")),
         write(us),
     ];
+    assert!(check().ends_with(" there now\n"), "{}", check());
     for front in serving {
         assert_eq!(front.get("/hello/x").status, 200);
         // The line of a door that is open, or there again.
         let _ = front.line_with(&format!("pid={} uid={us}", application.pid()));
     }
-    assert_eq!(application.stop().figure("calls"), 4);
+    let ended = application.stop();
+    assert_eq!(ended.figure("calls"), 4);
+    assert!(!ended.stderr().contains(" WARN "), "{}", ended.stderr());
+}
+
+#[test]
+fn a_check_names_the_user_of_a_door_that_the_file_says_nothing_of() {
+    let odd = env!("CARGO_BIN_EXE_odd");
+    let Some(user) = OtherUser::who_runs(odd) else {
+        return;
+    };
+    let folder = Folder::new("check-owner");
+    // The other user makes the door there.
+    let everybody = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(folder.path("."), everybody).expect("the folder is ours");
+    let door = folder.path("odd.door");
+    let flags = format!("--door {}", door.display());
+    let application = user.launch(odd).flags(&flags).start();
+    let config = folder.path("config.toml");
+    let text = format!("[[forward]]\nlisten = \"http://127.0.0.1:0\"\ndoor = {door:?}\n");
+    std::fs::write(&config, text).expect("a file");
+    let check = format!("check {}", config.display());
+    let ended = Launch::of("transom").flags(&check).run();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    let said = &ended.stdout;
+    let uid = std::fs::metadata(&door).expect("it is there").uid();
+    let refused = format!(
+        "but a front end of user 0 refuses it: process {}",
+        application.pid()
+    );
+    let todo = format!("write owner = \"{uid}\" beside `door`, or give --door-owner {uid}\n");
+    assert!(said.contains(&refused) && said.ends_with(&todo), "{said}");
 }

@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
-use transom_doors::{AsyncClient, DoorOwner};
+use transom_doors::{AsyncClient, Credentials, DoorOwner, OpenError, OpenOptions};
 use transom_platform::own_log::info;
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
@@ -43,7 +43,8 @@ pub fn serve_forwards(settings: &ForwardSettings, line: &ArgMatches) -> ExitCode
     report(run(settings, line))
 }
 
-/// Says what a file means, and whether its doors are there; or everything that is wrong with it. Opens and binds nothing.
+/// Says what a file means, and whether its doors are there; or everything that is wrong with it. Binds nothing, and connects to doors
+/// only to see who serves them.
 #[must_use = "main should return it, so that the process ends with that status"]
 pub fn check_file(path: &Path) -> ExitCode {
     let table = read(Some(path), &[]).and_then(|config| {
@@ -175,19 +176,50 @@ fn table(path: &Path, config: &Config) -> String {
             row.method,
             row.path,
             row.door.to_string_lossy(),
-            presence(row.door),
+            presence(row.door, config.owner_of(row.door)),
         );
     }
     text
 }
 
-/// Whether there is a door at a path now.
-fn presence(door: &Path) -> String {
+/// Whether there is a door at a path now, and whether it is served by who may.
+fn presence(door: &Path, owner: DoorOwner) -> String {
     match std::fs::metadata(door) {
-        Ok(found) if found.file_type().is_socket() => "there now".to_owned(),
+        Ok(found) if found.file_type().is_socket() => {
+            let stranger = server_of(door).filter(|server| !owner.admits(server.uid));
+            stranger.map_or("there now".to_owned(), |server| refused(server, owner))
+        }
         Ok(_) => "there is something else now".to_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => "not there now".to_owned(),
         Err(error) => format!("cannot be looked at: {error}"),
+    }
+}
+
+/// Who serves a door, if that can be seen.
+fn server_of(door: &Path) -> Option<Credentials> {
+    let options = OpenOptions {
+        owner: DoorOwner::User(u32::MAX), // nobody has this number, so nothing is said to who serves it
+        ..OpenOptions::default()
+    };
+    match AsyncClient::open(door, &options) {
+        Err(OpenError::Stranger { server, .. }) => Some(server),
+        _ => None,
+    }
+}
+
+/// What a front end will do with a door that `server` serves, and what to write.
+fn refused(server: Credentials, owner: DoorOwner) -> String {
+    let Credentials { pid, uid, .. } = server;
+    match owner {
+        DoorOwner::UsOrRoot => format!(
+            "there now, but a front end of user {} refuses it: process {pid} of user {uid} serves it; write owner = \"{uid}\" beside \
+             `door`, or give --door-owner {uid}",
+            Credentials::ours().uid
+        ),
+        owner => format!(
+            "there now, but the front end refuses it: process {pid} of user {uid} serves it, and only {owner} may; write \
+             owner = \"{uid}\" beside `door`"
+        ),
     }
 }
 
