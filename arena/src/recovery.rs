@@ -674,7 +674,8 @@ pub fn exhausted() -> Option<Exhaustion> {
 }
 
 /// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request or drawing on
-/// the overdraft. For what can do without: `Vec::try_reserve` and the like.
+/// the overdraft. For what can do without: `Vec::try_reserve` and the like. What cannot (`vec![]`, `Box::new`) aborts where it
+/// gets nothing, and its bucket is lost.
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(Option<(&'static Bucket, bool)>);
     impl Drop for Restore {

@@ -72,7 +72,7 @@ pub(crate) struct Matched {
 pub struct Memory {
     /// In use now, holes and alignment included.
     pub used: usize,
-    /// What is left: an allocation of this size fits if it needs no alignment.
+    /// What is left, in one piece or in several: where something is kept in the middle, one allocation may find less.
     pub free: usize,
     /// The most that was in use at once since the request began.
     pub high_water: usize,

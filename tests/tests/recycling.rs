@@ -352,6 +352,8 @@ fn a_first_thread_that_does_not_come_to_serve_is_no_silent_outage_and_leads_to_a
 fn a_thread_that_is_parked_by_its_destructors_is_told_of_once() {
     let server = hang(&format!("--buckets 4 --lost-limit 4 {KEEP}")).start();
     assert_eq!(server.get("/leave/panic").text(), "left\n");
+    let said = server.line_with("INFO a bucket keeps more than it may");
+    assert!(said.contains(" raise=--keep"), "{said}");
     let said = server.line_with("WARN a bucket is lost: its thread was parked");
     assert!(said.contains(" route=/leave/panic "), "{said}");
     assert_eq!(server.get("/").status, 200);
