@@ -309,6 +309,24 @@ fn a_service_manager_is_told_that_it_reloads_and_that_it_is_ready_again() {
 }
 
 #[test]
+fn a_service_manager_that_reads_nothing_keeps_no_server_from_ending() {
+    let folder = Folder::new("reload-deaf");
+    let path = folder.path().join("notify");
+    let _manager = UnixDatagram::bind(&path).expect("a socket");
+    let other = UnixDatagram::unbound().expect("a socket");
+    other.set_nonblocking(true).expect("it is set");
+    while other.send_to(b"x", &path).is_ok() {}
+    let launch = Launch::of("hello").env("NOTIFY_SOCKET", &path);
+    let server = launch.env("WATCHDOG_USEC", "2000").start();
+    assert_eq!(server.get("/").status, 200);
+    server.signal(libc::SIGHUP);
+    let _ = server.line_with("SIGHUP");
+    let ended = server.stop();
+    assert_eq!(ended.code(), 0);
+    assert_eq!(ended.figure("process_heap_allocations"), 0);
+}
+
+#[test]
 fn process_one_refuses_to_hand_over_and_goes_on() {
     let Some(unshare) = as_process_one() else {
         return;

@@ -1,5 +1,6 @@
 //! Words to a service manager (`sd_notify(3)`): a datagram to the socket that `NOTIFY_SOCKET` names. Without the variable
-//! nothing is said.
+//! nothing is said. A manager that does not read keeps nobody from draining: what its socket has no room for is dropped,
+//! and what it waits for ([`PATIENCE`]) is dropped a little later.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -7,6 +8,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
+
+/// How long the main thread waits for room for what a service manager has to hear: that we are ready, and who goes on.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is told to a service manager.
 #[derive(Debug)]
@@ -27,7 +31,9 @@ impl Notify {
                 [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
                 _ => SocketAddr::from_pathname(path),
             };
-            Some((UnixDatagram::unbound().ok()?, address.ok()?))
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.set_write_timeout(Some(PATIENCE)).ok()?;
+            Some((socket, address.ok()?))
         });
         let is_for_us = var("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         let watchdog = var("WATCHDOG_USEC")
@@ -55,7 +61,7 @@ impl Notify {
 
     /// It serves.
     pub(super) fn ready(&self) {
-        self.say(b"READY=1");
+        self.insist(b"READY=1");
     }
 
     /// It drains, and will end.
@@ -69,7 +75,7 @@ impl Notify {
         let mut rest = &mut line[..];
         if write!(rest, "MAINPID={pid}").is_ok() {
             let left = rest.len();
-            self.say(&line[..line.len() - left]);
+            self.insist(&line[..line.len() - left]);
         }
     }
 
@@ -87,9 +93,21 @@ impl Notify {
         }
     }
 
-    /// Nobody may be listening, which is not ours to repair.
+    /// Says it if there is room for it now.
     fn say(&self, words: &[u8]) {
-        if let Some((socket, address)) = &self.to {
+        self.send(words, false);
+    }
+
+    /// Says it as soon as there is room for it, within [`PATIENCE`].
+    fn insist(&self, words: &[u8]) {
+        self.send(words, true);
+    }
+
+    /// Nobody may be listening, which is not ours to repair.
+    fn send(&self, words: &[u8], may_wait: bool) {
+        if let Some((socket, address)) = &self.to
+            && socket.set_nonblocking(!may_wait).is_ok()
+        {
             let _ = socket.send_to_addr(words, address);
         }
     }
