@@ -139,6 +139,7 @@ mod telling;
 mod turn;
 #[cfg_attr(target_os = "illumos", allow(dead_code))]
 mod waiting;
+mod words;
 
 // On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names. Everything that is
 // only a value is shared.
@@ -172,3 +173,4 @@ pub use public::{
 pub use slot::{Completion, Kind, SlotId, Withdraw};
 pub use status::Status;
 pub use waiting::Patience;
+pub use words::Words;

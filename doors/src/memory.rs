@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use crate::Words;
 use crate::closer;
 use crate::public::Descriptors;
 
@@ -61,7 +62,7 @@ pub enum MemoryError {
     #[error("the memory consists of huge pages")]
     HugePages,
     /// The kernel does not give or map it.
-    #[error("memory for a channel cannot be had: {0}")]
+    #[error("memory for a channel cannot be had: {}", Words(.0))]
     System(#[from] io::Error),
 }
 

@@ -26,7 +26,8 @@ use transom_arena::{
     exhausted, install_panic_hook, parked, stack_remaining,
 };
 use transom_doors::{
-    BuildError, Call, Door, DoorBuilder, DoorHandler, EmergencyReply, Status as CallStatus, now_ns,
+    BuildError, Call, Door, DoorBuilder, DoorHandler, EmergencyReply, Status as CallStatus, Words,
+    now_ns,
 };
 
 /// A log record is built on the stack; where less than this is left, none is written and the counters must do.
@@ -704,7 +705,7 @@ impl DoorHandler for Server {
                 let peer = decode_connection(request()).ok()?;
                 let mut connection = Connection::new(stream.as_ref()?, peer);
                 if let Err(error) = handler.call(&mut connection) {
-                    debug!(%error, "a connection ended early");
+                    debug!(error = %Words(&error), "a connection ended early");
                 }
                 Some(Written::Whole(0))
             }
@@ -880,7 +881,7 @@ unsafe fn answer_request(
         {
             error!(
                 route = pattern(),
-                reason = %error,
+                reason = %Words(error),
                 unlogged,
                 "a handler could not write all of its answer"
             );

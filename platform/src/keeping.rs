@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 use transom_arena::{BucketState, Failed, Tenant};
-use transom_doors::now_ns;
+use transom_doors::{Words, now_ns};
 
 /// Runs once on each door server thread before its first call.
 pub type EachThread = Box<dyn Fn() + Send + Sync>;
@@ -261,8 +261,9 @@ impl Application {
         }
         error!(
             bucket,
-            "a door server thread cannot be started anew: {error}; check `ulimit -u` and the cgroup's pids.max. Its bucket \
-             is out of service until one can be, which is tried again and again"
+            "a door server thread cannot be started anew: {}; check `ulimit -u` and the cgroup's pids.max. Its bucket \
+             is out of service until one can be, which is tried again and again",
+            Words(error)
         );
     }
 

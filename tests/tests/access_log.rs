@@ -302,6 +302,7 @@ fn on_sighup_the_file_is_opened_anew() {
         served.front.signal(libc::SIGHUP);
         let said = served.front.line_with("cannot be opened anew");
         assert!(said.contains("--access-log-file"), "{said}");
+        assert!(said.contains("os error 21"), "{said}");
         assert_eq!(served.front.get("/").status, 200);
         assert_eq!(lines_of(&old.with_extension("2"), 2).len(), 2);
         assert_eq!(served.front.stop().code(), 0);

@@ -101,6 +101,22 @@ fn what_is_sent_comes_back_and_the_connection_ends_with_the_handler() {
 }
 
 #[test]
+fn a_door_that_goes_away_is_told_of_without_the_process_heap() {
+    let folder = Folder::new("tcp-gone");
+    let door = folder.path("echo.door");
+    let echo = behind(&door, "tcp-echo", "--buckets 2");
+    let front = front(&door, "");
+    let _ = front.line_with("the door is open");
+    // A link that leads to itself, so that the system has something to say.
+    std::fs::remove_file(&door).expect("it is there");
+    std::os::unix::fs::symlink(&door, &door).expect("a link");
+    assert_eq!(echo.stop().code(), 0);
+    let said = front.line_with("the door is away");
+    assert!(said.contains("os error 40"), "{said}");
+    assert_eq!(front.stop().figure("process_heap_allocations"), 0);
+}
+
+#[test]
 fn nc_is_answered() {
     let Some(nc) = installed("nc") else {
         eprintln!("nc is not installed: nothing is tested here");

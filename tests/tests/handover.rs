@@ -413,3 +413,31 @@ fn forwards_of_connections_and_datagrams_are_handed_on() {
         assert_eq!(application.stop().code(), 0);
     }
 }
+
+#[test]
+fn a_new_instance_that_cannot_be_started_costs_nothing() {
+    let folder = Folder::new("handover-gone");
+    let program = folder.path().join("hello");
+    let launch = |flags: &str| {
+        std::fs::copy(binary("hello"), &program).expect("it can be copied");
+        let path = program.to_str().expect("UTF-8");
+        Launch::of_file(path).flags(flags).start()
+    };
+    let delete: fn(&Path) = |path| std::fs::remove_file(path).expect("it was there");
+    let forbid: fn(&Path) = |path| {
+        let nobody = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(path, nobody).expect("it is ours");
+    };
+    for (break_it, why) in [(delete, "os error 2"), (forbid, "os error 13")] {
+        let server = launch("--buckets 2 --strict-heap");
+        break_it(&program);
+        server.signal(libc::SIGUSR2);
+        let said = server.line_with("this one goes on");
+        assert!(said.contains(why), "{said}");
+        assert_eq!(server.get("/").status, 200);
+        let ended = server.stop();
+        assert_eq!(ended.figure("process_heap_allocations"), 0);
+        assert_eq!(ended.code(), 0);
+        let _ = std::fs::remove_file(&program);
+    }
+}

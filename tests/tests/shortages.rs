@@ -287,7 +287,9 @@ fn without_proc_everything_starts_and_only_a_hand_over_is_refused() {
             "{said}"
         );
         assert_eq!(server.get("/").status, 200);
-        assert_eq!(server.stop().code(), 0);
+        let ended = server.stop();
+        assert_eq!(ended.figure("process_heap_allocations"), 0);
+        assert_eq!(ended.code(), 0);
     }
     assert_eq!(behind.stop().code(), 0);
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::GeometryError;
+use crate::Words;
 
 /// A door that cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -72,10 +73,10 @@ pub enum BuildError {
         given: usize,
     },
     /// No memory.
-    #[error("memory for the door cannot be had: {0}")]
+    #[error("memory for the door cannot be had: {}", Words(.0))]
     Memory(#[source] io::Error),
     /// The system says no; only illumos has a system call that makes a door.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}: {}", Words(.source))]
     System {
         /// What was tried.
         doing: &'static str,
@@ -117,7 +118,7 @@ pub enum AttachError {
         path: PathBuf,
     },
     /// The system says no.
-    #[error("cannot {doing} at {}: {source}", .path.display())]
+    #[error("cannot {doing} at {}: {}", .path.display(), Words(.source))]
     System {
         /// The path.
         path: PathBuf,
@@ -255,7 +256,7 @@ pub enum OpenError {
         source: crate::memory::MemoryError,
     },
     /// The system says no.
-    #[error("cannot {doing} the door at {}: {source}", .path.display())]
+    #[error("cannot {doing} the door at {}: {}", .path.display(), Words(.source))]
     System {
         /// The path.
         path: PathBuf,

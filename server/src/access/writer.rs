@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::Thread;
+use transom_doors::Words;
 
 /// Who may read the log: addresses and paths are nobody else's business.
 const MODE: libc::c_uint = 0o640;
@@ -112,10 +113,9 @@ impl Writer {
                 true
             }
             Err(error) => {
-                // Not its sentence: to make that, the standard library allocates.
                 transom_platform::own_log::error!(
                     path = ?path,
-                    kind = ?error.kind(),
+                    error = %Words(&error),
                     "the access log cannot be opened anew, and goes on in its old file (--access-log-file)"
                 );
                 false

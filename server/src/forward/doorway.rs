@@ -13,7 +13,7 @@ use std::time::Duration;
 use transom_arena::attaching;
 use transom_doors::{
     AsyncClient, CallError, Completion, Kind, OpenError, OpenOptions, Patience, PeerState, SlotId,
-    Withdraw, now_ns,
+    Withdraw, Words, now_ns,
 };
 use transom_platform::own_log::{error, info, warn};
 
@@ -583,7 +583,7 @@ impl<T: Traffic> Doorway<T> {
         instance.client = Some(client);
         instance.gone = false;
         if let Err(error) = watched {
-            error!(forward = self.forward, %error, "cannot wait for the door: raise `ulimit -n`");
+            error!(forward = self.forward, error = %Words(&error), "cannot wait for the door: raise `ulimit -n`");
             self.free(at, epoll);
             return;
         }

@@ -7,7 +7,7 @@
 use super::doorway::INSTANCES;
 use super::{Loop, Order, Source};
 use crate::connection::{InstanceId, State};
-use transom_doors::{AsyncClient, PeerState, SlotId, Withdraw};
+use transom_doors::{AsyncClient, PeerState, SlotId, Withdraw, Words};
 
 impl Loop {
     /// Publishes what was submitted: whether there was anything. What an instance did not accept waits for the next one.
@@ -256,7 +256,7 @@ impl Loop {
             return;
         }
         if let Err(error) = self.watch(at, &client) {
-            transom_platform::own_log::error!(%error, "cannot wait for a door: raise `ulimit -n`, or lower --connections");
+            transom_platform::own_log::error!(error = %Words(&error), "cannot wait for a door: raise `ulimit -n`, or lower --connections");
             self.unwatch(&client);
             self.doorways[doorway].mailbox().free(client);
             return;

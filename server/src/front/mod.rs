@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use transom_arena::{Bytes, Part};
-use transom_doors::{Bell, Completion, Patience, SlotId};
+use transom_doors::{Bell, Completion, Patience, SlotId, Words};
 use unwatched::UNWATCHED_MAX;
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;
@@ -714,7 +714,7 @@ impl Loop {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if net::is_shortage(&error) => {
-                    transom_platform::own_log::error!(%error, "cannot accept connections: raise `ulimit -n`, or lower --connections");
+                    transom_platform::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
                     self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
                     self.pause_accepting();
                     return;

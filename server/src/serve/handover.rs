@@ -25,6 +25,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::{Duration, Instant};
+use transom_doors::Words;
 use transom_platform::own_log::{info, warn};
 
 /// Lines: the parent's process id, the descriptor to say "ready" at, then a descriptor and its name for each listener.
@@ -263,11 +264,13 @@ struct Means {
 
 /// Why the listeners, or the path, are still ours.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("the new instance cannot be started: {0}")]
+pub(super) enum Failure<'h> {
+    #[error("the new instance cannot be started: {}", Words(.0))]
     Start(io::Error),
-    #[error("the new instance cannot be started: where this program lies is not known: {0}")]
-    NoProgram(String),
+    #[error(
+        "the new instance cannot be started: where this program lies is not known: {}", Words(.0)
+    )]
+    NoProgram(&'h io::Error),
     #[error("the new instance ended before it was ready; what it said is above")]
     Ended,
     #[error("the new instance was not ready within {0:?} (--handover-timeout), and was killed")]
@@ -319,9 +322,12 @@ impl Handover {
     }
 
     /// Starts a new instance, which is told `note`, and waits until it is ready.
-    pub(super) fn run(&self, signals: &Signals, note: Option<&Note>) -> Result<Outcome, Failure> {
-        let no_program = |error: &io::Error| Failure::NoProgram(error.to_string());
-        let means = self.means.as_ref().map_err(no_program)?;
+    pub(super) fn run(
+        &self,
+        signals: &Signals,
+        note: Option<&Note>,
+    ) -> Result<Outcome, Failure<'_>> {
+        let means = self.means.as_ref().map_err(Failure::NoProgram)?;
         means.letter.write(note);
         let pid = means.spawn().map_err(Failure::Start)?;
         match self.what {

@@ -131,11 +131,11 @@ fn replace(signals: &Signals, handover: &Handover, note: &Note) -> End {
     })
 }
 
-fn hand_over(
+fn hand_over<'h>(
     signals: &Signals,
-    handover: &Handover,
+    handover: &'h Handover,
     note: Option<&Note>,
-) -> Result<End, super::handover::Failure> {
+) -> Result<End, super::handover::Failure<'h>> {
     match handover.run(signals, note)? {
         Outcome::Ready(pid) => {
             match handover.what() {
