@@ -75,6 +75,26 @@ fn v2_of_v4() -> Vec<u8> {
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 80\r\n";
 
 #[test]
+fn a_header_that_is_not_asked_for_is_told_with_the_flags_that_take_it() {
+    for header in [V1.to_vec(), b"PROXY UNKNOWN\r\n".to_vec(), v2_of_v4()] {
+        Both::start("proxy-off", "").each(|server| {
+            let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+            // Where it is no beginning, it is a request like any other that is malformed.
+            let mut later = server.connect();
+            assert_eq!(later.get("/").status, 200);
+            later.send(&header);
+            assert_eq!(later.answer().status, 400);
+            let refused = server.answer_to([&header[..], request].concat());
+            assert_eq!(refused.status, 400);
+            let said = server.line_with("connections were closed for their PROXY header");
+            for part in ["--proxy-protocol require", "--trust", " connections=1"] {
+                assert!(said.contains(part), "{said}");
+            }
+        });
+    }
+}
+
+#[test]
 fn a_proxy_says_who_its_client_is_once_for_a_connection() {
     let both = Both::start("proxy", &format!("--proxy-protocol require {TRUST}"));
     let own = "127.0.0.1:";

@@ -9,7 +9,7 @@ use crate::http::{
     decode_path, parse,
 };
 use crate::net;
-use crate::peer::{Client, Malformed, forwarded, is_trusted, proxy};
+use crate::peer::{Client, Malformed, NOT_ASKED_FOR, forwarded, is_trusted, proxy};
 use std::io;
 use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};
@@ -407,8 +407,18 @@ impl Loop {
                 // Also an answer to a HEAD that is refused has no body.
                 self.table[index].head_only = begins_with_head(bytes);
                 self.note_no_head(index, bytes);
+                self.note_unread_proxy_header(index, bytes);
                 self.refuse_with_reason(index, refusal);
             }
+        }
+    }
+
+    /// Says so if a connection begins with a header that only `--proxy-protocol require` reads.
+    fn note_unread_proxy_header(&mut self, index: u32, bytes: &[u8]) {
+        let connection = &self.table[index];
+        if connection.requests == 0 && !self.rules.proxied && proxy::is_begun(bytes) {
+            let peer = connection.peer;
+            self.complaints.note(NOT_ASKED_FOR, peer, self.now_ms);
         }
     }
 

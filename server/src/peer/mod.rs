@@ -55,6 +55,9 @@ impl Complaints {
 /// Why a connection is closed that is of nobody who may send such a header.
 pub(crate) const NOT_TRUSTED: &str = "--trust does not name its address";
 
+/// Why a connection is closed that begins with such a header where none is read.
+pub(crate) const NOT_ASKED_FOR: &str = "PROXY headers are not read: set --proxy-protocol require, and name the proxy with --trust; or have it send none";
+
 /// Those whose word on a client's address is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trusted {

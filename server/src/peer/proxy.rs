@@ -32,6 +32,13 @@ pub(crate) fn parse(bytes: &[u8], v2_max: usize) -> Result<Option<(usize, Client
     }
 }
 
+/// Whether what was to be a request begins with such a header. The first byte that no request begins with is enough.
+pub(crate) fn is_begun(bytes: &[u8]) -> bool {
+    const REFUSED: usize = 5;
+    let start = &bytes[..bytes.len().min(V2_START.len())];
+    bytes.starts_with(V1_START) || (start.len() >= REFUSED && V2_START.starts_with(start))
+}
+
 fn version_1(bytes: &[u8]) -> Result<Option<(usize, Client)>, Malformed> {
     let line = &bytes[..bytes.len().min(V1_MAX)];
     let Some(end) = line.iter().position(|b| matches!(b, b'\r' | b'\n')) else {
