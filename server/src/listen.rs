@@ -66,13 +66,32 @@ impl FromStr for ListenAddress {
         if let Some(name) = text.strip_prefix("systemd:") {
             return socket_name(name).map(ListenAddress::Systemd);
         }
-        text.parse().map(ListenAddress::Inet).map_err(|_| {
+        let address = text.parse().map_err(|_| {
             format!(
                 "{text:?} is not an IP address and a port, as in 127.0.0.1:8080 or [::1]:8080, nor unix:/run/hello.sock, \
                  nor systemd:NAME; names are not looked up"
             )
-        })
+        })?;
+        bindable(address).map(ListenAddress::Inet)
     }
+}
+
+/// What the kernel would only call an invalid argument.
+fn bindable(address: SocketAddr) -> Result<SocketAddr, String> {
+    let SocketAddr::V6(v6) = address else {
+        return Ok(address);
+    };
+    if let Some(v4) = v6.ip().to_ipv4_mapped() {
+        let port = v6.port();
+        return Err(format!("{v6} is an address of IPv4: write {v4}:{port}"));
+    }
+    if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 {
+        return Err(format!(
+            "{v6} is an address of one link: write the number of its interface behind it, as in [fe80::1%2]:8080 \
+             (`ip link` has the numbers)"
+        ));
+    }
+    Ok(address)
 }
 
 fn socket_path(path: &str) -> Result<PathBuf, String> {
@@ -110,6 +129,7 @@ mod tests {
         for text in [
             "127.0.0.1:8080",
             "[::1]:80",
+            "[fe80::1%2]:80",
             "unix:/run/hello.sock",
             "systemd:",
             "systemd:web",
@@ -127,6 +147,8 @@ mod tests {
             ("localhost:80", "names are not looked up"),
             ("127.0.0.1", "and a port"),
             ("", "and a port"),
+            ("[::ffff:127.0.0.1]:80", "write 127.0.0.1:80"),
+            ("[fe80::1]:80", "number of its interface"),
             ("unix:", "absolute"),
             ("unix:run/x", "absolute"),
             ("unix:/run/", "folder"),

@@ -6,6 +6,7 @@ use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -180,6 +181,47 @@ fn set_buffers(fd: RawFd, options: ListenOptions) -> io::Result<()> {
         set_option(fd, libc::SOL_SOCKET, name, value)?;
     }
     Ok(())
+}
+
+/// What the kernel grants of these, where that is less than was asked for: the flag, what was asked for, what is granted,
+/// and the name of the kernel's limit.
+pub(crate) fn not_granted(
+    options: ListenOptions,
+) -> io::Result<Vec<(&'static str, usize, usize, &'static str)>> {
+    // The limits are the same for sockets of every kind.
+    let socket = UnixDatagram::unbound()?;
+    set_buffers(socket.as_raw_fd(), options)?;
+    let buffer = |name| {
+        let mut booked: libc::c_int = 0;
+        get_option(socket.as_raw_fd(), libc::SOL_SOCKET, name, &mut booked)?;
+        Ok::<_, io::Error>(booked.unsigned_abs() as usize / 2)
+    };
+    let backlog = usize::from(options.backlog);
+    // A listener does not say what it was granted.
+    let backlog_max = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let backlog_max = backlog_max.ok().and_then(|text| text.trim().parse().ok());
+    let all = [
+        (
+            "--receive-buffer",
+            options.receive_buffer,
+            buffer(libc::SO_RCVBUF)?,
+            "net.core.rmem_max",
+        ),
+        (
+            "--send-buffer",
+            options.send_buffer,
+            buffer(libc::SO_SNDBUF)?,
+            "net.core.wmem_max",
+        ),
+        (
+            "--backlog",
+            backlog,
+            backlog_max.unwrap_or(backlog),
+            "net.core.somaxconn",
+        ),
+    ];
+    let less = |(_, wanted, granted, _): &(_, usize, usize, _)| granted < wanted;
+    Ok(all.into_iter().filter(less).collect())
 }
 
 /// Sets what the kernel may hold of datagrams that were not taken yet, whatever its limit (net.core.rmem_max) is if we may;

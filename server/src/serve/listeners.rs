@@ -186,6 +186,13 @@ impl Listeners {
             .map_err(|error| (n, error))?;
             open.push(this);
         }
+        for (flag, wanted, granted, limit) in net::not_granted(options).unwrap_or_default() {
+            warn!(
+                wanted,
+                granted,
+                "the kernel grants less than {flag} asks for: raise {limit}, or lower {flag}"
+            );
+        }
         for (name, _) in inherited.systemd.drain(..) {
             warn!(
                 name,
@@ -294,7 +301,7 @@ impl Open {
             return Ok(());
         };
         if let Some(first) = self.sockets.first() {
-            address = net::local_address(first)?;
+            address.set_port(net::local_address(first)?.port());
         }
         while self.sockets.len() < count as usize {
             let socket = match kind {
@@ -302,7 +309,7 @@ impl Open {
                 Kind::Datagram => net::receive_datagrams(address, options)?,
             };
             // With port 0 the kernel chooses once, and the other loops take the same.
-            address = net::local_address(&socket)?;
+            address.set_port(net::local_address(&socket)?.port());
             self.sockets.push(Arc::new(socket));
         }
         self.address = ListenAddress::Inet(address);
