@@ -216,7 +216,10 @@ fn means_us(host: &str, hosts: &[String]) -> bool {
     };
     name.parse::<Ipv4Addr>().is_ok()
         || !name.contains('.')
-        || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+        || hosts.iter().any(|known| {
+            let [known, name] = [known, name].map(|name| name.strip_suffix('.').unwrap_or(name));
+            known.eq_ignore_ascii_case(name)
+        })
 }
 
 fn page() -> Response<'static> {
@@ -254,6 +257,9 @@ mod tests {
             ("", true),
             ("metrics.example.org", true),
             ("Metrics.Example.Org:9180", true),
+            ("metrics.example.org.", true),
+            ("metrics.example.org.:9180", true),
+            ("metrics.example.org..", false),
             ("example.org", false),
             ("evil.example:9180", false),
             ("127.0.0.1.evil.example", false),
