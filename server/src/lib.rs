@@ -41,9 +41,11 @@ mod threads;
 pub use listen::ListenAddress;
 pub use peer::Trusted;
 pub use plan::{FrontPlan, Plan, PlanError, constant_for};
-pub use serve::{App, check_file, print_asked, refuse_line, serve, serve_escaping, serve_forwards};
+pub use serve::{
+    App, check_file, print_asked, refuse_line, refuse_plan, serve, serve_escaping, serve_forwards,
+};
 pub use settings::{
     AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,
     ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
-    parse_duration,
+    parse_count, parse_duration,
 };

@@ -122,6 +122,14 @@ pub enum PlanError {
         /// Why.
         why: &'static str,
     },
+    /// A value that is in a list more than once.
+    #[error("{flag} {value} is given twice: leave one of them out")]
+    Twice {
+        /// The flag.
+        flag: &'static str,
+        /// The value.
+        value: String,
+    },
     /// A value above what works.
     #[error("{flag} is {was}; it must be at most {most}: {why}")]
     TooLarge {
@@ -134,6 +142,13 @@ pub enum PlanError {
         /// Why.
         why: &'static str,
     },
+}
+
+impl PlanError {
+    /// Whether it is for want of what the machine has, and not of the flags alone.
+    pub(crate) fn is_of_the_machine(&self) -> bool {
+        matches!(self, PlanError::Bound(BoundError::OverLimit { .. }))
+    }
 }
 
 impl Plan {
@@ -154,6 +169,7 @@ impl Plan {
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn for_another_machine(settings: &Settings) -> Result<Self, PlanError> {
         check_application(settings)?;
+        check_admin_host(&settings.front)?;
         let bucket = BucketGeometry::new(
             settings.application.bucket_size,
             settings.application.stack_size,
@@ -177,6 +193,8 @@ impl Plan {
         } else {
             check_front(&settings.front)?;
             check_admin(&settings.front, settings.listen.iter())?;
+            check_listen(&settings.listen)?;
+            check_ipv6(&settings.front, settings.listen.iter())?;
             check_request_size(settings)?;
             let terms = with_a_front_end(settings, buckets, &channel);
             (terms, settings.front.loops())
@@ -198,10 +216,10 @@ impl FrontPlan {
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn new(settings: &FrontSettings, config: &Config) -> Result<Self, PlanError> {
         check_front(settings)?;
-        check_admin(
-            settings,
-            config.forwards.iter().map(|forward| &forward.address),
-        )?;
+        check_admin_host(settings)?;
+        let listen = || config.forwards.iter().map(|forward| &forward.address);
+        check_admin(settings, listen())?;
+        check_ipv6(settings, listen())?;
         if !settings.channel_limit.get().is_multiple_of(PAGE) || settings.channel_limit.get() == 0 {
             return Err(PlanError::TooSmall {
                 flag: "--channel-limit",
@@ -894,12 +912,58 @@ const OF_TIMES: [&str; 1] = ["--deadline"];
 /// Flags that hold for `udp://` forwards only.
 const OF_DATAGRAMS: [&str; 1] = ["--datagram-buffer"];
 
+/// Names of an address that is not there.
+fn check_admin_host(settings: &FrontSettings) -> Result<(), PlanError> {
+    if settings.admin.is_none() && !settings.admin_host.is_empty() {
+        return Err(PlanError::Alone {
+            flag: "--admin-host",
+            other: "--admin",
+            todo: "say where metrics are asked for, or leave the name out",
+        });
+    }
+    Ok(())
+}
+
+/// Two listeners at one address would share its connections.
+fn check_listen(listen: &[ListenAddress]) -> Result<(), PlanError> {
+    let twice =
+        |(n, one): &(usize, &ListenAddress)| !the_kernels_choice(one) && listen[..*n].contains(one);
+    match listen.iter().enumerate().find(twice) {
+        Some((_, one)) => Err(PlanError::Twice {
+            flag: "--listen",
+            value: one.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// `--ipv6-only` is of addresses of IPv6.
+fn check_ipv6<'a>(
+    settings: &'a FrontSettings,
+    listen: impl Iterator<Item = &'a ListenAddress>,
+) -> Result<(), PlanError> {
+    let is_ipv6 =
+        |one: &ListenAddress| matches!(one, ListenAddress::Inet(address) if address.is_ipv6());
+    if settings.ipv6_only && !listen.chain(&settings.admin).any(is_ipv6) {
+        return Err(PlanError::Alone {
+            flag: "--ipv6-only",
+            other: "an address of IPv6",
+            todo: "listen on one, as [::]:8080, or leave the flag out",
+        });
+    }
+    Ok(())
+}
+
+/// Port 0.
+fn the_kernels_choice(address: &ListenAddress) -> bool {
+    matches!(address, ListenAddress::Inet(address) if address.port() == 0)
+}
+
 /// The address of `--admin` must be one that the public is not told.
 fn check_admin<'a>(
     settings: &FrontSettings,
     mut public: impl Iterator<Item = &'a ListenAddress>,
 ) -> Result<(), PlanError> {
-    let the_kernels_choice = |address: &ListenAddress| matches!(address, ListenAddress::Inet(address) if address.port() == 0);
     match &settings.admin {
         Some(admin) if !the_kernels_choice(admin) && public.any(|one| one == admin) => {
             Err(PlanError::Together {

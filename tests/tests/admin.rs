@@ -375,7 +375,7 @@ fn an_address_that_is_taken_is_told_by_the_flag() {
     }
     let flags = "--listen 127.0.0.1:4713 --admin 127.0.0.1:4713 --check";
     let ended = Launch::of("hello").flags(flags).run();
-    assert_eq!(ended.code(), 1);
+    assert_eq!(ended.code(), 2);
     assert!(
         ended
             .stderr()
@@ -486,7 +486,7 @@ fn strict_heap_makes_an_allocation_outside_the_region_fatal_and_says_where_it_wa
     let refused = Launch::of("oom")
         .flags("--door /tmp/x.door --strict-heap")
         .run();
-    assert_eq!(refused.code(), 1);
+    assert_eq!(refused.code(), 2);
     assert!(
         refused
             .stderr()

@@ -112,7 +112,7 @@ fn every_mistake_of_a_file_is_told_at_once_with_line_and_column() {
          [[forward]]\nlisten = \"tcp://127.0.0.1:81\"\ndoor = \"d\"\n";
     let path = file(&folder, text);
     let ended = check(&path);
-    assert_eq!(ended.code(), 1);
+    assert_eq!(ended.code(), 2);
     let said = ended.stderr();
     let name = path.display();
     let lines: Vec<_> = said.lines().collect();
@@ -145,7 +145,7 @@ fn what_only_shows_with_other_settings_has_its_place_too() {
     let ended = check(&path);
     let start = format!("error: {}:1:16: --idle-timeout is 0", path.display());
     assert!(
-        ended.code() == 1 && ended.stderr().starts_with(&start),
+        ended.code() == 2 && ended.stderr().starts_with(&start),
         "{}",
         ended.stderr()
     );
@@ -262,7 +262,25 @@ fn a_flag_that_may_be_given_more_than_once_is_a_list_in_a_file() {
         "{}",
         ended.stdout
     );
+    for (value, shown) in [("true", true), ("false", false)] {
+        let line = format!("ipv6-only = {value}");
+        let text = forward.replace("127.0.0.1", "[::]");
+        let ended = check(&file(&folder, &format!("{line}\n{text}")));
+        assert_eq!(ended.code(), 0, "{}", ended.stderr());
+        assert!(
+            ended.stdout.contains(&format!("--ipv6-only {shown}")),
+            "{}",
+            ended.stdout
+        );
+    }
     for (line, part) in [
+        ("ipv6-only = true", "1:13: --ipv6-only needs"),
+        ("ipv6-only = 1", "`ipv6-only`"),
+        ("connections = true", "not a boolean"),
+        (
+            "admin-host = \"a.example\"",
+            "1:14: --admin-host needs --admin",
+        ),
         ("trust = [\"10.0.0.1/8\"]", "1:1: "),
         ("trust = []", "`trust` is an empty list"),
         ("trust = [true]", "not a boolean"),
@@ -272,7 +290,7 @@ fn a_flag_that_may_be_given_more_than_once_is_a_list_in_a_file() {
         ),
     ] {
         let ended = with(line);
-        assert_eq!(ended.code(), 1, "{line}");
+        assert_eq!(ended.code(), 2, "{line}");
         let part = part.trim_start_matches("1:1: ");
         assert!(ended.stderr().contains(part), "{line}: {}", ended.stderr());
     }

@@ -66,7 +66,7 @@ fn figure(lines: &[String], name: &str) -> u64 {
 #[test]
 fn an_application_of_connections_asks_for_a_door() {
     let ended = Launch::of("tcp-echo").run();
-    assert_eq!(ended.code(), 1);
+    assert_eq!(ended.code(), 2);
     assert!(ended.stderr().contains("--door PATH"), "{}", ended.stderr());
     assert!(ended.stderr().contains("tcp://"), "{}", ended.stderr());
 }
@@ -572,7 +572,7 @@ fn flags_that_would_mean_nothing_to_a_forward_are_refused_by_name() {
             .run();
         let said = ended.stderr();
         assert!(
-            ended.code() == 1
+            ended.code() == 2
                 && said.contains(flag)
                 && said.contains(&format!("{scheme}://"))
                 && (said.contains("leave it out") || said.contains("un another front end")),
@@ -587,7 +587,7 @@ fn flags_that_would_mean_nothing_to_a_forward_are_refused_by_name() {
         .flags(&format!("check {}", file.display()))
         .run();
     assert!(
-        ended.code() == 1 && ended.stderr().contains("transom.toml:1:"),
+        ended.code() == 2 && ended.stderr().contains("transom.toml:1:"),
         "{}",
         ended.stderr()
     );

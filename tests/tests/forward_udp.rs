@@ -78,7 +78,7 @@ fn figure(lines: &[String], name: &str) -> u64 {
 #[test]
 fn an_application_of_datagrams_asks_for_a_door() {
     let ended = Launch::of("dns").run();
-    assert_eq!(ended.code(), 1);
+    assert_eq!(ended.code(), 2);
     assert!(ended.stderr().contains("--door PATH"), "{}", ended.stderr());
     assert!(ended.stderr().contains("udp://"), "{}", ended.stderr());
 }

@@ -224,7 +224,7 @@ fn a_proxys_header_may_be_as_long_as_the_flag_says() {
         let ended = Launch::of_file(env!("CARGO_BIN_EXE_peer"))
             .flags(&flags)
             .run();
-        assert_eq!(ended.code(), 1, "{limit}");
+        assert_eq!(ended.code(), 2, "{limit}");
         assert!(
             ended.stderr().contains("--proxy-header-limit"),
             "{}",
@@ -408,7 +408,7 @@ fn flags_that_mean_nothing_alone_are_refused() {
         ),
     ] {
         let ended = Launch::of("hello").flags(flags).run();
-        assert_eq!(ended.code(), 1);
+        assert_eq!(ended.code(), 2);
         let said = ended.stderr();
         assert!(parts.iter().all(|part| said.contains(part)), "{said}");
     }

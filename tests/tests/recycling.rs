@@ -873,7 +873,7 @@ fn the_former_name_of_the_limit_is_an_alias_and_both_names_are_an_error() {
     let both = oom("--check --parked-limit 3")
         .env("TRANSOM_LOST_LIMIT", "3")
         .run();
-    assert_eq!(both.code(), 1);
+    assert_eq!(both.code(), 2);
     for name in ["--parked-limit", "--lost-limit", "TRANSOM_PARKED_LIMIT"] {
         assert!(both.stderr().contains(name), "{}", both.stderr());
     }

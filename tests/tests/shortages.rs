@@ -334,6 +334,12 @@ fn what_was_asked_for_and_cannot_be_written_is_a_failure() {
         assert!(!ended.status.success(), "{app} {words:?}: {said}");
         assert!(said.contains("No space left"), "{app} {words:?}: {said}");
         assert!(into(Stdio::piped()).status.success(), "{app} {words:?}");
+        let (reader, closed) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let ended = into(closed.into());
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{app} {words:?}: {said}");
+        assert!(said.contains("Broken pipe"), "{app} {words:?}: {said}");
     }
 }
 

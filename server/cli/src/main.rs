@@ -104,9 +104,6 @@ fn main() -> ExitCode {
 fn bound(settings: &Settings) -> ExitCode {
     match Plan::new(settings) {
         Ok(plan) => transom::print_asked(format_args!("{}\n", plan.bound)),
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => transom::refuse_plan(error),
     }
 }

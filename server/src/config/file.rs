@@ -166,6 +166,9 @@ fn setting(
             let what = format!("`{name}` has one value, not a list of them");
             return Err(text.problem(&value.span(), what));
         }
+        DeValue::Boolean(value) if keys.switches.iter().any(|switch| switch == name) => {
+            value.to_string()
+        }
         _ => word(text, name, value)?,
     };
     (keys.check)(name, &written)

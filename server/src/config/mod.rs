@@ -168,6 +168,8 @@ pub struct Keys<'k> {
     pub names: Vec<String>,
     /// Of these, those that may be given more than once.
     pub lists: Vec<String>,
+    /// Of these, those that are true or false.
+    pub switches: Vec<String>,
     /// Whether a flag takes a value; if not, why.
     pub check: &'k dyn Fn(&str, &str) -> Result<(), String>,
 }

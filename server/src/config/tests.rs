@@ -12,10 +12,11 @@ fn check(name: &str, value: &str) -> Result<(), String> {
 
 fn keys() -> Keys<'static> {
     Keys {
-        names: ["connections", "queue-timeout", "trust"]
+        names: ["connections", "queue-timeout", "trust", "ipv6-only"]
             .map(str::to_owned)
             .into(),
         lists: vec!["trust".to_owned()],
+        switches: vec!["ipv6-only".to_owned()],
         check: &check,
     }
 }

@@ -29,6 +29,7 @@ pub fn configuration(bytes: &[u8]) {
     let read = || {
         let keys = Keys {
             lists: Vec::new(),
+            switches: Vec::new(),
             names: vec!["connections".to_owned(), "queue-timeout".to_owned()],
             check: &check,
         };

@@ -85,11 +85,13 @@ pub enum LogError {
     #[error("the log's queue cannot hold {0} records: choose 1 to {QUEUE_MAX}")]
     Queue(usize),
     /// There is no descriptor left for the log.
-    #[error("cannot duplicate the descriptor of stderr for the log")]
-    Stderr(#[source] io::Error),
+    #[error("cannot duplicate the descriptor of stderr for the log: {0}; check `ulimit -n`")]
+    Stderr(io::Error),
     /// There is no thread left for the log.
-    #[error("cannot start the thread that writes the log")]
-    Thread(#[source] io::Error),
+    #[error(
+        "cannot start the thread that writes the log: {0}; check `ulimit -u` and the cgroup's pids.max"
+    )]
+    Thread(io::Error),
 }
 
 /// Bytes that a log with a queue of `queue` records takes for good: the queue, the writer's buffer and its stack.

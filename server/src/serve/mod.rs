@@ -23,7 +23,8 @@ use crate::listen::ListenAddress;
 use crate::log::{self, LogHandle, LogOptions};
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
-use clap::error::{ContextKind, ContextValue};
+use clap::builder::ValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use descriptors::ForHandlers;
 use listeners::Inherited;
@@ -31,7 +32,8 @@ use recycle::{Because, Sentence, Way};
 use signals::Signals;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{Policy, settle_process_heap};
@@ -230,13 +232,15 @@ enum StartError {
     Attach(#[from] transom_doors::AttachError),
     #[error(transparent)]
     Log(#[from] log::LogError),
-    #[error("--access-log-file {}: {}", .path.display(), explain_file(.source))]
+    #[error("--access-log-file {}: {}", .path.display(), explain_file(.source, .path))]
     AccessLog { path: PathBuf, source: io::Error },
     #[error(
         "--access-log: standard output cannot be written to: {0}; name a file with --access-log-file"
     )]
     AccessOutput(io::Error),
-    #[error("cannot start the thread that writes the access log: {0}; check `ulimit -u`")]
+    #[error(
+        "cannot start the thread that writes the access log: {0}; check `ulimit -u` and the cgroup's pids.max"
+    )]
     AccessThread(io::Error),
     #[error("standard output cannot be written to: {0}")]
     Output(io::Error),
@@ -271,13 +275,17 @@ fn explain(error: &io::Error, address: &ListenAddress) -> String {
     }
 }
 
-fn explain_file(error: &io::Error) -> String {
+fn explain_file(error: &io::Error, path: &Path) -> String {
     match error.raw_os_error() {
         Some(libc::ENOENT) => format!("{error}; make its folder first"),
         Some(libc::EACCES | libc::EROFS) => {
             format!("{error}; let this user write there, or name another file")
         }
         Some(libc::EISDIR) => format!("{error}; name a file in it"),
+        Some(libc::ENXIO) if is_socket(path) => format!(
+            "{error}; that is a socket, which cannot be opened: name a file, or leave the flag out, and the lines go to \
+             standard output"
+        ),
         Some(libc::ENXIO) => format!("{error}; nobody reads that pipe: start its reader first"),
         _ => format!("{error}; name a file that can be appended to"),
     }
@@ -290,6 +298,28 @@ fn say_backtraces() {
         transom_platform::own_log::info!(
             "backtraces are on: the first that a handler prints (an error of anyhow by {{:?}}) needs the symbol tables of the program, which fit no bucket: print one in App::warm_up, or set RUST_LIB_BACKTRACE=0"
         );
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|found| found.file_type().is_socket())
+}
+
+impl StartError {
+    /// The status of the process: 2 if flags, variables or the file are wrong whatever the machine has, so that another start
+    /// would end the same way.
+    fn status(&self) -> u8 {
+        let is_wrong = match self {
+            StartError::Plan(plan) => !plan.is_of_the_machine(),
+            StartError::Setting { source, .. } => !source.is_of_the_machine(),
+            StartError::NoPromise
+            | StartError::NeedsDoor { .. }
+            | StartError::Config(_)
+            | StartError::CommandLine(_) => true,
+            _ => false,
+        };
+        if is_wrong { 2 } else { 1 }
     }
 }
 
@@ -381,7 +411,7 @@ impl App {
     /// Reads the command line and serves until a signal ends it.
     ///
     /// The status is 0 after a clean drain, 1 if the server could not start or requests were cut at the end of the drain,
-    /// 2 for a command line that is wrong, 75 when lost buckets reached `--lost-limit` and no new instance has taken over
+    /// 2 for flags, variables or a file that are wrong, 75 when lost buckets reached `--lost-limit` and no new instance has taken over
     /// (`--recycle`).
     #[must_use = "main should return it, so that the process ends with that status"]
     pub fn serve(mut self) -> ExitCode {
@@ -530,18 +560,27 @@ pub fn print_asked(text: fmt::Arguments<'_>) -> ExitCode {
     report(print(text))
 }
 
-/// Writes to standard output what was asked for. A closed pipe is no reason to fail: its reader has seen enough.
+/// Says why a memory equation cannot be printed. The status of the process.
+pub fn refuse_plan(error: crate::plan::PlanError) -> ExitCode {
+    report(Err(error.into()))
+}
+
+/// Writes to standard output what was asked for.
 fn print(text: fmt::Arguments<'_>) -> Result<ExitCode, StartError> {
     let mut out = io::stdout().lock();
-    match out.write_fmt(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(StartError::Output(error)),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    let written = out.write_fmt(text).and_then(|()| out.flush());
+    written.map_err(StartError::Output)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints why a command line is not taken, or what it has asked for (`--help`, `--version`). The status of the process.
 pub fn refuse_line(error: &clap::Error, command: &clap::Command) -> ExitCode {
-    let printed = error.print();
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(word) = std::env::args_os().find(|word| word.to_str().is_none())
+    {
+        let _ = writeln!(io::stderr(), "\nThat is {word:?} on the command line");
+    }
     if let Some((flag, variable)) = from_environment(error, command) {
         let value = std::env::var_os(variable).unwrap_or_default();
         let _ = writeln!(
@@ -550,9 +589,7 @@ pub fn refuse_line(error: &clap::Error, command: &clap::Command) -> ExitCode {
         );
     }
     match (error.exit_code(), printed) {
-        (0, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            report(Err(StartError::Output(error)))
-        }
+        (0, Err(error)) => report(Err(StartError::Output(error))),
         (code, _) => ExitCode::from(u8::try_from(code).unwrap_or(2)),
     }
 }
@@ -562,12 +599,20 @@ fn from_environment<'c>(
     error: &clap::Error,
     command: &'c clap::Command,
 ) -> Option<(String, &'c str)> {
+    let commands = std::iter::once(command).chain(command.get_subcommands());
+    let mut arguments = commands.flat_map(clap::Command::get_arguments);
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        let argument = arguments.find(|one| {
+            let value = one.get_env().and_then(std::env::var_os);
+            value.is_some_and(|value| value.to_str().is_none()) && !is_path(one)
+        })?;
+        let flag = format!("--{}", argument.get_long()?);
+        return Some((flag, argument.get_env()?.to_str()?));
+    }
     let Some(ContextValue::String(about)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
     let flag = about.split([' ', '=']).next()?;
-    let commands = std::iter::once(command).chain(command.get_subcommands());
-    let mut arguments = commands.flat_map(clap::Command::get_arguments);
     let argument = arguments.find(|one| {
         one.get_long()
             .is_some_and(|long| flag.strip_prefix("--") == Some(long))
@@ -581,13 +626,18 @@ fn from_environment<'c>(
     (std::env::var_os(variable).is_some() && !is_on_line).then(|| (flag.to_owned(), variable))
 }
 
+/// Whether an argument takes bytes that are no text.
+fn is_path(argument: &clap::Arg) -> bool {
+    argument.get_value_parser().type_id() == ValueParser::path_buf().type_id()
+}
+
 /// The status of a server that ran, or the sentence why it did not.
 fn report(result: Result<ExitCode, StartError>) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: {error}");
-            ExitCode::from(1)
+            ExitCode::from(error.status())
         }
     }
 }

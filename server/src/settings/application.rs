@@ -1,6 +1,6 @@
 //! What an application needs: its buckets, its state, and the channels over which it is called.
 
-use super::values::parse_duration;
+use super::values::{parse_count, parse_duration};
 use clap::{Args, ValueEnum};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -161,6 +161,7 @@ pub struct ApplicationSettings {
         long,
         env = "TRANSOM_LOST_LIMIT",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU32>,
         help_heading = "Memory"
     )]
     pub lost_limit: Option<NonZeroU32>,
@@ -170,6 +171,7 @@ pub struct ApplicationSettings {
         long,
         env = "TRANSOM_PARKED_LIMIT",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU32>,
         help_heading = "Memory",
         hide = true
     )]
@@ -207,7 +209,8 @@ pub enum RecycleSetting {
 #[derive(Debug, Clone, Args)]
 pub struct ChannelSettings {
     /// Calls in flight per loop, in a handler or waiting for one [default: twice the buckets, 16 to 4096]
-    #[arg(long, env = "TRANSOM_SLOTS", value_name = "N", help_heading = "Memory")]
+    #[arg(long, env = "TRANSOM_SLOTS", value_name = "N",
+        value_parser = parse_count::<NonZeroU32>, help_heading = "Memory")]
     pub slots: Option<NonZeroU32>,
 
     /// Bytes of a request in its slot: head, decoded path, index of fields, body. A larger body streams through it

@@ -1,6 +1,6 @@
 //! `--door`: the application as a process of its own, called by front ends and other clients at a path.
 
-use super::values::{parse_duration, parse_group, parse_mode, parse_user};
+use super::values::{parse_count, parse_duration, parse_group, parse_mode, parse_user};
 use clap::Args;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct DoorSettings {
     /// Serve a door at this path, and no HTTP: `transom serve` is the front end then
     ///
-    /// Of the flags of a front end, those of the log, --drain-timeout and --handover-timeout still hold; the others have no effect.
+    /// Of the flags of a front end, those of the log, of --admin, --drain-timeout and --handover-timeout still hold; the others have no effect.
     #[arg(
         long,
         env = "TRANSOM_DOOR",
@@ -29,6 +29,7 @@ pub struct DoorSettings {
         value_name = "OCTAL",
         default_value = "0600",
         requires = "door",
+        conflicts_with = "listen",
         help_heading = "Door"
     )]
     pub door_mode: u32,
@@ -40,6 +41,7 @@ pub struct DoorSettings {
         value_parser = parse_user,
         value_name = "USER|UID",
         requires = "door",
+        conflicts_with = "listen",
         help_heading = "Door"
     )]
     pub door_owner: Option<u32>,
@@ -51,6 +53,7 @@ pub struct DoorSettings {
         value_parser = parse_group,
         value_name = "GROUP|GID",
         requires = "door",
+        conflicts_with = "listen",
         help_heading = "Door"
     )]
     pub door_group: Option<u32>,
@@ -63,6 +66,7 @@ pub struct DoorSettings {
         value_name = "TIME",
         default_value = "0",
         requires = "door",
+        conflicts_with = "listen",
         help_heading = "Door"
     )]
     pub door_wait: Duration,
@@ -72,8 +76,10 @@ pub struct DoorSettings {
         long,
         env = "TRANSOM_DOOR_CHANNELS",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU32>,
         default_value = "16",
         requires = "door",
+        conflicts_with = "listen",
         help_heading = "Door"
     )]
     pub door_channels: NonZeroU32,
@@ -83,7 +89,9 @@ pub struct DoorSettings {
         long,
         env = "TRANSOM_DOOR_CHANNELS_PER_USER",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU32>,
         requires = "door",
+        conflicts_with = "listen",
         help_heading = "Door"
     )]
     pub door_channels_per_user: Option<NonZeroU32>,

@@ -61,17 +61,19 @@ struct FrontOnly {
 /// The flags that a file may set: all that have a value.
 pub(crate) fn keys() -> Keys<'static> {
     let command = FrontOnly::command();
-    let valued = command
-        .get_arguments()
-        .filter(|flag| matches!(flag.get_action(), ArgAction::Set | ArgAction::Append));
-    let is_list = |flag: &&clap::Arg| matches!(flag.get_action(), ArgAction::Append);
+    let names = |are: fn(&&clap::Arg) -> bool| {
+        let flags = command.get_arguments().filter(are);
+        flags
+            .filter_map(|flag| flag.get_long().map(str::to_owned))
+            .collect()
+    };
     Keys {
-        lists: (command.get_arguments().filter(is_list))
-            .filter_map(|flag| flag.get_long().map(str::to_owned))
-            .collect(),
-        names: valued
-            .filter_map(|flag| flag.get_long().map(str::to_owned))
-            .collect(),
+        lists: names(|flag| matches!(flag.get_action(), ArgAction::Append)),
+        names: names(|flag| matches!(flag.get_action(), ArgAction::Set | ArgAction::Append)),
+        switches: names(|flag| {
+            let values = flag.get_num_args();
+            values.is_some_and(|values| values.min_values() == 0)
+        }),
         check: &takes,
     }
 }
@@ -211,6 +213,7 @@ mod tests {
             "channel-limit",
             "log",
             "trust",
+            "ipv6-only",
         ] {
             assert!(has(name), "{name}: {:?}", keys.names);
         }
@@ -228,9 +231,11 @@ mod tests {
                 "write a whole number and ms, s, m or h",
             ),
             ("head-limit", "16KB", "use B, KiB, MiB"),
-            ("connections", "0", "zero"),
+            ("connections", "0", "the least is 1"),
             ("log", "pretty", "auto, human, json"),
-            ("log-level", "loud", "level"),
+            ("log-level", "loud", "off, error, warn, info, debug, trace"),
+            ("log-level", "", "off, error, warn, info, debug, trace"),
+            ("log-level", "3", "off, error, warn, info, debug, trace"),
             ("connections", "", "empty"),
         ] {
             let why = takes(name, value).expect_err(name);

@@ -1,13 +1,13 @@
 //! What a front end needs, with or without an application of its own.
 
-use super::values::{parse_duration, parse_host, parse_mode};
+use super::values::{level_parser, parse_count, parse_duration, parse_host, parse_mode};
 use crate::access::Style;
 use crate::listen::ListenAddress;
 use crate::log::LogFormat;
 use crate::net::ListenOptions;
 use crate::peer::Trusted;
 use crate::peer::forwarded::Field;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub struct FrontSettings {
         long,
         env = "TRANSOM_LOOPS",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU16>,
         help_heading = "Serving"
     )]
     pub loops: Option<NonZeroU16>,
@@ -32,6 +33,7 @@ pub struct FrontSettings {
         long,
         env = "TRANSOM_CONNECTIONS",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU32>,
         default_value = "1024",
         help_heading = "Serving"
     )]
@@ -44,15 +46,17 @@ pub struct FrontSettings {
         long,
         env = "TRANSOM_CONNECTIONS_PER_ADDRESS",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU32>,
         help_heading = "Serving"
     )]
     pub connections_per_address: Option<NonZeroU32>,
 
-    /// Connections that may wait to be accepted, per listener
+    /// Connections that may wait to be accepted, per listener. What the kernel does not grant is said at the start
     #[arg(
         long,
         env = "TRANSOM_BACKLOG",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU16>,
         default_value = "1024",
         help_heading = "Serving"
     )]
@@ -81,7 +85,18 @@ pub struct FrontSettings {
     pub admin_host: Vec<String>,
 
     /// Take only IPv6 at `[::]`. Without, IPv4 comes there too, unless 0.0.0.0 is listened on at the same port
-    #[arg(long, env = "TRANSOM_IPV6_ONLY", help_heading = "Serving")]
+    #[arg(
+        long,
+        env = "TRANSOM_IPV6_ONLY",
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        hide_default_value = true,
+        help_heading = "Serving"
+    )]
     pub ipv6_only: bool,
 
     /// Permissions of the Unix sockets that are listened on: who may connect is who may write to them
@@ -136,6 +151,7 @@ pub struct FrontSettings {
         long,
         env = "TRANSOM_REQUESTS_PER_CONNECTION",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU32>,
         default_value = "1000000",
         help_heading = "Serving"
     )]
@@ -146,6 +162,7 @@ pub struct FrontSettings {
         long,
         env = "TRANSOM_PARTIAL_HEADS",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU16>,
         default_value = "256",
         help_heading = "Memory"
     )]
@@ -171,7 +188,8 @@ pub struct FrontSettings {
     )]
     pub body_limit: Bytes,
 
-    /// Bytes that the kernel may hold of what a client has sent (it doubles them for its own bookkeeping)
+    /// Bytes that the kernel may hold of what a client has sent (it doubles them for its own bookkeeping).
+    /// What it does not grant is said at the start
     #[arg(
         long,
         env = "TRANSOM_RECEIVE_BUFFER",
@@ -192,7 +210,8 @@ pub struct FrontSettings {
     )]
     pub datagram_buffer: Bytes,
 
-    /// Bytes that the kernel may hold of what a client has not taken yet (doubled likewise)
+    /// Bytes that the kernel may hold of what a client has not taken yet (doubled likewise). What it does not grant is said at
+    /// the start
     #[arg(
         long,
         env = "TRANSOM_SEND_BUFFER",
@@ -284,11 +303,12 @@ pub struct FrontSettings {
     )]
     pub log: LogSetting,
 
-    /// The least severe log line that is written: off, error, warn, info, debug
+    /// The least severe log line that is written
     #[arg(
         long,
         env = "TRANSOM_LOG_LEVEL",
         value_name = "LEVEL",
+        value_parser = level_parser(),
         default_value = "info",
         help_heading = "Logs"
     )]
@@ -299,6 +319,7 @@ pub struct FrontSettings {
         long,
         env = "TRANSOM_LOG_QUEUE",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU16>,
         default_value = "512",
         help_heading = "Logs"
     )]
@@ -340,6 +361,7 @@ pub struct FrontSettings {
         long,
         env = "TRANSOM_ACCESS_LOG_QUEUE",
         value_name = "N",
+        value_parser = parse_count::<NonZeroU16>,
         default_value = "1024",
         help_heading = "Logs"
     )]

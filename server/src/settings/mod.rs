@@ -1,7 +1,7 @@
 //! The command line: every limit is a flag with a default, and an environment variable `TRANSOM_…`.
 //!
 //! Parsing checks what a single value can show; [`crate::plan`] checks what they mean together. Nothing is clamped: a
-//! setting that cannot hold is refused by the name of its flag.
+//! setting that cannot hold is refused by the name of its flag. Where the kernel has limits of its own, a WARN says so.
 
 mod application;
 mod door;
@@ -16,7 +16,7 @@ pub use door::DoorSettings;
 pub use file::ForwardSettings;
 pub use front::{AccessLogSetting, ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
 pub(crate) use values::parse_door_owner;
-pub use values::parse_duration;
+pub use values::{parse_count, parse_duration};
 
 use crate::listen::ListenAddress;
 use clap::Args;

@@ -1,8 +1,12 @@
 //! Values that are not simply numbers: times, permissions, users.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::ffi::CString;
 use std::io;
+use std::num::{IntErrorKind, ParseIntError};
+use std::str::FromStr;
 use std::time::Duration;
+use tracing::level_filters::LevelFilter;
 use transom_doors::DoorOwner;
 
 /// Reads `250ms`, `10s`, `2m`, `1h` or `0`.
@@ -39,6 +43,23 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
                 most / 86_400_000
             )
         })
+}
+
+/// Reads a whole number that is not 0.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_count<N: FromStr<Err = ParseIntError>>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|error: N::Err| match error.kind() {
+        IntErrorKind::Zero => "the least is 1".to_owned(),
+        _ => error.to_string(),
+    })
+}
+
+/// Reads a level by its name. (`LevelFilter` takes numbers too, and no text at all for `off`.)
+pub(super) fn level_parser() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .map(|name| name.parse().expect("the name of a level"))
 }
 
 /// Reads permissions as chmod(1) takes them, in octal.

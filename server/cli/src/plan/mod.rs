@@ -21,7 +21,6 @@ use self::report::Report;
 use self::values::{parse_factor, parse_rate, parse_share, parse_time, share, size};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
-use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -86,7 +85,7 @@ pub struct PlanFlags {
     ///
     /// With as many buckets nothing is refused. With fewer, a request for which the proxy has no connection left counts as one that
     /// got a 503, although it may wait there.
-    #[arg(long, value_name = "N", help_heading = "Plan")]
+    #[arg(long, value_name = "N", value_parser = transom::parse_count::<NonZeroU32>, help_heading = "Plan")]
     front_connections: Option<NonZeroU32>,
 
     /// What a server has measured: http://ADDRESS:PORT/metrics or unix:SOCKET of its --admin, or a file with that page
@@ -119,7 +118,7 @@ are of a load that stays; a burst is taken to stay, too.
 P(500) is the share of measured requests that need more than an arena; it knows nothing of stacks, nor of requests that nobody has
 sent yet.
 
-The exit status is 0 if the target is met within the memory, 1 if it is not, 2 if there is nothing to compute.";
+The exit status is 0 if the target is met within the memory, 1 if it is not or the plan cannot be written, 2 if there is nothing to compute.";
 
 /// Prints the plan. `line` is what the command line of `transom plan` was parsed to.
 pub fn run(flags: &PlanFlags, line: &ArgMatches) -> ExitCode {
@@ -135,9 +134,9 @@ pub fn run(flags: &PlanFlags, line: &ArgMatches) -> ExitCode {
     } else {
         report.to_string()
     };
-    if let Err(error) = io::stdout().write_all(text.as_bytes()) {
-        eprintln!("error: the plan cannot be written: {error}");
-        return ExitCode::from(BAD_USAGE);
+    let printed = transom::print_asked(format_args!("{text}"));
+    if printed != ExitCode::SUCCESS {
+        return printed;
     }
     if report.met && report.fits {
         ExitCode::SUCCESS
