@@ -558,6 +558,7 @@ impl Bucket {
         // SAFETY: the thread is gone, and its frames with it.
         unsafe { self.close_extension() };
         recovery::settle_pools(self);
+        self.held.forget_all();
         self.look_at_kept();
     }
 

@@ -37,11 +37,11 @@ use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::events::{ABORTING, DRAWS, MARKED, NOTED};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
-use crate::overdraft;
 use crate::panic::{self, PanicNote};
 use crate::parking::{on_cleanup_stack, park, sleep_for_ever};
 use crate::signal;
 use crate::thread::{bound, thread};
+use crate::{overdraft, shared};
 use bumpalo::Bump;
 use std::alloc::Layout;
 use std::any::Any;
@@ -244,6 +244,9 @@ impl Tenant {
             ControlFlow::Continue(Err(payload)) => Err(self.unwound(payload)),
             ControlFlow::Break(_) => Err(self.escaped()),
         };
+        if shared::has_closures(bucket) {
+            shared::give_up_closures(bucket, WayOut::Parked);
+        }
         thread(|t| {
             t.aim.set(ptr::null());
             t.bound.set(ptr::null());
@@ -371,7 +374,12 @@ pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
 
 /// Releases the cells that a request which did not return has locked, then runs its cleanups, however many panic.
 pub(crate) fn clean_up(bucket: &Bucket, way_out: WayOut) {
-    bucket.held.release_all(bucket, way_out);
+    // What has not been released by an unwinding, no frame of it has held: a coroutine has, which is suspended.
+    let left = match way_out {
+        WayOut::Unwound => WayOut::Parked,
+        way_out => way_out,
+    };
+    shared::give_up_closures(bucket, left);
     while let Err(payload) = catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))) {
         drop_payload(payload);
     }

@@ -9,12 +9,13 @@ mod lock;
 
 use crate::allocator;
 use crate::bucket::Bucket;
+use crate::cleanup::WayOut;
 use crate::pool::{Pool, Unsuitable};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::region::Part;
 use crate::thread::thread;
 use std::alloc::Layout;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 pub use cell::{Shared, SharedError};
@@ -182,26 +183,57 @@ pub fn outside<R>(f: impl FnOnce() -> R) -> R {
 /// Runs `f` with this thread's allocations aimed at the pool of that number.
 fn aimed_at<R>(pool: usize, f: impl FnOnce() -> R) -> R {
     struct Restore {
-        aim: *const Bucket,
         pool: usize,
+        era: u32,
     }
     impl Drop for Restore {
         fn drop(&mut self) {
             thread(|t| {
+                if t.era.get() != self.era {
+                    return; // it was given up, and the thread's words put right, when its request ended
+                }
                 t.outside.set(t.outside.get() - 1);
-                t.aim.set(self.aim);
                 t.pool.set(self.pool);
+                // The last one to end, which need not be the first: a coroutine's may end before one that was begun later.
+                if t.outside.get() == 0 {
+                    t.aim.set(t.aim_before.get());
+                    t.pool.set(0);
+                }
             });
         }
     }
     let _restore = thread(|t| {
+        if t.outside.get() == 0 {
+            t.aim_before.set(t.aim.replace(ptr::null()));
+        }
         t.outside.set(t.outside.get() + 1);
         Restore {
-            aim: t.aim.replace(std::ptr::null()),
             pool: t.pool.replace(pool),
+            era: t.era.get(),
         }
     });
     f()
+}
+
+/// Whether a closure of the request is still inside a cell or [`outside`].
+#[inline]
+pub(crate) fn has_closures(bucket: &Bucket) -> bool {
+    !bucket.held.is_empty() || thread(|t| t.outside.get() > 0)
+}
+
+/// Gives up the closures of this thread's request that have not returned, and never will in it: releases the cells they
+/// hold, and puts the thread's words right. One that a coroutine goes on with later has nothing to give back any more.
+#[cold]
+pub(crate) fn give_up_closures(bucket: &Bucket, way_out: WayOut) {
+    bucket.held.release_all(bucket, way_out);
+    thread(|t| {
+        if t.outside.replace(0) > 0 {
+            t.aim.set(t.aim_before.get());
+        }
+        t.pool.set(0);
+        t.writing.set(0);
+        t.era.set(t.era.get().wrapping_add(1));
+    });
 }
 
 /// For a fork: holds all locks until [`release`].

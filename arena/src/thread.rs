@@ -9,8 +9,12 @@ pub(crate) struct Thread {
     pub aim: Cell<*const Bucket>,
     /// The bucket whose request this thread is running, whatever it allocates from at the moment.
     pub bound: Cell<*const Bucket>,
-    /// How many `outside` closures are on the stack.
+    /// How many closures have turned the allocations of this thread to the shared heap.
     pub outside: Cell<u32>,
+    /// What it was aimed at before the first of them.
+    pub aim_before: Cell<*const Bucket>,
+    /// Raised when closures are given up that have not returned: what they hold and note is not theirs any more.
+    pub era: Cell<u32>,
     /// The pool of the shared heap that they allocate from.
     pub pool: Cell<usize>,
     /// The largest block that was made in a cell's pool while this thread changes it, and the largest that was freed.
@@ -34,6 +38,8 @@ thread_local! {
             aim: Cell::new(ptr::null()),
             bound: Cell::new(ptr::null()),
             outside: Cell::new(0),
+            aim_before: Cell::new(ptr::null()),
+            era: Cell::new(0),
             pool: Cell::new(0),
             made: Cell::new(0),
             freed: Cell::new(0),

@@ -6,6 +6,8 @@ use common::{
     SHARED_HEAP, exhaustion, fill_the_arena, finish, lies_in, lies_in_shared_heap, never_stuck,
     next_bucket, on_bucket_thread, overflow_the_stack, panic_message, parks, start_on, wait_for,
 };
+use corosensei::{Coroutine, Yielder};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -495,4 +497,158 @@ fn a_cell_that_is_kept_in_a_bucket_is_given_back() {
             Some((Err(SharedError::Poisoned), Ok(7)))
         );
     });
+}
+
+type Stashed = Coroutine<(), (), ()>;
+
+thread_local! {
+    /// What a request leaves to a later one of its thread.
+    static STASH: RefCell<Option<Stashed>> = const { RefCell::new(None) };
+}
+
+/// Has a coroutine run to its first pause, and stay there after the request.
+fn stash(body: impl FnOnce(&Yielder<(), ()>) + 'static) {
+    let mut coroutine = Stashed::new(|yielder, ()| body(yielder));
+    coroutine.resume(());
+    STASH.set(Some(coroutine));
+}
+
+/// Lets the one go on that an earlier request has left. Whether it has ended by that.
+fn unstash() -> bool {
+    let mut coroutine = STASH.take().expect("one was left");
+    coroutine.resume(()).as_return().is_some()
+}
+
+/// A coroutine gives the cell back that it has taken first, while the other is held still.
+#[test]
+fn cells_that_are_given_back_in_the_order_they_were_taken_in_stay_noted() {
+    static FIRST: Shared<u64> = Shared::new(1);
+    static SECOND: Shared<u64> = Shared::new(2);
+    fn crossed(ends: bool) -> bool {
+        let mut reader = Stashed::new(|yielder, ()| {
+            let read = FIRST.read(|_| yielder.suspend(()));
+            assert_eq!(read, Ok(()));
+        });
+        reader.resume(());
+        let changed = SECOND.with_once(|n| {
+            *n += 1;
+            reader.resume(());
+            let text = black_box(vec![1u8; 100]);
+            assert!(lies_in_shared_heap(text.as_ptr() as usize));
+            if ends {
+                drop(black_box(vec![0u8; 1 << 30]));
+            }
+        });
+        let text = black_box(vec![1u8; 100]);
+        changed == Ok(()) && !lies_in_shared_heap(text.as_ptr() as usize)
+    }
+    let bucket = next_bucket();
+    finish(&start_on(bucket, move |tenant| {
+        for _ in 0..20 {
+            let outcome = tenant.enter(&never_stuck, |_| crossed(false));
+            assert!(matches!(outcome.result, Ok(true)), "{outcome:?}");
+            assert_eq!((outcome.left, outcome.usage.overdrawn), (0, 0));
+        }
+    }));
+    // Of two that are held, the parking leaves the one that was not given back, and that one only.
+    parks(|_| crossed(true));
+    assert!(!FIRST.is_poisoned() && SECOND.is_poisoned());
+    assert_eq!(FIRST.with(|n| *n), Ok(1));
+    SECOND.restore(|| 2);
+    assert_eq!(SECOND.with(|n| *n), Ok(2));
+}
+
+/// The request ends, and the closure of a coroutine that it has left in a thread-local does not.
+#[test]
+fn closures_that_a_request_leaves_behind_harm_no_later_request() {
+    static CHANGED: Shared<Vec<u64>> = Shared::new(Vec::new());
+    static READ: Shared<u64> = Shared::new(0);
+    fn leave_one(n: u32) {
+        match n % 4 {
+            0 => stash(|yielder| outside(|| yielder.suspend(()))),
+            1 => stash(|yielder| {
+                let seen = CHANGED.with(|list| {
+                    list.clear();
+                    list.resize(1000, 7);
+                    yielder.suspend(());
+                    list.iter().all(|&n| n == 7)
+                });
+                assert_eq!(seen, Ok(true), "it has it alone, for ever");
+            }),
+            2 => stash(|yielder| {
+                let seen = READ.read(|n| {
+                    let before = *n;
+                    yielder.suspend(());
+                    before == *n
+                });
+                assert_eq!(seen, Ok(true), "nobody changes it");
+            }),
+            _ => stash(|yielder| {
+                let seen = CHANGED.with(|_| READ.read(|_| outside(|| yielder.suspend(()))));
+                assert_eq!(seen, Ok(Ok(())));
+            }),
+        }
+    }
+    fn words_are_right() -> bool {
+        let text = black_box(vec![1u8; 100]);
+        let kept = CHANGED.with(|list| {
+            list.clear();
+            list.resize(2000, 9);
+            lies_in_shared_heap(list.as_ptr() as usize)
+        });
+        kept == Ok(true)
+            && !lies_in_shared_heap(text.as_ptr() as usize)
+            && READ.with(|n| *n += 1).is_ok()
+    }
+    on_bucket_thread(|tenant| {
+        for n in 0..40 {
+            let left = tenant.enter(&never_stuck, |arena| {
+                leave_one(n);
+                match n / 4 % 3 {
+                    0 => {}
+                    1 => panic!("while it is left"),
+                    _ => loop {
+                        black_box(arena.alloc([0u8; 1000]));
+                    },
+                }
+            });
+            assert_eq!(left.result.is_ok(), n / 4 % 3 == 0);
+            let (read, changed) = (READ.read(|n| *n), CHANGED.with(Vec::clear));
+            assert!(read.is_ok(), "{n}: {read:?}");
+            assert_eq!(changed.is_err(), n % 2 == 1, "{n}: {changed:?}");
+            if n % 4 >= 2 {
+                assert_eq!(READ.with(|n| *n), Err(SharedError::Lent));
+            }
+            let later = tenant.enter(&never_stuck, |_| {
+                CHANGED.restore(Vec::new);
+                READ.restore(|| 0);
+                words_are_right()
+            });
+            assert!(matches!(later.result, Ok(true)), "{n}: {later:?}");
+            // What it gives back is not its own any more: others have it.
+            let resumed = tenant.enter(&never_stuck, |_| {
+                let ended = READ.read(|_| CHANGED.with(|_| unstash()));
+                (ended, READ.read(|_| ()), words_are_right())
+            });
+            let result = resumed.result.expect("returns");
+            assert_eq!(result, (Ok(Ok(true)), Ok(()), true));
+        }
+    });
+}
+
+/// The coroutine is unwound where it has stopped, by the destructor of the thread-local.
+#[test]
+fn a_thread_ends_that_has_such_a_closure_left() {
+    static CELL: Shared<u64> = Shared::new(0);
+    on_bucket_thread(|tenant| {
+        let left = tenant.enter(&never_stuck, |_| {
+            stash(|yielder| {
+                let _ = CELL.with(|_| outside(|| yielder.suspend(())));
+            });
+        });
+        assert!(left.result.is_ok());
+    });
+    assert_eq!(CELL.read(|n| *n), Err(SharedError::Poisoned));
+    CELL.restore(|| 1);
+    assert_eq!(CELL.with(|n| *n), Ok(1));
 }

@@ -38,6 +38,9 @@ const NO_POOL_YET: usize = usize::MAX;
 /// * [`read`](Shared::read) lets readers in together.
 /// * A panic inside the closure, or a stack overflow, poisons the cell, and unlocks it. Every later use says
 ///   [`SharedError::Poisoned`], until [`restore`](Shared::restore) puts a fresh value in.
+/// * A request may end while a closure is inside the cell that never returns in it: a coroutine's, which the request has left
+///   in a thread-local. The cell is then as after a request that was parked inside: poisoned, or if it was reading, not to be
+///   changed any more. `restore` puts a fresh value elsewhere; the coroutine has the old one for as long as it likes.
 /// * A vector or a hash map doubles, in one piece. So where its largest block, doubled, is more than a request's share of the
 ///   overdraft, a change also needs a free piece of that size. One that may go without asks for what it needs itself:
 ///   `with_room(0, |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see [`refusing`](crate::refusing).
@@ -71,7 +74,7 @@ unsafe impl<T: Send> Send for Shared<T> {}
 pub enum SharedError {
     /// A request ended while it was changing the value, which may be half-changed.
     #[error(
-        "shared state is poisoned: an earlier request ended (panicked or ran out of stack) while it was changing it"
+        "shared state is poisoned: an earlier request ended (panicked, ran out of stack, or left a coroutine behind) while it was changing it"
     )]
     Poisoned,
     /// A request that was ended for good while it was reading may still be reading: the value can be read, and not changed.

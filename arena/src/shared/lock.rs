@@ -84,18 +84,19 @@ impl Lock {
         struct Guard<'l> {
             lock: &'l Lock,
             access: Access,
+            era: u32,
             returned: bool,
         }
         impl Drop for Guard<'_> {
             fn drop(&mut self) {
-                if let Some(bucket) = bound() {
-                    bucket.held.remove();
+                if self.era != thread(|t| t.era.get()) {
+                    return; // it was given up, and released, when its request ended
                 }
                 let way_out = match self.returned {
                     true => WayOut::Returned,
                     false => WayOut::Unwound,
                 };
-                self.lock.leave(self.access, way_out);
+                self.lock.give_back(self.access, way_out);
             }
         }
         ensure_stack(STACK_MARGIN);
@@ -103,6 +104,7 @@ impl Lock {
         let mut guard = Guard {
             lock: self,
             access,
+            era: thread(|t| t.era.get()),
             returned: false,
         };
         // The state is looked at with the lock, so that those who wait learn what the one before them has left.
@@ -137,6 +139,14 @@ impl Lock {
         }
     }
 
+    /// The frame that has taken the lock gives it back.
+    fn give_back(&self, access: Access, way_out: WayOut) {
+        if let Some(bucket) = bound() {
+            bucket.held.remove(self);
+        }
+        self.leave(access, way_out);
+    }
+
     /// Gives the lock up, for the request that has it, and notes what it leaves behind.
     pub(super) fn leave(&self, access: Access, way_out: WayOut) {
         let left = match (access, way_out) {
@@ -166,10 +176,7 @@ impl Lock {
         ensure_stack(STACK_MARGIN);
         self.acquire(Access::Write);
         let result = f();
-        if let Some(bucket) = bound() {
-            bucket.held.remove();
-        }
-        self.leave(Access::Write, WayOut::Returned);
+        self.give_back(Access::Write, WayOut::Returned);
         result
     }
 }
