@@ -77,11 +77,11 @@ pub(crate) fn owns(address: usize) -> bool {
     POOLS[0].owns(address)
 }
 
-/// The heap of a quota that an address of the shared heap lies in, or the shared heap itself.
-fn pool_of(address: usize) -> &'static Pool {
+/// The number of the heap of a quota that an address of the shared heap lies in, or of the shared heap itself.
+fn pool_of(address: usize) -> usize {
     let in_use = POOLS_IN_USE.load(Ordering::Acquire);
-    let own = POOLS[1..in_use].iter().find(|pool| pool.owns(address));
-    own.unwrap_or(&POOLS[0])
+    let is_in = |&number: &usize| POOLS[number].owns(address);
+    (1..in_use).find(is_in).unwrap_or(0)
 }
 
 /// A block from the shared heap, or from the heap of the cell that is being changed; `None` when it does not fit.
@@ -111,18 +111,22 @@ pub(crate) unsafe fn deallocate(block: NonNull<u8>, layout: Layout) {
     let pool = pool_of(block.as_ptr().addr());
     note_freed(layout.size());
     // SAFETY: as promised by the caller.
-    unsafe { pool.lock().deallocate(block, layout) };
+    unsafe { POOLS[pool].lock().deallocate(block, layout) };
 }
 
-/// Makes a block smaller, or larger if what follows it is free. True if it was done.
+/// Makes a block smaller, or larger if what follows it is free. True if it was done. One that grows in a cell of another
+/// heap is to move there, so that a quota holds.
 ///
 /// # Safety
 /// As [`deallocate`], but that the block stays in use; the size is not zero.
 pub(crate) unsafe fn resize(block: NonNull<u8>, layout: Layout, new_size: usize) -> bool {
     ensure_stack(STACK_MARGIN);
     let pool = pool_of(block.as_ptr().addr());
+    if new_size > layout.size() && thread(|t| t.outside.get() > 0 && t.pool.get() != pool) {
+        return false;
+    }
     // SAFETY: as promised by the caller.
-    let done = unsafe { pool.lock().resize(block, layout, new_size) };
+    let done = unsafe { POOLS[pool].lock().resize(block, layout, new_size) };
     if done {
         note_freed(layout.size());
         note_made(new_size);

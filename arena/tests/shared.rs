@@ -272,6 +272,35 @@ fn a_cell_with_a_quota_has_a_heap_of_its_own() {
     });
 }
 
+/// Also what was made elsewhere in the shared heap counts in the cell's own from when it grows.
+#[test]
+fn a_cell_is_held_to_its_quota_whatever_value_is_put_in() {
+    const QUOTA: usize = 64 << 10;
+    static RESTORED: Shared<Vec<u8>> = Shared::with_quota(Vec::new(), QUOTA);
+    static MOVED_IN: Shared<Vec<u8>> = Shared::with_quota(Vec::new(), QUOTA);
+    on_bucket_thread(|tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            RESTORED.restore(|| vec![1; 20 << 10]);
+            let restored = RESTORED.usage();
+            let mut made = outside(|| vec![1; 100]);
+            let swapped = MOVED_IN.with_once(|bytes| std::mem::swap(bytes, &mut made));
+            let grown = MOVED_IN.with(|bytes| bytes.resize(20 << 10, 1));
+            (restored, swapped, grown, MOVED_IN.usage())
+        });
+        let (restored, swapped, grown, moved_in) = outcome.result.expect("returns");
+        assert_eq!((swapped, grown), (Ok(()), Ok(())));
+        for (used, size) in [restored, moved_in] {
+            assert!(used >= 20 << 10 && size == QUOTA, "{used} of {size}");
+        }
+        for cell in [&RESTORED, &MOVED_IN] {
+            let outcome = tenant.enter(&never_stuck, |_| {
+                is_full(cell.with_room(60 << 10, |bytes| bytes.resize(80 << 10, 1)))
+            });
+            assert!(matches!(outcome.result, Ok(true)), "{outcome:?}");
+        }
+    });
+}
+
 #[test]
 fn a_change_that_says_what_it_needs_is_not_begun_without() {
     static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());

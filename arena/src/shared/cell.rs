@@ -1,7 +1,7 @@
 //! [`Shared`]: a cell that handlers of all requests share.
 
 use super::lock::{Access, Lock, State};
-use super::{POOLS, aimed_at, has_room, make_pool, outside};
+use super::{POOLS, aimed_at, has_room, make_pool};
 use crate::overdraft::overdraft_share;
 use crate::recovery::{STACK_MARGIN, ensure_stack, exhausted};
 use crate::thread::{bound, thread};
@@ -177,8 +177,9 @@ impl<T: 'static> Shared<T> {
         self.change(bytes, f)
     }
 
-    /// As [`with`](Shared::with), for a closure that changes something outside, or moves something in. What it moves in must have been made in the shared
-    /// heap, inside [`outside`]; of anything else the bucket it lies in keeps the bytes for as long as the cell has it.
+    /// As [`with`](Shared::with), for a closure that changes something outside, or moves something in. What it moves in must
+    /// have been made in the shared heap, inside [`outside`](crate::outside); of anything else the bucket it lies in keeps the
+    /// bytes for as long as the cell has it. In a cell with a quota it counts from when it grows.
     ///
     /// # Errors
     /// [`SharedError`].
@@ -316,8 +317,22 @@ impl<T: 'static> Shared<T> {
     ///
     /// The old value is dropped if it is one: after a panic it is. After a stack overflow it may be half-changed, and what
     /// it owns stays allocated. If a request that will never end still has it, the fresh value goes into other storage.
-    pub fn restore(&self, make: impl FnOnce() -> T) {
-        let fresh = outside(|| Box::new(make()));
+    ///
+    /// As in [`with`](Shared::with), `make` allocates from the cell's heap and must be `Copy`, so that no value is moved in
+    /// that was made in the request's bucket:
+    ///
+    /// ```compile_fail
+    /// # use transom_arena::Shared;
+    /// static NAMES: Shared<Vec<String>> = Shared::new(Vec::new());
+    /// let names = vec![String::from("made in the request's bucket")];
+    /// NAMES.restore(move || names);
+    /// ```
+    ///
+    /// # Panics
+    /// As [`with`](Shared::with).
+    pub fn restore(&self, make: impl FnOnce() -> T + Copy) {
+        let pool = self.lock.seized(|| self.own_pool().unwrap_or(0));
+        let fresh = aimed_at(pool, || Box::new(make()));
         ensure_stack(STACK_MARGIN + size_of::<T>());
         let old = self.lock.seized(|| {
             let state = self.lock.state();
