@@ -426,12 +426,16 @@ pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
         bucket.exhaustion.set(exhaustion);
         jump(bucket);
     }
-    from_overdraft(bucket, layout, exhaustion)
+    served_or_parked(bucket, overdraft::allocate(bucket, layout), exhaustion)
 }
 
-/// A block from the overdraft, and the request is marked; or it is parked.
-fn from_overdraft(bucket: &'static Bucket, layout: Layout, exhaustion: Exhaustion) -> *mut u8 {
-    match overdraft::allocate(bucket, layout) {
+/// With a block from the overdraft the request is marked; without one it is parked.
+fn served_or_parked(
+    bucket: &'static Bucket,
+    block: Option<NonNull<u8>>,
+    exhaustion: Exhaustion,
+) -> *mut u8 {
+    match block {
         Some(block) => {
             mark(bucket, exhaustion);
             block.as_ptr()
@@ -543,8 +547,11 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
         bucket.exhaustion.set(exhaustion);
         jump(bucket);
     }
-    bucket.spilled.set(bucket.spilled.get().wrapping_add(1));
-    from_overdraft(bucket, layout, exhaustion)
+    let (times, _) = bucket.spilled.get();
+    bucket.spilled.set((times.wrapping_add(1), layout.size()));
+    let pool = thread(|t| t.pool.get());
+    let block = overdraft::allocate_in_place_of(pool, bucket, layout);
+    served_or_parked(bucket, block, exhaustion)
 }
 
 fn stack_exhausted(bucket: &Bucket) -> Exhaustion {

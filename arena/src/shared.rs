@@ -5,12 +5,13 @@
 
 mod cell;
 mod held;
+mod large;
 mod lock;
 
 use crate::allocator;
 use crate::bucket::Bucket;
 use crate::cleanup::WayOut;
-use crate::pool::{Pool, Unsuitable};
+use crate::pool::{Pool, Unsuitable, chunk};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::region::Part;
 use crate::thread::thread;
@@ -24,12 +25,17 @@ pub(crate) use held::HeldCells;
 /// Cells that have a heap of their own, at most.
 const QUOTAS: usize = 64;
 
+/// The shared heap, and those.
+pub(crate) const POOLS_MAX: usize = 1 + QUOTAS;
+
 /// The shared heap; then the heaps of cells with a quota, each of which lies in a block of the first.
-static POOLS: [Pool; 1 + QUOTAS] = [const { Pool::new() }; 1 + QUOTAS];
+static POOLS: [Pool; POOLS_MAX] = [const { Pool::new() }; POOLS_MAX];
 static POOLS_IN_USE: AtomicUsize = AtomicUsize::new(1);
 /// There is a region. Before that, the process heap stands in.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
+/// Bytes that closures hold which never return.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// Gives the shared heap its memory. Once per process, before any thread is bound to a bucket. A part without bytes leaves
 /// it without: then nothing fits.
@@ -67,6 +73,17 @@ pub fn shared_heap_usage() -> (usize, usize) {
     (POOLS[0].used(), POOLS[0].len())
 }
 
+/// Bytes of the shared heap that closures of [`Shared`] and [`outside`] hold which never return, as far as it is known: what
+/// they have made, and the values of the cells that they change. They stay in use until the process ends.
+#[must_use]
+pub fn shared_heap_kept() -> usize {
+    KEPT.load(Ordering::Relaxed).min(POOLS[0].used())
+}
+
+fn lose(bytes: isize) {
+    KEPT.fetch_add(usize::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+}
+
 /// How often a change of a [`Shared`] cell was refused, because there was no room for it.
 #[must_use]
 pub fn shared_heap_refused() -> u64 {
@@ -90,18 +107,28 @@ pub(crate) fn allocate(layout: Layout) -> Option<*mut u8> {
         return Some(allocator::from_process_heap(layout));
     }
     ensure_stack(STACK_MARGIN); // a stack overflow under this lock would leave it locked
-    let pool = &POOLS[thread(|t| t.pool.get())];
-    let block = pool.lock().allocate(layout)?;
-    note_made(layout.size());
+    let pool = thread(|t| t.pool.get());
+    let block = POOLS[pool].lock().allocate(layout)?;
+    note_made(pool, block, layout.size());
     Some(block.as_ptr())
 }
 
-fn note_made(size: usize) {
-    thread(|t| t.made.set(t.made.get().max(size)));
+fn note_made(pool: usize, block: NonNull<u8>, size: usize) {
+    count(chunk(size) as isize);
+    large::made(pool, block.as_ptr().addr(), size, thread(|t| t.owner.get()));
 }
 
-fn note_freed(size: usize) {
-    thread(|t| t.freed.set(t.freed.get().max(size)));
+fn note_freed(pool: usize, block: NonNull<u8>, size: usize) {
+    count(-(chunk(size) as isize));
+    large::gone(pool, block.as_ptr().addr(), size);
+}
+
+fn count(bytes: isize) {
+    thread(|t| {
+        if t.outside.get() > 0 {
+            t.net.set(t.net.get() + bytes);
+        }
+    });
 }
 
 /// # Safety
@@ -109,7 +136,7 @@ fn note_freed(size: usize) {
 pub(crate) unsafe fn deallocate(block: NonNull<u8>, layout: Layout) {
     ensure_stack(STACK_MARGIN);
     let pool = pool_of(block.as_ptr().addr());
-    note_freed(layout.size());
+    note_freed(pool, block, layout.size());
     // SAFETY: as promised by the caller.
     unsafe { POOLS[pool].lock().deallocate(block, layout) };
 }
@@ -128,8 +155,8 @@ pub(crate) unsafe fn resize(block: NonNull<u8>, layout: Layout, new_size: usize)
     // SAFETY: as promised by the caller.
     let done = unsafe { POOLS[pool].lock().resize(block, layout, new_size) };
     if done {
-        note_freed(layout.size());
-        note_made(new_size);
+        note_freed(pool, block, layout.size());
+        note_made(pool, block, new_size);
     }
     done
 }
@@ -139,24 +166,8 @@ fn has_room(pool: &Pool, bytes: usize) -> bool {
     let Ok(layout) = Layout::from_size_align(bytes.max(1), align_of::<usize>()) else {
         return false;
     };
-    let free = pool.len().saturating_sub(pool.used());
-    if free < bytes {
-        return false;
-    }
-    // With an eighth of it free a small piece is there. Else it is tried: the free bytes may be in many pieces.
-    if free / 2 >= bytes && free >= pool.len() / 8 {
-        return true;
-    }
     ensure_stack(STACK_MARGIN);
-    let mut locked = pool.lock();
-    match locked.allocate(layout) {
-        // SAFETY: just made with this layout.
-        Some(block) => unsafe {
-            locked.deallocate(block, layout);
-            true
-        },
-        None => false,
-    }
+    pool.lock().has_piece(layout) // it is tried: the free bytes may be in many pieces
 }
 
 /// Makes a heap of so many bytes in a block of the shared heap. Its number; `None` if there is no room, or there are as
@@ -181,13 +192,14 @@ fn make_pool(bytes: usize) -> Option<usize> {
 ///
 /// An escape out of `f` (the shared heap is full, the stack overflows) leaks what `f` had allocated there.
 pub fn outside<R>(f: impl FnOnce() -> R) -> R {
-    aimed_at(0, f)
+    aimed_at(0, 0, f)
 }
 
-/// Runs `f` with this thread's allocations aimed at the pool of that number.
-fn aimed_at<R>(pool: usize, f: impl FnOnce() -> R) -> R {
+/// Runs `f` with this thread's allocations aimed at the pool of that number, to change that cell.
+fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
     struct Restore {
         pool: usize,
+        owner: usize,
         era: u32,
     }
     impl Drop for Restore {
@@ -198,10 +210,15 @@ fn aimed_at<R>(pool: usize, f: impl FnOnce() -> R) -> R {
                 }
                 t.outside.set(t.outside.get() - 1);
                 t.pool.set(self.pool);
+                t.owner.set(self.owner);
                 // The last one to end, which need not be the first: a coroutine's may end before one that was begun later.
                 if t.outside.get() == 0 {
                     t.aim.set(t.aim_before.get());
                     t.pool.set(0);
+                    t.owner.set(0);
+                    if t.writing.get() == 0 {
+                        t.net.set(0); // no cell is to be charged with it
+                    }
                 }
             });
         }
@@ -213,6 +230,7 @@ fn aimed_at<R>(pool: usize, f: impl FnOnce() -> R) -> R {
         t.outside.set(t.outside.get() + 1);
         Restore {
             pool: t.pool.replace(pool),
+            owner: t.owner.replace(owner),
             era: t.era.get(),
         }
     });
@@ -235,7 +253,9 @@ pub(crate) fn give_up_closures(bucket: &Bucket, way_out: WayOut) {
             t.aim.set(t.aim_before.get());
         }
         t.pool.set(0);
+        t.owner.set(0);
         t.writing.set(0);
+        lose(t.net.replace(0));
         t.era.set(t.era.get().wrapping_add(1));
     });
 }

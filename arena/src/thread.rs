@@ -17,9 +17,10 @@ pub(crate) struct Thread {
     pub era: Cell<u32>,
     /// The pool of the shared heap that they allocate from.
     pub pool: Cell<usize>,
-    /// The largest block that was made in a cell's pool while this thread changes it, and the largest that was freed.
-    pub made: Cell<usize>,
-    pub freed: Cell<usize>,
+    /// The cell that they change, by its address; 0: none.
+    pub owner: Cell<usize>,
+    /// Bytes that they have made there, less what they have freed.
+    pub net: Cell<isize>,
     /// How many cells are locked for writing: what does not fit the shared heap must then not be left by a jump.
     pub writing: Cell<u32>,
     /// How many functions of the C heap are on the stack.
@@ -41,8 +42,8 @@ thread_local! {
             aim_before: Cell::new(ptr::null()),
             era: Cell::new(0),
             pool: Cell::new(0),
-            made: Cell::new(0),
-            freed: Cell::new(0),
+            owner: Cell::new(0),
+            net: Cell::new(0),
             writing: Cell::new(0),
             in_c: Cell::new(0),
             at_fault: Cell::new(0),

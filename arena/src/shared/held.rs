@@ -14,6 +14,8 @@ const HELD_MAX: usize = 16;
 pub(super) struct Held {
     pub lock: *const Lock,
     pub access: Access,
+    /// What the thread's `net` was.
+    pub since: isize,
 }
 
 /// Of one request, in the order in which they were locked.
@@ -78,7 +80,12 @@ impl HeldCells {
         while self.count.get() > 0 {
             let newest = self.cells[self.count.get() - 1].take();
             self.count.set(self.count.get() - 1);
-            let Some(Held { lock, access }) = newest else {
+            let Some(Held {
+                lock,
+                access,
+                since,
+            }) = newest
+            else {
                 continue;
             };
             if bucket.is_on_a_stack(lock as usize) {
@@ -89,7 +96,7 @@ impl HeldCells {
             // SAFETY: the cell lies outside the request's frames, and the frame that has borrowed it has not returned: a jump
             // has left it just now, or it is parked, or a coroutine's that is suspended or was leaked, and those borrow only
             // what lives for ever or what they own. So the cell lives, or at least its memory is nobody else's yet.
-            unsafe { (*lock).leave(access, way_out) };
+            unsafe { (*lock).leave(access, since, way_out) };
         }
     }
 }
