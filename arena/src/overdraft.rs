@@ -241,7 +241,7 @@ fn end_drawing(bucket: &Bucket) {
 pub(crate) struct SetAside<'b> {
     /// Nothing, where the request had its share already.
     bucket: Option<&'b Bucket>,
-    era: u32,
+    era: u64,
 }
 
 impl<'b> SetAside<'b> {

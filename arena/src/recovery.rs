@@ -28,7 +28,7 @@
 //! | blocks of the overdraft, the shared heap, the C heap, the process heap | blocks are freed by who has them; settling an account only changes a number |
 //! | a panic's note, `&Bump`, `&Request`, a body's reader | not `Sync`, so no other thread has them; they lie in the bucket |
 //! | thread-locals lent by `with` | the thread never ends |
-//! | a value in a [`Shared`](crate::Shared) cell | a cell that was left by parking never again gives a `&mut` to the same storage; a fresh value goes into other storage |
+//! | a value in a [`Shared`](crate::Shared) cell | a cell that was left by parking, or by a request that has returned from beside a coroutine inside it, never again gives a `&mut` to the same storage; a fresh value goes into other storage |
 //! | a cleanup's closure | `'static`: it owns what it uses, and is moved out of its block when it runs |
 //! | the request's and the reply's bytes, and the connection's descriptor | the slot is never used again, and the descriptor never closed: `Call::emergency` in `transom-doors`, `application.rs` in `transom-platform` |
 //! | guards of locks | never released, because what they guard may be half-way; whoever wants such a lock waits for ever, and is counted as lost when its deadline has passed |

@@ -200,7 +200,7 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
     struct Restore {
         pool: usize,
         owner: usize,
-        era: u32,
+        era: u64,
     }
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -256,7 +256,7 @@ pub(crate) fn give_up_closures(bucket: &Bucket, way_out: WayOut) {
         t.owner.set(0);
         t.writing.set(0);
         lose(t.net.replace(0));
-        t.era.set(t.era.get().wrapping_add(1));
+        t.era.set(t.era.get() + 1);
     });
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct Thread {
     /// What it was aimed at before the first of them.
     pub aim_before: Cell<*const Bucket>,
     /// Raised when closures are given up that have not returned: what they hold and note is not theirs any more.
-    pub era: Cell<u32>,
+    pub era: Cell<u64>,
     /// The pool of the shared heap that they allocate from.
     pub pool: Cell<usize>,
     /// The cell that they change, by its address; 0: none.

@@ -89,7 +89,8 @@ pub enum SharedError {
     /// [`with_room`](Shared::with_room) of 0 bytes still works, to take something back.
     #[error("the request has outgrown its bucket")]
     Exhausted,
-    /// There is no room for a change.
+    /// There is no room for a change, or none in one piece. It was refused before it began; or, where its request has outgrown
+    /// what it could have, it is done.
     #[error(
         "the shared heap is full: {asked} bytes were wanted, and {used} of {size} are in use; raise --shared-heap or the cell's quota, or remove something (Shared::with_room, with 0 bytes)"
     )]

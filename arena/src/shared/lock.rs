@@ -88,7 +88,7 @@ impl Lock {
             lock: &'l Lock,
             access: Access,
             since: isize,
-            era: u32,
+            era: u64,
             returned: bool,
         }
         impl Drop for Guard<'_> {
