@@ -71,8 +71,8 @@ pub struct Bucket {
     pub(crate) mask: Cell<Option<u64>>,
     panic_room_used: Cell<usize>,
     panic_room_live: Cell<u32>,
-    /// How often the shared heap had nothing for it.
-    pub(crate) spilled: Cell<u32>,
+    /// How often the shared heap had nothing for it, and how many bytes it has asked it for then.
+    pub(crate) spilled: Cell<(u32, usize)>,
     /// Where it has changed a `Shared` cell last.
     pub(crate) last_change: Cell<Option<&'static Location<'static>>>,
     /// What its thread runs; written before the thread is created.
@@ -307,7 +307,7 @@ impl Bucket {
                 mask: Cell::new(None),
                 panic_room_used: Cell::new(0),
                 panic_room_live: Cell::new(0),
-                spilled: Cell::new(0),
+                spilled: Cell::new((0, 0)),
                 last_change: Cell::new(None),
                 main: Cell::new(None),
                 overdraft: Account::new(),
@@ -558,6 +558,7 @@ impl Bucket {
         // SAFETY: the thread is gone, and its frames with it.
         unsafe { self.close_extension() };
         recovery::settle_pools(self);
+        self.held.forget_all();
         self.look_at_kept();
     }
 

@@ -92,8 +92,8 @@ pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes};
 pub use registered::Registered;
 pub use server_thread::ThreadMain;
 pub use shared::{
-    Shared, SharedError, SharedHeapError, install_shared_heap, outside, shared_heap_refused,
-    shared_heap_usage,
+    Shared, SharedError, SharedHeapError, install_shared_heap, outside, shared_heap_kept,
+    shared_heap_refused, shared_heap_usage,
 };
 pub use stack::StackGauge;
 

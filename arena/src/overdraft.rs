@@ -16,6 +16,8 @@ use crate::futex::{self, AtomicU32, Ordering};
 use crate::pool::{Charged, Claim, Refused, Unsuitable};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::region::Part;
+use crate::shared::POOLS_MAX;
+use crate::thread::thread;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicUsize;
@@ -24,6 +26,16 @@ use std::time::{Duration, Instant};
 /// How long a request waits for others to give memory back. Longer than handlers take that do not wait for anything
 /// themselves, and short beside the time in which a client expects an answer.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long one waits that can do without: for closures of others, which are short.
+const A_MOMENT: Duration = Duration::from_millis(25);
+
+/// The debtor of a block that stands in for no other pool.
+const NOBODY: u8 = 0;
+/// Bytes that lie here in place of each pool of the shared heap.
+static OWED: [AtomicUsize; POOLS_MAX] = [const { AtomicUsize::new(0) }; POOLS_MAX];
+/// How many sleep on [`CAME_BACK`], or are about to.
+static WAITING: AtomicU32 = AtomicU32::new(0);
 
 static OVERDRAFT: Charged = Charged::new(|number| &bucket::numbered(number).overdraft);
 static SHARE: AtomicUsize = AtomicUsize::new(0);
@@ -117,6 +129,30 @@ pub(crate) fn owns(address: usize) -> bool {
 /// piece even after others had time to give theirs back.
 #[cold]
 pub(crate) fn allocate(bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
+    allocate_for(NOBODY, bucket, layout)
+}
+
+/// The same, in place of a pool of the shared heap that has no room: until it is freed the pool owes so much.
+#[cold]
+pub(crate) fn allocate_in_place_of(
+    pool: usize,
+    bucket: &Bucket,
+    layout: Layout,
+) -> Option<NonNull<u8>> {
+    let debtor = u8::try_from(pool + 1).expect("there are fewer pools");
+    let block = allocate_for(debtor, bucket, layout)?;
+    // SAFETY: just made here.
+    let (_, charge) = unsafe { OVERDRAFT.debt_of(block) };
+    OWED[pool].fetch_add(charge, Ordering::Relaxed);
+    Some(block)
+}
+
+/// Bytes that lie here because that pool of the shared heap had no room for them.
+pub(crate) fn owed_by(pool: usize) -> usize {
+    OWED[pool].load(Ordering::Relaxed)
+}
+
+fn allocate_for(debtor: u8, bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
     let share = overdraft_share();
     if share == 0 || layout.size() > share {
         return None;
@@ -136,6 +172,7 @@ pub(crate) fn allocate(bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
         account: Some((&bucket.overdraft, number)),
         limit: share,
         reserve: 0,
+        debtor,
     };
     let mut block = None;
     wait_until(until, || match OVERDRAFT.allocate(layout, claim) {
@@ -160,7 +197,9 @@ fn wait_until(until: Instant, mut is_done: impl FnMut() -> bool) -> bool {
         if left.is_zero() {
             return false;
         }
+        WAITING.fetch_add(1, Ordering::SeqCst);
         futex::wait_for(&CAME_BACK, seen, left);
+        WAITING.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -182,17 +221,67 @@ fn set_aside(share: usize) -> bool {
 /// The request in this bucket has ended, or will never end. What it has not given back stays, and is nobody's.
 pub(crate) fn settle(bucket: &Bucket) {
     OVERDRAFT.settle(&bucket.overdraft);
+    end_drawing(bucket);
+}
+
+fn end_drawing(bucket: &Bucket) {
     if bucket.events.any(DRAWS_ITS_SHARE) {
         SET_ASIDE.fetch_sub(overdraft_share(), Ordering::SeqCst);
     }
     bucket.events.remove(DRAWS);
     CAME_BACK.fetch_add(1, Ordering::SeqCst);
-    futex::wake(&CAME_BACK, i32::MAX);
+    // One that comes to wait after this look sees that the count has changed, and does not sleep.
+    if WAITING.load(Ordering::SeqCst) > 0 {
+        futex::wake(&CAME_BACK, i32::MAX);
+    }
+}
+
+/// A share that is set aside for what may need it, before it begins. It goes back with this value if nothing of it is in
+/// use then, else when the request ends.
+pub(crate) struct SetAside<'b> {
+    /// Nothing, where the request had its share already.
+    bucket: Option<&'b Bucket>,
+    era: u64,
+}
+
+impl<'b> SetAside<'b> {
+    /// Waits for [`A_MOMENT`] at most.
+    pub(crate) fn new(bucket: &'b Bucket) -> Option<Self> {
+        let has_it = bucket.events.any(DRAWS_ITS_SHARE);
+        let gets_it = || {
+            !bucket.events.any(DRAWS)
+                && overdraft_share() > 0
+                && wait_until(Instant::now() + A_MOMENT, || set_aside(overdraft_share()))
+        };
+        if !has_it {
+            if !gets_it() {
+                return None;
+            }
+            bucket.events.add(DRAWS_ITS_SHARE);
+        }
+        Some(SetAside {
+            bucket: (!has_it).then_some(bucket),
+            era: thread(|t| t.era.get()),
+        })
+    }
+}
+
+impl Drop for SetAside<'_> {
+    fn drop(&mut self) {
+        // In a later era the request that had it has ended, and its account is settled.
+        if let Some(bucket) = self.bucket
+            && self.era == thread(|t| t.era.get())
+            && drawn(bucket) == 0
+        {
+            end_drawing(bucket);
+        }
+    }
 }
 
 /// Bytes that the request in this bucket has drawn.
 pub(crate) fn drawn(bucket: &Bucket) -> usize {
     if bucket.events.any(DRAWS) {
+        ensure_stack(STACK_MARGIN);
         OVERDRAFT.charged(&bucket.overdraft)
     } else {
         0
@@ -204,7 +293,13 @@ pub(crate) fn drawn(bucket: &Bucket) -> usize {
 pub(crate) unsafe fn deallocate(block: NonNull<u8>) {
     ensure_stack(STACK_MARGIN);
     // SAFETY: by the caller's promise.
-    unsafe { OVERDRAFT.deallocate(block) };
+    unsafe {
+        let (debtor, charge) = OVERDRAFT.debt_of(block);
+        if debtor != NOBODY {
+            OWED[usize::from(debtor - 1)].fetch_sub(charge, Ordering::Relaxed);
+        }
+        OVERDRAFT.deallocate(block);
+    }
 }
 
 /// For a fork: holds the lock until [`release`].

@@ -29,7 +29,7 @@ pub(crate) struct Pool {
 unsafe impl Sync for Pool {}
 
 /// What talc takes for a block of so many bytes, its own word included. (talc, `required_chunk_size`.)
-const fn chunk(size: usize) -> usize {
+pub(crate) const fn chunk(size: usize) -> usize {
     (size + size_of::<usize>() + CHUNK_UNIT - 1) & !(CHUNK_UNIT - 1)
 }
 
@@ -139,6 +139,20 @@ impl Locked<'_> {
         Some(block)
     }
 
+    /// Whether there would be a block of that layout, whose size is not zero.
+    pub(crate) fn has_piece(&mut self, layout: Layout) -> bool {
+        if self.pool.len() == 0 {
+            return false;
+        }
+        // SAFETY: the size is not zero; what was just made is given back with its layout.
+        unsafe {
+            let block = self.talc.allocate(layout);
+            block
+                .inspect(|block| self.talc.deallocate(block.as_ptr(), layout))
+                .is_some()
+        }
+    }
+
     /// # Safety
     /// The block came from this pool with this layout, and is not used again.
     pub(crate) unsafe fn deallocate(&mut self, block: NonNull<u8>, layout: Layout) {
@@ -204,6 +218,8 @@ struct Header {
     account: u16,
     /// From talc's block to ours, as a power of two: at least the header, and a multiple of the alignment.
     offset_log: u8,
+    /// As in the claim.
+    debtor: u8,
 }
 
 const HEADER: usize = size_of::<Header>();
@@ -252,6 +268,8 @@ pub(crate) struct Claim<'a> {
     pub limit: usize,
     /// What must stay free of the pool.
     pub reserve: usize,
+    /// What the block stands in for, as a number of the caller's.
+    pub debtor: u8,
 }
 
 /// Why there was no block.
@@ -314,6 +332,7 @@ impl Charged {
                 .map_or(0, |(account, _)| account.request.get()),
             account: claim.account.map_or(0, |(_, number)| number + 1),
             offset_log: offset.ilog2() as u8,
+            debtor: claim.debtor,
         };
         let whole = layout
             .size()
@@ -340,6 +359,16 @@ impl Charged {
             block.sub(HEADER).cast::<Header>().write(header);
             Ok(block)
         }
+    }
+
+    /// What the block stands in for, and what it is charged with.
+    ///
+    /// # Safety
+    /// The block came from this pool and is live.
+    pub(crate) unsafe fn debt_of(&self, block: NonNull<u8>) -> (u8, usize) {
+        // SAFETY: by the caller's promise.
+        let header = unsafe { Header::of(block) };
+        (header.debtor, header.charge())
     }
 
     /// Bytes that a block was asked to have.

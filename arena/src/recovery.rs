@@ -28,7 +28,7 @@
 //! | blocks of the overdraft, the shared heap, the C heap, the process heap | blocks are freed by who has them; settling an account only changes a number |
 //! | a panic's note, `&Bump`, `&Request`, a body's reader | not `Sync`, so no other thread has them; they lie in the bucket |
 //! | thread-locals lent by `with` | the thread never ends |
-//! | a value in a [`Shared`](crate::Shared) cell | a cell that was left by parking never again gives a `&mut` to the same storage; a fresh value goes into other storage |
+//! | a value in a [`Shared`](crate::Shared) cell | a cell that was left by parking, or by a request that has returned from beside a coroutine inside it, never again gives a `&mut` to the same storage; a fresh value goes into other storage |
 //! | a cleanup's closure | `'static`: it owns what it uses, and is moved out of its block when it runs |
 //! | the request's and the reply's bytes, and the connection's descriptor | the slot is never used again, and the descriptor never closed: `Call::emergency` in `transom-doors`, `application.rs` in `transom-platform` |
 //! | guards of locks | never released, because what they guard may be half-way; whoever wants such a lock waits for ever, and is counted as lost when its deadline has passed |
@@ -37,11 +37,11 @@ use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::events::{ABORTING, DRAWS, MARKED, NOTED};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
-use crate::overdraft;
 use crate::panic::{self, PanicNote};
 use crate::parking::{on_cleanup_stack, park, sleep_for_ever};
 use crate::signal;
 use crate::thread::{bound, thread};
+use crate::{overdraft, shared};
 use bumpalo::Bump;
 use std::alloc::Layout;
 use std::any::Any;
@@ -244,6 +244,9 @@ impl Tenant {
             ControlFlow::Continue(Err(payload)) => Err(self.unwound(payload)),
             ControlFlow::Break(_) => Err(self.escaped()),
         };
+        if shared::has_closures(bucket) {
+            shared::give_up_closures(bucket, WayOut::Parked);
+        }
         thread(|t| {
             t.aim.set(ptr::null());
             t.bound.set(ptr::null());
@@ -371,7 +374,12 @@ pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
 
 /// Releases the cells that a request which did not return has locked, then runs its cleanups, however many panic.
 pub(crate) fn clean_up(bucket: &Bucket, way_out: WayOut) {
-    bucket.held.release_all(bucket, way_out);
+    // What has not been released by an unwinding, no frame of it has held: a coroutine has, which is suspended.
+    let left = match way_out {
+        WayOut::Unwound => WayOut::Parked,
+        way_out => way_out,
+    };
+    shared::give_up_closures(bucket, left);
     while let Err(payload) = catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))) {
         drop_payload(payload);
     }
@@ -418,12 +426,16 @@ pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
         bucket.exhaustion.set(exhaustion);
         jump(bucket);
     }
-    from_overdraft(bucket, layout, exhaustion)
+    served_or_parked(bucket, overdraft::allocate(bucket, layout), exhaustion)
 }
 
-/// A block from the overdraft, and the request is marked; or it is parked.
-fn from_overdraft(bucket: &'static Bucket, layout: Layout, exhaustion: Exhaustion) -> *mut u8 {
-    match overdraft::allocate(bucket, layout) {
+/// With a block from the overdraft the request is marked; without one it is parked.
+fn served_or_parked(
+    bucket: &'static Bucket,
+    block: Option<NonNull<u8>>,
+    exhaustion: Exhaustion,
+) -> *mut u8 {
+    match block {
         Some(block) => {
             mark(bucket, exhaustion);
             block.as_ptr()
@@ -535,8 +547,11 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
         bucket.exhaustion.set(exhaustion);
         jump(bucket);
     }
-    bucket.spilled.set(bucket.spilled.get().wrapping_add(1));
-    from_overdraft(bucket, layout, exhaustion)
+    let (times, _) = bucket.spilled.get();
+    bucket.spilled.set((times.wrapping_add(1), layout.size()));
+    let pool = thread(|t| t.pool.get());
+    let block = overdraft::allocate_in_place_of(pool, bucket, layout);
+    served_or_parked(bucket, block, exhaustion)
 }
 
 fn stack_exhausted(bucket: &Bucket) -> Exhaustion {

@@ -5,16 +5,18 @@
 
 mod cell;
 mod held;
+mod large;
 mod lock;
 
 use crate::allocator;
 use crate::bucket::Bucket;
-use crate::pool::{Pool, Unsuitable};
+use crate::cleanup::WayOut;
+use crate::pool::{Pool, Unsuitable, chunk};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::region::Part;
 use crate::thread::thread;
 use std::alloc::Layout;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 pub use cell::{Shared, SharedError};
@@ -23,12 +25,17 @@ pub(crate) use held::HeldCells;
 /// Cells that have a heap of their own, at most.
 const QUOTAS: usize = 64;
 
+/// The shared heap, and those.
+pub(crate) const POOLS_MAX: usize = 1 + QUOTAS;
+
 /// The shared heap; then the heaps of cells with a quota, each of which lies in a block of the first.
-static POOLS: [Pool; 1 + QUOTAS] = [const { Pool::new() }; 1 + QUOTAS];
+static POOLS: [Pool; POOLS_MAX] = [const { Pool::new() }; POOLS_MAX];
 static POOLS_IN_USE: AtomicUsize = AtomicUsize::new(1);
 /// There is a region. Before that, the process heap stands in.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
+/// Bytes that closures hold which never return.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 /// Gives the shared heap its memory. Once per process, before any thread is bound to a bucket. A part without bytes leaves
 /// it without: then nothing fits.
@@ -66,6 +73,17 @@ pub fn shared_heap_usage() -> (usize, usize) {
     (POOLS[0].used(), POOLS[0].len())
 }
 
+/// Bytes of the shared heap that closures of [`Shared`] and [`outside`] hold which never return, as far as it is known: what
+/// they have made, and the values of the cells that they change. They stay in use until the process ends.
+#[must_use]
+pub fn shared_heap_kept() -> usize {
+    KEPT.load(Ordering::Relaxed).min(POOLS[0].used())
+}
+
+fn lose(bytes: isize) {
+    KEPT.fetch_add(usize::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+}
+
 /// How often a change of a [`Shared`] cell was refused, because there was no room for it.
 #[must_use]
 pub fn shared_heap_refused() -> u64 {
@@ -76,11 +94,11 @@ pub(crate) fn owns(address: usize) -> bool {
     POOLS[0].owns(address)
 }
 
-/// The heap of a quota that an address of the shared heap lies in, or the shared heap itself.
-fn pool_of(address: usize) -> &'static Pool {
+/// The number of the heap of a quota that an address of the shared heap lies in, or of the shared heap itself.
+fn pool_of(address: usize) -> usize {
     let in_use = POOLS_IN_USE.load(Ordering::Acquire);
-    let own = POOLS[1..in_use].iter().find(|pool| pool.owns(address));
-    own.unwrap_or(&POOLS[0])
+    let is_in = |&number: &usize| POOLS[number].owns(address);
+    (1..in_use).find(is_in).unwrap_or(0)
 }
 
 /// A block from the shared heap, or from the heap of the cell that is being changed; `None` when it does not fit.
@@ -89,18 +107,28 @@ pub(crate) fn allocate(layout: Layout) -> Option<*mut u8> {
         return Some(allocator::from_process_heap(layout));
     }
     ensure_stack(STACK_MARGIN); // a stack overflow under this lock would leave it locked
-    let pool = &POOLS[thread(|t| t.pool.get())];
-    let block = pool.lock().allocate(layout)?;
-    note_made(layout.size());
+    let pool = thread(|t| t.pool.get());
+    let block = POOLS[pool].lock().allocate(layout)?;
+    note_made(pool, block, layout.size());
     Some(block.as_ptr())
 }
 
-fn note_made(size: usize) {
-    thread(|t| t.made.set(t.made.get().max(size)));
+fn note_made(pool: usize, block: NonNull<u8>, size: usize) {
+    count(chunk(size) as isize);
+    large::made(pool, block.as_ptr().addr(), size, thread(|t| t.owner.get()));
 }
 
-fn note_freed(size: usize) {
-    thread(|t| t.freed.set(t.freed.get().max(size)));
+fn note_freed(pool: usize, block: NonNull<u8>, size: usize) {
+    count(-(chunk(size) as isize));
+    large::gone(pool, block.as_ptr().addr(), size);
+}
+
+fn count(bytes: isize) {
+    thread(|t| {
+        if t.outside.get() > 0 {
+            t.net.set(t.net.get() + bytes);
+        }
+    });
 }
 
 /// # Safety
@@ -108,23 +136,27 @@ fn note_freed(size: usize) {
 pub(crate) unsafe fn deallocate(block: NonNull<u8>, layout: Layout) {
     ensure_stack(STACK_MARGIN);
     let pool = pool_of(block.as_ptr().addr());
-    note_freed(layout.size());
+    note_freed(pool, block, layout.size());
     // SAFETY: as promised by the caller.
-    unsafe { pool.lock().deallocate(block, layout) };
+    unsafe { POOLS[pool].lock().deallocate(block, layout) };
 }
 
-/// Makes a block smaller, or larger if what follows it is free. True if it was done.
+/// Makes a block smaller, or larger if what follows it is free. True if it was done. One that grows in a cell of another
+/// heap is to move there, so that a quota holds.
 ///
 /// # Safety
 /// As [`deallocate`], but that the block stays in use; the size is not zero.
 pub(crate) unsafe fn resize(block: NonNull<u8>, layout: Layout, new_size: usize) -> bool {
     ensure_stack(STACK_MARGIN);
     let pool = pool_of(block.as_ptr().addr());
+    if new_size > layout.size() && thread(|t| t.outside.get() > 0 && t.pool.get() != pool) {
+        return false;
+    }
     // SAFETY: as promised by the caller.
-    let done = unsafe { pool.lock().resize(block, layout, new_size) };
+    let done = unsafe { POOLS[pool].lock().resize(block, layout, new_size) };
     if done {
-        note_freed(layout.size());
-        note_made(new_size);
+        note_freed(pool, block, layout.size());
+        note_made(pool, block, new_size);
     }
     done
 }
@@ -134,24 +166,8 @@ fn has_room(pool: &Pool, bytes: usize) -> bool {
     let Ok(layout) = Layout::from_size_align(bytes.max(1), align_of::<usize>()) else {
         return false;
     };
-    let free = pool.len().saturating_sub(pool.used());
-    if free < bytes {
-        return false;
-    }
-    // With an eighth of it free a small piece is there. Else it is tried: the free bytes may be in many pieces.
-    if free / 2 >= bytes && free >= pool.len() / 8 {
-        return true;
-    }
     ensure_stack(STACK_MARGIN);
-    let mut locked = pool.lock();
-    match locked.allocate(layout) {
-        // SAFETY: just made with this layout.
-        Some(block) => unsafe {
-            locked.deallocate(block, layout);
-            true
-        },
-        None => false,
-    }
+    pool.lock().has_piece(layout) // it is tried: the free bytes may be in many pieces
 }
 
 /// Makes a heap of so many bytes in a block of the shared heap. Its number; `None` if there is no room, or there are as
@@ -176,32 +192,72 @@ fn make_pool(bytes: usize) -> Option<usize> {
 ///
 /// An escape out of `f` (the shared heap is full, the stack overflows) leaks what `f` had allocated there.
 pub fn outside<R>(f: impl FnOnce() -> R) -> R {
-    aimed_at(0, f)
+    aimed_at(0, 0, f)
 }
 
-/// Runs `f` with this thread's allocations aimed at the pool of that number.
-fn aimed_at<R>(pool: usize, f: impl FnOnce() -> R) -> R {
+/// Runs `f` with this thread's allocations aimed at the pool of that number, to change that cell.
+fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
     struct Restore {
-        aim: *const Bucket,
         pool: usize,
+        owner: usize,
+        era: u64,
     }
     impl Drop for Restore {
         fn drop(&mut self) {
             thread(|t| {
+                if t.era.get() != self.era {
+                    return; // it was given up, and the thread's words put right, when its request ended
+                }
                 t.outside.set(t.outside.get() - 1);
-                t.aim.set(self.aim);
                 t.pool.set(self.pool);
+                t.owner.set(self.owner);
+                // The last one to end, which need not be the first: a coroutine's may end before one that was begun later.
+                if t.outside.get() == 0 {
+                    t.aim.set(t.aim_before.get());
+                    t.pool.set(0);
+                    t.owner.set(0);
+                    if t.writing.get() == 0 {
+                        t.net.set(0); // no cell is to be charged with it
+                    }
+                }
             });
         }
     }
     let _restore = thread(|t| {
+        if t.outside.get() == 0 {
+            t.aim_before.set(t.aim.replace(ptr::null()));
+        }
         t.outside.set(t.outside.get() + 1);
         Restore {
-            aim: t.aim.replace(std::ptr::null()),
             pool: t.pool.replace(pool),
+            owner: t.owner.replace(owner),
+            era: t.era.get(),
         }
     });
     f()
+}
+
+/// Whether a closure of the request is still inside a cell or [`outside`].
+#[inline]
+pub(crate) fn has_closures(bucket: &Bucket) -> bool {
+    !bucket.held.is_empty() || thread(|t| t.outside.get() > 0)
+}
+
+/// Gives up the closures of this thread's request that have not returned, and never will in it: releases the cells they
+/// hold, and puts the thread's words right. One that a coroutine goes on with later has nothing to give back any more.
+#[cold]
+pub(crate) fn give_up_closures(bucket: &Bucket, way_out: WayOut) {
+    bucket.held.release_all(bucket, way_out);
+    thread(|t| {
+        if t.outside.replace(0) > 0 {
+            t.aim.set(t.aim_before.get());
+        }
+        t.pool.set(0);
+        t.owner.set(0);
+        t.writing.set(0);
+        lose(t.net.replace(0));
+        t.era.set(t.era.get() + 1);
+    });
 }
 
 /// For a fork: holds all locks until [`release`].

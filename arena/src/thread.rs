@@ -9,13 +9,18 @@ pub(crate) struct Thread {
     pub aim: Cell<*const Bucket>,
     /// The bucket whose request this thread is running, whatever it allocates from at the moment.
     pub bound: Cell<*const Bucket>,
-    /// How many `outside` closures are on the stack.
+    /// How many closures have turned the allocations of this thread to the shared heap.
     pub outside: Cell<u32>,
+    /// What it was aimed at before the first of them.
+    pub aim_before: Cell<*const Bucket>,
+    /// Raised when closures are given up that have not returned: what they hold and note is not theirs any more.
+    pub era: Cell<u64>,
     /// The pool of the shared heap that they allocate from.
     pub pool: Cell<usize>,
-    /// The largest block that was made in a cell's pool while this thread changes it, and the largest that was freed.
-    pub made: Cell<usize>,
-    pub freed: Cell<usize>,
+    /// The cell that they change, by its address; 0: none.
+    pub owner: Cell<usize>,
+    /// Bytes that they have made there, less what they have freed.
+    pub net: Cell<isize>,
     /// How many cells are locked for writing: what does not fit the shared heap must then not be left by a jump.
     pub writing: Cell<u32>,
     /// How many functions of the C heap are on the stack.
@@ -34,9 +39,11 @@ thread_local! {
             aim: Cell::new(ptr::null()),
             bound: Cell::new(ptr::null()),
             outside: Cell::new(0),
+            aim_before: Cell::new(ptr::null()),
+            era: Cell::new(0),
             pool: Cell::new(0),
-            made: Cell::new(0),
-            freed: Cell::new(0),
+            owner: Cell::new(0),
+            net: Cell::new(0),
             writing: Cell::new(0),
             in_c: Cell::new(0),
             at_fault: Cell::new(0),

@@ -226,6 +226,7 @@ fn claim(bucket: &Bucket, rank: Rank) -> Claim<'_> {
         account: Some((&bucket.c_account, number)),
         limit: QUOTA.load(Ordering::Relaxed) + rank.extra(),
         reserve: rank.reserve(),
+        debtor: 0,
     }
 }
 
@@ -371,6 +372,7 @@ unsafe fn reallocate(block: NonNull<u8>, size: usize, caller: usize) -> *mut u8 
                 account: None,
                 limit: 0,
                 reserve: 0,
+                debtor: 0,
             },
         };
         // SAFETY: by the caller's promise.

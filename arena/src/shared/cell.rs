@@ -1,8 +1,9 @@
 //! [`Shared`]: a cell that handlers of all requests share.
 
+use super::large::largest_of;
 use super::lock::{Access, Lock, State};
-use super::{POOLS, aimed_at, has_room, make_pool, outside};
-use crate::overdraft::overdraft_share;
+use super::{POOLS, aimed_at, has_room, make_pool};
+use crate::overdraft::{SetAside, overdraft_share, owed_by};
 use crate::recovery::{STACK_MARGIN, ensure_stack, exhausted};
 use crate::thread::{bound, thread};
 use std::cell::UnsafeCell;
@@ -38,11 +39,20 @@ const NO_POOL_YET: usize = usize::MAX;
 /// * [`read`](Shared::read) lets readers in together.
 /// * A panic inside the closure, or a stack overflow, poisons the cell, and unlocks it. Every later use says
 ///   [`SharedError::Poisoned`], until [`restore`](Shared::restore) puts a fresh value in.
-/// * A vector or a hash map doubles, in one piece. So where its largest block, doubled, is more than a request's share of the
-///   overdraft, a change also needs a free piece of that size. One that may go without asks for what it needs itself:
+/// * A request may end while a closure is inside the cell that never returns in it: a coroutine's, which the request has left
+///   in a thread-local. The cell is then as after a request that was parked inside: poisoned, or if it was reading, not to be
+///   changed any more. `restore` puts a fresh value elsewhere; the coroutine has the old one for as long as it likes.
+/// * A vector or a hash map doubles, in one piece. So a change also needs a free piece of twice the cell's largest block.
+///   (What a block is that is smaller than a 64th of the heap is not looked at: it counts as one.) Where that piece is not
+///   there, and a request's share of the overdraft would hold it, a share is set aside while the closure runs; without one
+///   the change is refused. One that may go without asks for what it needs itself:
 ///   `with_room(0, |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see [`refusing`](crate::refusing).
-/// * A closure that wants more at once than both the shared heap and the share can hold ends its request: the cell is
-///   poisoned, and its value is lost.
+/// * What the shared heap has no room for while the closure runs comes from the overdraft, and the request's answer is a 500.
+///   What stays there is owed: the heap counts as full until there is room for that too, or it is removed.
+/// * A closure that wants more at once than that, and more than the shared heap and the overdraft have for it, ends its
+///   request: the cell is poisoned, and its value is lost. Where a client says how much it is, say so too:
+///   `with_room(text.len(), f)`. Not known is the largest block of a value that was moved in, or made before there was a
+///   shared heap, until it has grown once.
 pub struct Shared<T: 'static> {
     lock: Lock,
     /// The value, until a fresh one had to be put elsewhere.
@@ -53,10 +63,6 @@ pub struct Shared<T: 'static> {
     quota: usize,
     /// The pool that it allocates from.
     pool: AtomicUsize,
-    /// What a change has wanted and not got: so much room must be there before the next one.
-    wanted: AtomicUsize,
-    /// The largest block that it has, as far as changes have shown. A vector or a hash map may want twice as much next.
-    largest: AtomicUsize,
 }
 
 // SAFETY: the value is reached under the lock only, by one writer or by several readers at a time.
@@ -71,7 +77,7 @@ unsafe impl<T: Send> Send for Shared<T> {}
 pub enum SharedError {
     /// A request ended while it was changing the value, which may be half-changed.
     #[error(
-        "shared state is poisoned: an earlier request ended (panicked or ran out of stack) while it was changing it"
+        "shared state is poisoned: an earlier request ended (panicked, ran out of stack, or left a coroutine behind) while it was changing it"
     )]
     Poisoned,
     /// A request that was ended for good while it was reading may still be reading: the value can be read, and not changed.
@@ -83,7 +89,8 @@ pub enum SharedError {
     /// [`with_room`](Shared::with_room) of 0 bytes still works, to take something back.
     #[error("the request has outgrown its bucket")]
     Exhausted,
-    /// There is no room for a change.
+    /// There is no room for a change, or none in one piece. It was refused before it began; or, where its request has outgrown
+    /// what it could have, it is done.
     #[error(
         "the shared heap is full: {asked} bytes were wanted, and {used} of {size} are in use; raise --shared-heap or the cell's quota, or remove something (Shared::with_room, with 0 bytes)"
     )]
@@ -118,8 +125,6 @@ impl<T: 'static> Shared<T> {
             elsewhere: AtomicPtr::new(ptr::null_mut()),
             quota: bytes,
             pool: AtomicUsize::new(if bytes == 0 { 0 } else { NO_POOL_YET }),
-            wanted: AtomicUsize::new(0),
-            largest: AtomicUsize::new(0),
         }
     }
 
@@ -174,8 +179,9 @@ impl<T: 'static> Shared<T> {
         self.change(bytes, f)
     }
 
-    /// As [`with`](Shared::with), for a closure that changes something outside, or moves something in. What it moves in must have been made in the shared
-    /// heap, inside [`outside`]; of anything else the bucket it lies in keeps the bytes for as long as the cell has it.
+    /// As [`with`](Shared::with), for a closure that changes something outside, or moves something in. What it moves in must
+    /// have been made in the shared heap, inside [`outside`](crate::outside); of anything else the bucket it lies in keeps the
+    /// bytes for as long as the cell has it. In a cell with a quota it counts from when it grows.
     ///
     /// # Errors
     /// [`SharedError`].
@@ -195,23 +201,18 @@ impl<T: 'static> Shared<T> {
             if room > 0 && exhausted().is_some() {
                 return Err(SharedError::Exhausted);
             }
-            self.check_room(pool, room)?;
+            let _share = self.check_room(pool, room)?;
             let bucket = bound();
             let before = bucket.map_or(0, |bucket| {
                 bucket.last_change.set(Some(place));
-                bucket.spilled.get()
+                bucket.spilled.get().0
             });
-            thread(|t| (t.made.set(0), t.freed.set(0)));
             // SAFETY: locked for writing, and whole: nobody else has a reference to the value.
-            let result = aimed_at(pool, || f(unsafe { &mut *self.value() }));
-            self.note_largest();
+            let result = aimed_at(pool, self.address(), || f(unsafe { &mut *self.value() }));
             match bucket {
                 // The value is as the closure has left it, in part outside the shared heap; the request is over.
-                Some(bucket) if bucket.spilled.get() != before => {
-                    let asked = bucket.exhaustion.get().asked;
-                    self.wanted
-                        .fetch_max(asked.saturating_mul(2), Ordering::Relaxed);
-                    Err(self.full(pool, asked))
+                Some(bucket) if bucket.spilled.get().0 != before => {
+                    Err(self.full(pool, bucket.spilled.get().1))
                 }
                 _ => Ok(result),
             }
@@ -231,37 +232,40 @@ impl<T: 'static> Shared<T> {
         }
     }
 
-    fn note_largest(&self) {
-        let (made, freed) = thread(|t| (t.made.get(), t.freed.get()));
-        let largest = self.largest.load(Ordering::Relaxed);
-        let now = match freed >= largest {
-            true => made,
-            false => made.max(largest),
+    /// So that the change can be done, or is refused before it begins: a free piece of `room` bytes, and one to which the
+    /// largest block may double. Where that is not there, a share of the overdraft is set aside for it.
+    fn check_room(
+        &self,
+        pool: usize,
+        room: usize,
+    ) -> Result<Option<SetAside<'static>>, SharedError> {
+        let Some(bucket) = bound().filter(|_| room > 0) else {
+            return Ok(None);
         };
-        if now != largest {
-            self.largest.store(now, Ordering::Relaxed);
+        let heap = &POOLS[pool];
+        // What lies in the overdraft for want of room counts as if it lay here.
+        let owed = owed_by(pool);
+        if owed > 0 && heap.used() + owed + room > heap.len() {
+            return Err(self.full(pool, owed + room));
         }
+        let largest = largest_of(pool, self.address()).max(owed);
+        let doubled = largest.saturating_mul(2);
+        if has_room(heap, room.max(doubled)) {
+            return Ok(None);
+        }
+        if !has_room(heap, room) {
+            return Err(self.full(pool, room));
+        }
+        let share = match doubled.saturating_add(ROOM) <= overdraft_share() {
+            true => SetAside::new(bucket),
+            false => None,
+        };
+        share.map(Some).ok_or_else(|| self.full(pool, doubled))
     }
 
-    fn check_room(&self, pool: usize, room: usize) -> Result<(), SharedError> {
-        if room == 0 || bound().is_none() {
-            return Ok(());
-        }
-        // What doubles for the first time where there is no room for it goes to the overdraft; unless not even that can
-        // have it, when the request would end in the middle of the change.
-        let doubled = self.largest.load(Ordering::Relaxed).saturating_mul(2);
-        let doubled = if doubled + ROOM > overdraft_share() {
-            doubled
-        } else {
-            0
-        };
-        let wanted = room.max(self.wanted.load(Ordering::Relaxed)).max(doubled);
-        if has_room(&POOLS[pool], wanted) {
-            self.wanted.store(0, Ordering::Relaxed);
-            Ok(())
-        } else {
-            Err(self.full(pool, wanted))
-        }
+    /// Who it is, where that is noted.
+    fn address(&self) -> usize {
+        ptr::from_ref(&self.lock).addr()
     }
 
     fn full(&self, pool: usize, asked: usize) -> SharedError {
@@ -313,8 +317,26 @@ impl<T: 'static> Shared<T> {
     ///
     /// The old value is dropped if it is one: after a panic it is. After a stack overflow it may be half-changed, and what
     /// it owns stays allocated. If a request that will never end still has it, the fresh value goes into other storage.
-    pub fn restore(&self, make: impl FnOnce() -> T) {
-        let fresh = outside(|| Box::new(make()));
+    ///
+    /// As in [`with`](Shared::with), `make` allocates from the cell's heap and must be `Copy`, so that no value is moved in
+    /// that was made in the request's bucket:
+    ///
+    /// ```compile_fail
+    /// # use transom_arena::Shared;
+    /// static NAMES: Shared<Vec<String>> = Shared::new(Vec::new());
+    /// let names = vec![String::from("made in the request's bucket")];
+    /// NAMES.restore(move || names);
+    /// ```
+    ///
+    /// # Panics
+    /// As [`with`](Shared::with).
+    pub fn restore(&self, make: impl FnOnce() -> T + Copy) {
+        let pool = self.lock.seized(|| self.own_pool().unwrap_or(0));
+        let (fresh, bytes) = aimed_at(pool, self.address(), || {
+            let before = thread(|t| t.net.get());
+            let fresh = Box::new(make());
+            (fresh, thread(|t| t.net.get()) - before)
+        });
         ensure_stack(STACK_MARGIN + size_of::<T>());
         let old = self.lock.seized(|| {
             let state = self.lock.state();
@@ -324,7 +346,10 @@ impl<T: 'static> Shared<T> {
                     // SAFETY: locked for writing, and a value, which is not used again where it lies.
                     Some(unsafe { value.read() })
                 }
-                State::Broken | State::Read | State::Written => None,
+                State::Broken | State::Read | State::Written => {
+                    self.lock.lose_value();
+                    None
+                }
             };
             match state {
                 // SAFETY: locked for writing; nobody has a reference, and writing over bytes without reading them is
@@ -337,7 +362,7 @@ impl<T: 'static> Shared<T> {
                         .store(Box::into_raw(fresh), Ordering::Relaxed);
                 }
             }
-            self.wanted.store(0, Ordering::Relaxed);
+            self.lock.set_bytes(bytes);
             self.lock.set_whole();
             old
         });
@@ -350,6 +375,7 @@ impl<T> Drop for Shared<T> {
         let is_value = matches!(self.lock.state(), State::Whole | State::Panicked);
         let elsewhere = *self.elsewhere.get_mut();
         if !is_value {
+            self.lock.lose_value();
             return; // what it owns stays allocated, as after `restore`
         }
         // SAFETY: nobody else has the cell, and the value is one; it is dropped once, here.

@@ -4,6 +4,7 @@ use super::lock::{Access, Lock};
 use crate::bucket::Bucket;
 use crate::cleanup::WayOut;
 use std::cell::Cell;
+use std::ptr;
 
 /// So many cells a request can hold at once.
 const HELD_MAX: usize = 16;
@@ -13,6 +14,8 @@ const HELD_MAX: usize = 16;
 pub(super) struct Held {
     pub lock: *const Lock,
     pub access: Access,
+    /// What the thread's `net` was.
+    pub since: isize,
 }
 
 /// Of one request, in the order in which they were locked.
@@ -32,7 +35,7 @@ impl HeldCells {
     pub(super) fn has(&self, lock: &Lock) -> bool {
         let held = self.cells[..self.count.get()].iter();
         held.filter_map(Cell::get)
-            .any(|held| std::ptr::eq(held.lock, lock))
+            .any(|held| ptr::eq(held.lock, lock))
     }
 
     /// # Panics
@@ -49,10 +52,27 @@ impl HeldCells {
         self.count.set(self.count.get() + 1);
     }
 
-    /// The newest is released by its own frame. (They are locked by closures, so the newest goes first.)
-    pub(super) fn remove(&self) {
-        self.count.set(self.count.get() - 1);
-        self.cells[self.count.get()].set(None);
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.get() == 0
+    }
+
+    /// It is released by its own frame. (The newest goes first, unless a coroutine holds one of them.)
+    pub(super) fn remove(&self, lock: &Lock) {
+        let held = &self.cells[..self.count.get()];
+        let is_it =
+            |cell: &Cell<Option<Held>>| cell.get().is_some_and(|held| ptr::eq(held.lock, lock));
+        let Some(at) = held.iter().rposition(is_it) else {
+            return;
+        };
+        for pair in held[at..].windows(2) {
+            pair[0].set(pair[1].get());
+        }
+        self.count.set(held.len() - 1);
+    }
+
+    /// Its thread is gone, and no frame will give one back. They stay locked.
+    pub(crate) fn forget_all(&self) {
+        self.count.set(0);
     }
 
     /// Releases all of a request that did not return, newest first.
@@ -60,7 +80,12 @@ impl HeldCells {
         while self.count.get() > 0 {
             let newest = self.cells[self.count.get() - 1].take();
             self.count.set(self.count.get() - 1);
-            let Some(Held { lock, access }) = newest else {
+            let Some(Held {
+                lock,
+                access,
+                since,
+            }) = newest
+            else {
                 continue;
             };
             if bucket.is_on_a_stack(lock as usize) {
@@ -68,9 +93,10 @@ impl HeldCells {
                 // there, for others.
                 continue;
             }
-            // SAFETY: the cell lies outside the request's frames, whose borrow of it has not ended by returning: it still
-            // lives, or at least its memory is nobody else's yet.
-            unsafe { (*lock).leave(access, way_out) };
+            // SAFETY: the cell lies outside the request's frames, and the frame that has borrowed it has not returned: a jump
+            // has left it just now, or it is parked, or a coroutine's that is suspended or was leaked, and those borrow only
+            // what lives for ever or what they own. So the cell lives, or at least its memory is nobody else's yet.
+            unsafe { (*lock).leave(access, since, way_out) };
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::futex::{AtomicU32, Ordering};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::rwlock;
 use crate::thread::{bound, thread};
-use std::sync::atomic::{AtomicU8, AtomicUsize};
+use std::sync::atomic::{AtomicIsize, AtomicU8, AtomicUsize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
@@ -36,6 +36,8 @@ pub(super) struct Lock {
     state: AtomicU8,
     /// The writer's thread, to turn a self-deadlock into a panic. Zero: none.
     writer: AtomicUsize,
+    /// Bytes of the shared heap that the value has, as far as changes have shown. Written with the lock held for writing.
+    bytes: AtomicIsize,
 }
 
 impl Lock {
@@ -44,6 +46,7 @@ impl Lock {
             word: AtomicU32::new(rwlock::FREE),
             state: AtomicU8::new(State::Whole as u8),
             writer: AtomicUsize::new(0),
+            bytes: AtomicIsize::new(0),
         }
     }
 
@@ -84,25 +87,29 @@ impl Lock {
         struct Guard<'l> {
             lock: &'l Lock,
             access: Access,
+            since: isize,
+            era: u64,
             returned: bool,
         }
         impl Drop for Guard<'_> {
             fn drop(&mut self) {
-                if let Some(bucket) = bound() {
-                    bucket.held.remove();
+                if self.era != thread(|t| t.era.get()) {
+                    return; // it was given up, and released, when its request ended
                 }
                 let way_out = match self.returned {
                     true => WayOut::Returned,
                     false => WayOut::Unwound,
                 };
-                self.lock.leave(self.access, way_out);
+                self.lock.give_back(self.access, self.since, way_out);
             }
         }
         ensure_stack(STACK_MARGIN);
-        self.acquire(access);
+        let since = self.acquire(access);
         let mut guard = Guard {
             lock: self,
             access,
+            since,
+            era: thread(|t| t.era.get()),
             returned: false,
         };
         // The state is looked at with the lock, so that those who wait learn what the one before them has left.
@@ -111,8 +118,8 @@ impl Lock {
         result
     }
 
-    /// Takes the lock, and notes it for the way out of the request.
-    fn acquire(&self, access: Access) {
+    /// Takes the lock, and notes it for the way out of the request. What the thread's `net` is then.
+    fn acquire(&self, access: Access) -> isize {
         let me = thread(|t| std::ptr::from_ref(t) as usize);
         let bucket = bound();
         let has_it = self.writer.load(Ordering::Relaxed) == me
@@ -132,13 +139,37 @@ impl Lock {
                 thread(|t| t.writing.set(t.writing.get() + 1));
             }
         }
+        let since = thread(|t| t.net.get());
         if let Some(bucket) = bucket {
-            bucket.held.add(Held { lock: self, access });
+            bucket.held.add(Held {
+                lock: self,
+                access,
+                since,
+            });
         }
+        since
+    }
+
+    /// The value has so many bytes.
+    pub(super) fn set_bytes(&self, bytes: isize) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What the value has stays in use for ever, because it may be no value, or somebody's.
+    pub(super) fn lose_value(&self) {
+        super::lose(self.bytes.swap(0, Ordering::Relaxed));
+    }
+
+    /// The frame that has taken the lock gives it back.
+    fn give_back(&self, access: Access, since: isize, way_out: WayOut) {
+        if let Some(bucket) = bound() {
+            bucket.held.remove(self);
+        }
+        self.leave(access, since, way_out);
     }
 
     /// Gives the lock up, for the request that has it, and notes what it leaves behind.
-    pub(super) fn leave(&self, access: Access, way_out: WayOut) {
+    pub(super) fn leave(&self, access: Access, since: isize, way_out: WayOut) {
         let left = match (access, way_out) {
             (_, WayOut::Returned) => State::Whole,
             (Access::Write, WayOut::Parked) => State::Written,
@@ -150,6 +181,13 @@ impl Lock {
             | (Access::Read, WayOut::Overflowed) => State::Broken,
             (Access::Read, WayOut::Unwound | WayOut::Escaped) => State::Whole,
         };
+        if access == Access::Write {
+            let net = thread(|t| t.net.replace(since)) - since;
+            self.bytes.fetch_add(net, Ordering::Relaxed);
+        }
+        if matches!(left, State::Broken | State::Written) {
+            self.lose_value();
+        }
         self.worsen(left);
         match access {
             Access::Read => rwlock::unlock_read(&self.word),
@@ -164,12 +202,9 @@ impl Lock {
     /// Runs `f` with the lock held for writing, whatever state the cell is in.
     pub(super) fn seized<R>(&self, f: impl FnOnce() -> R) -> R {
         ensure_stack(STACK_MARGIN);
-        self.acquire(Access::Write);
+        let since = self.acquire(Access::Write);
         let result = f();
-        if let Some(bucket) = bound() {
-            bucket.held.remove();
-        }
-        self.leave(Access::Write, WayOut::Returned);
+        self.give_back(Access::Write, since, WayOut::Returned);
         result
     }
 }

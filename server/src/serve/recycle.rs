@@ -17,7 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use transom_arena::{Bytes, MemoryLimit, overdraft_usage};
+use transom_arena::{Bytes, MemoryLimit, overdraft_usage, shared_heap_kept, shared_heap_usage};
 use transom_doors::{Door, now_ns};
 use transom_platform::own_log::{error, info, warn};
 use transom_platform::{Application, Looked, LossWatch, Lost};
@@ -223,6 +223,8 @@ enum Cause {
     Held,
     /// Half of the overdraft: what has outlived its request there stays.
     Overdraft,
+    /// Half of the shared heap: closures that never return hold it.
+    SharedHeap,
     /// Half of the C heap.
     CHeap,
     /// Half of the channels that clients of the door may have.
@@ -241,12 +243,17 @@ impl Cause {
         descriptors_are_lost: bool,
     ) -> Option<Self> {
         let overdraft = overdraft_usage();
+        let (_, shared_heap) = shared_heap_usage();
         [
             (looked.lost.total() >= limit, Cause::Buckets),
             (looked.stuck, Cause::Held),
             (
                 is_more_than_half(overdraft.kept, overdraft.size),
                 Cause::Overdraft,
+            ),
+            (
+                is_more_than_half(shared_heap_kept(), shared_heap),
+                Cause::SharedHeap,
             ),
             (c_heap_is_low, Cause::CHeap),
             (channels.is_some_and(Channels::are_low), Cause::Channels),
@@ -310,6 +317,7 @@ impl Cause {
         match self {
             Cause::Buckets | Cause::Held => "--lost-limit",
             Cause::Overdraft => "--overdraft",
+            Cause::SharedHeap => "--shared-heap",
             Cause::CHeap => "--c-heap",
             Cause::Channels => "--door-channels",
             Cause::Descriptors => "`ulimit -n`",
@@ -326,6 +334,9 @@ impl fmt::Display for Cause {
             }
             Cause::Overdraft => {
                 "more than half of the overdraft is held by what requests have left there"
+            }
+            Cause::SharedHeap => {
+                "more than half of the shared heap is held by requests that never returned from a change of a Shared cell"
             }
             Cause::CHeap => {
                 "the C heap is full, and more than half of it is held by what requests have left there"

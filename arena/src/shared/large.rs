@@ -1,0 +1,93 @@
+//! The large blocks of the pools, and which cell has made them. A vector or a hash map doubles in one piece, and that piece
+//! must be had before its cell is changed.
+
+use super::{POOLS, POOLS_MAX};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A block of so manieth of its pool is large. No more than so many can be there at once.
+const PARTS: usize = 64;
+
+/// One of them; no address: none.
+struct Block {
+    address: AtomicUsize,
+    size: AtomicUsize,
+    owner: AtomicUsize,
+}
+
+/// Of one pool. Written under its lock.
+struct Blocks {
+    count: AtomicUsize,
+    blocks: [Block; PARTS],
+}
+
+static OF_POOLS: [Blocks; POOLS_MAX] = [const {
+    Blocks {
+        count: AtomicUsize::new(0),
+        blocks: [const {
+            Block {
+                address: AtomicUsize::new(0),
+                size: AtomicUsize::new(0),
+                owner: AtomicUsize::new(0),
+            }
+        }; PARTS],
+    }
+}; POOLS_MAX];
+
+impl Blocks {
+    /// The one with this address, or a free place, with address 0.
+    fn find(&self, address: usize) -> Option<&Block> {
+        let is_it = |block: &&Block| block.address.load(Ordering::Relaxed) == address;
+        self.blocks.iter().find(is_it)
+    }
+
+    fn largest_of(&self, owner: usize) -> usize {
+        let is_there = |block: &&Block| block.address.load(Ordering::Relaxed) != 0;
+        let there = self.blocks.iter().filter(is_there);
+        there
+            .take(self.count.load(Ordering::Relaxed))
+            .filter(|block| block.owner.load(Ordering::Relaxed) == owner)
+            .fold(0, |most, block| {
+                most.max(block.size.load(Ordering::Relaxed))
+            })
+    }
+}
+
+fn limit(pool: usize) -> usize {
+    POOLS[pool].len() / PARTS
+}
+
+/// A block was made, in a change of that cell (0: of none).
+pub(super) fn made(pool: usize, address: usize, size: usize, owner: usize) {
+    if size < limit(pool) {
+        return;
+    }
+    let _locked = POOLS[pool].lock();
+    let of_pool = &OF_POOLS[pool];
+    if let Some(block) = of_pool.find(0) {
+        block.size.store(size, Ordering::Relaxed);
+        block.owner.store(owner, Ordering::Relaxed);
+        block.address.store(address, Ordering::Relaxed);
+        of_pool.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A block is about to go.
+pub(super) fn gone(pool: usize, address: usize, size: usize) {
+    if size < limit(pool) {
+        return;
+    }
+    let _locked = POOLS[pool].lock();
+    let of_pool = &OF_POOLS[pool];
+    if let Some(block) = of_pool.find(address) {
+        block.address.store(0, Ordering::Relaxed);
+        of_pool.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The largest block that the cell may have, in its pool or in the heap of all. Of small ones it is not known.
+pub(super) fn largest_of(pool: usize, owner: usize) -> usize {
+    let small = limit(pool).min(POOLS[pool].used());
+    [0, pool].iter().fold(small, |most, &pool| {
+        most.max(OF_POOLS[pool].largest_of(owner))
+    })
+}
