@@ -814,6 +814,10 @@ fn check_streams(
     let http = is(|target| matches!(target, Target::Http(_)));
     let tcp = is(|target| matches!(target, Target::Tcp(_)));
     let udp = is(|target| matches!(target, Target::Udp(_)));
+    let over_internet = |forward: &crate::config::Forward| {
+        matches!(forward.target, Target::Tcp(_)) && forward.address.path().is_none()
+    };
+    let tcp_over_internet = forwards.iter().any(over_internet);
     if settings.proxy_protocol == ProxySetting::Require && (tcp || udp) {
         return Err(PlanError::Together {
             flag: "--proxy-protocol require",
@@ -828,6 +832,7 @@ fn check_streams(
     let other = match (tcp, udp) {
         _ if http => "no udp:// forward",
         (true, true) => "no http:// forward",
+        (true, false) if !tcp_over_internet => "tcp://unix: forwards only",
         (true, false) => "tcp:// forwards only",
         (false, true) => "udp:// forwards only",
         (false, false) => return Ok(()),
@@ -842,6 +847,11 @@ fn check_streams(
             http || tcp,
             &OF_CONNECTIONS,
             "datagrams have no connections: leave it out",
+        ),
+        (
+            http || tcp_over_internet,
+            &OF_INTERNET,
+            "a Unix socket has no addresses, and its kernel keeps no clocks of it: leave it out",
         ),
         (
             http || udp,
@@ -884,6 +894,13 @@ const OF_CONNECTIONS: [&str; 5] = [
     "--connections",
     "--connections-per-address",
     "--backlog",
+    "--write-timeout",
+    "--idle-timeout",
+];
+
+/// Of these, those that do not hold for `tcp://unix:` forwards.
+pub(crate) const OF_INTERNET: [&str; 3] = [
+    "--connections-per-address",
     "--write-timeout",
     "--idle-timeout",
 ];

@@ -14,7 +14,7 @@ use crate::config::{Forward, Target};
 use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
 use crate::front::{Order, Orders};
 use crate::net::{self, Epoll};
-use crate::plan::LOOP_STACK;
+use crate::plan::{LOOP_STACK, OF_INTERNET};
 use crate::serve::EndIfPanicking;
 use crate::settings::FrontSettings;
 use crate::threads;
@@ -192,6 +192,7 @@ pub(crate) fn start(
         };
         let body: Box<dyn FnOnce() + Send> = match forward.target {
             Target::Tcp(path) => {
+                warn_of_what_does_not_hold(&name, &socket, settings);
                 let options = open_options(settings, owners(&path));
                 let doorway = Doorway::new(name, path, options, settings);
                 let traffic = tcp::Connections::new(socket, settings, addresses.cloned());
@@ -223,6 +224,21 @@ pub(crate) fn start(
     }
     all_started.wait();
     Ok(started)
+}
+
+/// Says which flags that were given do not hold for a forward, because its listener is a Unix socket.
+fn warn_of_what_does_not_hold(forward: &str, listener: &OwnedFd, settings: &FrontSettings) {
+    if net::local_address(listener).is_ok() {
+        return;
+    }
+    let given = |flag: &&&str| settings.given.iter().any(|given| *given == flag[2..]);
+    for flag in OF_INTERNET.iter().filter(given) {
+        warn!(
+            forward,
+            flag,
+            "this flag does not hold for a tcp:// forward that listens on a Unix socket: that has no addresses, and its kernel keeps no clocks of it"
+        );
+    }
 }
 
 impl Forwards {

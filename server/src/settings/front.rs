@@ -253,7 +253,8 @@ pub struct FrontSettings {
     )]
     pub write_rate: Bytes,
 
-    /// How long a connection may stay open without a request; of a tcp:// forward, without a byte either way
+    /// How long a connection may stay open without a request; of a tcp:// forward, without a byte either way (not of
+    /// tcp://unix:, whose sockets have no clocks)
     #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
     pub idle_timeout: Duration,
 
