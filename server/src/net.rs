@@ -335,6 +335,25 @@ pub(crate) fn is_readable(fd: RawFd) -> bool {
     unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
 }
 
+/// What is left to be read of a connection that has ended in both directions, by a reset or otherwise; `None` if one of them
+/// is open.
+pub(crate) fn left_after_the_end(socket: &OwnedFd) -> Option<u64> {
+    let fd = socket.as_raw_fd();
+    let mut asked = libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one entry, which the kernel writes to; it does not wait.
+    unsafe { libc::poll(&raw mut asked, 1, 0) };
+    (asked.revents & libc::POLLHUP != 0).then(|| {
+        let mut unread: libc::c_int = 0;
+        // SAFETY: the request writes an int, and nothing if it fails.
+        unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut unread) };
+        u64::try_from(unread).unwrap_or(0)
+    })
+}
+
 /// Ends a connection in both directions, whoever else has its descriptor.
 pub(crate) fn shutdown(fd: RawFd) {
     // SAFETY: a plain system call; one that has ended already is no matter.

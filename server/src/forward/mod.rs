@@ -84,8 +84,8 @@ trait Traffic {
     /// How many there may be at once, beside the slots of the door.
     fn most(&self) -> usize;
 
-    /// Looks at a call that has begun, at its time, and says when to look again; `u64::MAX` for never.
-    fn look_at(&mut self, call: &mut Self::Call, now_ns: u64) -> u64;
+    /// Looks at a call that has begun, at its time.
+    fn look_at(&mut self, call: &mut Self::Call, now_ns: u64) -> Look;
 
     /// When a call that begins now is first looked at.
     fn first_look_ns(&self, now_ns: u64) -> u64;
@@ -140,6 +140,14 @@ enum Received<C> {
     Exhausted,
 }
 
+/// What is to be done about a call that was looked at.
+enum Look {
+    /// It is looked at again then; `u64::MAX` for never.
+    Again(u64),
+    /// It is given up: nobody has any use for it.
+    GiveUp,
+}
+
 /// Why a call has no end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
@@ -149,6 +157,8 @@ enum Loss {
     MayHaveRun,
     /// No instance has accepted it, nor will.
     NotAccepted,
+    /// Its client has gone, and its handler has not returned.
+    ClientHasGone,
     /// The door is opened again too often for its end to be heard of.
     LetGo,
     /// The drain has ended before it.
