@@ -197,7 +197,7 @@ pub enum Refusal {
     },
     /// All channels are in use, or stay for calls that were lost in them.
     #[error(
-        "the door has {max} channels, and all are in use, or stay for calls that were lost in them: raise the door's limit of channels"
+        "the door has {max} channels, and all are in use, or stay for calls that were lost in them: raise the door's limit of channels (--door-channels)"
     )]
     Channels {
         /// The door's limit.
@@ -205,7 +205,7 @@ pub enum Refusal {
     },
     /// This user has all the channels that one user may have.
     #[error(
-        "user {uid} has {max} channels of this door, as many as one user may have: raise the door's limit of channels per user"
+        "user {uid} has {max} channels of this door, as many as one user may have: raise the door's limit of channels per user (--door-channels-per-user)"
     )]
     ChannelsPerUser {
         /// The door's limit for one user.

@@ -440,7 +440,7 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
         term(
             "channels",
             Place::Process,
-            settings.door.door_channels.get() as usize,
+            settings.door.channels() as usize,
             channel.replies_len() + channel.control_len(),
             "a client's each: (slots + those that lost requests may keep) × reply, headers, bitmaps; the requests are the client's",
             "--door-channels, --slots, --lost-limit, --reply-size",
@@ -1066,11 +1066,11 @@ fn check_door(settings: &Settings) -> Result<(), PlanError> {
             why: "a door allocates on the process heap when clients open it; test the application with a front end of its own",
         });
     }
-    if door.channels_per_user() > door.door_channels.get() {
+    if door.channels_per_user() > door.channels() {
         return Err(PlanError::TooLarge {
             flag: "--door-channels-per-user",
             was: door.channels_per_user().to_string(),
-            most: door.door_channels.to_string(),
+            most: door.channels().to_string(),
             why: "one user cannot have more channels than there are (--door-channels)",
         });
     }
