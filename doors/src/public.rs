@@ -228,6 +228,9 @@ pub enum Refusal {
         /// The system's error number.
         errno: u64,
     },
+    /// The client's end of the socket is closed. Nobody hears this refusal; it is for the owner's log.
+    #[error("the client has hung up before it got its channel: it was ended, or did not wait")]
+    HungUp,
     /// What the client sent is no hello, or its memory is not what was agreed.
     #[error("the server did not accept what the client sent")]
     Protocol,
