@@ -21,7 +21,7 @@ use crate::closer;
 use crate::door::Inner;
 use crate::error::AttachError;
 use crate::porter::{self, Orders};
-use crate::public::AttachOptions;
+use crate::public::{AttachOptions, check_path};
 use crate::socket;
 
 /// Clients that may wait to be let in.
@@ -89,6 +89,10 @@ pub fn attach(
             source,
         }
     };
+    check_path(path).map_err(|source| AttachError::Name {
+        path: path.to_owned(),
+        source,
+    })?;
     closer::start().map_err(fail("start the thread that closes what clients send"))?;
     let lock = lock(path, options.wait)?;
     match fs::symlink_metadata(path) {

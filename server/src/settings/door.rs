@@ -3,9 +3,14 @@
 use super::front::default_loops;
 use super::values::{parse_duration, parse_group, parse_mode, parse_user};
 use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
+use transom_doors::{NameTooLong, check_path};
+
+/// Channels on a machine with few cores.
+const CHANNELS_LEAST: u32 = 16;
 
 /// The flags of a door at a path.
 #[derive(Debug, Clone, Args)]
@@ -16,6 +21,7 @@ pub struct DoorSettings {
     #[arg(
         long,
         env = "TRANSOM_DOOR",
+        value_parser = PathBufValueParser::new().try_map(door_path),
         value_name = "PATH",
         conflicts_with = "listen",
         help_heading = "Door"
@@ -104,4 +110,9 @@ impl DoorSettings {
         self.door_channels_per_user
             .map_or_else(|| self.channels(), NonZeroU32::get)
     }
+}
+
+/// A path that a door can have.
+fn door_path(path: PathBuf) -> Result<PathBuf, NameTooLong> {
+    check_path(&path).map(|()| path)
 }
