@@ -21,7 +21,7 @@ use crate::closer;
 use crate::door::Inner;
 use crate::error::AttachError;
 use crate::porter::{self, Orders};
-use crate::public::AttachOptions;
+use crate::public::{AttachOptions, check_path};
 use crate::socket;
 
 /// Clients that may wait to be let in.
@@ -89,6 +89,10 @@ pub fn attach(
             source,
         }
     };
+    check_path(path).map_err(|source| AttachError::Name {
+        path: path.to_owned(),
+        source,
+    })?;
     closer::start().map_err(fail("start the thread that closes what clients send"))?;
     let lock = lock(path, options.wait)?;
     match fs::symlink_metadata(path) {
@@ -101,8 +105,14 @@ pub fn attach(
     }
     let temporary = Temporary::beside(path);
     let listener = socket::seqpacket().map_err(fail("make a socket"))?;
-    let made = make(&listener, &temporary.0, options).map_err(fail("make the door's socket"));
-    made?;
+    let bound = socket::bind(&listener, &temporary.0).and_then(|()| find_socket(&temporary.0));
+    let found = bound.map_err(fail("make the door's socket"))?;
+    change_owner(&found, options).map_err(|source| AttachError::Owner {
+        path: path.to_owned(),
+        source,
+    })?;
+    let open = change_mode(&found, options.mode).and_then(|()| let_clients_in(&listener));
+    open.map_err(fail("make the door's socket"))?;
     let identity = fs::symlink_metadata(&temporary.0)
         .map(|made| (made.dev(), made.ino()))
         .map_err(fail("look at the door's socket"))?;
@@ -125,18 +135,16 @@ pub fn attach(
     Ok(attachment)
 }
 
-fn make(listener: &OwnedFd, temporary: &Path, options: &AttachOptions) -> io::Result<()> {
-    socket::bind(listener, temporary)?;
-    set_permissions(temporary, options)?;
+/// Until here nobody can have connected.
+fn let_clients_in(listener: &OwnedFd) -> io::Result<()> {
     socket::set_nonblocking(listener)?;
     socket::let_descriptors_in(listener, false);
-    // Until here nobody can have connected.
     socket::listen(listener, BACKLOG)
 }
 
-/// Sets the mode and the owner of the socket at a path. Through a descriptor, and only once that is a socket: where others may
-/// write to the folder, a link to something else may lie there by now.
-fn set_permissions(path: &Path, options: &AttachOptions) -> io::Result<()> {
+/// A descriptor that names the socket at a path, to change its mode and owner by. Only if it is one: where others may write to
+/// the folder, a link to something else may lie there by now.
+fn find_socket(path: &Path) -> io::Result<File> {
     let found = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
@@ -146,16 +154,22 @@ fn set_permissions(path: &Path, options: &AttachOptions) -> io::Result<()> {
             "something else has taken the socket's place: let nobody else write to the folder",
         ));
     }
-    let fd = found.as_raw_fd();
+    Ok(found)
+}
+
+/// chown(2) of what a descriptor with `O_PATH` names, if it is to have another owner or group.
+fn change_owner(file: &File, options: &AttachOptions) -> io::Result<()> {
+    if options.owner.is_none() && options.group.is_none() {
+        return Ok(());
+    }
     let id = |id: Option<u32>| id.unwrap_or(u32::MAX); // stays as it is
     let (owner, group) = (id(options.owner), id(options.group));
-    let changes = options.owner.is_some() || options.group.is_some();
+    let fd = file.as_raw_fd();
     // SAFETY: the path is an empty C string.
-    if changes && unsafe { libc::fchownat(fd, c"".as_ptr(), owner, group, libc::AT_EMPTY_PATH) } < 0
-    {
+    if unsafe { libc::fchownat(fd, c"".as_ptr(), owner, group, libc::AT_EMPTY_PATH) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    change_mode(&found, options.mode)
+    Ok(())
 }
 
 /// chmod(2) of what a descriptor with `O_PATH` names.
@@ -327,10 +341,12 @@ mod tests {
             ..AttachOptions::default()
         };
         for name in ["file", "link", "link-to-socket", "hard-link"] {
-            assert!(set_permissions(&at(name), &options).is_err(), "{name}");
+            assert!(find_socket(&at(name)).is_err(), "{name}");
         }
         assert_eq!(mode_of("file"), 0o600);
-        set_permissions(&at("socket"), &options).expect("our socket");
+        let found = find_socket(&at("socket")).expect("our socket");
+        change_owner(&found, &options).expect("it is ours");
+        change_mode(&found, options.mode).expect("it is ours");
         assert_eq!(mode_of("socket"), 0o666);
         fs::remove_dir_all(&folder).expect("it is ours");
     }

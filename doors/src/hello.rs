@@ -143,6 +143,7 @@ impl Message {
                     Refusal::Resources { errno } => (8, errno, 0),
                     Refusal::Protocol => (9, 0, 0),
                     Refusal::Unclosed { uid } => (10, uid, 0),
+                    Refusal::HungUp => (11, 0, 0),
                 };
                 out.u32(3);
                 out.u32(code);
@@ -225,6 +226,7 @@ impl Message {
                     8 => Refusal::Resources { errno: first },
                     9 => Refusal::Protocol,
                     10 => Refusal::Unclosed { uid: first },
+                    11 => Refusal::HungUp,
                     _ => return Err(NotAMessage),
                 })
             }
@@ -373,6 +375,7 @@ mod tests {
             Refusal::Resources { errno: 24 },
             Refusal::Protocol,
             Refusal::Unclosed { uid: 1000 },
+            Refusal::HungUp,
         ];
         all.extend(refusals.map(Message::Refused));
         all

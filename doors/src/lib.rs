@@ -167,8 +167,8 @@ pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
 pub use gone::Gone;
 pub use public::{
     AttachOptions, Attributes, CHANNELS_MAX, CallOptions, Credentials, Descriptors, DoorEvent,
-    DoorInfo, DoorOwner, Lie, Limits, OpenOptions, PeerState, Refusal, RemoteDoor, Reply, Resumed,
-    THREADS_MAX, Unreferenced,
+    DoorInfo, DoorOwner, Lie, Limits, NameTooLong, OpenOptions, PeerState, Refusal, RemoteDoor,
+    Reply, Resumed, THREADS_MAX, Unreferenced, check_path,
 };
 pub use slot::{Completion, Kind, SlotId, Withdraw};
 pub use status::Status;

@@ -598,9 +598,7 @@ impl Porter {
     ) -> Option<Stage> {
         let outcome = self.check(&credentials, hello).and_then(|geometry| {
             self.send_welcome(&socket, geometry)
-                .map_err(|error| Refusal::Resources {
-                    errno: errno_of(&error),
-                })
+                .map_err(|error| refusal_of(&error))
         });
         match outcome {
             Ok((geometry, replies, bell)) => Some(Stage::Memory {
@@ -667,9 +665,8 @@ impl Porter {
             });
         let mappings = match mapped {
             Ok(mappings) => mappings,
-            Err(MemoryError::System(error)) => {
-                let errno = error.raw_os_error().unwrap_or(0) as u64;
-                self.refuse(&socket, credentials, Refusal::Resources { errno });
+            Err(error @ MemoryError::System(_)) => {
+                self.refuse(&socket, credentials, refusal_of(&error));
                 return None;
             }
             Err(_) => {
@@ -748,10 +745,17 @@ impl Client {
     }
 }
 
-fn errno_of(error: &MemoryError) -> u64 {
-    match error {
-        MemoryError::System(error) => error.raw_os_error().unwrap_or(0) as u64,
+/// Why a client has no channel, if its memory could not be made or shown to it.
+fn refusal_of(error: &MemoryError) -> Refusal {
+    let errno = match error {
+        MemoryError::System(error) => error.raw_os_error().unwrap_or(0),
         _ => 0,
+    };
+    match errno {
+        libc::EPIPE | libc::ECONNRESET => Refusal::HungUp,
+        errno => Refusal::Resources {
+            errno: errno.unsigned_abs().into(),
+        },
     }
 }
 

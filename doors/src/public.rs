@@ -2,9 +2,11 @@
 //!
 //! They are the same on Linux and on illumos, so nothing here knows how a call travels.
 
+use std::ffi::OsStr;
 #[cfg(not(target_os = "illumos"))]
 use std::os::fd::AsFd;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::status::Status;
@@ -17,6 +19,35 @@ pub const CHANNELS_MAX: u32 = 4096;
 
 /// The most descriptors of one call or reply.
 pub const DESCRIPTORS_MAX: usize = 16;
+
+/// The longest name of a door's file, in bytes. `sun_path` has 108: room for the name that the socket gets before it has its
+/// mode, in a folder that is named through a descriptor.
+const FILE_NAME_MAX: usize = 76;
+
+/// A whole path up to this length can be served with a longer name too.
+const SHORT_PATH_MAX: usize = 98;
+
+/// A path at which there can be no door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its file name has {len} bytes, and that of a door at most {FILE_NAME_MAX}: choose a shorter one"
+)]
+pub struct NameTooLong {
+    /// Bytes of the name.
+    pub len: usize,
+}
+
+/// Whether there can be a door at a path, as far as its length goes. Nothing is looked at.
+///
+/// # Errors
+/// The file's name is too long.
+pub fn check_path(path: &Path) -> Result<(), NameTooLong> {
+    let len = path.file_name().map_or(0, OsStr::len);
+    if len <= FILE_NAME_MAX || path.as_os_str().len() <= SHORT_PATH_MAX {
+        return Ok(());
+    }
+    Err(NameTooLong { len })
+}
 
 /// What a door takes. They limit requests, not replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +228,7 @@ pub enum Refusal {
     },
     /// All channels are in use, or stay for calls that were lost in them.
     #[error(
-        "the door has {max} channels, and all are in use, or stay for calls that were lost in them: raise the door's limit of channels"
+        "the door has {max} channels, and all are in use, or stay for calls that were lost in them: raise the door's limit of channels (--door-channels)"
     )]
     Channels {
         /// The door's limit.
@@ -205,7 +236,7 @@ pub enum Refusal {
     },
     /// This user has all the channels that one user may have.
     #[error(
-        "user {uid} has {max} channels of this door, as many as one user may have: raise the door's limit of channels per user"
+        "user {uid} has {max} channels of this door, as many as one user may have: raise the door's limit of channels per user (--door-channels-per-user)"
     )]
     ChannelsPerUser {
         /// The door's limit for one user.
@@ -228,6 +259,9 @@ pub enum Refusal {
         /// The system's error number.
         errno: u64,
     },
+    /// The client's end of the socket is closed. Nobody hears this refusal; it is for the owner's log.
+    #[error("the client has hung up before it got its channel: it was ended, or did not wait")]
+    HungUp,
     /// What the client sent is no hello, or its memory is not what was agreed.
     #[error("the server did not accept what the client sent")]
     Protocol,

@@ -7,6 +7,7 @@
 //! is taken: descriptors that are not due stay in the socket, which is closed by a closer then; of those that are due the
 //! message has a second reference until it is taken, so that taking it closes nothing.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::mem::{self, ManuallyDrop, MaybeUninit};
@@ -16,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::closer;
-use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors};
+use crate::public::{Credentials, DESCRIPTORS_MAX, Descriptors, NameTooLong};
 
 /// A socket whose other end another process has.
 #[derive(Debug)]
@@ -154,7 +155,14 @@ impl Address {
             bytes.extend_from_slice(name.as_bytes());
             directory = Some(opened);
         }
-        if bytes.len() >= storage.sun_path.len() || bytes.contains(&0) {
+        if bytes.len() >= storage.sun_path.len() {
+            let len = path.file_name().map_or(0, OsStr::len);
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidFilename,
+                NameTooLong { len },
+            ));
+        }
+        if bytes.contains(&0) {
             return Err(io::Error::from(io::ErrorKind::InvalidFilename));
         }
         for (to, from) in storage.sun_path.iter_mut().zip(&bytes) {

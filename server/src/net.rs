@@ -141,7 +141,10 @@ pub(crate) fn adopt(socket: &OwnedFd, options: ListenOptions) -> io::Result<()> 
         let flags = check(libc::fcntl(fd, libc::F_GETFL))?;
         check(libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK))?;
     }
-    if local_address(socket).is_ok() {
+    if let Ok(address) = local_address(socket) {
+        if address.ip().is_unspecified() && is_of_datagrams(fd) {
+            tell_where_datagrams_come(fd, address)?;
+        }
         // Accepted connections inherit these. Those of a Unix socket do not, and get theirs in `accept`.
         set_buffers(fd, options)?;
         set_option(fd, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
@@ -149,6 +152,12 @@ pub(crate) fn adopt(socket: &OwnedFd, options: ListenOptions) -> io::Result<()> 
         let _ = set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
     }
     Ok(())
+}
+
+fn is_of_datagrams(fd: RawFd) -> bool {
+    let mut kind: libc::c_int = 0;
+    let told = get_option(fd, libc::SOL_SOCKET, libc::SO_TYPE, &mut kind);
+    told.is_ok() && kind == libc::SOCK_DGRAM
 }
 
 /// Whether a descriptor is a socket that takes connections, as streams.
@@ -270,6 +279,15 @@ pub(crate) fn receive_datagrams(
     bind(libc::SOCK_DGRAM, address, options, share_port)
 }
 
+/// Has each datagram come with the address that it was sent to, of which a socket that listens on all of them has many.
+fn tell_where_datagrams_come(fd: RawFd, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+        // IPv4 that comes there is told in the same way, by mapped addresses.
+        SocketAddr::V6(_) => set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+    }
+}
+
 fn bind(
     kind: libc::c_int,
     address: SocketAddr,
@@ -357,6 +375,25 @@ pub(crate) fn is_readable(fd: RawFd) -> bool {
     };
     // SAFETY: one entry, which the kernel writes to; it does not wait.
     unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
+}
+
+/// What is left to be read of a connection that has ended in both directions, by a reset or otherwise; `None` if one of them
+/// is open.
+pub(crate) fn left_after_the_end(socket: &OwnedFd) -> Option<u64> {
+    let fd = socket.as_raw_fd();
+    let mut asked = libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one entry, which the kernel writes to; it does not wait.
+    unsafe { libc::poll(&raw mut asked, 1, 0) };
+    (asked.revents & libc::POLLHUP != 0).then(|| {
+        let mut unread: libc::c_int = 0;
+        // SAFETY: the request writes an int, and nothing if it fails.
+        unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut unread) };
+        u64::try_from(unread).unwrap_or(0)
+    })
 }
 
 /// Ends a connection in both directions, whoever else has its descriptor.
@@ -535,6 +572,15 @@ unsafe fn send_vectors(fd: RawFd, vectors: *const libc::iovec, count: usize) -> 
 pub(crate) struct Sender {
     storage: libc::sockaddr_storage,
     len: libc::socklen_t,
+    /// Where it was sent to, if the socket listens on all addresses: the answer comes from there.
+    sent_to: Option<SentTo>,
+}
+
+/// An address of ours, as sendmsg(2) takes it.
+#[derive(Clone, Copy)]
+enum SentTo {
+    V4(libc::in_pktinfo),
+    V6(libc::in6_pktinfo),
 }
 
 impl Sender {
@@ -544,39 +590,140 @@ impl Sender {
     }
 }
 
-/// Receives a datagram. Its length may be more than the buffer's: then only as much as fits is there.
-pub(crate) fn receive_from(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
-    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
-    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    // SAFETY: the buffer is valid for its length; the kernel writes at most `len` bytes of an address, into zeroes.
-    unsafe {
-        let received = check_len(libc::recvfrom(
-            fd,
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT | libc::MSG_TRUNC,
-            storage.as_mut_ptr().cast(),
-            &raw mut len,
-        ))?;
-        let storage = storage.assume_init();
-        Ok((received, Sender { storage, len }))
+/// Room for the one control message that a datagram comes and goes with, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct PacketControl([u8; 64]);
+
+impl SentTo {
+    /// From the control messages that a datagram came with.
+    ///
+    /// # Safety
+    /// recvmsg(2) has written the header, and its control buffer, which is aligned, is still there.
+    unsafe fn read(header: &libc::msghdr) -> Option<Self> {
+        // SAFETY: the caller's promise; the header says how much of the buffer is in use, and a message's level and type what
+        // lies in it.
+        unsafe {
+            let first = libc::CMSG_FIRSTHDR(header).as_ref()?;
+            let data = libc::CMSG_DATA(first);
+            match (first.cmsg_level, first.cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    // The routes decide by which interface the answer leaves. For a datagram to all, `ipi_spec_dst` is an
+                    // address of our own.
+                    Some(SentTo::V4(libc::in_pktinfo {
+                        ipi_ifindex: 0,
+                        ..info
+                    }))
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let mut info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    // Such an address is one of each interface.
+                    if !Ipv6Addr::from(info.ipi6_addr.s6_addr).is_unicast_link_local() {
+                        info.ipi6_ifindex = 0;
+                    }
+                    Some(SentTo::V6(info))
+                }
+                _ => None,
+            }
+        }
+    }
+
+    /// Has a message leave from there.
+    fn write(self, header: &mut libc::msghdr, control: &mut PacketControl) {
+        match self {
+            SentTo::V4(info) => {
+                put_control(header, control, (libc::IPPROTO_IP, libc::IP_PKTINFO), info);
+            }
+            SentTo::V6(info) => {
+                put_control(
+                    header,
+                    control,
+                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO),
+                    info,
+                );
+            }
+        }
     }
 }
 
-/// Sends a datagram, if the socket's buffer takes it.
+fn put_control<T: Copy>(
+    header: &mut libc::msghdr,
+    control: &mut PacketControl,
+    (level, kind): (libc::c_int, libc::c_int),
+    info: T,
+) {
+    let len = size_of::<T>() as u32;
+    // SAFETY: the buffer is aligned for a header, and has room for one and for the value: checked here.
+    unsafe {
+        assert!(libc::CMSG_SPACE(len) as usize <= size_of::<PacketControl>());
+        header.msg_control = (&raw mut *control).cast();
+        header.msg_controllen = libc::CMSG_SPACE(len) as _;
+        let first = libc::CMSG_FIRSTHDR(header);
+        (*first).cmsg_level = level;
+        (*first).cmsg_type = kind;
+        (*first).cmsg_len = libc::CMSG_LEN(len) as _;
+        libc::CMSG_DATA(first).cast::<T>().write_unaligned(info);
+    }
+}
+
+/// Receives a datagram. Its length may be more than the buffer's: then only as much as fits is there.
+pub(crate) fn receive_from(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut control = PacketControl([0; 64]);
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: buffer, address and control messages have the lengths that the header says, and live during the call; the
+    // kernel writes an address into zeroes. All zeroes are a valid header.
+    unsafe {
+        let mut header: libc::msghdr = mem::zeroed();
+        header.msg_name = storage.as_mut_ptr().cast();
+        header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = (&raw mut control).cast();
+        header.msg_controllen = size_of::<PacketControl>() as _;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let received = check_len(libc::recvmsg(fd, &raw mut header, flags))?;
+        let sender = Sender {
+            storage: storage.assume_init(),
+            len: header.msg_namelen,
+            sent_to: SentTo::read(&header),
+        };
+        Ok((received, sender))
+    }
+}
+
+/// Sends a datagram, if the socket's buffer takes it, from the address that the sender has written to. One that answers cannot
+/// come from, as that of a group, is left to the kernel to choose.
 pub(crate) fn send_to(fd: RawFd, bytes: &[u8], to: &Sender) -> io::Result<usize> {
+    match send_from(fd, bytes, to, to.sent_to) {
+        Err(error) if to.sent_to.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
+            send_from(fd, bytes, to, None)
+        }
+        result => result,
+    }
+}
+
+fn send_from(fd: RawFd, bytes: &[u8], to: &Sender, from: Option<SentTo>) -> io::Result<usize> {
+    let mut control = PacketControl([0; 64]);
+    let mut part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: all zeroes are a valid header.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_name = (&raw const to.storage).cast_mut().cast();
+    header.msg_namelen = to.len;
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    if let Some(from) = from {
+        from.write(&mut header, &mut control);
+    }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: bytes and address are valid for their lengths; the kernel has written the address itself.
-    check_len(unsafe {
-        libc::sendto(
-            fd,
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            flags,
-            (&raw const to.storage).cast(),
-            to.len,
-        )
-    })
+    // SAFETY: what the header names is valid for its length, and only read; the kernel has written the address itself.
+    check_len(unsafe { libc::sendmsg(fd, &raw const header, flags) })
 }
 
 /// Says that nothing more will be sent.

@@ -458,7 +458,7 @@ fn behind_a_door(settings: &Settings, buckets: Term, channel: &ChannelGeometry) 
         term(
             "channels",
             Place::Process,
-            settings.door.door_channels.get() as usize,
+            settings.door.channels() as usize,
             channel.replies_len() + channel.control_len(),
             "a client's each: (slots + those that lost requests may keep) × reply, headers, bitmaps; the requests are the client's",
             "--door-channels, --slots, --lost-limit, --reply-size",
@@ -832,6 +832,10 @@ fn check_streams(
     let http = is(|target| matches!(target, Target::Http(_)));
     let tcp = is(|target| matches!(target, Target::Tcp(_)));
     let udp = is(|target| matches!(target, Target::Udp(_)));
+    let over_internet = |forward: &crate::config::Forward| {
+        matches!(forward.target, Target::Tcp(_)) && forward.address.path().is_none()
+    };
+    let tcp_over_internet = forwards.iter().any(over_internet);
     if settings.proxy_protocol == ProxySetting::Require && (tcp || udp) {
         return Err(PlanError::Together {
             flag: "--proxy-protocol require",
@@ -846,6 +850,7 @@ fn check_streams(
     let other = match (tcp, udp) {
         _ if http => "no udp:// forward",
         (true, true) => "no http:// forward",
+        (true, false) if !tcp_over_internet => "tcp://unix: forwards only",
         (true, false) => "tcp:// forwards only",
         (false, true) => "udp:// forwards only",
         (false, false) => return Ok(()),
@@ -860,6 +865,11 @@ fn check_streams(
             http || tcp,
             &OF_CONNECTIONS,
             "datagrams have no connections: leave it out",
+        ),
+        (
+            http || tcp_over_internet,
+            &OF_INTERNET,
+            "a Unix socket has no addresses, and its kernel keeps no clocks of it: leave it out",
         ),
         (
             http || udp,
@@ -902,6 +912,13 @@ const OF_CONNECTIONS: [&str; 5] = [
     "--connections",
     "--connections-per-address",
     "--backlog",
+    "--write-timeout",
+    "--idle-timeout",
+];
+
+/// Of these, those that do not hold for `tcp://unix:` forwards.
+pub(crate) const OF_INTERNET: [&str; 3] = [
+    "--connections-per-address",
     "--write-timeout",
     "--idle-timeout",
 ];
@@ -1113,11 +1130,11 @@ fn check_door(settings: &Settings) -> Result<(), PlanError> {
             why: "a door allocates on the process heap when clients open it; test the application with a front end of its own",
         });
     }
-    if door.channels_per_user() > door.door_channels.get() {
+    if door.channels_per_user() > door.channels() {
         return Err(PlanError::TooLarge {
             flag: "--door-channels-per-user",
             was: door.channels_per_user().to_string(),
-            most: door.door_channels.to_string(),
+            most: door.channels().to_string(),
             why: "one user cannot have more channels than there are (--door-channels)",
         });
     }

@@ -293,6 +293,20 @@ fn a_setting_of_a_door_that_cannot_hold_is_refused_by_the_name_of_its_flag() {
 }
 
 #[test]
+fn a_door_whose_name_is_too_long_is_refused_with_the_limit() {
+    let long = format!("/run/{}.door", "a".repeat(200));
+    let ended = run("hello", &format!("--door {long}"));
+    let said = ended.stderr();
+    assert_eq!(ended.code(), 2, "{said}");
+    assert!(said.contains("--door") && said.contains("76"), "{said}");
+    let forward = format!("serve --forward http://127.0.0.1:0={long}");
+    let ended = run("transom", &forward);
+    let said = ended.stderr();
+    assert_eq!(ended.code(), 1, "{said}");
+    assert!(said.contains("--forward") && said.contains("76"), "{said}");
+}
+
+#[test]
 fn the_process_stays_below_its_bound() {
     let server = Server::start("oom", "--buckets 32 --bucket-size 1MiB");
     let line = server.line_with(" bound=");

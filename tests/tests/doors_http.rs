@@ -340,3 +340,75 @@ fn a_check_names_the_user_of_a_door_that_the_file_says_nothing_of() {
     let todo = format!("write owner = \"{uid}\" beside `door`, or give --door-owner {uid}\n");
     assert!(said.contains(&refused) && said.ends_with(&todo), "{said}");
 }
+
+#[test]
+fn loops_without_a_channel_are_told_with_the_flags_that_give_them_one() {
+    let folder = Folder::new("few-channels");
+    let door = folder.path("hello.door");
+    let application = behind(&door, "hello", "--buckets 1 --door-channels 2");
+    let front = before(&door, "--loops 3");
+    let line = front.line_with("has no channel for some loops");
+    for part in ["loops=3", "channels=2", "--door-channels 6", "--loops"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let line = application.line_with("a client was turned away");
+    assert!(line.contains("--door-channels"), "{line}");
+    // They ask again and again, and that is not said again and again.
+    let turned_away = |server: &Server| {
+        let lines = server.lines();
+        lines
+            .iter()
+            .filter(|line| line.contains("turned away"))
+            .count()
+    };
+    let one_user = folder.path("user.door");
+    let flags = "--buckets 1 --door-channels-per-user 1";
+    let limited = behind(&one_user, "hello", flags);
+    let second = before(&one_user, "--loops 2");
+    let line = second.line_with("has no channel for some loops");
+    assert!(line.contains("--door-channels-per-user 4"), "{line}");
+    let _ = limited.line_with("a client was turned away");
+    assert!(turned_away(&application) <= 2, "{:?}", application.lines());
+}
+
+#[test]
+fn a_client_that_hangs_up_before_it_is_let_in_is_said_to_have_done_so() {
+    let folder = Folder::new("hung-up");
+    let door = folder.path("hello.door");
+    let application = behind(&door, "hello", "--buckets 1");
+    application.pause();
+    let wire = raw::Wire::connect(&door).expect("it listens");
+    let hello = raw::hello(raw::PAGE as u32, 1, 1 << 30);
+    wire.send(&hello, &[]).expect("it is taken");
+    drop(wire);
+    application.signal(libc::SIGCONT);
+    let line = application.line_with("a client was turned away");
+    assert!(
+        line.contains("hung up") && !line.contains("descriptors"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_door_that_may_not_be_given_to_its_group_names_the_flags() {
+    use std::os::unix::fs::PermissionsExt;
+    let program = transom_tests::build::binary("hello");
+    let program = program.to_str().expect("UTF-8");
+    let Some(user) = OtherUser::who_runs(program) else {
+        return;
+    };
+    let folder = Folder::new("group");
+    let door = folder.path("hello.door");
+    let everybody = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(door.parent().expect("a folder"), everybody).expect("it is ours");
+    for flag in ["--door-group 0", "--door-owner 0"] {
+        let ended = user
+            .launch(program)
+            .flags(&format!("--door {} --buckets 1 {flag}", door.display()))
+            .run();
+        let said = ended.stderr();
+        let name = flag.split(' ').next().expect("a flag");
+        assert!(ended.code() == 1 && said.contains(name), "{flag}: {said}");
+        assert!(said.contains("SupplementaryGroups="), "{said}");
+    }
+}

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use transom_tests::doors::{Folder, behind};
+use transom_tests::hostile;
 use transom_tests::server::installed;
 use transom_tests::{Launch, PATIENCE, Server, eventually};
 
@@ -527,6 +529,74 @@ fn the_kernel_looks_for_clients_that_have_vanished() {
     };
     assert!(eventually(is_watched));
     drop(stream);
+}
+
+/// Has a handler hang, and returns when it does.
+fn hang<S: Read + Write>(mut stream: S) -> S {
+    stream.write_all(b"hang\n").expect("it is taken");
+    let mut bytes = [0; 4];
+    stream.read_exact(&mut bytes).expect("it says so");
+    assert_eq!(&bytes, b"hung");
+    stream
+}
+
+#[test]
+fn the_bucket_of_a_handler_that_hangs_is_lost_once_its_client_has_gone() {
+    let folder = Folder::new("tcp-hung");
+    let (door, path) = (folder.path("odd.door"), folder.path("odd.sock"));
+    let app = odd(&door, "--buckets 4 --lost-limit 3 --recycle exit");
+    let second = format!("--forward tcp://unix:{}={}", path.display(), door.display());
+    let front = front(&door, &format!("{second} --idle-timeout 1s"));
+    // One goes with a reset, one from a Unix socket, and one stays and says nothing until it is cut.
+    hostile::reset(hang(connect(front.address())));
+    drop(hang(UnixStream::connect(&path).expect("it listens")));
+    let quiet = hang(connect(front.address()));
+    let _ = app.line_with("a bucket is lost");
+    let ended = app.wait();
+    assert_eq!(ended.code(), 75, "{}", ended.stderr());
+    drop(quiet);
+    let ended = front.stop();
+    let sum = |name: &str| -> u64 {
+        let lines = ended.lines.iter();
+        let lines = lines.filter(|line| line.contains(" forwarded connections forward="));
+        lines
+            .map(|line| figure(std::slice::from_ref(line), name))
+            .sum()
+    };
+    assert_eq!(sum("abandoned"), 3, "{}", ended.stderr());
+    assert_eq!(sum("idle"), 1);
+}
+
+#[test]
+fn flags_that_do_not_hold_for_unix_sockets_are_refused_or_named() {
+    let folder = Folder::new("tcp-unix-flags");
+    let (door, path) = (folder.path("a.door"), folder.path("a.sock"));
+    let unix = format!("--forward tcp://unix:{}={}", path.display(), door.display());
+    for flag in [
+        "--idle-timeout 5s",
+        "--write-timeout 5s",
+        "--connections-per-address 3",
+    ] {
+        let ended = Launch::of("transom")
+            .flags(&format!("serve {unix} {flag}"))
+            .run();
+        let said = ended.stderr();
+        let name = flag.split(' ').next().expect("a flag");
+        assert!(
+            ended.code() == 1
+                && said.contains(name)
+                && said.contains("tcp://unix:")
+                && said.contains("leave it out"),
+            "{flag}: {said}"
+        );
+    }
+    // Where it holds for another forward, a line says for which it does not.
+    let front = front(&door, &format!("{unix} --idle-timeout 5s"));
+    let line = front.line_with("does not hold");
+    assert!(
+        line.contains("tcp://unix:") && line.contains("flag=--idle-timeout"),
+        "{line}"
+    );
 }
 
 #[test]

@@ -105,6 +105,43 @@ fn each_datagram_is_answered_with_one_or_with_none() {
     drop(app);
 }
 
+/// A connected socket hears only whom it has written to.
+#[test]
+fn an_answer_comes_from_the_address_that_was_asked() {
+    let folder = Folder::new("udp-wildcard");
+    let door = folder.path("odd.door");
+    let _app = odd(&door, "--buckets 2");
+    let mut asked = vec![
+        ("0.0.0.0", "127.0.0.1:0", "127.0.0.2"),
+        ("0.0.0.0", "127.0.0.3:0", "127.0.0.1"),
+    ];
+    match UdpSocket::bind("[::1]:0") {
+        Ok(_) => asked.extend([
+            ("[::]", "[::1]:0", "[::1]"),
+            ("[::]", "127.0.0.1:0", "127.0.0.2"),
+        ]),
+        Err(_) => eprintln!("there is no IPv6: it is not tested here"),
+    }
+    for (wildcard, from, to) in asked {
+        // A line with 127.0.0.1 is what `start` waits for.
+        let front = Launch::of("transom")
+            .flags(&format!(
+                "serve --forward udp://{wildcard}:0={door} --admin 127.0.0.1:0",
+                door = door.display()
+            ))
+            .start();
+        let ready = front.line_with(" ready ");
+        let (_, rest) = ready.split_once("udp://").expect("where it listens");
+        let address = rest.split([',', ' ', '"']).next().unwrap_or_default();
+        let (_, port) = address.rsplit_once(':').expect("a port");
+        let client = UdpSocket::bind(from).expect("a port");
+        client.connect(format!("{to}:{port}")).expect("an address");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        assert_eq!(ask(&client, b"where"), b"where", "{wildcard} {to}");
+        assert_eq!(figure(&front.stop().lines, "unsent"), 0);
+    }
+}
+
 #[test]
 fn a_datagram_larger_than_a_slot_is_dropped_and_counted() {
     let folder = Folder::new("udp-large");

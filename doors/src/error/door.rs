@@ -117,6 +117,25 @@ pub enum AttachError {
         /// The path.
         path: PathBuf,
     },
+    /// There can be no door at the path.
+    #[error("a door at {} cannot be: {source}", .path.display())]
+    Name {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: crate::public::NameTooLong,
+    },
+    /// The path cannot be given to the owner or the group that it is to have.
+    #[error(
+        "cannot give the door's socket at {} to its owner (--door-owner) or group (--door-group): {source}. Only root gives it to \
+         another user, and others to groups that they are in: add the group (SupplementaryGroups= in the unit), or run as root", .path.display()
+    )]
+    Owner {
+        /// The path.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The system says no.
     #[error("cannot {doing} at {}: {}", .path.display(), Words(.source))]
     System {

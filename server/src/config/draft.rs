@@ -8,7 +8,7 @@ use crate::settings::parse_door_owner;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use transom_doors::DoorOwner;
+use transom_doors::{DoorOwner, check_path};
 
 /// A text and where it is written.
 #[derive(Debug, Clone)]
@@ -370,7 +370,11 @@ fn door_path(at: &Located) -> Result<PathBuf, Problem> {
     } else if path.ends_with('/') {
         "that is a folder: a door's path ends with its name"
     } else {
-        return Ok(PathBuf::from(path));
+        let path = PathBuf::from(path);
+        return match check_path(&path) {
+            Ok(()) => Ok(path),
+            Err(why) => problem(at, format!("the door {path:?} cannot be: {why}")),
+        };
     };
     problem(at, format!("the door {path:?} cannot be: {wrong}"))
 }

@@ -4,7 +4,7 @@
 //! ones, so there is room for two. A call that an instance did not accept keeps its slot, and with it its frame, until the
 //! next instance takes it, or until the queue timeout.
 
-use super::{FIRST_CLIENT, Loss, Received, Traffic};
+use super::{FIRST_CLIENT, Look, Loss, Received, Traffic};
 use crate::front::{HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use crate::net::Epoll;
 use crate::settings::FrontSettings;
@@ -212,15 +212,35 @@ impl<T: Traffic> Doorway<T> {
         if now_ns < self.next_look_ns {
             return;
         }
-        let entries = self
-            .instances
-            .iter_mut()
-            .flat_map(|instance| instance.entries.iter_mut().flatten());
-        let looks = entries.map(|entry| match entry.unsent {
-            true => traffic.first_look_ns(now_ns),
-            false => traffic.look_at(&mut entry.call, now_ns),
-        });
-        self.next_look_ns = looks.min().unwrap_or(u64::MAX);
+        let mut next = u64::MAX;
+        for at in 0..INSTANCES {
+            for index in 0..self.instances[at].entries.len() {
+                let look = match &mut self.instances[at].entries[index] {
+                    None => continue,
+                    Some(entry) if entry.unsent => Look::Again(traffic.first_look_ns(now_ns)),
+                    Some(entry) => traffic.look_at(&mut entry.call, now_ns),
+                };
+                match look {
+                    Look::Again(at_ns) => next = next.min(at_ns),
+                    Look::GiveUp => self.give_up(at, index, traffic, Loss::ClientHasGone),
+                }
+            }
+        }
+        self.next_look_ns = next;
+    }
+
+    /// Gives up a call that was submitted: the application learns that nobody waits for it.
+    fn give_up(&mut self, at: usize, index: usize, traffic: &mut T, why: Loss) {
+        let Some(entry) = self.take(at, index) else {
+            return;
+        };
+        if let Some(client) = self.instances[at].client.as_mut() {
+            match client.withdraw(entry.slot) {
+                Withdraw::Withdrawn => client.release(entry.slot),
+                Withdraw::Claimed => client.abandon(entry.slot),
+            }
+        }
+        traffic.lose(entry.call, why);
     }
 
     fn put(&mut self, at: usize, entry: Entry<T::Call>) {
@@ -495,7 +515,7 @@ impl<T: Traffic> Doorway<T> {
                 let Some(entry) = &self.instances[at].entries[index] else {
                     continue;
                 };
-                let (slot, due) = (entry.slot, entry.due_ns);
+                let due = entry.due_ns;
                 if due == 0 {
                     continue;
                 }
@@ -503,13 +523,7 @@ impl<T: Traffic> Doorway<T> {
                     next = next.min(due);
                     continue;
                 }
-                if let Some(client) = self.instances[at].client.as_mut() {
-                    match client.withdraw(slot) {
-                        Withdraw::Withdrawn => client.release(slot),
-                        Withdraw::Claimed => client.abandon(slot),
-                    }
-                }
-                self.lose(at, index, traffic, Loss::Late);
+                self.give_up(at, index, traffic, Loss::Late);
             }
         }
         self.next_due_ns = next;

@@ -14,7 +14,7 @@ use crate::config::{Forward, Target};
 use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
 use crate::front::{Order, Orders};
 use crate::net::{self, Epoll};
-use crate::plan::LOOP_STACK;
+use crate::plan::{LOOP_STACK, OF_INTERNET};
 use crate::serve::EndIfPanicking;
 use crate::settings::FrontSettings;
 use crate::threads;
@@ -84,8 +84,8 @@ trait Traffic {
     /// How many there may be at once, beside the slots of the door.
     fn most(&self) -> usize;
 
-    /// Looks at a call that has begun, at its time, and says when to look again; `u64::MAX` for never.
-    fn look_at(&mut self, call: &mut Self::Call, now_ns: u64) -> u64;
+    /// Looks at a call that has begun, at its time.
+    fn look_at(&mut self, call: &mut Self::Call, now_ns: u64) -> Look;
 
     /// When a call that begins now is first looked at.
     fn first_look_ns(&self, now_ns: u64) -> u64;
@@ -140,6 +140,14 @@ enum Received<C> {
     Exhausted,
 }
 
+/// What is to be done about a call that was looked at.
+enum Look {
+    /// It is looked at again then; `u64::MAX` for never.
+    Again(u64),
+    /// It is given up: nobody has any use for it.
+    GiveUp,
+}
+
 /// Why a call has no end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
@@ -149,6 +157,8 @@ enum Loss {
     MayHaveRun,
     /// No instance has accepted it, nor will.
     NotAccepted,
+    /// Its client has gone, and its handler has not returned.
+    ClientHasGone,
     /// The door is opened again too often for its end to be heard of.
     LetGo,
     /// The drain has ended before it.
@@ -192,6 +202,7 @@ pub(crate) fn start(
         };
         let body: Box<dyn FnOnce() + Send> = match forward.target {
             Target::Tcp(path) => {
+                warn_of_what_does_not_hold(&name, &socket, settings);
                 let options = open_options(settings, owners(&path));
                 let doorway = Doorway::new(name, path, options, settings);
                 let traffic = tcp::Connections::new(socket, settings, addresses.cloned());
@@ -223,6 +234,21 @@ pub(crate) fn start(
     }
     all_started.wait();
     Ok(started)
+}
+
+/// Says which flags that were given do not hold for a forward, because its listener is a Unix socket.
+fn warn_of_what_does_not_hold(forward: &str, listener: &OwnedFd, settings: &FrontSettings) {
+    if net::local_address(listener).is_ok() {
+        return;
+    }
+    let given = |flag: &&&str| settings.given.iter().any(|given| *given == flag[2..]);
+    for flag in OF_INTERNET.iter().filter(given) {
+        warn!(
+            forward,
+            flag,
+            "this flag does not hold for a tcp:// forward that listens on a Unix socket: that has no addresses, and its kernel keeps no clocks of it"
+        );
+    }
 }
 
 impl Forwards {

@@ -5,10 +5,11 @@
 //! is shut down before it is closed, so that its end does not wait for a copy that somebody else may still have.
 //!
 //! A connection holds a bucket for as long as it lasts. So one on which nothing goes either way for `--idle-timeout` is shut
-//! down, as the kernel's clocks for it say; the kernel finds clients that have vanished without a word; and an address has
-//! no more of them than it may.
+//! down, as the kernel's clocks for it say (those of Unix sockets have none); the kernel finds clients that have vanished
+//! without a word; and an address has no more of them than it may. When a connection has ended in both directions and its
+//! handler does not take notice, its call is given up: then the application counts its bucket as lost.
 
-use super::{Loss, Received, Traffic};
+use super::{Look, Loss, Received, Traffic};
 use crate::addresses::{Addresses, Admission, Counted};
 use crate::net::{self, ListenOptions};
 use crate::settings::FrontSettings;
@@ -36,6 +37,8 @@ struct Figures {
     lost: u64,
     /// Waited too long for an application.
     late: u64,
+    /// Their client had gone, and their handler did not return.
+    abandoned: u64,
     /// Nothing went either way for too long.
     idle: u64,
     /// Closed at once, because their address had as many as it may.
@@ -46,12 +49,44 @@ struct Figures {
 /// How long nothing more is said of connections that wait.
 const QUIET_NS: u64 = 10_000_000_000;
 
+/// Between two looks at a connection, and how long a handler may leave one as it is that has ended in both directions.
+const LOOK_EVERY_NS: u64 = 2_000_000_000;
+
+/// A connection that has ended in both directions.
+#[derive(Clone, Copy)]
+struct Ended {
+    /// How much was left to be read.
+    unread: u64,
+    /// Since when it has been so much.
+    since_ns: u64,
+}
+
 /// A connection that is being served.
 pub(super) struct Held {
     fd: OwnedFd,
     counted: Option<Counted>,
     /// It has been shut down because nothing went either way.
     was_idle: bool,
+    ended: Option<Ended>,
+}
+
+impl Held {
+    /// Whether it has ended in both directions, and its handler reads nothing of what is left.
+    fn is_forgotten(&mut self, now_ns: u64) -> bool {
+        let Some(unread) = net::left_after_the_end(&self.fd) else {
+            return false;
+        };
+        match self.ended.filter(|ended| ended.unread == unread) {
+            Some(ended) => now_ns >= ended.since_ns + LOOK_EVERY_NS,
+            None => {
+                self.ended = Some(Ended {
+                    unread,
+                    since_ns: now_ns,
+                });
+                false
+            }
+        }
+    }
 }
 
 impl Drop for Held {
@@ -109,6 +144,7 @@ impl Connections {
             fd,
             counted,
             was_idle: false,
+            ended: None,
         };
         Ok((held, peer))
     }
@@ -118,6 +154,24 @@ impl Connections {
         if let (Some(table), Some(counted)) = (&self.addresses, held.counted) {
             table.leave(counted);
         }
+    }
+
+    /// Shuts a connection down on which nothing has gone either way for too long, and its handler reads its end; says when
+    /// that may be so, if it is not yet. Unix sockets have no clocks that would tell.
+    fn cut_if_idle(&mut self, held: &mut Held, now_ns: u64) -> u64 {
+        let is_over = held.was_idle || held.ended.is_some();
+        let Some(idle) = net::idle_for(&held.fd).filter(|_| !is_over) else {
+            return u64::MAX;
+        };
+        let left = self.idle_timeout.saturating_sub(idle);
+        if left.is_zero() {
+            held.was_idle = true;
+            self.figures.idle += 1;
+            net::shutdown(held.fd.as_raw_fd());
+            return u64::MAX;
+        }
+        // The kernel's clocks have milliseconds.
+        now_ns + left.as_nanos() as u64 + 1_000_000
     }
 
     fn accept(&mut self) -> Result<(OwnedFd, Option<SocketAddr>), Received<Held>> {
@@ -183,27 +237,16 @@ impl Traffic for Connections {
         self.most
     }
 
-    fn look_at(&mut self, held: &mut Held, now_ns: u64) -> u64 {
-        if held.was_idle {
-            return u64::MAX;
+    fn look_at(&mut self, held: &mut Held, now_ns: u64) -> Look {
+        if held.is_forgotten(now_ns) {
+            return Look::GiveUp;
         }
-        // A Unix socket has no such clocks.
-        let Some(idle) = net::idle_for(&held.fd) else {
-            return u64::MAX;
-        };
-        let left = self.idle_timeout.saturating_sub(idle);
-        if left.is_zero() {
-            held.was_idle = true;
-            self.figures.idle += 1;
-            net::shutdown(held.fd.as_raw_fd());
-            return u64::MAX; // the handler reads its end
-        }
-        // The kernel's clocks have milliseconds.
-        now_ns + left.as_nanos() as u64 + 1_000_000
+        let idle_ns = self.cut_if_idle(held, now_ns);
+        Look::Again(idle_ns.min(now_ns + LOOK_EVERY_NS))
     }
 
     fn first_look_ns(&self, now_ns: u64) -> u64 {
-        now_ns + self.idle_timeout.as_nanos() as u64
+        now_ns + LOOK_EVERY_NS.min(self.idle_timeout.as_nanos() as u64)
     }
 
     fn note_full(&mut self, forward: &str, connections: usize, now_ns: u64) {
@@ -257,6 +300,7 @@ impl Traffic for Connections {
         let counter = match why {
             Loss::Late => &mut self.figures.late,
             Loss::MayHaveRun | Loss::NotAccepted | Loss::LetGo => &mut self.figures.lost,
+            Loss::ClientHasGone => &mut self.figures.abandoned,
             Loss::Cut => &mut self.figures.cut,
         };
         *counter += 1;
@@ -282,6 +326,7 @@ impl Traffic for Connections {
             refused = figures.refused,
             lost = figures.lost,
             late = figures.late,
+            abandoned = figures.abandoned,
             idle = figures.idle,
             address_refused = figures.address_refused,
             cut = figures.cut,

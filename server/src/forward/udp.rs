@@ -1,6 +1,6 @@
 //! Datagrams: received into the slot in which they go through the door, answered from a private copy of the reply.
 
-use super::{Loss, Received, Traffic};
+use super::{Look, Loss, Received, Traffic};
 use crate::net::{self, Sender};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -155,8 +155,8 @@ impl Traffic for Datagrams {
         usize::MAX
     }
 
-    fn look_at(&mut self, _: &mut Asked, _: u64) -> u64 {
-        u64::MAX // it has its deadline
+    fn look_at(&mut self, _: &mut Asked, _: u64) -> Look {
+        Look::Again(u64::MAX) // it has its deadline
     }
 
     fn first_look_ns(&self, _: u64) -> u64 {
@@ -179,7 +179,10 @@ impl Traffic for Datagrams {
     fn lose(&mut self, _: Asked, why: Loss) {
         let counter = match why {
             Loss::Late => &mut self.figures.late,
-            Loss::MayHaveRun | Loss::NotAccepted | Loss::LetGo => &mut self.figures.lost,
+            // Nobody is seen to go: it is answered, or its deadline passes.
+            Loss::MayHaveRun | Loss::NotAccepted | Loss::LetGo | Loss::ClientHasGone => {
+                &mut self.figures.lost
+            }
             Loss::Cut => &mut self.figures.cut,
         };
         *counter += 1;

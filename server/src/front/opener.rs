@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transom_arena::count_attaching_apart;
-use transom_doors::{AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, start_closers};
+use transom_doors::{AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, Refusal, start_closers};
 use transom_platform::own_log::{info, warn};
 
 /// Between two attempts to open a door that is away.
@@ -25,6 +25,12 @@ const OPEN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Before a door that did not answer in time is tried again.
 pub(crate) const HANGS: Duration = Duration::from_millis(500);
+
+/// Before a door that has no channel left is asked again.
+const FULL_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long it is not said again that a door has too few channels.
+const SAY_FULL_AGAIN: Duration = Duration::from_secs(10);
 
 /// How a front end opens a door.
 pub(crate) fn open_options(settings: &FrontSettings, owner: DoorOwner) -> OpenOptions {
@@ -168,6 +174,8 @@ struct Door {
     alarm: Arc<Alarm>,
     errands: Vec<Errand>,
     away_since: Option<Instant>,
+    /// When it was last said that it has too few channels.
+    said_full: Option<Instant>,
     /// It is not tried again before, for whichever loop.
     not_before: Option<Instant>,
     /// The door that was last opened there.
@@ -190,6 +198,7 @@ impl OpenerBuilder {
                 alarm: Arc::default(),
                 errands: Vec::new(),
                 away_since: None,
+                said_full: None,
                 not_before: None,
                 id: None,
             });
@@ -277,19 +286,53 @@ impl Door {
                 None
             }
             Err(error) => {
-                if self.away_since.is_none() {
-                    self.away_since = Some(now);
-                    say_away(&self.path, &error);
-                }
-                let pause = match error {
-                    OpenError::TimedOut { .. } => HANGS,
-                    _ => RETRY,
-                };
+                let pause = self.note_failure(&error, now);
                 self.not_before = Some(Instant::now() + pause);
                 self.not_before
             }
         }
     }
+
+    /// Says what is wrong, unless that was said; how long to wait before the next attempt.
+    fn note_failure(&mut self, error: &OpenError, now: Instant) -> Duration {
+        if let OpenError::Refused { why, .. } = error
+            && let Some((flag, max)) = too_few(why)
+        {
+            let quiet = |said| now.duration_since(said) < SAY_FULL_AGAIN;
+            if !self.said_full.is_some_and(quiet) {
+                self.said_full = Some(now);
+                say_full(&self.path, self.errands.len(), flag, max);
+            }
+            return FULL_AGAIN;
+        }
+        if self.away_since.is_none() {
+            self.away_since = Some(now);
+            say_away(&self.path, error);
+        }
+        match error {
+            OpenError::TimedOut { .. } => HANGS,
+            _ => RETRY,
+        }
+    }
+}
+
+/// The flag of the application that gives a door more channels, and how many there are, if it refuses for want of them.
+fn too_few(why: &Refusal) -> Option<(&'static str, u64)> {
+    match *why {
+        Refusal::Channels { max } => Some(("--door-channels", max)),
+        Refusal::ChannelsPerUser { max, .. } => Some(("--door-channels-per-user", max)),
+        _ => None,
+    }
+}
+
+/// Says that there are loops without a channel.
+fn say_full(path: &Path, loops: usize, flag: &str, channels: u64) {
+    warn!(
+        door = %path.display(), loops, channels,
+        "a door has no channel for some loops, and these answer 503: start its application with {flag} {} or more (two for each loop, \
+         because there are two front ends during a hand-over, and one for each tcp or udp forward), or this front end with fewer --loops",
+        2 * loops
+    );
 }
 
 /// Says of a door that was opened who serves it, unless that was said of this very door. `id` is of the one before.

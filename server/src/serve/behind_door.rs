@@ -12,11 +12,16 @@ use crate::log::LogHandle;
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use transom_arena::{count_attaching_apart, seal};
-use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent};
-use transom_platform::own_log::{error, info, warn};
+use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent, Refusal, now_ns};
+use transom_platform::own_log::{error, info, is_time_to_say, warn};
 use transom_platform::{Application, begin_to_drain};
+
+/// When it was last said that there is no channel for a client, and how long it is not said again.
+static SAID_FULL: AtomicU64 = AtomicU64::new(0);
+const FULL_AGAIN_NS: u64 = 10_000_000_000;
 
 /// How often the drain looks whether calls are left.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -69,7 +74,7 @@ impl Server {
         let door = application.door_with(|builder| {
             builder
                 .channel_geometry(plan.channel)
-                .channels_max(flags.door_channels.get())
+                .channels_max(flags.channels())
                 .channels_per_user(flags.channels_per_user())
                 .snapshots(snapshots)
                 .on_event(tell)
@@ -78,7 +83,7 @@ impl Server {
         let predecessor = inherited.predecessor;
         let channels = Channels {
             door: door.clone(),
-            max: flags.door_channels.get(),
+            max: flags.channels(),
         };
         let recycling = Recycling::new(
             application,
@@ -128,7 +133,7 @@ impl Server {
         info!(
             door = %path.display(),
             mode = %format_args!("{:04o}", flags.door_mode),
-            channels = flags.door_channels,
+            channels = flags.channels(),
             buckets = settings.application.buckets,
             on_exhaustion = application::policy_name(policy),
             recycle = recycling.way().name(),
@@ -273,6 +278,10 @@ fn tell(event: &DoorEvent) {
                 "the channel of a client that has left stays, because a request was lost in it: it is one of --door-channels until the process is replaced"
             );
         }
+        DoorEvent::Refused {
+            why: Refusal::Channels { .. } | Refusal::ChannelsPerUser { .. },
+            ..
+        } if !is_time_to_say(&SAID_FULL, now_ns(), FULL_AGAIN_NS) => {} // who has no channel asks again and again
         DoorEvent::Refused { client, why } => {
             warn!(pid = client.pid, uid = client.uid, %why, "a client was turned away");
         }

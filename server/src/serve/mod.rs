@@ -468,7 +468,7 @@ impl App {
         match door {
             Some(_) => {
                 let front = &settings.front;
-                let channels = settings.door.door_channels.get();
+                let channels = settings.door.channels();
                 let of_one = u64::from(handlers.service.descriptors());
                 // Those of calls that wait count too: they are there before a thread takes them up. And those of lost
                 // ones, which stay open.

@@ -1,10 +1,16 @@
 //! `--door`: the application as a process of its own, called by front ends and other clients at a path.
 
+use super::front::default_loops;
 use super::values::{parse_count, parse_duration, parse_group, parse_mode, parse_user};
 use clap::Args;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
+use transom_doors::{NameTooLong, check_path};
+
+/// Channels on a machine with few cores.
+const CHANNELS_LEAST: u32 = 16;
 
 /// The flags of a door at a path.
 #[derive(Debug, Clone, Args)]
@@ -15,6 +21,7 @@ pub struct DoorSettings {
     #[arg(
         long,
         env = "TRANSOM_DOOR",
+        value_parser = PathBufValueParser::new().try_map(door_path),
         value_name = "PATH",
         conflicts_with = "listen",
         help_heading = "Door"
@@ -71,18 +78,18 @@ pub struct DoorSettings {
     )]
     pub door_wait: Duration,
 
-    /// Channels that may be open at once: a front end opens one for each of its loops
+    /// Channels that may be open at once: a front end opens one for each of its loops, and there are two front ends while one
+    /// takes over from another [default: 2 for each core, and 16 at least]
     #[arg(
         long,
         env = "TRANSOM_DOOR_CHANNELS",
         value_name = "N",
         value_parser = parse_count::<NonZeroU32>,
-        default_value = "16",
         requires = "door",
         conflicts_with = "listen",
         help_heading = "Door"
     )]
-    pub door_channels: NonZeroU32,
+    pub door_channels: Option<NonZeroU32>,
 
     /// Of these, how many one user may have [default: all of --door-channels]
     #[arg(
@@ -98,11 +105,22 @@ pub struct DoorSettings {
 }
 
 impl DoorSettings {
+    /// Channels: as set, or enough for two front ends of this machine that have as many loops as they have by default.
+    #[must_use]
+    pub fn channels(&self) -> u32 {
+        let by_default = || default_loops().saturating_mul(2).max(CHANNELS_LEAST);
+        self.door_channels.map_or_else(by_default, NonZeroU32::get)
+    }
+
     /// Channels of one user: as set, or as many as there may be.
     #[must_use]
     pub fn channels_per_user(&self) -> u32 {
         self.door_channels_per_user
-            .unwrap_or(self.door_channels)
-            .get()
+            .map_or_else(|| self.channels(), NonZeroU32::get)
     }
+}
+
+/// A path that a door can have.
+fn door_path(path: PathBuf) -> Result<PathBuf, NameTooLong> {
+    check_path(&path).map(|()| path)
 }

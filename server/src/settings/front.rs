@@ -272,7 +272,8 @@ pub struct FrontSettings {
     )]
     pub write_rate: Bytes,
 
-    /// How long a connection may stay open without a request; of a tcp:// forward, without a byte either way
+    /// How long a connection may stay open without a request; of a tcp:// forward, without a byte either way (not of
+    /// tcp://unix:, whose sockets have no clocks)
     #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
     pub idle_timeout: Duration,
 
@@ -439,17 +440,17 @@ impl From<LogSetting> for LogFormat {
     }
 }
 
+/// Loops where it is not set how many: one for each core.
+pub(super) fn default_loops() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
 impl FrontSettings {
     /// Loops: as set, or one per core.
     #[must_use]
     pub fn loops(&self) -> u32 {
-        self.loops.map_or_else(
-            || {
-                std::thread::available_parallelism()
-                    .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
-            },
-            |n| u32::from(n.get()),
-        )
+        self.loops
+            .map_or_else(default_loops, |n| u32::from(n.get()))
     }
 
     /// The settings of the loop that is kept aside for `--admin`: as these, but small, and for clients that are known.

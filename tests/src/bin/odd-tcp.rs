@@ -6,6 +6,7 @@
 //! | `panic` | panics |
 //! | `leave` | returns at once |
 //! | `pid` | says which process it is, then returns |
+//! | `hang` | says `hung`, and never returns |
 //! | anything else | sends it back, and whatever follows it |
 
 use std::hint::black_box;
@@ -40,6 +41,12 @@ fn serve(connection: &mut Connection) -> io::Result<()> {
             b"stack\n" if first => connection.write_all(&outgrow_stack(0).to_le_bytes())?,
             b"panic\n" if first => panic!("as asked"),
             b"leave\n" if first => return Ok(()),
+            b"hang\n" if first => {
+                connection.write_all(b"hung")?;
+                loop {
+                    std::thread::park();
+                }
+            }
             b"pid\n" if first => return writeln!(connection, "{}", std::process::id()),
             _ => connection.write_all(bytes)?,
         }
