@@ -302,7 +302,7 @@ fn a_door_whose_name_is_too_long_is_refused_with_the_limit() {
     let forward = format!("serve --forward http://127.0.0.1:0={long}");
     let ended = run("transom", &forward);
     let said = ended.stderr();
-    assert_eq!(ended.code(), 1, "{said}");
+    assert_eq!(ended.code(), 2, "{said}");
     assert!(said.contains("--forward") && said.contains("76"), "{said}");
 }
 

@@ -583,7 +583,7 @@ fn flags_that_do_not_hold_for_unix_sockets_are_refused_or_named() {
         let said = ended.stderr();
         let name = flag.split(' ').next().expect("a flag");
         assert!(
-            ended.code() == 1
+            ended.code() == 2
                 && said.contains(name)
                 && said.contains("tcp://unix:")
                 && said.contains("leave it out"),
