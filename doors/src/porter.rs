@@ -198,7 +198,8 @@ impl Porter {
             };
             for event in &events[..usize::try_from(count).unwrap_or(0)] {
                 match event.u64 {
-                    LISTENER => self.admit(),
+                    // Last: who has left makes room for who comes.
+                    LISTENER => self.more_to_admit = true,
                     BELL => {}
                     token => self.on_client(Token::decode(token)),
                 }
@@ -596,7 +597,19 @@ impl Porter {
         credentials: Credentials,
         hello: &Hello,
     ) -> Option<Stage> {
-        let outcome = self.check(&credentials, hello).and_then(|geometry| {
+        let mut checked = self.check(&credentials, hello);
+        if matches!(
+            checked,
+            Err(Refusal::Channels { .. } | Refusal::ChannelsPerUser { .. })
+        ) {
+            // Some may have left that were not looked at since: many come and go in one turn.
+            for client in self.clients.iter_mut().flatten() {
+                client.unread = true;
+            }
+            self.look_around();
+            checked = self.check(&credentials, hello);
+        }
+        let outcome = checked.and_then(|geometry| {
             self.send_welcome(&socket, geometry)
                 .map_err(|error| refusal_of(&error))
         });
