@@ -20,6 +20,8 @@ pub(crate) const DRAWS: u8 = DRAWS_ITS_SHARE | DRAWS_WHAT_IS_FREE;
 /// It has asked the C heap for something.
 #[cfg(all(feature = "c-heap", not(miri)))]
 pub(crate) const USES_C: u8 = 1 << 6;
+/// It has drawn on the overdraft while a panic unwound, or in a cleanup. If it then returns, its answer is a 500.
+pub(crate) const DREW_FAILING: u8 = 1 << 7;
 
 /// The word.
 #[derive(Debug)]

@@ -251,6 +251,7 @@ impl<'b> SetAside<'b> {
         let gets_it = || {
             !bucket.events.any(DRAWS)
                 && overdraft_share() > 0
+                && overdraft_share() <= usable()
                 && wait_until(Instant::now() + A_MOMENT, || set_aside(overdraft_share()))
         };
         if !has_it {

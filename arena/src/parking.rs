@@ -41,6 +41,13 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
     }
     settle_pools(bucket);
     clean_up(bucket, WayOut::Parked);
+    never_again(bucket)
+}
+
+/// What a parked request's cleanups have left: closures inside cells, a share of the overdraft.
+pub(crate) fn never_again(bucket: &Bucket) -> ! {
+    crate::shared::give_up_closures(bucket, WayOut::Parked);
+    settle_pools(bucket);
     sleep_for_ever()
 }
 

@@ -35,10 +35,10 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::events::{ABORTING, DRAWS, MARKED, NOTED};
+use crate::events::{ABORTING, DRAWS, DREW_FAILING, MARKED, NOTED};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
-use crate::parking::{on_cleanup_stack, park, sleep_for_ever};
+use crate::parking::{never_again, on_cleanup_stack, park};
 use crate::signal;
 use crate::thread::{bound, thread};
 use crate::{overdraft, shared};
@@ -236,8 +236,8 @@ impl Tenant {
         bucket.recovery.set(ptr::null_mut());
 
         let result = match landing {
-            // One that has drawn on the overdraft without a mark did so in a panic, which it has caught.
-            ControlFlow::Continue(Ok(_)) if bucket.events.any(MARKED | DRAWS) => {
+            // One that has drawn on the overdraft in a panic has caught that.
+            ControlFlow::Continue(Ok(_)) if bucket.events.any(MARKED | DREW_FAILING) => {
                 Err(Failed::Exhausted(bucket.exhaustion.get()))
             }
             ControlFlow::Continue(Ok(value)) => Ok(value),
@@ -469,11 +469,11 @@ fn park_exhausted(bucket: &'static Bucket, exhaustion: Exhaustion) -> ! {
     park_here_or_there(bucket)
 }
 
-/// Parks on the stack of now, if there is enough of it.
+/// Parks on the stack of now, if there is enough of it. How much a coroutine has is not known.
 fn park_here_or_there(bucket: &'static Bucket) -> ! {
     match stack_remaining() {
-        Some(left) if left < PARKING_STACK => on_cleanup_stack(bucket),
-        _ => park(bucket),
+        Some(left) if left >= PARKING_STACK => park(bucket),
+        _ => on_cleanup_stack(bucket),
     }
 }
 
@@ -484,7 +484,14 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
     // Not marked: if it is not caught, the panic is why the request fails.
     let from_overdraft = || {
         let exhaustion = arena_exhausted(bucket, layout.size());
-        let block = overdraft::allocate(bucket, layout)?;
+        let block = match thread(|t| (t.outside.get() > 0).then(|| t.pool.get())) {
+            Some(pool) => {
+                count_spill(bucket, layout);
+                overdraft::allocate_in_place_of(pool, bucket, layout)?
+            }
+            None => overdraft::allocate(bucket, layout)?,
+        };
+        bucket.events.add(DREW_FAILING);
         if !bucket.events.any(MARKED) {
             bucket.exhaustion.set(exhaustion);
         }
@@ -495,7 +502,7 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
         .or_else(from_overdraft);
     match block {
         Some(block) => block.as_ptr(),
-        None if bucket.state() == BucketState::Parked => sleep_for_ever(),
+        None if bucket.state() == BucketState::Parked => never_again(bucket),
         None => park_exhausted(bucket, arena_exhausted(bucket, layout.size())),
     }
 }
@@ -547,11 +554,16 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
         bucket.exhaustion.set(exhaustion);
         jump(bucket);
     }
-    let (times, _) = bucket.spilled.get();
-    bucket.spilled.set((times.wrapping_add(1), layout.size()));
+    count_spill(bucket, layout);
     let pool = thread(|t| t.pool.get());
     let block = overdraft::allocate_in_place_of(pool, bucket, layout);
     served_or_parked(bucket, block, exhaustion)
+}
+
+/// The shared heap has no room for so much.
+fn count_spill(bucket: &Bucket, layout: Layout) {
+    let (times, _) = bucket.spilled.get();
+    bucket.spilled.set((times.wrapping_add(1), layout.size()));
 }
 
 fn stack_exhausted(bucket: &Bucket) -> Exhaustion {
@@ -577,7 +589,7 @@ fn stack_overflowed(bucket: &'static Bucket) -> ! {
 /// The same, where frames must not be left by a jump.
 pub(crate) fn park_overflowed(bucket: &'static Bucket) -> ! {
     if bucket.state() == BucketState::Parked {
-        sleep_for_ever(); // it is reported; the cleanup that needs so much is not waited for
+        never_again(bucket); // it is reported; the cleanup that needs so much is not waited for
     }
     note_overflow(bucket);
     on_cleanup_stack(bucket)
@@ -612,7 +624,7 @@ pub(crate) fn jump(bucket: &Bucket) -> ! {
 #[cfg(all(feature = "c-heap", not(miri)))]
 pub(crate) fn aborted(bucket: &'static Bucket) -> ! {
     if bucket.state() == BucketState::Parked {
-        sleep_for_ever();
+        never_again(bucket);
     }
     if !bucket.events.any(ABORTING) {
         bucket.panic_note.say("abort was called");
@@ -692,15 +704,19 @@ pub fn exhausted() -> Option<Exhaustion> {
 /// the overdraft. For what can do without: `Vec::try_reserve` and the like. What cannot (`vec![]`, `Box::new`) aborts where it
 /// gets nothing, and its bucket is lost.
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
-    struct Restore(Option<(&'static Bucket, bool)>);
+    struct Restore(Option<(&'static Bucket, bool)>, u64);
     impl Drop for Restore {
         fn drop(&mut self) {
-            if let Some((bucket, before)) = self.0 {
+            // A coroutine's may end in a later request.
+            if let Some((bucket, before)) = self.0
+                && thread(|t| t.era.get()) == self.1
+            {
                 bucket.refusing.set(before);
             }
         }
     }
-    let _restore = Restore(bound().map(|bucket| (bucket, bucket.refusing.replace(true))));
+    let refused = bound().map(|bucket| (bucket, bucket.refusing.replace(true)));
+    let _restore = Restore(refused, thread(|t| t.era.get()));
     f()
 }
 

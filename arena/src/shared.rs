@@ -198,8 +198,8 @@ pub fn outside<R>(f: impl FnOnce() -> R) -> R {
 /// Runs `f` with this thread's allocations aimed at the pool of that number, to change that cell.
 fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
     struct Restore {
-        pool: usize,
-        owner: usize,
+        aim: (usize, usize),
+        before: (usize, usize),
         era: u64,
     }
     impl Drop for Restore {
@@ -209,8 +209,11 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
                     return; // it was given up, and the thread's words put right, when its request ended
                 }
                 t.outside.set(t.outside.get() - 1);
-                t.pool.set(self.pool);
-                t.owner.set(self.owner);
+                // Unless another has begun since, and goes on.
+                if (t.pool.get(), t.owner.get()) == self.aim {
+                    t.pool.set(self.before.0);
+                    t.owner.set(self.before.1);
+                }
                 // The last one to end, which need not be the first: a coroutine's may end before one that was begun later.
                 if t.outside.get() == 0 {
                     t.aim.set(t.aim_before.get());
@@ -229,18 +232,18 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
         }
         t.outside.set(t.outside.get() + 1);
         Restore {
-            pool: t.pool.replace(pool),
-            owner: t.owner.replace(owner),
+            aim: (pool, owner),
+            before: (t.pool.replace(pool), t.owner.replace(owner)),
             era: t.era.get(),
         }
     });
     f()
 }
 
-/// Whether a closure of the request is still inside a cell or [`outside`].
+/// Whether a closure of the request is still inside a cell, [`outside`] or `refusing`.
 #[inline]
 pub(crate) fn has_closures(bucket: &Bucket) -> bool {
-    !bucket.held.is_empty() || thread(|t| t.outside.get() > 0)
+    !bucket.held.is_empty() || bucket.refusing.get() || thread(|t| t.outside.get() > 0)
 }
 
 /// Gives up the closures of this thread's request that have not returned, and never will in it: releases the cells they
@@ -248,6 +251,7 @@ pub(crate) fn has_closures(bucket: &Bucket) -> bool {
 #[cold]
 pub(crate) fn give_up_closures(bucket: &Bucket, way_out: WayOut) {
     bucket.held.release_all(bucket, way_out);
+    bucket.refusing.set(false);
     thread(|t| {
         if t.outside.replace(0) > 0 {
             t.aim.set(t.aim_before.get());

@@ -9,7 +9,7 @@ use crate::bucket::{Bucket, BucketState};
 use crate::events::ABORTING;
 use crate::futex::silently;
 use crate::panic;
-use crate::parking::{park_there, sleep_for_ever, top_of_cleanup_stack};
+use crate::parking::{never_again, park_there, top_of_cleanup_stack};
 use crate::recovery::{self, jump, may_jump};
 use crate::thread::{bound, thread};
 use std::io;
@@ -142,7 +142,7 @@ extern "C" fn handler(
         let sent_by_us = unsafe { !is_fault && info.si_pid() == libc::getpid() };
         if let Some(bucket) = bound().filter(|_| sent_by_us) {
             if bucket.state() == BucketState::Parked {
-                sleep_for_ever();
+                never_again(bucket);
             }
             if bucket.events.any(ABORTING) {
                 return go_on_parking(bucket, context);
@@ -160,7 +160,7 @@ extern "C" fn handler(
         if bucket.state() == BucketState::Parked
             && (bucket.in_cleanup_guard(address) || bucket.in_stack_guard(address))
         {
-            sleep_for_ever(); // a cleanup needs more stack than it has; the request is reported
+            never_again(bucket); // a cleanup needs more stack than it has; the request is reported
         }
         if bucket.in_stack_guard(address) {
             jump_if_that_may_be(bucket, context);
@@ -197,7 +197,7 @@ fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
         if bucket.state() == BucketState::Parked
             && (is_at_the_end(bucket.cleanup_stack()) || is_at_the_end(bucket.open_stack()))
         {
-            sleep_for_ever(); // a cleanup needs more stack than it has; the request is reported
+            never_again(bucket); // a cleanup needs more stack than it has; the request is reported
         }
         if is_at_the_end(bucket.open_stack()) {
             if !recovery::extend_stack(bucket) {

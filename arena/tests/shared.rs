@@ -886,3 +886,43 @@ fn child_whose_closures_never_return() {
         "{used}"
     );
 }
+
+/// A cleanup of a parked request that ends for good inside a cell, because it needs more stack or memory than there is.
+#[test]
+fn a_cleanup_that_never_returns_from_a_cell_leaves_it_poisoned() {
+    static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());
+    fn deeper(n: usize) -> usize {
+        let frame = black_box([n; 128]);
+        if n == usize::MAX {
+            return 0; // never
+        }
+        deeper(n + 1) + frame[0]
+    }
+    let ends: [fn(); 2] = [
+        || drop(black_box(vec![1u8; 100 << 20])),
+        || assert!(black_box(deeper(0)) > 0),
+    ];
+    for end in ends {
+        let parked = parks(move |_| {
+            transom_arena::defer(move |_| {
+                let _ = CELL.with_room(0, |_| end());
+            });
+            black_box(vec![0u8; 100 << 20]);
+        });
+        let result = start_on(next_bucket(), |tenant| {
+            let outcome = tenant.enter(&never_stuck, |_| {
+                loop {
+                    // The cleanup may not have come that far.
+                    match CELL.read(Vec::len) {
+                        Err(SharedError::Poisoned) => break,
+                        _ => std::thread::yield_now(),
+                    }
+                }
+            });
+            assert!(outcome.result.is_ok(), "{outcome:?}");
+        });
+        finish(&result);
+        CELL.restore(Vec::new);
+        assert!(parked.for_ever());
+    }
+}

@@ -348,9 +348,6 @@ impl Application {
 pub struct Looked {
     /// How many buckets are lost.
     pub lost: Lost,
-    /// A request was parked, and for [`FULL_AFTER`] no other bucket has been free: the others wait, it seems, for what that
-    /// request held (a lock, a pooled connection), and which is lost with it. One of them at least has a deadline.
-    pub stuck: bool,
     /// When to look again. A bucket that is parked may change the number before.
     pub again_in: Duration,
 }
@@ -362,8 +359,6 @@ struct Busy {
     any_free: bool,
     /// When the youngest call began.
     youngest_ns: Option<u64>,
-    /// A call has a deadline.
-    has_a_deadline: bool,
 }
 
 impl Busy {
@@ -372,7 +367,6 @@ impl Busy {
             Class::Sound => self.any_free = true,
             Class::Calling => {
                 self.youngest_ns = self.youngest_ns.max(Some(sign.since_ns()));
-                self.has_a_deadline |= matches!(sign.until(), Until::Deadline(_));
             }
             Class::Resting | Class::Parked => {}
         }
@@ -459,11 +453,7 @@ impl LossWatch {
         let may_come_back = lost.resting + lost.overdue > 0 || is_full;
         let again_in = if may_come_back { LOOK_OFTEN } else { again_in };
         self.due_ns = now_ns + again_in.as_nanos() as u64;
-        Looked {
-            lost,
-            stuck: is_full && lost.parked > 0 && busy.has_a_deadline,
-            again_in,
-        }
+        Looked { lost, again_in }
     }
 
     /// Writes a line when no bucket has been free for a while, and one when that is over.

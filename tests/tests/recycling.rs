@@ -239,25 +239,6 @@ fn ready(server: &Server) -> String {
     client.get("/ready").text().to_owned()
 }
 
-/// Long before their deadline, 60 s.
-#[test]
-fn a_lock_that_a_parked_request_held_leads_to_a_new_instance_once_all_wait_for_it() {
-    let servers = Succession::start(hang("--buckets 4 --lost-limit 4"));
-    assert_eq!(servers.first().get("/abort").status, 500);
-    let mut wait: Vec<_> = (0..3).map(|_| servers.first().connect()).collect();
-    for client in &mut wait {
-        client.send(get("/locked"));
-    }
-    let new = servers.heir(1);
-    assert_eq!(servers.first().get("/locked").text(), "free\n");
-    drop(wait);
-    let ended = servers.stop(new);
-    let said = |words: &str| count(&ended.lines, words);
-    assert_eq!(said("WARN no bucket is free, and no call ends"), 1);
-    assert_eq!(said(" busy=/locked 3 "), 1, "{}", ended.stderr());
-    assert_eq!(said("all others wait, perhaps for a lock"), 1);
-}
-
 /// Nothing is lost there: they have much to do.
 #[test]
 fn that_no_bucket_is_free_is_said_and_that_it_is_over() {

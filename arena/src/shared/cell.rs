@@ -43,7 +43,8 @@ const NO_POOL_YET: usize = usize::MAX;
 ///   in a thread-local. The cell is then as after a request that was parked inside: poisoned, or if it was reading, not to be
 ///   changed any more. `restore` puts a fresh value elsewhere; the coroutine has the old one for as long as it likes.
 /// * A vector or a hash map doubles, in one piece. So a change also needs a free piece of twice the cell's largest block.
-///   (What a block is that is smaller than a 64th of the heap is not looked at: it counts as one.) Where that piece is not
+///   (What a block is that is smaller than a 64th of the heap is not looked at: it counts as one. A block that is moved to
+///   another cell counts for the one in which it was made, until it is freed.) Where that piece is not
 ///   there, and a request's share of the overdraft would hold it, a share is set aside while the closure runs; without one
 ///   the change is refused. One that may go without asks for what it needs itself:
 ///   `with_room(0, |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see [`refusing`](crate::refusing).

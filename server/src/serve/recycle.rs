@@ -20,7 +20,7 @@ use std::time::Duration;
 use transom_arena::{Bytes, MemoryLimit, overdraft_usage, shared_heap_kept, shared_heap_usage};
 use transom_doors::{Door, now_ns};
 use transom_platform::own_log::{error, info, warn};
-use transom_platform::{Application, Looked, LossWatch, Lost};
+use transom_platform::{Application, LossWatch, Lost};
 
 /// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
 pub(super) const EXIT_RECYCLE: u8 = 75;
@@ -219,8 +219,6 @@ pub(super) enum Step {
 enum Cause {
     /// `--lost-limit` buckets.
     Buckets,
-    /// What a parked request held, and all others wait for.
-    Held,
     /// Half of the overdraft: what has outlived its request there stays.
     Overdraft,
     /// Half of the shared heap: closures that never return hold it.
@@ -236,7 +234,7 @@ enum Cause {
 impl Cause {
     /// The first that there is.
     fn find(
-        looked: Looked,
+        lost: Lost,
         limit: u32,
         c_heap_is_low: bool,
         channels: Option<&Channels>,
@@ -245,8 +243,7 @@ impl Cause {
         let overdraft = overdraft_usage();
         let (_, shared_heap) = shared_heap_usage();
         [
-            (looked.lost.total() >= limit, Cause::Buckets),
-            (looked.stuck, Cause::Held),
+            (lost.total() >= limit, Cause::Buckets),
             (
                 is_more_than_half(overdraft.kept, overdraft.size),
                 Cause::Overdraft,
@@ -315,7 +312,7 @@ impl Cause {
     /// What sets how much there is.
     fn flag(self) -> &'static str {
         match self {
-            Cause::Buckets | Cause::Held => "--lost-limit",
+            Cause::Buckets => "--lost-limit",
             Cause::Overdraft => "--overdraft",
             Cause::SharedHeap => "--shared-heap",
             Cause::CHeap => "--c-heap",
@@ -329,9 +326,6 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Cause::Buckets => "too many buckets are lost",
-            Cause::Held => {
-                "a request was parked, and since then all others wait, perhaps for a lock or a connection that it held"
-            }
             Cause::Overdraft => {
                 "more than half of the overdraft is held by what requests have left there"
             }
@@ -450,7 +444,7 @@ impl Recycling {
         let left_open = self.lost.parked > 0 || self.application.has_jumped();
         let descriptors_are_lost = left_open && process::descriptors_run_out();
         self.cause = Cause::find(
-            looked,
+            self.lost,
             self.limit,
             c_heap_is_low,
             channels,

@@ -6,7 +6,6 @@
 //! | `GET /gate` | waits until the gate is open, whatever its deadline is |
 //! | `GET /open` | opens the gate |
 //! | `GET /keep` | takes a lock and never gives it back, as a parked handler does that held one |
-//! | `GET /abort` | takes that lock and aborts, which parks it |
 //! | `GET /locked` | waits for that lock |
 //! | `GET /leave` | leaves 64 KiB in a thread-local, whose destructor waits at the gate |
 //! | `GET /leave/panic` | the same, and that destructor panics |
@@ -49,11 +48,6 @@ fn open(_: &Request) -> Response<'_> {
 fn keep(_: &Request) -> Response<'_> {
     std::mem::forget(LOCK.lock());
     Response::text("kept\n")
-}
-
-fn abort(_: &Request) -> Response<'_> {
-    let _lock = LOCK.lock();
-    std::process::abort()
 }
 
 fn locked(_: &Request) -> Response<'_> {
@@ -143,7 +137,6 @@ fn main() -> ExitCode {
         .get("/gate", gate)
         .get("/open", open)
         .get("/keep", keep)
-        .get("/abort", abort)
         .get("/locked", locked)
         .get("/leave", leave)
         .get("/leave/panic", leave_panic)
