@@ -8,10 +8,10 @@
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::events::ABORTING;
+use crate::futex;
 use crate::recovery::{Failed, clean_up, settle_pools};
 use crate::signal;
 use crate::thread::thread;
-use crate::{fork, futex};
 use std::arch::asm;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
@@ -20,7 +20,8 @@ use std::sync::atomic::AtomicU32;
 ///
 /// Why it ends is what the bucket has noted: a panic that cannot unwind (`ABORTING`), else what ran out.
 pub(crate) fn park(bucket: &Bucket) -> ! {
-    fork::end_if_a_child();
+    #[cfg(not(miri))]
+    crate::fork::end_if_a_child();
     bucket.failing.set(true);
     thread(|t| {
         t.aim.set(ptr::null());

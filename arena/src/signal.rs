@@ -33,11 +33,12 @@ static PREVIOUS: OnceLock<Previous> = OnceLock::new();
 
 /// Installs the handler, once per process.
 pub(crate) fn install() -> io::Result<()> {
+    #[cfg(not(miri))]
     crate::fork::this_process_serves();
     if PREVIOUS.get().is_some() {
         return Ok(());
     }
-    #[cfg(feature = "c-heap")]
+    #[cfg(all(feature = "c-heap", not(miri)))]
     crate::blocked::find_all();
     // SAFETY: a zeroed sigaction is valid (no flags, default action).
     let mut previous: Previous = unsafe { MaybeUninit::zeroed().assume_init() };
