@@ -81,7 +81,10 @@ pub fn shared_heap_kept() -> usize {
 }
 
 fn lose(bytes: isize) {
-    KEPT.fetch_add(usize::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+    // A word that all threads share is not written to for nothing.
+    if let Ok(bytes @ 1..) = usize::try_from(bytes) {
+        KEPT.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// How often a change of a [`Shared`] cell was refused, because there was no room for it.
