@@ -135,6 +135,7 @@ mod sync;
 mod table;
 #[cfg(not(target_os = "illumos"))]
 mod telling;
+mod threads;
 #[cfg(not(target_os = "illumos"))]
 mod turn;
 #[cfg_attr(target_os = "illumos", allow(dead_code))]
@@ -172,5 +173,6 @@ pub use public::{
 };
 pub use slot::{Completion, Kind, SlotId, Withdraw};
 pub use status::Status;
+pub use threads::start as start_thread;
 pub use waiting::Patience;
 pub use words::Words;

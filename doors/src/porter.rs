@@ -5,8 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, PoisonError};
-use std::thread;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::bell::{Bell, ear_for, listen_to};
@@ -20,6 +19,7 @@ use crate::link::{Link, Nudge};
 use crate::memory::{Mapping, MemoryError, Writer};
 use crate::public::{Credentials, Descriptors, DoorEvent, Refusal, Unreferenced};
 use crate::socket::{self, Due, PeerSocket, Received};
+use crate::threads;
 
 /// A client that has not said everything after this long is forgotten.
 const HANDSHAKE: Duration = Duration::from_secs(1);
@@ -157,21 +157,10 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd, begin: fn()) -> io::Result<Ar
         unreferenced: false,
         inner: Arc::clone(&inner),
     };
-    // What its start allocates is behind us when it has begun.
-    let begun = Arc::new(Barrier::new(2));
-    thread::Builder::new()
-        .name("porter".to_owned())
-        .stack_size(STACK)
-        .spawn({
-            let begun = Arc::clone(&begun);
-            move || {
-                begun.wait();
-                drop(begun);
-                begin();
-                porter.run();
-            }
-        })?;
-    begun.wait();
+    threads::start("porter", STACK, move || {
+        begin();
+        porter.run();
+    })?;
     *place = Some(orders.bell.clone());
     drop(place);
     Ok(orders)

@@ -36,7 +36,6 @@ mod peer;
 mod plan;
 mod serve;
 mod settings;
-mod threads;
 
 pub use listen::ListenAddress;
 pub use peer::Trusted;

@@ -3,7 +3,6 @@
 use super::Shared;
 use super::format::{Format, LINE_BYTES_MAX};
 use crate::log::{Batch, STACK_BYTES, block_signals, newlines};
-use crate::threads;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -11,7 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::Thread;
-use transom_doors::Words;
+use transom_doors::{Words, start_thread};
 
 /// Who may read the log: addresses and paths are nobody else's business.
 const MODE: libc::c_uint = 0o640;
@@ -54,7 +53,7 @@ pub(super) fn spawn(
         format,
         batch: Batch::new(),
     };
-    let handle = threads::start("access-log", STACK_BYTES, move || writer.run())?;
+    let handle = start_thread("access-log", STACK_BYTES, move || writer.run())?;
     Ok(handle.thread().clone())
 }
 

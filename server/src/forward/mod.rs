@@ -17,7 +17,6 @@ use crate::net::{self, Epoll};
 use crate::plan::{LOOP_STACK, OF_INTERNET};
 use crate::serve::EndIfPanicking;
 use crate::settings::FrontSettings;
-use crate::threads;
 use doorway::{Doorway, Entry, Progress};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -29,6 +28,7 @@ use std::time::Duration;
 use transom_arena::Bytes;
 use transom_doors::{
     AsyncClient, Bell, CallError, Completion, DoorOwner, Patience, SlotId, now_ns, start_closers,
+    start_thread,
 };
 use transom_platform::own_log::warn;
 
@@ -226,7 +226,7 @@ pub(crate) fn start(
             }
             Target::Http(_) => unreachable!("loops serve HTTP"),
         };
-        let thread = threads::start(format!("forward-{n}"), LOOP_STACK, move || {
+        let thread = start_thread(format!("forward-{n}"), LOOP_STACK, move || {
             let _watch = EndIfPanicking;
             body();
         })?;

@@ -7,14 +7,15 @@
 
 use super::doorway::{REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use crate::settings::FrontSettings;
-use crate::threads;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transom_arena::count_attaching_apart;
-use transom_doors::{AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, Refusal, start_closers};
+use transom_doors::{
+    AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, Refusal, start_closers, start_thread,
+};
 use transom_platform::own_log::{info, warn};
 
 /// Between two attempts to open a door that is away.
@@ -229,7 +230,7 @@ impl OpenerBuilder {
         for (n, mut door) in self.doors.into_iter().enumerate() {
             let alarm = door.alarm.clone();
             let open = open.clone();
-            let thread = threads::start(format!("opener-{n}"), OPENER_STACK, move || {
+            let thread = start_thread(format!("opener-{n}"), OPENER_STACK, move || {
                 count_attaching_apart();
                 door.run(&*open);
                 door.alarm.end();

@@ -5,12 +5,12 @@
 use super::batch::Batch;
 use super::queue::Queue;
 use super::record::{LINE_BYTES_MAX, Record, Style, render_dropped};
-use crate::threads;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::Thread;
+use transom_doors::start_thread;
 
 /// Formatting a line takes a few KiB; the rest is for the standard library's own.
 pub(crate) const STACK_BYTES: usize = 128 * 1024;
@@ -24,7 +24,7 @@ pub(super) fn spawn(queue: Arc<Queue<Record>>, sink: File, style: Style) -> io::
         style,
         reported: 0,
     };
-    let handle = threads::start("log", STACK_BYTES, move || writer.run())?;
+    let handle = start_thread("log", STACK_BYTES, move || writer.run())?;
     Ok(handle.thread().clone())
 }
 

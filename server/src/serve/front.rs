@@ -7,11 +7,10 @@ use crate::addresses::Addresses;
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders, Rules};
 use crate::plan::LOOP_STACK;
 use crate::settings::FrontSettings;
-use crate::threads;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use transom_doors::Bell;
+use transom_doors::{Bell, start_thread};
 use transom_platform::own_log::error;
 
 /// What all loops, and forwards of connections, count the addresses of so many connections in, if these have a limit.
@@ -53,7 +52,7 @@ impl FrontHalf {
                 let _watch = EndIfPanicking;
                 this.run();
             };
-            let thread = threads::start(format!("{name}-{n}"), LOOP_STACK, body);
+            let thread = start_thread(format!("{name}-{n}"), LOOP_STACK, body);
             threads.push(thread.map_err(StartError::Loop)?);
         }
         Ok(FrontHalf {

@@ -1,4 +1,4 @@
-//! The server's own threads: loops, forwards, openers, and writers of logs.
+//! Threads that are started before the process serves: porters, and those of a front end.
 
 use std::io;
 use std::sync::{Arc, Barrier};
@@ -9,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 ///
 /// # Errors
 /// The system has no room for a thread.
-pub(crate) fn start(
+pub fn start(
     name: impl Into<String>,
     stack: usize,
     body: impl FnOnce() + Send + 'static,
