@@ -160,9 +160,7 @@ fn allocate_for(debtor: u8, bucket: &Bucket, layout: Layout) -> Option<NonNull<u
     ensure_stack(STACK_MARGIN); // a stack overflow under the pool's lock would leave it locked
     let until = Instant::now() + PATIENCE;
     if !bucket.events.any(DRAWS) {
-        // What is kept may leave no share, whoever gives his back.
-        let has_share = share <= usable() && wait_until(until, || set_aside(share));
-        bucket.events.add(match has_share {
+        bucket.events.add(match wait_for_share(share, until) {
             true => DRAWS_ITS_SHARE,
             false => DRAWS_WHAT_IS_FREE,
         });
@@ -208,6 +206,12 @@ fn usable() -> usize {
     OVERDRAFT.pool().len().saturating_sub(OVERDRAFT.kept())
 }
 
+/// Sets a share aside, when others have given theirs back if need be; false if there is none until then. What is kept may
+/// leave none, whoever gives his back.
+fn wait_for_share(share: usize, until: Instant) -> bool {
+    share <= usable() && wait_until(until, || set_aside(share))
+}
+
 /// Sets a share aside, if what is not set aside or kept has one.
 fn set_aside(share: usize) -> bool {
     let usable = usable();
@@ -251,8 +255,7 @@ impl<'b> SetAside<'b> {
         let gets_it = || {
             !bucket.events.any(DRAWS)
                 && overdraft_share() > 0
-                && overdraft_share() <= usable()
-                && wait_until(Instant::now() + A_MOMENT, || set_aside(overdraft_share()))
+                && wait_for_share(overdraft_share(), Instant::now() + A_MOMENT)
         };
         if !has_it {
             if !gets_it() {

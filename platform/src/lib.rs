@@ -47,7 +47,7 @@ pub use drain::{begin_to_drain, is_draining};
 pub use failure::Failure;
 pub use handler::{Handler, HandlerFn, handler, streaming};
 pub use keeping::EachThread;
-pub use lost::{FULL_AFTER, Looked, Loss, LossWatch, Lost, OVERDUE_AFTER};
+pub use lost::{Looked, Loss, LossWatch, Lost, OVERDUE_AFTER};
 pub use meter::{Culprit, RouteMeter};
 pub use request::{BodyReader, Memory, Request, Version};
 pub use reserve::{TryReserve, try_reserve};

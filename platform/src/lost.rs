@@ -24,7 +24,7 @@ use transom_doors::now_ns;
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(5);
 
 /// When no bucket has been free for so long, that is said.
-pub const FULL_AFTER: Duration = Duration::from_secs(5);
+const FULL_AFTER: Duration = Duration::from_secs(5);
 
 /// Between two looks while a bucket is lost that may come back.
 const LOOK_OFTEN: Duration = Duration::from_millis(250);
@@ -372,10 +372,9 @@ impl Busy {
         }
     }
 
-    /// From when on it is to be said that no bucket is free, as things are.
-    fn full_from(&self) -> Option<u64> {
-        let youngest_ns = self.youngest_ns.filter(|_| !self.any_free)?;
-        Some(youngest_ns.saturating_add(FULL_AFTER.as_nanos() as u64))
+    /// Since when no bucket is free and no call has ended, if that is so.
+    fn full_since(&self) -> Option<u64> {
+        self.youngest_ns.filter(|_| !self.any_free)
     }
 }
 
@@ -441,14 +440,16 @@ impl LossWatch {
                 self.application.signs().of(bucket),
             );
         }
-        let full_from = busy
-            .full_from()
+        let full_ns = busy
+            .full_since()
             .filter(|_| lost.total() < self.application.buckets().len());
-        let is_full = full_from.is_some_and(|from_ns| from_ns <= now_ns);
-        if let Some(from_ns) = full_from.filter(|_| !is_full) {
-            again_ns = again_ns.min(from_ns);
+        let said_from = |since_ns: u64| since_ns.saturating_add(FULL_AFTER.as_nanos() as u64);
+        let long_full_ns = full_ns.filter(|&since_ns| said_from(since_ns) <= now_ns);
+        let is_full = long_full_ns.is_some();
+        if let Some(since_ns) = full_ns.filter(|_| !is_full) {
+            again_ns = again_ns.min(said_from(since_ns));
         }
-        self.tell_full(full_from.filter(|_| is_full), now_ns);
+        self.tell_full(long_full_ns, now_ns);
         let again_in = Duration::from_nanos(again_ns - now_ns).max(LOOK_OFTEN);
         let may_come_back = lost.resting + lost.overdue > 0 || is_full;
         let again_in = if may_come_back { LOOK_OFTEN } else { again_in };
@@ -457,8 +458,7 @@ impl LossWatch {
     }
 
     /// Writes a line when no bucket has been free for a while, and one when that is over.
-    fn tell_full(&mut self, full_from: Option<u64>, now_ns: u64) {
-        let since_ns = full_from.map(|from_ns| from_ns - FULL_AFTER.as_nanos() as u64);
+    fn tell_full(&mut self, since_ns: Option<u64>, now_ns: u64) {
         match (self.full_ns, since_ns) {
             (None, Some(since_ns)) => {
                 self.full_ns = Some(since_ns);
