@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    OVERDRAFT, SHARE, SHARED_HEAP, exhaustion, fill_the_arena, finish, lies_in,
+    OVERDRAFT, Parked, SHARE, SHARED_HEAP, exhaustion, fill_the_arena, finish, lies_in,
     lies_in_shared_heap, never_stuck, next_bucket, on_bucket_thread, overflow_the_stack,
     panic_message, parks, start_on, wait_for,
 };
@@ -14,8 +14,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use transom_arena::{
-    Bump, Outcome, Reason, Shared, SharedError, Tenant, outside, refusing, shared_heap_kept,
-    shared_heap_usage,
+    Bump, Outcome, Reason, Shared, SharedError, Tenant, outside, overdraft_usage, refusing,
+    shared_heap_kept, shared_heap_usage,
 };
 
 #[global_allocator]
@@ -690,6 +690,7 @@ fn no_request_takes_a_cell_away_from_the_others() {
     common::passes_in_a_child("child_that_wants_more_than_there_is", &[]);
     common::passes_in_a_child("child_whose_changes_find_no_share", &[]);
     common::passes_in_a_child("child_whose_closures_never_return", &[]);
+    common::passes_in_a_child("child_whose_parked_cleanups_draw", &[]);
 }
 
 /// Runs a change in a request; whether the request has outgrown what it could have.
@@ -885,6 +886,38 @@ fn child_whose_closures_never_return() {
         (3..4).contains(&kept()) && used < before + 4 * PART,
         "{used}"
     );
+}
+
+/// A cleanup of a parked request has drawn on the overdraft, and has given it back: so its share is free again.
+#[test]
+#[ignore = "takes the overdraft from the other tests; run by the one above"]
+fn child_whose_parked_cleanups_draw() {
+    static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());
+    static DRAWN: AtomicUsize = AtomicUsize::new(0);
+    common::buckets(); // from here on there is a shared heap
+    CELL.restore(|| vec![7; 400 << 10]);
+    let parked: Vec<_> = (0..OVERDRAFT / SHARE)
+        .map(|n| {
+            let parked = parks(|_| {
+                transom_arena::defer(|_| {
+                    let before = overdraft_usage().used;
+                    let block = black_box(vec![1u8; SHARE / 2]);
+                    assert!(overdraft_usage().used >= before + block.len());
+                    DRAWN.fetch_add(1, Ordering::SeqCst);
+                });
+                black_box(vec![1u8; 100 << 20]).len()
+            });
+            wait_for("its cleanup has drawn", || DRAWN.load(Ordering::SeqCst) > n);
+            parked
+        })
+        .collect();
+    // The cell's one block cannot double here, so that each change needs a share set aside.
+    on_bucket_thread(|tenant| {
+        wait_for("the shares are back", || {
+            !is_refused(tenant, || CELL.with(|bytes| bytes[0] = 1))
+        });
+    });
+    assert!(parked.iter().all(Parked::for_ever));
 }
 
 /// A cleanup of a parked request that ends for good inside a cell, because it needs more stack or memory than there is.
