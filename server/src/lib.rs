@@ -1,7 +1,8 @@
-//! The front end of Transom: it owns sockets, speaks HTTP/1.1 and calls doors. It runs no application code itself.
+//! A web server platform whose memory is decided before it starts. What handlers are written with, and what serves them, is
+//! here: this is the one dependency of an application.
 //!
 //! ```no_run
-//! use transom_platform::{Request, Response, Router};
+//! use transom::{Request, Response, Router};
 //!
 //! fn hello(request: &Request) -> Response<'_> {
 //!     let name = request.query("name").unwrap_or("world");
@@ -47,4 +48,12 @@ pub use settings::{
     AccessLogSetting, ApplicationSettings, ChannelSettings, DoorSettings, ForwardSettings,
     ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
     parse_count, parse_duration,
+};
+#[doc(inline)]
+pub use transom_platform::{
+    AnswerTooLarge, Body, BodyReader, BodyWriter, Bump, Connection, ConnectionHandler, Datagram,
+    DatagramHandler, DatagramReply, Failure, Handler, HandlerFn, IntoResponse, Memory, Registered,
+    Request, Response, Router, RouterError, Shared, SharedError, Status, TryReserve, Version,
+    WayOut, defer, escape_contract, handler, headers, is_draining, outside, refusing, request,
+    streaming, try_reserve,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use transom_platform::{Failure, Request, Response, Router, Shared};
+use transom::{Failure, Request, Response, Router, Shared};
 
 /// So that clients who invent names cannot fill the shared heap.
 const NAMES_MAX: usize = 1000;

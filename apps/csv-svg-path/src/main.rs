@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use transom_platform::{Failure, Request, Response, Router};
+use transom::{Failure, Request, Response, Router};
 
 fn point(line: &str) -> Option<(f64, f64)> {
     let (x, y) = line.split_once(',')?;

@@ -11,7 +11,7 @@ mod message;
 mod zone;
 
 use std::process::ExitCode;
-use transom_platform::{Datagram, DatagramReply};
+use transom::{Datagram, DatagramReply};
 
 fn dns(datagram: &Datagram, reply: &mut DatagramReply) {
     if let Some(len) = answer::answer(datagram.bytes(), reply.space()) {

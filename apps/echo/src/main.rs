@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
-use transom_platform::{Request, Response, Router, streaming};
+use transom::{Request, Response, Router, streaming};
 
 fn content_type(request: &Request) -> String {
     let sent = request.header("content-type");

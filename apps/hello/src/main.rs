@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use std::process::ExitCode;
-use transom_platform::{Request, Response, Router};
+use transom::{Request, Response, Router};
 
 #[derive(Serialize)]
 struct Greeting<'r> {

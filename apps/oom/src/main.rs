@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
-use transom_platform::{Failure, Request, Response, Router};
+use transom::{Failure, Request, Response, Router};
 
 /// The most that can be asked for: more would not even be a size.
 const KIB_MAX: usize = usize::MAX >> 11;

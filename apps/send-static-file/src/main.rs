@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::SystemTime;
-use transom_platform::{Failure, Registered, Request, Response, Router};
+use transom::{Failure, Registered, Request, Response, Router};
 
 /// What is served when a folder is asked for.
 const INDEX: &str = "index.html";

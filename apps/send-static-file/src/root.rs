@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use transom_platform::Registered;
+use transom::Registered;
 
 /// How often a file that is replaced just while it is opened is looked for again.
 const ATTEMPTS: usize = 16;

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
-use transom_platform::{BodyWriter, Failure, Request, Response, Router, is_draining, streaming};
+use transom::{BodyWriter, Failure, Request, Response, Router, is_draining, streaming};
 
 /// How much of a body is hashed at a time. On the stack, whose size is the bucket's.
 const STEP: usize = 16 << 10;

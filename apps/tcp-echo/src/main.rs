@@ -7,7 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
-use transom_platform::Connection;
+use transom::Connection;
 
 /// Bytes on their way. They lie on the bucket's stack.
 const BUFFER: usize = 16 << 10;

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
-use transom_platform::{Failure, Request, Response, Router};
+use transom::{Failure, Request, Response, Router};
 
 const PAGE: usize = 4096;
 

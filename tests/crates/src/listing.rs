@@ -6,8 +6,7 @@
 
 use rows::{Answer, Body, Prints, Row};
 use std::process::ExitCode;
-use transom_platform::handler::Handler;
-use transom_platform::{Failure, Request, Router};
+use transom::{Failure, Handler, Request, Router};
 
 /// A route in the making.
 pub struct Entry {

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Condvar, Mutex, Once, PoisonError};
-use transom_platform::{Request, Response, Router};
+use transom::{Request, Response, Router};
 
 static GATE: Mutex<bool> = Mutex::new(false);
 static OPENED: Condvar = Condvar::new();

@@ -23,9 +23,8 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
-use transom::App;
-use transom_platform::{
-    Connection, Datagram, DatagramReply, Failure, Request, Response, Router, streaming,
+use transom::{
+    App, Connection, Datagram, DatagramReply, Failure, Request, Response, Router, streaming,
 };
 
 /// Threads that have borrowed something, and have begun to use it.

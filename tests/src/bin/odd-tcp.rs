@@ -12,7 +12,7 @@
 use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
-use transom_platform::Connection;
+use transom::Connection;
 
 fn outgrow_arena() {
     let mut all = Vec::new();

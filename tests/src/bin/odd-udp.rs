@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use transom_platform::{Datagram, DatagramReply};
+use transom::{Datagram, DatagramReply};
 
 fn outgrow_arena() {
     let mut all = Vec::new();

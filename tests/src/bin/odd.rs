@@ -21,7 +21,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
-use transom_platform::{Failure, Request, Response, Router, streaming};
+use transom::{Failure, Request, Response, Router, streaming};
 
 /// What a client would take for another answer, if it were on the wire outside of a body.
 const FORGED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";

@@ -10,8 +10,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata, Subscriber, span};
-use transom::App;
-use transom_platform::{Request, Router};
+use transom::{App, Request, Router};
 
 /// The lock under which lines are made and written, as loggers have one.
 static LINE: Mutex<String> = Mutex::new(String::new());

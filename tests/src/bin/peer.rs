@@ -1,7 +1,7 @@
 //! `GET /` says where the request came from.
 
 use std::process::ExitCode;
-use transom_platform::{Request, Response, Router};
+use transom::{Request, Response, Router};
 
 fn peer(request: &Request) -> Response<'_> {
     match request.peer() {

@@ -39,8 +39,7 @@ use std::net::ToSocketAddrs;
 use std::process::{Command, ExitCode};
 use std::sync::{LazyLock, Mutex, OnceLock, mpsc};
 use std::thread;
-use transom::App;
-use transom_platform::{Failure, Request, Response, Router, Shared, Status, defer, streaming};
+use transom::{App, Failure, Request, Response, Router, Shared, Status, defer, streaming};
 
 fn kib(request: &Request) -> Result<usize, Failure> {
     Ok(request.param_as::<usize>("kib")?.min(1 << 20) << 10)
@@ -400,7 +399,7 @@ fn held(request: &Request) -> Result<String, Failure> {
     });
     block(bytes);
     // Where one does not fit, the call finds the arena full.
-    let full = match transom_platform::Memory::now() {
+    let full = match transom::Memory::now() {
         Some(memory) if bytes > memory.size() => memory.free.saturating_sub(100),
         _ => 0,
     };

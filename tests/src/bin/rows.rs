@@ -22,7 +22,7 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
-use transom_platform::{Failure, Request, Response, Router, streaming};
+use transom::{Failure, Request, Response, Router, streaming};
 
 fn hello(_: &Request) -> Response<'_> {
     Response::text("hello\n")

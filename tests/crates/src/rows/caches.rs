@@ -6,7 +6,7 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::LazyLock;
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 
 /// Entries that any of them may have.
 const ENTRIES: u64 = 100;

@@ -3,7 +3,7 @@
 use crate::listing::{Rows, number, text};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 
 static CROSSBEAM: LazyLock<crossbeam_channel::Sender<(String, crossbeam_channel::Sender<String>)>> =
     LazyLock::new(|| {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 
 /// Entries that what outlives a request may have.
 const ENTRIES: u64 = 100;

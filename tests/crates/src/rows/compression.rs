@@ -6,7 +6,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use rows::{Answer, Body};
 use std::io::{self, Read, Write};
-use transom_platform::{Failure, Request, Response};
+use transom::{Failure, Request, Response};
 
 /// What gzip needs for itself, and the page.
 const BUCKET: &str = "--bucket-size 1MiB";

@@ -7,7 +7,7 @@ use r2d2::Pool;
 use r2d2_postgres::PostgresConnectionManager;
 use redis::{Commands, ConnectionLike, RedisError};
 use std::sync::{LazyLock, Mutex};
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 
 const REDIS: &str = "REDIS_URL";
 const POSTGRES: &str = "POSTGRES_URL";

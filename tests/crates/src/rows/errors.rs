@@ -2,7 +2,7 @@
 
 use crate::listing::{Rows, matches, number, text};
 use anyhow::Context;
-use transom_platform::{Failure, Request, Status};
+use transom::{Failure, Request, Status};
 
 pub fn add(rows: &mut Rows) {
     rows.get(

@@ -1,7 +1,7 @@
 //! Logging: with the platform's own subscriber, and with what an application installs in `main`.
 
 use crate::listing::{Rows, number, text};
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 
 pub fn add(rows: &mut Rows) {
     rows.get(

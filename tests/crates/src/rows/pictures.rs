@@ -5,7 +5,7 @@ use crate::listing::{Rows, text};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use rows::Answer;
 use std::io::Cursor;
-use transom_platform::{Failure, Request, Response};
+use transom::{Failure, Request, Response};
 
 pub fn add(rows: &mut Rows) {
     rows.get("/png", "png: `Encoder`, `Decoder`", png)

@@ -4,7 +4,7 @@ use crate::listing::{Rows, matches};
 use rand::RngExt;
 use rand::distr::{Alphanumeric, SampleString};
 use rand::seq::SliceRandom;
-use transom_platform::Request;
+use transom::Request;
 use uuid::Uuid;
 
 pub fn add(rows: &mut Rows) {
@@ -26,11 +26,11 @@ pub fn add(rows: &mut Rows) {
 }
 
 #[cfg(feature = "heavy")]
-fn password(_: &Request) -> Result<String, transom_platform::Failure> {
+fn password(_: &Request) -> Result<String, transom::Failure> {
     let mut hash = [0; 32];
     argon2::Argon2::default()
         .hash_password_into(b"correct horse", b"battery staple", &mut hash)
-        .map_err(|error| transom_platform::Failure::internal(error.to_string()))?;
+        .map_err(|error| transom::Failure::internal(error.to_string()))?;
     Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

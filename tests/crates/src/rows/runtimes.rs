@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let mut builder = Builder::new_multi_thread();

@@ -3,7 +3,7 @@
 use crate::listing::{Rows, number, text};
 use rusqlite::{Connection, ErrorCode};
 use std::sync::{LazyLock, Mutex};
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 
 static CONNECTION: LazyLock<Mutex<Connection>> =
     LazyLock::new(|| Mutex::new(open().expect("there is memory for it")));
@@ -87,7 +87,7 @@ mod pool {
     use r2d2::Pool;
     use r2d2_sqlite::SqliteConnectionManager;
     use std::sync::LazyLock;
-    use transom_platform::{Failure, Request};
+    use transom::{Failure, Request};
 
     /// Each connection has a database of its own.
     static POOL: LazyLock<Pool<SqliteConnectionManager>> = LazyLock::new(|| {

@@ -4,7 +4,7 @@ use crate::listing::{Rows, matches, number, text};
 use std::net::ToSocketAddrs;
 use std::process::Command;
 use std::{env, fs, thread};
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 
 pub fn add(rows: &mut Rows) {
     rows.get("/std/println", "`println!` of a formatted value", println)

@@ -4,7 +4,7 @@ use crate::listing::{Rows, number, text};
 use askama::Template;
 use minijinja::{Environment, context};
 use std::sync::LazyLock;
-use transom_platform::{Failure, Request, Response};
+use transom::{Failure, Request, Response};
 
 const PAGE: &str = "<h1>Order {{ n }}</h1>
 <ul>{% for item in items %}<li>{{ item }}</li>{% endfor %}</ul>";

@@ -6,7 +6,7 @@ use rows::Body;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
-use transom_platform::{Failure, Request, Response};
+use transom::{Failure, Request, Response};
 
 static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\w+").expect("it is well-formed"));
 

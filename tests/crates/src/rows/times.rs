@@ -2,7 +2,7 @@
 
 use crate::listing::{Rows, matches};
 use chrono::{Local, Utc};
-use transom_platform::Request;
+use transom::Request;
 
 /// Central European Time with its rules, as POSIX writes it: it needs no file of time zones.
 const ZONE: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
@@ -28,7 +28,7 @@ fn local(_: &Request) -> String {
 }
 
 #[cfg(feature = "heavy")]
-fn offset(_: &Request) -> Result<String, transom_platform::Failure> {
+fn offset(_: &Request) -> Result<String, transom::Failure> {
     use time::OffsetDateTime;
     use time::format_description::well_known::Rfc3339;
     Ok(OffsetDateTime::now_local()?.format(&Rfc3339)?)

@@ -2,7 +2,7 @@
 
 use crate::listing::{Rows, number, text, variable};
 use std::sync::LazyLock;
-use transom_platform::{Failure, Request};
+use transom::{Failure, Request};
 use ureq::Agent;
 
 static AGENT: LazyLock<Agent> = LazyLock::new(Agent::new_with_defaults);
