@@ -35,8 +35,9 @@ pub(crate) unsafe fn carve<R>(memory: NonNull<u8>, len: usize, build: impl FnOnc
     result
 }
 
-/// Drops a bump that has other chunks than the arena `[memory, memory + len)`. The arena itself goes back to nobody. Gives
-/// how many bytes of other chunks had been made in the arena, below the mark and above it: they are not live any more.
+/// Drops a bump that has other chunks than the arena `[memory, memory + len)`. The arena itself goes back to
+/// nobody. Gives how many bytes of other chunks had been made in the arena, below the mark and above it: they
+/// are not live any more.
 pub(crate) fn discard(bump: Bump, memory: usize, len: usize, mark: usize) -> (usize, usize) {
     let discard = Discard::of(memory, len, mark);
     thread(|t| t.discard.set(&raw const discard));
@@ -45,9 +46,10 @@ pub(crate) fn discard(bump: Bump, memory: usize, len: usize, mark: usize) -> (us
     (discard.below.get(), discard.above.get())
 }
 
-// SAFETY: every path returns null or a block of at least `layout.size()` bytes at its alignment that nothing else has:
-// from the arena's heap, talc or the system allocator, each of which guarantees that, from the panic room (a bump
-// cursor), or the carved memory, given out once. A block is given back to where its address lies.
+// SAFETY: every path returns null or a block of at least `layout.size()` bytes at its alignment that nothing
+// else has: from the arena's heap, talc or the system allocator, each of which guarantees that, from the
+// panic room (a bump cursor), or the carved memory, given out once. A block is given back to where its
+// address lies.
 unsafe impl GlobalAlloc for TransomAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -65,8 +67,8 @@ unsafe impl GlobalAlloc for TransomAllocator {
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let aim = thread(|t| t.aim.get());
-        // SAFETY: as in `alloc`; GlobalAlloc's contract says that the block is not null, was made with this layout, and is
-        // not used again. At the tip of this arena's run lies a block of this arena.
+        // SAFETY: as in `alloc`; GlobalAlloc's contract says that the block is not null, was made with this
+        // layout, and is not used again. At the tip of this arena's run lies a block of this arena.
         unsafe {
             match aim.as_ref() {
                 Some(bucket)
@@ -132,8 +134,8 @@ fn allocate_in(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
 #[inline(never)]
 unsafe fn deallocate_in(bucket: &'static Bucket, block: *mut u8, layout: Layout) {
     if bucket.heap().owns(block as usize) {
-        // SAFETY: the block lies in this arena, so `alloc` made it there with this layout; GlobalAlloc's contract says
-        // that it is not null and not used again.
+        // SAFETY: the block lies in this arena, so `alloc` made it there with this layout; GlobalAlloc's
+        // contract says that it is not null and not used again.
         unsafe {
             let block = NonNull::new_unchecked(block);
             bucket.heap().deallocate(block, layout);
@@ -265,7 +267,8 @@ unsafe fn reallocate_elsewhere(
         unsafe { allocator.alloc(new) }
     };
     if let (Some(from), Some(to)) = (NonNull::new(block), NonNull::new(target)) {
-        // SAFETY: both blocks are valid for the smaller size and do not overlap; the old one is not used again.
+        // SAFETY: both blocks are valid for the smaller size and do not overlap; the old one is not used
+        // again.
         unsafe {
             pool::copy(from, to, old.size().min(new_size));
             allocator.dealloc(block, old);

@@ -1,8 +1,9 @@
-//! Functions of the C library in which the stack must not end: those that block all signals for a while (`posix_spawn`,
-//! `pthread_create` and what calls them), and those that hold a lock which others wait for (`dlopen`, `getaddrinfo`).
+//! Functions of the C library in which the stack must not end: those that block all signals for a while
+//! (`posix_spawn`, `pthread_create` and what calls them), and those that hold a lock which others wait for
+//! (`dlopen`, `getaddrinfo`).
 //!
-//! A stack overflow in one of the former could not be caught, and would end the process: a fault whose signal is blocked does.
-//! So they are ours, see to it that there is stack, and call the C library's own.
+//! A stack overflow in one of the former could not be caught, and would end the process: a fault whose signal
+//! is blocked does. So they are ours, see to it that there is stack, and call the C library's own.
 //!
 //! For the same reason a thread that runs a request cannot block the signals of faults.
 
@@ -44,7 +45,8 @@ impl Own {
     }
 
     fn find(&self) -> *mut c_void {
-        // SAFETY: a text that ends in NUL; the program itself is what calls, so what comes next is the C library.
+        // SAFETY: a text that ends in NUL; the program itself is what calls, so what comes next is the C
+        // library.
         let function = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
         self.found.store(function, Ordering::Relaxed);
         function
@@ -69,9 +71,9 @@ fn need_stack() {
 static BLOCKED_FOR_THE_MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
 static MAIN_THREAD: AtomicI32 = AtomicI32::new(0);
 
-/// Says which signals every thread blocks because this one waits for them. New processes that other threads start begin
-/// without that: they would not end when they are told to. What such a signal does on a thread that does not block it must
-/// not matter.
+/// Says which signals every thread blocks because this one waits for them. New processes that other threads
+/// start begin without that: they would not end when they are told to. What such a signal does on a thread
+/// that does not block it must not matter.
 pub fn do_not_block_in_children(signals: &libc::sigset_t) {
     // SAFETY: the kernel's set is the first word.
     let word = unsafe { ptr::from_ref(signals).cast::<u64>().read() };
@@ -119,8 +121,8 @@ macro_rules! with_stack {
             need_stack();
             let function = own::$name.get();
             $(let $as_a_child = AsAChild::begin();)?
-            // SAFETY: the function of this name has this type, or one that is passed in the same way: pointers and
-            // numbers. It takes what C's contract says that we were given.
+            // SAFETY: the function of this name has this type, or one that is passed in the same way:
+            // pointers and numbers. It takes what C's contract says that we were given.
             let result = unsafe {
                 let function: unsafe extern "C" fn($($type),*) -> $result =
                     std::mem::transmute(function.as_ptr());
@@ -197,8 +199,8 @@ pub unsafe extern "C" fn _Fork() -> libc::pid_t {
     child
 }
 
-/// `vfork` of the C library, as POSIX lets it be: a fork. A child that shares this thread's memory would be this thread to
-/// us, and end its request; and it would block the signals that this thread blocks.
+/// `vfork` of the C library, as POSIX lets it be: a fork. A child that shares this thread's memory would be
+/// this thread to us, and end its request; and it would block the signals that this thread blocks.
 ///
 /// # Safety
 /// As the C library says.
@@ -208,8 +210,9 @@ pub unsafe extern "C" fn vfork() -> libc::pid_t {
     unsafe { fork() }
 }
 
-/// `dlopen` of the C library. The linker's lock is one that the start of a thread takes too. What a library's own initialisers
-/// need is not known. It goes on there by a jump, not by a call: a library is looked for where its caller's are.
+/// `dlopen` of the C library. The linker's lock is one that the start of a thread takes too. What a library's
+/// own initialisers need is not known. It goes on there by a jump, not by a call: a library is looked for
+/// where its caller's are.
 ///
 /// # Safety
 /// As the C library says.
@@ -251,7 +254,8 @@ pub(crate) fn begin_anew() {
     std::mem::forget(AsAChild::begin());
 }
 
-/// `pthread_sigmask` of the C library, except that a thread which runs a request cannot block the signals of faults.
+/// `pthread_sigmask` of the C library, except that a thread which runs a request cannot block the signals of
+/// faults.
 ///
 /// # Safety
 /// As the C library says.
@@ -273,8 +277,8 @@ pub unsafe extern "C" fn pthread_sigmask(
     change_mask(how, set.as_ref(), unsafe { old.cast::<u64>().as_mut() })
 }
 
-/// `sigaltstack` of the C library, except that a thread which runs a request cannot be without a signal stack: where it
-/// disables one, it has its bucket's. Without, a stack overflow ends the process.
+/// `sigaltstack` of the C library, except that a thread which runs a request cannot be without a signal
+/// stack: where it disables one, it has its bucket's. Without, a stack overflow ends the process.
 ///
 /// # Safety
 /// As the C library says.

@@ -7,8 +7,8 @@ use crate::Bytes;
 use std::fmt;
 use std::path::Path;
 
-/// The page size this crate assumes: x86-64 Linux has no other, and an aarch64 kernel with larger pages is refused
-/// at start by [`crate::Region::map`].
+/// The page size this crate assumes: x86-64 Linux has no other, and an aarch64 kernel with larger pages is
+/// refused at start by [`crate::Region::map`].
 pub const PAGE: usize = 4096;
 
 /// Rounds up to whole pages; `None` on overflow.
@@ -156,8 +156,8 @@ impl Bound {
             .sum()
     }
 
-    /// Refuses a bound that this process cannot have here: more than the machine, a cgroup, `ulimit -v` or `ulimit -d` allows.
-    /// What the kernel holds is in no address space.
+    /// Refuses a bound that this process cannot have here: more than the machine, a cgroup, `ulimit -v` or
+    /// `ulimit -d` allows. What the kernel holds is in no address space.
     ///
     /// # Errors
     /// [`BoundError::OverLimit`] with the largest term and its flags.
@@ -172,7 +172,8 @@ impl Bound {
         }
     }
 
-    /// Refuses a bound that is larger than the machine's memory or the tightest cgroup limit above this process.
+    /// Refuses a bound that is larger than the machine's memory or the tightest cgroup limit above this
+    /// process.
     ///
     /// # Errors
     /// [`BoundError::OverLimit`] with the largest term and its flags.
@@ -253,8 +254,8 @@ pub struct MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// The tightest of the machine's memory (`/proc/meminfo`) and the limits of the cgroups above this process
-    /// (`memory.max` in v2, `memory.limit_in_bytes` in v1). A file that cannot be read sets no limit.
+    /// The tightest of the machine's memory (`/proc/meminfo`) and the limits of the cgroups above this
+    /// process (`memory.max` in v2, `memory.limit_in_bytes` in v1). A file that cannot be read sets no limit.
     #[must_use]
     pub fn of_this_process() -> Self {
         let read = |path: &Path| std::fs::read_to_string(path).ok();
@@ -281,7 +282,8 @@ impl MemoryLimit {
         limit
     }
 
-    /// The lower one of `ulimit -v` (`RLIMIT_AS`) and `ulimit -d` (`RLIMIT_DATA`), if one is set: what this process may map.
+    /// The lower one of `ulimit -v` (`RLIMIT_AS`) and `ulimit -d` (`RLIMIT_DATA`), if one is set: what this
+    /// process may map.
     #[must_use]
     pub fn of_address_space() -> Option<Self> {
         let limit_of = |resource, name: &str| {
@@ -305,8 +307,8 @@ impl MemoryLimit {
         limits.into_iter().flatten().min_by_key(|limit| limit.bytes)
     }
 
-    /// The lowest `memory.high` of the cgroups above this process, if one has any: above it the kernel slows down whoever
-    /// asks for memory, and ends nobody.
+    /// The lowest `memory.high` of the cgroups above this process, if one has any: above it the kernel slows
+    /// down whoever asks for memory, and ends nobody.
     #[must_use]
     pub fn slowed_above() -> Option<Self> {
         let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

@@ -1,7 +1,7 @@
 //! A bucket: the fixed slice of the region in which one request at a time lives, and the thread bound to it.
 //!
-//! The control block lies in the bucket's own reserve. Most of it belongs to the bucket's thread; the fields that other
-//! threads touch are atomics, and are named in [`Bucket`].
+//! The control block lies in the bucket's own reserve. Most of it belongs to the bucket's thread; the fields
+//! that other threads touch are atomics, and are named in [`Bucket`].
 
 use crate::allocator::TransomAllocator;
 use crate::cleanup::{Cleanups, Deferred, Owner, WayOut};
@@ -36,7 +36,8 @@ pub enum BucketState {
     Idle = 1,
     /// A request lives in it.
     Busy = 2,
-    /// It is out of service, with a thread or without one: what earlier requests have left in it is more than may be kept.
+    /// It is out of service, with a thread or without one: what earlier requests have left in it is more than
+    /// may be kept.
     Resting = 3,
     /// Its request will never return.
     Parked = 4,
@@ -64,8 +65,8 @@ pub struct Bucket {
     /// Cells that are locked.
     pub(crate) held: HeldCells,
     pub(crate) stack_gauge: StackGauge,
-    /// The stack's extension is open. A word of its own, and not only `EXTENDED`: the handler of a fault sets it, at a moment when
-    /// what was interrupted may be changing the events.
+    /// The stack's extension is open. A word of its own, and not only `EXTENDED`: the handler of a fault sets
+    /// it, at a moment when what was interrupted may be changing the events.
     extended: Cell<bool>,
     /// What is blocked on its thread but for our handler of faults, which was left by a jump.
     pub(crate) mask: Cell<Option<u64>>,
@@ -102,8 +103,8 @@ pub struct Bucket {
 
 const _: () = assert!(size_of::<Bucket>() <= crate::geometry::CONTROL_SIZE);
 
-// SAFETY: the non-atomic fields are reached only by the thread that holds the bucket's one `Tenant`, or by that thread's
-// allocator and signal handler; everything else reads atomics and constants.
+// SAFETY: the non-atomic fields are reached only by the thread that holds the bucket's one `Tenant`, or by
+// that thread's allocator and signal handler; everything else reads atomics and constants.
 unsafe impl Sync for Bucket {}
 // SAFETY: a Bucket is only ever referred to, in the region.
 unsafe impl Send for Bucket {}
@@ -155,7 +156,8 @@ fn control_block(index: usize) -> &'static Bucket {
     let address = BASE.load(Ordering::Relaxed)
         + index * STRIDE.load(Ordering::Relaxed)
         + RESERVE_OFFSET.load(Ordering::Relaxed);
-    // SAFETY: COUNT is raised only after every control block below it has been written, and they live for ever.
+    // SAFETY: COUNT is raised only after every control block below it has been written, and they live for
+    // ever.
     unsafe { &*(address as *const Bucket) }
 }
 
@@ -180,7 +182,8 @@ pub enum BucketsError {
 }
 
 impl Buckets {
-    /// Divides a part of the region into buckets. Once per process, between [`Region::map`] and [`Region::commit`].
+    /// Divides a part of the region into buckets. Once per process, between [`Region::map`] and
+    /// [`Region::commit`].
     ///
     /// # Errors
     /// [`BucketsError`].
@@ -402,20 +405,21 @@ impl Bucket {
     /// The arena. Only for the bucket's thread.
     #[inline(always)]
     pub(crate) fn heap(&self) -> &Heap {
-        // SAFETY: `&mut Heap` exists only inside `reset`, which runs on the bucket's thread and calls nothing that
-        // allocates; this is called on that thread only.
+        // SAFETY: `&mut Heap` exists only inside `reset`, which runs on the bucket's thread and calls nothing
+        // that allocates; this is called on that thread only.
         unsafe { &*self.heap.get() }
     }
 
-    /// Says that nothing allocated by the request in the arena is live, whatever was counted. What lies in the reserve goes on
-    /// being counted: cleanups have made something there that lives on, or registered something.
+    /// Says that nothing allocated by the request in the arena is live, whatever was counted. What lies in
+    /// the reserve goes on being counted: cleanups have made something there that lives on, or registered
+    /// something.
     pub(crate) fn forget_live(&self) {
         self.forget_freed();
         self.heap().forget_live();
     }
 
-    /// Takes what other threads have freed off the stack that it is on, before its bytes are used again. What lies below the
-    /// mark is dead with the request, whose lists may be half-way.
+    /// Takes what other threads have freed off the stack that it is on, before its bytes are used again. What
+    /// lies below the mark is dead with the request, whose lists may be half-way.
     fn forget_freed(&self) {
         self.remote.take_all(|block, size| {
             if self.heap().is_kept(block) {
@@ -472,7 +476,8 @@ impl Bucket {
     #[cold]
     pub(crate) unsafe fn close_extension(&self) {
         let start = self.stack_bottom() - EXTENSION_SIZE;
-        // SAFETY: what lies there is frames of this bucket's thread, and by the caller's promise none of them is used again.
+        // SAFETY: what lies there is frames of this bucket's thread, and by the caller's promise none of them
+        // is used again.
         if self.extended.get() && unsafe { region::close(start, EXTENSION_SIZE) } {
             self.extended.set(false);
             self.events.remove(EXTENDED);
@@ -495,7 +500,8 @@ impl Bucket {
         address.wrapping_sub(self.base + self.geometry.second_guard_offset()) < GUARD_SIZE
     }
 
-    /// The stack on which a request that has none left is reported and cleaned up after: its lowest address, and its size.
+    /// The stack on which a request that has none left is reported and cleaned up after: its lowest address,
+    /// and its size.
     pub(crate) fn cleanup_stack(&self) -> (usize, usize) {
         (
             self.base + self.geometry.cleanup_stack_offset(),
@@ -525,8 +531,9 @@ impl Bucket {
         self.adopted.store(0, Ordering::SeqCst);
     }
 
-    /// The thread's main function has returned: from here on it only runs destructors of its thread-locals. None of them is
-    /// a request's, so nothing that they register would run before the next thread's first one ends.
+    /// The thread's main function has returned: from here on it only runs destructors of its thread-locals.
+    /// None of them is a request's, so nothing that they register would run before the next thread's first
+    /// one ends.
     pub(crate) fn begin_to_end(&self) {
         self.cleanups.open(false);
         self.failing.set(true);
@@ -537,7 +544,8 @@ impl Bucket {
         });
     }
 
-    /// Notes that it has, and which thread it is. Its last access to the bucket but for what its destructors free.
+    /// Notes that it has, and which thread it is. Its last access to the bucket but for what its destructors
+    /// free.
     pub(crate) fn has_returned(&self, thread: libc::pthread_t) {
         self.returned.store(thread as usize, Ordering::Release);
     }
@@ -551,7 +559,8 @@ impl Bucket {
         }
     }
 
-    /// After it was joined: the bucket is as it was before it had a thread, but for what it keeps. By whoever has joined it.
+    /// After it was joined: the bucket is as it was before it had a thread, but for what it keeps. By whoever
+    /// has joined it.
     pub(crate) fn end_of_thread(&self) {
         self.failing.set(false);
         self.cleanups.open(true);
@@ -596,8 +605,8 @@ impl Bucket {
         }
     }
 
-    /// Registers a closure to run at the end of this thread's request. False, and the closure is dropped, where the
-    /// request has nothing left at all, and on a thread that ends.
+    /// Registers a closure to run at the end of this thread's request. False, and the closure is dropped,
+    /// where the request has nothing left at all, and on a thread that ends.
     pub(crate) fn defer<F: FnOnce(WayOut) + 'static>(&'static self, closure: F) -> bool {
         if !self.cleanups.is_open() {
             return false;
@@ -619,7 +628,8 @@ impl Bucket {
     /// A block of this bucket was freed by a thread that is not running its request.
     ///
     /// # Safety
-    /// It has `size` bytes, a multiple of 16, was made in this bucket's arena or reserve, and is used by nobody.
+    /// It has `size` bytes, a multiple of 16, was made in this bucket's arena or reserve, and is used by
+    /// nobody.
     pub(crate) unsafe fn freed_from_afar(&self, block: NonNull<u8>, size: usize) {
         // SAFETY: by the caller's promise.
         unsafe { self.remote.push(block, size) };
@@ -630,8 +640,8 @@ impl Bucket {
     fn take_back(&self) {
         self.remote.take_all(|block, size| {
             if self.heap().owns(block.as_ptr().addr()) {
-                // SAFETY: the size is a multiple of 16 and the block's own, at which rounding changes nothing; it was made by
-                // this heap, and freed once, by the thread that has pushed it.
+                // SAFETY: the size is a multiple of 16 and the block's own, at which rounding changes
+                // nothing; it was made by this heap, and freed once, by the thread that has pushed it.
                 unsafe {
                     let layout = Layout::from_size_align_unchecked(size, GRANULE);
                     self.heap().deallocate(block, layout);
@@ -642,7 +652,8 @@ impl Bucket {
         });
     }
 
-    /// A block of what other threads have freed since the request began, if that makes room. On the bucket's thread.
+    /// A block of what other threads have freed since the request began, if that makes room. On the bucket's
+    /// thread.
     pub(crate) fn allocate_what_came_back(&self, layout: Layout) -> Option<NonNull<u8>> {
         if self.remote.is_empty() {
             return None;
@@ -659,8 +670,8 @@ impl Bucket {
         self.heap().live()
     }
 
-    /// What other threads have freed since is used again; gives how many bytes are still kept. On the bucket's thread, with
-    /// no request in it.
+    /// What other threads have freed since is used again; gives how many bytes are still kept. On the
+    /// bucket's thread, with no request in it.
     pub(crate) fn look_at_kept(&self) -> usize {
         self.live();
         // SAFETY: no request is in it, so nothing below the mark is used.
@@ -668,10 +679,12 @@ impl Bucket {
         self.kept()
     }
 
-    /// Makes what the request has left the thread's own, if it has left anything, and empties the rest for the next one.
+    /// Makes what the request has left the thread's own, if it has left anything, and empties the rest for
+    /// the next one.
     ///
     /// # Safety
-    /// On the bucket's thread; the request in it has ended, and nothing of it is used again but the blocks that are live.
+    /// On the bucket's thread; the request in it has ended, and nothing of it is used again but the blocks
+    /// that are live.
     #[inline]
     pub(crate) unsafe fn reset(&self) {
         // SAFETY: by the caller's promise no reference to the heap or into it is in use.
@@ -693,7 +706,8 @@ struct InBucket;
 impl Owner for InBucket {
     unsafe fn give_back<F>(block: NonNull<Deferred<F, Self>>) {
         let layout = Layout::new::<Deferred<F, Self>>();
-        // SAFETY: made by `defer`, by this allocator or by what stands in for it, with this layout; the caller's promise.
+        // SAFETY: made by `defer`, by this allocator or by what stands in for it, with this layout; the
+        // caller's promise.
         unsafe { TransomAllocator.dealloc(block.cast().as_ptr(), layout) };
     }
 }

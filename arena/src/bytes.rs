@@ -33,7 +33,8 @@ impl Bytes {
 const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
 
 impl fmt::Display for Bytes {
-    /// Exact: the largest unit that divides the number without a rest, so that what is printed can be pasted back.
+    /// Exact: the largest unit that divides the number without a rest, so that what is printed can be pasted
+    /// back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, shift) in UNITS {
             let step = 1usize << shift;

@@ -1,8 +1,8 @@
 //! What must happen at the end of a request on every way out of it: a list per bucket, run last-in-first-out.
 //!
-//! A handler that is left by an escape runs no destructors; a parked one never returns. What it must not leave behind
-//! (a descriptor, a temporary file) it registers here. Nodes lie in the bucket's memory, because the stack they were made
-//! on may be gone when they run.
+//! A handler that is left by an escape runs no destructors; a parked one never returns. What it must not
+//! leave behind (a descriptor, a temporary file) it registers here. Nodes lie in the bucket's memory, because
+//! the stack they were made on may be gone when they run.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -19,8 +19,8 @@ pub enum WayOut {
     Escaped,
     /// It was left by a jump because its stack was full: between two arbitrary instructions.
     Overflowed,
-    /// It was parked: it never runs again, and what its frames hold or have lent to other threads stays theirs. A descriptor
-    /// that it has lent must not be closed: shut it down.
+    /// It was parked: it never runs again, and what its frames hold or have lent to other threads stays
+    /// theirs. A descriptor that it has lent must not be closed: shut it down.
     Parked,
 }
 
@@ -81,8 +81,8 @@ impl Cleanups {
     /// Registers a node, if the list is open.
     ///
     /// # Safety
-    /// The node stays where it is and valid until it runs, and is registered once. Its `run` may be called with it, once,
-    /// on this thread.
+    /// The node stays where it is and valid until it runs, and is registered once. Its `run` may be called
+    /// with it, once, on this thread.
     pub(crate) unsafe fn push(&self, node: NonNull<Node>) {
         if !self.is_open() {
             return;
@@ -97,8 +97,8 @@ impl Cleanups {
     pub(crate) fn remove(&self, node: NonNull<Node>) -> bool {
         let mut link = &self.newest;
         while let Some(found) = NonNull::new(link.get().cast_mut()) {
-            // SAFETY: everything on the list is valid by the promise of `push`, and stays so while this is borrowed: only
-            // this thread takes nodes off it.
+            // SAFETY: everything on the list is valid by the promise of `push`, and stays so while this is
+            // borrowed: only this thread takes nodes off it.
             let entry = unsafe { found.as_ref() };
             if found == node {
                 link.set(entry.older.get());
@@ -109,8 +109,8 @@ impl Cleanups {
         false
     }
 
-    /// Runs everything that is registered, newest first. A node is off the list before it runs, so one that panics or
-    /// never returns is not run again.
+    /// Runs everything that is registered, newest first. A node is off the list before it runs, so one that
+    /// panics or never returns is not run again.
     pub(crate) fn run(&self, way_out: WayOut) {
         while let Some(node) = NonNull::new(self.newest.get().cast_mut()) {
             // SAFETY: everything on the list is valid by the promise of `push`.

@@ -1,5 +1,5 @@
-//! What has happened to the request that a bucket holds, apart from the ordinary: one word, so that a request to which
-//! nothing has happened is begun with one store and ended with one test.
+//! What has happened to the request that a bucket holds, apart from the ordinary: one word, so that a request
+//! to which nothing has happened is begun with one store and ended with one test.
 
 use std::cell::Cell;
 
@@ -13,14 +13,16 @@ pub(crate) const ABORTING: u8 = 1 << 2;
 pub(crate) const NOTED: u8 = 1 << 3;
 /// It has drawn on the overdraft, and a share is set aside for it.
 pub(crate) const DRAWS_ITS_SHARE: u8 = 1 << 4;
-/// It has drawn on the overdraft, after it had waited in vain for a share: it takes what is free, up to as much.
+/// It has drawn on the overdraft, after it had waited in vain for a share: it takes what is free, up to as
+/// much.
 pub(crate) const DRAWS_WHAT_IS_FREE: u8 = 1 << 5;
 /// It has drawn on the overdraft.
 pub(crate) const DRAWS: u8 = DRAWS_ITS_SHARE | DRAWS_WHAT_IS_FREE;
 /// It has asked the C heap for something.
 #[cfg(all(feature = "c-heap", not(miri)))]
 pub(crate) const USES_C: u8 = 1 << 6;
-/// It has drawn on the overdraft while a panic unwound, or in a cleanup. If it then returns, its answer is a 500.
+/// It has drawn on the overdraft while a panic unwound, or in a cleanup. If it then returns, its answer is a
+/// 500.
 pub(crate) const DREW_FAILING: u8 = 1 << 7;
 
 /// The word.

@@ -47,8 +47,8 @@ impl Reason {
 pub struct Exhaustion {
     /// What ran out.
     pub reason: Reason,
-    /// Bytes asked for; 0 when the number is not known (a stack overflow; `&Bump`, of which only `free` is known to be
-    /// too little).
+    /// Bytes asked for; 0 when the number is not known (a stack overflow; `&Bump`, of which only `free` is
+    /// known to be too little).
     pub asked: usize,
     /// Bytes that it could not have at that moment: in use, or free in pieces between what is in use.
     pub used: usize,

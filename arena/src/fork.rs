@@ -1,17 +1,17 @@
 //! What a child of a fork finds.
 //!
-//! It has one thread, the one that forked, and a copy of all memory: also of locks that other threads held, and of the
-//! words by which this thread is bound to a request. So the thread that forks takes the locks of our pools first, and both
-//! sides release them. The child is bound to no request: it has no client to answer, and where it fails (an abort, a stack
-//! that ends, no memory) it must die like any process, and not sleep for ever as a parked request does, with the listeners
-//! open and its parent waiting for it.
+//! It has one thread, the one that forked, and a copy of all memory: also of locks that other threads held,
+//! and of the words by which this thread is bound to a request. So the thread that forks takes the locks of
+//! our pools first, and both sides release them. The child is bound to no request: it has no client to
+//! answer, and where it fails (an abort, a stack that ends, no memory) it must die like any process, and not
+//! sleep for ever as a parked request does, with the listeners open and its parent waiting for it.
 //!
-//! Children that are made behind the C library's back (`clone` by number) are still bound. So parking asks whose process it
-//! is.
+//! Children that are made behind the C library's back (`clone` by number) are still bound. So parking asks
+//! whose process it is.
 //!
-//! Fork handlers run last in, first out, before the fork. Those of a library may allocate. So ours are registered before
-//! those of any library: the dynamic linker calls what is in `.preinit_array` first. (System V ABI, "Initialization and
-//! Termination Functions")
+//! Fork handlers run last in, first out, before the fork. Those of a library may allocate. So ours are
+//! registered before those of any library: the dynamic linker calls what is in `.preinit_array` first.
+//! (System V ABI, "Initialization and Termination Functions")
 
 use crate::thread::thread;
 use crate::{overdraft, shared};
@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 static REGISTER: extern "C" fn() = register;
 
 extern "C" fn register() {
-    // SAFETY: functions of this program, which stay. It fails only without memory, before the process has started; then
-    // a child of a fork may find a lock held, as it would without this.
+    // SAFETY: functions of this program, which stay. It fails only without memory, before the process has
+    // started; then a child of a fork may find a lock held, as it would without this.
     unsafe { libc::pthread_atfork(Some(hold), Some(release), Some(begin_anew)) };
 }
 
@@ -61,10 +61,11 @@ pub(crate) fn this_process_serves() {
     PROCESS.store(unsafe { libc::getpid() }, Ordering::Relaxed);
 }
 
-/// Ends this process, unless it is the one whose threads are bound: a child has no client to answer, and must not sleep.
-/// Async-signal-safe.
+/// Ends this process, unless it is the one whose threads are bound: a child has no client to answer, and must
+/// not sleep. Async-signal-safe.
 pub(crate) fn end_if_a_child() {
-    // SAFETY: no preconditions. A signal's action is put back to its default in a process that is to end by it.
+    // SAFETY: no preconditions. A signal's action is put back to its default in a process that is to end by
+    // it.
     unsafe {
         if libc::getpid() == PROCESS.load(Ordering::Relaxed) {
             return;

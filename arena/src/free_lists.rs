@@ -1,12 +1,13 @@
 //! Freed blocks of one arena, in lists by size, to be handed out again.
 //!
-//! Every block is a whole number of granules of 16 bytes, and every list is threaded through the blocks themselves: a
-//! free block's first eight bytes say which block comes next and how long this one is. Small sizes have a list each, so
-//! a block that was freed and the next one of its size cost a few instructions; larger sizes share lists, two to a
-//! doubling, and are split. Neighbours are joined only when somebody asks for it ([`FreeLists::join`]), because only then
-//! is it worth looking at all of them.
+//! Every block is a whole number of granules of 16 bytes, and every list is threaded through the blocks
+//! themselves: a free block's first eight bytes say which block comes next and how long this one is. Small
+//! sizes have a list each, so a block that was freed and the next one of its size cost a few instructions;
+//! larger sizes share lists, two to a doubling, and are split. Neighbours are joined only when somebody asks
+//! for it ([`FreeLists::join`]), because only then is it worth looking at all of them.
 //!
-//! Knows nothing of where the arena ends, of marks or of requests. Plain memory and arithmetic, so that it runs under Miri.
+//! Knows nothing of where the arena ends, of marks or of requests. Plain memory and arithmetic, so that it
+//! runs under Miri.
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -27,7 +28,8 @@ pub(crate) const ARENA_MAX: usize = u32::MAX as usize * GRANULE;
 /// The end of a list.
 const NIL: u32 = u32::MAX;
 
-/// How many blocks of a shared list are looked at for one that is large enough, before a larger list is taken instead.
+/// How many blocks of a shared list are looked at for one that is large enough, before a larger list is taken
+/// instead.
 const LOOKS: u32 = 8;
 
 /// The bytes that a block of so many has.
@@ -63,7 +65,8 @@ impl Stretch {
 /// The lists of one arena. All blocks in them belong to nobody.
 #[derive(Debug)]
 pub(crate) struct FreeLists {
-    /// Which lists have a block; the heads of the others mean nothing, so that emptying all lists is one store.
+    /// Which lists have a block; the heads of the others mean nothing, so that emptying all lists is one
+    /// store.
     occupied: Cell<u64>,
     heads: [Cell<u32>; BINS],
 }
@@ -180,8 +183,8 @@ impl FreeLists {
         Some(base.pointer_to(at))
     }
 
-    /// A block for `size` bytes at an alignment of at most [`GRANULE`], of the nearest size that is there; what it has too
-    /// much of stays. A few blocks of the nearest list are looked at, or with `thorough` all.
+    /// A block for `size` bytes at an alignment of at most [`GRANULE`], of the nearest size that is there;
+    /// what it has too much of stays. A few blocks of the nearest list are looked at, or with `thorough` all.
     pub(crate) fn take(&self, base: Base, size: usize, thorough: bool) -> Option<NonNull<u8>> {
         if size > ARENA_MAX {
             return None;
@@ -275,8 +278,8 @@ impl FreeLists {
         base.pointer_to(at)
     }
 
-    /// Joins neighbours, and asks of each block that comes of it, lowest first, whether it is to be kept. How many blocks
-    /// there were.
+    /// Joins neighbours, and asks of each block that comes of it, lowest first, whether it is to be kept. How
+    /// many blocks there were.
     pub(crate) fn join(&self, base: Base, mut keep: impl FnMut(Stretch) -> bool) -> u32 {
         let mut sorted = Sorted::default();
         for bin in 0..BINS {

@@ -1,7 +1,9 @@
-//! A word to sleep on, and a mutex that can be unlocked by whoever proves that its holder will never come back.
+//! A word to sleep on, and a mutex that can be unlocked by whoever proves that its holder will never come
+//! back.
 //!
-//! `std::sync::Mutex` cannot be released without its guard, and the guard of a handler that was left by an escape no
-//! longer exists. What the threads agree on is in `mutex.rs`, apart from the system calls, so that it can be modelled.
+//! `std::sync::Mutex` cannot be released without its guard, and the guard of a handler that was left by an
+//! escape no longer exists. What the threads agree on is in `mutex.rs`, apart from the system calls, so that
+//! it can be modelled.
 
 use crate::mutex;
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -70,8 +72,8 @@ pub struct RawMutex {
     state: AtomicU32,
 }
 
-// SAFETY: `lock` returns only after this thread has changed FREE to something else, and only `unlock` stores FREE, so at
-// most one holder exists at a time; acquire and release order the critical sections.
+// SAFETY: `lock` returns only after this thread has changed FREE to something else, and only `unlock` stores
+// FREE, so at most one holder exists at a time; acquire and release order the critical sections.
 unsafe impl lock_api::RawMutex for RawMutex {
     #[allow(
         clippy::declare_interior_mutable_const,

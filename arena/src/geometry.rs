@@ -5,14 +5,15 @@
 //!                                                                                                    | control | panic room |
 //! ```
 //!
-//! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the bucket's
-//! control block, a little room for what a panic allocates, and two stacks, of which one takes the kernel's signal frame
-//! and the other what is done for a request that has no stack left. Those lie apart, above the second guard, which so is
-//! the end of them too: cleanups of the handler's run there, and one that uses too much of it must fault and not write
-//! over anything.
+//! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the
+//! bucket's control block, a little room for what a panic allocates, and two stacks, of which one takes the
+//! kernel's signal frame and the other what is done for a request that has no stack left. Those lie apart,
+//! above the second guard, which so is the end of them too: cleanups of the handler's run there, and one that
+//! uses too much of it must fault and not write over anything.
 //!
-//! The extension is closed like a guard until the stack overflows. Then it is opened for the rest of that request, which is
-//! marked: what overflowed may be a function of the C library that holds a lock of its own, and goes on to its end.
+//! The extension is closed like a guard until the stack overflows. Then it is opened for the rest of that
+//! request, which is marked: what overflowed may be a function of the C library that holds a lock of its own,
+//! and goes on to its end.
 //!
 //! Guards are address space without memory, and no part of the bucket's size. The extension is a part of it.
 
@@ -27,19 +28,21 @@ pub(crate) const CONTROL_SIZE: usize = PAGE;
 /// Room for what panicking allocates (the boxed payload, the formatted message) once the arena is full.
 pub(crate) const PANIC_ROOM_SIZE: usize = 2 * PAGE;
 
-/// What our handler of a stack overflow needs beyond the kernel's signal frame. It decides what to do, and calls nothing.
+/// What our handler of a stack overflow needs beyond the kernel's signal frame. It decides what to do, and
+/// calls nothing.
 const SIGNAL_STACK_WORK: usize = PAGE;
 
-/// What is done for a request that has no stack left: an answer, one log record, its cleanups, in debug builds too. Measured
-/// at 9 KiB in a debug build, without cleanups.
+/// What is done for a request that has no stack left: an answer, one log record, its cleanups, in debug
+/// builds too. Measured at 9 KiB in a debug build, without cleanups.
 const CLEANUP_STACK_SIZE: usize = 6 * PAGE;
 
-/// What a stack can be extended by. Calls of the C library that hold a lock or block signals need less: `tests/c_stack.rs` tries
-/// them.
+/// What a stack can be extended by. Calls of the C library that hold a lock or block signals need less:
+/// `tests/c_stack.rs` tries them.
 pub(crate) const EXTENSION_SIZE: usize = 8 * PAGE;
 
-/// Bytes of a guard. Compiled Rust touches a large frame page by page; a C library may be compiled without that, and glibc
-/// has frames of 4 and 8 KiB (`getaddrinfo`, `realpath`): a guard of one page could be jumped over.
+/// Bytes of a guard. Compiled Rust touches a large frame page by page; a C library may be compiled without
+/// that, and glibc has frames of 4 and 8 KiB (`getaddrinfo`, `realpath`): a guard of one page could be jumped
+/// over.
 pub(crate) const GUARD_SIZE: usize = 16 * PAGE;
 
 /// The largest arena whose blocks can be numbered.
@@ -48,11 +51,12 @@ const ARENA_LARGEST: usize = crate::free_lists::ARENA_MAX & !(PAGE - 1);
 /// The smallest arena that is worth a bucket: the request's own bookkeeping and a short answer.
 const ARENA_MIN: usize = 4 * PAGE;
 
-/// What a thread needs below its first frame beyond the system's minimum: the door's serve loop, unwinding a panic.
+/// What a thread needs below its first frame beyond the system's minimum: the door's serve loop, unwinding a
+/// panic.
 const STACK_WORK: usize = 12 * PAGE;
 
-/// The division of one bucket, in bytes. Having one tells you that every part is a multiple of [`PAGE`], that the
-/// parts add up to `bucket_size`, and that stack and arena are large enough to serve a request.
+/// The division of one bucket, in bytes. Having one tells you that every part is a multiple of [`PAGE`], that
+/// the parts add up to `bucket_size`, and that stack and arena are large enough to serve a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BucketGeometry {
     bucket_size: usize,
@@ -233,7 +237,8 @@ impl BucketGeometry {
         self.reserve_offset() - self.arena_offset()
     }
 
-    /// The size of the smallest bucket with such a stack whose arena holds a request that needs so many bytes.
+    /// The size of the smallest bucket with such a stack whose arena holds a request that needs so many
+    /// bytes.
     #[must_use]
     pub fn bucket_size_for(&self, arena_bytes: usize) -> Bytes {
         let arena = pages(arena_bytes.saturating_add(HEAP_OVERHEAD)).unwrap_or(usize::MAX);
@@ -324,8 +329,8 @@ impl SystemMinimums {
     }
 }
 
-/// Bytes of the thread-local variables of everything that is loaded. The C library puts them at the top of the stack that
-/// it is given, and `sysconf` does not count them.
+/// Bytes of the thread-local variables of everything that is loaded. The C library puts them at the top of
+/// the stack that it is given, and `sysconf` does not count them.
 fn thread_locals() -> usize {
     let mut sum = 0usize;
     each_object(|_, headers| {

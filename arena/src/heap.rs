@@ -1,20 +1,20 @@
-//! The arena of one bucket: a `bumpalo::Bump` whose only chunk is the memory it is given and which can never grow, and
-//! lists of the blocks in it that were freed.
+//! The arena of one bucket: a `bumpalo::Bump` whose only chunk is the memory it is given and which can never
+//! grow, and lists of the blocks in it that were freed.
 //!
 //! ```text
 //! | free ………… ← cursor | run: low … ← tip | this request's blocks | mark | what earlier requests left |
 //! ```
 //!
-//! The bump fills its chunk downwards. What a request allocates comes from a **run** that was taken from the bump a little
-//! at a time: so most allocations move one number, and the handler's own use of the bump finds the rest. A block that is
-//! freed at the tip of the run moves it back; any other goes into the lists and is handed out again, so that what a
-//! request needs follows what it has live. What is still live when a request
-//! has ended stays where it is: everything above the **mark** belongs to the thread from then on (a thread-local, a lazy
-//! value, an entry of a cache), with free lists of its own, and the arena goes on with the rest. When nothing of that is
-//! live any more, the mark moves back.
+//! The bump fills its chunk downwards. What a request allocates comes from a **run** that was taken from the
+//! bump a little at a time: so most allocations move one number, and the handler's own use of the bump finds
+//! the rest. A block that is freed at the tip of the run moves it back; any other goes into the lists and is
+//! handed out again, so that what a request needs follows what it has live. What is still live when a request
+//! has ended stays where it is: everything above the **mark** belongs to the thread from then on (a
+//! thread-local, a lazy value, an entry of a cache), with free lists of its own, and the arena goes on with
+//! the rest. When nothing of that is live any more, the mark moves back.
 //!
-//! Knows nothing of threads, regions or recovery: an allocation that does not fit is an `Err`, and what that means is
-//! for the caller to say. Plain memory and arithmetic, so that it runs under Miri.
+//! Knows nothing of threads, regions or recovery: an allocation that does not fit is an `Err`, and what that
+//! means is for the caller to say. Plain memory and arithmetic, so that it runs under Miri.
 
 use allocator_api2::alloc::Allocator;
 use bumpalo::Bump;
@@ -27,14 +27,15 @@ use crate::allocator;
 use crate::free_lists::{ARENA_MAX, Base, FreeLists, GRANULE, SMALL_MAX, Stretch, rounded};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 
-/// What bumpalo and its caller need of the memory beside the arena proper: its footer, and the 16 bytes by which it
-/// rounds its chunks down for the sake of other allocators.
+/// What bumpalo and its caller need of the memory beside the arena proper: its footer, and the 16 bytes by
+/// which it rounds its chunks down for the sake of other allocators.
 pub const HEAP_OVERHEAD: usize = 64;
 
 /// So much is taken from the bump at a time, and may stay unused in a run when blocks are freed, twice.
 const BATCH: usize = 2 << 10;
 
-/// How many blocks are looked at in one request to join them: some tens of milliseconds, if there are so many.
+/// How many blocks are looked at in one request to join them: some tens of milliseconds, if there are so
+/// many.
 const JOINS: u32 = 1 << 20;
 
 /// An allocation does not fit. Carries nothing: the caller knows what it asked for.
@@ -46,13 +47,14 @@ pub struct DoesNotFit;
 #[repr(C)] // what most allocations and frees need lies side by side
 pub struct Heap {
     memory: NonNull<u8>,
-    /// Where the next block of the run ends. What was taken from the bump and is not handed out lies between `low` and here.
+    /// Where the next block of the run ends. What was taken from the bump and is not handed out lies between
+    /// `low` and here.
     tip: Cell<NonNull<u8>>,
-    /// `low`; or a number above all addresses, where a block is to be looked for elsewhere before it is taken from the run: above
-    /// the mark, or in the lists.
+    /// `low`; or a number above all addresses, where a block is to be looked for elsewhere before it is taken
+    /// from the run: above the mark, or in the lists.
     floor: Cell<usize>,
-    /// A block at the tip that ends above this is not simply given back: it lies above the mark, or the run would become too
-    /// long.
+    /// A block at the tip that ends above this is not simply given back: it lies above the mark, or the run
+    /// would become too long.
     ceiling: Cell<usize>,
     /// While the tip is not below it, less is live than was at some time before.
     lowest: Cell<usize>,
@@ -62,8 +64,8 @@ pub struct Heap {
     low: Cell<usize>,
     /// Blocks below the mark that were given back.
     freed: FreeLists,
-    /// Bytes between the tip and the mark that are not handed out: what is in the lists, and what the handler has taken from
-    /// the bump.
+    /// Bytes between the tip and the mark that are not handed out: what is in the lists, and what the handler
+    /// has taken from the bump.
     holes: Cell<usize>,
     bump: Bump,
     len: usize,
@@ -93,8 +95,9 @@ pub struct Heap {
     wipe: Wipe,
 }
 
-/// A note on a stretch that a handler has taken from the `&Bump`. It lies right below that stretch, is aligned as a block is,
-/// and is not given back before the request ends, so the cursor cannot come back to the stretch either.
+/// A note on a stretch that a handler has taken from the `&Bump`. It lies right below that stretch, is
+/// aligned as a block is, and is not given back before the request ends, so the cursor cannot come back to
+/// the stretch either.
 #[repr(C)]
 #[derive(Debug)]
 struct Gap {
@@ -110,9 +113,10 @@ impl Heap {
     /// [`crate::TransomAllocator`], or the memory is smaller than [`HEAP_OVERHEAD`] plus a page.
     ///
     /// # Safety
-    /// `memory` must be aligned to 16, valid for reads and writes of `len` bytes for as long as the heap and everything
-    /// allocated from it live, and referred to by nothing else. The heap must never be dropped (it would hand its chunk
-    /// to the global allocator): keep it in a `static`, in the region, or in `ManuallyDrop`.
+    /// `memory` must be aligned to 16, valid for reads and writes of `len` bytes for as long as the heap and
+    /// everything allocated from it live, and referred to by nothing else. The heap must never be dropped (it
+    /// would hand its chunk to the global allocator): keep it in a `static`, in the region, or in
+    /// `ManuallyDrop`.
     pub(crate) unsafe fn new(
         memory: NonNull<u8>,
         len: usize,
@@ -181,7 +185,8 @@ impl Heap {
     /// The arena itself, as the lists see it.
     #[inline(always)]
     fn base(&self) -> Base {
-        // SAFETY: `new`'s caller promised that the memory is aligned to 16 and valid for as long as the heap lives.
+        // SAFETY: `new`'s caller promised that the memory is aligned to 16 and valid for as long as the heap
+        // lives.
         unsafe { Base::new(self.memory) }
     }
 
@@ -214,8 +219,8 @@ impl Heap {
         self.ceiling.set(most.min(self.mark()));
     }
 
-    /// The arena itself, for handlers that allocate explicitly. Allocations made here are not counted as live: they
-    /// cannot outlive the borrow.
+    /// The arena itself, for handlers that allocate explicitly. Allocations made here are not counted as
+    /// live: they cannot outlive the borrow.
     #[inline]
     pub(crate) fn bump(&self) -> &Bump {
         &self.bump
@@ -234,7 +239,8 @@ impl Heap {
         self.capacity - self.used()
     }
 
-    /// Bytes of the largest block that could be made now beside what is in use, if no block that was freed is large enough.
+    /// Bytes of the largest block that could be made now beside what is in use, if no block that was freed is
+    /// large enough.
     pub(crate) fn reach(&self) -> usize {
         let low = self.low.get();
         let end = match self.has_other_chunks() {
@@ -262,8 +268,8 @@ impl Heap {
         self.kept.get() + self.taken.get() + taken_since
     }
 
-    /// The most bytes in use at once since the last reset. What the handler took from the `&Bump` is counted as if it had
-    /// been in use at that moment; what it gave back there itself is not seen.
+    /// The most bytes in use at once since the last reset. What the handler took from the `&Bump` is counted
+    /// as if it had been in use at that moment; what it gave back there itself is not seen.
     #[inline]
     #[must_use]
     pub fn high_water(&self) -> usize {
@@ -308,8 +314,8 @@ impl Heap {
         self.holes.set(self.mark() - self.tip());
     }
 
-    /// Says whether the request that begins now may use what is free above the mark. One that may be left by a jump
-    /// must not: what it takes there would never be given back.
+    /// Says whether the request that begins now may use what is free above the mark. One that may be left by
+    /// a jump must not: what it takes there would never be given back.
     #[inline(always)]
     pub(crate) fn begin(&self, uses_kept: bool) {
         let uses_kept = uses_kept && !self.kept_freed.is_empty();
@@ -334,8 +340,8 @@ impl Heap {
         self.move_floor();
     }
 
-    /// A small block at the tip of the run, if it has one and no block that was freed is to be used again. For what is
-    /// called most: where it has none, [`Heap::allocate`] may.
+    /// A small block at the tip of the run, if it has one and no block that was freed is to be used again.
+    /// For what is called most: where it has none, [`Heap::allocate`] may.
     #[inline(always)]
     pub(crate) fn allocate_at_tip(&self, layout: Layout) -> Option<NonNull<u8>> {
         let size = rounded(layout.size());
@@ -365,7 +371,8 @@ impl Heap {
         self.allocate_otherwise(layout, size)
     }
 
-    /// A large block, one of unusual alignment, one from above the mark, or one that does not fit below the cursor.
+    /// A large block, one of unusual alignment, one from above the mark, or one that does not fit below the
+    /// cursor.
     #[inline(never)]
     fn allocate_otherwise(&self, layout: Layout, size: usize) -> Result<NonNull<u8>, DoesNotFit> {
         if size > self.len {
@@ -426,8 +433,8 @@ impl Heap {
             })
     }
 
-    /// What was freed above the mark goes first: a block that outlives its request then costs nothing more. Neighbours are
-    /// joined there if nothing else is left, or after the request, for the next one.
+    /// What was freed above the mark goes first: a block that outlives its request then costs nothing more.
+    /// Neighbours are joined there if nothing else is left, or after the request, for the next one.
     fn take_above_the_mark(
         &self,
         layout: Layout,
@@ -511,8 +518,8 @@ impl Heap {
         if size <= self.tip() - self.low.get() {
             return true;
         }
-        // A handler can lift the limit of its `&Bump`, which then continues in another chunk, which may even lie in this
-        // arena: nothing is to be had from there.
+        // A handler can lift the limit of its `&Bump`, which then continues in another chunk, which may even
+        // lie in this arena: nothing is to be had from there.
         if self.has_other_chunks() {
             return false;
         }
@@ -521,8 +528,8 @@ impl Heap {
             return false;
         }
         let wanted = size - (self.tip() - self.low.get());
-        // The cursor is at the run's lower end, which is aligned; so what is taken follows it. Asked for more than it has, a
-        // bump without a limit would ask the global allocator, that is us, for a chunk.
+        // The cursor is at the run's lower end, which is aligned; so what is taken follows it. Asked for more
+        // than it has, a bump without a limit would ask the global allocator, that is us, for a chunk.
         let room = self.low.get() - self.memory.as_ptr().addr();
         if wanted > room {
             return false;
@@ -538,13 +545,14 @@ impl Heap {
         true
     }
 
-    /// The handler has used the bump below the run, which ends there; another one begins at the bump's cursor, if that has
-    /// `size` bytes, and notes what lies above it.
+    /// The handler has used the bump below the run, which ends there; another one begins at the bump's
+    /// cursor, if that has `size` bytes, and notes what lies above it.
     fn begin_run(&self, cursor: usize, size: usize) -> bool {
         let (low, tip) = (self.low.get(), self.tip());
         let start = cursor & !(GRANULE - 1);
-        // What the handler has taken is free when its request ends, which matters when something below it is not: that is
-        // noted, however little it is, because what lies on both sides of it cannot be joined otherwise.
+        // What the handler has taken is free when its request ends, which matters when something below it is
+        // not: that is noted, however little it is, because what lies on both sides of it cannot be joined
+        // otherwise.
         let note = match start < low {
             true => size_of::<Gap>(),
             false => 0,
@@ -595,7 +603,8 @@ impl Heap {
         unsafe { self.memory.add(address - self.memory.as_ptr().addr()) }
     }
 
-    /// Joins what was freed, if that may make room for so many bytes; what lies at the cursor goes back to the bump.
+    /// Joins what was freed, if that may make room for so many bytes; what lies at the cursor goes back to
+    /// the bump.
     fn join_freed(&self, size: usize) -> bool {
         if self.free() < size || self.joins.get() == 0 {
             return false;
@@ -615,8 +624,8 @@ impl Heap {
         true
     }
 
-    /// Joining looks at every free block. A request that makes us do so at every allocation is at its end: so many looks are
-    /// what it has.
+    /// Joining looks at every free block. A request that makes us do so at every allocation is at its end: so
+    /// many looks are what it has.
     fn pay_for_joining(&self, looked_at: u32) {
         self.joins.set(self.joins.get().saturating_sub(looked_at));
     }
@@ -645,7 +654,8 @@ impl Heap {
     /// Gives a block back: to the run if it is the last one made, else to the lists.
     ///
     /// # Safety
-    /// `block` came from [`Heap::allocate`], [`Heap::grow`] or [`Heap::shrink`] of this heap with `layout`, and is not used again.
+    /// `block` came from [`Heap::allocate`], [`Heap::grow`] or [`Heap::shrink`] of this heap with `layout`,
+    /// and is not used again.
     #[inline(always)]
     pub(crate) unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
         let size = rounded(layout.size());
@@ -657,8 +667,8 @@ impl Heap {
         unsafe { self.give_back(block, size) };
     }
 
-    /// Gives back the block at the tip of the run, if this is it and nothing else is to be done. For what is called most.
-    /// True if it was done.
+    /// Gives back the block at the tip of the run, if this is it and nothing else is to be done. For what is
+    /// called most. True if it was done.
     ///
     /// # Safety
     /// As for [`Heap::deallocate`].
@@ -710,7 +720,8 @@ impl Heap {
     /// The bytes lie above the mark, were handed out, and are used by nobody.
     #[cold]
     unsafe fn give_back_kept(&self, block: NonNull<u8>, size: usize) {
-        // Its lists outlive this request, also if that is left by a jump: nothing may end in the middle of this.
+        // Its lists outlive this request, also if that is left by a jump: nothing may end in the middle of
+        // this.
         ensure_stack(STACK_MARGIN);
         let stretch = self.stretch(block, size);
         self.kept.set(self.kept.get().wrapping_sub(size));
@@ -742,7 +753,8 @@ impl Heap {
     /// Makes a block larger: by the difference if it is the last one made, else by a copy.
     ///
     /// # Safety
-    /// As for [`Heap::deallocate`]; `new.size() ≥ old.size()`, equal alignment. On `Err` the block is as it was.
+    /// As for [`Heap::deallocate`]; `new.size() ≥ old.size()`, equal alignment. On `Err` the block is as it
+    /// was.
     #[inline]
     pub(crate) unsafe fn grow(
         &self,
@@ -756,7 +768,8 @@ impl Heap {
         }
         let more = wants - had;
         let at = block.as_ptr().addr();
-        // At the tip it grows downwards, and its bytes move; unless the handler has used the bump since, and a new run begins.
+        // At the tip it grows downwards, and its bytes move; unless the handler has used the bump since, and
+        // a new run begins.
         let has_room = || more <= at - self.low.get() || (self.extend(more) && at == self.tip());
         if at == self.tip() && at < self.mark() && old.align() <= GRANULE && has_room() {
             self.move_tip(at - more);
@@ -791,7 +804,8 @@ impl Heap {
         }
         let less = had - wants;
         let is_kept = block.as_ptr().addr() >= self.mark();
-        // At the tip its bytes move to its upper end, if the two do not overlap; else its upper end goes to the lists.
+        // At the tip its bytes move to its upper end, if the two do not overlap; else its upper end goes to
+        // the lists.
         let is_tip = block == self.tip.get() && !is_kept;
         if is_tip && wants <= less && old.align() <= GRANULE {
             // SAFETY: within the block.
@@ -818,7 +832,8 @@ impl Heap {
     /// Ends a request: what it has left in use is kept, everything else is free.
     ///
     /// # Safety
-    /// The request has ended: no borrow of [`Heap::bump`] lives, and nothing of it is used again but the blocks that are live.
+    /// The request has ended: no borrow of [`Heap::bump`] lives, and nothing of it is used again but the
+    /// blocks that are live.
     #[inline(always)]
     pub(crate) unsafe fn end_request(&mut self) {
         let is_clean = self.tip() == self.mark()
@@ -853,11 +868,12 @@ impl Heap {
         unsafe { self.reset() };
     }
 
-    /// Moves the mark below everything of this request that is still live: it belongs to the thread from now on. What the
-    /// request has given back, and what it has used of the bump itself, is free above the mark.
+    /// Moves the mark below everything of this request that is still live: it belongs to the thread from now
+    /// on. What the request has given back, and what it has used of the bump itself, is free above the mark.
     ///
     /// # Safety
-    /// The request has ended: no borrow of [`Heap::bump`] lives, and nothing allocated through it is used again.
+    /// The request has ended: no borrow of [`Heap::bump`] lives, and nothing allocated through it is used
+    /// again.
     unsafe fn keep(&mut self) {
         // SAFETY: as for this function.
         unsafe { self.discard_other_chunks() };
@@ -921,8 +937,8 @@ impl Heap {
         }
     }
 
-    /// Empties the arena below the mark by moving its cursor back to it; and moves the mark to the top, if nothing above
-    /// it is live.
+    /// Empties the arena below the mark by moving its cursor back to it; and moves the mark to the top, if
+    /// nothing above it is live.
     ///
     /// # Safety
     /// Nothing below the mark is used again, and no borrow of [`Heap::bump`] lives.
@@ -937,8 +953,8 @@ impl Heap {
         self.misses_joined.set(false);
         if let Some(byte) = self.wipe.byte() {
             // All of it: what bumpalo's collections have used and given back again, no high water knows.
-            // SAFETY: the chunk's data below the mark is the first bytes of our memory; by the caller's promise nobody
-            // uses it.
+            // SAFETY: the chunk's data below the mark is the first bytes of our memory; by the caller's
+            // promise nobody uses it.
             unsafe {
                 self.memory.write_bytes(byte, self.room.get());
             };
@@ -961,7 +977,8 @@ impl Heap {
         if kept > 0 {
             // SAFETY: a size within the chunk, and an alignment of one.
             let layout = unsafe { Layout::from_size_align_unchecked(kept, 1) };
-            // The bump is empty and hands out from the top: this is what lies above the mark. It is not written to.
+            // The bump is empty and hands out from the top: this is what lies above the mark. It is not
+            // written to.
             let above = self.bump.try_alloc_layout(layout);
             debug_assert!(above.is_ok_and(|at| at.as_ptr().addr() == self.mark()));
         }
@@ -976,8 +993,8 @@ impl Heap {
         self.joins.set(JOINS);
     }
 
-    /// The bump may have other chunks than ours, because a handler lifted its limit. Then all of them are given back, ours
-    /// to nobody, and until the next reset there is a bump without memory.
+    /// The bump may have other chunks than ours, because a handler lifted its limit. Then all of them are
+    /// given back, ours to nobody, and until the next reset there is a bump without memory.
     ///
     /// # Safety
     /// No borrow of [`Heap::bump`] lives, and nothing allocated through it is used again.

@@ -364,7 +364,8 @@ fn a_bounded_cache_turns_over_for_ever_in_bounded_memory() {
     }
 }
 
-/// What a handler takes from the `&Bump` is free when its request ends, also where something is kept below it.
+/// What a handler takes from the `&Bump` is free when its request ends, also where something is kept below
+/// it.
 #[test]
 fn what_the_handler_took_from_the_bump_is_not_kept() {
     let mut lab = Lab::new(Wipe::None);
@@ -442,7 +443,8 @@ fn a_wiped_arena_is_wiped_wherever_it_was_written() {
         let mut lab = Lab::new(wipe);
         let size = lab.heap.capacity();
         let at = lab.heap.allocate(layout(size, 1)).expect("all of it");
-        // SAFETY: just allocated; given back through the bump, which no count of ours sees, and not used again.
+        // SAFETY: just allocated; given back through the bump, which no count of ours sees, and not used
+        // again.
         unsafe {
             at.write_bytes(7, size);
             lab.heap.bump().deallocate(at, layout(size, 1));
@@ -517,7 +519,8 @@ fn memory_too_small_for_an_arena_is_refused() {
     assert!(unsafe { Heap::new(start, 32, Wipe::None) }.is_err());
 }
 
-/// Searches are what a request has for itself: one that fits below the mark makes none, and leaves all to the next.
+/// Searches are what a request has for itself: one that fits below the mark makes none, and leaves all to the
+/// next.
 #[test]
 fn what_fits_below_the_mark_costs_no_search_above_it() {
     let mut lab = Lab::new(Wipe::None);

@@ -1,8 +1,9 @@
 //! One region of memory, mapped at start and divided into buckets.
 //!
-//! A bucket is the place in which one request at a time lives: a stack, a bump arena, a reserve. The global allocator
-//! of the program ([`TransomAllocator`]) gives a thread that is bound to a bucket memory of that bucket only. What does
-//! not fit ends the request at its recovery point ([`Tenant::enter`]), and nothing else.
+//! A bucket is the place in which one request at a time lives: a stack, a bump arena, a reserve. The global
+//! allocator of the program ([`TransomAllocator`]) gives a thread that is bound to a bucket memory of that
+//! bucket only. What does not fit ends the request at its recovery point ([`Tenant::enter`]), and nothing
+//! else.
 //!
 //! ```text
 //! region   | guard | buckets …… | guard | other parts, from other terms of the bound …… | guard |
@@ -99,24 +100,29 @@ pub use stack::StackGauge;
 
 /// The escape contract: what an application's author promises to [`Tenant::enter_escaping`].
 ///
-/// Under [`Policy::Escape`] a request that outgrows its arena or its stack is left by a jump. The frames between the
-/// failing allocation (or, for a stack overflow, *any* instruction) and the recovery point simply cease to be: no
-/// destructor runs, no guard is released. That is sound only if for everything the handler calls:
+/// Under [`Policy::Escape`] a request that outgrows its arena or its stack is left by a jump. The frames
+/// between the failing allocation (or, for a stack overflow, *any* instruction) and the recovery point simply
+/// cease to be: no destructor runs, no guard is released. That is sound only if for everything the handler
+/// calls:
 ///
-/// 1. **No lock, borrow or scope is held across an allocation.** No `MutexGuard`, `RefMut`, `std::thread::scope`, pinned
-///    future, or callback into a library that is in the middle of something. [`Shared`] is made for this and is exempt.
-///    The standard library has such locks of its own: `Backtrace::force_capture` (an `anyhow` error captures one, with
-///    `RUST_BACKTRACE=1`) and `std::env::var` allocate while they hold one, and `std::env::set_var` waits for the latter.
-/// 2. **Nothing outside the bucket points into it.** No value of this request is in a `static`, a thread-local, another
-///    thread, a channel. The bucket is reused at once.
-/// 3. **Resources other than memory are owned by [`Registered`]**, or given up in [`defer`], or may leak: descriptors,
-///    temporary files, child processes, what a C library has allocated. What is registered is dropped after the jump, and
-///    must bear that between any two instructions at which the request can be left.
-/// 4. **No shared state is half-updated** at an allocation, except inside [`Shared::with`], which is poisoned.
-/// 5. **Only plain frames are crossed.** Frames with pending destructors are skipped, which Rust does not define (RFC 2945
-///    calls them not "plain old frames"); in practice, on the compilers this project is tested with, they are deallocated
-///    without being run. C and Roc handlers have no destructors, so for them this holds by itself.
+/// 1. **No lock, borrow or scope is held across an allocation.** No `MutexGuard`, `RefMut`,
+///    `std::thread::scope`, pinned future, or callback into a library that is in the middle of something.
+///    [`Shared`] is made for this and is exempt. The standard library has such locks of its own:
+///    `Backtrace::force_capture` (an `anyhow` error captures one, with `RUST_BACKTRACE=1`) and
+///    `std::env::var` allocate while they hold one, and `std::env::set_var` waits for the latter.
+/// 2. **Nothing outside the bucket points into it.** No value of this request is in a `static`, a
+///    thread-local, another thread, a channel. The bucket is reused at once.
+/// 3. **Resources other than memory are owned by [`Registered`]**, or given up in [`defer`], or may leak:
+///    descriptors, temporary files, child processes, what a C library has allocated. What is registered is
+///    dropped after the jump, and must bear that between any two instructions at which the request can be
+///    left.
+/// 4. **No shared state is half-updated** at an allocation, except inside [`Shared::with`], which is
+///    poisoned.
+/// 5. **Only plain frames are crossed.** Frames with pending destructors are skipped, which Rust does not
+///    define (RFC 2945 calls them not "plain old frames"); in practice, on the compilers this project is
+///    tested with, they are deallocated without being run. C and Roc handlers have no destructors, so for
+///    them this holds by itself.
 ///
-/// Handlers that compute an answer from the request and `Shared` state, with ordinary `String`s and `Vec`s, and call none of
-/// the functions named in 1, keep it without trying.
+/// Handlers that compute an answer from the request and `Shared` state, with ordinary `String`s and `Vec`s,
+/// and call none of the functions named in 1, keep it without trying.
 pub mod escape_contract {}

@@ -2,14 +2,16 @@
 
 use std::ffi::c_void;
 
-/// Calls `f` with each object: where it is loaded, and its program headers. `f` must not panic: it is called by C.
+/// Calls `f` with each object: where it is loaded, and its program headers. `f` must not panic: it is called
+/// by C.
 pub(crate) fn each_object<F: FnMut(usize, &[libc::Elf64_Phdr])>(mut f: F) {
     unsafe extern "C" fn look<F: FnMut(usize, &[libc::Elf64_Phdr])>(
         info: *mut libc::dl_phdr_info,
         _: usize,
         f: *mut c_void,
     ) -> libc::c_int {
-        // SAFETY: dl_iterate_phdr passes a valid structure, and the pointer that it was given, which is to an `F`.
+        // SAFETY: dl_iterate_phdr passes a valid structure, and the pointer that it was given, which is to an
+        // `F`.
         let (info, f) = unsafe { (&*info, &mut *f.cast::<F>()) };
         // SAFETY: the program headers of a loaded object, as many as it says.
         let headers =

@@ -1,7 +1,8 @@
-//! The three-state mutex of Ulrich Drepper ("Futexes Are Tricky", section 6, mutex3), as functions over its word.
+//! The three-state mutex of Ulrich Drepper ("Futexes Are Tricky", section 6, mutex3), as functions over its
+//! word.
 //!
-//! It names its atomics and its sleep through `crate::futex` only, so that `tests/loom.rs` can run this very file on
-//! modelled ones.
+//! It names its atomics and its sleep through `crate::futex` only, so that `tests/loom.rs` can run this very
+//! file on modelled ones.
 
 use crate::futex::{AtomicU32, Ordering, wait, wake};
 

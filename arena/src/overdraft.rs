@@ -1,14 +1,15 @@
 //! The overdraft: memory for requests that have outgrown their arena, so that they can go on to their return.
 //!
-//! An allocation that cannot be refused must be served, or its thread can never go on: whatever locks and borrows its
-//! frames hold would be held for ever. So there is a pool beside the buckets, of which each request may have a **share**.
-//! A request that draws on it is marked: its answer is a 500, whatever it returns. What it has drawn is given back when
-//! it ends.
+//! An allocation that cannot be refused must be served, or its thread can never go on: whatever locks and
+//! borrows its frames hold would be held for ever. So there is a pool beside the buckets, of which each
+//! request may have a **share**. A request that draws on it is marked: its answer is a 500, whatever it
+//! returns. What it has drawn is given back when it ends.
 //!
-//! Shares are set aside before they are drawn on. As many requests as the pool has shares for draw at the same time, and
-//! each of them can have all of its share without waiting, so it ends by itself. The others wait for one of those to end
-//! before they draw anything. A request that waits may hold a lock that one of those wants. So nobody waits for longer
-//! than [`PATIENCE`]: then it draws on what is free, set aside or not, and only when nothing is free it gets nothing.
+//! Shares are set aside before they are drawn on. As many requests as the pool has shares for draw at the
+//! same time, and each of them can have all of its share without waiting, so it ends by itself. The others
+//! wait for one of those to end before they draw anything. A request that waits may hold a lock that one of
+//! those wants. So nobody waits for longer than [`PATIENCE`]: then it draws on what is free, set aside or
+//! not, and only when nothing is free it gets nothing.
 
 use crate::bucket::{self, Bucket};
 use crate::events::{DRAWS, DRAWS_ITS_SHARE, DRAWS_WHAT_IS_FREE};
@@ -23,8 +24,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-/// How long a request waits for others to give memory back. Longer than handlers take that do not wait for anything
-/// themselves, and short beside the time in which a client expects an answer.
+/// How long a request waits for others to give memory back. Longer than handlers take that do not wait for
+/// anything themselves, and short beside the time in which a client expects an answer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How long one waits that can do without: for closures of others, which are short.
@@ -44,8 +45,9 @@ static SET_ASIDE: AtomicUsize = AtomicUsize::new(0);
 /// Counts the times that memory came back: those who wait sleep on it.
 static CAME_BACK: AtomicU32 = AtomicU32::new(0);
 
-/// Gives the overdraft its memory, and says how much of it a request may have. Once per process, before any thread is bound
-/// to a bucket. A part without bytes leaves it without: then a request that outgrows its arena ends at once.
+/// Gives the overdraft its memory, and says how much of it a request may have. Once per process, before any
+/// thread is bound to a bucket. A part without bytes leaves it without: then a request that outgrows its
+/// arena ends at once.
 ///
 /// # Errors
 /// [`OverdraftError`].
@@ -125,8 +127,8 @@ pub(crate) fn owns(address: usize) -> bool {
     OVERDRAFT.pool().owns(address)
 }
 
-/// A block for the request in this bucket, whose thread this is. Nothing if it has had its share, or the pool has no such
-/// piece even after others had time to give theirs back.
+/// A block for the request in this bucket, whose thread this is. Nothing if it has had its share, or the pool
+/// has no such piece even after others had time to give theirs back.
 #[cold]
 pub(crate) fn allocate(bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
     allocate_for(NOBODY, bucket, layout)
@@ -206,8 +208,8 @@ fn usable() -> usize {
     OVERDRAFT.pool().len().saturating_sub(OVERDRAFT.kept())
 }
 
-/// Sets a share aside, when others have given theirs back if need be; false if there is none until then. What is kept may
-/// leave none, whoever gives his back.
+/// Sets a share aside, when others have given theirs back if need be; false if there is none until then. What
+/// is kept may leave none, whoever gives his back.
 fn wait_for_share(share: usize, until: Instant) -> bool {
     share <= usable() && wait_until(until, || set_aside(share))
 }
@@ -222,7 +224,8 @@ fn set_aside(share: usize) -> bool {
         .is_ok()
 }
 
-/// The request in this bucket has ended, or will never end. What it has not given back stays, and is nobody's.
+/// The request in this bucket has ended, or will never end. What it has not given back stays, and is
+/// nobody's.
 pub(crate) fn settle(bucket: &Bucket) {
     OVERDRAFT.settle(&bucket.overdraft);
     end_drawing(bucket);
@@ -240,8 +243,8 @@ fn end_drawing(bucket: &Bucket) {
     }
 }
 
-/// A share that is set aside for what may need it, before it begins. It goes back with this value if nothing of it is in
-/// use then, else when the request ends.
+/// A share that is set aside for what may need it, before it begins. It goes back with this value if nothing
+/// of it is in use then, else when the request ends.
 pub(crate) struct SetAside<'b> {
     /// Nothing, where the request had its share already.
     bucket: Option<&'b Bucket>,

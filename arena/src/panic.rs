@@ -1,9 +1,10 @@
 //! The panic hook: what a panic in a handler leaves behind, without allocating.
 //!
-//! The standard hook writes to standard error and, with `RUST_BACKTRACE=1`, symbolises a backtrace, which allocates and
-//! maps files; in a bucket that has just run out, that would abort the process. Ours writes into the bucket's control
-//! block: the message, the place, and with `RUST_BACKTRACE` the bare return addresses, as offsets that
-//! `addr2line -e BINARY` takes. On threads that are not running a request the hook that was there before is called.
+//! The standard hook writes to standard error and, with `RUST_BACKTRACE=1`, symbolises a backtrace, which
+//! allocates and maps files; in a bucket that has just run out, that would abort the process. Ours writes
+//! into the bucket's control block: the message, the place, and with `RUST_BACKTRACE` the bare return
+//! addresses, as offsets that `addr2line -e BINARY` takes. On threads that are not running a request the hook
+//! that was there before is called.
 
 use crate::bucket::Bucket;
 use crate::events::{ABORTING, NOTED};
@@ -45,12 +46,13 @@ impl PanicNote {
     /// Message and place, in one line of at most 240 bytes; a longer one ends in `…`.
     #[must_use]
     pub fn message(&self) -> &str {
-        // SAFETY: written only by the hook, on this thread, while no reference from here is held: a note is handed out
-        // after the panic has been caught.
+        // SAFETY: written only by the hook, on this thread, while no reference from here is held: a note is
+        // handed out after the panic has been caught.
         unsafe { (*self.message.get()).as_str() }
     }
 
-    /// Return addresses, innermost first, as offsets into the executable; empty unless `RUST_BACKTRACE` is set.
+    /// Return addresses, innermost first, as offsets into the executable; empty unless `RUST_BACKTRACE` is
+    /// set.
     #[must_use]
     pub fn frames(&self) -> &[usize] {
         // SAFETY: as for `message`.
@@ -73,7 +75,8 @@ impl PanicNote {
         let _ = message.write_str(sentence); // truncates, never fails
     }
 
-    /// A payload that was thrown by `resume_unwind` has not been past the hook: note what it says. As for `say`.
+    /// A payload that was thrown by `resume_unwind` has not been past the hook: note what it says. As for
+    /// `say`.
     pub(crate) fn say_what(&self, payload: &(dyn Any + Send)) {
         let said = payload
             .downcast_ref::<&str>()
@@ -123,8 +126,9 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
         // What a cleanup says afterwards is not why the request ended.
         write_note(bucket, info, said);
     }
-    // After these two the runtime aborts the process. The thread is parked when it does (in `signal`), and not here:
-    // the runtime's lock on the hook is held now, and whoever set a hook later would wait for it for ever.
+    // After these two the runtime aborts the process. The thread is parked when it does (in `signal`), and
+    // not here: the runtime's lock on the hook is held now, and whoever set a hook later would wait for it
+    // for ever.
     let aborts = said.starts_with("panic in a destructor during cleanup")
         || said.starts_with("panic in a function that cannot unwind");
     if aborts {
@@ -251,7 +255,8 @@ extern "C" fn each_frame(context: *mut c_void, argument: *mut c_void) -> i32 {
     GO_ON
 }
 
-/// The return addresses of this call, innermost first, as offsets that `addr2line -e BINARY` takes, and how many.
+/// The return addresses of this call, innermost first, as offsets that `addr2line -e BINARY` takes, and how
+/// many.
 pub(crate) fn callers() -> ([usize; FRAMES_MAX], usize) {
     let mut frames = [0; FRAMES_MAX];
     let count = walk(&mut frames);

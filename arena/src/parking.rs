@@ -1,9 +1,10 @@
 //! Parking: a request that can neither go on nor be left is answered, and its thread sleeps for ever.
 //!
-//! Reported first, then cleaned up: a cleanup may want a lock that the request's own frames hold, or more stack than
-//! there is, and its client has its answer and the log its line by then. A request that has no stack left is parked on the
-//! bucket's **cleanup stack**; the signal stack is left as soon as the handler of the fault has returned, so that a
-//! cleanup which overflows is one more fault and not the end of the process.
+//! Reported first, then cleaned up: a cleanup may want a lock that the request's own frames hold, or more
+//! stack than there is, and its client has its answer and the log its line by then. A request that has no
+//! stack left is parked on the bucket's **cleanup stack**; the signal stack is left as soon as the handler of
+//! the fault has returned, so that a cleanup which overflows is one more fault and not the end of the
+//! process.
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
@@ -52,8 +53,8 @@ pub(crate) fn never_again(bucket: &Bucket) -> ! {
     sleep_for_ever()
 }
 
-/// Sleeps for ever. No signal is for this thread any more: where it sleeps there may be no room for one's frame, above all on
-/// the signal stack.
+/// Sleeps for ever. No signal is for this thread any more: where it sleeps there may be no room for one's
+/// frame, above all on the signal stack.
 pub(crate) fn sleep_for_ever() -> ! {
     signal::change_mask(libc::SIG_SETMASK, Some(&!signal::OF_THE_C_LIBRARY), None);
     let never = AtomicU32::new(0);
@@ -78,8 +79,9 @@ pub(crate) fn top_of_cleanup_stack(bucket: &Bucket) -> usize {
 pub(crate) fn on_cleanup_stack(bucket: &'static Bucket) -> ! {
     let top = top_of_cleanup_stack(bucket);
     let bucket = ptr::from_ref(bucket);
-    // SAFETY: the stack is this bucket's, for this and nothing else, mapped and aligned to a page; its thread is this one.
-    // What is called never returns, so nothing of this frame is needed again, and nothing of it is freed.
+    // SAFETY: the stack is this bucket's, for this and nothing else, mapped and aligned to a page; its thread
+    // is this one. What is called never returns, so nothing of this frame is needed again, and nothing of it
+    // is freed.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         asm!(

@@ -1,9 +1,11 @@
-//! A heap of fixed size in the region that threads share: talc under a mutex of ours, and what is in use of it.
+//! A heap of fixed size in the region that threads share: talc under a mutex of ours, and what is in use of
+//! it.
 //!
-//! The shared heap is one, the overdraft is one, and what C libraries allocate inside requests is one. Those two also
-//! know whose a block is ([`Charged`]), so that a request can have a limit.
+//! The shared heap is one, the overdraft is one, and what C libraries allocate inside requests is one. Those
+//! two also know whose a block is ([`Charged`]), so that a request can have a limit.
 //!
-//! Nothing here may be interrupted half-way by a stack overflow: whoever calls has seen to it that there is stack.
+//! Nothing here may be interrupted half-way by a stack overflow: whoever calls has seen to it that there is
+//! stack.
 
 use crate::bound::PAGE;
 use crate::futex::RawMutex;
@@ -161,7 +163,8 @@ impl Locked<'_> {
         unsafe { self.talc.deallocate(block.as_ptr(), layout) };
     }
 
-    /// Makes a block smaller, or larger if what follows it is free. True if it was done; the block stays where it is.
+    /// Makes a block smaller, or larger if what follows it is free. True if it was done; the block stays
+    /// where it is.
     ///
     /// # Safety
     /// The block came from this pool with this layout; the size is not zero.
@@ -244,7 +247,8 @@ impl Header {
     /// # Safety
     /// The block came from a `Charged` pool and is live.
     unsafe fn of(block: NonNull<u8>) -> Self {
-        // SAFETY: by the caller's promise a header lies right before it, aligned as the block is, to 16 at least.
+        // SAFETY: by the caller's promise a header lies right before it, aligned as the block is, to 16 at
+        // least.
         unsafe { block.sub(HEADER).cast::<Header>().read() }
     }
 }
@@ -393,7 +397,8 @@ impl Charged {
         }
     }
 
-    /// Makes a block smaller, or larger if what follows it is free and the limits allow it. True if it was done.
+    /// Makes a block smaller, or larger if what follows it is free and the limits allow it. True if it was
+    /// done.
     ///
     /// # Safety
     /// The block came from this pool and is live; the size is not zero.

@@ -1,7 +1,7 @@
 //! The process heap: what is allocated outside requests, and is counted once the process has started.
 //!
-//! It is the C library's. Where the malloc family of this program is ours ([`crate::c_heap`]), the C library's own is called
-//! by the names that it keeps for that, so that nothing of it lands in a request.
+//! It is the C library's. Where the malloc family of this program is ours ([`crate::c_heap`]), the C
+//! library's own is called by the names that it keeps for that, so that nothing of it lands in a request.
 
 use crate::panic::{FRAMES_MAX, callers};
 use std::alloc::Layout;
@@ -18,14 +18,15 @@ pub fn seal() {
     SEALED.store(true, Ordering::SeqCst);
 }
 
-/// Allocations (and reallocations) from the process heap since [`seal`]. Zero is what a Transom process aims at.
+/// Allocations (and reallocations) from the process heap since [`seal`]. Zero is what a Transom process aims
+/// at.
 #[must_use]
 pub fn process_heap_allocations() -> u64 {
     AFTER_SEAL.load(Ordering::Relaxed)
 }
 
-/// Allocations (and reallocations) from the process heap since [`seal`] by threads, or parts of them, that open doors: see
-/// [`count_attaching_apart`]. [`process_heap_allocations`] has none of them.
+/// Allocations (and reallocations) from the process heap since [`seal`] by threads, or parts of them, that
+/// open doors: see [`count_attaching_apart`]. [`process_heap_allocations`] has none of them.
 #[must_use]
 pub fn attaching_allocations() -> u64 {
     ATTACHING.load(Ordering::Relaxed)
@@ -35,14 +36,15 @@ thread_local! {
     static ATTACHES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Says that this thread opens doors from now on, and serves no request: what a channel needs beside its memory is allocated
-/// when another process lets us in, and freed with the channel, of which there are as many as the equation says. It is
-/// counted by [`attaching_allocations`].
+/// Says that this thread opens doors from now on, and serves no request: what a channel needs beside its
+/// memory is allocated when another process lets us in, and freed with the channel, of which there are as
+/// many as the equation says. It is counted by [`attaching_allocations`].
 pub fn count_attaching_apart() {
     ATTACHES.set(true);
 }
 
-/// Runs `attach`, which opens or frees a channel, on a thread that does other things as well: see [`count_attaching_apart`].
+/// Runs `attach`, which opens or frees a channel, on a thread that does other things as well: see
+/// [`count_attaching_apart`].
 pub fn attaching<T>(attach: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
@@ -54,9 +56,10 @@ pub fn attaching<T>(attach: impl FnOnce() -> T) -> T {
     attach()
 }
 
-/// Keeps the C library from mapping or extending memory after start: one malloc arena instead of one per thread, no
-/// trimming, and headroom at the top of the heap for what it allocates itself (a thread's table of thread-local
-/// storage, 272 bytes each). Call once, first thing; the headroom is part of the equation's process constant.
+/// Keeps the C library from mapping or extending memory after start: one malloc arena instead of one per
+/// thread, no trimming, and headroom at the top of the heap for what it allocates itself (a thread's table of
+/// thread-local storage, 272 bytes each). Call once, first thing; the headroom is part of the equation's
+/// process constant.
 pub fn settle_process_heap(headroom_bytes: usize) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -72,8 +75,8 @@ pub fn settle_process_heap(headroom_bytes: usize) {
     let _ = headroom_bytes;
 }
 
-/// Makes an allocation from the process heap after [`seal`] fatal: the process says where it was made and aborts. For
-/// tests.
+/// Makes an allocation from the process heap after [`seal`] fatal: the process says where it was made and
+/// aborts. For tests.
 pub fn forbid_process_heap() {
     FORBIDDEN.store(true, Ordering::SeqCst);
 }
@@ -117,8 +120,8 @@ fn note_culprit() {
     }
 }
 
-/// The return addresses of the first allocation from the process heap since [`seal`], innermost first, as offsets that
-/// `addr2line -e BINARY` takes; zeros after the last, and all zeros if there was none.
+/// The return addresses of the first allocation from the process heap since [`seal`], innermost first, as
+/// offsets that `addr2line -e BINARY` takes; zeros after the last, and all zeros if there was none.
 #[must_use]
 pub fn first_process_heap_allocation() -> [usize; 32] {
     std::array::from_fn(|n| CULPRIT[n].load(Ordering::Relaxed))
@@ -144,10 +147,12 @@ pub(crate) unsafe fn allocate_zeroed(layout: Layout) -> *mut u8 {
     unsafe { imp::allocate_zeroed(layout) }
 }
 
-/// A block of another size with the same bytes, counted. Null if there is none; then the old one is as it was.
+/// A block of another size with the same bytes, counted. Null if there is none; then the old one is as it
+/// was.
 ///
 /// # Safety
-/// The block came from here with this layout; the size is not zero and does not overflow when rounded to the alignment.
+/// The block came from here with this layout; the size is not zero and does not overflow when rounded to the
+/// alignment.
 pub(crate) unsafe fn reallocate(block: *mut u8, old: Layout, new_size: usize) -> *mut u8 {
     count();
     // SAFETY: the caller's promise.

@@ -8,18 +8,19 @@
 //! | stack | its extension is opened, and the request marked; past that, parked | jump, where a frame of the program's own has overflowed; else the extension, and past that, parked |
 //! | panic | unwinds | unwinds |
 //!
-//! A marked request is not unwound: an unwinding poisons every `Mutex` and `LazyLock` whose guard it passes, and later
-//! requests want those. It learns that it is over from the calls into the platform that can fail ([`exhausted`]).
+//! A marked request is not unwound: an unwinding poisons every `Mutex` and `LazyLock` whose guard it passes,
+//! and later requests want those. It learns that it is over from the calls into the platform that can fail
+//! ([`exhausted`]).
 //!
-//! Never unwound out of `GlobalAlloc::alloc` (undefined behaviour), never a `setjmp` in Rust (it returns twice and the
-//! compiler does not know): the guard is a closure, by `sjlj2`.
+//! Never unwound out of `GlobalAlloc::alloc` (undefined behaviour), never a `setjmp` in Rust (it returns
+//! twice and the compiler does not know): the guard is a closure, by `sjlj2`.
 //!
 //! # What a frame that never returns has lent
 //!
-//! A parked request's thread sleeps for ever, but its frames may have lent what they had to threads that do not
-//! (`std::thread::scope`, rayon's scopes): those go on reading and writing it, for ever. So everything that a frame can
-//! hold must stay as it is, not only for the frame. This is the list; `tests/lent.rs` and the tests of the platform try
-//! each entry with a scoped thread that outlives the parking.
+//! A parked request's thread sleeps for ever, but its frames may have lent what they had to threads that do
+//! not (`std::thread::scope`, rayon's scopes): those go on reading and writing it, for ever. So everything
+//! that a frame can hold must stay as it is, not only for the frame. This is the list; `tests/lent.rs` and
+//! the tests of the platform try each entry with a scoped thread that outlives the parking.
 //!
 //! | what a frame can hold | why it stays |
 //! |---|---|
@@ -52,8 +53,8 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{Ordering, compiler_fence};
 
-/// Below this much stack we do not start anything that must not be interrupted half-way: a stack overflow under one of our
-/// locks, or malloc's, would leave it locked for everybody.
+/// Below this much stack we do not start anything that must not be interrupted half-way: a stack overflow
+/// under one of our locks, or malloc's, would leave it locked for everybody.
 pub(crate) const STACK_MARGIN: usize = 8 << 10;
 
 /// What an answer, a log record and cleanups want; with less the cleanup stack is used, which has as much.
@@ -110,8 +111,8 @@ pub struct Outcome<'t, R> {
     pub last_change: Option<&'static Location<'static>>,
 }
 
-/// Called on a thread that will never return, so that its client gets an answer. It must not lock what a handler may hold,
-/// and must not panic.
+/// Called on a thread that will never return, so that its client gets an answer. It must not lock what a
+/// handler may hold, and must not panic.
 pub(crate) type Stuck = *const (dyn Fn(Failed<'_>) + 'static);
 
 /// The right to run requests in one bucket, on the thread that has it.
@@ -129,8 +130,9 @@ impl std::fmt::Debug for Tenant {
 }
 
 impl Tenant {
-    /// Binds the current thread to a bucket that has none, without its stack: a stack overflow is then an ordinary one.
-    /// For benchmarks, tests, and threads that the C library must make. `None` if the bucket is taken.
+    /// Binds the current thread to a bucket that has none, without its stack: a stack overflow is then an
+    /// ordinary one. For benchmarks, tests, and threads that the C library must make. `None` if the bucket is
+    /// taken.
     #[must_use]
     pub fn adopt(bucket: &'static Bucket) -> Option<Self> {
         bucket.adopt().then(|| Self::of(bucket, false))
@@ -197,7 +199,8 @@ impl Tenant {
         f: impl FnOnce(&Bump) -> R,
     ) -> Outcome<'_, R> {
         let bucket = self.bucket;
-        // SAFETY: only the lifetime changes; `stuck` is cleared before this frame ends, and a parked frame never ends.
+        // SAFETY: only the lifetime changes; `stuck` is cleared before this frame ends, and a parked frame
+        // never ends.
         let stuck = unsafe {
             std::mem::transmute::<*const (dyn Fn(Failed<'_>) + '_), Stuck>(ptr::from_ref(stuck))
         };
@@ -271,14 +274,14 @@ impl Tenant {
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
             c_refused = bucket.c_refused.take();
-            // SAFETY: the request's frames have returned, or were left for good by a jump whose contract says that they have
-            // lent nothing. This one is the caller's, further up.
+            // SAFETY: the request's frames have returned, or were left for good by a jump whose contract says
+            // that they have lent nothing. This one is the caller's, further up.
             unsafe { bucket.close_extension() };
         }
         // Below the mark, and above it what there is more than before.
         let left = bucket.live() + bucket.heap().kept().saturating_sub(bucket.kept());
-        // SAFETY: this is the bucket's thread, and the request is over. What it has left is counted. (After an escape
-        // `escaped` has said that it left nothing, on the strength of the contract.)
+        // SAFETY: this is the bucket's thread, and the request is over. What it has left is counted. (After
+        // an escape `escaped` has said that it left nothing, on the strength of the contract.)
         unsafe { bucket.reset() };
         bucket.set_state(BucketState::Idle);
         Outcome {
@@ -296,14 +299,14 @@ impl Tenant {
         }
     }
 
-    /// Uses again what other threads have freed since the last request; gives how many bytes earlier requests have left in
-    /// use.
+    /// Uses again what other threads have freed since the last request; gives how many bytes earlier requests
+    /// have left in use.
     pub fn look_at_kept(&mut self) -> usize {
         self.bucket.look_at_kept()
     }
 
-    /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when this thread ends,
-    /// until another one in its place says otherwise.
+    /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when
+    /// this thread ends, until another one in its place says otherwise.
     pub fn set_resting(&mut self, rests: bool) {
         self.bucket.set_resting(rests);
     }
@@ -344,8 +347,8 @@ impl Tenant {
         bucket.failing.set(true);
         clean_up(bucket, way_out_of(exhaustion.reason));
         bucket.failing.set(false);
-        // By the escape contract nothing outside points into the bucket: what was live is dead, now that the cleanups, which
-        // lay in it, have run.
+        // By the escape contract nothing outside points into the bucket: what was live is dead, now that the
+        // cleanups, which lay in it, have run.
         bucket.forget_live();
         Failed::Exhausted(exhaustion)
     }
@@ -359,7 +362,8 @@ impl Drop for Tenant {
     }
 }
 
-/// The request has ended, or will never end: what it has left in the pools is nobody's now. Bytes of that in the C heap.
+/// The request has ended, or will never end: what it has left in the pools is nobody's now. Bytes of that in
+/// the C heap.
 #[cold]
 pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
     if bucket.events.any(DRAWS) {
@@ -372,9 +376,11 @@ pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
     0
 }
 
-/// Releases the cells that a request which did not return has locked, then runs its cleanups, however many panic.
+/// Releases the cells that a request which did not return has locked, then runs its cleanups, however many
+/// panic.
 pub(crate) fn clean_up(bucket: &Bucket, way_out: WayOut) {
-    // What has not been released by an unwinding, no frame of it has held: a coroutine has, which is suspended.
+    // What has not been released by an unwinding, no frame of it has held: a coroutine has, which is
+    // suspended.
     let left = match way_out {
         WayOut::Unwound => WayOut::Parked,
         way_out => way_out,
@@ -404,11 +410,11 @@ fn way_out_of(reason: Reason) -> WayOut {
     }
 }
 
-/// An allocation does not fit this bucket's arena. A block from elsewhere, or no return at all; null only inside
-/// [`refusing`].
+/// An allocation does not fit this bucket's arena. A block from elsewhere, or no return at all; null only
+/// inside [`refusing`].
 ///
-/// Null would not do otherwise: what the standard library then does before it aborts takes locks of its own, and with
-/// `RUST_BACKTRACE` allocates megabytes under one of them.
+/// Null would not do otherwise: what the standard library then does before it aborts takes locks of its own,
+/// and with `RUST_BACKTRACE` allocates megabytes under one of them.
 #[cold]
 #[inline(never)]
 pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
@@ -444,8 +450,8 @@ fn served_or_parked(
     }
 }
 
-/// Memory for something that is to be done when the request ends; null where there is none. Unlike an allocation it neither
-/// leaves the request nor parks it, because what is to be registered would be lost.
+/// Memory for something that is to be done when the request ends; null where there is none. Unlike an
+/// allocation it neither leaves the request nor parks it, because what is to be registered would be lost.
 pub(crate) fn room_for_cleanup(
     bucket: &'static Bucket,
     layout: Layout,
@@ -477,8 +483,8 @@ fn park_here_or_there(bucket: &'static Bucket) -> ! {
     }
 }
 
-/// For a thread that is panicking or cleaning up: the failure path must not depend on the arena that is full. It may have
-/// a share of the overdraft like any other, and no more.
+/// For a thread that is panicking or cleaning up: the failure path must not depend on the arena that is full.
+/// It may have a share of the overdraft like any other, and no more.
 #[cold]
 pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
     // Not marked: if it is not caught, the panic is why the request fails.
@@ -613,14 +619,14 @@ pub(crate) fn may_jump(bucket: &Bucket) -> bool {
 
 /// Leaves the request by a jump, after [`may_jump`] has said that it may be.
 pub(crate) fn jump(bucket: &Bucket) -> ! {
-    // SAFETY: the recovery point is set exactly while the frame of `catch_long_jump` in `enter_with` lives, on this
-    // thread. The frames in between are the handler's, whose author has promised the escape contract, and frames of the
-    // allocator and this module, which own nothing.
+    // SAFETY: the recovery point is set exactly while the frame of `catch_long_jump` in `enter_with` lives,
+    // on this thread. The frames in between are the handler's, whose author has promised the escape contract,
+    // and frames of the allocator and this module, which own nothing.
     unsafe { sjlj2::JumpPoint::from_raw(bucket.recovery.get()).long_jump(1) }
 }
 
-/// `abort` was called on the thread that runs this bucket's request: because a panic cannot unwind, or because the handler
-/// or a library of it wanted to.
+/// `abort` was called on the thread that runs this bucket's request: because a panic cannot unwind, or
+/// because the handler or a library of it wanted to.
 #[cfg(all(feature = "c-heap", not(miri)))]
 pub(crate) fn aborted(bucket: &'static Bucket) -> ! {
     if bucket.state() == BucketState::Parked {
@@ -633,7 +639,8 @@ pub(crate) fn aborted(bucket: &'static Bucket) -> ! {
     park_here_or_there(bucket)
 }
 
-/// Bytes of stack left to the request that this thread is running; `None` on a thread whose stack is not in a bucket.
+/// Bytes of stack left to the request that this thread is running; `None` on a thread whose stack is not in a
+/// bucket.
 ///
 /// What must not be interrupted half-way by a stack overflow (a lock, a queue) asks first.
 #[must_use]
@@ -648,7 +655,8 @@ pub fn stack_remaining() -> Option<usize> {
     left_of(bucket.open_stack()).or_else(|| left_of(bucket.cleanup_stack()))
 }
 
-/// Returns if at least `margin` bytes of stack are left, or can be had; else the request ends here, as by a stack overflow.
+/// Returns if at least `margin` bytes of stack are left, or can be had; else the request ends here, as by a
+/// stack overflow.
 pub fn ensure_stack(margin: usize) {
     let Some(bucket) = bound() else {
         return;
@@ -674,8 +682,8 @@ pub(crate) fn has_stack(margin: usize) -> bool {
     is_stack_left(margin) // this function may have been the one that overflowed, and has extended it by that
 }
 
-/// The stack has overflowed, or is about to: goes on with the extension, if that is closed yet. The request has outgrown it.
-/// Async-signal-safe.
+/// The stack has overflowed, or is about to: goes on with the extension, if that is closed yet. The request
+/// has outgrown it. Async-signal-safe.
 #[cold]
 pub(crate) fn extend_stack(bucket: &Bucket) -> bool {
     let extended = bucket.extend_stack();
@@ -688,8 +696,8 @@ pub(crate) fn extend_stack(bucket: &Bucket) -> bool {
     extended
 }
 
-/// Whether the request that this thread runs has outgrown its bucket and is to end, and by what. Near the end of its stack
-/// it has.
+/// Whether the request that this thread runs has outgrown its bucket and is to end, and by what. Near the end
+/// of its stack it has.
 #[inline]
 #[must_use]
 pub fn exhausted() -> Option<Exhaustion> {
@@ -700,9 +708,9 @@ pub fn exhausted() -> Option<Exhaustion> {
     bucket.events.any(MARKED).then(|| bucket.exhaustion.get())
 }
 
-/// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request or drawing on
-/// the overdraft. For what can do without: `Vec::try_reserve` and the like. What cannot (`vec![]`, `Box::new`) aborts where it
-/// gets nothing, and its bucket is lost.
+/// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request
+/// or drawing on the overdraft. For what can do without: `Vec::try_reserve` and the like. What cannot
+/// (`vec![]`, `Box::new`) aborts where it gets nothing, and its bucket is lost.
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(Option<(&'static Bucket, bool)>, u64);
     impl Drop for Restore {
@@ -725,13 +733,14 @@ fn is_failing(bucket: &Bucket) -> bool {
     bucket.failing.get() || std::thread::panicking()
 }
 
-/// Registers a closure to run when the current request ends, on every way out, last registered first. It lies in the
-/// bucket's arena. Returns false, without keeping it, on a thread that is not running a request (one that ends, and runs
-/// destructors of its thread-locals, is not), and where the request has no memory left at all.
+/// Registers a closure to run when the current request ends, on every way out, last registered first. It lies
+/// in the bucket's arena. Returns false, without keeping it, on a thread that is not running a request (one
+/// that ends, and runs destructors of its thread-locals, is not), and where the request has no memory left at
+/// all.
 ///
-/// On a way out other than [`WayOut::Returned`] allocations in it come from the bucket's reserve and the overdraft. If the
-/// request is parked it runs after the client has got its answer, beside frames that still hold what they held, and after
-/// a stack overflow on a stack of 24 KiB: keep it short.
+/// On a way out other than [`WayOut::Returned`] allocations in it come from the bucket's reserve and the
+/// overdraft. If the request is parked it runs after the client has got its answer, beside frames that still
+/// hold what they held, and after a stack overflow on a stack of 24 KiB: keep it short.
 pub fn defer<F: FnOnce(WayOut) + 'static>(closure: F) -> bool {
     bound().is_some_and(|bucket| bucket.defer(closure))
 }

@@ -1,7 +1,7 @@
 //! The region: one mapping, laid out from the terms of the [`Bound`], with guards between its parts.
 //!
-//! It is mapped once and never unmapped: buckets, slots and tables in it are referred to for as long as the process
-//! lives. A guard page costs address space and no memory.
+//! It is mapped once and never unmapped: buckets, slots and tables in it are referred to for as long as the
+//! process lives. A guard page costs address space and no memory.
 
 use crate::bound::{Bound, PAGE, Place};
 use crate::futex::silently;
@@ -106,8 +106,8 @@ pub struct Part {
     len: usize,
 }
 
-// SAFETY: a Part is the only handle on its bytes (Region::take gives each part away once), which live for ever and are
-// not tied to a thread.
+// SAFETY: a Part is the only handle on its bytes (Region::take gives each part away once), which live for
+// ever and are not tied to a thread.
 unsafe impl Send for Part {}
 
 impl Part {
@@ -157,8 +157,8 @@ impl Part {
     /// The bytes, zeroed at the start, for ever.
     #[must_use]
     pub fn into_slice(self) -> &'static mut [u8] {
-        // SAFETY: the part is valid for reads and writes of `len` bytes, is never unmapped, was zeroed by the kernel
-        // (anonymous mapping), and `self` was the only handle on it.
+        // SAFETY: the part is valid for reads and writes of `len` bytes, is never unmapped, was zeroed by the
+        // kernel (anonymous mapping), and `self` was the only handle on it.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
     }
 }
@@ -175,8 +175,8 @@ pub struct Region {
 }
 
 impl Region {
-    /// Maps one stretch of address space with a part for every term of `bound` whose place is the region, a guard page
-    /// before each part and one at the end. Nothing is touched before [`Region::commit`].
+    /// Maps one stretch of address space with a part for every term of `bound` whose place is the region, a
+    /// guard page before each part and one at the end. Nothing is touched before [`Region::commit`].
     ///
     /// # Errors
     /// [`RegionError`].
@@ -205,8 +205,8 @@ impl Region {
         let mut mapping = ManuallyDrop::new(mapping); // lives as long as the process
         let base = NonNull::new(mapping.as_mut_ptr()).expect("mmap never returns null on success");
         if options.huge_pages {
-            // SAFETY: the range is ours; MADV_HUGEPAGE changes no content. Where the kernel has no huge pages it
-            // refuses, and the region works with small ones as before.
+            // SAFETY: the range is ours; MADV_HUGEPAGE changes no content. Where the kernel has no huge pages
+            // it refuses, and the region works with small ones as before.
             unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
         }
         let parts = offsets
@@ -354,8 +354,8 @@ impl Region {
     }
 
     fn lock(&self) -> Result<(), RegionError> {
-        // MLOCK_ONFAULT, because a plain mlock would fault in the guard pages too, and fail on them. What has been
-        // touched is locked now; with --lazy, the rest as it comes.
+        // MLOCK_ONFAULT, because a plain mlock would fault in the guard pages too, and fail on them. What has
+        // been touched is locked now; with --lazy, the rest as it comes.
         // SAFETY: locking changes no content.
         let result = unsafe {
             libc::syscall(
@@ -383,7 +383,8 @@ impl Region {
     }
 }
 
-/// Provides every page of a range, by one system call where the kernel can (Linux 5.14), else by writing to each.
+/// Provides every page of a range, by one system call where the kernel can (Linux 5.14), else by writing to
+/// each.
 fn touch_range(address: usize, len: usize) -> io::Result<()> {
     // SAFETY: the range lies in our mapping between guards; populating changes no content.
     let result = unsafe { libc::madvise(address as *mut _, len, libc::MADV_POPULATE_WRITE) };
@@ -396,18 +397,19 @@ fn touch_range(address: usize, len: usize) -> io::Result<()> {
     }
     for page in (address..address + len).step_by(PAGE) {
         let page = page as *mut u8;
-        // SAFETY: the page is ours, mapped writable; nobody refers to it yet. Volatile, so that the write stays.
+        // SAFETY: the page is ours, mapped writable; nobody refers to it yet. Volatile, so that the write
+        // stays.
         unsafe { page.write_volatile(page.read_volatile()) };
     }
     Ok(())
 }
 
-/// Makes a guard of the region, or a part of one, memory that can be used: zeroed, unless it is locked in memory and was
-/// used before. Whether the kernel has done it. Async-signal-safe.
+/// Makes a guard of the region, or a part of one, memory that can be used: zeroed, unless it is locked in
+/// memory and was used before. Whether the kernel has done it. Async-signal-safe.
 pub(crate) fn open(address: usize, len: usize) -> bool {
     let page = address as *mut libc::c_void;
-    // SAFETY: the caller names a guard of ours, which nobody refers to. The first call does nothing where guards were made by
-    // mprotect, and the second does nothing where they were not.
+    // SAFETY: the caller names a guard of ours, which nobody refers to. The first call does nothing where
+    // guards were made by mprotect, and the second does nothing where they were not.
     silently(|| unsafe {
         libc::madvise(page, len, MADV_GUARD_REMOVE);
         libc::mprotect(page, len, libc::PROT_READ | libc::PROT_WRITE) == 0
@@ -420,7 +422,8 @@ pub(crate) fn open(address: usize, len: usize) -> bool {
 /// Nothing refers to it.
 pub(crate) unsafe fn close(address: usize, len: usize) -> bool {
     let page = address as *mut libc::c_void;
-    // SAFETY: by the caller's promise. Memory that is locked cannot have a lightweight guard, and is not given back.
+    // SAFETY: by the caller's promise. Memory that is locked cannot have a lightweight guard, and is not
+    // given back.
     silently(|| unsafe {
         if libc::madvise(page, len, MADV_GUARD_INSTALL) == 0 {
             return true;
@@ -471,11 +474,12 @@ mod tests {
         pages.iter().filter(|&&page| page & 1 == 1).count()
     }
 
-    /// Whether a write there is refused: tried through a system call, which fails where a store would kill us.
+    /// Whether a write there is refused: tried through a system call, which fails where a store would kill
+    /// us.
     fn is_guard(address: usize) -> bool {
         let (mut ends, byte) = ([0; 2], 7u8);
-        // SAFETY: plain system calls on descriptors that this function makes and closes; read(2) into an address it
-        // may not write returns EFAULT.
+        // SAFETY: plain system calls on descriptors that this function makes and closes; read(2) into an
+        // address it may not write returns EFAULT.
         unsafe {
             assert_eq!(libc::pipe(ends.as_mut_ptr()), 0);
             assert_eq!(libc::write(ends[1], (&raw const byte).cast(), 1), 1);

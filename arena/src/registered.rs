@@ -1,5 +1,5 @@
-//! Values that a request must not leave behind when it is left by a jump: descriptors, temporary files, what a C library
-//! has made.
+//! Values that a request must not leave behind when it is left by a jump: descriptors, temporary files, what
+//! a C library has made.
 
 use crate::bucket::Bucket;
 use crate::cleanup::{Node, WayOut};
@@ -16,11 +16,12 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
 
-/// A value that is dropped also if its request is left by a jump ([`Policy::Escape`](crate::Policy::Escape)), which runs
-/// no destructors: a `Registered<File>` is closed, and a plain `File` stays open.
+/// A value that is dropped also if its request is left by a jump ([`Policy::Escape`](crate::Policy::Escape)),
+/// which runs no destructors: a `Registered<File>` is closed, and a plain `File` stays open.
 ///
-/// Otherwise it is an owner like `Box`: it drops its value when it is dropped itself, and what is moved into a place that
-/// outlives the request stays as it is. A request that is parked keeps it, because other threads may use what it has lent.
+/// Otherwise it is an owner like `Box`: it drops its value when it is dropped itself, and what is moved into
+/// a place that outlives the request stays as it is. A request that is parked keeps it, because other threads
+/// may use what it has lent.
 ///
 /// ```
 /// use std::fs::File;
@@ -45,7 +46,8 @@ struct Entry<T> {
     node: Node,
     /// On whose list the node is.
     bucket: Cell<Option<&'static Bucket>>,
-    /// The value was dropped with its request. An owner may be left in another value that is registered, or in a cleanup.
+    /// The value was dropped with its request. An owner may be left in another value that is registered, or
+    /// in a cleanup.
     gone: Cell<bool>,
     value: ManuallyDrop<T>,
 }
@@ -59,8 +61,8 @@ impl<T: 'static> Registered<T> {
             drop(value);
             Self::without_room()
         };
-        // SAFETY: a fresh block of this layout. It stays where it is, and valid until it is taken off the list, by `run` or
-        // before.
+        // SAFETY: a fresh block of this layout. It stays where it is, and valid until it is taken off the
+        // list, by `run` or before.
         unsafe {
             entry.write(Entry {
                 node: Node::new(Self::run),
@@ -93,8 +95,8 @@ impl<T: 'static> Registered<T> {
     /// Ends the request as an allocation does that does not fit; outside of one, the process.
     fn without_room() -> ! {
         let layout = Layout::new::<Entry<T>>();
-        // SAFETY: as in `room`. If there is room by now, nobody has the block. (The compiler may leave out an allocation that
-        // is not used.)
+        // SAFETY: as in `room`. If there is room by now, nobody has the block. (The compiler may leave out an
+        // allocation that is not used.)
         black_box(unsafe { alloc(layout) });
         handle_alloc_error(layout)
     }
@@ -122,12 +124,14 @@ impl<T: 'static> Registered<T> {
 
     #[inline]
     fn is_gone(&self) -> bool {
-        // SAFETY: the entry is valid for as long as its owner can be used: after a jump, until all cleanups have run.
+        // SAFETY: the entry is valid for as long as its owner can be used: after a jump, until all cleanups
+        // have run.
         unsafe { (*self.entry.as_ptr()).gone.get() }
     }
 
     fn unregister(&self) {
-        // SAFETY: valid for as long as its owner. Only the node and this field are reached by way of the list.
+        // SAFETY: valid for as long as its owner. Only the node and this field are reached by way of the
+        // list.
         let bucket = unsafe { &(*self.entry.as_ptr()).bucket };
         if let Some(bucket) = bucket.take() {
             bucket.cleanups.remove(self.entry.cast());
@@ -135,7 +139,8 @@ impl<T: 'static> Registered<T> {
     }
 
     /// # Safety
-    /// `node` is that of a valid entry which was on its bucket's list and is not any more. This is its request's end.
+    /// `node` is that of a valid entry which was on its bucket's list and is not any more. This is its
+    /// request's end.
     unsafe fn run(node: NonNull<Node>, way_out: WayOut) {
         let entry = node.cast::<Entry<T>>().as_ptr();
         // SAFETY: valid, by the caller's promise.
@@ -148,9 +153,9 @@ impl<T: 'static> Registered<T> {
             match way_out {
                 // Its owner is somewhere, and drops it.
                 WayOut::Returned | WayOut::Unwound | WayOut::Parked => {}
-                // Its owner was on a frame that was jumped over, or is in something else that is registered and was made
-                // before: whoever promised that the handler may be left so has promised that nothing outside the request
-                // has it.
+                // Its owner was on a frame that was jumped over, or is in something else that is registered
+                // and was made before: whoever promised that the handler may be left so has promised that
+                // nothing outside the request has it.
                 WayOut::Escaped | WayOut::Overflowed => {
                     (*entry).gone.set(true);
                     if let Some(bucket) = bucket {

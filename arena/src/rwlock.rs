@@ -1,11 +1,11 @@
-//! A lock for one writer or several readers, as functions over its word, that can be released by whoever proves that its
-//! holder will never come back.
+//! A lock for one writer or several readers, as functions over its word, that can be released by whoever
+//! proves that its holder will never come back.
 //!
-//! A writer that waits keeps new readers out, so that readers who come and go cannot keep it waiting for ever. The last
-//! one out wakes everybody, and they try again.
+//! A writer that waits keeps new readers out, so that readers who come and go cannot keep it waiting for
+//! ever. The last one out wakes everybody, and they try again.
 //!
-//! It names its atomics and its sleep through `crate::futex` only, so that `tests/loom.rs` can run this very file on
-//! modelled ones.
+//! It names its atomics and its sleep through `crate::futex` only, so that `tests/loom.rs` can run this very
+//! file on modelled ones.
 
 use crate::futex::{AtomicU32, Ordering, wait, wake};
 

@@ -1,7 +1,7 @@
 //! Starting a thread whose stack lies in its bucket.
 //!
-//! `std::thread` maps its own stacks, so this is `pthread_create` with `pthread_attr_setstack`. Nothing is allocated by
-//! us; the C library takes a few hundred bytes for the thread's table of thread-local storage.
+//! `std::thread` maps its own stacks, so this is `pthread_create` with `pthread_attr_setstack`. Nothing is
+//! allocated by us; the C library takes a few hundred bytes for the thread's table of thread-local storage.
 
 use crate::bucket::Bucket;
 use crate::recovery::Tenant;
@@ -15,13 +15,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub type ThreadMain = fn(Tenant, usize);
 
 impl Bucket {
-    /// Starts a thread on this bucket's stack, bound to it. It runs `main(tenant, argument)`. When that returns the thread
-    /// ends, which runs the destructors of its thread-locals; the bucket can have another thread once
-    /// [`has_ended`](Bucket::has_ended) has said that this one is gone.
+    /// Starts a thread on this bucket's stack, bound to it. It runs `main(tenant, argument)`. When that
+    /// returns the thread ends, which runs the destructors of its thread-locals; the bucket can have another
+    /// thread once [`has_ended`](Bucket::has_ended) has said that this one is gone.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if the bucket has a thread; what `pthread_create` says otherwise (the limits on
-    /// threads: `ulimit -u`, the cgroup's `pids.max`).
+    /// [`io::ErrorKind::AlreadyExists`] if the bucket has a thread; what `pthread_create` says otherwise (the
+    /// limits on threads: `ulimit -u`, the cgroup's `pids.max`).
     pub fn start_thread(&'static self, main: ThreadMain, argument: usize) -> io::Result<()> {
         signal::install()?;
         if !self.adopt() {
@@ -38,14 +38,15 @@ impl Bucket {
         result
     }
 
-    /// Whether the thread that this bucket had has ended and is gone, so that the bucket can have another one. False while it
-    /// runs, and while destructors of its thread-locals do. True once, for one of those who ask.
+    /// Whether the thread that this bucket had has ended and is gone, so that the bucket can have another
+    /// one. False while it runs, and while destructors of its thread-locals do. True once, for one of those
+    /// who ask.
     pub fn has_ended(&'static self) -> bool {
         let Some(thread) = self.take_thread_that_returned() else {
             return false;
         };
-        // SAFETY: the thread was created joinable. Nobody else joins it, because we have taken it, and nobody has, because
-        // one that was joined is not put back.
+        // SAFETY: the thread was created joinable. Nobody else joins it, because we have taken it, and nobody
+        // has, because one that was joined is not put back.
         if unsafe { libc::pthread_tryjoin_np(thread, std::ptr::null_mut()) } != 0 {
             self.has_returned(thread);
             return false;
@@ -62,8 +63,9 @@ impl Bucket {
         };
         let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
         let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
-        // SAFETY: attributes are initialised before use and destroyed after. The stack is this bucket's, between its
-        // guards, writable, page-aligned, and used by no other thread (adopted above). The argument lives for ever.
+        // SAFETY: attributes are initialised before use and destroyed after. The stack is this bucket's,
+        // between its guards, writable, page-aligned, and used by no other thread (adopted above). The
+        // argument lives for ever.
         unsafe {
             check(libc::pthread_attr_init(attributes.as_mut_ptr()))?;
             let attributes = attributes.assume_init_mut();
@@ -90,8 +92,8 @@ extern "C" fn start(argument: *mut c_void) -> *mut c_void {
     // SAFETY: `create_thread` passes a bucket, which lives for ever.
     let bucket: &'static Bucket = unsafe { &*argument.cast::<Bucket>() };
     name_this_thread(bucket.index());
-    // The standard library makes a thread's handle when it is first asked for (channels do), with `malloc`, and aborts where
-    // that gets nothing, as it may in a request.
+    // The standard library makes a thread's handle when it is first asked for (channels do), with `malloc`,
+    // and aborts where that gets nothing, as it may in a request.
     drop(std::thread::current());
     if signal::use_signal_stack(bucket).is_ok() {
         let (main, argument) = bucket.main();

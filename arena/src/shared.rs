@@ -1,7 +1,8 @@
 //! State that outlives a request: a heap of fixed size in the region, and cells whose contents live in it.
 //!
-//! A handler's ordinary allocations are gone when its request ends. What must stay goes through [`Shared`], which
-//! allocates here while it is locked for writing, or through [`outside`]. The heap never grows; `--shared-heap` sets it.
+//! A handler's ordinary allocations are gone when its request ends. What must stay goes through [`Shared`],
+//! which allocates here while it is locked for writing, or through [`outside`]. The heap never grows;
+//! `--shared-heap` sets it.
 
 mod cell;
 mod held;
@@ -37,8 +38,8 @@ static REFUSED: AtomicU64 = AtomicU64::new(0);
 /// Bytes that closures hold which never return.
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
-/// Gives the shared heap its memory. Once per process, before any thread is bound to a bucket. A part without bytes leaves
-/// it without: then nothing fits.
+/// Gives the shared heap its memory. Once per process, before any thread is bound to a bucket. A part without
+/// bytes leaves it without: then nothing fits.
 ///
 /// # Errors
 /// [`SharedHeapError`] when there is one already, or the part cannot hold a heap.
@@ -73,8 +74,9 @@ pub fn shared_heap_usage() -> (usize, usize) {
     (POOLS[0].used(), POOLS[0].len())
 }
 
-/// Bytes of the shared heap that closures of [`Shared`] and [`outside`] hold which never return, as far as it is known: what
-/// they have made, and the values of the cells that they change. They stay in use until the process ends.
+/// Bytes of the shared heap that closures of [`Shared`] and [`outside`] hold which never return, as far as it
+/// is known: what they have made, and the values of the cells that they change. They stay in use until the
+/// process ends.
 #[must_use]
 pub fn shared_heap_kept() -> usize {
     KEPT.load(Ordering::Relaxed).min(POOLS[0].used())
@@ -97,14 +99,16 @@ pub(crate) fn owns(address: usize) -> bool {
     POOLS[0].owns(address)
 }
 
-/// The number of the heap of a quota that an address of the shared heap lies in, or of the shared heap itself.
+/// The number of the heap of a quota that an address of the shared heap lies in, or of the shared heap
+/// itself.
 fn pool_of(address: usize) -> usize {
     let in_use = POOLS_IN_USE.load(Ordering::Acquire);
     let is_in = |&number: &usize| POOLS[number].owns(address);
     (1..in_use).find(is_in).unwrap_or(0)
 }
 
-/// A block from the shared heap, or from the heap of the cell that is being changed; `None` when it does not fit.
+/// A block from the shared heap, or from the heap of the cell that is being changed; `None` when it does not
+/// fit.
 pub(crate) fn allocate(layout: Layout) -> Option<*mut u8> {
     if !INSTALLED.load(Ordering::Relaxed) {
         return Some(allocator::from_process_heap(layout));
@@ -144,8 +148,8 @@ pub(crate) unsafe fn deallocate(block: NonNull<u8>, layout: Layout) {
     unsafe { POOLS[pool].lock().deallocate(block, layout) };
 }
 
-/// Makes a block smaller, or larger if what follows it is free. True if it was done. One that grows in a cell of another
-/// heap is to move there, so that a quota holds.
+/// Makes a block smaller, or larger if what follows it is free. True if it was done. One that grows in a cell
+/// of another heap is to move there, so that a quota holds.
 ///
 /// # Safety
 /// As [`deallocate`], but that the block stays in use; the size is not zero.
@@ -173,8 +177,8 @@ fn has_room(pool: &Pool, bytes: usize) -> bool {
     pool.lock().has_piece(layout) // it is tried: the free bytes may be in many pieces
 }
 
-/// Makes a heap of so many bytes in a block of the shared heap. Its number; `None` if there is no room, or there are as
-/// many as can be.
+/// Makes a heap of so many bytes in a block of the shared heap. Its number; `None` if there is no room, or
+/// there are as many as can be.
 fn make_pool(bytes: usize) -> Option<usize> {
     let layout = Layout::from_size_align(bytes, crate::bound::PAGE).ok()?;
     ensure_stack(STACK_MARGIN);
@@ -190,8 +194,8 @@ fn make_pool(bytes: usize) -> Option<usize> {
     Some(number)
 }
 
-/// Runs `f` with this thread's allocations aimed at the shared heap, for what must outlive the request and is not in a
-/// cell: a lazy value's first use, an entry of a cache.
+/// Runs `f` with this thread's allocations aimed at the shared heap, for what must outlive the request and is
+/// not in a cell: a lazy value's first use, an entry of a cache.
 ///
 /// An escape out of `f` (the shared heap is full, the stack overflows) leaks what `f` had allocated there.
 pub fn outside<R>(f: impl FnOnce() -> R) -> R {
@@ -217,7 +221,8 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
                     t.pool.set(self.before.0);
                     t.owner.set(self.before.1);
                 }
-                // The last one to end, which need not be the first: a coroutine's may end before one that was begun later.
+                // The last one to end, which need not be the first: a coroutine's may end before one that was
+                // begun later.
                 if t.outside.get() == 0 {
                     t.aim.set(t.aim_before.get());
                     t.pool.set(0);
@@ -249,8 +254,9 @@ pub(crate) fn has_closures(bucket: &Bucket) -> bool {
     !bucket.held.is_empty() || bucket.refusing.get() || thread(|t| t.outside.get() > 0)
 }
 
-/// Gives up the closures of this thread's request that have not returned, and never will in it: releases the cells they
-/// hold, and puts the thread's words right. One that a coroutine goes on with later has nothing to give back any more.
+/// Gives up the closures of this thread's request that have not returned, and never will in it: releases the
+/// cells they hold, and puts the thread's words right. One that a coroutine goes on with later has nothing to
+/// give back any more.
 #[cold]
 pub(crate) fn give_up_closures(bucket: &Bucket, way_out: WayOut) {
     bucket.held.release_all(bucket, way_out);

@@ -1,9 +1,9 @@
 //! A stack overflow in a handler, and an abort that was seen coming: caught on the bucket's signal stack.
 //!
-//! Of faults, only one in the guard below a stack of the bucket that this thread is bound to is ours; of aborts, only the
-//! one that our panic hook has seen coming. Everything else goes to whoever handled it before, which by
-//! default ends the process: a wild pointer is not exhaustion, and what malloc finds corrupted must not go on. A signal
-//! that somebody has sent is no fault, and changes nothing.
+//! Of faults, only one in the guard below a stack of the bucket that this thread is bound to is ours; of
+//! aborts, only the one that our panic hook has seen coming. Everything else goes to whoever handled it
+//! before, which by default ends the process: a wild pointer is not exhaustion, and what malloc finds
+//! corrupted must not go on. A signal that somebody has sent is no fault, and changes nothing.
 
 use crate::bucket::{Bucket, BucketState};
 use crate::events::ABORTING;
@@ -46,11 +46,13 @@ pub(crate) fn install() -> io::Result<()> {
         // SAFETY: as above; sigaction reads one structure and fills the other.
         unsafe { sigaction(*signal, ptr::null(), previous)? };
     }
-    // Before the handler can run, so that it finds what it needs. A second thread in the same race stores the same.
+    // Before the handler can run, so that it finds what it needs. A second thread in the same race stores the
+    // same.
     let _ = PREVIOUS.set(previous);
     for signal in SIGNALS {
-        // SAFETY: as above. SA_ONSTACK: the thread's own stack is what has run out. SA_NODEFER, and all others blocked: the
-        // signal stack has room for one frame of the kernel's and this handler, and not for a profiler.
+        // SAFETY: as above. SA_ONSTACK: the thread's own stack is what has run out. SA_NODEFER, and all
+        // others blocked: the signal stack has room for one frame of the kernel's and this handler, and not
+        // for a profiler.
         unsafe {
             let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
             action.sa_sigaction = handler as *const () as usize;
@@ -88,7 +90,8 @@ pub(crate) fn change_mask(
     })
 }
 
-/// Has this thread take the signals of faults, whatever mask it has inherited: one that is blocked ends the process.
+/// Has this thread take the signals of faults, whatever mask it has inherited: one that is blocked ends the
+/// process.
 pub(crate) fn take_faults() {
     change_mask(libc::SIG_UNBLOCK, Some(&OF_FAULTS), None);
 }
@@ -134,8 +137,8 @@ extern "C" fn handler(
     raw_info: *mut libc::siginfo_t,
     raw_context: *mut libc::c_void,
 ) {
-    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo, and the context that it has interrupted, which is ours to
-    // change.
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo, and the context that it has interrupted,
+    // which is ours to change.
     let (info, context) = unsafe { (&*raw_info, &mut *raw_context.cast::<libc::ucontext_t>()) };
     let is_fault = info.si_code > 0;
     if signal == libc::SIGABRT {
@@ -186,10 +189,11 @@ fn jump_if_that_may_be(bucket: &Bucket, context: &libc::ucontext_t) {
     }
 }
 
-/// A fault without an address. It is how the kernel says that it had another signal to deliver, and no room on the stack for
-/// that; the signal is lost. (Without this, whoever handled faults before us would be called, and the standard library then
-/// puts the default back for all threads.) But an instruction may have done it: then it will do it again, with all registers
-/// as they are. Whether the thread is to go on; a stack that has no room is extended first.
+/// A fault without an address. It is how the kernel says that it had another signal to deliver, and no room
+/// on the stack for that; the signal is lost. (Without this, whoever handled faults before us would be
+/// called, and the standard library then puts the default back for all threads.) But an instruction may have
+/// done it: then it will do it again, with all registers as they are. Whether the thread is to go on; a stack
+/// that has no room is extended first.
 fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
     if let Some(bucket) = bound() {
         let least = bucket.geometry().signal_stack_size();
@@ -215,8 +219,9 @@ fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
     thread(|t| t.at_fault.replace(now)) != now
 }
 
-/// Not ours. A handler that was there before us is called: it may know the fault, and mend it (a runtime that maps its pages
-/// when they are first touched). Where there was none, the default is put back, and the instruction faults again.
+/// Not ours. A handler that was there before us is called: it may know the fault, and mend it (a runtime that
+/// maps its pages when they are first touched). Where there was none, the default is put back, and the
+/// instruction faults again.
 fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let index = SIGNALS.iter().position(|&ours| ours == signal);
     let (Some(previous), Some(index)) = (PREVIOUS.get(), index) else {
@@ -224,7 +229,8 @@ fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     };
     let previous = &previous[index];
     if ![libc::SIG_DFL, libc::SIG_IGN].contains(&previous.sa_sigaction) {
-        // SAFETY: the handler that sigaction gave us, of the kind that its flags say, called with what the kernel passes.
+        // SAFETY: the handler that sigaction gave us, of the kind that its flags say, called with what the
+        // kernel passes.
         return unsafe { call(previous, signal, info, context) };
     }
     // SAFETY: what sigaction gave us is valid to give back.
@@ -246,7 +252,8 @@ unsafe fn call(
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
-    // SAFETY: signal sets are plain data; what is blocked is released again. The handler is as the caller promises.
+    // SAFETY: signal sets are plain data; what is blocked is released again. The handler is as the caller
+    // promises.
     unsafe {
         let mut mask = action.sa_mask;
         if action.sa_flags & libc::SA_NODEFER == 0 {

@@ -1,14 +1,15 @@
 //! How deep a bucket's stack has ever been, for less than a nanosecond per request.
 //!
-//! A stack starts as zeroed pages and is never wiped, so a page that was used shows it. Every 512th request looks at the
-//! pages just below the deepest one known; a request in between that went deeper is seen at the next look. To the page,
-//! over the life of the thread.
+//! A stack starts as zeroed pages and is never wiped, so a page that was used shows it. Every 512th request
+//! looks at the pages just below the deepest one known; a request in between that went deeper is seen at the
+//! next look. To the page, over the life of the thread.
 
 use crate::bound::PAGE;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Requests between two looks. A look reads a page, about 200 ns: at every 64th it was a seventh of an empty request.
+/// Requests between two looks. A look reads a page, about 200 ns: at every 64th it was a seventh of an empty
+/// request.
 const PERIOD: u32 = 512;
 
 /// The gauge of one stack.
@@ -74,8 +75,8 @@ impl StackGauge {
 
 fn page_was_used(page: usize) -> bool {
     (page..page + PAGE).step_by(size_of::<u64>()).any(|word| {
-        // SAFETY: the word lies in this thread's own stack, mapped and readable, below the frames in use; volatile,
-        // because the compiler knows nothing of memory there.
+        // SAFETY: the word lies in this thread's own stack, mapped and readable, below the frames in use;
+        // volatile, because the compiler knows nothing of memory there.
         unsafe { (word as *const u64).read_volatile() != 0 }
     })
 }

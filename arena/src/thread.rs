@@ -5,7 +5,8 @@ use std::cell::Cell;
 use std::ptr;
 
 pub(crate) struct Thread {
-    /// The bucket whose arena takes this thread's allocations; null: they go elsewhere. Read by every allocation.
+    /// The bucket whose arena takes this thread's allocations; null: they go elsewhere. Read by every
+    /// allocation.
     pub aim: Cell<*const Bucket>,
     /// The bucket whose request this thread is running, whatever it allocates from at the moment.
     pub bound: Cell<*const Bucket>,
@@ -13,7 +14,8 @@ pub(crate) struct Thread {
     pub outside: Cell<u32>,
     /// What it was aimed at before the first of them.
     pub aim_before: Cell<*const Bucket>,
-    /// Raised when closures are given up that have not returned: what they hold and note is not theirs any more.
+    /// Raised when closures are given up that have not returned: what they hold and note is not theirs any
+    /// more.
     pub era: Cell<u64>,
     /// The pool of the shared heap that they allocate from.
     pub pool: Cell<usize>,
@@ -21,7 +23,8 @@ pub(crate) struct Thread {
     pub owner: Cell<usize>,
     /// Bytes that they have made there, less what they have freed.
     pub net: Cell<isize>,
-    /// How many cells are locked for writing: what does not fit the shared heap must then not be left by a jump.
+    /// How many cells are locked for writing: what does not fit the shared heap must then not be left by a
+    /// jump.
     pub writing: Cell<u32>,
     /// How many functions of the C heap are on the stack.
     pub in_c: Cell<u32>,
@@ -53,8 +56,8 @@ thread_local! {
     };
 }
 
-/// Const-initialised and without a destructor, so this is one thread-pointer-relative address: no lazy registration, and
-/// safe to use in a signal handler, in the dynamic linker, and during thread exit.
+/// Const-initialised and without a destructor, so this is one thread-pointer-relative address: no lazy
+/// registration, and safe to use in a signal handler, in the dynamic linker, and during thread exit.
 #[inline(always)]
 pub(crate) fn thread<R>(f: impl FnOnce(&Thread) -> R) -> R {
     THREAD.with(f)
@@ -88,8 +91,8 @@ impl Discard {
         }
     }
 
-    /// Whether a block of so many bytes lies in that arena. The arena's own chunk is no block: it begins where the arena does,
-    /// and has more than half of it.
+    /// Whether a block of so many bytes lies in that arena. The arena's own chunk is no block: it begins
+    /// where the arena does, and has more than half of it.
     pub(crate) fn takes(&self, block: usize, size: usize) -> bool {
         let lies_in_it = block.wrapping_sub(self.memory) < self.len;
         let is_the_arena = block == self.memory && size > self.len / 2;

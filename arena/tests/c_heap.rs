@@ -1,4 +1,5 @@
-//! `malloc` and its family: bounded inside requests, the C library's own outside, and never in the way of anything.
+//! `malloc` and its family: bounded inside requests, the C library's own outside, and never in the way of
+//! anything.
 #![cfg(feature = "c-heap")]
 
 mod common;
@@ -62,7 +63,8 @@ impl Block {
     }
 }
 
-/// Random sequences of the whole family, in requests and outside: blocks keep their bytes wherever they were made.
+/// Random sequences of the whole family, in requests and outside: blocks keep their bytes wherever they were
+/// made.
 #[test]
 fn blocks_keep_their_bytes_through_every_sequence() {
     let _turn = alone();
@@ -282,8 +284,9 @@ fn the_c_librarys_own_calls_are_served_from_it() {
     });
 }
 
-/// The dynamic linker makes a thread's thread-local storage, and ends the process when it cannot; a destructor of a
-/// thread-local is registered in memory of the C library's, which ends the process when it cannot.
+/// The dynamic linker makes a thread's thread-local storage, and ends the process when it cannot; a
+/// destructor of a thread-local is registered in memory of the C library's, which ends the process when it
+/// cannot.
 #[test]
 fn threads_and_thread_locals_are_made_when_the_quota_is_used_up() {
     let _turn = alone();
@@ -321,8 +324,8 @@ fn threads_and_thread_locals_are_made_when_the_quota_is_used_up() {
     }
 }
 
-/// The standard library makes a thread's handle with `malloc`, and aborts where it gets nothing. What others have taken does
-/// not come to that.
+/// The standard library makes a thread's handle with `malloc`, and aborts where it gets nothing. What others
+/// have taken does not come to that.
 #[test]
 fn a_request_that_has_little_of_a_full_heap_can_start_threads() {
     let _turn = alone();
@@ -376,7 +379,8 @@ fn a_request_that_has_little_of_a_full_heap_can_start_threads() {
     }
 }
 
-/// What was made outside becomes smaller, and larger, where there is hardly any stack: glibc's own lock is not taken there.
+/// What was made outside becomes smaller, and larger, where there is hardly any stack: glibc's own lock is
+/// not taken there.
 #[test]
 fn a_block_from_outside_changes_its_size_with_little_stack() {
     let _turn = alone();
@@ -406,8 +410,8 @@ fn a_block_from_outside_changes_its_size_with_little_stack() {
     });
 }
 
-/// The same where small blocks have used up what there is, and where there is hardly any stack left. C's own way out of that
-/// is the end of the process.
+/// The same where small blocks have used up what there is, and where there is hardly any stack left. C's own
+/// way out of that is the end of the process.
 #[test]
 fn a_destructor_is_registered_when_nothing_is_left() {
     let _turn = alone();
@@ -559,7 +563,8 @@ unsafe extern "C" {
     fn vfork() -> libc::pid_t;
 }
 
-/// A child that aborts, overflows its stack or asks for much is bound to no request: it ends, as any process would.
+/// A child that aborts, overflows its stack or asks for much is bound to no request: it ends, as any process
+/// would.
 #[test]
 fn a_child_of_a_fork_that_fails_ends() {
     let _turn = alone();
@@ -622,8 +627,8 @@ fn libc_abort() {
     unsafe { libc::abort() }
 }
 
-/// A library that was loaded before us, or the program's own first steps, may have fork handlers that allocate. They run in
-/// every fork of these tests.
+/// A library that was loaded before us, or the program's own first steps, may have fork handlers that
+/// allocate. They run in every fork of these tests.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static FORK_HANDLERS: extern "C" fn() = {
@@ -692,8 +697,8 @@ fn an_assertion_of_c_that_fails_ends_its_request_only() {
     assert_eq!(parked.report.what(), Reported::OtherPanic);
 }
 
-/// Goes down through the C library with every alignment of the deepest frame: `opendir` allocates, and the stack ends there,
-/// before, or after it.
+/// Goes down through the C library with every alignment of the deepest frame: `opendir` allocates, and the
+/// stack ends there, before, or after it.
 #[test]
 fn a_stack_that_ends_in_the_c_library_ends_its_request_only() {
     let _turn = alone();
@@ -738,7 +743,8 @@ fn a_stack_that_ends_in_the_c_library_ends_its_request_only() {
         unsafe { libc::free(black_box(libc::malloc(1000))) };
         assert!(parked.for_ever());
     }
-    // By a jump the handler's own frames are left; where the stack ended in a frame of the C library's it is parked.
+    // By a jump the handler's own frames are left; where the stack ended in a frame of the C library's it is
+    // parked.
     on_bucket_thread(|tenant| {
         for by in 0..20 {
             // SAFETY: a handler that holds nothing but memory; what C has is leaked.

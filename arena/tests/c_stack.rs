@@ -1,5 +1,5 @@
-//! The C library at the end of a stack: it holds locks of its own that the whole process needs, and blocks all signals at
-//! times, so that a fault would end the process.
+//! The C library at the end of a stack: it holds locks of its own that the whole process needs, and blocks
+//! all signals at times, so that a fault would end the process.
 #![cfg(feature = "c-heap")]
 
 mod common;
@@ -148,7 +148,8 @@ const STEPS: [Step; 12] = [
         || (),
         || {
             extern "C" fn never(_: libc::sigval) {}
-            // SAFETY: an event of this kind, whose function comes after its kind; a timer that is deleted again.
+            // SAFETY: an event of this kind, whose function comes after its kind; a timer that is deleted
+            // again.
             unsafe {
                 let mut event: libc::sigevent = std::mem::zeroed();
                 event.sigev_notify = SIGEV_THREAD;
@@ -200,7 +201,8 @@ const STEPS: [Step; 12] = [
     ),
 ];
 
-/// A stack that has been extended once is at its end inside the linker. Nobody could start a thread if its lock stayed taken.
+/// A stack that has been extended once is at its end inside the linker. Nobody could start a thread if its
+/// lock stayed taken.
 #[test]
 fn a_request_that_is_parked_on_its_way_to_the_linker_holds_none_of_its_locks() {
     let _turn = alone();
@@ -225,8 +227,8 @@ fn a_request_that_is_parked_on_its_way_to_the_linker_holds_none_of_its_locks() {
     }
 }
 
-/// Whatever the step was doing when the stack ended, it went on to its end: the request is over, the thread is not lost, and
-/// another thread can do the same.
+/// Whatever the step was doing when the stack ended, it went on to its end: the request is over, the thread
+/// is not lost, and another thread can do the same.
 #[test]
 fn a_stack_that_ends_inside_the_c_library_leaves_nothing_locked_and_loses_nothing() {
     let _turn = alone();

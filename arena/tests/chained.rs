@@ -1,4 +1,5 @@
-//! A program or a library with a handler of SIGSEGV of its own: faults that are not ours are its, and ours stay ours.
+//! A program or a library with a handler of SIGSEGV of its own: faults that are not ours are its, and ours
+//! stay ours.
 
 mod common;
 

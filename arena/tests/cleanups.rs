@@ -38,7 +38,8 @@ fn check(notes: &Notes, way: WayOut) {
 }
 
 fn escaping(tenant: &mut Tenant, f: impl FnOnce(&Bump) -> u8) -> Reason {
-    // SAFETY: the handlers below hold counted references to what they count with, and those in their cleanups.
+    // SAFETY: the handlers below hold counted references to what they count with, and those in their
+    // cleanups.
     let outcome = unsafe { tenant.enter_escaping(&never_stuck, f) };
     assert_eq!(outcome.left, 0);
     exhaustion(outcome.result).reason
@@ -184,7 +185,8 @@ fn a_cleanup_may_register_another_and_use_the_full_arena_no_more() {
     });
 }
 
-/// The block that the closure lies in belongs to the request, also where allocations are aimed at the shared heap.
+/// The block that the closure lies in belongs to the request, also where allocations are aimed at the shared
+/// heap.
 #[test]
 fn a_cleanup_registered_inside_a_shared_cell_runs_when_the_request_ends() {
     static CELL: Shared<u64> = Shared::new(0);

@@ -1,4 +1,5 @@
-//! A million exhaustions in a row leave the process as it was. A binary of its own: nothing else may move the numbers.
+//! A million exhaustions in a row leave the process as it was. A binary of its own: nothing else may move the
+//! numbers.
 
 mod common;
 
@@ -12,8 +13,8 @@ use transom_arena::{Reason, Tenant, Wipe};
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
 
-/// The kernel counts resident pages in batches per core, so a number read is off by some tens. One leaked byte in four
-/// requests would still be seen over a million.
+/// The kernel counts resident pages in batches per core, so a number read is off by some tens. One leaked
+/// byte in four requests would still be seen over a million.
 const NOISE_PAGES: usize = 64;
 
 fn escape_from_the_arena(tenant: &mut Tenant) {

@@ -1,4 +1,5 @@
-//! Values that outlive their request or leave its thread: they stay whole, cost their bytes, and the bucket goes on.
+//! Values that outlive their request or leave its thread: they stay whole, cost their bytes, and the bucket
+//! goes on.
 
 mod common;
 
@@ -16,7 +17,8 @@ use transom_arena::{Bump, Tenant, defer};
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
 
-/// Takes a value out of a request, without allocating. A channel would do that too, but its own blocks would be left.
+/// Takes a value out of a request, without allocating. A channel would do that too, but its own blocks would
+/// be left.
 struct Mailbox<T>(AtomicPtr<T>);
 
 impl<T> Mailbox<T> {
@@ -253,7 +255,8 @@ fn what_a_thread_local_keeps_costs_its_bytes_once() {
     });
 }
 
-/// A lazy value first touched by a request stays in that request's bucket, and every other bucket reads it there.
+/// A lazy value first touched by a request stays in that request's bucket, and every other bucket reads it
+/// there.
 #[test]
 fn a_lazy_value_made_by_a_request_lives_on() {
     static WORDS: LazyLock<BTreeMap<String, Vec<usize>>> = LazyLock::new(|| {
@@ -270,8 +273,8 @@ fn a_lazy_value_made_by_a_request_lives_on() {
     }
 }
 
-/// A cache of 100 entries in a `Mutex`, changed from all buckets a million times in all: what is freed beneath a mark is
-/// used there again, whichever thread frees it.
+/// A cache of 100 entries in a `Mutex`, changed from all buckets a million times in all: what is freed
+/// beneath a mark is used there again, whichever thread frees it.
 #[test]
 fn a_bounded_cache_turns_over_for_ever_from_all_buckets() {
     static CACHE: Mutex<BTreeMap<usize, String>> = Mutex::new(BTreeMap::new());
@@ -337,8 +340,8 @@ fn a_channel_between_requests_of_two_buckets_frees_everything_in_the_end() {
     finish(&sender);
 }
 
-/// More blocks than 32 bits count, were each leak a count: what is live is bytes, in 64 bits, and the reset cannot come
-/// under what is leaked.
+/// More blocks than 32 bits count, were each leak a count: what is live is bytes, in 64 bits, and the reset
+/// cannot come under what is leaked.
 #[test]
 fn what_is_leaked_is_never_handed_out_again() {
     on_bucket_thread(|tenant| {
@@ -427,7 +430,8 @@ fn a_thread_started_anew_on_the_same_bucket_gets_back_what_its_predecessor_kept(
     }
 }
 
-/// What is padded to cache lines (a channel's parts) stays for a moment after its request, and another one takes its place.
+/// What is padded to cache lines (a channel's parts) stays for a moment after its request, and another one
+/// takes its place.
 #[test]
 fn aligned_values_that_turn_over_for_ever_cost_the_room_of_a_few() {
     #[repr(align(128))]

@@ -1,5 +1,5 @@
-//! What a parked request has lent to another thread stays as it is, for ever: each test has a scoped thread that outlives
-//! the parking and looks.
+//! What a parked request has lent to another thread stays as it is, for ever: each test has a scoped thread
+//! that outlives the parking and looks.
 
 mod common;
 

@@ -1,10 +1,10 @@
-//! Every interleaving of the places where threads meet: the mutex, the lock for readers and a writer, and the stack of
-//! blocks that other threads have freed.
+//! Every interleaving of the places where threads meet: the mutex, the lock for readers and a writer, and the
+//! stack of blocks that other threads have freed.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p transom-arena --release --test loom`
 //!
-//! The files under test are compiled in here, on loom's atomics and a futex made of loom's mutex and condition variable;
-//! they are the same files that the crate is made of.
+//! The files under test are compiled in here, on loom's atomics and a futex made of loom's mutex and
+//! condition variable; they are the same files that the crate is made of.
 #![cfg(loom)]
 
 mod futex {
@@ -12,8 +12,8 @@ mod futex {
     use loom::sync::{Condvar, Mutex, MutexGuard};
 
     loom::lazy_static! {
-        /// The kernel's bucket for the one word that a model sleeps on. Its lock is what makes FUTEX_WAIT's comparison
-        /// and going to sleep one step.
+        /// The kernel's bucket for the one word that a model sleeps on. Its lock is what makes FUTEX_WAIT's
+        /// comparison and going to sleep one step.
         static ref SLEEPERS: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
     }
 
@@ -51,15 +51,16 @@ use loom::thread;
 use remote::Remote;
 use std::ptr::NonNull;
 
-/// Loom's own advice for models of three threads: at most four switches that no thread asked for. Without a bound the
-/// mutex alone takes longer than anybody waits.
+/// Loom's own advice for models of three threads: at most four switches that no thread asked for. Without a
+/// bound the mutex alone takes longer than anybody waits.
 fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(4);
     builder.check(model);
 }
 
-/// A lost wake-up is a deadlock, which loom reports; a hole in the exclusion is a race on the cell, which it reports too.
+/// A lost wake-up is a deadlock, which loom reports; a hole in the exclusion is a race on the cell, which it
+/// reports too.
 #[test]
 fn the_mutex_excludes_and_loses_no_wake_up() {
     struct Counter {
@@ -250,8 +251,8 @@ fn what_others_free_comes_back_once_and_can_be_used_again() {
     });
 }
 
-/// A block is freed, used again by its owner, handed to another thread and freed once more: the stack may look as it did
-/// before, and is another one.
+/// A block is freed, used again by its owner, handed to another thread and freed once more: the stack may
+/// look as it did before, and is another one.
 #[test]
 fn a_block_that_is_freed_twice_is_taken_twice() {
     explore(|| {

@@ -1,5 +1,5 @@
-//! The allocator against a model: random sequences of `GlobalAlloc` calls on a bucket, with every live block's place and
-//! bytes checked after each.
+//! The allocator against a model: random sequences of `GlobalAlloc` calls on a bucket, with every live
+//! block's place and bytes checked after each.
 
 mod common;
 
@@ -182,7 +182,8 @@ impl Block {
     }
 
     fn starts_with(&self, fill: u8, len: usize) -> bool {
-        // SAFETY: the block is live, and its first `len` bytes were written: by `refill`, zeroing, or realloc's copy.
+        // SAFETY: the block is live, and its first `len` bytes were written: by `refill`, zeroing, or
+        // realloc's copy.
         let bytes = unsafe { std::slice::from_raw_parts(self.at, len) };
         bytes.iter().all(|&byte| byte == fill)
     }

@@ -1,5 +1,5 @@
-//! `Policy::Overdraft`: a request that outgrows its arena goes on to its return, its answer is an exhaustion, and nothing
-//! that it held is lost.
+//! `Policy::Overdraft`: a request that outgrows its arena goes on to its return, its answer is an exhaustion,
+//! and nothing that it held is lost.
 
 mod common;
 
@@ -267,8 +267,8 @@ fn a_panic_where_memory_is_refused_unwinds() {
     });
 }
 
-/// `set_allocation_limit` is a safe method. With the limit lifted bumpalo asks for another chunk: that is an allocation
-/// like any other.
+/// `set_allocation_limit` is a safe method. With the limit lifted bumpalo asks for another chunk: that is an
+/// allocation like any other.
 #[test]
 fn a_bump_whose_limit_was_lifted_draws_on_the_overdraft_and_gives_it_back() {
     let _turn = alone();

@@ -1,5 +1,5 @@
-//! Stack overflows, at every depth and inside everything that must not be left half-way. Run it in debug and release:
-//! frames differ.
+//! Stack overflows, at every depth and inside everything that must not be left half-way. Run it in debug and
+//! release: frames differ.
 
 mod common;
 

@@ -66,8 +66,8 @@ fn a_panic_in_a_destructor_during_unwinding_parks_instead_of_aborting() {
     assert!(parked_one.for_ever());
 }
 
-/// Parked inside the hook, the thread would hold the runtime's lock on it: the next who sets a hook would wait for ever,
-/// and everybody who panics after him.
+/// Parked inside the hook, the thread would hold the runtime's lock on it: the next who sets a hook would
+/// wait for ever, and everybody who panics after him.
 #[test]
 fn a_thread_parked_by_a_panic_does_not_hold_the_panic_hook() {
     passes_in_a_child("child_that_sets_a_hook_beside_a_parked_thread", &[]);
@@ -301,7 +301,8 @@ fn cleanups_that_panic_stop_neither_the_others_nor_the_report() {
     }
 }
 
-/// The cleanup stack is small. What overflows it ends that cleanup, and neither the process nor the report, which is done.
+/// The cleanup stack is small. What overflows it ends that cleanup, and neither the process nor the report,
+/// which is done.
 #[test]
 fn a_cleanup_that_overflows_its_stack_loses_nothing() {
     type Ending = fn() -> usize;
@@ -370,7 +371,8 @@ fn a_fault_that_was_sent_disarms_nothing() {
     assert!(parked_one.for_ever());
 }
 
-/// A thread that overflows in a cleanup sleeps where the handler of the fault runs: there is no room for two more frames there.
+/// A thread that overflows in a cleanup sleeps where the handler of the fault runs: there is no room for two
+/// more frames there.
 #[test]
 fn faults_that_are_sent_to_a_parked_thread_end_nothing() {
     static THREAD: AtomicI32 = AtomicI32::new(0);

@@ -111,8 +111,9 @@ fn bumpalos_own_collections_unwind_as_exhaustion_and_not_as_a_panic() {
     });
 }
 
-/// `set_allocation_limit` is a safe method of what the handler is given. With the limit lifted, bumpalo asks the global
-/// allocator for another chunk, and nothing allocated from that may ever be taken for a block of the allocator's own.
+/// `set_allocation_limit` is a safe method of what the handler is given. With the limit lifted, bumpalo asks
+/// the global allocator for another chunk, and nothing allocated from that may ever be taken for a block of
+/// the allocator's own.
 #[test]
 fn a_handler_that_lifts_the_arenas_limit_gains_nothing_and_spoils_nothing() {
     on_bucket_thread(|tenant| {
@@ -225,8 +226,8 @@ fn of_several_threads_that_ask_whether_one_has_ended_one_is_told_so() {
     });
 }
 
-/// The place of a thread that has left is out of service until another one says that it serves, and not for as long only
-/// as it has a thread.
+/// The place of a thread that has left is out of service until another one says that it serves, and not for
+/// as long only as it has a thread.
 #[test]
 fn a_bucket_rests_from_when_a_thread_says_so_until_its_successor_says_otherwise() {
     let bucket = next_bucket();

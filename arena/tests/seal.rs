@@ -1,4 +1,5 @@
-//! What is counted once start-up is over. Without the test harness, whose own thread may allocate at any moment.
+//! What is counted once start-up is over. Without the test harness, whose own thread may allocate at any
+//! moment.
 
 mod common;
 

@@ -203,8 +203,8 @@ fn child_that_fills_the_shared_heap() {
     a_vector_that_doubles(SHARED_HEAP);
 }
 
-/// One block grows until it fits neither the heap nor the share: the first time that it does not fit is an exhaustion, and
-/// from then on it is an error before anything is changed.
+/// One block grows until it fits neither the heap nor the share: the first time that it does not fit is an
+/// exhaustion, and from then on it is an error before anything is changed.
 fn a_vector_that_doubles(heap: usize) {
     static BYTES: Shared<Vec<u8>> = Shared::new(Vec::new());
     on_bucket_thread(move |tenant| {
@@ -357,7 +357,8 @@ fn readers_are_let_in_together_and_writers_one_by_one() {
     assert_eq!(CELL.read(|value| *value), Ok(15_000));
 }
 
-/// The old value of a cell that a panic has poisoned is a value, and is dropped; else the heap could not be filled again.
+/// The old value of a cell that a panic has poisoned is a value, and is dropped; else the heap could not be
+/// filled again.
 #[test]
 fn a_cell_that_is_restored_again_and_again_leaks_nothing() {
     static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());
@@ -428,7 +429,8 @@ fn two_cells_may_be_held_at_once_and_are_released_newest_first() {
     });
 }
 
-/// Under contention, with requests that die in it: nobody waits for ever, no update is lost that was finished.
+/// Under contention, with requests that die in it: nobody waits for ever, no update is lost that was
+/// finished.
 #[test]
 fn many_requests_that_share_a_cell_finish_whatever_some_of_them_do() {
     static COUNT: Shared<u64> = Shared::new(0);
@@ -498,8 +500,8 @@ fn a_cell_on_the_requests_own_stack_is_left_alone() {
     });
 }
 
-/// A cell may lie in a bucket: in a lazy value that a request has made. A later request of that bucket that is left, or never
-/// returns, gives it back like any other.
+/// A cell may lie in a bucket: in a lazy value that a request has made. A later request of that bucket that
+/// is left, or never returns, gives it back like any other.
 #[test]
 fn a_cell_that_is_kept_in_a_bucket_is_given_back() {
     static CELL: OnceLock<Box<Shared<u64>>> = OnceLock::new();
@@ -888,7 +890,8 @@ fn child_whose_closures_never_return() {
     );
 }
 
-/// A cleanup of a parked request has drawn on the overdraft, and has given it back: so its share is free again.
+/// A cleanup of a parked request has drawn on the overdraft, and has given it back: so its share is free
+/// again.
 #[test]
 #[ignore = "takes the overdraft from the other tests; run by the one above"]
 fn child_whose_parked_cleanups_draw() {
@@ -920,7 +923,8 @@ fn child_whose_parked_cleanups_draw() {
     assert!(parked.iter().all(Parked::for_ever));
 }
 
-/// A cleanup of a parked request that ends for good inside a cell, because it needs more stack or memory than there is.
+/// A cleanup of a parked request that ends for good inside a cell, because it needs more stack or memory than
+/// there is.
 #[test]
 fn a_cleanup_that_never_returns_from_a_cell_leaves_it_poisoned() {
     static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());

@@ -12,8 +12,8 @@ static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator
 /// Reads bytes of a bucket between two requests, which is what the poison is for.
 fn is_filled_with(value: u8, address: usize, len: usize) -> bool {
     (address..address + len)
-        // SAFETY: the address lies in a bucket, mapped for the life of the process, and this is its thread; volatile,
-        // because for the compiler there is nothing there any more.
+        // SAFETY: the address lies in a bucket, mapped for the life of the process, and this is its thread;
+        // volatile, because for the compiler there is nothing there any more.
         .all(|byte| unsafe { (byte as *const u8).read_volatile() } == value)
 }
 

@@ -1,4 +1,5 @@
-//! `Wipe::Zero`: no request can read what an earlier one left. A binary of its own, because a process has one setting.
+//! `Wipe::Zero`: no request can read what an earlier one left. A binary of its own, because a process has one
+//! setting.
 
 mod common;
 

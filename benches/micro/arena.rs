@@ -1,5 +1,5 @@
-//! What an allocation costs in a bucket, beside bumpalo alone and the system's allocator; and what each way into and out
-//! of a request costs. `cargo bench -p transom-benches --bench arena`.
+//! What an allocation costs in a bucket, beside bumpalo alone and the system's allocator; and what each way
+//! into and out of a request costs. `cargo bench -p transom-benches --bench arena`.
 
 use bumpalo::Bump;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -82,7 +82,8 @@ fn in_requests(tenant: &mut Tenant, times: u64, each: impl Fn(&Bump) + Copy) -> 
         .mul_f64(times as f64 / (times.div_ceil(BATCH) * BATCH) as f64)
 }
 
-/// One block and its release, or only the block: at the tip a release is part of the price, in a hole it is not.
+/// One block and its release, or only the block: at the tip a release is part of the price, in a hole it is
+/// not.
 fn box_64(_: &Bump) {
     black_box(Box::new(black_box([1u64; 8])));
 }
@@ -122,8 +123,9 @@ fn allocations(criterion: &mut Criterion) {
         b.iter_custom(|times| on_its_own_stack(|t, n| in_requests(t, n, string_24), times));
     });
     group.bench_function(BenchmarkId::new("bucket", "64, kept"), |b| {
-        // Without the copy that `Box::new` makes of what it is given: where that lies on the stack counts for more than the
-        // allocation. An escape is the one way to a reset with live blocks; its price is spread over the batch.
+        // Without the copy that `Box::new` makes of what it is given: where that lies on the stack counts for
+        // more than the allocation. An escape is the one way to a reset with live blocks; its price is spread
+        // over the batch.
         b.iter_custom(|times| on_its_own_stack(kept_until_an_escape, times));
     });
     group.bench_function(BenchmarkId::new("bumpalo", "64"), |b| {

@@ -1,9 +1,11 @@
-//! A door call from one process into another, beside what else Linux has for it: a futex ping-pong on shared memory (what
-//! two wakes cost at the least), a `SOCK_SEQPACKET` pair and a pair of pipes; with 1 and with 64 calls in flight, on one CPU and on two. And
-//! growth: a handler that blocks for 200 µs, behind 1, 8 and 32 threads.
+//! A door call from one process into another, beside what else Linux has for it: a futex ping-pong on shared
+//! memory (what two wakes cost at the least), a `SOCK_SEQPACKET` pair and a pair of pipes; with 1 and with 64
+//! calls in flight, on one CPU and on two. And growth: a handler that blocks for 200 µs, behind 1, 8 and 32
+//! threads.
 //!
-//! `cargo bench -p transom-benches --bench between [-- ROUNDS]`. Every round runs everything, one after the other, within a second or two;
-//! the figures are medians over the rounds, the ratios medians of the rounds' ratios. Messages have 64 bytes.
+//! `cargo bench -p transom-benches --bench between [-- ROUNDS]`. Every round runs everything, one after the
+//! other, within a second or two; the figures are medians over the rounds, the ratios medians of the rounds'
+//! ratios. Messages have 64 bytes.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -115,7 +117,8 @@ fn shared_word(path: &Path) -> &'static AtomicU32 {
         .write(true)
         .open(path)
         .expect("the file of the futex");
-    // SAFETY: a fresh mapping of a file of a page, never unmapped; its first word is used as an atomic by everybody.
+    // SAFETY: a fresh mapping of a file of a page, never unmapped; its first word is used as an atomic by
+    // everybody.
     unsafe {
         let page = libc::mmap(
             std::ptr::null_mut(),

@@ -5,7 +5,8 @@ use std::fs;
 use std::process::Command;
 use std::str::FromStr;
 
-/// Clock ticks a second in which the kernel tells CPU time: 100 on every Linux that is not built otherwise on purpose.
+/// Clock ticks a second in which the kernel tells CPU time: 100 on every Linux that is not built otherwise on
+/// purpose.
 const TICKS: f64 = 100.0;
 
 /// CPUs by number.
@@ -82,7 +83,8 @@ fn descend(mut others: Vec<Stat>, roots: &[u32]) -> Vec<Stat> {
     found
 }
 
-/// User and system time of processes and their descendants so far, in seconds: of all threads, ended ones too.
+/// User and system time of processes and their descendants so far, in seconds: of all threads, ended ones
+/// too.
 pub fn cpu_seconds(roots: &[u32]) -> f64 {
     tree(roots)
         .iter()
@@ -90,7 +92,8 @@ pub fn cpu_seconds(roots: &[u32]) -> f64 {
         .sum()
 }
 
-/// The same of one process, to the nanosecond: ticks are too coarse for what takes a part of a second. `None` if it is gone.
+/// The same of one process, to the nanosecond: ticks are too coarse for what takes a part of a second. `None`
+/// if it is gone.
 fn cpu_clock(pid: u32) -> Option<f64> {
     let mut clock = 0;
     let mut time = libc::timespec {
@@ -144,7 +147,8 @@ fn kibibytes(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
-/// Time that CPUs were not idle so far, in seconds: whoever used it, time that another machine has taken included.
+/// Time that CPUs were not idle so far, in seconds: whoever used it, time that another machine has taken
+/// included.
 pub fn busy_seconds(cpus: &[u32]) -> f64 {
     busy(&fs::read_to_string("/proc/stat").unwrap_or_default(), cpus)
 }

@@ -1,4 +1,5 @@
-//! Runs servers beside each other, and tells what they cost and how they compare. `run.sh` builds everything and starts this.
+//! Runs servers beside each other, and tells what they cost and how they compare. `run.sh` builds everything
+//! and starts this.
 
 mod bars;
 mod http;
@@ -25,10 +26,12 @@ use workloads::{Method, Workload};
 /// Seconds of an attack, in which the servers that give in to it answer somebody.
 const ATTACK: u32 = 5;
 
-/// Runs servers beside each other, pinned to one CPU, wrk on another, in turns, and tells medians, spreads and ratios
+/// Runs servers beside each other, pinned to one CPU, wrk on another, in turns, and tells medians, spreads
+/// and ratios
 ///
-/// The leading figure is the server's CPU time per request; then requests/s, times, memory. A run of everything writes
-/// docs/benchmarks.md and its pictures; a run of a part prints its tables only, unless --output says where to write.
+/// The leading figure is the server's CPU time per request; then requests/s, times, memory. A run of
+/// everything writes docs/benchmarks.md and its pictures; a run of a part prints its tables only, unless
+/// --output says where to write.
 #[derive(Parser)]
 #[command(
     name = "run.sh",
@@ -47,7 +50,8 @@ struct Flags {
     #[arg(long, value_name = "SERVER,…", value_delimiter = ',')]
     servers: Vec<String>,
 
-    /// Another build of ours beside this one: a release folder with peer-transom and the others. May be given more than once
+    /// Another build of ours beside this one: a release folder with peer-transom and the others. May be given
+    /// more than once
     #[arg(long, value_name = "NAME=FOLDER", value_parser = parse_build)]
     also: Vec<(String, PathBuf)>,
 
@@ -285,7 +289,8 @@ fn check_machine(flags: &Flags, cpus: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// What the flags ask for of all that there is, without servers that are not there, and with other builds of ours.
+/// What the flags ask for of all that there is, without servers that are not there, and with other builds of
+/// ours.
 fn choose(
     every: Vec<Workload>,
     flags: &Flags,

@@ -476,7 +476,8 @@ fn free_port() -> Result<u16, String> {
     }
 }
 
-/// A process of ours that holds idle connections: each workload's servers have more of them together than a process may have.
+/// A process of ours that holds idle connections: each workload's servers have more of them together than a
+/// process may have.
 struct Holder(Child);
 
 impl Holder {
@@ -511,7 +512,8 @@ impl Drop for Holder {
     }
 }
 
-/// What a [`Holder`] does: a request on each of so many connections, and then nothing until standard input ends.
+/// What a [`Holder`] does: a request on each of so many connections, and then nothing until standard input
+/// ends.
 pub fn hold(port: u16, connections: u32) -> Result<(), String> {
     let mut held = Vec::new();
     for at in 0..connections {

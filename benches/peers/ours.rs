@@ -73,6 +73,7 @@ fn main() -> ExitCode {
         .get("/size/{bytes}", size)
         .get("/alloc/{kib}", alloc)
         .get("/attack/{kib}", attack);
-    // SAFETY: the handlers hold no lock or scope, keep nothing beyond their request, and own nothing but memory.
+    // SAFETY: the handlers hold no lock or scope, keep nothing beyond their request, and own nothing but
+    // memory.
     unsafe { transom::serve_escaping(router) }
 }

@@ -276,8 +276,9 @@ impl Place {
         }
     }
 
-    /// The processes that a server is, in the order in which they are started, and what each must have made before the next.
-    /// `name` is the server's own in this run; its files are called so. `build` is where our programs are, if elsewhere.
+    /// The processes that a server is, in the order in which they are started, and what each must have made
+    /// before the next. `name` is the server's own in this run; its files are called so. `build` is where our
+    /// programs are, if elsewhere.
     pub fn processes(
         &self,
         kind: Kind,
@@ -618,7 +619,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts processes, and waits until the last one listens. The error has the last lines that they have written.
+    /// Starts processes, and waits until the last one listens. The error has the last lines that they have
+    /// written.
     pub fn start(
         processes: &[Process],
         port: u16,
@@ -639,7 +641,8 @@ impl Running {
         let file = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
         for process in processes {
             let output = || file.try_clone().map(Stdio::from).unwrap_or(Stdio::null());
-            // Both become the program, so that the child's id is the server's; the kernel ends it if we are killed.
+            // Both become the program, so that the child's id is the server's; the kernel ends it if we are
+            // killed.
             let child = Command::new("setpriv")
                 .args(["--pdeathsig", "TERM", "taskset", "-c", &cpus.to_string()])
                 .args(&process.words)
@@ -691,8 +694,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Last one first: a front end before what is behind it. A child that is not waited for keeps its id, so that the
-        // id cannot be anybody else's.
+        // Last one first: a front end before what is behind it. A child that is not waited for keeps its id,
+        // so that the id cannot be anybody else's.
         for child in self.children.iter_mut().rev() {
             let id = child.id().to_string();
             let _ = Command::new("kill")

@@ -27,8 +27,8 @@ impl Spread {
     }
 }
 
-/// The ratio of two servers, from the rounds in which both were measured: a ratio for each round, because the two runs of a
-/// round were made beside each other and those of different rounds were not.
+/// The ratio of two servers, from the rounds in which both were measured: a ratio for each round, because the
+/// two runs of a round were made beside each other and those of different rounds were not.
 pub fn ratio(ours: &[Option<f64>], theirs: &[Option<f64>]) -> Option<Spread> {
     let rounds = ours.iter().zip(theirs);
     Spread::of(rounds.filter_map(|(ours, theirs)| match (ours, theirs) {

@@ -1,9 +1,9 @@
 //! A door's name: a socket at a path, with permissions, and one owner at a time.
 //!
-//! The owner holds a lock on `PATH.lock` beside it, which the kernel releases when the owner dies; so what lies at the
-//! path without a locked lock file is stale and is replaced. The socket is bound to a temporary name, gets its mode and
-//! owner, listens, and only then takes its place by rename(2): there is no moment at which it exists with the wrong
-//! permissions, or at which a client finds a name that nobody serves.
+//! The owner holds a lock on `PATH.lock` beside it, which the kernel releases when the owner dies; so what
+//! lies at the path without a locked lock file is stale and is replaced. The socket is bound to a temporary
+//! name, gets its mode and owner, listens, and only then takes its place by rename(2): there is no moment at
+//! which it exists with the wrong permissions, or at which a client finds a name that nobody serves.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -30,8 +30,8 @@ const BACKLOG: libc::c_int = 128;
 /// How often a path that somebody else owns is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// A door's place in the file system. Dropped, it is given up: the path is removed, and another owner may take it.
-/// Clients that have the door open keep it.
+/// A door's place in the file system. Dropped, it is given up: the path is removed, and another owner may
+/// take it. Clients that have the door open keep it.
 #[derive(Debug)]
 pub struct Attachment {
     path: PathBuf,
@@ -142,8 +142,8 @@ fn let_clients_in(listener: &OwnedFd) -> io::Result<()> {
     socket::listen(listener, BACKLOG)
 }
 
-/// A descriptor that names the socket at a path, to change its mode and owner by. Only if it is one: where others may write to
-/// the folder, a link to something else may lie there by now.
+/// A descriptor that names the socket at a path, to change its mode and owner by. Only if it is one: where
+/// others may write to the folder, a link to something else may lie there by now.
 fn find_socket(path: &Path) -> io::Result<File> {
     let found = OpenOptions::new()
         .read(true)
@@ -194,12 +194,12 @@ fn change_mode(file: &File, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The lock files that doors of this process hold. The kernel's record locks belong to a process as a whole: a second
-/// owner in the same one would not be told, and by looking would even lose the first one its lock.
+/// The lock files that doors of this process hold. The kernel's record locks belong to a process as a whole:
+/// a second owner in the same one would not be told, and by looking would even lose the first one its lock.
 static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// A path's lock, until it is dropped or the process ends. A child that was forked does not have it, even if it outlives its
-/// parent: that is why it is a record lock and no flock(2).
+/// A path's lock, until it is dropped or the process ends. A child that was forked does not have it, even if
+/// it outlives its parent: that is why it is a record lock and no flock(2).
 #[derive(Debug)]
 struct Lock {
     name: PathBuf,

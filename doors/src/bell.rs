@@ -37,8 +37,8 @@ impl Bell {
         })
     }
 
-    /// A descriptor that hears this bell and cannot ring it, for another process. About 0.2 µs per wake dearer than the
-    /// eventfd itself.
+    /// A descriptor that hears this bell and cannot ring it, for another process. About 0.2 µs per wake
+    /// dearer than the eventfd itself.
     #[cfg(not(target_os = "illumos"))]
     pub(crate) fn ear(&self) -> io::Result<OwnedFd> {
         ear_for(&[(self.as_raw_fd(), 0)])

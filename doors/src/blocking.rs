@@ -12,14 +12,14 @@ use crate::spin::Spins;
 use crate::status::Status;
 use crate::waiting::Patience;
 
-/// How long a call waits on its slot alone, which is the fastest way to wait; then it also listens for the other side's
-/// death. Longer than to the kernel's next tick: a timer that is due before that has to be set in hardware, which costs
-/// more than everything else here (measured: 0.2 µs on one CPU, 1.5 µs on two).
+/// How long a call waits on its slot alone, which is the fastest way to wait; then it also listens for the
+/// other side's death. Longer than to the kernel's next tick: a timer that is due before that has to be set
+/// in hardware, which costs more than everything else here (measured: 0.2 µs on one CPU, 1.5 µs on two).
 const SHORT: Duration = Duration::from_millis(50);
 
-/// A door in another process, opened for one call at a time. Several threads that want to call at once open it several
-/// times. After a call that was lost on the other side ([`Kind::Lost`]) the next one opens it anew, because the channel's
-/// slot is lost too.
+/// A door in another process, opened for one call at a time. Several threads that want to call at once open
+/// it several times. After a call that was lost on the other side ([`Kind::Lost`]) the next one opens it
+/// anew, because the channel's slot is lost too.
 ///
 /// ```no_run
 /// use transom_doors::Client;

@@ -1,12 +1,14 @@
-//! A door's board: the words that tell callers which threads sleep, how many are about to look for work, how long
-//! handlers take, and whether the door was revoked. And its threads' beds, the words through which they can be woken.
+//! A door's board: the words that tell callers which threads sleep, how many are about to look for work, how
+//! long handlers take, and whether the door was revoked. And its threads' beds, the words through which they
+//! can be woken.
 //!
-//! The server's process writes the board. Callers in other processes have it mapped for reading: they decide as if they
-//! were inside whom to wake. What it says is a hint to them: a server that writes nonsense keeps its own callers waiting,
-//! and nobody else.
+//! The server's process writes the board. Callers in other processes have it mapped for reading: they decide
+//! as if they were inside whom to wake. What it says is a hint to them: a server that writes nonsense keeps
+//! its own callers waiting, and nobody else.
 //!
-//! The beds lie apart and are mapped for writing by everybody, although nobody writes there: for a word that is mapped for
-//! reading futex(2) asks in vain for writing first, which is a thirtieth of a call (0.1 µs). What is in them means nothing.
+//! The beds lie apart and are mapped for writing by everybody, although nobody writes there: for a word that
+//! is mapped for reading futex(2) asks in vain for writing first, which is a thirtieth of a call (0.1 µs).
+//! What is in them means nothing.
 
 use std::ptr::NonNull;
 use std::slice;
@@ -58,7 +60,8 @@ unsafe impl Send for Board {}
 unsafe impl Sync for Board {}
 
 impl Board {
-    /// Bytes of the board of a door with room for `threads` threads, without its beds: a multiple of [`PAGE`].
+    /// Bytes of the board of a door with room for `threads` threads, without its beds: a multiple of
+    /// [`PAGE`].
     pub fn len(threads: u32) -> usize {
         let mut sum = size_of::<Header>();
         sum += threads.div_ceil(BITS) as usize * LINE; // idle bits
@@ -114,8 +117,8 @@ impl Board {
     }
 
     fn header(&self) -> &Header {
-        // SAFETY: `base` is aligned to a line (a page, or a box of lines) and at the start of at least `len` bytes, all
-        // zero at first, which is a valid header; only atomics are in it.
+        // SAFETY: `base` is aligned to a line (a page, or a box of lines) and at the start of at least `len`
+        // bytes, all zero at first, which is a valid header; only atomics are in it.
         unsafe { self.base.as_ref() }
     }
 
@@ -129,8 +132,8 @@ impl Board {
         };
         let beds = self.beds.as_ref().map_or(&[][..], |beds| {
             let first = beds.base().cast::<Line<Futex>>();
-            // SAFETY: `beds_len` counts `threads` lines, in a mapping that starts on a page and lives as long as `self`;
-            // every value is valid for an atomic, which is all that a line has.
+            // SAFETY: `beds_len` counts `threads` lines, in a mapping that starts on a page and lives as long
+            // as `self`; every value is valid for an atomic, which is all that a line has.
             unsafe { slice::from_raw_parts(first.as_ptr(), self.threads as usize) }
         });
         IdleWords {

@@ -1,5 +1,5 @@
-//! What both back ends ask for before they make a door: gathered, and checked, in one place. How the door is then made is theirs:
-//! each adds `handler` and `build` for its own [`Door`](crate::Door).
+//! What both back ends ask for before they make a door: gathered, and checked, in one place. How the door is
+//! then made is theirs: each adds `handler` and `build` for its own [`Door`](crate::Door).
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,8 @@ use crate::remote_options::RemoteOptions;
 /// How a thread of a door is started: on behalf of that door, with its index.
 pub(crate) type ServerCreate<D> = Box<dyn Fn(&D, u32) -> io::Result<()> + Send + Sync>;
 
-/// Collects what a door needs before it exists. (`D` is there because the native doors' back end is tested beside this one.)
+/// Collects what a door needs before it exists. (`D` is there because the native doors' back end is tested
+/// beside this one.)
 pub struct DoorBuilder<D = crate::Door> {
     threads_min: u32,
     pub(crate) threads_max: u32,
@@ -50,27 +51,26 @@ impl<D> DoorBuilder<D> {
         self
     }
 
-    /// How many threads are started with the door (the low water of its pool), one after the other. Default 1; the others
-    /// come at a new high water of concurrency, and none ever goes.
+    /// How many threads are started with the door (the low water of its pool), one after the other. Default
+    /// 1; the others come at a new high water of concurrency, and none ever goes.
     #[must_use]
     pub fn threads_min(mut self, threads_min: u32) -> Self {
         self.threads_min = threads_min;
         self
     }
 
-    /// All threads are started with the door, and none later. (As with illumos' `DOOR_NO_DEPLETION_CB`, which is for pools
-    /// that its C library starts; these are ours, there too.)
+    /// All threads are started with the door, and none later. (As with illumos' `DOOR_NO_DEPLETION_CB`, which
+    /// is for pools that its C library starts; these are ours, there too.)
     #[must_use]
     pub fn no_depletion_callback(mut self) -> Self {
         self.fixed = true;
         self
     }
 
-    /// How a thread is started. Called with its index, on a door server thread or on a client's
-    /// thread, never twice at the same time. The thread that it starts must call [`Door::serve`](crate::Door::serve)
-    /// with this index: until it does, no other thread is started. A panic counts as a failed
-    /// start. The function is dropped with the door, so a function that holds the door keeps it for
-    /// ever.
+    /// How a thread is started. Called with its index, on a door server thread or on a client's thread, never
+    /// twice at the same time. The thread that it starts must call [`Door::serve`](crate::Door::serve) with
+    /// this index: until it does, no other thread is started. A panic counts as a failed start. The function
+    /// is dropped with the door, so a function that holds the door keeps it for ever.
     #[must_use]
     pub fn server_create(
         mut self,
@@ -87,9 +87,9 @@ impl<D> DoorBuilder<D> {
         self
     }
 
-    /// Callers in other processes that may have the door open at once. Default 64. Each costs a channel's replies and
-    /// control words here, and its requests there. (On illumos a native door has no channels in the server: it is checked
-    /// and limits nothing.)
+    /// Callers in other processes that may have the door open at once. Default 64. Each costs a channel's
+    /// replies and control words here, and its requests there. (On illumos a native door has no channels in
+    /// the server: it is checked and limits nothing.)
     #[must_use]
     pub fn channels_max(mut self, channels_max: u32) -> Self {
         self.remote.channels_max = channels_max;
@@ -117,7 +117,8 @@ impl<D> DoorBuilder<D> {
         self
     }
 
-    /// The most descriptors of a call (illumos: `DOOR_PARAM_DESC_MAX`), at most 16. Default 0: it refuses them.
+    /// The most descriptors of a call (illumos: `DOOR_PARAM_DESC_MAX`), at most 16. Default 0: it refuses
+    /// them.
     #[must_use]
     pub fn descriptors_max(mut self, descriptors: u32) -> Self {
         self.remote.limits.descriptors_max = descriptors;
@@ -130,9 +131,9 @@ impl<D> DoorBuilder<D> {
         self.descriptors_max(0)
     }
 
-    /// Has `f` called when the last client has left and no call of its runs on (illumos: `DOOR_UNREF`, `DOOR_UNREF_MULTI`),
-    /// on a thread of the door's own that serves no calls. (On illumos: on a door server thread, when nobody but this
-    /// process refers to the door.)
+    /// Has `f` called when the last client has left and no call of its runs on (illumos: `DOOR_UNREF`,
+    /// `DOOR_UNREF_MULTI`), on a thread of the door's own that serves no calls. (On illumos: on a door server
+    /// thread, when nobody but this process refers to the door.)
     #[must_use]
     pub fn unreferenced(
         mut self,
@@ -144,25 +145,25 @@ impl<D> DoorBuilder<D> {
         self
     }
 
-    /// Who may open the door, beyond what the path's permissions say. (On illumos: who may call; a native door has no
-    /// connection, so it is asked at each call.)
+    /// Who may open the door, beyond what the path's permissions say. (On illumos: who may call; a native
+    /// door has no connection, so it is asked at each call.)
     #[must_use]
     pub fn accept(mut self, f: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
         self.remote.accept = Some(Box::new(f));
         self
     }
 
-    /// Has `f` told of clients that come, go, are turned away or put out. (On illumos only of those that come or are turned
-    /// away then, on a door server thread: nothing tells a native door that one has left.)
+    /// Has `f` told of clients that come, go, are turned away or put out. (On illumos only of those that come
+    /// or are turned away then, on a door server thread: nothing tells a native door that one has left.)
     #[must_use]
     pub fn on_event(mut self, f: impl Fn(&DoorEvent) + Send + Sync + 'static) -> Self {
         self.remote.on_event = Some(Box::new(f));
         self
     }
 
-    /// Where door server threads keep their private copies of requests from other processes: `threads_max` times the
-    /// geometry's `request_size`. Without it that much is allocated. (Not used on illumos, whose kernel lays each request on
-    /// its thread's stack.)
+    /// Where door server threads keep their private copies of requests from other processes: `threads_max`
+    /// times the geometry's `request_size`. Without it that much is allocated. (Not used on illumos, whose
+    /// kernel lays each request on its thread's stack.)
     #[must_use]
     pub fn snapshots(mut self, memory: ChannelMemory) -> Self {
         self.snapshots = Some(memory);

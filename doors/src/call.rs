@@ -24,7 +24,8 @@ use crate::socket;
 use crate::status::Status;
 use crate::sync::Ordering;
 
-/// How long a client in another process may keep the turn: far longer than any front end lets its own clients take.
+/// How long a client in another process may keep the turn: far longer than any front end lets its own clients
+/// take.
 const TURN_NS: u64 = 300_000_000_000;
 
 /// What runs behind a door.
@@ -33,8 +34,8 @@ pub trait DoorHandler {
     /// without [`Call::complete`] completes the call with [`Status::FAULT`].
     fn call(&self, thread: u32, call: &mut Call<'_>);
 
-    /// Whether the thread is to leave: to come out of [`Door::serve`](crate::Door::serve) after this call. Asked after every
-    /// call. Another thread may come in its place, by serving under the same number.
+    /// Whether the thread is to leave: to come out of [`Door::serve`](crate::Door::serve) after this call.
+    /// Asked after every call. Another thread may come in its place, by serving under the same number.
     fn leaves(&self) -> bool {
         false
     }
@@ -122,8 +123,9 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// After [`interim`](Self::interim): brings `len` bytes at `offset` of the request slot, which the client has put
-    /// there meanwhile, to where [`request_slot`](Self::request_slot) shows them. In-process they are there already.
+    /// After [`interim`](Self::interim): brings `len` bytes at `offset` of the request slot, which the client
+    /// has put there meanwhile, to where [`request_slot`](Self::request_slot) shows them. In-process they are
+    /// there already.
     ///
     /// # Panics
     /// If they do not lie in the slot.
@@ -136,9 +138,10 @@ impl<'a> Call<'a> {
         if self.channel.link.is_none() || self.completed {
             return;
         }
-        // SAFETY: both are `request_size` bytes long; the slot is mapped while the call holds its channel, the snapshot
-        // is this thread's alone and overlaps nothing. The other process may write the slot meanwhile: then some mixture
-        // of its bytes arrives, to be believed as little as any other; no reference to them is made.
+        // SAFETY: both are `request_size` bytes long; the slot is mapped while the call holds its channel,
+        // the snapshot is this thread's alone and overlaps nothing. The other process may write the slot
+        // meanwhile: then some mixture of its bytes arrives, to be believed as little as any other; no
+        // reference to them is made.
         unsafe {
             ptr::copy_nonoverlapping(
                 self.channel
@@ -152,7 +155,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Who calls: the process that opened the door, as it was then. For a caller in this process: this process.
+    /// Who calls: the process that opened the door, as it was then. For a caller in this process: this
+    /// process.
     pub fn cred(&self) -> Credentials {
         match &self.channel.link {
             Some(link) => link.credentials,
@@ -160,7 +164,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The descriptors that came with the call; the handler's now. What it does not take is closed after the call.
+    /// The descriptors that came with the call; the handler's now. What it does not take is closed after the
+    /// call.
     pub fn take_descriptors(&mut self) -> Descriptors {
         self.descriptors.take().unwrap_or_default()
     }
@@ -203,8 +208,8 @@ impl<'a> Call<'a> {
         self.claimed.deadline_ns
     }
 
-    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds, as it was last read for the policies; while
-    /// handlers are short that may be up to seven of them ago.
+    /// When a thread took this call up: `CLOCK_MONOTONIC` in nanoseconds, as it was last read for the
+    /// policies; while handlers are short that may be up to seven of them ago.
     pub fn claimed_at_ns(&self) -> u64 {
         self.claimed_at_ns
     }
@@ -234,9 +239,9 @@ impl<'a> Call<'a> {
         self.channel.layout.turn(self.slot()).is_abandoned() || self.channel.is_closed()
     }
 
-    /// Makes the first `len` bytes of the reply slot the final reply, of which the client is told now, or with those of the
-    /// next calls, or when nothing is left to do; if it sleeps without a timeout, now. Once per call; a
-    /// second completion is a bug that debug builds report and that is otherwise ignored.
+    /// Makes the first `len` bytes of the reply slot the final reply, of which the client is told now, or
+    /// with those of the next calls, or when nothing is left to do; if it sleeps without a timeout, now. Once
+    /// per call; a second completion is a bug that debug builds report and that is otherwise ignored.
     ///
     /// # Panics
     /// If `len` is more than the reply slot holds.
@@ -264,8 +269,8 @@ impl<'a> Call<'a> {
     /// As [`complete`](Self::complete), and sends duplicates of descriptors along.
     ///
     /// # Errors
-    /// The client is in this process, or does not read its socket, or there are more than 16: nothing was sent, and the
-    /// call is not completed.
+    /// The client is in this process, or does not read its socket, or there are more than 16: nothing was
+    /// sent, and the call is not completed.
     ///
     /// # Panics
     /// As `complete`.
@@ -295,7 +300,8 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Completes the call with [`Status::REPLY_TOO_BIG`]: the reply would have `needed` bytes, more than a slot.
+    /// Completes the call with [`Status::REPLY_TOO_BIG`]: the reply would have `needed` bytes, more than a
+    /// slot.
     pub fn reply_too_big(&mut self, needed: usize) {
         let bytes = (needed as u64).to_le_bytes();
         self.reply_mut()[..bytes.len()].copy_from_slice(&bytes);
@@ -369,21 +375,24 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Ends a call whose thread will never run again: the call is lost. Plain numbers and pointers, so that it can be kept
-/// where a signal handler finds it.
+/// Ends a call whose thread will never run again: the call is lost. Plain numbers and pointers, so that it
+/// can be kept where a signal handler finds it.
 ///
-/// **What the handler has lent stays lent.** Its frames never run again, but a thread that it has started in a scope
-/// (`std::thread::scope`, a pool's scope) runs on and has references into whatever those frames had. That the frames
-/// stay on the stack is what makes those references valid; it says nothing about who else may use what they lead to. So
-/// each thing that a call has given its handler stays the handler's for as long as the process lives:
+/// **What the handler has lent stays lent.** Its frames never run again, but a thread that it has started in
+/// a scope (`std::thread::scope`, a pool's scope) runs on and has references into whatever those frames had.
+/// That the frames stay on the stack is what makes those references valid; it says nothing about who else may
+/// use what they lead to. So each thing that a call has given its handler stays the handler's for as long as
+/// the process lives:
 ///
-/// - `request()` of a call from this process lies in the request slot. The client is told that the slot is lost
-///   ([`Kind::Lost`](crate::Kind::Lost)), and never writes there again.
-/// - `request()` of a call from another process lies in this thread's snapshot. The thread takes up no other call.
-/// - `reply_mut()` lies in the reply slot. No bytes of it are the reply, so the client reads none, and it never uses the
-///   slot again. A client in another process that does so all the same is put out (`Lie::Twice`): no other handler gets
-///   the slot.
-/// - The memory of that slot stays mapped when its client leaves: the porter keeps a channel in which a call was lost.
+/// - `request()` of a call from this process lies in the request slot. The client is told that the slot is
+///   lost ([`Kind::Lost`](crate::Kind::Lost)), and never writes there again.
+/// - `request()` of a call from another process lies in this thread's snapshot. The thread takes up no other
+///   call.
+/// - `reply_mut()` lies in the reply slot. No bytes of it are the reply, so the client reads none, and it
+///   never uses the slot again. A client in another process that does so all the same is put out
+///   (`Lie::Twice`): no other handler gets the slot.
+/// - The memory of that slot stays mapped when its client leaves: the porter keeps a channel in which a call
+///   was lost.
 /// - Descriptors that were taken belong to the handler's frames, and nothing here closes them.
 /// - The call and the door belong to the frames of `serve`, which are never left.
 #[derive(Clone, Copy, Debug)]
@@ -395,13 +404,13 @@ pub struct EmergencyReply {
 }
 
 impl EmergencyReply {
-    /// Ends the call with `status` and without a reply, and rings the client whether it sleeps or not. The call's slot is
-    /// lost. Also tells of every other completion that this thread has kept back, and wakes another thread if calls wait
-    /// that counted on this one. A call that was completed already keeps its reply, and its slot is not lost. Returns
-    /// whether the call was lost.
+    /// Ends the call with `status` and without a reply, and rings the client whether it sleeps or not. The
+    /// call's slot is lost. Also tells of every other completion that this thread has kept back, and wakes
+    /// another thread if calls wait that counted on this one. A call that was completed already keeps its
+    /// reply, and its slot is not lost. Returns whether the call was lost.
     ///
-    /// Async-signal-safe: atomics and futex(2), write(2), sched_getcpu(3); no lock, no allocation, little stack. It
-    /// cannot start a thread: if none is idle, the next submit or
+    /// Async-signal-safe: atomics and futex(2), write(2), sched_getcpu(3); no lock, no allocation, little
+    /// stack. It cannot start a thread: if none is idle, the next submit or
     /// [`AsyncClient::nudge`](crate::AsyncClient::nudge) does.
     ///
     /// # Safety
@@ -411,9 +420,9 @@ impl EmergencyReply {
     /// - Control never returns to the handler nor to `serve`: the caller parks the thread for ever
     ///   (or ends the process).
     pub unsafe fn complete(&self, status: Status) -> bool {
-        // SAFETY: the handler's frame, and so the frame of `serve` that borrows door and channel,
-        // will exist for ever. The door lives as long as a thread serves it. The channel lives as long as it is held, which
-        // it is until the last line; after that because a call was lost in it.
+        // SAFETY: the handler's frame, and so the frame of `serve` that borrows door and channel, will exist
+        // for ever. The door lives as long as a thread serves it. The channel lives as long as it is held,
+        // which it is until the last line; after that because a call was lost in it.
         let (inner, channel) = unsafe { (&*self.inner, &*self.channel) };
         let state = &inner.threads[self.thread as usize].0;
         let ours = match &channel.link {

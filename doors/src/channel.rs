@@ -1,11 +1,11 @@
 //! The server's side of one channel: claim a call, publish its reply, ring its client.
 //!
-//! Claiming and publishing are atomics and, for the doorbell, one system call: they may run in a signal handler. A
-//! channel to another process has a [`Link`] in addition: what is believed of that process, and what was found to be a
-//! lie.
+//! Claiming and publishing are atomics and, for the doorbell, one system call: they may run in a signal
+//! handler. A channel to another process has a [`Link`] in addition: what is believed of that process, and
+//! what was found to be a lie.
 //!
-//! A channel in which a call was lost stays mapped for as long as the process lives: threads may use the lost call's
-//! reply slot for ever, whether its client has left or not.
+//! A channel in which a call was lost stays mapped for as long as the process lives: threads may use the lost
+//! call's reply slot for ever, whether its client has left or not.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -82,7 +82,8 @@ impl Channel {
         }
     }
 
-    /// Takes one submitted call for `thread`, if there is one. It is the caller's until its reply is published.
+    /// Takes one submitted call for `thread`, if there is one. It is the caller's until its reply is
+    /// published.
     pub fn claim(&self, thread: u32) -> Option<Claimed> {
         if self.is_closed() {
             return None;
@@ -147,8 +148,8 @@ impl Channel {
         alleged.min(self.layout.geometry().request_size)
     }
 
-    /// Makes `len` bytes of the reply slot the final reply. The slot is the client's from here on, who is to be told of
-    /// it.
+    /// Makes `len` bytes of the reply slot the final reply. The slot is the client's from here on, who is to
+    /// be told of it.
     pub fn finish_reply(&self, claimed: &Claimed, len: usize, status: Status) {
         if let Some(link) = &self.link {
             link.end_service(claimed.slot);
@@ -156,9 +157,9 @@ impl Channel {
         self.publish(claimed, len, status);
     }
 
-    /// Ends a call whose handler's frame stays on its thread for ever, and with it whatever that has lent: the slot is the
-    /// server's from here on, and the client is told so. It stays in service, so a client in another process that
-    /// submits a call in it again has lied, and no thread takes that up.
+    /// Ends a call whose handler's frame stays on its thread for ever, and with it whatever that has lent:
+    /// the slot is the server's from here on, and the client is told so. It stays in service, so a client in
+    /// another process that submits a call in it again has lied, and no thread takes that up.
     pub fn finish_lost(&self, claimed: &Claimed, status: Status) {
         // Before the thread lets go of the channel: then the porter sees it in time.
         self.lost.store(true, Ordering::Relaxed);
@@ -182,8 +183,8 @@ impl Channel {
         header
             .done_generation
             .store(claimed.generation, Ordering::Release);
-        // A caller that waits on the turn word may use the slot again as soon as that changes; another one when it sees
-        // the bit, or looks itself.
+        // A caller that waits on the turn word may use the slot again as soon as that changes; another one
+        // when it sees the bit, or looks itself.
         if claimed.sync {
             self.layout.turn(claimed.slot).finish();
         }

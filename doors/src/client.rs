@@ -1,10 +1,10 @@
 //! The caller's side of a channel, made for an event loop: nothing here blocks.
 //!
-//! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* →
-//! `drain` says final → read → `release`, or `refill` and once more from there. `withdraw` takes back a call that no thread has claimed;
-//! `abandon` gives up at any point. When `drain` says that a call is lost, its slot has no further
-//! life. The truth about a slot is kept here, in private memory; the
-//! channel's words are hints that are checked against it.
+//! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* → `drain` says
+//! final → read → `release`, or `refill` and once more from there. `withdraw` takes back a call that no
+//! thread has claimed; `abandon` gives up at any point. When `drain` says that a call is lost, its slot has
+//! no further life. The truth about a slot is kept here, in private memory; the channel's words are hints
+//! that are checked against it.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -31,8 +31,8 @@ use remote::Remote;
 /// Words of completions in a row that turn out to be none, after which another process is taken for broken.
 const FRUITLESS_MAX: u32 = 100_000;
 
-/// A caller that finds nothing looks for replies that are kept back so often: the thread that has them may be in a
-/// handler that blocks.
+/// A caller that finds nothing looks for replies that are kept back so often: the thread that has them may be
+/// in a handler that blocks.
 const LOOK_EVERY: u32 = 16;
 
 /// One caller of a door: owned by one thread at a time.
@@ -120,8 +120,9 @@ impl AsyncClient {
         self.slots.count_lost()
     }
 
-    /// Slots that are free or in use: as many as the geometry says, until more were lost than there were spare ones. When
-    /// none is left, `reserve` has nothing to give any more, and the door has to be opened anew.
+    /// Slots that are free or in use: as many as the geometry says, until more were lost than there were
+    /// spare ones. When none is left, `reserve` has nothing to give any more, and the door has to be opened
+    /// anew.
     pub fn usable_slots(&self) -> usize {
         self.slots.count_usable()
     }
@@ -141,8 +142,8 @@ impl AsyncClient {
         self.request_tail_mut(slot, 0)
     }
 
-    /// The same from an offset on. During an interim reply the handler may still be reading what it was given before, so
-    /// only what the two sides have agreed to overwrite may be borrowed.
+    /// The same from an offset on. During an interim reply the handler may still be reading what it was given
+    /// before, so only what the two sides have agreed to overwrite may be borrowed.
     ///
     /// # Panics
     /// If the slot is not being filled and has no interim reply, or is shorter than `from`.
@@ -285,9 +286,10 @@ impl AsyncClient {
         }
     }
 
-    /// The next reply, if there is one. Its bytes can be read with [`reply`](Self::reply). Takes as
-    /// many words of bits as the channel has, and no more: another process that sets bits without end does not keep the
-    /// caller. If some are left, [`prepare_wait`](Self::prepare_wait) says so, and finds those that are kept back for a moment.
+    /// The next reply, if there is one. Its bytes can be read with [`reply`](Self::reply). Takes as many
+    /// words of bits as the channel has, and no more: another process that sets bits without end does not
+    /// keep the caller. If some are left, [`prepare_wait`](Self::prepare_wait) says so, and finds those that
+    /// are kept back for a moment.
     pub fn next_completion(&mut self) -> Option<(SlotId, Completion)> {
         let mut words = self.layout.complete().len();
         loop {
@@ -417,7 +419,8 @@ impl AsyncClient {
         ))
     }
 
-    /// A call was lost with its slot. Told at once, unless it was given up before or a piece of it is with the caller.
+    /// A call was lost with its slot. Told at once, unless it was given up before or a piece of it is with
+    /// the caller.
     fn lose(&mut self, id: SlotId) -> Option<(SlotId, Completion)> {
         let header = self.layout.reply_header(id.index);
         let completion = Completion {
@@ -478,7 +481,8 @@ impl AsyncClient {
         self.look_again_if_done(slot);
     }
 
-    /// A call can be lost while a piece of it is with us. Its bit came then, and meant nothing: so it is set again.
+    /// A call can be lost while a piece of it is with us. Its bit came then, and meant nothing: so it is set
+    /// again.
     fn look_again_if_done(&mut self, slot: SlotId) {
         let header = self.layout.reply_header(slot.index);
         if header.is_done(slot.generation) {
@@ -487,9 +491,9 @@ impl AsyncClient {
         }
     }
 
-    /// Copies the bytes of the reply from offset `from` on into `into`, as many as fit, and returns how many. Unlike
-    /// [`reply`](Self::reply) it works for every channel: between processes the other side can still write what lies in
-    /// the slot, so what is to be looked at is copied first.
+    /// Copies the bytes of the reply from offset `from` on into `into`, as many as fit, and returns how many.
+    /// Unlike [`reply`](Self::reply) it works for every channel: between processes the other side can still
+    /// write what lies in the slot, so what is to be looked at is copied first.
     ///
     /// # Panics
     /// If the slot has no reply.
@@ -498,9 +502,10 @@ impl AsyncClient {
         let rest = bytes.len().saturating_sub(from);
         let len = rest.min(into.len());
         if len > 0 {
-            // SAFETY: `from + len` is at most the reply's length, whose bytes are mapped as long as the channel; a
-            // private buffer and channel memory do not overlap. Another process may write them meanwhile, so no
-            // reference is made to them: what arrives is some bytes, which is all that is asked of a peer's.
+            // SAFETY: `from + len` is at most the reply's length, whose bytes are mapped as long as the
+            // channel; a private buffer and channel memory do not overlap. Another process may write them
+            // meanwhile, so no reference is made to them: what arrives is some bytes, which is all that is
+            // asked of a peer's.
             unsafe {
                 std::ptr::copy_nonoverlapping(
                     bytes.cast::<u8>().as_ptr().add(from),
@@ -512,8 +517,8 @@ impl AsyncClient {
         len
     }
 
-    /// Where the reply lies, to be handed to a system call: for a channel between processes its bytes may change at any
-    /// time, so they must not be referred to. Valid until `resume` or `release`.
+    /// Where the reply lies, to be handed to a system call: for a channel between processes its bytes may
+    /// change at any time, so they must not be referred to. Valid until `resume` or `release`.
     ///
     /// # Panics
     /// If the slot has no reply.
@@ -542,8 +547,8 @@ impl AsyncClient {
         }
     }
 
-    /// Fills a slot again whose final reply has been read. Its request stays as it is; the slot gets another id, and the old
-    /// one is not valid any more.
+    /// Fills a slot again whose final reply has been read. Its request stays as it is; the slot gets another
+    /// id, and the old one is not valid any more.
     ///
     /// # Panics
     /// If the slot has no final reply.

@@ -1,14 +1,15 @@
 //! Closes what a peer has sent.
 //!
-//! close(2) asks the file system that the file lies in, and a file system in user space or on the network may never answer;
-//! a TCP socket may linger for as long as its owner has set. So whoever has received a descriptor from another process never
-//! closes it: it is given to the closers, which are threads of their own. There is one for each user whose descriptors wait
-//! to be closed, and it ends when none is left. The closer of a user whose descriptors hang closes nothing more of his;
-//! others have theirs.
+//! close(2) asks the file system that the file lies in, and a file system in user space or on the network may
+//! never answer; a TCP socket may linger for as long as its owner has set. So whoever has received a
+//! descriptor from another process never closes it: it is given to the closers, which are threads of their
+//! own. There is one for each user whose descriptors wait to be closed, and it ends when none is left. The
+//! closer of a user whose descriptors hang closes nothing more of his; others have theirs.
 //!
-//! A user has room for [`WAITING_MAX`] descriptors here. When they are all taken and none gets closed, the user is
-//! *stuck*: no channel to or from him is opened any more, and what his open channels still bring is kept open without being
-//! counted among those that wait. All that is here is there from the start of the process, but the stacks of the threads.
+//! A user has room for [`WAITING_MAX`] descriptors here. When they are all taken and none gets closed, the
+//! user is *stuck*: no channel to or from him is opened any more, and what his open channels still bring is
+//! kept open without being counted among those that wait. All that is here is there from the start of the
+//! process, but the stacks of the threads.
 
 use std::ffi::{CStr, c_void};
 use std::fs::File;
@@ -30,8 +31,8 @@ pub const CLOSER_STACK: usize = if libc::PTHREAD_STACK_MIN > 64 << 10 {
 const WAITING_MAX: usize = 64;
 /// How long a descriptor waits for room among those: an honest user's are closed within microseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Descriptors that are kept open because there is no room for them, at most: from then on no door of this process admits
-/// anybody.
+/// Descriptors that are kept open because there is no room for them, at most: from then on no door of this
+/// process admits anybody.
 const KEPT_MAX: usize = 1024;
 /// After a thread could not be started, the next attempt waits this long.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -108,8 +109,8 @@ fn lock() -> MutexGuard<'static, State> {
     CLOSERS.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts what every process has that opens or attaches doors, once: the thread that starts the closers. The first open or
-/// attach does so otherwise.
+/// Starts what every process has that opens or attaches doors, once: the thread that starts the closers. The
+/// first open or attach does so otherwise.
 ///
 /// # Errors
 /// The system has no room for a thread.
@@ -126,8 +127,9 @@ pub fn start() -> io::Result<()> {
 /// What a thread runs, and the word that it is given.
 type Main = extern "C" fn(*mut c_void) -> *mut c_void;
 
-/// Starts a thread that nobody joins. Not with `std::thread`, which allocates for each thread, on both sides: a closer is
-/// started while the process serves, and what it took would be a request's, or the process heap's.
+/// Starts a thread that nobody joins. Not with `std::thread`, which allocates for each thread, on both sides:
+/// a closer is started while the process serves, and what it took would be a request's, or the process
+/// heap's.
 fn start_thread(main: Main, argument: usize) -> io::Result<()> {
     let check = |code: libc::c_int| match code {
         0 => Ok(()),
@@ -135,8 +137,8 @@ fn start_thread(main: Main, argument: usize) -> io::Result<()> {
     };
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
-    // SAFETY: attributes are initialised before use and destroyed after. The argument is a number. The thread was created
-    // joinable and is detached once, by us, who alone know it.
+    // SAFETY: attributes are initialised before use and destroyed after. The argument is a number. The thread
+    // was created joinable and is detached once, by us, who alone know it.
     unsafe {
         check(libc::pthread_attr_init(attributes.as_mut_ptr()))?;
         let attributes = attributes.assume_init_mut();
@@ -210,8 +212,8 @@ pub fn seals(fd: BorrowedFd<'_>) -> Option<libc::c_int> {
     (seals >= 0).then_some(seals)
 }
 
-/// Closes a descriptor that a process of user `uid` has sent. Returns at once, or after at most 100 ms if many of that user's
-/// wait to be closed.
+/// Closes a descriptor that a process of user `uid` has sent. Returns at once, or after at most 100 ms if
+/// many of that user's wait to be closed.
 pub fn close(uid: u32, fd: OwnedFd) {
     use std::os::fd::AsFd;
     if is_harmless(fd.as_fd()) {

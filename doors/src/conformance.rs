@@ -1,9 +1,9 @@
-//! Both back ends have the same interface: what is written here once is compiled against each, so that a program that uses
-//! doors compiles unchanged on Linux and on illumos, and one call is made through each.
+//! Both back ends have the same interface: what is written here once is compiled against each, so that a
+//! program that uses doors compiles unchanged on Linux and on illumos, and one call is made through each.
 //!
-//! A function that differs in its name or in its signature is an error of the compiler in this file. What is told apart on
-//! purpose is listed in `illumos`. Types that are only values are shared and cannot differ; that all of them are public is
-//! what `values` holds.
+//! A function that differs in its name or in its signature is an error of the compiler in this file. What is
+//! told apart on purpose is listed in `illumos`. Types that are only values are shared and cannot differ;
+//! that all of them are public is what `values` holds.
 
 /// Everything that the crate offers and that no back end has for itself.
 #[allow(dead_code, reason = "that it compiles is the test")]

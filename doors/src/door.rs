@@ -48,7 +48,8 @@ pub(crate) struct ThreadState {
     pub presence: Presence,
     /// The channel to another process by which its call came, or its last one; 0: none.
     pub holding: AtomicU64,
-    /// Where the channel of its call, or of its last one, lies, for whoever compares it with those of the table; 0: none.
+    /// Where the channel of its call, or of its last one, lies, for whoever compares it with those of the
+    /// table; 0: none.
     pub channel: AtomicUsize,
     /// The slot of that call.
     pub slot: AtomicU32,
@@ -158,11 +159,13 @@ impl Door {
         }
     }
 
-    /// Makes room in the pool for a thread that nobody asked for (illumos: `door_bind`): it calls [`serve`](Self::serve) with the number
-    /// that it gets, and is then one of the door's own. It leaves (`door_unbind`) when `serve` returns, after a revoke.
+    /// Makes room in the pool for a thread that nobody asked for (illumos: `door_bind`): it calls
+    /// [`serve`](Self::serve) with the number that it gets, and is then one of the door's own. It leaves
+    /// (`door_unbind`) when `serve` returns, after a revoke.
     ///
     /// # Errors
-    /// `OutOfMemory` if all threads that the door may have exist; `NotConnected` before [`start`](Self::start).
+    /// `OutOfMemory` if all threads that the door may have exist; `NotConnected` before
+    /// [`start`](Self::start).
     pub fn bind(&self) -> io::Result<u32> {
         let inner = &*self.inner;
         if inner.table.get().is_none() {
@@ -187,18 +190,19 @@ impl Door {
         Ok(thread)
     }
 
-    /// Gives the door a name: callers in other processes open it at `path`. A door has one at a time; once it has been detached
-    /// and all who had it open have left, it can have another.
+    /// Gives the door a name: callers in other processes open it at `path`. A door has one at a time; once it
+    /// has been detached and all who had it open have left, it can have another.
     ///
     /// # Errors
-    /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or has not
-    /// been started.
+    /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or
+    /// has not been started.
     pub fn attach(&self, path: &Path, options: &AttachOptions) -> Result<Attachment, AttachError> {
         crate::attach::attach(Arc::clone(&self.inner), path, options)
     }
 
-    /// Whether the caller of the call that thread `thread` serves waits no longer for it: it has given it up, or it has left.
-    /// Of a thread that serves none, what was true of its last call. For an observer; it may be out of date at once.
+    /// Whether the caller of the call that thread `thread` serves waits no longer for it: it has given it up,
+    /// or it has left. Of a thread that serves none, what was true of its last call. For an observer; it may
+    /// be out of date at once.
     pub fn is_abandoned(&self, thread: u32) -> bool {
         let inner = &*self.inner;
         let Some(state) = inner.threads.get(thread as usize) else {
@@ -331,8 +335,8 @@ impl DoorBuilder {
 /// 128 random bits.
 fn random_id() -> u128 {
     let mut bytes = [0; 16];
-    // SAFETY: the bytes are valid for their length. 16 bytes are never cut short (getrandom(2)); without the call, on
-    // kernels that nobody runs, the id would be 0 and nothing would break but its uniqueness.
+    // SAFETY: the bytes are valid for their length. 16 bytes are never cut short (getrandom(2)); without the
+    // call, on kernels that nobody runs, the id would be 0 and nothing would break but its uniqueness.
     unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     u128::from_le_bytes(bytes)
 }
@@ -362,7 +366,8 @@ impl Inner {
             .chain([&self.outsider_presence])
     }
 
-    /// Whether a thread is with a call that came by this channel, or has just been, once the channel is out of the table.
+    /// Whether a thread is with a call that came by this channel, or has just been, once the channel is out
+    /// of the table.
     pub fn is_held(&self, channel: u64) -> bool {
         let holds = |line: &Line<ThreadState>| line.0.holding.load(Ordering::Acquire) == channel;
         self.threads.iter().any(holds)

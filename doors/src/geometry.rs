@@ -22,8 +22,8 @@ use crate::sync::Line;
 /// Slot sizes and the parts of a channel are multiples of this: the smallest page of the machines
 /// we run on.
 pub const PAGE: usize = 4096;
-/// The most slots that calls can be in at once, and the most spare ones beside them: 64 words of 64 each, so that a
-/// client's summary of touched words is one number of 128 bits.
+/// The most slots that calls can be in at once, and the most spare ones beside them: 64 words of 64 each, so
+/// that a client's summary of touched words is one number of 128 bits.
 pub const SLOTS_MAX: u32 = 4096;
 
 const LINE: usize = size_of::<Line<u8>>();
@@ -35,8 +35,8 @@ pub struct ChannelGeometry {
     /// Calls that can be on their way at once, 1 to [`SLOTS_MAX`].
     pub slots: u32,
     /// Slots beside these, at most [`SLOTS_MAX`]. A lost call keeps its slot for ever (see
-    /// [`EmergencyReply`](crate::EmergencyReply)), and a spare one takes its place: so many calls can be lost in this
-    /// channel before fewer than `slots` can be on their way.
+    /// [`EmergencyReply`](crate::EmergencyReply)), and a spare one takes its place: so many calls can be lost
+    /// in this channel before fewer than `slots` can be on their way.
     pub spares: u32,
     /// Bytes per slot for a request, a multiple of [`PAGE`].
     pub request_size: usize,

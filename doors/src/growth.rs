@@ -81,9 +81,9 @@ impl Inner {
         }
     }
 
-    /// For calls that have waited too long: the thread that was expected to take them is inside a handler that blocks.
-    /// Returns whether a thread is on its way; if not, every thread is busy, and the next one that gets free takes the
-    /// call without being asked.
+    /// For calls that have waited too long: the thread that was expected to take them is inside a handler
+    /// that blocks. Returns whether a thread is on its way; if not, every thread is busy, and the next one
+    /// that gets free takes the call without being asked.
     pub fn nudge(&self) -> bool {
         self.idle().give_up_on_busy(self.started());
         // Woken, and still without a CPU: on a loaded machine a second one would only queue behind it.

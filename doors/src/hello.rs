@@ -1,4 +1,5 @@
-//! What the two processes say to each other over the rendezvous socket: messages of one fixed size, numbers little endian.
+//! What the two processes say to each other over the rendezvous socket: messages of one fixed size, numbers
+//! little endian.
 //!
 //! ```text
 //! client                                     server
@@ -78,8 +79,8 @@ pub enum Message {
     Ready,
     /// Client: calls wait.
     Nudge {
-        /// They have waited for long: threads that were expected to take them are in handlers that block. Otherwise no
-        /// sleeper could be woken for certain.
+        /// They have waited for long: threads that were expected to take them are in handlers that block.
+        /// Otherwise no sleeper could be woken for certain.
         stuck: bool,
     },
     /// Descriptors of a call or reply are attached.
@@ -166,7 +167,8 @@ impl Message {
         out.bytes
     }
 
-    /// Reads a message. A hello or a refusal of another version is read too, so that the difference can be named.
+    /// Reads a message. A hello or a refusal of another version is read too, so that the difference can be
+    /// named.
     pub fn decode(bytes: &[u8]) -> Result<Self, NotAMessage> {
         let mut input = Reader(bytes);
         if bytes.len() != MESSAGE || input.take::<8>()? != MAGIC {

@@ -23,8 +23,8 @@ const BITS: u32 = u64::BITS;
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
 
-/// Idle threads that are not asleep, after which a caller from outside asks the server's process: a board that says
-/// nonsense must not cost it thousands of system calls.
+/// Idle threads that are not asleep, after which a caller from outside asks the server's process: a board
+/// that says nonsense must not cost it thousands of system calls.
 const FAILED_MAX: u32 = 4;
 
 /// Where a thread is, as far as others may count on it.
@@ -42,8 +42,8 @@ const AWAY: u32 = 2;
 pub struct IdleWords<'a> {
     /// One bit for each thread: it is idle.
     pub idle: &'a [Line<AtomicU64>],
-    /// One word for each thread, which means nothing: a thread sleeps on it besides its own, private one, so that a
-    /// caller in another process can wake it. None if there is no such caller.
+    /// One word for each thread, which means nothing: a thread sleeps on it besides its own, private one, so
+    /// that a caller in another process can wake it. None if there is no such caller.
     pub beds: &'a [Line<Futex>],
     /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds
     /// one, the thread that set it subtracts one *after* setting it, so that for a moment the count

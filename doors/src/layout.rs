@@ -56,8 +56,8 @@ pub struct ReplyHeader {
     pub descriptors: AtomicU32,
     /// The [`Cpu`](crate::spin::Cpu) that the server ran on, for a caller that waits; a hint.
     pub cpu: AtomicU32,
-    /// 1 once the slot is lost with the call in it: threads of the server may use its bytes for ever. Written before
-    /// `done_generation`, and never cleared, because the slot has no next call.
+    /// 1 once the slot is lost with the call in it: threads of the server may use its bytes for ever. Written
+    /// before `done_generation`, and never cleared, because the slot has no next call.
     pub lost: AtomicU32,
 }
 
@@ -122,9 +122,9 @@ impl Layout {
     /// A channel whose requests, replies and control words lie in three places.
     ///
     /// # Safety
-    /// The geometry was checked. Each part starts on a page, is as long as the geometry says, was zeroed when it was
-    /// made, and stays mapped as long as the value is used. Our process writes the requests only as the client, the
-    /// replies only as the server.
+    /// The geometry was checked. Each part starts on a page, is as long as the geometry says, was zeroed when
+    /// it was made, and stays mapped as long as the value is used. Our process writes the requests only as
+    /// the client, the replies only as the server.
     pub unsafe fn of_parts(geometry: ChannelGeometry, parts: [NonNull<u8>; 3]) -> Self {
         let [requests, replies, control] = parts;
         Self {
@@ -181,8 +181,8 @@ impl Layout {
         unsafe { self.replies.add(offset) }
     }
 
-    /// Has the caches fetch what a server will read of a request: its header and its first bytes. They were last written
-    /// by another CPU, and come while something else is done.
+    /// Has the caches fetch what a server will read of a request: its header and its first bytes. They were
+    /// last written by another CPU, and come while something else is done.
     pub fn prefetch_request(&self, slot: u32) {
         if slot < self.geometry.slots_in_all() {
             prefetch(ptr::from_ref(self.request_header(slot)).cast());

@@ -142,8 +142,8 @@ mod turn;
 mod waiting;
 mod words;
 
-// On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names. Everything that is
-// only a value is shared.
+// On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names.
+// Everything that is only a value is shared.
 #[cfg(target_os = "illumos")]
 pub use illumos::{AsyncClient, Attachment, Call, Client, Door, DoorHandler, EmergencyReply};
 

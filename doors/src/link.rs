@@ -1,7 +1,8 @@
-//! What a channel to another process has beyond its words: who is there, what is believed of it, and when it is given up.
+//! What a channel to another process has beyond its words: who is there, what is believed of it, and when it
+//! is given up.
 //!
-//! The truth about a call is kept here, in private memory; the channel's words are checked against it. A lie ends the
-//! channel and nothing else.
+//! The truth about a call is kept here, in private memory; the channel's words are checked against it. A lie
+//! ends the channel and nothing else.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -45,10 +46,11 @@ pub struct Link {
     nudged: AtomicU32,
     /// Descriptors lie in the socket for which this process has no room.
     blocked: AtomicBool,
-    /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may find neither
-    /// it nor its message otherwise, because another thread has it in its hands.
+    /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may
+    /// find neither it nor its message otherwise, because another thread has it in its hands.
     reading: Mutex<()>,
-    /// By slot: one more than the thread that has claimed its call and not answered it; 0: none. A lost call's stays.
+    /// By slot: one more than the thread that has claimed its call and not answered it; 0: none. A lost
+    /// call's stays.
     in_service: Box<[AtomicU32]>,
     closed: AtomicU32,
     /// Requests, replies, control.
@@ -80,7 +82,8 @@ impl Link {
         }
     }
 
-    /// Notes that `thread` serves the call in `slot`; false if one is being served already, or was lost there.
+    /// Notes that `thread` serves the call in `slot`; false if one is being served already, or was lost
+    /// there.
     pub fn begin_service(&self, slot: u32, thread: u32) -> bool {
         self.in_service[slot as usize]
             .compare_exchange(0, thread + 1, Ordering::AcqRel, Ordering::Relaxed)
@@ -116,7 +119,8 @@ impl Link {
         }
     }
 
-    /// Takes what is left in the socket of a client that has left, and gives up the descriptors that came with it.
+    /// Takes what is left in the socket of a client that has left, and gives up the descriptors that came
+    /// with it.
     pub fn discard(&self) {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut message = [0; ROOM];

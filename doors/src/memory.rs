@@ -1,8 +1,9 @@
 //! Memory between two processes: sealed memfds with, as far as possible, one writer each.
 //!
-//! Whoever creates a piece maps it first and seals it then: it can neither shrink (a touched page never vanishes: no
-//! SIGBUS) nor grow, no seal can be added or removed, and, if the creator is its only writer, nobody can map it writable
-//! any more. Whoever receives a descriptor believes none of this and checks it before mapping.
+//! Whoever creates a piece maps it first and seals it then: it can neither shrink (a touched page never
+//! vanishes: no SIGBUS) nor grow, no seal can be added or removed, and, if the creator is its only writer,
+//! nobody can map it writable any more. Whoever receives a descriptor believes none of this and checks it
+//! before mapping.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -97,8 +98,8 @@ impl Mapping {
         Ok((Self::of(memory), file.into()))
     }
 
-    /// Maps memory that the other side has created, the next of its descriptors, once it is what was agreed. One that is
-    /// not stays where it is.
+    /// Maps memory that the other side has created, the next of its descriptors, once it is what was agreed.
+    /// One that is not stays where it is.
     pub fn receive(
         from: &mut Descriptors,
         len: usize,
@@ -123,7 +124,8 @@ impl Mapping {
         }
     }
 
-    /// Maps every page now, so that none is first met in the middle of a call. What the kernel cannot do is left to later.
+    /// Maps every page now, so that none is first met in the middle of a call. What the kernel cannot do is
+    /// left to later.
     pub fn touch(&self) {
         let _ = self.memory.advise(Advice::PopulateRead);
     }
@@ -134,8 +136,8 @@ impl Mapping {
     }
 }
 
-/// Whether a descriptor is memory as agreed. A file system is only asked once it is known to be one of the kernel's own, which
-/// answers at once.
+/// Whether a descriptor is memory as agreed. A file system is only asked once it is known to be one of the
+/// kernel's own, which answers at once.
 fn check(fd: BorrowedFd<'_>, len: usize, writer: Writer) -> Result<(), MemoryError> {
     // linux/magic.h; libc has it for some systems only.
     const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;

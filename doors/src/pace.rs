@@ -55,9 +55,9 @@ impl<'a> Pace<'a> {
         self.average_ns() > SLOW_NS
     }
 
-    /// How many idle threads are worth waking for so many calls that have just been published, while `running` threads
-    /// are about to look for work. If handlers are short, one takes them all, sooner than a second one would wake up;
-    /// `nudge` backs this.
+    /// How many idle threads are worth waking for so many calls that have just been published, while
+    /// `running` threads are about to look for work. If handlers are short, one takes them all, sooner than a
+    /// second one would wake up; `nudge` backs this.
     pub fn threads_for(self, calls: u32, running: u32) -> u32 {
         if self.is_slow() {
             calls.saturating_sub(running)

@@ -1,6 +1,6 @@
-//! The porter: one ordinary thread of a door that is attached to a path. It lets clients in, sees them leave, puts out
-//! those that lie, and tells the rest when the door is revoked. It sleeps while nothing of that happens; calls do not
-//! pass it.
+//! The porter: one ordinary thread of a door that is attached to a path. It lets clients in, sees them leave,
+//! puts out those that lie, and tells the rest when the door is revoked. It sleeps while nothing of that
+//! happens; calls do not pass it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -27,8 +27,8 @@ const HANDSHAKE: Duration = Duration::from_secs(1);
 const HANDSHAKES_MAX: usize = 64;
 /// Clients let in before the others are looked after.
 const ADMITTED_MAX: usize = 64;
-/// How often channels are looked at that clients have left and threads still hold, and the listener when there were no
-/// descriptors for who waits there.
+/// How often channels are looked at that clients have left and threads still hold, and the listener when
+/// there were no descriptors for who waits there.
 const RETIRED: Duration = Duration::from_millis(20);
 
 /// Descriptors of memory that a client sends.
@@ -73,8 +73,8 @@ struct Porter {
     unreferenced: bool,
 }
 
-/// What an event is about. The place of a client that has gone is given to the next one, so the number of the client says
-/// whether an event that was told before is still about whoever has the place.
+/// What an event is about. The place of a client that has gone is given to the next one, so the number of the
+/// client says whether an event that was told before is still about whoever has the place.
 #[derive(Clone, Copy)]
 struct Token {
     /// From 1 on, never used again.
@@ -275,7 +275,8 @@ impl Porter {
         self.tell_unreferenced();
     }
 
-    /// Unmaps the channels without a client that no thread holds any more, but those in which a call was lost.
+    /// Unmaps the channels without a client that no thread holds any more, but those in which a call was
+    /// lost.
     fn let_go_of_retired(&mut self) {
         let mut at = 0;
         while let Some(channel) = self.retired.get(at) {
@@ -405,8 +406,8 @@ impl Porter {
         self.more_to_admit = true;
     }
 
-    /// Too many clients that say nothing: the one that has been silent for longest has to go, because an honest one says
-    /// all it has to say within a millisecond.
+    /// Too many clients that say nothing: the one that has been silent for longest has to go, because an
+    /// honest one says all it has to say within a millisecond.
     fn make_room_for_a_handshake(&mut self) {
         let handshakes = self.clients.iter().flatten().filter_map(Client::since);
         if handshakes.count() < HANDSHAKES_MAX {
@@ -678,8 +679,9 @@ impl Porter {
         };
         let place = self.inner.table().free_place()?;
         let bases = [mappings[0].base(), mappings[1].base(), mappings[2].base()];
-        // SAFETY: the geometry is the door's, which was checked, with fewer slots and spares at most; the mappings have the
-        // lengths that it says and stay as long as the channel, whose link has them. Requests are mapped for reading.
+        // SAFETY: the geometry is the door's, which was checked, with fewer slots and spares at most; the
+        // mappings have the lengths that it says and stay as long as the channel, whose link has them.
+        // Requests are mapped for reading.
         let layout = unsafe { Layout::of_parts(geometry, bases) };
         let link = Link::new(
             geometry,
@@ -728,7 +730,8 @@ impl Porter {
                 None => DoorEvent::Left { client },
             });
             if inner.is_held(channel.id) || channel.has_lost_calls() {
-                // A call that runs on, or was lost, keeps the channel, but not the descriptors of other calls.
+                // A call that runs on, or was lost, keeps the channel, but not the descriptors of other
+                // calls.
                 link.discard();
                 channel.drop_parcels();
                 self.retired.push(channel);

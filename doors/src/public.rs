@@ -20,8 +20,8 @@ pub const CHANNELS_MAX: u32 = 4096;
 /// The most descriptors of one call or reply.
 pub const DESCRIPTORS_MAX: usize = 16;
 
-/// The longest name of a door's file, in bytes. `sun_path` has 108: room for the name that the socket gets before it has its
-/// mode, in a folder that is named through a descriptor.
+/// The longest name of a door's file, in bytes. `sun_path` has 108: room for the name that the socket gets
+/// before it has its mode, in a folder that is named through a descriptor.
 const FILE_NAME_MAX: usize = 76;
 
 /// A whole path up to this length can be served with a longer name too.
@@ -79,8 +79,8 @@ pub enum Unreferenced {
     Multi,
 }
 
-/// What kind of door it is. Every door has threads of its own (illumos: `DOOR_PRIVATE`), and a caller that goes away
-/// never stops its handler (`DOOR_NO_CANCEL`).
+/// What kind of door it is. Every door has threads of its own (illumos: `DOOR_PRIVATE`), and a caller that
+/// goes away never stops its handler (`DOOR_NO_CANCEL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// It takes no descriptors (illumos: `DOOR_REFUSE_DESC`).
@@ -136,8 +136,8 @@ pub enum DoorEvent {
         /// Why.
         why: Refusal,
     },
-    /// A client has left a channel in which a call was lost. The channel's memory stays for as long as the process lives,
-    /// and it counts among the door's channels.
+    /// A client has left a channel in which a call was lost. The channel's memory stays for as long as the
+    /// process lives, and it counts among the door's channels.
     Kept {
         /// Who.
         client: Credentials,
@@ -175,14 +175,15 @@ pub struct DoorInfo {
     pub threads_high_water: u32,
     /// Threads that wait for a call.
     pub threads_idle: u32,
-    /// Threads that will never come back, because an [`EmergencyReply`](crate::EmergencyReply) has ended their call.
+    /// Threads that will never come back, because an [`EmergencyReply`](crate::EmergencyReply) has ended
+    /// their call.
     pub threads_parked: u32,
     /// Threads that have ended: after a revoke, or to be started anew.
     pub threads_ended: u32,
     /// Attempts to start a thread that failed.
     pub starts_failed: u64,
-    /// Calls that were submitted and have not been completed, in any state. For a moment more, while threads look for
-    /// calls; never fewer. After a revoke a thread may still take one up, until it has ended.
+    /// Calls that were submitted and have not been completed, in any state. For a moment more, while threads
+    /// look for calls; never fewer. After a revoke a thread may still take one up, until it has ended.
     pub calls_under_way: u64,
     /// Calls that were completed, in any way.
     pub calls_served: u64,
@@ -344,8 +345,9 @@ impl Credentials {
     }
 }
 
-/// Descriptors that came with a message. Dropped, they are closed, by a thread of its own: close(2) may wait for as long as
-/// their sender likes. It does so too for those that are taken out of here, so close none of a stranger's where that hurts.
+/// Descriptors that came with a message. Dropped, they are closed, by a thread of its own: close(2) may wait
+/// for as long as their sender likes. It does so too for those that are taken out of here, so close none of a
+/// stranger's where that hurts.
 #[derive(Debug, Default)]
 pub struct Descriptors {
     fds: [Option<OwnedFd>; DESCRIPTORS_MAX],
@@ -411,17 +413,19 @@ impl Iterator for Descriptors {
 /// How a door is attached to its path.
 #[derive(Clone, Copy, Debug)]
 pub struct AttachOptions {
-    /// Permissions of the path: who may write to it may open the door (illumos: who may read it). Default `0600`.
+    /// Permissions of the path: who may write to it may open the door (illumos: who may read it). Default
+    /// `0600`.
     pub mode: u32,
-    /// The path's owner; `None`: the process's effective user (illumos: a file that is there already keeps its own). Another
-    /// one needs privilege.
+    /// The path's owner; `None`: the process's effective user (illumos: a file that is there already keeps
+    /// its own). Another one needs privilege.
     pub owner: Option<u32>,
     /// The path's group.
     pub group: Option<u32>,
     /// How long to wait for another owner of the path to leave. Default: not at all.
     pub wait: Duration,
-    /// Called once, on the thread that admits clients, before it admits any. What it allocates for a client is freed when the
-    /// client has left. Default: does nothing. Not called on illumos, where the kernel admits them.
+    /// Called once, on the thread that admits clients, before it admits any. What it allocates for a client
+    /// is freed when the client has left. Default: does nothing. Not called on illumos, where the kernel
+    /// admits them.
     pub begin: fn(),
 }
 
@@ -480,14 +484,17 @@ pub struct OpenOptions {
     pub timeout: Duration,
     /// The most bytes of a channel: a door that wants a larger one is refused.
     pub channel_bytes_max: usize,
-    /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers. On illumos each is a thread.
+    /// Slots of the channel, at most as many as the door offers; `None`: as many as it offers. On illumos
+    /// each is a thread.
     pub slots: Option<u32>,
-    /// Spare slots beside these (see [`ChannelGeometry::spares`](crate::ChannelGeometry::spares)), at most as many as the
-    /// door offers; `None`: as many as it offers. On illumos there are none, because no call takes its slot with it.
+    /// Spare slots beside these (see [`ChannelGeometry::spares`](crate::ChannelGeometry::spares)), at most as
+    /// many as the door offers; `None`: as many as it offers. On illumos there are none, because no call
+    /// takes its slot with it.
     pub spares: Option<u32>,
     /// Whether replies may bring descriptors. A door that sends some to a caller who takes none has lied.
     pub take_descriptors: bool,
-    /// Which user may serve the door. Nothing is said to another one, nor read from him (illumos: does not look).
+    /// Which user may serve the door. Nothing is said to another one, nor read from him (illumos: does not
+    /// look).
     pub owner: DoorOwner,
 }
 

@@ -21,8 +21,8 @@ const UNREPORTED_NS: u64 = 20_000;
 const CLOCK_EVERY: u32 = 8;
 
 impl Door {
-    /// Serves calls as thread `thread`, on a thread that `server_create` has started for that
-    /// index, or that takes the place of one that has left. Returns after [`revoke`](Door::revoke), when nothing is left to
+    /// Serves calls as thread `thread`, on a thread that `server_create` has started for that index, or that
+    /// takes the place of one that has left. Returns after [`revoke`](Door::revoke), when nothing is left to
     /// serve, or when the handler wants the thread to [leave](DoorHandler::leaves).
     ///
     /// Handlers may jump within their own frames, never over this function's.
@@ -76,7 +76,8 @@ impl Door {
     }
 }
 
-/// A thread looks for calls before it sleeps if so many channels have to be looked at, at most: some ten lines of memory.
+/// A thread looks for calls before it sleeps if so many channels have to be looked at, at most: some ten
+/// lines of memory.
 const SPIN_CHANNELS: usize = 8;
 
 struct Server<'a> {
@@ -99,8 +100,8 @@ struct Server<'a> {
     client_cpu: Cpu,
 }
 
-/// The channel that the last call came by: it stays until this is dropped, whatever becomes of the client, who is told
-/// then of what was kept back.
+/// The channel that the last call came by: it stays until this is dropped, whatever becomes of the client,
+/// who is told then of what was kept back.
 struct Held<'a> {
     inner: &'a Inner,
     channel: &'a Channel,
@@ -118,8 +119,8 @@ impl Drop for Held<'_> {
 impl<'a> Server<'a> {
     fn claim(&mut self) -> Option<(&'a Channel, Claimed)> {
         let before = self.state.claimed.load(Ordering::Relaxed);
-        // Before a call is taken, which is a read-modify-write: whoever waits for the last one to end must not miss it
-        // in between.
+        // Before a call is taken, which is a read-modify-write: whoever waits for the last one to end must
+        // not miss it in between.
         self.state.claimed.store(before + 1, Ordering::Relaxed);
         let found = self.find_call();
         if found.is_none() {
@@ -157,9 +158,9 @@ impl<'a> Server<'a> {
                 let address = std::ptr::from_ref(channel).addr();
                 self.state.channel.store(address, Ordering::Relaxed);
                 let channel: *const Channel = channel;
-                // SAFETY: a channel of this process stays as long as the door, which `inner` borrows; one to another
-                // process stays while it is held, which it is since before the caller's look ends, until `Held` is
-                // dropped.
+                // SAFETY: a channel of this process stays as long as the door, which `inner` borrows; one to
+                // another process stays while it is held, which it is since before the caller's look ends,
+                // until `Held` is dropped.
                 let channel = unsafe { &*channel };
                 self.held = Some(Held {
                     inner: self.inner,
@@ -227,11 +228,13 @@ impl<'a> Server<'a> {
         self.samples.note_several(took_ns, calls, self.inner.pace());
     }
 
-    /// Whether a call comes while the thread looks a little longer, instead of sleeping; not if all clients sleep. One
-    /// thread of a door at a time: it is counted as running, and will do for all callers as long as handlers are short.
+    /// Whether a call comes while the thread looks a little longer, instead of sleeping; not if all clients
+    /// sleep. One thread of a door at a time: it is counted as running, and will do for all callers as long
+    /// as handlers are short.
     fn has_luck(&mut self) -> bool {
         let inner = self.inner;
-        // A door that was revoked is left, not waited at; many channels take longer to look at than is worth it.
+        // A door that was revoked is left, not waited at; many channels take longer to look at than is worth
+        // it.
         if inner.revoked().is_raised()
             || inner.pace().is_slow()
             || inner.table().places() > SPIN_CHANNELS

@@ -39,9 +39,10 @@ pub enum Withdraw {
 pub enum Kind {
     /// The call has ended.
     Final,
-    /// The call has ended without a reply, on a thread that never runs again. Its slot is lost with it: other threads may
-    /// use what the handler has lent them of it for as long as the server's process lives, so it is never used for
-    /// another call, and nothing is read from it. A spare slot takes its place, as long as there is one.
+    /// The call has ended without a reply, on a thread that never runs again. Its slot is lost with it: other
+    /// threads may use what the handler has lent them of it for as long as the server's process lives, so it
+    /// is never used for another call, and nothing is read from it. A spare slot takes its place, as long as
+    /// there is one.
     Lost,
     /// A piece, with the application's word for it; the server waits for `resume`.
     Interim(u32),

@@ -1,7 +1,7 @@
 //! Private copies of requests that come from other processes: one place for each door server thread.
 //!
-//! A handler must see bytes that nobody changes under it. In illumos they lie on the server thread's stack; here each
-//! thread has a place of a slot's size, there from the start.
+//! A handler must see bytes that nobody changes under it. In illumos they lie on the server thread's stack;
+//! here each thread has a place of a slot's size, there from the start.
 
 use std::io;
 use std::ptr::NonNull;
@@ -21,7 +21,8 @@ pub struct Snapshots {
     _memory: Option<MmapRaw>,
 }
 
-// SAFETY: only pointers to distinct places are given out, one to each thread; the memory lives as long as the value.
+// SAFETY: only pointers to distinct places are given out, one to each thread; the memory lives as long as the
+// value.
 unsafe impl Send for Snapshots {}
 // SAFETY: as above.
 unsafe impl Sync for Snapshots {}

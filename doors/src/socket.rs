@@ -1,11 +1,13 @@
-//! The rendezvous socket: Unix `SOCK_SEQPACKET` at a path, messages with descriptors, and who is at the other end.
+//! The rendezvous socket: Unix `SOCK_SEQPACKET` at a path, messages with descriptors, and who is at the other
+//! end.
 //!
-//! Nothing here blocks unless it says so: a peer holds the other end, so every send and receive that must not wait says
-//! `MSG_DONTWAIT` itself and relies on no flag of the description, which a peer might share.
+//! Nothing here blocks unless it says so: a peer holds the other end, so every send and receive that must not
+//! wait says `MSG_DONTWAIT` itself and relies on no flag of the description, which a peer might share.
 //!
-//! Nor does it close what a peer has sent, because that may take for ever (see [`closer`]). A message is looked at before it
-//! is taken: descriptors that are not due stay in the socket, which is closed by a closer then; of those that are due the
-//! message has a second reference until it is taken, so that taking it closes nothing.
+//! Nor does it close what a peer has sent, because that may take for ever (see [`closer`]). A message is
+//! looked at before it is taken: descriptors that are not due stay in the socket, which is closed by a closer
+//! then; of those that are due the message has a second reference until it is taken, so that taking it closes
+//! nothing.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -57,8 +59,8 @@ impl Drop for PeerSocket {
     }
 }
 
-/// Takes what is left in a socket that nothing can come into any more, up to the first message with descriptors; whether
-/// there was none.
+/// Takes what is left in a socket that nothing can come into any more, up to the first message with
+/// descriptors; whether there was none.
 fn is_free_of_descriptors(socket: &OwnedFd) -> bool {
     // More than the kernel lets wait in a socket's buffer.
     const MESSAGES_MAX: usize = 4096;
@@ -107,7 +109,8 @@ pub enum Received {
         /// Its descriptors.
         descriptors: Descriptors,
     },
-    /// More descriptors came than are due. The message stays in the socket, from which nothing more is to be read.
+    /// More descriptors came than are due. The message stays in the socket, from which nothing more is to be
+    /// read.
     TooMany,
     /// This process has too many descriptors open for those that came. The message stays in the socket.
     NoRoom,
@@ -131,8 +134,8 @@ pub fn seqpacket() -> io::Result<OwnedFd> {
     }
 }
 
-/// An address for a path, however long: `sun_path` has 108 bytes, so a longer path is named through a descriptor of its
-/// directory, which must stay open while the address is used.
+/// An address for a path, however long: `sun_path` has 108 bytes, so a longer path is named through a
+/// descriptor of its directory, which must stay open while the address is used.
 struct Address {
     storage: libc::sockaddr_un,
     _directory: Option<File>,
@@ -268,7 +271,8 @@ pub fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
 fn option<T: Copy>(socket: &impl AsRawFd, name: libc::c_int) -> io::Result<T> {
     let mut value = MaybeUninit::<T>::zeroed();
     let mut len = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes; the callers' types are plain numbers, for which zeroes are valid.
+    // SAFETY: the kernel writes at most `len` bytes; the callers' types are plain numbers, for which zeroes
+    // are valid.
     unsafe {
         check(libc::getsockopt(
             socket.as_raw_fd(),
@@ -295,14 +299,15 @@ fn set(socket: &impl AsRawFd, name: libc::c_int, value: libc::c_int) -> io::Resu
     .map(drop)
 }
 
-/// Says whether the kernel lets others send descriptors to this socket, or to those that are accepted from it. Linux before
-/// 6.16 lets them always: then they arrive, and stay where they are.
+/// Says whether the kernel lets others send descriptors to this socket, or to those that are accepted from
+/// it. Linux before 6.16 lets them always: then they arrive, and stay where they are.
 pub fn let_descriptors_in(socket: &impl AsRawFd, allowed: bool) {
     const SO_PASSRIGHTS: libc::c_int = 83;
     let _ = set(socket, SO_PASSRIGHTS, libc::c_int::from(allowed));
 }
 
-/// A descriptor that becomes readable when the process at the other end has ended; none on kernels before 6.5.
+/// A descriptor that becomes readable when the process at the other end has ended; none on kernels before
+/// 6.5.
 ///
 /// A hang-up says the same, unless the other process has left a copy of its end in a child.
 pub fn process(socket: &PeerSocket) -> Option<OwnedFd> {
@@ -337,8 +342,8 @@ pub fn send(
         iov_len: message.len(),
     };
     let mut control = Control { bytes: [0; 128] };
-    // SAFETY: the header names a message and a control buffer that live during the call; the control buffer is aligned,
-    // zeroed and large enough for DESCRIPTORS_MAX descriptors, and CMSG_FIRSTHDR points into it.
+    // SAFETY: the header names a message and a control buffer that live during the call; the control buffer
+    // is aligned, zeroed and large enough for DESCRIPTORS_MAX descriptors, and CMSG_FIRSTHDR points into it.
     let sent = unsafe {
         let mut header: libc::msghdr = mem::zeroed();
         header.msg_iov = &raw mut part;
@@ -374,7 +379,8 @@ struct Taken {
     control: usize,
 }
 
-/// Looks at the next message or takes it, without waiting, with so many bytes of the room for control messages.
+/// Looks at the next message or takes it, without waiting, with so many bytes of the room for control
+/// messages.
 fn receive_raw(
     socket: BorrowedFd<'_>,
     message: &mut [u8],
@@ -387,8 +393,8 @@ fn receive_raw(
         iov_base: message.as_mut_ptr().cast(),
         iov_len: message.len(),
     };
-    // SAFETY: the header names a message and a control buffer that live during the call, the latter aligned and at least as
-    // long as it says; all zeroes are a valid header.
+    // SAFETY: the header names a message and a control buffer that live during the call, the latter aligned
+    // and at least as long as it says; all zeroes are a valid header.
     unsafe {
         let mut header: libc::msghdr = mem::zeroed();
         header.msg_iov = &raw mut part;
@@ -421,8 +427,9 @@ pub fn receive(socket: &PeerSocket, message: &mut [u8], due: Due) -> io::Result<
     let seen = receive_raw(socket.as_fd(), message, &mut control, room, libc::MSG_PEEK)?;
     let mut descriptors = Descriptors::of(socket.uid);
     if seen.control > 0 {
-        // SAFETY: the kernel has written so many bytes of control messages into the buffer, which is aligned: one, because
-        // no other kind was asked for, with the numbers of new descriptors that nobody else knows.
+        // SAFETY: the kernel has written so many bytes of control messages into the buffer, which is aligned:
+        // one, because no other kind was asked for, with the numbers of new descriptors that nobody else
+        // knows.
         unsafe {
             let first = (&raw const control).cast::<libc::cmsghdr>();
             if (*first).cmsg_level == libc::SOL_SOCKET && (*first).cmsg_type == libc::SCM_RIGHTS {

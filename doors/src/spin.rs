@@ -1,9 +1,9 @@
-//! Looking a little longer before going to sleep, where that pays: when the other side runs on another CPU, and has
-//! lately been as quick as that.
+//! Looking a little longer before going to sleep, where that pays: when the other side runs on another CPU,
+//! and has lately been as quick as that.
 //!
-//! Between two CPUs a sleep and a wake cost several microseconds, most of them until the CPU that was idle runs again.
-//! Whoever looks for as long as that before it sleeps wastes at most as much as it would have cost to sleep at once. On
-//! one CPU it would only keep the other side from running, so nobody looks there.
+//! Between two CPUs a sleep and a wake cost several microseconds, most of them until the CPU that was idle
+//! runs again. Whoever looks for as long as that before it sleeps wastes at most as much as it would have
+//! cost to sleep at once. On one CPU it would only keep the other side from running, so nobody looks there.
 
 use crate::clock::{current_cpu, now_ns};
 
@@ -51,8 +51,8 @@ impl Default for Spins {
 }
 
 impl Spins {
-    /// Looks for what a thread waits for, which a thread on `other` is expected to bring, as long as it may pay. Returns
-    /// whether it has come. `f` says so, or that it will not come soon (`Some(false)`).
+    /// Looks for what a thread waits for, which a thread on `other` is expected to bring, as long as it may
+    /// pay. Returns whether it has come. `f` says so, or that it will not come soon (`Some(false)`).
     pub fn look(&mut self, other: Cpu, mut f: impl FnMut() -> Option<bool>) -> bool {
         if !other.is_elsewhere() || !self.is_worth_it() {
             return false;
@@ -135,8 +135,8 @@ mod tests {
     fn nobody_looks_longer_for_who_is_unknown_or_on_the_same_cpu() {
         let never = || -> Option<bool> { panic!("looked") };
         assert!(!Spins::default().look(Cpu(0), never));
-        // This thread may be moved between the two questions, so a CPU that does not exist is no counterexample: only
-        // the first one is certain.
+        // This thread may be moved between the two questions, so a CPU that does not exist is no
+        // counterexample: only the first one is certain.
         let mut looks = 0;
         let elsewhere = Cpu(u32::MAX);
         assert!(Spins::default().look(elsewhere, || {

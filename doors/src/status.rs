@@ -18,9 +18,11 @@ impl Status {
     pub const DESCRIPTORS: Self = Self(4);
     /// The server could not receive the descriptors: it has too many open.
     pub const DESCRIPTORS_LOST: Self = Self(5);
-    /// The reply does not fit its slot; the slot holds the length that it would have, as 8 bytes, little endian.
+    /// The reply does not fit its slot; the slot holds the length that it would have, as 8 bytes, little
+    /// endian.
     pub const REPLY_TOO_BIG: Self = Self(6);
-    /// The door does not accept this caller. Only illumos asks at each call; Linux asks when the door is opened.
+    /// The door does not accept this caller. Only illumos asks at each call; Linux asks when the door is
+    /// opened.
     pub const NOT_ACCEPTED: Self = Self(7);
     /// The first value that belongs to the application.
     pub const FIRST_OF_APPLICATION: Self = Self(16);

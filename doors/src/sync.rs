@@ -12,9 +12,10 @@ pub use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
-/// Stands between two `SeqCst` accesses of a thread, to different words, whose order another thread relies on. In
-/// production it is nothing: all `SeqCst` accesses have one order, which is that of the program. The model checker
-/// treats them as acquire and release (so its manual says) and is given a fence. One in production would cost some 10 ns.
+/// Stands between two `SeqCst` accesses of a thread, to different words, whose order another thread relies
+/// on. In production it is nothing: all `SeqCst` accesses have one order, which is that of the program. The
+/// model checker treats them as acquire and release (so its manual says) and is given a fence. One in
+/// production would cost some 10 ns.
 #[inline(always)]
 pub fn in_order() {
     #[cfg(loom)]
@@ -44,10 +45,10 @@ impl Futex {
         &self.0
     }
 
-    /// Sleeps if this word, which only this process can reach, still holds `expected`, until it is woken through it or
-    /// through `public`, a word that other processes can reach. They can write it as well, to no avail: any value will do,
-    /// and who changes it at the wrong moment has us return early, as a wake does. Where the kernel cannot wait for two
-    /// (before Linux 5.16), only through this one.
+    /// Sleeps if this word, which only this process can reach, still holds `expected`, until it is woken
+    /// through it or through `public`, a word that other processes can reach. They can write it as well, to
+    /// no avail: any value will do, and who changes it at the wrong moment has us return early, as a wake
+    /// does. Where the kernel cannot wait for two (before Linux 5.16), only through this one.
     pub fn wait_either(&self, expected: u32, public: &Futex) {
         #[repr(C)]
         struct Waiter {
@@ -68,8 +69,8 @@ impl Futex {
             waiter(&self.0, expected, PRIVATE),
             waiter(&public.0, public.0.load(Ordering::Relaxed), 0),
         ];
-        // SAFETY: two waiters, laid out as futex_waitv(2) has them, that name live, aligned words; no timeout. The call
-        // reads the words and writes nothing.
+        // SAFETY: two waiters, laid out as futex_waitv(2) has them, that name live, aligned words; no
+        // timeout. The call reads the words and writes nothing.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_futex_waitv,
@@ -85,8 +86,8 @@ impl Futex {
         }
     }
 
-    /// Sleeps on a word that only this process can reach if it still holds `expected`. May return early (a signal, a late
-    /// wake of an earlier sleep): callers look at their own condition.
+    /// Sleeps on a word that only this process can reach if it still holds `expected`. May return early (a
+    /// signal, a late wake of an earlier sleep): callers look at their own condition.
     pub fn wait_privately(&self, expected: u32) {
         // SAFETY: as in `wait_on`.
         unsafe {
@@ -113,7 +114,8 @@ impl Futex {
         }
     }
 
-    /// Wakes everybody who sleeps on a word that strangers can sleep on too, and says whether there was somebody.
+    /// Wakes everybody who sleeps on a word that strangers can sleep on too, and says whether there was
+    /// somebody.
     pub fn wake_all(&self) -> bool {
         // SAFETY: as in `wake`.
         unsafe {

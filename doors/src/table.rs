@@ -1,9 +1,10 @@
 //! The channels of a door that has started: read by its threads without a lock, changed by its porter alone.
 //!
-//! A thread says that it is inside before it looks at the table, and outside before it runs a handler or sleeps. It
-//! holds the one channel that its last call came by, until another one's call is taken up or nothing is left to do. The
-//! porter takes a channel out of the table, then waits until it has seen every thread outside once: then nobody looks at it any more who does not hold it. (Both steps
-//! of both sides are sequentially consistent: either the thread finds the place empty, or the porter finds it inside.)
+//! A thread says that it is inside before it looks at the table, and outside before it runs a handler or
+//! sleeps. It holds the one channel that its last call came by, until another one's call is taken up or
+//! nothing is left to do. The porter takes a channel out of the table, then waits until it has seen every
+//! thread outside once: then nobody looks at it any more who does not hold it. (Both steps of both sides are
+//! sequentially consistent: either the thread finds the place empty, or the porter finds it inside.)
 
 use std::ptr;
 use std::sync::Arc;
@@ -122,8 +123,8 @@ impl Look<'_> {
     /// The channel in a place, if there is one.
     pub fn channel(&self, place: usize) -> Option<&Channel> {
         let pointer = self.table.places.get(place)?.load(Ordering::SeqCst);
-        // SAFETY: null, or a channel that its owner keeps until it has removed it from the table and seen this thread
-        // outside after that (or that is never removed); this look is inside.
+        // SAFETY: null, or a channel that its owner keeps until it has removed it from the table and seen
+        // this thread outside after that (or that is never removed); this look is inside.
         unsafe { pointer.as_ref() }
     }
 

@@ -1,7 +1,8 @@
 //! When a client is told of its replies: each at once, several together, or when there is nothing else to do.
 //!
-//! Nothing here allocates or locks: an emergency reply comes this way too, in a signal handler that may have stopped
-//! the thread anywhere in here. Bits are published before they are forgotten, and a bit too many does no harm.
+//! Nothing here allocates or locks: an emergency reply comes this way too, in a signal handler that may have
+//! stopped the thread anywhere in here. Bits are published before they are forgotten, and a bit too many does
+//! no harm.
 
 use crate::bitmap::BITS;
 use crate::channel::Channel;
@@ -11,8 +12,8 @@ use crate::spin::Cpu;
 use crate::sync::Ordering;
 use crate::waiting::Patience;
 
-/// So many completions are published together, at most: with two CPUs and 64 calls in flight a call took 239 ns with one,
-/// 200 with two, 174 with four, and 174 with eight.
+/// So many completions are published together, at most: with two CPUs and 64 calls in flight a call took 239
+/// ns with one, 200 with two, 174 with four, and 174 with eight.
 const KEPT_MAX: u32 = 4;
 
 /// A lazy client is told after this many completions at the latest, so that it refills its slots
@@ -90,8 +91,8 @@ impl Inner {
         }
     }
 
-    /// Whether `thread` is the one that keeps completions back, or becomes it: what is shown has one writer. While
-    /// handlers are short one thread serves nearly all calls.
+    /// Whether `thread` is the one that keeps completions back, or becomes it: what is shown has one writer.
+    /// While handlers are short one thread serves nearly all calls.
     fn may_keep(&self, thread: u32) -> bool {
         match self.keeper.load(Ordering::Relaxed) {
             0 => self

@@ -14,8 +14,8 @@ const CLIENT: u32 = 1;
 const GONE: u32 = 2;
 /// The final reply is there; only a caller that may sleep on the word is told so.
 const DONE: u32 = 3;
-/// The server's, and the client sleeps until that changes. Who does not sleep is not woken: on one CPU the answer is
-/// often there before its caller could go to sleep, and a wake for nobody costs a system call.
+/// The server's, and the client sleeps until that changes. Who does not sleep is not woken: on one CPU the
+/// answer is often there before its caller could go to sleep, and a wake for nobody costs a system call.
 const AWAITED: u32 = 4;
 
 /// A slot's turn word.
@@ -44,8 +44,8 @@ impl Turn {
         }
     }
 
-    /// Server: ends its turn. Fails if the client has gone: all that it does otherwise, while it is not its turn, is to
-    /// go to sleep.
+    /// Server: ends its turn. Fails if the client has gone: all that it does otherwise, while it is not its
+    /// turn, is to go to sleep.
     fn hand_over(&self, to: u32) -> bool {
         let word = self.0.word();
         let mut from = SERVER;
@@ -96,9 +96,9 @@ impl Turn {
         !matches!(self.0.word().load(Ordering::Acquire), SERVER | AWAITED)
     }
 
-    /// Client: sleeps until the server has handed over a piece or the final reply, for `timeout` at most. On a word that
-    /// the client may write, although a sleeper need not: futex(2) takes a detour for memory that is mapped for reading
-    /// (0.2 µs).
+    /// Client: sleeps until the server has handed over a piece or the final reply, for `timeout` at most. On
+    /// a word that the client may write, although a sleeper need not: futex(2) takes a detour for memory that
+    /// is mapped for reading (0.2 µs).
     pub fn wait_for_server(&self, timeout: Duration) {
         let word = self.0.word();
         let asleep = word.compare_exchange(SERVER, AWAITED, Ordering::AcqRel, Ordering::Acquire);
@@ -116,8 +116,8 @@ impl Turn {
 
     /// Client: the server shall not wait for us, now or later in this call.
     pub fn leave(&self) {
-        // Only a server that has handed us the turn can be asleep; or, if the porter says this, a caller, who wakes by
-        // itself soon enough.
+        // Only a server that has handed us the turn can be asleep; or, if the porter says this, a caller, who
+        // wakes by itself soon enough.
         if self.0.word().swap(GONE, Ordering::AcqRel) == CLIENT {
             self.0.wake();
         }

@@ -1,5 +1,6 @@
-//! A door opened by its path: two mappings of the same memory, as two processes have them, in one process here so that
-//! both ends can be looked at. What needs a second process (death, hostility) is in the workspace's black-box tests.
+//! A door opened by its path: two mappings of the same memory, as two processes have them, in one process
+//! here so that both ends can be looked at. What needs a second process (death, hostility) is in the
+//! workspace's black-box tests.
 #![cfg(target_os = "linux")]
 #![cfg(not(loom))]
 
@@ -121,7 +122,8 @@ fn an_event_loop_keeps_all_slots_busy() {
                 events: libc::POLLIN,
                 revents: 0,
             };
-            // SAFETY: one entry, valid for the call. A bell that has rung once stays readable: it is never read.
+            // SAFETY: one entry, valid for the call. A bell that has rung once stays readable: it is never
+            // read.
             unsafe { libc::poll(&raw mut poll, 1, 1) };
         }
         client.woke();
@@ -228,7 +230,8 @@ fn descriptors_go_both_ways() {
     door.revoke();
 }
 
-/// Threads and the porter read one socket: what one of them has taken out of it and not put down yet, another must wait for.
+/// Threads and the porter read one socket: what one of them has taken out of it and not put down yet, another
+/// must wait for.
 #[test]
 fn descriptors_of_many_calls_at_once_all_arrive() {
     const CALLS: u32 = 20_000;

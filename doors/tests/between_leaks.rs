@@ -1,5 +1,5 @@
-//! Descriptors and mappings that clients of a door leave behind: counted for the whole process, so this test is alone in
-//! its own.
+//! Descriptors and mappings that clients of a door leave behind: counted for the whole process, so this test
+//! is alone in its own.
 #![cfg(target_os = "linux")]
 #![cfg(not(loom))]
 

@@ -1,4 +1,5 @@
-//! Lost calls: their threads never run again, and what their handlers have lent to other threads stays lent for ever.
+//! Lost calls: their threads never run again, and what their handlers have lent to other threads stays lent
+//! for ever.
 #![cfg(not(loom))]
 
 mod common;
@@ -149,7 +150,8 @@ fn a_lost_call_that_was_given_up_before_is_not_told_and_its_slot_is_lost_all_the
     assert_eq!(changes.load(Ordering::SeqCst), 0);
 }
 
-/// A call may be lost while it waits for its client, which then has a piece of it in its hands, or writes one.
+/// A call may be lost while it waits for its client, which then has a piece of it in its hands, or writes
+/// one.
 #[test]
 fn a_call_that_is_lost_in_the_middle_of_a_piece_is_told_when_the_client_goes_on() {
     /// Second pieces that the client has taken.
@@ -208,7 +210,8 @@ fn a_call_that_is_lost_in_the_middle_of_a_piece_is_told_when_the_client_goes_on(
     }
 }
 
-/// Another thread interrupts this one once `condition` holds, and this one ends its call from the signal's handler.
+/// Another thread interrupts this one once `condition` holds, and this one ends its call from the signal's
+/// handler.
 fn lose_this_thread_once(call: &Call<'_>, condition: impl Fn() -> bool + Send + 'static) {
     use std::cell::Cell;
     thread_local! {
@@ -224,8 +227,8 @@ fn lose_this_thread_once(call: &Call<'_>, condition: impl Fn() -> bool + Send + 
         }
     }
     EMERGENCY.set(Some(call.emergency()));
-    // SAFETY: a zeroed action with its handler set, as sigaction(2) allows; SIGUSR1 is used by nothing else here. This
-    // thread never ends, so its name stays valid.
+    // SAFETY: a zeroed action with its handler set, as sigaction(2) allows; SIGUSR1 is used by nothing else
+    // here. This thread never ends, so its name stays valid.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = end as *const () as usize;
@@ -371,7 +374,8 @@ mod between {
                 let info = door.info();
                 (info.clients, info.channels_kept) == (0, kept)
             });
-            // The borrower goes on writing: it would die of that if its room were gone, or others would see it.
+            // The borrower goes on writing: it would die of that if its room were gone, or others would see
+            // it.
             call_again_and_again(&mut open(&place));
             wait_until("the other one has left", || door.info().clients == 0);
         }

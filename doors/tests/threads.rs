@@ -63,8 +63,8 @@ fn calls_one_after_the_other_are_served_by_the_same_warm_thread() {
     assert!(house.info().threads_started <= 4, "{:?}", house.info());
 }
 
-/// Two calls are there when the thread looks, so that it has more to do after the first reply; and then it does not
-/// come back.
+/// Two calls are there when the thread looks, so that it has more to do after the first reply; and then it
+/// does not come back.
 fn reply_before_a_handler_that_blocks(see: impl Fn(&mut common::Caller) -> SlotId) {
     let gate = Arc::<Gate>::default();
     let house = House::new(1, gated(&gate));

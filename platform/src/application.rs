@@ -30,14 +30,17 @@ use transom_doors::{
     now_ns,
 };
 
-/// A log record is built on the stack; where less than this is left, none is written and the counters must do.
+/// A log record is built on the stack; where less than this is left, none is written and the counters must
+/// do.
 const LOG_STACK: usize = 12 << 10;
 
 /// How an application serves.
 pub struct ApplicationOptions {
-    /// Called, from any context and possibly a signal handler, when a bucket is parked: it may only set flags.
+    /// Called, from any context and possibly a signal handler, when a bucket is parked: it may only set
+    /// flags.
     pub on_parked: fn(),
-    /// Called by a thread that leaves its bucket: have [`Application::tend`] called soon. It may only set flags.
+    /// Called by a thread that leaves its bucket: have [`Application::tend`] called soon. It may only set
+    /// flags.
     pub on_leave: fn(),
     /// Bytes that a bucket may keep of what its requests leave.
     pub keep: usize,
@@ -128,7 +131,8 @@ pub struct Figures {
     pub stack_high_water: usize,
     /// Door server threads started.
     pub threads: u32,
-    /// Log lines about requests that went wrong and were not written, because there had been twenty in that second.
+    /// Log lines about requests that went wrong and were not written, because there had been twenty in that
+    /// second.
     pub unlogged: u64,
 }
 
@@ -204,8 +208,8 @@ impl Application {
         }))
     }
 
-    /// Makes the door whose server threads are this application's: at most one for each bucket. Threads start only once
-    /// [`Door::start`] is called, and then one by one, at a new high water of concurrency.
+    /// Makes the door whose server threads are this application's: at most one for each bucket. Threads start
+    /// only once [`Door::start`] is called, and then one by one, at a new high water of concurrency.
     ///
     /// # Errors
     /// [`ApplicationError::Door`].
@@ -229,7 +233,8 @@ impl Application {
         Ok(self.door.get_or_init(|| door).clone())
     }
 
-    /// Blocks until the door's first thread waits for calls: what a thread's start allocates is then behind us.
+    /// Blocks until the door's first thread waits for calls: what a thread's start allocates is then behind
+    /// us.
     ///
     /// # Errors
     /// [`NotReady`]: what is to run first keeps too much, or takes longer than `patience`.
@@ -274,15 +279,15 @@ impl Application {
         self.meters.routes()
     }
 
-    /// What the requests of all routes together have needed, in arena bytes. It is added up where memory was kept for it
-    /// from the start, so ask once, at the end.
+    /// What the requests of all routes together have needed, in arena bytes. It is added up where memory was
+    /// kept for it from the start, so ask once, at the end.
     #[must_use]
     pub fn memory_of_all(&self) -> &Histogram {
         self.meters.memory_of_all()
     }
 
-    /// The last 16 requests that outgrew their bucket, newest first. One that came in the very moment in which this was
-    /// read before, or another was noted, may be missing.
+    /// The last 16 requests that outgrew their bucket, newest first. One that came in the very moment in
+    /// which this was read before, or another was noted, may be missing.
     pub fn culprits(&self) -> impl Iterator<Item = Culprit> + use<> {
         self.meters.culprits()
     }
@@ -396,8 +401,8 @@ impl Application {
             .is_some_and(|door| door.is_abandoned(bucket))
     }
 
-    /// Starts a thread in a bucket that has never had one. The door asks for one at a time, so that while one does not come to
-    /// serve, the buckets after it get none.
+    /// Starts a thread in a bucket that has never had one. The door asks for one at a time, so that while one
+    /// does not come to serve, the buckets after it get none.
     fn start_first_thread(&'static self, thread: u32) -> io::Result<()> {
         self.keeping().begins_to_start(thread);
         let started = self.start_thread(thread);
@@ -420,8 +425,9 @@ impl Application {
         started
     }
 
-    /// Whether the system has refused a thread within the last 10 s, and given none since: then fewer requests are
-    /// served at once than there are buckets. It is not tried without a request that wants one, so it is forgotten after that.
+    /// Whether the system has refused a thread within the last 10 s, and given none since: then fewer
+    /// requests are served at once than there are buckets. It is not tried without a request that wants one,
+    /// so it is forgotten after that.
     #[must_use]
     pub fn is_refused_threads(&self) -> bool {
         match self.counters.refused_ns.load(Ordering::Relaxed) {
@@ -430,8 +436,8 @@ impl Application {
         }
     }
 
-    /// Counts a thread that was not to be had, and says so now and then. A loop may be the one that runs this: it allocates
-    /// nothing, and so has the number of the error and not its sentence.
+    /// Counts a thread that was not to be had, and says so now and then. A loop may be the one that runs
+    /// this: it allocates nothing, and so has the number of the error and not its sentence.
     #[cold]
     fn note_refused(&self, error: &io::Error) {
         let Counters {
@@ -454,7 +460,8 @@ impl Application {
         }
     }
 
-    /// Until when a call may keep its bucket. A connection has no deadline, and may be used for as long as it is there.
+    /// Until when a call may keep its bucket. A connection has no deadline, and may be used for as long as it
+    /// is there.
     fn until(&self, deadline_ns: u64) -> Until {
         match (self.service, deadline_ns) {
             (Service::Connections(_), _) => Until::ClientHasGone,
@@ -487,17 +494,19 @@ impl Application {
 
     /// Ends a call that is lost: its thread never runs again, and its client is told at once.
     ///
-    /// The handler's frames stay as they are, and threads to which they have lent something (in `std::thread::scope`, or a
-    /// pool's scope) go on using it for as long as the process lives. So nothing that can be lent may be used for anything
-    /// else from here on:
+    /// The handler's frames stay as they are, and threads to which they have lent something (in
+    /// `std::thread::scope`, or a pool's scope) go on using it for as long as the process lives. So nothing
+    /// that can be lent may be used for anything else from here on:
     ///
-    /// - **locals, and all that is in the arena**: the bucket is parked, and neither its stack nor its arena is used again;
-    /// - **the request's head and its body** (`Request`, `Datagram`): they lie in the request slot, or in the thread's
-    ///   snapshot of it; **the room for the answer** (`BodyWriter::space`, `DatagramReply::space`): in the reply slot. The
-    ///   call is lost with its slot, see [`EmergencyReply`];
+    /// - **locals, and all that is in the arena**: the bucket is parked, and neither its stack nor its arena
+    ///   is used again;
+    /// - **the request's head and its body** (`Request`, `Datagram`): they lie in the request slot, or in the
+    ///   thread's snapshot of it; **the room for the answer** (`BodyWriter::space`, `DatagramReply::space`):
+    ///   in the reply slot. The call is lost with its slot, see [`EmergencyReply`];
     /// - **a body that comes in pieces** is read into memory of the handler's own, so no piece is ever lent;
-    /// - **a connection's descriptor** (`Connection::stream`) stays open, so that its number is given to no other file. Its
-    ///   connection is shut down, both ways: then its client sees the end, and so do threads that read or write there;
+    /// - **a connection's descriptor** (`Connection::stream`) stays open, so that its number is given to no
+    ///   other file. Its connection is shut down, both ways: then its client sees the end, and so do threads
+    ///   that read or write there;
     /// - **routes, meters and the application** live as long as the process.
     ///
     /// # Safety
@@ -518,7 +527,8 @@ impl Application {
         // SAFETY: the caller's promise.
         unsafe { emergency.complete(CallStatus(status)) };
         (self.options.on_parked)();
-        // Last: a subscriber of the application's own may want a lock that the handler's frames hold for ever.
+        // Last: a subscriber of the application's own may want a lock that the handler's frames hold for
+        // ever.
         self.name_culprit(meter, failed, true);
     }
 
@@ -612,7 +622,8 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
     let application: &'static Application = unsafe { &*(argument as *const Application) };
     let place = application.buckets.place_of(tenant.bucket());
     let thread = place.expect("threads are started in the application's own buckets");
-    // What a first request would otherwise pay for: the formatting machinery's pages, this stack's upper ones.
+    // What a first request would otherwise pay for: the formatting machinery's pages, this stack's upper
+    // ones.
     tenant.enter(&|_| {}, |_| format!("{:.3}", 1.5_f64).len());
     if let Some(door) = application.door.get()
         && application.prepare(thread, &mut tenant)
@@ -648,8 +659,8 @@ struct Server {
 }
 
 impl Server {
-    /// Counts for how long a call has held its bucket. One that follows another at once began when that ended: the door's own
-    /// clock stands still for a few calls then.
+    /// Counts for how long a call has held its bucket. One that follows another at once began when that
+    /// ended: the door's own clock stands still for a few calls then.
     fn note_time(&self, meter: &RouteMeter, claimed_at_ns: u64) {
         let now_ns = now_ns();
         let began_ns = claimed_at_ns.max(self.ended_ns.replace(now_ns));
@@ -663,9 +674,9 @@ impl DoorHandler for Server {
         let mut tenant = self.tenant.borrow_mut();
         let emergency = call.emergency();
         let frame: *const [u8] = call.request();
-        // SAFETY: (of each use) the frame stays as it is until the call is completed, but for the place of a streamed
-        // body, which the front end writes only inside `Port::hand_over`; what is read of the request while that runs
-        // (method, path, fields) lies before it.
+        // SAFETY: (of each use) the frame stays as it is until the call is completed, but for the place of a
+        // streamed body, which the front end writes only inside `Port::hand_over`; what is read of the
+        // request while that runs (method, path, fields) lies before it.
         let request = || unsafe { &*frame };
         let deadline_ns = call.deadline();
         let claimed_at_ns = call.claimed_at_ns();
@@ -684,7 +695,8 @@ impl DoorHandler for Server {
         };
 
         let stuck = |failed: Failed<'_>| {
-            // SAFETY: called on this thread, at most once, below the handler's frames; it is parked right after.
+            // SAFETY: called on this thread, at most once, below the handler's frames; it is parked right
+            // after.
             unsafe { application.lose(meter(), &failed, stream.as_ref(), &emergency) };
         };
         let port = Port::new(call, self.sign);
@@ -712,8 +724,8 @@ impl DoorHandler for Server {
             Service::Datagrams(handler) => {
                 let datagram = Datagram::new(decode_datagram(request()).ok()?);
                 let mut slot = port.reply_slot();
-                // SAFETY: the slot's reply part is valid as long as the call, which outlives this closure, and ours to
-                // write until the call is completed; the port gives it to nobody else meanwhile.
+                // SAFETY: the slot's reply part is valid as long as the call, which outlives this closure,
+                // and ours to write until the call is completed; the port gives it to nobody else meanwhile.
                 let mut reply = DatagramReply::new(unsafe { slot.as_mut() });
                 handler.call(&datagram, &mut reply);
                 Some(Written::Whole(reply.finish()))
@@ -721,9 +733,9 @@ impl DoorHandler for Server {
         };
         let outcome = match application.policy {
             Policy::Overdraft => tenant.enter(&stuck, answer),
-            // SAFETY: the application was made by `escaping`, whose caller promised the contract for its handlers.
-            // Ours above hold nothing but a borrow of the port when a handler runs, and the port is not used after a
-            // jump. A connection is owned by this frame, which is not jumped over.
+            // SAFETY: the application was made by `escaping`, whose caller promised the contract for its
+            // handlers. Ours above hold nothing but a borrow of the port when a handler runs, and the port is
+            // not used after a jump. A connection is owned by this frame, which is not jumped over.
             Policy::Escape => unsafe { tenant.enter_escaping(&stuck, answer) },
         };
 
@@ -786,7 +798,8 @@ fn take_connection(call: &mut Call<'_>) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// Of a request that came before its body: the outcome that says that its handler does not run before that is there.
+/// Of a request that came before its body: the outcome that says that its handler does not run before that is
+/// there.
 ///
 /// A client that waits to be asked for its body is told at once what can be said without it.
 fn wants_body_first(routes: &Routes, raw: &RawRequest<'_>, port: &Port<'_, '_>) -> Option<u32> {
@@ -816,8 +829,8 @@ fn may_collect(raw: &RawRequest<'_>, port: &Port<'_, '_>) -> bool {
     usize::try_from(length).is_ok_and(|length| length <= room)
 }
 
-/// Runs the handler that a request's route leads to, and writes its response into the reply slot. `None`: the bytes are no
-/// request.
+/// Runs the handler that a request's route leads to, and writes its response into the reply slot. `None`: the
+/// bytes are no request.
 ///
 /// # Safety
 /// The frame stays as it is meanwhile, but for the place of a streamed body, which may be written inside
@@ -831,7 +844,8 @@ unsafe fn answer_request(
     port: &Port<'_, '_>,
     route: &RouteNote<'_>,
 ) -> Option<Written> {
-    // SAFETY: the caller's promise; what is read of the request while a piece of its body is fetched lies before it.
+    // SAFETY: the caller's promise; what is read of the request while a piece of its body is fetched lies
+    // before it.
     let raw = match decode_request(unsafe { &*frame }) {
         Ok(raw) => raw,
         Err(frame::FrameError::PathNotUtf8) => {
@@ -849,8 +863,8 @@ unsafe fn answer_request(
     let mut body = SlotBody::new(port, frame.len(), raw.body.len());
     let stream = raw.streamed.then_some(&mut body as &mut dyn Read);
     let head_only = raw.head_only;
-    // SAFETY: slot, arena and body outlive the request, which is dropped at the end of this function; the routes were
-    // leaked with the application.
+    // SAFETY: slot, arena and body outlive the request, which is dropped at the end of this function; the
+    // routes were leaked with the application.
     let mut incoming = unsafe { Request::from_raw(raw, arena, deadline_ns, stream) };
     // SAFETY: note and port outlive this function, and so the request.
     unsafe {

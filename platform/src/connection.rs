@@ -21,8 +21,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::failure::io_unless_exhausted;
 
-/// A TCP connection that a front end has accepted and sent through the door. It blocks; it ends with the handler, on
-/// every way out, and belongs to none that outlives the call.
+/// A TCP connection that a front end has accepted and sent through the door. It blocks; it ends with the
+/// handler, on every way out, and belongs to none that outlives the call.
 #[derive(Debug)]
 pub struct Connection<'c> {
     stream: &'c TcpStream,
@@ -34,14 +34,16 @@ impl<'c> Connection<'c> {
         Connection { stream, peer }
     }
 
-    /// The client's address, as the front end saw it; `None` for a Unix socket. The scope of an IPv6 address is not kept.
+    /// The client's address, as the front end saw it; `None` for a Unix socket. The scope of an IPv6 address
+    /// is not kept.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// The socket, for its options: timeouts of reads and writes, the end of one direction. There are none when a handler
-    /// begins. A clone of it would outlive the call, and a handler that is left by a jump would not close it.
+    /// The socket, for its options: timeouts of reads and writes, the end of one direction. There are none
+    /// when a handler begins. A clone of it would outlive the call, and a handler that is left by a jump
+    /// would not close it.
     #[must_use]
     pub fn stream(&self) -> &'c TcpStream {
         self.stream

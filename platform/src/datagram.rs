@@ -31,14 +31,16 @@ impl<'d> Datagram<'d> {
         self.0.bytes
     }
 
-    /// The client's address, as the front end saw it; `None` for a Unix socket. Anybody can write any address there.
+    /// The client's address, as the front end saw it; `None` for a Unix socket. Anybody can write any address
+    /// there.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.0.peer
     }
 }
 
-/// The answer to a [`Datagram`], built where it is sent from. Nothing is sent unless something is put into it.
+/// The answer to a [`Datagram`], built where it is sent from. Nothing is sent unless something is put into
+/// it.
 #[derive(Debug)]
 pub struct DatagramReply<'r> {
     /// Begins with room for the frame's header.
@@ -84,8 +86,8 @@ impl<'r> DatagramReply<'r> {
         Ok(())
     }
 
-    /// Where an answer can be built in place; what an earlier call has left is still there. [`set_len`](Self::set_len)
-    /// sends it.
+    /// Where an answer can be built in place; what an earlier call has left is still there.
+    /// [`set_len`](Self::set_len) sends it.
     pub fn space(&mut self) -> &mut [u8] {
         let room = self.room();
         &mut self.slot[ANSWER_HEADER_LEN..][..room]
@@ -115,7 +117,8 @@ impl<'r> DatagramReply<'r> {
     }
 }
 
-/// A handler for datagrams, which any door server thread may call: a function from `&Datagram` and `&mut DatagramReply`.
+/// A handler for datagrams, which any door server thread may call: a function from `&Datagram` and `&mut
+/// DatagramReply`.
 pub trait DatagramHandler: Send + Sync + 'static {
     /// Answers a datagram, or does not.
     fn call(&self, datagram: &Datagram<'_>, reply: &mut DatagramReply<'_>);

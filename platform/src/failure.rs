@@ -1,8 +1,8 @@
 //! [`Failure`]: what the question mark in a handler turns errors into.
 //!
 //! Two kinds of people read the two kinds of message. A message given to a constructor such as
-//! [`Failure::bad_request`] is for the client and is sent. The text of an error that merely passed through `?` is for
-//! whoever runs the application: it is logged, and the client learns only that it was our fault.
+//! [`Failure::bad_request`] is for the client and is sent. The text of an error that merely passed through
+//! `?` is for whoever runs the application: it is logged, and the client learns only that it was our fault.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -14,8 +14,8 @@ use transom_arena::exhausted;
 use crate::response::{IntoResponse, Response, Status};
 use crate::short::Short;
 
-/// The error type of handlers that return `Result`. Whatever converts into a `Box<dyn Error>` converts into it by `?`: every
-/// [`std::error::Error`], `String` and `&str`, `Box<dyn Error>`, and `anyhow::Error`.
+/// The error type of handlers that return `Result`. Whatever converts into a `Box<dyn Error>` converts into
+/// it by `?`: every [`std::error::Error`], `String` and `&str`, `Box<dyn Error>`, and `anyhow::Error`.
 ///
 /// ```
 /// use transom_platform::{Failure, Request, Response};
@@ -94,8 +94,8 @@ impl Failure {
 }
 
 impl<E: Into<Box<dyn Error>>> From<E> for Failure {
-    /// A 500; the error and its sources are logged, up to 8 KiB of them. A 503 if what was wanting is a descriptor: others
-    /// give theirs back.
+    /// A 500; the error and its sources are logged, up to 8 KiB of them. A 503 if what was wanting is a
+    /// descriptor: others give theirs back.
     fn from(error: E) -> Self {
         let error = error.into();
         let mut failure = Self::internal(Short(LOGGED, WithSources(&*error)).to_string());
@@ -110,8 +110,9 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
     }
 }
 
-/// How the innermost error ends when there is no descriptor left, in this process (EMFILE) or on this machine (ENFILE). Its
-/// text is looked at, not its type: errors that wrap others show them, and do not all tell what they are.
+/// How the innermost error ends when there is no descriptor left, in this process (EMFILE) or on this machine
+/// (ENFILE). Its text is looked at, not its type: errors that wrap others show them, and do not all tell what
+/// they are.
 const NO_DESCRIPTORS: [&str; 2] = ["(os error 24)", "(os error 23)"];
 
 /// What the log says then.
@@ -137,8 +138,8 @@ impl fmt::Display for WithSources<'_> {
     }
 }
 
-/// An error where the request that this thread runs has outgrown its bucket. Its answer is a 500 in any case; so what it is
-/// doing had better end.
+/// An error where the request that this thread runs has outgrown its bucket. Its answer is a 500 in any case;
+/// so what it is doing had better end.
 #[inline]
 pub(crate) fn unless_exhausted() -> Result<(), Failure> {
     match exhausted() {

@@ -1,12 +1,14 @@
 //! How one request and its reply lie in the bytes of a slot.
 //!
-//! The front end writes requests and reads replies, the application the other way round, each possibly in another
-//! process. So everything that is read is checked, once, here: what comes out of a `decode_` function lies within the
-//! bytes that went in, and arbitrary bytes give a typed error and never a panic. Nothing here allocates. Numbers are
-//! little endian; a frame has exactly one encoding and fills its bytes exactly, so that a length that disagrees is seen.
+//! The front end writes requests and reads replies, the application the other way round, each possibly in
+//! another process. So everything that is read is checked, once, here: what comes out of a `decode_` function
+//! lies within the bytes that went in, and arbitrary bytes give a typed error and never a panic. Nothing here
+//! allocates. Numbers are little endian; a frame has exactly one encoding and fills its bytes exactly, so
+//! that a length that disagrees is seen.
 //!
-//! What this file refuses to know: HTTP beyond the names of the parts. That a head is well-formed is the front end's
-//! to prove before it writes; that a reply's header block is harmless is the front end's to check after it reads.
+//! What this file refuses to know: HTTP beyond the names of the parts. That a head is well-formed is the
+//! front end's to prove before it writes; that a reply's header block is harmless is the front end's to check
+//! after it reads.
 //!
 //! # Request
 //!
@@ -31,8 +33,8 @@
 //! | 80+*h*+*p* | 16*n* | per field: name offset, name length, value offset, value length, within the head |
 //! | 80+*h*+*p*+16*n* | *b* | the body, or its first part |
 //!
-//! The head is copied once as it is, and fields point into it: on the front end's hot path a field costs 16 bytes.
-//! The body comes last so that the front end can read the rest of it from the socket into its place.
+//! The head is copied once as it is, and fields point into it: on the front end's hot path a field costs 16
+//! bytes. The body comes last so that the front end can read the rest of it from the socket into its place.
 //!
 //! # Reply
 //!
@@ -126,7 +128,8 @@ pub use request::{
     request_head, set_request_body, set_request_early,
 };
 
-/// Version of the layouts; raised when either changes, so that an old front end and a new application refuse each other.
+/// Version of the layouts; raised when either changes, so that an old front end and a new application refuse
+/// each other.
 const VERSION: u8 = 2;
 
 /// The number that stands for "length not known".
@@ -136,15 +139,16 @@ const UNKNOWN: u64 = u64::MAX;
 pub mod interim {
     /// The reply slot holds a reply's first part, or a piece. It comes back when that has been sent.
     pub const REPLY: u32 = 1;
-    /// The handler waits for the next piece of a streamed body. The slot comes back with at least one byte at the body's
-    /// place in the request slot, or with none at the body's end.
+    /// The handler waits for the next piece of a streamed body. The slot comes back with at least one byte at
+    /// the body's place in the request slot, or with none at the body's end.
     pub const WANT_BODY: u32 = 2;
 }
 
 /// What became of a call, as the door's status carries it.
 ///
-/// 0 means that the reply slot holds a reply; values below 16 are the door's own, these are ours. They travel beside the
-/// slot and not in it because they are for the moments when nothing can be written into it any more.
+/// 0 means that the reply slot holds a reply; values below 16 are the door's own, these are ours. They travel
+/// beside the slot and not in it because they are for the moments when nothing can be written into it any
+/// more.
 pub mod outcome {
     /// The reply slot holds a reply (or a piece of one).
     pub const OK: u32 = 0;
@@ -160,15 +164,16 @@ pub mod outcome {
     pub const BAD_FRAME: u32 = 20;
     /// The reply's header block does not fit the reply slot.
     pub const REPLY_TOO_LARGE: u32 = 21;
-    /// The handler gave up within a streamed body: what was sent is incomplete, and the connection must say so.
+    /// The handler gave up within a streamed body: what was sent is incomplete, and the connection must say
+    /// so.
     pub const STREAM_BROKEN: u32 = 22;
 
     /// The shared heap is full.
     pub const EXHAUSTED_SHARED_HEAP: u32 = 23;
     /// The handler's reply could not be written.
     pub const UNWRITTEN: u32 = 24;
-    /// No handler has run: the request came before its body, and this one's handler wants all of that first. The front end
-    /// calls again when it is there, or fills the slot.
+    /// No handler has run: the request came before its body, and this one's handler wants all of that first.
+    /// The front end calls again when it is there, or fills the slot.
     pub const BODY_FIRST: u32 = 25;
     /// The same, and no handler of this application takes a body as it comes.
     pub const BODIES_FIRST: u32 = 26;

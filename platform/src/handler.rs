@@ -1,4 +1,5 @@
-//! What counts as a handler: anything that is called with `&Request` and returns something that becomes a `Response`.
+//! What counts as a handler: anything that is called with `&Request` and returns something that becomes a
+//! `Response`.
 //!
 //! ```
 //! use transom_platform::{Failure, Request, Response, Router, handler};
@@ -20,10 +21,10 @@
 //!
 //! # Closures
 //!
-//! A closure needs the type of its argument, `|request: &Request|`, and may then return anything that borrows nothing
-//! from the request. For one that borrows, Rust must be told where the closure is written that its result has the
-//! lifetime of its argument, which an annotation on a closure cannot say: that is what [`handler()`] is for. Functions
-//! need neither.
+//! A closure needs the type of its argument, `|request: &Request|`, and may then return anything that borrows
+//! nothing from the request. For one that borrows, Rust must be told where the closure is written that its
+//! result has the lifetime of its argument, which an annotation on a closure cannot say: that is what
+//! [`handler()`] is for. Functions need neither.
 //!
 //! ```compile_fail
 //! # use transom_platform::{Request, Response, Router};
@@ -33,9 +34,11 @@
 use crate::request::Request;
 use crate::response::{IntoResponse, Response};
 
-/// A handler for requests that live for `'r`. Implemented for functions and closures; see the module's documentation.
+/// A handler for requests that live for `'r`. Implemented for functions and closures; see the module's
+/// documentation.
 ///
-/// A handler takes any request, so what the router asks for is `for<'r> HandlerFn<'r>`, which [`Handler`] abbreviates.
+/// A handler takes any request, so what the router asks for is `for<'r> HandlerFn<'r>`, which [`Handler`]
+/// abbreviates.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "a handler is called with `&Request` and returns something that becomes a `Response`",
@@ -82,9 +85,10 @@ where
 
 /// Marks a handler that reads the body itself, bit by bit, through [`Request::body_reader`].
 ///
-/// Without this mark the handler runs once all of the body is there; one that is larger than its slot is collected into the
-/// bucket, and gets a 413 if it does not fit. With it the handler runs as soon as the request's head is there, reads wait for
-/// what the client sends next, and the body passes at constant memory. So client and handler can take turns.
+/// Without this mark the handler runs once all of the body is there; one that is larger than its slot is
+/// collected into the bucket, and gets a 413 if it does not fit. With it the handler runs as soon as the
+/// request's head is there, reads wait for what the client sends next, and the body passes at constant
+/// memory. So client and handler can take turns.
 ///
 /// ```
 /// use transom_platform::{Failure, Request, Router, handler::streaming};

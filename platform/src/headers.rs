@@ -1,14 +1,16 @@
 //! What a handler may put into a header field, checked in one place.
 //!
-//! A value of [`HeaderName`] or [`HeaderValue`] proves that its bytes cannot end a field, start another one or change how
-//! the message is framed (RFC 9110 §5.1, §5.5, §17.5). Framing belongs to the front end: a handler that sets it would
-//! disagree with the bytes that are sent. This file knows nothing of responses or of the front end's own checks, which
-//! are made again on the other side of the door because the two may be different processes.
+//! A value of [`HeaderName`] or [`HeaderValue`] proves that its bytes cannot end a field, start another one
+//! or change how the message is framed (RFC 9110 §5.1, §5.5, §17.5). Framing belongs to the front end: a
+//! handler that sets it would disagree with the bytes that are sent. This file knows nothing of responses or
+//! of the front end's own checks, which are made again on the other side of the door because the two may be
+//! different processes.
 
 use thiserror::Error;
 
-/// Fields that say how a message is framed or what becomes of its connection (RFC 9110 §7.6.1, §8.6). The front end
-/// alone writes them. `Date` is not among them: a handler that passes on an older answer may know better.
+/// Fields that say how a message is framed or what becomes of its connection (RFC 9110 §7.6.1, §8.6). The
+/// front end alone writes them. `Date` is not among them: a handler that passes on an older answer may know
+/// better.
 const FRAMING: [&str; 8] = [
     "connection",
     "content-length",
@@ -28,8 +30,8 @@ pub enum HeaderError {
         "its name is not a token (RFC 9110 section 5.6.2): letters, digits and !#$%&'*+-.^_`|~ only"
     )]
     Name,
-    /// The value has a CR, an LF, a NUL or another control byte; or there is none, because its `Display` failed or the request
-    /// has outgrown its bucket.
+    /// The value has a CR, an LF, a NUL or another control byte; or there is none, because its `Display`
+    /// failed or the request has outgrown its bucket.
     #[error("its value has a control byte, which could start another header or end the head")]
     Value,
     /// The field is the front end's to write.
@@ -70,7 +72,8 @@ impl<'a> HeaderName<'a> {
     }
 }
 
-/// The value of a field: no control bytes but HTAB. Bytes from 0x80 up are allowed and mean nothing in particular.
+/// The value of a field: no control bytes but HTAB. Bytes from 0x80 up are allowed and mean nothing in
+/// particular.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderValue<'a>(&'a [u8]);
 

@@ -1,7 +1,7 @@
 //! [`Histogram`]: how often values of which size were seen, in fixed memory.
 //!
-//! Bounds are a first one and then so many to each doubling, so that an observation needs a few instructions and no
-//! search, and a quantile is right to one part in that many.
+//! Bounds are a first one and then so many to each doubling, so that an observation needs a few instructions
+//! and no search, and a quantile is right to one part in that many.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,8 +53,8 @@ impl Scale {
     }
 }
 
-/// Counts of values by size. Anyone may observe and read at the same time; a reader may see an observation in one number
-/// and not yet in another.
+/// Counts of values by size. Anyone may observe and read at the same time; a reader may see an observation in
+/// one number and not yet in another.
 #[derive(Debug)]
 pub struct Histogram {
     scale: Scale,
@@ -65,7 +65,8 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty one, with bounds up to the first that is at least `most`. It allocates here, and nowhere else.
+    /// An empty one, with bounds up to the first that is at least `most`. It allocates here, and nowhere
+    /// else.
     #[must_use]
     pub fn new(scale: Scale, most: u64) -> Self {
         let counts = (0..=scale.place(most)).map(|_| AtomicU64::new(0)).collect();
@@ -110,8 +111,8 @@ impl Histogram {
         }
     }
 
-    /// Every bound with the number of values at or below it and above the one before; at the end, with no bound, those
-    /// above all of them.
+    /// Every bound with the number of values at or below it and above the one before; at the end, with no
+    /// bound, those above all of them.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> + '_ {
         let counts = self.counts.iter().enumerate();
         counts
@@ -138,8 +139,8 @@ impl Histogram {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// A value that all but one part in `parts` of the values do not exceed: a bound, or the largest value if that is
-    /// less or above all bounds. 0 if there is none.
+    /// A value that all but one part in `parts` of the values do not exceed: a bound, or the largest value if
+    /// that is less or above all bounds. 0 if there is none.
     #[must_use]
     pub fn all_but_one_in(&self, parts: u64) -> u64 {
         let total = self.count();

@@ -1,15 +1,16 @@
 //! JSON that stops growing once its request has outgrown its bucket.
 //!
-//! A parser that is not told goes on to the end of the document: a body of 1 MB, each three bytes of which become 32, would
-//! need more than a request's share of the overdraft, and the bucket with it. Here every element of a list, entry of a map
-//! and variant of an enum asks first; so does each step by which an answer grows. What an error says of a document is short.
+//! A parser that is not told goes on to the end of the document: a body of 1 MB, each three bytes of which
+//! become 32, would need more than a request's share of the overdraft, and the bucket with it. Here every
+//! element of a list, entry of a map and variant of an enum asks first; so does each step by which an answer
+//! grows. What an error says of a document is short.
 //!
 //! # What serde buffers
 //!
-//! An untagged or tagged enum, or a flattened struct, is read in two passes: serde first reads the whole value into a buffer of its
-//! own, and then what is wanted out of that. The second pass asks nobody, so the first one reckons what it will need, and
-//! gives up when that is more than what is free. Only a guess is possible, for nothing here knows the type that is wanted:
-//! see [`ELEMENT`] and [`COPY`].
+//! An untagged or tagged enum, or a flattened struct, is read in two passes: serde first reads the whole
+//! value into a buffer of its own, and then what is wanted out of that. The second pass asks nobody, so the
+//! first one reckons what it will need, and gives up when that is more than what is free. Only a guess is
+//! possible, for nothing here knows the type that is wanted: see [`ELEMENT`] and [`COPY`].
 
 use crate::failure::{Failure, append};
 use crate::request::Memory;
@@ -31,12 +32,12 @@ const SAID: usize = 256;
 /// A text of which an error may say all, in bytes.
 const LONG: usize = 4096;
 
-/// What the second pass is reckoned to make of each element of what is buffered, in bytes: the size of a large struct, all of
-/// whose fields may be left out; and the element in the buffer itself.
+/// What the second pass is reckoned to make of each element of what is buffered, in bytes: the size of a
+/// large struct, all of whose fields may be left out; and the element in the buffer itself.
 const ELEMENT: usize = 256 + 64;
 
-/// An enum that holds itself copies the buffer of what lies in it once more at each level. An entry of a map is copied into so many
-/// bytes.
+/// An enum that holds itself copies the buffer of what lies in it once more at each level. An entry of a map
+/// is copied into so many bytes.
 const COPY: usize = 64;
 
 /// Reads a whole document.
@@ -102,7 +103,8 @@ fn is_buffer<T>() -> bool {
     size_of::<T>() == 32 && type_name::<T>().starts_with("serde_core::private::content::Content")
 }
 
-/// Reads something whose second pass is over, or begins, when it has been read: what was reckoned for it is given back.
+/// Reads something whose second pass is over, or begins, when it has been read: what was reckoned for it is
+/// given back.
 #[inline]
 fn whole<R>(read: impl FnOnce() -> R) -> R {
     let left = BUFFER.with(|buffer| buffer.left.get());
@@ -137,8 +139,8 @@ fn part<T, R, E: Error>(read: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
     value
 }
 
-/// Of a text that is buffered, or is a key, an error of the second pass could repeat all, escaped, and nothing would make it brief:
-/// up to three times that must fit.
+/// Of a text that is buffered, or is a key, an error of the second pass could repeat all, escaped, and
+/// nothing would make it brief: up to three times that must fit.
 #[cold]
 fn ask_of_text<E: Error>(text: &str) -> Result<(), E> {
     if text.len() <= LONG {
@@ -172,8 +174,9 @@ fn reckon<E: Error>() -> Result<(), E> {
     })
 }
 
-/// The error of what is not a list or a map: it says little of what is in the document. (Lists and maps have their parser's own, for
-/// else every value would be copied from a result with the one into a result with the other.)
+/// The error of what is not a list or a map: it says little of what is in the document. (Lists and maps have
+/// their parser's own, for else every value would be copied from a result with the one into a result with the
+/// other.)
 #[derive(Debug)]
 struct Brief<E>(E);
 
@@ -240,8 +243,8 @@ impl Write for Growing {
     }
 }
 
-/// A part of a parser, or of what it builds: does what the part does, after it has asked. `KEY` is whether it is that of a map's
-/// key.
+/// A part of a parser, or of what it builds: does what the part does, after it has asked. `KEY` is whether it
+/// is that of a map's key.
 struct Stopping<T, const KEY: bool = false>(T);
 
 #[inline]
@@ -261,8 +264,9 @@ macro_rules! pass_on {
     )*};
 }
 
-/// Asked for one of these, the parser would make an error of its own out of a text of any length. Asked for anything, it gives the
-/// same, and leaves errors to the visitor. Of a key, which is always text, it must know what it shall be read as.
+/// Asked for one of these, the parser would make an error of its own out of a text of any length. Asked for
+/// anything, it gives the same, and leaves errors to the visitor. Of a key, which is always text, it must
+/// know what it shall be read as.
 macro_rules! pass_on_as_any {
     ($($method:ident($($name:ident: $type:ty),*) if $sound:expr;)*) => {$(
         #[inline]

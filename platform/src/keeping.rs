@@ -1,9 +1,10 @@
 //! What requests leave in their buckets: thread-locals, lazy values, entries of caches.
 //!
-//! It costs its bytes, for as long as it is live. Its route is named once in the log. Where it is more than may be kept
-//! (`--keep`), the thread ends after the request, which runs the destructors of its thread-locals, and another one takes
-//! its place on the same bucket. Where it is still more then, because it belongs to others, the bucket rests until it is
-//! not. A bucket whose thread does not end, or that gets no new one, is told of and lost as one that rests too long.
+//! It costs its bytes, for as long as it is live. Its route is named once in the log. Where it is more than
+//! may be kept (`--keep`), the thread ends after the request, which runs the destructors of its
+//! thread-locals, and another one takes its place on the same bucket. Where it is still more then, because it
+//! belongs to others, the bucket rests until it is not. A bucket whose thread does not end, or that gets no
+//! new one, is told of and lost as one that rests too long.
 
 use crate::application::Application;
 use crate::meter::{Leave, RouteMeter};
@@ -72,8 +73,8 @@ impl Keeping {
             .compare_exchange(bucket + 1, 0, Ordering::SeqCst, Ordering::Relaxed);
     }
 
-    /// How far a bucket in that state is on its way into service, and since when it is on it: a `CLOCK_MONOTONIC` time in
-    /// nanoseconds, or 0.
+    /// How far a bucket in that state is on its way into service, and since when it is on it: a
+    /// `CLOCK_MONOTONIC` time in nanoseconds, or 0.
     pub(crate) fn way_of(&self, bucket: u32, state: BucketState) -> (Stage, u64) {
         let starts = self.starts.load(Ordering::SeqCst).checked_sub(1);
         match starts.filter(|_| state == BucketState::Unbound) {
@@ -117,8 +118,8 @@ pub(crate) enum Stage {
     Waits,
 }
 
-/// Since when a bucket takes no requests because of what it keeps, and how far it is on its way back. Its thread writes
-/// it; from when that thread has left until the next one is there, the one that tends does.
+/// Since when a bucket takes no requests because of what it keeps, and how far it is on its way back. Its
+/// thread writes it; from when that thread has left until the next one is there, the one that tends does.
 #[derive(Debug, Default)]
 pub(crate) struct Absence {
     stage: AtomicU32,
@@ -186,7 +187,8 @@ impl Application {
         kept > self.keep_limit()
     }
 
-    /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another one serves in it.
+    /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another
+    /// one serves in it.
     #[cold]
     pub(crate) fn thread_leaves(
         &self,
@@ -212,8 +214,8 @@ impl Application {
         }
     }
 
-    /// Starts threads in the places of those that have left and are gone. When to look again, if some are not gone yet or
-    /// cannot be replaced.
+    /// Starts threads in the places of those that have left and are gone. When to look again, if some are not
+    /// gone yet or cannot be replaced.
     ///
     /// To be called by one thread, now and then and after `ApplicationOptions::on_leave`.
     pub fn tend(&'static self) -> Option<Duration> {
@@ -267,8 +269,8 @@ impl Application {
         );
     }
 
-    /// Before a thread's first call: what its author wants to have done, and a rest if its bucket keeps too much. Then the
-    /// bucket is in service. False if the door was revoked meanwhile.
+    /// Before a thread's first call: what its author wants to have done, and a rest if its bucket keeps too
+    /// much. Then the bucket is in service. False if the door was revoked meanwhile.
     pub(crate) fn prepare(&self, place: u32, tenant: &mut Tenant) -> bool {
         for each in self.each_thread() {
             let parked = |_: Failed<'_>| (self.options().on_parked)();

@@ -1,8 +1,8 @@
 //! What the author of a handler sees: [`Request`], [`Response`], [`Router`], [`Shared`] state.
 //!
-//! A handler is an ordinary function from `&Request` to [`Response`]. It runs on a door server thread that is bound to a
-//! bucket: what it allocates lands there and is gone when it returns, and what does not fit ends this request with a 500
-//! and nothing else. `transom::serve` puts a front end before it.
+//! A handler is an ordinary function from `&Request` to [`Response`]. It runs on a door server thread that is
+//! bound to a bucket: what it allocates lands there and is gone when it returns, and what does not fit ends
+//! this request with a 500 and nothing else. `transom::serve` puts a front end before it.
 //!
 //! ```
 //! use transom_platform::{Request, Response, Router};
@@ -15,8 +15,9 @@
 //! let router = Router::new().get("/", hello);
 //! ```
 //!
-//! It knows nothing of the sockets of clients, unless an application asks for them: behind a door at a path, a handler may
-//! be lent whole [connections](connection) instead of requests, or be given single [datagrams](datagram).
+//! It knows nothing of the sockets of clients, unless an application asks for them: behind a door at a path,
+//! a handler may be lent whole [connections](connection) instead of requests, or be given single
+//! [datagrams](datagram).
 
 mod application;
 pub mod connection;
@@ -58,7 +59,7 @@ pub use transom_arena::{
     Bump, Registered, Shared, SharedError, WayOut, defer, escape_contract, outside, refusing,
 };
 
-/// The allocator of every program that uses this crate: a thread bound to a bucket allocates in it, all others on the
-/// process heap.
+/// The allocator of every program that uses this crate: a thread bound to a bucket allocates in it, all
+/// others on the process heap.
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;

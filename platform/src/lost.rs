@@ -1,11 +1,12 @@
 //! Buckets that are lost: what counts as lost, and the look that finds out.
 //!
-//! A bucket is lost when it takes no requests and may never take one again: its request was parked, its handler has not
-//! returned long after the client stopped waiting, or its thread had to leave and no other one serves there. A process with
-//! too many of them is replaced (`--lost-limit`).
+//! A bucket is lost when it takes no requests and may never take one again: its request was parked, its
+//! handler has not returned long after the client stopped waiting, or its thread had to leave and no other
+//! one serves there. A process with too many of them is replaced (`--lost-limit`).
 //!
-//! A door server thread says what it does on a cache line of its own ([`Sign`]): four relaxed stores for a call. Another
-//! thread looks at all of them now and then ([`LossWatch::look`]). What is done about lost buckets is not known here.
+//! A door server thread says what it does on a cache line of its own ([`Sign`]): four relaxed stores for a
+//! call. Another thread looks at all of them now and then ([`LossWatch::look`]). What is done about lost
+//! buckets is not known here.
 
 use crate::application::Application;
 use crate::keeping::Stage;
@@ -19,8 +20,8 @@ use std::time::Duration;
 use transom_arena::{Bucket, BucketState};
 use transom_doors::now_ns;
 
-/// A call is overdue, and its bucket lost, so long after its deadline. Its client got a 504 at the deadline; a handler
-/// that watches its deadline itself gets this much to notice, to clean up and to return.
+/// A call is overdue, and its bucket lost, so long after its deadline. Its client got a 504 at the deadline;
+/// a handler that watches its deadline itself gets this much to notice, to clean up and to return.
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(5);
 
 /// When no bucket has been free for so long, that is said.
@@ -29,12 +30,12 @@ const FULL_AFTER: Duration = Duration::from_secs(5);
 /// Between two looks while a bucket is lost that may come back.
 const LOOK_OFTEN: Duration = Duration::from_millis(250);
 
-/// Between two looks while nothing is suspicious. What begins after a look cannot be lost before so much time has passed,
-/// because [`OVERDUE_AFTER`] counts from its beginning at the earliest.
+/// Between two looks while nothing is suspicious. What begins after a look cannot be lost before so much time
+/// has passed, because [`OVERDUE_AFTER`] counts from its beginning at the earliest.
 const LOOK_SELDOM: Duration = OVERDUE_AFTER;
 
-/// A look that comes so much later than it was to has been kept from the processor: the process was stopped, or the machine
-/// has other things to do. Handlers were too, and get their time anew.
+/// A look that comes so much later than it was to has been kept from the processor: the process was stopped,
+/// or the machine has other things to do. Handlers were too, and get their time anew.
 const LATE: Duration = Duration::from_secs(1);
 
 /// Why a bucket is lost.
@@ -42,8 +43,8 @@ const LATE: Duration = Duration::from_secs(1);
 pub enum Loss {
     /// Its request was parked. It never comes back.
     Parked,
-    /// It has been out of service for longer than `--keep-timeout`: what it keeps is too much, its thread does not end, or no
-    /// new one can be started or comes to serve.
+    /// It has been out of service for longer than `--keep-timeout`: what it keeps is too much, its thread
+    /// does not end, or no new one can be started or comes to serve.
     Resting,
     /// Its call has not ended [`OVERDUE_AFTER`] its deadline, or after its client has gone.
     Overdue,
@@ -132,8 +133,9 @@ impl Until {
     }
 }
 
-/// What a door server thread says of its call. That thread writes it and never reads it; the thread that looks for lost
-/// buckets reads it. It means something only while the bucket is busy: at the end of a call it stays as it is.
+/// What a door server thread says of its call. That thread writes it and never reads it; the thread that
+/// looks for lost buckets reads it. It means something only while the bucket is busy: at the end of a call it
+/// stays as it is.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Sign {
@@ -212,8 +214,8 @@ impl<'s> RouteNote<'s> {
 #[derive(Debug)]
 pub(crate) struct Signs {
     signs: Box<[Sign]>,
-    /// When a bucket was first seen to serve a client that has gone; 0: it does not. Written by the one that looks, apart
-    /// from what threads write.
+    /// When a bucket was first seen to serve a client that has gone; 0: it does not. Written by the one that
+    /// looks, apart from what threads write.
     noticed_ns: Box<[AtomicU64]>,
     /// When the process was last seen to run again after a while in which it did not; 0: never.
     resumed_ns: AtomicU64,
@@ -385,8 +387,8 @@ struct Told {
     route: Option<usize>,
 }
 
-/// Looks after the buckets of an application, and says which are lost by time and which come back. One thread has it. Its
-/// memory is taken when it is made.
+/// Looks after the buckets of an application, and says which are lost by time and which come back. One thread
+/// has it. Its memory is taken when it is made.
 #[derive(Debug)]
 pub struct LossWatch {
     application: &'static Application,
@@ -505,8 +507,8 @@ impl LossWatch {
         })
     }
 
-    /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its request says it, if
-    /// there was one.)
+    /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its
+    /// request says it, if there was one.)
     fn tell(&mut self, bucket: u32, loss: Option<Loss>, now_ns: u64) {
         let state = self.application.buckets().get(bucket).map(Bucket::state);
         let keeping = self.application.keeping();

@@ -1,5 +1,5 @@
-//! What is counted of an application's requests: by route how much memory each needed and how long it held its bucket, and
-//! who outgrew it.
+//! What is counted of an application's requests: by route how much memory each needed and how long it held
+//! its bucket, and who outgrew it.
 
 use crate::histogram::{Histogram, Scale};
 use crate::service::Service;
@@ -15,8 +15,8 @@ const CALL_MOST_NS: u64 = 64_000_000_000;
 /// Culprits that are remembered.
 const CULPRITS: usize = 16;
 
-/// Lines about requests that went wrong in a second; the others are counted. Whoever may send requests could else fill
-/// disks, and a line costs more than the request that it is about.
+/// Lines about requests that went wrong in a second; the others are counted. Whoever may send requests could
+/// else fill disks, and a line costs more than the request that it is about.
 const LINES_MAX: u32 = 20;
 
 /// What is counted for one route.
@@ -24,8 +24,8 @@ const LINES_MAX: u32 = 20;
 pub struct RouteMeter {
     /// The pattern, or what stands for "none".
     pub route: &'static str,
-    /// Arena bytes that each request needed: its high water, or, of one that did not fit, what it had and the allocation
-    /// that was refused.
+    /// Arena bytes that each request needed: its high water, or, of one that did not fit, what it had and the
+    /// allocation that was refused.
     pub memory: Histogram,
     /// Nanoseconds for which each call held its bucket.
     pub call_time: Histogram,
@@ -198,9 +198,9 @@ impl Meters {
         }
     }
 
-    /// Puts it on the list. Never waits, because it may be called on a signal's stack: when two do so at the same moment, or
-    /// one while the list is read, it may have a number and no place. There must be stack for it: an overflow in the middle
-    /// would leave the list locked.
+    /// Puts it on the list. Never waits, because it may be called on a signal's stack: when two do so at the
+    /// same moment, or one while the list is read, it may have a number and no place. There must be stack for
+    /// it: an overflow in the middle would leave the list locked.
     pub(crate) fn list_culprit(&self, meter: &RouteMeter, exhaustion: &Exhaustion, parked: bool) {
         let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let Ok(mut last) = self.culprits.try_lock() else {

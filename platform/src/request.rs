@@ -1,9 +1,9 @@
 //! [`Request`]: what a handler sees of a request.
 //!
-//! It reads the request where it lies in the slot and copies nothing that it need not; what must be decoded is decoded
-//! into the bucket's arena. It has no lifetime parameter, so that `fn hello(request: &Request) -> Response` says by
-//! elision what holds: the response may borrow from the request and from its bucket, and from nothing shorter. The price
-//! is one `unsafe` constructor, which only the platform calls.
+//! It reads the request where it lies in the slot and copies nothing that it need not; what must be decoded
+//! is decoded into the bucket's arena. It has no lifetime parameter, so that `fn hello(request: &Request) ->
+//! Response` says by elision what holds: the response may borrow from the request and from its bucket, and
+//! from nothing shorter. The price is one `unsafe` constructor, which only the platform calls.
 //!
 //! What it refuses to know: where slot and bucket come from, and everything about sockets.
 
@@ -53,7 +53,8 @@ pub struct Request {
     route: Option<&'static str>,
     params: Params<'static, 'static>,
     spilled: query::Spilled,
-    /// Where the route is noted for whoever must say what became of a request that is gone; see `note_route_in`.
+    /// Where the route is noted for whoever must say what became of a request that is gone; see
+    /// `note_route_in`.
     route_note: Option<NonNull<RouteNote<'static>>>,
     /// The call that brought it, with lifetimes that are not truly so; see `ask_at`.
     port: Option<NonNull<Port<'static, 'static>>>,
@@ -72,7 +73,8 @@ pub(crate) struct Matched {
 pub struct Memory {
     /// In use now, holes and alignment included.
     pub used: usize,
-    /// What is left, in one piece or in several: where something is kept in the middle, one allocation may find less.
+    /// What is left, in one piece or in several: where something is kept in the middle, one allocation may
+    /// find less.
     pub free: usize,
     /// The most that was in use at once since the request began.
     pub high_water: usize,
@@ -107,10 +109,11 @@ pub enum Version {
 }
 
 impl Request {
-    /// Makes a request of what lies in a slot. `deadline_ns` is a `CLOCK_MONOTONIC` time in nanoseconds, 0 for none.
+    /// Makes a request of what lies in a slot. `deadline_ns` is a `CLOCK_MONOTONIC` time in nanoseconds, 0
+    /// for none.
     ///
-    /// When `raw.streamed` is set, the whole body, its first part included, is read from `stream`, and `raw.body` is
-    /// not looked at: its bytes may be overwritten by the pieces that follow.
+    /// When `raw.streamed` is set, the whole body, its first part included, is read from `stream`, and
+    /// `raw.body` is not looked at: its bytes may be overwritten by the pieces that follow.
     ///
     /// # Safety
     /// The caller must see to it that, until the request is dropped,
@@ -124,12 +127,14 @@ impl Request {
         deadline_ns: u64,
         stream: Option<&mut dyn Read>,
     ) -> Self {
-        // SAFETY: only the lifetime changes. The bytes live and stay as they are until the request is dropped, by the
-        // caller's promise, and no method gives out a part of `raw` with a longer lifetime than its `&self` has.
+        // SAFETY: only the lifetime changes. The bytes live and stay as they are until the request is
+        // dropped, by the caller's promise, and no method gives out a part of `raw` with a longer lifetime
+        // than its `&self` has.
         let mut raw = unsafe { mem::transmute::<RawRequest<'_>, RawRequest<'static>>(raw) };
         let stream = if raw.streamed {
             raw.body = &[];
-            // SAFETY: the caller promises that the stream lives and is ours alone until the request is dropped.
+            // SAFETY: the caller promises that the stream lives and is ours alone until the request is
+            // dropped.
             unsafe { body::Stream::new(stream) }
         } else {
             body::Stream::none()
@@ -152,8 +157,8 @@ impl Request {
         self.raw.method
     }
 
-    /// The path, percent-decoded and with its dot segments resolved: `"/a b"` for `/a%20b`. Always text: the front end
-    /// refuses a path that is not.
+    /// The path, percent-decoded and with its dot segments resolved: `"/a b"` for `/a%20b`. Always text: the
+    /// front end refuses a path that is not.
     pub fn path(&self) -> &str {
         self.raw.path
     }
@@ -168,8 +173,9 @@ impl Request {
         self.raw.query
     }
 
-    /// The value of the first query parameter of that name, decoded as HTML forms are (`+` is a space, `%41` an `A`,
-    /// an escape that is none stays as it is, bytes that are no UTF-8 become U+FFFD). `Some("")` for `?name` alone.
+    /// The value of the first query parameter of that name, decoded as HTML forms are (`+` is a space, `%41`
+    /// an `A`, an escape that is none stays as it is, bytes that are no UTF-8 become U+FFFD). `Some("")` for
+    /// `?name` alone.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, value) = query::pairs(self.raw.query).find(|(raw, _)| query::means(raw, name))?;
         Some(query::decode(value, self.arena(), &self.spilled))
@@ -198,8 +204,8 @@ impl Request {
         query::pairs(self.raw.query).map(move |(name, value)| (decode(name), decode(value)))
     }
 
-    /// The value of the first field of that name (in any case), if it is UTF-8. `header("host")` is the host that the
-    /// request is for, see [`Request::host`].
+    /// The value of the first field of that name (in any case), if it is UTF-8. `header("host")` is the host
+    /// that the request is for, see [`Request::host`].
     pub fn header(&self, name: &str) -> Option<&str> {
         str::from_utf8(self.header_bytes(name)?).ok()
     }
@@ -221,14 +227,15 @@ impl Request {
         })
     }
 
-    /// The host that the request is for, with its port if it has one: that of an absolute target, which goes before the
-    /// Host field (RFC 9112 §3.2.2), else that field's. Only HTTP/1.0 may leave it out.
+    /// The host that the request is for, with its port if it has one: that of an absolute target, which goes
+    /// before the Host field (RFC 9112 §3.2.2), else that field's. Only HTTP/1.0 may leave it out.
     pub fn host(&self) -> Option<&str> {
         self.raw.host
     }
 
-    /// The whole body. It is there before the handler runs; one that is larger than its slot has been collected into the
-    /// bucket. Empty in handlers marked [`streaming`](crate::handler::streaming) when the body comes in pieces.
+    /// The whole body. It is there before the handler runs; one that is larger than its slot has been
+    /// collected into the bucket. Empty in handlers marked [`streaming`](crate::handler::streaming) when the
+    /// body comes in pieces.
     pub fn body(&self) -> &[u8] {
         self.raw.body
     }
@@ -245,20 +252,22 @@ impl Request {
     /// The body as a value read from JSON; it may borrow from the request.
     ///
     /// # Errors
-    /// 400 that says what is wrong and where, when the body is not JSON or not that of a `T`. The parser stops where the
-    /// request outgrows its bucket, however long the body goes on; the answer is a 500 then.
+    /// 400 that says what is wrong and where, when the body is not JSON or not that of a `T`. The parser
+    /// stops where the request outgrows its bucket, however long the body goes on; the answer is a 500 then.
     ///
-    /// 500 too when `T` holds an untagged or tagged enum or a flattened struct, which serde reads into a buffer first, and the
-    /// document has more elements than the rest of the bucket would hold at 320 bytes each: what serde makes of its buffer
-    /// cannot be stopped half-way. If such a `T` has lists of structs that are larger, and whose fields may all be left out, box
-    /// them: a client can make the request need more than its share of the overdraft otherwise.
+    /// 500 too when `T` holds an untagged or tagged enum or a flattened struct, which serde reads into a
+    /// buffer first, and the document has more elements than the rest of the bucket would hold at 320 bytes
+    /// each: what serde makes of its buffer cannot be stopped half-way. If such a `T` has lists of structs
+    /// that are larger, and whose fields may all be left out, box them: a client can make the request need
+    /// more than its share of the overdraft otherwise.
     pub fn json<'r, T: Deserialize<'r>>(&'r self) -> Result<T, Failure> {
         unless_exhausted()?;
         json::read(self.body())
     }
 
     /// Reads the body bit by bit, as it comes from the client if the handler is marked
-    /// [`streaming`](crate::handler::streaming). Bytes of a streamed body are given once, to whichever reader asks.
+    /// [`streaming`](crate::handler::streaming). Bytes of a streamed body are given once, to whichever reader
+    /// asks.
     pub fn body_reader(&self) -> BodyReader<'_> {
         BodyReader::new(self.raw.body, &self.stream)
     }
@@ -273,7 +282,8 @@ impl Request {
         self.raw.content_length
     }
 
-    /// Whether the reply's body will not be sent (HEAD). A handler need not care, but may save itself the work.
+    /// Whether the reply's body will not be sent (HEAD). A handler need not care, but may save itself the
+    /// work.
     pub fn is_head_only(&self) -> bool {
         self.raw.head_only
     }
@@ -300,8 +310,8 @@ impl Request {
     /// As [`Request::param`], as a `T`: `let id: u64 = request.param_as("id")?;`
     ///
     /// # Errors
-    /// 404 when the part is not one of a `T`: a path that cannot name anything names nothing. 500 when the pattern has
-    /// no such name, which is the application's mistake.
+    /// 404 when the part is not one of a `T`: a path that cannot name anything names nothing. 500 when the
+    /// pattern has no such name, which is the application's mistake.
     pub fn param_as<T: FromStr>(&self, name: &str) -> Result<T, Failure> {
         unless_exhausted()?;
         let Some(value) = self.param(name) else {
@@ -313,20 +323,22 @@ impl Request {
         value.parse().map_err(|_| Failure::not_found("Not Found"))
     }
 
-    /// The pattern of the route that matched, as the application wrote it; `None` in a fallback. Made for logs and
-    /// metrics: there are as many patterns as routes, and as many paths as clients care to invent.
+    /// The pattern of the route that matched, as the application wrote it; `None` in a fallback. Made for
+    /// logs and metrics: there are as many patterns as routes, and as many paths as clients care to invent.
     pub fn route(&self) -> Option<&str> {
         self.route
     }
 
-    /// The bucket's arena. `bumpalo`'s collections work in it; ordinary `String`s and `Vec`s land in the same bucket.
+    /// The bucket's arena. `bumpalo`'s collections work in it; ordinary `String`s and `Vec`s land in the same
+    /// bucket.
     pub fn arena(&self) -> &Bump {
-        // SAFETY: `from_raw`'s caller promised that the arena lives, and only shared references to it are ever made.
+        // SAFETY: `from_raw`'s caller promised that the arena lives, and only shared references to it are
+        // ever made.
         unsafe { self.arena.as_ref() }
     }
 
-    /// How much of the bucket this request has used so far, and how much is left: for a handler that would rather answer
-    /// with less than with a 500, and for tests.
+    /// How much of the bucket this request has used so far, and how much is left: for a handler that would
+    /// rather answer with less than with a 500, and for tests.
     ///
     /// In a test that calls a handler on a thread without a bucket, all numbers are 0.
     pub fn memory(&self) -> Memory {
@@ -337,7 +349,8 @@ impl Request {
         })
     }
 
-    /// Makes room for `additional` more elements in a collection, if the bucket has it: see [`try_reserve`](crate::try_reserve).
+    /// Makes room for `additional` more elements in a collection, if the bucket has it: see
+    /// [`try_reserve`](crate::try_reserve).
     ///
     /// # Errors
     /// 413 that says so, when it has not. The request goes on.
@@ -362,14 +375,15 @@ impl Request {
             .map(|deadline| Duration::from_nanos(deadline.saturating_sub(now_ns())))
     }
 
-    /// Whether the answer will reach no client any more: the client has reset its connection, or the server has given the
-    /// request up, because its deadline or the drain's timeout has passed. It stays so. That the process drains is told by
-    /// [`is_draining`](crate::is_draining). This is an atomic load, so a handler that
-    /// waits or works for long can ask often. A handler that does not ask runs to its end, and its answer is thrown away.
+    /// Whether the answer will reach no client any more: the client has reset its connection, or the server
+    /// has given the request up, because its deadline or the drain's timeout has passed. It stays so. That
+    /// the process drains is told by [`is_draining`](crate::is_draining). This is an atomic load, so a
+    /// handler that waits or works for long can ask often. A handler that does not ask runs to its end, and
+    /// its answer is thrown away.
     ///
-    /// A client that has closed only its sending side still gets its answer, and a client that has closed its connection
-    /// altogether looks the same until something is sent to it. So a handler that streams until its client leaves should
-    /// send something now and then.
+    /// A client that has closed only its sending side still gets its answer, and a client that has closed its
+    /// connection altogether looks the same until something is sent to it. So a handler that streams until
+    /// its client leaves should send something now and then.
     ///
     /// In a test that calls a handler, it is false.
     pub fn client_is_gone(&self) -> bool {
@@ -387,7 +401,8 @@ impl Request {
     /// and the log must still name the route.
     ///
     /// # Safety
-    /// `note` outlives the request. What is noted is valid as long as the [`Routes`](crate::router::Routes) that matched.
+    /// `note` outlives the request. What is noted is valid as long as the [`Routes`](crate::router::Routes)
+    /// that matched.
     pub(crate) unsafe fn note_route_in(&mut self, note: &RouteNote<'_>) {
         // Only the lifetime changes: the note, and with it the sign that it refers to, outlives the request.
         self.route_note = Some(NonNull::from(note).cast());
@@ -405,8 +420,8 @@ impl Request {
     /// Reads a streamed body into the arena, so that [`Request::body`] has all of it.
     pub(crate) fn collect_body(&mut self) -> Result<(), Failure> {
         let collected = body::collect(&self.stream, self.raw.content_length, self.arena())?;
-        // SAFETY: only the lifetime changes. The arena lives and is not reset until the request is dropped, and `body`
-        // gives the bytes out with the lifetime of its `&self` only.
+        // SAFETY: only the lifetime changes. The arena lives and is not reset until the request is dropped,
+        // and `body` gives the bytes out with the lifetime of its `&self` only.
         self.raw.body = unsafe { mem::transmute::<&[u8], &'static [u8]>(collected) };
         self.raw.streamed = false;
         self.stream = body::Stream::none();
@@ -420,9 +435,9 @@ impl Request {
 
     /// Notes what the router found. `params` must be of this request's path.
     pub(crate) fn set_match(&mut self, number: usize, pattern: &str, params: Params<'_, 'static>) {
-        // SAFETY: only the lifetimes change. Pattern and names belong to a `Routes` that lives until
-        // the request is dropped, by the promise of `from_raw`'s caller; both leave this type only with the lifetime of a
-        // `&self`.
+        // SAFETY: only the lifetimes change. Pattern and names belong to a `Routes` that lives until the
+        // request is dropped, by the promise of `from_raw`'s caller; both leave this type only with the
+        // lifetime of a `&self`.
         (self.route, self.params) = unsafe {
             (
                 Some(mem::transmute::<&str, &'static str>(pattern)),
@@ -430,7 +445,8 @@ impl Request {
             )
         };
         if let (Some(note), Some(pattern)) = (self.route_note, self.route) {
-            // SAFETY: `note_route_in`'s caller promised that it outlives the request; it is used on this thread only.
+            // SAFETY: `note_route_in`'s caller promised that it outlives the request; it is used on this
+            // thread only.
             unsafe { note.as_ref() }.set(Matched { number, pattern });
         }
     }

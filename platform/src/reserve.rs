@@ -1,7 +1,8 @@
 //! [`try_reserve`]: room for more, if the bucket has it, and an error if not.
 //!
-//! The collections' own `try_reserve` cannot say no where this one does: a global allocator is not told whether it may
-//! refuse, so it serves what does not fit from the overdraft, and the request's answer is then a 500.
+//! The collections' own `try_reserve` cannot say no where this one does: a global allocator is not told
+//! whether it may refuse, so it serves what does not fit from the overdraft, and the request's answer is then
+//! a 500.
 
 use std::collections::{BinaryHeap, HashMap, HashSet, TryReserveError, VecDeque};
 use std::hash::{BuildHasher, Hash};
@@ -17,8 +18,8 @@ pub trait TryReserve {
 }
 
 /// Makes room for `additional` more elements (bytes, of a `String`) in the bucket's arena, or inside
-/// [`Shared::with`](crate::Shared::with) in the shared heap. Nothing is drawn from the overdraft: where it does not fit, the
-/// collection stays as it is, and the request goes on.
+/// [`Shared::with`](crate::Shared::with) in the shared heap. Nothing is drawn from the overdraft: where it
+/// does not fit, the collection stays as it is, and the request goes on.
 ///
 /// ```
 /// use transom_platform::{Failure, Request, try_reserve};

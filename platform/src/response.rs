@@ -1,11 +1,13 @@
 //! [`Response`]: what a handler gives back.
 //!
-//! A response is a status, a block of header fields that has been checked, and a body. It is built on the handler's
-//! thread, so its parts lie in the bucket or in the request (`'r`), or are static. A response that cannot be sent as
-//! built (a header with a line break, a status that is no status, a value that does not serialise) becomes a 500 that
-//! carries its reason for the log: the builder stays a chain, and a mistake cannot pass for an answer.
+//! A response is a status, a block of header fields that has been checked, and a body. It is built on the
+//! handler's thread, so its parts lie in the bucket or in the request (`'r`), or are static. A response that
+//! cannot be sent as built (a header with a line break, a status that is no status, a value that does not
+//! serialise) becomes a 500 that carries its reason for the log: the builder stays a chain, and a mistake
+//! cannot pass for an answer.
 //!
-//! What it refuses to know: slots, framing and the connection. `Content-Length` and `Date` are the front end's to write.
+//! What it refuses to know: slots, framing and the connection. `Content-Length` and `Date` are the front
+//! end's to write.
 
 mod body;
 mod convert;
@@ -35,8 +37,8 @@ const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
 
-/// An answer to a request; `'r` is the time in which the request is answered, so bodies may borrow from the request and
-/// from its bucket.
+/// An answer to a request; `'r` is the time in which the request is answered, so bodies may borrow from the
+/// request and from its bucket.
 ///
 /// ```
 /// use transom_platform::{Request, Response};
@@ -48,7 +50,8 @@ const BYTES: &str = "application/octet-stream";
 #[must_use = "a response does nothing until a handler returns it"]
 pub struct Response<'r> {
     status: Status,
-    /// Apart from the block because nearly every response has one and can have only one, and it is nearly always static.
+    /// Apart from the block because nearly every response has one and can have only one, and it is nearly
+    /// always static.
     content_type: Cow<'static, str>,
     /// `Name: value` and CRLF, repeated; every byte has been through `headers`.
     block: Vec<u8>,
@@ -81,7 +84,8 @@ impl<'r> Response<'r> {
         Self::new(HTML, html.into())
     }
 
-    /// 200 with a value as JSON. A value that does not serialise (a map whose keys are not text, say) gives a 500.
+    /// 200 with a value as JSON. A value that does not serialise (a map whose keys are not text, say) gives a
+    /// 500.
     pub fn json(value: &(impl Serialize + ?Sized)) -> Self {
         match json::write(value) {
             Ok(json) => Self::new(JSON, json),
@@ -126,12 +130,13 @@ impl<'r> Response<'r> {
         response.with_diagnostic(reason)
     }
 
-    /// 200 with a body that is written piece by piece, through the reply slot, at constant memory. The type is
-    /// `application/octet-stream` unless [`Response::header`] says another; for a body of known length see
+    /// 200 with a body that is written piece by piece, through the reply slot, at constant memory. The type
+    /// is `application/octet-stream` unless [`Response::header`] says another; for a body of known length see
     /// [`Response::with_length`].
     ///
-    /// The writer runs after the handler has returned, on the same thread and in the same bucket. When it fails after
-    /// bytes have been sent, the connection is closed without an end of the body, so that the client can tell.
+    /// The writer runs after the handler has returned, on the same thread and in the same bucket. When it
+    /// fails after bytes have been sent, the connection is closed without an end of the body, so that the
+    /// client can tell.
     ///
     /// ```
     /// # use std::io::Write;
@@ -165,11 +170,11 @@ impl<'r> Response<'r> {
         self
     }
 
-    /// The same response with a header field added; `Content-Type` replaces the one before it. A name or value that
-    /// must not be sent makes the response a 500 whose reason is logged.
+    /// The same response with a header field added; `Content-Type` replaces the one before it. A name or
+    /// value that must not be sent makes the response a 500 whose reason is logged.
     ///
-    /// Refused are control bytes in the value (CR and LF would let it write headers of its own), names that are no
-    /// tokens, and the fields that frame the message, such as `Content-Length` and `Connection`.
+    /// Refused are control bytes in the value (CR and LF would let it write headers of its own), names that
+    /// are no tokens, and the fields that frame the message, such as `Content-Length` and `Connection`.
     pub fn header(mut self, name: &str, value: impl Display) -> Self {
         if self.failed {
             return self;
@@ -180,8 +185,8 @@ impl<'r> Response<'r> {
         self
     }
 
-    /// As [`Response::header`], for names and values that are not the handler's own: says what is wrong instead of
-    /// becoming a 500, and leaves the response as it was.
+    /// As [`Response::header`], for names and values that are not the handler's own: says what is wrong
+    /// instead of becoming a 500, and leaves the response as it was.
     ///
     /// # Errors
     /// See [`HeaderError`].
@@ -193,8 +198,8 @@ impl<'r> Response<'r> {
         }
     }
 
-    /// Announces the length of a streamed body. Bytes beyond it are cut; a body that ends before it closes the
-    /// connection. For other bodies the length is known, and a different one makes the response a 500.
+    /// Announces the length of a streamed body. Bytes beyond it are cut; a body that ends before it closes
+    /// the connection. For other bodies the length is known, and a different one makes the response a 500.
     pub fn with_length(mut self, length: u64) -> Self {
         if let Body::Stream {
             length: announced, ..
@@ -250,7 +255,8 @@ impl<'r> Response<'r> {
         self.body
     }
 
-    /// Writes the field into the block first and checks it there, so that formatting it takes no memory of its own.
+    /// Writes the field into the block first and checks it there, so that formatting it takes no memory of
+    /// its own.
     fn add(&mut self, name: &str, value: impl Display) -> Result<(), HeaderError> {
         let name = HeaderName::new(name)?;
         let start = self.block.len();

@@ -1,12 +1,12 @@
 //! [`Router`]: which handler answers which path and method.
 //!
-//! Routes are written down with a [`Router`], checked as a whole by [`Router::build`], and then only looked up: having a
-//! [`Routes`] proves that no two patterns contradict each other. A mistake in a pattern is noted when it is made and
-//! reported by `build`, with the pattern in it, so that it ends the start of the server with a sentence. Looking up
-//! allocates nothing outside the bucket.
+//! Routes are written down with a [`Router`], checked as a whole by [`Router::build`], and then only looked
+//! up: having a [`Routes`] proves that no two patterns contradict each other. A mistake in a pattern is noted
+//! when it is made and reported by `build`, with the pattern in it, so that it ends the start of the server
+//! with a sentence. Looking up allocates nothing outside the bucket.
 //!
-//! A path matches exactly: `/a` is not `/a/`. Patterns are [`matchit`]'s: `{id}` stands for one segment or a part of one,
-//! `{*rest}` for all that is left (at least one byte), and fixed text goes before either.
+//! A path matches exactly: `/a` is not `/a/`. Patterns are [`matchit`]'s: `{id}` stands for one segment or a
+//! part of one, `{*rest}` for all that is left (at least one byte), and fixed text goes before either.
 
 use matchit::InsertError;
 use thiserror::Error;
@@ -17,8 +17,8 @@ use crate::keeping::EachThread;
 use crate::request::Request;
 use crate::response::{IntoResponse, Response, Status};
 
-/// The methods that every front end lets through, whether a route uses them or not. TRACE and CONNECT are not among them:
-/// the one reflects what should be secret, the other is for proxies.
+/// The methods that every front end lets through, whether a route uses them or not. TRACE and CONNECT are not
+/// among them: the one reflects what should be secret, the other is for proxies.
 const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
 
 /// Longer methods are refused by the front end before they get here.
@@ -130,8 +130,8 @@ impl Router {
         self.method("PATCH", pattern, handler)
     }
 
-    /// Answers any method by name (they are case-sensitive): `HEAD` or `OPTIONS`, to do better than the answers that
-    /// are given without a handler, or one of WebDAV's, say.
+    /// Answers any method by name (they are case-sensitive): `HEAD` or `OPTIONS`, to do better than the
+    /// answers that are given without a handler, or one of WebDAV's, say.
     pub fn method(mut self, method: &str, pattern: &str, handler: impl Handler) -> Self {
         let added = check_method(method, pattern).and_then(|()| {
             let route = self.routes.route(pattern)?;
@@ -168,13 +168,13 @@ impl Router {
         self
     }
 
-    /// Runs `f` once on each door server thread before its first request: touch here what handlers make lazily for each
-    /// thread or for all (`rand`'s generator, a `static` regular expression, the buffer of standard output). It stays in
-    /// the thread's bucket, and costs there what it needs and not what the first request needed on the way. What is one for
-    /// all threads is made by the first of them.
+    /// Runs `f` once on each door server thread before its first request: touch here what handlers make
+    /// lazily for each thread or for all (`rand`'s generator, a `static` regular expression, the buffer of
+    /// standard output). It stays in the thread's bucket, and costs there what it needs and not what the
+    /// first request needed on the way. What is one for all threads is made by the first of them.
     ///
-    /// It does not help for what later requests add: caches, leaks, values that are published to other threads. Bound those,
-    /// raise `--keep`, or allocate them with [`outside`](crate::outside).
+    /// It does not help for what later requests add: caches, leaks, values that are published to other
+    /// threads. Bound those, raise `--keep`, or allocate them with [`outside`](crate::outside).
     ///
     /// ```
     /// use std::sync::LazyLock;
@@ -213,7 +213,8 @@ impl Router {
     }
 }
 
-/// A finished table of routes. Having one proves that its patterns are well-formed and do not contradict each other.
+/// A finished table of routes. Having one proves that its patterns are well-formed and do not contradict each
+/// other.
 #[derive(Default)]
 pub struct Routes {
     tree: matchit::Router<usize>,
@@ -257,7 +258,8 @@ impl Routes {
     /// | has none | the same | the fallback's, or 404 |
     /// | any | another | 501 |
     ///
-    /// A streamed body is collected first, unless the handler is marked [`streaming`](crate::handler::streaming).
+    /// A streamed body is collected first, unless the handler is marked
+    /// [`streaming`](crate::handler::streaming).
     pub fn dispatch<'r>(&self, request: &'r mut Request) -> Response<'r> {
         let Ok(found) = self.tree.at(request.path_to_match()) else {
             return match &self.fallback {

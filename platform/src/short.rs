@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Display, Write};
 
-/// So many bytes of what is shown, and an ellipsis if that is not all. For texts in which a client may have a word.
+/// So many bytes of what is shown, and an ellipsis if that is not all. For texts in which a client may have a
+/// word.
 pub(crate) struct Short<T>(pub usize, pub T);
 
 impl<T: Display> Display for Short<T> {

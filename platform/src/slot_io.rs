@@ -1,7 +1,8 @@
-//! A reply written into its slot, and a body read out of it, piece by piece when they are larger than the slot.
+//! A reply written into its slot, and a body read out of it, piece by piece when they are larger than the
+//! slot.
 //!
-//! Both directions give the slot to the front end and wait until it comes back ([`Call::interim`]), so a slow client
-//! slows its own handler and costs no memory.
+//! Both directions give the slot to the front end and wait until it comes back ([`Call::interim`]), so a slow
+//! client slows its own handler and costs no memory.
 
 use crate::frame::{self, PIECE_HEADER_LEN, TooLarge};
 use crate::lost::Sign;
@@ -14,7 +15,8 @@ use std::ptr::NonNull;
 use transom_arena::ensure_stack;
 use transom_doors::{Call, Resumed};
 
-/// A stack overflow in the middle of handing a slot over would leave it half handed over; so that much must be left.
+/// A stack overflow in the middle of handing a slot over would leave it half handed over; so that much must
+/// be left.
 const STACK_MARGIN: usize = 8 << 10;
 
 /// The call of this thread, lent to what writes or reads just now; and the sign that says whether it streams.
@@ -66,8 +68,8 @@ pub(crate) enum Written {
     BodyFirst(u32),
 }
 
-/// Writes a response into the reply slot; with a field that says what the request has used so far, if that is wanted. Tells
-/// why a handler's streamed body ends early, unless it is because the client has gone.
+/// Writes a response into the reply slot; with a field that says what the request has used so far, if that is
+/// wanted. Tells why a handler's streamed body ends early, unless it is because the client has gone.
 pub(crate) fn write_response(
     response: Response<'_>,
     port: &Port<'_, '_>,
@@ -158,9 +160,9 @@ impl<'s, 'p, 'c> SlotSink<'s, 'p, 'c> {
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the slot's reply part is valid as long as the call, which outlives `port`; it is ours to write until
-        // it is handed over, and after that again once `hand_over` has returned. No other reference to it exists
-        // meanwhile: `Port` gives none out.
+        // SAFETY: the slot's reply part is valid as long as the call, which outlives `port`; it is ours to
+        // write until it is handed over, and after that again once `hand_over` has returned. No other
+        // reference to it exists meanwhile: `Port` gives none out.
         unsafe { self.slot.as_mut() }
     }
 
@@ -268,8 +270,8 @@ impl Read for SlotBody<'_, '_, '_> {
             self.ended = piece == 0;
         }
         let len = self.unread.len().min(out.len());
-        // SAFETY: `unread` lies within `place`, whose bytes are initialised (zeroed, then written by the front end), and
-        // which the front end does not touch until the next hand-over.
+        // SAFETY: `unread` lies within `place`, whose bytes are initialised (zeroed, then written by the
+        // front end), and which the front end does not touch until the next hand-over.
         let piece = unsafe {
             std::slice::from_raw_parts(self.place.cast::<u8>().as_ptr().add(self.unread.start), len)
         };

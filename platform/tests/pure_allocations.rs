@@ -1,5 +1,5 @@
-//! Frames and routes need no memory: they are used where none may be asked for. One test, alone in its process, because
-//! the count is the whole process's.
+//! Frames and routes need no memory: they are used where none may be asked for. One test, alone in its
+//! process, because the count is the whole process's.
 
 mod pure_support;
 
@@ -11,7 +11,8 @@ use transom_platform::frame::{
 };
 use transom_platform::{Request, Response, Router};
 
-/// The fewest allocations seen in several runs: the test harness may allocate meanwhile, and only adds to the count.
+/// The fewest allocations seen in several runs: the test harness may allocate meanwhile, and only adds to the
+/// count.
 fn allocations(mut run: impl FnMut()) -> u64 {
     let one = |_| {
         let before = process_heap_allocations();

@@ -1,10 +1,10 @@
 //! How many connections each address has, over all loops.
 //!
-//! The kernel spreads the connections of one address over the loops, so the loops count in one table. It is of a fixed
-//! size and has no lock: an entry is one word, with a keyed hash of the address in its upper half and the count in the
-//! lower, and lies in one of the few places that the hash allows. What is not counted exactly is always to the client's
-//! advantage: an address that finds no place is let in uncounted, and two loops that meet an address for the first time at
-//! the same moment may give it two entries.
+//! The kernel spreads the connections of one address over the loops, so the loops count in one table. It is
+//! of a fixed size and has no lock: an entry is one word, with a keyed hash of the address in its upper half
+//! and the count in the lower, and lies in one of the few places that the hash allows. What is not counted
+//! exactly is always to the client's advantage: an address that finds no place is let in uncounted, and two
+//! loops that meet an address for the first time at the same moment may give it two entries.
 //!
 //! An address of IPv6 is its first 64 bits: whoever has one of these has all of them.
 
@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Places that an address can have.
 const WAYS: usize = 16;
 
-/// Places for each connection that there can be. A quarter full, one address of a million finds all of its own taken.
+/// Places for each connection that there can be. A quarter full, one address of a million finds all of its
+/// own taken.
 const PLACES_PER_CONNECTION: usize = 4;
 
 /// An address that has been counted, by its hash.

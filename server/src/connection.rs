@@ -1,7 +1,8 @@
 //! The connection table: a fixed array in the region, and the lists its entries stand in.
 //!
-//! Every timeout has one length, so a list in order of arrival is a list in order of expiry: setting, clearing and
-//! finding the next timer are a few pointer moves, and nothing is ever allocated. An entry stands in one list at a time.
+//! Every timeout has one length, so a list in order of arrival is a list in order of expiry: setting,
+//! clearing and finding the next timer are a few pointer moves, and nothing is ever allocated. An entry
+//! stands in one list at a time.
 
 use crate::addresses::Counted;
 use crate::http::{ChunkDecoder, Connection as Fate, Note};
@@ -24,7 +25,8 @@ pub(crate) enum State {
     Idle,
     /// Part of a head, or more, lies in a buffer.
     Head,
-    /// A request is there, unread, read, or in the slot of an instance that did not accept it, but no slot for it.
+    /// A request is there, unread, read, or in the slot of an instance that did not accept it, but no slot
+    /// for it.
     Waiting,
     /// The body is being read into the slot.
     Body,
@@ -45,8 +47,8 @@ pub(crate) struct InstanceId {
     pub instance: u8,
 }
 
-/// The lists. Each but `Waiting` is one timeout. What stands for slots is listed by doorway, so that one whose slots are
-/// all in use holds up nobody who asks for another.
+/// The lists. Each but `Waiting` is one timeout. What stands for slots is listed by doorway, so that one
+/// whose slots are all in use holds up nobody who asks for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum List {
     None,
@@ -184,8 +186,8 @@ pub(crate) struct Connection {
     pub handed: u64,
     pub taken: u64,
     pub gathered: Option<Gathered>,
-    /// Since when answers have been put aside, or the end of one may be with the kernel, to be sent with the next answer; 0:
-    /// nothing waits for that.
+    /// Since when answers have been put aside, or the end of one may be with the kernel, to be sent with the
+    /// next answer; 0: nothing waits for that.
     pub held_since_ns: u64,
     /// The entry stands in the queue of those that hold something.
     pub in_held: bool,
@@ -453,7 +455,8 @@ impl Table {
         let Some(number) = list.number() else {
             return;
         };
-        // Nearly always the tail: only a request that has waited for a slot expires earlier than those before it.
+        // Nearly always the tail: only a request that has waited for a slot expires earlier than those before
+        // it.
         let mut before = self.lists[number].tail;
         while before != NONE && self[before].due_ms > due_ms {
             before = self[before].prev;
@@ -562,7 +565,8 @@ pub(crate) struct BufferPool {
     free: Vec<u16>,
 }
 
-// SAFETY: the pool is the only handle on its part of the region, which lives for ever and is tied to no thread.
+// SAFETY: the pool is the only handle on its part of the region, which lives for ever and is tied to no
+// thread.
 unsafe impl Send for BufferPool {}
 
 impl BufferPool {
@@ -595,8 +599,9 @@ impl BufferPool {
     }
 
     pub(crate) fn bytes(&mut self, buffer: u16) -> &mut [u8] {
-        // SAFETY: valid, initialised (zeroed by the kernel) and ours; `&mut self` keeps other borrows from this function
-        // away, and the one that `parse_buffer` takes by `place` ends before this is called for the same buffer.
+        // SAFETY: valid, initialised (zeroed by the kernel) and ours; `&mut self` keeps other borrows from
+        // this function away, and the one that `parse_buffer` takes by `place` ends before this is called for
+        // the same buffer.
         unsafe { self.place(buffer).as_mut() }
     }
 }

@@ -1,5 +1,5 @@
-//! A web server platform whose memory is decided before it starts. What handlers are written with, and what serves them, is
-//! here: this is the one dependency of an application.
+//! A web server platform whose memory is decided before it starts. What handlers are written with, and what
+//! serves them, is here: this is the one dependency of an application.
 //!
 //! ```no_run
 //! use transom::{Request, Response, Router};
@@ -14,9 +14,9 @@
 //! }
 //! ```
 //!
-//! That is front end and application in one process, joined by a door in memory. With `--door /run/hello.door` the same
-//! binary is an application on its own, and [`serve_forwards`] (`transom serve`) a front end for any number of them, as a
-//! [`config::Config`] says.
+//! That is front end and application in one process, joined by a door in memory. With `--door
+//! /run/hello.door` the same binary is an application on its own, and [`serve_forwards`] (`transom serve`) a
+//! front end for any number of them, as a [`config::Config`] says.
 
 mod access;
 mod addresses;

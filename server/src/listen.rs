@@ -1,4 +1,5 @@
-//! Where to listen: an address and a port, a path, or what systemd passes. Text in, an address out; nothing is opened.
+//! Where to listen: an address and a port, a path, or what systemd passes. Text in, an address out; nothing
+//! is opened.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,7 +17,8 @@ pub enum ListenAddress {
     /// `unix:/run/hello.sock`: a Unix socket at a path.
     Unix(PathBuf),
     /// `systemd:`, `systemd:NAME`: sockets that systemd has opened and passes when it starts the process
-    /// (`sd_listen_fds(3)`). With a name those that have it (`FileDescriptorName=`), without one all the others.
+    /// (`sd_listen_fds(3)`). With a name those that have it (`FileDescriptorName=`), without one all the
+    /// others.
     Systemd(Option<String>),
 }
 
@@ -30,8 +32,8 @@ impl ListenAddress {
         }
     }
 
-    /// Whether one socket is all there is, so that the loops share it: the kernel lets no second one be bound to a path,
-    /// and of those that systemd passes there are as many as it says.
+    /// Whether one socket is all there is, so that the loops share it: the kernel lets no second one be bound
+    /// to a path, and of those that systemd passes there are as many as it says.
     pub(crate) fn is_shared(&self) -> bool {
         !matches!(self, ListenAddress::Inet(_))
     }

@@ -1,4 +1,5 @@
-//! The system calls of a loop: sockets, epoll, clocks. Everything non-blocking; errors as they come from the kernel.
+//! The system calls of a loop: sockets, epoll, clocks. Everything non-blocking; errors as they come from the
+//! kernel.
 
 use rustix::net::{RecvFlags, SendFlags};
 use std::io;
@@ -52,7 +53,8 @@ fn set_option(
     .map(drop)
 }
 
-/// Fails if somebody listens there already: with `SO_REUSEPORT` alone, two servers would share the port unnoticed.
+/// Fails if somebody listens there already: with `SO_REUSEPORT` alone, two servers would share the port
+/// unnoticed.
 pub(crate) fn probe(address: SocketAddr, options: ListenOptions) -> io::Result<()> {
     // A port whose connections linger is free.
     let reuse = |fd| set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1);
@@ -83,7 +85,8 @@ pub(crate) fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<
     Ok(socket)
 }
 
-/// A listening Unix socket at a path where there is nothing; the path's permissions are what the process's umask leaves.
+/// A listening Unix socket at a path where there is nothing; the path's permissions are what the process's
+/// umask leaves.
 pub(crate) fn listen_at(path: &Path, options: ListenOptions) -> io::Result<OwnedFd> {
     let (socket, address) = unix_socket(path)?;
     let fd = socket.as_raw_fd();
@@ -192,8 +195,8 @@ fn set_buffers(fd: RawFd, options: ListenOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// What the kernel grants of these, where that is less than was asked for: the flag, what was asked for, what is granted,
-/// and the name of the kernel's limit.
+/// What the kernel grants of these, where that is less than was asked for: the flag, what was asked for, what
+/// is granted, and the name of the kernel's limit.
 pub(crate) fn not_granted(
     options: ListenOptions,
 ) -> io::Result<Vec<(&'static str, usize, usize, &'static str)>> {
@@ -233,8 +236,8 @@ pub(crate) fn not_granted(
     Ok(all.into_iter().filter(less).collect())
 }
 
-/// Sets what the kernel may hold of datagrams that were not taken yet, whatever its limit (net.core.rmem_max) is if we may;
-/// returns what it granted.
+/// Sets what the kernel may hold of datagrams that were not taken yet, whatever its limit (net.core.rmem_max)
+/// is if we may; returns what it granted.
 pub(crate) fn set_datagram_buffer(socket: &OwnedFd, bytes: usize) -> io::Result<usize> {
     let fd = socket.as_raw_fd();
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
@@ -245,7 +248,8 @@ pub(crate) fn set_datagram_buffer(socket: &OwnedFd, bytes: usize) -> io::Result<
     Ok(booked.unsigned_abs() as usize / 2)
 }
 
-/// Datagrams that came while the socket had no room for them; 0 where the kernel does not say (Linux before 4.12).
+/// Datagrams that came while the socket had no room for them; 0 where the kernel does not say (Linux before
+/// 4.12).
 pub(crate) fn dropped_datagrams(socket: &OwnedFd) -> u64 {
     const SO_MEMINFO: libc::c_int = 55;
     const DROPS: usize = 8;
@@ -271,7 +275,8 @@ fn get_option<T: Copy>(
         .map(drop)
 }
 
-/// A UDP socket that shares its port with those of the other loops: the kernel gives all datagrams of one sender to one.
+/// A UDP socket that shares its port with those of the other loops: the kernel gives all datagrams of one
+/// sender to one.
 pub(crate) fn receive_datagrams(
     address: SocketAddr,
     options: ListenOptions,
@@ -279,7 +284,8 @@ pub(crate) fn receive_datagrams(
     bind(libc::SOCK_DGRAM, address, options, share_port)
 }
 
-/// Has each datagram come with the address that it was sent to, of which a socket that listens on all of them has many.
+/// Has each datagram come with the address that it was sent to, of which a socket that listens on all of them
+/// has many.
 fn tell_where_datagrams_come(fd: RawFd, address: SocketAddr) -> io::Result<()> {
     match address {
         SocketAddr::V4(_) => set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
@@ -331,8 +337,8 @@ pub(crate) fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
     }
 }
 
-/// Has the kernel find out that the other side of a connection has vanished: that it acknowledges nothing for so long, neither
-/// what it was sent nor the questions that are put to it while nothing is sent (`tcp(7)`).
+/// Has the kernel find out that the other side of a connection has vanished: that it acknowledges nothing for
+/// so long, neither what it was sent nor the questions that are put to it while nothing is sent (`tcp(7)`).
 pub(crate) fn watch_for_vanishing(socket: &OwnedFd, patience: Duration) {
     /// Seconds without a byte until the first question, and between two.
     const FIRST: libc::c_int = 30;
@@ -377,8 +383,8 @@ pub(crate) fn is_readable(fd: RawFd) -> bool {
     unsafe { libc::poll(&raw mut asked, 1, 0) > 0 }
 }
 
-/// What is left to be read of a connection that has ended in both directions, by a reset or otherwise; `None` if one of them
-/// is open.
+/// What is left to be read of a connection that has ended in both directions, by a reset or otherwise; `None`
+/// if one of them is open.
 pub(crate) fn left_after_the_end(socket: &OwnedFd) -> Option<u64> {
     let fd = socket.as_raw_fd();
     let mut asked = libc::pollfd {
@@ -410,9 +416,9 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// Takes a connection from a listener's backlog. The client of a Unix socket has no address, and its connection inherits
-/// nothing from the listener, so it is given the buffers here. (What it may send before it is read counts against its own
-/// buffer.)
+/// Takes a connection from a listener's backlog. The client of a Unix socket has no address, and its
+/// connection inherits nothing from the listener, so it is given the buffers here. (What it may send before
+/// it is read counts against its own buffer.)
 pub(crate) fn accept(
     listener: RawFd,
     options: ListenOptions,
@@ -514,8 +520,8 @@ pub(crate) fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     send_and_hold(fd, bytes, false)
 }
 
-/// The same. With `hold`, what does not fill a segment may stay with the kernel, for 200 ms at most, until more is sent or
-/// [`push`] is called.
+/// The same. With `hold`, what does not fill a segment may stay with the kernel, for 200 ms at most, until
+/// more is sent or [`push`] is called.
 pub(crate) fn send_and_hold(fd: RawFd, bytes: &[u8], hold: bool) -> io::Result<usize> {
     let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     flags.set(SendFlags::MORE, hold);
@@ -524,8 +530,8 @@ pub(crate) fn send_and_hold(fd: RawFd, bytes: &[u8], hold: bool) -> io::Result<u
     Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
-/// Lets go what [`send_and_hold`] has held. (Setting this option, which is set already, is what does it: tcp(7). A Unix
-/// socket holds nothing, and knows no such option.)
+/// Lets go what [`send_and_hold`] has held. (Setting this option, which is set already, is what does it:
+/// tcp(7). A Unix socket holds nothing, and knows no such option.)
 pub(crate) fn push(fd: RawFd) {
     let _ = set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
 }
@@ -600,16 +606,16 @@ impl SentTo {
     /// # Safety
     /// recvmsg(2) has written the header, and its control buffer, which is aligned, is still there.
     unsafe fn read(header: &libc::msghdr) -> Option<Self> {
-        // SAFETY: the caller's promise; the header says how much of the buffer is in use, and a message's level and type what
-        // lies in it.
+        // SAFETY: the caller's promise; the header says how much of the buffer is in use, and a message's
+        // level and type what lies in it.
         unsafe {
             let first = libc::CMSG_FIRSTHDR(header).as_ref()?;
             let data = libc::CMSG_DATA(first);
             match (first.cmsg_level, first.cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    // The routes decide by which interface the answer leaves. For a datagram to all, `ipi_spec_dst` is an
-                    // address of our own.
+                    // The routes decide by which interface the answer leaves. For a datagram to all,
+                    // `ipi_spec_dst` is an address of our own.
                     Some(SentTo::V4(libc::in_pktinfo {
                         ipi_ifindex: 0,
                         ..info
@@ -674,8 +680,8 @@ pub(crate) fn receive_from(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, S
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
-    // SAFETY: buffer, address and control messages have the lengths that the header says, and live during the call; the
-    // kernel writes an address into zeroes. All zeroes are a valid header.
+    // SAFETY: buffer, address and control messages have the lengths that the header says, and live during the
+    // call; the kernel writes an address into zeroes. All zeroes are a valid header.
     unsafe {
         let mut header: libc::msghdr = mem::zeroed();
         header.msg_name = storage.as_mut_ptr().cast();
@@ -695,8 +701,8 @@ pub(crate) fn receive_from(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, S
     }
 }
 
-/// Sends a datagram, if the socket's buffer takes it, from the address that the sender has written to. One that answers cannot
-/// come from, as that of a group, is left to the kernel to choose.
+/// Sends a datagram, if the socket's buffer takes it, from the address that the sender has written to. One
+/// that answers cannot come from, as that of a group, is left to the kernel to choose.
 pub(crate) fn send_to(fd: RawFd, bytes: &[u8], to: &Sender) -> io::Result<usize> {
     match send_from(fd, bytes, to, to.sent_to) {
         Err(error) if to.sent_to.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
@@ -722,7 +728,8 @@ fn send_from(fd: RawFd, bytes: &[u8], to: &Sender, from: Option<SentTo>) -> io::
         from.write(&mut header, &mut control);
     }
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: what the header names is valid for its length, and only read; the kernel has written the address itself.
+    // SAFETY: what the header names is valid for its length, and only read; the kernel has written the
+    // address itself.
     check_len(unsafe { libc::sendmsg(fd, &raw const header, flags) })
 }
 
@@ -732,7 +739,8 @@ pub(crate) fn shutdown_write(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
-/// How many of the bytes that a socket was given its client has not acknowledged; 0 if the kernel does not say.
+/// How many of the bytes that a socket was given its client has not acknowledged; 0 if the kernel does not
+/// say.
 pub(crate) fn not_taken(fd: RawFd) -> u64 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the request (SIOCOUTQ, under its older name) writes an int.
@@ -743,7 +751,8 @@ pub(crate) fn not_taken(fd: RawFd) -> u64 {
     }
 }
 
-/// Has the next close not wait until the client has taken what was sent, if somebody has asked for that. A reset stays one.
+/// Has the next close not wait until the client has taken what was sent, if somebody has asked for that. A
+/// reset stays one.
 pub(crate) fn close_without_waiting(fd: RawFd) {
     let mut linger = NO_LINGER;
     let found = get_option(fd, libc::SOL_SOCKET, libc::SO_LINGER, &mut linger);
@@ -770,7 +779,8 @@ const NO_LINGER: libc::linger = libc::linger {
 };
 
 fn set_linger(fd: RawFd, linger: libc::linger) {
-    // SAFETY: the option's value is a linger of the given size; if it cannot be set, the close is an ordinary one.
+    // SAFETY: the option's value is a linger of the given size; if it cannot be set, the close is an ordinary
+    // one.
     unsafe {
         libc::setsockopt(
             fd,
@@ -850,7 +860,8 @@ impl Epoll {
         )
     }
 
-    /// A listener: reported as long as connections wait. Of the loops that share one, one is woken for a connection.
+    /// A listener: reported as long as connections wait. Of the loops that share one, one is woken for a
+    /// connection.
     pub(crate) fn add_listener(&self, fd: RawFd, shared: bool, token: u64) -> io::Result<()> {
         let exclusive = if shared { libc::EPOLLEXCLUSIVE } else { 0 };
         self.control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN | exclusive, token)
@@ -886,8 +897,8 @@ impl Epoll {
         let pointer = timeout
             .as_ref()
             .map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: the events are valid for their number, the timeout for the call, and there is no signal mask.
-        // epoll_pwait2 (Linux 5.11), because a backlog is looked after within microseconds.
+        // SAFETY: the events are valid for their number, the timeout for the call, and there is no signal
+        // mask. epoll_pwait2 (Linux 5.11), because a backlog is looked after within microseconds.
         let count = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,

@@ -1,6 +1,7 @@
 //! What the settings mean together: the memory equation, and the geometry that follows from it.
 //!
-//! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start prints it.
+//! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start
+//! prints it.
 
 use crate::access;
 use crate::addresses::Addresses;
@@ -48,7 +49,8 @@ pub(crate) const LOOP_STACK: usize = 256 << 10;
 /// What the kernel takes for a thread: its stack (16 KiB) and task structures.
 const KERNEL_PER_THREAD: usize = 24 << 10;
 
-/// Smaller receive and send buffers than these are raised by the kernel itself (SOCK_MIN_RCVBUF, SOCK_MIN_SNDBUF).
+/// Smaller receive and send buffers than these are raised by the kernel itself (SOCK_MIN_RCVBUF,
+/// SOCK_MIN_SNDBUF).
 const SOCKET_BUFFER_MIN: usize = 4 << 10;
 
 /// The least that a pool of which requests have shares may have.
@@ -162,8 +164,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// As [`Plan::new`], but the sum may be more than this machine has. What is not set is still taken from this machine:
-    /// `--loops`, and what a signal's frame and a thread's stack need at least.
+    /// As [`Plan::new`], but the sum may be more than this machine has. What is not set is still taken from
+    /// this machine: `--loops`, and what a signal's frame and a thread's stack need at least.
     ///
     /// # Errors
     /// [`PlanError`], naming the flag, what it was and what it must be.
@@ -292,8 +294,8 @@ impl FrontPlan {
     }
 }
 
-/// Threads of a front end beside its loops and those that open doors: the main thread, the log's, and those that close what
-/// comes from doors.
+/// Threads of a front end beside its loops and those that open doors: the main thread, the log's, and those
+/// that close what comes from doors.
 const FRONT_THREADS: usize = 2 + CLOSERS;
 
 /// Threads that close what other processes have sent, and the one that starts them.
@@ -648,8 +650,8 @@ fn access_log(settings: &FrontSettings) -> Vec<Term> {
     ]
 }
 
-/// Code, libraries, the process heap at "ready" and its headroom: 3.2 MiB measured for `hello`, debug builds 4.6 MiB. A route
-/// takes 1.5 KiB of it for its meters, a bucket 100 bytes for what is said of its call.
+/// Code, libraries, the process heap at "ready" and its headroom: 3.2 MiB measured for `hello`, debug builds
+/// 4.6 MiB. A route takes 1.5 KiB of it for its meters, a bucket 100 bytes for what is said of its call.
 fn constant(settings: &FrontSettings) -> Term {
     term(
         "constant",
@@ -664,8 +666,9 @@ fn constant(settings: &FrontSettings) -> Term {
 /// Code that is not yet used is not yet resident.
 const CONSTANT_MARGIN: u64 = 1 << 20;
 
-/// The `--constant` that makes the sum hold a process of `resident` bytes, in whole MiB; `None` if it holds it already. `sum` is
-/// what is in the region and elsewhere in the process (what the kernel holds is no part of what is resident), and counts `constant`.
+/// The `--constant` that makes the sum hold a process of `resident` bytes, in whole MiB; `None` if it holds
+/// it already. `sum` is what is in the region and elsewhere in the process (what the kernel holds is no part
+/// of what is resident), and counts `constant`.
 #[must_use]
 pub fn constant_for(resident: u64, sum: u64, constant: u64) -> Option<Bytes> {
     let more = resident.checked_sub(sum).filter(|more| *more > 0)?;

@@ -1,7 +1,8 @@
-//! A log takes the memory it states, and once it runs nothing allocates: neither the thread that logs nor the one that
-//! writes.
+//! A log takes the memory it states, and once it runs nothing allocates: neither the thread that logs nor the
+//! one that writes.
 //!
-//! One test, alone in its process: it counts every allocation of the process, and `tracing` takes one subscriber for it.
+//! One test, alone in its process: it counts every allocation of the process, and `tracing` takes one
+//! subscriber for it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -22,8 +23,8 @@ fn heap_bytes() -> usize {
     heap.uordblks + heap.hblkhd
 }
 
-/// Waits until the test harness waits for us on the main thread: it allocates when it first does, and that is not ours to
-/// count.
+/// Waits until the test harness waits for us on the main thread: it allocates when it first does, and that is
+/// not ours to count.
 fn wait_for_the_harness() {
     let deadline = Instant::now() + Duration::from_secs(10);
     let stat = format!("/proc/self/task/{}/stat", process::id());
@@ -92,7 +93,8 @@ fn log_and_count() {
     started.wait();
     assert!(handle.flush(Instant::now() + Duration::from_secs(10)));
 
-    // Both other threads run now. Nothing else is warmed up: the first event of a thread and of a call site must not allocate either.
+    // Both other threads run now. Nothing else is warmed up: the first event of a thread and of a call site
+    // must not allocate either.
     wait_for_the_harness();
     seal();
     for round in 0..ROUNDS {

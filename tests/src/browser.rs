@@ -1,5 +1,5 @@
-//! A headless Chromium, driven by the DevTools protocol: JSON over two pipes, so that no port is opened and nobody else can
-//! drive it.
+//! A headless Chromium, driven by the DevTools protocol: JSON over two pipes, so that no port is opened and
+//! nobody else can drive it.
 
 use crate::Folder;
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-/// How long anything may take in a browser. It starts a dozen threads and processes for a page, on a machine that may be
-/// busy with other tests.
+/// How long anything may take in a browser. It starts a dozen threads and processes for a page, on a machine
+/// that may be busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a browser may be called, where it is installed.
@@ -22,7 +22,8 @@ const NAMES: [&str; 5] = [
     "chrome-headless-shell",
 ];
 
-/// A browser. It ends when it is dropped, and by itself when this process dies, because its pipe is closed then.
+/// A browser. It ends when it is dropped, and by itself when this process dies, because its pipe is closed
+/// then.
 #[derive(Debug)]
 pub struct Browser {
     child: Child,

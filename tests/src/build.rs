@@ -1,7 +1,8 @@
-//! Builds the binaries under test, once per process, in the profile and target directory that this test was built in.
+//! Builds the binaries under test, once per process, in the profile and target directory that this test was
+//! built in.
 //!
-//! Cargo offers `CARGO_BIN_EXE_…` only for binaries of the same package, and these are of other packages. So a plain
-//! `cargo test` in a clean clone has to build them itself.
+//! Cargo offers `CARGO_BIN_EXE_…` only for binaries of the same package, and these are of other packages. So
+//! a plain `cargo test` in a clean clone has to build them itself.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -108,8 +108,8 @@ impl Client {
         Self::over(TcpStream::connect_timeout(&address, PATIENCE)?)
     }
 
-    /// Connects with a receive buffer of so many bytes (the kernel doubles them), so that little is on its way to a client
-    /// that does not read.
+    /// Connects with a receive buffer of so many bytes (the kernel doubles them), so that little is on its
+    /// way to a client that does not read.
     ///
     /// # Panics
     /// If nobody listens there, or not on IPv4.
@@ -117,8 +117,8 @@ impl Client {
     pub fn connect_with_buffer(address: SocketAddr, receive: libc::c_int) -> Self {
         let to = ipv4(address);
         // The window is offered while connecting, so the buffer is set before, which `std` cannot.
-        // SAFETY: the descriptor is new and owned by nobody else; option and address have the types and sizes that go
-        // with the calls.
+        // SAFETY: the descriptor is new and owned by nobody else; option and address have the types and sizes
+        // that go with the calls.
         let (stream, connected) = unsafe {
             let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
             assert!(fd >= 0, "a descriptor is free");

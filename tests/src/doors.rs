@@ -1,4 +1,5 @@
-//! An application behind a door and the front end before it, and clients that keep count of what they are told.
+//! An application behind a door and the front end before it, and clients that keep count of what they are
+//! told.
 
 use crate::{Launch, Server, eventually};
 use std::collections::BTreeMap;
@@ -186,7 +187,8 @@ pub struct Kills {
     pub threads: (usize, usize),
 }
 
-/// Kills the application behind a front end `times` times, at random moments of a load, and starts it anew each time.
+/// Kills the application behind a front end `times` times, at random moments of a load, and starts it anew
+/// each time.
 ///
 /// # Panics
 /// If it does not come back.

@@ -9,7 +9,8 @@ use crate::Folder;
 use crate::echo::mortal;
 use crate::raw::Wire;
 
-/// The file, open. Nothing that asks its file system returns as long as this lives: neither close(2) nor fstat(2).
+/// The file, open. Nothing that asks its file system returns as long as this lives: neither close(2) nor
+/// fstat(2).
 #[derive(Debug)]
 pub struct HangingFile {
     fd: ManuallyDrop<OwnedFd>,
@@ -17,7 +18,8 @@ pub struct HangingFile {
 }
 
 impl HangingFile {
-    /// Starts the file system, which is the binary `program`. `None` where this user may mount none, which is said.
+    /// Starts the file system, which is the binary `program`. `None` where this user may mount none, which is
+    /// said.
     ///
     /// # Panics
     /// If the binary cannot be started, or ends otherwise than by saying that it may not mount.

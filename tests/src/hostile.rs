@@ -1,4 +1,5 @@
-//! Clients that mean harm. Each does one thing to a server and expects nothing but that it neither hangs nor fails others.
+//! Clients that mean harm. Each does one thing to a server and expects nothing but that it neither hangs nor
+//! fails others.
 
 use crate::client::{Client, get};
 use std::io::{Read, Write};
@@ -49,7 +50,8 @@ impl Attack {
         Attack::Garbage,
     ];
 
-    /// Does it once, to `path`; what is to be kept open is returned. Whether the server answers is not looked at.
+    /// Does it once, to `path`; what is to be kept open is returned. Whether the server answers is not looked
+    /// at.
     #[must_use]
     pub fn strike(self, address: SocketAddr, path: &str) -> Option<TcpStream> {
         let mut stream = TcpStream::connect(address).ok()?;

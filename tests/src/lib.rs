@@ -1,8 +1,9 @@
-//! What the black-box tests are made of: servers that are started as a user starts them, clients that send any bytes, a
-//! load that counts its answers, and what `/proc` says of a process.
+//! What the black-box tests are made of: servers that are started as a user starts them, clients that send
+//! any bytes, a load that counts its answers, and what `/proc` says of a process.
 //!
-//! It knows the command line, HTTP and the log's lines, and no type or function of the crates under test: what it finds,
-//! an operator would have found. Everything waits for a condition with a deadline; nothing sleeps and hopes.
+//! It knows the command line, HTTP and the log's lines, and no type or function of the crates under test:
+//! what it finds, an operator would have found. Everything waits for a condition with a deadline; nothing
+//! sleeps and hopes.
 
 pub mod browser;
 pub mod build;

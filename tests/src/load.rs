@@ -1,7 +1,7 @@
 //! Many connections that ask the same questions again and again, and count the answers.
 //!
-//! One thread drives them all with poll(2), so that a load of 64 connections leaves a small machine to the server. Each
-//! connection sends one request, waits for its answer, and sends the next one of its list.
+//! One thread drives them all with poll(2), so that a load of 64 connections leaves a small machine to the
+//! server. Each connection sends one request, waits for its answer, and sends the next one of its list.
 
 use crate::PATIENCE;
 use crate::client::{find, get};
@@ -267,7 +267,8 @@ impl<'s> Load<'s> {
     }
 }
 
-/// Bytes of the answer at the start of `bytes`, if it is all there. Only answers with a Content-Length are expected.
+/// Bytes of the answer at the start of `bytes`, if it is all there. Only answers with a Content-Length are
+/// expected.
 fn answer_len(bytes: &[u8]) -> Option<usize> {
     let head_len = find(bytes, b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&bytes[..head_len]).ok()?;

@@ -1,5 +1,5 @@
-//! A user whose threads are this test's alone: the limit on threads (`RLIMIT_NPROC`) counts per user, and does not bind
-//! root.
+//! A user whose threads are this test's alone: the limit on threads (`RLIMIT_NPROC`) counts per user, and
+//! does not bind root.
 
 use crate::{Launch, Server};
 use std::process::{Command, Stdio};
@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 pub struct OtherUser([String; 3]);
 
 impl OtherUser {
-    /// A user who can run `program` and set limits. None, with a line that says why the test is skipped, if there is none:
-    /// it takes root, `setpriv` and `prlimit`, and a program that everybody may run.
+    /// A user who can run `program` and set limits. None, with a line that says why the test is skipped, if
+    /// there is none: it takes root, `setpriv` and `prlimit`, and a program that everybody may run.
     #[must_use]
     pub fn who_runs(program: &str) -> Option<Self> {
         let id = 100_000 + std::process::id();

@@ -5,11 +5,11 @@ use std::fs;
 /// A process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// Bytes of physical memory. From `smaps_rollup`, which walks the page tables: `VmRSS` is a sum of per-CPU counters
-    /// and can be off by hundreds of KiB.
+    /// Bytes of physical memory. From `smaps_rollup`, which walks the page tables: `VmRSS` is a sum of
+    /// per-CPU counters and can be off by hundreds of KiB.
     pub rss: u64,
-    /// Of these, the ones that are no file's. The others are what the kernel has read of the program around what was used:
-    /// they differ by 1 % of all between two starts of the same program.
+    /// Of these, the ones that are no file's. The others are what the kernel has read of the program around
+    /// what was used: they differ by 1 % of all between two starts of the same program.
     pub anonymous: u64,
     /// The most bytes of physical memory so far (`VmHWM`).
     pub high_water: u64,
@@ -46,7 +46,8 @@ impl Sample {
         }
     }
 
-    /// Looks at a process until two looks agree: a request that has been answered may still be cleaned up after.
+    /// Looks at a process until two looks agree: a request that has been answered may still be cleaned up
+    /// after.
     ///
     /// # Panics
     /// As [`Sample::of`], and if it never comes to rest.
@@ -63,8 +64,8 @@ impl Sample {
     }
 }
 
-/// How many threads of a process are asleep for a time of their own choice (`clock_nanosleep`): the handlers that were asked
-/// to sleep. The server's own threads wait for events, never for time alone.
+/// How many threads of a process are asleep for a time of their own choice (`clock_nanosleep`): the handlers
+/// that were asked to sleep. The server's own threads wait for events, never for time alone.
 ///
 /// # Panics
 /// If there is no such process, or it is not ours to look at.

@@ -1,7 +1,8 @@
-//! The door protocol, written a second time from its description alone: sockets, memfds and words, and nothing of the
-//! crate under test. It says whatever it is told to, true or not.
+//! The door protocol, written a second time from its description alone: sockets, memfds and words, and
+//! nothing of the crate under test. It says whatever it is told to, true or not.
 //!
-//! Offsets, kinds and seals are plain numbers here on purpose: a change of the protocol must break these tests.
+//! Offsets, kinds and seals are plain numbers here on purpose: a change of the protocol must break these
+//! tests.
 
 use std::ffi::CStr;
 use std::io;
@@ -47,7 +48,8 @@ impl Random {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// A seed of the clock's, or `TRANSOM_TEST_SEED` if that is set; printed, so that a failure can be repeated.
+    /// A seed of the clock's, or `TRANSOM_TEST_SEED` if that is set; printed, so that a failure can be
+    /// repeated.
     ///
     /// # Panics
     /// If the variable is no number.
@@ -345,7 +347,8 @@ impl Memory {
 
     fn at<T>(&self, offset: usize) -> &T {
         assert!(offset.is_multiple_of(size_of::<T>()) && offset + size_of::<T>() <= self.len);
-        // SAFETY: aligned and inside the mapping, by the line above; `T` is an atomic, for which all bytes are valid.
+        // SAFETY: aligned and inside the mapping, by the line above; `T` is an atomic, for which all bytes
+        // are valid.
         unsafe { &*self.base.add(offset).cast::<T>() }
     }
 
@@ -522,8 +525,8 @@ impl Wire {
             iov_len: bytes.len(),
         };
         assert!(descriptors.len() <= 253);
-        // SAFETY: the header names bytes and a control buffer that live during the call, the latter zeroed, aligned and
-        // large enough for the descriptors.
+        // SAFETY: the header names bytes and a control buffer that live during the call, the latter zeroed,
+        // aligned and large enough for the descriptors.
         unsafe {
             let mut header: libc::msghdr = std::mem::zeroed();
             header.msg_iov = &raw mut part;
@@ -564,8 +567,8 @@ impl Wire {
             iov_len: bytes.len(),
         };
         let mut descriptors = Vec::new();
-        // SAFETY: as in `send`; the kernel says how much of the control buffer it has filled, with new descriptors that
-        // nobody else knows.
+        // SAFETY: as in `send`; the kernel says how much of the control buffer it has filled, with new
+        // descriptors that nobody else knows.
         unsafe {
             let mut header: libc::msghdr = std::mem::zeroed();
             header.msg_iov = &raw mut part;

@@ -1,4 +1,5 @@
-//! A server as its operator has it: a process with flags, an environment, lines on standard error, and an exit status.
+//! A server as its operator has it: a process with flags, an environment, lines on standard error, and an
+//! exit status.
 
 use crate::build::binary;
 use crate::client::{Answer, Client};
@@ -41,7 +42,8 @@ impl Launch {
         Self::prepare(Command::new(path))
     }
 
-    /// As [`Launch::of`], with a tracer in front of it, which must become the server's child, not its parent (`strace -D`).
+    /// As [`Launch::of`], with a tracer in front of it, which must become the server's child, not its parent
+    /// (`strace -D`).
     #[must_use]
     pub fn under(tracer: &[&str], app: &str) -> Self {
         let mut command = Command::new(tracer[0]);
@@ -110,8 +112,9 @@ impl Launch {
     /// If there are no descriptors left.
     #[must_use]
     pub fn pass(app: &str, sockets: Vec<OwnedFd>, names: &str) -> Self {
-        // What is passed lies at 3, 4, … only in the server; here others have these numbers. None of them may be the pipe
-        // over which the standard library hears of a failed exec, so all of them have to be in use.
+        // What is passed lies at 3, 4, … only in the server; here others have these numbers. None of them may
+        // be the pipe over which the standard library hears of a failed exec, so all of them have to be in
+        // use.
         let mut held = sockets;
         let passed: Vec<_> = held.iter().map(AsRawFd::as_raw_fd).collect();
         let first_free = 3 + i32::try_from(passed.len()).expect("a few");
@@ -128,7 +131,8 @@ impl Launch {
         let mut launch = Self::under(&["sh", "-c", &script], app);
         launch.passed = held;
         launch.command.env("LISTEN_FDNAMES", names);
-        // SAFETY: fcntl and dup2 are plain system calls, and safe between fork and exec; nothing is allocated.
+        // SAFETY: fcntl and dup2 are plain system calls, and safe between fork and exec; nothing is
+        // allocated.
         unsafe {
             launch.command.pre_exec(move || {
                 const ASIDE: libc::c_int = 100;
@@ -372,8 +376,8 @@ impl Server {
         find().unwrap_or_default()
     }
 
-    /// Bytes of its own memory that it said at its start it would not pass: region and process, without what the kernel
-    /// holds for it.
+    /// Bytes of its own memory that it said at its start it would not pass: region and process, without what
+    /// the kernel holds for it.
     ///
     /// # Panics
     /// If it has not said so.
@@ -425,7 +429,8 @@ impl Server {
             rlim_cur: 0,
             rlim_max: 0,
         };
-        // SAFETY: limits of a child that has not been waited for; what is written and read is valid for the calls.
+        // SAFETY: limits of a child that has not been waited for; what is written and read is valid for the
+        // calls.
         let set = unsafe {
             libc::prlimit(pid, resource, std::ptr::null(), &raw mut limits) == 0 && {
                 limits.rlim_cur = soft;
@@ -550,8 +555,8 @@ impl Ended {
     }
 }
 
-/// The command that makes another one process 1 of a namespace of its own, for [`Launch::under`]. None, with a line that
-/// says so, if that cannot be done here.
+/// The command that makes another one process 1 of a namespace of its own, for [`Launch::under`]. None, with
+/// a line that says so, if that cannot be done here.
 #[must_use]
 pub fn as_process_one() -> Option<[&'static str; 4]> {
     let command = ["unshare", "--pid", "--fork", "--kill-child"];

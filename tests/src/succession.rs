@@ -20,8 +20,8 @@ const TAKEN: [&str; 2] = [
     "the new instance waits for the path of the door",
 ];
 
-/// A server and the instances that replace it. All of them write to the first one's standard error, and all are killed
-/// when this is dropped.
+/// A server and the instances that replace it. All of them write to the first one's standard error, and all
+/// are killed when this is dropped.
 #[derive(Debug)]
 pub struct Succession {
     /// None only while this is being dropped.
@@ -33,7 +33,8 @@ impl Succession {
     /// Starts the first one.
     #[must_use]
     pub fn start(launch: Launch) -> Self {
-        // SAFETY: a plain system call. A process that loses its parent becomes a child of this one, and can be waited for.
+        // SAFETY: a plain system call. A process that loses its parent becomes a child of this one, and can
+        // be waited for.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         Succession {
             first: Some(launch.start()),
@@ -116,8 +117,8 @@ impl Succession {
         self.first.as_mut().expect("it is there").has_exited()
     }
 
-    /// Ends the newest instance by a signal, and expects that it drains well. Then the first one's end, with the lines of
-    /// all.
+    /// Ends the newest instance by a signal, and expects that it drains well. Then the first one's end, with
+    /// the lines of all.
     #[must_use]
     pub fn stop(self, newest: u32) -> Ended {
         self.signal(newest, libc::SIGTERM);
@@ -125,7 +126,8 @@ impl Succession {
         self.end()
     }
 
-    /// The first one's end, with the lines of all. The others must have ended, because all have one standard error.
+    /// The first one's end, with the lines of all. The others must have ended, because all have one standard
+    /// error.
     #[must_use]
     pub fn end(mut self) -> Ended {
         self.kill_the_others();
@@ -179,8 +181,8 @@ fn pids(lines: &[String], says: &[&str]) -> Vec<i32> {
     .collect()
 }
 
-/// Clients, each of which connects, asks for one path, and comes again. Like those of a site that is open to the world,
-/// they notice when a connection is refused.
+/// Clients, each of which connects, asks for one path, and comes again. Like those of a site that is open to
+/// the world, they notice when a connection is refused.
 #[derive(Debug)]
 pub struct Visitors {
     stop: Arc<AtomicBool>,

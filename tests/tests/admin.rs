@@ -1,4 +1,5 @@
-//! `--admin`: metrics, health and the snapshot of the buckets, of each kind of process and when everything is taken.
+//! `--admin`: metrics, health and the snapshot of the buckets, of each kind of process and when everything is
+//! taken.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

@@ -22,7 +22,8 @@ fn assert_slept(clients: &mut [Client]) {
     }
 }
 
-/// All buckets sleep longer than anybody may wait: in a slot, or, where these are taken too, on the connection.
+/// All buckets sleep longer than anybody may wait: in a slot, or, where these are taken too, on the
+/// connection.
 fn who_finds_no_bucket_gets_503(flags: &str) {
     let server = Server::start("oom", flags);
     let mut asleep = sleepers(&server, 2, 3000);

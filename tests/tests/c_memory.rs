@@ -78,8 +78,8 @@ fn what_the_c_library_allocates_for_a_name_is_counted_and_given_back() {
     assert_eq!(ended.figure("process_heap_allocations"), 0);
 }
 
-/// What C libraries keep (a connection for each thread) may be more than half of the heap, as long as the others get
-/// what they want. When they do not, the process begins anew.
+/// What C libraries keep (a connection for each thread) may be more than half of the heap, as long as the
+/// others get what they want. When they do not, the process begins anew.
 #[test]
 fn a_c_heap_that_is_half_full_for_good_serves_until_it_is_full() {
     let server = Launch::of_file(env!("CARGO_BIN_EXE_promise"))

@@ -180,7 +180,8 @@ fn addend(line: &str) -> Option<(u64, u64, u64)> {
     Some((bytes, count, unit[..digits].parse::<u64>().ok()? * factor))
 }
 
-/// What `--check` prints: the equation, and after an empty line how the process is replaced when buckets are lost.
+/// What `--check` prints: the equation, and after an empty line how the process is replaced when buckets are
+/// lost.
 fn equation_of(check: &Ended) -> &str {
     let (equation, rest) = check.stdout.split_once("\n\n").expect("two paragraphs");
     assert!(rest.starts_with("recycle "), "{rest}");

@@ -1,4 +1,5 @@
-//! `transom serve` and `transom check`: what a file and flags are taken to mean, and what is said of mistakes.
+//! `transom serve` and `transom check`: what a file and flags are taken to mean, and what is said of
+//! mistakes.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;

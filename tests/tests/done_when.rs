@@ -1,7 +1,8 @@
-//! The project's promise, held against the built binary: whatever requests ask for, every other request is answered, the
-//! process stays, and its memory is what it was when it began.
+//! The project's promise, held against the built binary: whatever requests ask for, every other request is
+//! answered, the process stays, and its memory is what it was when it began.
 //!
-//! `TRANSOM_TEST_REQUESTS=1000000` makes each of these a million requests long; `tests/million.sh` does that in release.
+//! `TRANSOM_TEST_REQUESTS=1000000` makes each of these a million requests long; `tests/million.sh` does that
+//! in release.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,8 @@ fn change(before: u64, after: u64) -> f64 {
     (after as f64 - before as f64) / before as f64 * 100.0
 }
 
-/// Alternates `/10` with a request that fails, over many connections, and looks at the process before and after.
+/// Alternates `/10` with a request that fails, over many connections, and looks at the process before and
+/// after.
 fn half_of_the_requests_fail(
     path: &str,
     part: &'static str,
@@ -138,8 +140,9 @@ fn every_second_request_gets_nothing_of_the_c_heap_and_memory_is_constant() {
     of_promise(kinds, "C heap: /c/100000");
 }
 
-/// One request in two outgrows its bucket for a while (a minute, in the long run), beside clients that ask for little: with
-/// the default flags, nothing is lost and no ordinary request fails. Prints how the two halves fare beside each other.
+/// One request in two outgrows its bucket for a while (a minute, in the long run), beside clients that ask
+/// for little: with the default flags, nothing is lost and no ordinary request fails. Prints how the two
+/// halves fare beside each other.
 fn beside_each_other(launch: Launch, name: &str, ordinary: Kind, fits: Kind, outgrows: Kind) {
     let server = launch.env("RUST_BACKTRACE", "0").start();
     let time = Duration::from_secs(if requests(0) >= 1_000_000 { 60 } else { 2 });
@@ -196,8 +199,8 @@ fn one_request_in_two_is_left_by_a_jump_beside_ordinary_clients() {
     );
 }
 
-/// Every first request was answered well and every second one failed as it should. Each connection alternates for
-/// itself, so that each may end on a first request.
+/// Every first request was answered well and every second one failed as it should. Each connection alternates
+/// for itself, so that each may end on a first request.
 fn assert_half(report: &Report, total: usize) {
     assert!(
         report.bad.is_empty(),
@@ -256,14 +259,14 @@ fn every_second_request_panics_with_backtraces_switched_on() {
     assert!(ended.figure("panicked") > 0);
 }
 
-/// Instances that lose their buckets and are replaced, one after the other: the turn of the third comes after 10 s, of the
-/// fourth after 20 more, and so on.
+/// Instances that lose their buckets and are replaced, one after the other: the turn of the third comes after
+/// 10 s, of the fourth after 20 more, and so on.
 fn instances(requests: usize) -> usize {
     if requests >= 1_000_000 { 4 } else { 2 }
 }
 
-/// One bucket in a thousand requests is lost for good, in a process that parks. Each instance has lost half of its buckets
-/// when the next one takes over, and begins with the memory that the first one began with.
+/// One bucket in a thousand requests is lost for good, in a process that parks. Each instance has lost half
+/// of its buckets when the next one takes over, and begins with the memory that the first one began with.
 #[test]
 fn one_bucket_in_a_thousand_requests_is_lost_and_each_instance_begins_with_the_same_memory() {
     let total = requests(20_000);
@@ -290,9 +293,11 @@ fn one_bucket_in_a_thousand_requests_is_lost_and_each_instance_begins_with_the_s
         });
         assert!(report.bad.is_empty(), "{:?}", report.bad);
         let last = Sample::at_rest(newest);
-        // Within one instance: how many of the libraries' mappings lie side by side differs between two processes.
+        // Within one instance: how many of the libraries' mappings lie side by side differs between two
+        // processes.
         assert_eq!(began, last.mappings);
-        // The one that is too many comes when the others have been answered: their connections stay with this instance.
+        // The one that is too many comes when the others have been answered: their connections stay with this
+        // instance.
         assert_eq!(servers.first().get("/1000000").status, 500);
         newest = servers.heir_within(n, Duration::from_secs(120));
         let now = Sample::at_rest(newest);

@@ -144,8 +144,8 @@ fn descriptors_come_with_their_call_however_busy_the_door_is() {
 
 /// Runs `child` in a child process of this one; returns whether it came to its end.
 fn in_a_child(child: impl FnOnce()) -> bool {
-    // SAFETY: the child runs `child` and ends without running anything of this process's; glibc keeps its allocator
-    // usable in the child of a process with threads.
+    // SAFETY: the child runs `child` and ends without running anything of this process's; glibc keeps its
+    // allocator usable in the child of a process with threads.
     let pid = unsafe {
         let pid = libc::fork();
         if pid == 0 {
@@ -182,9 +182,9 @@ fn a_child_that_drops_its_copy_of_a_client_disturbs_nobody() {
         // The channel is not here; what the child has put in its place stays.
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        // SAFETY: the parent's channel is not mapped here (DONTFORK), so nothing is overwritten; the flag would refuse
-        // to. Then a copy of the parent's client is dropped, as a child does that ends in an orderly way; this process's
-        // own value is never used again.
+        // SAFETY: the parent's channel is not mapped here (DONTFORK), so nothing is overwritten; the flag
+        // would refuse to. Then a copy of the parent's client is dropped, as a child does that ends in an
+        // orderly way; this process's own value is never used again.
         unsafe {
             let hint = std::ptr::without_provenance_mut(start);
             let page = libc::mmap(hint, 4096, protection, flags, -1, 0);

@@ -104,8 +104,8 @@ fn lie(path: &Path, arguments: &[&str]) -> u32 {
     pid
 }
 
-/// Plays all these lies against one door, with an honest client beside them. A lie is its name and how the line begins
-/// that the door must say of the liar, or ends.
+/// Plays all these lies against one door, with an honest client beside them. A lie is its name and how the
+/// line begins that the door must say of the liar, or ends.
 fn play(name: &str, cases: &[(&str, &str, &str)]) {
     let folder = Folder::new(name);
     let mut door = echo(&folder, 4, &[]);
@@ -439,8 +439,8 @@ fn descriptors_that_nobody_asked_for_do_not_use_up_the_door() {
 fn who_waits_while_the_door_has_no_descriptors_is_let_in_when_it_has() {
     let folder = Folder::new("no-descriptors");
     let door = echo(&folder, 2, &["nofile=60"]);
-    // More than there are descriptors for: the first ones are forgotten after a second, the last ones must be as well,
-    // although nobody connects after them.
+    // More than there are descriptors for: the first ones are forgotten after a second, the last ones must be
+    // as well, although nobody connects after them.
     let silent: Vec<Wire> = (0..60)
         .map(|_| Wire::connect(door.path()).expect("the socket is there"))
         .collect();

@@ -395,7 +395,8 @@ fn a_reply_longer_than_its_slot_is_cut_to_it() {
     assert_eq!(against("long", serve, calls(1000)), Ok(()));
 }
 
-/// A server that says of every call that it was lost, and that it was answered, and changes what it says all the time.
+/// A server that says of every call that it was lost, and that it was answered, and changes what it says all
+/// the time.
 #[test]
 fn slots_that_are_said_to_be_lost_are_gone_and_nothing_of_them_is_read() {
     const MANY: Welcome = Welcome {
@@ -735,7 +736,8 @@ fn a_descriptor_whose_close_never_returns_holds_up_no_client() {
     ];
     for (n, at) in places.chain(rest).enumerate() {
         for old_kernel in [false, true] {
-            // One for each, so that what hangs is closed when the next one begins: nobody's budget is used up.
+            // One for each, so that what hangs is closed when the next one begins: nobody's budget is used
+            // up.
             let Some(file) = HangingFile::start(HANGING_FILE) else {
                 return;
             };

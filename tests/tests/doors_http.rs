@@ -1,5 +1,5 @@
-//! An application behind a door, with the front end in another process: the same answers as in one process, and what
-//! becomes of requests when the application is replaced, killed or away.
+//! An application behind a door, with the front end in another process: the same answers as in one process,
+//! and what becomes of requests when the application is replaced, killed or away.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -153,8 +153,8 @@ fn an_application_that_is_killed_fails_only_what_it_had_begun() {
     let begun = kills.tally.get(&502).copied().unwrap_or(0);
     assert!(begun <= 100 * 8, "{:?}", kills.tally);
     assert_eq!(kills.back.len(), 100);
-    // A welcome that was never read is closed by a thread of its own, whose stack and guard the C library keeps for the
-    // next one.
+    // A welcome that was never read is closed by a thread of its own, whose stack and guard the C library
+    // keeps for the next one.
     const CLOSER: usize = 2;
     assert!(
         kills.descriptors.1 <= kills.descriptors.0

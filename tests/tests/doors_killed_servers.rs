@@ -1,4 +1,5 @@
-//! A door's process dies again and again under calls. Alone in its process, because it counts what that process holds.
+//! A door's process dies again and again under calls. Alone in its process, because it counts what that
+//! process holds.
 #![cfg(target_os = "linux")]
 
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
-//! Bodies at the edges of what carries them: larger than one read, announced and never sent, or not allowed at all.
+//! Bodies at the edges of what carries them: larger than one read, announced and never sent, or not allowed
+//! at all.
 
 use std::io::Write;
 use std::thread;
@@ -94,7 +95,8 @@ fn no_100_continue_is_sent_in_the_middle_of_an_answer() {
             client.send(format!(
                 "POST /early HTTP/1.1\r\nHost: test\r\n{framing}Expect: 100-continue\r\n\r\n"
             ));
-            // The handler begins its answer before it reads: had it begun already, it would be too late to ask.
+            // The handler begins its answer before it reads: had it begun already, it would be too late to
+            // ask.
             let interim = client.answer();
             assert_eq!(interim.status, 100, "{framing}: {}", interim.head);
             let answer = send_while_reading(&mut client, body);
@@ -140,7 +142,8 @@ fn a_204_or_304_has_no_body_whatever_its_handler_sends_and_the_next_request_is_a
     }
 }
 
-/// Three hundred clients announce a body, send two bytes of it, and from then on a byte now and then; others ask for `/`.
+/// Three hundred clients announce a body, send two bytes of it, and from then on a byte now and then; others
+/// ask for `/`.
 fn slow_bodies_keep_nobody_from_an_answer(len: usize) {
     let server = Server::start("hello", "--loops 1");
     let began = Instant::now();

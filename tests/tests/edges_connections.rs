@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use transom_tests::client::get;
 use transom_tests::{Client, PATIENCE, Server, eventually};
 
-/// So long a client that has connected says nothing: nothing may be waited for there but that it is left alone.
+/// So long a client that has connected says nothing: nothing may be waited for there but that it is left
+/// alone.
 const MOMENT: Duration = Duration::from_millis(30);
 
 #[test]
@@ -65,7 +66,8 @@ fn a_newcomer_that_waits_is_accepted_as_soon_as_a_connection_becomes_idle() {
     );
 }
 
-/// What comes while the loop is busy comes at once to it: newcomers, requests of those whose places they would have, and ends.
+/// What comes while the loop is busy comes at once to it: newcomers, requests of those whose places they
+/// would have, and ends.
 #[test]
 fn who_has_sent_a_request_keeps_its_place() {
     let flags = "--connections 4 --loops 1 --buckets 4 --idle-timeout 1h";
@@ -92,8 +94,8 @@ fn who_has_sent_a_request_keeps_its_place() {
     }
 }
 
-/// The write timeout runs while the server is stuck, and only a byte that the client takes may set it back. What it takes to
-/// be stuck is a matter of both buffers; with these, an answer is stuck whole or in part.
+/// The write timeout runs while the server is stuck, and only a byte that the client takes may set it back.
+/// What it takes to be stuck is a matter of both buffers; with these, an answer is stuck whole or in part.
 fn a_client_that_drips_is_cut(send_buffer: &str, receive_buffer: libc::c_int) {
     let case = format!("--send-buffer {send_buffer}, receiving into {receive_buffer} bytes");
     // Nothing but the write timeout may end it.
@@ -106,7 +108,8 @@ fn a_client_that_drips_is_cut(send_buffer: &str, receive_buffer: libc::c_int) {
     let mut client = Client::connect_with_buffer(server.address(), receive_buffer);
     assert_eq!(client.get("/").status, 200, "{case}");
     let began = Instant::now();
-    // The answers are more than the kernel holds for a client that takes none; the questions all fit on their way.
+    // The answers are more than the kernel holds for a client that takes none; the questions all fit on their
+    // way.
     client.send(get("/").repeat(2000));
     while server.sample().descriptors > before {
         let took = began.elapsed();
@@ -156,8 +159,8 @@ fn a_client_that_drips_bytes_and_reads_nothing_is_cut_by_the_write_timeout() {
     });
 }
 
-/// Sends the same bytes again and again without waiting for an answer, and reads whatever comes, until `end`. A server may
-/// close on a client that does so, which then connects again.
+/// Sends the same bytes again and again without waiting for an answer, and reads whatever comes, until `end`.
+/// A server may close on a client that does so, which then connects again.
 fn flood(address: SocketAddr, bytes: &[u8], end: &AtomicBool, received: &AtomicU64) {
     while !end.load(Ordering::Relaxed) {
         let mut reader = TcpStream::connect(address).expect("the server listens");
@@ -178,7 +181,8 @@ fn flood(address: SocketAddr, bytes: &[u8], end: &AtomicBool, received: &AtomicU
     }
 }
 
-/// Whether `path` is answered on connections of its own, soon and with 200, while others send `bytes` without an end.
+/// Whether `path` is answered on connections of its own, soon and with 200, while others send `bytes` without
+/// an end.
 fn beside_a_flood(server: &Server, floods: usize, bytes: &[u8], path: &str) {
     let (end, received) = (AtomicBool::new(false), AtomicU64::new(0));
     let asked = thread::scope(|scope| {
@@ -235,7 +239,8 @@ fn a_client_that_pipelines_options_does_not_keep_the_others_from_an_answer() {
     beside_a_flood(&server, 3, options.repeat(200).as_bytes(), "/");
 }
 
-/// The kernel gives some loops more connections than others. None of those that there may be has to go for that.
+/// The kernel gives some loops more connections than others. None of those that there may be has to go for
+/// that.
 #[test]
 fn connections_are_counted_over_all_loops() {
     for (loops, connections) in [(2, 100), (4, 40), (8, 16)] {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use transom_tests::client::get;
 use transom_tests::{Client, Launch, Server, eventually};
 
-/// Half of `--drain-timeout`, which is 10 s in these tests: a drain that sleeps through its end takes all of it.
+/// Half of `--drain-timeout`, which is 10 s in these tests: a drain that sleeps through its end takes all of
+/// it.
 const PROMPT: Duration = Duration::from_secs(5);
 
 fn assert_prompt(began: Instant) {
@@ -80,7 +81,8 @@ fn a_keep_alive_answer_that_is_written_after_sigterm_does_not_keep_the_drain_wai
     let mut stream = TcpStream::connect(server.address()).expect("the server listens");
     let request = get(&format!("/long/{KIB}"));
     stream.write_all(request.as_bytes()).expect("it is taken");
-    // The head is out, and promises to stay; the body is more than the kernel holds for a client that does not read.
+    // The head is out, and promises to stay; the body is more than the kernel holds for a client that does
+    // not read.
     let mut start = vec![0; 4096];
     stream.read_exact(&mut start).expect("an answer begins");
     let at = start.windows(4).position(|end| end == b"\r\n\r\n");

@@ -1,4 +1,5 @@
-//! A value that is made where it is first used, which is in a request: it lives in that request's bucket and outlives it.
+//! A value that is made where it is first used, which is in a request: it lives in that request's bucket and
+//! outlives it.
 
 use transom_tests::{Launch, Server};
 

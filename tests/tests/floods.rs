@@ -1,8 +1,9 @@
-//! Floods of connections, bytes and requests: memory stays below what was said at the start, no connection hangs, no
-//! descriptor leaks, and a fresh request works right after.
+//! Floods of connections, bytes and requests: memory stays below what was said at the start, no connection
+//! hangs, no descriptor leaks, and a fresh request works right after.
 //!
-//! Each flood is of `TRANSOM_TEST_FLOOD` connections, by default 5,000; the promise is made for 100,000. (Half-open means
-//! here: connected by the kernel, and silent. A SYN that is never followed up does not reach a server.)
+//! Each flood is of `TRANSOM_TEST_FLOOD` connections, by default 5,000; the promise is made for 100,000.
+//! (Half-open means here: connected by the kernel, and silent. A SYN that is never followed up does not reach
+//! a server.)
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -116,7 +117,8 @@ fn garbage() {
 fn urgent_bytes() {
     flood("urgent", |server| {
         strike(server, Attack::Urgent, flood_size() / 10);
-        // An urgent byte is one like others: of a target, it is answered; in front of a request, it spoils the method.
+        // An urgent byte is one like others: of a target, it is answered; in front of a request, it spoils
+        // the method.
         let mut stream = TcpStream::connect(server.address()).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time");
         stream.write_all(b"GET /hello/").expect("sent");

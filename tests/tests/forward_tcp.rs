@@ -163,8 +163,8 @@ fn a_handler_that_fails_costs_its_own_connection_only() {
             assert_eq!(got.as_deref(), Some(answer), "round {round}");
         }
     }
-    // Each has closed its descriptor, whichever way it ended: what is left is that of the connection that is open.
-    // The door's listener, the front end's channel, the connection.
+    // Each has closed its descriptor, whichever way it ended: what is left is that of the connection that is
+    // open. The door's listener, the front end's channel, the connection.
     assert!(eventually(|| sockets(&app) == 3), "{}", sockets(&app));
     kept.write_all(b"after!").expect("it is taken");
     kept.read_exact(&mut bytes).expect("it comes back");
@@ -192,7 +192,8 @@ fn a_connection_ends_when_its_handler_is_parked_and_its_descriptor_stays() {
         let got = exchange(front.address(), line.as_bytes());
         assert_eq!(got.as_deref(), Some(&b""[..]), "{line}");
     }
-    // The door's listener and the front end's channel; and the two descriptors, which other threads may use for ever.
+    // The door's listener and the front end's channel; and the two descriptors, which other threads may use
+    // for ever.
     assert_eq!(exchange(front.address(), b"fine"), Some(b"fine".to_vec()));
     assert!(eventually(|| sockets(&app) == 2 + 2), "{}", sockets(&app));
     assert_eq!(figure(&front.stop().lines, "failed"), 2);
@@ -480,7 +481,8 @@ fn a_connection_that_is_in_use_is_not_idle() {
     let _app = behind(&door, "tcp-echo", "--buckets 4");
     let front = front(&door, "--idle-timeout 1s");
     let (quiet, mut busy) = (served(front.address()), served(front.address()));
-    // What is compared is not how long that takes: the busy one is spoken to until the quiet one has been cut.
+    // What is compared is not how long that takes: the busy one is spoken to until the quiet one has been
+    // cut.
     quiet.set_nonblocking(true).expect("a socket");
     let cut = eventually(|| {
         say(&mut busy);
@@ -511,7 +513,8 @@ fn an_address_has_no_more_connections_than_it_may() {
     assert!(figure(&front.stop().lines, "address_refused") >= 1);
 }
 
-/// A client that vanishes is found by the kernel: column `tr` of proc_pid_net(5) says which timer runs, 2 for this one.
+/// A client that vanishes is found by the kernel: column `tr` of proc_pid_net(5) says which timer runs, 2 for
+/// this one.
 #[test]
 fn the_kernel_looks_for_clients_that_have_vanished() {
     let folder = Folder::new("tcp-vanish");

@@ -25,7 +25,8 @@ struct Newest(i32);
 impl Drop for Newest {
     fn drop(&mut self) {
         if self.0 > 0 {
-            // SAFETY: a plain system call; the process has not been waited for, so the number is still its own.
+            // SAFETY: a plain system call; the process has not been waited for, so the number is still its
+            // own.
             unsafe { libc::kill(self.0, libc::SIGKILL) };
         }
     }
@@ -33,7 +34,8 @@ impl Drop for Newest {
 
 impl Line {
     fn start(launch: Launch) -> Self {
-        // SAFETY: a plain system call. Whoever loses its parent becomes a child of this process, and can be waited for.
+        // SAFETY: a plain system call. Whoever loses its parent becomes a child of this process, and can be
+        // waited for.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         Line {
             first: launch.start(),
@@ -223,8 +225,9 @@ fn a_unix_socket_and_one_of_systemd_are_handed_on() {
     assert!(!path.exists(), "the last one removes it");
 }
 
-/// Copies a program. Not by this process: while it has the copy open for writing, another test's thread may fork, and as long as
-/// that child has not become another program, nobody can start the copy ("text file busy").
+/// Copies a program. Not by this process: while it has the copy open for writing, another test's thread may
+/// fork, and as long as that child has not become another program, nobody can start the copy ("text file
+/// busy").
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let done = std::process::Command::new("cp").arg(from).arg(to).status();
     assert!(done.expect("cp").success());

@@ -1,4 +1,5 @@
-//! Bodies: of known length, in chunks, larger than their slot, larger than allowed, and those that wait to be asked for.
+//! Bodies: of known length, in chunks, larger than their slot, larger than allowed, and those that wait to be
+//! asked for.
 
 use std::io::Write;
 use std::thread;
@@ -252,7 +253,8 @@ fn a_body_nobody_wants_does_not_spoil_the_next_request() {
     assert_eq!(client.answer().status, 200);
     assert_eq!(client.post("/", "hello").status, 405);
     assert_eq!(client.get("/json").status, 200);
-    // One that will not be read to its end is answered, and the connection closed; the answer is not lost to a reset.
+    // One that will not be read to its end is answered, and the connection closed; the answer is not lost to
+    // a reset.
     let mut client = server.connect();
     client.send(post("/", &format!("Content-Length: {MIB}\r\n")));
     client.try_send(pattern(MIB / 2));

@@ -10,8 +10,8 @@ fn with(line: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: test\r\n{line}\r\n\r\n")
 }
 
-/// The status of the answer to these bytes, after which the connection must end, without a reset and without a second
-/// answer to what may have been smuggled in behind.
+/// The status of the answer to these bytes, after which the connection must end, without a reset and without
+/// a second answer to what may have been smuggled in behind.
 fn refused(server: &Server, request: &[u8]) -> u16 {
     let mut client = server.connect();
     client.send(request);

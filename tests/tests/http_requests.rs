@@ -1,4 +1,5 @@
-//! Well-formed requests, however they arrive: connections that stay, requests in a row, single bytes, HEAD, HTTP/1.0.
+//! Well-formed requests, however they arrive: connections that stay, requests in a row, single bytes, HEAD,
+//! HTTP/1.0.
 
 use std::time::Duration;
 use transom_tests::client::get;

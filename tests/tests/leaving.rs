@@ -1,5 +1,5 @@
-//! Clients that leave while a handler works for them: what the handler is told, and when. Each in one process and through
-//! a door.
+//! Clients that leave while a handler works for them: what the handler is told, and when. Each in one process
+//! and through a door.
 
 use std::time::{Duration, Instant};
 use transom_tests::doors::{Folder, before};

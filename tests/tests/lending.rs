@@ -1,6 +1,6 @@
-//! What a handler has lent to a thread of its own when its request is lost (`lender`): the loan lasts for as long as the
-//! process, so what was lent is lost too. Other clients' requests never come there, and their answers and connections
-//! are their own. In one process and through doors.
+//! What a handler has lent to a thread of its own when its request is lost (`lender`): the loan lasts for as
+//! long as the process, so what was lent is lost too. Other clients' requests never come there, and their
+//! answers and connections are their own. In one process and through doors.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -143,7 +143,8 @@ fn two_requests_are_served_at_once_however_many_slots_were_lost() {
     }
 }
 
-/// A front end that leaves takes its half of the channel with it, and the application's half stays as long as the loan.
+/// A front end that leaves takes its half of the channel with it, and the application's half stays as long as
+/// the loan.
 #[test]
 fn room_that_was_lent_stays_when_the_front_end_leaves() {
     let folder = Folder::new("lending-leaves");

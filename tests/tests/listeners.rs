@@ -1,5 +1,5 @@
-//! Where a server listens besides an address and a port: at the path of a Unix socket, and at what systemd passes; and what
-//! it tells a service manager.
+//! Where a server listens besides an address and a port: at the path of a Unix socket, and at what systemd
+//! passes; and what it tells a service manager.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -275,7 +275,8 @@ fn connections_are_forwarded_from_a_unix_socket_and_from_one_of_systemd() {
 
 /// A port that is free now.
 fn free_port() -> u16 {
-    // Not one that the kernel gives to somebody who asks for any (ip_local_port_range): clients of other tests do.
+    // Not one that the kernel gives to somebody who asks for any (ip_local_port_range): clients of other
+    // tests do.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() % 5_000 * 2;
     loop {

@@ -1,4 +1,5 @@
-//! The log: which request was too large, and which flag would help; in lines for people and in lines for programs.
+//! The log: which request was too large, and which flag would help; in lines for people and in lines for
+//! programs.
 
 use serde_json::Value;
 use transom_tests::{Kind, Launch, Load, Server, eventually};
@@ -124,8 +125,8 @@ fn a_log_that_nobody_reads_fast_enough_drops_lines_and_counts_them() {
     assert!(report.bad.is_empty(), "{:?}", report.bad);
     let ended = server.stop();
     assert!(ended.figure("lines_left_out") > 0, "a flood is not written");
-    // Beside theirs there are the equation, "ready", "draining", what requests needed and the summary, and lines that say
-    // how many were dropped. Of theirs, there are twenty a second.
+    // Beside theirs there are the equation, "ready", "draining", what requests needed and the summary, and
+    // lines that say how many were dropped. Of theirs, there are twenty a second.
     let written = ended
         .lines
         .iter()
@@ -223,7 +224,8 @@ fn an_application_logs_with_what_it_has_installed_and_else_with_the_servers_log(
     }
 }
 
-/// The sum has a constant for code, libraries and the heap at start. A program that has more says so at "ready", with the flag.
+/// The sum has a constant for code, libraries and the heap at start. A program that has more says so at
+/// "ready", with the flag.
 #[test]
 fn a_program_that_is_larger_than_its_sum_says_so() {
     for (constant, is_said) in [("1MiB", true), ("64MiB", false)] {

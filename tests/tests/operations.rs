@@ -1,5 +1,5 @@
-//! The files in `docs/deploy/`: their command lines are taken by the built programs, their limits have room for the memory
-//! equation, and the tools that they are written for find nothing wrong with them.
+//! The files in `docs/deploy/`: their command lines are taken by the built programs, their limits have room
+//! for the memory equation, and the tools that they are written for find nothing wrong with them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -132,7 +132,8 @@ fn what_logrotate_renames_loses_no_line() {
     let log = folder.path().join("access.log");
     let door = folder.path().join("hello.door");
     let application = behind(&door, "hello", "--buckets 4");
-    // A queue for a writer that others keep from the processor for a while: what is dropped is counted, and no loss of logrotate's.
+    // A queue for a writer that others keep from the processor for a while: what is dropped is counted, and
+    // no loss of logrotate's.
     let flags = format!(
         "--access-log json --access-log-queue 16384 --access-log-file {}",
         log.display()

@@ -77,7 +77,8 @@ fn shows_what_the_server_does() {
         assert!(report.bad.is_empty(), "{:?}", report.bad);
     });
 
-    // An exhausted request is on the page once the snapshot after its answer is, a quarter of a second later at most.
+    // An exhausted request is on the page once the snapshot after its answer is, a quarter of a second later
+    // at most.
     assert_eq!(server.get("/1000000").status, 500);
     two_more_snapshots(&mut page);
     let row = page.value("(() => { const row = document.querySelector('#culprits tbody tr'); return row && {...row.dataset, text: row.innerText, fresh: row.className} })()");
@@ -208,7 +209,8 @@ impl Drop for StandIn {
     }
 }
 
-/// The snapshot that `transom top` is tested with, with so many buckets, and names that a page must not believe.
+/// The snapshot that `transom top` is tested with, with so many buckets, and names that a page must not
+/// believe.
 fn snapshot(buckets: usize) -> Value {
     let text = include_str!("../../server/cli/src/top/fixture.json");
     let mut snapshot: Value = serde_json::from_str(text).expect("the fixture is JSON");

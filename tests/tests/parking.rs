@@ -1,5 +1,5 @@
-//! `--on-exhaustion park`: a request that outgrows its bucket costs the bucket, never the others, and in the end the
-//! process asks to be replaced.
+//! `--on-exhaustion park`: a request that outgrows its bucket costs the bucket, never the others, and in the
+//! end the process asks to be replaced.
 
 use transom_tests::{Kind, Load, Server};
 

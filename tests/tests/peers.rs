@@ -1,4 +1,5 @@
-//! Who a request comes from, when a proxy stands before the server: the PROXY protocol, `Forwarded`, `X-Forwarded-For`.
+//! Who a request comes from, when a proxy stands before the server: the PROXY protocol, `Forwarded`,
+//! `X-Forwarded-For`.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

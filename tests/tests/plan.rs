@@ -1,4 +1,5 @@
-//! `transom plan`: its exit status is a verdict, its numbers are those of a server with the flags that it prints.
+//! `transom plan`: its exit status is a verdict, its numbers are those of a server with the flags that it
+//! prints.
 
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -236,7 +237,8 @@ fn what_cannot_be_computed_is_refused_by_the_name_of_its_flag() {
     }
 }
 
-/// A page of metrics: 100,000 requests on one route, of which all but `large` need 10 KiB or less, and those 300 KiB.
+/// A page of metrics: 100,000 requests on one route, of which all but `large` need 10 KiB or less, and those
+/// 300 KiB.
 fn metrics(large: u32) -> String {
     let (all, most) = (100_000, if large > 0 { 307_200 } else { 10_000 });
     let small = all - large;

@@ -1,6 +1,6 @@
-//! The promise, for handlers of safe Rust as people write them: a request that outgrows its bucket gets a 500, and every
-//! other one is served as if nothing had happened. Each test here stands for a handler that once took buckets or the whole
-//! server down.
+//! The promise, for handlers of safe Rust as people write them: a request that outgrows its bucket gets a
+//! 500, and every other one is served as if nothing had happened. Each test here stands for a handler that
+//! once took buckets or the whole server down.
 
 use std::io::{Read, Write};
 use transom_tests::{Ended, Kind, Launch, Load, Server, eventually};
@@ -41,8 +41,8 @@ fn thread_locals_and_channels_cost_no_bucket() {
     assert!(ended.figure("left") > 0, "{}", ended.stderr());
 }
 
-/// The handler is not left while it holds a lock: the one request that does not fit gets a 500, and the lock is free and
-/// not poisoned.
+/// The handler is not left while it holds a lock: the one request that does not fit gets a 500, and the lock
+/// is free and not poisoned.
 #[test]
 fn a_lock_that_is_held_over_an_allocation_that_does_not_fit_is_given_back() {
     let server = promise("--buckets 2 --bucket-size 512KiB");
@@ -105,7 +105,8 @@ fn hungry_documents_at_once_cost_a_500_each_and_no_bucket() {
     assert_eq!(ended.figure("process_heap_allocations"), 0);
 }
 
-/// Documents and answers of any length end with the request that they outgrow: they do not go on into what others need.
+/// Documents and answers of any length end with the request that they outgrow: they do not go on into what
+/// others need.
 #[test]
 fn json_stops_growing_where_its_request_outgrows_its_bucket() {
     let server = promise("");
@@ -172,7 +173,8 @@ fn what_is_wrong_with_a_document_is_said_in_few_words() {
             ("flat", format!("{{\"a\": {long}}}")),
         ] {
             let answer = server.post(&format!("/as/{kind}"), &document);
-            // Of a key and of what is buffered, an error that serde makes later says all, which may be too much.
+            // Of a key and of what is buffered, an error that serde makes later says all, which may be too
+            // much.
             let may_be_too_much = [
                 "map",
                 "tree",
@@ -311,7 +313,8 @@ fn an_answer_with_text_of_any_length_in_its_head_costs_no_bucket() {
     assert_nothing_lost(server);
 }
 
-/// Whatever a handler calls after it has outgrown its bucket, with a lock held and inside a lazy value: neither is poisoned.
+/// Whatever a handler calls after it has outgrown its bucket, with a lock held and inside a lazy value:
+/// neither is poisoned.
 #[test]
 fn no_call_of_the_platform_poisons_what_its_caller_holds() {
     const CALLS: [&str; 29] = [
@@ -382,8 +385,8 @@ fn no_call_of_the_platform_poisons_what_its_caller_holds() {
     assert_nothing_lost(server);
 }
 
-/// The stack overflows somewhere in `opendir`, `malloc` or the handler, at twenty distances from its end. None of that holds a lock
-/// of the C library for ever.
+/// The stack overflows somewhere in `opendir`, `malloc` or the handler, at twenty distances from its end.
+/// None of that holds a lock of the C library for ever.
 #[test]
 fn recursion_whose_deepest_frame_is_in_the_c_library_gets_a_500() {
     for escape in [false, true] {
@@ -465,8 +468,8 @@ fn a_program_that_a_handler_starts_ends_when_it_is_told_to() {
     assert_nothing_lost(server);
 }
 
-/// What is made on each thread before its first call may be more than a bucket may keep: the start says so, with both
-/// numbers.
+/// What is made on each thread before its first call may be more than a bucket may keep: the start says so,
+/// with both numbers.
 #[test]
 fn what_each_thread_makes_must_fit_what_a_bucket_may_keep() {
     let launch = |keep: &str| {

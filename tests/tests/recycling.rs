@@ -1,4 +1,5 @@
-//! Lost buckets: they are counted, they are told of, and at the limit a new instance takes over before the old one ends.
+//! Lost buckets: they are counted, they are told of, and at the limit a new instance takes over before the
+//! old one ends.
 
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -548,7 +549,8 @@ impl Replaceable {
     fn new(name: &str) -> Self {
         let folder = Folder::new(name);
         let program = folder.path().join("oom");
-        // Not by this process: a child that another test's thread forks meanwhile would have the file open for writing.
+        // Not by this process: a child that another test's thread forks meanwhile would have the file open
+        // for writing.
         let copied = Command::new("cp").arg(binary("oom")).arg(&program).status();
         assert!(copied.expect("cp").success());
         Replaceable { folder, program }

@@ -1,4 +1,5 @@
-//! SIGHUP: it never ends a process. `transom serve` reads its file again, and puts in force what needs no other memory.
+//! SIGHUP: it never ends a process. `transom serve` reads its file again, and puts in force what needs no
+//! other memory.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;

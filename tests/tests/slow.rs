@@ -17,7 +17,8 @@ struct Setup {
     _folder: Option<Folder>,
 }
 
-/// The same in one process and through a door: `front` are flags of the front end, `application` of the application.
+/// The same in one process and through a door: `front` are flags of the front end, `application` of the
+/// application.
 fn both(name: &str, app: &str, application: &str, front: &str, check: impl Fn(&str, &Server)) {
     for through_a_door in [false, true] {
         let setup = if through_a_door {
@@ -120,7 +121,8 @@ fn without_a_rate_a_drip_within_every_stall_is_enough() {
     assert_eq!(client.answer().body.len(), 20);
 }
 
-/// Reads so many bytes every 50 ms, until the server closes or `most` has passed: how long it lasted, and whether it closed.
+/// Reads so many bytes every 50 ms, until the server closes or `most` has passed: how long it lasted, and
+/// whether it closed.
 fn sip(stream: &mut TcpStream, bytes: usize, most: Duration) -> (Duration, bool) {
     let began = Instant::now();
     let mut buffer = vec![0; bytes];

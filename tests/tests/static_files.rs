@@ -1,5 +1,5 @@
-//! Files below a folder: their types, validators, conditions and ranges, what is not served, and what becomes of a file that
-//! changes while it is sent. Each in one process and through a door.
+//! Files below a folder: their types, validators, conditions and ranges, what is not served, and what becomes
+//! of a file that changes while it is sent. Each in one process and through a door.
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
@@ -425,7 +425,8 @@ fn set_modified(path: &Path, time: SystemTime) {
     file.and_then(|file| file.set_modified(time)).expect("ours");
 }
 
-/// As `touch -d @1`, archives and reproducible builds have it: other contents, and the modification time of those before.
+/// As `touch -d @1`, archives and reproducible builds have it: other contents, and the modification time of
+/// those before.
 #[test]
 fn a_date_that_two_versions_share_splices_no_download() {
     for site in both("splice", "") {
@@ -490,7 +491,8 @@ fn the_date_of_a_file_that_is_older_than_its_copy_holds_while_it_does_not_change
     }
 }
 
-/// Two releases that were unpacked within one second: their files have the same times, and only the way to them changes.
+/// Two releases that were unpacked within one second: their files have the same times, and only the way to
+/// them changes.
 #[test]
 fn a_date_that_two_releases_share_splices_no_download() {
     for site in both("releases", "") {
@@ -800,7 +802,8 @@ fn nothing_is_allocated_outside_the_buckets() {
             }
             assert_eq!(site.get("/large.bin").body.len(), LARGE);
         }
-        // To let a front end in at its door, an application allocates a little, once: less than once for each round.
+        // To let a front end in at its door, an application allocates a little, once: less than once for each
+        // round.
         let allowed = if site.application.is_some() {
             rounds - 1
         } else {

@@ -1,8 +1,8 @@
-//! Bodies that are larger than any slot or bucket, both ways, at constant memory; and events that a client gets one by one.
-//! Each in one process and through a door.
+//! Bodies that are larger than any slot or bucket, both ways, at constant memory; and events that a client
+//! gets one by one. Each in one process and through a door.
 //!
-//! Large bodies have `TRANSOM_TEST_STREAM_MIB` MiB each, 1024 unless it is set, and an eighth of that where their length is not
-//! announced: 4.5 GiB in all, which take some 8 s in a debug build.
+//! Large bodies have `TRANSOM_TEST_STREAM_MIB` MiB each, 1024 unless it is set, and an eighth of that where
+//! their length is not announced: 4.5 GiB in all, which take some 8 s in a debug build.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -326,7 +326,8 @@ fn step(n: usize) -> String {
     format!("step {n:2}\n")
 }
 
-/// The client sends a step only when it has the answer to the one before, and the first one before or after the answer's head.
+/// The client sends a step only when it has the answer to the one before, and the first one before or after
+/// the answer's head.
 #[test]
 fn sixteen_steps_go_back_and_forth_one_by_one() {
     let whole = STEPS * step(0).len();
@@ -375,8 +376,8 @@ fn a_client_that_waits_to_be_asked_is_asked_when_the_handler_reads() {
     }
 }
 
-/// More bodies than there are slots (eight) begin and stay out: to a handler that wants them whole they cost neither buckets
-/// nor slots, and other requests are served meanwhile.
+/// More bodies than there are slots (eight) begin and stay out: to a handler that wants them whole they cost
+/// neither buckets nor slots, and other requests are served meanwhile.
 #[test]
 fn bodies_that_stay_out_hold_up_no_other_request() {
     for served in Served::both_of("echo", "trickle", "--loops 1") {
@@ -633,8 +634,8 @@ fn a_reader_that_leaves_is_noticed_by_the_next_write() {
             eventually(|| served.figure("left") == 1 && served.figure("readers") == 0),
             "it was not noticed"
         );
-        // One that closes may have closed one direction only (RFC 9112 §9.6 lets it still read); the next event finds out,
-        // and the one after it cannot be written.
+        // One that closes may have closed one direction only (RFC 9112 §9.6 lets it still read); the next
+        // event finds out, and the one after it cannot be written.
         let second = reader(&served);
         assert!(waits(2), "the second has its first one");
         drop(second);

@@ -1,4 +1,5 @@
-//! State that outlives a request: counters by name, in a `Shared` cell whose contents live in the shared heap.
+//! State that outlives a request: counters by name, in a `Shared` cell whose contents live in the shared
+//! heap.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -10,7 +11,8 @@ const NAME_LEN_MAX: usize = 64;
 
 static COUNTERS: Shared<BTreeMap<String, u64>> = Shared::new(BTreeMap::new());
 
-/// What `with` returns owns no shared memory; what it stores is made inside it, so that it lies in the shared heap.
+/// What `with` returns owns no shared memory; what it stores is made inside it, so that it lies in the shared
+/// heap.
 fn count(request: &Request) -> Result<Response<'_>, Failure> {
     let name = request.param("name").unwrap_or_default();
     if name.len() > NAME_LEN_MAX {

@@ -38,6 +38,7 @@ fn path(request: &Request) -> Result<Response<'_>, Failure> {
 
 fn main() -> ExitCode {
     let router = Router::new().post("/", path);
-    // SAFETY: the handler holds no lock or scope, keeps nothing beyond its request, and owns nothing but memory.
+    // SAFETY: the handler holds no lock or scope, keeps nothing beyond its request, and owns nothing but
+    // memory.
     unsafe { transom::serve_escaping(router) }
 }

@@ -124,7 +124,7 @@ fn main() -> ExitCode {
         .get("/sleep/{ms}", sleep)
         .get("/hold/{kib}/{ms}", hold)
         .get("/outside/{kib}", outside);
-    // SAFETY: the handlers hold no lock while they allocate and no scope, keep nothing beyond their request, and own nothing
-    // but memory.
+    // SAFETY: the handlers hold no lock while they allocate and no scope, keep nothing beyond their request,
+    // and own nothing but memory.
     unsafe { transom::serve_escaping(router) }
 }

@@ -7,8 +7,9 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
-/// How long after its last change a file's tag is weak. Two changes within one tick of the file system's clock (10 ms here,
-/// a second elsewhere) leave the same times behind, and a strong tag must not stand for two contents.
+/// How long after its last change a file's tag is weak. Two changes within one tick of the file system's
+/// clock (10 ms here, a second elsewhere) leave the same times behind, and a strong tag must not stand for
+/// two contents.
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// The first second that has no HTTP date: that of the year 10000.
@@ -19,11 +20,13 @@ const DATES_END: i64 = 253_402_300_800;
 pub struct Validators {
     tag: String,
     weak: bool,
-    /// To the second, as the client sees it, and never a second that is not over. `None` for a time that no HTTP date can say.
+    /// To the second, as the client sees it, and never a second that is not over. `None` for a time that no
+    /// HTTP date can say.
     modified: Option<SystemTime>,
-    /// When the contents changed last, as far as can be known: the later of the two times of the file, to the second. A
-    /// modification time can be set to any value (`touch -d`, `rsync -t`, archives, reproducible builds), also to that of the
-    /// version before; the time of the last status change cannot. With [`Tags::Replicas`] the modification time alone.
+    /// When the contents changed last, as far as can be known: the later of the two times of the file, to the
+    /// second. A modification time can be set to any value (`touch -d`, `rsync -t`, archives, reproducible
+    /// builds), also to that of the version before; the time of the last status change cannot. With
+    /// [`Tags::Replicas`] the modification time alone.
     changed: Option<SystemTime>,
     /// `modified` is `changed`: no other version that was at the same place has this one (§8.8.2.2).
     modified_is_strong: bool,
@@ -34,12 +37,13 @@ pub struct Validators {
 pub enum Tags {
     /// Size, inode and both times: one machine's, and of one version of a file only.
     OwnFile,
-    /// Size and modification time, so that machines with copies of the same files agree, on dates too. Weak, because two versions
-    /// may have the same ones.
+    /// Size and modification time, so that machines with copies of the same files agree, on dates too. Weak,
+    /// because two versions may have the same ones.
     Replicas,
 }
 
-/// Modification times that say nothing: 0 and 1 are what reproducible builds and some package stores give to every file.
+/// Modification times that say nothing: 0 and 1 are what reproducible builds and some package stores give to
+/// every file.
 const EPOCH_TIMES: std::ops::RangeInclusive<i64> = 0..=1;
 
 /// Conditions as they came, each the value of its field, or the values of several joined by commas.
@@ -77,8 +81,8 @@ impl Validators {
         let (mtime, ctime) = (metadata.mtime(), metadata.ctime());
         let says_nothing = EPOCH_TIMES.contains(&mtime);
         let for_replicas = tags == Tags::Replicas && !says_nothing;
-        // Of the modification time the whole second only where copies are to agree: archives and `rsync` to an older file
-        // system keep no more.
+        // Of the modification time the whole second only where copies are to agree: archives and `rsync` to
+        // an older file system keep no more.
         let tag = if for_replicas {
             format!("{:x}-{mtime:x}", metadata.size())
         } else {
@@ -96,8 +100,8 @@ impl Validators {
         // A change in the future is a clock that was put back: nothing can be said of it.
         let settled = touched
             .is_some_and(|touched| now.duration_since(touched).is_ok_and(|age| age >= SETTLING));
-        // Not later than the answer itself (§8.8.2.1), nor in a second that may see another version: a client that was given
-        // the date of such a second would take that version for this one.
+        // Not later than the answer itself (§8.8.2.1), nor in a second that may see another version: a client
+        // that was given the date of such a second would take that version for this one.
         let mtime = time(mtime).filter(|_| !says_nothing);
         let last = match for_replicas {
             true => mtime,
@@ -127,8 +131,8 @@ impl Validators {
         self.modified.map(HttpDate::from)
     }
 
-    /// Weighs a GET's or HEAD's conditions in the order of RFC 9110 §13.2.2. `was_here(then)` says whether the name has stood
-    /// for this file since `then`.
+    /// Weighs a GET's or HEAD's conditions in the order of RFC 9110 §13.2.2. `was_here(then)` says whether
+    /// the name has stood for this file since `then`.
     pub fn judge(
         &self,
         conditions: &Conditions<'_>,
@@ -160,8 +164,8 @@ impl Validators {
         Verdict::Send { ranges }
     }
 
-    /// Whether `If-Range` holds: one strong tag that is ours, or the very date of a strong `Last-Modified`, if the file has
-    /// not come to its name since then.
+    /// Whether `If-Range` holds: one strong tag that is ours, or the very date of a strong `Last-Modified`,
+    /// if the file has not come to its name since then.
     fn is_exactly(&self, value: &[u8], was_here: impl FnOnce(SystemTime) -> bool) -> bool {
         match tag(trim(value)) {
             Some((tag, b"")) => self.equals(tag, Comparison::Strong),

@@ -20,7 +20,8 @@ const GZIP: Coding = Coding {
     suffix: ".gz",
 };
 
-/// The codings that the value of an `Accept-Encoding` accepts, best first; of equals the one that is usually smaller.
+/// The codings that the value of an `Accept-Encoding` accepts, best first; of equals the one that is usually
+/// smaller.
 pub fn accepted(value: &[u8]) -> impl Iterator<Item = Coding> {
     let (brotli, gzip) = (quality(value, "br"), quality(value, "gzip"));
     let order = if gzip > brotli {

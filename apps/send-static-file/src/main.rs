@@ -1,5 +1,5 @@
-//! Serves the files below a folder: `send-static-file --root docs`. A file goes through the reply slot, so its size does
-//! not matter to the bucket.
+//! Serves the files below a folder: `send-static-file --root docs`. A file goes through the reply slot, so
+//! its size does not matter to the bucket.
 //!
 //! | a request | gets |
 //! |---|---|
@@ -13,9 +13,10 @@
 //! | with one range, and an `If-Range` that holds | 206, or 416 |
 //! | with several ranges | 200 and the whole file |
 //!
-//! `sendfile` would save a copy, and has no place here: the socket is the front end's, often in another process, and a
-//! loop must not wait for a disk, as `sendfile` does when the file is not in the page cache. Here only the handler's own
-//! thread waits. The file is read straight into the reply slot, so there is one copy, as from a pipe.
+//! `sendfile` would save a copy, and has no place here: the socket is the front end's, often in another
+//! process, and a loop must not wait for a disk, as `sendfile` does when the file is not in the page cache.
+//! Here only the handler's own thread waits. The file is read straight into the reply slot, so there is one
+//! copy, as from a pipe.
 
 mod conditions;
 mod encodings;
@@ -56,17 +57,20 @@ struct Flags {
     #[arg(long, env = "TRANSOM_FOLLOW_LINKS", help_heading = "Files")]
     follow_links: bool,
 
-    /// Send FILE.br or FILE.gz in place of FILE to clients that accept it; keep the copies up to date yourself
+    /// Send FILE.br or FILE.gz in place of FILE to clients that accept it; keep the copies up to date
+    /// yourself
     #[arg(long, env = "TRANSOM_PRECOMPRESSED", help_heading = "Files")]
     precompressed: bool,
 
-    /// Serve files and folders whose names begin with a dot (.git, .env), too; without it only /.well-known/ is there
+    /// Serve files and folders whose names begin with a dot (.git, .env), too; without it only /.well-known/
+    /// is there
     #[arg(long, env = "TRANSOM_DOT_FILES", help_heading = "Files")]
     dot_files: bool,
 
-    /// Make ETags of size and modification time alone, so that machines with copies of the same files agree on them, as
-    /// behind a load balancer; they are weak then, and downloads that were interrupted begin anew. The copies must have the
-    /// same modification times (rsync -t, tar, image layers), and a new version another one
+    /// Make ETags of size and modification time alone, so that machines with copies of the same files agree
+    /// on them, as behind a load balancer; they are weak then, and downloads that were interrupted begin
+    /// anew. The copies must have the same modification times (rsync -t, tar, image layers), and a new
+    /// version another one
     #[arg(long, env = "TRANSOM_REPLICAS", help_heading = "Files")]
     replicas: bool,
 }
@@ -185,8 +189,8 @@ impl Site {
                 // Straight from the file into the slot.
                 let at = start + out.written();
                 match file.read_at(out.space()?, at) {
-                    // The file has become shorter. Nothing is put in the place of what is gone: the connection ends
-                    // before the length that was announced, and the client knows.
+                    // The file has become shorter. Nothing is put in the place of what is gone: the
+                    // connection ends before the length that was announced, and the client knows.
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(read) => out.advance(read),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -237,7 +241,8 @@ fn forbidden() -> Failure {
     Failure::forbidden("Forbidden")
 }
 
-/// The name below the root that a decoded path stands for: a folder's is its index's. `None` for what no file is called.
+/// The name below the root that a decoded path stands for: a folder's is its index's. `None` for what no file
+/// is called.
 fn relative(path: &str) -> Option<String> {
     let path = path.strip_prefix('/')?;
     let name = if path.is_empty() || path.ends_with('/') {
@@ -251,8 +256,8 @@ fn relative(path: &str) -> Option<String> {
     names.into_iter().all(plain).then_some(name)
 }
 
-/// Whether a name, or a folder before it, begins with a dot: what is not for the public (`.git`, `.env`, `.htpasswd`). But
-/// `.well-known` at the root is (RFC 8615).
+/// Whether a name, or a folder before it, begins with a dot: what is not for the public (`.git`, `.env`,
+/// `.htpasswd`). But `.well-known` at the root is (RFC 8615).
 fn is_hidden(name: &str) -> bool {
     let public = name.strip_prefix(".well-known/").unwrap_or(name);
     public.split('/').any(|name| name.starts_with('.'))
@@ -260,8 +265,8 @@ fn is_hidden(name: &str) -> bool {
 
 /// Where a folder's index is: the path with a slash, and with its query.
 ///
-/// Made of the decoded path, not of the target as it came: `//elsewhere/%2e%2e/folder` is a path of ours, and an address of
-/// somebody else's.
+/// Made of the decoded path, not of the target as it came: `//elsewhere/%2e%2e/folder` is a path of ours, and
+/// an address of somebody else's.
 fn with_slash(request: &Request) -> String {
     let mut location = String::new();
     for &byte in request.path().as_bytes() {
@@ -320,8 +325,8 @@ fn main() -> ExitCode {
         SITE.get_or_init(|| site);
         Ok(())
     });
-    // SAFETY: the handlers hold no lock or scope and keep nothing beyond their request. The files that they open are
-    // registered.
+    // SAFETY: the handlers hold no lock or scope and keep nothing beyond their request. The files that they
+    // open are registered.
     unsafe { app.escaping() }.serve()
 }
 

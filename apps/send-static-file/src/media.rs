@@ -76,8 +76,8 @@ fn has_extension(name: &str) -> bool {
     last.rfind('.').is_some_and(|dot| dot > 0)
 }
 
-/// Text is UTF-8, as everything written today is: a client that had to guess could be made to guess wrong. XML says its
-/// encoding itself.
+/// Text is UTF-8, as everything written today is: a client that had to guess could be made to guess wrong.
+/// XML says its encoding itself.
 impl fmt::Display for MediaType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.essence)?;

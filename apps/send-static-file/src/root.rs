@@ -1,9 +1,9 @@
 //! Opening what lies below a folder, and nothing else.
 //!
-//! The kernel keeps the promise where it can: `openat2` with `RESOLVE_BENEATH` refuses every way out while it resolves, so
-//! that there is no moment between a check and an open. Where it cannot (before Linux 5.6, or where a sandbox forbids the
-//! call), the path is walked one name at a time without following a symbolic link, which holds as well but cannot tell a
-//! link that stays below the root from one that leaves it.
+//! The kernel keeps the promise where it can: `openat2` with `RESOLVE_BENEATH` refuses every way out while it
+//! resolves, so that there is no moment between a check and an open. Where it cannot (before Linux 5.6, or
+//! where a sandbox forbids the call), the path is walked one name at a time without following a symbolic
+//! link, which holds as well but cannot tell a link that stays below the root from one that leaves it.
 //!
 //! It knows nothing of requests.
 
@@ -23,10 +23,12 @@ const ATTEMPTS: usize = 16;
 /// Links that a way may have, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
 
-/// The path of a folder. Having one proves that there was a folder, and that there is a safe way to resolve names below it.
+/// The path of a folder. Having one proves that there was a folder, and that there is a safe way to resolve
+/// names below it.
 ///
-/// The folder itself is opened anew for each request ([`Root::enter`]), so that one that takes its place is seen: a link
-/// `current` that is switched to the next release, or a build that removes its output and makes it again.
+/// The folder itself is opened anew for each request ([`Root::enter`]), so that one that takes its place is
+/// seen: a link `current` that is switched to the next release, or a build that removes its output and makes
+/// it again.
 pub struct Root {
     path: CString,
     way: Way,
@@ -54,7 +56,8 @@ pub enum Found {
     Folder,
     /// Something that this process may not open.
     Forbidden,
-    /// Nothing that is served: no such file, one that is no regular file, or one that a link leads to that is not followed.
+    /// Nothing that is served: no such file, one that is no regular file, or one that a link leads to that is
+    /// not followed.
     Nothing,
 }
 
@@ -80,7 +83,8 @@ impl std::fmt::Display for RootError {
 }
 
 impl Root {
-    /// Opens a folder. With `follow_links` symbolic links are followed as long as they lead to what lies below it.
+    /// Opens a folder. With `follow_links` symbolic links are followed as long as they lead to what lies
+    /// below it.
     pub fn open(path: &Path, follow_links: bool) -> Result<Self, RootError> {
         // The working directory is looked up once only.
         let path = std::path::absolute(path).map_err(RootError::Open)?;
@@ -112,9 +116,10 @@ impl Root {
         })
     }
 
-    /// Whether `name`, relative to the folder, has led to the same place since that second, as far as can be told: no link on
-    /// the way was made or moved, and no folder renamed, above the root neither. A folder whose entries have changed since it
-    /// was renamed does not tell; neither does one that something was mounted over.
+    /// Whether `name`, relative to the folder, has led to the same place since that second, as far as can be
+    /// told: no link on the way was made or moved, and no folder renamed, above the root neither. A folder
+    /// whose entries have changed since it was renamed does not tell; neither does one that something was
+    /// mounted over.
     pub fn has_led_there_since(&self, name: &str, second: i64) -> bool {
         self.switched(name).is_ok_and(|last| last <= second)
     }
@@ -163,8 +168,8 @@ impl Folder {
             return Ok(Found::Nothing);
         };
         for _ in 0..ATTEMPTS {
-            // Looked at before it is opened: to open a FIFO wakes whoever waits at its other end, and to open a device
-            // may do anything.
+            // Looked at before it is opened: to open a FIFO wakes whoever waits at its other end, and to open
+            // a device may do anything.
             let seen = match self.open_at(&path, libc::O_PATH) {
                 Ok(seen) => File::from(seen).metadata()?,
                 Err(error) => match meaning(&error) {
@@ -275,7 +280,8 @@ fn open_beneath(
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = u64::from((flags | libc::O_CLOEXEC).cast_unsigned());
     how.resolve = resolve;
-    // SAFETY: the path ends in NUL, and `how` is a structure of the size that is stated; the kernel writes to neither.
+    // SAFETY: the path ends in NUL, and `how` is a structure of the size that is stated; the kernel writes to
+    // neither.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_openat2,

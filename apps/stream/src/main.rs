@@ -18,14 +18,17 @@ use transom::{BodyWriter, Failure, Request, Response, Router, is_draining, strea
 /// How much of a body is hashed at a time. On the stack, whose size is the bucket's.
 const STEP: usize = 16 << 10;
 
-/// How often a handler without news looks whether its reader is still there. A reader that resets its connection is seen so.
+/// How often a handler without news looks whether its reader is still there. A reader that resets its
+/// connection is seen so.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// So many looks without news, and the reader is sent a comment, which it skips: a reader that closes its connection is seen
-/// when something is sent to it. (The HTML standard suggests 15 s, for proxies; here a bucket waits for it.)
+/// So many looks without news, and the reader is sent a comment, which it skips: a reader that closes its
+/// connection is seen when something is sent to it. (The HTML standard suggests 15 s, for proxies; here a
+/// bucket waits for it.)
 const LOOKS_PER_COMMENT: u32 = 5;
 
-/// How many events have been published. A number needs no memory but its own, so no `Shared` is needed around it.
+/// How many events have been published. A number needs no memory but its own, so no `Shared` is needed around
+/// it.
 static PUBLISHED: Mutex<u64> = Mutex::new(0);
 static NEWS: Condvar = Condvar::new();
 
@@ -53,7 +56,8 @@ fn sum(request: &Request) -> Result<Response<'_>, Failure> {
     }
 }
 
-/// The eight bytes of the sequence that begin at `8 * n`: any two differ, so that none can be lost or change places.
+/// The eight bytes of the sequence that begin at `8 * n`: any two differ, so that none can be lost or change
+/// places.
 fn word(n: u64) -> [u8; 8] {
     n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()
 }
@@ -85,8 +89,8 @@ fn write_sequence(out: &mut BodyWriter<'_>, count: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for each event and sends it at once, for as long as the reader is there and the server does not end. A browser
-/// connects anew then.
+/// Waits for each event and sends it at once, for as long as the reader is there and the server does not end.
+/// A browser connects anew then.
 fn events(_: &Request) -> Response<'_> {
     let response = Response::stream(|out| {
         READERS.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! `GET /N` allocates N KiB, touches every page of them and says so: how the cost of a request grows with its memory.
+//! `GET /N` allocates N KiB, touches every page of them and says so: how the cost of a request grows with its
+//! memory.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ fn allocate(request: &Request) -> Result<Response<'_>, Failure> {
 
 fn main() -> ExitCode {
     let router = Router::new().get("/{kib}", allocate);
-    // SAFETY: the handler holds no lock or scope, keeps nothing beyond its request, and owns nothing but memory.
+    // SAFETY: the handler holds no lock or scope, keeps nothing beyond its request, and owns nothing but
+    // memory.
     unsafe { transom::serve_escaping(router) }
 }

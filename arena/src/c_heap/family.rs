@@ -1,5 +1,6 @@
-//! The functions themselves, as C knows them. Each passes on where it was called from, which a compiled function cannot
-//! know, so each begins with an instruction or two of assembly. (man 3 malloc, posix_memalign, malloc_usable_size, abort)
+//! The functions themselves, as C knows them. Each passes on where it was called from, which a compiled
+//! function cannot know, so each begins with an instruction or two of assembly. (man 3 malloc,
+//! posix_memalign, malloc_usable_size, abort)
 
 use super::library::{__libc_calloc, __libc_malloc, __libc_memalign, __libc_realloc, usable_size};
 use super::{ALIGN, allocate_in, deallocate, deallocate_elsewhere, layout, owns, reallocate};
@@ -12,8 +13,8 @@ use std::ptr::{self, NonNull};
 
 const PAGE: usize = crate::bound::PAGE;
 
-/// Defines a C function that calls `$inner` with the same arguments and one more, its own return address: the register is
-/// the first that the arguments leave free. (System V ABI for x86-64, AAPCS64)
+/// Defines a C function that calls `$inner` with the same arguments and one more, its own return address: the
+/// register is the first that the arguments leave free. (System V ABI for x86-64, AAPCS64)
 macro_rules! with_caller {
     ($name:ident => $inner:ident, $x86_64:literal, $aarch64:literal, ($($argument:ident: $type:ty),*) -> $result:ty) => {
         #[doc = concat!("`", stringify!($name), "` of the C library.")]
@@ -74,9 +75,9 @@ pub unsafe extern "C" fn malloc_usable_size(block: *mut u8) -> usize {
     }
 }
 
-/// `abort` of the C library. On a thread that runs a request it is the end of that request: its client gets a 500, the
-/// thread sleeps for ever. What the C library finds wrong with itself (a corrupted heap, a smashed stack) does not come by
-/// here, and ends the process.
+/// `abort` of the C library. On a thread that runs a request it is the end of that request: its client gets a
+/// 500, the thread sleeps for ever. What the C library finds wrong with itself (a corrupted heap, a smashed
+/// stack) does not come by here, and ends the process.
 #[unsafe(no_mangle)]
 pub extern "C" fn abort() -> ! {
     if let Some(bucket) = bound() {
@@ -95,8 +96,8 @@ pub extern "C" fn abort() -> ! {
     }
 }
 
-/// What C's `assert` calls where it does not hold: says so on standard error, and aborts. The C library's own does not call
-/// the `abort` above.
+/// What C's `assert` calls where it does not hold: says so on standard error, and aborts. The C library's own
+/// does not call the `abort` above.
 ///
 /// # Safety
 /// As the C library says: texts, or null.
@@ -202,8 +203,8 @@ unsafe extern "C" fn realloc_from(block: *mut u8, size: usize, caller: usize) ->
         // SAFETY: it lies in the C heap and is live, by C's contract.
         return unsafe { reallocate(ours, size, caller) };
     }
-    // What was made outside requests stays where it is while it does not grow, and grows in the heap of requests if it
-    // grows in one.
+    // What was made outside requests stays where it is while it does not grow, and grows in the heap of
+    // requests if it grows in one.
     // SAFETY: made by the C library and live, by C's contract.
     let had = unsafe { usable_size(block) };
     if size <= had && size > 0 && !is_stack_left(STACK_MARGIN) {
@@ -213,7 +214,8 @@ unsafe extern "C" fn realloc_from(block: *mut u8, size: usize, caller: usize) ->
         // SAFETY: as above.
         return unsafe { __libc_realloc(block.cast(), size) }.cast();
     }
-    // SAFETY: C's contract; the blocks do not overlap, and the old one is not used again. Of no bytes: glibc frees it.
+    // SAFETY: C's contract; the blocks do not overlap, and the old one is not used again. Of no bytes: glibc
+    // frees it.
     unsafe {
         let new = match size {
             0 => ptr::null_mut(),

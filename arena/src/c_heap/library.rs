@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use std::ops::Range;
 
 unsafe extern "C" {
-    // The names that glibc keeps for its own allocator, for programs that bring another one. (malloc/malloc.c; exported
-    // since version 2.2.5.)
+    // The names that glibc keeps for its own allocator, for programs that bring another one.
+    // (malloc/malloc.c; exported since version 2.2.5.)
     pub(crate) fn __libc_malloc(size: usize) -> *mut c_void;
     pub(crate) fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
     pub(crate) fn __libc_realloc(block: *mut c_void, size: usize) -> *mut c_void;
@@ -14,8 +14,9 @@ unsafe extern "C" {
     pub(crate) fn __libc_memalign(align: usize, size: usize) -> *mut c_void;
 }
 
-/// Bytes that a block of glibc's own allocator can hold. It has no name of its own for `malloc_usable_size`, so this reads
-/// the word before the block as that function does: the chunk's size and three flags. (malloc/malloc.c, "chunk")
+/// Bytes that a block of glibc's own allocator can hold. It has no name of its own for `malloc_usable_size`,
+/// so this reads the word before the block as that function does: the chunk's size and three flags.
+/// (malloc/malloc.c, "chunk")
 ///
 /// # Safety
 /// The block came from one of the functions above and is live.
@@ -44,8 +45,8 @@ pub(super) fn find_c_library() -> Option<Range<usize>> {
     object_with(__libc_malloc as *const () as usize)
 }
 
-/// Where the function lies that registers the destructor of a thread-local. Compiled for any machine it is shorter than
-/// this.
+/// Where the function lies that registers the destructor of a thread-local. Compiled for any machine it is
+/// shorter than this.
 pub(super) fn registering_a_destructor() -> Range<usize> {
     const LONGEST: usize = 512;
     unsafe extern "C" {

@@ -8,12 +8,12 @@
 //! | the dynamic linker, and what registers a thread-local's destructor | the C heap, and then the process heap: they end the process if they get nothing |
 //! | every other thread | the process heap, by the names that the C library keeps for it (`__libc_malloc`) |
 //!
-//! A block goes back to where its address lies, whichever thread frees it. One that outlives its request stays charged to
-//! the heap, and to no request. `abort` is ours too: on a thread that runs a request it ends that request, and its thread
-//! sleeps for ever.
+//! A block goes back to where its address lies, whichever thread frees it. One that outlives its request
+//! stays charged to the heap, and to no request. `abort` is ours too: on a thread that runs a request it ends
+//! that request, and its thread sleeps for ever.
 //!
-//! It works before `main` and in the dynamic linker: it uses no thread-local that is made lazily, takes no lock before the
-//! region is there, and finds nothing by `dlsym`.
+//! It works before `main` and in the dynamic linker: it uses no thread-local that is made lazily, takes no
+//! lock before the region is there, and finds nothing by `dlsym`.
 
 mod family;
 pub(crate) mod library;
@@ -38,8 +38,8 @@ const ALIGN: usize = 16;
 /// A block has room for a pointer at least: see [`PENDING`].
 const SIZE_MIN: usize = size_of::<*mut ()>();
 
-/// So much of the heap is for those that rank higher than most callers, a sixteenth. Of that, half is for those of the next
-/// [`Rank`], and so on.
+/// So much of the heap is for those that rank higher than most callers, a sixteenth. Of that, half is for
+/// those of the next [`Rank`], and so on.
 const RESERVE_SHIFT: u32 = 4;
 
 /// Beyond its quota a request may have so much for each rank.
@@ -51,7 +51,8 @@ const LITTLE: usize = 4 << 10;
 /// A small block. Much that is needed on the way to failing well is no larger.
 const SMALL: usize = 256;
 
-/// What is done for a caller that must not fail when there is too little stack for the heap: glibc's own allocator takes less.
+/// What is done for a caller that must not fail when there is too little stack for the heap: glibc's own
+/// allocator takes less.
 const LITTLE_STACK: usize = 2 << 10;
 
 /// Who wants a block. Those that cope worse with getting none may have more.
@@ -100,20 +101,22 @@ static REFUSED: AtomicU64 = AtomicU64::new(0);
 static RAN_OUT: AtomicU64 = AtomicU64::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
-/// Where the dynamic linker is loaded, and the C library, and where of it destructors of thread-locals are registered.
+/// Where the dynamic linker is loaded, and the C library, and where of it destructors of thread-locals are
+/// registered.
 static LINKER: OnceLock<Range<usize>> = OnceLock::new();
 static C_LIBRARY: OnceLock<Range<usize>> = OnceLock::new();
 static REGISTERING: OnceLock<Range<usize>> = OnceLock::new();
 
-/// Blocks that were freed with too little stack left for the heap's lock: each holds the one before it. They are given
-/// back by the next call that takes the lock.
+/// Blocks that were freed with too little stack left for the heap's lock: each holds the one before it. They
+/// are given back by the next call that takes the lock.
 static PENDING: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
 /// The same for blocks of the C library's own allocator, which has a lock too.
 static PENDING_ELSEWHERE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
-/// Gives the C heap its memory, and says how much of it a request may have. Once per process, before any thread is bound to a
-/// bucket. A part without bytes leaves it without: then C libraries get nothing inside requests.
+/// Gives the C heap its memory, and says how much of it a request may have. Once per process, before any
+/// thread is bound to a bucket. A part without bytes leaves it without: then C libraries get nothing inside
+/// requests.
 ///
 /// # Errors
 /// [`CHeapError`].
@@ -196,7 +199,8 @@ pub fn c_heap_usage() -> CHeapUsage {
     }
 }
 
-/// The request in this bucket has ended, or will never end: what it has left is nobody's. How many bytes that is.
+/// The request in this bucket has ended, or will never end: what it has left is nobody's. How many bytes that
+/// is.
 #[cold]
 pub(crate) fn settle(bucket: &Bucket) -> usize {
     bucket.events.remove(USES_C);
@@ -241,8 +245,8 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
         C_HEAP
             .allocate(layout, claim(bucket, rank))
             .or_else(|why| match why {
-                // What others have taken is not to keep a request that has little from failing well: the standard library
-                // aborts where it gets nothing for a thread's handle.
+                // What others have taken is not to keep a request that has little from failing well: the
+                // standard library aborts where it gets nothing for a thread's handle.
                 Refused::Full
                     if rank == Rank::Small && C_HEAP.charged(&bucket.c_account) < LITTLE =>
                 {

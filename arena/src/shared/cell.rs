@@ -30,30 +30,35 @@ const NO_POOL_YET: usize = usize::MAX;
 /// # Ok::<(), transom_arena::SharedError>(())
 /// ```
 ///
-/// * Inside [`with`](Shared::with), allocations come from the shared heap: clone what you store *inside* the closure
-///   (`with(|map| map.insert(key.to_owned(), n))`). A value that was made outside it lies in the request's bucket and would
-///   stay there for as long as it is in the cell, so a closure that moves one in does not compile.
-/// * When the shared heap is full, `with` is an error of that request ([`SharedError::Full`]); the value is whole. It is
-///   so too when it turns out inside the closure, which goes on to its end: then the value is as the closure has left it.
-///   What makes room ([`with_room`](Shared::with_room) of 0 bytes) still works, and so does reading.
+/// * Inside [`with`](Shared::with), allocations come from the shared heap: clone what you store *inside* the
+///   closure (`with(|map| map.insert(key.to_owned(), n))`). A value that was made outside it lies in the
+///   request's bucket and would stay there for as long as it is in the cell, so a closure that moves one in
+///   does not compile.
+/// * When the shared heap is full, `with` is an error of that request ([`SharedError::Full`]); the value is
+///   whole. It is so too when it turns out inside the closure, which goes on to its end: then the value is as
+///   the closure has left it. What makes room ([`with_room`](Shared::with_room) of 0 bytes) still works, and
+///   so does reading.
 /// * [`read`](Shared::read) lets readers in together.
 /// * A panic inside the closure, or a stack overflow, poisons the cell, and unlocks it. Every later use says
 ///   [`SharedError::Poisoned`], until [`restore`](Shared::restore) puts a fresh value in.
-/// * A request may end while a closure is inside the cell that never returns in it: a coroutine's, which the request has left
-///   in a thread-local. The cell is then as after a request that was parked inside: poisoned, or if it was reading, not to be
-///   changed any more. `restore` puts a fresh value elsewhere; the coroutine has the old one for as long as it likes.
-/// * A vector or a hash map doubles, in one piece. So a change also needs a free piece of twice the cell's largest block.
-///   (What a block is that is smaller than a 64th of the heap is not looked at: it counts as one. A block that is moved to
-///   another cell counts for the one in which it was made, until it is freed.) Where that piece is not
-///   there, and a request's share of the overdraft would hold it, a share is set aside while the closure runs; without one
-///   the change is refused. One that may go without asks for what it needs itself:
-///   `with_room(0, |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see [`refusing`](crate::refusing).
-/// * What the shared heap has no room for while the closure runs comes from the overdraft, and the request's answer is a 500.
-///   What stays there is owed: the heap counts as full until there is room for that too, or it is removed.
-/// * A closure that wants more at once than that, and more than the shared heap and the overdraft have for it, ends its
-///   request: the cell is poisoned, and its value is lost. Where a client says how much it is, say so too:
-///   `with_room(text.len(), f)`. Not known is the largest block of a value that was moved in, or made before there was a
-///   shared heap, until it has grown once.
+/// * A request may end while a closure is inside the cell that never returns in it: a coroutine's, which the
+///   request has left in a thread-local. The cell is then as after a request that was parked inside:
+///   poisoned, or if it was reading, not to be changed any more. `restore` puts a fresh value elsewhere; the
+///   coroutine has the old one for as long as it likes.
+/// * A vector or a hash map doubles, in one piece. So a change also needs a free piece of twice the cell's
+///   largest block. (What a block is that is smaller than a 64th of the heap is not looked at: it counts as
+///   one. A block that is moved to another cell counts for the one in which it was made, until it is freed.)
+///   Where that piece is not there, and a request's share of the overdraft would hold it, a share is set
+///   aside while the closure runs; without one the change is refused. One that may go without asks for what
+///   it needs itself: `with_room(0, |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see
+///   [`refusing`](crate::refusing).
+/// * What the shared heap has no room for while the closure runs comes from the overdraft, and the request's
+///   answer is a 500. What stays there is owed: the heap counts as full until there is room for that too, or
+///   it is removed.
+/// * A closure that wants more at once than that, and more than the shared heap and the overdraft have for
+///   it, ends its request: the cell is poisoned, and its value is lost. Where a client says how much it is,
+///   say so too: `with_room(text.len(), f)`. Not known is the largest block of a value that was moved in, or
+///   made before there was a shared heap, until it has grown once.
 pub struct Shared<T: 'static> {
     lock: Lock,
     /// The value, until a fresh one had to be put elsewhere.
@@ -68,8 +73,9 @@ pub struct Shared<T: 'static> {
 
 // SAFETY: the value is reached under the lock only, by one writer or by several readers at a time.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
-// SAFETY: moving the cell moves the value; the lock is not tied to a thread while it is free, and it is free when the cell
-// can be moved, unless a request that will never end has it, whose borrow of the cell does not end either.
+// SAFETY: moving the cell moves the value; the lock is not tied to a thread while it is free, and it is free
+// when the cell can be moved, unless a request that will never end has it, whose borrow of the cell does not
+// end either.
 unsafe impl<T: Send> Send for Shared<T> {}
 
 /// Why a cell could not be used.
@@ -81,17 +87,18 @@ pub enum SharedError {
         "shared state is poisoned: an earlier request ended (panicked, ran out of stack, or left a coroutine behind) while it was changing it"
     )]
     Poisoned,
-    /// A request that was ended for good while it was reading may still be reading: the value can be read, and not changed.
+    /// A request that was ended for good while it was reading may still be reading: the value can be read,
+    /// and not changed.
     #[error(
         "shared state cannot be changed any more: a request that was ended while it was reading it may still be reading it"
     )]
     Lent,
-    /// The request has outgrown its bucket: its answer is a 500, so what it would change here had better not be.
-    /// [`with_room`](Shared::with_room) of 0 bytes still works, to take something back.
+    /// The request has outgrown its bucket: its answer is a 500, so what it would change here had better not
+    /// be. [`with_room`](Shared::with_room) of 0 bytes still works, to take something back.
     #[error("the request has outgrown its bucket")]
     Exhausted,
-    /// There is no room for a change, or none in one piece. It was refused before it began; or, where its request has outgrown
-    /// what it could have, it is done.
+    /// There is no room for a change, or none in one piece. It was refused before it began; or, where its
+    /// request has outgrown what it could have, it is done.
     #[error(
         "the shared heap is full: {asked} bytes were wanted, and {used} of {size} are in use; raise --shared-heap or the cell's quota, or remove something (Shared::with_room, with 0 bytes)"
     )]
@@ -112,8 +119,9 @@ impl<T: 'static> Shared<T> {
         Self::with_quota(value, 0)
     }
 
-    /// A cell with a heap of its own, of so many bytes, at least 64 KiB. They are taken from the shared heap at the first
-    /// change, for good; other cells can use none of them, and it can use none of theirs. 0 is a cell without.
+    /// A cell with a heap of its own, of so many bytes, at least 64 KiB. They are taken from the shared heap
+    /// at the first change, for good; other cells can use none of them, and it can use none of theirs. 0 is a
+    /// cell without.
     #[must_use]
     pub const fn with_quota(value: T, bytes: usize) -> Self {
         assert!(
@@ -139,12 +147,12 @@ impl<T: 'static> Shared<T> {
         }
     }
 
-    /// Locks, runs `f` on the value with allocations aimed at the shared heap, unlocks. There is room for 4 KiB when `f`
-    /// begins; where there is not, `f` is not run. To remove something also when the heap is full, use
-    /// [`with_room(0, f)`](Shared::with_room).
+    /// Locks, runs `f` on the value with allocations aimed at the shared heap, unlocks. There is room for 4
+    /// KiB when `f` begins; where there is not, `f` is not run. To remove something also when the heap is
+    /// full, use [`with_room(0, f)`](Shared::with_room).
     ///
-    /// `f` must be `Copy`, which a closure is that moves nothing in and changes nothing outside: what is stored is cloned
-    /// inside, what is found is returned.
+    /// `f` must be `Copy`, which a closure is that moves nothing in and changes nothing outside: what is
+    /// stored is cloned inside, what is found is returned.
     ///
     /// ```compile_fail
     /// # use transom_arena::Shared;
@@ -163,8 +171,8 @@ impl<T: 'static> Shared<T> {
         self.change(ROOM, f)
     }
 
-    /// As [`with`](Shared::with), where `f` needs so much room: it is not run unless there is a free piece of so many
-    /// bytes. With 0 it is run in any case, to remove something.
+    /// As [`with`](Shared::with), where `f` needs so much room: it is not run unless there is a free piece of
+    /// so many bytes. With 0 it is run in any case, to remove something.
     ///
     /// # Errors
     /// [`SharedError`].
@@ -180,9 +188,10 @@ impl<T: 'static> Shared<T> {
         self.change(bytes, f)
     }
 
-    /// As [`with`](Shared::with), for a closure that changes something outside, or moves something in. What it moves in must
-    /// have been made in the shared heap, inside [`outside`](crate::outside); of anything else the bucket it lies in keeps the
-    /// bytes for as long as the cell has it. In a cell with a quota it counts from when it grows.
+    /// As [`with`](Shared::with), for a closure that changes something outside, or moves something in. What
+    /// it moves in must have been made in the shared heap, inside [`outside`](crate::outside); of anything
+    /// else the bucket it lies in keeps the bytes for as long as the cell has it. In a cell with a quota it
+    /// counts from when it grows.
     ///
     /// # Errors
     /// [`SharedError`].
@@ -211,7 +220,8 @@ impl<T: 'static> Shared<T> {
             // SAFETY: locked for writing, and whole: nobody else has a reference to the value.
             let result = aimed_at(pool, self.address(), || f(unsafe { &mut *self.value() }));
             match bucket {
-                // The value is as the closure has left it, in part outside the shared heap; the request is over.
+                // The value is as the closure has left it, in part outside the shared heap; the request is
+                // over.
                 Some(bucket) if bucket.spilled.get().0 != before => {
                     Err(self.full(pool, bucket.spilled.get().1))
                 }
@@ -233,8 +243,9 @@ impl<T: 'static> Shared<T> {
         }
     }
 
-    /// So that the change can be done, or is refused before it begins: a free piece of `room` bytes, and one to which the
-    /// largest block may double. Where that is not there, a share of the overdraft is set aside for it.
+    /// So that the change can be done, or is refused before it begins: a free piece of `room` bytes, and one
+    /// to which the largest block may double. Where that is not there, a share of the overdraft is set aside
+    /// for it.
     fn check_room(
         &self,
         pool: usize,
@@ -278,8 +289,8 @@ impl<T: 'static> Shared<T> {
         }
     }
 
-    /// Locks and runs `f` on the value for reading, beside other readers; allocations stay in the bucket, so clones are the
-    /// request's own.
+    /// Locks and runs `f` on the value for reading, beside other readers; allocations stay in the bucket, so
+    /// clones are the request's own.
     ///
     /// A request that outgrows its arena in here does not poison the cell: nothing was being changed.
     ///
@@ -293,7 +304,8 @@ impl<T: 'static> Shared<T> {
             if exhausted().is_some() {
                 return Err(SharedError::Exhausted);
             }
-            // SAFETY: locked for reading, and nobody who will never end changes it: there are only shared references.
+            // SAFETY: locked for reading, and nobody who will never end changes it: there are only shared
+            // references.
             Ok(f(unsafe { &*self.value() }))
         })
     }
@@ -304,7 +316,8 @@ impl<T: 'static> Shared<T> {
         self.lock.state() != State::Whole
     }
 
-    /// Bytes in use of the heap that the cell allocates from, and its size: its own if it has a quota, else the shared one.
+    /// Bytes in use of the heap that the cell allocates from, and its size: its own if it has a quota, else
+    /// the shared one.
     #[must_use]
     pub fn usage(&self) -> (usize, usize) {
         let pool = match self.pool.load(Ordering::Relaxed) {
@@ -316,11 +329,12 @@ impl<T: 'static> Shared<T> {
 
     /// Puts a fresh value in and clears the poison.
     ///
-    /// The old value is dropped if it is one: after a panic it is. After a stack overflow it may be half-changed, and what
-    /// it owns stays allocated. If a request that will never end still has it, the fresh value goes into other storage.
+    /// The old value is dropped if it is one: after a panic it is. After a stack overflow it may be
+    /// half-changed, and what it owns stays allocated. If a request that will never end still has it, the
+    /// fresh value goes into other storage.
     ///
-    /// As in [`with`](Shared::with), `make` allocates from the cell's heap and must be `Copy`, so that no value is moved in
-    /// that was made in the request's bucket:
+    /// As in [`with`](Shared::with), `make` allocates from the cell's heap and must be `Copy`, so that no
+    /// value is moved in that was made in the request's bucket:
     ///
     /// ```compile_fail
     /// # use transom_arena::Shared;
@@ -353,8 +367,8 @@ impl<T: 'static> Shared<T> {
                 }
             };
             match state {
-                // SAFETY: locked for writing; nobody has a reference, and writing over bytes without reading them is
-                // always allowed.
+                // SAFETY: locked for writing; nobody has a reference, and writing over bytes without reading
+                // them is always allowed.
                 State::Whole | State::Panicked | State::Broken => unsafe {
                     value.write(*fresh);
                 },

@@ -89,13 +89,14 @@ impl HeldCells {
                 continue;
             };
             if bucket.is_on_a_stack(lock as usize) {
-                // A cell on the request's own stack is gone with the request, or parked with it. One in its arena may be kept
-                // there, for others.
+                // A cell on the request's own stack is gone with the request, or parked with it. One in its
+                // arena may be kept there, for others.
                 continue;
             }
-            // SAFETY: the cell lies outside the request's frames, and the frame that has borrowed it has not returned: a jump
-            // has left it just now, or it is parked, or a coroutine's that is suspended or was leaked, and those borrow only
-            // what lives for ever or what they own. So the cell lives, or at least its memory is nobody else's yet.
+            // SAFETY: the cell lies outside the request's frames, and the frame that has borrowed it has not
+            // returned: a jump has left it just now, or it is parked, or a coroutine's that is suspended or
+            // was leaked, and those borrow only what lives for ever or what they own. So the cell lives, or
+            // at least its memory is nobody else's yet.
             unsafe { (*lock).leave(access, since, way_out) };
         }
     }

@@ -1,5 +1,5 @@
-//! The large blocks of the pools, and which cell has made them. A vector or a hash map doubles in one piece, and that piece
-//! must be had before its cell is changed.
+//! The large blocks of the pools, and which cell has made them. A vector or a hash map doubles in one piece,
+//! and that piece must be had before its cell is changed.
 
 use super::{POOLS, POOLS_MAX};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,7 +84,8 @@ pub(super) fn gone(pool: usize, address: usize, size: usize) {
     }
 }
 
-/// The largest block that the cell may have, in its pool or in the heap of all. Of small ones it is not known.
+/// The largest block that the cell may have, in its pool or in the heap of all. Of small ones it is not
+/// known.
 pub(super) fn largest_of(pool: usize, owner: usize) -> usize {
     let small = limit(pool).min(POOLS[pool].used());
     [0, pool].iter().fold(small, |most, &pool| {

@@ -1,4 +1,5 @@
-//! The part of a cell that does not depend on its type: who may go in, and what state the last one has left it in.
+//! The part of a cell that does not depend on its type: who may go in, and what state the last one has left
+//! it in.
 
 use super::SharedError;
 use super::held::Held;
@@ -36,7 +37,8 @@ pub(super) struct Lock {
     state: AtomicU8,
     /// The writer's thread, to turn a self-deadlock into a panic. Zero: none.
     writer: AtomicUsize,
-    /// Bytes of the shared heap that the value has, as far as changes have shown. Written with the lock held for writing.
+    /// Bytes of the shared heap that the value has, as far as changes have shown. Written with the lock held
+    /// for writing.
     bytes: AtomicIsize,
 }
 
@@ -112,7 +114,8 @@ impl Lock {
             era: thread(|t| t.era.get()),
             returned: false,
         };
-        // The state is looked at with the lock, so that those who wait learn what the one before them has left.
+        // The state is looked at with the lock, so that those who wait learn what the one before them has
+        // left.
         let result = self.check(access).and_then(|()| f());
         guard.returned = true;
         result
@@ -175,8 +178,8 @@ impl Lock {
             (Access::Write, WayOut::Parked) => State::Written,
             (Access::Read, WayOut::Parked) => State::Read,
             (Access::Write, WayOut::Unwound) => State::Panicked,
-            // Stopped between two arbitrary instructions, a reader is no better than a writer: of what it shares, some may be
-            // changed through `&T`.
+            // Stopped between two arbitrary instructions, a reader is no better than a writer: of what it
+            // shares, some may be changed through `&T`.
             (Access::Write, WayOut::Escaped | WayOut::Overflowed)
             | (Access::Read, WayOut::Overflowed) => State::Broken,
             (Access::Read, WayOut::Unwound | WayOut::Escaped) => State::Whole,

@@ -1,4 +1,5 @@
-//! One set of buckets per test process, closures run on threads bound to them, and what tests look at from outside.
+//! One set of buckets per test process, closures run on threads bound to them, and what tests look at from
+//! outside.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::ops::Range;

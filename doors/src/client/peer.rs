@@ -1,4 +1,5 @@
-//! The other side of a channel, which may be another process: whether it still serves, and which calls are lost if not.
+//! The other side of a channel, which may be another process: whether it still serves, and which calls are
+//! lost if not.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -20,8 +21,8 @@ impl AsyncClient {
     /// Opens the door at `path`. Blocks for at most `options.timeout` or so.
     ///
     /// # Errors
-    /// [`OpenError`]: nobody serves there, it was refused (with both sides' numbers), or the other side does not keep to
-    /// the protocol.
+    /// [`OpenError`]: nobody serves there, it was refused (with both sides' numbers), or the other side does
+    /// not keep to the protocol.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
         let (remote, layout) = Remote::open(path, options)?;
         Ok(Self::new(Peer::Remote(Box::new(remote)), layout))
@@ -58,8 +59,8 @@ impl AsyncClient {
         self.remote().map(|remote| remote.news.as_raw_fd())
     }
 
-    /// Looks what the other side does: a system call or three. When it is [`PeerState::Gone`], drain the completions that are
-    /// there, then [`next_lost`](Self::next_lost) until it is empty.
+    /// Looks what the other side does: a system call or three. When it is [`PeerState::Gone`], drain the
+    /// completions that are there, then [`next_lost`](Self::next_lost) until it is empty.
     pub fn check_peer(&mut self) -> PeerState {
         let before = self.peer_state();
         let Some(remote) = self.remote_mut() else {
@@ -90,8 +91,8 @@ impl AsyncClient {
         self.remote().and_then(|remote| remote.lie)
     }
 
-    /// After the doorbell rang: whether anything came of it. A server that rings again and again for nothing is given
-    /// up.
+    /// After the doorbell rang: whether anything came of it. A server that rings again and again for nothing
+    /// is given up.
     pub fn note_ring(&mut self, useful: bool) {
         if let Some(remote) = self.remote_mut() {
             remote.note_ring(useful);
@@ -99,8 +100,9 @@ impl AsyncClient {
     }
 
     /// A call that will have no reply, after [`check_peer`](Self::check_peer) said `Gone` or
-    /// [`flush`](Self::flush) failed; each is told once. [`CallError::NotAccepted`]: no thread has seen it; its slot is
-    /// being filled again, so its request can be read with [`request`](Self::request), then `release` it.
+    /// [`flush`](Self::flush) failed; each is told once. [`CallError::NotAccepted`]: no thread has seen it;
+    /// its slot is being filled again, so its request can be read with [`request`](Self::request), then
+    /// `release` it.
     /// [`CallError::MayHaveRun`]: its slot is free again and the id not valid any more.
     pub fn next_lost(&mut self) -> Option<(SlotId, CallError)> {
         if self.peer_state() == PeerState::Gone
@@ -161,17 +163,18 @@ impl AsyncClient {
         let header = self.layout.request_header(slot.index);
         let len = header.len.load(Ordering::Relaxed) as usize;
         let bytes = self.layout.request_bytes(slot.index);
-        // SAFETY: the length was written by us, who checked it against the slot's size (the other side cannot write
-        // there); the bytes are initialised, and written by nobody but us while the slot is being filled, which needs
-        // `&mut self`.
+        // SAFETY: the length was written by us, who checked it against the slot's size (the other side cannot
+        // write there); the bytes are initialised, and written by nobody but us while the slot is being
+        // filled, which needs `&mut self`.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr(), len) }
     }
 
     /// As [`submit`](Self::submit), and sends duplicates of descriptors along, which the handler owns.
     ///
     /// # Errors
-    /// [`CallError::Refused`]: the door takes none, or fewer. [`CallError::Full`]: the socket that carries them is; try
-    /// again later. [`CallError::NotAccepted`]: the other side is gone. The slot is still being filled.
+    /// [`CallError::Refused`]: the door takes none, or fewer. [`CallError::Full`]: the socket that carries
+    /// them is; try again later. [`CallError::NotAccepted`]: the other side is gone. The slot is still being
+    /// filled.
     ///
     /// # Panics
     /// As `submit`; or if the door is in this process, where descriptors need no sending.
@@ -206,7 +209,8 @@ impl AsyncClient {
     ) -> Option<Completion> {
         let header = self.layout.reply_header(slot.index);
         let turn = self.layout.turn(slot.index);
-        // Not the header's generation: the server writes this word after it, and must be done with it before the next call.
+        // Not the header's generation: the server writes this word after it, and must be done with it before
+        // the next call.
         let is_done = || turn.is_over().then_some(true);
         // Where the server ran when it answered the last call.
         let server = Cpu(header.cpu.load(Ordering::Relaxed));

@@ -1,4 +1,5 @@
-//! A caller's end of a channel into another process: how it is opened, how threads there are woken, how its death is seen.
+//! A caller's end of a channel into another process: how it is opened, how threads there are woken, how its
+//! death is seen.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,15 +19,15 @@ use crate::public::{
 use crate::socket::{self, Due, PeerSocket, Received};
 use crate::sync::Ordering;
 
-/// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one rings a few
-/// times too often, and not ten thousand times.
+/// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one
+/// rings a few times too often, and not ten thousand times.
 const EMPTY_RINGS_MAX: u32 = 10_000;
 
 /// Descriptors that a welcome brings: board, beds, replies, doorbell.
 const GIVEN: usize = 4;
 
-/// Messages that are read at a time: more than a socket's buffer holds, so that an honest server's are all read, and one
-/// that sends without end does not keep the caller.
+/// Messages that are read at a time: more than a socket's buffer holds, so that an honest server's are all
+/// read, and one that sends without end does not keep the caller.
 const MESSAGES_MAX: usize = 1024;
 
 /// The other side of a channel.
@@ -155,8 +156,8 @@ impl Remote {
 
         let mappings = [requests, replies, control];
         let bases = [mappings[0].base(), mappings[1].base(), mappings[2].base()];
-        // SAFETY: the geometry was checked, and the lengths of the mappings are what it says; they stay as long as this
-        // value, which the client that uses the layout owns. Replies are mapped for reading.
+        // SAFETY: the geometry was checked, and the lengths of the mappings are what it says; they stay as
+        // long as this value, which the client that uses the layout owns. Replies are mapped for reading.
         let layout = unsafe { Layout::of_parts(geometry, bases) };
         let remote = Self {
             socket,
@@ -320,9 +321,9 @@ impl Remote {
         }
     }
 
-    /// After a wait: a bell that has rung is not heard again until it rings again. An epoll set is readable until what it
-    /// has to tell was taken from it, and the bell itself is never read. Without waiting; what the other side has given us
-    /// for an ear may be something else, and then says nothing here.
+    /// After a wait: a bell that has rung is not heard again until it rings again. An epoll set is readable
+    /// until what it has to tell was taken from it, and the bell itself is never read. Without waiting; what
+    /// the other side has given us for an ear may be something else, and then says nothing here.
     pub fn hush(&self) {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         // SAFETY: there is room for one event.

@@ -69,8 +69,8 @@ impl AsyncClient {
         }
     }
 
-    /// This client's doorbell, for other threads of this process; a client of another process's door has none that can
-    /// be rung here.
+    /// This client's doorbell, for other threads of this process; a client of another process's door has none
+    /// that can be rung here.
     pub fn bell(&self) -> Option<Bell> {
         match &self.peer {
             Peer::Local { channel, .. } => Some(channel.bell.clone()),

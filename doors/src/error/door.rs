@@ -1,5 +1,5 @@
-//! The errors of doors: built, attached, opened, called. The same on Linux and on illumos, but for those that carry what
-//! only Linux has.
+//! The errors of doors: built, attached, opened, called. The same on Linux and on illumos, but for those that
+//! carry what only Linux has.
 
 use std::fmt;
 use std::io;
@@ -161,7 +161,8 @@ pub enum Limit {
     ServerDescriptors,
     /// Who may call. Only illumos asks at each call; Linux asks when the door is opened.
     Accept,
-    /// The stack of a door server thread, which illumos lays the request on (`E2BIG`). Linux has no such limit.
+    /// The stack of a door server thread, which illumos lays the request on (`E2BIG`). Linux has no such
+    /// limit.
     Stack,
 }
 

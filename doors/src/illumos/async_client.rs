@@ -1,8 +1,9 @@
-//! The event loop's caller over native doors: one small thread per slot, each in `door_call` or asleep, and an eventfd.
+//! The event loop's caller over native doors: one small thread per slot, each in `door_call` or asleep, and
+//! an eventfd.
 //!
-//! The loop and the threads share one lock, held for a few assignments at a time. Nothing is allocated after the client is
-//! there. A slot's bytes belong to the loop while it fills them or reads the reply, and to one thread in between; the lock
-//! hands them over.
+//! The loop and the threads share one lock, held for a few assignments at a time. Nothing is allocated after
+//! the client is there. A slot's bytes belong to the loop while it fills them or reads the reply, and to one
+//! thread in between; the lock hands them over.
 
 use std::collections::VecDeque;
 use std::io;
@@ -115,7 +116,8 @@ struct Memory {
     mapped: usize,
 }
 
-// SAFETY: plain addresses of memory that lives as long as the value; who touches which slot is settled by the lock.
+// SAFETY: plain addresses of memory that lives as long as the value; who touches which slot is settled by the
+// lock.
 unsafe impl Send for Memory {}
 // SAFETY: as for Send; a shared reference gives out addresses only.
 unsafe impl Sync for Memory {}
@@ -182,7 +184,8 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         if self.mapped != 0 {
-            // SAFETY: the mapping is ours, and nobody has an address in it any more: clients and threads keep this value.
+            // SAFETY: the mapping is ours, and nobody has an address in it any more: clients and threads keep
+            // this value.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
         }
     }
@@ -286,7 +289,8 @@ impl AsyncClient {
         self.slots.count_free()
     }
 
-    /// Slots that were lost with their calls: none, because a native call takes no slot of its caller's with it.
+    /// Slots that were lost with their calls: none, because a native call takes no slot of its caller's with
+    /// it.
     pub fn lost_slots(&self) -> u32 {
         self.slots.count_lost()
     }
@@ -333,8 +337,8 @@ impl AsyncClient {
         unsafe { std::slice::from_raw_parts(bytes.as_ptr(), self.request_len[slot.index()]) }
     }
 
-    /// Stages the call: `len` bytes of the request, and a deadline on `CLOCK_MONOTONIC` in nanoseconds (0: none) that
-    /// travels to the handler. It is made at `flush`.
+    /// Stages the call: `len` bytes of the request, and a deadline on `CLOCK_MONOTONIC` in nanoseconds (0:
+    /// none) that travels to the handler. It is made at `flush`.
     ///
     /// # Panics
     /// If the slot is not being filled, or `len` is more than it holds.
@@ -345,8 +349,8 @@ impl AsyncClient {
     /// As [`submit`](Self::submit), and sends duplicates of descriptors along, which the handler owns.
     ///
     /// # Errors
-    /// The door refuses descriptors, or takes fewer, or this process has no room for the duplicates: the slot is still
-    /// being filled.
+    /// The door refuses descriptors, or takes fewer, or this process has no room for the duplicates: the slot
+    /// is still being filled.
     pub fn submit_with(
         &mut self,
         slot: SlotId,
@@ -402,8 +406,8 @@ impl AsyncClient {
     /// Hands the staged calls to the threads.
     ///
     /// # Errors
-    /// [`CallError::NotAccepted`]: the door was revoked or is gone; [`next_lost`](Self::next_lost) tells which calls were
-    /// not accepted, among them earlier ones that found it so.
+    /// [`CallError::NotAccepted`]: the door was revoked or is gone; [`next_lost`](Self::next_lost) tells
+    /// which calls were not accepted, among them earlier ones that found it so.
     pub fn flush(&mut self) -> Result<(), CallError> {
         if self.peer == PeerState::Serving && !self.staged.is_empty() {
             let mut state = self.shared.lock();
@@ -440,8 +444,8 @@ impl AsyncClient {
         }
     }
 
-    /// Gives up a call, whatever it is doing. If it is under way, its slot stays in quarantine until it has ended. The
-    /// `SlotId` is not valid any more.
+    /// Gives up a call, whatever it is doing. If it is under way, its slot stays in quarantine until it has
+    /// ended. The `SlotId` is not valid any more.
     pub fn abandon(&mut self, slot: SlotId) {
         match self.phase(slot) {
             Phase::Submitted if self.unsubmit(slot) => {
@@ -516,8 +520,8 @@ impl AsyncClient {
 
     /// A call that will have no reply; each is told once, after the completions have been drained.
     /// [`CallError::NotAccepted`]: its slot is being filled again, so its request can be read with
-    /// [`request`](Self::request), then `release` it. [`CallError::MayHaveRun`]: its slot is free again and the id not
-    /// valid any more.
+    /// [`request`](Self::request), then `release` it. [`CallError::MayHaveRun`]: its slot is free again and
+    /// the id not valid any more.
     pub fn next_lost(&mut self) -> Option<(SlotId, CallError)> {
         loop {
             let (index, error) = self.lost.pop_front()?;
@@ -537,14 +541,14 @@ impl AsyncClient {
         }
     }
 
-    /// The bytes of the reply that `drain` has told of, until `release`. They are this process' own: the kernel has copied
-    /// them here.
+    /// The bytes of the reply that `drain` has told of, until `release`. They are this process' own: the
+    /// kernel has copied them here.
     ///
     /// # Panics
     /// If the slot has no reply.
     pub fn reply(&self, slot: SlotId) -> &[u8] {
-        // SAFETY: the bytes are initialised (zeroed, then written by the kernel), and after its call no thread touches the
-        // slot until it is submitted again, which needs `&mut self`.
+        // SAFETY: the bytes are initialised (zeroed, then written by the kernel), and after its call no
+        // thread touches the slot until it is submitted again, which needs `&mut self`.
         unsafe { self.reply_bytes(slot).as_ref() }
     }
 
@@ -624,14 +628,15 @@ impl AsyncClient {
         std::mem::take(&mut self.parcels[slot.index()])
     }
 
-    /// A descriptor that becomes readable when a call has found the door revoked or dead. A door that nobody calls cannot
-    /// be watched: ask [`check_peer`](Self::check_peer) now and then. Register it with `EPOLLIN | EPOLLET`.
+    /// A descriptor that becomes readable when a call has found the door revoked or dead. A door that nobody
+    /// calls cannot be watched: ask [`check_peer`](Self::check_peer) now and then. Register it with
+    /// `EPOLLIN | EPOLLET`.
     pub fn peer_fd(&self) -> Option<RawFd> {
         Some(self.shared.news.as_raw_fd())
     }
 
-    /// Looks what the other side does. Unless it is [`PeerState::Serving`], drain the completions that are there, then
-    /// [`next_lost`](Self::next_lost) until it is empty.
+    /// Looks what the other side does. Unless it is [`PeerState::Serving`], drain the completions that are
+    /// there, then [`next_lost`](Self::next_lost) until it is empty.
     pub fn check_peer(&mut self) -> PeerState {
         let seen = peer_state(self.shared.door.as_raw_fd());
         let mut state = self.shared.lock();
@@ -645,8 +650,8 @@ impl AsyncClient {
         self.peer
     }
 
-    /// Announces that the caller goes to sleep in `epoll_wait`. `true`: sleep. `false`: there are replies, drain them
-    /// first. Every reply rings here, whatever the patience.
+    /// Announces that the caller goes to sleep in `epoll_wait`. `true`: sleep. `false`: there are replies,
+    /// drain them first. Every reply rings here, whatever the patience.
     pub fn prepare_wait(&mut self, patience: Patience) -> bool {
         let _ = patience;
         let mut state = self.shared.lock();
@@ -659,12 +664,14 @@ impl AsyncClient {
         self.shared.lock().waiting = false;
     }
 
-    /// Whether flushed calls wait for a thread of this client. Calls that wait for a door server thread are the kernel's.
+    /// Whether flushed calls wait for a thread of this client. Calls that wait for a door server thread are
+    /// the kernel's.
     pub fn backlog(&self) -> bool {
         !self.shared.lock().jobs.is_empty()
     }
 
-    /// There is nobody to be nudged: the kernel hands each call to a door server thread as soon as one is free.
+    /// There is nobody to be nudged: the kernel hands each call to a door server thread as soon as one is
+    /// free.
     pub fn nudge(&mut self) -> bool {
         false
     }
@@ -693,8 +700,8 @@ impl AsyncClient {
 }
 
 impl Drop for AsyncClient {
-    /// Ends the threads: those that wait now, those inside a call when it has ended. Nobody waits for them; they keep what
-    /// they need.
+    /// Ends the threads: those that wait now, those inside a call when it has ended. Nobody waits for them;
+    /// they keep what they need.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.stop = true;
@@ -834,8 +841,8 @@ fn worse(a: PeerState, b: PeerState) -> PeerState {
     }
 }
 
-/// What the event loop is told of a call, and the size of a reply that is too large for its slot. What the door refused for
-/// good is an answer too, without bytes.
+/// What the event loop is told of a call, and the size of a reply that is too large for its slot. What the
+/// door refused for good is an answer too, without bytes.
 fn outcome_of(
     ended: Result<(Status, usize), CallError>,
     reply_size: usize,

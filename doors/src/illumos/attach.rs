@@ -15,7 +15,8 @@ use crate::public::AttachOptions;
 /// Between two looks at a path that is taken: nothing tells when it becomes free.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// A door's name, until it is dropped: then the path is free for the next door. The empty file that carries it stays.
+/// A door's name, until it is dropped: then the path is free for the next door. The empty file that carries
+/// it stays.
 #[derive(Debug)]
 pub struct Attachment {
     door: OwnedFd,
@@ -90,7 +91,8 @@ fn attach(door: &OwnedFd, path: &Path, options: &AttachOptions) -> Result<(), At
     let mut file =
         open_or_create(path).map_err(failed("make the file that carries the door's name"))?;
     if info(file.as_raw_fd()).is_ok_and(|there| !is_alive(&there)) {
-        // A dead door keeps its name until somebody takes it away. If two do, the second takes nothing: EINVAL.
+        // A dead door keeps its name until somebody takes it away. If two do, the second takes nothing:
+        // EINVAL.
         // SAFETY: the path is a C string that outlives the call.
         if unsafe { ffi::fdetach(name.as_ptr()) } != 0 {
             let error = io::Error::last_os_error();
@@ -107,7 +109,8 @@ fn attach(door: &OwnedFd, path: &Path, options: &AttachOptions) -> Result<(), At
             owner: u32::try_from(there.di_target).unwrap_or(0),
         });
     }
-    // The name takes over the file's mode and owner, so they are right before the door can be opened through it.
+    // The name takes over the file's mode and owner, so they are right before the door can be opened through
+    // it.
     if options.owner.is_some() || options.group.is_some() {
         fchown(&file, options.owner, options.group)
             .map_err(failed("give an owner to the door's name"))?;

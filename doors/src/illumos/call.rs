@@ -1,7 +1,7 @@
 //! One call, as its handler sees it on a door server thread, and the way out when the thread cannot go on.
 //!
-//! The request lies on the door server thread's own stack, where the kernel has copied it: nobody else can change it. The
-//! reply is built in a buffer of the thread and sent when the handler has returned.
+//! The request lies on the door server thread's own stack, where the kernel has copied it: nobody else can
+//! change it. The reply is built in a buffer of the thread and sent when the handler has returned.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_uint};
@@ -106,7 +106,8 @@ impl Answer {
 /// Takes what the kernel has opened for this process.
 ///
 /// # Safety
-/// `many` entries lie at `entries`, or it is null; their descriptors are open, and nobody else knows them nor will take them.
+/// `many` entries lie at `entries`, or it is null; their descriptors are open, and nobody else knows them nor
+/// will take them.
 pub(crate) unsafe fn received(entries: *const ffi::door_desc_t, many: c_uint) -> Descriptors {
     let mut descriptors = Descriptors::default();
     let many = if entries.is_null() { 0 } else { many as usize };
@@ -183,7 +184,8 @@ impl<'a> Call<'a> {
         if self.is_completed() {
             return &[];
         }
-        // SAFETY: the bytes are this thread's (see `new`), initialised by the kernel, and not written while the call lives.
+        // SAFETY: the bytes are this thread's (see `new`), initialised by the kernel, and not written while
+        // the call lives.
         unsafe { self.request.as_ref() }
     }
 
@@ -192,8 +194,8 @@ impl<'a> Call<'a> {
         self.request
     }
 
-    /// Brings `len` bytes at `offset` of the request to where [`request_slot`](Self::request_slot) shows them: the kernel
-    /// has brought all of them already.
+    /// Brings `len` bytes at `offset` of the request to where [`request_slot`](Self::request_slot) shows
+    /// them: the kernel has brought all of them already.
     ///
     /// # Panics
     /// If they do not lie in the request.
@@ -205,12 +207,14 @@ impl<'a> Call<'a> {
         );
     }
 
-    /// The room for the reply, to build it in place; empty after completion. What an earlier call left is still there.
+    /// The room for the reply, to build it in place; empty after completion. What an earlier call left is
+    /// still there.
     pub fn reply_mut(&mut self) -> &mut [u8] {
         if self.is_completed() {
             return &mut [];
         }
-        // SAFETY: the buffer is this thread's (see `new`) and initialised, and `&mut self` makes this the only reference.
+        // SAFETY: the buffer is this thread's (see `new`) and initialised, and `&mut self` makes this the
+        // only reference.
         unsafe { std::slice::from_raw_parts_mut(self.reply.base.as_ptr(), self.reply_max) }
     }
 
@@ -229,7 +233,8 @@ impl<'a> Call<'a> {
         0
     }
 
-    /// Native calls have no slot in the server; the door server thread's index takes its place, since a thread has one call.
+    /// Native calls have no slot in the server; the door server thread's index takes its place, since a
+    /// thread has one call.
     pub fn slot(&self) -> u32 {
         self.thread
     }
@@ -249,19 +254,21 @@ impl<'a> Call<'a> {
         false
     }
 
-    /// Who makes this call. If the system has no memory to tell it, that is process 0 of a user and a group that nobody
-    /// has (the greatest number), so that no list of those who may do something has it on it.
+    /// Who makes this call. If the system has no memory to tell it, that is process 0 of a user and a group
+    /// that nobody has (the greatest number), so that no list of those who may do something has it on it.
     pub fn cred(&self) -> Credentials {
         caller().unwrap_or(UNKNOWN)
     }
 
-    /// The descriptors that came with the call; the handler's now. What it does not take is closed after the call.
+    /// The descriptors that came with the call; the handler's now. What it does not take is closed after the
+    /// call.
     pub fn take_descriptors(&mut self) -> Descriptors {
         self.descriptors.take().unwrap_or_default()
     }
 
-    /// Decides the final reply: the first `len` bytes of the buffer. They are sent when the handler has returned. Once per
-    /// call; a second completion is a bug that debug builds report and that is otherwise ignored.
+    /// Decides the final reply: the first `len` bytes of the buffer. They are sent when the handler has
+    /// returned. Once per call; a second completion is a bug that debug builds report and that is otherwise
+    /// ignored.
     ///
     /// # Panics
     /// If `len` is more than there is room for.
@@ -281,7 +288,8 @@ impl<'a> Call<'a> {
     /// As [`complete`](Self::complete), and sends duplicates of descriptors along.
     ///
     /// # Errors
-    /// There are more than 16, or this process has too many open: nothing was sent, and the call is not completed.
+    /// There are more than 16, or this process has too many open: nothing was sent, and the call is not
+    /// completed.
     ///
     /// # Panics
     /// As `complete`.
@@ -306,7 +314,8 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Completes the call with [`Status::REPLY_TOO_BIG`]: the reply would have `needed` bytes, more than a slot.
+    /// Completes the call with [`Status::REPLY_TOO_BIG`]: the reply would have `needed` bytes, more than a
+    /// slot.
     pub fn reply_too_big(&mut self, needed: usize) {
         let bytes = (needed as u64).to_le_bytes();
         // A caller of this crate has room for a page; another one may have less, and is told no size.
@@ -340,14 +349,14 @@ impl<'a> Call<'a> {
         self.completed.get().unwrap_or((0, Status::FAULT))
     }
 
-    /// Writes the entries of the descriptors that go with the reply, and says how many. Their duplicates are the kernel's
-    /// then, which closes them here when the reply is on its way.
+    /// Writes the entries of the descriptors that go with the reply, and says how many. Their duplicates are
+    /// the kernel's then, which closes them here when the reply is on its way.
     pub(crate) fn write_entries(&mut self) -> c_uint {
         let mut many = 0;
         for descriptor in &mut self.sent {
             let entry = ffi::door_desc_t::giving(descriptor.into_raw_fd());
-            // SAFETY: there is room for DESCRIPTORS_MAX entries (see `ReplyBuffer`), and `sent` holds no more; packed, so
-            // written unaligned.
+            // SAFETY: there is room for DESCRIPTORS_MAX entries (see `ReplyBuffer`), and `sent` holds no
+            // more; packed, so written unaligned.
             unsafe { self.reply.entries.add(many as usize).write_unaligned(entry) };
             many += 1;
         }
@@ -364,29 +373,31 @@ pub struct EmergencyReply {
 }
 
 impl EmergencyReply {
-    /// Ends the call with `status` and without a reply; a call that was completed already keeps its own. What the handler
-    /// has lent to other threads stays lent: the request and the reply buffer are this thread's, which takes up no other
-    /// call, so no other call uses them, and nothing is written there here. (The caller's slot is in its own process, and is
-    /// not lost.)
+    /// Ends the call with `status` and without a reply; a call that was completed already keeps its own. What
+    /// the handler has lent to other threads stays lent: the request and the reply buffer are this thread's,
+    /// which takes up no other call, so no other call uses them, and nothing is written there here. (The
+    /// caller's slot is in its own process, and is not lost.)
     ///
-    /// The thread leaves the door's pool first, so that it never gets another call: **this does not return** unless the
-    /// kernel refuses the reply, and then it says whether the call ended here.
+    /// The thread leaves the door's pool first, so that it never gets another call: **this does not return**
+    /// unless the kernel refuses the reply, and then it says whether the call ended here.
     ///
     /// Two system calls; `door_return` is not on the list of async-signal-safe functions, but takes no lock.
     ///
     /// # Safety
-    /// - The handler that got the `Call` is still on this thread's stack: it has neither returned nor been jumped out of.
+    /// - The handler that got the `Call` is still on this thread's stack: it has neither returned nor been
+    ///   jumped out of.
     /// - It is called on that thread, at most once.
-    /// - If it returns, control never returns to the handler: the caller parks the thread for ever (or ends the process).
+    /// - If it returns, control never returns to the handler: the caller parks the thread for ever (or ends
+    ///   the process).
     pub unsafe fn complete(&self, status: Status) -> bool {
-        // SAFETY: the handler's frame, and so the frame with the call that `completed` lies in, is still there; the door
-        // is never freed once threads serve it.
+        // SAFETY: the handler's frame, and so the frame with the call that `completed` lies in, is still
+        // there; the door is never freed once threads serve it.
         let (inner, completed) = unsafe { (&*self.inner, &*self.completed) };
         let before = completed.get();
         let mut trailer = Trailer::new(status, 0).encode();
         let answer = match before {
-            // SAFETY: the buffer is this thread's, and the length was checked when the call was completed, after which its
-            // handler has nothing of the buffer any more.
+            // SAFETY: the buffer is this thread's, and the length was checked when the call was completed,
+            // after which its handler has nothing of the buffer any more.
             Some((len, status)) => unsafe { Answer::seal(self.reply, len, status) },
             None => {
                 completed.set(Some((0, status)));
@@ -399,9 +410,9 @@ impl EmergencyReply {
         };
         inner.count(before.map_or(status, |(_, status)| status));
         inner.leave_for_good();
-        // SAFETY: the answer's bytes are valid for its length, and copied before the call returns or the thread waits.
-        // Nothing with a destructor is alive in this frame; those of the handler's frames never run, as its caller has
-        // promised.
+        // SAFETY: the answer's bytes are valid for its length, and copied before the call returns or the
+        // thread waits. Nothing with a destructor is alive in this frame; those of the handler's frames never
+        // run, as its caller has promised.
         unsafe {
             ffi::door_unbind();
             ffi::door_return(answer.data.cast(), answer.len, ptr::null_mut(), 0);

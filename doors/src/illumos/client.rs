@@ -28,8 +28,9 @@ use crate::waiting::Patience;
 /// Requests of a blocking caller up to this size, with their header, are put together on the stack.
 const ON_STACK: usize = 4096;
 
-/// A caller that blocks: `door_call` on the caller's own thread, and the reply in the caller's own buffer. A native call has
-/// no time limit, so one with a timeout is made by a thread that is started for the first such call.
+/// A caller that blocks: `door_call` on the caller's own thread, and the reply in the caller's own buffer. A
+/// native call has no time limit, so one with a timeout is made by a thread that is started for the first
+/// such call.
 #[derive(Debug)]
 pub struct Client {
     found: Found,
@@ -228,7 +229,8 @@ fn wait_for_ring(bell: RawFd, timeout: Duration) {
     let ready = unsafe { libc::poll(&raw mut poll, 1, millis) };
     if ready > 0 {
         let mut rings = 0_u64;
-        // SAFETY: an eventfd gives eight bytes, for which there is room. It is readable, and read by this thread alone.
+        // SAFETY: an eventfd gives eight bytes, for which there is room. It is readable, and read by this
+        // thread alone.
         unsafe { libc::read(bell, (&raw mut rings).cast(), size_of_val(&rings)) };
     }
 }
@@ -311,7 +313,8 @@ fn attributes_of(attributes: u32) -> Attributes {
 /// What a door's descriptor leads to.
 pub(crate) fn info(door: RawFd) -> io::Result<ffi::door_info_t> {
     let mut info = ffi::door_info_t::EMPTY;
-    // SAFETY: `info` is a door_info_t that the call may write; a descriptor that is no door is an error, nothing worse.
+    // SAFETY: `info` is a door_info_t that the call may write; a descriptor that is no door is an error,
+    // nothing worse.
     if unsafe { ffi::door_info(door, &raw mut info) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -359,8 +362,8 @@ fn open_path(path: &Path) -> Result<(OwnedFd, ffi::door_info_t), OpenError> {
     }
 }
 
-/// The first call: which protocol, and which geometry. On a thread of its own, because a native call has no time limit; the
-/// thread of a door that does not answer stays until it does, or until its process ends.
+/// The first call: which protocol, and which geometry. On a thread of its own, because a native call has no
+/// time limit; the thread of a door that does not answer stays until it does, or until its process ends.
 fn say_hello(door: &Arc<OwnedFd>, path: &Path, timeout: Duration) -> Result<Hello, OpenError> {
     let (tell, told) = mpsc::sync_channel(1);
     let door = Arc::clone(door);
@@ -471,15 +474,16 @@ fn call_bytes(
     }
 }
 
-/// One `door_call`: sends `message`, puts the reply at `place`, and returns its status, its length without the trailer, and
-/// the descriptors that came along. `limits` are the door's, to name the one that the call breaks.
+/// One `door_call`: sends `message`, puts the reply at `place`, and returns its status, its length without
+/// the trailer, and the descriptors that came along. `limits` are the door's, to name the one that the call
+/// breaks.
 ///
-/// A reply that does not fit with its trailer arrives in a mapping that the kernel makes. It is unmapped at once: what fits
-/// without the trailer is copied first, the rest is [`CallError::ReplyTooBig`].
+/// A reply that does not fit with its trailer arrives in a mapping that the kernel makes. It is unmapped at
+/// once: what fits without the trailer is copied first, the rest is [`CallError::ReplyTooBig`].
 ///
 /// # Safety
-/// `message` is initialised, `place` has `room` bytes that may be written, and nobody else uses either until the call returns.
-/// Afterwards all `room` bytes at `place` may have been written.
+/// `message` is initialised, `place` has `room` bytes that may be written, and nobody else uses either until
+/// the call returns. Afterwards all `room` bytes at `place` may have been written.
 pub(crate) unsafe fn exchange(
     door: RawFd,
     limits: &Limits,
@@ -540,8 +544,8 @@ impl Arrived {
         room: usize,
     ) -> Result<(Status, usize, Descriptors), CallError> {
         // Before anything is said: those that nobody asked for are closed.
-        // SAFETY: door_call says that `desc_num` entries lie at `desc_ptr`, which it has just opened for us; here they are
-        // taken, once.
+        // SAFETY: door_call says that `desc_num` entries lie at `desc_ptr`, which it has just opened for us;
+        // here they are taken, once.
         let descriptors = unsafe { received(self.params.desc_ptr, self.params.desc_num) };
         self.params.desc_num = 0;
         let size = self.params.data_size;
@@ -570,7 +574,8 @@ impl Arrived {
             return Err(CallError::ReplyTooBig { needed });
         }
         if data != place.as_ptr() {
-            // SAFETY: `len` bytes fit at `place`; `copy` also allows what is not expected, that the two overlap.
+            // SAFETY: `len` bytes fit at `place`; `copy` also allows what is not expected, that the two
+            // overlap.
             unsafe { ptr::copy(data, place.as_ptr(), len) };
         }
         Ok((trailer.status, len, descriptors))
@@ -580,8 +585,9 @@ impl Arrived {
 impl Drop for Arrived {
     fn drop(&mut self) {
         if self.params.rbuf != self.place {
-            // SAFETY: rbuf was changed, so it is a mapping of `rsize` bytes that the kernel made for this reply; nothing
-            // refers to it any more. A failure would leak it, and there is nothing else to be done.
+            // SAFETY: rbuf was changed, so it is a mapping of `rsize` bytes that the kernel made for this
+            // reply; nothing refers to it any more. A failure would leak it, and there is nothing else to be
+            // done.
             unsafe { libc::munmap(self.params.rbuf.cast(), self.params.rsize) };
         }
     }
@@ -641,8 +647,8 @@ mod tests {
         }
     }
 
-    /// Takes apart a reply that lies in a mapping of its own, for a caller with `room` bytes. The mapping has a name, so
-    /// that it can be told from whatever another thread maps at the same address.
+    /// Takes apart a reply that lies in a mapping of its own, for a caller with `room` bytes. The mapping has
+    /// a name, so that it can be told from whatever another thread maps at the same address.
     #[cfg(target_os = "linux")]
     fn overflowed(
         name: &std::ffi::CStr,

@@ -14,8 +14,8 @@ pub(crate) enum Failure {
     Ended(CallError),
 }
 
-/// The meaning of `errno` after `door_call` with `len` bytes of request, to a door with these limits: the kernel has one
-/// number for both limits of bytes.
+/// The meaning of `errno` after `door_call` with `len` bytes of request, to a door with these limits: the
+/// kernel has one number for both limits of bytes.
 pub(crate) fn failure(errno: c_int, len: usize, limits: &Limits) -> Failure {
     let error = match errno {
         // The only one that is told before a thread has the call, and is nobody's fault.
@@ -30,8 +30,8 @@ pub(crate) fn failure(errno: c_int, len: usize, limits: &Limits) -> Failure {
         // It takes none; it takes fewer; or one that was to be sent is none, which borrowed ones are not.
         libc::ENOTSUP | libc::ENFILE | libc::EINVAL => CallError::Refused(Limit::Descriptors),
         libc::E2BIG => CallError::Refused(Limit::Stack),
-        // EINTR: a signal, a fork, or the server's end. EMFILE: its table of descriptors was full, or ours was. EFAULT
-        // and EOVERFLOW: the reply had no place to go. And whatever is not in the manual.
+        // EINTR: a signal, a fork, or the server's end. EMFILE: its table of descriptors was full, or ours
+        // was. EFAULT and EOVERFLOW: the reply had no place to go. And whatever is not in the manual.
         _ => CallError::MayHaveRun,
     };
     Failure::Ended(error)

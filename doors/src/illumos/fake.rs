@@ -1,8 +1,8 @@
 //! A stand-in for illumos' kernel and C library, in the tests that run on Linux: the door calls over mutexes.
 //!
-//! It follows the manual pages where the tests look, and differs where it must: a server thread's stack is not taken away,
-//! so `door_return` calls the next procedure from where it is; descriptors are known by their inode; `fattach` makes the path
-//! a symbolic link to the door. What passes here has not run on illumos.
+//! It follows the manual pages where the tests look, and differs where it must: a server thread's stack is
+//! not taken away, so `door_return` calls the next procedure from where it is; descriptors are known by their
+//! inode; `fattach` makes the path a symbolic link to the door. What passes here has not run on illumos.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

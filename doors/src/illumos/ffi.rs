@@ -1,7 +1,8 @@
 //! The door interface of illumos' C library, declared by ourselves: the libc crate has it for Solaris only.
 //!
-//! The structures are those of `<door.h>` on x86-64, where two of them are packed to four bytes so that 32-bit and 64-bit
-//! processes agree on them. Their sizes and offsets are checked when this file is compiled, on Linux too.
+//! The structures are those of `<door.h>` on x86-64, where two of them are packed to four bytes so that
+//! 32-bit and 64-bit processes agree on them. Their sizes and offsets are checked when this file is compiled,
+//! on Linux too.
 
 #![allow(
     non_camel_case_types,

@@ -1,7 +1,7 @@
 //! A door: how it is built, started, served, revoked and asked.
 //!
-//! The pool is the kernel's: last in, first out, and one spare thread is started when the last idle one is taken. What is
-//! ours is which thread that is, and that it never becomes more than `threads_max`.
+//! The pool is the kernel's: last in, first out, and one spare thread is started when the last idle one is
+//! taken. What is ours is which thread that is, and that it never becomes more than `threads_max`.
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_int, c_uint, c_void};
@@ -31,7 +31,8 @@ use crate::public::{
 use crate::remote_options::RemoteOptions;
 use crate::status::Status;
 
-/// The geometry of a door that was given none, so that it serves this process alone: its channels there bring their own.
+/// The geometry of a door that was given none, so that it serves this process alone: its channels there bring
+/// their own.
 const NO_GEOMETRY: ChannelGeometry = ChannelGeometry {
     slots: 1,
     spares: 0,
@@ -60,14 +61,15 @@ pub(crate) struct Inner {
     threads_max: u32,
     /// What the builder was told; its geometry, if any, is that of callers in other processes.
     remote: RemoteOptions,
-    /// The most bytes of a request: of a slot's size, or more if a channel of this process has larger slots and nobody has
-    /// set a limit.
+    /// The most bytes of a request: of a slot's size, or more if a channel of this process has larger slots
+    /// and nobody has set a limit.
     data_max: AtomicUsize,
-    /// Bytes of each thread's reply buffer: the geometry's, or more if a channel of this process has larger slots.
+    /// Bytes of each thread's reply buffer: the geometry's, or more if a channel of this process has larger
+    /// slots.
     reply_size: AtomicUsize,
     server_create: ServerCreate<Door>,
-    /// The door's descriptor until it is revoked. Held by whoever uses it, so that nobody uses a number that has become
-    /// another file's.
+    /// The door's descriptor until it is revoked. Held by whoever uses it, so that nobody uses a number that
+    /// has become another file's.
     door: Mutex<Option<RawFd>>,
     id: OnceLock<u64>,
     opened: AtomicBool,
@@ -110,7 +112,8 @@ impl Door {
     /// Adds a caller for this process, whose slots lie in `memory`.
     ///
     /// # Errors
-    /// A geometry that is refused, memory that does not fit it, no doorbell or threads, or a door that was started already.
+    /// A geometry that is refused, memory that does not fit it, no doorbell or threads, or a door that was
+    /// started already.
     pub fn channel(
         &self,
         geometry: ChannelGeometry,
@@ -163,11 +166,12 @@ impl Door {
         self.inner.start_thread().unwrap_or(Ok(()))
     }
 
-    /// Makes room in the pool for a thread that nobody asked for (`door_bind`): it calls [`serve`](Self::serve) with the
-    /// number that it gets, and is then one of the door's own.
+    /// Makes room in the pool for a thread that nobody asked for (`door_bind`): it calls
+    /// [`serve`](Self::serve) with the number that it gets, and is then one of the door's own.
     ///
     /// # Errors
-    /// `OutOfMemory` if all threads that the door may have exist; `NotConnected` before [`start`](Self::start).
+    /// `OutOfMemory` if all threads that the door may have exist; `NotConnected` before
+    /// [`start`](Self::start).
     pub fn bind(&self) -> io::Result<u32> {
         let inner = &*self.inner;
         if !inner.opened.load(Ordering::SeqCst) {
@@ -195,8 +199,8 @@ impl Door {
     /// Gives the door a name: callers in other processes open it at `path`. A native door can have several.
     ///
     /// # Errors
-    /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or has not
-    /// been started, or was revoked.
+    /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or
+    /// has not been started, or was revoked.
     pub fn attach(&self, path: &Path, options: &AttachOptions) -> Result<Attachment, AttachError> {
         if self.inner.remote.geometry.is_none() {
             return Err(AttachError::NoGeometry);
@@ -217,9 +221,10 @@ impl Door {
 
     /// Serves calls as thread `thread`, on a thread that `server_create` has started for that index.
     ///
-    /// **Returns only if the thread cannot join the pool**: the door was revoked before, or the thread serves another door.
-    /// Otherwise the thread belongs to the kernel for the life of the process, and everything on its stack is overwritten by
-    /// requests: its frames are never returned to, which is why the handler has to be `'static`.
+    /// **Returns only if the thread cannot join the pool**: the door was revoked before, or the thread serves
+    /// another door. Otherwise the thread belongs to the kernel for the life of the process, and everything
+    /// on its stack is overwritten by requests: its frames are never returned to, which is why the handler
+    /// has to be `'static`.
     ///
     /// Handlers may jump within their own frames, never over this function's.
     ///
@@ -273,8 +278,8 @@ impl Door {
         }
     }
 
-    /// Refuses new calls. Calls in progress complete; those that wait for a thread are told that they were not accepted.
-    /// Does not wait. In a child of the process that has made the door it does nothing.
+    /// Refuses new calls. Calls in progress complete; those that wait for a thread are told that they were
+    /// not accepted. Does not wait. In a child of the process that has made the door it does nothing.
     pub fn revoke(&self) {
         let mut door = self.inner.door();
         if let Some(number) = *door {
@@ -328,8 +333,8 @@ impl Door {
 }
 
 impl DoorBuilder {
-    /// Instead of [`server_create`](Self::server_create): every thread is an ordinary one and runs `handler`, which is never
-    /// dropped, because its threads never end.
+    /// Instead of [`server_create`](Self::server_create): every thread is an ordinary one and runs `handler`,
+    /// which is never dropped, because its threads never end.
     #[must_use]
     pub fn handler<H: DoorHandler + Send + Sync + 'static>(mut self, handler: H) -> Self {
         let handler: &'static H = Box::leak(Box::new(handler));
@@ -541,8 +546,8 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// Called by the C library when a call has taken a pool's last idle thread, on that thread, before the call is served; and
-/// once inside `door_create`, when the door is not ours to serve yet.
+/// Called by the C library when a call has taken a pool's last idle thread, on that thread, before the call
+/// is served; and once inside `door_create`, when the door is not ours to serve yet.
 unsafe extern "C" fn depleted(info: *mut ffi::door_info_t) {
     // SAFETY: null for the process's common pool, else the C library's own copy of what the kernel says.
     let known = (!info.is_null()).then(|| unsafe { *info });
@@ -575,7 +580,8 @@ unsafe fn join_pool() {
 
 /// What the kernel runs for each call, at the base of a door server thread's stack.
 ///
-/// Two scopes: `answer` has everything with a destructor, and is over when `door_return` takes the stack away.
+/// Two scopes: `answer` has everything with a destructor, and is over when `door_return` takes the stack
+/// away.
 unsafe extern "C" fn procedure(
     cookie: *mut c_void,
     data: *mut c_char,
@@ -587,12 +593,13 @@ unsafe extern "C" fn procedure(
         // SAFETY: these are the kernel's arguments for this very call.
         unsafe { answer(cookie, data, data_len, descriptors, descriptors_len) }
     };
-    // SAFETY: nothing in this frame has a destructor, and nothing below it is needed again. The bytes are the thread's own
-    // buffer, which the kernel reads before the stack is used again.
+    // SAFETY: nothing in this frame has a destructor, and nothing below it is needed again. The bytes are the
+    // thread's own buffer, which the kernel reads before the stack is used again.
     unsafe {
         ffi::door_return(sent.data.cast(), sent.len, sent.entries, sent.many);
-        // The caller wants no reply, or has no room: it gets an empty one. Which descriptors the kernel had closed by then
-        // is not known, and one that it has closed may be another file's by now: none is closed here.
+        // The caller wants no reply, or has no room: it gets an empty one. Which descriptors the kernel had
+        // closed by then is not known, and one that it has closed may be another file's by now: none is
+        // closed here.
         ffi::door_return(ptr::null_mut(), 0, ptr::null_mut(), 0);
     }
     // Returning ends the thread, and the caller is told that its call may have run.
@@ -635,7 +642,8 @@ unsafe fn answer(
     let (len, status, many) = serve_message(inner, serving, message, descriptors);
 
     inner.active.fetch_sub(1, Ordering::Relaxed);
-    // SAFETY: the buffer is this thread's, the call that referred to it is over, and `len` was checked against its size.
+    // SAFETY: the buffer is this thread's, the call that referred to it is over, and `len` was checked
+    // against its size.
     let mut answer = unsafe { Answer::seal(serving.reply, len, status) };
     if many != 0 {
         answer.entries = serving.reply.entries.as_ptr();

@@ -538,7 +538,8 @@ fn a_call_with_a_timeout_gives_up_and_the_next_one_waits_for_its_slot() {
     };
     let mut reply = [0; 64];
     let short = brief(Duration::from_millis(1));
-    // One that its thread had not taken up in time is taken back; one that it had keeps the slot, for the handler waits.
+    // One that its thread had not taken up in time is taken back; one that it had keeps the slot, for the
+    // handler waits.
     loop {
         match client.call_with(b"", &mut reply, short) {
             Err(CallError::TimedOut) => {}

@@ -1,8 +1,8 @@
 //! What stands before a request and after a reply on their way through a native door.
 //!
-//! A native call carries bytes and nothing else. The words that a channel keeps in its headers travel with them here: the
-//! deadline in front of the request, how the call ended behind the reply. Behind, so that the reply itself can land at the
-//! start of the caller's own buffer.
+//! A native call carries bytes and nothing else. The words that a channel keeps in its headers travel with
+//! them here: the deadline in front of the request, how the call ended behind the reply. Behind, so that the
+//! reply itself can land at the start of the caller's own buffer.
 //!
 //! Numbers are in the machine's order: a door does not leave the machine.
 
@@ -21,8 +21,8 @@ pub const VERSION: u16 = 1;
 
 const MAGIC: u32 = u32::from_be_bytes(*b"TRNS");
 
-/// A slot of a channel keeps what stands before a request, or after a reply, on a cache line of its own. That is also what a
-/// channel's geometry counts for a slot's header, so the two fit into the same memory.
+/// A slot of a channel keeps what stands before a request, or after a reply, on a cache line of its own. That
+/// is also what a channel's geometry counts for a slot's header, so the two fit into the same memory.
 pub const STRIDE_EXTRA: usize = 64;
 const _: () = assert!(HEADER_LEN <= STRIDE_EXTRA && TRAILER_LEN <= STRIDE_EXTRA);
 

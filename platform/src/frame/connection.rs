@@ -10,7 +10,8 @@ const KIND: u8 = b'C';
 /// Bytes of a connection's frame, all of it header.
 pub const CONNECTION_LEN: usize = 24;
 
-/// Writes a connection's frame; it is [`CONNECTION_LEN`] bytes long. Flow label and scope of IPv6 are not kept.
+/// Writes a connection's frame; it is [`CONNECTION_LEN`] bytes long. Flow label and scope of IPv6 are not
+/// kept.
 ///
 /// # Panics
 /// If `out` is shorter: the caller's bug.

@@ -1,4 +1,5 @@
-//! The frames of a datagram and of its answer: written by the front end and the application, read by the other.
+//! The frames of a datagram and of its answer: written by the front end and the application, read by the
+//! other.
 
 use std::net::SocketAddr;
 
@@ -17,8 +18,8 @@ pub const ANSWER_HEADER_LEN: usize = 8;
 /// The most bytes that a datagram has: what UDP over IPv4 carries.
 pub const DATAGRAM_MAX: usize = 65_507;
 
-/// Writes the header of a datagram whose `len` bytes lie (or will lie) behind it, at [`DATAGRAM_HEADER_LEN`]. Flow label
-/// and scope of IPv6 are not kept.
+/// Writes the header of a datagram whose `len` bytes lie (or will lie) behind it, at [`DATAGRAM_HEADER_LEN`].
+/// Flow label and scope of IPv6 are not kept.
 ///
 /// # Panics
 /// If `out` is shorter than the header, or the datagram longer than [`DATAGRAM_MAX`]: the caller's bugs.
@@ -59,8 +60,8 @@ pub fn decode_datagram(bytes: &[u8]) -> Result<RawDatagram<'_>, FrameError> {
     })
 }
 
-/// Writes the header of an answer: `None` for none at all, else of so many bytes, which lie (or will lie) behind it, at
-/// [`ANSWER_HEADER_LEN`]. Gives the frame's length.
+/// Writes the header of an answer: `None` for none at all, else of so many bytes, which lie (or will lie)
+/// behind it, at [`ANSWER_HEADER_LEN`]. Gives the frame's length.
 ///
 /// # Panics
 /// If `out` is shorter than the header, or the answer longer than [`DATAGRAM_MAX`]: the caller's bugs.

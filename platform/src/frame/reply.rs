@@ -1,5 +1,5 @@
-//! The reply frame and the pieces that may follow it: written by the application, read by the front end, which does not
-//! trust them.
+//! The reply frame and the pieces that may follow it: written by the application, read by the front end,
+//! which does not trust them.
 
 use std::ops::Range;
 
@@ -19,8 +19,9 @@ const FLAGS: usize = 2;
 const BODY_LEN: usize = 12;
 const MORE: u8 = 1;
 
-/// Writes a reply's head into a slot and gives the offset at which its body starts. `fields` are the parts of the
-/// header block, written one after the other; `content_length` is the length of the whole body if it is known.
+/// Writes a reply's head into a slot and gives the offset at which its body starts. `fields` are the parts of
+/// the header block, written one after the other; `content_length` is the length of the whole body if it is
+/// known.
 ///
 /// Put the body at the offset, then call [`set_reply_body`]; the frame is the offset and the body long.
 ///
@@ -67,16 +68,16 @@ pub fn set_reply_body(out: &mut [u8], body_len: usize, more: bool) {
     out[FLAGS] = if more { MORE } else { 0 };
 }
 
-/// A reply as a peer alleges it. Having one proves that header block and body lie within the slot's bytes and that the
-/// status is one of a final reply; what the header block says is the reader's to check.
+/// A reply as a peer alleges it. Having one proves that header block and body lie within the slot's bytes and
+/// that the status is one of a final reply; what the header block says is the reader's to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawReply<'a> {
     /// 200 to 599.
     pub status: u16,
     /// Pieces follow.
     pub more: bool,
-    /// The length of the whole body, if the application knows it. Without `more` the body here may still be shorter:
-    /// an answer to HEAD says how long the answer to GET would be.
+    /// The length of the whole body, if the application knows it. Without `more` the body here may still be
+    /// shorter: an answer to HEAD says how long the answer to GET would be.
     pub content_length: Option<u64>,
     /// `Name: value` and CRLF, repeated, if the peer is honest.
     pub fields: &'a [u8],
@@ -99,8 +100,8 @@ pub fn decode_reply(bytes: &[u8]) -> Result<RawReply<'_>, FrameError> {
     })
 }
 
-/// Where the parts of a reply lie in a frame of which only the first bytes have been looked at. Having one proves what a
-/// [`RawReply`] proves, of a frame of the length that was given.
+/// Where the parts of a reply lie in a frame of which only the first bytes have been looked at. Having one
+/// proves what a [`RawReply`] proves, of a frame of the length that was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyHead {
     /// As [`RawReply::status`].
@@ -115,8 +116,8 @@ pub struct ReplyHead {
     pub body: Range<usize>,
 }
 
-/// As [`decode_reply`], from the first bytes ([`REPLY_HEADER_LEN`] are enough) of a frame of `total` bytes: for a reader that
-/// copies a frame's header to where its peer cannot change it before it believes any of it.
+/// As [`decode_reply`], from the first bytes ([`REPLY_HEADER_LEN`] are enough) of a frame of `total` bytes:
+/// for a reader that copies a frame's header to where its peer cannot change it before it believes any of it.
 ///
 /// # Errors
 /// The first thing that is wrong with the bytes.
@@ -181,8 +182,8 @@ pub fn decode_piece(bytes: &[u8]) -> Result<Piece<'_>, FrameError> {
     })
 }
 
-/// As [`decode_piece`], from the first [`PIECE_HEADER_LEN`] bytes of a piece of `total` bytes; says whether it is the last. Its
-/// bytes are all that follow the header.
+/// As [`decode_piece`], from the first [`PIECE_HEADER_LEN`] bytes of a piece of `total` bytes; says whether
+/// it is the last. Its bytes are all that follow the header.
 ///
 /// # Errors
 /// The first thing that is wrong with the bytes.

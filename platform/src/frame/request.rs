@@ -51,8 +51,8 @@ pub struct RequestParts<'a> {
     pub path: &'a [u8],
     /// What follows the first `?` of the target, as it came; `None` without a `?`.
     pub query: Option<&'a [u8]>,
-    /// The host that the request is for: the authority of an absolute-form target, which replaces the Host field
-    /// (RFC 9112 §3.2.2), else that field's value.
+    /// The host that the request is for: the authority of an absolute-form target, which replaces the Host
+    /// field (RFC 9112 §3.2.2), else that field's value.
     pub host: Option<&'a [u8]>,
     /// 0 for HTTP/1.0, 1 for HTTP/1.1 and above.
     pub minor: u8,
@@ -69,8 +69,8 @@ pub struct RequestParts<'a> {
 pub struct Encoded {
     /// Bytes of the client's head in the frame.
     pub head_len: usize,
-    /// Where the body starts. Put it there, then call [`set_request_body`]; the frame is `body_offset` bytes and the
-    /// body long.
+    /// Where the body starts. Put it there, then call [`set_request_body`]; the frame is `body_offset` bytes
+    /// and the body long.
     pub body_offset: usize,
 }
 
@@ -95,7 +95,8 @@ struct Span {
 impl Span {
     const NONE: Self = Self { offset: 0, len: 0 };
 
-    /// The place of `part`, which must be a slice of `head`. Empty parts lie anywhere: parsers use `""` for them.
+    /// The place of `part`, which must be a slice of `head`. Empty parts lie anywhere: parsers use `""` for
+    /// them.
     fn of(part: &[u8], head: &[u8]) -> Result<Self, EncodeError> {
         if part.is_empty() {
             return Ok(Self::NONE);
@@ -229,8 +230,9 @@ pub fn set_request_body(out: &mut [u8], body_len: usize, streamed: bool) {
     out[at::FLAGS] = (out[at::FLAGS] & !(STREAMED | EARLY)) | if streamed { STREAMED } else { 0 };
 }
 
-/// After [`set_request_body`]: the body is still coming, and the application is asked before it is waited for. It may take
-/// the rest in pieces, answer without it, or have all of it first ([`outcome::BODY_FIRST`](super::outcome::BODY_FIRST)).
+/// After [`set_request_body`]: the body is still coming, and the application is asked before it is waited
+/// for. It may take the rest in pieces, answer without it, or have all of it first
+/// ([`outcome::BODY_FIRST`](super::outcome::BODY_FIRST)).
 ///
 /// # Panics
 /// If `out` does not start with a request's header: the caller's bug.
@@ -251,8 +253,9 @@ pub fn request_head(frame: &[u8]) -> &[u8] {
     frame[HEADER_LEN..].get(..len).unwrap_or_default()
 }
 
-/// A request as it lies in a slot. Having one proves: every part lies within the slot's bytes, the method and the names
-/// of the fields are tokens, and method, target, query, host and path are text. It does not prove that they make sense.
+/// A request as it lies in a slot. Having one proves: every part lies within the slot's bytes, the method and
+/// the names of the fields are tokens, and method, target, query, host and path are text. It does not prove
+/// that they make sense.
 #[derive(Clone, Copy, Debug)]
 pub struct RawRequest<'a> {
     /// The method, a token.
@@ -273,7 +276,8 @@ pub struct RawRequest<'a> {
     pub head_only: bool,
     /// `body` is only the first part, the rest comes in pieces.
     pub streamed: bool,
-    /// The same, and the front end will wait for all of the body if the handler wants that; see [`set_request_early`].
+    /// The same, and the front end will wait for all of the body if the handler wants that; see
+    /// [`set_request_early`].
     pub early: bool,
     /// The announced length of the whole body.
     pub content_length: Option<u64>,

@@ -33,13 +33,15 @@ impl Stream {
     }
 
     fn read(&self, out: &mut [u8]) -> io::Result<usize> {
-        // A source that reads from the request it belongs to would be a bug of the platform: it gets an error.
+        // A source that reads from the request it belongs to would be a bug of the platform: it gets an
+        // error.
         let mut source = self
             .0
             .try_borrow_mut()
             .map_err(|_| io::ErrorKind::Deadlock)?;
         match source.as_mut() {
-            // SAFETY: `new`'s caller promised that it lives and is ours, and the cell's guard makes us its only user.
+            // SAFETY: `new`'s caller promised that it lives and is ours, and the cell's guard makes us its
+            // only user.
             Some(source) => unsafe { source.as_mut() }.read(out),
             None => Ok(0),
         }
@@ -73,8 +75,9 @@ impl Read for BodyReader<'_> {
     }
 }
 
-/// Reads all of `stream` into the arena, or says with a 413 that it does not fit: a body too large for its bucket is
-/// refused rather than let exhaust it. An announced length is taken at once, so that nothing is copied.
+/// Reads all of `stream` into the arena, or says with a 413 that it does not fit: a body too large for its
+/// bucket is refused rather than let exhaust it. An announced length is taken at once, so that nothing is
+/// copied.
 pub(super) fn collect<'a>(
     stream: &Stream,
     length: Option<u64>,

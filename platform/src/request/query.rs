@@ -1,5 +1,5 @@
-//! Query strings, read as `application/x-www-form-urlencoded` (WHATWG URL Standard §5.1): that is what browsers and the
-//! usual libraries send. Only what needs decoding is copied, into the arena.
+//! Query strings, read as `application/x-www-form-urlencoded` (WHATWG URL Standard §5.1): that is what
+//! browsers and the usual libraries send. Only what needs decoding is copied, into the arena.
 
 use bumpalo::Bump;
 use std::cell::OnceCell;
@@ -45,9 +45,9 @@ fn decode_in<'r>(arena: &'r Bump, raw: &str) -> Option<&'r str> {
     }
 }
 
-/// What was decoded where the arena had no room. The memory comes from the overdraft, so the request is marked; but whoever
-/// asks may hold a lock, and must neither be unwound nor be told anything wrong. Each part is decoded once, so that all of them
-/// together need no more than the query is long.
+/// What was decoded where the arena had no room. The memory comes from the overdraft, so the request is
+/// marked; but whoever asks may hold a lock, and must neither be unwound nor be told anything wrong. Each
+/// part is decoded once, so that all of them together need no more than the query is long.
 #[derive(Default)]
 pub(super) struct Spilled(OnceCell<Box<Text>>);
 

@@ -1,4 +1,5 @@
-//! What a response's body can be, and [`BodyWriter`], through which a long one is written into the reply slot.
+//! What a response's body can be, and [`BodyWriter`], through which a long one is written into the reply
+//! slot.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -123,8 +124,8 @@ pub trait ReplySink {
     /// May panic if `len` is more than there was.
     fn advance(&mut self, len: usize);
 
-    /// Hands what was written to the front end and waits until it has taken it; afterwards the slot has space again.
-    /// With nothing written it does nothing.
+    /// Hands what was written to the front end and waits until it has taken it; afterwards the slot has space
+    /// again. With nothing written it does nothing.
     ///
     /// # Errors
     /// When nobody takes it any more: the client has gone, or the deadline has passed. It stays so.
@@ -136,11 +137,11 @@ pub trait ReplySink {
     }
 }
 
-/// Writes a streamed body. A slow client slows the writer: when the slot is full, writing waits until it has been
-/// taken. [`flush`](Write::flush) sends what is there.
+/// Writes a streamed body. A slow client slows the writer: when the slot is full, writing waits until it has
+/// been taken. [`flush`](Write::flush) sends what is there.
 ///
-/// Once as many bytes were written as [`Response::with_length`](crate::Response::with_length) announced, no more are
-/// accepted: `write` gives 0, `write_all` and `write!` fail with [`io::ErrorKind::WriteZero`].
+/// Once as many bytes were written as [`Response::with_length`](crate::Response::with_length) announced, no
+/// more are accepted: `write` gives 0, `write_all` and `write!` fail with [`io::ErrorKind::WriteZero`].
 pub struct BodyWriter<'a> {
     sink: &'a mut dyn ReplySink,
     written: u64,
@@ -160,8 +161,8 @@ impl<'a> BodyWriter<'a> {
     }
 
     /// Whether the client takes nothing any more, as far as is known without writing; see
-    /// [`Request::client_is_gone`](crate::Request::client_is_gone). The next [`flush`](Write::flush) of anything fails then.
-    /// For a writer that waits for something to write:
+    /// [`Request::client_is_gone`](crate::Request::client_is_gone). The next [`flush`](Write::flush) of
+    /// anything fails then. For a writer that waits for something to write:
     ///
     /// ```
     /// # use std::io::{self, Write};
@@ -197,8 +198,8 @@ impl<'a> BodyWriter<'a> {
         self.length.is_none_or(|length| length == self.written)
     }
 
-    /// Room in the reply slot, to be filled in place (a file can be read straight into it) and then counted with
-    /// [`advance`](BodyWriter::advance). It is empty only when the announced length has been written.
+    /// Room in the reply slot, to be filled in place (a file can be read straight into it) and then counted
+    /// with [`advance`](BodyWriter::advance). It is empty only when the announced length has been written.
     ///
     /// # Errors
     /// When a full slot is not taken any more.

@@ -1,5 +1,5 @@
-//! What the tests of the platform's pure half share: requests made from the text of a head, as the front end would make
-//! them.
+//! What the tests of the platform's pure half share: requests made from the text of a head, as the front end
+//! would make them.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::Read;
@@ -10,8 +10,8 @@ use transom_platform::frame::{
     EncodeError, Encoded, RequestParts, decode_request, encode_request, set_request_body,
 };
 
-/// Encodes a head such as `"GET /a?b HTTP/1.1\r\nHost: x\r\n\r\n"`; the path is the target's, percent-decoded by the
-/// caller if it gives one.
+/// Encodes a head such as `"GET /a?b HTTP/1.1\r\nHost: x\r\n\r\n"`; the path is the target's, percent-decoded
+/// by the caller if it gives one.
 pub fn encode(out: &mut [u8], head: &str, path: Option<&str>) -> Result<Encoded, EncodeError> {
     let (line, rest) = head.split_once("\r\n").expect("a request line");
     let mut words = line.split(' ');
@@ -71,8 +71,8 @@ pub fn with_bytes<T>(
     with: impl FnOnce(&mut Request) -> T,
 ) -> T {
     let raw = decode_request(bytes).expect("a request");
-    // SAFETY: bytes, arena and stream outlive the request, which is dropped before this function returns, and nothing
-    // writes or resets them meanwhile; the tests' routes live longer than the call.
+    // SAFETY: bytes, arena and stream outlive the request, which is dropped before this function returns, and
+    // nothing writes or resets them meanwhile; the tests' routes live longer than the call.
     let mut request = unsafe { Request::from_raw(raw, arena, 0, stream) };
     with(&mut request)
 }

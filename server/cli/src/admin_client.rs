@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is read. A snapshot of 16,384 buckets has about 400 KB.
 const ANSWER_MAX: usize = 64 << 20;
 
-/// Where a server's `--admin` listens: `127.0.0.1:9180`, also as `http://127.0.0.1:9180/`, or `unix:` and a path.
+/// Where a server's `--admin` listens: `127.0.0.1:9180`, also as `http://127.0.0.1:9180/`, or `unix:` and a
+/// path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
     /// `HOST:PORT`, a name or an address.
@@ -295,7 +296,8 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// What `get` makes of these bytes, sent in two parts, by a peer that then ends the connection or keeps it.
+    /// What `get` makes of these bytes, sent in two parts, by a peer that then ends the connection or keeps
+    /// it.
     fn answered(bytes: &'static [u8], split: usize, ends: bool) -> Result<String, AdminError> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = AdminAddress::Tcp(listener.local_addr().expect("it is bound").to_string());

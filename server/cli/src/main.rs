@@ -39,36 +39,37 @@ enum Action {
     },
     /// Check a file for `transom serve --config`, without serving
     ///
-    /// Prints which requests go through which door, and whether the door is there now, which it need not be, and served by who
-    /// may. Everything that is wrong is told with its line and column.
+    /// Prints which requests go through which door, and whether the door is there now, which it need not be,
+    /// and served by who may. Everything that is wrong is told with its line and column.
     Check {
         /// The file
         file: PathBuf,
     },
     /// Print the memory equation of a server with these flags, one line an addend, and the sum
     ///
-    /// The flags are those that every application built on Transom takes. Fails if the settings do not add up on this
-    /// machine.
+    /// The flags are those that every application built on Transom takes. Fails if the settings do not add up
+    /// on this machine.
     Bound {
         #[command(flatten)]
         settings: Box<Settings>,
     },
     /// Find the flags for so much memory and so many requests, and say what they will and will not hold
     ///
-    /// As in `transom plan --memory 512MiB --rate 2000 --latency 20ms`. Takes all flags of an application, too, for its memory
-    /// equation.
+    /// As in `transom plan --memory 512MiB --rate 2000 --latency 20ms`. Takes all flags of an application,
+    /// too, for its memory equation.
     #[command(after_help = plan::AFTER_HELP)]
     Plan(Box<plan::PlanFlags>),
     /// Watch a server's buckets, rates and exhausted requests in a terminal
     ///
-    /// Asks the address that the server was given with --admin. Keys: q quits; b, x, r and e hide and show the buckets,
-    /// the exhausted requests, the routes and the memory equation.
+    /// Asks the address that the server was given with --admin. Keys: q quits; b, x, r and e hide and show
+    /// the buckets, the exhausted requests, the routes and the memory equation.
     Top(top::Top),
     /// Try to break a server's memory limits: load it with ordinary and with hungry requests, and compare
     ///
-    /// Requests are sent when they are due, whatever the server does (open loop), and latencies count from when they were
-    /// due. Ordinary requests are sent without and with the hungry ones, in turn; then the largest request that fits is
-    /// looked for. Exit status 1: the bound was passed, or an ordinary request suffered. 2: it could not be run.
+    /// Requests are sent when they are due, whatever the server does (open loop), and latencies count from
+    /// when they were due. Ordinary requests are sent without and with the hungry ones, in turn; then the
+    /// largest request that fits is looked for. Exit status 1: the bound was passed, or an ordinary request
+    /// suffered. 2: it could not be run.
     #[command(after_help = load::EXAMPLES)]
     Load {
         #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `/buckets.json` of the admin address: what a server says of itself at one moment. `docs/metrics.md` has its fields.
+//! `/buckets.json` of the admin address: what a server says of itself at one moment. `docs/metrics.md` has
+//! its fields.
 #![allow(
     dead_code,
     reason = "these are the document's fields; each tool reads those that it needs"
@@ -178,7 +179,8 @@ pub struct Lost {
     pub by_time: Vec<usize>,
 }
 
-/// A bucket: its state (an index into [`Application::states`]), the arena bytes of its last request, and the most ever.
+/// A bucket: its state (an index into [`Application::states`]), the arena bytes of its last request, and the
+/// most ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Cell(pub usize, pub u64, pub u64);
 

@@ -1,8 +1,9 @@
 //! The access log: one line for each request, in one of two formats, to a file or to standard output.
 //!
-//! A loop that has answered a request writes a record of fixed size into a bounded queue, and one thread makes lines of
-//! them: as the log does, with the same queue. A loop never waits for that thread; what finds no place in the queue is
-//! dropped and counted. All memory is there from the start: [`memory_bytes`] says how much.
+//! A loop that has answered a request writes a record of fixed size into a bounded queue, and one thread
+//! makes lines of them: as the log does, with the same queue. A loop never waits for that thread; what finds
+//! no place in the queue is dropped and counted. All memory is there from the start: [`memory_bytes`] says
+//! how much.
 
 mod format;
 mod record;
@@ -27,7 +28,8 @@ const SAY_AGAIN_MS: u64 = 1000;
 /// A thread starts within microseconds, on a crowded machine within milliseconds.
 const FIRST_ROUND_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Bytes that an access log with a queue of `queue` records takes for good: the queue, the writer's buffer and its stack.
+/// Bytes that an access log with a queue of `queue` records takes for good: the queue, the writer's buffer
+/// and its stack.
 pub(crate) const fn memory_bytes(queue: usize) -> usize {
     /// The queue's own fields, the names of forwards and doors, and the thread's guard page.
     const FIXED_BYTES: usize = 16 * 1024;
@@ -123,8 +125,8 @@ impl AccessLog {
         self.0.queue.dropped()
     }
 
-    /// Writes what is in the queue, and ends the log. Returns the lines that were dropped in all; those that are not
-    /// written when `deadline` comes, because nobody takes them, are among them.
+    /// Writes what is in the queue, and ends the log. Returns the lines that were dropped in all; those that
+    /// are not written when `deadline` comes, because nobody takes them, are among them.
     pub(crate) fn shutdown(&self, deadline: Instant) -> u64 {
         let queue = &self.0.queue;
         queue.close();

@@ -1,5 +1,5 @@
-//! One request as a record of fixed size. What the client has sent is kept as it came, but for its length; the writer
-//! thread, which has the time for it, makes it fit to stand in a line.
+//! One request as a record of fixed size. What the client has sent is kept as it came, but for its length;
+//! the writer thread, which has the time for it, makes it fit to stand in a line.
 
 use crate::log::QueueRecord;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! The writer thread of the access log. It alone may wait for a slow disk or a full pipe. It allocates nothing once it runs.
+//! The writer thread of the access log. It alone may wait for a slow disk or a full pipe. It allocates
+//! nothing once it runs.
 
 use super::Shared;
 use super::format::{Format, LINE_BYTES_MAX};
@@ -23,7 +24,8 @@ const LOOK_AGAIN_MS: libc::c_int = 100;
 /// # Errors
 /// Those of open(2). ENXIO means that it is a pipe with a name, and that nobody reads it.
 pub(crate) fn open(path: &CStr) -> io::Result<File> {
-    // Not blocking: what takes no more must not keep the thread from opening the next file, nor a start from failing.
+    // Not blocking: what takes no more must not keep the thread from opening the next file, nor a start from
+    // failing.
     let flags = libc::O_WRONLY
         | libc::O_APPEND
         | libc::O_CREAT

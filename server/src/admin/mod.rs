@@ -1,8 +1,8 @@
 //! What `--admin` serves: metrics, health, and a page that shows the buckets live.
 //!
-//! It is an application like any other, with handlers that run in a bucket, behind a door of its own: one bucket, a few
-//! slots and a small loop are kept aside for it, so that it answers when everything else is taken. The names are in
-//! `docs/metrics.md`.
+//! It is an application like any other, with handlers that run in a bucket, behind a door of its own: one
+//! bucket, a few slots and a small loop are kept aside for it, so that it answers when everything else is
+//! taken. The names are in `docs/metrics.md`.
 
 mod metrics;
 pub(crate) mod process;
@@ -151,7 +151,8 @@ impl Admin {
             .get("/ready", self.guarded(Self::ready))
     }
 
-    /// Answers only requests that mean this server, and not a web page's name that resolves to it (DNS rebinding).
+    /// Answers only requests that mean this server, and not a web page's name that resolves to it (DNS
+    /// rebinding).
     fn guarded(
         &'static self,
         answer: fn(&'static Self) -> Response<'static>,

@@ -60,7 +60,8 @@ const SCHEMES: [(&str, Scheme); 3] = [
 ];
 
 impl Drafts {
-    /// Checks what single values and all of them together mean. `nothing` is what is wrong if there is no forward.
+    /// Checks what single values and all of them together mean. `nothing` is what is wrong if there is no
+    /// forward.
     pub(super) fn finish(mut self, nothing: Problem) -> Result<Config, ConfigError> {
         if self.forwards.is_empty() && self.problems.is_empty() {
             self.problems.push(nothing);

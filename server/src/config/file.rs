@@ -1,5 +1,5 @@
-//! The file. Values are read by `serde`; keys are compared with the known ones before that, so that a wrong one is told
-//! together with the one that was meant, and all wrong ones at once.
+//! The file. Values are read by `serde`; keys are compared with the known ones before that, so that a wrong
+//! one is told together with the one that was meant, and all wrong ones at once.
 
 use super::draft::{Draft, DraftRoute, Drafts, Located};
 use super::nearest::nearest;

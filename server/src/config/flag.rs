@@ -3,8 +3,8 @@
 use super::draft::{Draft, DraftRoute, Drafts, Located};
 use super::{Place, Problem};
 
-/// Parts a prefix from an address that begins there. The path of a Unix socket ends with a colon, as nginx has it:
-/// `http://unix:/run/hello.sock:/prefix`.
+/// Parts a prefix from an address that begins there. The path of a Unix socket ends with a colon, as nginx
+/// has it: `http://unix:/run/hello.sock:/prefix`.
 fn split_path(source: &str, address_from: usize) -> (&str, &str) {
     if let Some(socket) = source[address_from..].strip_prefix("unix:") {
         return match socket.split_once(":/") {

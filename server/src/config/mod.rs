@@ -1,7 +1,7 @@
 //! What a front end forwards where: a TOML file, `--forward` flags, or both.
 //!
 //! ```toml
-//! connections = 4096                  # any flag of `transom serve`, by its name and in its syntax; the flag prevails
+//! connections = 4096                  # any flag of `transom serve`, by its name; the flag prevails
 //!
 //! [[forward]]
 //! listen = "http://0.0.0.0:8080"
@@ -25,8 +25,8 @@
 //! door   = "/run/echo.door"
 //! ```
 //!
-//! Nothing here opens, binds or looks at anything: text comes in, a [`Config`] or a list of [`Problem`]s goes out, each with
-//! the file, line and column where it is, all at once.
+//! Nothing here opens, binds or looks at anything: text comes in, a [`Config`] or a list of [`Problem`]s goes
+//! out, each with the file, line and column where it is, all at once.
 
 mod draft;
 mod file;
@@ -44,8 +44,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use transom_doors::DoorOwner;
 
-/// What a front end is to do. Having one says that it holds together: every address is listened on once, every route leads
-/// to one door.
+/// What a front end is to do. Having one says that it holds together: every address is listened on once,
+/// every route leads to one door.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// Flags of the front end that the file sets.
@@ -81,7 +81,8 @@ pub struct Forward {
 /// What a forward does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// HTTP requests: the longest prefix of the path wins, and of equal ones the one with the method. In that order here.
+    /// HTTP requests: the longest prefix of the path wins, and of equal ones the one with the method. In that
+    /// order here.
     Http(Vec<Route>),
     /// Connections: their descriptors go through the door.
     Tcp(PathBuf),

@@ -144,7 +144,8 @@ fn flags_say_the_same_as_a_file() {
     assert_eq!(both.forwards.len(), 5);
 }
 
-/// What is wrong with a file: each row is a text, and for each problem its line and column and a part of the sentence.
+/// What is wrong with a file: each row is a text, and for each problem its line and column and a part of the
+/// sentence.
 #[test]
 fn every_problem_has_its_place() {
     let http = "[[forward]]\nlisten = \"http://127.0.0.1:80\"\n";

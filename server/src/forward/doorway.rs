@@ -1,8 +1,8 @@
 //! The door of a forward: opened, reopened when it has been away, and what is known of each call in it.
 //!
-//! One process after another serves the door. While calls of the one that leaves still end, the next one takes the new
-//! ones, so there is room for two. A call that an instance did not accept keeps its slot, and with it its frame, until the
-//! next instance takes it, or until the queue timeout.
+//! One process after another serves the door. While calls of the one that leaves still end, the next one
+//! takes the new ones, so there is room for two. A call that an instance did not accept keeps its slot, and
+//! with it its frame, until the next instance takes it, or until the queue timeout.
 
 use super::{FIRST_CLIENT, Look, Loss, Received, Traffic};
 use crate::front::{HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
@@ -132,8 +132,8 @@ impl<T: Traffic> Doorway<T> {
         self.instances.iter().all(|instance| instance.count == 0)
     }
 
-    /// Whether nothing that comes can be served: the door has been away for longer than anything may wait for it, or its
-    /// application has lost all of our slots.
+    /// Whether nothing that comes can be served: the door has been away for longer than anything may wait for
+    /// it, or its application has lost all of our slots.
     pub(super) fn is_closed(&self, now_ns: u64) -> bool {
         let Some(at) = self.serving else {
             return now_ns >= self.away_since_ns + self.queue_timeout_ns;
@@ -649,7 +649,8 @@ impl<T: Traffic> Doorway<T> {
 
     fn free(&mut self, at: usize, epoll: &Epoll) {
         if let Some(client) = self.instances[at].client.take() {
-            // The other side may have the descriptors too, so closing ours would not take them out of the set.
+            // The other side may have the descriptors too, so closing ours would not take them out of the
+            // set.
             let _ = epoll.remove(client.as_raw_fd());
             if let Some(fd) = client.peer_fd() {
                 let _ = epoll.remove(fd);

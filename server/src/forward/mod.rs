@@ -1,9 +1,9 @@
 //! Forwards of connections and datagrams: each is one thread with an epoll set, one socket, and a door.
 //!
-//! A connection goes through the door as a descriptor and is the application's from then on; a datagram goes in with the
-//! call, and its answer comes back as the reply. What both share is here: calls in flight up to the slots of the door,
-//! none waited for, and the instances of the application that come and go under them. After its start a thread allocates
-//! only to open a door anew.
+//! A connection goes through the door as a descriptor and is the application's from then on; a datagram goes
+//! in with the call, and its answer comes back as the reply. What both share is here: calls in flight up to
+//! the slots of the door, none waited for, and the instances of the application that come and go under them.
+//! After its start a thread allocates only to open a door anew.
 
 mod doorway;
 mod tcp;
@@ -35,10 +35,12 @@ use transom_platform::own_log::warn;
 /// Channels of a forward: to the instance of its application that takes calls, and to the one before it.
 pub(crate) const CHANNELS: usize = INSTANCES;
 
-/// Descriptors of a forward beside its channels and the connections that it holds: socket, epoll set, doorbell.
+/// Descriptors of a forward beside its channels and the connections that it holds: socket, epoll set,
+/// doorbell.
 pub(crate) const DESCRIPTORS: u64 = 3;
 
-/// Connections that a forward holds at once: one for each slot of the instance that takes calls and of the one before it.
+/// Connections that a forward holds at once: one for each slot of the instance that takes calls and of the
+/// one before it.
 pub(crate) const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
 
 /// Bytes of a forward's own, beside its stack: what it knows of each slot, and one answer.
@@ -48,7 +50,8 @@ pub(crate) const TABLES_SIZE: usize =
 /// Taken from the socket before replies are looked at.
 const BATCH: usize = 64;
 
-/// How long calls may be unclaimed before another thread is asked for; doubled each time, up to `PATIENCE_MAX`.
+/// How long calls may be unclaimed before another thread is asked for; doubled each time, up to
+/// `PATIENCE_MAX`.
 const PATIENCE: Duration = Duration::from_micros(60);
 const PATIENCE_STEPS: u32 = 10;
 const PATIENCE_MAX: Duration = Duration::from_millis(100);

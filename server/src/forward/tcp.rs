@@ -1,13 +1,15 @@
 //! Connections: accepted here, served on the other side of the door.
 //!
-//! Our copy of the descriptor stays open until the call has ended, because only then is it known that nobody will have to
-//! send it again; nothing is read from it or written to it here. When the call has ended, in whatever way, the connection
-//! is shut down before it is closed, so that its end does not wait for a copy that somebody else may still have.
+//! Our copy of the descriptor stays open until the call has ended, because only then is it known that nobody
+//! will have to send it again; nothing is read from it or written to it here. When the call has ended, in
+//! whatever way, the connection is shut down before it is closed, so that its end does not wait for a copy
+//! that somebody else may still have.
 //!
-//! A connection holds a bucket for as long as it lasts. So one on which nothing goes either way for `--idle-timeout` is shut
-//! down, as the kernel's clocks for it say (those of Unix sockets have none); the kernel finds clients that have vanished
-//! without a word; and an address has no more of them than it may. When a connection has ended in both directions and its
-//! handler does not take notice, its call is given up: then the application counts its bucket as lost.
+//! A connection holds a bucket for as long as it lasts. So one on which nothing goes either way for
+//! `--idle-timeout` is shut down, as the kernel's clocks for it say (those of Unix sockets have none); the
+//! kernel finds clients that have vanished without a word; and an address has no more of them than it may.
+//! When a connection has ended in both directions and its handler does not take notice, its call is given up:
+//! then the application counts its bucket as lost.
 
 use super::{Look, Loss, Received, Traffic};
 use crate::addresses::{Addresses, Admission, Counted};
@@ -49,7 +51,8 @@ struct Figures {
 /// How long nothing more is said of connections that wait.
 const QUIET_NS: u64 = 10_000_000_000;
 
-/// Between two looks at a connection, and how long a handler may leave one as it is that has ended in both directions.
+/// Between two looks at a connection, and how long a handler may leave one as it is that has ended in both
+/// directions.
 const LOOK_EVERY_NS: u64 = 2_000_000_000;
 
 /// A connection that has ended in both directions.
@@ -156,8 +159,8 @@ impl Connections {
         }
     }
 
-    /// Shuts a connection down on which nothing has gone either way for too long, and its handler reads its end; says when
-    /// that may be so, if it is not yet. Unix sockets have no clocks that would tell.
+    /// Shuts a connection down on which nothing has gone either way for too long, and its handler reads its
+    /// end; says when that may be so, if it is not yet. Unix sockets have no clocks that would tell.
     fn cut_if_idle(&mut self, held: &mut Held, now_ns: u64) -> u64 {
         let is_over = held.was_idle || held.ended.is_some();
         let Some(idle) = net::idle_for(&held.fd).filter(|_| !is_over) else {

@@ -1,4 +1,5 @@
-//! Datagrams: received into the slot in which they go through the door, answered from a private copy of the reply.
+//! Datagrams: received into the slot in which they go through the door, answered from a private copy of the
+//! reply.
 
 use super::{Look, Loss, Received, Traffic};
 use crate::net::{self, Sender};

@@ -1,4 +1,5 @@
-//! What a loop tells the access log: a table beside the connections, with what a line needs of the request that each has.
+//! What a loop tells the access log: a table beside the connections, with what a line needs of the request
+//! that each has.
 //!
 //! Where there is no access log there is no table, and each of these calls is one branch.
 
@@ -22,7 +23,8 @@ struct Entry {
     begun: bool,
     /// Its head has been read, so that the record says whom it is from.
     peer_known: bool,
-    /// On the loop's clock, in nanoseconds, 0 for none: when its first byte was there, and since when it waits for a slot.
+    /// On the loop's clock, in nanoseconds, 0 for none: when its first byte was there, and since when it
+    /// waits for a slot.
     arrived_ns: u64,
     waits_since_ns: u64,
     waited_ns: u64,
@@ -208,7 +210,8 @@ impl Loop {
         let connection = &self.table[index];
         if let Some(buffer) = connection.buffer {
             let filled = connection.used as usize..connection.buffered as usize;
-            // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written while it is looked at.
+            // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written
+            // while it is looked at.
             let bytes = unsafe { &self.pool.place(buffer).as_ref()[filled] };
             self.note_no_head(index, bytes); // unless there was one
         }
@@ -241,7 +244,8 @@ impl Loop {
         self.note_end(index, true);
     }
 
-    /// The request has had its answer, or what there is of it: its line is written, and the next one may begin.
+    /// The request has had its answer, or what there is of it: its line is written, and the next one may
+    /// begin.
     pub(super) fn note_end(&mut self, index: u32, aborted: bool) {
         let Some(access) = &mut self.access else {
             return;

@@ -1,7 +1,8 @@
 //! A loop's doorways: each leads to one door, through the one instance of it that takes new calls.
 //!
-//! A door between processes is served by one process after another. So a doorway has room for two instances: while calls
-//! of the one that leaves still end, the next one takes the new ones. All tables are there from the start.
+//! A door between processes is served by one process after another. So a doorway has room for two instances:
+//! while calls of the one that leaves still end, the next one takes the new ones. All tables are there from
+//! the start.
 
 use super::opener::Mailbox;
 use super::output::Output;
@@ -9,15 +10,16 @@ use crate::connection::InstanceId;
 use std::ops::{Index, IndexMut};
 use transom_doors::{AsyncClient, PeerState, SlotId};
 
-/// Instances of one door that have calls at the same time: the one that takes new ones, and the one before it.
+/// Instances of one door that have calls at the same time: the one that takes new ones, and the one before
+/// it.
 pub(crate) const INSTANCES: usize = 2;
 
 /// Slots that a loop asks another process's door for, at most: more calls than that wait in the loop.
 pub(crate) const REMOTE_SLOTS_MAX: u32 = 256;
 
-/// Spare slots that it has room for beside these. A door offers as many as requests may be lost before its process is
-/// replaced: half of its buckets, unless it was set up otherwise. Of one with more than 512 buckets that loses them all
-/// through one channel, that channel's slots get fewer.
+/// Spare slots that it has room for beside these. A door offers as many as requests may be lost before its
+/// process is replaced: half of its buckets, unless it was set up otherwise. Of one with more than 512
+/// buckets that loses them all through one channel, that channel's slots get fewer.
 pub(crate) const REMOTE_SPARES_MAX: u32 = 256;
 
 /// Both together: what a loop keeps a place for.
@@ -77,8 +79,8 @@ impl Instance {
         !self.gone && state == Some(PeerState::Gone)
     }
 
-    /// Whether there is a client with no slot in use. One that has gone frees those that were given up. Slots that lost
-    /// requests keep are in use on the other side only.
+    /// Whether there is a client with no slot in use. One that has gone frees those that were given up. Slots
+    /// that lost requests keep are in use on the other side only.
     pub(super) fn is_done_with(&self) -> bool {
         self.client
             .as_ref()
@@ -116,8 +118,8 @@ pub(super) struct Doorway {
     pub asked: bool,
     /// Nobody serves, and those who did still take up all room: one of them has to go then. 0: it is not so.
     pub cramped_due_ms: u64,
-    /// Since when requests wait while clients are slow and nothing is answered, and when it is looked who of them has to
-    /// make room. The latter is 0 while it is not so.
+    /// Since when requests wait while clients are slow and nothing is answered, and when it is looked who of
+    /// them has to make room. The latter is 0 while it is not so.
     pub pressed_since_ms: u64,
     pub pressed_due_ms: u64,
 }

@@ -1,9 +1,10 @@
 //! Short answers to requests that came together leave together.
 //!
-//! Who sends several requests without waiting for the first answer gets one segment for several answers: each that another
-//! one is about to follow is put aside, and sent with it, or by itself a millisecond later. The places to put them are few
-//! and decided at start. Who finds none has its answers given to the kernel at once, which then holds back what does not
-//! fill a segment (`MSG_MORE`): dearer, and the same for the client.
+//! Who sends several requests without waiting for the first answer gets one segment for several answers: each
+//! that another one is about to follow is put aside, and sent with it, or by itself a millisecond later. The
+//! places to put them are few and decided at start. Who finds none has its answers given to the kernel at
+//! once, which then holds back what does not fill a segment (`MSG_MORE`): dearer, and the same for the
+//! client.
 
 use super::Loop;
 use super::output::Way;
@@ -71,8 +72,8 @@ pub(super) enum Outcome {
 }
 
 impl Loop {
-    /// Puts the answer that a connection is writing to those that were put aside for it, and sends them all unless another
-    /// answer is about to follow (`hold`).
+    /// Puts the answer that a connection is writing to those that were put aside for it, and sends them all
+    /// unless another answer is about to follow (`hold`).
     pub(super) fn gather(&mut self, index: u32, slot: SlotId, hold: bool) -> Outcome {
         let connection = &mut self.table[index];
         let at = connection.at;
@@ -140,8 +141,8 @@ impl Loop {
         true
     }
 
-    /// Sends what was put aside; with more to follow at once, if `more`. False if the socket has no room for all of it: an
-    /// event tells when there is.
+    /// Sends what was put aside; with more to follow at once, if `more`. False if the socket has no room for
+    /// all of it: an event tells when there is.
     pub(super) fn send_gathered(&mut self, index: u32, more: bool) -> io::Result<bool> {
         let connection = &mut self.table[index];
         let Some(gathered) = connection.gathered else {

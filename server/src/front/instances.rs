@@ -1,8 +1,9 @@
-//! Instances of doors come and go: what becomes of calls when one leaves, and how the next one takes its place.
+//! Instances of doors come and go: what becomes of calls when one leaves, and how the next one takes its
+//! place.
 //!
-//! An instance that was revoked gets no new calls, and those under way complete. One that has died has nothing under way
-//! any more: a call that no thread of it had seen waits for the next instance and is sent there; any other may have
-//! run, and its client is told so (502).
+//! An instance that was revoked gets no new calls, and those under way complete. One that has died has
+//! nothing under way any more: a call that no thread of it had seen waits for the next instance and is sent
+//! there; any other may have run, and its client is told so (502).
 
 use super::doorway::INSTANCES;
 use super::{Loop, Order, Source};
@@ -10,7 +11,8 @@ use crate::connection::{InstanceId, State};
 use transom_doors::{AsyncClient, PeerState, SlotId, Withdraw, Words};
 
 impl Loop {
-    /// Publishes what was submitted: whether there was anything. What an instance did not accept waits for the next one.
+    /// Publishes what was submitted: whether there was anything. What an instance did not accept waits for
+    /// the next one.
     pub(super) fn flush(&mut self) -> bool {
         let mut any = false;
         for at in self.doorways.instances() {
@@ -89,8 +91,9 @@ impl Loop {
         }
     }
 
-    /// No thread has seen the call: its request waits in its slot, to be sent to the next instance. And to the one after
-    /// that, if instances come and go so fast: it has not run, and all its waits share one queue timeout.
+    /// No thread has seen the call: its request waits in its slot, to be sent to the next instance. And to
+    /// the one after that, if instances come and go so fast: it has not run, and all its waits share one
+    /// queue timeout.
     fn not_accepted(&mut self, index: u32) {
         self.wait_for_slot(index);
     }
@@ -119,7 +122,8 @@ impl Loop {
         }
     }
 
-    /// Sends a request that the last instance did not accept to the one that serves now, which has a free slot.
+    /// Sends a request that the last instance did not accept to the one that serves now, which has a free
+    /// slot.
     pub(super) fn resend(&mut self, index: u32, old_slot: SlotId) {
         let from = self.table[index].at;
         let Some((to, slot)) = self.doorways.reserve(from.doorway, index) else {
@@ -135,7 +139,8 @@ impl Loop {
         let len = request.len();
         let room = new.client_mut().request_mut(slot);
         let Some(place) = room.get_mut(..len) else {
-            // The application has come back with smaller slots. Asked again, the client is told what does not fit.
+            // The application has come back with smaller slots. Asked again, the client is told what does not
+            // fit.
             new.client_mut().release(slot);
             self.answer_unserved(index, old_slot);
             return;
@@ -150,7 +155,8 @@ impl Loop {
         self.submit_slot(index, slot, len);
     }
 
-    /// Frees instances that nobody needs any more, takes what the opener has brought, and asks it for what is missing.
+    /// Frees instances that nobody needs any more, takes what the opener has brought, and asks it for what is
+    /// missing.
     pub(super) fn tend_doorways(&mut self) {
         let mail = std::mem::take(&mut self.mail);
         for doorway in self.doorways.all() {
@@ -206,8 +212,8 @@ impl Loop {
         doorway.mailbox().ask();
     }
 
-    /// Ends what an instance that has left still does: a client that reads slowly, or a handler that does not end, must not
-    /// keep the next one out.
+    /// Ends what an instance that has left still does: a client that reads slowly, or a handler that does not
+    /// end, must not keep the next one out.
     fn evict(&mut self, at: InstanceId) {
         transom_platform::own_log::warn!(
             doorway = at.doorway,

@@ -1,8 +1,9 @@
 //! How many connections all loops together hold.
 //!
-//! The kernel spreads connections over the loops' listeners by a hash of their addresses, so some loops get more than others.
-//! What is limited is their sum; a loop's own table has room for more than its share. A loop that has a new connection, no
-//! place for it and nobody of its own to close asks the others to close somebody who can be missed.
+//! The kernel spreads connections over the loops' listeners by a hash of their addresses, so some loops get
+//! more than others. What is limited is their sum; a loop's own table has room for more than its share. A
+//! loop that has a new connection, no place for it and nobody of its own to close asks the others to close
+//! somebody who can be missed.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use transom_doors::Bell;

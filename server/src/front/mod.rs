@@ -1,7 +1,7 @@
 //! The front end: loops that own connections, speak HTTP/1.1 and call the door.
 //!
-//! A loop is one thread with its own epoll set, listeners, connections and channel; loops share nothing on the path of a
-//! request. It never blocks, never runs a handler and, once started, never allocates.
+//! A loop is one thread with its own epoll set, listeners, connections and channel; loops share nothing on
+//! the path of a request. It never blocks, never runs a handler and, once started, never allocates.
 //!
 //! ```text
 //!            accept            whole head             whole body, or a slot full      claimed
@@ -124,14 +124,16 @@ const PLACE_AGAIN_MS: u64 = 5;
 /// Connections accepted before the others are looked after.
 const ACCEPT_BATCH: usize = 64;
 
-/// What a loop's queues have for each connection: it may stand in one as ready, in the other as holding something.
+/// What a loop's queues have for each connection: it may stand in one as ready, in the other as holding
+/// something.
 pub(crate) const QUEUE_ENTRY_SIZE: usize = size_of::<u32>() + size_of::<(u32, u64)>();
 
 /// How long an answer may wait for the next one on its connection, to be sent with it.
 const HELD_NS: u64 = 1_000_000;
 
-/// How long a loop first sleeps while calls are unclaimed or just begun: the time after which another thread is woken
-/// for a call that is stuck behind one that takes long. A wake costs 5 to 10 µs, so less would wake threads for nothing.
+/// How long a loop first sleeps while calls are unclaimed or just begun: the time after which another thread
+/// is woken for a call that is stuck behind one that takes long. A wake costs 5 to 10 µs, so less would wake
+/// threads for nothing.
 const PATIENCE: Duration = Duration::from_micros(60);
 
 /// Sleeps that double from [`PATIENCE`] before the loop leaves it to the doorbell alone.
@@ -149,8 +151,9 @@ pub(crate) struct Orders {
 #[repr(u32)]
 pub(crate) enum Order {
     Serve = 0,
-    /// Accept nothing more, because another process does, and close nobody's connection before it has had an answer that
-    /// says so: whoever has connected, or was promised that a connection stays open, may be about to use it.
+    /// Accept nothing more, because another process does, and close nobody's connection before it has had an
+    /// answer that says so: whoever has connected, or was promised that a connection stays open, may be about
+    /// to use it.
     HandOver = 1,
     /// Accept nothing, end what has begun.
     Drain = 2,
@@ -222,12 +225,12 @@ struct Timeouts {
     deadline: u64,
 }
 
-/// How long a client that has had its last answer is listened to while it sends nothing, so that it can read that answer
-/// (RFC 9112 §9.6).
+/// How long a client that has had its last answer is listened to while it sends nothing, so that it can read
+/// that answer (RFC 9112 §9.6).
 const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
-/// How long it is listened to while it sends, at `--body-rate` or faster: many clients read no answer before they have sent
-/// all of their body. As nginx has it.
+/// How long it is listened to while it sends, at `--body-rate` or faster: many clients read no answer before
+/// they have sent all of their body. As nginx has it.
 const LINGER_MS: u64 = 30_000;
 
 /// Reads of what such a client sends before the others are looked after.
@@ -267,11 +270,11 @@ pub(crate) struct Loop {
     completions: Vec<(SlotId, Completion)>,
     /// Connections with something to do that no event will tell of.
     ready: VecDeque<u32>,
-    /// Connections whose last answer may not have been sent, and since when. (An entry of the table stands here once, and
-    /// stays when its connection is closed.)
+    /// Connections whose last answer may not have been sent, and since when. (An entry of the table stands
+    /// here once, and stays when its connection is closed.)
     held: VecDeque<(u32, u64)>,
-    /// Connections that may not be watched yet, in the order in which they came. (One may stand here that has been closed,
-    /// or twice, if another has taken its entry since.)
+    /// Connections that may not be watched yet, in the order in which they came. (One may stand here that has
+    /// been closed, or twice, if another has taken its entry since.)
     unwatched: Vec<u32>,
     /// For answers that wait for the next one.
     places: Places,
@@ -303,7 +306,8 @@ pub(crate) struct Loop {
     again: bool,
     /// The loop's doorbell has rung: the opener may have brought something.
     mail: bool,
-    /// When to try again to accept, after the system had no room for another connection; 0: not waiting for that.
+    /// When to try again to accept, after the system had no room for another connection; 0: not waiting for
+    /// that.
     accept_again_ms: u64,
 }
 
@@ -445,8 +449,8 @@ impl Loop {
         self.close_everything();
     }
 
-    /// Wakes another thread when calls have been unclaimed for a while and none has come back: those that were expected to
-    /// take them are in handlers that block.
+    /// Wakes another thread when calls have been unclaimed for a while and none has come back: those that
+    /// were expected to take them are in handlers that block.
     fn help_what_is_stuck(&mut self) {
         for doorway in &mut self.doorways.0 {
             for instance in &mut doorway.instances {
@@ -469,7 +473,8 @@ impl Loop {
         }
     }
 
-    /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the calls asks.
+    /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the
+    /// calls asks.
     fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
         if std::mem::take(&mut self.again) || !self.ready.is_empty() {
             return self.epoll.wait(events, Some(Duration::ZERO));
@@ -570,7 +575,8 @@ impl Loop {
         }
     }
 
-    /// Counts the present request's time, from its arrival to the last byte of its answer, by the loop's clock.
+    /// Counts the present request's time, from its arrival to the last byte of its answer, by the loop's
+    /// clock.
     fn note_time(&self, index: u32) {
         let took_ns = self.now_ns.saturating_sub(self.table[index].arrived_ns);
         self.stats.request_time.observe_alone(took_ns);
@@ -692,7 +698,8 @@ impl Loop {
                         self.turn_away(fd, has_place);
                         continue;
                     }
-                    // A proxy's connections are others': they are counted by the address that its header names.
+                    // A proxy's connections are others': they are counted by the address that its header
+                    // names.
                     let counted = match self.rules.proxied {
                         true => Ok(None),
                         false => self.count_address(peer, trusted),
@@ -764,8 +771,8 @@ impl Loop {
         }
     }
 
-    /// Whether one that may be closed for a newcomer has sent something, or has left, since the last events were taken: it is
-    /// readable then.
+    /// Whether one that may be closed for a newcomer has sent something, or has left, since the last events
+    /// were taken: it is readable then.
     fn has_news(&mut self, index: u32) -> bool {
         let waits = self.table.stands_in(index, List::Idle);
         let connection = &mut self.table[index];
@@ -773,8 +780,8 @@ impl Loop {
         waits && connection.readable
     }
 
-    /// Counts a connection of an address, unless it is that of a proxy which names its clients request by request: what it
-    /// may have is for the proxy to say. An error if the address has as many as it may.
+    /// Counts a connection of an address, unless it is that of a proxy which names its clients request by
+    /// request: what it may have is for the proxy to say. An error if the address has as many as it may.
     fn count_address(
         &mut self,
         peer: Option<SocketAddr>,
@@ -1033,7 +1040,8 @@ impl Loop {
             connection.state = State::Head;
             connection.unparsed = true;
             connection.arrived_ns = self.now_ns;
-            // In no list until it has been looked at, which is before the loop sleeps: it may be a whole request.
+            // In no list until it has been looked at, which is before the loop sleeps: it may be a whole
+            // request.
             self.table.unlink(index);
             self.note_arrival(index);
             self.queue(index);
@@ -1053,8 +1061,8 @@ impl Loop {
         }
     }
 
-    /// Closes such that the client can still read what it was sent: a close with unread bytes resets the connection,
-    /// and a reset may overtake the answer.
+    /// Closes such that the client can still read what it was sent: a close with unread bytes resets the
+    /// connection, and a reset may overtake the answer.
     fn close_politely(&mut self, index: u32) {
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
@@ -1158,11 +1166,12 @@ impl Loop {
     }
 }
 
-/// Room for so many, every page of which was written to: a queue that goes round would meet a new one now and then for
-/// as long as its memory lasts.
+/// Room for so many, every page of which was written to: a queue that goes round would meet a new one now and
+/// then for as long as its memory lasts.
 fn touched<T>(capacity: usize) -> Vec<T> {
     let mut room = Vec::with_capacity(capacity);
-    // Unless it were hidden, the compiler could ask for zeroes instead, which the system gives without a write.
+    // Unless it were hidden, the compiler could ask for zeroes instead, which the system gives without a
+    // write.
     std::hint::black_box(&mut room)
         .spare_capacity_mut()
         .fill_with(MaybeUninit::zeroed);

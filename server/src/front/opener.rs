@@ -1,9 +1,9 @@
 //! Opening doors for loops, which must not block: one ordinary thread for each door.
 //!
 //! A loop whose doorway has lost its instance asks; the thread tries the door's path at once and then every
-//! [`RETRY`], until there is a client, and puts that into the doorway's mailbox. It also frees the clients that loops have
-//! done with, because unmapping a channel takes its time. A door that does not answer, or whose path lies in a file system
-//! that does not, holds up its own thread and no other door.
+//! [`RETRY`], until there is a client, and puts that into the doorway's mailbox. It also frees the clients
+//! that loops have done with, because unmapping a channel takes its time. A door that does not answer, or
+//! whose path lies in a file system that does not, holds up its own thread and no other door.
 
 use super::doorway::{REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use crate::settings::FrontSettings;
@@ -317,7 +317,8 @@ impl Door {
     }
 }
 
-/// The flag of the application that gives a door more channels, and how many there are, if it refuses for want of them.
+/// The flag of the application that gives a door more channels, and how many there are, if it refuses for
+/// want of them.
 fn too_few(why: &Refusal) -> Option<(&'static str, u64)> {
     match *why {
         Refusal::Channels { max } => Some(("--door-channels", max)),
@@ -336,7 +337,8 @@ fn say_full(path: &Path, loops: usize, flag: &str, channels: u64) {
     );
 }
 
-/// Says of a door that was opened who serves it, unless that was said of this very door. `id` is of the one before.
+/// Says of a door that was opened who serves it, unless that was said of this very door. `id` is of the one
+/// before.
 fn say_open(path: &Path, client: &AsyncClient, id: &mut Option<u128>, away_since: Option<Instant>) {
     let Some(door) = client.door() else {
         return; // of this process
@@ -364,8 +366,8 @@ fn say_away(path: &Path, error: &OpenError) {
     }
 }
 
-/// The threads. They end when this is dropped, after the attempts that they are making; one whose attempt does not end is
-/// left to the end of the process.
+/// The threads. They end when this is dropped, after the attempts that they are making; one whose attempt
+/// does not end is left to the end of the process.
 #[derive(Debug)]
 pub(crate) struct Opener {
     threads: Vec<(Arc<Alarm>, JoinHandle<()>)>,

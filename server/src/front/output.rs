@@ -1,9 +1,9 @@
 //! An answer, or a part of one, on its way out: what it is made of, and sending it from where it lies.
 //!
-//! A reply slot of this process is ours once its call has ended, and is sent from where it lies. One of another process can
-//! still be written by it. So the fields of such a reply are checked in a private copy, and sent from that copy; should the
-//! client take only a part of them, the rest is copied again later and sent only if nothing has changed. The body means
-//! nothing to us, and is sent as it is at that moment.
+//! A reply slot of this process is ours once its call has ended, and is sent from where it lies. One of
+//! another process can still be written by it. So the fields of such a reply are checked in a private copy,
+//! and sent from that copy; should the client take only a part of them, the rest is copied again later and
+//! sent only if nothing has changed. The body means nothing to us, and is sent as it is at that moment.
 
 use crate::http::reply::{CHUNK_END, CHUNK_PREFIX_MAX, HEAD_MAX, LAST_CHUNK, chunk_prefix};
 use crate::net;
@@ -88,7 +88,8 @@ impl Output {
     }
 }
 
-/// Where a private copy of a reply's fields lies in the scratch, with room before it for what comes before it.
+/// Where a private copy of a reply's fields lies in the scratch, with room before it for what comes before
+/// it.
 const COPY_AT: usize = HEAD_MAX;
 
 /// Copies the fields of a reply into the scratch; `None` if they do not fit.
@@ -108,7 +109,8 @@ pub(super) fn copy_fields<'s>(
 }
 
 impl Output {
-    /// Whether it goes as a whole into so many bytes, and through a scratch of that size: nothing of it has been sent.
+    /// Whether it goes as a whole into so many bytes, and through a scratch of that size: nothing of it has
+    /// been sent.
     pub(super) fn fits(&self, room: usize, scratch: usize) -> bool {
         let total = self.total();
         self.sent == 0 && total <= room && COPY_AT + total <= scratch
@@ -141,16 +143,16 @@ impl Output {
         }
     }
 
-    /// Nothing of an answer from another process could be sent yet, and the scratch, which still has the fields that were
-    /// checked, is about to be used for others: what is sent later must be the same.
+    /// Nothing of an answer from another process could be sent yet, and the scratch, which still has the
+    /// fields that were checked, is about to be used for others: what is sent later must be the same.
     pub(super) fn put_off(&mut self, scratch: &[u8], keys: &RandomState) {
         let fields = COPY_AT..COPY_AT + self.fields.len();
         self.fields_seal
             .get_or_insert_with(|| keys.hash_one(&scratch[fields]));
     }
 
-    /// Sends from a slot of another process; `InvalidData` if its fields have changed since they were checked. The first
-    /// time the scratch still has the copy that was checked.
+    /// Sends from a slot of another process; `InvalidData` if its fields have changed since they were
+    /// checked. The first time the scratch still has the copy that was checked.
     fn send_remote(
         &mut self,
         way: Way<'_>,
@@ -186,7 +188,8 @@ impl Output {
             let fd = way.socket()?;
             let reply = client.reply_bytes(slot);
             assert!(body.end <= reply.len(), "checked with the frame");
-            // SAFETY: within the reply's bytes, which are mapped as long as the client lives; the other two are borrowed.
+            // SAFETY: within the reply's bytes, which are mapped as long as the client lives; the other two
+            // are borrowed.
             unsafe {
                 let body =
                     NonNull::slice_from_raw_parts(reply.cast::<u8>().add(body.start), body.len());

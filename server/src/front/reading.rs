@@ -61,8 +61,8 @@ fn receive(connection: &mut Connection, into: &mut [u8]) -> Received {
         match net::receive(connection.fd, into) {
             Ok(0) => return Received::End,
             Ok(len) => {
-                // A short read has emptied the socket, unless it stopped at an urgent byte or at the end of the stream,
-                // of which the kernel has told us already and will not tell us again.
+                // A short read has emptied the socket, unless it stopped at an urgent byte or at the end of
+                // the stream, of which the kernel has told us already and will not tell us again.
                 if len < into.len() && !connection.urgent && !connection.half_closed {
                     connection.readable = false;
                 }
@@ -249,8 +249,8 @@ impl Loop {
         }
     }
 
-    /// The client will send nothing more in the middle of a request: there is nothing to answer, but it may still be
-    /// taking earlier answers.
+    /// The client will send nothing more in the middle of a request: there is nothing to answer, but it may
+    /// still be taking earlier answers.
     fn cut_off(&mut self, index: u32) {
         match self.send_gathered(index, false) {
             Ok(false) => self.give_up_body(index, Refusal::new(400, "a request that breaks off")),
@@ -264,9 +264,9 @@ impl Loop {
         let (Some(buffer), len) = (connection.buffer, connection.buffered as usize) else {
             return;
         };
-        // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written while `bytes` is in
-        // use: what follows a request is moved to the start by `compact`, afterwards. A buffer that is given back
-        // meanwhile is written by its next owner at the earliest after this call.
+        // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written while
+        // `bytes` is in use: what follows a request is moved to the start by `compact`, afterwards. A buffer
+        // that is given back meanwhile is written by its next owner at the earliest after this call.
         let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
         let Some(used) = self.take_proxy_header(index, bytes, Source::Buffer) else {
             return;
@@ -300,8 +300,8 @@ impl Loop {
         connection.used = 0;
     }
 
-    /// Takes the header that a proxy sends first, if one is due: how many bytes it has. `None` if the rest of it has to come,
-    /// or the connection was closed because it is none.
+    /// Takes the header that a proxy sends first, if one is due: how many bytes it has. `None` if the rest of
+    /// it has to come, or the connection was closed because it is none.
     fn take_proxy_header(&mut self, index: u32, bytes: &[u8], source: Source) -> Option<usize> {
         if !self.table[index].wants_proxy {
             return Some(0);
@@ -342,7 +342,8 @@ impl Loop {
         }
     }
 
-    /// Where a request comes from: its connection's other end or, if that is a proxy that is believed, whom it names.
+    /// Where a request comes from: its connection's other end or, if that is a proxy that is believed, whom
+    /// it names.
     fn peer(&self, index: u32, head: &Head<'_, '_>) -> Option<SocketAddr> {
         match self.named_client(index, head) {
             Ok(peer) => peer,
@@ -376,8 +377,8 @@ impl Loop {
     }
 
     fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
-        // Few requests have more fields than this, and clearing a table for all that there may be costs as much as reading
-        // a short head.
+        // Few requests have more fields than this, and clearing a table for all that there may be costs as
+        // much as reading a short head.
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_OFTEN];
         let parsed = parse(bytes, &self.limits, &mut fields);
         if matches!(&parsed, Err(refusal) if refusal.status == 431) {
@@ -449,7 +450,8 @@ impl Loop {
             return;
         }
         self.table[index].state = State::Head;
-        // A wait for a slot may be behind it. From here on its client is waited for, and the next one is another.
+        // A wait for a slot may be behind it. From here on its client is waited for, and the next one is
+        // another.
         self.table[index].queue_due_ms = 0;
         if self.table[index].wanted > 0 {
             if !self.table.stands_in(index, List::SmallBody) {
@@ -608,8 +610,9 @@ impl Loop {
         self.answer(index, status, note);
     }
 
-    /// Whether the application is asked what to do about the present request before its body is there: some handler may take
-    /// that as it comes, and a client that waits to be asked for its body may be told something else.
+    /// Whether the application is asked what to do about the present request before its body is there: some
+    /// handler may take that as it comes, and a client that waits to be asked for its body may be told
+    /// something else.
     fn asks_first(&self, index: u32) -> bool {
         let connection = &self.table[index];
         !connection.body_first
@@ -705,7 +708,8 @@ impl Loop {
         self.ask_to_continue(index);
     }
 
-    /// The application, asked before the body was there, wants all of it first. From here on it is as if it had not been asked.
+    /// The application, asked before the body was there, wants all of it first. From here on it is as if it
+    /// had not been asked.
     pub(super) fn on_body_first(&mut self, index: u32, slot: SlotId) {
         let connection = &mut self.table[index];
         (connection.streamed, connection.early) = (false, false);
@@ -736,8 +740,8 @@ impl Loop {
         }
     }
 
-    /// Moves a request whose body fits a buffer of the pool out of its slot into one, if one is free: a body that trickles in
-    /// costs no slot.
+    /// Moves a request whose body fits a buffer of the pool out of its slot into one, if one is free: a body
+    /// that trickles in costs no slot.
     fn move_small_body(&mut self, index: u32) {
         let connection = &mut self.table[index];
         let (BodyRest::Length(left), Some(slot)) = (connection.body, connection.slot) else {
@@ -878,8 +882,8 @@ impl Loop {
         }
     }
 
-    /// One read. A body of known length goes straight into its slot; chunks go through the scratch. False when there is
-    /// nothing more to do for now.
+    /// One read. A body of known length goes straight into its slot; chunks go through the scratch. False
+    /// when there is nothing more to do for now.
     fn body_from_socket(&mut self, index: u32, slot: SlotId) -> bool {
         let connection = &mut self.table[index];
         if let BodyRest::Length(left) = &mut connection.body {
@@ -1016,8 +1020,8 @@ impl Loop {
         self.table.set_timer(index, List::Submitted, due);
     }
 
-    /// The call is with a handler: from here on only the deadline counts. It runs from the request's arrival to the
-    /// beginning of the answer; for what is streamed, from one piece to the next.
+    /// The call is with a handler: from here on only the deadline counts. It runs from the request's arrival
+    /// to the beginning of the answer; for what is streamed, from one piece to the next.
     pub(super) fn watch_deadline(&mut self, index: u32) {
         let connection = &self.table[index];
         let began = if connection.head_sent || connection.streamed {

@@ -1,7 +1,7 @@
 //! From a completed call to bytes on the wire.
 //!
-//! What lies in a reply slot was written by the application, perhaps in another process: it is an allegation until its
-//! frame has been decoded and its fields validated. Framing is the front end's alone.
+//! What lies in a reply slot was written by the application, perhaps in another process: it is an allegation
+//! until its frame has been decoded and its fields validated. Framing is the front end's alone.
 
 use super::Loop;
 use super::gathering::Outcome;
@@ -30,8 +30,8 @@ enum BadReply {
 }
 
 impl BadReply {
-    /// The status in its place: what cannot have come from the library that the application should be built on is no
-    /// reply at all.
+    /// The status in its place: what cannot have come from the library that the application should be built
+    /// on is no reply at all.
     fn status(&self, remote: bool) -> u16 {
         match self {
             BadReply::Frame(_) | BadReply::FieldsTooLarge if remote => 502,
@@ -40,8 +40,8 @@ impl BadReply {
     }
 }
 
-/// Whether the end of an answer may stay with the kernel until the next answer joins it: its client has sent more
-/// requests at once. One segment for several answers costs half of what one for each does.
+/// Whether the end of an answer may stay with the kernel until the next answer joins it: its client has sent
+/// more requests at once. One segment for several answers costs half of what one for each does.
 fn may_hold(connection: &Connection) -> bool {
     connection.last && connection.keep_alive && connection.buffer.is_some()
 }
@@ -116,8 +116,8 @@ impl Loop {
         }
     }
 
-    /// Whether a call that was submitted before its body has come back unrun, and is to come again with that. Only what was
-    /// asked is answered so.
+    /// Whether a call that was submitted before its body has come back unrun, and is to come again with that.
+    /// Only what was asked is answered so.
     fn wants_body_first(&self, index: u32, completion: Completion) -> bool {
         let connection = &self.table[index];
         completion.kind == Kind::Final
@@ -158,7 +158,8 @@ impl Loop {
 
     /// A reply, its first part, or a piece of it lies in the slot.
     fn on_reply(&mut self, index: u32, slot: SlotId, last: bool) {
-        // A handler that begins its answer and goes on may read the body later, when it is too late to ask for it.
+        // A handler that begins its answer and goes on may read the body later, when it is too late to ask
+        // for it.
         if !last && !self.ask_to_continue(index) {
             return;
         }
@@ -335,7 +336,8 @@ impl Loop {
         self.writer_is_stuck(index);
     }
 
-    /// An answer, or a part of one, is with the kernel, or was put aside to be sent with the next answer (`hold`).
+    /// An answer, or a part of one, is with the kernel, or was put aside to be sent with the next answer
+    /// (`hold`).
     fn answer_has_left(&mut self, index: u32, slot: SlotId, hold: bool) {
         let at = self.table[index].at;
         let body_sent = self.doorways[at].writing(slot).1.body_sent();
@@ -359,7 +361,8 @@ impl Loop {
         }
         connection.slot = None;
         self.doorways[connection.at].client_mut().release(slot);
-        // What the head has said, unless the handler has left some of the body: that would be taken for the next request.
+        // What the head has said, unless the handler has left some of the body: that would be taken for the
+        // next request.
         let keep_alive = connection.keep_alive && connection.body.is_empty();
         let is_short = connection.owed.is_some_and(|owed| owed > 0);
         self.note_time(index);
@@ -373,7 +376,8 @@ impl Loop {
             && (connection.watched || !net::has_unread(connection.fd))
             && net::not_taken(connection.fd) == 0
         {
-            // Nothing is unread, so that takes nothing away from the client; and nothing is left with the kernel.
+            // Nothing is unread, so that takes nothing away from the client; and nothing is left with the
+            // kernel.
             self.close(index);
         } else {
             self.close_politely(index);

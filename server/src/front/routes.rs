@@ -1,4 +1,5 @@
-//! Which doorway a request goes to: by the longest prefix of its path, and by its method where a route names one.
+//! Which doorway a request goes to: by the longest prefix of its path, and by its method where a route names
+//! one.
 //!
 //! A table is only read once it is made. Paths are matched as the application will see them: decoded,
 //! and with their dot segments resolved.
@@ -32,8 +33,8 @@ pub(crate) enum Match {
 #[derive(Debug)]
 pub(crate) struct RouteTable {
     routes: Box<[Route]>,
-    /// By route: the methods that are taken where it is the longest match. Answers refer to them, and each list is kept for ever,
-    /// once.
+    /// By route: the methods that are taken where it is the longest match. Answers refer to them, and each
+    /// list is kept for ever, once.
     allow: Box<[Option<&'static str>]>,
     only: Option<u16>,
 }
@@ -64,13 +65,14 @@ impl RouteTable {
         }])
     }
 
-    /// The doorway of every request, if it is the same for all: then it is known before a request has been read.
+    /// The doorway of every request, if it is the same for all: then it is known before a request has been
+    /// read.
     pub(crate) fn only(&self) -> Option<u16> {
         self.only
     }
 
-    /// The route of a request: of those that take its method the one with the longest prefix, and of two such the one that
-    /// names the method. A HEAD goes where the GET would go, unless a route names it.
+    /// The route of a request: of those that take its method the one with the longest prefix, and of two such
+    /// the one that names the method. A HEAD goes where the GET would go, unless a route names it.
     pub(crate) fn find(&self, method: &str, path: &[u8]) -> Match {
         let mut best: Option<((usize, u8), u16)> = None;
         let mut other: Option<(usize, Option<&'static str>)> = None;

@@ -1,7 +1,8 @@
-//! What loops may be given anew while they serve: routes, limits and times, for which no memory was set aside.
+//! What loops may be given anew while they serve: routes, limits and times, for which no memory was set
+//! aside.
 //!
-//! The main thread makes new rules whole and hands them to all loops at once. A loop takes them up between two turns; a
-//! timer that runs already keeps its time.
+//! The main thread makes new rules whole and hands them to all loops at once. A loop takes them up between
+//! two turns; a timer that runs already keeps its time.
 
 use super::{LINGER_SILENCE, Loop, RouteTable, Timeouts, pace_limit};
 use crate::pace::PaceLimit;

@@ -1,8 +1,9 @@
-//! Clients that are slow to send or to take, on purpose or not: how they are told from others, and who has to go.
+//! Clients that are slow to send or to take, on purpose or not: how they are told from others, and who has to
+//! go.
 //!
-//! A connection that waits for its client stands in a list by the time that the client has left (see [`Pace`]). Bytes make
-//! that time longer, and the list is not put in order again for each of them: when the timer strikes, it is looked whether
-//! it still means anything.
+//! A connection that waits for its client stands in a list by the time that the client has left (see
+//! [`Pace`]). Bytes make that time longer, and the list is not put in order again for each of them: when the
+//! timer strikes, it is looked whether it still means anything.
 //!
 //! [`Pace`]: crate::pace::Pace
 
@@ -12,14 +13,15 @@ use crate::http::{DateCache, refusals};
 use crate::net;
 use std::io;
 
-/// How long nobody may be served at a doorway, though requests wait, before slow clients have to go. Less than anybody
-/// notices, and more than the threads of a busy application are all busy at once.
+/// How long nobody may be served at a doorway, though requests wait, before slow clients have to go. Less
+/// than anybody notices, and more than the threads of a busy application are all busy at once.
 const PRESSED_MS: u64 = 20;
 
 /// How soon it is looked again, once somebody has to go.
 const AGAIN_MS: u64 = 10;
 
-/// How far behind a client must be to have to go for others: a client that is merely far away answers within that time.
+/// How far behind a client must be to have to go for others: a client that is merely far away answers within
+/// that time.
 const BEHIND_NS: u64 = 100_000_000;
 
 /// Clients that have to go before the others are looked after.
@@ -42,8 +44,8 @@ impl Loop {
 
     /// Gives a client what it has earned by taking some of its answer.
     ///
-    /// What counts is what its side of the connection has acknowledged: the socket has room again only when a good part of
-    /// its buffer is empty, which for a client that is just fast enough can be long.
+    /// What counts is what its side of the connection has acknowledged: the socket has room again only when a
+    /// good part of its buffer is empty, which for a client that is just fast enough can be long.
     fn credit_taker(&mut self, index: u32) {
         let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
         let connection = &mut self.table[index];
@@ -92,7 +94,8 @@ impl Loop {
         self.table[index].body_pace.earn(limit, bytes as u64, now);
     }
 
-    /// The timer of a body has struck: whether its client has no time left. If it has, the timer is set again.
+    /// The timer of a body has struck: whether its client has no time left. If it has, the timer is set
+    /// again.
     pub(super) fn sender_is_late(&mut self, index: u32, list: List) -> bool {
         let pace = self.table[index].body_pace;
         if pace.left_ns(self.now_ns) > 0 {
@@ -110,8 +113,8 @@ impl Loop {
         self.table.set_timer(index, List::Linger, due);
     }
 
-    /// The timer of such a client has struck: whether it has lingered for long enough. If not, the timer is set again. A drain
-    /// waits for nobody who only lingers.
+    /// The timer of such a client has struck: whether it has lingered for long enough. If not, the timer is
+    /// set again. A drain waits for nobody who only lingers.
     pub(super) fn has_lingered(&mut self, index: u32) -> bool {
         let connection = &self.table[index];
         let may_go_on = self.order < Order::Drain
@@ -136,8 +139,8 @@ impl Loop {
         true
     }
 
-    /// Closes on a client that has not taken what it was sent. A plain close would leave the kernel with its bytes, for as
-    /// long as the client pleases.
+    /// Closes on a client that has not taken what it was sent. A plain close would leave the kernel with its
+    /// bytes, for as long as the client pleases.
     pub(super) fn cut(&mut self, index: u32) {
         self.stats.slow_cut.bump();
         net::reset_at_close(self.table[index].fd);
@@ -198,7 +201,8 @@ impl Loop {
         }
     }
 
-    /// Of those who wait for the rest of a head or of a small body, the one that has sent the least for its time.
+    /// Of those who wait for the rest of a head or of a small body, the one that has sent the least for its
+    /// time.
     pub(super) fn slowest_partial(&self) -> Option<u32> {
         let both = [List::Header, List::SmallBody];
         let entries = both.into_iter().flat_map(|list| self.table.entries(list));
@@ -321,8 +325,8 @@ impl Loop {
         }
     }
 
-    /// What slow clients may hold at a doorway. Its slots are twice its buckets, unless it was set up otherwise, and all
-    /// loops share these: so this is half of the buckets.
+    /// What slow clients may hold at a doorway. Its slots are twice its buckets, unless it was set up
+    /// otherwise, and all loops share these: so this is half of the buckets.
     fn share_of_slow_clients(&self, doorway: u16) -> u32 {
         let Some(instance) = self.doorways[doorway].serving else {
             return u32::MAX;
@@ -336,8 +340,9 @@ impl Loop {
         self.table.len(List::Write(doorway)) + self.table.len(List::Body(doorway))
     }
 
-    /// Whether requests have waited at a doorway for so long, and nothing was answered meanwhile, that somebody has to go:
-    /// at once if slow clients have more than their share, else before those who wait are sent away.
+    /// Whether requests have waited at a doorway for so long, and nothing was answered meanwhile, that
+    /// somebody has to go: at once if slow clients have more than their share, else before those who wait are
+    /// sent away.
     fn is_pressed(&mut self, doorway: u16) -> bool {
         let held = self.held_by_waiters(doorway);
         let pressed = held > 0

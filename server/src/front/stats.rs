@@ -80,7 +80,8 @@ stats! {
     client_errors,
     /// Answers 500 and 502 to 599.
     server_errors,
-    /// Answers 501: the client has asked for what HTTP has and this server has not. Nothing is wrong with the server.
+    /// Answers 501: the client has asked for what HTTP has and this server has not. Nothing is wrong with the
+    /// server.
     not_implemented,
     /// Of the 400 to 499, those of our own: 413, the body is larger than may be.
     body_refused,
@@ -96,7 +97,8 @@ stats! {
     late,
     /// Unfinished heads answered 408 to make room for others.
     partial_evicted,
-    /// Connections closed because they did not begin with a PROXY header, or were not from a proxy that is trusted.
+    /// Connections closed because they did not begin with a PROXY header, or were not from a proxy that is
+    /// trusted.
     proxy_refused,
     /// Requests whose `Forwarded` or `X-Forwarded-For` made no sense and was ignored.
     forwarded_ignored,

@@ -1,5 +1,5 @@
-//! A loop with several doors, run on a thread, with real connections. The doors are of this process, but reached as those of
-//! other processes are: through the opener, and with replies that are not believed.
+//! A loop with several doors, run on a thread, with real connections. The doors are of this process, but
+//! reached as those of other processes are: through the opener, and with replies that are not believed.
 
 use super::*;
 use crate::net::ListenOptions;
@@ -113,7 +113,8 @@ fn instance_with(name: &'static str, slots: u32, request_size: usize) -> (Instan
     };
     let len = geometry.memory_len();
     let layout = std::alloc::Layout::from_size_align(len, 4096).expect("small");
-    // SAFETY: not zero bytes; fresh, zeroed, page-aligned, never freed, known to nobody else but the test that spoils it.
+    // SAFETY: not zero bytes; fresh, zeroed, page-aligned, never freed, known to nobody else but the test
+    // that spoils it.
     let (base, memory) = unsafe {
         let base = NonNull::new(std::alloc::alloc_zeroed(layout)).expect("memory");
         (base, ChannelMemory::new(base, len))
@@ -340,7 +341,8 @@ impl Front {
         stream
     }
 
-    /// The present instance of door 0 says that it takes no body as it comes. Until then requests go there before their bodies.
+    /// The present instance of door 0 says that it takes no body as it comes. Until then requests go there
+    /// before their bodies.
     fn learn_that_bodies_come_first(&self) {
         let mut stream = self.connect();
         let head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
@@ -582,7 +584,8 @@ fn answers_to_requests_that_came_together_leave_in_their_order() {
     }
 }
 
-/// Answers that have to wait for their client, with others made meanwhile, are still the ones that were checked.
+/// Answers that have to wait for their client, with others made meanwhile, are still the ones that were
+/// checked.
 #[test]
 fn answers_that_wait_are_not_mixed_up() {
     let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
@@ -612,13 +615,15 @@ fn answers_that_wait_are_not_mixed_up() {
     }
 }
 
-/// What was put aside finds no room in the socket when its time has come, and room while the next handler still runs.
+/// What was put aside finds no room in the socket when its time has come, and room while the next handler
+/// still runs.
 #[test]
 fn answers_that_were_put_aside_do_not_wait_for_a_handler_that_takes_long() {
     let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
     let a = front.serve(0, "a", 4);
     let ask = |path| format!("GET /a/{path} HTTP/1.1\r\nHost: a\r\n\r\n");
-    // What the two sockets have room for is not known, so one number of answers or another fills them just so.
+    // What the two sockets have room for is not known, so one number of answers or another fills them just
+    // so.
     for count in (0..1500).step_by(20) {
         let mut stream = front.connect();
         let text = ask("x").repeat(count) + &ask("hold");
@@ -862,7 +867,8 @@ fn narrow(front: &Front, target: &str) -> TcpStream {
         panic!("it listens on 127.0.0.1");
     };
     let bytes: libc::c_int = 2048;
-    // SAFETY: the option's value is an int, the address one of IPv4; the new descriptor is owned by nobody else.
+    // SAFETY: the option's value is an int, the address one of IPv4; the new descriptor is owned by nobody
+    // else.
     let mut stream = unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
         assert!(fd >= 0);
@@ -911,7 +917,8 @@ fn fields_that_are_changed_while_they_are_sent_are_not_sent() {
     stream.read_exact(&mut [0; 1]).expect("the first byte");
     // The sockets hold less than the fields, so the last of them cannot have been sent yet.
     let (base, len) = a.memory;
-    // SAFETY: memory of this test that nobody writes just now; that the loop copies it meanwhile is what is tested.
+    // SAFETY: memory of this test that nobody writes just now; that the loop copies it meanwhile is what is
+    // tested.
     let changed = unsafe {
         let bytes = std::slice::from_raw_parts(base as *const u8, len);
         let last = bytes.windows(6).position(|window| window == b"X-0249");
@@ -930,8 +937,8 @@ fn fields_that_are_changed_while_they_are_sent_are_not_sent() {
     eventually("the slot is free again", || front.get("/").ends_with('a'));
 }
 
-/// Another process with a door: this test binary, run again for one test, which sees by the environment that it is that
-/// process. It says on its standard output when it takes up a call.
+/// Another process with a door: this test binary, run again for one test, which sees by the environment that
+/// it is that process. It says on its standard output when it takes up a call.
 struct Process {
     child: std::process::Child,
     lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
@@ -1211,7 +1218,8 @@ fn calls_of_instances_that_left_keep_the_next_one_out_for_a_while_only() {
     assert_answer(&rest(held), 200, "b");
 }
 
-/// Of three slots two are in use at once. When all three are lost there is none until the application is replaced.
+/// Of three slots two are in use at once. When all three are lost there is none until the application is
+/// replaced.
 #[test]
 fn a_loop_whose_slots_are_all_lost_says_so_and_begins_anew_with_the_next_instance() {
     let directory = Directory::new("lost");

@@ -8,8 +8,8 @@ use transom_doors::Withdraw;
 impl Loop {
     pub(super) fn expire_timers(&mut self) {
         let now = self.now_ms;
-        // A silent client gets a silent close: it has asked for nothing. What it has not taken by now goes with it, else the
-        // kernel would keep that for as long as it pleases.
+        // A silent client gets a silent close: it has asked for nothing. What it has not taken by now goes
+        // with it, else the kernel would keep that for as long as it pleases.
         while let Some(index) = self.table.expired(List::Idle, now) {
             self.close_silently(index);
         }
@@ -65,7 +65,8 @@ impl Loop {
         self.close(index);
     }
 
-    /// The call has been in its slot for the queue timeout: taken back if no thread has claimed it, else it goes on.
+    /// The call has been in its slot for the queue timeout: taken back if no thread has claimed it, else it
+    /// goes on.
     fn queue_timed_out(&mut self, index: u32) {
         if self.is_late(index) {
             self.give_up(index, 504);

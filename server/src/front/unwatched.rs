@@ -1,14 +1,15 @@
 //! New connections that the kernel has not been asked to watch yet.
 //!
-//! A connection's first request is often there when it is accepted, and is often its last. An entry in the epoll set
-//! would then be made and thrown away for nothing. So a new connection is read at once, and enters the set only when its
-//! client has to be waited for, or when its call takes longer than [`UNWATCHED_NS`]. Nothing is missed: an entry that is
-//! made late is reported at once for all that has happened before.
+//! A connection's first request is often there when it is accepted, and is often its last. An entry in the
+//! epoll set would then be made and thrown away for nothing. So a new connection is read at once, and enters
+//! the set only when its client has to be waited for, or when its call takes longer than [`UNWATCHED_NS`].
+//! Nothing is missed: an entry that is made late is reported at once for all that has happened before.
 
 use super::Loop;
 use crate::connection::State;
 
-/// How long a call may take before its connection is watched: so much later may a loop learn that its client has gone.
+/// How long a call may take before its connection is watched: so much later may a loop learn that its client
+/// has gone.
 pub(super) const UNWATCHED_NS: u64 = 1_000_000;
 
 /// The most connections that are not watched.

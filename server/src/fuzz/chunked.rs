@@ -1,9 +1,11 @@
-//! A chunked body: decoded to the same bytes, or refused, in whatever pieces it comes and whatever room there is for it.
+//! A chunked body: decoded to the same bytes, or refused, in whatever pieces it comes and whatever room there
+//! is for it.
 
 use super::reference_chunked::{Reading, read};
 use crate::http::{ChunkDecoder, Refusal};
 
-/// Checks a chunked body: the rest of the bytes, of which the first two say how it is cut and what it may weigh.
+/// Checks a chunked body: the rest of the bytes, of which the first two say how it is cut and what it may
+/// weigh.
 ///
 /// # Panics
 /// If the decoder does not do with it what it should.

@@ -1,4 +1,5 @@
-//! A head's verdict: the same however it arrives, the one that a slow reader gives, and never more than httparse takes.
+//! A head's verdict: the same however it arrives, the one that a slow reader gives, and never more than
+//! httparse takes.
 
 use super::reference_head::{Body, Limits, Parts, Reading, read};
 use crate::http::{BodyFraming, HeadLimits, Parsed, Refusal, TargetForm, decode_path, parse};
@@ -107,7 +108,8 @@ fn check_prefixes(bytes: &[u8], limits: &HeadLimits, whole: &Verdict) {
     }
 }
 
-/// What httparse makes of bytes that we accept. It knows 1.0 and 1.1 only, so other minor versions are put to it as 1.1.
+/// What httparse makes of bytes that we accept. It knows 1.0 and 1.1 only, so other minor versions are put to
+/// it as 1.1.
 fn check_against_httparse(bytes: &[u8], limits: &HeadLimits) {
     let mut fields = [httparse::EMPTY_HEADER; 100];
     let Ok(Parsed::Complete(head)) = parse(bytes, limits, &mut fields) else {

@@ -1,7 +1,8 @@
-//! A head, read a second time: slowly, from the rules in `docs/http.md` and nothing else, with no code of `crate::http`.
+//! A head, read a second time: slowly, from the rules in `docs/http.md` and nothing else, with no code of
+//! `crate::http`.
 //!
-//! It waits for the whole head, looks at every rule, and collects the status of each one that is broken. The parser may answer
-//! any of them, as it answers the first that it meets.
+//! It waits for the whole head, looks at every rule, and collects the status of each one that is broken. The
+//! parser may answer any of them, as it answers the first that it meets.
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -61,7 +62,8 @@ pub(super) fn read(bytes: &[u8], limits: Limits) -> Reading {
         } else {
             431
         });
-        // What lies beyond the limit is never looked at, so any rule may be the first that is broken, or none.
+        // What lies beyond the limit is never looked at, so any rule may be the first that is broken, or
+        // none.
     }
     let line = request_line(lines.request_line, limits, &mut broken);
     let fields = fields(&lines.fields, limits, &mut broken);

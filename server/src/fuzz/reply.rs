@@ -1,4 +1,5 @@
-//! A reply out of a slot that a hostile application wrote: refused, or one answer that a client reads as it is meant.
+//! A reply out of a slot that a hostile application wrote: refused, or one answer that a client reads as it
+//! is meant.
 
 use crate::http::date::DateCache;
 use crate::http::framing::framing;

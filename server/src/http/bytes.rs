@@ -73,7 +73,8 @@ pub(super) const fn is_value(byte: u8) -> bool {
 
 /// How many bytes at the beginning may stand in a field value.
 pub(super) fn value_len(bytes: &[u8]) -> usize {
-    // Eight at a time while none of them is a control byte or DEL: a tab, which may stand there, is looked at closer.
+    // Eight at a time while none of them is a control byte or DEL: a tab, which may stand there, is looked at
+    // closer.
     let (chunks, _) = bytes.as_chunks::<8>();
     let plain = chunks.iter().take_while(|chunk| is_plain(**chunk)).count() * 8;
     let rest = &bytes[plain..];
@@ -85,7 +86,8 @@ pub(super) fn value_len(bytes: &[u8]) -> usize {
 const fn is_plain(chunk: [u8; 8]) -> bool {
     const ONES: u64 = u64::MAX / 0xff;
     let bytes = u64::from_ne_bytes(chunk);
-    // The highest bit of a byte is set where the byte is below (a borrow may set it above a byte for which that is so).
+    // The highest bit of a byte is set where the byte is below (a borrow may set it above a byte for which
+    // that is so).
     let controls = bytes.wrapping_sub(ONES * 0x20) & !bytes;
     let del = bytes ^ (ONES * 0x7f);
     let dels = del.wrapping_sub(ONES) & !del;

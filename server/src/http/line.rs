@@ -66,8 +66,8 @@ pub(super) fn parse<'b>(
     }))
 }
 
-/// Whether the request at the start of `bytes` is a HEAD, as far as can be seen, whatever else is wrong with it: then no answer
-/// to it has a body.
+/// Whether the request at the start of `bytes` is a HEAD, as far as can be seen, whatever else is wrong with
+/// it: then no answer to it has a body.
 pub(crate) fn begins_with_head(bytes: &[u8]) -> bool {
     let mut line = bytes;
     while let [b'\r', b'\n', rest @ ..] = line {

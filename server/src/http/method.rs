@@ -27,8 +27,8 @@ pub enum Method {
     Patch,
     /// `OPTIONS`
     Options,
-    /// Any other token: an application may know it. If not it gets a 501, and the connection ends: what such a method does to the
-    /// framing of its request is not known.
+    /// Any other token: an application may know it. If not it gets a 501, and the connection ends: what such
+    /// a method does to the framing of its request is not known.
     Other,
 }
 

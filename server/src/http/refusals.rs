@@ -24,7 +24,8 @@ pub enum Note {
     AllowAll,
     /// `Allow: GET, HEAD`, on the 405 of a resource of the front end itself, such as its metrics.
     AllowReading,
-    /// `Allow` with these methods, at most 256 bytes of them, on the 405 of a path that has routes for other methods.
+    /// `Allow` with these methods, at most 256 bytes of them, on the 405 of a path that has routes for other
+    /// methods.
     Allow(&'static str),
 }
 

@@ -53,8 +53,8 @@ impl Batch {
         self.begins_within = false;
     }
 
-    /// After `written` bytes the sink takes no more: of the line that is cut there the rest is kept, to be written before
-    /// anything else, and the lines behind it are given up. How many these are.
+    /// After `written` bytes the sink takes no more: of the line that is cut there the rest is kept, to be
+    /// written before anything else, and the lines behind it are given up. How many these are.
     pub(crate) fn keep_cut_line(&mut self, written: usize) -> u64 {
         let end = written + self.rest_of_line(written);
         let lost = newlines(&self.bytes[end..self.len]);

@@ -1,8 +1,9 @@
 //! Lines for programs: `{"time":"…","level":"INFO","target":"…","message":"…","field":value}`.
 //!
-//! Every line is valid JSON, also one that was cut: a string that did not fit ends with "…", members after it are left out,
-//! and the line says `"truncated":true`. Numbers and booleans stand unquoted. A field that is named like one of our own
-//! members gets an underscore: duplicate names are legal JSON, but no two readers agree on what they mean.
+//! Every line is valid JSON, also one that was cut: a string that did not fit ends with "…", members after it
+//! are left out, and the line says `"truncated":true`. Numbers and booleans stand unquoted. A field that is
+//! named like one of our own members gets an underscore: duplicate names are legal JSON, but no two readers
+//! agree on what they mean.
 
 use super::batch::Batch;
 use super::record::{Line, TARGET_BYTES, TEXT_BYTES, name_of, write_error};
@@ -26,7 +27,8 @@ impl Members<'_> {
         if self.text.is_cut() {
             return self.text.cut_back_to(before);
         }
-        // An error is a cut, which the text marks itself, or the value's own, which has nobody else to be told.
+        // An error is a cut, which the text marks itself, or the value's own, which has nobody else to be
+        // told.
         let _ = write(&mut Escaped {
             text: self.text,
             escape: Escape::Quoted,

@@ -1,14 +1,15 @@
 //! Logs: what `tracing`'s macros say, as lines on stderr, written by one thread.
 //!
-//! Why not `tracing-subscriber`: it formats into fresh memory, and takes a lock to write. Here a thread that logs may be a
-//! loop, which must not wait; a door server thread, whose allocator is a bucket that is full; or one that stands on its
-//! signal stack after a stack overflow. So an event is written into a record of 1 KiB on the stack, pushed into a bounded
-//! queue, and forgotten; a full queue drops it and counts. All memory is there from the start:
-//! [`memory_bytes`] says how much.
+//! Why not `tracing-subscriber`: it formats into fresh memory, and takes a lock to write. Here a thread that
+//! logs may be a loop, which must not wait; a door server thread, whose allocator is a bucket that is full;
+//! or one that stands on its signal stack after a stack overflow. So an event is written into a record of 1
+//! KiB on the stack, pushed into a bounded queue, and forgotten; a full queue drops it and counts. All memory
+//! is there from the start: [`memory_bytes`] says how much.
 //!
-//! Applications use `tracing::info!(route = %route, bytes, "a request was served")` or the macros of the crate `log`, and
-//! know nothing of this. Spans are accepted and ignored. An application that has installed a subscriber for `tracing` or a
-//! logger for `log` before it serves, or in its warm-up, keeps it for its own lines; the server's lines always come here.
+//! Applications use `tracing::info!(route = %route, bytes, "a request was served")` or the macros of the
+//! crate `log`, and know nothing of this. Spans are accepted and ignored. An application that has installed a
+//! subscriber for `tracing` or a logger for `log` before it serves, or in its warm-up, keeps it for its own
+//! lines; the server's lines always come here.
 //!
 //! Knows nothing of requests, buckets or metrics.
 
@@ -39,7 +40,8 @@ pub(crate) use queue::{Queue, Record as QueueRecord};
 pub(crate) use time::{common, now_ms, rfc3339};
 pub(crate) use writer::{STACK_BYTES, block_signals};
 
-/// Records that the queue holds unless told otherwise: 1 MiB, and as many lines as a burst may have within a millisecond.
+/// Records that the queue holds unless told otherwise: 1 MiB, and as many lines as a burst may have within a
+/// millisecond.
 pub const QUEUE_DEFAULT: usize = 1024;
 
 /// The longest queue: 1 GiB of records is a mistake, not a wish.
@@ -51,7 +53,8 @@ pub enum LogFormat {
     /// Human if stderr is a terminal, else JSON.
     #[default]
     Auto,
-    /// `2026-11-21T10:25:00.123Z  INFO message field=value`, with the level coloured on a terminal (unless `NO_COLOR` is set).
+    /// `2026-11-21T10:25:00.123Z  INFO message field=value`, with the level coloured on a terminal (unless
+    /// `NO_COLOR` is set).
     Human,
     /// One JSON object per line: `time`, `level`, `target`, `message`, and the event's fields.
     Json,
@@ -94,7 +97,8 @@ pub enum LogError {
     Thread(io::Error),
 }
 
-/// Bytes that a log with a queue of `queue` records takes for good: the queue, the writer's buffer and its stack.
+/// Bytes that a log with a queue of `queue` records takes for good: the queue, the writer's buffer and its
+/// stack.
 pub const fn memory_bytes(queue: usize) -> usize {
     /// The queue's own fields, the handle, and the thread's guard page.
     const FIXED_BYTES: usize = 8 * 1024;
@@ -105,12 +109,12 @@ pub const fn memory_bytes(queue: usize) -> usize {
         + FIXED_BYTES
 }
 
-/// Makes the server's own events lines on stderr, from now until [`LogHandle::shutdown`], and those of this thread until
-/// [`Pending::claim`].
+/// Makes the server's own events lines on stderr, from now until [`LogHandle::shutdown`], and those of this
+/// thread until [`Pending::claim`].
 ///
-/// Call it once, before the first request and before anything is sealed: it allocates, and starts a thread, which blocks
-/// all signals for itself. It writes to a duplicate of descriptor 2 without the standard library's lock, so that a thread
-/// which is parked for ever inside `eprintln!` cannot silence the log.
+/// Call it once, before the first request and before anything is sealed: it allocates, and starts a thread,
+/// which blocks all signals for itself. It writes to a duplicate of descriptor 2 without the standard
+/// library's lock, so that a thread which is parked for ever inside `eprintln!` cannot silence the log.
 ///
 /// # Errors
 /// See [`LogError`]. If there is one, nothing was installed.
@@ -136,8 +140,8 @@ pub fn install(options: LogOptions) -> Result<(LogHandle, Pending), LogError> {
     Ok((handle, pending))
 }
 
-/// A log that takes the server's own lines. Whether it also takes the application's is decided once the application has
-/// had the time to install something of its own.
+/// A log that takes the server's own lines. Whether it also takes the application's is decided once the
+/// application has had the time to install something of its own.
 pub struct Pending {
     of_this_thread: DefaultGuard,
     dispatch: Dispatch,
@@ -289,14 +293,14 @@ impl LogHandle {
         self.queue.dropped()
     }
 
-    /// Waits until every line logged before this call has been written, or counted as dropped; false if `deadline` came first.
-    /// Not for signal handlers: it takes a lock.
+    /// Waits until every line logged before this call has been written, or counted as dropped; false if
+    /// `deadline` came first. Not for signal handlers: it takes a lock.
     pub fn flush(&self, deadline: Instant) -> bool {
         self.queue.flush(deadline)
     }
 
-    /// Writes what was logged, and ends the log: lines after that are dropped. False if `deadline` came first, because
-    /// nobody reads stderr, for example.
+    /// Writes what was logged, and ends the log: lines after that are dropped. False if `deadline` came
+    /// first, because nobody reads stderr, for example.
     pub fn shutdown(&self, deadline: Instant) -> bool {
         self.queue.close();
         self.queue.wait_finished(deadline)
@@ -317,8 +321,8 @@ impl LogHandle {
     }
 }
 
-/// Takes `tracing` events to the writer thread: without allocating, waiting, or locking, on any thread, and in signal
-/// handlers. Needs 5 KiB of stack, and what the fields' own `Display` and `Debug` need.
+/// Takes `tracing` events to the writer thread: without allocating, waiting, or locking, on any thread, and
+/// in signal handlers. Needs 5 KiB of stack, and what the fields' own `Display` and `Debug` need.
 pub struct LogSubscriber {
     queue: Arc<Queue<Record>>,
     level: Arc<Chosen>,

@@ -1,12 +1,14 @@
-//! Between the threads that log and the one that writes: a bounded queue, and the rule by which the writer is woken.
+//! Between the threads that log and the one that writes: a bounded queue, and the rule by which the writer is
+//! woken.
 //!
-//! A thread that logs takes no lock and never waits for the writer: it hands over a record, or counts it as dropped. The
-//! records were all there from the start. They go around: from the free ones to the thread that fills one, to the writer,
-//! and back; so what passes through the queues is a pointer, and a hand-over needs little stack.
+//! A thread that logs takes no lock and never waits for the writer: it hands over a record, or counts it as
+//! dropped. The records were all there from the start. They go around: from the free ones to the thread that
+//! fills one, to the writer, and back; so what passes through the queues is a pointer, and a hand-over needs
+//! little stack.
 //!
-//! Only a writer that sleeps is rung. No wake-up is lost because both sides publish before they look: the thread pushes, then reads the
-//! writer's state; the writer states that it sleeps, then looks at the queue once more (Dekker's rule, with a sequentially
-//! consistent fence between the two steps on either side).
+//! Only a writer that sleeps is rung. No wake-up is lost because both sides publish before they look: the
+//! thread pushes, then reads the writer's state; the writer states that it sleeps, then looks at the queue
+//! once more (Dekker's rule, with a sequentially consistent fence between the two steps on either side).
 
 use crossbeam_queue::ArrayQueue;
 use std::hint::black_box;
@@ -23,8 +25,8 @@ const NAPPING: u8 = 1;
 /// The writer sleeps until it is rung.
 const ASLEEP: u8 = 2;
 
-/// How long lines gather after others were written. Under load this makes one `write(2)` and no ring at all out of what
-/// would be hundreds of each; a line after silence goes out at once.
+/// How long lines gather after others were written. Under load this makes one `write(2)` and no ring at all
+/// out of what would be hundreds of each; a line after silence goes out at once.
 const NAP: Duration = Duration::from_millis(1);
 
 /// More than a hand-over and a ring need of the stack: half as much in a debug build; see [`Queue::submit`].
@@ -108,11 +110,12 @@ impl<R: Record> Queue<R> {
         self.writer.set(writer).expect("a queue has one writer");
     }
 
-    /// Hands `record` to the writer, or counts it as dropped and returns false. Safe to call in a signal handler: atomics, and at most one
-    /// futex call.
+    /// Hands `record` to the writer, or counts it as dropped and returns false. Safe to call in a signal
+    /// handler: atomics, and at most one futex call.
     ///
-    /// A thread that ran out of stack in the middle would leave a place in the queue taken and never filled, and the
-    /// writer waiting for it. So the stack for it is touched first: it overflows here, where nothing is half done, or not.
+    /// A thread that ran out of stack in the middle would leave a place in the queue taken and never filled,
+    /// and the writer waiting for it. So the stack for it is touched first: it overflows here, where nothing
+    /// is half done, or not.
     #[inline(never)]
     pub(crate) fn submit(&self, record: &R) -> bool {
         probe_stack();
@@ -158,7 +161,8 @@ impl<R: Record> Queue<R> {
         self.ring();
     }
 
-    /// Waits until what is in the queue now has been written. False if that took longer than until `deadline`.
+    /// Waits until what is in the queue now has been written. False if that took longer than until
+    /// `deadline`.
     pub(crate) fn flush(&self, deadline: Instant) -> bool {
         let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         self.ring();
@@ -209,7 +213,8 @@ impl<R: Record> Queue<R> {
 
 /// The writer's side: called by the writer thread only.
 impl<R: Record> Queue<R> {
-    /// Starts a round: what was in the queue when a flush or the end was asked for is among the records of this round.
+    /// Starts a round: what was in the queue when a flush or the end was asked for is among the records of
+    /// this round.
     pub(crate) fn begin_round(&self) -> Round {
         let closing = self.closed.load(Ordering::SeqCst);
         Round {
@@ -218,8 +223,8 @@ impl<R: Record> Queue<R> {
         }
     }
 
-    /// Gives the records of one round to `write`, and says how many there were: no more than the queue holds, so that a
-    /// round ends even if the queue never is empty.
+    /// Gives the records of one round to `write`, and says how many there were: no more than the queue holds,
+    /// so that a round ends even if the queue never is empty.
     pub(crate) fn drain(&self, mut write: impl FnMut(&R)) -> usize {
         for drained in 0..self.ready.capacity() {
             let Some(record) = self.ready.pop() else {
@@ -241,7 +246,8 @@ impl<R: Record> Queue<R> {
         }
     }
 
-    /// The last word of the writer. Records that slipped in while the queue was closed are not written any more.
+    /// The last word of the writer. Records that slipped in while the queue was closed are not written any
+    /// more.
     pub(crate) fn finish(&self) {
         self.count_dropped(self.ready.len() as u64);
         self.progress().finished = true;
@@ -255,8 +261,8 @@ impl<R: Record> Queue<R> {
         self.state.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// Sleeps until there is something to do that `round` did not see; `reported` is the number of dropped lines that
-    /// have been reported. May return early.
+    /// Sleeps until there is something to do that `round` did not see; `reported` is the number of dropped
+    /// lines that have been reported. May return early.
     pub(crate) fn sleep(&self, round: Round, reported: u64) {
         self.state.store(ASLEEP, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -272,7 +278,8 @@ impl<R: Record> Queue<R> {
     }
 }
 
-/// Touches the stack [`SUBMIT_STACK_BYTES`] further down: less than a guard page, so that none is stepped over.
+/// Touches the stack [`SUBMIT_STACK_BYTES`] further down: less than a guard page, so that none is stepped
+/// over.
 #[inline(never)]
 fn probe_stack() {
     const { assert!(SUBMIT_STACK_BYTES < 4096) };

@@ -1,7 +1,7 @@
 //! One event as a record of fixed size, and one line as the formats see it.
 //!
-//! The thread that logs writes the event's message and fields into the record, because it alone can still see them.
-//! Time, level and target are put in front by the writer thread, which has the time for it.
+//! The thread that logs writes the event's message and fields into the record, because it alone can still see
+//! them. Time, level and target are put in front by the writer thread, which has the time for it.
 
 use super::batch::Batch;
 use super::text::{Escape, Escaped, Text};
@@ -49,8 +49,8 @@ impl Record {
 
     /// Makes a blank record the record of `event`.
     ///
-    /// Runs the `Debug` and `Display` code of the event's fields, which may panic, log, or outgrow the thread's bucket:
-    /// nothing is held while it runs.
+    /// Runs the `Debug` and `Display` code of the event's fields, which may panic, log, or outgrow the
+    /// thread's bucket: nothing is held while it runs.
     pub(super) fn fill(&mut self, event: &Event<'_>, style: Style) {
         let text = &mut self.text;
         match style {

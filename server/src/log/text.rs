@@ -1,8 +1,9 @@
 //! A line of text of fixed size, and the escaping that makes any bytes fit to stand in one.
 //!
-//! An event may be logged where nothing can be allocated: on a bucket that is exhausted, or on the signal stack after a
-//! stack overflow. So its text goes into an array on the stack. What does not fit is cut, and says so with "…"; a few
-//! bytes are kept aside for that mark, so that a cut line still ends the way its format wants.
+//! An event may be logged where nothing can be allocated: on a bucket that is exhausted, or on the signal
+//! stack after a stack overflow. So its text goes into an array on the stack. What does not fit is cut, and
+//! says so with "…"; a few bytes are kept aside for that mark, so that a cut line still ends the way its
+//! format wants.
 //!
 //! Knows nothing of events, levels or formats.
 
@@ -76,7 +77,8 @@ impl<const N: usize> Text<N> {
         }
     }
 
-    /// Appends "…" if the text was cut, and then `end`, for which there is always room once: at most one byte.
+    /// Appends "…" if the text was cut, and then `end`, for which there is always room once: at most one
+    /// byte.
     pub(super) fn push_closing(&mut self, end: &str) {
         debug_assert!(end.len() <= CLOSING_BYTES - ELLIPSIS.len());
         if self.cut {
@@ -116,7 +118,8 @@ pub(super) enum Escape {
     Quoted,
 }
 
-/// Writes into a [`Text`] with the escapes of a JSON string, and stops its source at the first character left out.
+/// Writes into a [`Text`] with the escapes of a JSON string, and stops its source at the first character left
+/// out.
 pub(super) struct Escaped<'a, const N: usize> {
     pub(super) text: &'a mut Text<N>,
     pub(super) escape: Escape,

@@ -7,7 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// 9999-12-31T23:59:59.999Z: RFC 3339 has no more than four digits for the year.
 const LAST_MS: u64 = 253_402_300_799_999;
 
-/// Milliseconds since 1970; 0 on a machine whose clock has not been set. Reads the clock without a lock or an allocation.
+/// Milliseconds since 1970; 0 on a machine whose clock has not been set. Reads the clock without a lock or an
+/// allocation.
 pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -52,8 +53,8 @@ pub(crate) fn common(unix_ms: u64) -> [u8; 26] {
 
 /// Year, month and day of the day that many days after 1970-01-01.
 ///
-/// Howard Hinnant's algorithm (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>), without the years
-/// before 1970. Its year starts in March, so that the leap day is the last one.
+/// Howard Hinnant's algorithm (<https://howardhinnant.github.io/date_algorithms.html#civil_from_days>),
+/// without the years before 1970. Its year starts in March, so that the leap day is the last one.
 fn civil_from_days(days: u64) -> (u64, u64, u64) {
     const DAYS_FROM_MARCH_OF_YEAR_0_TO_1970: u64 = 719_468;
     const DAYS_IN_400_YEARS: u64 = 146_097;

@@ -1,4 +1,5 @@
-//! The writer thread: takes records from the queue, and puts them on a descriptor, many lines with one `write(2)`.
+//! The writer thread: takes records from the queue, and puts them on a descriptor, many lines with one
+//! `write(2)`.
 //!
 //! It alone may wait for a slow disk or a full pipe. It allocates nothing once it runs.
 
@@ -80,7 +81,8 @@ impl Writer {
         }
     }
 
-    /// Writes the batch. Lines that could not be written are counted as dropped, but not reported: there is nowhere to.
+    /// Writes the batch. Lines that could not be written are counted as dropped, but not reported: there is
+    /// nowhere to.
     fn write_batch(&mut self) {
         match write_all(&self.sink, self.batch.as_bytes()) {
             Ok(()) => self.batch.clear(),
@@ -130,8 +132,8 @@ fn wait_writable(sink: &File) -> io::Result<()> {
 
 /// Keeps signals for the threads that expect them.
 pub(crate) fn block_signals() {
-    // SAFETY: a zeroed sigset_t is valid memory for `sigfillset` to initialise, and `pthread_sigmask` reads it and changes
-    // only the calling thread's mask. Neither can fail with these arguments.
+    // SAFETY: a zeroed sigset_t is valid memory for `sigfillset` to initialise, and `pthread_sigmask` reads
+    // it and changes only the calling thread's mask. Neither can fail with these arguments.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);

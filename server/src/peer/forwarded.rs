@@ -1,8 +1,10 @@
-//! `Forwarded` (RFC 7239) and `X-Forwarded-For`: fields to which each proxy on the way appends whom it has the request from.
+//! `Forwarded` (RFC 7239) and `X-Forwarded-For`: fields to which each proxy on the way appends whom it has
+//! the request from.
 //!
-//! What the last proxy has written stands at the right end; whatever stands further left was there when it got the request,
-//! and a client can write anything. So the elements are read from the right, as long as those who wrote them are trusted:
-//! the rightmost address that is not a trusted proxy's is the client's. Nothing to the left of it is looked at.
+//! What the last proxy has written stands at the right end; whatever stands further left was there when it
+//! got the request, and a client can write anything. So the elements are read from the right, as long as
+//! those who wrote them are trusted: the rightmost address that is not a trusted proxy's is the client's.
+//! Nothing to the left of it is looked at.
 
 use super::proxy::port;
 use super::{Client, Malformed, Trusted, is_trusted};
@@ -15,8 +17,8 @@ pub(crate) enum Field {
     XForwardedFor,
 }
 
-/// Whom the fields of a request name as its client, if it comes from a proxy that is trusted; `Nobody` if there is no such
-/// field. `fields` are names and values.
+/// Whom the fields of a request name as its client, if it comes from a proxy that is trusted; `Nobody` if
+/// there is no such field. `fields` are names and values.
 pub(crate) fn client<'f>(
     which: Field,
     trusted: &[Trusted],
@@ -62,8 +64,8 @@ fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|_| Malformed("an address is ASCII"))
 }
 
-/// Parts a list at its last separator that is not in a quoted string. From the right, so that a quote which a client has
-/// left open does not reach into what a proxy has appended.
+/// Parts a list at its last separator that is not in a quoted string. From the right, so that a quote which a
+/// client has left open does not reach into what a proxy has appended.
 fn split_last(value: &[u8], separator: u8) -> (Option<&[u8]>, &[u8]) {
     let mut quoted = false;
     for (at, &byte) in value.iter().enumerate().rev() {

@@ -24,8 +24,8 @@ pub(crate) enum Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed(pub &'static str);
 
-/// Connections that were closed because of what a proxy has sent, or because they are of no proxy that is believed. A line
-/// says so, once a second at most: anybody can cause them.
+/// Connections that were closed because of what a proxy has sent, or because they are of no proxy that is
+/// believed. A line says so, once a second at most: anybody can cause them.
 #[derive(Debug, Default)]
 pub(crate) struct Complaints {
     quiet_until_ms: u64,

@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: a header before the first byte of HTTP, in which a proxy says whose connection it
-//! forwards (HAProxy's `doc/proxy-protocol.txt`).
+//! The PROXY protocol, versions 1 and 2: a header before the first byte of HTTP, in which a proxy says whose
+//! connection it forwards (HAProxy's `doc/proxy-protocol.txt`).
 //!
-//! Strict: what the text does not allow is malformed, and the caller closes the connection. Parts of the second version
-//! that are not about addresses (TLVs) are skipped.
+//! Strict: what the text does not allow is malformed, and the caller closes the connection. Parts of the
+//! second version that are not about addresses (TLVs) are skipped.
 
 use super::{Client, Malformed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,7 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The longest header of version 1, its CRLF included.
 const V1_MAX: usize = 107;
 
-/// What any limit of headers of version 2 has room for: the addresses of two Unix sockets, and then some for TLVs.
+/// What any limit of headers of version 2 has room for: the addresses of two Unix sockets, and then some for
+/// TLVs.
 pub(crate) const V2_MAX_LEAST: usize = 536;
 
 const V1_START: &[u8] = b"PROXY ";
@@ -19,8 +20,9 @@ const V2_START: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version, command, family and length follow the start of version 2.
 const V2_FIXED: usize = 16;
 
-/// Reads the header at the start of `bytes`: how many bytes it has, and whom it names. `None` if more of it has to come. One
-/// of version 2 may have `v2_max` bytes; load balancers in clouds and meshes add TLVs of some KiB.
+/// Reads the header at the start of `bytes`: how many bytes it has, and whom it names. `None` if more of it
+/// has to come. One of version 2 may have `v2_max` bytes; load balancers in clouds and meshes add TLVs of
+/// some KiB.
 pub(crate) fn parse(bytes: &[u8], v2_max: usize) -> Result<Option<(usize, Client)>, Malformed> {
     let begins = |start: &[u8]| bytes.iter().zip(start).all(|(a, b)| a == b);
     if begins(V1_START) {
@@ -32,7 +34,8 @@ pub(crate) fn parse(bytes: &[u8], v2_max: usize) -> Result<Option<(usize, Client
     }
 }
 
-/// Whether what was to be a request begins with such a header. The first byte that no request begins with is enough.
+/// Whether what was to be a request begins with such a header. The first byte that no request begins with is
+/// enough.
 pub(crate) fn is_begun(bytes: &[u8]) -> bool {
     const REFUSED: usize = 5;
     let start = &bytes[..bytes.len().min(V2_START.len())];

@@ -10,7 +10,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-/// Starts the access log that the settings ask for; `forwards` and `doors` are the names of what the loops number.
+/// Starts the access log that the settings ask for; `forwards` and `doors` are the names of what the loops
+/// number.
 pub(super) fn start(
     settings: &FrontSettings,
     forwards: Vec<String>,

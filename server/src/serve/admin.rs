@@ -67,8 +67,8 @@ impl AdminHalf {
             memory_header: false,
         };
         let routes = told.router().build()?;
-        // SAFETY: its handlers are ours, and keep the contract: they read counters, allocate nothing outside their
-        // bucket, and hold no lock across an allocation.
+        // SAFETY: its handlers are ours, and keep the contract: they read counters, allocate nothing outside
+        // their bucket, and hold no lock across an allocation.
         let application = unsafe { Application::escaping(routes, buckets, options) };
         let door = application.door()?;
         // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
@@ -106,7 +106,8 @@ impl AdminHalf {
         })
     }
 
-    /// The server drains: it is not ready any more. Whoever asks is still told so, unless another process is now asked.
+    /// The server drains: it is not ready any more. Whoever asks is still told so, unless another process is
+    /// now asked.
     pub(super) fn drains(&self, why: End) {
         self.told.drains();
         if why == End::HandedOver {

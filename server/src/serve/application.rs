@@ -27,8 +27,8 @@ pub(super) fn map(plan: &Plan, settings: &ApplicationSettings) -> Result<Region,
     )?)
 }
 
-/// Makes buckets and shared heap of their parts of the region, and an application that lives in them, but for those that
-/// are kept aside.
+/// Makes buckets and shared heap of their parts of the region, and an application that lives in them, but for
+/// those that are kept aside.
 pub(super) fn install(
     region: &mut Region,
     plan: &Plan,

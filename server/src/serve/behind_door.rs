@@ -206,8 +206,8 @@ impl Server {
         .status()
     }
 
-    /// Whether a call is under way that is to be waited for, or may still be taken up by a thread that has not seen the
-    /// revoke yet.
+    /// Whether a call is under way that is to be waited for, or may still be taken up by a thread that has
+    /// not seen the revoke yet.
     fn has_calls(&self) -> bool {
         let lost = self.application.lost();
         if lost.total() >= self.application.buckets().len() {

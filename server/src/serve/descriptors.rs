@@ -7,8 +7,8 @@ use std::fmt;
 /// Of each loop, beside its listeners: epoll set and two doorbells, its own and the door's.
 pub(super) const PER_LOOP: u64 = 3;
 
-/// Of each channel between processes, at either side: its socket, two doorbells, the other's pidfd, and three pieces of
-/// memory while it is opened.
+/// Of each channel between processes, at either side: its socket, two doorbells, the other's pidfd, and three
+/// pieces of memory while it is opened.
 pub(super) const PER_CHANNEL: u64 = 7;
 
 /// The standard ones, the log's, and a few that come and go.
@@ -55,8 +55,8 @@ impl fmt::Display for ForHandlers {
     }
 }
 
-/// Raises the limit as far as that is ours to do, and refuses one that is too low; `flag`, which is `count`, is what most
-/// of the `needed` descriptors are for.
+/// Raises the limit as far as that is ours to do, and refuses one that is too low; `flag`, which is `count`,
+/// is what most of the `needed` descriptors are for.
 pub(super) fn check(
     needed: u64,
     flag: &'static str,

@@ -1,4 +1,5 @@
-//! The line at the start that says what memory there is, the one at the end that says what was done, and the exit status.
+//! The line at the start that says what memory there is, the one at the end that says what was done, and the
+//! exit status.
 
 use super::recycle::EXIT_RECYCLE;
 use crate::access::AccessLog;
@@ -174,17 +175,18 @@ pub(super) fn summarise(
     );
 }
 
-/// How long the rest may take after the drain's deadline: the last answers at `--admin` and the log's last lines take two
-/// seconds at most.
+/// How long the rest may take after the drain's deadline: the last answers at `--admin` and the log's last
+/// lines take two seconds at most.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sees to it that a process that has lost buckets ends, soon after its drain should have. A thread that is parked may hold
-/// a lock of the C library for ever, that of malloc for instance, and what comes after a drain needs those: threads are
-/// joined, memory is freed, `exit` runs what was registered with it.
+/// Sees to it that a process that has lost buckets ends, soon after its drain should have. A thread that is
+/// parked may hold a lock of the C library for ever, that of malloc for instance, and what comes after a
+/// drain needs those: threads are joined, memory is freed, `exit` runs what was registered with it.
 pub(super) fn end_in_any_case(drain_timeout: Duration) {
     let after = drain_timeout.saturating_add(END_PATIENCE).as_secs();
-    // SAFETY: the action is zeroed, which is a valid one with an empty mask, and its handler makes async-signal-safe calls
-    // only. The signal goes to the main thread, which does not block it and stands on an ordinary stack.
+    // SAFETY: the action is zeroed, which is a valid one with an empty mask, and its handler makes
+    // async-signal-safe calls only. The signal goes to the main thread, which does not block it and stands on
+    // an ordinary stack.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = end_at_once as *const () as usize;

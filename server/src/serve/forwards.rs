@@ -43,8 +43,8 @@ pub fn serve_forwards(settings: &ForwardSettings, line: &ArgMatches) -> ExitCode
     report(run(settings, line))
 }
 
-/// Says what a file means, and whether its doors are there; or everything that is wrong with it. Binds nothing, and connects to doors
-/// only to see who serves them.
+/// Says what a file means, and whether its doors are there; or everything that is wrong with it. Binds
+/// nothing, and connects to doors only to see who serves them.
 #[must_use = "main should return it, so that the process ends with that status"]
 pub fn check_file(path: &Path) -> ExitCode {
     let table = read(Some(path), &[]).and_then(|config| {
@@ -511,7 +511,8 @@ impl Server {
     }
 }
 
-/// The socket of each forward that is not served by loops; their listeners come after those of so many others.
+/// The socket of each forward that is not served by loops; their listeners come after those of so many
+/// others.
 fn sockets_of(
     streams: &[Forward],
     listeners: &Listeners,
@@ -536,8 +537,9 @@ fn sockets_of(
     streams.iter().zip(all).map(one).collect()
 }
 
-/// Opens the sockets of every forward, first those that loops serve, then the others, then that of `--admin`, and notes the ports that the
-/// kernel chose. All at once: what has been passed and is not listened on is closed.
+/// Opens the sockets of every forward, first those that loops serve, then the others, then that of `--admin`,
+/// and notes the ports that the kernel chose. All at once: what has been passed and is not listened on is
+/// closed.
 fn listen(
     forwards: [&mut [Forward]; 2],
     inherited: &mut Inherited,

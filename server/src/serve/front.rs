@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use transom_doors::{Bell, start_thread};
 use transom_platform::own_log::error;
 
-/// What all loops, and forwards of connections, count the addresses of so many connections in, if these have a limit.
+/// What all loops, and forwards of connections, count the addresses of so many connections in, if these have
+/// a limit.
 pub(super) fn addresses(settings: &FrontSettings, connections: usize) -> Option<Arc<Addresses>> {
     let most = settings.connections_per_address?;
     let table = Addresses::new(connections, most.get());
@@ -63,8 +64,9 @@ impl FrontHalf {
         })
     }
 
-    /// Accepts nothing more and ends what has begun, as the reason asks; at the deadline, or at a second signal, cuts it.
-    /// Whether nothing was cut. It also waits for what is beside the loops, until that says that it has ended.
+    /// Accepts nothing more and ends what has begun, as the reason asks; at the deadline, or at a second
+    /// signal, cuts it. Whether nothing was cut. It also waits for what is beside the loops, until that says
+    /// that it has ended.
     pub(super) fn drain(
         &self,
         why: End,
@@ -142,7 +144,8 @@ impl FrontHalf {
     }
 }
 
-/// A loop (or a forward) that panics cannot go on, and the process not without it: the others drain, and it ends with status 1.
+/// A loop (or a forward) that panics cannot go on, and the process not without it: the others drain, and it
+/// ends with status 1.
 pub(crate) struct EndIfPanicking;
 
 impl Drop for EndIfPanicking {

@@ -1,15 +1,17 @@
-//! Another instance of the same program takes over, and this one drains: at SIGUSR2, or because of lost buckets.
+//! Another instance of the same program takes over, and this one drains: at SIGUSR2, or because of lost
+//! buckets.
 //!
-//! The program is started anew from its path, so that it may be a newer one, with the same arguments and the same
-//! environment, and inherits every listener. `TRANSOM_HANDOVER` tells it which is which, and at which descriptor it says
-//! that it is ready. Until then both accept; if it fails, nothing has changed.
+//! The program is started anew from its path, so that it may be a newer one, with the same arguments and the
+//! same environment, and inherits every listener. `TRANSOM_HANDOVER` tells it which is which, and at which
+//! descriptor it says that it is ready. Until then both accept; if it fails, nothing has changed.
 //!
-//! Behind a door there is a path in the place of listeners, and it has one owner at a time. So the new instance says that
-//! it is ready but for the path, the old one gives that up, and the new one says once more that it has it.
+//! Behind a door there is a path in the place of listeners, and it has one owner at a time. So the new
+//! instance says that it is ready but for the path, the old one gives that up, and the new one says once more
+//! that it has it.
 //!
-//! Everything that is needed is made before the process heap is sealed, descriptors included: a hand-over allocates
-//! nothing, asks the C library for no memory, whose lock a parked thread may hold for ever, and works when the table of
-//! descriptors is full.
+//! Everything that is needed is made before the process heap is sealed, descriptors included: a hand-over
+//! allocates nothing, asks the C library for no memory, whose lock a parked thread may hold for ever, and
+//! works when the table of descriptors is full.
 
 use super::listeners::{Listeners, own};
 use super::predecessor::{self, Letter, Note};
@@ -28,7 +30,8 @@ use std::time::{Duration, Instant};
 use transom_doors::Words;
 use transom_platform::own_log::{info, warn};
 
-/// Lines: the parent's process id, the descriptor to say "ready" at, then a descriptor and its name for each listener.
+/// Lines: the parent's process id, the descriptor to say "ready" at, then a descriptor and its name for each
+/// listener.
 pub(super) const VARIABLE: &str = "TRANSOM_HANDOVER";
 
 /// What is true of this process only, and would be taken for true of the next one.
@@ -45,8 +48,8 @@ const OURS_ALONE: [&str; 6] = [
 /// How often it is looked whether the new instance is ready.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// How long a new instance waits for the path of the door that the old one gives up, and the old one until it has it. It
-/// takes a millisecond.
+/// How long a new instance waits for the path of the door that the old one gives up, and the old one until it
+/// has it. It takes a millisecond.
 const PATH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an old instance has handed to this one.
@@ -116,11 +119,12 @@ impl Handed {
         self.ready = None;
     }
 
-    /// Tells the old instance, if there is one, to give up the path of its door; [`Handed::say_ready`] follows.
+    /// Tells the old instance, if there is one, to give up the path of its door; [`Handed::say_ready`]
+    /// follows.
     pub(super) fn say_ready_but_for_the_path(&self) {
         if let Some(ready) = &self.ready {
-            // SAFETY: a byte to write, and a descriptor that is open. It fails if the old instance has died meanwhile, and
-            // then there is nothing to tell.
+            // SAFETY: a byte to write, and a descriptor that is open. It fails if the old instance has died
+            // meanwhile, and then there is nothing to tell.
             unsafe { libc::write(ready.as_raw_fd(), b"1".as_ptr().cast(), 1) };
         }
     }
@@ -190,8 +194,8 @@ impl Drop for Inheritance {
 struct Attributes(Box<libc::posix_spawnattr_t>);
 
 impl Attributes {
-    /// Those that are blocked here are for our main thread; a program that has not become ready is to obey them at once. But
-    /// SIGHUP never ends a process, so that it waits until it is read.
+    /// Those that are blocked here are for our main thread; a program that has not become ready is to obey
+    /// them at once. But SIGHUP never ends a process, so that it waits until it is read.
     fn with(blocked: &libc::sigset_t) -> io::Result<Self> {
         let mut blocked = *blocked;
         // SAFETY: the set was filled by the system.
@@ -355,8 +359,8 @@ impl Handover {
         }
     }
 
-    /// After the path has been given up: waits until the new instance has it. False if that is not known to be so; a signal
-    /// to end only ends the waiting.
+    /// After the path has been given up: waits until the new instance has it. False if that is not known to
+    /// be so; a signal to end only ends the waiting.
     pub(super) fn wait_until_it_has_the_path(&self, signals: &Signals) -> bool {
         let Ok(means) = &self.means else {
             return false;
@@ -377,8 +381,8 @@ impl Handover {
     }
 }
 
-/// The path by which the new instance is started. The one that this was started by, if it is of this program: a link in it
-/// (`current`) may lead to another release by then.
+/// The path by which the new instance is started. The one that this was started by, if it is of this program:
+/// a link in it (`current`) may lead to another release by then.
 fn program() -> io::Result<PathBuf> {
     let running = std::env::current_exe()?;
     let named = std::env::args_os().next().map(PathBuf::from);
@@ -433,8 +437,8 @@ impl Means {
         // One that failed may have said something.
         while (&self.said).read(&mut [0]).is_ok_and(|len| len > 0) {}
         let mut pid = 0;
-        // SAFETY: actions and attributes were initialised; the strings end with NUL, and the arrays of pointers to them with a null
-        // pointer; all of them live as long as `self`.
+        // SAFETY: actions and attributes were initialised; the strings end with NUL, and the arrays of
+        // pointers to them with a null pointer; all of them live as long as `self`.
         check(unsafe {
             libc::posix_spawn(
                 &raw mut pid,
@@ -459,8 +463,8 @@ impl Means {
         }
     }
 
-    /// Whether the new instance has ended, or was waited for; its end cannot be told by the pipe, of which this process has
-    /// both ends.
+    /// Whether the new instance has ended, or was waited for; its end cannot be told by the pipe, of which
+    /// this process has both ends.
     fn has_ended(&self, options: libc::c_int) -> bool {
         let Some(pid) = self.child.get() else {
             return true;

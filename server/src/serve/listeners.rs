@@ -1,8 +1,8 @@
 //! Listeners: opened here, passed by systemd, or handed on by the process that had them before.
 //!
-//! The sockets of an address on TCP are one per loop, and the kernel spreads the connections over them. A connection that
-//! waits in the backlog of one of them is lost when that one is closed, so whoever takes over takes all of them. A Unix
-//! socket, or one that systemd has opened, is shared by all loops.
+//! The sockets of an address on TCP are one per loop, and the kernel spreads the connections over them. A
+//! connection that waits in the backlog of one of them is lost when that one is closed, so whoever takes over
+//! takes all of them. A Unix socket, or one that systemd has opened, is shared by all loops.
 
 use super::handover::Handed;
 use super::predecessor::Note;
@@ -93,7 +93,8 @@ pub(super) fn own(fd: RawFd) -> io::Result<OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and passed for this process to have, which asks once and before it opens anything itself.
+    // SAFETY: it is open, and passed for this process to have, which asks once and before it opens anything
+    // itself.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -128,7 +129,8 @@ impl Listeners {
         for (n, (kind, address, _)) in addresses.iter().enumerate() {
             if let (ListenAddress::Inet(address), false) = (address, inherited.handed.has(&keys[n]))
             {
-                // SO_REUSEPORT would let a second server of the same user take half of the first one's connections.
+                // SO_REUSEPORT would let a second server of the same user take half of the first one's
+                // connections.
                 let options = options_of(addresses, *kind, *address, options);
                 match kind {
                     Kind::Stream => net::probe(*address, options),
@@ -246,7 +248,8 @@ impl Listeners {
         }
     }
 
-    /// Closes them, but for what the loops still hold. Paths of Unix sockets are left to a new instance, if there is one.
+    /// Closes them, but for what the loops still hold. Paths of Unix sockets are left to a new instance, if
+    /// there is one.
     pub(super) fn give_up(mut self, why: End) {
         for file in self.open.iter_mut().filter_map(|open| open.file.as_mut()) {
             file.remove &= why != End::HandedOver;
@@ -269,8 +272,8 @@ fn options_of(
     }
 }
 
-/// What each address is called when it is handed on: as it is written, since a port 0 has become another one meanwhile, and
-/// counted, since there may be several of those.
+/// What each address is called when it is handed on: as it is written, since a port 0 has become another one
+/// meanwhile, and counted, since there may be several of those.
 fn keys(addresses: &[(Kind, ListenAddress, u32)]) -> Vec<String> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     let key = |(kind, address, _): &(Kind, ListenAddress, u32)| {
@@ -368,8 +371,8 @@ struct SocketFile {
 impl SocketFile {
     fn listen(path: &Path, options: ListenOptions, mode: u32) -> io::Result<(OwnedFd, Self)> {
         let folder = fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
-        // Between looking and binding, nobody else who listens at a path in this folder looks or binds. Released when it
-        // is closed.
+        // Between looking and binding, nobody else who listens at a path in this folder looks or binds.
+        // Released when it is closed.
         folder.lock()?;
         remove_stale(path)?;
         // SAFETY: a plain system call. No other thread makes files yet, and the mask is back at once.

@@ -1,4 +1,5 @@
-//! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to stop.
+//! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to
+//! stop.
 
 mod access;
 mod admin;
@@ -44,27 +45,30 @@ use transom_platform::{
 pub use forwards::{check_file, serve_forwards};
 pub(crate) use front::EndIfPanicking;
 
-/// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted in the
-/// equation's constant.
+/// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted
+/// in the equation's constant.
 const HEAP_HEADROOM: usize = 1 << 20;
 
-/// Serves a router's handlers, or one handler: reads the command line, maps the region, listens, and returns when it has drained.
+/// Serves a router's handlers, or one handler: reads the command line, maps the region, listens, and returns
+/// when it has drained.
 ///
-/// A request that outgrows its bucket gets a 500. Through `&Bump` it unwinds. Through an ordinary allocation it goes on with
-/// memory from the overdraft (`--overdraft`), and returns: that is sound for every handler. Only a request that needs more
-/// than its share of the overdraft (`--overdraft-per-request`) is parked, and its bucket lost until the process is replaced
-/// (`--lost-limit`). An author who keeps the [escape contract](transom_platform::escape_contract) may use
-/// [`serve_escaping`], which needs no overdraft and ends such a request at once.
+/// A request that outgrows its bucket gets a 500. Through `&Bump` it unwinds. Through an ordinary allocation
+/// it goes on with memory from the overdraft (`--overdraft`), and returns: that is sound for every handler.
+/// Only a request that needs more than its share of the overdraft (`--overdraft-per-request`) is parked, and
+/// its bucket lost until the process is replaced (`--lost-limit`). An author who keeps the [escape
+/// contract](transom_platform::escape_contract) may use [`serve_escaping`], which needs no overdraft and ends
+/// such a request at once.
 #[must_use = "main should return it, so that the process ends with that status"]
 pub fn serve(router: impl Into<Router>) -> ExitCode {
     App::new(router).serve()
 }
 
-/// Serves a router's handlers; one that outgrows its bucket is left by a jump, and its bucket is used again at once.
+/// Serves a router's handlers; one that outgrows its bucket is left by a jump, and its bucket is used again
+/// at once.
 ///
 /// # Safety
-/// Every handler keeps the [escape contract](transom_platform::escape_contract): no lock, borrow or scope held across an
-/// allocation; nothing outside the bucket points into it; resources other than memory owned by
+/// Every handler keeps the [escape contract](transom_platform::escape_contract): no lock, borrow or scope
+/// held across an allocation; nothing outside the bucket points into it; resources other than memory owned by
 /// [`Registered`](transom_platform::Registered); no half-updated shared state but in `Shared`.
 #[must_use = "main should return it, so that the process ends with that status"]
 pub unsafe fn serve_escaping(router: impl Into<Router>) -> ExitCode {
@@ -307,8 +311,8 @@ fn is_socket(path: &Path) -> bool {
 }
 
 impl StartError {
-    /// The status of the process: 2 if flags, variables or the file are wrong whatever the machine has, so that another start
-    /// would end the same way.
+    /// The status of the process: 2 if flags, variables or the file are wrong whatever the machine has, so
+    /// that another start would end the same way.
     fn status(&self) -> u8 {
         let is_wrong = match self {
             StartError::Plan(plan) => !plan.is_of_the_machine(),
@@ -329,14 +333,15 @@ impl App {
         Self::of(Written::Requests(Box::new(router.into())))
     }
 
-    /// An application that serves TCP connections, each lent to the handler for as long as it runs. It needs `--door`, and
-    /// a front end with a `tcp://` forward before it. A connection occupies a bucket until it ends.
+    /// An application that serves TCP connections, each lent to the handler for as long as it runs. It needs
+    /// `--door`, and a front end with a `tcp://` forward before it. A connection occupies a bucket until it
+    /// ends.
     pub fn connections(handler: impl ConnectionHandler) -> Self {
         Self::of(Written::Connections(Box::new(handler)))
     }
 
-    /// An application that answers UDP datagrams, each with one or with none. It needs `--door`, and a front end with a
-    /// `udp://` forward before it.
+    /// An application that answers UDP datagrams, each with one or with none. It needs `--door`, and a front
+    /// end with a `udp://` forward before it.
     pub fn datagrams(handler: impl DatagramHandler) -> Self {
         Self::of(Written::Datagrams(Box::new(handler)))
     }
@@ -353,16 +358,17 @@ impl App {
         }
     }
 
-    /// Says what `--version` prints behind the program's name, by custom `env!("CARGO_PKG_VERSION")` [default: that of
-    /// Transom].
+    /// Says what `--version` prints behind the program's name, by custom `env!("CARGO_PKG_VERSION")`
+    /// [default: that of Transom].
     pub fn version(mut self, version: &'static str) -> Self {
         self.version = Some(version);
         self
     }
 
-    /// Says how many descriptors a request may have open at once: files, sockets, pipes [default: 4]. So many for each bucket are
-    /// in the number that `ulimit -n` must allow; the server raises its soft limit to that number, and does not start if the
-    /// hard limit is lower. A handler that finds none left gives a 503.
+    /// Says how many descriptors a request may have open at once: files, sockets, pipes [default: 4]. So many
+    /// for each bucket are in the number that `ulimit -n` must allow; the server raises its soft limit to
+    /// that number, and does not start if the hard limit is lower. A handler that finds none left gives a
+    /// 503.
     pub fn descriptors_per_request(mut self, most: u32) -> Self {
         self.descriptors_per_request = most;
         self
@@ -377,24 +383,26 @@ impl App {
         self
     }
 
-    /// Runs once before the first request, with allocations on the process heap: load tables here, make lazy values that
-    /// are one for all threads, fill caches. What is first touched in a request instead lives in that request's bucket.
+    /// Runs once before the first request, with allocations on the process heap: load tables here, make lazy
+    /// values that are one for all threads, fill caches. What is first touched in a request instead lives in
+    /// that request's bucket.
     pub fn warm_up(mut self, f: impl FnOnce() + 'static) -> Self {
         self.warm_up = Some(Box::new(f));
         self
     }
 
-    /// Runs once on each door server thread before its first call, in its bucket: what a library makes for each thread
-    /// (`rand`'s generator, `chrono`'s time zone) is made here, and costs what it needs. See also
+    /// Runs once on each door server thread before its first call, in its bucket: what a library makes for
+    /// each thread (`rand`'s generator, `chrono`'s time zone) is made here, and costs what it needs. See also
     /// [`Router::warm`](transom_platform::Router::warm).
     pub fn each_thread(mut self, f: impl Fn() + Send + Sync + 'static) -> Self {
         self.each_thread.push(Box::new(f));
         self
     }
 
-    /// Adds flags of the application's own, a [`clap::Args`], to the command line. `take` gets them before anything is
-    /// mapped, with allocations on the process heap; an `Err` is printed, and the process ends with status 1. By custom
-    /// each is also an environment variable (`env = "TRANSOM_…"`), and an error names its flag.
+    /// Adds flags of the application's own, a [`clap::Args`], to the command line. `take` gets them before
+    /// anything is mapped, with allocations on the process heap; an `Err` is printed, and the process ends
+    /// with status 1. By custom each is also an environment variable (`env = "TRANSOM_…"`), and an error
+    /// names its flag.
     pub fn flags<A: Args + 'static>(
         mut self,
         take: impl FnOnce(A) -> Result<(), String> + 'static,
@@ -410,9 +418,9 @@ impl App {
 
     /// Reads the command line and serves until a signal ends it.
     ///
-    /// The status is 0 after a clean drain, 1 if the server could not start or requests were cut at the end of the drain,
-    /// 2 for flags, variables or a file that are wrong, 75 when lost buckets reached `--lost-limit` and no new instance has taken over
-    /// (`--recycle`).
+    /// The status is 0 after a clean drain, 1 if the server could not start or requests were cut at the end
+    /// of the drain, 2 for flags, variables or a file that are wrong, 75 when lost buckets reached
+    /// `--lost-limit` and no new instance has taken over (`--recycle`).
     #[must_use = "main should return it, so that the process ends with that status"]
     pub fn serve(mut self) -> ExitCode {
         settle_process_heap(HEAP_HEADROOM);
@@ -470,8 +478,8 @@ impl App {
                 let front = &settings.front;
                 let channels = settings.door.channels();
                 let of_one = u64::from(handlers.service.descriptors());
-                // Those of calls that wait count too: they are there before a thread takes them up. And those of lost
-                // ones, which stay open.
+                // Those of calls that wait count too: they are there before a thread takes them up. And those
+                // of lost ones, which stay open.
                 let of_calls = u64::from(plan.channel.slots) * of_one;
                 let of_lost_calls = u64::from(settings.spare_slots()) * of_one;
                 let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls)
@@ -573,7 +581,8 @@ fn print(text: fmt::Arguments<'_>) -> Result<ExitCode, StartError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints why a command line is not taken, or what it has asked for (`--help`, `--version`). The status of the process.
+/// Prints why a command line is not taken, or what it has asked for (`--help`, `--version`). The status of
+/// the process.
 pub fn refuse_line(error: &clap::Error, command: &clap::Command) -> ExitCode {
     let printed = error.print().and_then(|()| io::stdout().flush());
     if error.kind() == ErrorKind::InvalidUtf8

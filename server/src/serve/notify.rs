@@ -1,6 +1,6 @@
-//! Words to a service manager (`sd_notify(3)`): a datagram to the socket that `NOTIFY_SOCKET` names. Without the variable
-//! nothing is said. A manager that does not read keeps nobody from draining: what its socket has no room for is dropped,
-//! and what it waits for ([`PATIENCE`]) is dropped a little later.
+//! Words to a service manager (`sd_notify(3)`): a datagram to the socket that `NOTIFY_SOCKET` names. Without
+//! the variable nothing is said. A manager that does not read keeps nobody from draining: what its socket has
+//! no room for is dropped, and what it waits for ([`PATIENCE`]) is dropped a little later.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// How long the main thread waits for room for what a service manager has to hear: that we are ready, and who goes on.
+/// How long the main thread waits for room for what a service manager has to hear: that we are ready, and who
+/// goes on.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is told to a service manager.
@@ -47,8 +48,8 @@ impl Notify {
         }
     }
 
-    /// It reads its file again; [`Notify::ready`] follows. (`Type=notify-reload` wants the time of the clock that never
-    /// goes back.)
+    /// It reads its file again; [`Notify::ready`] follows. (`Type=notify-reload` wants the time of the clock
+    /// that never goes back.)
     pub(super) fn reloading(&self) {
         let mut line = [0; 64];
         let mut rest = &mut line[..];

@@ -1,5 +1,6 @@
-//! What an instance tells the one that it starts, beside what that needs to take over: when instances of this server were
-//! last replaced for lost buckets, how long the next one has to wait for its turn, and which buckets were lost.
+//! What an instance tells the one that it starts, beside what that needs to take over: when instances of this
+//! server were last replaced for lost buckets, how long the next one has to wait for its turn, and which
+//! buckets were lost.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -66,8 +67,8 @@ impl Note {
     }
 }
 
-/// The variable in the environment of a process that is to be started: made before the process heap is sealed, written to
-/// when it is used.
+/// The variable in the environment of a process that is to be started: made before the process heap is
+/// sealed, written to when it is used.
 pub(super) struct Letter {
     /// `NAME=`, what is told, and zeros.
     bytes: Box<[Cell<u8>]>,
@@ -83,7 +84,8 @@ impl Letter {
         }
     }
 
-    /// The variable as `execve` takes it. It stays where it is for as long as the letter lives, and always ends with NUL.
+    /// The variable as `execve` takes it. It stays where it is for as long as the letter lives, and always
+    /// ends with NUL.
     pub(super) fn as_ptr(&self) -> *mut libc::c_char {
         self.bytes.as_ptr().cast_mut().cast()
     }

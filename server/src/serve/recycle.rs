@@ -1,11 +1,12 @@
-//! When and how a process is replaced because too much of it is lost: buckets, or the pools that requests share, or the
-//! channels of a door.
+//! When and how a process is replaced because too much of it is lost: buckets, or the pools that requests
+//! share, or the channels of a door.
 //!
-//! Where that is possible a new instance takes over before this one drains, so that clients notice nothing; elsewhere the
-//! process drains and exits with [`EXIT_RECYCLE`], and a supervisor starts it anew. Which of the two it will be is decided
-//! and said at the start.
+//! Where that is possible a new instance takes over before this one drains, so that clients notice nothing;
+//! elsewhere the process drains and exits with [`EXIT_RECYCLE`], and a supervisor starts it anew. Which of
+//! the two it will be is decided and said at the start.
 //!
-//! This module decides. Starting the new instance is `handover`'s matter, and finding lost buckets is the platform's.
+//! This module decides. Starting the new instance is `handover`'s matter, and finding lost buckets is the
+//! platform's.
 
 use super::StartError;
 use super::predecessor::Note;
@@ -25,8 +26,8 @@ use transom_platform::{Application, LossWatch, Lost};
 /// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
 pub(super) const EXIT_RECYCLE: u8 = 75;
 
-/// Between two recycles, at least. Doubles with each that follows closely: what loses buckets that fast is not mended by
-/// new processes, which cost a start each.
+/// Between two recycles, at least. Doubles with each that follows closely: what loses buckets that fast is
+/// not mended by new processes, which cost a start each.
 const FIRST_DELAY: Duration = Duration::from_secs(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
 
@@ -72,7 +73,8 @@ pub(super) enum Because {
 }
 
 impl Way {
-    /// As the settings ask, and as it is possible here. `program` is what keeps a new instance from being started.
+    /// As the settings ask, and as it is possible here. `program` is what keeps a new instance from being
+    /// started.
     pub(super) fn choose(
         settings: &ApplicationSettings,
         plan: &Plan,
@@ -188,8 +190,8 @@ impl Pace {
         self.delay.saturating_sub(since)
     }
 
-    /// After one more. It follows closely if less than twice the delay has passed since the last one; a longer time is a
-    /// quiet time, and the next delay is the first one again.
+    /// After one more. It follows closely if less than twice the delay has passed since the last one; a
+    /// longer time is a quiet time, and the next delay is the first one again.
     fn after(&self, now_ns: u64) -> Self {
         let since = Duration::from_nanos(now_ns.saturating_sub(self.last_ns));
         let closely = self.last_ns != 0 && since < self.delay.saturating_mul(2);
@@ -265,8 +267,8 @@ fn is_more_than_half(kept: usize, size: usize) -> bool {
     kept > size / 2
 }
 
-/// What becomes of the C heap. What requests leave there may be meant to stay (a connection for each thread), and is no reason to
-/// begin anew as long as there is enough for the others.
+/// What becomes of the C heap. What requests leave there may be meant to stay (a connection for each thread),
+/// and is no reason to begin anew as long as there is enough for the others.
 #[derive(Default)]
 struct CHeapWatch {
     #[cfg(feature = "c-heap")]
@@ -276,7 +278,8 @@ struct CHeapWatch {
 }
 
 impl CHeapWatch {
-    /// Whether half of it is lost: to what jumps have left behind, or to what requests have left so that others get nothing.
+    /// Whether half of it is lost: to what jumps have left behind, or to what requests have left so that
+    /// others get nothing.
     #[cfg(feature = "c-heap")]
     fn look(&mut self, application: &Application) -> bool {
         let heap = transom_arena::c_heap_usage();
@@ -473,7 +476,8 @@ impl Recycling {
         })
     }
 
-    /// Whether the instance before this one still drains. The machine was asked for the memory of two, not of three.
+    /// Whether the instance before this one still drains. The machine was asked for the memory of two, not of
+    /// three.
     fn has_a_predecessor(&self) -> bool {
         self.predecessor
             .as_ref()

@@ -1,11 +1,12 @@
 //! SIGHUP at `transom serve`: its file is read again.
 //!
-//! The file is checked whole before anything changes, and a wrong one changes nothing. What needs no other memory is in
-//! force at once: routes to doors that are known, limits, times, the log's level. What else the file says is named, and waits
-//! for SIGUSR2, whose new instance reads the file from the beginning.
+//! The file is checked whole before anything changes, and a wrong one changes nothing. What needs no other
+//! memory is in force at once: routes to doors that are known, limits, times, the log's level. What else the
+//! file says is named, and waits for SIGUSR2, whose new instance reads the file from the beginning.
 //!
-//! Reading allocates from the process heap, in the main thread, and gives all of it back but for the new rules. What reading
-//! it at the start has taken is there again for that, so a file may not have grown to more than [`FILE_MAX`].
+//! Reading allocates from the process heap, in the main thread, and gives all of it back but for the new
+//! rules. What reading it at the start has taken is there again for that, so a file may not have grown to
+//! more than [`FILE_MAX`].
 
 use super::front::FrontHalf;
 use super::handover::Handover;

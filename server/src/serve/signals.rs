@@ -1,4 +1,5 @@
-//! What the main thread of a server waits for: SIGTERM, SIGINT, SIGHUP, SIGUSR2, and the news that a bucket was parked.
+//! What the main thread of a server waits for: SIGTERM, SIGINT, SIGHUP, SIGUSR2, and the news that a bucket
+//! was parked.
 
 use super::notify::Notify;
 use crate::access::AccessLog;
@@ -30,12 +31,12 @@ static MAIN: AtomicI32 = AtomicI32::new(0);
 /// The process that it is a thread of.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 
-/// SIGTERM, SIGINT, SIGHUP and SIGUSR2, and the news of a parked bucket, which is SIGUSR1. Only the main thread takes them.
-/// While it waits for them it gives signs of life to a service manager.
+/// SIGTERM, SIGINT, SIGHUP and SIGUSR2, and the news of a parked bucket, which is SIGUSR1. Only the main
+/// thread takes them. While it waits for them it gives signs of life to a service manager.
 ///
-/// An application may have threads that it started before it serves, and these block no signal: what the kernel gives to
-/// one of them it passes on to the main thread. Programs that a handler starts block none of these signals either, and end
-/// when they are told to.
+/// An application may have threads that it started before it serves, and these block no signal: what the
+/// kernel gives to one of them it passes on to the main thread. Programs that a handler starts block none of
+/// these signals either, and end when they are told to.
 pub(super) struct Signals {
     set: libc::sigset_t,
     /// What was blocked before.
@@ -48,7 +49,8 @@ pub(super) struct Signals {
 impl Signals {
     /// Blocks them in this thread and in those that it starts.
     pub(super) fn block() -> io::Result<Self> {
-        // SAFETY: the set is initialised by sigemptyset before it is used; the calls affect this thread's mask only.
+        // SAFETY: the set is initialised by sigemptyset before it is used; the calls affect this thread's
+        // mask only.
         unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             let mut before: libc::sigset_t = std::mem::zeroed();
@@ -99,14 +101,14 @@ impl Signals {
         let _ = self.access.set(log);
     }
 
-    /// Tells the main thread that a bucket was parked. Async-signal-safe: it may run on the signal stack of the thread that
-    /// is being parked. Several that are parked at once are one piece of news.
+    /// Tells the main thread that a bucket was parked. Async-signal-safe: it may run on the signal stack of
+    /// the thread that is being parked. Several that are parked at once are one piece of news.
     pub(super) fn parked() {
         give_to_main(libc::SIGUSR1);
     }
 
-    /// Waits, in a process that is ending, for a signal to end at once: whether there was one in time. It is too late for the
-    /// others.
+    /// Waits, in a process that is ending, for a signal to end at once: whether there was one in time. It is
+    /// too late for the others.
     pub(super) fn wait_while_ending(&self, timeout: Duration) -> bool {
         let wake = self.wait(Some(timeout));
         if wake == Wake::HandOver {
@@ -185,7 +187,8 @@ extern "C" fn give_to_main(signal: libc::c_int) {
 
 /// Has threads that do not block a signal pass it on to the main thread, which does.
 fn pass_on(signal: libc::c_int) -> io::Result<()> {
-    // SAFETY: the action is zeroed, which is a valid one with an empty mask; its handler is async-signal-safe.
+    // SAFETY: the action is zeroed, which is a valid one with an empty mask; its handler is
+    // async-signal-safe.
     let code = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = give_to_main as *const () as usize;

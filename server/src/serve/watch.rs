@@ -1,21 +1,24 @@
-//! What the main thread of a server does while the others serve: it waits for signals, looks after the buckets, and says
-//! why the server has to end.
+//! What the main thread of a server does while the others serve: it waits for signals, looks after the
+//! buckets, and says why the server has to end.
 //!
 //! What may come at the same time:
 //!
-//! - SIGTERM while a new instance starts: that one is told to end too, and this one drains, as if there were none.
+//! - SIGTERM while a new instance starts: that one is told to end too, and this one drains, as if there were
+//!   none.
 //! - SIGTERM while the old instance drains: of a hand-over it makes an ordinary drain; a second one cuts.
-//! - SIGHUP while a new instance starts, or while this one drains: the access log is opened anew, and nothing is read
-//!   again, since the new instance reads it anyway.
-//! - SIGUSR2 while a new instance starts: it is what was asked for, and nothing more happens. While lost buckets wait for
-//!   their turn: the hand-over takes place at once, and the new instance is told when the last recycle was.
-//! - Buckets that are lost while a new instance starts, be it 32 in a second: they are in the process that ends anyway. If
-//!   the hand-over was SIGUSR2's and fails, the next look finds them.
-//! - Too many lost buckets soon after the last recycle: they wait for their turn, and for the predecessor's end.
-//! - A new instance that ends at its start, or is not ready in time: after SIGUSR2 this one goes on, else it drains and
-//!   exits, to be started anew.
-//! - A full table of descriptors, a lock of the C library that is never given back: starting a new instance needs neither
-//!   (`handover`).
+//! - SIGHUP while a new instance starts, or while this one drains: the access log is opened anew, and nothing
+//!   is read again, since the new instance reads it anyway.
+//! - SIGUSR2 while a new instance starts: it is what was asked for, and nothing more happens. While lost
+//!   buckets wait for their turn: the hand-over takes place at once, and the new instance is told when the
+//!   last recycle was.
+//! - Buckets that are lost while a new instance starts, be it 32 in a second: they are in the process that
+//!   ends anyway. If the hand-over was SIGUSR2's and fails, the next look finds them.
+//! - Too many lost buckets soon after the last recycle: they wait for their turn, and for the predecessor's
+//!   end.
+//! - A new instance that ends at its start, or is not ready in time: after SIGUSR2 this one goes on, else it
+//!   drains and exits, to be started anew.
+//! - A full table of descriptors, a lock of the C library that is never given back: starting a new instance
+//!   needs neither (`handover`).
 
 use super::handover::{Handover, Outcome, What};
 use super::predecessor::Note;
@@ -35,8 +38,8 @@ pub(super) enum End {
     HandedOver,
 }
 
-/// Waits until there is a reason to drain. `recycling` is none for a server without buckets of its own; `reload` is what
-/// SIGHUP asks for, beside opening the access log anew.
+/// Waits until there is a reason to drain. `recycling` is none for a server without buckets of its own;
+/// `reload` is what SIGHUP asks for, beside opening the access log anew.
 pub(super) fn until_told(
     signals: &Signals,
     handover: &mut Handover,
@@ -50,8 +53,8 @@ pub(super) fn until_told(
     end
 }
 
-/// Goes on serving for `delay` after the process was told to end, until those who send it requests know that. A second
-/// signal ends the delay. A new instance that has taken over needs none.
+/// Goes on serving for `delay` after the process was told to end, until those who send it requests know that.
+/// A second signal ends the delay. A new instance that has taken over needs none.
 pub(super) fn delay_drain(signals: &Signals, why: End, delay: Duration) {
     if delay.is_zero() || why == End::HandedOver {
         return;

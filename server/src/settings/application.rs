@@ -39,8 +39,8 @@ pub struct ApplicationSettings {
     )]
     pub stack_size: Bytes,
 
-    /// Bytes for requests that have outgrown their bucket, so that they can return before they get their 500. 0 for none:
-    /// then such a request ends at once, and its bucket is lost
+    /// Bytes for requests that have outgrown their bucket, so that they can return before they get their 500.
+    /// 0 for none: then such a request ends at once, and its bucket is lost
     #[arg(
         long,
         env = "TRANSOM_OVERDRAFT",
@@ -121,7 +121,8 @@ pub struct ApplicationSettings {
     #[arg(long, env = "TRANSOM_HUGE_PAGES", help_heading = "Memory")]
     pub huge_pages: bool,
 
-    /// Say in a field Transom-Memory of every response how much of its bucket's arena the request has used (development)
+    /// Say in a field Transom-Memory of every response how much of its bucket's arena the request has used
+    /// (development)
     #[arg(long, env = "TRANSOM_MEMORY_HEADER", help_heading = "Memory")]
     pub memory_header: bool,
 
@@ -142,9 +143,9 @@ pub struct ApplicationSettings {
     /// What happens to a request that outgrows its bucket through an ordinary allocation or its stack
     /// [default: as the application promises]
     ///
-    /// overdraft: what does not fit comes from the overdraft, the handler returns, and its client gets a 500. escape: its client
-    /// gets a 500, its handler is left by a jump, its bucket is used again; only for applications whose author has
-    /// promised the escape contract
+    /// overdraft: what does not fit comes from the overdraft, the handler returns, and its client gets a 500.
+    /// escape: its client gets a 500, its handler is left by a jump, its bucket is used again; only for
+    /// applications whose author has promised the escape contract
     #[arg(
         long,
         env = "TRANSOM_ON_EXHAUSTION",
@@ -155,8 +156,8 @@ pub struct ApplicationSettings {
 
     /// Lost buckets at which the process is replaced, as --recycle says [default: half of the buckets]
     ///
-    /// A bucket is lost when its request was parked (--on-exhaustion), or when its handler has not returned 5 s after the
-    /// request's deadline; then until it returns
+    /// A bucket is lost when its request was parked (--on-exhaustion), or when its handler has not returned 5
+    /// s after the request's deadline; then until it returns
     #[arg(
         long,
         env = "TRANSOM_LOST_LIMIT",
@@ -179,10 +180,10 @@ pub struct ApplicationSettings {
 
     /// How the process is replaced when --lost-limit buckets are lost
     ///
-    /// handover: it starts a new instance of its program, hands over its listeners or its door once that is ready
-    /// (--handover-timeout), and drains; until it has ended, both have their memory. exit: it drains and exits with status
-    /// 75, to be started anew by its supervisor. auto: handover where that is possible; the line "ready" says which it is,
-    /// and why
+    /// handover: it starts a new instance of its program, hands over its listeners or its door once that is
+    /// ready (--handover-timeout), and drains; until it has ended, both have their memory. exit: it drains
+    /// and exits with status 75, to be started anew by its supervisor. auto: handover where that is possible;
+    /// the line "ready" says which it is, and why
     #[arg(
         long,
         env = "TRANSOM_RECYCLE",
@@ -213,7 +214,8 @@ pub struct ChannelSettings {
         value_parser = parse_count::<NonZeroU32>, help_heading = "Memory")]
     pub slots: Option<NonZeroU32>,
 
-    /// Bytes of a request in its slot: head, decoded path, index of fields, body. A larger body streams through it
+    /// Bytes of a request in its slot: head, decoded path, index of fields, body. A larger body streams
+    /// through it
     #[arg(
         long,
         env = "TRANSOM_REQUEST_SIZE",

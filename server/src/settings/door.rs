@@ -17,7 +17,8 @@ const CHANNELS_LEAST: u32 = 16;
 pub struct DoorSettings {
     /// Serve a door at this path, and no HTTP: `transom serve` is the front end then
     ///
-    /// Of the flags of a front end, those of the log, of --admin, --drain-timeout and --handover-timeout still hold; the others have no effect.
+    /// Of the flags of a front end, those of the log, of --admin, --drain-timeout and --handover-timeout
+    /// still hold; the others have no effect.
     #[arg(
         long,
         env = "TRANSOM_DOOR",
@@ -78,8 +79,8 @@ pub struct DoorSettings {
     )]
     pub door_wait: Duration,
 
-    /// Channels that may be open at once: a front end opens one for each of its loops, and there are two front ends while one
-    /// takes over from another [default: 2 for each core, and 16 at least]
+    /// Channels that may be open at once: a front end opens one for each of its loops, and there are two
+    /// front ends while one takes over from another [default: 2 for each core, and 16 at least]
     #[arg(
         long,
         env = "TRANSOM_DOOR_CHANNELS",
@@ -105,7 +106,8 @@ pub struct DoorSettings {
 }
 
 impl DoorSettings {
-    /// Channels: as set, or enough for two front ends of this machine that have as many loops as they have by default.
+    /// Channels: as set, or enough for two front ends of this machine that have as many loops as they have by
+    /// default.
     #[must_use]
     pub fn channels(&self) -> u32 {
         let by_default = || default_loops().saturating_mul(2).max(CHANNELS_LEAST);

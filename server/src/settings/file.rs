@@ -14,7 +14,8 @@ use transom_doors::DoorOwner;
 /// The flags of `transom serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ForwardSettings {
-    /// File that says what to forward where; it may also set the flags below, by name. A flag prevails over the file
+    /// File that says what to forward where; it may also set the flags below, by name. A flag prevails over
+    /// the file
     #[arg(
         long,
         env = "TRANSOM_CONFIG",
@@ -23,9 +24,9 @@ pub struct ForwardSettings {
     )]
     pub config: Option<PathBuf>,
 
-    /// What to forward to which door: http://ADDRESS:PORT=DOOR, http://ADDRESS:PORT/PREFIX=DOOR, tcp://…, udp://….
-    /// May be given more than once. In place of ADDRESS:PORT, unix:PATH is a Unix socket (before a prefix: unix:PATH:/PREFIX),
-    /// systemd:NAME one that systemd has opened
+    /// What to forward to which door: http://ADDRESS:PORT=DOOR, http://ADDRESS:PORT/PREFIX=DOOR, tcp://…,
+    /// udp://…. May be given more than once. In place of ADDRESS:PORT, unix:PATH is a Unix socket (before a
+    /// prefix: unix:PATH:/PREFIX), systemd:NAME one that systemd has opened
     #[arg(
         long,
         env = "TRANSOM_FORWARD",
@@ -35,8 +36,8 @@ pub struct ForwardSettings {
     )]
     pub forward: Vec<String>,
 
-    /// User who may serve a door, unless the file gives it an `owner`; `anybody` for every user. No other one gets requests
-    /// [default: the one who starts the front end, and root]
+    /// User who may serve a door, unless the file gives it an `owner`; `anybody` for every user. No other one
+    /// gets requests [default: the one who starts the front end, and root]
     #[arg(
         long,
         env = "TRANSOM_DOOR_OWNER",
@@ -94,8 +95,8 @@ fn takes(name: &str, value: &str) -> Result<(), String> {
 }
 
 impl FrontSettings {
-    /// These settings: what the command line says, else the environment, else the file, else the default. `line` is what
-    /// the command line was parsed to, if there was one.
+    /// These settings: what the command line says, else the environment, else the file, else the default.
+    /// `line` is what the command line was parsed to, if there was one.
     ///
     /// # Errors
     /// What clap says of a value that it takes by itself, and not together with the others.

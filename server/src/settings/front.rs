@@ -27,8 +27,8 @@ pub struct FrontSettings {
     )]
     pub loops: Option<NonZeroU16>,
 
-    /// Connections held at once, over all loops; more wait in the kernel's backlog. A tcp:// forward holds as many at most
-    /// beside them, and has a slot of its door for each
+    /// Connections held at once, over all loops; more wait in the kernel's backlog. A tcp:// forward holds as
+    /// many at most beside them, and has a slot of its door for each
     #[arg(
         long,
         env = "TRANSOM_CONNECTIONS",
@@ -39,9 +39,9 @@ pub struct FrontSettings {
     )]
     pub connections: NonZeroU32,
 
-    /// Of these, how many one address may have, over all loops (of IPv6, one network of 64 bits); more are closed as soon
-    /// as they are accepted. Behind a proxy, the address is the one that its PROXY header names, and connections of those
-    /// that --forwarded believes are not counted [default: all of them]
+    /// Of these, how many one address may have, over all loops (of IPv6, one network of 64 bits); more are
+    /// closed as soon as they are accepted. Behind a proxy, the address is the one that its PROXY header
+    /// names, and connections of those that --forwarded believes are not counted [default: all of them]
     #[arg(
         long,
         env = "TRANSOM_CONNECTIONS_PER_ADDRESS",
@@ -51,7 +51,8 @@ pub struct FrontSettings {
     )]
     pub connections_per_address: Option<NonZeroU32>,
 
-    /// Connections that may wait to be accepted, per listener. What the kernel does not grant is said at the start
+    /// Connections that may wait to be accepted, per listener. What the kernel does not grant is said at the
+    /// start
     #[arg(
         long,
         env = "TRANSOM_BACKLOG",
@@ -62,8 +63,8 @@ pub struct FrontSettings {
     )]
     pub backlog: NonZeroU16,
 
-    /// A second address, for whoever runs the server: metrics, health and a live page, answered by a loop, slots and a
-    /// bucket that are kept aside for it [default: none]
+    /// A second address, for whoever runs the server: metrics, health and a live page, answered by a loop,
+    /// slots and a bucket that are kept aside for it [default: none]
     #[arg(
         long,
         env = "TRANSOM_ADMIN",
@@ -72,8 +73,8 @@ pub struct FrontSettings {
     )]
     pub admin: Option<ListenAddress>,
 
-    /// Names by which --admin may be asked, beside addresses and names without a dot; others get a 421. May be given more
-    /// than once
+    /// Names by which --admin may be asked, beside addresses and names without a dot; others get a 421. May
+    /// be given more than once
     #[arg(
         long,
         env = "TRANSOM_ADMIN_HOST",
@@ -84,7 +85,8 @@ pub struct FrontSettings {
     )]
     pub admin_host: Vec<String>,
 
-    /// Take only IPv6 at `[::]`. Without, IPv4 comes there too, unless 0.0.0.0 is listened on at the same port
+    /// Take only IPv6 at `[::]`. Without, IPv4 comes there too, unless 0.0.0.0 is listened on at the same
+    /// port
     #[arg(
         long,
         env = "TRANSOM_IPV6_ONLY",
@@ -103,7 +105,8 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_LISTEN_MODE", value_parser = parse_mode, value_name = "OCTAL", default_value = "0660", help_heading = "Serving")]
     pub listen_mode: u32,
 
-    /// Whether connections begin with a header of the PROXY protocol (version 1 or 2) that says who the client is
+    /// Whether connections begin with a header of the PROXY protocol (version 1 or 2) that says who the
+    /// client is
     ///
     /// require: all do; those that do not are closed, and so are connections from others than --trust says
     #[arg(
@@ -115,7 +118,8 @@ pub struct FrontSettings {
     )]
     pub proxy_protocol: ProxySetting,
 
-    /// Bytes of the longest PROXY header of version 2; a connection with a longer one is closed. At most --head-limit
+    /// Bytes of the longest PROXY header of version 2; a connection with a longer one is closed. At most
+    /// --head-limit
     #[arg(
         long,
         env = "TRANSOM_PROXY_HEADER_LIMIT",
@@ -125,8 +129,8 @@ pub struct FrontSettings {
     )]
     pub proxy_header_limit: Bytes,
 
-    /// Which field of a request says who the client is, if it comes from those that --trust names: the rightmost address
-    /// in it that they do not have
+    /// Which field of a request says who the client is, if it comes from those that --trust names: the
+    /// rightmost address in it that they do not have
     #[arg(
         long,
         env = "TRANSOM_FORWARDED",
@@ -136,7 +140,8 @@ pub struct FrontSettings {
     )]
     pub forwarded: ForwardedSetting,
 
-    /// Proxies that are believed: ADDRESS, ADDRESS/PREFIX, or unix: for clients of Unix sockets. May be given more than once
+    /// Proxies that are believed: ADDRESS, ADDRESS/PREFIX, or unix: for clients of Unix sockets. May be given
+    /// more than once
     #[arg(
         long,
         env = "TRANSOM_TRUST",
@@ -199,8 +204,8 @@ pub struct FrontSettings {
     )]
     pub receive_buffer: Bytes,
 
-    /// Bytes that the kernel may hold of datagrams that a udp forward has not taken yet (doubled likewise): a small one takes
-    /// about 800. What it does not grant is said at the start
+    /// Bytes that the kernel may hold of datagrams that a udp forward has not taken yet (doubled likewise): a
+    /// small one takes about 800. What it does not grant is said at the start
     #[arg(
         long,
         env = "TRANSOM_DATAGRAM_BUFFER",
@@ -210,8 +215,8 @@ pub struct FrontSettings {
     )]
     pub datagram_buffer: Bytes,
 
-    /// Bytes that the kernel may hold of what a client has not taken yet (doubled likewise). What it does not grant is said at
-    /// the start
+    /// Bytes that the kernel may hold of what a client has not taken yet (doubled likewise). What it does not
+    /// grant is said at the start
     #[arg(
         long,
         env = "TRANSOM_SEND_BUFFER",
@@ -243,11 +248,13 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_HEADER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub header_timeout: Duration,
 
-    /// How long a client that sends a body may send none of it; every byte gives some of that time back (--body-rate)
+    /// How long a client that sends a body may send none of it; every byte gives some of that time back
+    /// (--body-rate)
     #[arg(long, env = "TRANSOM_BODY_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub body_timeout: Duration,
 
-    /// Bytes a second that a body must come with in the long run: who is slower uses up --body-timeout; 0 for any rate
+    /// Bytes a second that a body must come with in the long run: who is slower uses up --body-timeout; 0 for
+    /// any rate
     #[arg(
         long,
         env = "TRANSOM_BODY_RATE",
@@ -261,8 +268,8 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_WRITE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub write_timeout: Duration,
 
-    /// Bytes a second at which a client must take its answers in the long run: who is slower uses up --write-timeout; 0 for
-    /// any rate
+    /// Bytes a second at which a client must take its answers in the long run: who is slower uses up
+    /// --write-timeout; 0 for any rate
     #[arg(
         long,
         env = "TRANSOM_WRITE_RATE",
@@ -272,25 +279,28 @@ pub struct FrontSettings {
     )]
     pub write_rate: Bytes,
 
-    /// How long a connection may stay open without a request; of a tcp:// forward, without a byte either way (not of
-    /// tcp://unix:, whose sockets have no clocks)
+    /// How long a connection may stay open without a request; of a tcp:// forward, without a byte either way
+    /// (not of tcp://unix:, whose sockets have no clocks)
     #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
     pub idle_timeout: Duration,
 
-    /// How long the process goes on accepting once it is told to stop, while /ready of --admin says 503 already: until load
-    /// balancers have seen that. A second signal ends it. Then comes --drain-timeout
+    /// How long the process goes on accepting once it is told to stop, while /ready of --admin says 503
+    /// already: until load balancers have seen that. A second signal ends it. Then comes --drain-timeout
     #[arg(long, env = "TRANSOM_DRAIN_DELAY", value_parser = parse_duration, value_name = "TIME", default_value = "0", help_heading = "Time")]
     pub drain_delay: Duration,
 
-    /// How long requests in progress get to end once the process is told to stop (docker stop and others kill after 10s)
+    /// How long requests in progress get to end once the process is told to stop (docker stop and others kill
+    /// after 10s)
     #[arg(long, env = "TRANSOM_DRAIN_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "8s", help_heading = "Time")]
     pub drain_timeout: Duration,
 
-    /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2 or by --recycle
+    /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2 or by
+    /// --recycle
     ///
-    /// The new instance is the program at the same path, with the same arguments and environment. When it is ready the old one
-    /// drains; until that has ended, both have their memory. If it does not become ready, it is killed. After SIGUSR2 the old
-    /// one then goes on; if it was to be replaced (--recycle), it drains and exits with status 75.
+    /// The new instance is the program at the same path, with the same arguments and environment. When it is
+    /// ready the old one drains; until that has ended, both have their memory. If it does not become ready,
+    /// it is killed. After SIGUSR2 the old one then goes on; if it was to be replaced (--recycle), it drains
+    /// and exits with status 75.
     #[arg(long, env = "TRANSOM_HANDOVER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub handover_timeout: Duration,
 
@@ -326,8 +336,8 @@ pub struct FrontSettings {
     )]
     pub log_queue: NonZeroU16,
 
-    /// Bytes of the process that no other flag sets: code, libraries, and what the program has allocated when it is ready. A
-    /// larger program has more, and its log says so
+    /// Bytes of the process that no other flag sets: code, libraries, and what the program has allocated when
+    /// it is ready. A larger program has more, and its log says so
     #[arg(
         long,
         env = "TRANSOM_CONSTANT",
@@ -372,8 +382,8 @@ pub struct FrontSettings {
     #[arg(long, env = "TRANSOM_CHECK", help_heading = "Serving")]
     pub check: bool,
 
-    /// The flags that have another value than their default, without dashes; of a front end for applications in other
-    /// processes.
+    /// The flags that have another value than their default, without dashes; of a front end for applications
+    /// in other processes.
     #[arg(skip)]
     pub(crate) given: Vec<String>,
 }
@@ -453,7 +463,8 @@ impl FrontSettings {
             .map_or_else(default_loops, |n| u32::from(n.get()))
     }
 
-    /// The settings of the loop that is kept aside for `--admin`: as these, but small, and for clients that are known.
+    /// The settings of the loop that is kept aside for `--admin`: as these, but small, and for clients that
+    /// are known.
     pub(crate) fn for_admin(&self) -> FrontSettings {
         FrontSettings {
             loops: Some(NonZeroU16::MIN),
@@ -475,7 +486,8 @@ impl FrontSettings {
         }
     }
 
-    /// The flags that SIGHUP gives new values while the server runs, without dashes: no memory was set aside for them.
+    /// The flags that SIGHUP gives new values while the server runs, without dashes: no memory was set aside
+    /// for them.
     pub(crate) const CHANGEABLE: [&str; 19] = [
         "connections-per-address",
         "proxy-protocol",
@@ -533,8 +545,9 @@ impl FrontSettings {
         }
     }
 
-    /// Connections that one loop has room for. The kernel spreads them by a hash, so a loop may get more than its share: by
-    /// six times the deviation that is to be expected, and a little more where they are few, it has room for those.
+    /// Connections that one loop has room for. The kernel spreads them by a hash, so a loop may get more than
+    /// its share: by six times the deviation that is to be expected, and a little more where they are few, it
+    /// has room for those.
     #[must_use]
     pub fn connections_per_loop(&self) -> u32 {
         let all = self.connections.get();

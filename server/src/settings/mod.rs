@@ -1,7 +1,8 @@
 //! The command line: every limit is a flag with a default, and an environment variable `TRANSOM_…`.
 //!
-//! Parsing checks what a single value can show; [`crate::plan`] checks what they mean together. Nothing is clamped: a
-//! setting that cannot hold is refused by the name of its flag. Where the kernel has limits of its own, a WARN says so.
+//! Parsing checks what a single value can show; [`crate::plan`] checks what they mean together. Nothing is
+//! clamped: a setting that cannot hold is refused by the name of its flag. Where the kernel has limits of its
+//! own, a WARN says so.
 
 mod application;
 mod door;
@@ -27,7 +28,8 @@ use std::num::NonZeroU32;
 pub struct Settings {
     /// Where to serve HTTP: ADDRESS:PORT, unix:PATH, systemd: or systemd:NAME. May be given more than once
     ///
-    /// systemd:NAME are the sockets of a socket unit with that FileDescriptorName=, systemd: all that are not named.
+    /// systemd:NAME are the sockets of a socket unit with that FileDescriptorName=, systemd: all that are not
+    /// named.
     #[arg(
         long,
         value_name = "ADDRESS:PORT|unix:PATH|systemd:NAME",
@@ -56,7 +58,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Slots per channel: as set, or twice the buckets, so that a thread that becomes free finds the next call waiting.
+    /// Slots per channel: as set, or twice the buckets, so that a thread that becomes free finds the next
+    /// call waiting.
     #[must_use]
     pub fn slots(&self) -> u32 {
         self.channel.slots.map_or_else(
@@ -70,8 +73,9 @@ impl Settings {
         )
     }
 
-    /// Spare slots per channel. A request that is lost keeps its slot for ever, and a spare one takes its place; so there
-    /// are as many as requests may be lost before the process is replaced, and any channel may be the one that loses them.
+    /// Spare slots per channel. A request that is lost keeps its slot for ever, and a spare one takes its
+    /// place; so there are as many as requests may be lost before the process is replaced, and any channel
+    /// may be the one that loses them.
     #[must_use]
     pub fn spare_slots(&self) -> u32 {
         self.application.lost_limit().min(SLOTS_MAX)

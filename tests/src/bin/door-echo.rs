@@ -1,7 +1,8 @@
 //! A door at a path, for clients that do not keep to the protocol and for deaths.
 //!
 //! ```text
-//! door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE] [loses=all] [old=kernel]
+//! door-echo PATH THREADS [slots=N] [spares=N] [channels=N] [descriptors=N] [nofile=N] [log=FILE]
+//!           [loses=all] [old=kernel]
 //! ```
 //!
 //! | request | does |
@@ -77,7 +78,8 @@ fn serve(log: Option<&File>, loses: bool, call: &mut Call<'_>) {
     } else if text == "panic" {
         panic!("as asked");
     } else if text == "fork" {
-        // SAFETY: the child calls nothing that is not async-signal-safe, and ends by itself if nobody ends it.
+        // SAFETY: the child calls nothing that is not async-signal-safe, and ends by itself if nobody ends
+        // it.
         let child = unsafe {
             let child = libc::fork();
             if child == 0 {
@@ -96,8 +98,8 @@ fn serve(log: Option<&File>, loses: bool, call: &mut Call<'_>) {
     call.complete(reply.len(), Status::OK);
 }
 
-/// Lends the room for the reply to a thread that writes there for ever, and ends the process if something else is written
-/// there. The call is lost.
+/// Lends the room for the reply to a thread that writes there for ever, and ends the process if something
+/// else is written there. The call is lost.
 fn lose(call: &mut Call<'_>) -> ! {
     const MARK: u8 = 0xEE;
     let emergency = call.emergency();

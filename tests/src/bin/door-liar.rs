@@ -1,4 +1,5 @@
-//! A client that does not keep to the door protocol: one lie of a list, a walk through random ones, or deaths.
+//! A client that does not keep to the door protocol: one lie of a list, a walk through random ones, or
+//! deaths.
 //!
 //! ```text
 //! door-liar PATH CASE [SEED] [COUNT]

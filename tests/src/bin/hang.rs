@@ -13,7 +13,8 @@
 //! | `GET /stay` | sees to it that the process does not end by itself |
 //! | `GET /files` | opens files until there are no more descriptors, and aborts, which parks it |
 //!
-//! With `HANG_EACH_THREAD` in the environment, each thread but the first waits at the gate before its first call.
+//! With `HANG_EACH_THREAD` in the environment, each thread but the first waits at the gate before its first
+//! call.
 //!
 //! It lies here and not in `apps/` because it is nothing to learn from.
 

@@ -4,8 +4,9 @@
 //! hanging-file WIRE
 //! ```
 //!
-//! It sends the open file over the socket at `WIRE`, says `ready`, and lives until it is killed. A child of its opens the file:
-//! who answers for a file system and has a file of it open waits for himself when he ends.
+//! It sends the open file over the socket at `WIRE`, says `ready`, and lives until it is killed. A child of
+//! its opens the file: who answers for a file system and has a file of it open waits for himself when he
+//! ends.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;

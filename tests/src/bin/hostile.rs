@@ -1,9 +1,9 @@
 //! Mixed hostile load for as long as one likes: `tests/hostile.sh` runs it.
 //!
-//! `send-static-file` in one process and `echo` through a door are attacked in all the ways of [`Attack`], by several
-//! threads each, while ordinary clients go on. At the end, each server's memory and descriptors must be what they were at
-//! the start, its memory never above its bound, and its drain clean. Exits with status 1 if one of these is not so, or an
-//! ordinary request was not answered with 200.
+//! `send-static-file` in one process and `echo` through a door are attacked in all the ways of [`Attack`], by
+//! several threads each, while ordinary clients go on. At the end, each server's memory and descriptors must
+//! be what they were at the start, its memory never above its bound, and its drain clean. Exits with status 1
+//! if one of these is not so, or an ordinary request was not answered with 200.
 
 use std::collections::VecDeque;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! Kills an application behind a door again and again under load, and says what its clients were told and how soon the front
-//! end was back: `cargo run --release -p transom-tests --bin kills [TIMES]`.
+//! Kills an application behind a door again and again under load, and says what its clients were told and how
+//! soon the front end was back: `cargo run --release -p transom-tests --bin kills [TIMES]`.
 
 use std::time::Duration;
 use transom_tests::doors::kill_again_and_again;

@@ -1,7 +1,8 @@
-//! Handlers that lend what they were given to a thread of their own, and outgrow their bucket while it is lent: the
-//! application for what becomes of the loan.
+//! Handlers that lend what they were given to a thread of their own, and outgrow their bucket while it is
+//! lent: the application for what becomes of the loan.
 //!
-//! `LENDS` says what it serves: `requests`, `connections` or `datagrams`. A loan lasts as long as the process.
+//! `LENDS` says what it serves: `requests`, `connections` or `datagrams`. A loan lasts as long as the
+//! process.
 //!
 //! | request | does |
 //! |---|---|

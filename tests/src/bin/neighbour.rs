@@ -1,9 +1,10 @@
 //! How much slower an ordinary request is beside hungry neighbours than beside ordinary ones.
 //!
-//! `cargo run --release -p transom-tests --bin neighbour` starts `oom` and lets 32 connections ask for `/1000000` (each
-//! is answered 500) or for `/10`, in rounds that alternate so that a drift of the machine hits both alike. A 33rd
-//! connection asks for `/10` all the while; its p99 is what is printed, and the ratio of the medians over all rounds.
-//! It exits with status 1 if a neighbour is felt: a ratio above 1.3, or an answer that is not as it should be.
+//! `cargo run --release -p transom-tests --bin neighbour` starts `oom` and lets 32 connections ask for
+//! `/1000000` (each is answered 500) or for `/10`, in rounds that alternate so that a drift of the machine
+//! hits both alike. A 33rd connection asks for `/10` all the while; its p99 is what is printed, and the ratio
+//! of the medians over all rounds. It exits with status 1 if a neighbour is felt: a ratio above 1.3, or an
+//! answer that is not as it should be.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,8 @@
 //! An application that logs: with what it has installed itself, or with nothing of its own.
 //!
-//! `OWN_LOG` says what it installs and when: `tracing` or `log` in `main`, `late` (both) in its warm-up, nothing if it is not set.
-//! `GET /N` logs a line with each. `GET /large` outgrows its bucket inside a line, under the lock of its own log.
+//! `OWN_LOG` says what it installs and when: `tracing` or `log` in `main`, `late` (both) in its warm-up,
+//! nothing if it is not set. `GET /N` logs a line with each. `GET /large` outgrows its bucket inside a line,
+//! under the lock of its own log.
 
 use std::fmt::{self, Write as _};
 use std::hint::black_box;

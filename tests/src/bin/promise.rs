@@ -1,4 +1,5 @@
-//! Handlers of safe Rust (but for `/c`), as people write them, for what the README promises of requests that outgrow their buckets.
+//! Handlers of safe Rust (but for `/c`), as people write them, for what the README promises of requests that
+//! outgrow their buckets.
 //!
 //! | request | does |
 //! |---|---|
@@ -577,7 +578,7 @@ fn main() -> ExitCode {
     if std::env::var_os("PROMISE_ESCAPE").is_none() {
         return app.serve();
     }
-    // SAFETY: the one handler that is asked for then, `/walk`, holds no lock and no scope and keeps nothing beyond its
-    // request. The folders that it has open stay open.
+    // SAFETY: the one handler that is asked for then, `/walk`, holds no lock and no scope and keeps nothing
+    // beyond its request. The folders that it has open stay open.
     unsafe { app.escaping() }.serve()
 }

@@ -1,4 +1,5 @@
-//! The application that the tests of `docs/http.md` ask: it says what it was given, and breaks the rules for answers when asked.
+//! The application that the tests of `docs/http.md` ask: it says what it was given, and breaks the rules for
+//! answers when asked.
 //!
 //! | request | does |
 //! |---|---|
@@ -148,6 +149,7 @@ fn main() -> ExitCode {
         .get("/fill-late/{kib}", fill_late)
         .get("/sleep/{ms}", sleep)
         .get("/big/{kib}", big);
-    // SAFETY: the handlers hold no lock or scope, keep nothing beyond their request, and own nothing but memory.
+    // SAFETY: the handlers hold no lock or scope, keep nothing beyond their request, and own nothing but
+    // memory.
     unsafe { transom::serve_escaping(router) }
 }

@@ -1,8 +1,10 @@
-//! What ordinary clients notice while `slowhttptest` holds a thousand slow connections: `tests/slow.sh` runs it.
+//! What ordinary clients notice while `slowhttptest` holds a thousand slow connections: `tests/slow.sh` runs
+//! it.
 //!
-//! For each of its modes, in one process and through a door: in how many seconds of the test its own probe was answered
-//! (column 5 of its CSV), and how ordinary requests fared that were sent all the while. Exits with status 1 if one of these
-//! was not answered with 200, or their p99 is 50 ms or more, or the probe failed in any second.
+//! For each of its modes, in one process and through a door: in how many seconds of the test its own probe
+//! was answered (column 5 of its CSV), and how ordinary requests fared that were sent all the while. Exits
+//! with status 1 if one of these was not answered with 200, or their p99 is 50 ms or more, or the probe
+//! failed in any second.
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};

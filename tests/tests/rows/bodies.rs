@@ -341,8 +341,8 @@ fn row_27_an_early_answer_is_not_lost_to_a_reset() {
     ]);
 }
 
-/// A client that reads nothing before it has sent all of its body, as many libraries do: it gets its answer, and the server
-/// needs no more memory for it.
+/// A client that reads nothing before it has sent all of its body, as many libraries do: it gets its answer,
+/// and the server needs no more memory for it.
 #[test]
 fn row_27_an_early_answer_waits_for_a_client_that_sends_all_of_its_body_first() {
     const BODY: usize = 24 << 20;

@@ -16,7 +16,8 @@ pub struct Stand {
     _folder: Option<Folder>,
 }
 
-/// The two ways to run the application of these tests. `front` has flags of the front end, `application` those of the rest.
+/// The two ways to run the application of these tests. `front` has flags of the front end, `application`
+/// those of the rest.
 #[must_use]
 pub fn both(front: &str, application: &str) -> [Stand; 2] {
     [
@@ -97,8 +98,8 @@ impl Stand {
             .collect()
     }
 
-    /// Drains it: no process may end in another way than it should, and in one process nothing may have been allocated
-    /// outside of buckets. (Opening a door allocates, in both processes.)
+    /// Drains it: no process may end in another way than it should, and in one process nothing may have been
+    /// allocated outside of buckets. (Opening a door allocates, in both processes.)
     pub fn stop(self) {
         let front = self.front.stop();
         assert_eq!(front.code(), 0, "{}: {}", self.name, front.stderr());
@@ -251,8 +252,8 @@ fn next_answer(client: &mut Client, request: &[u8]) -> Result<Answer, Trouble> {
     }
 }
 
-/// Puts all cases to a server in one process and to one behind a door, each case whole and cut in two, and all of them
-/// twice: what is in memory after the first time must be all that there is after the second.
+/// Puts all cases to a server in one process and to one behind a door, each case whole and cut in two, and
+/// all of them twice: what is in memory after the first time must be all that there is after the second.
 pub fn check(cases: &[Case]) {
     check_with("", "", cases);
 }

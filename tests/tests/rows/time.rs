@@ -1,5 +1,5 @@
-//! Rows 30 to 33: clients that take their time, clients in numbers, and the end. What depends on rates, on addresses and on
-//! who is slowest has tests of its own.
+//! Rows 30 to 33: clients that take their time, clients in numbers, and the end. What depends on rates, on
+//! addresses and on who is slowest has tests of its own.
 
 use crate::stand::{both, post, to, with};
 use std::time::Duration;

@@ -18,8 +18,8 @@ use std::time::Duration;
 /// The body of `GET /`.
 pub const PLAINTEXT: &str = "hello, world\n";
 
-/// The whole answer to `GET /` of servers that parse nothing: as many bytes as another server's has, with a date that is right
-/// in form only.
+/// The whole answer to `GET /` of servers that parse nothing: as many bytes as another server's has, with a
+/// date that is right in form only.
 pub const FIXED_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n\
     Date: Sat, 21 Nov 2026 10:25:00 GMT\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\

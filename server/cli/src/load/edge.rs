@@ -165,7 +165,8 @@ impl Prober<'_> {
                 }
                 Ok(answer) => {
                     let status = answer.status;
-                    // 413 says that it is too large; the other errors of a client say that it was the wrong question.
+                    // 413 says that it is too large; the other errors of a client say that it was the wrong
+                    // question.
                     if (400..500).contains(&status) && status != 413 {
                         return Err(format!(
                             "the request of {size} got {status}, which is not about memory"

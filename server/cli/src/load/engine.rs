@@ -1,8 +1,9 @@
-//! Sends requests when they are due, and counts the answers: one thread, a fixed number of connections, no waiting for the
-//! server before the next request.
+//! Sends requests when they are due, and counts the answers: one thread, a fixed number of connections, no
+//! waiting for the server before the next request.
 //!
-//! A request that finds every connection busy waits in a backlog, and its latency counts from when it was due: a server that
-//! stops for a second is late for all the requests of that second, not for one a connection (coordinated omission).
+//! A request that finds every connection busy waits in a backlog, and its latency counts from when it was
+//! due: a server that stops for a second is late for all the requests of that second, not for one a
+//! connection (coordinated omission).
 
 use super::answer::Reader;
 use super::mix::Entry;
@@ -127,7 +128,8 @@ impl<'m> Engine<'m> {
         limits: Limits,
         progress: Arc<Progress>,
     ) -> io::Result<Self> {
-        // Else the kernel may sleep 50 µs longer than it was asked to, which is half of an ordinary request's latency.
+        // Else the kernel may sleep 50 µs longer than it was asked to, which is half of an ordinary request's
+        // latency.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
         let connections = (0..limits.connections).map(|_| Connection {
             stream: None,
@@ -413,8 +415,8 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// A connection has ended. What was sent on it is sent again, once, if the server closed it between two requests: then
-    /// the request has reached nobody.
+    /// A connection has ended. What was sent on it is sent again, once, if the server closed it between two
+    /// requests: then the request has reached nobody.
     fn lost(&mut self, n: usize, began: Instant, outcome: &mut Outcome) {
         let connection = &mut self.connections[n];
         connection.stream = None;

@@ -17,7 +17,8 @@ pub fn fetch(admin: &AdminAddress) -> Result<Metrics, String> {
 pub struct Metrics(Vec<Sample>);
 
 impl Metrics {
-    /// Reads Prometheus's text format. Lines that are not of it are passed over: a server may say more than we know.
+    /// Reads Prometheus's text format. Lines that are not of it are passed over: a server may say more than
+    /// we know.
     pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         Metrics(lines.filter_map(Sample::read).collect())

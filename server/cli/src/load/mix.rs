@@ -22,7 +22,8 @@ pub struct Entry {
     pub range: Option<(RangeInclusive<u64>, String)>,
     /// Of all requests, from 0 to 1.
     pub share: f64,
-    /// Whether it is expected to need more memory than there may be: then its failures are not held against the server.
+    /// Whether it is expected to need more memory than there may be: then its failures are not held against
+    /// the server.
     pub hungry: bool,
 }
 

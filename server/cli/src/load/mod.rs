@@ -1,8 +1,9 @@
 //! `transom load`: tries to break a server's memory limits, and says what came of it.
 //!
-//! [`mix`] and [`schedule`] say what is sent when, [`engine`] sends it, [`watch`] looks at the server meanwhile, [`edge`]
-//! finds the largest request that fits; [`report`] is what was found, [`text`], [`html`] and [`plot`] show it. Its own memory
-//! is bounded: histograms and series of fixed size, connections and backlog by flag.
+//! [`mix`] and [`schedule`] say what is sent when, [`engine`] sends it, [`watch`] looks at the server
+//! meanwhile, [`edge`] finds the largest request that fits; [`report`] is what was found, [`text`], [`html`]
+//! and [`plot`] show it. Its own memory is bounded: histograms and series of fixed size, connections and
+//! backlog by flag.
 
 mod answer;
 mod edge;

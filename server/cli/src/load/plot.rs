@@ -1,7 +1,7 @@
 //! Plots as SVG: readable on a telephone, in light and dark, without a script.
 //!
-//! `plotters` writes SVG too, but with its colours fixed and its size in pixels; here they are classes, which a style sheet
-//! colours for either scheme, and a view box.
+//! `plotters` writes SVG too, but with its colours fixed and its size in pixels; here they are classes, which
+//! a style sheet colours for either scheme, and a view box.
 
 use super::report::{Curve, Report};
 use super::units;

@@ -220,7 +220,8 @@ pub struct Unavailable {
     pub predicted: Option<Prediction>,
 }
 
-/// What Erlang's formula says of buckets without a queue. Requests that wait for a bucket make it an upper bound.
+/// What Erlang's formula says of buckets without a queue. Requests that wait for a bucket make it an upper
+/// bound.
 #[derive(Debug, Serialize)]
 pub struct Prediction {
     /// Buckets.
@@ -459,8 +460,8 @@ fn judge_memory(
     }
 }
 
-/// What to do where a server has said its bound itself, and nothing but the program is larger than that says. Once it has
-/// allocated outside of the region, it may be that.
+/// What to do where a server has said its bound itself, and nothing but the program is larger than that says.
+/// Once it has allocated outside of the region, it may be that.
 fn hint_at_constant(memory: &MemoryReport, most: u64, bound: u64) -> Option<String> {
     let is_its_own = memory.bound_from.is_some_and(|from| from != "--bound");
     let has_grown = memory.heap_allocations.is_some_and(|n| n > 0);

@@ -1,4 +1,5 @@
-//! When requests are due. A schedule depends on nothing that the server does: that is what makes the load open-loop.
+//! When requests are due. A schedule depends on nothing that the server does: that is what makes the load
+//! open-loop.
 
 use super::mix::Entry;
 use std::ops::RangeInclusive;
@@ -52,7 +53,8 @@ pub struct Arrival {
     pub size: u64,
 }
 
-/// What the requests of one entry are drawn from, so that an entry's arrivals are the same whichever others there are.
+/// What the requests of one entry are drawn from, so that an entry's arrivals are the same whichever others
+/// there are.
 #[derive(Debug)]
 struct Stream {
     entry: usize,
@@ -156,7 +158,8 @@ impl Iterator for Schedule<'_> {
     }
 }
 
-/// The time, in seconds, at which so many requests are due, when the rate has risen in a straight line during the ramp.
+/// The time, in seconds, at which so many requests are due, when the rate has risen in a straight line during
+/// the ramp.
 fn time_of(position: f64, rate: f64, ramp: f64) -> f64 {
     let during_ramp = rate * ramp / 2.0;
     if position < during_ramp {

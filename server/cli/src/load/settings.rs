@@ -29,7 +29,8 @@ pub struct LoadSettings {
     #[arg(long, value_name = "http://HOST:PORT", help_heading = "Server")]
     pub target: Option<Url>,
 
-    /// The server's process, whose memory is watched: a number, several, or auto for whoever listens on the target's port
+    /// The server's process, whose memory is watched: a number, several, or auto for whoever listens on the
+    /// target's port
     ///
     /// For a server that is started here, auto is the default; for others, not to look at all.
     #[arg(
@@ -64,10 +65,12 @@ pub struct LoadSettings {
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 
-    /// A kind of request and its share: 'GET /10 95%', 'GET /{100..2000} 5%'. More than once; shares add up to 100%
+    /// A kind of request and its share: 'GET /10 95%', 'GET /{100..2000} 5%'. More than once; shares add up
+    /// to 100%
     ///
-    /// A range in braces stands for a size that is drawn for each request, in the application's own unit. Requests with a
-    /// range are taken to be hungry: they may fail. The word ordinary or hungry after the share says otherwise.
+    /// A range in braces stands for a size that is drawn for each request, in the application's own unit.
+    /// Requests with a range are taken to be hungry: they may fail. The word ordinary or hungry after the
+    /// share says otherwise.
     #[arg(
         long,
         value_name = "METHOD PATH SHARE",

@@ -34,7 +34,8 @@ impl Latencies {
         self.0.len()
     }
 
-    /// The latency that this part of them, from 0 to 1, did not exceed; in microseconds. `None` if there are none.
+    /// The latency that this part of them, from 0 to 1, did not exceed; in microseconds. `None` if there are
+    /// none.
     pub fn quantile(&self, part: f64) -> Option<f64> {
         (!self.0.is_empty()).then(|| self.0.value_at_quantile(part) as f64 / 1000.0)
     }

@@ -180,7 +180,8 @@ impl Started {
         if env::var_os(RECYCLE).is_none() {
             start.env(RECYCLE, "exit");
         }
-        // SAFETY: what is called between fork and exec is one prctl(2), which allocates nothing and takes no lock.
+        // SAFETY: what is called between fork and exec is one prctl(2), which allocates nothing and takes no
+        // lock.
         unsafe {
             start.pre_exec(|| {
                 // It does not outlive its load tester, even if that is killed.
@@ -211,7 +212,8 @@ impl Started {
         self.child.id().cast_signed()
     }
 
-    /// Waits until it is ready: until it says so, or, where `address` is given, until somebody accepts connections there.
+    /// Waits until it is ready: until it says so, or, where `address` is given, until somebody accepts
+    /// connections there.
     ///
     /// # Errors
     /// If it ends before that, or takes too long, with the last lines of its log.

@@ -1,7 +1,7 @@
 //! Watches a server from the side while it is loaded: its memory as the kernel has it, and its own metrics.
 //!
-//! A thread of its own looks at regular intervals, and draws the progress bar. It takes a twentieth of one core at most:
-//! walking the page tables of a large process is not free.
+//! A thread of its own looks at regular intervals, and draws the progress bar. It takes a twentieth of one
+//! core at most: walking the page tables of a large process is not free.
 
 use super::engine::Progress;
 use super::metrics::{self, Metrics};
@@ -23,8 +23,8 @@ const REST: u32 = 20;
 /// The memory of one or more processes at one moment, as the kernel has it. Sums, if there are several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Bytes of physical memory. From `smaps_rollup`, which walks the page tables: `VmRSS` is a sum of per-CPU counters
-    /// and can be off by hundreds of KiB.
+    /// Bytes of physical memory. From `smaps_rollup`, which walks the page tables: `VmRSS` is a sum of
+    /// per-CPU counters and can be off by hundreds of KiB.
     pub rss_bytes: u64,
     /// The same with each page divided by the number of its users.
     pub pss_bytes: u64,
@@ -93,8 +93,8 @@ impl Memory {
         }
     }
 
-    /// By how much `VmHWM` may be too high or too low: each of the kernel's three counters keeps up to 32 pages for each
-    /// CPU, or twice as many as there are CPUs, before it adds them up.
+    /// By how much `VmHWM` may be too high or too low: each of the kernel's three counters keeps up to 32
+    /// pages for each CPU, or twice as many as there are CPUs, before it adds them up.
     pub fn high_water_error() -> u64 {
         let cpus = thread::available_parallelism().map_or(1, usize::from) as u64;
         3 * cpus * (2 * cpus).max(32) * procfs::page_size()

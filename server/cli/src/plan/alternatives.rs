@@ -86,10 +86,11 @@ pub fn alternatives(
     Ok(found)
 }
 
-/// The one that takes the least memory of those that meet the target within the memory there is. It is a change worth telling
-/// of if `this` does not, or takes more.
+/// The one that takes the least memory of those that meet the target within the memory there is. It is a
+/// change worth telling of if `this` does not, or takes more.
 ///
-/// Where buckets are too few, it is not proposed to have even fewer and a long queue; where memory is, it may be.
+/// Where buckets are too few, it is not proposed to have even fewer and a long queue; where memory is, it may
+/// be.
 #[must_use]
 pub fn cheapest<'a>(this: &Evaluation, alternatives: &'a [Alternative]) -> Option<&'a Alternative> {
     let enough = |one: &&Alternative| {

@@ -1,4 +1,5 @@
-//! Servers that could be started, what each of them would do under a load, and the search for those that meet a target.
+//! Servers that could be started, what each of them would do under a load, and the search for those that meet
+//! a target.
 
 use super::erlang::erlang_b;
 use super::metrics::{Above, Measured, Times};
@@ -207,8 +208,8 @@ impl Planner<'_> {
         Some(measured.above(arena.saturating_sub(ARENA_OVERHEAD)))
     }
 
-    /// What of the target is left for a 503, if these buckets are outgrown as measured. If nothing is: all of it, so that the
-    /// number of buckets still means something.
+    /// What of the target is left for a 503, if these buckets are outgrown as measured. If nothing is: all of
+    /// it, so that the number of buckets still means something.
     fn left_for_503(&self, target: f64, bucket_size: Bytes) -> Result<f64, PlanError> {
         let geometry = BucketGeometry::new(bucket_size, self.base.application.stack_size)?;
         let left = target - self.outgrown(self.above(geometry.arena_size()));
@@ -243,7 +244,8 @@ impl Planner<'_> {
         self.configuration(buckets, size, false, waiting)
     }
 
-    /// The fewest buckets that meet a target, whatever memory there is; `None` if there can be no such number.
+    /// The fewest buckets that meet a target, whatever memory there is; `None` if there can be no such
+    /// number.
     ///
     /// # Errors
     /// [`PlanError`], if buckets of that size cannot be.
@@ -311,9 +313,9 @@ impl Planner<'_> {
         Ok(fewest.and_then(of))
     }
 
-    /// The bucket that at most half of the target outgrows, which leaves the other half for a 503: as large as what was measured
-    /// asks for, and as small. What it may keep (`--keep`, by default half of its arena) is enough for what a bucket was seen to
-    /// keep. `None` if nothing was measured.
+    /// The bucket that at most half of the target outgrows, which leaves the other half for a 503: as large
+    /// as what was measured asks for, and as small. What it may keep (`--keep`, by default half of its arena)
+    /// is enough for what a bucket was seen to keep. `None` if nothing was measured.
     ///
     /// # Errors
     /// [`PlanError`], if there is no such bucket with this stack.
@@ -339,8 +341,8 @@ impl Planner<'_> {
         Ok(Some(Bytes(wanted).max(least)))
     }
 
-    /// The largest rate at which a configuration meets the target, to three digits, rounded down; `None` if there is none,
-    /// infinite if every rate does.
+    /// The largest rate at which a configuration meets the target, to three digits, rounded down; `None` if
+    /// there is none, infinite if every rate does.
     ///
     /// # Errors
     /// [`PlanError`], if buckets of that size cannot be.

@@ -1,7 +1,7 @@
 //! Erlang's loss formula: how many of the requests find all buckets busy, if none of them waits.
 //!
-//! It holds for requests that come independently of each other, as those of many clients do (a Poisson process), and for *any*
-//! distribution of the times for which they hold a bucket: only the mean matters.
+//! It holds for requests that come independently of each other, as those of many clients do (a Poisson
+//! process), and for *any* distribution of the times for which they hold a bucket: only the mean matters.
 
 /// What is handed on from one bucket to the next: 1/B(n, a), which grows from 1 and so loses no digits.
 fn next(inverse: f64, bucket: u32, load: f64) -> f64 {
@@ -16,7 +16,8 @@ pub fn inverse_erlang_b(buckets: u32, load: f64) -> f64 {
     (1..=buckets).fold(1.0, |inverse, bucket| next(inverse, bucket, load))
 }
 
-/// The share of requests that find all of so many buckets busy, for a load in Erlangs (requests a second × seconds).
+/// The share of requests that find all of so many buckets busy, for a load in Erlangs (requests a second ×
+/// seconds).
 #[must_use]
 pub fn erlang_b(buckets: u32, load: f64) -> f64 {
     1.0 / inverse_erlang_b(buckets, load)

@@ -83,15 +83,15 @@ fn float(n: u64) -> f64 {
 }
 
 impl Above {
-    /// The share of requests that need more, as far as the histogram can tell: what is in the step in which the arena's size lies
-    /// counts as more.
+    /// The share of requests that need more, as far as the histogram can tell: what is in the step in which
+    /// the arena's size lies counts as more.
     #[must_use]
     pub fn share(&self) -> f64 {
         float(self.at_most) / float(self.samples.max(1))
     }
 
-    /// What the share is at most, with 95 % confidence: where none was seen, three in so many (the rule of three), else two
-    /// standard errors above what was seen.
+    /// What the share is at most, with 95 % confidence: where none was seen, three in so many (the rule of
+    /// three), else two standard errors above what was seen.
     #[must_use]
     pub fn upper_limit(&self) -> f64 {
         let (seen, samples) = (float(self.at_most), float(self.samples.max(1)));
@@ -242,8 +242,8 @@ impl Measured {
         Some((whole(most).ok()?, name))
     }
 
-    /// The smallest arena that at most this share of requests outgrows, to a page; at most what the largest has needed.
-    /// `None` if nothing has been measured, or if it was not said what the largest was.
+    /// The smallest arena that at most this share of requests outgrows, to a page; at most what the largest
+    /// has needed. `None` if nothing has been measured, or if it was not said what the largest was.
     #[must_use]
     pub fn smallest_arena(&self, share: f64) -> Option<usize> {
         if self.samples() == 0 {
@@ -259,14 +259,16 @@ impl Measured {
             .find(|size| self.above(*size).share() <= share)
     }
 
-    /// What `--keep` must be at least: an eighth more than a bucket was seen to keep, as a step of the histograms is, in whole KiB.
+    /// What `--keep` must be at least: an eighth more than a bucket was seen to keep, as a step of the
+    /// histograms is, in whole KiB.
     #[must_use]
     pub fn least_keep(&self) -> Bytes {
         Bytes((self.kept_max + self.kept_max / 8).next_multiple_of(1 << 10))
     }
 
-    /// The `--constant` that the server has, or a larger one if it has more in memory than its sum says; 0 if it does not say its sum.
-    /// Behind a door there is memory of its clients in it, which is no part of its sum: that tells nothing.
+    /// The `--constant` that the server has, or a larger one if it has more in memory than its sum says; 0 if
+    /// it does not say its sum. Behind a door there is memory of its clients in it, which is no part of its
+    /// sum: that tells nothing.
     #[must_use]
     pub fn constant(&self) -> Bytes {
         let [resident, sum, constant] = [self.resident, self.sum, self.constant].map(|n| n as u64);
@@ -275,8 +277,8 @@ impl Measured {
         larger.unwrap_or(Bytes(self.constant))
     }
 
-    /// For how long requests of all routes hold a bucket. The mean is exact; the variation takes each step's middle. `None` if
-    /// no request has been measured.
+    /// For how long requests of all routes hold a bucket. The mean is exact; the variation takes each step's
+    /// middle. `None` if no request has been measured.
     #[must_use]
     pub fn times(&self) -> Option<Times> {
         let routes = || self.routes.values().map(|route| &route.seconds);

@@ -1,7 +1,8 @@
 //! `transom plan`: from memory, rate and latency to flags, with what these will and will not hold.
 //!
-//! The memory equation is the server's own ([`transom::Plan`]). How many requests find no bucket is said by [`erlang`] and
-//! [`queue`], how many outgrow theirs by what a server has measured ([`metrics`]); [`choice`] searches, [`report`] tells.
+//! The memory equation is the server's own ([`transom::Plan`]). How many requests find no bucket is said by
+//! [`erlang`] and [`queue`], how many outgrow theirs by what a server has measured ([`metrics`]); [`choice`]
+//! searches, [`report`] tells.
 
 mod alternatives;
 mod choice;
@@ -34,7 +35,8 @@ const BAD_USAGE: u8 = 2;
 /// The flags of `transom plan`.
 #[derive(Debug, Args)]
 pub struct PlanFlags {
-    /// Memory that there is for the process, with what the kernel holds for it: the limit of its cgroup [default: no limit]
+    /// Memory that there is for the process, with what the kernel holds for it: the limit of its cgroup
+    /// [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = "Plan")]
     memory: Option<Bytes>,
 
@@ -42,13 +44,14 @@ pub struct PlanFlags {
     #[arg(long, value_name = "N", value_parser = parse_rate, help_heading = "Plan")]
     rate: Option<f64>,
 
-    /// For how long a request holds a bucket, on average: the time of its handler, whatever it waits for included
-    /// [default: as measured, with --from-metrics]
+    /// For how long a request holds a bucket, on average: the time of its handler, whatever it waits for
+    /// included [default: as measured, with --from-metrics]
     #[arg(long, value_name = "TIME", value_parser = parse_time, help_heading = "Plan")]
     latency: Option<Duration>,
 
-    /// For how long at least the slowest 1 % do. It says how much these times vary, which matters for the queue only: they
-    /// are taken to be log-normal [default: exponential times, whose p99 is 4.6 times the mean]
+    /// For how long at least the slowest 1 % do. It says how much these times vary, which matters for the
+    /// queue only: they are taken to be log-normal [default: exponential times, whose p99 is 4.6 times the
+    /// mean]
     #[arg(
         long,
         value_name = "TIME",
@@ -62,11 +65,13 @@ pub struct PlanFlags {
     #[arg(long, value_name = "FACTOR", value_parser = parse_factor, help_heading = "Plan")]
     burst: Option<f64>,
 
-    /// Requests that are meant to wait for a bucket at once, in slots or as connections left unread, for --queue-timeout at
-    /// most. The target is then held against P(503) with this queue; without the flag, against that without any
+    /// Requests that are meant to wait for a bucket at once, in slots or as connections left unread, for
+    /// --queue-timeout at most. The target is then held against P(503) with this queue; without the flag,
+    /// against that without any
     ///
-    /// The server has no such limit of its own: as many can wait as there are --connections beyond the buckets, and that is what
-    /// P(503) with a queue is reported for if the flag is not given. So a plan with fewer places is on the safe side.
+    /// The server has no such limit of its own: as many can wait as there are --connections beyond the
+    /// buckets, and that is what P(503) with a queue is reported for if the flag is not given. So a plan with
+    /// fewer places is on the safe side.
     #[arg(long, value_name = "N", help_heading = "Plan")]
     queue: Option<u32>,
 
@@ -80,19 +85,21 @@ pub struct PlanFlags {
     )]
     target: f64,
 
-    /// Connections that a proxy in front has to this server at most. Each carries one request at a time, so no more can
-    /// be here at once; --connections is set to it if it is not given
+    /// Connections that a proxy in front has to this server at most. Each carries one request at a time, so
+    /// no more can be here at once; --connections is set to it if it is not given
     ///
-    /// With as many buckets nothing is refused. With fewer, a request for which the proxy has no connection left counts as one that
-    /// got a 503, although it may wait there.
+    /// With as many buckets nothing is refused. With fewer, a request for which the proxy has no connection
+    /// left counts as one that got a 503, although it may wait there.
     #[arg(long, value_name = "N", value_parser = transom::parse_count::<NonZeroU32>, help_heading = "Plan")]
     front_connections: Option<NonZeroU32>,
 
-    /// What a server has measured: http://ADDRESS:PORT/metrics or unix:SOCKET of its --admin, or a file with that page
+    /// What a server has measured: http://ADDRESS:PORT/metrics or unix:SOCKET of its --admin, or a file with
+    /// that page
     ///
-    /// It says how many requests outgrow a bucket of some size, for how long they hold one, what buckets keep, and what
-    /// the program itself takes (--constant). Without --bucket-size, buckets become as large as half of the target allows, so that
-    /// the other half is left for a 503, and as --keep takes (by default half of the arena).
+    /// It says how many requests outgrow a bucket of some size, for how long they hold one, what buckets
+    /// keep, and what the program itself takes (--constant). Without --bucket-size, buckets become as large
+    /// as half of the target allows, so that the other half is left for a 503, and as --keep takes (by
+    /// default half of the arena).
     #[arg(long, value_name = "URL|FILE", help_heading = "Plan")]
     from_metrics: Option<String>,
 
@@ -260,8 +267,8 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
     ))
 }
 
-/// The configuration that the report is about: as given, or the fewest buckets that meet the target. If these are more than the
-/// memory holds, or there is no such number, the most that there can be.
+/// The configuration that the report is about: as given, or the fewest buckets that meet the target. If these
+/// are more than the memory holds, or there is no such number, the most that there can be.
 fn choose(
     planner: &Planner,
     buckets_given: bool,

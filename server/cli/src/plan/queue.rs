@@ -1,20 +1,22 @@
-//! What becomes of the requests that find all buckets busy, if they wait: in order, in a limited number of places, and for a
-//! limited time.
+//! What becomes of the requests that find all buckets busy, if they wait: in order, in a limited number of
+//! places, and for a limited time.
 //!
-//! The model is M/M/N/K with impatience: requests come as a Poisson process, hold one of N buckets for exponentially distributed
-//! times, at most K - N of them wait, and whoever has waited for the queue timeout leaves with a 503. For that model the
-//! formulas are exact (Brandt and Brandt, "On the M(n)/M(n)/s queue with impatient calls", 1999, for a fixed patience). The
-//! virtual wait x has, beyond p, the share of time in which just one bucket is free, the density
+//! The model is M/M/N/K with impatience: requests come as a Poisson process, hold one of N buckets for
+//! exponentially distributed times, at most K - N of them wait, and whoever has waited for the queue timeout
+//! leaves with a 503. For that model the formulas are exact (Brandt and Brandt, "On the M(n)/M(n)/s queue
+//! with impatient calls", 1999, for a fixed patience). The virtual wait x has, beyond p, the share of time in
+//! which just one bucket is free, the density
 //!
 //! ```text
 //! p · λ · exp(λ·min(x, τ) − N·μ·x)        so that, with ρ = λ/(N·μ), y = N·μ·τ and j requests that wait,
 //! p · w(j),  w(j) = ρ^(j+1) · Pr(Poisson(y) > j)  +  ρ · (ρ·y)^j/j! · exp(−y)
 //! ```
 //!
-//! Without places it is Erlang's loss formula; with places and without end to the patience it is M/M/N/K, and Erlang C with
-//! places without end. Times that are not exponentially distributed are taken into account as Allen and Cunneen do: waits, and
-//! the number of those who wait, are (1 + c²)/2 times what they would be, with c² the variance in squares of the mean.
-//! That makes an estimate of it: `simulation` says how good a one.
+//! Without places it is Erlang's loss formula; with places and without end to the patience it is M/M/N/K, and
+//! Erlang C with places without end. Times that are not exponentially distributed are taken into account as
+//! Allen and Cunneen do: waits, and the number of those who wait, are (1 + c²)/2 times what they would be,
+//! with c² the variance in squares of the mean. That makes an estimate of it: `simulation` says how good a
+//! one.
 
 use super::erlang::inverse_erlang_b;
 
@@ -47,7 +49,8 @@ impl Outcome {
 }
 
 impl Queue {
-    /// As Allen and Cunneen scale it, for times with this squared coefficient of variation (1: exponential, as it is).
+    /// As Allen and Cunneen scale it, for times with this squared coefficient of variation (1: exponential,
+    /// as it is).
     #[must_use]
     pub fn for_variability(self, squared_variation: f64) -> Queue {
         let factor = 2.0 / (1.0 + squared_variation);
@@ -68,8 +71,8 @@ impl Queue {
     pub fn outcome(self, buckets: u32, load: f64) -> Outcome {
         let n = f64::from(buckets);
         let (ln_rho, y) = ((load / n).ln(), n * self.patience);
-        // Logarithms, because with a thousand places the terms leave the range of numbers. The time in which a bucket
-        // is free is the unit of all of them.
+        // Logarithms, because with a thousand places the terms leave the range of numbers. The time in which
+        // a bucket is free is the unit of all of them.
         let mut outcome = LogSums::default();
         outcome.add_free(inverse_erlang_b(buckets - 1, load).ln());
         let tails = ln_poisson_tails(y, self.places);
@@ -308,8 +311,8 @@ mod tests {
         fn what_comes_is_served_or_fails(
             buckets in 1u32..100, load in 0.1f64..200.0, places in 0u32..300, patience in 0.0f64..20.0,
         ) {
-            // The rate at which requests are served is that at which they come, less those that fail; and buckets are
-            // never busier than they can be.
+            // The rate at which requests are served is that at which they come, less those that fail; and
+            // buckets are never busier than they can be.
             let outcome = queue(places, patience).outcome(buckets, load);
             let served = load * (1.0 - outcome.failed());
             prop_assert!((0.0..=1.0).contains(&outcome.failed()));

@@ -185,7 +185,8 @@ fn burst(planner: &Planner, this: &Evaluation, factor: f64) -> Burst {
     let timeout = planner.base.front.queue_timeout.as_secs_f64();
     let buckets = f64::from(this.configuration.buckets);
     let capacity = buckets / planner.demand.times.mean;
-    // As a fluid: what comes beyond what the buckets serve fills the idle buckets, then the queue as far as it is served in time.
+    // As a fluid: what comes beyond what the buckets serve fills the idle buckets, then the queue as far as
+    // it is served in time.
     let idle = (buckets - planner.demand.rate * planner.demand.times.mean).max(0.0);
     let room = idle + f64::from(this.places).min(timeout * capacity);
     Burst {
@@ -199,7 +200,8 @@ fn burst(planner: &Planner, this: &Evaluation, factor: f64) -> Burst {
 }
 
 impl Report {
-    /// Puts together what was computed. `paste` writes the flags of a configuration, `service_from` says where times come from.
+    /// Puts together what was computed. `paste` writes the flags of a configuration, `service_from` says
+    /// where times come from.
     pub fn new(
         planner: &Planner,
         this: &Evaluation,

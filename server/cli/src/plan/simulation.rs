@@ -143,8 +143,8 @@ fn simulate(
     }
 }
 
-/// Four standard errors: once in 16,000 by chance, and the seeds are fixed. `power` is how large an error may be at most, as a
-/// part of what is expected, for the comparison to say something.
+/// Four standard errors: once in 16,000 by chance, and the seeds are fixed. `power` is how large an error may
+/// be at most, as a part of what is expected, for the comparison to say something.
 fn assert_agrees(expected: f64, found: &Failed, power: f64, what: &str) {
     assert!(
         found.error < power * expected,

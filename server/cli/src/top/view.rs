@@ -298,7 +298,8 @@ fn title(frame: &mut Frame, area: Rect, title: &'static str, beside: Line<'stati
     rest
 }
 
-/// What a state looks like: a letter and a colour. The letters of what takes part are none: their level says it.
+/// What a state looks like: a letter and a colour. The letters of what takes part are none: their level says
+/// it.
 fn look(state: &str) -> (char, Style) {
     match state {
         "unbound" => ('·', DIM),
@@ -325,8 +326,8 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// The widest places that show all buckets in so much room: a letter, a level and a gap; the first two; one of them;
-    /// or that for several buckets.
+    /// The widest places that show all buckets in so much room: a letter, a level and a gap; the first two;
+    /// one of them; or that for several buckets.
     #[must_use]
     pub fn new(buckets: usize, columns: usize, rows: usize) -> Self {
         let (columns, rows) = (columns.max(1), rows.max(1));
@@ -354,7 +355,8 @@ impl Grid {
     }
 }
 
-/// A place of the grid, from a bucket on: of several buckets the state that matters most, and the level of the fullest.
+/// A place of the grid, from a bucket on: of several buckets the state that matters most, and the level of
+/// the fullest.
 fn place(
     application: &Application,
     first: usize,

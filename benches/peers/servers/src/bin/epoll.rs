@@ -1,8 +1,9 @@
-//! The cheapest server that epoll(7) allows: wait, one read, one write of a fixed answer; no parsing, no timeouts.
+//! The cheapest server that epoll(7) allows: wait, one read, one write of a fixed answer; no parsing, no
+//! timeouts.
 //!
-//! It is the floor that the other servers are measured against: what they cost above it is their own doing, what it costs
-//! is the kernel's. `peer-epoll 127.0.0.1:PORT`, or `peer-epoll unix:PATH` to stand behind another server; one thread. A
-//! second argument says how it takes what it reads:
+//! It is the floor that the other servers are measured against: what they cost above it is their own doing,
+//! what it costs is the kernel's. `peer-epoll 127.0.0.1:PORT`, or `peer-epoll unix:PATH` to stand behind
+//! another server; one thread. A second argument says how it takes what it reads:
 //!
 //! | argument | a read is | and then |
 //! |---|---|---|

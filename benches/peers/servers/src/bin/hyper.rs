@@ -1,4 +1,5 @@
-//! hyper on one thread of tokio: `peer-hyper ADDRESS:PORT [FOLDER]`. Also sends `GET /file/NAME` from the folder.
+//! hyper on one thread of tokio: `peer-hyper ADDRESS:PORT [FOLDER]`. Also sends `GET /file/NAME` from the
+//! folder.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};

@@ -48,7 +48,8 @@ impl HttpService for Answers {
     }
 }
 
-/// All of a body. Its reader does not end by itself when the connection does, only after as many bytes as were announced.
+/// All of a body. Its reader does not end by itself when the connection does, only after as many bytes as
+/// were announced.
 fn body(request: Request) -> io::Result<Vec<u8>> {
     let announced = request
         .headers()

@@ -1,5 +1,6 @@
-//! The cheapest server that io_uring allows: a receive and, linked behind it, a send of a fixed answer; no parsing, no
-//! timeouts. Like `peer-epoll`, a floor: it takes every read for one whole request. `peer-uring ADDRESS:PORT`; one thread.
+//! The cheapest server that io_uring allows: a receive and, linked behind it, a send of a fixed answer; no
+//! parsing, no timeouts. Like `peer-epoll`, a floor: it takes every read for one whole request. `peer-uring
+//! ADDRESS:PORT`; one thread.
 
 use answers::FIXED_ANSWER;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -91,7 +92,8 @@ fn send(connection: RawFd) -> squeue::Entry {
 /// Queues a submission, after the queue has been handed to the kernel if it is full.
 fn push(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<()> {
     loop {
-        // SAFETY: what the entries point to is static: the answer, and the scratch, which nobody else touches.
+        // SAFETY: what the entries point to is static: the answer, and the scratch, which nobody else
+        // touches.
         if unsafe { ring.submission().push(entry) }.is_ok() {
             return Ok(());
         }

@@ -1,0 +1,331 @@
+//! Sizes, names and marks of single files.
+
+use crate::hold;
+use crate::source::{Source, is_test, sources};
+use std::collections::BTreeMap;
+use syn::spanned::Spanned;
+use syn::visit::{self, Visit};
+
+/// Lines of a function, from its signature to its closing brace.
+const FUNCTION_LINES: usize = 70;
+/// Fields of a struct.
+const STRUCT_FIELDS: usize = 15;
+/// Lines of a file, without the tests in it.
+const FILE_LINES: usize = 600;
+/// Columns of a comment.
+const COMMENT_COLUMNS: usize = 110;
+
+/// What the rules look at in one file.
+#[derive(Default)]
+struct Shape {
+    functions: Vec<(String, usize)>,
+    structs: Vec<(String, usize)>,
+    types: Vec<String>,
+    lines_of_tests: usize,
+}
+
+fn lines(item: &impl Spanned) -> usize {
+    let span = item.span();
+    span.end().line - span.start().line + 1
+}
+
+/// Lines from `fn` on: not its documentation.
+fn function(signature: &syn::Signature, body: &syn::Block) -> (String, usize) {
+    let lines = body.span().end().line - signature.span().start().line + 1;
+    (signature.ident.to_string(), lines)
+}
+
+/// Flags for clap and rows that are serialised have as many fields as there are flags and columns.
+fn is_row(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        let syn::Meta::List(list) = &attribute.meta else {
+            return false;
+        };
+        let tokens = list.tokens.to_string();
+        match attribute.path() {
+            path if path.is_ident("derive") => ["Args", "Parser", "Serialize", "Deserialize"]
+                .iter()
+                .any(|name| tokens.contains(name)),
+            _ => false,
+        }
+    })
+}
+
+impl<'ast> Visit<'ast> for Shape {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if is_test(&item.attrs) {
+            self.lines_of_tests += lines(item);
+        } else {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        if !is_test(&item.attrs) {
+            self.functions.push(function(&item.sig, &item.block));
+            visit::visit_item_fn(self, item);
+        }
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        if !is_test(&item.attrs) {
+            self.functions.push(function(&item.sig, &item.block));
+            visit::visit_impl_item_fn(self, item);
+        }
+    }
+
+    fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+        self.types.push(item.ident.to_string());
+        if !is_row(&item.attrs) {
+            self.structs
+                .push((item.ident.to_string(), item.fields.len()));
+        }
+    }
+
+    fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
+        self.types.push(item.ident.to_string());
+    }
+
+    fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+        self.types.push(item.ident.to_string());
+        visit::visit_item_trait(self, item);
+    }
+
+    // What a function declares inside is its own.
+    fn visit_block(&mut self, _: &'ast syn::Block) {}
+}
+
+fn shape(source: &Source) -> Shape {
+    let mut shape = Shape::default();
+    shape.visit_file(&source.file);
+    shape
+}
+
+fn ours() -> Vec<Source> {
+    let mut sources = sources();
+    sources.retain(|source| !source.is_for_tests());
+    sources
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let sources = ours();
+    let broken = sources.iter().flat_map(|source| {
+        let long = |(name, lines): (String, usize)| {
+            (lines > FUNCTION_LINES).then(|| format!("{}: {name}", source.path))
+        };
+        shape(source).functions.into_iter().filter_map(long)
+    });
+    hold(
+        "a function has at most 70 lines",
+        broken,
+        &[
+            ("apps/send-static-file/src/main.rs: send_file", "not yet"),
+            ("doors/src/client/remote.rs: open", "not yet"),
+            ("doors/src/hello.rs: decode", "not yet"),
+            ("doors/src/illumos/fake.rs: door_call", "not yet"),
+            ("doors/src/illumos/server.rs: build", "not yet"),
+            ("platform/src/application.rs: answer_request", "not yet"),
+            ("platform/src/application.rs: call", "not yet"),
+            ("platform/src/frame/request.rs: encode_request", "not yet"),
+            ("server/cli/src/load/run.rs: assemble", "not yet"),
+            ("server/cli/src/load/run.rs: run", "not yet"),
+            ("server/cli/src/plan/mod.rs: plan", "not yet"),
+            ("server/src/admin/metrics.rs: of_application", "not yet"),
+            ("server/src/admin/metrics.rs: of_front", "not yet"),
+            ("server/src/admin/metrics.rs: of_pools", "not yet"),
+            ("server/src/front/mod.rs: new", "not yet"),
+            ("server/src/front/reading.rs: on_head", "not yet"),
+            ("server/src/plan.rs: new", "not yet"),
+            ("server/src/serve/behind_door.rs: start", "not yet"),
+            ("server/src/serve/forwards.rs: start", "not yet"),
+            ("server/src/serve/in_process.rs: start", "not yet"),
+            ("server/src/serve/listeners.rs: open", "not yet"),
+            ("server/src/serve/mod.rs: run", "not yet"),
+        ],
+    );
+}
+
+#[test]
+fn structs_are_about_one_thing() {
+    let sources = ours();
+    let broken = sources.iter().flat_map(|source| {
+        let wide = |(name, fields): (String, usize)| {
+            (fields > STRUCT_FIELDS).then(|| format!("{}: {name}", source.path))
+        };
+        shape(source).structs.into_iter().filter_map(wide)
+    });
+    hold(
+        "a struct has at most 15 fields",
+        broken,
+        &[
+            ("arena/src/bucket.rs: Bucket", "not yet"),
+            ("arena/src/heap.rs: Heap", "not yet"),
+            ("doors/src/client/remote.rs: Remote", "not yet"),
+            ("doors/src/door.rs: Inner", "not yet"),
+            ("doors/src/illumos/server.rs: Inner", "not yet"),
+            ("doors/src/public.rs: DoorInfo", "not yet"),
+            ("platform/src/application.rs: Figures", "not yet"),
+            ("server/src/connection.rs: Connection", "not yet"),
+            ("server/src/front/mod.rs: Loop", "not yet"),
+        ],
+    );
+}
+
+#[test]
+fn files_are_about_one_thing() {
+    let sources = ours();
+    let broken = sources.iter().filter_map(|source| {
+        let lines = source.text.lines().count() - shape(source).lines_of_tests;
+        (lines > FILE_LINES).then(|| source.path.clone())
+    });
+    hold(
+        "a file has at most 600 lines",
+        broken,
+        &[
+            ("arena/src/bucket.rs", "not yet"),
+            ("arena/src/heap.rs", "not yet"),
+            ("arena/src/recovery.rs", "not yet"),
+            ("doors/src/client.rs", "not yet"),
+            ("doors/src/illumos/async_client.rs", "not yet"),
+            ("doors/src/illumos/client.rs", "not yet"),
+            ("doors/src/illumos/server.rs", "not yet"),
+            ("doors/src/porter.rs", "not yet"),
+            ("platform/src/application.rs", "not yet"),
+            ("server/cli/src/load/run.rs", "not yet"),
+            ("server/cli/src/top/view.rs", "not yet"),
+            ("server/src/admin/metrics.rs", "not yet"),
+            ("server/src/connection.rs", "not yet"),
+            ("server/src/forward/doorway.rs", "not yet"),
+            ("server/src/front/mod.rs", "not yet"),
+            ("server/src/front/reading.rs", "not yet"),
+            ("server/src/net.rs", "not yet"),
+            ("server/src/plan.rs", "not yet"),
+            ("server/src/serve/mod.rs", "not yet"),
+        ],
+    );
+}
+
+#[test]
+fn comments_fit_beside_the_code() {
+    let sources = sources();
+    let broken = sources.iter().flat_map(|source| {
+        let long = |(number, line): (usize, &str)| {
+            // A row of a table cannot be broken.
+            let comment = line.trim_start().starts_with("//");
+            (comment && line.chars().count() > COMMENT_COLUMNS && !line.contains(" | "))
+                .then(|| format!("{}:{}", source.path, number + 1))
+        };
+        source.text.lines().enumerate().filter_map(long)
+    });
+    hold("a comment has at most 110 columns", broken, &[]);
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    // In two pieces, or this line would be found.
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("to", "do!("),
+        concat!("unimplemen", "ted!("),
+    ];
+    let sources = sources();
+    let broken = sources.iter().flat_map(|source| {
+        let marked = move |(number, line): (usize, &str)| {
+            marks
+                .iter()
+                .any(|mark| line.contains(mark))
+                .then(|| format!("{}:{}", source.path, number + 1))
+        };
+        source.text.lines().enumerate().filter_map(marked)
+    });
+    hold("what is left to do is in the roadmap", broken, &[]);
+}
+
+#[test]
+fn a_type_name_has_one_meaning_in_its_crate() {
+    let mut places: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
+    let sources = ours();
+    for source in &sources {
+        for name in shape(source).types {
+            let at = places.entry((source.package(), name)).or_default();
+            at.push(&source.path);
+        }
+    }
+    let broken = places
+        .into_iter()
+        .filter(|(_, at)| at.len() > 1)
+        .map(|((package, name), _)| format!("{package}: {name}"));
+    hold(
+        "a type's name is there once in a crate",
+        broken,
+        &[
+            ("doors: AsyncClient", "not yet"),
+            ("doors: Attachment", "not yet"),
+            ("doors: Call", "not yet"),
+            ("doors: Client", "not yet"),
+            ("doors: Door", "not yet"),
+            ("doors: DoorHandler", "not yet"),
+            ("doors: EmergencyReply", "not yet"),
+            ("doors: Futex", "not yet"),
+            ("doors: Header", "not yet"),
+            ("doors: Hello", "not yet"),
+            ("doors: Inner", "not yet"),
+            ("doors: Line", "not yet"),
+            ("doors: Memory", "not yet"),
+            ("doors: State", "not yet"),
+            ("doors: Writer", "not yet"),
+            ("server/cli: Figures", "not yet"),
+            ("server/cli: Load", "not yet"),
+            ("server/cli: Measured", "not yet"),
+            ("server/cli: Memory", "not yet"),
+            ("server/cli: Outcome", "not yet"),
+            ("server/cli: Report", "not yet"),
+            ("server/cli: Route", "not yet"),
+            ("server/cli: Sample", "not yet"),
+            ("server/cli: State", "not yet"),
+            ("server/cli: Times", "not yet"),
+            ("server/cli: Trouble", "not yet"),
+            ("server: Connection", "not yet"),
+            ("server: Cut", "not yet"),
+            ("server: Doorway", "not yet"),
+            ("server: Entry", "not yet"),
+            ("server: Figures", "not yet"),
+            ("server: Forward", "not yet"),
+            ("server: Instance", "not yet"),
+            ("server: Note", "not yet"),
+            ("server: Outcome", "not yet"),
+            ("server: Pace", "not yet"),
+            ("server: Progress", "not yet"),
+            ("server: Received", "not yet"),
+            ("server: Record", "not yet"),
+            ("server: Route", "not yet"),
+            ("server: Server", "not yet"),
+            ("server: Source", "not yet"),
+            ("server: State", "not yet"),
+            ("server: Step", "not yet"),
+            ("server: Style", "not yet"),
+            ("server: Target", "not yet"),
+            ("server: Text", "not yet"),
+            ("server: Way", "not yet"),
+            ("server: Writer", "not yet"),
+        ],
+    );
+}
+
+/// What a lint says of unsafe blocks holds only where the lint is on.
+#[test]
+fn every_crate_has_the_lints_of_the_workspace() {
+    let workspace = crate::source::read("Cargo.toml");
+    assert!(workspace.contains("undocumented_unsafe_blocks = \"deny\""));
+    let broken = crate::source::files("Cargo.toml")
+        .into_iter()
+        .filter(|path| {
+            let text = crate::source::read(path);
+            text.contains("[package]")
+                && !text.contains("[lints]\nworkspace = true")
+                && !text.contains("undocumented_unsafe_blocks")
+        });
+    hold("a crate has the workspace's lints", broken, &[]);
+}
