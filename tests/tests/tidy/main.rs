@@ -1,5 +1,5 @@
-//! The house rules: what we agree on, so that a review need not say it. Each rule has its list of exceptions, with a
-//! reason for each; an exception that is not needed any more fails as well, so a list can only shrink.
+//! The house rules: what we agree on, so that a review need not say it. Each rule has its list of exceptions,
+//! with a reason for each; an exception that is not needed any more fails as well, so a list can only shrink.
 
 mod circles;
 mod documents;
