@@ -11,30 +11,35 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crate::attach::Attachment;
-use crate::bell::Bell;
-use crate::board::Board;
-use crate::builder::{Checked, DoorBuilder, ServerCreate};
-use crate::call::DoorHandler;
-use crate::channel::Channel;
-use crate::client::AsyncClient;
-use crate::error::{AttachError, BuildError, ChannelError};
-use crate::geometry::{ChannelGeometry, ChannelMemory};
-use crate::idle::{IdleSet, OwnWords};
-use crate::layout::Layout;
-use crate::pace::Pace;
-use crate::public::{AttachOptions, Attributes, DoorEvent, DoorInfo};
-use crate::remote_options::RemoteOptions;
-use crate::revoke::Revoked;
-use crate::snapshots::Snapshots;
-use crate::sync::{AtomicU32, Line, Ordering};
-use crate::table::{Look, Presence, Table};
+use crate::back_end::bell::Bell;
+use crate::back_end::builder::{Build, Builder, Checked, Handles, ServerCreate};
+use crate::back_end::remote_options::RemoteOptions;
+use crate::between::attach::Attachment;
+use crate::caller::async_client::AsyncClient;
+use crate::memory::board::Board;
+use crate::memory::channel::Channel;
+use crate::memory::layout::Layout;
+use crate::memory::snapshots::Snapshots;
+use crate::memory::table::{Look, Presence, Table};
+use crate::pool::call::DoorHandler;
+use crate::pool::pace::Pace;
+use crate::rules::idle::{IdleSet, OwnWords};
+use crate::rules::revoke::Revoked;
+use crate::rules::sync::{AtomicU32, Line, Ordering};
+use crate::values::channel_memory::ChannelMemory;
+use crate::values::door::{Attributes, CallCounts, DoorEvent, DoorInfo, ThreadCounts};
+use crate::values::error::{AttachError, BuildError, ChannelError};
+use crate::values::geometry::ChannelGeometry;
+use crate::values::options::AttachOptions;
 
 /// An entry into this process, called like a function. Clones are the same door.
 #[derive(Clone, Debug)]
 pub struct Door {
     pub(crate) inner: Arc<Inner>,
 }
+
+/// Collects what a door needs before it exists.
+pub type DoorBuilder = Builder<Door>;
 
 /// What belongs to one thread alone, on its own cache lines, where an emergency reply can reach it
 /// too.
@@ -103,7 +108,7 @@ pub(crate) struct Inner {
 impl Door {
     /// Begins a door.
     pub fn builder() -> DoorBuilder {
-        DoorBuilder::new()
+        DoorBuilder::default()
     }
 
     /// Adds an in-process channel for one caller. All its memory is `memory` and what is allocated
@@ -197,7 +202,7 @@ impl Door {
     /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or
     /// has not been started.
     pub fn attach(&self, path: &Path, options: &AttachOptions) -> Result<Attachment, AttachError> {
-        crate::attach::attach(Arc::clone(&self.inner), path, options)
+        crate::between::attach::attach(Arc::clone(&self.inner), path, options)
     }
 
     /// Whether the caller of the call that thread `thread` serves waits no longer for it: it has given it up,
@@ -238,54 +243,53 @@ impl Door {
         let waiting = inner.count_waiting();
         let served = sum(|thread| &thread.served);
         DoorInfo {
-            calls_under_way: waiting + sum(|thread| &thread.claimed).saturating_sub(served),
             pid: std::process::id(),
             id: inner.id,
             attributes: inner.attributes(),
             clients: inner.clients.load(Ordering::Relaxed),
             channels_kept: inner.channels_kept.load(Ordering::Relaxed),
-            threads_max: inner.threads_max(),
-            threads_started: inner.started(),
-            threads_high_water: inner.high_water.load(Ordering::Relaxed),
-            threads_idle: inner.board.idle().count_idle(),
-            threads_parked: inner.parked.load(Ordering::Relaxed),
-            threads_ended: inner.ended.load(Ordering::SeqCst),
-            starts_failed: inner.starts_failed.load(Ordering::Relaxed),
-            calls_served: served,
-            calls_faulted: sum(|thread| &thread.faulted),
-            service_average_ns: inner.pace().average_ns(),
+            calls: CallCounts {
+                under_way: waiting + sum(|thread| &thread.claimed).saturating_sub(served),
+                served,
+                faulted: sum(|thread| &thread.faulted),
+                average_ns: inner.pace().average_ns(),
+            },
+            threads: ThreadCounts {
+                max: inner.threads_max(),
+                started: inner.started(),
+                high_water: inner.high_water.load(Ordering::Relaxed),
+                idle: inner.board.idle().count_idle(),
+                parked: inner.parked.load(Ordering::Relaxed),
+                ended: inner.ended.load(Ordering::SeqCst),
+                starts_failed: inner.starts_failed.load(Ordering::Relaxed),
+            },
             revoked: inner.revoked().is_raised(),
         }
     }
 }
 
-impl DoorBuilder {
-    /// Instead of [`server_create`](Self::server_create): every thread is an ordinary one and runs `handler`.
-    #[must_use]
-    pub fn handler<H: DoorHandler + Send + Sync + 'static>(mut self, handler: H) -> Self {
+impl<H: DoorHandler + Send + Sync + 'static> Handles<H> for Door {
+    fn server_create(handler: H) -> ServerCreate<Self> {
         let handler = Arc::new(handler);
-        self.server_create = Some(Box::new(move |door, thread| {
+        Box::new(move |door, thread| {
             let (door, handler) = (door.clone(), Arc::clone(&handler));
             std::thread::Builder::new()
                 .name(format!("door-{thread}"))
                 .spawn(move || door.serve(thread, &*handler))
                 .map(drop)
-        }));
-        self
+        })
     }
+}
 
-    /// The door, with all it will ever need but its channels.
-    ///
-    /// # Errors
-    /// `threads_max` out of range, no `server_create`, or limits that contradict each other.
-    pub fn build(self) -> Result<Door, BuildError> {
+impl Build for Door {
+    fn build(from: Checked<Self>) -> Result<Self, BuildError> {
         let Checked {
             threads_min,
             threads_max,
             server_create,
             remote,
             snapshots,
-        } = self.check()?;
+        } = from;
         let (board, board_fds) = match remote.geometry {
             Some(_) => {
                 let (board, fds) = Board::between(threads_max)?;

@@ -214,15 +214,15 @@ impl Server {
             return false; // no thread is left for those that wait; their front ends send them to the next instance
         }
         let door = self.door.info();
-        let left = door.threads_parked + door.threads_ended;
-        let serving = door.threads_started.saturating_sub(left) as usize;
+        let left = door.threads.parked + door.threads.ended;
+        let serving = door.threads.started.saturating_sub(left) as usize;
         self.calls_under_way() > 0 || serving > lost.overdue as usize
     }
 
     /// Calls under way, but for those that are overdue: their clients have been answered by their front ends.
     fn calls_under_way(&self) -> u64 {
         let overdue = u64::from(self.application.lost().overdue);
-        self.door.info().calls_under_way.saturating_sub(overdue)
+        self.door.info().calls.under_way.saturating_sub(overdue)
     }
 
     /// Whether all calls have completed before the deadline and before a second signal.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 const ROOMS: &[(&str, &[&str])] = &[
     ("arena", &[]),
     ("doors", &[]),
+    ("doors/illumos", &["doors"]),
     ("platform", &["arena", "doors"]),
     ("server", &["arena", "doors", "platform"]),
     ("server/cli", &["arena", "server"]),

@@ -1,0 +1,413 @@
+//! A caller's end of a channel into another process: how it is opened, how threads there are woken, how its
+//! death is seen.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::between::closer;
+use crate::between::ear::{ear_for, is_ear};
+use crate::between::hello::{Hello, Message, ROOM, Welcome};
+use crate::between::socket::{self, Due, PeerSocket, Received};
+use crate::memory::board::Board;
+use crate::memory::layout::Layout;
+use crate::memory::mapping::{Mapping, Writer};
+use crate::rules::sync::Ordering;
+use crate::values::descriptors::{DESCRIPTORS_MAX, Descriptors};
+use crate::values::door::{Attributes, Limits};
+use crate::values::error::OpenError;
+use crate::values::options::OpenOptions;
+use crate::values::peer::{Credentials, PeerState};
+use crate::values::refusal::Refusal;
+
+/// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one
+/// rings a few times too often, and not ten thousand times.
+const EMPTY_RINGS_MAX: u32 = 10_000;
+
+/// Descriptors that a welcome brings: board, beds, replies, doorbell.
+const GIVEN: usize = 4;
+
+/// Messages that are read at a time: more than a socket's buffer holds, so that an honest server's are all
+/// read, and one that sends without end does not keep the caller.
+const MESSAGES_MAX: usize = 1024;
+
+/// The other side of a channel.
+#[derive(Debug)]
+pub struct Remote {
+    pub socket: PeerSocket,
+    pub ear: OwnedFd,
+    /// An epoll set that becomes readable with news of the other side.
+    pub news: OwnedFd,
+    pub state: PeerState,
+    pub limits: Limits,
+    pub welcome: Welcome,
+    pub credentials: Credentials,
+    /// Descriptors that came with a reply.
+    pub parcels: Vec<Option<(u32, Descriptors)>>,
+    takes_descriptors: bool,
+    told_revoked: bool,
+    /// What it was given up for.
+    pub lie: Option<&'static str>,
+    empty_rings: u32,
+    board: Board,
+    process: Option<OwnedFd>,
+    /// Who opened it: a child that was forked since has no channel.
+    opener: u32,
+    /// Requests, replies, control.
+    _mappings: [Mapping; 3],
+}
+
+impl Remote {
+    /// Opens the door at `path`.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<(Self, Layout), OpenError> {
+        // A timeout that no clock reaches is a year.
+        let timeout = options.timeout.min(Duration::from_secs(365 * 86_400));
+        let deadline = Instant::now() + timeout;
+        let fail = |doing: &'static str| {
+            move |source: io::Error| OpenError::System {
+                path: path.to_owned(),
+                doing,
+                source,
+            }
+        };
+        closer::start().map_err(fail("start a thread that closes what comes from"))?;
+        let connected = socket::connect(path, timeout);
+        let (socket, credentials) = connected.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => OpenError::Away {
+                path: path.to_owned(),
+            },
+            _ => fail("connect to")(source),
+        })?;
+        let uid = credentials.uid;
+        if !options.owner.admits(uid) {
+            return Err(OpenError::Stranger {
+                path: path.to_owned(),
+                server: credentials,
+                owner: options.owner,
+            });
+        }
+        if closer::is_stuck(uid) {
+            return Err(OpenError::Refused {
+                path: path.to_owned(),
+                why: Refusal::Unclosed { uid: uid.into() },
+            });
+        }
+        let hello = Hello::ours(
+            options.slots.unwrap_or(0),
+            options.spares.unwrap_or(u32::MAX),
+            options.channel_bytes_max as u64,
+        );
+        say(&socket, &Message::Hello(hello), &[]).map_err(fail("speak to"))?;
+        let (message, mut descriptors) = hear(&socket, path, deadline, Due::AtMost(GIVEN))?;
+        let Message::Welcome(welcome) = message else {
+            return Err(not_understood(path));
+        };
+        if !options.take_descriptors {
+            socket::let_descriptors_in(&socket, false);
+        }
+        let geometry = welcome.geometry;
+        let lie = |source| OpenError::Memory {
+            path: path.to_owned(),
+            source,
+        };
+        if geometry.check().is_err()
+            || !(1..=crate::THREADS_MAX).contains(&welcome.threads_max)
+            || (options.slots).is_some_and(|slots| geometry.slots > slots)
+            || (options.spares).is_some_and(|spares| geometry.spares > spares)
+        {
+            return Err(not_understood(path));
+        }
+        if geometry.memory_len() > options.channel_bytes_max {
+            return Err(OpenError::Refused {
+                path: path.to_owned(),
+                why: Refusal::Bytes {
+                    needed: geometry.memory_len() as u64,
+                    allowed: options.channel_bytes_max as u64,
+                },
+            });
+        }
+        let board = Board::receive(&mut descriptors, welcome.threads_max).map_err(lie)?;
+        let replies = Mapping::receive(&mut descriptors, geometry.replies_len(), Writer::Creator)
+            .map_err(lie)?;
+        // Anything else may have to ask somebody whenever it is waited for.
+        let ear = (descriptors.first().is_some_and(|fd| is_ear(fd.as_fd())))
+            .then(|| descriptors.next())
+            .flatten()
+            .ok_or_else(|| not_understood(path))?;
+        replies.touch();
+        let (requests, requests_fd) = Mapping::create(
+            c"transom-requests",
+            geometry.requests_len(),
+            Writer::Creator,
+        )
+        .map_err(lie)?;
+        let (control, control_fd) =
+            Mapping::create(c"transom-control", geometry.control_len(), Writer::Both)
+                .map_err(lie)?;
+        let halves = [requests_fd.as_fd(), control_fd.as_fd()];
+        say(&socket, &Message::Channel, &halves).map_err(fail("speak to"))?;
+        if !matches!(
+            hear(&socket, path, deadline, Due::None)?,
+            (Message::Ready, _)
+        ) {
+            return Err(not_understood(path));
+        }
+        let process = socket::process(&socket);
+        let news = news_of(&socket, process.as_ref()).map_err(fail("listen to"))?;
+
+        let mappings = [requests, replies, control];
+        let bases = [mappings[0].base(), mappings[1].base(), mappings[2].base()];
+        // SAFETY: the geometry was checked, and the lengths of the mappings are what it says; they stay as
+        // long as this value, which the client that uses the layout owns. Replies are mapped for reading.
+        let layout = unsafe { Layout::of_parts(geometry, bases) };
+        let remote = Self {
+            socket,
+            ear,
+            news,
+            state: PeerState::Serving,
+            limits: Limits {
+                data_min: usize::try_from(welcome.data_min).unwrap_or(usize::MAX),
+                data_max: usize::try_from(welcome.data_max).unwrap_or(usize::MAX),
+                descriptors_max: welcome.descriptors_max,
+            },
+            welcome,
+            credentials,
+            parcels: (0..geometry.slots_in_all()).map(|_| None).collect(),
+            takes_descriptors: options.take_descriptors,
+            told_revoked: false,
+            lie: None,
+            empty_rings: 0,
+            board,
+            process,
+            opener: std::process::id(),
+            _mappings: mappings,
+        };
+        Ok((remote, layout))
+    }
+
+    /// Whether this is the process that opened the door.
+    pub fn is_ours(&self) -> bool {
+        self.opener == std::process::id()
+    }
+
+    /// What the door says of itself.
+    pub fn attributes(&self) -> Attributes {
+        Attributes {
+            revoked: self.board.revoked().is_raised(),
+            ..Attributes::decode(self.welcome.attributes)
+        }
+    }
+
+    /// After publishing: whether calls may stay with nobody to serve them.
+    pub fn refuses_after_publishing(&self) -> bool {
+        self.state != PeerState::Serving || self.board.revoked().is_raised_after_publishing()
+    }
+
+    /// As `Inner::ring_for`, from outside.
+    pub fn ring_for(&mut self, calls: u32) {
+        let idle = self.board.idle();
+        let running = idle.running();
+        let wanted = self.board.pace().threads_for(calls, running);
+        if wanted == 0 {
+            return;
+        }
+        let started = self.board.started().load(Ordering::SeqCst);
+        let rung = idle.wake_from_outside(wanted, started);
+        // A thread that was woken finds company itself.
+        let nobody = rung.woken == 0 && running == 0;
+        if nobody && (rung.uncertain || started < self.board.threads()) {
+            self.say_nudge(false);
+        }
+    }
+
+    /// As `Inner::nudge`, from outside. What comes of it is not known here.
+    pub fn nudge(&mut self) -> bool {
+        self.say_nudge(true)
+    }
+
+    /// If the socket is full, the porter has enough to read.
+    fn say_nudge(&self, stuck: bool) -> bool {
+        say(&self.socket, &Message::Nudge { stuck }, &[]).is_ok()
+    }
+
+    /// Reads what the other side has said.
+    pub fn listen(&mut self) -> PeerState {
+        for _ in 0..MESSAGES_MAX {
+            if self.state == PeerState::Gone || !self.receive_one() {
+                break;
+            }
+        }
+        if self.state == PeerState::Serving && self.board.revoked().is_raised() {
+            self.state = PeerState::Revoked;
+        }
+        let ended =
+            |process: &OwnedFd| socket::wait_readable(&[process.as_fd()], Some(Duration::ZERO));
+        if self.process.as_ref().is_some_and(ended) {
+            self.state = PeerState::Gone;
+        }
+        self.state
+    }
+
+    fn receive_one(&mut self) -> bool {
+        let mut bytes = [0; ROOM];
+        let due = match self.takes_descriptors {
+            true => Due::AtMost(DESCRIPTORS_MAX),
+            false => Due::None,
+        };
+        let (len, descriptors) = match socket::receive(&self.socket, &mut bytes, due) {
+            Ok(Received::Message {
+                len: len @ 1..,
+                descriptors,
+            }) => (len, descriptors),
+            Ok(Received::TooMany) if self.takes_descriptors => {
+                self.poison("more descriptors than a reply has");
+                return false;
+            }
+            Ok(Received::TooMany) => {
+                self.poison("descriptors that nobody asked for");
+                return false;
+            }
+            Ok(Received::NoRoom) => return false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            _ => {
+                self.state = PeerState::Gone;
+                return false;
+            }
+        };
+        match Message::decode(&bytes[..len]) {
+            Ok(Message::Revoked) if self.told_revoked => {
+                self.poison("the same message again and again");
+            }
+            Ok(Message::Revoked) => {
+                self.told_revoked = true;
+                self.state = PeerState::Revoked;
+            }
+            Ok(Message::Parcel { .. }) if !self.takes_descriptors => {
+                self.poison("descriptors that nobody asked for");
+            }
+            Ok(Message::Parcel { slot, generation }) => match self.parcels.get_mut(slot as usize) {
+                Some(place) => *place = Some((generation, descriptors)),
+                None => self.poison("descriptors for a slot that does not exist"),
+            },
+            _ => self.poison("a message that means nothing here"),
+        }
+        true
+    }
+
+    /// The descriptors of a reply, which were sent before it was published.
+    pub fn take_parcel(&mut self, slot: u32, generation: u32) -> Option<Descriptors> {
+        for _ in 0..2 {
+            let place = self.parcels.get_mut(slot as usize)?;
+            if let Some((_, descriptors)) = place.take_if(|(of, _)| *of == generation) {
+                return Some(descriptors);
+            }
+            self.listen();
+        }
+        None
+    }
+
+    /// The other side has lied, or is broken: nothing of it is believed any more.
+    pub fn poison(&mut self, lie: &'static str) {
+        self.lie.get_or_insert(lie);
+        self.state = PeerState::Gone;
+        socket::hang_up(&self.socket);
+    }
+
+    /// Notes whether a doorbell has brought anything.
+    pub fn note_ring(&mut self, useful: bool) {
+        self.empty_rings = if useful { 0 } else { self.empty_rings + 1 };
+        if self.empty_rings > EMPTY_RINGS_MAX {
+            self.poison("doorbells without a reply");
+        }
+    }
+
+    /// After a wait: a bell that has rung is not heard again until it rings again. An epoll set is readable
+    /// until what it has to tell was taken from it, and the bell itself is never read. Without waiting; what
+    /// the other side has given us for an ear may be something else, and then says nothing here.
+    pub fn hush(&self) {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: there is room for one event.
+        unsafe { libc::epoll_wait(self.ear.as_raw_fd(), &raw mut event, 1, 0) };
+    }
+
+    /// Where a caller can wait for a reply and for bad news at once.
+    pub fn ears(&self) -> [BorrowedFd<'_>; 2] {
+        [self.ear.as_fd(), self.news.as_fd()]
+    }
+}
+
+/// An epoll set that hears of messages, of a hang-up and of the process's end.
+fn news_of(socket: &PeerSocket, process: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    match process {
+        Some(process) => ear_for(&[(socket.as_raw_fd(), 0), (process.as_raw_fd(), 1)]),
+        None => ear_for(&[(socket.as_raw_fd(), 0)]),
+    }
+}
+
+pub fn say(
+    socket: &PeerSocket,
+    message: &Message,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    socket::send(socket.as_fd(), &message.encode(), descriptors)
+}
+
+/// Waits for the next message of a handshake.
+fn hear(
+    socket: &PeerSocket,
+    path: &Path,
+    deadline: Instant,
+    due: Due,
+) -> Result<(Message, Descriptors), OpenError> {
+    let mut bytes = [0; ROOM];
+    loop {
+        match socket::receive(socket, &mut bytes, due) {
+            // The server has died, or has just detached.
+            Ok(Received::Message { len: 0, .. }) => {
+                return Err(OpenError::Away {
+                    path: path.to_owned(),
+                });
+            }
+            Ok(Received::Message { len, descriptors }) => {
+                return match Message::decode(&bytes[..len]) {
+                    Ok(Message::Refused(why)) => Err(OpenError::Refused {
+                        path: path.to_owned(),
+                        why,
+                    }),
+                    Ok(message) => Ok((message, descriptors)),
+                    Err(_) => Err(not_understood(path)),
+                };
+            }
+            Ok(Received::TooMany) => return Err(not_understood(path)),
+            Ok(Received::NoRoom) => {
+                return Err(OpenError::System {
+                    path: path.to_owned(),
+                    doing: "receive the memory of",
+                    source: io::Error::from_raw_os_error(libc::EMFILE),
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() || !socket::wait_readable(&[socket.as_fd()], Some(left)) {
+                    return Err(OpenError::TimedOut {
+                        path: path.to_owned(),
+                    });
+                }
+            }
+            Err(_) => {
+                return Err(OpenError::Away {
+                    path: path.to_owned(),
+                });
+            }
+        }
+    }
+}
+
+fn not_understood(path: &Path) -> OpenError {
+    OpenError::Protocol {
+        path: path.to_owned(),
+    }
+}

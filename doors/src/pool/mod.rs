@@ -1,0 +1,9 @@
+//! The server's side in its process: a door's threads, what each does, how many there are and when clients
+//! are told.
+
+pub mod call;
+pub mod growth;
+pub mod pace;
+pub mod serve;
+pub mod spin;
+pub mod telling;
