@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::between::closer;
 use crate::between::porter::{self, Orders};
 use crate::between::socket;
-use crate::door::Inner;
+use crate::pool::shared::Pool;
 use crate::values::error::AttachError;
 use crate::values::options::AttachOptions;
 use crate::values::path::check_path;
@@ -72,14 +72,14 @@ impl Drop for Attachment {
 }
 
 pub fn attach(
-    inner: Arc<Inner>,
+    pool: Arc<Pool>,
     path: &Path,
     options: &AttachOptions,
 ) -> Result<Attachment, AttachError> {
-    if inner.remote.geometry.is_none() {
+    if pool.remote.geometry.is_none() {
         return Err(AttachError::NoGeometry);
     }
-    if inner.started() == 0 {
+    if pool.started() == 0 {
         return Err(AttachError::NotStarted);
     }
     let fail = |doing: &'static str| {
@@ -118,7 +118,7 @@ pub fn attach(
         .map(|made| (made.dev(), made.ino()))
         .map_err(fail("look at the door's socket"))?;
     let orders =
-        porter::start(inner, listener, options.begin).map_err(|error| match error.kind() {
+        porter::start(pool, listener, options.begin).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => AttachError::AlreadyAttached,
             _ => fail("start the door's porter")(error),
         })?;

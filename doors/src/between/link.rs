@@ -4,18 +4,22 @@
 //! The truth about a call is kept here, in private memory; the channel's words are checked against it. A lie
 //! ends the channel and nothing else.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::back_end::bell::Bell;
 use crate::between::hello::{Message, ROOM};
+use crate::between::parcels::Parcels;
 use crate::between::socket::{self, Due, PeerSocket, Received};
-use crate::memory::channel::{Channel, Parcel};
 use crate::memory::mapping::Mapping;
 use crate::rules::sync::{AtomicU32, Ordering};
+use crate::values::descriptors::Descriptors;
 use crate::values::geometry::ChannelGeometry;
 use crate::values::peer::Credentials;
 use crate::values::refusal::Lie;
 use std::sync::atomic::AtomicBool;
+
+/// How often a socket is read for what was sent before: together more messages than its buffer holds.
+pub const BATCHES: usize = 16;
 
 /// Messages taken from one socket at a time: a client that sends many does not keep a thread from the others.
 const MESSAGES: usize = 64;
@@ -54,6 +58,8 @@ pub struct Link {
     /// call's stays.
     in_service: Box<[AtomicU32]>,
     closed: AtomicU32,
+    /// Descriptors that came for calls that nobody has taken up yet.
+    parcels: Mutex<Parcels>,
     /// Requests, replies, control.
     _mappings: [Mapping; 3],
 }
@@ -79,6 +85,7 @@ impl Link {
                 .map(|_| AtomicU32::new(0))
                 .collect(),
             closed: AtomicU32::new(OPEN),
+            parcels: Mutex::new(Parcels::new(geometry.slots_in_all())),
             _mappings: mappings,
         }
     }
@@ -163,8 +170,31 @@ impl Link {
         }
     }
 
+    fn parcels(&self) -> MutexGuard<'_, Parcels> {
+        self.parcels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the descriptors of calls that nobody will take up.
+    pub fn drop_parcels(&self) {
+        self.parcels().clear();
+    }
+
+    /// The descriptors of a call, which were sent before it was submitted.
+    pub fn take_parcel(&self, slot: u32, generation: u32) -> Option<Descriptors> {
+        // They may still be in the socket: whoever needs them reads it, behind whoever is reading.
+        for _ in 0..BATCHES {
+            if let Some(descriptors) = self.parcels().take(slot, generation) {
+                return Some(descriptors);
+            }
+            if !self.receive() {
+                break;
+            }
+        }
+        self.parcels().take(slot, generation)
+    }
+
     /// Takes what lies in the socket. Returns whether there may be more; closes at a hang-up.
-    pub fn receive(&self, channel: &Channel) -> bool {
+    pub fn receive(&self) -> bool {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut message = [0; ROOM];
         for _ in 0..MESSAGES {
@@ -196,13 +226,11 @@ impl Link {
                     self.nudged.fetch_max(nudge as u32, Ordering::AcqRel);
                     self.porter.ring();
                 }
-                Ok(Message::Parcel { slot, generation }) => channel.keep_parcel(
-                    slot,
-                    Parcel {
-                        generation,
-                        descriptors,
-                    },
-                ),
+                Ok(Message::Parcel { slot, generation }) => {
+                    if !self.parcels().keep(slot, generation, descriptors) {
+                        self.poison(Lie::Slot);
+                    }
+                }
                 _ => {
                     self.poison(Lie::Message);
                     return false;

@@ -6,5 +6,6 @@ pub mod closer;
 pub mod ear;
 pub mod hello;
 pub mod link;
+pub mod parcels;
 pub mod porter;
 pub mod socket;

@@ -13,12 +13,12 @@ use crate::back_end::threads;
 use crate::between::closer;
 use crate::between::ear::{ear_for, ear_of, listen_to};
 use crate::between::hello::{Hello, Message, NotAMessage, ROOM, VERSION, Welcome};
-use crate::between::link::{Link, Nudge};
+use crate::between::link::{BATCHES, Link, Nudge};
 use crate::between::socket::{self, Due, PeerSocket, Received};
-use crate::door::Inner;
-use crate::memory::channel::{BATCHES, Channel};
+use crate::memory::channel::Channel;
 use crate::memory::layout::Layout;
 use crate::memory::mapping::{Mapping, Writer};
+use crate::pool::shared::Pool;
 use crate::values::descriptors::Descriptors;
 use crate::values::door::{DoorEvent, Unreferenced};
 use crate::values::error::MemoryError;
@@ -54,7 +54,7 @@ pub struct Orders {
 }
 
 struct Porter {
-    inner: Arc<Inner>,
+    pool: Arc<Pool>,
     orders: Arc<Orders>,
     epoll: OwnedFd,
     listener: Option<OwnedFd>,
@@ -135,9 +135,9 @@ enum Stage {
 }
 
 /// Starts the porter of a door that is to be attached.
-pub fn start(inner: Arc<Inner>, listener: OwnedFd, begin: fn()) -> io::Result<Arc<Orders>> {
+pub fn start(pool: Arc<Pool>, listener: OwnedFd, begin: fn()) -> io::Result<Arc<Orders>> {
     let bell = Bell::new()?;
-    let mut place = inner.porter.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut place = pool.porter.lock().unwrap_or_else(PoisonError::into_inner);
     if place.is_some() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
@@ -160,7 +160,7 @@ pub fn start(inner: Arc<Inner>, listener: OwnedFd, begin: fn()) -> io::Result<Ar
         had_client: false,
         next_id: 1,
         unreferenced: false,
-        inner: Arc::clone(&inner),
+        pool: Arc::clone(&pool),
     };
     threads::start("porter", STACK, move || {
         begin();
@@ -204,7 +204,7 @@ impl Porter {
             self.look_around();
         }
         *self
-            .inner
+            .pool
             .porter
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = None;
@@ -237,7 +237,7 @@ impl Porter {
             self.kept_waiting = false;
             self.more_to_admit = false;
         }
-        if !self.told_revoked && self.inner.revoked().is_raised() {
+        if !self.told_revoked && self.pool.revoked().is_raised() {
             self.told_revoked = true;
             let message = Message::Revoked.encode();
             for client in self.clients.iter().flatten() {
@@ -259,7 +259,7 @@ impl Porter {
                     if client.unread {
                         // A part at a time: whoever sends without end does not keep us from the others.
                         client.unread =
-                            link.is_some_and(|link| !link.is_closed() && link.receive(channel));
+                            link.is_some_and(|link| !link.is_closed() && link.receive());
                     }
                     if link.is_some_and(Link::is_closed) {
                         self.put_out(index);
@@ -285,7 +285,7 @@ impl Porter {
     fn let_go_of_retired(&mut self) {
         let mut at = 0;
         while let Some(channel) = self.retired.get(at) {
-            if self.inner.is_held(channel.id) {
+            if self.pool.is_held(channel.id) {
                 at += 1;
                 continue;
             }
@@ -302,18 +302,18 @@ impl Porter {
         // SAFETY: the pointer is one that an `Arc` had, whose count is never given back.
         let channel: &'static Channel = unsafe { &*Arc::into_raw(channel) };
         self.kept.push(channel);
-        self.inner.channels_kept.fetch_add(1, Ordering::Relaxed);
+        self.pool.channels.kept.fetch_add(1, Ordering::Relaxed);
         if let Some(link) = &channel.link {
             let client = link.credentials;
-            self.inner.tell(&DoorEvent::Kept { client });
+            self.pool.tell(&DoorEvent::Kept { client });
         }
     }
 
     /// Calls wait that a client could not wake anybody for.
     fn help(&self, nudge: Nudge) {
-        let inner = &*self.inner;
+        let pool = &*self.pool;
         // SAFETY: this is the porter, and it removes nothing here.
-        let backlog = unsafe { inner.table().look_as_porter() }
+        let backlog = unsafe { pool.channels.table().look_as_porter() }
             .channels()
             .any(Channel::has_backlog);
         if !backlog {
@@ -321,22 +321,22 @@ impl Porter {
         }
         match nudge {
             Nudge::Stuck => {
-                inner.nudge();
+                pool.nudge();
             }
             Nudge::Unsure => {
-                if inner.board.idle().running() == 0 && !inner.wake_one() {
-                    inner.grow();
+                if pool.board.idle().running() == 0 && !pool.wake_one() {
+                    pool.grow();
                 }
             }
         }
     }
 
     fn tell_unreferenced(&mut self) {
-        let Some(unreferenced) = self.inner.remote.unreferenced else {
+        let Some(unreferenced) = self.pool.remote.unreferenced else {
             return;
         };
         // Never before somebody has had it open, be it for so short that we saw him come and go at once.
-        let open = self.inner.clients.load(Ordering::Relaxed) > 0;
+        let open = self.pool.clients.load(Ordering::Relaxed) > 0;
         // Nor while a call of somebody who has left still runs.
         if open || !self.retired.is_empty() || !self.had_client {
             return;
@@ -346,7 +346,7 @@ impl Porter {
             return;
         }
         self.unreferenced = true;
-        if let Some(on_unreferenced) = &self.inner.remote.on_unreferenced {
+        if let Some(on_unreferenced) = &self.pool.remote.on_unreferenced {
             on_unreferenced();
         }
     }
@@ -430,7 +430,7 @@ impl Porter {
 
     fn refuse(&self, socket: &PeerSocket, client: Credentials, why: Refusal) {
         let _ = socket::send(socket.as_fd(), &Message::Refused(why).encode(), &[]);
-        self.inner.tell(&DoorEvent::Refused { client, why });
+        self.pool.tell(&DoorEvent::Refused { client, why });
     }
 
     /// News of a client: of its socket, or of its process.
@@ -451,7 +451,7 @@ impl Porter {
             client.unread = true;
             if let (true, Some(link)) = (process, &channel.link) {
                 for _ in 0..BATCHES {
-                    if link.is_closed() || !link.receive(channel) {
+                    if link.is_closed() || !link.receive() {
                         break;
                     }
                 }
@@ -530,8 +530,8 @@ impl Porter {
     /// Checks everything that can be checked before anything is allocated.
     fn check(&self, client: &Credentials, hello: &Hello) -> Result<ChannelGeometry, Refusal> {
         hello.check()?;
-        let remote = &self.inner.remote;
-        if self.inner.revoked().is_raised() {
+        let remote = &self.pool.remote;
+        if self.pool.revoked().is_raised() {
             return Err(Refusal::Revoked);
         }
         if remote.accept.as_ref().is_some_and(|accept| !accept(client)) {
@@ -628,23 +628,23 @@ impl Porter {
         socket: &PeerSocket,
         geometry: ChannelGeometry,
     ) -> Result<(ChannelGeometry, Mapping, Bell), MemoryError> {
-        let inner = &*self.inner;
-        let limits = inner.remote.limits;
+        let pool = &*self.pool;
+        let limits = pool.remote.limits;
         let bell = Bell::new()?;
         let ear = ear_of(&bell)?;
         let (replies, replies_fd) =
             Mapping::create(c"transom-replies", geometry.replies_len(), Writer::Creator)?;
-        let [board, beds] = inner.board_fds.as_ref().ok_or_else(|| {
+        let [board, beds] = pool.board_fds.as_ref().ok_or_else(|| {
             MemoryError::System(io::Error::other("the door has no board to show"))
         })?;
         let welcome = Message::Welcome(Welcome {
             pid: std::process::id(),
-            id: inner.id,
-            attributes: inner.attributes().encode(),
+            id: pool.id,
+            attributes: pool.attributes().encode(),
             data_min: limits.data_min as u64,
             data_max: limits.data_max as u64,
             descriptors_max: limits.descriptors_max,
-            threads_max: inner.threads_max(),
+            threads_max: pool.threads_max(),
             geometry,
         });
         let descriptors = [board, beds, &replies_fd, &ear].map(AsFd::as_fd);
@@ -662,7 +662,7 @@ impl Porter {
         bell: Bell,
         mut descriptors: Descriptors,
     ) -> Option<Stage> {
-        if self.inner.remote.limits.descriptors_max == 0 {
+        if self.pool.remote.limits.descriptors_max == 0 {
             socket::let_descriptors_in(&socket, false);
         }
         let mapped = Mapping::receive(&mut descriptors, geometry.requests_len(), Writer::Creator)
@@ -682,7 +682,7 @@ impl Porter {
                 return None;
             }
         };
-        let place = self.inner.table().free_place()?;
+        let place = self.pool.channels.table().free_place()?;
         let bases = [mappings[0].base(), mappings[1].base(), mappings[2].base()];
         // SAFETY: the geometry is the door's, which was checked, with fewer slots and spares at most; the
         // mappings have the lengths that it says and stay as long as the channel, whose link has them.
@@ -693,18 +693,18 @@ impl Porter {
             credentials,
             socket,
             self.orders.bell.clone(),
-            self.inner.remote.limits.descriptors_max,
+            self.pool.remote.limits.descriptors_max,
             mappings,
         );
         let channel = Arc::new(Channel::new(place, self.next_id, layout, bell, Some(link)));
         self.next_id += 1;
-        self.inner.table().insert(place, &channel);
-        self.inner.clients.fetch_add(1, Ordering::Relaxed);
+        self.pool.channels.table().insert(place, &channel);
+        self.pool.clients.fetch_add(1, Ordering::Relaxed);
         self.had_client = true;
         if let Some(link) = &channel.link {
             let _ = socket::send(link.socket.as_fd(), &Message::Ready.encode(), &[]);
         }
-        self.inner.tell(&DoorEvent::Opened {
+        self.pool.tell(&DoorEvent::Opened {
             client: credentials,
         });
         Some(Stage::Open { channel, place })
@@ -720,25 +720,25 @@ impl Porter {
         else {
             return;
         };
-        let inner = &*self.inner;
-        inner.table().remove(place, inner.presences());
+        let pool = &*self.pool;
+        pool.channels.table().remove(place, pool.presences());
         // Threads that wait for this client's turn wait no longer.
         for slot in 0..channel.layout.geometry().slots_in_all() {
             channel.layout.turn(slot).leave();
         }
-        inner.clients.fetch_sub(1, Ordering::Relaxed);
+        pool.clients.fetch_sub(1, Ordering::Relaxed);
         if let Some(link) = &channel.link {
             // The other side, if it lives, sees a hang-up now and not only when the last thread has let go.
             socket::hang_up(&link.socket);
-            inner.tell(&match link.lie() {
+            pool.tell(&match link.lie() {
                 Some(lie) => DoorEvent::Poisoned { client, lie },
                 None => DoorEvent::Left { client },
             });
-            if inner.is_held(channel.id) || channel.has_lost_calls() {
+            if pool.is_held(channel.id) || channel.has_lost_calls() {
                 // A call that runs on, or was lost, keeps the channel, but not the descriptors of other
                 // calls.
                 link.discard();
-                channel.drop_parcels();
+                link.drop_parcels();
                 self.retired.push(channel);
             }
         }

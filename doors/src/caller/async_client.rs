@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use crate::back_end::slots::{Phase, Slots, bits_of, place, words_of};
 use crate::caller::remote::Remote;
-use crate::door::Inner;
 use crate::memory::channel::Channel;
 use crate::memory::layout::Layout;
+use crate::pool::shared::Pool;
 use crate::pool::spin::Cpu;
 use crate::rules::bitmap::BITS;
 use crate::rules::sync::Ordering;
@@ -66,7 +66,7 @@ pub struct AsyncClient {
 enum Peer {
     /// In this process.
     Local {
-        inner: Arc<Inner>,
+        pool: Arc<Pool>,
         channel: Arc<Channel>,
     },
     /// In another one.
@@ -74,9 +74,9 @@ enum Peer {
 }
 
 impl AsyncClient {
-    pub(crate) fn local(inner: Arc<Inner>, channel: Arc<Channel>) -> Self {
+    pub(crate) fn local(pool: Arc<Pool>, channel: Arc<Channel>) -> Self {
         let layout = channel.layout;
-        Self::new(Peer::Local { inner, channel }, layout)
+        Self::new(Peer::Local { pool, channel }, layout)
     }
 
     fn new(peer: Peer, layout: Layout) -> Self {
@@ -215,14 +215,14 @@ impl AsyncClient {
             calls += self.staged[word].count_ones();
         }
         let refuses = match &self.peer {
-            Peer::Local { inner, .. } => inner.revoked().is_raised_after_publishing(),
+            Peer::Local { pool, .. } => pool.revoked().is_raised_after_publishing(),
             Peer::Remote(remote) => remote.refuses_after_publishing(),
         };
         let outcome = if refuses {
             self.take_back()
         } else {
             match &mut self.peer {
-                Peer::Local { inner, .. } => inner.ring_for(calls),
+                Peer::Local { pool, .. } => pool.ring_for(calls),
                 Peer::Remote(remote) => remote.ring_for(calls),
             }
             Ok(())

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::between::closer;
 use crate::between::ear::{ear_for, is_ear};
 use crate::between::hello::{Hello, Message, ROOM, Welcome};
+use crate::between::parcels::Parcels;
 use crate::between::socket::{self, Due, PeerSocket, Received};
 use crate::memory::board::Board;
 use crate::memory::layout::Layout;
@@ -44,7 +45,7 @@ pub struct Remote {
     pub welcome: Welcome,
     pub credentials: Credentials,
     /// Descriptors that came with a reply.
-    pub parcels: Vec<Option<(u32, Descriptors)>>,
+    parcels: Parcels,
     takes_descriptors: bool,
     told_revoked: bool,
     /// What it was given up for.
@@ -173,7 +174,7 @@ impl Remote {
             },
             welcome,
             credentials,
-            parcels: (0..geometry.slots_in_all()).map(|_| None).collect(),
+            parcels: Parcels::new(geometry.slots_in_all()),
             takes_descriptors: options.take_descriptors,
             told_revoked: false,
             lie: None,
@@ -204,7 +205,7 @@ impl Remote {
         self.state != PeerState::Serving || self.board.revoked().is_raised_after_publishing()
     }
 
-    /// As `Inner::ring_for`, from outside.
+    /// As `Pool::ring_for`, from outside.
     pub fn ring_for(&mut self, calls: u32) {
         let idle = self.board.idle();
         let running = idle.running();
@@ -221,7 +222,7 @@ impl Remote {
         }
     }
 
-    /// As `Inner::nudge`, from outside. What comes of it is not known here.
+    /// As `Pool::nudge`, from outside. What comes of it is not known here.
     pub fn nudge(&mut self) -> bool {
         self.say_nudge(true)
     }
@@ -287,10 +288,11 @@ impl Remote {
             Ok(Message::Parcel { .. }) if !self.takes_descriptors => {
                 self.poison("descriptors that nobody asked for");
             }
-            Ok(Message::Parcel { slot, generation }) => match self.parcels.get_mut(slot as usize) {
-                Some(place) => *place = Some((generation, descriptors)),
-                None => self.poison("descriptors for a slot that does not exist"),
-            },
+            Ok(Message::Parcel { slot, generation }) => {
+                if !self.parcels.keep(slot, generation, descriptors) {
+                    self.poison("descriptors for a slot that does not exist");
+                }
+            }
             _ => self.poison("a message that means nothing here"),
         }
         true
@@ -299,9 +301,9 @@ impl Remote {
     /// The descriptors of a reply, which were sent before it was published.
     pub fn take_parcel(&mut self, slot: u32, generation: u32) -> Option<Descriptors> {
         for _ in 0..2 {
-            let place = self.parcels.get_mut(slot as usize)?;
-            if let Some((_, descriptors)) = place.take_if(|(of, _)| *of == generation) {
-                return Some(descriptors);
+            let parcel = self.parcels.take(slot, generation);
+            if parcel.is_some() {
+                return parcel;
             }
             self.listen();
         }

@@ -8,23 +8,18 @@
 //! call's reply slot for ever, whether its client has left or not.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
 
 use crate::back_end::bell::Bell;
 use crate::between::link::Link;
 use crate::memory::layout::{DESCRIPTORS_SHIFT, Layout, SYNC};
 use crate::pool::spin::Cpu;
 use crate::rules::sync::{AtomicU32, Line, Ordering};
-use crate::values::descriptors::Descriptors;
 use crate::values::refusal::Lie;
 use crate::values::status::Status;
 
-/// How often a socket is read for what was sent before: together more messages than its buffer holds.
-pub(crate) const BATCHES: usize = 16;
-
 /// One channel of a door.
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub struct Channel {
     /// Its number among the door's channels.
     pub index: u32,
     /// Which channel it is of all to other processes that the door ever had; 0: it is to this process.
@@ -39,20 +34,11 @@ pub(crate) struct Channel {
     pub link: Option<Link>,
     /// A call was lost here.
     lost: AtomicBool,
-    /// By slot: descriptors that came for a call that nobody has taken up yet.
-    parcels: Mutex<Box<[Option<Parcel>]>>,
-}
-
-/// Descriptors on their way to a call.
-#[derive(Debug)]
-pub(crate) struct Parcel {
-    pub generation: u32,
-    pub descriptors: Descriptors,
 }
 
 /// A call as its claimer read it: once, into private memory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Claimed {
+pub struct Claimed {
     pub slot: u32,
     pub generation: u32,
     pub request_len: usize,
@@ -66,11 +52,6 @@ pub(crate) struct Claimed {
 
 impl Channel {
     pub fn new(index: u32, id: u64, layout: Layout, bell: Bell, link: Option<Link>) -> Self {
-        let slots = if link.is_some() {
-            layout.geometry().slots_in_all()
-        } else {
-            0
-        };
         Self {
             index,
             id,
@@ -79,7 +60,6 @@ impl Channel {
             cursor: Line(AtomicU32::new(0)),
             link,
             lost: AtomicBool::new(false),
-            parcels: Mutex::new((0..slots).map(|_| None).collect()),
         }
     }
 
@@ -228,43 +208,5 @@ impl Channel {
         if let Some(link) = &self.link {
             link.poison(lie);
         }
-    }
-
-    /// Keeps descriptors until their call is taken up.
-    pub fn keep_parcel(&self, slot: u32, parcel: Parcel) {
-        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-        match parcels.get_mut(slot as usize) {
-            // What lay there belonged to a call that was withdrawn.
-            Some(place) => *place = Some(parcel),
-            None => self.poison(Lie::Slot),
-        }
-    }
-
-    /// Closes the descriptors of calls that nobody will take up.
-    pub fn drop_parcels(&self) {
-        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-        for parcel in parcels.iter_mut() {
-            *parcel = None;
-        }
-    }
-
-    /// The descriptors of a call, which were sent before it was submitted.
-    pub fn take_parcel(&self, claimed: &Claimed) -> Option<Parcel> {
-        // They may still be in the socket: whoever needs them reads it, behind whoever is reading.
-        for _ in 0..BATCHES {
-            if let Some(parcel) = self.parcel_of(claimed) {
-                return Some(parcel);
-            }
-            if !self.link.as_ref()?.receive(self) {
-                break;
-            }
-        }
-        self.parcel_of(claimed)
-    }
-
-    fn parcel_of(&self, claimed: &Claimed) -> Option<Parcel> {
-        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = parcels.get_mut(claimed.slot as usize)?;
-        place.take_if(|parcel| parcel.generation == claimed.generation)
     }
 }

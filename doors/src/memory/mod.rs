@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod channel;
+pub mod channels;
 pub mod layout;
 pub mod mapping;
 pub mod snapshots;

@@ -15,10 +15,10 @@ use std::ptr::{self, NonNull};
 
 use crate::back_end::clock::now_ns;
 use crate::between::hello::Message;
-use crate::between::link::Link;
 use crate::between::socket;
-use crate::door::{Inner, ThreadState};
 use crate::memory::channel::{Channel, Claimed};
+use crate::pool::shared::Pool;
+use crate::pool::thread_state::ThreadState;
 use crate::rules::gone::Gone;
 use crate::rules::sync::Ordering;
 use crate::values::call::Resumed;
@@ -55,7 +55,7 @@ impl<F: Fn(u32, &mut Call<'_>)> DoorHandler for F {
 /// `complete`.
 #[derive(Debug)]
 pub struct Call<'a> {
-    inner: &'a Inner,
+    pool: &'a Pool,
     channel: &'a Channel,
     claimed: Claimed,
     thread: u32,
@@ -70,18 +70,18 @@ pub struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(crate) fn new(
-        inner: &'a Inner,
+        pool: &'a Pool,
         channel: &'a Channel,
         claimed: Claimed,
         thread: u32,
         claimed_at_ns: u64,
     ) -> Self {
-        let request = match (&channel.link, &inner.snapshots) {
+        let request = match (&channel.link, &pool.snapshots) {
             (Some(_), Some(snapshots)) => snapshots.of(thread),
             _ => channel.layout.request_bytes(claimed.slot),
         };
         Self {
-            inner,
+            pool,
             channel,
             claimed,
             thread,
@@ -95,27 +95,28 @@ impl<'a> Call<'a> {
 
     /// Brings in what the client has sent, once it is within the door's limits.
     pub(crate) fn begin(&mut self) -> Result<(), Status> {
-        if self.channel.link.is_none() {
+        let Some(link) = &self.channel.link else {
             return Ok(());
-        }
+        };
         let Limits {
             data_min,
             data_max,
             descriptors_max,
-        } = self.inner.remote.limits;
+        } = self.pool.remote.limits;
         let len = self.claimed.request_len;
         if self.claimed.descriptors > 0 {
-            let Some(parcel) = self.channel.take_parcel(&self.claimed) else {
-                if self.channel.link.as_ref().is_some_and(Link::is_blocked) {
+            let parcel = link.take_parcel(self.claimed.slot, self.claimed.generation);
+            let Some(descriptors) = parcel else {
+                if link.is_blocked() {
                     return Err(Status::DESCRIPTORS_LOST);
                 }
-                self.channel.poison(Lie::Descriptors);
+                link.poison(Lie::Descriptors);
                 return Err(Status::FAULT);
             };
-            if parcel.descriptors.len() > descriptors_max as usize {
+            if descriptors.len() > descriptors_max as usize {
                 return Err(Status::DESCRIPTORS);
             }
-            self.descriptors = Some(parcel.descriptors);
+            self.descriptors = Some(descriptors);
         }
         if len < data_min {
             return Err(Status::DATA_MIN);
@@ -263,10 +264,10 @@ impl<'a> Call<'a> {
         let state = self.state();
         state.count(status);
         // Before the reply: a client that sends its next call at once finds us, and wakes nobody.
-        self.inner.idle().come_back(self.thread);
+        self.pool.idle().come_back(self.thread);
         self.channel.finish_reply(&self.claimed, len, status);
         let at_once = self.claimed.sync;
-        self.inner
+        self.pool
             .tell_of(self.channel, self.thread, self.slot(), at_once);
     }
 
@@ -341,11 +342,11 @@ impl<'a> Call<'a> {
         header.kind.store(kind, Ordering::Relaxed);
         let turn = self.channel.layout.turn(slot);
         turn.to_client()?;
-        self.inner.tell_of(self.channel, self.thread, slot, true);
-        self.inner.keep_no_more(self.thread);
-        self.inner.report(self.thread);
+        self.pool.tell_of(self.channel, self.thread, slot, true);
+        self.pool.keep_no_more(self.thread);
+        self.pool.report(self.thread);
 
-        self.inner.leave_to_block(self.thread);
+        self.pool.leave_to_block(self.thread);
         // One of another process may never give the turn back, and must not keep a thread by that.
         let until_ns = self.channel.link.as_ref().map(|_| now_ns() + TURN_NS);
         let channel = self.channel;
@@ -363,7 +364,7 @@ impl<'a> Call<'a> {
     /// making one costs nothing.
     pub fn emergency(&self) -> EmergencyReply {
         EmergencyReply {
-            inner: ptr::from_ref(self.inner),
+            pool: ptr::from_ref(self.pool),
             channel: ptr::from_ref(self.channel),
             claimed: self.claimed,
             thread: self.thread,
@@ -375,7 +376,7 @@ impl<'a> Call<'a> {
     }
 
     fn state(&self) -> &'a ThreadState {
-        &self.inner.threads[self.thread as usize].0
+        &self.pool.threads[self.thread as usize].0
     }
 }
 
@@ -401,7 +402,7 @@ impl<'a> Call<'a> {
 /// - The call and the door belong to the frames of `serve`, which are never left.
 #[derive(Clone, Copy, Debug)]
 pub struct EmergencyReply {
-    inner: *const Inner,
+    pool: *const Pool,
     channel: *const Channel,
     claimed: Claimed,
     thread: u32,
@@ -427,8 +428,8 @@ impl EmergencyReply {
         // SAFETY: the handler's frame, and so the frame of `serve` that borrows door and channel, will exist
         // for ever. The door lives as long as a thread serves it. The channel lives as long as it is held,
         // which it is until the last line; after that because a call was lost in it.
-        let (inner, channel) = unsafe { (&*self.inner, &*self.channel) };
-        let state = &inner.threads[self.thread as usize].0;
+        let (pool, channel) = unsafe { (&*self.pool, &*self.channel) };
+        let state = &pool.threads[self.thread as usize].0;
         let ours = match &channel.link {
             // A client's generations may be what it likes; whether we serve its call is known here.
             Some(link) => link.is_in_service(self.claimed.slot, self.thread),
@@ -441,15 +442,15 @@ impl EmergencyReply {
         }
         // If not, the thread may have been stopped between the reply and its bit. A bit too many does
         // no harm.
-        inner.tell_of(channel, self.thread, self.claimed.slot, true);
-        inner.keep_no_more(self.thread);
-        inner.report(self.thread);
+        pool.tell_of(channel, self.thread, self.claimed.slot, true);
+        pool.keep_no_more(self.thread);
+        pool.report(self.thread);
         channel.bell.ring();
 
-        inner.parked.fetch_add(1, Ordering::Relaxed);
-        inner.idle().go_away(self.thread);
-        if inner.backlog(self.thread) {
-            inner.wake_one();
+        pool.parked.fetch_add(1, Ordering::Relaxed);
+        pool.idle().go_away(self.thread);
+        if pool.backlog(self.thread) {
+            pool.wake_one();
         }
         // The thread may have been stopped in the middle of a look.
         state.presence.leave_for_ever();

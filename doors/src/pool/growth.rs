@@ -17,14 +17,14 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::back_end::clock::now_ns;
-use crate::door::{Door, Inner};
+use crate::pool::shared::Pool;
 use crate::rules::sync::Ordering;
 
 /// After a thread could not be started, the next attempt waits this long: a failing pthread_create
 /// per call would slow down the calls that the other threads still carry.
 const RETRY_NS: u64 = 10_000_000;
 
-impl Inner {
+impl Pool {
     /// Wakes the lowest idle thread; see [`IdleSet::wake_one`](crate::rules::idle::IdleSet::wake_one).
     pub fn wake_one(&self) -> bool {
         self.idle().wake_one(self.started())
@@ -48,8 +48,10 @@ impl Inner {
     /// Before thread `thread` runs a handler: somebody must be there for the next call. Returns
     /// whether that took time.
     pub fn leave_to_handler(&self, thread: u32) -> bool {
-        if thread >= self.high_water.load(Ordering::Relaxed) {
-            self.high_water.fetch_max(thread + 1, Ordering::Relaxed);
+        if thread >= self.growth.high_water.load(Ordering::Relaxed) {
+            self.growth
+                .high_water
+                .fetch_max(thread + 1, Ordering::Relaxed);
         }
         if self.pace().is_slow() {
             self.idle().go_away(thread);
@@ -100,44 +102,87 @@ impl Inner {
     /// Asks for one more thread, unless all exist, one is on its way, or the last attempt failed
     /// just now. Returns whether one is on its way.
     pub fn grow(&self) -> bool {
-        if self.started() >= self.threads_max() || self.table.get().is_none() {
+        if self.started() >= self.threads_max() || !self.channels.is_sealed() {
             return false;
         }
-        let retry_after_ns = self.retry_after_ns.load(Ordering::Relaxed);
+        let retry_after_ns = self.growth.retry_after_ns.load(Ordering::Relaxed);
         if retry_after_ns != 0 && now_ns() < retry_after_ns {
             return false;
         }
         match self.start_thread() {
             Some(started) => started.is_ok(),
-            None => self.starting.load(Ordering::SeqCst),
+            None => self.growth.starting.load(Ordering::SeqCst),
         }
+    }
+
+    /// A started thread is here.
+    pub fn thread_arrived(&self, thread: u32) {
+        assert!(
+            thread < self.started(),
+            "thread {thread} serves, but was never asked for"
+        );
+        if self.idle().is_away(thread) {
+            // In the place of one that has left.
+            self.ended.fetch_sub(1, Ordering::SeqCst);
+            self.idle().search(thread);
+            return;
+        }
+        self.idle().arrive();
+        self.growth.starting.store(false, Ordering::SeqCst);
+        if self.started() < self.growth.threads_min {
+            self.grow();
+        }
+    }
+
+    /// The number of a thread that nobody asked for, and that will serve.
+    pub fn bind(&self) -> io::Result<u32> {
+        if !self.channels.is_sealed() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the door has not been started",
+            ));
+        }
+        let starting = &self.growth.starting;
+        // One thread comes at a time; another one that is on its way arrives soon.
+        while starting.swap(true, Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let thread = self.started();
+        if thread >= self.threads_max() {
+            starting.store(false, Ordering::SeqCst);
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                "the door has all the threads that it may have (threads_max)",
+            ));
+        }
+        self.board.started().store(thread + 1, Ordering::SeqCst);
+        Ok(thread)
     }
 
     /// Starts the next thread; `None` if another start is in progress or all threads exist.
     pub fn start_thread(&self) -> Option<io::Result<()>> {
-        if self.starting.load(Ordering::Relaxed) || self.starting.swap(true, Ordering::SeqCst) {
+        if self.growth.starting.load(Ordering::Relaxed)
+            || self.growth.starting.swap(true, Ordering::SeqCst)
+        {
             return None;
         }
         let index = self.started();
         if index >= self.threads_max() {
-            self.starting.store(false, Ordering::SeqCst);
+            self.growth.starting.store(false, Ordering::SeqCst);
             return None;
         }
         // Before the thread exists: whoever scans the idle set must look as far as its bit.
         self.board.started().store(index + 1, Ordering::SeqCst);
-        let door = self.this.upgrade().map(|inner| Door { inner });
-        let create = || match &door {
-            Some(door) => (self.server_create)(door, index),
-            None => Err(io::Error::other("the door is gone")),
-        };
+        let create = || (self.growth.server_create)(index);
         let outcome = catch_unwind(AssertUnwindSafe(create))
             .unwrap_or_else(|_| Err(io::Error::other("server_create panicked")));
         if outcome.is_err() {
-            self.starts_failed.fetch_add(1, Ordering::Relaxed);
-            self.retry_after_ns
+            self.growth.starts_failed.fetch_add(1, Ordering::Relaxed);
+            self.growth
+                .retry_after_ns
                 .store(now_ns() + RETRY_NS, Ordering::Relaxed);
             self.board.started().store(index, Ordering::SeqCst);
-            self.starting.store(false, Ordering::SeqCst);
+            self.growth.starting.store(false, Ordering::SeqCst);
         }
         Some(outcome)
     }

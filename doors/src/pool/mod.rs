@@ -5,5 +5,7 @@ pub mod call;
 pub mod growth;
 pub mod pace;
 pub mod serve;
+pub mod shared;
 pub mod spin;
 pub mod telling;
+pub mod thread_state;

@@ -5,11 +5,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::back_end::clock::now_ns;
-use crate::door::{Door, Inner, ThreadState};
 use crate::memory::channel::{Channel, Claimed};
 use crate::pool::call::{Call, DoorHandler};
 use crate::pool::pace::Samples;
+use crate::pool::shared::Pool;
 use crate::pool::spin::{Cpu, Spins};
+use crate::pool::thread_state::ThreadState;
 use crate::rules::sync::Ordering;
 use crate::values::status::Status;
 
@@ -20,60 +21,50 @@ const UNREPORTED_NS: u64 = 20_000;
 /// While handlers are short, the clock is read once for so many calls: it costs as much as a tenth of one.
 const CLOCK_EVERY: u32 = 8;
 
-impl Door {
-    /// Serves calls as thread `thread`, on a thread that `server_create` has started for that index, or that
-    /// takes the place of one that has left. Returns after [`revoke`](Door::revoke), when nothing is left to
-    /// serve, or when the handler wants the thread to [leave](DoorHandler::leaves).
-    ///
-    /// Handlers may jump within their own frames, never over this function's.
-    ///
-    /// # Panics
-    /// If the index was never handed to `server_create`.
-    pub fn serve<H: DoorHandler>(&self, thread: u32, handler: &H) {
-        let inner = &*self.inner;
-        inner.thread_arrived(thread);
-        let mut server = Server {
-            inner,
-            thread,
-            state: &inner.threads[thread as usize].0,
-            next_channel: 0,
-            samples: Samples::default(),
-            now_ns: now_ns(),
-            since_clock: 0,
-            unreported_since_ns: 0,
-            held: None,
-            spins: Spins::default(),
-            client_cpu: Cpu::default(),
-        };
-        loop {
-            while let Some((channel, claimed)) = server.claim() {
-                server.run(handler, channel, claimed);
-                if handler.leaves() {
-                    server.let_go();
-                    server.settle();
-                    inner.keep_no_more(thread);
-                    inner.leave_to_block(thread);
-                    inner.ended.fetch_add(1, Ordering::SeqCst);
-                    return;
-                }
+/// What [`Door::serve`](crate::Door::serve) does.
+pub fn serve<H: DoorHandler>(pool: &Pool, thread: u32, handler: &H) {
+    pool.thread_arrived(thread);
+    let mut server = Server {
+        pool,
+        thread,
+        state: &pool.threads[thread as usize].0,
+        next_channel: 0,
+        samples: Samples::default(),
+        now_ns: now_ns(),
+        since_clock: 0,
+        unreported_since_ns: 0,
+        held: None,
+        spins: Spins::default(),
+        client_cpu: Cpu::default(),
+    };
+    loop {
+        while let Some((channel, claimed)) = server.claim() {
+            server.run(handler, channel, claimed);
+            if handler.leaves() {
+                server.let_go();
+                server.settle();
+                pool.keep_no_more(thread);
+                pool.leave_to_block(thread);
+                pool.ended.fetch_add(1, Ordering::SeqCst);
+                return;
             }
-            server.let_go();
-            server.settle();
-            if server.has_luck() {
-                continue;
-            }
-            inner.keep_no_more(thread);
-            if inner.revoked().allows_end(|| inner.backlog(thread)) {
-                break;
-            }
-            inner.idle().sleep(thread, || {
-                inner.revoked().is_raised() || inner.backlog(thread)
-            });
-            server.restart_clock();
         }
-        inner.idle().depart();
-        inner.ended.fetch_add(1, Ordering::SeqCst);
+        server.let_go();
+        server.settle();
+        if server.has_luck() {
+            continue;
+        }
+        pool.keep_no_more(thread);
+        if pool.revoked().allows_end(|| pool.backlog(thread)) {
+            break;
+        }
+        pool.idle().sleep(thread, || {
+            pool.revoked().is_raised() || pool.backlog(thread)
+        });
+        server.restart_clock();
     }
+    pool.idle().depart();
+    pool.ended.fetch_add(1, Ordering::SeqCst);
 }
 
 /// A thread looks for calls before it sleeps if so many channels have to be looked at, at most: some ten
@@ -81,7 +72,7 @@ impl Door {
 const SPIN_CHANNELS: usize = 8;
 
 struct Server<'a> {
-    inner: &'a Inner,
+    pool: &'a Pool,
     thread: u32,
     state: &'a ThreadState,
     /// Claims go round the channels, so that a busy one cannot starve the others.
@@ -103,15 +94,15 @@ struct Server<'a> {
 /// The channel that the last call came by: it stays until this is dropped, whatever becomes of the client,
 /// who is told then of what was kept back.
 struct Held<'a> {
-    inner: &'a Inner,
+    pool: &'a Pool,
     channel: &'a Channel,
     thread: u32,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.inner.tell_of_kept(self.channel, self.thread);
-        let state = &self.inner.threads[self.thread as usize].0;
+        self.pool.tell_of_kept(self.channel, self.thread);
+        let state = &self.pool.threads[self.thread as usize].0;
         state.holding.store(0, Ordering::Release);
     }
 }
@@ -130,7 +121,7 @@ impl<'a> Server<'a> {
     }
 
     fn find_call(&mut self) -> Option<(&'a Channel, Claimed)> {
-        let look = self.inner.look(self.thread);
+        let look = self.pool.look(self.thread);
         let places = look.places();
         for n in 0..places {
             let place = match self.next_channel + n {
@@ -158,12 +149,12 @@ impl<'a> Server<'a> {
                 let address = std::ptr::from_ref(channel).addr();
                 self.state.channel.store(address, Ordering::Relaxed);
                 let channel: *const Channel = channel;
-                // SAFETY: a channel of this process stays as long as the door, which `inner` borrows; one to
+                // SAFETY: a channel of this process stays as long as the door, which `pool` borrows; one to
                 // another process stays while it is held, which it is since before the caller's look ends,
                 // until `Held` is dropped.
                 let channel = unsafe { &*channel };
                 self.held = Some(Held {
-                    inner: self.inner,
+                    pool: self.pool,
                     channel,
                     thread: self.thread,
                 });
@@ -178,27 +169,27 @@ impl<'a> Server<'a> {
     }
 
     fn run<H: DoorHandler>(&mut self, handler: &H, channel: &Channel, claimed: Claimed) {
-        if self.inner.pace().is_slow() {
-            self.inner.tell_of_kept(channel, self.thread);
+        if self.pool.pace().is_slow() {
+            self.pool.tell_of_kept(channel, self.thread);
         }
-        if self.inner.leave_to_handler(self.thread) {
+        if self.pool.leave_to_handler(self.thread) {
             // A wake or a start is no service time; counted as such, it would call for more
             // threads.
             self.restart_clock();
         }
         self.client_cpu = claimed.cpu;
         self.state.slot.store(claimed.slot, Ordering::Relaxed);
-        let mut call = Call::new(self.inner, channel, claimed, self.thread, self.now_ns);
+        let mut call = Call::new(self.pool, channel, claimed, self.thread, self.now_ns);
         if let Err(status) = call.begin() {
             call.complete(0, status);
-            self.inner.idle().search(self.thread);
+            self.pool.idle().search(self.thread);
             return;
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| handler.call(self.thread, &mut call)));
         if !call.is_completed() {
             call.complete(0, Status::FAULT);
         }
-        self.inner.idle().search(self.thread);
+        self.pool.idle().search(self.thread);
         if let Err(payload) = outcome {
             // A payload's own destructor may panic; nothing may unwind out of `serve`.
             if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -207,7 +198,7 @@ impl<'a> Server<'a> {
         }
 
         self.since_clock += 1;
-        if self.since_clock < CLOCK_EVERY && !self.inner.pace().is_slow() {
+        if self.since_clock < CLOCK_EVERY && !self.pool.pace().is_slow() {
             return;
         }
         self.read_clock();
@@ -225,33 +216,33 @@ impl<'a> Server<'a> {
         let calls = std::mem::take(&mut self.since_clock);
         let began_ns = std::mem::replace(&mut self.now_ns, now_ns());
         let took_ns = self.now_ns.saturating_sub(began_ns);
-        self.samples.note_several(took_ns, calls, self.inner.pace());
+        self.samples.note_several(took_ns, calls, self.pool.pace());
     }
 
     /// Whether a call comes while the thread looks a little longer, instead of sleeping; not if all clients
     /// sleep. One thread of a door at a time: it is counted as running, and will do for all callers as long
     /// as handlers are short.
     fn has_luck(&mut self) -> bool {
-        let inner = self.inner;
+        let pool = self.pool;
         // A door that was revoked is left, not waited at; many channels take longer to look at than is worth
         // it.
-        if inner.revoked().is_raised()
-            || inner.pace().is_slow()
-            || inner.table().places() > SPIN_CHANNELS
-            || inner.spinning.swap(true, Ordering::Relaxed)
+        if pool.revoked().is_raised()
+            || pool.pace().is_slow()
+            || pool.channels.table().places() > SPIN_CHANNELS
+            || pool.spinning.swap(true, Ordering::Relaxed)
         {
             return false;
         }
         let has_come = || {
-            let look = inner.look(self.thread);
-            if inner.revoked().is_raised() || look.channels().any(Channel::has_backlog) {
+            let look = pool.look(self.thread);
+            if pool.revoked().is_raised() || look.channels().any(Channel::has_backlog) {
                 return Some(true);
             }
             let sleeps = |channel: &Channel| channel.layout.waiting().shown().is_some();
             look.channels().all(sleeps).then_some(false)
         };
         let luck = self.spins.look(self.client_cpu, has_come);
-        inner.spinning.store(false, Ordering::Relaxed);
+        pool.spinning.store(false, Ordering::Relaxed);
         if luck {
             self.restart_clock();
         }
@@ -264,7 +255,7 @@ impl<'a> Server<'a> {
         } else if self.unreported_since_ns == 0 {
             self.unreported_since_ns = self.now_ns;
         } else if self.now_ns - self.unreported_since_ns > UNREPORTED_NS {
-            self.inner.report(self.thread);
+            self.pool.report(self.thread);
             self.unreported_since_ns = 0;
         }
     }
@@ -272,24 +263,12 @@ impl<'a> Server<'a> {
     /// Nothing left to claim: say everything that was kept back.
     fn settle(&mut self) {
         if self.state.unreported.load(Ordering::Relaxed) != 0 {
-            self.inner.report(self.thread);
+            self.pool.report(self.thread);
         }
         self.unreported_since_ns = 0;
         if self.since_clock > 0 {
             self.read_clock();
         }
-        self.samples.flush(self.inner.pace());
-    }
-}
-
-impl ThreadState {
-    /// Counts a completed call. Only the thread itself writes, so no read-modify-write is needed.
-    pub(crate) fn count(&self, status: Status) {
-        self.served
-            .store(self.served.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        if status == Status::FAULT {
-            self.faulted
-                .store(self.faulted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        }
+        self.samples.flush(self.pool.pace());
     }
 }

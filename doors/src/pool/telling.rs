@@ -4,8 +4,8 @@
 //! stopped the thread anywhere in here. Bits are published before they are forgotten, and a bit too many does
 //! no harm.
 
-use crate::door::Inner;
 use crate::memory::channel::Channel;
+use crate::pool::shared::Pool;
 use crate::pool::spin::Cpu;
 use crate::rules::bitmap::BITS;
 use crate::rules::late::Late;
@@ -22,7 +22,7 @@ const KEPT_MAX: u32 = 4;
 /// done: a wake would only take the CPU from us, and give it back after a few calls.
 const UNREPORTED_MAX: u32 = 4;
 
-impl Inner {
+impl Pool {
     /// A reply is in `slot`: tells its client `at_once`, or when some more are there.
     pub(crate) fn tell_of(&self, channel: &Channel, thread: u32, slot: u32, at_once: bool) {
         let state = &self.threads[thread as usize].0;

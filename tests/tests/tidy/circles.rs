@@ -39,14 +39,6 @@ const CIRCLES: &[&[&str]] = &[
         "doors/illumos/src/server.rs",
     ],
     &[
-        "doors/src/between/attach.rs",
-        "doors/src/between/porter.rs",
-        "doors/src/caller/async_client.rs",
-        "doors/src/door.rs",
-        "doors/src/pool/call.rs",
-    ],
-    &["doors/src/between/link.rs", "doors/src/memory/channel.rs"],
-    &[
         "platform/src/application.rs",
         "platform/src/connection.rs",
         "platform/src/failure.rs",

@@ -160,7 +160,6 @@ fn structs_are_about_one_thing() {
             ("arena/src/bucket.rs: Bucket", "not yet"),
             ("arena/src/heap.rs: Heap", "not yet"),
             ("doors/src/caller/remote.rs: Remote", "not yet"),
-            ("doors/src/door.rs: Inner", "not yet"),
             ("platform/src/application.rs: Figures", "not yet"),
             ("server/src/connection.rs: Connection", "not yet"),
             ("server/src/front/mod.rs: Loop", "not yet"),

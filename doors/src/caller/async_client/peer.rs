@@ -84,7 +84,7 @@ impl AsyncClient {
     /// What was last known of the other side, without looking.
     pub fn peer_state(&self) -> PeerState {
         match &self.peer {
-            Peer::Local { inner, .. } if inner.revoked().is_raised() => PeerState::Revoked,
+            Peer::Local { pool, .. } if pool.revoked().is_raised() => PeerState::Revoked,
             Peer::Local { .. } => PeerState::Serving,
             Peer::Remote(remote) => remote.state,
         }

@@ -56,7 +56,7 @@ impl AsyncClient {
             return false;
         }
         match &mut self.peer {
-            Peer::Local { inner, .. } => inner.nudge(),
+            Peer::Local { pool, .. } => pool.nudge(),
             Peer::Remote(remote) => remote.nudge(),
         }
     }
