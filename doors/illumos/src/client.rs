@@ -111,12 +111,10 @@ impl Client {
             }
             Some(deadline) => self.call_until(request, reply, options.descriptors, deadline)?,
         };
+        if let Some(error) = CallError::of_status(status) {
+            return Err(error);
+        }
         match status {
-            Status::FAULT => return Err(CallError::Fault),
-            Status::DATA_MIN => return Err(CallError::Refused(Limit::DataMin)),
-            Status::DATA_MAX => return Err(CallError::Refused(Limit::DataMax)),
-            Status::DESCRIPTORS => return Err(CallError::Refused(Limit::Descriptors)),
-            Status::DESCRIPTORS_LOST => return Err(CallError::Refused(Limit::ServerDescriptors)),
             Status::NOT_ACCEPTED => return Err(CallError::Refused(Limit::Accept)),
             Status::REPLY_TOO_BIG => {
                 return Err(CallError::ReplyTooBig {

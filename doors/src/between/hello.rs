@@ -102,55 +102,16 @@ pub struct NotAMessage;
 impl Message {
     /// Its bytes.
     pub fn encode(&self) -> [u8; MESSAGE] {
-        let mut out = Writer {
+        let mut out = Output {
             bytes: [0; MESSAGE],
             at: 0,
         };
         out.put(&MAGIC);
         out.u32(VERSION);
         match *self {
-            Message::Hello(hello) => {
-                out.u32(1);
-                out.u32(hello.page);
-                out.u32(hello.slots);
-                out.u64(hello.bytes_max);
-                out.u32(hello.spares);
-                // A future version may say another number in the common place.
-                out.bytes[8..12].copy_from_slice(&hello.version.to_le_bytes());
-            }
-            Message::Welcome(welcome) => {
-                out.u32(2);
-                out.u32(welcome.pid);
-                out.put(&welcome.id.to_le_bytes());
-                out.u32(welcome.attributes);
-                out.u64(welcome.data_min);
-                out.u64(welcome.data_max);
-                out.u32(welcome.descriptors_max);
-                out.u32(welcome.threads_max);
-                out.u32(welcome.geometry.slots);
-                out.u64(welcome.geometry.request_size as u64);
-                out.u64(welcome.geometry.reply_size as u64);
-                out.u32(welcome.geometry.spares);
-            }
-            Message::Refused(refusal) => {
-                let (code, first, second) = match refusal {
-                    Refusal::Version { client, server } => (1, client, server),
-                    Refusal::Page { client, server } => (2, client, server),
-                    Refusal::Bytes { needed, allowed } => (3, needed, allowed),
-                    Refusal::Channels { max } => (4, max, 0),
-                    Refusal::ChannelsPerUser { max, uid } => (5, max, uid),
-                    Refusal::User { uid } => (6, uid, 0),
-                    Refusal::Revoked => (7, 0, 0),
-                    Refusal::Resources { errno } => (8, errno, 0),
-                    Refusal::Protocol => (9, 0, 0),
-                    Refusal::Unclosed { uid } => (10, uid, 0),
-                    Refusal::HungUp => (11, 0, 0),
-                };
-                out.u32(3);
-                out.u32(code);
-                out.u64(first);
-                out.u64(second);
-            }
+            Message::Hello(hello) => hello.write(&mut out),
+            Message::Welcome(welcome) => welcome.write(&mut out),
+            Message::Refused(refusal) => write_refusal(refusal, &mut out),
             Message::Channel => out.u32(4),
             Message::Ready => out.u32(5),
             Message::Nudge { stuck } => {
@@ -170,7 +131,7 @@ impl Message {
     /// Reads a message. A hello or a refusal of another version is read too, so that the difference can be
     /// named.
     pub fn decode(bytes: &[u8]) -> Result<Self, NotAMessage> {
-        let mut input = Reader(bytes);
+        let mut input = Input(bytes);
         if bytes.len() != MESSAGE || input.take::<8>()? != MAGIC {
             return Err(NotAMessage);
         }
@@ -180,58 +141,9 @@ impl Message {
             return Err(NotAMessage);
         }
         Ok(match kind {
-            1 => Message::Hello(Hello {
-                version,
-                page: input.u32()?,
-                slots: input.u32()?,
-                bytes_max: input.u64()?,
-                spares: input.u32()?,
-            }),
-            2 => Message::Welcome(Welcome {
-                pid: input.u32()?,
-                id: u128::from_le_bytes(input.take()?),
-                attributes: input.u32()?,
-                data_min: input.u64()?,
-                data_max: input.u64()?,
-                descriptors_max: input.u32()?,
-                threads_max: input.u32()?,
-                geometry: ChannelGeometry {
-                    slots: input.u32()?,
-                    request_size: input.size()?,
-                    reply_size: input.size()?,
-                    spares: input.u32()?,
-                },
-            }),
-            3 => {
-                let code = input.u32()?;
-                let (first, second) = (input.u64()?, input.u64()?);
-                Message::Refused(match code {
-                    1 => Refusal::Version {
-                        client: first,
-                        server: second,
-                    },
-                    2 => Refusal::Page {
-                        client: first,
-                        server: second,
-                    },
-                    3 => Refusal::Bytes {
-                        needed: first,
-                        allowed: second,
-                    },
-                    4 => Refusal::Channels { max: first },
-                    5 => Refusal::ChannelsPerUser {
-                        max: first,
-                        uid: second,
-                    },
-                    6 => Refusal::User { uid: first },
-                    7 => Refusal::Revoked,
-                    8 => Refusal::Resources { errno: first },
-                    9 => Refusal::Protocol,
-                    10 => Refusal::Unclosed { uid: first },
-                    11 => Refusal::HungUp,
-                    _ => return Err(NotAMessage),
-                })
-            }
+            1 => Message::Hello(Hello::read(version, &mut input)?),
+            2 => Message::Welcome(Welcome::read(&mut input)?),
+            3 => Message::Refused(read_refusal(&mut input)?),
             4 => Message::Channel,
             5 => Message::Ready,
             6 => Message::Nudge {
@@ -279,14 +191,116 @@ impl Hello {
         }
         Ok(())
     }
+
+    fn write(self, out: &mut Output) {
+        out.u32(1);
+        out.u32(self.page);
+        out.u32(self.slots);
+        out.u64(self.bytes_max);
+        out.u32(self.spares);
+        // A future version may say another number in the common place.
+        out.bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
+    }
+
+    fn read(version: u32, input: &mut Input<'_>) -> Result<Self, NotAMessage> {
+        Ok(Self {
+            version,
+            page: input.u32()?,
+            slots: input.u32()?,
+            bytes_max: input.u64()?,
+            spares: input.u32()?,
+        })
+    }
 }
 
-struct Writer {
+impl Welcome {
+    fn write(self, out: &mut Output) {
+        out.u32(2);
+        out.u32(self.pid);
+        out.put(&self.id.to_le_bytes());
+        out.u32(self.attributes);
+        out.u64(self.data_min);
+        out.u64(self.data_max);
+        out.u32(self.descriptors_max);
+        out.u32(self.threads_max);
+        out.u32(self.geometry.slots);
+        out.u64(self.geometry.request_size as u64);
+        out.u64(self.geometry.reply_size as u64);
+        out.u32(self.geometry.spares);
+    }
+
+    fn read(input: &mut Input<'_>) -> Result<Self, NotAMessage> {
+        Ok(Self {
+            pid: input.u32()?,
+            id: u128::from_le_bytes(input.take()?),
+            attributes: input.u32()?,
+            data_min: input.u64()?,
+            data_max: input.u64()?,
+            descriptors_max: input.u32()?,
+            threads_max: input.u32()?,
+            geometry: ChannelGeometry {
+                slots: input.u32()?,
+                request_size: input.size()?,
+                reply_size: input.size()?,
+                spares: input.u32()?,
+            },
+        })
+    }
+}
+
+fn write_refusal(refusal: Refusal, out: &mut Output) {
+    let (code, first, second) = match refusal {
+        Refusal::Version { client, server } => (1, client, server),
+        Refusal::Page { client, server } => (2, client, server),
+        Refusal::Bytes { needed, allowed } => (3, needed, allowed),
+        Refusal::Channels { max } => (4, max, 0),
+        Refusal::ChannelsPerUser { max, uid } => (5, max, uid),
+        Refusal::User { uid } => (6, uid, 0),
+        Refusal::Revoked => (7, 0, 0),
+        Refusal::Resources { errno } => (8, errno, 0),
+        Refusal::Protocol => (9, 0, 0),
+        Refusal::Unclosed { uid } => (10, uid, 0),
+        Refusal::HungUp => (11, 0, 0),
+    };
+    out.u32(3);
+    out.u32(code);
+    out.u64(first);
+    out.u64(second);
+}
+
+fn read_refusal(input: &mut Input<'_>) -> Result<Refusal, NotAMessage> {
+    let code = input.u32()?;
+    let (first, second) = (input.u64()?, input.u64()?);
+    let (client, server) = (first, second);
+    Ok(match code {
+        1 => Refusal::Version { client, server },
+        2 => Refusal::Page { client, server },
+        3 => Refusal::Bytes {
+            needed: first,
+            allowed: second,
+        },
+        4 => Refusal::Channels { max: first },
+        5 => Refusal::ChannelsPerUser {
+            max: first,
+            uid: second,
+        },
+        6 => Refusal::User { uid: first },
+        7 => Refusal::Revoked,
+        8 => Refusal::Resources { errno: first },
+        9 => Refusal::Protocol,
+        10 => Refusal::Unclosed { uid: first },
+        11 => Refusal::HungUp,
+        _ => return Err(NotAMessage),
+    })
+}
+
+/// The bytes of a message as they are put together.
+struct Output {
     bytes: [u8; MESSAGE],
     at: usize,
 }
 
-impl Writer {
+impl Output {
     fn put(&mut self, bytes: &[u8]) {
         self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
         self.at += bytes.len();
@@ -301,9 +315,10 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// The bytes of a message that were not read yet.
+struct Input<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl Input<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], NotAMessage> {
         let (first, rest) = self.0.split_first_chunk::<N>().ok_or(NotAMessage)?;
         self.0 = rest;

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::between::closer;
+use crate::between::hello::Message;
 use crate::values::descriptors::{Close, DESCRIPTORS_MAX, Descriptors};
 use crate::values::path::NameTooLong;
 use crate::values::peer::Credentials;
@@ -333,11 +334,12 @@ const _: () = assert!(
 );
 
 /// Sends a message and duplicates of descriptors, without waiting.
-pub fn send(
-    socket: BorrowedFd<'_>,
-    message: &[u8],
+pub fn say(
+    socket: &PeerSocket,
+    message: &Message,
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
+    let message = message.encode();
     assert!(descriptors.len() <= DESCRIPTORS_MAX);
     let mut part = libc::iovec {
         iov_base: message.as_ptr().cast_mut().cast(),

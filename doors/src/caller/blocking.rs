@@ -111,7 +111,7 @@ impl Client {
         if self.channel.usable_slots() > 0 {
             return Ok(());
         }
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left_until(deadline);
         let timeout = left.map_or(self.options.timeout, |left| left.min(self.options.timeout));
         let options = OpenOptions {
             timeout,
@@ -145,7 +145,7 @@ impl Client {
         }
         let slot = self.channel.reserve().ok_or(CallError::Full)?;
         self.channel.request_mut(slot)[..request.len()].copy_from_slice(request);
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left_until(deadline);
         let deadline_ns = left.map_or(0, |left| {
             crate::now_ns().saturating_add(left.as_nanos() as u64)
         });
@@ -162,11 +162,7 @@ impl Client {
     }
 
     fn wait(&mut self, slot: SlotId, deadline: Option<Instant>) -> Result<Completion, CallError> {
-        let short = deadline.map_or(SHORT, |deadline| {
-            deadline
-                .saturating_duration_since(Instant::now())
-                .min(SHORT)
-        });
+        let short = left_until(deadline).map_or(SHORT, |left| left.min(SHORT));
         if let Some(completion) = self.channel.wait_for_slot(slot, &mut self.spins, short) {
             return self.settled(slot, completion);
         }
@@ -187,7 +183,7 @@ impl Client {
                 }
                 return Err(error);
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left_until(deadline);
             if left.is_some_and(|left| left.is_zero()) {
                 self.channel.abandon(slot);
                 return Err(CallError::TimedOut);
@@ -220,21 +216,14 @@ impl Client {
         completion: Completion,
         reply: &mut [u8],
     ) -> Result<Reply, CallError> {
-        match completion.status {
-            Status::FAULT => return Err(CallError::Fault),
-            Status::DATA_MIN => return Err(CallError::Refused(Limit::DataMin)),
-            Status::DATA_MAX => return Err(CallError::Refused(Limit::DataMax)),
-            Status::DESCRIPTORS => return Err(CallError::Refused(Limit::Descriptors)),
-            Status::DESCRIPTORS_LOST => {
-                return Err(CallError::Refused(Limit::ServerDescriptors));
-            }
-            Status::REPLY_TOO_BIG => {
-                let mut needed = [0; 8];
-                self.channel.copy_reply(slot, 0, &mut needed);
-                let needed = usize::try_from(u64::from_le_bytes(needed)).unwrap_or(usize::MAX);
-                return Err(CallError::ReplyTooBig { needed });
-            }
-            _ => {}
+        if let Some(error) = CallError::of_status(completion.status) {
+            return Err(error);
+        }
+        if completion.status == Status::REPLY_TOO_BIG {
+            let mut needed = [0; 8];
+            self.channel.copy_reply(slot, 0, &mut needed);
+            let needed = usize::try_from(u64::from_le_bytes(needed)).unwrap_or(usize::MAX);
+            return Err(CallError::ReplyTooBig { needed });
         }
         if completion.len > reply.len() {
             return Err(CallError::ReplyTooBig {
@@ -248,4 +237,9 @@ impl Client {
             descriptors,
         })
     }
+}
+
+/// How long there is to wait; `None`: for ever.
+fn left_until(deadline: Option<Instant>) -> Option<Duration> {
+    deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
 }

@@ -2,4 +2,5 @@
 
 pub mod async_client;
 pub mod blocking;
+pub mod handshake;
 pub mod remote;

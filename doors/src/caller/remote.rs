@@ -8,26 +8,23 @@ use std::time::{Duration, Instant};
 
 use crate::between::closer;
 use crate::between::ear::{ear_for, is_ear};
-use crate::between::hello::{Hello, Message, ROOM, Welcome};
+use crate::between::hello::{Message, ROOM, Welcome};
 use crate::between::parcels::Parcels;
 use crate::between::socket::{self, Due, PeerSocket, Received};
+use crate::caller::handshake::Handshake;
 use crate::memory::board::Board;
 use crate::memory::layout::Layout;
 use crate::memory::mapping::{Mapping, Writer};
 use crate::rules::sync::Ordering;
 use crate::values::descriptors::{DESCRIPTORS_MAX, Descriptors};
-use crate::values::door::{Attributes, Limits};
+use crate::values::door::{Attributes, Limits, RemoteDoor};
 use crate::values::error::OpenError;
 use crate::values::options::OpenOptions;
 use crate::values::peer::{Credentials, PeerState};
-use crate::values::refusal::Refusal;
 
 /// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one
 /// rings a few times too often, and not ten thousand times.
 const EMPTY_RINGS_MAX: u32 = 10_000;
-
-/// Descriptors that a welcome brings: board, beds, replies, doorbell.
-const GIVEN: usize = 4;
 
 /// Messages that are read at a time: more than a socket's buffer holds, so that an honest server's are all
 /// read, and one that sends without end does not keep the caller.
@@ -41,9 +38,8 @@ pub struct Remote {
     /// An epoll set that becomes readable with news of the other side.
     pub news: OwnedFd,
     pub state: PeerState,
-    pub limits: Limits,
-    pub welcome: Welcome,
-    pub credentials: Credentials,
+    /// As it was when it was opened.
+    door: RemoteDoor,
     /// Descriptors that came with a reply.
     parcels: Parcels,
     takes_descriptors: bool,
@@ -64,98 +60,28 @@ impl Remote {
     pub fn open(path: &Path, options: &OpenOptions) -> Result<(Self, Layout), OpenError> {
         // A timeout that no clock reaches is a year.
         let timeout = options.timeout.min(Duration::from_secs(365 * 86_400));
-        let deadline = Instant::now() + timeout;
-        let fail = |doing: &'static str| {
-            move |source: io::Error| OpenError::System {
-                path: path.to_owned(),
-                doing,
-                source,
-            }
+        let handshake = Handshake {
+            path,
+            options,
+            deadline: Instant::now() + timeout,
         };
-        closer::start().map_err(fail("start a thread that closes what comes from"))?;
-        let connected = socket::connect(path, timeout);
-        let (socket, credentials) = connected.map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => OpenError::Away {
-                path: path.to_owned(),
-            },
-            _ => fail("connect to")(source),
-        })?;
-        let uid = credentials.uid;
-        if !options.owner.admits(uid) {
-            return Err(OpenError::Stranger {
-                path: path.to_owned(),
-                server: credentials,
-                owner: options.owner,
-            });
-        }
-        if closer::is_stuck(uid) {
-            return Err(OpenError::Refused {
-                path: path.to_owned(),
-                why: Refusal::Unclosed { uid: uid.into() },
-            });
-        }
-        let hello = Hello::ours(
-            options.slots.unwrap_or(0),
-            options.spares.unwrap_or(u32::MAX),
-            options.channel_bytes_max as u64,
-        );
-        say(&socket, &Message::Hello(hello), &[]).map_err(fail("speak to"))?;
-        let (message, mut descriptors) = hear(&socket, path, deadline, Due::AtMost(GIVEN))?;
-        let Message::Welcome(welcome) = message else {
-            return Err(not_understood(path));
-        };
-        if !options.take_descriptors {
-            socket::let_descriptors_in(&socket, false);
-        }
+        closer::start().map_err(handshake.fail("start a thread that closes what comes from"))?;
+        let (socket, server) = handshake.connect(timeout)?;
+        let (welcome, mut descriptors) = handshake.say_hello(&socket)?;
         let geometry = welcome.geometry;
-        let lie = |source| OpenError::Memory {
-            path: path.to_owned(),
-            source,
-        };
-        if geometry.check().is_err()
-            || !(1..=crate::THREADS_MAX).contains(&welcome.threads_max)
-            || (options.slots).is_some_and(|slots| geometry.slots > slots)
-            || (options.spares).is_some_and(|spares| geometry.spares > spares)
-        {
-            return Err(not_understood(path));
-        }
-        if geometry.memory_len() > options.channel_bytes_max {
-            return Err(OpenError::Refused {
-                path: path.to_owned(),
-                why: Refusal::Bytes {
-                    needed: geometry.memory_len() as u64,
-                    allowed: options.channel_bytes_max as u64,
-                },
-            });
-        }
-        let board = Board::receive(&mut descriptors, welcome.threads_max).map_err(lie)?;
+        let board =
+            Board::receive(&mut descriptors, welcome.threads_max).map_err(handshake.lie())?;
         let replies = Mapping::receive(&mut descriptors, geometry.replies_len(), Writer::Creator)
-            .map_err(lie)?;
+            .map_err(handshake.lie())?;
         // Anything else may have to ask somebody whenever it is waited for.
         let ear = (descriptors.first().is_some_and(|fd| is_ear(fd.as_fd())))
             .then(|| descriptors.next())
             .flatten()
-            .ok_or_else(|| not_understood(path))?;
+            .ok_or_else(|| handshake.not_understood())?;
         replies.touch();
-        let (requests, requests_fd) = Mapping::create(
-            c"transom-requests",
-            geometry.requests_len(),
-            Writer::Creator,
-        )
-        .map_err(lie)?;
-        let (control, control_fd) =
-            Mapping::create(c"transom-control", geometry.control_len(), Writer::Both)
-                .map_err(lie)?;
-        let halves = [requests_fd.as_fd(), control_fd.as_fd()];
-        say(&socket, &Message::Channel, &halves).map_err(fail("speak to"))?;
-        if !matches!(
-            hear(&socket, path, deadline, Due::None)?,
-            (Message::Ready, _)
-        ) {
-            return Err(not_understood(path));
-        }
+        let [requests, control] = handshake.give_memory(&socket, geometry)?;
         let process = socket::process(&socket);
-        let news = news_of(&socket, process.as_ref()).map_err(fail("listen to"))?;
+        let news = news_of(&socket, process.as_ref()).map_err(handshake.fail("listen to"))?;
 
         let mappings = [requests, replies, control];
         let bases = [mappings[0].base(), mappings[1].base(), mappings[2].base()];
@@ -167,13 +93,7 @@ impl Remote {
             ear,
             news,
             state: PeerState::Serving,
-            limits: Limits {
-                data_min: usize::try_from(welcome.data_min).unwrap_or(usize::MAX),
-                data_max: usize::try_from(welcome.data_max).unwrap_or(usize::MAX),
-                descriptors_max: welcome.descriptors_max,
-            },
-            welcome,
-            credentials,
+            door: door_of(&welcome, server),
             parcels: Parcels::new(geometry.slots_in_all()),
             takes_descriptors: options.take_descriptors,
             told_revoked: false,
@@ -192,12 +112,16 @@ impl Remote {
         self.opener == std::process::id()
     }
 
-    /// What the door says of itself.
-    pub fn attributes(&self) -> Attributes {
-        Attributes {
-            revoked: self.board.revoked().is_raised(),
-            ..Attributes::decode(self.welcome.attributes)
-        }
+    /// What is known of the door; whether it was revoked is looked up now.
+    pub fn door(&self) -> RemoteDoor {
+        let mut door = self.door;
+        door.attributes.revoked = self.board.revoked().is_raised();
+        door
+    }
+
+    /// What the door takes.
+    pub fn limits(&self) -> Limits {
+        self.door.limits
     }
 
     /// After publishing: whether calls may stay with nobody to serve them.
@@ -229,7 +153,7 @@ impl Remote {
 
     /// If the socket is full, the porter has enough to read.
     fn say_nudge(&self, stuck: bool) -> bool {
-        say(&self.socket, &Message::Nudge { stuck }, &[]).is_ok()
+        socket::say(&self.socket, &Message::Nudge { stuck }, &[]).is_ok()
     }
 
     /// Reads what the other side has said.
@@ -348,68 +272,17 @@ fn news_of(socket: &PeerSocket, process: Option<&OwnedFd>) -> io::Result<OwnedFd
     }
 }
 
-pub fn say(
-    socket: &PeerSocket,
-    message: &Message,
-    descriptors: &[BorrowedFd<'_>],
-) -> io::Result<()> {
-    socket::send(socket.as_fd(), &message.encode(), descriptors)
-}
-
-/// Waits for the next message of a handshake.
-fn hear(
-    socket: &PeerSocket,
-    path: &Path,
-    deadline: Instant,
-    due: Due,
-) -> Result<(Message, Descriptors), OpenError> {
-    let mut bytes = [0; ROOM];
-    loop {
-        match socket::receive(socket, &mut bytes, due) {
-            // The server has died, or has just detached.
-            Ok(Received::Message { len: 0, .. }) => {
-                return Err(OpenError::Away {
-                    path: path.to_owned(),
-                });
-            }
-            Ok(Received::Message { len, descriptors }) => {
-                return match Message::decode(&bytes[..len]) {
-                    Ok(Message::Refused(why)) => Err(OpenError::Refused {
-                        path: path.to_owned(),
-                        why,
-                    }),
-                    Ok(message) => Ok((message, descriptors)),
-                    Err(_) => Err(not_understood(path)),
-                };
-            }
-            Ok(Received::TooMany) => return Err(not_understood(path)),
-            Ok(Received::NoRoom) => {
-                return Err(OpenError::System {
-                    path: path.to_owned(),
-                    doing: "receive the memory of",
-                    source: io::Error::from_raw_os_error(libc::EMFILE),
-                });
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() || !socket::wait_readable(&[socket.as_fd()], Some(left)) {
-                    return Err(OpenError::TimedOut {
-                        path: path.to_owned(),
-                    });
-                }
-            }
-            Err(_) => {
-                return Err(OpenError::Away {
-                    path: path.to_owned(),
-                });
-            }
-        }
-    }
-}
-
-fn not_understood(path: &Path) -> OpenError {
-    OpenError::Protocol {
-        path: path.to_owned(),
+/// What a door has said of itself.
+fn door_of(welcome: &Welcome, server: Credentials) -> RemoteDoor {
+    RemoteDoor {
+        pid: welcome.pid,
+        id: welcome.id,
+        attributes: Attributes::decode(welcome.attributes),
+        limits: Limits {
+            data_min: usize::try_from(welcome.data_min).unwrap_or(usize::MAX),
+            data_max: usize::try_from(welcome.data_max).unwrap_or(usize::MAX),
+            descriptors_max: welcome.descriptors_max,
+        },
+        server,
     }
 }

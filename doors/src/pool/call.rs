@@ -10,7 +10,7 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 
 use crate::back_end::clock::now_ns;
@@ -295,7 +295,7 @@ impl<'a> Call<'a> {
                 slot: self.slot(),
                 generation: self.generation(),
             };
-            socket::send(link.socket.as_fd(), &parcel.encode(), descriptors)?;
+            socket::say(&link.socket, &parcel, descriptors)?;
         }
         let header = self.channel.layout.reply_header(self.slot());
         header

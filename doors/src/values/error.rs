@@ -11,6 +11,7 @@ use crate::values::geometry::{GeometryError, PAGE};
 use crate::values::path::NameTooLong;
 use crate::values::peer::{Credentials, DoorOwner};
 use crate::values::refusal::Refusal;
+use crate::values::status::Status;
 use crate::values::words::Words;
 
 /// A channel that could not be added to a door.
@@ -277,6 +278,18 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// What a door itself says of a call by its status, where it has no more to say than that.
+    pub fn of_status(status: Status) -> Option<Self> {
+        Some(match status {
+            Status::FAULT => Self::Fault,
+            Status::DATA_MIN => Self::Refused(Limit::DataMin),
+            Status::DATA_MAX => Self::Refused(Limit::DataMax),
+            Status::DESCRIPTORS => Self::Refused(Limit::Descriptors),
+            Status::DESCRIPTORS_LOST => Self::Refused(Limit::ServerDescriptors),
+            _ => return None,
+        })
+    }
+
     /// Whether the call certainly did not run.
     pub fn is_safe_to_resend(self) -> bool {
         matches!(self, Self::NotAccepted | Self::Full)

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::back_end::slots::{Phase, place};
 use crate::between::hello::Message;
-use crate::between::socket::wait_readable;
+use crate::between::socket::{self, wait_readable};
 use crate::caller::async_client::{AsyncClient, Peer};
-use crate::caller::remote::{Remote, say};
+use crate::caller::remote::Remote;
 use crate::memory::layout::{DESCRIPTORS_SHIFT, SYNC};
 use crate::pool::spin::{Cpu, Spins};
 use crate::rules::sync::Ordering;
@@ -48,13 +48,7 @@ impl AsyncClient {
 
     /// What is known of a door in another process; `None` in-process.
     pub fn door(&self) -> Option<RemoteDoor> {
-        self.remote().map(|remote| RemoteDoor {
-            pid: remote.welcome.pid,
-            id: remote.welcome.id,
-            attributes: remote.attributes(),
-            limits: remote.limits,
-            server: remote.credentials,
-        })
+        self.remote().map(Remote::door)
     }
 
     /// A descriptor that becomes readable when there is news of the other side: then call
@@ -244,7 +238,7 @@ impl AsyncClient {
             .remote_mut()
             .expect("descriptors are sent to other processes");
         let count = descriptors.len() as u32;
-        if count > remote.limits.descriptors_max {
+        if count > remote.limits().descriptors_max {
             return Err(CallError::Refused(Limit::Descriptors));
         }
         if count > 0 {
@@ -252,7 +246,7 @@ impl AsyncClient {
                 slot: slot.index,
                 generation: slot.generation,
             };
-            if let Err(error) = say(&remote.socket, &parcel, descriptors) {
+            if let Err(error) = socket::say(&remote.socket, &parcel, descriptors) {
                 return Err(match error.kind() {
                     io::ErrorKind::WouldBlock => CallError::Full,
                     _ => CallError::NotAccepted,
