@@ -7,8 +7,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::client::{c_path, info};
 use crate::ffi;
+use crate::found::{c_path, info};
 use transom_doors::{AttachError, AttachOptions};
 
 /// Between two looks at a path that is taken: nothing tells when it becomes free.

@@ -4,14 +4,14 @@
 //! change it. The reply is built in a buffer of the thread and sent when the handler has returned.
 
 use std::cell::Cell;
-use std::ffi::{c_int, c_uint};
+use std::ffi::c_uint;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::ptr::{self, NonNull};
 
 use crate::ffi;
-use crate::server::Inner;
+use crate::pool::Pool;
 use crate::wire::{TRAILER_LEN, Trailer};
 use transom_doors::{Credentials, DESCRIPTORS_MAX, Descriptors, Gone, Resumed, Status};
 
@@ -101,33 +101,13 @@ impl Answer {
     }
 }
 
-/// Takes what the kernel has opened for this process.
-///
-/// # Safety
-/// `many` entries lie at `entries`, or it is null; their descriptors are open, and nobody else knows them nor
-/// will take them.
-pub(crate) unsafe fn received(entries: *const ffi::door_desc_t, many: c_uint) -> Descriptors {
-    let mut descriptors = Descriptors::default();
-    let many = if entries.is_null() { 0 } else { many as usize };
-    for at in 0..many {
-        // SAFETY: within the entries; packed, so read unaligned.
-        let entry = unsafe { entries.add(at).read_unaligned() };
-        let descriptor: c_int = entry.d_descriptor;
-        if entry.d_attributes & ffi::DOOR_DESCRIPTOR != 0 && descriptor >= 0 {
-            // SAFETY: the kernel has opened it for us, and each entry is taken once.
-            descriptors.push(unsafe { OwnedFd::from_raw_fd(descriptor) });
-        }
-    }
-    descriptors
-}
-
 /// How a call was completed: length and status.
 type Completed = Cell<Option<(usize, Status)>>;
 
 /// One request on a door server thread.
 #[derive(Debug)]
 pub struct Call<'a> {
-    inner: &'a Inner,
+    pool: &'a Pool,
     request: NonNull<[u8]>,
     reply: ReplyBuffer,
     /// Bytes of reply that the caller has room for, at most the buffer's.
@@ -146,7 +126,7 @@ pub struct Call<'a> {
 
 /// What a call is made of.
 pub(crate) struct Parts<'a> {
-    pub inner: &'a Inner,
+    pub pool: &'a Pool,
     pub request: NonNull<[u8]>,
     pub reply: ReplyBuffer,
     pub reply_max: usize,
@@ -162,7 +142,7 @@ impl<'a> Call<'a> {
     /// The request's bytes and the reply buffer are this thread's alone as long as the call lives.
     pub(crate) unsafe fn new(parts: Parts<'a>) -> Self {
         Self {
-            inner: parts.inner,
+            pool: parts.pool,
             request: parts.request,
             reply: parts.reply,
             reply_max: parts.reply_max.min(parts.reply.size),
@@ -336,7 +316,7 @@ impl<'a> Call<'a> {
     /// A handle with which this call can be ended from a place that cannot return here.
     pub fn emergency(&self) -> EmergencyReply {
         EmergencyReply {
-            inner: ptr::from_ref(self.inner),
+            pool: ptr::from_ref(self.pool),
             completed: &raw const self.completed,
             reply: self.reply,
         }
@@ -365,7 +345,7 @@ impl<'a> Call<'a> {
 /// Ends a call whose thread will never run again.
 #[derive(Clone, Copy, Debug)]
 pub struct EmergencyReply {
-    inner: *const Inner,
+    pool: *const Pool,
     completed: *const Completed,
     reply: ReplyBuffer,
 }
@@ -390,7 +370,7 @@ impl EmergencyReply {
     pub unsafe fn complete(&self, status: Status) -> bool {
         // SAFETY: the handler's frame, and so the frame with the call that `completed` lies in, is still
         // there; the door is never freed once threads serve it.
-        let (inner, completed) = unsafe { (&*self.inner, &*self.completed) };
+        let (pool, completed) = unsafe { (&*self.pool, &*self.completed) };
         let before = completed.get();
         let mut trailer = Trailer::new(status, 0).encode();
         let answer = match before {
@@ -406,8 +386,8 @@ impl EmergencyReply {
                 }
             }
         };
-        inner.count(before.map_or(status, |(_, status)| status));
-        inner.leave_for_good();
+        pool.count(before.map_or(status, |(_, status)| status));
+        pool.leave_for_good();
         // SAFETY: the answer's bytes are valid for its length, and copied before the call returns or the
         // thread waits. Nothing with a destructor is alive in this frame; those of the handler's frames never
         // run, as its caller has promised.
@@ -449,8 +429,8 @@ mod tests {
     fn descriptors_that_nobody_takes_are_closed() {
         let (reader, writer) = io::pipe().expect("a pipe");
         let (taken, untaken) = (
-            std::os::fd::IntoRawFd::into_raw_fd(OwnedFd::from(reader)),
-            std::os::fd::IntoRawFd::into_raw_fd(OwnedFd::from(writer)),
+            std::os::fd::IntoRawFd::into_raw_fd(std::os::fd::OwnedFd::from(reader)),
+            std::os::fd::IntoRawFd::into_raw_fd(std::os::fd::OwnedFd::from(writer)),
         );
         let mut other = ffi::door_desc_t::sending(taken);
         other.d_attributes = 0;
@@ -460,7 +440,7 @@ mod tests {
             ffi::door_desc_t::sending(untaken),
         ];
         // SAFETY: three entries, two open descriptors that nobody else knows.
-        let mut descriptors = unsafe { received(entries.as_ptr(), 3) };
+        let mut descriptors = unsafe { crate::exchange::received(entries.as_ptr(), 3) };
         let reader = std::fs::File::from(descriptors.next().expect("the first"));
         drop(descriptors);
         // The writing end is closed, so there is an end to be read; else this would block for ever.

@@ -50,13 +50,19 @@
 mod async_client;
 mod attach;
 mod call;
+mod calling;
 mod client;
+mod door;
 mod error;
+mod exchange;
 mod ffi;
+mod found;
 #[cfg(target_os = "illumos")]
 #[path = "../../tests/conformance/interface.rs"]
 mod interface;
-mod server;
+mod pool;
+mod serving;
+mod slot_memory;
 #[cfg(all(test, not(target_os = "illumos")))]
 mod tests;
 mod wire;
@@ -69,7 +75,7 @@ pub use async_client::AsyncClient;
 pub use attach::Attachment;
 pub use call::{Call, DoorHandler, EmergencyReply};
 pub use client::Client;
-pub use server::{Door, DoorBuilder};
+pub use door::{Door, DoorBuilder};
 pub use transom_doors::{
     AttachError, AttachOptions, Attributes, Bell, BuildError, CHANNELS_MAX, CallCounts, CallError,
     CallOptions, ChannelError, ChannelGeometry, ChannelMemory, Completion, Credentials,

@@ -32,13 +32,6 @@ const CIRCLES: &[&[&str]] = &[
     ],
     &["arena/src/futex.rs", "arena/src/mutex.rs"],
     &[
-        "doors/illumos/src/async_client.rs",
-        "doors/illumos/src/attach.rs",
-        "doors/illumos/src/call.rs",
-        "doors/illumos/src/client.rs",
-        "doors/illumos/src/server.rs",
-    ],
-    &[
         "platform/src/application.rs",
         "platform/src/connection.rs",
         "platform/src/failure.rs",
