@@ -7,9 +7,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::back_end::bell::Bell;
-use crate::between::hello::{Message, ROOM};
+use crate::between::hello::Message;
 use crate::between::parcels::Parcels;
-use crate::between::socket::{self, Due, PeerSocket, Received};
+use crate::between::socket::{self, Due, Heard, PeerSocket};
 use crate::memory::mapping::Mapping;
 use crate::rules::sync::{AtomicU32, Ordering};
 use crate::values::descriptors::Descriptors;
@@ -131,12 +131,10 @@ impl Link {
     /// with it.
     pub fn discard(&self) {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut message = [0; ROOM];
         for _ in 0..MESSAGES * 16 {
-            match socket::receive(&self.socket, &mut message, self.due()) {
-                Ok(Received::Message { len: 1.., .. }) => {}
-                _ => return,
-            }
+            let Heard::Message(..) = socket::hear(&self.socket, self.due()) else {
+                return;
+            };
         }
     }
 
@@ -196,43 +194,33 @@ impl Link {
     /// Takes what lies in the socket. Returns whether there may be more; closes at a hang-up.
     pub fn receive(&self) -> bool {
         let _one_at_a_time = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut message = [0; ROOM];
         for _ in 0..MESSAGES {
-            let received = socket::receive(&self.socket, &mut message, self.due());
+            let heard = socket::hear(&self.socket, self.due());
             self.blocked
-                .store(matches!(received, Ok(Received::NoRoom)), Ordering::Release);
-            let (len, descriptors) = match received {
-                Ok(Received::Message { len: 0, .. }) => {
-                    self.close();
-                    return false;
-                }
-                Ok(Received::Message { len, descriptors }) => (len, descriptors),
-                // It knows the limit from the welcome.
-                Ok(Received::TooMany) => {
-                    self.poison(Lie::TooManyDescriptors);
-                    return false;
-                }
-                Ok(Received::NoRoom) => return false,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
-                Err(_) => {
-                    self.close();
-                    return false;
-                }
-            };
-            match Message::decode(&message[..len]) {
-                Ok(Message::Nudge { stuck }) => {
+                .store(matches!(heard, Heard::NoRoom), Ordering::Release);
+            match heard {
+                Heard::Message(Ok(Message::Nudge { stuck }), _) => {
                     let nudge = if stuck { Nudge::Stuck } else { Nudge::Unsure };
                     self.nudged.fetch_max(nudge as u32, Ordering::AcqRel);
                     self.porter.ring();
                 }
-                Ok(Message::Parcel { slot, generation }) => {
+                Heard::Message(Ok(Message::Parcel { slot, generation }), descriptors) => {
                     if !self.parcels().keep(slot, generation, descriptors) {
                         self.poison(Lie::Slot);
                     }
                 }
-                _ => {
+                Heard::Message(..) => {
                     self.poison(Lie::Message);
+                    return false;
+                }
+                // It knows the limit from the welcome.
+                Heard::TooMany => {
+                    self.poison(Lie::TooManyDescriptors);
+                    return false;
+                }
+                Heard::Nothing | Heard::NoRoom => return false,
+                Heard::End => {
+                    self.close();
                     return false;
                 }
             }

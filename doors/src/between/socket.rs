@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::between::closer;
-use crate::between::hello::Message;
+use crate::between::hello::{Message, NotAMessage, ROOM};
 use crate::values::descriptors::{Close, DESCRIPTORS_MAX, Descriptors};
 use crate::values::path::NameTooLong;
 use crate::values::peer::Credentials;
@@ -102,16 +102,15 @@ pub enum Due {
     AtMost(usize),
 }
 
-/// What a receive has brought.
+/// What was heard of the other side.
 #[derive(Debug)]
-pub enum Received {
-    /// A message.
-    Message {
-        /// Its bytes; 0: the other side has hung up.
-        len: usize,
-        /// Its descriptors.
-        descriptors: Descriptors,
-    },
+pub enum Heard {
+    /// What it has said, or that it means nothing; and the descriptors that came along.
+    Message(Result<Message, NotAMessage>, Descriptors),
+    /// Nothing new.
+    Nothing,
+    /// That it has hung up; nothing more comes.
+    End,
     /// More descriptors came than are due. The message stays in the socket, from which nothing more is to be
     /// read.
     TooMany,
@@ -419,7 +418,18 @@ fn receive_raw(
 }
 
 /// Takes the next message, without waiting, unless more descriptors came with it than are due.
-pub fn receive(socket: &PeerSocket, message: &mut [u8], due: Due) -> io::Result<Received> {
+pub fn hear(socket: &PeerSocket, due: Due) -> Heard {
+    loop {
+        match receive(socket, due) {
+            Ok(heard) => return heard,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Nothing,
+            Err(_) => return Heard::End,
+        }
+    }
+}
+
+fn receive(socket: &PeerSocket, due: Due) -> io::Result<Heard> {
     let most = match due {
         Due::None => 0,
         Due::AtMost(most) => most.min(DESCRIPTORS_MAX),
@@ -428,7 +438,14 @@ pub fn receive(socket: &PeerSocket, message: &mut [u8], due: Due) -> io::Result<
     let len_of = |count: usize| unsafe { libc::CMSG_LEN((count * size_of::<RawFd>()) as u32) };
     let room = if most == 0 { 0 } else { len_of(most) as usize };
     let mut control = Control { bytes: [0; 128] };
-    let seen = receive_raw(socket.as_fd(), message, &mut control, room, libc::MSG_PEEK)?;
+    let mut message = [0; ROOM];
+    let seen = receive_raw(
+        socket.as_fd(),
+        &mut message,
+        &mut control,
+        room,
+        libc::MSG_PEEK,
+    )?;
     let mut descriptors = Descriptors::closed_by(Close {
         sender: socket.uid,
         close: closer::close,
@@ -451,16 +468,16 @@ pub fn receive(socket: &PeerSocket, message: &mut [u8], due: Due) -> io::Result<
     }
     if seen.flags & libc::MSG_CTRUNC != 0 {
         return Ok(if descriptors.len() < most {
-            Received::NoRoom
+            Heard::NoRoom
         } else {
-            Received::TooMany
+            Heard::TooMany
         });
     }
     // The same message again, whose descriptors we have: nobody else reads here.
-    let taken = receive_raw(socket.as_fd(), message, &mut control, 0, 0)?;
-    Ok(Received::Message {
-        len: taken.len,
-        descriptors,
+    let taken = receive_raw(socket.as_fd(), &mut message, &mut control, 0, 0)?;
+    Ok(match taken.len {
+        0 => Heard::End,
+        len => Heard::Message(Message::decode(&message[..len]), descriptors),
     })
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::between::closer;
-use crate::between::hello::{Hello, Message, ROOM, Welcome};
-use crate::between::socket::{self, Due, PeerSocket, Received};
+use crate::between::hello::{Hello, Message, Welcome};
+use crate::between::socket::{self, Due, Heard, PeerSocket};
 use crate::memory::mapping::{Mapping, Writer};
 use crate::values::descriptors::Descriptors;
 use crate::values::door::THREADS_MAX;
@@ -108,34 +108,27 @@ impl<'a> Handshake<'a> {
 
     /// Waits for the next message.
     fn hear(self, socket: &PeerSocket, due: Due) -> Result<(Message, Descriptors), OpenError> {
-        let mut bytes = [0; ROOM];
         loop {
-            match socket::receive(socket, &mut bytes, due) {
-                // The server has died, or has just detached.
-                Ok(Received::Message { len: 0, .. }) => return Err(self.away()),
-                Ok(Received::Message { len, descriptors }) => {
-                    return match Message::decode(&bytes[..len]) {
-                        Ok(Message::Refused(why)) => Err(self.refused(why)),
-                        Ok(message) => Ok((message, descriptors)),
-                        Err(_) => Err(self.not_understood()),
-                    };
-                }
-                Ok(Received::TooMany) => return Err(self.not_understood()),
-                Ok(Received::NoRoom) => {
-                    let source = io::Error::from_raw_os_error(libc::EMFILE);
-                    return Err(self.fail("receive the memory of")(source));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return match socket::hear(socket, due) {
+                Heard::Message(Ok(Message::Refused(why)), _) => Err(self.refused(why)),
+                Heard::Message(Ok(message), descriptors) => Ok((message, descriptors)),
+                Heard::Message(Err(_), _) | Heard::TooMany => Err(self.not_understood()),
+                Heard::Nothing => {
                     let left = self.deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() || !socket::wait_readable(&[socket.as_fd()], Some(left)) {
-                        return Err(OpenError::TimedOut {
-                            path: self.path.to_owned(),
-                        });
+                    if !left.is_zero() && socket::wait_readable(&[socket.as_fd()], Some(left)) {
+                        continue;
                     }
+                    Err(OpenError::TimedOut {
+                        path: self.path.to_owned(),
+                    })
                 }
-                Err(_) => return Err(self.away()),
-            }
+                // The server has died, or has just detached.
+                Heard::End => Err(self.away()),
+                Heard::NoRoom => {
+                    let source = io::Error::from_raw_os_error(libc::EMFILE);
+                    Err(self.fail("receive the memory of")(source))
+                }
+            };
         }
     }
 

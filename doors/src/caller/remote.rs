@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::between::closer;
 use crate::between::ear::{ear_for, is_ear};
-use crate::between::hello::{Message, ROOM, Welcome};
+use crate::between::hello::{Message, Welcome};
 use crate::between::parcels::Parcels;
-use crate::between::socket::{self, Due, PeerSocket, Received};
+use crate::between::socket::{self, Due, Heard, PeerSocket};
 use crate::caller::handshake::Handshake;
 use crate::memory::board::Board;
 use crate::memory::layout::Layout;
@@ -175,49 +175,40 @@ impl Remote {
     }
 
     fn receive_one(&mut self) -> bool {
-        let mut bytes = [0; ROOM];
         let due = match self.takes_descriptors {
             true => Due::AtMost(DESCRIPTORS_MAX),
             false => Due::None,
         };
-        let (len, descriptors) = match socket::receive(&self.socket, &mut bytes, due) {
-            Ok(Received::Message {
-                len: len @ 1..,
-                descriptors,
-            }) => (len, descriptors),
-            Ok(Received::TooMany) if self.takes_descriptors => {
-                self.poison("more descriptors than a reply has");
-                return false;
-            }
-            Ok(Received::TooMany) => {
-                self.poison("descriptors that nobody asked for");
-                return false;
-            }
-            Ok(Received::NoRoom) => return false,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
-            _ => {
-                self.state = PeerState::Gone;
-                return false;
-            }
-        };
-        match Message::decode(&bytes[..len]) {
-            Ok(Message::Revoked) if self.told_revoked => {
+        match socket::hear(&self.socket, due) {
+            Heard::Message(Ok(Message::Revoked), _) if self.told_revoked => {
                 self.poison("the same message again and again");
             }
-            Ok(Message::Revoked) => {
+            Heard::Message(Ok(Message::Revoked), _) => {
                 self.told_revoked = true;
                 self.state = PeerState::Revoked;
             }
-            Ok(Message::Parcel { .. }) if !self.takes_descriptors => {
+            Heard::Message(Ok(Message::Parcel { .. }), _) if !self.takes_descriptors => {
                 self.poison("descriptors that nobody asked for");
             }
-            Ok(Message::Parcel { slot, generation }) => {
+            Heard::Message(Ok(Message::Parcel { slot, generation }), descriptors) => {
                 if !self.parcels.keep(slot, generation, descriptors) {
                     self.poison("descriptors for a slot that does not exist");
                 }
             }
-            _ => self.poison("a message that means nothing here"),
+            Heard::Message(..) => self.poison("a message that means nothing here"),
+            Heard::TooMany if self.takes_descriptors => {
+                self.poison("more descriptors than a reply has");
+                return false;
+            }
+            Heard::TooMany => {
+                self.poison("descriptors that nobody asked for");
+                return false;
+            }
+            Heard::Nothing | Heard::NoRoom => return false,
+            Heard::End => {
+                self.state = PeerState::Gone;
+                return false;
+            }
         }
         true
     }

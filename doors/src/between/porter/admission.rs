@@ -9,11 +9,11 @@ use std::time::Instant;
 use crate::back_end::bell::Bell;
 use crate::between::closer;
 use crate::between::ear::{ear_of, listen_to};
-use crate::between::hello::{Hello, Message, NotAMessage, ROOM, VERSION, Welcome};
+use crate::between::hello::{Hello, Message, NotAMessage, VERSION, Welcome};
 use crate::between::link::Link;
 use crate::between::porter::Porter;
 use crate::between::porter::admitted::{Admitted, HANDSHAKES_MAX, Stage, Token};
-use crate::between::socket::{self, Due, PeerSocket, Received};
+use crate::between::socket::{self, Due, Heard, PeerSocket};
 use crate::memory::channel::Channel;
 use crate::memory::layout::Layout;
 use crate::memory::mapping::{Mapping, Writer};
@@ -119,21 +119,11 @@ impl Porter {
                 Stage::Memory { socket, .. } => (socket, Due::AtMost(HALVES)),
                 Stage::Open { .. } => return,
             };
-            let mut bytes = [0; ROOM];
-            let (message, descriptors) = match socket::receive(socket, &mut bytes, due) {
-                Ok(Received::Message { len: 0, .. }) => {
-                    self.clients[index] = None;
-                    return;
-                }
-                Ok(Received::Message { len, descriptors }) => {
-                    (Message::decode(&bytes[..len]), descriptors)
-                }
-                Ok(Received::TooMany | Received::NoRoom) => {
-                    (Err(NotAMessage), Descriptors::default())
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => {
+            let (message, descriptors) = match socket::hear(socket, due) {
+                Heard::Message(message, descriptors) => (message, descriptors),
+                Heard::TooMany | Heard::NoRoom => (Err(NotAMessage), Descriptors::default()),
+                Heard::Nothing => return,
+                Heard::End => {
                     self.clients[index] = None;
                     return;
                 }
