@@ -11,6 +11,19 @@
 //! knows neither HTTP nor buckets: what runs on its threads, and on which memory they stand, is the
 //! business of whoever starts them.
 //!
+//! | folder | holds |
+//! |---|---|
+//! | `rules/` | how the two sides, and a door's threads, agree without a lock; model-checked by `tests/loom` |
+//! | `values/` | what is said and told: limits, errors, credentials; the same on every system |
+//! | `back_end/` | what a back end is built of: its builder, a caller's slots, a doorbell |
+//! | `memory/` | segments, what lies where in them, the server's view of its channels |
+//! | `caller/` | an event loop's client and a blocking one |
+//! | `pool/` | a door's threads: what each does, how many there are, when clients are told |
+//! | `between/` | what crosses processes: names, clients that come and go, messages, descriptors |
+//!
+//! All but the first three is the back end for Linux. The one for illumos, over its native doors, is the
+//! crate `transom-doors-illumos` in `doors/illumos/`: type-checked, and never run there.
+//!
 //! ```
 //! use std::sync::{Arc, OnceLock};
 //! use transom_doors::{Call, ChannelGeometry, ChannelMemory, Door, Patience, Status};
@@ -88,10 +101,12 @@ pub use {
     caller::async_client::AsyncClient,
     caller::blocking::Client,
     door::{Door, DoorBuilder},
-    pool::call::{Call, DoorHandler, EmergencyReply},
+    pool::call::{Call, DoorHandler},
+    pool::emergency::EmergencyReply,
 };
 
 pub use back_end::bell::Bell;
+pub use back_end::builder::Builder;
 pub use back_end::clock::now_ns;
 pub use back_end::threads::start as start_thread;
 pub use rules::gone::Gone;

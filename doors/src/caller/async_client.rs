@@ -104,7 +104,7 @@ impl AsyncClient {
         self.slots.count_free()
     }
 
-    /// Slots that were lost with their calls; see [`Kind::Lost`].
+    /// Slots that were lost with their calls; see [`Kind::Lost`](crate::Kind::Lost).
     pub fn lost_slots(&self) -> u32 {
         self.slots.count_lost()
     }

@@ -1,12 +1,10 @@
-//! One call, as its handler sees it on a door server thread, and the way out when the thread cannot
-//! go on.
+//! One call, as its handler sees it on a door server thread.
 //!
 //! From claim to completion the slot's bytes belong to this call alone: in-process the request is
 //! private already, so nothing is copied; from another process it is copied into the thread's
 //! snapshot first, because that process can change it at any time. In between, `interim` lends the
-//! slot to the client and waits to have it back.
-//!
-//! A call that is lost has the slot for ever; see [`EmergencyReply`].
+//! slot to the client and waits to have it back. A call that is lost has the slot for ever; see
+//! [`EmergencyReply`].
 
 use std::io;
 use std::marker::PhantomData;
@@ -17,6 +15,7 @@ use crate::back_end::clock::now_ns;
 use crate::between::hello::Message;
 use crate::between::socket;
 use crate::memory::channel::{Channel, Claimed};
+use crate::pool::emergency::EmergencyReply;
 use crate::pool::shared::Pool;
 use crate::pool::thread_state::ThreadState;
 use crate::rules::gone::Gone;
@@ -363,12 +362,7 @@ impl<'a> Call<'a> {
     /// failing allocation, or in a signal handler on another stack. Make it before it is needed;
     /// making one costs nothing.
     pub fn emergency(&self) -> EmergencyReply {
-        EmergencyReply {
-            pool: ptr::from_ref(self.pool),
-            channel: ptr::from_ref(self.channel),
-            claimed: self.claimed,
-            thread: self.thread,
-        }
+        EmergencyReply::new(self.pool, self.channel, self.claimed, self.thread)
     }
 
     fn reply_size(&self) -> usize {
@@ -377,84 +371,5 @@ impl<'a> Call<'a> {
 
     fn state(&self) -> &'a ThreadState {
         &self.pool.threads[self.thread as usize].0
-    }
-}
-
-/// Ends a call whose thread will never run again: the call is lost. Plain numbers and pointers, so that it
-/// can be kept where a signal handler finds it.
-///
-/// **What the handler has lent stays lent.** Its frames never run again, but a thread that it has started in
-/// a scope (`std::thread::scope`, a pool's scope) runs on and has references into whatever those frames had.
-/// That the frames stay on the stack is what makes those references valid; it says nothing about who else may
-/// use what they lead to. So each thing that a call has given its handler stays the handler's for as long as
-/// the process lives:
-///
-/// - `request()` of a call from this process lies in the request slot. The client is told that the slot is
-///   lost ([`Kind::Lost`](crate::Kind::Lost)), and never writes there again.
-/// - `request()` of a call from another process lies in this thread's snapshot. The thread takes up no other
-///   call.
-/// - `reply_mut()` lies in the reply slot. No bytes of it are the reply, so the client reads none, and it
-///   never uses the slot again. A client in another process that does so all the same is put out
-///   (`Lie::Twice`): no other handler gets the slot.
-/// - The memory of that slot stays mapped when its client leaves: the porter keeps a channel in which a call
-///   was lost.
-/// - Descriptors that were taken belong to the handler's frames, and nothing here closes them.
-/// - The call and the door belong to the frames of `serve`, which are never left.
-#[derive(Clone, Copy, Debug)]
-pub struct EmergencyReply {
-    pool: *const Pool,
-    channel: *const Channel,
-    claimed: Claimed,
-    thread: u32,
-}
-
-impl EmergencyReply {
-    /// Ends the call with `status` and without a reply, and rings the client whether it sleeps or not. The
-    /// call's slot is lost. Also tells of every other completion that this thread has kept back, and wakes
-    /// another thread if calls wait that counted on this one. A call that was completed already keeps its
-    /// reply, and its slot is not lost. Returns whether the call was lost.
-    ///
-    /// Async-signal-safe: atomics and futex(2), write(2), sched_getcpu(3); no lock, no allocation, little
-    /// stack. It cannot start a thread: if none is idle, the next submit or
-    /// [`AsyncClient::nudge`](crate::AsyncClient::nudge) does.
-    ///
-    /// # Safety
-    /// - The handler that got the `Call` is still on this thread's stack: it has neither returned
-    ///   nor been jumped out of.
-    /// - It is called on that thread, at most once.
-    /// - Control never returns to the handler nor to `serve`: the caller parks the thread for ever
-    ///   (or ends the process).
-    pub unsafe fn complete(&self, status: Status) -> bool {
-        // SAFETY: the handler's frame, and so the frame of `serve` that borrows door and channel, will exist
-        // for ever. The door lives as long as a thread serves it. The channel lives as long as it is held,
-        // which it is until the last line; after that because a call was lost in it.
-        let (pool, channel) = unsafe { (&*self.pool, &*self.channel) };
-        let state = &pool.threads[self.thread as usize].0;
-        let ours = match &channel.link {
-            // A client's generations may be what it likes; whether we serve its call is known here.
-            Some(link) => link.is_in_service(self.claimed.slot, self.thread),
-            None => !channel.was_done(self.claimed.slot, self.claimed.generation),
-        };
-        if ours {
-            state.count(status);
-            // Nothing is written to the slot: what the handler had of it may be in use by other threads.
-            channel.finish_lost(&self.claimed, status);
-        }
-        // If not, the thread may have been stopped between the reply and its bit. A bit too many does
-        // no harm.
-        pool.tell_of(channel, self.thread, self.claimed.slot, true);
-        pool.keep_no_more(self.thread);
-        pool.report(self.thread);
-        channel.bell.ring();
-
-        pool.parked.fetch_add(1, Ordering::Relaxed);
-        pool.idle().go_away(self.thread);
-        if pool.backlog(self.thread) {
-            pool.wake_one();
-        }
-        // The thread may have been stopped in the middle of a look.
-        state.presence.leave_for_ever();
-        state.holding.store(0, Ordering::Release);
-        ours
     }
 }

@@ -2,6 +2,7 @@
 //! are told.
 
 pub mod call;
+pub mod emergency;
 pub mod growth;
 pub mod pace;
 pub mod serve;

@@ -2,7 +2,7 @@
 //!
 //! **No lost wake-ups.** A sleeper sets its idle bit, then looks for work once more, then sleeps. A
 //! submitter publishes work, then looks for an idle bit. Both steps are sequentially consistent, so
-//! at least one of the two sees the other (Dekker). `tests/loom.rs` model-checks these functions.
+//! at least one of the two sees the other (Dekker). `tests/loom` model-checks these functions.
 //!
 //! **Who can be counted on.** A doorbell is wasted on a thread if another one is about to look for
 //! work anyway. So threads that are about to look are counted: those that search, and those inside
