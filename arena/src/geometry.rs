@@ -8,12 +8,11 @@
 //! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the
 //! bucket's control block, a little room for what a panic allocates, and two stacks, of which one takes the
 //! kernel's signal frame and the other what is done for a request that has no stack left. Those lie apart,
-//! above the second guard, which so is the end of them too: cleanups of the handler's run there, and one that
-//! uses too much of it must fault and not write over anything.
+//! above the second guard, which so is the end of them too.
 //!
 //! The extension is closed like a guard until the stack overflows. Then it is opened for the rest of that
-//! request, which is marked: what overflowed may be a function of the C library that holds a lock of its own,
-//! and goes on to its end.
+//! request, which is marked: what overflowed may hold a lock, and goes on to its end. Its last pages are
+//! opened for functions of the C library alone, whose locks every thread needs.
 //!
 //! Guards are address space without memory, and no part of the bucket's size. The extension is a part of it.
 
@@ -32,13 +31,17 @@ pub(crate) const PANIC_ROOM_SIZE: usize = 2 * PAGE;
 /// calls nothing.
 const SIGNAL_STACK_WORK: usize = PAGE;
 
-/// What is done for a request that has no stack left: an answer, one log record, its cleanups, in debug
-/// builds too. Measured at 9 KiB in a debug build, without cleanups.
-const CLEANUP_STACK_SIZE: usize = 6 * PAGE;
+/// What is done for a request that has no stack left: an answer and one log record. Measured at 9 KiB in a
+/// debug build.
+const CLEANUP_STACK_SIZE: usize = 4 * PAGE;
 
-/// What a stack can be extended by. Calls of the C library that hold a lock or block signals need less:
+/// What a stack is extended by first. Calls of the C library that hold a lock or block signals need less:
 /// `tests/c_stack.rs` tries them.
-pub(crate) const EXTENSION_SIZE: usize = 8 * PAGE;
+pub(crate) const FIRST_EXTENSION_SIZE: usize = 8 * PAGE;
+
+/// What it can be extended by in all. The rest is for a call of the C library that begins where the first
+/// extension ends.
+pub(crate) const EXTENSION_SIZE: usize = FIRST_EXTENSION_SIZE + 2 * PAGE;
 
 /// Bytes of a guard. Compiled Rust touches a large frame page by page; a C library may be compiled without
 /// that, and glibc has frames of 4 and 8 KiB (`getaddrinfo`, `realpath`): a guard of one page could be jumped

@@ -1,23 +1,24 @@
 //! Parking: a request that can neither go on nor be left is answered, and its thread sleeps for ever.
 //!
-//! Reported first, then cleaned up: a cleanup may want a lock that the request's own frames hold, or more
-//! stack than there is, and its client has its answer and the log its line by then. A request that has no
-//! stack left is parked on the bucket's **cleanup stack**; the signal stack is left as soon as the handler of
-//! the fault has returned, so that a cleanup which overflows is one more fault and not the end of the
-//! process.
+//! Nothing more of the request runs, its cleanups neither. Where its stack is full it was stopped between two
+//! arbitrary instructions, perhaps of a function that has taken something apart and would have put it
+//! together again. A cleanup that runs then may call that function anew, which no safe code reckons with
+//! (`tests/park.rs`).
+//!
+//! A request that has no stack left is reported on the bucket's **cleanup stack**. The signal stack is left
+//! as soon as the handler of the fault has returned.
 
 use crate::bucket::{Bucket, BucketState};
-use crate::cleanup::WayOut;
 use crate::events::ABORTING;
 use crate::futex;
-use crate::recovery::{Failed, clean_up, settle_pools};
+use crate::recovery::{Failed, settle_pools};
 use crate::signal;
 use crate::thread::thread;
 use std::arch::asm;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 
-/// Answers, cleans up, and never returns. The frames of the handler stay as they are for ever.
+/// Answers, and never returns. The frames of the handler stay as they are for ever.
 ///
 /// Why it ends is what the bucket has noted: a panic that cannot unwind (`ABORTING`), else what ran out.
 pub(crate) fn park(bucket: &Bucket) -> ! {
@@ -41,14 +42,7 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
         // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.
         unsafe { (*stuck)(failed) };
     }
-    settle_pools(bucket);
-    clean_up(bucket, WayOut::Parked);
-    never_again(bucket)
-}
-
-/// What a parked request's cleanups have left: closures inside cells, a share of the overdraft.
-pub(crate) fn never_again(bucket: &Bucket) -> ! {
-    crate::shared::give_up_closures(bucket, WayOut::Parked);
+    crate::shared::give_up_closures(bucket, None);
     settle_pools(bucket);
     sleep_for_ever()
 }
