@@ -508,16 +508,16 @@ impl Bucket {
         address.wrapping_sub(self.stack_bottom() - size) < size
     }
 
-    /// Whether an address lies in the guard below the cleanup stack.
-    pub(crate) fn in_cleanup_guard(&self, address: usize) -> bool {
+    /// Whether an address lies in the guard below the report stack.
+    pub(crate) fn in_report_guard(&self, address: usize) -> bool {
         address.wrapping_sub(self.base + self.geometry.second_guard_offset()) < GUARD_SIZE
     }
 
     /// The stack on which a request that has none left is reported: its lowest address, and its size.
-    pub(crate) fn cleanup_stack(&self) -> (usize, usize) {
+    pub(crate) fn report_stack(&self) -> (usize, usize) {
         (
-            self.base + self.geometry.cleanup_stack_offset(),
-            self.geometry.cleanup_stack_size(),
+            self.base + self.geometry.report_stack_offset(),
+            self.geometry.report_stack_size(),
         )
     }
 

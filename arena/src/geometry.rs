@@ -1,7 +1,7 @@
 //! How a bucket is divided.
 //!
 //! ```text
-//! | guard | extension | stack → (grows down) | guard | cleanup stack | signal stack | arena …………………… | reserve              |
+//! | guard | extension | stack → (grows down) | guard | report stack | signal stack | arena …………………… | reserve              |
 //!                                                                                                    | control | panic room |
 //! ```
 //!
@@ -33,7 +33,7 @@ const SIGNAL_STACK_WORK: usize = PAGE;
 
 /// What is done for a request that has no stack left: an answer and one log record. Measured at 9 KiB in a
 /// debug build.
-const CLEANUP_STACK_SIZE: usize = 4 * PAGE;
+const REPORT_STACK_SIZE: usize = 4 * PAGE;
 
 /// What a stack is extended by first. Calls of the C library that hold a lock or block signals need less:
 /// `tests/c_stack.rs` tries them.
@@ -162,11 +162,8 @@ impl BucketGeometry {
         }
         let signal_stack_size =
             pages(minimums.signal_frame + SIGNAL_STACK_WORK).expect("a few pages");
-        let overhead = EXTENSION_SIZE
-            + CLEANUP_STACK_SIZE
-            + signal_stack_size
-            + CONTROL_SIZE
-            + PANIC_ROOM_SIZE;
+        let overhead =
+            EXTENSION_SIZE + REPORT_STACK_SIZE + signal_stack_size + CONTROL_SIZE + PANIC_ROOM_SIZE;
         let least = (overhead + ARENA_MIN).saturating_add(stack_size.0);
         if bucket_size.0 < least {
             return Err(GeometryError::BucketTooSmall {
@@ -252,11 +249,7 @@ impl BucketGeometry {
     /// Bytes of its reserve, the stack's extension and the two small stacks included.
     #[must_use]
     pub const fn reserve_size(&self) -> usize {
-        EXTENSION_SIZE
-            + CONTROL_SIZE
-            + PANIC_ROOM_SIZE
-            + CLEANUP_STACK_SIZE
-            + self.signal_stack_size
+        EXTENSION_SIZE + CONTROL_SIZE + PANIC_ROOM_SIZE + REPORT_STACK_SIZE + self.signal_stack_size
     }
 
     /// Where the stack begins (its lowest address); its extension lies just below.
@@ -264,21 +257,21 @@ impl BucketGeometry {
         GUARD_SIZE + EXTENSION_SIZE
     }
 
-    /// Where the guard between stack and cleanup stack begins.
+    /// Where the guard between stack and report stack begins.
     pub(crate) const fn second_guard_offset(&self) -> usize {
         self.stack_offset() + self.stack_size
     }
 
-    pub(crate) const fn cleanup_stack_offset(&self) -> usize {
+    pub(crate) const fn report_stack_offset(&self) -> usize {
         self.second_guard_offset() + GUARD_SIZE
     }
 
-    pub(crate) const fn cleanup_stack_size(&self) -> usize {
-        CLEANUP_STACK_SIZE
+    pub(crate) const fn report_stack_size(&self) -> usize {
+        REPORT_STACK_SIZE
     }
 
     pub(crate) const fn signal_stack_offset(&self) -> usize {
-        self.cleanup_stack_offset() + CLEANUP_STACK_SIZE
+        self.report_stack_offset() + REPORT_STACK_SIZE
     }
 
     pub(crate) const fn signal_stack_size(&self) -> usize {

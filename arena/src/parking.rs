@@ -5,7 +5,7 @@
 //! together again. A cleanup that runs then may call that function anew, which no safe code reckons with
 //! (`tests/park.rs`).
 //!
-//! A request that has no stack left is reported on the bucket's **cleanup stack**. The signal stack is left
+//! A request that has no stack left is reported on the bucket's **report stack**. The signal stack is left
 //! as soon as the handler of the fault has returned.
 
 use crate::bucket::{Bucket, BucketState};
@@ -57,21 +57,21 @@ pub(crate) fn sleep_for_ever() -> ! {
     }
 }
 
-/// What runs on the cleanup stack.
+/// What runs on the report stack.
 pub(crate) extern "C" fn park_there(bucket: *const Bucket) -> ! {
     // SAFETY: whoever switches to that stack passes a bucket, which lives for ever.
     park(unsafe { &*bucket })
 }
 
-/// Where the cleanup stack begins: it grows down from here, and a call may be made with it as it is.
-pub(crate) fn top_of_cleanup_stack(bucket: &Bucket) -> usize {
-    let (bottom, size) = bucket.cleanup_stack();
+/// Where the report stack begins: it grows down from here, and a call may be made with it as it is.
+pub(crate) fn top_of_report_stack(bucket: &Bucket) -> usize {
+    let (bottom, size) = bucket.report_stack();
     bottom + size
 }
 
-/// Parks on the cleanup stack. What is on the stack of now stays there.
-pub(crate) fn on_cleanup_stack(bucket: &'static Bucket) -> ! {
-    let top = top_of_cleanup_stack(bucket);
+/// Parks on the report stack. What is on the stack of now stays there.
+pub(crate) fn on_report_stack(bucket: &'static Bucket) -> ! {
+    let top = top_of_report_stack(bucket);
     let bucket = ptr::from_ref(bucket);
     // SAFETY: the stack is this bucket's, for this and nothing else, mapped and aligned to a page; its thread
     // is this one. What is called never returns, so nothing of this frame is needed again, and nothing of it

@@ -39,7 +39,7 @@ use crate::cleanup::WayOut;
 use crate::events::{ABORTING, DRAWS, DREW_FAILING, MARKED, NOTED};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
-use crate::parking::{on_cleanup_stack, park, sleep_for_ever};
+use crate::parking::{on_report_stack, park, sleep_for_ever};
 use crate::signal;
 use crate::thread::{bound, thread};
 use crate::{overdraft, shared};
@@ -57,7 +57,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 /// under one of our locks, or malloc's, would leave it locked for everybody.
 pub(crate) const STACK_MARGIN: usize = 8 << 10;
 
-/// What an answer, a log record and cleanups want; with less the cleanup stack is used, which has as much.
+/// What an answer, a log record and cleanups want; with less the report stack is used, which has as much.
 const PARKING_STACK: usize = 24 << 10;
 
 /// With less stack left than this a request is marked as one that has outgrown it.
@@ -476,7 +476,7 @@ fn park_exhausted(bucket: &'static Bucket, exhaustion: Exhaustion) -> ! {
 fn park_here_or_there(bucket: &'static Bucket) -> ! {
     match stack_remaining() {
         Some(left) if left >= PARKING_STACK => park(bucket),
-        _ => on_cleanup_stack(bucket),
+        _ => on_report_stack(bucket),
     }
 }
 
@@ -595,7 +595,7 @@ pub(crate) fn park_overflowed(bucket: &'static Bucket) -> ! {
         sleep_for_ever(); // its report needs more than there is
     }
     note_overflow(bucket);
-    on_cleanup_stack(bucket)
+    on_report_stack(bucket)
 }
 
 /// Notes that it has, for the report.
@@ -649,7 +649,7 @@ pub fn stack_remaining() -> Option<usize> {
         let left = here.wrapping_sub(bottom);
         (left < size).then_some(left)
     };
-    left_of(bucket.open_stack()).or_else(|| left_of(bucket.cleanup_stack()))
+    left_of(bucket.open_stack()).or_else(|| left_of(bucket.report_stack()))
 }
 
 /// Returns if at least `margin` bytes of stack are left, or can be had; else the request ends here, as by a

@@ -12,7 +12,7 @@ use crate::c_heap::is_of_the_c_library;
 use crate::events::ABORTING;
 use crate::futex::silently;
 use crate::panic;
-use crate::parking::{park_there, sleep_for_ever, top_of_cleanup_stack};
+use crate::parking::{park_there, sleep_for_ever, top_of_report_stack};
 use crate::recovery::{self, jump, may_jump};
 use crate::thread::{bound, thread};
 use std::io;
@@ -165,7 +165,7 @@ extern "C" fn handler(
         // SAFETY: of a fault the address is known.
         let address = unsafe { info.si_addr() } as usize;
         if bucket.state() == BucketState::Parked
-            && (bucket.in_cleanup_guard(address) || bucket.in_stack_guard(address))
+            && (bucket.in_report_guard(address) || bucket.in_stack_guard(address))
         {
             sleep_for_ever(); // the report needs more stack than there is
         }
@@ -238,7 +238,7 @@ fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
         let is_at_the_end =
             |(bottom, _): (usize, usize)| stack_pointer(context).wrapping_sub(bottom) < least;
         if bucket.state() == BucketState::Parked
-            && (is_at_the_end(bucket.cleanup_stack()) || is_at_the_end(bucket.open_stack()))
+            && (is_at_the_end(bucket.report_stack()) || is_at_the_end(bucket.open_stack()))
         {
             sleep_for_ever(); // the report needs more stack than there is
         }
@@ -312,11 +312,11 @@ unsafe fn call(
     }
 }
 
-/// Has the thread go on, once the handler returns, on the cleanup stack, and park there.
+/// Has the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "x86_64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
     // As a call leaves it: a return address below a multiple of 16. Nothing returns to zero.
-    let stack = top_of_cleanup_stack(bucket) - size_of::<usize>();
+    let stack = top_of_report_stack(bucket) - size_of::<usize>();
     // SAFETY: the top word of a stack that nobody uses yet.
     unsafe { (stack as *mut usize).write(0) };
     let registers = &mut context.uc_mcontext.gregs;
@@ -354,12 +354,12 @@ fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
     all.iter().map(|&register| register as u64)
 }
 
-/// Has the thread go on, once the handler returns, on the cleanup stack, and park there.
+/// Has the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "aarch64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
     let registers = &mut context.uc_mcontext;
     registers.pc = park_there as *const () as u64;
-    registers.sp = top_of_cleanup_stack(bucket) as u64;
+    registers.sp = top_of_report_stack(bucket) as u64;
     registers.regs[0] = ptr::from_ref(bucket) as u64;
     registers.regs[29] = 0;
     registers.regs[30] = 0;
