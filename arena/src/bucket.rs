@@ -650,6 +650,8 @@ impl Bucket {
     /// Takes back what other threads have freed. On the bucket's thread.
     #[cold]
     fn take_back(&self) {
+        // A jump half-way would lose the rest of them.
+        recovery::ensure_stack(2 * recovery::STACK_MARGIN);
         self.remote.take_all(|block, size| {
             if self.heap().owns(block.as_ptr().addr()) {
                 // SAFETY: the size is a multiple of 16 and the block's own, at which rounding changes
