@@ -561,18 +561,16 @@ fn few_free_blocks_are_looked_at_for_an_alignment() {
     let mut lab = Lab::new(Wipe::None);
     let heap = &lab.heap;
     let make = |size, align| Block::make(heap, layout(size, align), 7).expect("it fits");
-    let aligned = make(64, 64);
-    let mut kept = vec![make(16, 16)]; // from here on blocks of 64 begin beside a multiple of it
-    let mut freed = vec![aligned];
-    for _ in 0..40 {
-        kept.push(make(64, 16));
-        freed.push(make(64, 16));
+    let (mut kept, mut freed) = (Vec::new(), vec![make(64, 64)]);
+    while freed.len() <= 40 {
+        let block = make(64, 16);
+        if block.at.as_ptr().addr().is_multiple_of(64) {
+            kept.extend([block, make(16, 16)]); // the next one begins elsewhere
+        } else {
+            kept.push(make(64, 16)); // so that no two lie side by side
+            freed.push(block);
+        }
     }
-    assert!(
-        freed[1..]
-            .iter()
-            .all(|block| !block.at.as_ptr().addr().is_multiple_of(64))
-    );
     let freed: Vec<_> = freed
         .into_iter()
         .map(|block| (block.at, block.layout))
