@@ -20,7 +20,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use transom_platform::own_log::is_time_to_say;
+use transom_wire::own_log::is_time_to_say;
 
 /// How often the log says that lines were dropped, at most.
 const SAY_AGAIN_MS: u64 = 1000;
@@ -146,7 +146,7 @@ impl Shared {
     /// Says that lines were dropped, unless that was said just now.
     fn say_dropped(&self, now_ms: u64) {
         if is_time_to_say(&self.said_ms, now_ms, SAY_AGAIN_MS) {
-            transom_platform::own_log::warn!(
+            transom_wire::own_log::warn!(
                 dropped = self.queue.dropped(),
                 "lines of the access log are dropped: they are not taken as fast as requests come (--access-log-queue)"
             );
@@ -166,7 +166,7 @@ impl Shared {
                 Some(libc::EROFS) => "its disk cannot be written to any more",
                 _ => "it cannot be written",
             };
-            transom_platform::own_log::warn!(
+            transom_wire::own_log::warn!(
                 why,
                 os_error = error.raw_os_error(),
                 dropped = self.queue.dropped(),

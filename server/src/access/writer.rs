@@ -114,7 +114,7 @@ impl Writer {
                 true
             }
             Err(error) => {
-                transom_platform::own_log::error!(
+                transom_wire::own_log::error!(
                     path = ?path,
                     error = %Words(&error),
                     "the access log cannot be opened anew, and goes on in its old file (--access-log-file)"

@@ -15,7 +15,7 @@ use transom_doors::{
     AsyncClient, CallError, Completion, Kind, OpenError, OpenOptions, Patience, PeerState, SlotId,
     Withdraw, Words, now_ns,
 };
-use transom_platform::own_log::{error, info, warn};
+use transom_wire::own_log::{error, info, warn};
 
 /// How often a door that is away is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -30,7 +30,7 @@ use transom_doors::{
     AsyncClient, Bell, CallError, Completion, DoorOwner, Patience, SlotId, now_ns, start_closers,
     start_thread,
 };
-use transom_platform::own_log::warn;
+use transom_wire::own_log::warn;
 
 /// Channels of a forward: to the instance of its application that takes calls, and to the one before it.
 pub(crate) const CHANNELS: usize = INSTANCES;
@@ -273,7 +273,7 @@ impl Forwards {
         let mut sound = true;
         for thread in self.threads {
             if thread.join().is_err() {
-                transom_platform::own_log::error!("a forward panicked: please report this");
+                transom_wire::own_log::error!("a forward panicked: please report this");
                 sound = false;
             }
         }

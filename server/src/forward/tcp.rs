@@ -22,8 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use transom_doors::{AsyncClient, CallError, Completion, SlotId, Status};
-use transom_platform::frame::{CONNECTION_LEN, encode_connection, outcome};
-use transom_platform::own_log::{info, warn};
+use transom_wire::frame::{CONNECTION_LEN, encode_connection, outcome};
+use transom_wire::own_log::{info, warn};
 
 /// What was done, in connections.
 #[derive(Debug, Default)]

@@ -721,7 +721,7 @@ impl Loop {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if net::is_shortage(&error) => {
-                    transom_platform::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
+                    transom_wire::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
                     self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
                     self.pause_accepting();
                     return;

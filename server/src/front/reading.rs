@@ -13,7 +13,7 @@ use crate::peer::{Client, Malformed, NOT_ASKED_FOR, forwarded, is_trusted, proxy
 use std::io;
 use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};
-use transom_platform::frame::{
+use transom_wire::frame::{
     EncodeError, RequestParts, encode_request, request_head, set_request_body, set_request_early,
 };
 

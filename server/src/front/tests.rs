@@ -22,9 +22,7 @@ use transom_doors::{
     AsyncClient, AttachOptions, Call, ChannelGeometry, ChannelMemory, Door, DoorBuilder, OpenError,
     OpenOptions, Status,
 };
-use transom_platform::frame::{
-    decode_request, encode_reply_head, interim, outcome, set_reply_body,
-};
+use transom_wire::frame::{decode_request, encode_reply_head, interim, outcome, set_reply_body};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

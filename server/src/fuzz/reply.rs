@@ -5,14 +5,14 @@ use crate::http::date::DateCache;
 use crate::http::framing::framing;
 use crate::http::reply::{HEAD_MAX, head};
 use crate::http::{BodySize, Connection, ReplyFraming, validate_fields};
-use transom_platform::frame::{decode_reply, decode_reply_head};
+use transom_wire::frame::{decode_reply, decode_reply_head};
 
 /// Checks a reply as it lies in a slot.
 ///
 /// # Panics
 /// If a client could be misled by it.
 pub fn reply(bytes: &[u8]) {
-    let first = &bytes[..bytes.len().min(transom_platform::frame::REPLY_HEADER_LEN)];
+    let first = &bytes[..bytes.len().min(transom_wire::frame::REPLY_HEADER_LEN)];
     let by_head = decode_reply_head(first, bytes.len());
     let Ok(reply) = decode_reply(bytes) else {
         assert!(by_head.is_err(), "{}", bytes.escape_ascii());

@@ -3,6 +3,8 @@
 //! One table answers every "may this byte stand here?", so that the request line, fields, trailers
 //! and the handler's own fields cannot come to disagree about it.
 
+use transom_wire::syntax::{is_token_byte, is_value_byte};
+
 /// `tchar` of RFC 9110 §5.6.2: methods and field names.
 const TOKEN: u8 = 1;
 /// What a field value may hold: HTAB, SP, VCHAR and obs-text, but no other control byte (RFC 9110
@@ -19,28 +21,10 @@ const CLASSES: [u8; 256] = {
     while byte < 256 {
         let b = byte as u8;
         let unreserved = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-        if b.is_ascii_alphanumeric()
-            || matches!(
-                b,
-                b'!' | b'#'
-                    | b'$'
-                    | b'%'
-                    | b'&'
-                    | b'\''
-                    | b'*'
-                    | b'+'
-                    | b'-'
-                    | b'.'
-                    | b'^'
-                    | b'_'
-                    | b'`'
-                    | b'|'
-                    | b'~'
-            )
-        {
+        if is_token_byte(b) {
             classes[byte] |= TOKEN;
         }
-        if b == b'\t' || (b >= b' ' && b != 0x7f) {
+        if is_value_byte(b) {
             classes[byte] |= VALUE;
         }
         // `"<>\^`{|}` are no URI characters either, but browsers send several of them in queries

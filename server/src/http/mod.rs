@@ -18,7 +18,6 @@ pub mod date;
 pub mod framing;
 pub mod head;
 mod line;
-pub mod method;
 pub mod path;
 pub mod refusals;
 pub mod reply;
@@ -38,12 +37,12 @@ pub use date::DateCache;
 pub use framing::{BodySize, ReplyFraming};
 pub use head::{BodyFraming, Head, HeadLimits, Parsed, parse};
 pub(crate) use line::begins_with_head;
-pub use method::Method;
 pub use path::decode_path;
 pub use refusals::Note;
 pub use reply::Connection;
 pub use reply_fields::{FieldError, FieldFacts, validate_fields};
 pub use target::TargetForm;
+pub use transom_wire::method::{self, Method};
 
 /// Why a request is not served: the status that its client gets, and a reason for the log.
 ///

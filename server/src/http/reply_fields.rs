@@ -4,7 +4,8 @@
 //! been here: a name or value with a line end in it would be a second reply, written by whoever
 //! chose that value.
 
-use super::bytes::{decimal, is_token, trim_ows, value_len};
+use super::bytes::{decimal, trim_ows, value_len};
+use transom_wire::syntax::{is_reserved, is_token_byte};
 
 /// What a valid block says that the front end must know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,7 +32,7 @@ pub enum FieldError {
     Value,
     /// A field that says how the message is delimited, or what becomes of the connection.
     #[error(
-        "the reply sets Connection, Keep-Alive, Transfer-Encoding, Trailer or Upgrade, which are the front end's to set"
+        "the reply sets Connection, Keep-Alive, Proxy-Connection, TE, Trailer, Transfer-Encoding or Upgrade, which are the front end's to set"
     )]
     Reserved,
     /// More than one `Content-Length`, `Content-Type` or `Date`.
@@ -59,7 +60,7 @@ pub fn validate_fields(block: &[u8]) -> Result<FieldFacts, FieldError> {
     while !rest.is_empty() {
         let name_len = rest
             .iter()
-            .position(|&byte| !is_token(byte))
+            .position(|&byte| !is_token_byte(byte))
             .unwrap_or(rest.len());
         let (name, after) = rest.split_at(name_len);
         let [b':', after @ ..] = after else {
@@ -96,9 +97,7 @@ impl FieldFacts {
                     Ok(())
                 }
             }
-            7 if is("trailer") || is("upgrade") => Err(FieldError::Reserved),
-            10 if is("connection") || is("keep-alive") => Err(FieldError::Reserved),
-            17 if is("transfer-encoding") => Err(FieldError::Reserved),
+            _ if is_reserved(name) => Err(FieldError::Reserved),
             _ => Ok(()),
         }
     }
@@ -117,6 +116,7 @@ fn first(seen: &mut bool) -> Result<(), FieldError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use transom_wire::syntax::RESERVED;
 
     #[test]
     fn a_valid_block_tells_what_the_front_end_must_know() {
@@ -163,13 +163,7 @@ mod tests {
 
     #[test]
     fn the_framers_fields_are_not_the_handlers_to_set() {
-        for name in [
-            "Connection",
-            "KEEP-ALIVE",
-            "transfer-encoding",
-            "Upgrade",
-            "Trailer",
-        ] {
+        for name in RESERVED.into_iter().chain(["KEEP-ALIVE", "Upgrade"]) {
             let block = format!("{name}: x\r\n");
             assert_eq!(
                 validate_fields(block.as_bytes()),

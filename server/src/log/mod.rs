@@ -33,7 +33,7 @@ use tracing::dispatcher::{self, DefaultGuard};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span};
-use transom_platform::own_log;
+use transom_wire::own_log;
 
 pub(crate) use batch::{BATCH_BYTES, Batch, newlines};
 pub(crate) use queue::{Queue, Record as QueueRecord};

@@ -7,7 +7,7 @@ pub(crate) mod proxy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use transom_platform::own_log::warn;
+use transom_wire::own_log::warn;
 
 /// Whom a proxy names as its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use transom_arena::{
     Bound, Bucket, Bytes, MemoryLimit, Place, attaching_allocations, first_process_heap_allocation,
     process_heap_allocations,
 };
-use transom_platform::histogram::Histogram;
-use transom_platform::own_log::{info, warn};
 use transom_platform::{Application, Figures, RouteMeter};
+use transom_wire::histogram::Histogram;
+use transom_wire::own_log::{info, warn};
 
 /// Says what memory there is.
 pub(super) fn say_bound(bound: &Bound) {

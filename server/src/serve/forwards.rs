@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Credentials, DoorOwner, OpenError, OpenOptions};
-use transom_platform::own_log::info;
+use transom_wire::own_log::info;
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
 ///

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transom_doors::{Bell, start_thread};
-use transom_platform::own_log::error;
+use transom_wire::own_log::error;
 
 /// What all loops, and forwards of connections, count the addresses of so many connections in, if these have
 /// a limit.

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Part, seal};
 use transom_doors::{ChannelMemory, Door};
-use transom_platform::own_log::info;
 use transom_platform::{Application, begin_to_drain};
+use transom_wire::own_log::info;
 
 /// A server that is running.
 pub(super) struct Server {

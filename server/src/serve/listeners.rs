@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use transom_platform::own_log::warn;
+use transom_wire::own_log::warn;
 
 /// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
 const SYSTEMD_FIRST: RawFd = 3;

@@ -20,7 +20,7 @@ use clap::ArgMatches;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use transom_platform::own_log::{error, info, warn};
+use transom_wire::own_log::{error, info, warn};
 
 /// The largest file that is read again: some thousand routes.
 const FILE_MAX: u64 = 256 << 10;

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 const ROOMS: &[(&str, &[&str])] = &[
     ("arena", &[]),
     ("doors", &[]),
-    ("platform", &["arena", "doors"]),
-    ("server", &["arena", "doors", "platform"]),
+    ("platform/wire", &[]),
+    ("platform", &["arena", "doors", "platform/wire"]),
+    ("server", &["arena", "doors", "platform/wire", "platform"]),
     ("server/cli", &["arena", "server"]),
 ];
 

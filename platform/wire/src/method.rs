@@ -7,6 +7,9 @@
 /// the token is not a method that anyone implements, and RFC 9112 §3 wants 501.
 pub const METHOD_MAX: usize = 32;
 
+/// The names of [`Method`]'s methods, but for [`Method::Other`].
+pub const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
+
 /// The `Allow` list of a resource that takes every method of [`Method`].
 pub const ALLOW_ALL: &str = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS";
 
@@ -34,6 +37,7 @@ pub enum Method {
 
 impl Method {
     /// The method that `token` names.
+    #[inline]
     #[must_use]
     pub fn from_token(token: &[u8]) -> Self {
         match token {
@@ -45,6 +49,20 @@ impl Method {
             b"PATCH" => Self::Patch,
             b"OPTIONS" => Self::Options,
             _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_of_methods_agree() {
+        assert_eq!(KNOWN.join(", "), ALLOW_ALL);
+        for name in KNOWN {
+            assert_ne!(Method::from_token(name.as_bytes()), Method::Other);
+            assert!(name.len() <= METHOD_MAX);
         }
     }
 }

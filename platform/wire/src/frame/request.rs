@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::peer::{address_at, decode_peer, encode_peer};
 use super::{FrameError, TooLarge, UNKNOWN, VERSION, header, length_at, u16_at, u32_at};
-use crate::headers::is_token;
+use crate::syntax::is_token;
 
 const KIND: u8 = b'Q';
 const HEADER_LEN: usize = 80;
