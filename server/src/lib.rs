@@ -28,18 +28,15 @@ pub mod front;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-pub mod http;
 mod listen;
 pub mod log;
 mod net;
 mod pace;
-mod peer;
 mod plan;
 mod serve;
 mod settings;
 
 pub use listen::ListenAddress;
-pub use peer::Trusted;
 pub use plan::{FrontPlan, Plan, PlanError, constant_for};
 pub use serve::{
     App, check_file, print_asked, refuse_line, refuse_plan, serve, serve_escaping, serve_forwards,
@@ -49,6 +46,7 @@ pub use settings::{
     ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
     parse_count, parse_duration,
 };
+pub use transom_http::peer::Trusted;
 #[doc(inline)]
 pub use transom_platform::{
     AnswerTooLarge, Body, BodyReader, BodyWriter, Bump, Connection, ConnectionHandler, Datagram,

@@ -14,12 +14,12 @@ use crate::front::{
 };
 use crate::listen::ListenAddress;
 use crate::log;
-use crate::peer::proxy::V2_MAX_LEAST;
 use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, PAGE, Place, Term, pages,
 };
 use transom_doors::{CLOSER_STACK, CLOSERS_MAX, ChannelGeometry, GeometryError as ChannelError};
+use transom_http::peer::proxy::V2_MAX_LEAST;
 
 /// The channel between the loop and the bucket that are kept aside for `--admin`.
 pub(crate) const ADMIN_CHANNEL: ChannelGeometry = ChannelGeometry {

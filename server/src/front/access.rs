@@ -6,8 +6,8 @@
 use super::Loop;
 use crate::access::{AccessLog, Diagnostic, Record};
 use crate::connection::State;
-use crate::http::Head;
 use crate::log::{QueueRecord, now_ms};
+use transom_http::Head;
 
 /// The status in the line of a request whose connection ended before an answer: as nginx has it.
 const NO_ANSWER: u16 = 499;

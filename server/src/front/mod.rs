@@ -10,6 +10,7 @@
 //! ```
 
 mod access;
+mod complaints;
 mod doorway;
 mod gathering;
 mod instances;
@@ -27,11 +28,10 @@ mod unwatched;
 
 use crate::addresses::{Addresses, Admission, Counted};
 use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
-use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
 use crate::net::{self, Epoll, ListenOptions};
 use crate::pace::PaceLimit;
-use crate::peer::{Complaints, NOT_TRUSTED, is_trusted};
 use crate::settings::FrontSettings;
+use complaints::{Complaints, NOT_TRUSTED};
 use doorway::{Doorway, Doorways};
 use gathering::Places;
 use std::collections::VecDeque;
@@ -45,6 +45,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use transom_arena::{Bytes, Part};
 use transom_doors::{Bell, Completion, Patience, SlotId, Words};
+use transom_http::peer::is_trusted;
+use transom_http::{DateCache, Fate, HeadLimits, Note, refusals};
 use unwatched::UNWATCHED_MAX;
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;

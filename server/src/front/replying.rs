@@ -7,11 +7,11 @@ use super::Loop;
 use super::gathering::Outcome;
 use super::output::{Way, copy_fields, put_framing};
 use crate::connection::{Connection, InstanceId, State};
-use crate::http::framing::framing;
-use crate::http::reply::head;
-use crate::http::{BodySize, Connection as Fate, Note, ReplyFraming, validate_fields};
 use crate::net;
 use transom_doors::{Completion, Kind, SlotId, Status};
+use transom_http::framing::framing;
+use transom_http::reply::head;
+use transom_http::{BodySize, Fate, Note, ReplyFraming, validate_fields};
 use transom_wire::frame::{
     PIECE_HEADER_LEN, REPLY_HEADER_LEN, decode_piece_head, decode_reply_head, interim, outcome,
 };
@@ -22,7 +22,7 @@ enum BadReply {
     #[error(transparent)]
     Frame(#[from] transom_wire::frame::FrameError),
     #[error(transparent)]
-    Field(#[from] crate::http::FieldError),
+    Field(#[from] transom_http::FieldError),
     #[error("the reply's body is shorter than the length it states")]
     Short,
     #[error("the reply's fields are larger than what is checked of another process's reply")]

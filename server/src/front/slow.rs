@@ -9,9 +9,9 @@
 
 use super::{Loop, Order};
 use crate::connection::{List, OwnAnswer, State};
-use crate::http::{DateCache, refusals};
 use crate::net;
 use std::io;
+use transom_http::{DateCache, refusals};
 
 /// How long nobody may be served at a doorway, though requests wait, before slow clients have to go. Less
 /// than anybody notices, and more than the threads of a busy application are all busy at once.

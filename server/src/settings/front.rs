@@ -5,14 +5,14 @@ use crate::access::Style;
 use crate::listen::ListenAddress;
 use crate::log::LogFormat;
 use crate::net::ListenOptions;
-use crate::peer::Trusted;
-use crate::peer::forwarded::Field;
 use clap::{ArgAction, Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use transom_arena::Bytes;
+use transom_http::peer::Trusted;
+use transom_http::peer::forwarded::Field;
 
 /// The flags of a front end: loops, connections, HTTP, times, logs.
 #[derive(Debug, Clone, Args)]

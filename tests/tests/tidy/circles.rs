@@ -116,7 +116,6 @@ const CIRCLES: &[&[&str]] = &[
         "server/src/front/unwatched.rs",
     ],
     &["server/src/front/doorway.rs", "server/src/front/opener.rs"],
-    &["server/src/http/head.rs", "server/src/http/line.rs"],
     &[
         "server/src/log/human.rs",
         "server/src/log/json.rs",

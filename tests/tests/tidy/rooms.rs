@@ -10,7 +10,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("doors", &[]),
     ("platform/wire", &[]),
     ("platform", &["arena", "doors", "platform/wire"]),
-    ("server", &["arena", "doors", "platform/wire", "platform"]),
+    ("server/http", &["platform/wire"]),
+    (
+        "server",
+        &["arena", "doors", "platform/wire", "platform", "server/http"],
+    ),
     ("server/cli", &["arena", "server"]),
 ];
 
@@ -19,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const OUTSIDE: &[(&str, &[&str])] = &[
     ("clap", &["server", "server/cli"]),
     ("crossbeam-queue", &["server"]),
-    ("httparse", &["server", "server/cli"]),
+    ("httparse", &["server/http", "server/cli"]),
     ("matchit", &["platform"]),
     ("ratatui", &["server/cli"]),
     ("serde_json", &["platform", "server", "server/cli"]),

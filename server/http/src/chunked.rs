@@ -87,6 +87,7 @@ enum State {
 impl ChunkDecoder {
     /// A decoder at the start of a body that may have `body_max` bytes.
     #[must_use]
+    #[inline]
     pub const fn new(body_max: u64) -> Self {
         Self {
             state: State::Size,
@@ -102,6 +103,7 @@ impl ChunkDecoder {
 
     /// Whether the whole body has been read.
     #[must_use]
+    #[inline]
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }

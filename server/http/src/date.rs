@@ -36,6 +36,7 @@ impl DateCache {
     }
 
     /// Renders the line anew if the second has changed, in either direction: clocks are set back.
+    #[inline]
     pub fn update(&mut self, unix_secs: u64) {
         if unix_secs != self.unix_secs {
             self.unix_secs = unix_secs;
@@ -45,6 +46,7 @@ impl DateCache {
 
     /// The second that the line names.
     #[must_use]
+    #[inline]
     pub fn unix_seconds(&self) -> u64 {
         self.unix_secs
     }
@@ -57,6 +59,7 @@ impl DateCache {
 
     /// The field line, with CRLF.
     #[must_use]
+    #[inline]
     pub fn line(&self) -> &[u8] {
         &self.text[OK.len()..]
     }

@@ -12,14 +12,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The field that is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Field {
+pub enum Field {
+    /// `Forwarded`.
     Forwarded,
+    /// `X-Forwarded-For`.
     XForwardedFor,
 }
 
 /// Whom the fields of a request name as its client, if it comes from a proxy that is trusted; `Nobody` if
 /// there is no such field. `fields` are names and values.
-pub(crate) fn client<'f>(
+pub fn client<'f>(
     which: Field,
     trusted: &[Trusted],
     fields: impl DoubleEndedIterator<Item = (&'f str, &'f [u8])>,

@@ -8,7 +8,7 @@
 
 use super::Refusal;
 use super::bytes::{hex_digit, is_target, is_token};
-use super::head::HeadLimits;
+use super::limits::HeadLimits;
 use super::method::{METHOD_MAX, Method};
 
 /// RFC 9112 §2.2 asks servers to skip "at least one" empty line before the request line (old
@@ -68,7 +68,8 @@ pub(super) fn parse<'b>(
 
 /// Whether the request at the start of `bytes` is a HEAD, as far as can be seen, whatever else is wrong with
 /// it: then no answer to it has a body.
-pub(crate) fn begins_with_head(bytes: &[u8]) -> bool {
+#[inline]
+pub fn begins_with_head(bytes: &[u8]) -> bool {
     let mut line = bytes;
     while let [b'\r', b'\n', rest @ ..] = line {
         line = rest;

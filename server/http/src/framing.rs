@@ -39,6 +39,7 @@ pub enum BodySize {
 ///
 /// If the handler states a `Content-Length` that is not the body's, or on a status that has no
 /// body.
+#[inline]
 pub fn framing(
     status: u16,
     head_only: bool,

@@ -46,11 +46,13 @@ const CLASSES: [u8; 256] = {
 };
 
 /// Whether `byte` may stand in a method or field name.
-pub(crate) const fn is_token(byte: u8) -> bool {
+#[inline]
+pub const fn is_token(byte: u8) -> bool {
     CLASSES[byte as usize] & TOKEN != 0
 }
 
 /// Whether `byte` may stand in a field value.
+#[inline]
 pub(super) const fn is_value(byte: u8) -> bool {
     CLASSES[byte as usize] & VALUE != 0
 }
@@ -79,6 +81,7 @@ const fn is_plain(chunk: [u8; 8]) -> bool {
 }
 
 /// Whether `byte` may stand in a request target. `%` may, if two hexadecimal digits follow.
+#[inline]
 pub(super) const fn is_target(byte: u8) -> bool {
     CLASSES[byte as usize] & TARGET != 0
 }
@@ -89,6 +92,7 @@ pub(super) const fn is_reg_name(byte: u8) -> bool {
 }
 
 /// The value of one hexadecimal digit of either case.
+#[inline]
 pub(super) const fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),

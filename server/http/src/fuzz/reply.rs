@@ -1,10 +1,10 @@
 //! A reply out of a slot that a hostile application wrote: refused, or one answer that a client reads as it
 //! is meant.
 
-use crate::http::date::DateCache;
-use crate::http::framing::framing;
-use crate::http::reply::{HEAD_MAX, head};
-use crate::http::{BodySize, Connection, ReplyFraming, validate_fields};
+use crate::date::DateCache;
+use crate::framing::framing;
+use crate::reply::{HEAD_MAX, head};
+use crate::{BodySize, Fate, ReplyFraming, validate_fields};
 use transom_wire::frame::{decode_reply, decode_reply_head};
 
 /// Checks a reply as it lies in a slot.
@@ -43,7 +43,7 @@ pub fn reply(bytes: &[u8]) {
             &mut out,
             reply.status,
             framing,
-            Connection::after(true, minor),
+            Fate::after(true, minor),
             date,
         );
         let wire = [&out[..len], reply.fields, b"\r\n"].concat();

@@ -12,7 +12,7 @@ const V1_MAX: usize = 107;
 
 /// What any limit of headers of version 2 has room for: the addresses of two Unix sockets, and then some for
 /// TLVs.
-pub(crate) const V2_MAX_LEAST: usize = 536;
+pub const V2_MAX_LEAST: usize = 536;
 
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -23,7 +23,7 @@ const V2_FIXED: usize = 16;
 /// Reads the header at the start of `bytes`: how many bytes it has, and whom it names. `None` if more of it
 /// has to come. One of version 2 may have `v2_max` bytes; load balancers in clouds and meshes add TLVs of
 /// some KiB.
-pub(crate) fn parse(bytes: &[u8], v2_max: usize) -> Result<Option<(usize, Client)>, Malformed> {
+pub fn parse(bytes: &[u8], v2_max: usize) -> Result<Option<(usize, Client)>, Malformed> {
     let begins = |start: &[u8]| bytes.iter().zip(start).all(|(a, b)| a == b);
     if begins(V1_START) {
         version_1(bytes)
@@ -36,7 +36,8 @@ pub(crate) fn parse(bytes: &[u8], v2_max: usize) -> Result<Option<(usize, Client
 
 /// Whether what was to be a request begins with such a header. The first byte that no request begins with is
 /// enough.
-pub(crate) fn is_begun(bytes: &[u8]) -> bool {
+#[inline]
+pub fn is_begun(bytes: &[u8]) -> bool {
     const REFUSED: usize = 5;
     let start = &bytes[..bytes.len().min(V2_START.len())];
     bytes.starts_with(V1_START) || (start.len() >= REFUSED && V2_START.starts_with(start))

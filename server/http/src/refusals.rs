@@ -8,7 +8,7 @@
 use super::bytes::Pen;
 use super::date::DateCache;
 use super::method::ALLOW_ALL;
-use super::reply::{Connection, content_length, status_line};
+use super::reply::{Fate, content_length, status_line};
 
 /// Bytes that [`render`] needs at most.
 pub const ANSWER_MAX: usize = 512;
@@ -67,7 +67,8 @@ const fn sentence(status: u16) -> Option<&'static str> {
 
 /// Whether the connection can go on after an answer with `status`: only if the request was
 /// understood as far as its end.
-pub(crate) const fn may_keep_alive(status: u16) -> bool {
+#[inline]
+pub const fn may_keep_alive(status: u16) -> bool {
     matches!(status, 204 | 404 | 405 | 500 | 502 | 503)
 }
 
@@ -82,7 +83,7 @@ pub fn render(
     status: u16,
     note: Option<Note>,
     head_only: bool,
-    connection: Connection,
+    connection: Fate,
     date: &DateCache,
 ) -> usize {
     const FAILED: &str = match sentence(500) {
@@ -96,7 +97,7 @@ pub fn render(
     let connection = if may_keep_alive(status) {
         connection
     } else {
-        Connection::Close
+        Fate::Close
     };
 
     let mut pen = Pen::new(out);
@@ -127,12 +128,12 @@ pub fn render(
 mod tests {
     use super::*;
 
-    const KEEP: Connection = Connection::KeepAlive { explicit: false };
+    const KEEP: Fate = Fate::KeepAlive { explicit: false };
     const OURS: [u16; 17] = [
         204, 400, 404, 405, 408, 411, 413, 414, 417, 429, 431, 500, 501, 502, 503, 504, 505,
     ];
 
-    fn answer(status: u16, note: Option<Note>, head_only: bool, connection: Connection) -> String {
+    fn answer(status: u16, note: Option<Note>, head_only: bool, connection: Fate) -> String {
         let mut out = [0; ANSWER_MAX];
         let len = render(
             &mut out,
@@ -154,7 +155,7 @@ mod tests {
              The server is busy. Try again in a moment.\n"
         );
         assert_eq!(
-            answer(500, Some(Note::BucketExhausted), true, Connection::Close),
+            answer(500, Some(Note::BucketExhausted), true, Fate::Close),
             "HTTP/1.1 500 Internal Server Error\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
              Content-Type: text/plain\r\nContent-Length: 42\r\ntransom-diagnostic: bucket-exhausted\r\n\
              Connection: close\r\n\r\n"
@@ -173,11 +174,7 @@ mod tests {
                 Some(Note::AllowReading),
                 Some(Note::Allow(longest)),
             ] {
-                for connection in [
-                    KEEP,
-                    Connection::KeepAlive { explicit: true },
-                    Connection::Close,
-                ] {
+                for connection in [KEEP, Fate::KeepAlive { explicit: true }, Fate::Close] {
                     let text = answer(status, note, false, connection);
                     let mut fields = [httparse::EMPTY_HEADER; 8];
                     let mut reply = httparse::Response::new(&mut fields);
@@ -210,12 +207,10 @@ mod tests {
                 [204, 404, 405, 500, 502, 503].contains(&status),
                 "{status}"
             );
-            assert!(
-                answer(status, None, false, Connection::Close).contains("Connection: close\r\n")
-            );
+            assert!(answer(status, None, false, Fate::Close).contains("Connection: close\r\n"));
         }
         assert!(
-            answer(404, None, false, Connection::KeepAlive { explicit: true })
+            answer(404, None, false, Fate::KeepAlive { explicit: true })
                 .contains("Connection: keep-alive\r\n")
         );
     }

@@ -28,7 +28,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What becomes of the connection after the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
+pub enum Fate {
     /// It stays open.
     KeepAlive {
         /// Whether to say so, as an HTTP/1.0 client must be told and an HTTP/1.1 client need not.
@@ -38,9 +38,10 @@ pub enum Connection {
     Close,
 }
 
-impl Connection {
+impl Fate {
     /// The connection's fate as a request with `version_minor` is to be told of it.
     #[must_use]
+    #[inline]
     pub const fn after(keep_alive: bool, version_minor: u8) -> Self {
         if keep_alive {
             Self::KeepAlive {
@@ -71,7 +72,7 @@ pub fn head(
     out: &mut [u8; HEAD_MAX],
     status: u16,
     framing: ReplyFraming,
-    connection: Connection,
+    connection: Fate,
     date: Option<&DateCache>,
 ) -> usize {
     debug_assert!(
@@ -97,7 +98,7 @@ pub fn head(
         ReplyFraming::UntilClose | ReplyFraming::NoBody | ReplyFraming::Stated => {}
     }
     let connection = if framing == ReplyFraming::UntilClose {
-        Connection::Close
+        Fate::Close
     } else {
         connection
     };
@@ -126,6 +127,7 @@ pub(super) fn content_length(pen: &mut Pen<'_>, len: u64) {
 /// Writes the size line of a chunk of `len` bytes to the start of `out`; returns its length.
 ///
 /// An empty chunk would end the body: send none, or [`LAST_CHUNK`].
+#[inline]
 pub fn chunk_prefix(len: u64, out: &mut [u8; CHUNK_PREFIX_MAX]) -> usize {
     debug_assert!(len > 0, "an empty chunk ends the body");
     let mut pen = Pen::new(out);
@@ -206,9 +208,9 @@ pub const fn reason(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    const KEEP: Connection = Connection::KeepAlive { explicit: false };
+    const KEEP: Fate = Fate::KeepAlive { explicit: false };
 
-    fn head_text(status: u16, framing: ReplyFraming, connection: Connection) -> String {
+    fn head_text(status: u16, framing: ReplyFraming, connection: Fate) -> String {
         let mut out = [0; HEAD_MAX];
         let len = head(
             &mut out,
@@ -229,7 +231,7 @@ mod tests {
             format!("HTTP/1.1 200 OK\r\n{DATE}Content-Length: 12\r\n")
         );
         assert_eq!(
-            head_text(404, ReplyFraming::Chunked, Connection::Close),
+            head_text(404, ReplyFraming::Chunked, Fate::Close),
             format!(
                 "HTTP/1.1 404 Not Found\r\n{DATE}Transfer-Encoding: chunked\r\nConnection: close\r\n"
             )
@@ -238,7 +240,7 @@ mod tests {
             head_text(
                 299,
                 ReplyFraming::Stated,
-                Connection::KeepAlive { explicit: true }
+                Fate::KeepAlive { explicit: true }
             ),
             format!("HTTP/1.1 299 \r\n{DATE}Connection: keep-alive\r\n")
         );
@@ -273,7 +275,7 @@ mod tests {
         let text = head_text(
             200,
             ReplyFraming::UntilClose,
-            Connection::KeepAlive { explicit: true },
+            Fate::KeepAlive { explicit: true },
         );
         assert!(text.ends_with("Connection: close\r\n"), "{text}");
     }
@@ -285,7 +287,7 @@ mod tests {
                 head_text(
                     status,
                     ReplyFraming::Length(u64::MAX),
-                    Connection::KeepAlive { explicit: true },
+                    Fate::KeepAlive { explicit: true },
                 )
                 .len()
             })
@@ -295,16 +297,10 @@ mod tests {
 
     #[test]
     fn an_old_client_is_told_that_the_connection_stays_open() {
-        assert_eq!(
-            Connection::after(true, 1),
-            Connection::KeepAlive { explicit: false }
-        );
-        assert_eq!(
-            Connection::after(true, 0),
-            Connection::KeepAlive { explicit: true }
-        );
-        assert_eq!(Connection::after(false, 0), Connection::Close);
-        assert_eq!(Connection::after(false, 1), Connection::Close);
+        assert_eq!(Fate::after(true, 1), Fate::KeepAlive { explicit: false });
+        assert_eq!(Fate::after(true, 0), Fate::KeepAlive { explicit: true });
+        assert_eq!(Fate::after(false, 0), Fate::Close);
+        assert_eq!(Fate::after(false, 1), Fate::Close);
     }
 
     #[test]

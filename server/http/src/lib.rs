@@ -16,9 +16,14 @@ mod bytes;
 pub mod chunked;
 pub mod date;
 pub mod framing;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod head;
+mod limits;
 mod line;
 pub mod path;
+pub mod peer;
 pub mod refusals;
 pub mod reply;
 pub mod reply_fields;
@@ -31,15 +36,16 @@ mod field_rows;
 #[cfg(test)]
 mod head_rows;
 
-pub(crate) use bytes::is_token;
 pub use chunked::ChunkDecoder;
 pub use date::DateCache;
 pub use framing::{BodySize, ReplyFraming};
-pub use head::{BodyFraming, Head, HeadLimits, Parsed, parse};
-pub(crate) use line::begins_with_head;
+pub use head::{BodyFraming, Head, Parsed, parse};
+pub use httparse::{EMPTY_HEADER, Header};
+pub use limits::HeadLimits;
+pub use line::begins_with_head;
 pub use path::decode_path;
 pub use refusals::Note;
-pub use reply::Connection;
+pub use reply::Fate;
 pub use reply_fields::{FieldError, FieldFacts, validate_fields};
 pub use target::TargetForm;
 pub use transom_wire::method::{self, Method};

@@ -2,16 +2,15 @@
 //!
 //! Bytes in, an address out; every function is pure.
 
-pub(crate) mod forwarded;
-pub(crate) mod proxy;
+pub mod forwarded;
+pub mod proxy;
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use transom_wire::own_log::warn;
 
 /// Whom a proxy names as its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Client {
+pub enum Client {
     /// Nobody: the connection is the proxy's own business.
     Nobody,
     /// Somebody without an address, or with one that the proxy does not tell.
@@ -22,41 +21,7 @@ pub(crate) enum Client {
 
 /// What is no header, field or element of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed(pub &'static str);
-
-/// Connections that were closed because of what a proxy has sent, or because they are of no proxy that is
-/// believed. A line says so, once a second at most: anybody can cause them.
-#[derive(Debug, Default)]
-pub(crate) struct Complaints {
-    quiet_until_ms: u64,
-    unsaid: u64,
-}
-
-impl Complaints {
-    /// One more, at this time of the caller's clock.
-    pub(crate) fn note(&mut self, why: &str, peer: Option<SocketAddr>, now_ms: u64) {
-        self.unsaid += 1;
-        if now_ms < self.quiet_until_ms {
-            return;
-        }
-        self.quiet_until_ms = now_ms + 1000;
-        let connections = std::mem::take(&mut self.unsaid);
-        if let Some(peer) = peer {
-            warn!(why, %peer, connections, "connections were closed for their PROXY header");
-        } else {
-            warn!(
-                why,
-                connections, "connections were closed for their PROXY header"
-            );
-        }
-    }
-}
-
-/// Why a connection is closed that is of nobody who may send such a header.
-pub(crate) const NOT_TRUSTED: &str = "--trust does not name its address";
-
-/// Why a connection is closed that begins with such a header where none is read.
-pub(crate) const NOT_ASKED_FOR: &str = "PROXY headers are not read: set --proxy-protocol require, and name the proxy with --trust; or have it send none";
+pub struct Malformed(pub &'static str);
 
 /// Those whose word on a client's address is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +53,8 @@ impl Trusted {
 }
 
 /// Whether an address is of somebody who is trusted; `None` is a Unix socket's client.
-pub(crate) fn is_trusted(trusted: &[Trusted], address: Option<IpAddr>) -> bool {
+#[inline]
+pub fn is_trusted(trusted: &[Trusted], address: Option<IpAddr>) -> bool {
     trusted.iter().any(|trusted| trusted.covers(address))
 }
 

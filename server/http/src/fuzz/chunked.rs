@@ -2,7 +2,7 @@
 //! is for it.
 
 use super::reference_chunked::{Reading, read};
-use crate::http::{ChunkDecoder, Refusal};
+use crate::{ChunkDecoder, Refusal};
 
 /// Checks a chunked body: the rest of the bytes, of which the first two say how it is cut and what it may
 /// weigh.

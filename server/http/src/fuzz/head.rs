@@ -2,7 +2,7 @@
 //! httparse takes.
 
 use super::reference_head::{Body, Limits, Parts, Reading, read};
-use crate::http::{BodyFraming, HeadLimits, Parsed, Refusal, TargetForm, decode_path, parse};
+use crate::{BodyFraming, HeadLimits, Parsed, Refusal, TargetForm, decode_path, parse};
 
 /// The limits that the bytes are put to: those of a server, and some that short inputs reach.
 const LIMITS: [HeadLimits; 2] = [
