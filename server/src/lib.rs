@@ -18,7 +18,6 @@
 //! /run/hello.door` the same binary is an application on its own, and [`serve_forwards`] (`transom serve`) a
 //! front end for any number of them, as a [`config::Config`] says.
 
-mod access;
 mod addresses;
 mod admin;
 pub mod config;
@@ -29,7 +28,6 @@ pub mod front;
 #[doc(hidden)]
 pub mod fuzz;
 mod listen;
-pub mod log;
 mod net;
 mod pace;
 mod plan;

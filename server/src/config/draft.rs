@@ -333,7 +333,7 @@ fn method(at: &Located) -> Result<Method, Problem> {
             };
             problem(
                 at,
-                format!("the front end forwards {}, not {token}{meant}", ALLOW_ALL),
+                format!("the front end forwards {ALLOW_ALL}, not {token}{meant}"),
             )
         }
         method => Ok(method),

@@ -1,31 +1,14 @@
-//! One event as a record of fixed size, and one line as the formats see it.
+//! One event as a record of fixed size.
 //!
 //! The thread that logs writes the event's message and fields into the record, because it alone can still see
 //! them. Time, level and target are put in front by the writer thread, which has the time for it.
 
-use super::batch::Batch;
+use super::line::{Line, TEXT_BYTES};
+use super::style::Style;
 use super::text::{Escape, Escaped, Text};
 use super::{human, json, queue, time};
-use std::error::Error;
-use std::fmt::{self, Write};
-use tracing::field::Field;
+use std::fmt::Write;
 use tracing::{Event, Level};
-
-/// Room for a message and its fields: what is left of 1 KiB for a record and the heap's own note of it.
-pub(super) const TEXT_BYTES: usize = 981;
-
-/// No line is longer: the text, and in front of it time, level and target, and JSON's own names.
-pub(super) const LINE_BYTES_MAX: usize = TEXT_BYTES + TARGET_BYTES + 128;
-
-/// Where targets are cut; the longest in this workspace has 40 bytes.
-pub(super) const TARGET_BYTES: usize = 128;
-
-/// What a line looks like, decided once at start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Style {
-    Human { coloured: bool },
-    Json,
-}
 
 /// One event on its way to the writer thread.
 pub(super) struct Record {
@@ -108,7 +91,7 @@ pub(super) fn level_of(level: ::log::Level) -> Level {
     }
 }
 
-impl queue::Record for Record {
+impl queue::Queued for Record {
     fn blank() -> Self {
         Record::blank()
     }
@@ -122,71 +105,13 @@ impl queue::Record for Record {
     }
 }
 
-/// The parts of a line.
-pub(super) struct Line<'a> {
-    pub(super) unix_ms: u64,
-    pub(super) level: Level,
-    pub(super) target: &'a str,
-    pub(super) text: &'a Text<TEXT_BYTES>,
-}
-
-impl Line<'_> {
-    /// Appends the line and its end to `batch`, which must have room for [`LINE_BYTES_MAX`].
-    pub(super) fn render(&self, style: Style, batch: &mut Batch) {
-        match style {
-            Style::Human { coloured } => human::line(self, coloured, batch),
-            Style::Json => json::line(self, batch),
-        }
-    }
-}
-
-/// The line with which the writer thread admits that `lines` others are missing.
-pub(super) fn render_dropped(lines: u64, style: Style, batch: &mut Batch) {
-    let mut text = Text::new();
-    let message = format_args!("{lines} log lines dropped");
-    match style {
-        Style::Human { .. } => {
-            let _ = Escaped {
-                text: &mut text,
-                escape: Escape::Controls,
-            }
-            .write_fmt(message);
-        }
-        Style::Json => {
-            let mut members = json::Members { text: &mut text };
-            members.string("message", |out| out.write_fmt(message));
-            members.number("dropped", format_args!("{lines}"));
-        }
-    }
-    let (unix_ms, level, target) = (time::now_ms(), Level::WARN, module_path!());
-    Line {
-        unix_ms,
-        level,
-        target,
-        text: &text,
-    }
-    .render(style, batch);
-}
-
-/// `name` as it was written: a raw identifier keeps its `r#` in tracing's metadata.
-pub(super) fn name_of(field: &Field) -> &'static str {
-    field.name().strip_prefix("r#").unwrap_or(field.name())
-}
-
-/// An error with its causes: `cannot read the file: permission denied`.
-pub(super) fn write_error(out: &mut dyn Write, error: &dyn Error) -> fmt::Result {
-    write!(out, "{error}")?;
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        write!(out, ": {error}")?;
-        cause = error.source();
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::Batch;
+    use crate::line::LINE_BYTES_MAX;
+    use crate::style::render;
+    use std::error::Error;
     use std::sync::{Arc, Mutex};
     use tracing::{Metadata, Subscriber, span};
 
@@ -230,11 +155,11 @@ pub(super) mod tests {
     pub(crate) fn line_of(style: Style, log: impl FnOnce()) -> String {
         let record = record_of(style, log);
         let mut batch = Batch::new();
-        Line {
+        let line = Line {
             unix_ms: 0,
             ..record.line()
-        }
-        .render(style, &mut batch);
+        };
+        render(&line, style, &mut batch);
         String::from_utf8(batch.as_bytes().to_vec()).expect("lines are UTF-8")
     }
 

@@ -1,7 +1,7 @@
 //! One request as a record of fixed size. What the client has sent is kept as it came, but for its length;
 //! the writer thread, which has the time for it, makes it fit to stand in a line.
 
-use crate::log::QueueRecord;
+use crate::Queued;
 use std::net::SocketAddr;
 
 /// Where request lines are cut.
@@ -15,17 +15,17 @@ pub(super) const NO_NUMBER: u16 = u16::MAX;
 
 /// Bytes that a client has sent: at most `N`, and whether there were more.
 #[derive(Debug, Clone)]
-pub(crate) struct Cut<const N: usize> {
+pub struct Excerpt<const N: usize> {
     bytes: [u8; N],
     len: u16,
     there: bool,
     cut: bool,
 }
 
-impl<const N: usize> Cut<N> {
+impl<const N: usize> Excerpt<N> {
     pub(super) const NOTHING: Self = {
         assert!(N <= u16::MAX as usize);
-        Cut {
+        Excerpt {
             bytes: [0; N],
             len: 0,
             there: false,
@@ -34,19 +34,22 @@ impl<const N: usize> Cut<N> {
     };
 
     /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
+    #[inline]
+    pub fn clear(&mut self) {
         self.len = 0;
         self.there = false;
         self.cut = false;
     }
 
     /// Whether anything was.
-    pub(crate) fn is_there(&self) -> bool {
+    #[inline]
+    pub fn is_there(&self) -> bool {
         self.there
     }
 
     /// Appends as much of `part` as fits; after a cut, nothing.
-    pub(crate) fn push(&mut self, part: &[u8]) {
+    #[inline]
+    pub fn push(&mut self, part: &[u8]) {
         self.there = true;
         if self.cut {
             return;
@@ -101,7 +104,7 @@ fn is_continuation(byte: u8) -> bool {
 
 /// Why a request failed in the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Diagnostic {
+pub enum Diagnostic {
     /// It outgrew its bucket.
     BucketExhausted,
     /// Its handler panicked.
@@ -119,14 +122,17 @@ impl Diagnostic {
 
 /// What there is to say of a request.
 #[derive(Debug, Clone)]
-pub(crate) struct Record {
+pub struct AccessRecord {
     /// When it ended, in milliseconds since 1970.
     pub unix_ms: u64,
+    /// The client, as it is believed to be; `None` if it came by a Unix socket.
     pub peer: Option<SocketAddr>,
     /// `GET / HTTP/1.1`, or what came in its place; nothing if it was refused unread.
-    pub request: Cut<REQUEST_MAX>,
-    pub referer: Cut<FIELD_MAX>,
-    pub user_agent: Cut<FIELD_MAX>,
+    pub request: Excerpt<REQUEST_MAX>,
+    /// Its `Referer`.
+    pub referer: Excerpt<FIELD_MAX>,
+    /// Its `User-Agent`.
+    pub user_agent: Excerpt<FIELD_MAX>,
     /// 499 if its connection ended before an answer.
     pub status: u16,
     /// Bytes of the answer's body that were sent, without the framing of chunks.
@@ -137,19 +143,22 @@ pub(crate) struct Record {
     pub waited_us: u64,
     /// Its place among the requests of its connection, from 1 on.
     pub number: u32,
-    /// By their places in the loop's lists, or [`NO_NUMBER`].
+    /// The forward that it came by: its place in the loop's list, or `NO_NUMBER`.
     pub forward: u16,
+    /// The doorway that it went to: its place in the loop's list, or `NO_NUMBER`.
     pub doorway: u16,
+    /// Why it failed in the application, if it did.
     pub diagnostic: Option<Diagnostic>,
     /// Its answer was not sent to its end.
     pub aborted: bool,
 }
 
-const _: () = assert!(size_of::<Record>() <= 1152); // so that a queue of 1024 is little more than 1 MiB
+const _: () = assert!(size_of::<AccessRecord>() <= 1152); // so that a queue of 1024 is little more than 1 MiB
 
-impl Record {
+impl AccessRecord {
     /// Forgets the request.
-    pub(crate) fn clear(&mut self) {
+    #[inline]
+    pub fn clear(&mut self) {
         self.request.clear();
         self.referer.clear();
         self.user_agent.clear();
@@ -165,14 +174,14 @@ impl Record {
     }
 }
 
-impl QueueRecord for Record {
+impl Queued for AccessRecord {
     fn blank() -> Self {
-        Record {
+        AccessRecord {
             unix_ms: 0,
             peer: None,
-            request: Cut::NOTHING,
-            referer: Cut::NOTHING,
-            user_agent: Cut::NOTHING,
+            request: Excerpt::NOTHING,
+            referer: Excerpt::NOTHING,
+            user_agent: Excerpt::NOTHING,
             status: 0,
             body_bytes: 0,
             duration_us: 0,

@@ -1,9 +1,9 @@
 //! The writer thread of the access log. It alone may wait for a slow disk or a full pipe. It allocates
 //! nothing once it runs.
 
-use super::Shared;
 use super::format::{Format, LINE_BYTES_MAX};
-use crate::log::{Batch, STACK_BYTES, block_signals, newlines};
+use super::shared::Shared;
+use crate::{Batch, STACK_BYTES, block_signals, newlines};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -23,7 +23,7 @@ const LOOK_AGAIN_MS: libc::c_int = 100;
 ///
 /// # Errors
 /// Those of open(2). ENXIO means that it is a pipe with a name, and that nobody reads it.
-pub(crate) fn open(path: &CStr) -> io::Result<File> {
+pub fn open(path: &CStr) -> io::Result<File> {
     // Not blocking: what takes no more must not keep the thread from opening the next file, nor a start from
     // failing.
     let flags = libc::O_WRONLY
@@ -48,7 +48,7 @@ pub(super) fn spawn(
     path: Option<CString>,
     format: Format,
 ) -> io::Result<Thread> {
-    let mut writer = Writer {
+    let mut writer = AccessWriter {
         shared,
         sink,
         path,
@@ -59,7 +59,7 @@ pub(super) fn spawn(
     Ok(handle.thread().clone())
 }
 
-struct Writer {
+struct AccessWriter {
     shared: Arc<Shared>,
     sink: File,
     path: Option<CString>,
@@ -67,7 +67,7 @@ struct Writer {
     batch: Batch,
 }
 
-impl Writer {
+impl AccessWriter {
     fn run(&mut self) {
         block_signals();
         let shared = self.shared.clone();

@@ -33,7 +33,7 @@ const NAP: Duration = Duration::from_millis(1);
 const SUBMIT_STACK_BYTES: usize = 3 * 1024;
 
 /// What goes through a queue: of fixed size, and written anew again and again.
-pub(crate) trait Record {
+pub trait Queued {
     /// One with nothing in it.
     fn blank() -> Self;
 
@@ -84,7 +84,7 @@ impl<R> Queue<R> {
     }
 }
 
-impl<R: Record> Queue<R> {
+impl<R: Queued> Queue<R> {
     /// Allocates and touches room for `records`, which must not be 0.
     pub(crate) fn new(records: usize) -> Self {
         let free = ArrayQueue::new(records);
@@ -212,7 +212,7 @@ impl<R: Record> Queue<R> {
 }
 
 /// The writer's side: called by the writer thread only.
-impl<R: Record> Queue<R> {
+impl<R: Queued> Queue<R> {
     /// Starts a round: what was in the queue when a flush or the end was asked for is among the records of
     /// this round.
     pub(crate) fn begin_round(&self) -> Round {
@@ -291,7 +291,10 @@ fn probe_stack() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::record::{Record as Event, Style, tests::record_of};
+    use crate::{
+        record::{Record as Event, tests::record_of},
+        style::Style,
+    };
     use std::sync::Arc;
     use std::thread;
 

@@ -13,22 +13,26 @@
 //!
 //! Knows nothing of requests, buckets or metrics.
 
+pub mod access;
 mod batch;
 mod human;
 mod json;
+mod line;
 mod queue;
 mod record;
+mod style;
 mod text;
 mod time;
 mod writer;
 
-use record::{Record, Style};
+use record::Record;
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
+use style::Style;
 use tracing::dispatcher::{self, DefaultGuard};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
@@ -36,8 +40,10 @@ use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span};
 use transom_wire::own_log;
 
 pub(crate) use batch::{BATCH_BYTES, Batch, newlines};
-pub(crate) use queue::{Queue, Record as QueueRecord};
-pub(crate) use time::{common, now_ms, rfc3339};
+pub(crate) use queue::Queue;
+pub use queue::Queued;
+pub use time::now_ms;
+pub(crate) use time::{common, rfc3339};
 pub(crate) use writer::{STACK_BYTES, block_signals};
 
 /// Records that the queue holds unless told otherwise: 1 MiB, and as many lines as a burst may have within a
@@ -48,7 +54,7 @@ pub const QUEUE_DEFAULT: usize = 1024;
 pub const QUEUE_MAX: usize = 1 << 20;
 
 /// What a line looks like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// Human if stderr is a terminal, else JSON.
     #[default]

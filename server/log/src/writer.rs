@@ -4,8 +4,10 @@
 //! It alone may wait for a slow disk or a full pipe. It allocates nothing once it runs.
 
 use super::batch::Batch;
+use super::line::LINE_BYTES_MAX;
 use super::queue::Queue;
-use super::record::{LINE_BYTES_MAX, Record, Style, render_dropped};
+use super::record::Record;
+use super::style::{Style, render, render_dropped};
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
@@ -62,7 +64,7 @@ impl Writer {
         let queue = Arc::clone(&self.queue);
         let mut wrote = queue.drain(|record| {
             self.make_room();
-            record.line().render(self.style, &mut self.batch);
+            render(&record.line(), self.style, &mut self.batch);
         }) > 0;
         let dropped = queue.dropped();
         if dropped != self.reported {

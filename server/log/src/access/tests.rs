@@ -1,9 +1,9 @@
 //! Lines as they are read back: by a parser of JSON, and by a strict reader of the combined format.
 
 use super::format::{Format, LINE_BYTES_MAX, Names};
-use super::record::{Cut, FIELD_MAX, REQUEST_MAX};
+use super::record::{Excerpt, FIELD_MAX, REQUEST_MAX};
 use super::*;
-use crate::log::{Batch, QueueRecord};
+use crate::{Batch, Queued};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -11,14 +11,18 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-fn put<const N: usize>(value: &mut Cut<N>, bytes: Option<&[u8]>) {
+fn put<const N: usize>(value: &mut Excerpt<N>, bytes: Option<&[u8]>) {
     if let Some(bytes) = bytes {
         value.push(bytes);
     }
 }
 
-fn record(request: Option<&[u8]>, referer: Option<&[u8]>, user_agent: Option<&[u8]>) -> Record {
-    let mut record = Record::blank();
+fn record(
+    request: Option<&[u8]>,
+    referer: Option<&[u8]>,
+    user_agent: Option<&[u8]>,
+) -> AccessRecord {
+    let mut record = AccessRecord::blank();
     put(&mut record.request, request);
     put(&mut record.referer, referer);
     put(&mut record.user_agent, user_agent);
@@ -34,7 +38,7 @@ fn record(request: Option<&[u8]>, referer: Option<&[u8]>, user_agent: Option<&[u
     record
 }
 
-fn format(style: Style) -> Format {
+fn format(style: AccessStyle) -> Format {
     let names = |names: &[&str]| {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         Names::new(&names, style)
@@ -46,7 +50,7 @@ fn format(style: Style) -> Format {
     }
 }
 
-fn line(style: Style, record: &Record) -> String {
+fn line(style: AccessStyle, record: &AccessRecord) -> String {
     let mut batch = Batch::new();
     format(style).render(record, &mut batch);
     assert!(batch.as_bytes().len() <= LINE_BYTES_MAX);
@@ -64,7 +68,7 @@ fn a_combined_line_is_what_other_servers_write_and_more_behind_it() {
         Some(b"c \"d\" \\"),
     );
     assert_eq!(
-        line(Style::Combined, &seen),
+        line(AccessStyle::Combined, &seen),
         concat!(
             r#"192.0.2.7 - - [21/Nov/2026:10:25:00 +0000] "GET /a HTTP/1.1" 200 14 "http://b/" "c \"d\" \\" "#,
             r#"duration_us=120 waited_us=7 number=3 forward="http://127.0.0.1:80" door="/run/\"b\".door" "#,
@@ -77,7 +81,7 @@ fn a_combined_line_is_what_other_servers_write_and_more_behind_it() {
 fn a_json_line_has_every_member_always() {
     let mut seen = record(Some(b"GET /a HTTP/1.1"), None, Some(b"c"));
     seen.diagnostic = Some(Diagnostic::BucketExhausted);
-    let value: Value = serde_json::from_str(&line(Style::Json, &seen)).expect("it is JSON");
+    let value: Value = serde_json::from_str(&line(AccessStyle::Json, &seen)).expect("it is JSON");
     assert_eq!(
         value,
         json!({
@@ -88,7 +92,8 @@ fn a_json_line_has_every_member_always() {
             "aborted": false, "cut": false,
         })
     );
-    let nothing: Value = serde_json::from_str(&line(Style::Json, &Record::blank())).expect("JSON");
+    let nothing: Value =
+        serde_json::from_str(&line(AccessStyle::Json, &AccessRecord::blank())).expect("JSON");
     assert_eq!(
         nothing.as_object().map(serde_json::Map::len),
         value.as_object().map(serde_json::Map::len)
@@ -103,14 +108,14 @@ fn what_is_too_long_is_cut_at_a_character_and_marked() {
     let fits = "é".repeat(FIELD_MAX / 2);
     let long = format!("x{fits}");
     let seen = record(None, Some(fits.as_bytes()), Some(long.as_bytes()));
-    let value: Value = serde_json::from_str(&line(Style::Json, &seen)).expect("JSON");
+    let value: Value = serde_json::from_str(&line(AccessStyle::Json, &seen)).expect("JSON");
     assert_eq!(value["referer"], json!(fits));
     let kept = "é".repeat(FIELD_MAX / 2 - 1);
     assert_eq!(value["user_agent"], json!(format!("x{kept}…")));
     assert_eq!(value["cut"], json!(true));
 
     let seen = record(Some(&[b'r'; REQUEST_MAX + 1]), None, None);
-    let text = line(Style::Combined, &seen);
+    let text = line(AccessStyle::Combined, &seen);
     let kept = "r".repeat(REQUEST_MAX);
     assert!(
         text.contains(&format!("\"{kept}...\" 200 14 \"-\" \"-\"")),
@@ -144,7 +149,7 @@ fn the_longest_line_fits_the_bound_of_a_line() {
     seen.diagnostic = Some(Diagnostic::BucketExhausted);
     seen.doorway = 0;
     let name = String::from_utf8(worst(1000)).unwrap();
-    for style in [Style::Combined, Style::Json] {
+    for style in [AccessStyle::Combined, AccessStyle::Json] {
         let format = Format {
             style,
             forwards: Names::new(std::slice::from_ref(&name), style),
@@ -218,7 +223,7 @@ fn of_a_cut_value_no_more_is_left_out_than_half_a_character() {
     ] {
         let mut value = vec![b'a'; FIELD_MAX + 1 - end.len()];
         value.extend_from_slice(end);
-        let line = line(Style::Combined, &record(None, Some(&value), None));
+        let line = line(AccessStyle::Combined, &record(None, Some(&value), None));
         let (_, rest) = line.split_once(" 200 14 ").expect("status and bytes");
         let (read, _) = unquote(rest).expect("a referer");
         let read = read.strip_suffix(b"...").expect("it is cut");
@@ -232,7 +237,7 @@ proptest! {
         request in anything(), referer in anything(), user_agent in anything()
     ) {
         let seen = record(request.as_deref(), referer.as_deref(), user_agent.as_deref());
-        let line = line(Style::Combined, &seen);
+        let line = line(AccessStyle::Combined, &seen);
         prop_assert!(line.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{}", line);
         let (_, rest) = line.split_once("] ").expect("a time");
         let (read, rest) = unquote(rest).expect("a request line");
@@ -250,7 +255,7 @@ proptest! {
         request in anything(), referer in anything(), user_agent in anything()
     ) {
         let seen = record(request.as_deref(), referer.as_deref(), user_agent.as_deref());
-        let line = line(Style::Json, &seen);
+        let line = line(AccessStyle::Json, &seen);
         let value: Value = serde_json::from_str(&line).expect("it is JSON");
         for (name, sent, most) in [
             ("request", &request, REQUEST_MAX),
@@ -270,15 +275,15 @@ proptest! {
 
     #[test]
     fn a_record_that_was_used_before_says_nothing_of_it(first in anything(), second in anything()) {
-        let mut place = Record::blank();
+        let mut place = AccessRecord::blank();
         place.copy_from(&record(first.as_deref(), first.as_deref(), first.as_deref()));
         let mut entry = record(first.as_deref(), first.as_deref(), first.as_deref());
         entry.clear();
         put(&mut entry.request, second.as_deref());
         place.copy_from(&entry);
-        let mut fresh = Record { request: Cut::NOTHING, referer: Cut::NOTHING, user_agent: Cut::NOTHING, ..entry.clone() };
+        let mut fresh = AccessRecord { request: Excerpt::NOTHING, referer: Excerpt::NOTHING, user_agent: Excerpt::NOTHING, ..entry.clone() };
         put(&mut fresh.request, second.as_deref());
-        prop_assert_eq!(line(Style::Json, &place), line(Style::Json, &fresh));
+        prop_assert_eq!(line(AccessStyle::Json, &place), line(AccessStyle::Json, &fresh));
     }
 }
 
@@ -288,7 +293,7 @@ fn soon() -> Instant {
 
 fn log_into(sink: File, path: Option<CString>, queue: usize) -> AccessLog {
     start(AccessOptions {
-        style: Style::Json,
+        style: AccessStyle::Json,
         queue,
         sink,
         path,

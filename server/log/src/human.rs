@@ -5,7 +5,7 @@
 //! should read the JSON.
 
 use super::batch::Batch;
-use super::record::{Line, TEXT_BYTES, name_of, write_error};
+use super::line::{Line, TEXT_BYTES, name_of, write_error};
 use super::text::{Escape, Escaped, Text};
 use super::time::rfc3339;
 use std::error::Error;
@@ -84,7 +84,7 @@ pub(super) fn line(line: &Line<'_>, coloured: bool, batch: &mut Batch) {
 
 #[cfg(test)]
 mod tests {
-    use crate::log::record::{Style, tests::line_of};
+    use crate::{record::tests::line_of, style::Style};
 
     const PLAIN: Style = Style::Human { coloured: false };
 

@@ -9,7 +9,8 @@ const LAST_MS: u64 = 253_402_300_799_999;
 
 /// Milliseconds since 1970; 0 on a machine whose clock has not been set. Reads the clock without a lock or an
 /// allocation.
-pub(crate) fn now_ms() -> u64 {
+#[inline]
+pub fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)

@@ -6,7 +6,7 @@
 //! agree on what they mean.
 
 use super::batch::Batch;
-use super::record::{Line, TARGET_BYTES, TEXT_BYTES, name_of, write_error};
+use super::line::{Line, TARGET_BYTES, TEXT_BYTES, name_of, write_error};
 use super::text::{Escape, Escaped, Text};
 use super::time::rfc3339;
 use std::error::Error;
@@ -135,7 +135,7 @@ pub(super) fn line(line: &Line<'_>, batch: &mut Batch) {
 
 #[cfg(test)]
 mod tests {
-    use crate::log::record::{Style, TEXT_BYTES, tests::line_of};
+    use crate::{line::TEXT_BYTES, record::tests::line_of, style::Style};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 

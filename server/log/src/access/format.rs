@@ -1,8 +1,7 @@
 //! Lines: what a client has sent can neither end one, nor steer a terminal, nor pass for another part of it.
 
-use super::Style;
-use super::record::{Cut, FIELD_MAX, REQUEST_MAX, Record};
-use crate::log::{Batch, common, rfc3339};
+use super::record::{AccessRecord, Excerpt, FIELD_MAX, REQUEST_MAX};
+use crate::{Batch, common, rfc3339};
 use std::fmt::{self, Write};
 
 /// Where names of forwards and doors are cut; the path of a door has at most 107 bytes.
@@ -14,6 +13,15 @@ const ESCAPE_MAX: usize = 6;
 /// Time, addresses, numbers, and the names of JSON's members.
 const REST_MAX: usize = 768;
 
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessStyle {
+    /// Apache's combined format, and behind it what that does not have.
+    Combined,
+    /// One JSON object per line.
+    Json,
+}
+
 /// No line is longer.
 pub(super) const LINE_BYTES_MAX: usize =
     (REQUEST_MAX + 2 * FIELD_MAX + 2 * NAME_MAX) * ESCAPE_MAX + REST_MAX;
@@ -24,7 +32,7 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 pub(super) struct Names(Box<[Box<[u8]>]>);
 
 impl Names {
-    pub(super) fn new(names: &[String], style: Style) -> Self {
+    pub(super) fn new(names: &[String], style: AccessStyle) -> Self {
         let escaped = names.iter().map(|name| {
             let end = name.floor_char_boundary(NAME_MAX);
             let mut bytes = Vec::new();
@@ -43,7 +51,7 @@ impl Names {
 
 /// What makes lines of records.
 pub(super) struct Format {
-    pub(super) style: Style,
+    pub(super) style: AccessStyle,
     pub(super) forwards: Names,
     pub(super) doors: Names,
 }
@@ -60,17 +68,17 @@ impl Write for Out<'_> {
 
 impl Format {
     /// Appends a line and its end to `batch`, which must have room for [`LINE_BYTES_MAX`].
-    pub(super) fn render(&self, record: &Record, batch: &mut Batch) {
+    pub(super) fn render(&self, record: &AccessRecord, batch: &mut Batch) {
         let written = match self.style {
-            Style::Combined => self.combined(record, &mut Out(batch)),
-            Style::Json => self.json(record, &mut Out(batch)),
+            AccessStyle::Combined => self.combined(record, &mut Out(batch)),
+            AccessStyle::Json => self.json(record, &mut Out(batch)),
         };
         debug_assert!(written.is_ok(), "a batch takes everything");
         batch.end_line();
     }
 
     /// `127.0.0.1 - - [21/Nov/2026:10:25:00 +0000] "GET / HTTP/1.1" 200 14 "-" "curl/8.5.0" duration_us=…`
-    fn combined(&self, record: &Record, out: &mut Out<'_>) -> fmt::Result {
+    fn combined(&self, record: &AccessRecord, out: &mut Out<'_>) -> fmt::Result {
         match record.peer {
             Some(peer) => write!(out, "{}", peer.ip().to_canonical())?,
             None => out.write_str("-")?,
@@ -108,7 +116,7 @@ impl Format {
     }
 
     /// `{"time":"2026-11-21T10:25:00.123Z","peer":"127.0.0.1:40000",…}`; every member is always there.
-    fn json(&self, record: &Record, out: &mut Out<'_>) -> fmt::Result {
+    fn json(&self, record: &AccessRecord, out: &mut Out<'_>) -> fmt::Result {
         out.write_str("{\"time\":\"")?;
         out.0.push(&rfc3339(record.unix_ms));
         out.write_str("\",\"peer\":")?;
@@ -159,29 +167,29 @@ impl Format {
 }
 
 /// A quoted string of the combined format: `"-"` for nothing, and `...` where it was cut.
-fn quoted<const N: usize>(value: &Cut<N>, out: &mut Out<'_>) -> fmt::Result {
+fn quoted<const N: usize>(value: &Excerpt<N>, out: &mut Out<'_>) -> fmt::Result {
     out.write_str("\"")?;
-    escape(value.get().unwrap_or(b"-"), Style::Combined, |part| {
+    escape(value.get().unwrap_or(b"-"), AccessStyle::Combined, |part| {
         out.0.push(part);
     });
     out.write_str(if value.is_cut() { "...\"" } else { "\"" })
 }
 
 /// A JSON string, or `null` for nothing; `…` where it was cut.
-fn string<const N: usize>(value: &Cut<N>, out: &mut Out<'_>) -> fmt::Result {
+fn string<const N: usize>(value: &Excerpt<N>, out: &mut Out<'_>) -> fmt::Result {
     let Some(bytes) = value.get() else {
         return out.write_str("null");
     };
     out.write_str("\"")?;
-    escape(bytes, Style::Json, |part| out.0.push(part));
+    escape(bytes, AccessStyle::Json, |part| out.0.push(part));
     out.write_str(if value.is_cut() { "…\"" } else { "\"" })
 }
 
 /// Gives `bytes` to `push` as they may stand in a line.
-fn escape(bytes: &[u8], style: Style, push: impl FnMut(&[u8])) {
+fn escape(bytes: &[u8], style: AccessStyle, push: impl FnMut(&[u8])) {
     match style {
-        Style::Combined => escape_bytes(bytes, push),
-        Style::Json => escape_text(bytes, push),
+        AccessStyle::Combined => escape_bytes(bytes, push),
+        AccessStyle::Json => escape_text(bytes, push),
     }
 }
 
