@@ -2,12 +2,12 @@
 
 use super::nearest::nearest;
 use super::{Config, ConfigError, Forward, Place, Problem, Route, Setting, Target};
-use crate::listen::ListenAddress;
 use crate::settings::parse_door_owner;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use transom_doors::{DoorOwner, check_path};
+use transom_net::ListenAddress;
 use transom_wire::method::{ALLOW_ALL, Method};
 use transom_wire::syntax::is_token_byte;
 

@@ -6,7 +6,6 @@
 
 use super::{FIRST_CLIENT, Look, Loss, Received, Traffic};
 use crate::front::{HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
-use crate::net::Epoll;
 use crate::settings::FrontSettings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use transom_doors::{
     AsyncClient, CallError, Completion, Kind, OpenError, OpenOptions, Patience, PeerState, SlotId,
     Withdraw, Words, now_ns,
 };
+use transom_net::Epoll;
 use transom_wire::own_log::{error, info, warn};
 
 /// How often a door that is away is looked for.

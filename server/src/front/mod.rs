@@ -26,10 +26,7 @@ mod stats;
 mod timers;
 mod unwatched;
 
-use crate::addresses::{Addresses, Admission, Counted};
 use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
-use crate::net::{self, Epoll, ListenOptions};
-use crate::pace::PaceLimit;
 use crate::settings::FrontSettings;
 use complaints::{Complaints, NOT_TRUSTED};
 use doorway::{Doorway, Doorways};
@@ -47,6 +44,9 @@ use transom_arena::{Bytes, Part};
 use transom_doors::{Bell, Completion, Patience, SlotId, Words};
 use transom_http::peer::is_trusted;
 use transom_http::{DateCache, Fate, HeadLimits, Note, refusals};
+use transom_net::addresses::{Addresses, Admission, Counted};
+use transom_net::pace::PaceLimit;
+use transom_net::{self as net, Epoll, ListenOptions};
 use unwatched::UNWATCHED_MAX;
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;

@@ -4,7 +4,6 @@ use super::complaints::NOT_ASKED_FOR;
 use super::routes::Match;
 use super::{AddressIsFull, Loop, Order};
 use crate::connection::{BodyRest, Connection, List, State};
-use crate::net;
 use std::io;
 use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};
@@ -14,6 +13,7 @@ use transom_http::{
     BodyFraming, ChunkDecoder, Head, Method, Note, Parsed, Refusal, TargetForm, begins_with_head,
     decode_path, parse,
 };
+use transom_net as net;
 use transom_wire::frame::{
     EncodeError, RequestParts, encode_request, request_head, set_request_body, set_request_early,
 };

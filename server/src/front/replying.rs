@@ -7,11 +7,11 @@ use super::Loop;
 use super::gathering::Outcome;
 use super::output::{Way, copy_fields, put_framing};
 use crate::connection::{Connection, InstanceId, State};
-use crate::net;
 use transom_doors::{Completion, Kind, SlotId, Status};
 use transom_http::framing::framing;
 use transom_http::reply::head;
 use transom_http::{BodySize, Fate, Note, ReplyFraming, validate_fields};
+use transom_net as net;
 use transom_wire::frame::{
     PIECE_HEADER_LEN, REPLY_HEADER_LEN, decode_piece_head, decode_reply_head, interim, outcome,
 };

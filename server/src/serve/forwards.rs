@@ -9,7 +9,6 @@ use super::reload::Reload;
 use super::signals::Signals;
 use super::watch::{delay_drain, until_told};
 use super::{HEAP_HEADROOM, StartError, access, descriptors, end, print, report, with_logs};
-use crate::addresses::Addresses;
 use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
@@ -32,6 +31,7 @@ use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_pro
 use transom_doors::{AsyncClient, Credentials, DoorOwner, OpenError, OpenOptions};
 use transom_log::LogHandle;
 use transom_log::access::AccessLog;
+use transom_net::addresses::Addresses;
 use transom_wire::own_log::info;
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.

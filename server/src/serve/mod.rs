@@ -20,7 +20,6 @@ mod signals;
 mod watch;
 
 use crate::config::{ConfigError, Place};
-use crate::listen::ListenAddress;
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use clap::builder::ValueParser;
@@ -38,6 +37,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{Policy, settle_process_heap};
 use transom_log::{self as log, LogHandle, LogOptions};
+use transom_net::ListenAddress;
 use transom_platform::{
     ConnectionHandler, DatagramHandler, EachThread, Router, RouterError, Service,
 };

@@ -2,12 +2,12 @@
 //! was parked.
 
 use super::notify::Notify;
-use crate::net;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 use transom_log::access::AccessLog;
+use transom_net as net;
 use transom_wire::own_log::warn;
 
 /// What ended a wait.

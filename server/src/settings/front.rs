@@ -1,8 +1,6 @@
 //! What a front end needs, with or without an application of its own.
 
 use super::values::{level_parser, parse_count, parse_duration, parse_host, parse_mode};
-use crate::listen::ListenAddress;
-use crate::net::ListenOptions;
 use clap::{ArgAction, Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
@@ -13,6 +11,8 @@ use transom_http::peer::Trusted;
 use transom_http::peer::forwarded::Field;
 use transom_log::LogFormat;
 use transom_log::access::AccessStyle;
+use transom_net::ListenAddress;
+use transom_net::ListenOptions;
 
 /// The flags of a front end: loops, connections, HTTP, times, logs.
 #[derive(Debug, Clone, Args)]

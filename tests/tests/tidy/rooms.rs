@@ -12,6 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("platform", &["arena", "doors", "platform/wire"]),
     ("server/http", &["platform/wire"]),
     ("server/log", &["doors", "platform/wire"]),
+    ("server/net", &[]),
     (
         "server",
         &[
@@ -21,6 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "platform",
             "server/http",
             "server/log",
+            "server/net",
         ],
     ),
     ("server/tools", &["arena", "server"]),

@@ -34,7 +34,7 @@ impl ListenAddress {
 
     /// Whether one socket is all there is, so that the loops share it: the kernel lets no second one be bound
     /// to a path, and of those that systemd passes there are as many as it says.
-    pub(crate) fn is_shared(&self) -> bool {
+    pub fn is_shared(&self) -> bool {
         !matches!(self, ListenAddress::Inet(_))
     }
 }

@@ -7,7 +7,7 @@
 
 /// The slowest that is allowed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PaceLimit {
+pub struct PaceLimit {
     /// How long nothing may happen.
     pub stall_ns: u64,
     /// Bytes a second in the long run; 0: any number of them.
@@ -18,7 +18,7 @@ const NS_PER_SECOND: u64 = 1_000_000_000;
 
 /// What one client has left, in nanoseconds of the loop's clock.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Pace {
+pub struct Pace {
     left_ns: u64,
     /// When it was counted last; meaningless while the client is not waited for.
     since_ns: u64,
@@ -26,23 +26,27 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// The client is waited for from now on, and has all of its time.
-    pub(crate) fn begin(&mut self, limit: PaceLimit, now_ns: u64) {
+    #[inline]
+    pub fn begin(&mut self, limit: PaceLimit, now_ns: u64) {
         self.left_ns = limit.stall_ns;
         self.since_ns = now_ns;
     }
 
     /// The client is not waited for any more.
-    pub(crate) fn pause(&mut self, now_ns: u64) {
+    #[inline]
+    pub fn pause(&mut self, now_ns: u64) {
         self.left_ns = self.left_ns(now_ns);
     }
 
     /// After a pause: the client is waited for again, and has what it had left.
-    pub(crate) fn resume(&mut self, now_ns: u64) {
+    #[inline]
+    pub fn resume(&mut self, now_ns: u64) {
         self.since_ns = now_ns;
     }
 
     /// Bytes have come, or have been taken.
-    pub(crate) fn earn(&mut self, limit: PaceLimit, bytes: u64, now_ns: u64) {
+    #[inline]
+    pub fn earn(&mut self, limit: PaceLimit, bytes: u64, now_ns: u64) {
         let earned = match limit.rate {
             _ if bytes == 0 => 0,
             0 => limit.stall_ns,
@@ -54,13 +58,15 @@ impl Pace {
     }
 
     /// What is left of the time.
-    pub(crate) fn left_ns(&self, now_ns: u64) -> u64 {
+    #[inline]
+    pub fn left_ns(&self, now_ns: u64) -> u64 {
         self.left_ns
             .saturating_sub(now_ns.saturating_sub(self.since_ns))
     }
 
     /// When it is used up, in milliseconds, if nothing happens until then.
-    pub(crate) fn due_ms(&self) -> u64 {
+    #[inline]
+    pub fn due_ms(&self) -> u64 {
         // One more, because the loop's clock is cut to milliseconds.
         self.since_ns.saturating_add(self.left_ns) / 1_000_000 + 1
     }

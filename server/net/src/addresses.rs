@@ -21,11 +21,11 @@ const PLACES_PER_CONNECTION: usize = 4;
 
 /// An address that has been counted, by its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Counted(u64);
+pub struct Counted(u64);
 
 /// What a new connection's address says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Admission {
+pub enum Admission {
     /// It may come in; what was counted is taken back with [`Addresses::leave`].
     Admitted(Option<Counted>),
     /// It has as many connections as it may.
@@ -34,7 +34,7 @@ pub(crate) enum Admission {
 
 /// The table.
 #[derive(Debug)]
-pub(crate) struct Addresses {
+pub struct Addresses {
     most: AtomicU64,
     sets: Box<[Set]>,
     keys: RandomState,
@@ -57,12 +57,12 @@ fn sets(connections: usize) -> usize {
 
 impl Addresses {
     /// Bytes of a table for so many connections.
-    pub(crate) fn bytes(connections: usize) -> usize {
+    pub fn bytes(connections: usize) -> usize {
         sets(connections) * size_of::<Set>()
     }
 
     /// A table for so many connections, of which an address may have `most`.
-    pub(crate) fn new(connections: usize, most: u32) -> Self {
+    pub fn new(connections: usize, most: u32) -> Self {
         Addresses {
             most: AtomicU64::new(u64::from(most)),
             sets: (0..sets(connections)).map(|_| Set::default()).collect(),
@@ -71,12 +71,12 @@ impl Addresses {
     }
 
     /// From now on an address may have so many. Those that have more keep them.
-    pub(crate) fn set_most(&self, most: u32) {
+    pub fn set_most(&self, most: u32) {
         self.most.store(u64::from(most), Ordering::Relaxed);
     }
 
     /// Counts a new connection, or refuses it. A peer without an address is nobody's, and not counted.
-    pub(crate) fn enter(&self, peer: Option<SocketAddr>) -> Admission {
+    pub fn enter(&self, peer: Option<SocketAddr>) -> Admission {
         let Some(peer) = peer else {
             return Admission::Admitted(None);
         };
@@ -113,7 +113,7 @@ impl Addresses {
     }
 
     /// A connection that was counted has ended.
-    pub(crate) fn leave(&self, counted: Counted) {
+    pub fn leave(&self, counted: Counted) {
         let (set, tag) = self.place(counted.0);
         for entry in set {
             let mut word = entry.load(Ordering::Relaxed);
