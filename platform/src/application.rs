@@ -2,12 +2,9 @@
 
 use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
-use crate::frame::{self, RawRequest, decode_connection, decode_datagram, decode_request, outcome};
-use crate::histogram::Histogram;
 use crate::keeping::{EachThread, Keeping};
 use crate::lost::{Lost, RouteNote, Sign, Signs, Until};
 use crate::meter::{Culprit, Leave, LinePace, Meters, RouteMeter};
-use crate::own_log::{debug, error, is_time_to_say, warn};
 use crate::request::{Matched, Memory, Request};
 use crate::response::{Response, Status};
 use crate::router::{Routes, Takes};
@@ -29,6 +26,11 @@ use transom_doors::{
     BuildError, Call, Door, DoorBuilder, DoorHandler, EmergencyReply, Status as CallStatus, Words,
     now_ns,
 };
+use transom_wire::frame::{
+    self, RawRequest, decode_connection, decode_datagram, decode_request, outcome,
+};
+use transom_wire::histogram::Histogram;
+use transom_wire::own_log::{debug, error, is_time_to_say, warn};
 
 /// A log record is built on the stack; where less than this is left, none is written and the counters must
 /// do.

@@ -14,7 +14,7 @@
 use std::net::SocketAddr;
 use thiserror::Error;
 
-use crate::frame::{ANSWER_HEADER_LEN, DATAGRAM_MAX, RawDatagram, encode_answer};
+use transom_wire::frame::{ANSWER_HEADER_LEN, DATAGRAM_MAX, RawDatagram, encode_answer};
 
 /// What a client has sent.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +136,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::decode_answer;
+    use transom_wire::frame::decode_answer;
 
     #[test]
     fn nothing_is_sent_unless_something_is_put_there() {

@@ -7,20 +7,7 @@
 //! different processes.
 
 use thiserror::Error;
-
-/// Fields that say how a message is framed or what becomes of its connection (RFC 9110 §7.6.1, §8.6). The
-/// front end alone writes them. `Date` is not among them: a handler that passes on an older answer may know
-/// better.
-const FRAMING: [&str; 8] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+use transom_wire::syntax::{is_reserved, is_token, is_value_byte};
 
 /// Why a header field was refused.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -52,10 +39,8 @@ impl<'a> HeaderName<'a> {
         if !is_token(name.as_bytes()) {
             return Err(HeaderError::Name);
         }
-        if FRAMING
-            .iter()
-            .any(|framing| framing.eq_ignore_ascii_case(name))
-        {
+        // How long the body is, the response knows better than the handler.
+        if is_reserved(name.as_bytes()) || name.eq_ignore_ascii_case("content-length") {
             return Err(HeaderError::Framing);
         }
         Ok(Self(name))
@@ -83,8 +68,7 @@ impl<'a> HeaderValue<'a> {
     /// # Errors
     /// [`HeaderError::Value`] when it has a control byte other than HTAB.
     pub fn new(value: &'a [u8]) -> Result<Self, HeaderError> {
-        let allowed = |&byte: &u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
-        if value.iter().all(allowed) {
+        if value.iter().copied().all(is_value_byte) {
             Ok(Self(value))
         } else {
             Err(HeaderError::Value)
@@ -97,31 +81,10 @@ impl<'a> HeaderValue<'a> {
     }
 }
 
-/// Whether `bytes` is a token (RFC 9110 §5.6.2): what a method and a field name are made of.
-pub(crate) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&byte| TOKEN[usize::from(byte)])
-}
-
-/// Which bytes a token may have. A table, because every name of every request is looked at.
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte: u8 = 0;
-    while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let marks = b"!#$%&'*+-.^_`|~";
-    let mut at = 0;
-    while at < marks.len() {
-        table[marks[at] as usize] = true;
-        at += 1;
-    }
-    table
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use transom_wire::syntax::RESERVED;
 
     #[test]
     fn a_token_is_a_name() {
@@ -143,7 +106,7 @@ mod tests {
 
     #[test]
     fn framing_fields_are_refused_in_any_case() {
-        for name in FRAMING {
+        for name in RESERVED.into_iter().chain(["content-length"]) {
             assert_eq!(HeaderName::new(name), Err(HeaderError::Framing));
             assert_eq!(
                 HeaderName::new(&name.to_ascii_uppercase()),

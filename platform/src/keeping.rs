@@ -8,7 +8,6 @@
 
 use crate::application::Application;
 use crate::meter::{Leave, RouteMeter};
-use crate::own_log::{error, info, is_time_to_say, warn};
 use std::io;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -16,6 +15,7 @@ use std::thread::sleep;
 use std::time::Duration;
 use transom_arena::{BucketState, Failed, Tenant};
 use transom_doors::{Words, now_ns};
+use transom_wire::own_log::{error, info, is_time_to_say, warn};
 
 /// Runs once on each door server thread before its first call.
 pub type EachThread = Box<dyn Fn() + Send + Sync>;

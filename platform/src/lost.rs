@@ -11,7 +11,6 @@
 use crate::application::Application;
 use crate::keeping::Stage;
 use crate::meter::{Leave, LinePace};
-use crate::own_log::{info, warn};
 use crate::request::Matched;
 use std::cell::Cell;
 use std::fmt;
@@ -19,6 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use transom_arena::{Bucket, BucketState};
 use transom_doors::now_ns;
+use transom_wire::own_log::{info, warn};
 
 /// A call is overdue, and its bucket lost, so long after its deadline. Its client got a 504 at the deadline;
 /// a handler that watches its deadline itself gets this much to notice, to clean up and to return.

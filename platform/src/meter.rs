@@ -1,13 +1,13 @@
 //! What is counted of an application's requests: by route how much memory each needed and how long it held
 //! its bucket, and who outgrew it.
 
-use crate::histogram::{Histogram, Scale};
 use crate::service::Service;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use transom_arena::{Exhaustion, Reason};
 use transom_doors::now_ns;
+use transom_wire::histogram::{Histogram, Scale};
 
 /// Longer calls than this (in nanoseconds) are counted as above all bounds.
 const CALL_MOST_NS: u64 = 64_000_000_000;

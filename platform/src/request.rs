@@ -24,11 +24,11 @@ use serde::Deserialize;
 use transom_doors::now_ns;
 
 use crate::failure::{Failure, unless_exhausted};
-use crate::frame::RawRequest;
 use crate::json;
 use crate::lost::RouteNote;
 use crate::reserve::TryReserve;
 use crate::slot_io::Port;
+use transom_wire::frame::RawRequest;
 
 pub use body::BodyReader;
 

@@ -10,19 +10,13 @@
 
 use matchit::InsertError;
 use thiserror::Error;
+use transom_wire::method;
+use transom_wire::syntax::is_token;
 
 use crate::handler::{Handler, HandlerFn};
-use crate::headers::is_token;
 use crate::keeping::EachThread;
 use crate::request::Request;
 use crate::response::{IntoResponse, Response, Status};
-
-/// The methods that every front end lets through, whether a route uses them or not. TRACE and CONNECT are not
-/// among them: the one reflects what should be secret, the other is for proxies.
-const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
-
-/// Longer methods are refused by the front end before they get here.
-const METHOD_LEN_MAX: usize = 32;
 
 type BoxedHandler = Box<dyn for<'r> HandlerFn<'r> + Send + Sync>;
 
@@ -311,7 +305,7 @@ impl Routes {
 
     /// Whether requests with that method belong here at all; the front end answers the others with 501.
     pub fn knows(&self, method: &str) -> bool {
-        KNOWN_METHODS.contains(&method)
+        method::KNOWN.contains(&method)
             || self
                 .routes
                 .iter()
@@ -406,11 +400,11 @@ fn not_implemented<'r>() -> Response<'r> {
 fn check_method(method: &str, pattern: &str) -> Result<(), RouterError> {
     let why = if !is_token(method.as_bytes()) {
         "a method is a token"
-    } else if method.len() > METHOD_LEN_MAX {
+    } else if method.len() > method::METHOD_MAX {
         "a method has at most 32 bytes"
     } else if ["CONNECT", "TRACE"].contains(&method) {
         "it is refused before it gets to an application"
-    } else if KNOWN_METHODS
+    } else if method::KNOWN
         .iter()
         .any(|known| *known != method && known.eq_ignore_ascii_case(method))
     {

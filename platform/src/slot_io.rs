@@ -4,7 +4,6 @@
 //! Both directions give the slot to the front end and wait until it comes back ([`Call::interim`]), so a slow
 //! client slows its own handler and costs no memory.
 
-use crate::frame::{self, PIECE_HEADER_LEN, TooLarge};
 use crate::lost::Sign;
 use crate::request::Memory;
 use crate::response::{Body, BodyWriter, ReplySink, Response};
@@ -14,6 +13,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use transom_arena::ensure_stack;
 use transom_doors::{Call, Resumed};
+use transom_wire::frame::{self, PIECE_HEADER_LEN, TooLarge};
 
 /// A stack overflow in the middle of handing a slot over would leave it half handed over; so that much must
 /// be left.

@@ -6,10 +6,10 @@ mod pure_support;
 use bumpalo::Bump;
 use pure_support::{frame, head, with_bytes};
 use transom_arena::{process_heap_allocations, seal};
-use transom_platform::frame::{
+use transom_platform::{Request, Response, Router};
+use transom_wire::frame::{
     RequestParts, decode_reply, decode_request, encode_reply_head, encode_request,
 };
-use transom_platform::{Request, Response, Router};
 
 /// The fewest allocations seen in several runs: the test harness may allocate meanwhile, and only adds to the
 /// count.

@@ -5,7 +5,7 @@ mod pure_support;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use pure_support::{encode, frame, head};
-use transom_platform::frame::{
+use transom_wire::frame::{
     EncodeError, FrameError, PIECE_HEADER_LEN, REPLY_HEADER_LEN, RequestParts, decode_piece,
     decode_piece_head, decode_reply, decode_reply_head, decode_request, encode_piece,
     encode_reply_head, encode_request, outcome, set_reply_body, set_request_body,

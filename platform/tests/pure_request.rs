@@ -10,8 +10,8 @@ use bumpalo::Bump;
 use pure_support::{frame, head, with_bytes, with_request};
 use serde::Deserialize;
 use transom_platform::Request;
-use transom_platform::frame::decode_request;
 use transom_platform::request::Version;
+use transom_wire::frame::decode_request;
 
 #[test]
 fn the_parts_of_a_request_are_there() {

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
-use transom_platform::frame::{
+use transom_wire::frame::{
     ANSWER_HEADER_LEN, CONNECTION_LEN, DATAGRAM_HEADER_LEN, DATAGRAM_MAX, FrameError, RawDatagram,
     decode_answer, decode_connection, decode_datagram, decode_request, encode_answer,
     encode_connection, encode_datagram,

@@ -4,14 +4,14 @@
 //! clearing and finding the next timer are a few pointer moves, and nothing is ever allocated. An entry
 //! stands in one list at a time.
 
-use crate::addresses::Counted;
-use crate::http::{ChunkDecoder, Connection as Fate, Note};
-use crate::pace::Pace;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use transom_arena::Part;
 use transom_doors::SlotId;
+use transom_http::{ChunkDecoder, Fate, Note};
+use transom_net::addresses::Counted;
+use transom_net::pace::Pace;
 
 /// No entry.
 const NONE: u32 = u32::MAX;

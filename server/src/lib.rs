@@ -18,8 +18,6 @@
 //! /run/hello.door` the same binary is an application on its own, and [`serve_forwards`] (`transom serve`) a
 //! front end for any number of them, as a [`config::Config`] says.
 
-mod access;
-mod addresses;
 mod admin;
 pub mod config;
 mod connection;
@@ -28,18 +26,10 @@ pub mod front;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-pub mod http;
-mod listen;
-pub mod log;
-mod net;
-mod pace;
-mod peer;
 mod plan;
 mod serve;
 mod settings;
 
-pub use listen::ListenAddress;
-pub use peer::Trusted;
 pub use plan::{FrontPlan, Plan, PlanError, constant_for};
 pub use serve::{
     App, check_file, print_asked, refuse_line, refuse_plan, serve, serve_escaping, serve_forwards,
@@ -49,6 +39,8 @@ pub use settings::{
     ForwardedSetting, FrontSettings, LogSetting, OnExhaustion, ProxySetting, Settings, WipeSetting,
     parse_count, parse_duration,
 };
+pub use transom_http::peer::Trusted;
+pub use transom_net::ListenAddress;
 #[doc(inline)]
 pub use transom_platform::{
     AnswerTooLarge, Body, BodyReader, BodyWriter, Bump, Connection, ConnectionHandler, Datagram,

@@ -3,8 +3,6 @@
 //! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start
 //! prints it.
 
-use crate::access;
-use crate::addresses::Addresses;
 use crate::config::{Config, Target};
 use crate::connection::Connection;
 use crate::forward;
@@ -12,14 +10,16 @@ use crate::front::{
     ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, QUEUE_ENTRY_SIZE, REMOTE_SLOTS_IN_ALL,
     SLOT_TABLES_SIZE, gathering_size,
 };
-use crate::listen::ListenAddress;
-use crate::log;
-use crate::peer::proxy::V2_MAX_LEAST;
 use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, PAGE, Place, Term, pages,
 };
 use transom_doors::{CLOSER_STACK, CLOSERS_MAX, ChannelGeometry, GeometryError as ChannelError};
+use transom_http::peer::proxy::V2_MAX_LEAST;
+use transom_log as log;
+use transom_log::access;
+use transom_net::ListenAddress;
+use transom_net::addresses::Addresses;
 
 /// The channel between the loop and the bucket that are kept aside for `--admin`.
 pub(crate) const ADMIN_CHANNEL: ChannelGeometry = ChannelGeometry {

@@ -13,8 +13,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
-use transom::log::{self, LogFormat, LogOptions};
 use transom_arena::{process_heap_allocations, seal};
+use transom_log::{self as log, LogFormat, LogOptions};
 
 /// What malloc has handed out, in bytes.
 fn heap_bytes() -> usize {

@@ -212,7 +212,7 @@ impl Drop for StandIn {
 /// The snapshot that `transom top` is tested with, with so many buckets, and names that a page must not
 /// believe.
 fn snapshot(buckets: usize) -> Value {
-    let text = include_str!("../../server/cli/src/top/fixture.json");
+    let text = include_str!("../../server/tools/src/top/fixture.json");
     let mut snapshot: Value = serde_json::from_str(text).expect("the fixture is JSON");
     let application = &mut snapshot["application"];
     application["buckets"] = buckets.into();

@@ -6,7 +6,7 @@ use std::io::Read;
 
 use bumpalo::Bump;
 use transom_platform::Request;
-use transom_platform::frame::{
+use transom_wire::frame::{
     EncodeError, Encoded, RequestParts, decode_request, encode_request, set_request_body,
 };
 

@@ -9,8 +9,8 @@ use transom_arena::{
     Bound, Bucket, BucketState, Place, attaching_allocations, overdraft_usage,
     process_heap_allocations, shared_heap_usage,
 };
-use transom_platform::histogram::Histogram;
 use transom_platform::{Application, RouteMeter};
+use transom_wire::histogram::Histogram;
 
 const COUNTER: &str = "counter";
 const GAUGE: &str = "gauge";
@@ -673,7 +673,7 @@ mod tests {
 
     #[test]
     fn a_histogram_is_cumulative_and_ends_with_infinity() {
-        use transom_platform::histogram::Scale;
+        use transom_wire::histogram::Scale;
         let histogram = Histogram::new(Scale::BYTES, 300);
         for value in [1, 256, 290, 10_000] {
             histogram.observe(value);

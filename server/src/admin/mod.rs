@@ -8,16 +8,16 @@ mod metrics;
 pub(crate) mod process;
 mod snapshot;
 
-use crate::access::AccessLog;
 use crate::front::{LoopFigures, LoopStats};
-use crate::log::LogHandle;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use transom_arena::{Bound, BucketState};
-use transom_platform::histogram::Histogram;
+use transom_log::LogHandle;
+use transom_log::access::AccessLog;
 use transom_platform::{Application, Request, Response, Router};
+use transom_wire::histogram::Histogram;
 
 const PAGE: &str = include_str!("page.html");
 

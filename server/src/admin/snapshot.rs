@@ -10,8 +10,8 @@ use transom_arena::{
     Bound, Bucket, BucketState, attaching_allocations, overdraft_usage, process_heap_allocations,
     shared_heap_usage,
 };
-use transom_platform::histogram::Histogram;
 use transom_platform::{Application, Culprit, Loss, RouteMeter};
+use transom_wire::histogram::Histogram;
 
 /// Writes it all.
 pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {

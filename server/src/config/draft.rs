@@ -2,13 +2,14 @@
 
 use super::nearest::nearest;
 use super::{Config, ConfigError, Forward, Place, Problem, Route, Setting, Target};
-use crate::http::{self, Method};
-use crate::listen::ListenAddress;
 use crate::settings::parse_door_owner;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use transom_doors::{DoorOwner, check_path};
+use transom_net::ListenAddress;
+use transom_wire::method::{ALLOW_ALL, Method};
+use transom_wire::syntax::is_token_byte;
 
 /// A text and where it is written.
 #[derive(Debug, Clone)]
@@ -317,7 +318,7 @@ fn listen(at: &Located) -> Result<(Scheme, ListenAddress), Problem> {
 
 fn method(at: &Located) -> Result<Method, Problem> {
     let token = at.value.as_str();
-    if token.is_empty() || !token.bytes().all(http::is_token) {
+    if token.is_empty() || !token.bytes().all(is_token_byte) {
         return problem(
             at,
             format!("{token:?} is not a method: it is a word, as in GET"),
@@ -332,10 +333,7 @@ fn method(at: &Located) -> Result<Method, Problem> {
             };
             problem(
                 at,
-                format!(
-                    "the front end forwards {}, not {token}{meant}",
-                    http::method::ALLOW_ALL
-                ),
+                format!("the front end forwards {ALLOW_ALL}, not {token}{meant}"),
             )
         }
         method => Ok(method),

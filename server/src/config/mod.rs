@@ -35,14 +35,14 @@ mod nearest;
 #[cfg(test)]
 mod tests;
 
-use crate::http::Method;
-use crate::listen::ListenAddress;
 use draft::Drafts;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use transom_doors::DoorOwner;
+use transom_net::ListenAddress;
+use transom_wire::Method;
 
 /// What a front end is to do. Having one says that it holds together: every address is listened on once,
 /// every route leads to one door.

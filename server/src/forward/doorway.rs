@@ -6,7 +6,6 @@
 
 use super::{FIRST_CLIENT, Look, Loss, Received, Traffic};
 use crate::front::{HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
-use crate::net::Epoll;
 use crate::settings::FrontSettings;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +14,8 @@ use transom_doors::{
     AsyncClient, CallError, Completion, Kind, OpenError, OpenOptions, Patience, PeerState, SlotId,
     Withdraw, Words, now_ns,
 };
-use transom_platform::own_log::{error, info, warn};
+use transom_net::Epoll;
+use transom_wire::own_log::{error, info, warn};
 
 /// How often a door that is away is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -9,11 +9,9 @@ mod doorway;
 mod tcp;
 mod udp;
 
-use crate::addresses::Addresses;
 use crate::config::{Forward, Target};
 use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
 use crate::front::{Order, Orders};
-use crate::net::{self, Epoll};
 use crate::plan::{LOOP_STACK, OF_INTERNET};
 use crate::serve::EndIfPanicking;
 use crate::settings::FrontSettings;
@@ -30,7 +28,9 @@ use transom_doors::{
     AsyncClient, Bell, CallError, Completion, DoorOwner, Patience, SlotId, now_ns, start_closers,
     start_thread,
 };
-use transom_platform::own_log::warn;
+use transom_net::addresses::Addresses;
+use transom_net::{self as net, Epoll};
+use transom_wire::own_log::warn;
 
 /// Channels of a forward: to the instance of its application that takes calls, and to the one before it.
 pub(crate) const CHANNELS: usize = INSTANCES;
@@ -273,7 +273,7 @@ impl Forwards {
         let mut sound = true;
         for thread in self.threads {
             if thread.join().is_err() {
-                transom_platform::own_log::error!("a forward panicked: please report this");
+                transom_wire::own_log::error!("a forward panicked: please report this");
                 sound = false;
             }
         }

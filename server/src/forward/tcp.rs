@@ -12,8 +12,6 @@
 //! then the application counts its bucket as lost.
 
 use super::{Look, Loss, Received, Traffic};
-use crate::addresses::{Addresses, Admission, Counted};
-use crate::net::{self, ListenOptions};
 use crate::settings::FrontSettings;
 use std::io;
 use std::net::SocketAddr;
@@ -22,8 +20,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use transom_doors::{AsyncClient, CallError, Completion, SlotId, Status};
-use transom_platform::frame::{CONNECTION_LEN, encode_connection, outcome};
-use transom_platform::own_log::{info, warn};
+use transom_net::addresses::{Addresses, Admission, Counted};
+use transom_net::{self as net, ListenOptions};
+use transom_wire::frame::{CONNECTION_LEN, encode_connection, outcome};
+use transom_wire::own_log::{info, warn};
 
 /// What was done, in connections.
 #[derive(Debug, Default)]

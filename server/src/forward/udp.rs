@@ -2,17 +2,17 @@
 //! reply.
 
 use super::{Look, Loss, Received, Traffic};
-use crate::net::{self, Sender};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use transom_doors::{AsyncClient, CallError, Completion, SlotId, Status};
-use transom_platform::frame::{
+use transom_net::{self as net, Sender};
+use transom_wire::frame::{
     ANSWER_HEADER_LEN, DATAGRAM_HEADER_LEN, DATAGRAM_MAX, decode_answer, encode_datagram, outcome,
 };
-use transom_platform::own_log::info;
+use transom_wire::own_log::info;
 
 /// Bytes in which an answer is looked at and sent from: the application can still write those in its slot.
 pub(super) const SCRATCH_SIZE: usize = ANSWER_HEADER_LEN + DATAGRAM_MAX;

@@ -4,10 +4,10 @@
 //! Where there is no access log there is no table, and each of these calls is one branch.
 
 use super::Loop;
-use crate::access::{AccessLog, Diagnostic, Record};
 use crate::connection::State;
-use crate::http::Head;
-use crate::log::{QueueRecord, now_ms};
+use transom_http::Head;
+use transom_log::access::{AccessLog, AccessRecord, Diagnostic};
+use transom_log::{Queued, now_ms};
 
 /// The status in the line of a request whose connection ended before an answer: as nginx has it.
 const NO_ANSWER: u16 = 499;
@@ -18,7 +18,7 @@ pub(crate) const ACCESS_ENTRY_SIZE: usize = size_of::<Entry>();
 /// What is known of a connection's present request.
 #[derive(Clone)]
 struct Entry {
-    record: Record,
+    record: AccessRecord,
     /// There is a request, and no line for it yet.
     begun: bool,
     /// Its head has been read, so that the record says whom it is from.
@@ -65,7 +65,7 @@ impl Loop {
     /// Has a line written for each request of so many connections.
     pub(crate) fn log_access(&mut self, log: AccessLog, connections: u32) {
         let mut blank = Entry {
-            record: Record::blank(),
+            record: AccessRecord::blank(),
             begun: false,
             peer_known: false,
             arrived_ns: 0,

@@ -10,10 +10,10 @@ use super::Loop;
 use super::output::Way;
 use super::replying::tell_of_change;
 use crate::connection::Gathered;
-use crate::http::reply::CONTINUE;
-use crate::net;
 use std::io;
 use transom_doors::SlotId;
+use transom_http::reply::CONTINUE;
+use transom_net as net;
 
 /// Bytes that are gathered for one connection: some twenty short answers.
 const PLACE_SIZE: usize = 4 << 10;

@@ -46,7 +46,7 @@ impl Loop {
             PeerState::Revoked => self.retire(at),
             PeerState::Gone => {
                 if let (Some(lie), Some(door)) = (client.lie(), client.door()) {
-                    transom_platform::own_log::error!(
+                    transom_wire::own_log::error!(
                         lie,
                         pid = door.server.pid,
                         uid = door.server.uid,
@@ -215,7 +215,7 @@ impl Loop {
     /// Ends what an instance that has left still does: a client that reads slowly, or a handler that does not
     /// end, must not keep the next one out.
     fn evict(&mut self, at: InstanceId) {
-        transom_platform::own_log::warn!(
+        transom_wire::own_log::warn!(
             doorway = at.doorway,
             "the calls of an application that was replaced take too long, and are cut for the next one"
         );
@@ -257,12 +257,12 @@ impl Loop {
         };
         let at = InstanceId { doorway, instance };
         if slots > self.doorways[at].owners.len() {
-            transom_platform::own_log::error!(slots, "a door has more slots than were asked for");
+            transom_wire::own_log::error!(slots, "a door has more slots than were asked for");
             self.doorways[doorway].mailbox().free(client);
             return;
         }
         if let Err(error) = self.watch(at, &client) {
-            transom_platform::own_log::error!(error = %Words(&error), "cannot wait for a door: raise `ulimit -n`, or lower --connections");
+            transom_wire::own_log::error!(error = %Words(&error), "cannot wait for a door: raise `ulimit -n`, or lower --connections");
             self.unwatch(&client);
             self.doorways[doorway].mailbox().free(client);
             return;

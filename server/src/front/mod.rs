@@ -10,6 +10,7 @@
 //! ```
 
 mod access;
+mod complaints;
 mod doorway;
 mod gathering;
 mod instances;
@@ -25,13 +26,9 @@ mod stats;
 mod timers;
 mod unwatched;
 
-use crate::addresses::{Addresses, Admission, Counted};
 use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
-use crate::http::{Connection as Fate, DateCache, HeadLimits, Note, refusals};
-use crate::net::{self, Epoll, ListenOptions};
-use crate::pace::PaceLimit;
-use crate::peer::{Complaints, NOT_TRUSTED, is_trusted};
 use crate::settings::FrontSettings;
+use complaints::{Complaints, NOT_TRUSTED};
 use doorway::{Doorway, Doorways};
 use gathering::Places;
 use std::collections::VecDeque;
@@ -45,6 +42,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use transom_arena::{Bytes, Part};
 use transom_doors::{Bell, Completion, Patience, SlotId, Words};
+use transom_http::peer::is_trusted;
+use transom_http::{DateCache, Fate, HeadLimits, Note, refusals};
+use transom_net::addresses::{Addresses, Admission, Counted};
+use transom_net::pace::PaceLimit;
+use transom_net::{self as net, Epoll, ListenOptions};
 use unwatched::UNWATCHED_MAX;
 
 pub(crate) use access::ACCESS_ENTRY_SIZE;
@@ -721,7 +723,7 @@ impl Loop {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if net::is_shortage(&error) => {
-                    transom_platform::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
+                    transom_wire::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
                     self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
                     self.pause_accepting();
                     return;

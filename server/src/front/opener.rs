@@ -16,7 +16,7 @@ use transom_arena::count_attaching_apart;
 use transom_doors::{
     AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, Refusal, start_closers, start_thread,
 };
-use transom_platform::own_log::{info, warn};
+use transom_wire::own_log::{info, warn};
 
 /// Between two attempts to open a door that is away.
 const RETRY: Duration = Duration::from_millis(10);

@@ -5,14 +5,14 @@
 //! and sent from that copy; should the client take only a part of them, the rest is copied again later and
 //! sent only if nothing has changed. The body means nothing to us, and is sent as it is at that moment.
 
-use crate::http::reply::{CHUNK_END, CHUNK_PREFIX_MAX, HEAD_MAX, LAST_CHUNK, chunk_prefix};
-use crate::net;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use transom_doors::{AsyncClient, SlotId};
+use transom_http::reply::{CHUNK_END, CHUNK_PREFIX_MAX, HEAD_MAX, LAST_CHUNK, chunk_prefix};
+use transom_net as net;
 
 const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
 const MIDDLE_MAX: usize = b"\r\n".len() + CHUNK_PREFIX_MAX;

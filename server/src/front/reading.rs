@@ -1,19 +1,20 @@
 //! From bytes to a submitted call: heads, bodies, and where they wait.
 
+use super::complaints::NOT_ASKED_FOR;
 use super::routes::Match;
 use super::{AddressIsFull, Loop, Order};
 use crate::connection::{BodyRest, Connection, List, State};
-use crate::http::reply::CONTINUE;
-use crate::http::{
-    BodyFraming, ChunkDecoder, Head, Method, Note, Parsed, Refusal, TargetForm, begins_with_head,
-    decode_path, parse,
-};
-use crate::net;
-use crate::peer::{Client, Malformed, NOT_ASKED_FOR, forwarded, is_trusted, proxy};
 use std::io;
 use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};
-use transom_platform::frame::{
+use transom_http::peer::{Client, Malformed, forwarded, is_trusted, proxy};
+use transom_http::reply::CONTINUE;
+use transom_http::{
+    BodyFraming, ChunkDecoder, Head, Method, Note, Parsed, Refusal, TargetForm, begins_with_head,
+    decode_path, parse,
+};
+use transom_net as net;
+use transom_wire::frame::{
     EncodeError, RequestParts, encode_request, request_head, set_request_body, set_request_early,
 };
 
@@ -379,10 +380,10 @@ impl Loop {
     fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
         // Few requests have more fields than this, and clearing a table for all that there may be costs as
         // much as reading a short head.
-        let mut fields = [httparse::EMPTY_HEADER; FIELDS_OFTEN];
+        let mut fields = [transom_http::EMPTY_HEADER; FIELDS_OFTEN];
         let parsed = parse(bytes, &self.limits, &mut fields);
         if matches!(&parsed, Err(refusal) if refusal.status == 431) {
-            let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+            let mut fields = [transom_http::EMPTY_HEADER; FIELDS_MAX];
             let parsed = parse(bytes, &self.limits, &mut fields);
             self.on_parsed(index, parsed, bytes, source);
         } else {

@@ -7,12 +7,12 @@ use super::Loop;
 use super::gathering::Outcome;
 use super::output::{Way, copy_fields, put_framing};
 use crate::connection::{Connection, InstanceId, State};
-use crate::http::framing::framing;
-use crate::http::reply::head;
-use crate::http::{BodySize, Connection as Fate, Note, ReplyFraming, validate_fields};
-use crate::net;
 use transom_doors::{Completion, Kind, SlotId, Status};
-use transom_platform::frame::{
+use transom_http::framing::framing;
+use transom_http::reply::head;
+use transom_http::{BodySize, Fate, Note, ReplyFraming, validate_fields};
+use transom_net as net;
+use transom_wire::frame::{
     PIECE_HEADER_LEN, REPLY_HEADER_LEN, decode_piece_head, decode_reply_head, interim, outcome,
 };
 
@@ -20,9 +20,9 @@ use transom_platform::frame::{
 #[derive(Debug, thiserror::Error)]
 enum BadReply {
     #[error(transparent)]
-    Frame(#[from] transom_platform::frame::FrameError),
+    Frame(#[from] transom_wire::frame::FrameError),
     #[error(transparent)]
-    Field(#[from] crate::http::FieldError),
+    Field(#[from] transom_http::FieldError),
     #[error("the reply's body is shorter than the length it states")]
     Short,
     #[error("the reply's fields are larger than what is checked of another process's reply")]
@@ -49,7 +49,7 @@ fn may_hold(connection: &Connection) -> bool {
 /// Says so if an answer could not be sent because it is not any more what was checked.
 pub(super) fn tell_of_change(error: &std::io::Error) {
     if error.kind() == std::io::ErrorKind::InvalidData {
-        transom_platform::own_log::error!(
+        transom_wire::own_log::error!(
             "an application changed the fields of a reply while they were sent: its connection is closed"
         );
     }
@@ -184,7 +184,7 @@ impl Loop {
                 self.go_on_writing(index);
             }
             Err(error) => {
-                transom_platform::own_log::error!(%error, "an application's reply cannot be sent");
+                transom_wire::own_log::error!(%error, "an application's reply cannot be sent");
                 self.table[index].state = State::Writing;
                 self.let_go_of_slot(index);
                 if self.table[index].head_sent {

@@ -5,14 +5,14 @@
 //! two turns; a timer that runs already keeps its time.
 
 use super::{LINGER_SILENCE, Loop, RouteTable, Timeouts, pace_limit};
-use crate::pace::PaceLimit;
-use crate::peer::Trusted;
-use crate::peer::forwarded::Field;
 use crate::settings::{FrontSettings, ProxySetting};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use transom_http::peer::Trusted;
+use transom_http::peer::forwarded::Field;
+use transom_net::pace::PaceLimit;
 
 /// Rules of all loops.
 #[derive(Debug)]

@@ -5,13 +5,13 @@
 //! [`Pace`]). Bytes make that time longer, and the list is not put in order again for each of them: when the
 //! timer strikes, it is looked whether it still means anything.
 //!
-//! [`Pace`]: crate::pace::Pace
+//! [`Pace`]: transom_net::pace::Pace
 
 use super::{Loop, Order};
 use crate::connection::{List, OwnAnswer, State};
-use crate::http::{DateCache, refusals};
-use crate::net;
 use std::io;
+use transom_http::{DateCache, refusals};
+use transom_net as net;
 
 /// How long nobody may be served at a doorway, though requests wait, before slow clients have to go. Less
 /// than anybody notices, and more than the threads of a busy application are all busy at once.

@@ -1,7 +1,7 @@
 //! What a loop has done: counters that one thread writes and anyone may read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use transom_platform::histogram::{Histogram, Scale};
+use transom_wire::histogram::{Histogram, Scale};
 
 /// Requests that take longer are counted as above all bounds.
 const REQUEST_MOST_NS: u64 = 64_000_000_000;

@@ -2,7 +2,6 @@
 //! reached as those of other processes are: through the opener, and with replies that are not believed.
 
 use super::*;
-use crate::net::ListenOptions;
 use crate::plan::{READ_SIZE, write_size};
 use clap::Parser;
 use routes::Route;
@@ -22,9 +21,8 @@ use transom_doors::{
     AsyncClient, AttachOptions, Call, ChannelGeometry, ChannelMemory, Door, DoorBuilder, OpenError,
     OpenOptions, Status,
 };
-use transom_platform::frame::{
-    decode_request, encode_reply_head, interim, outcome, set_reply_body,
-};
+use transom_net::ListenOptions;
+use transom_wire::frame::{decode_request, encode_reply_head, interim, outcome, set_reply_body};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -2,8 +2,8 @@
 
 use super::Loop;
 use crate::connection::{List, State};
-use crate::net;
 use transom_doors::Withdraw;
+use transom_net as net;
 
 impl Loop {
     pub(super) fn expire_timers(&mut self) {

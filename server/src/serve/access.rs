@@ -2,13 +2,13 @@
 
 use super::StartError;
 use super::signals::Signals;
-use crate::access::{self, AccessLog, AccessOptions};
 use crate::settings::FrontSettings;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use transom_log::access::{self, AccessLog, AccessOptions};
 
 /// Starts the access log that the settings ask for; `forwards` and `doors` are the names of what the loops
 /// number.

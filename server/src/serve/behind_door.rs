@@ -8,7 +8,6 @@ use super::signals::{Signals, Wake};
 use super::watch::{End, nothing_to_reload, until_told};
 use super::{Handlers, StartError, application, end};
 use crate::admin::Admin;
-use crate::log::LogHandle;
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use std::process::ExitCode;
@@ -16,8 +15,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use transom_arena::{count_attaching_apart, seal};
 use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent, Refusal, now_ns};
-use transom_platform::own_log::{error, info, is_time_to_say, warn};
+use transom_log::LogHandle;
 use transom_platform::{Application, begin_to_drain};
+use transom_wire::own_log::{error, info, is_time_to_say, warn};
 
 /// When it was last said that there is no channel for a client, and how long it is not said again.
 static SAID_FULL: AtomicU64 = AtomicU64::new(0);

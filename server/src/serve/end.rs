@@ -2,10 +2,8 @@
 //! exit status.
 
 use super::recycle::EXIT_RECYCLE;
-use crate::access::AccessLog;
 use crate::admin::process;
 use crate::front::LoopFigures;
-use crate::log::LogHandle;
 use crate::plan::constant_for;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,9 +11,11 @@ use transom_arena::{
     Bound, Bucket, Bytes, MemoryLimit, Place, attaching_allocations, first_process_heap_allocation,
     process_heap_allocations,
 };
-use transom_platform::histogram::Histogram;
-use transom_platform::own_log::{info, warn};
+use transom_log::LogHandle;
+use transom_log::access::AccessLog;
 use transom_platform::{Application, Figures, RouteMeter};
+use transom_wire::histogram::Histogram;
+use transom_wire::own_log::{info, warn};
 
 /// Says what memory there is.
 pub(super) fn say_bound(bound: &Bound) {

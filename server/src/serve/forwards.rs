@@ -9,8 +9,6 @@ use super::reload::Reload;
 use super::signals::Signals;
 use super::watch::{delay_drain, until_told};
 use super::{HEAP_HEADROOM, StartError, access, descriptors, end, print, report, with_logs};
-use crate::access::AccessLog;
-use crate::addresses::Addresses;
 use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
 use crate::forward::{self, Forwards};
@@ -18,7 +16,6 @@ use crate::front::{
     self, ConnectionLimit, DoorwayParts, INSTANCES, Loop, LoopStats, Opener, OpenerBuilder, Order,
     Parts, REMOTE_SLOTS_IN_ALL, RouteTable, open_options,
 };
-use crate::log::LogHandle;
 use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
 use crate::settings::{ForwardSettings, FrontSettings, file};
 use clap::ArgMatches;
@@ -32,7 +29,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Credentials, DoorOwner, OpenError, OpenOptions};
-use transom_platform::own_log::info;
+use transom_log::LogHandle;
+use transom_log::access::AccessLog;
+use transom_net::addresses::Addresses;
+use transom_wire::own_log::info;
 
 /// Serves what a file and flags say until a signal ends it; `line` is what the flags were parsed from.
 ///

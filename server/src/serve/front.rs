@@ -3,7 +3,6 @@
 use super::StartError;
 use super::signals::Signals;
 use super::watch::End;
-use crate::addresses::Addresses;
 use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders, Rules};
 use crate::plan::LOOP_STACK;
 use crate::settings::FrontSettings;
@@ -11,7 +10,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transom_doors::{Bell, start_thread};
-use transom_platform::own_log::error;
+use transom_net::addresses::Addresses;
+use transom_wire::own_log::error;
 
 /// What all loops, and forwards of connections, count the addresses of so many connections in, if these have
 /// a limit.

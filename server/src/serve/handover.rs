@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::ptr;
 use std::time::{Duration, Instant};
 use transom_doors::Words;
-use transom_platform::own_log::{info, warn};
+use transom_wire::own_log::{info, warn};
 
 /// Lines: the parent's process id, the descriptor to say "ready" at, then a descriptor and its name for each
 /// listener.

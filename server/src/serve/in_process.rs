@@ -8,10 +8,8 @@ use super::recycle::{Recycling, Way};
 use super::signals::Signals;
 use super::watch::{End, delay_drain, nothing_to_reload, until_told};
 use super::{Handlers, StartError, access, application, end};
-use crate::access::AccessLog;
 use crate::admin::{Admin, FrontView};
 use crate::front::{ConnectionLimit, DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
-use crate::log::LogHandle;
 use crate::plan::{Plan, READ_SIZE, write_size};
 use crate::settings::Settings;
 use std::process::ExitCode;
@@ -19,8 +17,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Part, seal};
 use transom_doors::{ChannelMemory, Door};
-use transom_platform::own_log::info;
+use transom_log::LogHandle;
+use transom_log::access::AccessLog;
 use transom_platform::{Application, begin_to_drain};
+use transom_wire::own_log::info;
 
 /// A server that is running.
 pub(super) struct Server {

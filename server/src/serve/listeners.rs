@@ -8,8 +8,6 @@ use super::handover::Handed;
 use super::predecessor::Note;
 use super::watch::End;
 use crate::front::Listener;
-use crate::listen::ListenAddress;
-use crate::net::{self, ListenOptions};
 use crate::settings::FrontSettings;
 use std::collections::HashMap;
 use std::fs;
@@ -19,7 +17,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use transom_platform::own_log::warn;
+use transom_net::ListenAddress;
+use transom_net::{self as net, ListenOptions};
+use transom_wire::own_log::warn;
 
 /// The first descriptor that systemd passes (`SD_LISTEN_FDS_START`).
 const SYSTEMD_FIRST: RawFd = 3;

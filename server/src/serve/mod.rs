@@ -20,8 +20,6 @@ mod signals;
 mod watch;
 
 use crate::config::{ConfigError, Place};
-use crate::listen::ListenAddress;
-use crate::log::{self, LogHandle, LogOptions};
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
 use clap::builder::ValueParser;
@@ -38,6 +36,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use transom_arena::{Policy, settle_process_heap};
+use transom_log::{self as log, LogHandle, LogOptions};
+use transom_net::ListenAddress;
 use transom_platform::{
     ConnectionHandler, DatagramHandler, EachThread, Router, RouterError, Service,
 };
@@ -299,7 +299,7 @@ fn explain_file(error: &io::Error, path: &Path) -> String {
 fn say_backtraces() {
     let set = |name| std::env::var_os(name).map(|value| value != "0");
     if set("RUST_LIB_BACKTRACE").or_else(|| set("RUST_BACKTRACE")) == Some(true) {
-        transom_platform::own_log::info!(
+        transom_wire::own_log::info!(
             "backtraces are on: the first that a handler prints (an error of anyhow by {{:?}}) needs the symbol tables of the program, which fit no bucket: print one in App::warm_up, or set RUST_LIB_BACKTRACE=0"
         );
     }

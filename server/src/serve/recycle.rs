@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use transom_arena::{Bytes, MemoryLimit, overdraft_usage, shared_heap_kept, shared_heap_usage};
 use transom_doors::{Door, now_ns};
-use transom_platform::own_log::{error, info, warn};
 use transom_platform::{Application, LossWatch, Lost};
+use transom_wire::own_log::{error, info, warn};
 
 /// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
 pub(super) const EXIT_RECYCLE: u8 = 75;

@@ -13,14 +13,14 @@ use super::handover::Handover;
 use super::{StartError, forwards};
 use crate::config::{Config, Forward, Target};
 use crate::front::{Limits, RouteTable, Rules};
-use crate::log::LogHandle;
 use crate::settings::file::Words;
 use crate::settings::{ForwardSettings, FrontSettings};
 use clap::ArgMatches;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use transom_platform::own_log::{error, info, warn};
+use transom_log::LogHandle;
+use transom_wire::own_log::{error, info, warn};
 
 /// The largest file that is read again: some thousand routes.
 const FILE_MAX: u64 = 256 << 10;

@@ -2,13 +2,13 @@
 //! was parked.
 
 use super::notify::Notify;
-use crate::access::AccessLog;
-use crate::net;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
-use transom_platform::own_log::warn;
+use transom_log::access::AccessLog;
+use transom_net as net;
+use transom_wire::own_log::warn;
 
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use super::predecessor::Note;
 use super::recycle::{Recycling, Step};
 use super::signals::{Signals, Wake};
 use std::time::{Duration, Instant};
-use transom_platform::own_log::{error, info, warn};
+use transom_wire::own_log::{error, info, warn};
 
 /// Why a server has to drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

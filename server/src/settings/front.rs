@@ -1,18 +1,18 @@
 //! What a front end needs, with or without an application of its own.
 
 use super::values::{level_parser, parse_count, parse_duration, parse_host, parse_mode};
-use crate::access::Style;
-use crate::listen::ListenAddress;
-use crate::log::LogFormat;
-use crate::net::ListenOptions;
-use crate::peer::Trusted;
-use crate::peer::forwarded::Field;
 use clap::{ArgAction, Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use transom_arena::Bytes;
+use transom_http::peer::Trusted;
+use transom_http::peer::forwarded::Field;
+use transom_log::LogFormat;
+use transom_log::access::AccessStyle;
+use transom_net::ListenAddress;
+use transom_net::ListenOptions;
 
 /// The flags of a front end: loops, connections, HTTP, times, logs.
 #[derive(Debug, Clone, Args)]
@@ -537,11 +537,11 @@ impl FrontSettings {
     }
 
     /// Whether requests are logged, and how.
-    pub(crate) fn access_style(&self) -> Option<Style> {
+    pub(crate) fn access_style(&self) -> Option<AccessStyle> {
         match self.access_log {
             AccessLogSetting::Off => None,
-            AccessLogSetting::Combined => Some(Style::Combined),
-            AccessLogSetting::Json => Some(Style::Json),
+            AccessLogSetting::Combined => Some(AccessStyle::Combined),
+            AccessLogSetting::Json => Some(AccessStyle::Json),
         }
     }
 

@@ -19,9 +19,9 @@ pub use front::{AccessLogSetting, ForwardedSetting, FrontSettings, LogSetting, P
 pub(crate) use values::parse_door_owner;
 pub use values::{parse_count, parse_duration};
 
-use crate::listen::ListenAddress;
 use clap::Args;
 use std::num::NonZeroU32;
+use transom_net::ListenAddress;
 
 /// The flags that every application has: with a front end of its own, or behind a door.
 #[derive(Debug, Clone, Args)]

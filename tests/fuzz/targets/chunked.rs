@@ -1,5 +1,5 @@
-//! See `transom::fuzz::chunked`.
+//! See `transom_http::fuzz::chunked`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| transom::fuzz::chunked(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| transom_http::fuzz::chunked(bytes));

@@ -1,5 +1,5 @@
-//! See `transom::fuzz::head`.
+//! See `transom_http::fuzz::head`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| transom::fuzz::head(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| transom_http::fuzz::head(bytes));

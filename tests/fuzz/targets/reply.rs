@@ -1,5 +1,5 @@
-//! See `transom::fuzz::reply`.
+//! See `transom_http::fuzz::reply`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| transom::fuzz::reply(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| transom_http::fuzz::reply(bytes));

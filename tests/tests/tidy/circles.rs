@@ -50,13 +50,8 @@ const CIRCLES: &[&[&str]] = &[
         "platform/src/slot_io.rs",
     ],
     &[
-        "server/cli/src/load/mix.rs",
-        "server/cli/src/load/schedule.rs",
-    ],
-    &[
-        "server/src/access/format.rs",
-        "server/src/access/mod.rs",
-        "server/src/access/writer.rs",
+        "server/tools/src/load/mix.rs",
+        "server/tools/src/load/schedule.rs",
     ],
     &[
         "server/src/admin/metrics.rs",
@@ -99,12 +94,6 @@ const CIRCLES: &[&[&str]] = &[
         "server/src/front/unwatched.rs",
     ],
     &["server/src/front/doorway.rs", "server/src/front/opener.rs"],
-    &["server/src/http/head.rs", "server/src/http/line.rs"],
-    &[
-        "server/src/log/human.rs",
-        "server/src/log/json.rs",
-        "server/src/log/record.rs",
-    ],
     &["server/src/serve/forwards.rs", "server/src/serve/reload.rs"],
 ];
 

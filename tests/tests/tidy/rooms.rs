@@ -9,20 +9,35 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("arena", &[]),
     ("doors", &[]),
     ("doors/illumos", &["doors"]),
-    ("platform", &["arena", "doors"]),
-    ("server", &["arena", "doors", "platform"]),
-    ("server/cli", &["arena", "server"]),
+    ("platform/wire", &[]),
+    ("platform", &["arena", "doors", "platform/wire"]),
+    ("server/http", &["platform/wire"]),
+    ("server/log", &["doors", "platform/wire"]),
+    ("server/net", &[]),
+    (
+        "server",
+        &[
+            "arena",
+            "doors",
+            "platform/wire",
+            "platform",
+            "server/http",
+            "server/log",
+            "server/net",
+        ],
+    ),
+    ("server/tools", &["arena", "server"]),
 ];
 
 /// Outside crates that belong to some rooms only: a handler's author and a door know no command line, the
 /// arena no documents.
 const OUTSIDE: &[(&str, &[&str])] = &[
-    ("clap", &["server", "server/cli"]),
-    ("crossbeam-queue", &["server"]),
-    ("httparse", &["server", "server/cli"]),
+    ("clap", &["server", "server/tools"]),
+    ("crossbeam-queue", &["server/log"]),
+    ("httparse", &["server/http", "server/tools"]),
     ("matchit", &["platform"]),
-    ("ratatui", &["server/cli"]),
-    ("serde_json", &["platform", "server", "server/cli"]),
+    ("ratatui", &["server/tools"]),
+    ("serde_json", &["platform", "server", "server/tools"]),
     ("sjlj2", &["arena"]),
     ("talc", &["arena"]),
     ("toml", &["server"]),
