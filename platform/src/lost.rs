@@ -285,19 +285,6 @@ impl Application {
         lost
     }
 
-    /// Whether a handler runs now. Async-signal-safe, as [`Application::lost`] is.
-    #[must_use]
-    pub fn has_calls(&self) -> bool {
-        (0..self.buckets().len()).any(|bucket| self.class_of(bucket) == Class::Calling)
-    }
-
-    /// Whether no handler runs, no bucket is lost, and no thread is on its way into service or out of it.
-    /// Async-signal-safe.
-    #[must_use]
-    pub fn is_at_rest(&self) -> bool {
-        (0..self.buckets().len()).all(|bucket| self.class_of(bucket) == Class::Sound)
-    }
-
     /// Why one of the buckets is lost now, if it is.
     #[must_use]
     pub fn loss_of(&self, bucket: u32) -> Option<Loss> {

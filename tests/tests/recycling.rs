@@ -677,13 +677,13 @@ fn sigusr2_while_lost_buckets_wait_for_their_turn_hands_over_at_once_and_the_tur
     let _ = servers.first().line_with("until its turn");
     servers.signal(second, libc::SIGUSR2);
     let third = servers.heir(2);
+    assert_eq!(servers.status_of(second), 0);
     lose_buckets(servers.first(), 2);
     let waits = || count(&servers.first().lines(), "until its turn") == 2;
     assert!(
         eventually(waits),
         "the third one knows when the last recycle was"
     );
-    assert_eq!(servers.status_of(second), 0);
     let ended = servers.stop(third);
     assert_eq!(ended.code(), 0);
     assert_eq!(

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 use transom_arena::{
-    Bound, Bucket, Bytes, MemoryLimit, Place, attaching_allocations, first_process_heap_allocation,
-    process_heap_allocations,
+    Bound, Bucket, BucketState, Bytes, MemoryLimit, Place, attaching_allocations,
+    first_process_heap_allocation, process_heap_allocations,
 };
 use transom_platform::histogram::Histogram;
 use transom_platform::own_log::{info, warn};
@@ -224,7 +224,7 @@ impl LastResort {
     /// The drain is over, and what comes after it is not ours to see: this stays if a request is there that
     /// may hold that up.
     pub(super) fn settle(self) {
-        if !self.application.is_at_rest() {
+        if any_is(self.application, &UNDER_WAY) {
             std::mem::forget(self);
         }
     }
@@ -240,6 +240,17 @@ impl Drop for LastResort {
     }
 }
 
+/// States of a bucket whose thread may hold a lock: its request runs, or is parked, or its last destructors
+/// run.
+const UNDER_WAY: [BucketState; 3] = [BucketState::Busy, BucketState::Resting, BucketState::Parked];
+
+fn any_is(application: &Application, states: &[BucketState]) -> bool {
+    let buckets = application.buckets();
+    buckets
+        .iter()
+        .any(|bucket| states.contains(&bucket.state()))
+}
+
 extern "C" fn end_if_it_hangs(_: libc::c_int) {
     const WORDS: &[u8] = b"ERROR the process does not end after its drain, because a request that is lost or has not \
                            returned holds a lock: it is ended at once\n";
@@ -247,14 +258,14 @@ extern "C" fn end_if_it_hangs(_: libc::c_int) {
     let Some(application) = (unsafe { APPLICATION.load(Ordering::Acquire).as_ref() }) else {
         return;
     };
-    if application.lost().total() > 0 || application.has_calls() {
+    if application.lost().total() > 0 || any_is(application, &[BucketState::Busy]) {
         // SAFETY: both calls are async-signal-safe; the bytes are valid for their length.
         unsafe {
             libc::write(libc::STDERR_FILENO, WORDS.as_ptr().cast(), WORDS.len());
             libc::_exit(libc::c_int::from(EXIT_RECYCLE));
         }
     }
-    if !application.is_at_rest() {
+    if any_is(application, &UNDER_WAY) {
         // A thread runs its last destructors, and is lost if they do not return.
         // SAFETY: async-signal-safe.
         unsafe { libc::alarm(1) };
