@@ -177,11 +177,13 @@ pub(crate) struct Forwards {
 }
 
 /// Starts a thread for each `tcp` and `udp` forward, and returns when each has begun and looked for its door.
+/// `slots_lost` is how many slots lost calls keep, in all of them together.
 pub(crate) fn start(
     forwards: Vec<(Forward, Arc<OwnedFd>)>,
     settings: &FrontSettings,
     addresses: Option<&Arc<Addresses>>,
     owners: &dyn Fn(&Path) -> DoorOwner,
+    slots_lost: &Arc<AtomicU64>,
 ) -> io::Result<Forwards> {
     if !forwards.is_empty() {
         start_closers()?;
@@ -201,6 +203,7 @@ pub(crate) fn start(
             bell,
             orders: started.orders.clone(),
             cut: started.cut.clone(),
+            slots_lost: slots_lost.clone(),
             all_started: all_started.clone(),
         };
         let body: Box<dyn FnOnce() + Send> = match forward.target {
@@ -286,6 +289,7 @@ struct Common {
     bell: Bell,
     orders: Arc<Orders>,
     cut: Arc<AtomicU64>,
+    slots_lost: Arc<AtomicU64>,
     all_started: Arc<Barrier>,
 }
 
@@ -305,6 +309,8 @@ struct Forwarder<T: Traffic> {
     draining: bool,
     /// Sleeps in a row while calls were unclaimed.
     quiet: u32,
+    /// As it was shown last.
+    slots_lost: u64,
 }
 
 impl<T: Traffic> Forwarder<T> {
@@ -325,6 +331,7 @@ impl<T: Traffic> Forwarder<T> {
             again: false,
             draining: false,
             quiet: 0,
+            slots_lost: 0,
         })
     }
 
@@ -362,6 +369,7 @@ impl<T: Traffic> Forwarder<T> {
             if self.draining && self.doorway.is_empty() {
                 break;
             }
+            self.show_slots_lost();
             let count = self.sleep(&mut events);
             self.now_ns = now_ns();
             for event in &events[..count] {
@@ -391,6 +399,16 @@ impl<T: Traffic> Forwarder<T> {
                         .look_at_peer(at, &mut self.traffic, self.now_ns);
                 }
             }
+        }
+    }
+
+    /// Has whoever asks from outside see how many there are.
+    fn show_slots_lost(&mut self) {
+        let now = self.doorway.slots_lost();
+        let before = std::mem::replace(&mut self.slots_lost, now);
+        if now != before {
+            let more = now.wrapping_sub(before);
+            self.common.slots_lost.fetch_add(more, Ordering::Relaxed);
         }
     }
 

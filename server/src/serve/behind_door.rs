@@ -87,10 +87,11 @@ impl Server {
         };
         let recycling = Recycling::new(
             application,
-            &settings.application,
+            settings,
             way,
             predecessor,
             Some(channels),
+            signals,
         );
         let admin = match (&listeners, admin_memory) {
             (Some(listeners), Some(memory)) => {
@@ -173,9 +174,7 @@ impl Server {
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         begin_to_drain();
-        if self.application.lost().total() > 0 {
-            end::end_in_any_case(timeout);
-        }
+        let last_resort = end::LastResort::after_drain(self.application, timeout);
         if let Some(admin) = &self.admin {
             admin.drains(why);
         }
@@ -197,6 +196,7 @@ impl Server {
             admin.end(signals);
         }
         end::summarise(None, Some(self.application), None, logs, began.elapsed());
+        last_resort.settle();
         end::Ending {
             recycle: why == End::Recycle,
             sound: true,

@@ -127,12 +127,13 @@ impl Server {
             loops.loops.push(this);
         }
         application::start(application, &door, handlers.warm_up)?;
-        let recycling = Recycling::new(application, &settings.application, way, predecessor, None);
+        let recycling = Recycling::new(application, settings, way, predecessor, None, signals);
         let admin = match admin_memory {
             Some(memory) => {
                 let view = FrontView {
                     stats: loops.stats.clone(),
                     connections_max: settings.front.connections_in_all(),
+                    slots_lost: Arc::default(),
                 };
                 let told = Admin::new(
                     Some(application),
@@ -207,9 +208,7 @@ impl Server {
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         begin_to_drain();
-        if self.application.lost().total() > 0 {
-            end::end_in_any_case(timeout);
-        }
+        let last_resort = end::LastResort::after_drain(self.application, timeout);
         self.listeners.give_up(why);
         let in_time = self.front.drain(why, began + timeout, signals, || true);
         self.door.revoke();
@@ -226,6 +225,7 @@ impl Server {
             logs,
             began.elapsed(),
         );
+        last_resort.settle();
         end::Ending {
             recycle: why == End::Recycle,
             sound,
