@@ -14,6 +14,7 @@ use crate::signal::{OF_FAULTS, OF_THE_C_LIBRARY, change_mask, signal_stack};
 use crate::thread::bound;
 use std::arch::naked_asm;
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
@@ -59,6 +60,25 @@ pub(crate) fn find_all() {
     for own in ALL {
         own.find();
     }
+    use_the_name_service();
+}
+
+/// At its first use it loads libraries, and ends the process where it gets no memory for that: so it is used
+/// before there are requests.
+fn use_the_name_service() {
+    let mut entry = MaybeUninit::<libc::passwd>::uninit();
+    let mut buffer = [0 as c_char; 1024];
+    let mut found = ptr::null_mut();
+    // SAFETY: places of their sizes. Who user 0 is does not matter, nor whether there is one.
+    unsafe {
+        libc::getpwuid_r(
+            0,
+            entry.as_mut_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &raw mut found,
+        );
+    }
 }
 
 /// Sees to it that there is stack. The caller may be a C library that holds a lock: it is not left by a jump.
@@ -94,8 +114,13 @@ impl AsAChild {
             return AsAChild(None);
         }
         let set = BLOCKED_FOR_THE_MAIN_THREAD.load(Ordering::Relaxed);
+        // A request whose stack is extended has more blocked, and not for its children.
+        let extended = bound().filter(|bucket| bucket.is_extended());
+        let all = extended.map_or(0, |bucket| !bucket.base_mask());
         let mut before = 0;
-        if set == 0 || change_mask(libc::SIG_UNBLOCK, Some(&set), Some(&mut before)) != 0 {
+        if set | all == 0
+            || change_mask(libc::SIG_UNBLOCK, Some(&(set | all)), Some(&mut before)) != 0
+        {
             return AsAChild(None);
         }
         AsAChild(Some(before))
@@ -179,7 +204,10 @@ with_stack! {
     getgrgid_r(group: libc::gid_t, entry: Passed, buffer: *mut c_char, len: usize, found: Passed) -> c_int;
     getgrouplist(user: *const c_char, group: libc::gid_t, groups: *mut libc::gid_t, count: *mut c_int) -> c_int;
     initgroups(user: *const c_char, group: libc::gid_t) -> c_int;
+    // The linker's lock is held while the function is called that it is given.
+    dl_iterate_phdr(call: Passed, data: *mut c_void) -> c_int;
     // These start threads.
+    thrd_create(thread: *mut libc::pthread_t, main: Passed, argument: *mut c_void) -> c_int;
     pthread_create(thread: *mut libc::pthread_t, attributes: *const libc::pthread_attr_t, main: extern "C" fn(*mut c_void) -> *mut c_void, argument: *mut c_void) -> c_int;
     aio_read(block: Passed) -> c_int;
     aio_read64(block: Passed) -> c_int;

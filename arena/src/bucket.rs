@@ -70,6 +70,8 @@ pub struct Bucket {
     extended: Cell<usize>,
     /// Where the frames of its thread begin, which grow down from here.
     first_frame: Cell<usize>,
+    /// What its thread had blocked when it began. While the stack is extended it has more.
+    base_mask: Cell<u64>,
     /// What is blocked on its thread but for our handler of faults, which was left by a jump.
     pub(crate) mask: Cell<Option<u64>>,
     panic_room_used: Cell<usize>,
@@ -310,6 +312,7 @@ impl Bucket {
                 ),
                 extended: Cell::new(0),
                 first_frame: Cell::new(0),
+                base_mask: Cell::new(0),
                 mask: Cell::new(None),
                 panic_room_used: Cell::new(0),
                 panic_room_live: Cell::new(0),
@@ -444,9 +447,18 @@ impl Bucket {
         (bottom..self.first_frame.get()).contains(&address)
     }
 
-    /// The frames of its thread lie below this address.
-    pub(crate) fn frames_begin_at(&self, address: usize) {
+    /// Its thread begins: its frames lie below this address, and it has so much blocked.
+    pub(crate) fn thread_begins(&self, address: usize, mask: u64) {
         self.first_frame.set(address);
+        self.base_mask.set(mask);
+    }
+
+    pub(crate) fn base_mask(&self) -> u64 {
+        self.base_mask.get()
+    }
+
+    pub(crate) fn is_extended(&self) -> bool {
+        self.extended.get() > 0
     }
 
     /// The lowest address of the stack.

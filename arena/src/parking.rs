@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicU32;
 ///
 /// Why it ends is what the bucket has noted: a panic that cannot unwind (`ABORTING`), else what ran out.
 pub(crate) fn park(bucket: &Bucket) -> ! {
+    signal::block_those_of_others();
     #[cfg(not(miri))]
     crate::fork::end_if_a_child();
     bucket.failing.set(true);
@@ -38,12 +39,13 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
     };
     bucket.note_high_water(bucket.heap().high_water());
     bucket.set_state(BucketState::Parked);
+    // First, what others wait for.
+    crate::shared::give_up_closures(bucket, None);
+    settle_pools(bucket);
     if let Some(stuck) = bucket.stuck.get() {
         // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.
         unsafe { (*stuck)(failed) };
     }
-    crate::shared::give_up_closures(bucket, None);
-    settle_pools(bucket);
     sleep_for_ever()
 }
 

@@ -274,6 +274,9 @@ impl Tenant {
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
             c_refused = bucket.c_refused.take();
+            if bucket.is_extended() {
+                signal::change_mask(libc::SIG_SETMASK, Some(&bucket.base_mask()), None);
+            }
             // SAFETY: the request's frames have returned, or were left for good by a jump whose contract says
             // that they have lent nothing. This one is the caller's, further up.
             unsafe { bucket.close_extension() };
@@ -665,6 +668,10 @@ pub fn ensure_stack(margin: usize) {
 
 /// Whether at least `margin` bytes of stack are left as it is.
 pub(crate) fn is_stack_left(margin: usize) -> bool {
+    if bound().is_some_and(Bucket::is_extended) {
+        // Once more: the stack may have been extended for a signal's handler, which has returned since.
+        signal::block_those_of_others();
+    }
     stack_remaining().is_none_or(|left| left >= margin)
 }
 

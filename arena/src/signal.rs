@@ -27,6 +27,9 @@ pub(crate) const OF_FAULTS: u64 = bit(SIGNALS[0]) | bit(SIGNALS[1]) | bit(SIGNAL
 /// What the C library uses for itself, and its `pthread_sigmask` leaves alone. (nptl/pthread_sigmask.c)
 pub(crate) const OF_THE_C_LIBRARY: u64 = bit(32) | bit(33);
 
+/// Signals that others send: those that have a handler may find it where there is no stack for it.
+const OF_OTHERS: u64 = !(OF_FAULTS | OF_THE_C_LIBRARY);
+
 type Previous = [libc::sigaction; SIGNALS.len()];
 
 /// The kernel has sent it itself. (sigaction(2))
@@ -97,6 +100,26 @@ pub(crate) fn change_mask(
 /// process.
 pub(crate) fn take_faults() {
     change_mask(libc::SIG_UNBLOCK, Some(&OF_FAULTS), None);
+}
+
+/// Has this thread take no signals of others from here on. Their handlers may want more stack than is left,
+/// in the middle of what holds a lock.
+pub(crate) fn block_those_of_others() {
+    change_mask(libc::SIG_BLOCK, Some(&OF_OTHERS), None);
+}
+
+/// The same for when the handler of a fault has returned.
+fn block_those_of_others_in(context: &mut libc::ucontext_t) {
+    let mask = (&raw mut context.uc_sigmask).cast::<u64>();
+    // SAFETY: the kernel's mask is the first word.
+    unsafe { mask.write(mask.read() | OF_OTHERS) };
+}
+
+/// What is blocked on this thread.
+pub(crate) fn mask() -> u64 {
+    let mut mask = 0;
+    change_mask(libc::SIG_BLOCK, None, Some(&mut mask));
+    mask
 }
 
 /// # Safety
@@ -175,6 +198,7 @@ extern "C" fn handler(
             if bucket.in_extension(address, for_library)
                 && recovery::extend_stack(bucket, for_library)
             {
+                block_those_of_others_in(context);
                 return; // the instruction is done again
             }
             recovery::note_overflow(bucket);
@@ -249,6 +273,7 @@ fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
                 recovery::note_overflow(bucket);
                 go_on_parking(bucket, context);
             }
+            block_those_of_others_in(context);
             return true;
         }
     }
@@ -315,6 +340,7 @@ unsafe fn call(
 /// Has the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "x86_64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
+    block_those_of_others_in(context);
     // As a call leaves it: a return address below a multiple of 16. Nothing returns to zero.
     let stack = top_of_report_stack(bucket) - size_of::<usize>();
     // SAFETY: the top word of a stack that nobody uses yet.
@@ -357,6 +383,7 @@ fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
 /// Has the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "aarch64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
+    block_those_of_others_in(context);
     let registers = &mut context.uc_mcontext;
     registers.pc = park_there as *const () as u64;
     registers.sp = top_of_report_stack(bucket) as u64;

@@ -236,3 +236,83 @@ fn the_stack_that_is_left_is_known_and_can_be_asked_for() {
         "its stack is not the bucket's"
     );
 }
+
+/// A profiler's signals come at any time, also between a lock's taking and its release, and want more stack
+/// than there is at its end.
+#[test]
+fn signals_at_the_end_of_a_stack_leave_no_lock_taken() {
+    common::passes_in_a_child("child_that_is_profiled", &[]);
+}
+
+#[test]
+#[ignore = "has a signal handler of its own; run by the one above"]
+fn child_that_is_profiled() {
+    static CELL: Shared<Vec<u64>> = Shared::new(Vec::new());
+    extern "C" fn sample(_: libc::c_int) {
+        let frame = [1u8; 10 << 10];
+        black_box(&frame);
+    }
+    /// This thread gets the signal every 20 µs.
+    fn be_profiled() {
+        let often = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 20_000,
+        };
+        let times = libc::itimerspec {
+            it_interval: often,
+            it_value: often,
+        };
+        // SAFETY: structures that are filled, for a thread and a timer that live as long as the process.
+        unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = libc::SIGUSR2;
+            event.sigev_notify_thread_id = libc::gettid();
+            let mut timer = std::ptr::null_mut();
+            let made = libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer);
+            assert_eq!(made, 0);
+            libc::timer_settime(timer, 0, &raw const times, std::ptr::null_mut());
+        }
+    }
+    fn deeper(n: usize) -> usize {
+        // Most of the time is spent where a lock may be taken and a signal's handler does not fit.
+        let times = match stack_remaining() {
+            Some(left) if left < 20 << 10 => 200,
+            _ => 1,
+        };
+        for _ in 0..times {
+            drop(black_box(outside(|| vec![1u8; 64])));
+        }
+        let frame = black_box([n; 40]);
+        if n == usize::MAX {
+            return 0; // never
+        }
+        deeper(n + 1) + frame[0]
+    }
+    // SAFETY: a handler that only uses its stack.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = sample as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut());
+    }
+    for round in 0..40 {
+        let parked = common::parks(move |_| {
+            be_profiled();
+            match round % 2 {
+                0 => deeper(0),
+                // It is parked inside the cell, which is given up.
+                _ => CELL.with_room(0, |_| deeper(0)).unwrap_or(0),
+            }
+        });
+        common::on_bucket_thread(move |tenant| {
+            let outcome = tenant.enter(&common::never_stuck, |_| outside(|| vec![1u8; 64]).len());
+            assert!(matches!(outcome.result, Ok(64)), "{round}");
+        });
+        if round % 2 == 1 {
+            common::wait_for("the cell is given up", || CELL.is_poisoned());
+            CELL.restore(Vec::new);
+        }
+        assert!(parked.for_ever());
+    }
+}
