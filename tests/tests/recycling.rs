@@ -788,20 +788,22 @@ fn threads_are_replaced_during_the_drain_delay() {
 
 #[test]
 fn threads_are_replaced_while_a_process_drains() {
-    let flags = format!("--buckets 1 --lost-limit 1 --queue-timeout 4s {KEEP}");
+    let flags = format!("--buckets 1 --lost-limit 1 --queue-timeout 20s {KEEP}");
     let server = hang(&flags).start();
     open_the_gate(&server);
+    let busy = || metric(&server, "transom_slots_busy");
+    let waiting = || metric(&server, "transom_requests_waiting");
     let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
-    for (client, path) in clients
+    clients[0].send(get("/drain"));
+    assert!(eventually(|| busy() == 1.0));
+    for (client, path) in clients[1..]
         .iter_mut()
-        .zip(["/second", "/leave", "/leave", "/leave", "/"])
+        .zip(["/leave", "/leave", "/leave", "/"])
     {
         client.send(get(path));
     }
-    // The last four wait for the bucket.
-    assert!(eventually(|| metric(&server, "transom_slots_busy")
-        + metric(&server, "transom_requests_waiting")
-        == 5.0));
+    // They wait for the bucket.
+    assert!(eventually(|| busy() + waiting() == 5.0));
     server.signal(libc::SIGTERM);
     let _ = server.line_with(" draining ");
     for client in &mut clients {
@@ -811,8 +813,8 @@ fn threads_are_replaced_while_a_process_drains() {
     assert_eq!((ended.code(), ended.figure("threads_replaced")), (0, 3));
 }
 
-/// Has a handler take a lock that `main` wants in the end, and then lose its bucket in the drain.
-fn hold_the_lock(server: &Server, path: &str) -> Client {
+/// Has a handler run that does not return soon.
+fn occupy(server: &Server, path: &str) -> Client {
     let mut client = server.connect();
     client.send(get(path));
     assert!(eventually(|| metric(server, "transom_slots_busy") == 1.0));
@@ -827,7 +829,7 @@ fn a_bucket_that_is_lost_while_the_process_drains_does_not_keep_it_from_ending()
     // One is parked with the lock; the other's handler is in time for its deadline, and not for the drain.
     for path in ["/hold", "/hold/on"] {
         let server = hang(flags).env("HANG_AT_THE_END", "0").start();
-        let _client = hold_the_lock(&server, path);
+        let _client = occupy(&server, path);
         server.signal(libc::SIGTERM);
         assert_drained_with_75(&server.wait(), ENDED);
     }
@@ -844,7 +846,7 @@ fn behind_a_door_it_does_not_either() {
     for path in ["/hold", "/hold/on"] {
         let server = hang(&flags).env("HANG_AT_THE_END", "0").start();
         let front = before(&door, "--loops 1 --admin 127.0.0.1:0");
-        let _client = hold_the_lock(&front, path);
+        let _client = occupy(&front, path);
         server.signal(libc::SIGTERM);
         assert_drained_with_75(&server.wait(), ENDED);
         let _ = front.stop();
@@ -855,10 +857,10 @@ fn behind_a_door_it_does_not_either() {
 fn a_main_that_takes_its_time_after_the_drain_is_not_ended_for_a_handler_that_has_returned() {
     let flags = "--buckets 2 --drain-timeout 100ms --admin 127.0.0.1:0";
     let server = hang(flags).env("HANG_AT_THE_END", "8").start();
-    let _client = hold_the_lock(&server, "/second");
+    let _client = occupy(&server, "/second");
     server.signal(libc::SIGTERM);
     let ended = server.wait();
-    assert_eq!(ended.code(), 1, "one request was cut: {}", ended.stderr());
+    assert_ne!(ended.code(), 75, "{}", ended.stderr());
     assert_eq!(count(&ended.lines, ENDED), 0, "{}", ended.stderr());
 }
 
@@ -866,7 +868,7 @@ fn a_main_that_takes_its_time_after_the_drain_is_not_ended_for_a_handler_that_ha
 fn a_predecessor_that_loses_a_bucket_in_its_drain_does_not_keep_the_next_recycle_from_its_turn() {
     let flags = "--buckets 2 --lost-limit 1 --drain-timeout 500ms --admin 127.0.0.1:0";
     let mut servers = Succession::start(hang(flags).env("HANG_AT_THE_END", "0"));
-    let _client = hold_the_lock(servers.first(), "/hold");
+    let _client = occupy(servers.first(), "/hold");
     servers.first().signal(libc::SIGUSR2);
     let second = servers.heir(1);
     assert_eq!(servers.first().get("/").status, 200);
@@ -880,10 +882,9 @@ fn a_predecessor_that_loses_a_bucket_in_its_drain_does_not_keep_the_next_recycle
 
 #[test]
 fn a_predecessor_that_never_ends_does_not_block_its_successor_for_ever() {
-    let servers = Succession::start(hang("--buckets 2 --lost-limit 1 --drain-timeout 500ms"));
-    let mut slow = servers.first().connect();
-    slow.send(get("/second"));
-    servers.first().wait_for_sleepers(1);
+    let flags = "--buckets 2 --lost-limit 1 --drain-timeout 3s --admin 127.0.0.1:0";
+    let servers = Succession::start(hang(flags));
+    let _client = occupy(servers.first(), "/gate");
     servers.first().signal(libc::SIGUSR2);
     let second = servers.heir(1);
     servers.first().pause();

@@ -14,6 +14,7 @@
 //! | `GET /files` | opens files until there are no more descriptors, and aborts, which parks it |
 //! | `GET /abort` | aborts, which parks it |
 //! | `GET /second` | takes a second |
+//! | `GET /drain` | waits until the process drains |
 //! | `GET /hold` | takes the lock until the process drains, and aborts, which parks it |
 //! | `GET /hold/on` | takes the lock, and waits at the gate |
 //!
@@ -137,11 +138,20 @@ fn second(_: &Request) -> Response<'_> {
     Response::text("a second\n")
 }
 
-fn hold(_: &Request) -> Response<'_> {
-    let _held = LOCK.lock();
+fn wait_for_the_drain() {
     while !is_draining() {
         sleep(Duration::from_millis(1));
     }
+}
+
+fn drain(_: &Request) -> Response<'_> {
+    wait_for_the_drain();
+    Response::text("drains\n")
+}
+
+fn hold(_: &Request) -> Response<'_> {
+    let _held = LOCK.lock();
+    wait_for_the_drain();
     std::process::abort()
 }
 
@@ -175,6 +185,7 @@ fn main() -> ExitCode {
         .get("/stay", stay)
         .get("/abort", abort)
         .get("/second", second)
+        .get("/drain", drain)
         .get("/hold", hold)
         .get("/hold/on", hold_on);
     let code = transom::serve(router);
