@@ -4,17 +4,16 @@
 //! prints it.
 
 use crate::config::{Config, Target};
-use crate::connection::Connection;
-use crate::forward;
-use crate::front::{
-    ACCESS_ENTRY_SIZE, INSTANCES, OPENER_STACK, QUEUE_ENTRY_SIZE, REMOTE_SLOTS_IN_ALL,
-    SLOT_TABLES_SIZE, gathering_size,
-};
 use crate::settings::{ForwardedSetting, FrontSettings, ProxySetting, SLOTS_MAX, Settings};
 use transom_arena::{
     Bound, BoundError, BucketGeometry, Bytes, GeometryError, PAGE, Place, Term, pages,
 };
 use transom_doors::{CLOSER_STACK, CLOSERS_MAX, ChannelGeometry, GeometryError as ChannelError};
+use transom_front::forward;
+use transom_front::{
+    ACCESS_ENTRY_SIZE, INSTANCES, LOOP_STACK, OPENER_STACK, QUEUE_ENTRY_SIZE, REMOTE_SLOTS_IN_ALL,
+    SLOT_TABLES_SIZE,
+};
 use transom_http::peer::proxy::V2_MAX_LEAST;
 use transom_log as log;
 use transom_log::access;
@@ -31,20 +30,6 @@ pub(crate) const ADMIN_CHANNEL: ChannelGeometry = ChannelGeometry {
 
 /// Bytes of the bucket that is kept aside for `--admin` where there are no others, and of its stack.
 const ADMIN_BUCKET: (Bytes, Bytes) = (Bytes(256 << 10), Bytes(128 << 10));
-
-/// Bytes that one read may bring, beyond a head: the rest of a pipelined burst is left to the next read.
-pub(crate) const READ_SIZE: usize = 16 << 10;
-
-/// Where short answers are put together, so that one system call sends them.
-const WRITE_SIZE: usize = 16 << 10;
-
-/// Bytes of a loop's scratch for writing; a path is decoded there too, and is no longer than a head.
-pub(crate) fn write_size(settings: &FrontSettings) -> usize {
-    WRITE_SIZE.max(settings.head_limit.get())
-}
-
-/// The stack of a loop. Measured at 30 KiB in a debug build.
-pub(crate) const LOOP_STACK: usize = 256 << 10;
 
 /// What the kernel takes for a thread: its stack (16 KiB) and task structures.
 const KERNEL_PER_THREAD: usize = 24 << 10;
@@ -515,8 +500,7 @@ fn connections(settings: &FrontSettings) -> Term {
         "connections",
         Place::Region,
         settings.loops() as usize,
-        pages(settings.connections_per_loop() as usize * size_of::<Connection>())
-            .unwrap_or(usize::MAX),
+        pages(settings.sizes().table()).unwrap_or(usize::MAX),
         "a loop's table: 300 bytes or so for an open connection",
         "--connections",
     )
@@ -553,9 +537,7 @@ fn scratch(settings: &FrontSettings) -> Term {
         "scratch",
         Place::Region,
         settings.loops() as usize,
-        write_size(settings)
-            .saturating_add(READ_SIZE)
-            .saturating_add(gathering_size(settings.connections_per_loop())),
+        settings.sizes().scratch(),
         "a loop each: one read, one answer, and short answers that leave together",
         "--loops",
     )

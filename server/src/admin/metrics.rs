@@ -18,7 +18,7 @@ const HISTOGRAM: &str = "histogram";
 
 /// Writes all metrics.
 pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
-    let mut text = Text(out);
+    let mut text = Exposition(out);
     of_process(admin, &mut text)?;
     of_bound(&admin.bound, &mut text)?;
     if let Some(front) = &admin.front {
@@ -34,9 +34,9 @@ pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Where lines go.
-struct Text<'w>(&'w mut dyn Write);
+struct Exposition<'w>(&'w mut dyn Write);
 
-impl Text<'_> {
+impl Exposition<'_> {
     /// The lines before the samples of a name.
     fn family(&mut self, name: &str, kind: &str, help: &str) -> io::Result<()> {
         writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}")
@@ -143,7 +143,7 @@ impl Display for Amount {
     }
 }
 
-fn of_process(admin: &Admin, text: &mut Text<'_>) -> io::Result<()> {
+fn of_process(admin: &Admin, text: &mut Exposition<'_>) -> io::Result<()> {
     text.family("transom_build_info", GAUGE, "Always 1.")?;
     let version = Label("version", env!("CARGO_PKG_VERSION"));
     text.labelled("transom_build_info", version, 1)?;
@@ -198,7 +198,7 @@ fn of_process(admin: &Admin, text: &mut Text<'_>) -> io::Result<()> {
     )
 }
 
-fn of_bound(bound: &Bound, text: &mut Text<'_>) -> io::Result<()> {
+fn of_bound(bound: &Bound, text: &mut Exposition<'_>) -> io::Result<()> {
     let places = [Place::Region, Place::Process, Place::Kernel];
     text.each(
         (
@@ -240,7 +240,7 @@ pub(super) fn place_name(place: Place) -> &'static str {
     }
 }
 
-fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
+fn of_front(front: &FrontView, text: &mut Exposition<'_>) -> io::Result<()> {
     let figures = front.figures();
     for (name, kind, help, value) in [
         (
@@ -375,7 +375,7 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
     }
 }
 
-fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<()> {
+fn of_application(application: &Application, text: &mut Exposition<'_>) -> io::Result<()> {
     let figures = application.figures();
     let mut in_state = [0; STATES.len()];
     for bucket in application.buckets().iter() {
@@ -526,7 +526,7 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
 }
 
 /// What requests share beside their buckets.
-fn of_pools(text: &mut Text<'_>) -> io::Result<()> {
+fn of_pools(text: &mut Exposition<'_>) -> io::Result<()> {
     text.one(
         "transom_shared_heap_refused_total",
         COUNTER,
@@ -601,7 +601,7 @@ fn of_pools(text: &mut Text<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn of_recycle(recycle: &RecycleView, text: &mut Text<'_>) -> io::Result<()> {
+fn of_recycle(recycle: &RecycleView, text: &mut Exposition<'_>) -> io::Result<()> {
     text.one(
         "transom_lost_limit",
         GAUGE,
@@ -616,7 +616,7 @@ fn of_recycle(recycle: &RecycleView, text: &mut Text<'_>) -> io::Result<()> {
     )
 }
 
-fn of_routes(routes: &[RouteMeter], text: &mut Text<'_>) -> io::Result<()> {
+fn of_routes(routes: &[RouteMeter], text: &mut Exposition<'_>) -> io::Result<()> {
     let label = |meter: &RouteMeter| Label("route", meter.route);
     let name = "transom_route_memory_bytes";
     text.family(name, HISTOGRAM, "Arena bytes that a request needed.")?;
@@ -680,7 +680,7 @@ mod tests {
         }
         let mut bytes = Vec::new();
         let label = Some(Label("route", "/"));
-        Text(&mut bytes)
+        Exposition(&mut bytes)
             .histogram("x", label, &histogram, Unit::Bytes)
             .expect("a Vec takes everything");
         let text = String::from_utf8(bytes).expect("text");

@@ -8,12 +8,12 @@ mod metrics;
 pub(crate) mod process;
 mod snapshot;
 
-use crate::front::{LoopFigures, LoopStats};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use transom_arena::{Bound, BucketState};
+use transom_front::{LoopFigures, LoopStats};
 use transom_log::LogHandle;
 use transom_log::access::AccessLog;
 use transom_platform::{Application, Request, Response, Router};

@@ -27,7 +27,7 @@ const FULL_AGAIN_NS: u64 = 10_000_000_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// An application that is being served.
-pub(super) struct Server {
+pub(super) struct BehindDoor {
     application: &'static Application,
     door: Door,
     /// None once it was given up.
@@ -39,7 +39,7 @@ pub(super) struct Server {
     recycling: Recycling,
 }
 
-impl Server {
+impl BehindDoor {
     /// Serves at the path that the settings have.
     pub(super) fn start(
         plan: &Plan,
@@ -146,7 +146,7 @@ impl Server {
         signals.notify().ready();
         drop(inherited);
         seal();
-        Ok(Server {
+        Ok(BehindDoor {
             application,
             door,
             attachment: Some(attachment),

@@ -3,7 +3,6 @@
 
 use super::recycle::EXIT_RECYCLE;
 use crate::admin::process;
-use crate::front::LoopFigures;
 use crate::plan::constant_for;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use transom_arena::{
     Bound, Bucket, Bytes, MemoryLimit, Place, attaching_allocations, first_process_heap_allocation,
     process_heap_allocations,
 };
+use transom_front::LoopFigures;
 use transom_log::LogHandle;
 use transom_log::access::AccessLog;
 use transom_platform::{Application, Figures, RouteMeter};

@@ -7,7 +7,6 @@
 use super::handover::Handed;
 use super::predecessor::Note;
 use super::watch::End;
-use crate::front::Listener;
 use crate::settings::FrontSettings;
 use std::collections::HashMap;
 use std::fs;
@@ -17,6 +16,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use transom_front::Listener;
 use transom_net::ListenAddress;
 use transom_net::{self as net, ListenOptions};
 use transom_wire::own_log::warn;

@@ -17,6 +17,7 @@ mod predecessor;
 mod recycle;
 mod reload;
 mod signals;
+mod streams;
 mod watch;
 
 use crate::config::{ConfigError, Place};
@@ -43,7 +44,6 @@ use transom_platform::{
 };
 
 pub use forwards::{check_file, serve_forwards};
-pub(crate) use front::EndIfPanicking;
 
 /// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted
 /// in the equation's constant.
@@ -514,11 +514,11 @@ impl App {
             }));
             say_backtraces();
             match door {
-                Some(_) => behind_door::Server::start(
+                Some(_) => behind_door::BehindDoor::start(
                     &plan, settings, inherited, handlers, logs, &signals, started,
                 )
                 .map(|server| server.until_the_end(settings, &signals, logs)),
-                None => in_process::Server::start(
+                None => in_process::InProcess::start(
                     &plan, settings, inherited, handlers, logs, &signals, started,
                 )
                 .map(|server| server.until_the_end(settings, &signals, logs)),

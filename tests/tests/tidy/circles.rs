@@ -67,8 +67,19 @@ const CIRCLES: &[&[&str]] = &[
         "platform/src/slot_io.rs",
     ],
     &[
-        "server/tools/src/load/mix.rs",
-        "server/tools/src/load/schedule.rs",
+        "server/front/src/access.rs",
+        "server/front/src/gathering.rs",
+        "server/front/src/lib.rs",
+        "server/front/src/options.rs",
+        "server/front/src/replying.rs",
+        "server/front/src/rules.rs",
+        "server/front/src/unwatched.rs",
+    ],
+    &[
+        "server/front/src/forward/doorway.rs",
+        "server/front/src/forward/mod.rs",
+        "server/front/src/forward/tcp.rs",
+        "server/front/src/forward/udp.rs",
     ],
     &[
         "server/src/admin/metrics.rs",
@@ -82,11 +93,6 @@ const CIRCLES: &[&[&str]] = &[
         "server/src/config/mod.rs",
     ],
     &[
-        "server/src/forward/doorway.rs",
-        "server/src/forward/mod.rs",
-        "server/src/forward/tcp.rs",
-        "server/src/forward/udp.rs",
-        "server/src/plan.rs",
         "server/src/serve/access.rs",
         "server/src/serve/admin.rs",
         "server/src/serve/application.rs",
@@ -102,16 +108,11 @@ const CIRCLES: &[&[&str]] = &[
         "server/src/serve/signals.rs",
         "server/src/serve/watch.rs",
     ],
-    &[
-        "server/src/front/access.rs",
-        "server/src/front/gathering.rs",
-        "server/src/front/mod.rs",
-        "server/src/front/replying.rs",
-        "server/src/front/rules.rs",
-        "server/src/front/unwatched.rs",
-    ],
-    &["server/src/front/doorway.rs", "server/src/front/opener.rs"],
     &["server/src/serve/forwards.rs", "server/src/serve/reload.rs"],
+    &[
+        "server/tools/src/load/mix.rs",
+        "server/tools/src/load/schedule.rs",
+    ],
 ];
 
 /// A module's path in its crate, without `crate`.

@@ -10,7 +10,7 @@ use transom_doors::Bell;
 
 /// The places of all loops.
 #[derive(Debug)]
-pub(crate) struct ConnectionLimit {
+pub struct ConnectionLimit {
     most: u32,
     taken: AtomicU32,
     /// A loop waits for a place.
@@ -21,7 +21,7 @@ pub(crate) struct ConnectionLimit {
 
 impl ConnectionLimit {
     /// So many places, for the loops that have these doorbells.
-    pub(crate) fn new(most: u32, bells: &[Bell]) -> Self {
+    pub fn new(most: u32, bells: &[Bell]) -> Self {
         ConnectionLimit {
             most,
             taken: AtomicU32::new(0),

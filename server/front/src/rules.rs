@@ -4,39 +4,29 @@
 //! The main thread makes new rules whole and hands them to all loops at once. A loop takes them up between
 //! two turns; a timer that runs already keeps its time.
 
-use super::{LINGER_SILENCE, Loop, RouteTable, Timeouts, pace_limit};
-use crate::settings::{FrontSettings, ProxySetting};
-use std::num::NonZeroU32;
+use super::{Allowance, LINGER_SILENCE, Loop, Milliseconds, Proxying, RouteTable, pace_limit};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use transom_http::peer::Trusted;
-use transom_http::peer::forwarded::Field;
 use transom_net::pace::PaceLimit;
 
 /// Rules of all loops.
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// By forward: where its requests go.
     pub routes: Vec<Arc<RouteTable>>,
+    /// What requests and connections may take.
     pub limits: Limits,
 }
 
 /// What requests and connections may take.
 #[derive(Debug, Clone)]
-pub(crate) struct Limits {
+pub struct Limits {
     connections_per_address: Option<u32>,
     pub(super) body_limit: u64,
     pub(super) requests_per_connection: u32,
-    /// Connections begin with a proxy's header.
-    pub(super) proxied: bool,
-    /// The longest of these, of version 2.
-    pub(super) proxy_header_max: usize,
-    /// The field in which a proxy names its client.
-    pub(super) forwarded: Option<Field>,
-    /// The proxies that are believed.
-    pub(super) trust: Arc<[Trusted]>,
-    pub(super) timeouts: Timeouts,
+    pub(super) proxying: Proxying,
+    pub(super) timeouts: Milliseconds,
     /// How slowly a client may send a body, and take an answer.
     pub(super) body_pace_limit: PaceLimit,
     /// How slowly it may send what is thrown away.
@@ -45,27 +35,26 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// As the settings ask.
-    pub(crate) fn new(settings: &FrontSettings) -> Self {
+    /// As it is asked for.
+    #[must_use]
+    pub fn new(allowance: &Allowance) -> Self {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (timeouts, rates) = (&allowance.timeouts, &allowance.rates);
         Limits {
-            connections_per_address: settings.connections_per_address.map(NonZeroU32::get),
-            body_limit: settings.body_limit.get() as u64,
-            requests_per_connection: settings.requests_per_connection.get(),
-            proxied: settings.proxy_protocol == ProxySetting::Require,
-            proxy_header_max: settings.proxy_header_limit.get(),
-            forwarded: settings.forwarded.into(),
-            trust: settings.trust.clone().into(),
-            timeouts: Timeouts {
-                header: ms(settings.header_timeout),
-                write: ms(settings.write_timeout),
-                idle: ms(settings.idle_timeout),
-                queue: ms(settings.queue_timeout),
-                deadline: settings.deadline().map_or(0, ms),
+            connections_per_address: allowance.connections_per_address,
+            body_limit: allowance.body_limit,
+            requests_per_connection: allowance.requests_per_connection,
+            proxying: allowance.proxying.clone(),
+            timeouts: Milliseconds {
+                header: ms(timeouts.header),
+                write: ms(timeouts.write),
+                idle: ms(timeouts.idle),
+                queue: ms(timeouts.queue),
+                deadline: timeouts.deadline.map_or(0, ms),
             },
-            body_pace_limit: pace_limit(settings.body_timeout, settings.body_rate),
-            linger_pace_limit: pace_limit(LINGER_SILENCE, settings.body_rate),
-            write_pace_limit: pace_limit(settings.write_timeout, settings.write_rate),
+            body_pace_limit: pace_limit(timeouts.body, rates.body),
+            linger_pace_limit: pace_limit(LINGER_SILENCE, rates.body),
+            write_pace_limit: pace_limit(timeouts.write, rates.write),
         }
     }
 }

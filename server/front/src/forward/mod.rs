@@ -9,16 +9,13 @@ mod doorway;
 mod tcp;
 mod udp;
 
-use crate::config::{Forward, Target};
-use crate::front::{INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
-use crate::front::{Order, Orders};
-use crate::plan::{LOOP_STACK, OF_INTERNET};
-use crate::serve::EndIfPanicking;
-use crate::settings::FrontSettings;
-use doorway::{Doorway, Entry, Progress};
+use crate::{
+    INSTANCES, Order, Orders, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, Timeouts, open_options,
+};
+use doorway::{CallEntry, Progress, StreamDoor};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
@@ -26,26 +23,26 @@ use std::time::Duration;
 use transom_arena::Bytes;
 use transom_doors::{
     AsyncClient, Bell, CallError, Completion, DoorOwner, Patience, SlotId, now_ns, start_closers,
-    start_thread,
 };
 use transom_net::addresses::Addresses;
-use transom_net::{self as net, Epoll};
+use transom_net::{self as net, Epoll, ListenOptions};
 use transom_wire::own_log::warn;
 
 /// Channels of a forward: to the instance of its application that takes calls, and to the one before it.
-pub(crate) const CHANNELS: usize = INSTANCES;
+pub const CHANNELS: usize = INSTANCES;
 
 /// Descriptors of a forward beside its channels and the connections that it holds: socket, epoll set,
 /// doorbell.
-pub(crate) const DESCRIPTORS: u64 = 3;
+pub const DESCRIPTORS: u64 = 3;
 
 /// Connections that a forward holds at once: one for each slot of the instance that takes calls and of the
 /// one before it.
-pub(crate) const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
+pub const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
 
 /// Bytes of a forward's own, beside its stack: what it knows of each slot, and one answer.
-pub(crate) const TABLES_SIZE: usize =
-    INSTANCES * REMOTE_SLOTS_IN_ALL * size_of::<Option<Entry<udp::Asked>>>() + udp::SCRATCH_SIZE;
+pub const TABLES_SIZE: usize =
+    INSTANCES * REMOTE_SLOTS_IN_ALL * size_of::<Option<CallEntry<udp::Asked>>>()
+        + udp::SCRATCH_SIZE;
 
 /// Taken from the socket before replies are looked at.
 const BATCH: usize = 64;
@@ -79,10 +76,10 @@ trait Traffic {
     fn objection(&self, client: &AsyncClient) -> Option<&'static str>;
 
     /// Takes one from the socket and writes its frame.
-    fn receive(&mut self, frame: &mut [u8]) -> Received<Self::Call>;
+    fn receive(&mut self, frame: &mut [u8]) -> Taken<Self::Call>;
 
     /// Takes one from the socket and drops it: the door has been away for too long, or has no slot left.
-    fn discard(&mut self) -> Received<()>;
+    fn discard(&mut self) -> Taken<()>;
 
     /// How many there may be at once, beside the slots of the door.
     fn most(&self) -> usize;
@@ -132,7 +129,7 @@ trait Traffic {
 }
 
 /// What came of taking something from a socket.
-enum Received<C> {
+enum Taken<C> {
     /// A call, and the bytes of its frame.
     Call(C, usize),
     /// Something that is no call; there may be more.
@@ -169,19 +166,66 @@ enum Loss {
 }
 
 /// Forwards that run.
-pub(crate) struct Forwards {
+pub struct Forwards {
     threads: Vec<JoinHandle<()>>,
     bells: Vec<Bell>,
     orders: Arc<Orders>,
     cut: Arc<AtomicU64>,
 }
 
-/// Starts a thread for each `tcp` and `udp` forward, and returns when each has begun and looked for its door.
-pub(crate) fn start(
-    forwards: Vec<(Forward, Arc<OwnedFd>)>,
-    settings: &FrontSettings,
-    addresses: Option<&Arc<Addresses>>,
-    owners: &dyn Fn(&Path) -> DoorOwner,
+/// A forward of connections or datagrams.
+pub struct StreamForward {
+    /// As it is written, for the log.
+    pub name: String,
+    /// Its door's path.
+    pub door: PathBuf,
+    /// Who may serve that.
+    pub owner: DoorOwner,
+    /// Where they come from.
+    pub socket: Arc<OwnedFd>,
+    /// What comes from there.
+    pub kind: StreamKind,
+}
+
+/// What a forward forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Connections, each as a descriptor.
+    Connections,
+    /// Datagrams, of which the kernel is to hold so many bytes.
+    Datagrams {
+        /// Of those that were not taken yet.
+        buffer: usize,
+    },
+}
+
+/// What all forwards of connections and datagrams are given.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// Bytes of a channel, at most.
+    pub channel_limit: usize,
+    /// Connections that a forward may hold, beside the slots of its door.
+    pub connections: usize,
+    /// What accepted connections are like, where they do not inherit it.
+    pub sockets: ListenOptions,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// What addresses are counted in, if these have a limit.
+    pub addresses: Option<Arc<Addresses>>,
+}
+
+/// Starts a thread of a name.
+pub type Spawn<'s> = dyn Fn(String, Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> + 's;
+
+/// Starts a thread for each forward, and returns when each has begun and looked for its door. `spawn` gives a
+/// thread [`LOOP_STACK`](crate::LOOP_STACK), and does what is to be done should it panic.
+///
+/// # Errors
+/// There are no descriptors or threads left.
+pub fn start(
+    forwards: Vec<StreamForward>,
+    options: &StreamOptions,
+    spawn: &Spawn<'_>,
 ) -> io::Result<Forwards> {
     if !forwards.is_empty() {
         start_closers()?;
@@ -193,70 +237,65 @@ pub(crate) fn start(
         cut: Arc::default(),
     };
     let all_started = Arc::new(Barrier::new(forwards.len() + 1));
-    for (n, (forward, socket)) in forwards.into_iter().enumerate() {
+    for (n, forward) in forwards.into_iter().enumerate() {
         let bell = Bell::new()?;
         started.bells.push(bell.clone());
-        let name = forward.to_string();
         let common = Common {
             bell,
             orders: started.orders.clone(),
             cut: started.cut.clone(),
             all_started: all_started.clone(),
         };
-        let body: Box<dyn FnOnce() + Send> = match forward.target {
-            Target::Tcp(path) => {
-                warn_of_what_does_not_hold(&name, &socket, settings);
-                let options = open_options(settings, owners(&path));
-                let doorway = Doorway::new(name, path, options, settings);
-                let traffic = tcp::Connections::new(socket, settings, addresses.cloned());
-                let this = Forwarder::new(common, doorway, traffic)?;
-                Box::new(move || this.run())
-            }
-            Target::Udp(path) => {
-                let wanted = settings.datagram_buffer;
-                let granted = net::set_datagram_buffer(&socket, wanted.get())?;
-                if granted < wanted.get() {
-                    warn!(
-                        forward = name, wanted = %wanted, granted = %Bytes(granted),
-                        "the kernel holds fewer datagrams than wanted, and drops the rest of a burst: raise net.core.rmem_max, or lower --datagram-buffer"
-                    );
-                }
-                let options = open_options(settings, owners(&path));
-                let doorway = Doorway::new(name, path, options, settings);
-                let traffic = udp::Datagrams::new(socket, settings.deadline());
-                let this = Forwarder::new(common, doorway, traffic)?;
-                Box::new(move || this.run())
-            }
-            Target::Http(_) => unreachable!("loops serve HTTP"),
-        };
-        let thread = start_thread(format!("forward-{n}"), LOOP_STACK, move || {
-            let _watch = EndIfPanicking;
-            body();
-        })?;
-        started.threads.push(thread);
+        let body = forwarder(forward, options, common)?;
+        started.threads.push(spawn(format!("forward-{n}"), body)?);
     }
     all_started.wait();
     Ok(started)
 }
 
-/// Says which flags that were given do not hold for a forward, because its listener is a Unix socket.
-fn warn_of_what_does_not_hold(forward: &str, listener: &OwnedFd, settings: &FrontSettings) {
-    if net::local_address(listener).is_ok() {
-        return;
+/// What a forward's thread does.
+fn forwarder(
+    forward: StreamForward,
+    options: &StreamOptions,
+    common: Common,
+) -> io::Result<Box<dyn FnOnce() + Send>> {
+    let StreamForward {
+        name,
+        door,
+        owner,
+        socket,
+        kind,
+    } = forward;
+    if let StreamKind::Datagrams { buffer } = kind {
+        let granted = net::set_datagram_buffer(&socket, buffer)?;
+        if granted < buffer {
+            warn!(
+                forward = name, wanted = %Bytes(buffer), granted = %Bytes(granted),
+                "the kernel holds fewer datagrams than wanted, and drops the rest of a burst: raise net.core.rmem_max, or lower --datagram-buffer"
+            );
+        }
     }
-    let given = |flag: &&&str| settings.given.iter().any(|given| *given == flag[2..]);
-    for flag in OF_INTERNET.iter().filter(given) {
-        warn!(
-            forward,
-            flag,
-            "this flag does not hold for a tcp:// forward that listens on a Unix socket: that has no addresses, and its kernel keeps no clocks of it"
-        );
-    }
+    let open = open_options(options.channel_limit, owner);
+    let queue_timeout = options.timeouts.queue;
+    Ok(match kind {
+        StreamKind::Connections => {
+            let doorway = StreamDoor::new(name, door, open, queue_timeout);
+            let traffic = tcp::Connections::new(socket, options);
+            let this = Forwarder::new(common, doorway, traffic)?;
+            Box::new(move || this.run())
+        }
+        StreamKind::Datagrams { .. } => {
+            let doorway = StreamDoor::new(name, door, open, queue_timeout);
+            let traffic = udp::Datagrams::new(socket, options.timeouts.deadline);
+            let this = Forwarder::new(common, doorway, traffic)?;
+            Box::new(move || this.run())
+        }
+    })
 }
 
 impl Forwards {
     /// Tells all what to do about new work.
-    pub(crate) fn tell(&self, order: Order) {
+    pub fn tell(&self, order: Order) {
         self.orders.give(order);
         for bell in &self.bells {
             bell.ring();
@@ -264,12 +303,12 @@ impl Forwards {
     }
 
     /// Whether all have ended.
-    pub(crate) fn have_ended(&self) -> bool {
+    pub fn have_ended(&self) -> bool {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
     /// How many calls were cut, once all have ended, and whether none panicked.
-    pub(crate) fn join(self) -> (u64, bool) {
+    pub fn join(self) -> (u64, bool) {
         let mut sound = true;
         for thread in self.threads {
             if thread.join().is_err() {
@@ -294,7 +333,7 @@ struct Forwarder<T: Traffic> {
     common: Common,
     epoll: Epoll,
     traffic: T,
-    doorway: Doorway<T>,
+    doorway: StreamDoor<T>,
     now_ns: u64,
     /// The socket may have more for us.
     readable: bool,
@@ -308,7 +347,7 @@ struct Forwarder<T: Traffic> {
 }
 
 impl<T: Traffic> Forwarder<T> {
-    fn new(common: Common, doorway: Doorway<T>, traffic: T) -> io::Result<Self> {
+    fn new(common: Common, doorway: StreamDoor<T>, traffic: T) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         // Each change is told once, so that connections which nobody can take yet keep no thread awake.
         epoll.add_bell(traffic.socket(), SOCKET)?;
@@ -428,13 +467,13 @@ impl<T: Traffic> Forwarder<T> {
                 }
             };
             match received {
-                Received::Call((), _) => self.quiet = 0,
-                Received::Skipped => {}
-                Received::Nothing => {
+                Taken::Call((), _) => self.quiet = 0,
+                Taken::Skipped => {}
+                Taken::Nothing => {
                     self.readable = false;
                     return;
                 }
-                Received::Exhausted => {
+                Taken::Exhausted => {
                     self.receive_again_ns = self.now_ns + RECEIVE_AGAIN.as_nanos() as u64;
                     return;
                 }

@@ -11,7 +11,7 @@ const ALLOW_MAX: usize = 256;
 
 /// What a route is for, and where it leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Route {
+pub struct Route {
     /// The one method that it takes; `None`: all.
     pub method: Option<String>,
     /// Begins with `/`. It matches at the borders of segments: `/a` is a prefix of `/a/b`, not of `/ab`.
@@ -31,7 +31,7 @@ pub(crate) enum Match {
 
 /// The routes of one forward.
 #[derive(Debug)]
-pub(crate) struct RouteTable {
+pub struct RouteTable {
     routes: Box<[Route]>,
     /// By route: the methods that are taken where it is the longest match. Answers refer to them, and each
     /// list is kept for ever, once.
@@ -41,7 +41,7 @@ pub(crate) struct RouteTable {
 
 impl RouteTable {
     /// A table. Of two routes with one method and one prefix the first one counts.
-    pub(crate) fn new(routes: Vec<Route>) -> Self {
+    pub fn new(routes: Vec<Route>) -> Self {
         let only = match &routes[..] {
             [only] if only.method.is_none() && only.prefix == "/" => Some(only.doorway),
             _ => None,
@@ -57,7 +57,7 @@ impl RouteTable {
     }
 
     /// A table that sends everything to one doorway.
-    pub(crate) fn everything_to(doorway: u16) -> Self {
+    pub fn everything_to(doorway: u16) -> Self {
         RouteTable::new(vec![Route {
             method: None,
             prefix: "/".to_owned(),

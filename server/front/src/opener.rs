@@ -5,8 +5,6 @@
 //! that loops have done with, because unmapping a channel takes its time. A door that does not answer, or
 //! whose path lies in a file system that does not, holds up its own thread and no other door.
 
-use super::doorway::{REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
-use crate::settings::FrontSettings;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,6 +15,17 @@ use transom_doors::{
     AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, Refusal, start_closers, start_thread,
 };
 use transom_wire::own_log::{info, warn};
+
+/// Slots that a loop asks another process's door for, at most: more calls than that wait in the loop.
+pub(crate) const REMOTE_SLOTS_MAX: u32 = 256;
+
+/// Spare slots that it has room for beside these. A door offers as many as requests may be lost before its
+/// process is replaced: half of its buckets, unless it was set up otherwise. Of one with more than 512
+/// buckets that loses them all through one channel, that channel's slots get fewer.
+pub(crate) const REMOTE_SPARES_MAX: u32 = 256;
+
+/// Both together: what a loop keeps a place for.
+pub const REMOTE_SLOTS_IN_ALL: usize = (REMOTE_SLOTS_MAX + REMOTE_SPARES_MAX) as usize;
 
 /// Between two attempts to open a door that is away.
 const RETRY: Duration = Duration::from_millis(10);
@@ -34,9 +43,10 @@ const FULL_AGAIN: Duration = Duration::from_millis(100);
 const SAY_FULL_AGAIN: Duration = Duration::from_secs(10);
 
 /// How a front end opens a door.
-pub(crate) fn open_options(settings: &FrontSettings, owner: DoorOwner) -> OpenOptions {
+#[must_use]
+pub fn open_options(channel_bytes_max: usize, owner: DoorOwner) -> OpenOptions {
     OpenOptions {
-        channel_bytes_max: settings.channel_limit.get(),
+        channel_bytes_max,
         timeout: OPEN_TIMEOUT,
         slots: Some(REMOTE_SLOTS_MAX),
         spares: Some(REMOTE_SPARES_MAX),
@@ -49,14 +59,14 @@ pub(crate) fn open_options(settings: &FrontSettings, owner: DoorOwner) -> OpenOp
 const LAST_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// The stack of a thread.
-pub(crate) const OPENER_STACK: usize = 128 << 10;
+pub const OPENER_STACK: usize = 128 << 10;
 
 /// How a door is opened.
-pub(crate) type Open = dyn Fn(&Path, &OpenOptions) -> Result<AsyncClient, OpenError> + Send + Sync;
+pub type Open = dyn Fn(&Path, &OpenOptions) -> Result<AsyncClient, OpenError> + Send + Sync;
 
 /// Between one doorway of one loop and the door's thread. All of it is there from the start.
 #[derive(Debug, Clone)]
-pub(crate) struct Mailbox {
+pub struct Mailbox {
     letters: Arc<Mutex<Letters>>,
     alarm: Arc<Alarm>,
 }
@@ -185,13 +195,13 @@ struct Door {
 
 /// Collects the mailboxes, before the threads start.
 #[derive(Default)]
-pub(crate) struct OpenerBuilder {
+pub struct OpenerBuilder {
     doors: Vec<Door>,
 }
 
 impl OpenerBuilder {
     /// A mailbox for one doorway of the loop that `bell` wakes.
-    pub(crate) fn mailbox(&mut self, path: PathBuf, options: OpenOptions, bell: Bell) -> Mailbox {
+    pub fn mailbox(&mut self, path: PathBuf, options: OpenOptions, bell: Bell) -> Mailbox {
         let known = self.doors.iter().position(|known| known.path == path);
         let index = known.unwrap_or_else(|| {
             self.doors.push(Door {
@@ -222,7 +232,7 @@ impl OpenerBuilder {
     ///
     /// # Errors
     /// The system has no room for a thread.
-    pub(crate) fn start(self, open: Arc<Open>) -> io::Result<Opener> {
+    pub fn start(self, open: Arc<Open>) -> io::Result<Opener> {
         start_closers()?;
         let mut opener = Opener {
             threads: Vec::new(),
@@ -369,7 +379,7 @@ fn say_away(path: &Path, error: &OpenError) {
 /// The threads. They end when this is dropped, after the attempts that they are making; one whose attempt
 /// does not end is left to the end of the process.
 #[derive(Debug)]
-pub(crate) struct Opener {
+pub struct Opener {
     threads: Vec<(Arc<Alarm>, JoinHandle<()>)>,
 }
 

@@ -1,7 +1,7 @@
 //! Datagrams: received into the slot in which they go through the door, answered from a private copy of the
 //! reply.
 
-use super::{Look, Loss, Received, Traffic};
+use super::{Look, Loss, Taken, Traffic};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(super) const SCRATCH_SIZE: usize = ANSWER_HEADER_LEN + DATAGRAM_MAX;
 
 /// What was done, in datagrams.
 #[derive(Debug, Default)]
-struct Figures {
+struct DatagramFigures {
     received: u64,
     answered: u64,
     /// The application had nothing to say.
@@ -48,7 +48,7 @@ pub(super) struct Datagrams {
     socket: Arc<OwnedFd>,
     deadline_ns: Option<u64>,
     scratch: Box<[u8]>,
-    figures: Figures,
+    figures: DatagramFigures,
 }
 
 impl Datagrams {
@@ -57,7 +57,7 @@ impl Datagrams {
             socket,
             deadline_ns: deadline.map(|deadline| deadline.as_nanos() as u64),
             scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
-            figures: Figures::default(),
+            figures: DatagramFigures::default(),
         }
     }
 
@@ -104,7 +104,7 @@ impl Traffic for Datagrams {
         None
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> Received<Asked> {
+    fn receive(&mut self, frame: &mut [u8]) -> Taken<Asked> {
         // Slots are pages, so the header fits.
         let room = &mut frame[DATAGRAM_HEADER_LEN..];
         let most = room.len().min(DATAGRAM_MAX);
@@ -113,26 +113,26 @@ impl Traffic for Datagrams {
                 self.figures.received += 1;
                 if len > most {
                     self.figures.oversized += 1;
-                    return Received::Skipped;
+                    return Taken::Skipped;
                 }
                 encode_datagram(frame, sender.address(), len);
-                Received::Call(Asked(sender), DATAGRAM_HEADER_LEN + len)
+                Taken::Call(Asked(sender), DATAGRAM_HEADER_LEN + len)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::Nothing,
             // News of a datagram that was sent, or an interruption.
-            Err(_) => Received::Skipped,
+            Err(_) => Taken::Skipped,
         }
     }
 
-    fn discard(&mut self) -> Received<()> {
+    fn discard(&mut self) -> Taken<()> {
         match net::receive_from(self.socket.as_raw_fd(), &mut self.scratch[..1]) {
             Ok(_) => {
                 self.figures.received += 1;
                 self.figures.refused += 1;
-                Received::Skipped
+                Taken::Skipped
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
-            Err(_) => Received::Skipped,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::Nothing,
+            Err(_) => Taken::Skipped,
         }
     }
 

@@ -11,8 +11,7 @@
 //! When a connection has ended in both directions and its handler does not take notice, its call is given up:
 //! then the application counts its bucket as lost.
 
-use super::{Look, Loss, Received, Traffic};
-use crate::settings::FrontSettings;
+use super::{Look, Loss, StreamOptions, Taken, Traffic};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -27,7 +26,7 @@ use transom_wire::own_log::{info, warn};
 
 /// What was done, in connections.
 #[derive(Debug, Default)]
-struct Figures {
+struct ConnectionFigures {
     accepted: u64,
     served: u64,
     /// The handler was ended by its bucket, a panic, or a door that could not take the descriptor.
@@ -110,36 +109,32 @@ pub(super) struct Connections {
     addresses: Option<Arc<Addresses>>,
     /// Until then nothing is said of connections that wait.
     quiet_until_ns: u64,
-    figures: Figures,
+    figures: ConnectionFigures,
 }
 
 impl Connections {
-    pub(super) fn new(
-        listener: Arc<OwnedFd>,
-        settings: &FrontSettings,
-        addresses: Option<Arc<Addresses>>,
-    ) -> Self {
+    pub(super) fn new(listener: Arc<OwnedFd>, options: &StreamOptions) -> Self {
         Connections {
             listener: Some(listener),
-            options: settings.listen_options(),
-            most: settings.connections.get() as usize,
-            idle_timeout: settings.idle_timeout,
-            write_timeout: settings.write_timeout,
-            addresses,
+            options: options.sockets,
+            most: options.connections,
+            idle_timeout: options.timeouts.idle,
+            write_timeout: options.timeouts.write,
+            addresses: options.addresses.clone(),
             quiet_until_ns: 0,
-            figures: Figures::default(),
+            figures: ConnectionFigures::default(),
         }
     }
 
     /// The next connection, with its address counted.
-    fn admit(&mut self) -> Result<(Held, Option<SocketAddr>), Received<Held>> {
+    fn admit(&mut self) -> Result<(Held, Option<SocketAddr>), Taken<Held>> {
         let (fd, peer) = self.accept()?;
         let counted = match self.addresses.as_deref().map(|table| table.enter(peer)) {
             None => None,
             Some(Admission::Admitted(counted)) => counted,
             Some(Admission::Refused) => {
                 self.figures.address_refused += 1;
-                return Err(Received::Skipped);
+                return Err(Taken::Skipped);
             }
         };
         net::watch_for_vanishing(&fd, self.write_timeout);
@@ -177,9 +172,9 @@ impl Connections {
         now_ns + left.as_nanos() as u64 + 1_000_000
     }
 
-    fn accept(&mut self) -> Result<(OwnedFd, Option<SocketAddr>), Received<Held>> {
+    fn accept(&mut self) -> Result<(OwnedFd, Option<SocketAddr>), Taken<Held>> {
         let Some(listener) = &self.listener else {
-            return Err(Received::Nothing);
+            return Err(Taken::Nothing);
         };
         match net::accept(listener.as_raw_fd(), self.options) {
             Ok((fd, peer)) => {
@@ -187,10 +182,10 @@ impl Connections {
                 // SAFETY: accept has just opened it for us.
                 Ok((unsafe { OwnedFd::from_raw_fd(fd) }, peer))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Received::Nothing),
-            Err(error) if net::is_shortage(&error) => Err(Received::Exhausted),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Taken::Nothing),
+            Err(error) if net::is_shortage(&error) => Err(Taken::Exhausted),
             // It has gone before it was accepted (accept(2) names a dozen ways).
-            Err(_) => Err(Received::Skipped),
+            Err(_) => Err(Taken::Skipped),
         }
     }
 }
@@ -214,25 +209,25 @@ impl Traffic for Connections {
         None
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> Received<Held> {
+    fn receive(&mut self, frame: &mut [u8]) -> Taken<Held> {
         match self.admit() {
             Ok((held, peer)) => {
                 encode_connection(frame, peer);
-                Received::Call(held, CONNECTION_LEN)
+                Taken::Call(held, CONNECTION_LEN)
             }
             Err(other) => other,
         }
     }
 
-    fn discard(&mut self) -> Received<()> {
+    fn discard(&mut self) -> Taken<()> {
         match self.accept() {
             Ok(_) => {
                 self.figures.refused += 1;
-                Received::Skipped
+                Taken::Skipped
             }
-            Err(Received::Nothing) => Received::Nothing,
-            Err(Received::Exhausted) => Received::Exhausted,
-            Err(Received::Skipped | Received::Call(..)) => Received::Skipped,
+            Err(Taken::Nothing) => Taken::Nothing,
+            Err(Taken::Exhausted) => Taken::Exhausted,
+            Err(Taken::Skipped | Taken::Call(..)) => Taken::Skipped,
         }
     }
 

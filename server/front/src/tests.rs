@@ -2,8 +2,6 @@
 //! reached as those of other processes are: through the opener, and with replies that are not believed.
 
 use super::*;
-use crate::plan::{READ_SIZE, write_size};
-use clap::Parser;
 use routes::Route;
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, Read, Write};
@@ -21,15 +19,93 @@ use transom_doors::{
     AsyncClient, AttachOptions, Call, ChannelGeometry, ChannelMemory, Door, DoorBuilder, OpenError,
     OpenOptions, Status,
 };
-use transom_net::ListenOptions;
 use transom_wire::frame::{decode_request, encode_reply_head, interim, outcome, set_reply_body};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-#[derive(Parser)]
-struct Flags {
-    #[command(flatten)]
-    settings: FrontSettings,
+/// What a test asks of its front end beside doors and routes; the rest is as the flags have it.
+#[derive(Clone, Copy)]
+struct Asked {
+    connections: u32,
+    requests_per_connection: u32,
+    send_buffer: usize,
+    queue_timeout: Duration,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Asked {
+            connections: 32,
+            requests_per_connection: 1_000_000,
+            send_buffer: 64 << 10,
+            queue_timeout: PATIENCE,
+        }
+    }
+}
+
+impl Asked {
+    fn connections(connections: u32) -> Self {
+        Asked {
+            connections,
+            ..Asked::default()
+        }
+    }
+
+    /// The least that the kernel gives: an answer of some size does not fit.
+    fn small_buffer() -> Self {
+        Asked {
+            send_buffer: 4 << 10,
+            ..Asked::default()
+        }
+    }
+
+    fn queue_timeout(queue_timeout: Duration) -> Self {
+        Asked {
+            queue_timeout,
+            ..Asked::default()
+        }
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            loops: 1,
+            connections: self.connections,
+            partial_heads: 256,
+            head_limit: 16 << 10,
+            sockets: ListenOptions {
+                only_ipv6: false,
+                backlog: 16,
+                receive_buffer: 32 << 10,
+                send_buffer: self.send_buffer,
+            },
+        }
+    }
+
+    fn allowance(&self) -> Allowance {
+        Allowance {
+            connections_per_address: None,
+            requests_per_connection: self.requests_per_connection,
+            body_limit: 1 << 30,
+            timeouts: Timeouts {
+                header: Duration::from_secs(10),
+                body: Duration::from_secs(30),
+                write: Duration::from_secs(30),
+                idle: Duration::from_secs(75),
+                queue: self.queue_timeout,
+                deadline: Some(Duration::from_secs(60)),
+            },
+            rates: Rates {
+                body: 1 << 10,
+                write: 1 << 10,
+            },
+            proxying: Proxying {
+                required: false,
+                header_limit: 4 << 10,
+                forwarded: None,
+                trust: Arc::new([]),
+            },
+        }
+    }
 }
 
 /// Holds handlers until it is opened.
@@ -206,22 +282,13 @@ struct Front {
 
 impl Front {
     /// Routes lead to doors by their numbers; the path of door 3 is `/3`.
-    fn start(flags: &str, doors: u16, routes: &[(Option<&str>, &str, u16)]) -> Self {
+    fn start(asked: Asked, doors: u16, routes: &[(Option<&str>, &str, u16)]) -> Self {
         let paths: Vec<_> = (0..doors).map(path).collect();
-        Front::start_at(&paths, flags, routes)
+        Front::start_at(&paths, asked, routes)
     }
 
-    fn start_at(paths: &[PathBuf], flags: &str, routes: &[(Option<&str>, &str, u16)]) -> Self {
-        let connections = if flags.contains("--connections") {
-            ""
-        } else {
-            "--connections 32"
-        };
-        let flags = format!("t --loops 1 {connections} {flags}");
-        let mut settings = Flags::parse_from(flags.split_whitespace()).settings;
-        if !flags.contains("--queue-timeout") {
-            settings.queue_timeout = PATIENCE;
-        }
+    fn start_at(paths: &[PathBuf], asked: Asked, routes: &[(Option<&str>, &str, u16)]) -> Self {
+        let sizes = asked.sizes();
         let term = |name, count, unit| Term {
             name,
             count,
@@ -231,17 +298,14 @@ impl Front {
             flags: "",
             place: Place::Region,
         };
-        let table = settings.connections_per_loop() as usize * size_of::<Connection>();
-        let gathering = gathering_size(settings.connections_per_loop());
-        let scratch = READ_SIZE + write_size(&settings) + gathering;
         let bound = Bound::new(vec![
-            term("connections", 1, pages(table).expect("small")),
+            term("connections", 1, pages(sizes.table()).expect("small")),
             term(
                 "partial heads",
-                usize::from(settings.partial_heads.get()),
-                settings.head_limit.get(),
+                usize::from(sizes.partial_heads),
+                sizes.head_limit,
             ),
-            term("scratch", 1, scratch),
+            term("scratch", 1, sizes.scratch()),
         ])
         .expect("small");
         let mut region = Region::map(&bound, RegionOptions::default()).expect("maps");
@@ -264,16 +328,8 @@ impl Front {
             let shelf = shelf.clone();
             Arc::new(move |path: &Path, options: &OpenOptions| open(&shelf, path, options))
         });
-        let listener = net::listen(
-            SocketAddr::from(([127, 0, 0, 1], 0)),
-            ListenOptions {
-                only_ipv6: false,
-                backlog: 16,
-                receive_buffer: settings.receive_buffer.get(),
-                send_buffer: settings.send_buffer.get(),
-            },
-        )
-        .expect("a port");
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = net::listen(anywhere, sizes.sockets).expect("a port");
         let address = net::local_address(&listener).expect("an address");
         let routes = routes
             .iter()
@@ -298,11 +354,11 @@ impl Front {
                 routes: Arc::new(RouteTable::new(routes)),
             }],
             addresses: None,
-            limit: Arc::new(ConnectionLimit::new(settings.connections.get(), &[])),
+            limit: Arc::new(ConnectionLimit::new(sizes.connections, &[])),
             stats: stats.clone(),
             orders: orders.clone(),
         };
-        let this = Loop::new(&settings, parts, (READ_SIZE, write_size(&settings))).expect("epoll");
+        let this = Loop::new(sizes, &asked.allowance(), parts).expect("epoll");
         Front {
             address,
             shelf,
@@ -417,14 +473,14 @@ fn tokens_say_what_an_event_is_for() {
         instance: 1,
     };
     for source in [
-        Source::Bell,
-        Source::Listener(u16::MAX),
-        Source::Client(at),
-        Source::Peer(at),
+        Signal::Bell,
+        Signal::Listener(u16::MAX),
+        Signal::Client(at),
+        Signal::Peer(at),
     ] {
         let token = source.token();
         assert_eq!((token >> 32) as u32, NOT_A_CONNECTION);
-        assert_eq!(Source::of(token as u32), source);
+        assert_eq!(Signal::of(token as u32), source);
     }
 }
 
@@ -435,7 +491,7 @@ fn requests_go_where_their_path_and_method_say() {
         (Some("GET"), "/b", 1),
         (Some("PUT"), "/b/c", 0),
     ];
-    let front = Front::start("", 2, &routes);
+    let front = Front::start(Asked::default(), 2, &routes);
     let _a = front.serve(0, "a", 4);
     let _b = front.serve(1, "b", 4);
     assert_answer(&front.get("/a/x"), 200, "a");
@@ -466,7 +522,11 @@ fn requests_go_where_their_path_and_method_say() {
 fn a_door_whose_opening_does_not_return_holds_up_no_other_door() {
     let hangs = HANGS.lock().expect("nothing panics there");
     let paths = [PathBuf::from("/nowhere/hangs"), path(1)];
-    let front = Front::start_at(&paths, "", &[(None, "/a", 0), (None, "/b", 1)]);
+    let front = Front::start_at(
+        &paths,
+        Asked::default(),
+        &[(None, "/a", 0), (None, "/b", 1)],
+    );
     // Its thread is in its attempt, and the other door comes and goes meanwhile.
     let waiting = front.ask("GET", "/a");
     for name in ["first", "second"] {
@@ -482,7 +542,11 @@ fn a_door_whose_opening_does_not_return_holds_up_no_other_door() {
 /// What is accepted when it has its first request already is watched later than others.
 #[test]
 fn a_client_whose_request_was_there_before_it_was_accepted_is_a_client_like_any_other() {
-    let front = Front::start("--connections 1", 2, &[(None, "/a", 0), (None, "/b", 1)]);
+    let front = Front::start(
+        Asked::connections(1),
+        2,
+        &[(None, "/a", 0), (None, "/b", 1)],
+    );
     let a = front.serve(0, "a", 1);
     let b = front.serve(1, "b", 1);
     let first = front.ask("GET", "/a/hold");
@@ -511,7 +575,11 @@ fn a_client_whose_request_was_there_before_it_was_accepted_is_a_client_like_any_
     assert_ne!(len, 0, "still open");
 
     // The same for one that goes away: it is noticed while its handler still runs.
-    let front = Front::start("--connections 1", 2, &[(None, "/a", 0), (None, "/b", 1)]);
+    let front = Front::start(
+        Asked::connections(1),
+        2,
+        &[(None, "/a", 0), (None, "/b", 1)],
+    );
     let a = front.serve(0, "a", 1);
     let b = front.serve(1, "b", 1);
     let first = front.ask("GET", "/a/hold");
@@ -543,7 +611,7 @@ fn answers_to_requests_that_came_together_leave_in_their_order() {
         ),
     ];
     let mut random = fastrand::Rng::with_seed(7);
-    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
+    let front = Front::start(Asked::small_buffer(), 1, &[(None, "/a", 0)]);
     let _a = front.serve(0, "a", 4);
     for round in 0..20 {
         // Mostly short ones in the first rounds, large ones as well in the others.
@@ -586,7 +654,7 @@ fn answers_to_requests_that_came_together_leave_in_their_order() {
 /// checked.
 #[test]
 fn answers_that_wait_are_not_mixed_up() {
-    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
+    let front = Front::start(Asked::small_buffer(), 1, &[(None, "/a", 0)]);
     let _a = front.serve(0, "a", 32);
     let count = 2000;
     let streams: Vec<_> = (0..8)
@@ -617,7 +685,7 @@ fn answers_that_wait_are_not_mixed_up() {
 /// still runs.
 #[test]
 fn answers_that_were_put_aside_do_not_wait_for_a_handler_that_takes_long() {
-    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
+    let front = Front::start(Asked::small_buffer(), 1, &[(None, "/a", 0)]);
     let a = front.serve(0, "a", 4);
     let ask = |path| format!("GET /a/{path} HTTP/1.1\r\nHost: a\r\n\r\n");
     // What the two sockets have room for is not known, so one number of answers or another fills them just
@@ -646,7 +714,7 @@ fn answers_that_were_put_aside_do_not_wait_for_a_handler_that_takes_long() {
 /// The same, when what follows is no request yet, or never will be one.
 #[test]
 fn answers_that_were_put_aside_survive_what_follows_them() {
-    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/a", 0)]);
+    let front = Front::start(Asked::small_buffer(), 1, &[(None, "/a", 0)]);
     let _a = front.serve(0, "a", 4);
     for count in (0..1500).step_by(20) {
         let many = "GET /a/x HTTP/1.1\r\nHost: a\r\n\r\n".repeat(count);
@@ -682,7 +750,7 @@ fn answers_that_were_put_aside_survive_what_follows_them() {
 
 #[test]
 fn a_full_door_holds_up_nobody_who_asks_for_another() {
-    let front = Front::start("", 2, &[(None, "/a", 0), (None, "/b", 1)]);
+    let front = Front::start(Asked::default(), 2, &[(None, "/a", 0), (None, "/b", 1)]);
     let a = front.serve(0, "a", 1);
     let _b = front.serve(1, "b", 1);
     let held: Vec<_> = (0..3).map(|_| front.ask("GET", "/a/hold")).collect();
@@ -702,7 +770,7 @@ fn requests_for_a_door_that_is_away_wait_for_it() {
         &[(None, "/", 0)][..],
         &[(None, "/", 0), (Some("PUT"), "/x", 1)],
     ] {
-        let front = Front::start("", 2, routes);
+        let front = Front::start(Asked::default(), 2, routes);
         let waiting: Vec<_> = (0..5).map(|_| front.ask("GET", "/a")).collect();
         eventually("all are accepted", || front.stats.accepted.get() == 5);
         let _a = front.serve(0, "a", 2);
@@ -718,7 +786,7 @@ fn requests_for_a_door_that_stays_away_get_503_after_the_queue_timeout() {
         &[(None, "/", 0)][..],
         &[(None, "/", 0), (Some("PUT"), "/x", 1)],
     ] {
-        let front = Front::start("--queue-timeout 50ms", 2, routes);
+        let front = Front::start(Asked::queue_timeout(Duration::from_millis(50)), 2, routes);
         let began = Instant::now();
         let answer = front.get("/a");
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1\r\n"));
@@ -729,7 +797,7 @@ fn requests_for_a_door_that_stays_away_get_503_after_the_queue_timeout() {
 
 #[test]
 fn calls_that_a_revoked_instance_does_not_accept_are_sent_to_the_next() {
-    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let front = Front::start(Asked::default(), 1, &[(None, "/", 0)]);
     let mut last = front.serve(0, "0", 4);
     assert_answer(&front.get("/"), 200, "0");
     // More turns than there is room for instances.
@@ -759,7 +827,7 @@ fn calls_that_a_revoked_instance_does_not_accept_are_sent_to_the_next() {
 
 #[test]
 fn a_call_that_one_instance_after_the_other_does_not_accept_is_sent_to_each() {
-    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let front = Front::start(Asked::default(), 1, &[(None, "/", 0)]);
     let first = front.serve(0, "a", 4);
     assert_answer(&front.get("/"), 200, "a");
     first.door.revoke();
@@ -777,7 +845,11 @@ fn a_call_that_one_instance_after_the_other_does_not_accept_is_sent_to_each() {
 
 #[test]
 fn a_call_that_no_instance_comes_for_gets_503_and_one_whose_client_leaves_is_forgotten() {
-    let front = Front::start("--queue-timeout 50ms", 1, &[(None, "/", 0)]);
+    let front = Front::start(
+        Asked::queue_timeout(Duration::from_millis(50)),
+        1,
+        &[(None, "/", 0)],
+    );
     let first = front.serve(0, "a", 4);
     assert_answer(&front.get("/"), 200, "a");
     first.door.revoke();
@@ -789,7 +861,7 @@ fn a_call_that_no_instance_comes_for_gets_503_and_one_whose_client_leaves_is_for
 
 #[test]
 fn a_request_that_does_not_fit_the_next_instances_slots_gets_503() {
-    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let front = Front::start(Asked::default(), 1, &[(None, "/", 0)]);
     let first = front.serve(0, "a", 4);
     front.learn_that_bodies_come_first();
     first.door.revoke();
@@ -807,7 +879,7 @@ fn a_request_that_does_not_fit_the_next_instances_slots_gets_503() {
 
 #[test]
 fn what_is_no_reply_of_ours_is_a_502() {
-    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let front = Front::start(Asked::default(), 1, &[(None, "/", 0)]);
     let _a = front.serve(0, "a", 4);
     for (target, status) in [
         ("/status", 502),
@@ -828,7 +900,7 @@ fn what_is_no_reply_of_ours_is_a_502() {
 /// A door that is asked before the body is there may have it first, and once only.
 #[test]
 fn a_request_that_is_to_come_with_its_body_comes_again_with_it() {
-    let front = Front::start("", 1, &[(None, "/", 0)]);
+    let front = Front::start(Asked::default(), 1, &[(None, "/", 0)]);
     let _a = front.serve(0, "a", 4);
     for (framing, first, rest) in [
         ("Content-Length: 10", "hello", "world"),
@@ -892,7 +964,7 @@ fn narrow(front: &Front, target: &str) -> TcpStream {
 
 #[test]
 fn a_head_that_is_sent_in_parts_arrives_as_it_was_checked() {
-    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/", 0)]);
+    let front = Front::start(Asked::small_buffer(), 1, &[(None, "/", 0)]);
     let _a = front.serve(0, "a", 4);
     let without_date = |text: String| -> Vec<String> {
         let lines = text.split("\r\n").map(str::to_owned);
@@ -909,7 +981,7 @@ fn a_head_that_is_sent_in_parts_arrives_as_it_was_checked() {
 
 #[test]
 fn fields_that_are_changed_while_they_are_sent_are_not_sent() {
-    let front = Front::start("--send-buffer 4KiB", 1, &[(None, "/", 0)]);
+    let front = Front::start(Asked::small_buffer(), 1, &[(None, "/", 0)]);
     let a = front.serve(0, "a", 1);
     let mut stream = narrow(&front, "/fields");
     stream.read_exact(&mut [0; 1]).expect("the first byte");
@@ -1059,10 +1131,15 @@ impl Drop for Directory {
 #[test]
 fn when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_next() {
     serve_if_told_to();
-    let test = "front::tests::when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_next";
+    let test =
+        "tests::when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_next";
     let directory = Directory::new("dies");
     let door = directory.0.join("a.door");
-    let front = Front::start_at(std::slice::from_ref(&door), "", &[(None, "/", 0)]);
+    let front = Front::start_at(
+        std::slice::from_ref(&door),
+        Asked::default(),
+        &[(None, "/", 0)],
+    );
     let mut first = Process::start(test, &door, "first");
     assert_answer(&front.get("/"), 200, "first");
 
@@ -1127,7 +1204,10 @@ fn instances_that_take_turns_on_a_path_fail_no_request() {
     let path = directory.0.join("a.door");
     let front = Front::start_at(
         std::slice::from_ref(&path),
-        "--requests-per-connection 1000000000",
+        Asked {
+            requests_per_connection: 1_000_000_000,
+            ..Asked::default()
+        },
         &[(None, "/", 0)],
     );
     let attached = || {
@@ -1190,8 +1270,11 @@ fn instances_that_take_turns_on_a_path_fail_no_request() {
 
 #[test]
 fn calls_of_instances_that_left_keep_the_next_one_out_for_a_while_only() {
-    let flags = "--send-buffer 4KiB --queue-timeout 2s";
-    let front = Front::start(flags, 1, &[(None, "/", 0)]);
+    let asked = Asked {
+        queue_timeout: Duration::from_secs(2),
+        ..Asked::small_buffer()
+    };
+    let front = Front::start(asked, 1, &[(None, "/", 0)]);
     let first = front.serve(0, "a", 4);
     front.learn_that_bodies_come_first();
     let mut slow = narrow(&front, "/fields");
@@ -1224,7 +1307,7 @@ fn a_loop_whose_slots_are_all_lost_says_so_and_begins_anew_with_the_next_instanc
     let path = directory.0.join("a.door");
     let front = Front::start_at(
         std::slice::from_ref(&path),
-        "--queue-timeout 50ms",
+        Asked::queue_timeout(Duration::from_millis(50)),
         &[(None, "/", 0)],
     );
     let attached = |name: &'static str| {

@@ -11,11 +11,14 @@
 
 mod access;
 mod complaints;
+mod connection;
 mod doorway;
+pub mod forward;
 mod gathering;
 mod instances;
 mod limit;
 mod opener;
+mod options;
 mod output;
 mod reading;
 mod replying;
@@ -26,9 +29,8 @@ mod stats;
 mod timers;
 mod unwatched;
 
-use crate::connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
-use crate::settings::FrontSettings;
 use complaints::{Complaints, NOT_TRUSTED};
+use connection::{BufferPool, Connection, InstanceId, List, OwnAnswer, State, Table};
 use doorway::{Doorway, Doorways};
 use gathering::Places;
 use std::collections::VecDeque;
@@ -40,7 +42,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use transom_arena::{Bytes, Part};
+use transom_arena::Part;
 use transom_doors::{Bell, Completion, Patience, SlotId, Words};
 use transom_http::peer::is_trusted;
 use transom_http::{DateCache, Fate, HeadLimits, Note, refusals};
@@ -49,16 +51,15 @@ use transom_net::pace::PaceLimit;
 use transom_net::{self as net, Epoll, ListenOptions};
 use unwatched::UNWATCHED_MAX;
 
-pub(crate) use access::ACCESS_ENTRY_SIZE;
-pub(crate) use doorway::{
-    DoorwayParts, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX,
-    SLOT_TABLES_SIZE,
-};
-pub(crate) use gathering::gathering_size;
-pub(crate) use limit::ConnectionLimit;
-pub(crate) use opener::{HANGS, OPENER_STACK, Opener, OpenerBuilder, open_options};
-pub(crate) use routes::{Route, RouteTable};
-pub(crate) use rules::{Limits, Rules};
+pub use access::ACCESS_ENTRY_SIZE;
+pub use doorway::{DoorwayParts, INSTANCES, SLOT_TABLES_SIZE};
+pub use limit::ConnectionLimit;
+pub(crate) use opener::{HANGS, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
+pub use opener::{Mailbox, OPENER_STACK, Opener, OpenerBuilder, REMOTE_SLOTS_IN_ALL, open_options};
+use options::READ_SIZE;
+pub use options::{Allowance, LOOP_STACK, Proxying, Rates, Sizes, Timeouts};
+pub use routes::{Route, RouteTable};
+pub use rules::{Limits, Rules};
 pub use stats::{Counter, LoopFigures, LoopStats};
 
 /// The upper half of the epoll token of what is no connection.
@@ -66,7 +67,7 @@ const NOT_A_CONNECTION: u32 = u32::MAX;
 
 /// What an event that is no connection's is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum Signal {
     /// The loop's own doorbell: there are orders, or a door was opened.
     Bell,
     /// One of its listeners.
@@ -77,14 +78,14 @@ enum Source {
     Peer(InstanceId),
 }
 
-impl Source {
+impl Signal {
     /// The lower half is a kind and up to 24 bits for which one.
     fn token(self) -> u64 {
         let (kind, which) = match self {
-            Source::Bell => (0, 0),
-            Source::Listener(n) => (1, u32::from(n)),
-            Source::Client(at) => (2, of_instance(at)),
-            Source::Peer(at) => (3, of_instance(at)),
+            Signal::Bell => (0, 0),
+            Signal::Listener(n) => (1, u32::from(n)),
+            Signal::Client(at) => (2, of_instance(at)),
+            Signal::Peer(at) => (3, of_instance(at)),
         };
         (u64::from(NOT_A_CONNECTION) << 32) | u64::from(kind << 24 | which)
     }
@@ -97,10 +98,10 @@ impl Source {
             instance: which as u8,
         };
         match half >> 24 {
-            0 => Source::Bell,
-            1 => Source::Listener(which as u16),
-            2 => Source::Client(at),
-            _ => Source::Peer(at),
+            0 => Signal::Bell,
+            1 => Signal::Listener(which as u16),
+            2 => Signal::Client(at),
+            _ => Signal::Peer(at),
         }
     }
 }
@@ -128,7 +129,7 @@ const ACCEPT_BATCH: usize = 64;
 
 /// What a loop's queues have for each connection: it may stand in one as ready, in the other as holding
 /// something.
-pub(crate) const QUEUE_ENTRY_SIZE: usize = size_of::<u32>() + size_of::<(u32, u64)>();
+pub const QUEUE_ENTRY_SIZE: usize = size_of::<u32>() + size_of::<(u32, u64)>();
 
 /// How long an answer may wait for the next one on its connection, to be sent with it.
 const HELD_NS: u64 = 1_000_000;
@@ -143,7 +144,7 @@ const PATIENCE_STEPS: u32 = 6;
 
 /// What all loops are told.
 #[derive(Debug, Default)]
-pub(crate) struct Orders {
+pub struct Orders {
     state: AtomicU32,
     rules: rules::Board,
 }
@@ -151,7 +152,8 @@ pub(crate) struct Orders {
 /// What a loop does about new work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
-pub(crate) enum Order {
+pub enum Order {
+    /// All that comes.
     Serve = 0,
     /// Accept nothing more, because another process does, and close nobody's connection before it has had an
     /// answer that says so: whoever has connected, or was promised that a connection stays open, may be about
@@ -164,16 +166,18 @@ pub(crate) enum Order {
 }
 
 impl Orders {
-    pub(crate) fn give(&self, order: Order) {
+    /// Tells them, unless they were told more than that.
+    pub fn give(&self, order: Order) {
         self.state.fetch_max(order as u32, Ordering::SeqCst);
     }
 
     /// Has every loop go by these rules from its next turn on.
-    pub(crate) fn change_rules(&self, rules: Rules) {
+    pub fn change_rules(&self, rules: Rules) {
         self.rules.put(Arc::new(rules));
     }
 
-    pub(crate) fn get(&self) -> Order {
+    /// What they were told last.
+    pub fn get(&self) -> Order {
         match self.state.load(Ordering::Relaxed) {
             0 => Order::Serve,
             1 => Order::HandOver,
@@ -184,31 +188,40 @@ impl Orders {
 }
 
 /// What a loop is made of.
-pub(crate) struct Parts {
+pub struct Parts {
+    /// Memory for [`Sizes::table`].
     pub connections: Part,
+    /// For [`Sizes::partial_heads`], of [`Sizes::head_limit`] each.
     pub buffers: Part,
+    /// For [`Sizes::scratch`].
     pub scratch: Part,
     /// Rings the loop awake.
     pub bell: Bell,
+    /// The doors that it calls, by number.
     pub doorways: Vec<DoorwayParts>,
+    /// What it serves, by number.
     pub forwards: Vec<Forward>,
     /// What all loops count addresses in, if these have a limit.
     pub addresses: Option<Arc<Addresses>>,
     /// What all loops count their connections in.
     pub limit: Arc<ConnectionLimit>,
+    /// What it counts.
     pub stats: Arc<LoopStats>,
+    /// What it is told.
     pub orders: Arc<Orders>,
 }
 
 /// What a loop listens on for HTTP, and where the requests from there go.
-pub(crate) struct Forward {
+pub struct Forward {
+    /// Where its connections come from.
     pub listeners: Vec<Listener>,
+    /// Where its requests go.
     pub routes: Arc<RouteTable>,
 }
 
 /// A socket that connections are accepted from.
 #[derive(Debug, Clone)]
-pub(crate) struct Listener {
+pub struct Listener {
     /// Closed when nobody holds it any more: neither a loop nor what hands it on to another process.
     pub socket: Arc<OwnedFd>,
     /// Other loops accept from it too.
@@ -217,7 +230,7 @@ pub(crate) struct Listener {
 
 /// How long things may take, in milliseconds.
 #[derive(Debug, Clone, Copy)]
-struct Timeouts {
+struct Milliseconds {
     header: u64,
     /// For an answer of ours; others have a [`PaceLimit`].
     write: u64,
@@ -250,7 +263,7 @@ struct Newcomer {
 struct AddressIsFull;
 
 /// One loop.
-pub(crate) struct Loop {
+pub struct Loop {
     epoll: Epoll,
     bell: Bell,
     /// Each with the number of its forward.
@@ -314,13 +327,13 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    pub(crate) fn new(
-        settings: &FrontSettings,
-        parts: Parts,
-        scratch: (usize, usize),
-    ) -> io::Result<Self> {
+    /// A loop of these parts.
+    ///
+    /// # Errors
+    /// There are no descriptors left for what it waits for.
+    pub fn new(sizes: Sizes, allowance: &Allowance, parts: Parts) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        epoll.add_bell(parts.bell.as_raw_fd(), Source::Bell.token())?;
+        epoll.add_bell(parts.bell.as_raw_fd(), Signal::Bell.token())?;
         let mut listeners = Vec::new();
         let mut forwards = Vec::new();
         for (number, forward) in (0..).zip(parts.forwards) {
@@ -329,7 +342,7 @@ impl Loop {
             forwards.push(forward.routes);
         }
         for (n, (listener, _)) in (0..).zip(&listeners) {
-            let token = Source::Listener(n).token();
+            let token = Signal::Listener(n).token();
             epoll.add_listener(listener.socket.as_raw_fd(), listener.shared, token)?;
         }
         let doorways = parts.doorways.into_iter().map(Doorway::new);
@@ -338,24 +351,23 @@ impl Loop {
         for at in doorways.instances() {
             slots = slots.max(doorways[at].owners.len());
         }
-        let connections = settings.connections_per_loop();
-        let head_limit = settings.head_limit.get();
-        let (read, rest) = parts.scratch.into_slice().split_at_mut(scratch.0);
-        let (write, places) = rest.split_at_mut(scratch.1);
+        let (connections, head_limit) = (sizes.connections, sizes.head_limit);
+        let (read, rest) = parts.scratch.into_slice().split_at_mut(READ_SIZE);
+        let (write, places) = rest.split_at_mut(sizes.write_scratch());
         let mut this = Loop {
             epoll,
             bell: parts.bell,
             listeners,
-            listen_options: settings.listen_options(),
+            listen_options: sizes.sockets,
             forwards,
             accepting: true,
             addresses: parts.addresses,
             limit: parts.limit,
             leaves_its_place: false,
             table: Table::new(parts.connections, connections, doorways.0.len()),
-            pool: BufferPool::new(parts.buffers, settings.partial_heads.get(), head_limit),
+            pool: BufferPool::new(parts.buffers, sizes.partial_heads, head_limit),
             // A read that is larger than a buffer could not be kept.
-            read_scratch: &mut read[..scratch.0.min(head_limit)],
+            read_scratch: &mut read[..READ_SIZE.min(head_limit)],
             write_scratch: write,
             doorways,
             completions: touched(slots + 1),
@@ -368,10 +380,10 @@ impl Loop {
                 target_max: head_limit / 2,
                 ..HeadLimits::default()
             },
-            rules: Limits::new(settings),
+            rules: Limits::new(allowance),
             complaints: Complaints::default(),
             connections,
-            loops: settings.loops(),
+            loops: sizes.loops,
             date: DateCache::new(net::unix_seconds()),
             keys: RandomState::new(),
             now_ns: 0,
@@ -397,12 +409,12 @@ impl Loop {
     }
 
     /// Rings the loop awake, for new orders.
-    pub(crate) fn bell(&self) -> Bell {
+    pub fn bell(&self) -> Bell {
         self.bell.clone()
     }
 
     /// Serves until it is told to stop, or to drain and nothing is left.
-    pub(crate) fn run(mut self) {
+    pub fn run(mut self) {
         let no_event = libc::epoll_event { events: 0, u64: 0 };
         let mut events = [no_event; EVENTS];
         loop {
@@ -613,7 +625,7 @@ impl Loop {
     fn on_events(&mut self, events: &[libc::epoll_event]) {
         let is_newcomer = |event: &&libc::epoll_event| {
             let (generation, index) = halves(event.u64);
-            generation == NOT_A_CONNECTION && matches!(Source::of(index), Source::Listener(_))
+            generation == NOT_A_CONNECTION && matches!(Signal::of(index), Signal::Listener(_))
         };
         for event in events.iter().filter(|event| !is_newcomer(event)) {
             self.on_event(event.events, event.u64);
@@ -626,12 +638,12 @@ impl Loop {
     fn on_event(&mut self, events: u32, token: u64) {
         let (generation, index) = halves(token);
         if generation == NOT_A_CONNECTION {
-            match Source::of(index) {
+            match Signal::of(index) {
                 // Orders are looked at after every wait.
-                Source::Bell => self.mail = true,
-                Source::Client(at) => self.on_ring(at),
-                Source::Peer(at) => self.look_at_peer(at),
-                Source::Listener(n) => self.accept(n),
+                Signal::Bell => self.mail = true,
+                Signal::Client(at) => self.on_ring(at),
+                Signal::Peer(at) => self.look_at_peer(at),
+                Signal::Listener(n) => self.accept(n),
             }
             return;
         }
@@ -692,35 +704,7 @@ impl Loop {
                 self.limit.give_back();
             }
             match accepted {
-                Ok((fd, peer)) => {
-                    let trusted = is_trusted(&self.rules.trust, peer.map(|peer| peer.ip()));
-                    if self.rules.proxied && !trusted {
-                        self.stats.proxy_refused.bump();
-                        self.complaints.note(NOT_TRUSTED, peer, self.now_ms);
-                        self.turn_away(fd, has_place);
-                        continue;
-                    }
-                    // A proxy's connections are others': they are counted by the address that its header
-                    // names.
-                    let counted = match self.rules.proxied {
-                        true => Ok(None),
-                        false => self.count_address(peer, trusted),
-                    };
-                    let Ok(counted) = counted else {
-                        self.turn_away(fd, has_place);
-                        continue;
-                    };
-                    if let Some(evictable) = evictable {
-                        self.leaves_its_place = !has_place;
-                        self.close_for_newcomer(evictable);
-                    }
-                    let who = Newcomer {
-                        peer,
-                        trusted,
-                        counted,
-                    };
-                    self.admit(fd, who, forward);
-                }
+                Ok((fd, peer)) => self.let_in(fd, peer, forward, has_place, evictable),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if net::is_shortage(&error) => {
                     transom_wire::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
@@ -731,6 +715,46 @@ impl Loop {
                 Err(_) => {} // that connection failed before it was accepted; the next one may not
             }
         }
+    }
+
+    /// Takes a connection that was accepted, or turns it away. It has the place that was taken for it, or
+    /// that of somebody who can be missed.
+    fn let_in(
+        &mut self,
+        fd: RawFd,
+        peer: Option<SocketAddr>,
+        forward: u16,
+        has_place: bool,
+        evictable: Option<u32>,
+    ) {
+        let proxying = &self.rules.proxying;
+        let trusted = is_trusted(&proxying.trust, peer.map(|peer| peer.ip()));
+        let required = proxying.required;
+        if required && !trusted {
+            self.stats.proxy_refused.bump();
+            self.complaints.note(NOT_TRUSTED, peer, self.now_ms);
+            self.turn_away(fd, has_place);
+            return;
+        }
+        // A proxy's connections are others': they are counted by the address that its header names.
+        let counted = match required {
+            true => Ok(None),
+            false => self.count_address(peer, trusted),
+        };
+        let Ok(counted) = counted else {
+            self.turn_away(fd, has_place);
+            return;
+        };
+        if let Some(evictable) = evictable {
+            self.leaves_its_place = !has_place;
+            self.close_for_newcomer(evictable);
+        }
+        let who = Newcomer {
+            peer,
+            trusted,
+            counted,
+        };
+        self.admit(fd, who, forward);
     }
 
     /// Closes a connection that is not let in.
@@ -792,7 +816,7 @@ impl Loop {
         let Some(table) = &self.addresses else {
             return Ok(None);
         };
-        if trusted && self.rules.forwarded.is_some() {
+        if trusted && self.rules.proxying.forwarded.is_some() {
             return Ok(None);
         }
         match table.enter(peer) {
@@ -817,7 +841,7 @@ impl Loop {
         };
         self.table[index].counted = counted;
         self.stats.accepted.bump();
-        self.table[index].wants_proxy = self.rules.proxied;
+        self.table[index].wants_proxy = self.rules.proxying.required;
         self.table[index].trusted = trusted;
         // Often the request is there already.
         self.table[index].readable = true;
@@ -841,7 +865,7 @@ impl Loop {
             return;
         }
         for (n, (listener, _)) in (0..).zip(&self.listeners) {
-            let token = Source::Listener(n).token();
+            let token = Signal::Listener(n).token();
             let (fd, shared) = (listener.socket.as_raw_fd(), listener.shared);
             let _ = self.epoll.add_listener(fd, shared, token);
         }
@@ -1180,10 +1204,10 @@ fn touched<T>(capacity: usize) -> Vec<T> {
     room
 }
 
-fn pace_limit(stall: Duration, rate: Bytes) -> PaceLimit {
+fn pace_limit(stall: Duration, rate: u64) -> PaceLimit {
     PaceLimit {
         stall_ns: u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX),
-        rate: rate.get() as u64,
+        rate,
     }
 }
 

@@ -4,9 +4,8 @@
 //! takes the new ones, so there is room for two. A call that an instance did not accept keeps its slot, and
 //! with it its frame, until the next instance takes it, or until the queue timeout.
 
-use super::{FIRST_CLIENT, Look, Loss, Received, Traffic};
-use crate::front::{HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
-use crate::settings::FrontSettings;
+use super::{FIRST_CLIENT, Look, Loss, Taken, Traffic};
+use crate::{HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use transom_arena::attaching;
@@ -34,7 +33,7 @@ pub(super) enum Progress {
 }
 
 /// A call that has a slot.
-pub(super) struct Entry<C> {
+pub(super) struct CallEntry<C> {
     slot: SlotId,
     call: C,
     /// Bytes of its frame.
@@ -48,9 +47,9 @@ pub(super) struct Entry<C> {
 }
 
 /// One process that serves, or served, the door.
-struct Instance<C> {
+struct StreamInstance<C> {
     client: Option<AsyncClient>,
-    entries: Box<[Option<Entry<C>>]>,
+    entries: Box<[Option<CallEntry<C>>]>,
     /// Entries that there are.
     count: usize,
     /// It has died, and what it had has been looked at.
@@ -65,13 +64,13 @@ enum Said {
     Unfit,
 }
 
-pub(super) struct Doorway<T: Traffic> {
+pub(super) struct StreamDoor<T: Traffic> {
     /// The forward, for the log.
     forward: String,
     path: PathBuf,
     options: OpenOptions,
     queue_timeout_ns: u64,
-    instances: [Instance<T::Call>; INSTANCES],
+    instances: [StreamInstance<T::Call>; INSTANCES],
     /// The instance that takes new calls.
     serving: Option<usize>,
     /// When the door is looked for again.
@@ -89,24 +88,24 @@ pub(super) struct Doorway<T: Traffic> {
     next_look_ns: u64,
 }
 
-impl<T: Traffic> Doorway<T> {
+impl<T: Traffic> StreamDoor<T> {
     pub(super) fn new(
         forward: String,
         path: PathBuf,
         options: OpenOptions,
-        settings: &FrontSettings,
+        queue_timeout: Duration,
     ) -> Self {
-        let instances = [(); INSTANCES].map(|()| Instance {
+        let instances = [(); INSTANCES].map(|()| StreamInstance {
             client: None,
             entries: (0..REMOTE_SLOTS_IN_ALL).map(|_| None).collect(),
             count: 0,
             gone: false,
         });
-        Doorway {
+        StreamDoor {
             forward,
             path,
             options,
-            queue_timeout_ns: settings.queue_timeout.as_nanos() as u64,
+            queue_timeout_ns: queue_timeout.as_nanos() as u64,
             instances,
             serving: None,
             open_again_ns: 0,
@@ -165,7 +164,7 @@ impl<T: Traffic> Doorway<T> {
     }
 
     /// Takes the next call from the socket, if there is a slot for it.
-    pub(super) fn receive(&mut self, traffic: &mut T, now_ns: u64) -> Option<Received<()>> {
+    pub(super) fn receive(&mut self, traffic: &mut T, now_ns: u64) -> Option<Taken<()>> {
         let at = self.serving?;
         let count = self.instances.iter().map(|instance| instance.count).sum();
         let client = self.instances[at].client.as_mut()?;
@@ -180,19 +179,19 @@ impl<T: Traffic> Doorway<T> {
             }
         };
         let (call, len) = match traffic.receive(client.request_mut(slot)) {
-            Received::Call(call, len) => (call, len),
+            Taken::Call(call, len) => (call, len),
             other => {
                 client.release(slot);
                 return Some(match other {
-                    Received::Nothing => Received::Nothing,
-                    Received::Exhausted => Received::Exhausted,
-                    Received::Skipped | Received::Call(..) => Received::Skipped,
+                    Taken::Nothing => Taken::Nothing,
+                    Taken::Exhausted => Taken::Exhausted,
+                    Taken::Skipped | Taken::Call(..) => Taken::Skipped,
                 });
             }
         };
         self.put(
             at,
-            Entry {
+            CallEntry {
                 slot,
                 call,
                 len,
@@ -204,7 +203,7 @@ impl<T: Traffic> Doorway<T> {
         self.unsent += 1;
         self.next_look_ns = self.next_look_ns.min(traffic.first_look_ns(now_ns));
         self.submit(at, slot, traffic, now_ns);
-        Some(Received::Call((), len))
+        Some(Taken::Call((), len))
     }
 
     /// Looks at what has begun, once it is time.
@@ -243,7 +242,7 @@ impl<T: Traffic> Doorway<T> {
         traffic.lose(entry.call, why);
     }
 
-    fn put(&mut self, at: usize, entry: Entry<T::Call>) {
+    fn put(&mut self, at: usize, entry: CallEntry<T::Call>) {
         self.next_due_ns = match entry.due_ns {
             0 => self.next_due_ns,
             due => self.next_due_ns.min(due),
@@ -255,7 +254,7 @@ impl<T: Traffic> Doorway<T> {
         instance.count += 1;
     }
 
-    fn take(&mut self, at: usize, index: usize) -> Option<Entry<T::Call>> {
+    fn take(&mut self, at: usize, index: usize) -> Option<CallEntry<T::Call>> {
         let instance = &mut self.instances[at];
         let entry = instance.entries.get_mut(index)?.take()?;
         instance.count -= 1;
@@ -360,7 +359,7 @@ impl<T: Traffic> Doorway<T> {
             return None;
         }
         traffic.count_resent();
-        self.put(to, Entry { slot, ..entry });
+        self.put(to, CallEntry { slot, ..entry });
         self.unsent += 1;
         Some(slot)
     }
@@ -614,12 +613,12 @@ impl<T: Traffic> Doorway<T> {
 
     /// A place for another instance; if there is none, that of the one that can be missed best.
     fn vacancy(&mut self, traffic: &mut T, epoll: &Epoll) -> usize {
-        let vacant = |instance: &Instance<T::Call>| instance.client.is_none();
+        let vacant = |instance: &StreamInstance<T::Call>| instance.client.is_none();
         if let Some(at) = self.instances.iter().position(vacant) {
             return at;
         }
         // Rather one whose calls go on without us than one whose calls wait to be sent again.
-        let unsent = |instance: &Instance<T::Call>| {
+        let unsent = |instance: &StreamInstance<T::Call>| {
             let entries = instance.entries.iter().flatten();
             entries.filter(|entry| entry.unsent).count()
         };

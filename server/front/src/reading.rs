@@ -49,7 +49,7 @@ enum Ahead {
 
 /// Where the bytes of a head lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum Where {
     /// In the loop's scratch: gone with the next read.
     Scratch,
     /// In the connection's own buffer.
@@ -178,10 +178,10 @@ impl Loop {
         match receive(&mut self.table[index], scratch) {
             Received::Bytes(len) => {
                 self.table[index].arrived_ns = self.now_ns;
-                match self.take_proxy_header(index, &scratch[..len], Source::Scratch) {
+                match self.take_proxy_header(index, &scratch[..len], Where::Scratch) {
                     Some(used) if used < len => {
                         self.note_arrival(index);
-                        self.on_head_bytes(index, &scratch[used..len], Source::Scratch);
+                        self.on_head_bytes(index, &scratch[used..len], Where::Scratch);
                     }
                     _ => {}
                 }
@@ -202,7 +202,8 @@ impl Loop {
             let connection = &mut self.table[index];
             let mut bytes = &scratch[..len];
             if connection.wants_proxy
-                && let Ok(Some((len, client))) = proxy::parse(bytes, self.rules.proxy_header_max)
+                && let Ok(Some((len, client))) =
+                    proxy::parse(bytes, self.rules.proxying.header_limit)
             {
                 // The line in the access log says whom it names.
                 connection.wants_proxy = false;
@@ -269,7 +270,7 @@ impl Loop {
         // `bytes` is in use: what follows a request is moved to the start by `compact`, afterwards. A buffer
         // that is given back meanwhile is written by its next owner at the earliest after this call.
         let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
-        let Some(used) = self.take_proxy_header(index, bytes, Source::Buffer) else {
+        let Some(used) = self.take_proxy_header(index, bytes, Where::Buffer) else {
             return;
         };
         if used == len {
@@ -286,7 +287,7 @@ impl Loop {
             self.parse_buffer(index);
             return;
         }
-        self.on_head_bytes(index, bytes, Source::Buffer);
+        self.on_head_bytes(index, bytes, Where::Buffer);
         self.compact(index);
     }
 
@@ -303,11 +304,11 @@ impl Loop {
 
     /// Takes the header that a proxy sends first, if one is due: how many bytes it has. `None` if the rest of
     /// it has to come, or the connection was closed because it is none.
-    fn take_proxy_header(&mut self, index: u32, bytes: &[u8], source: Source) -> Option<usize> {
+    fn take_proxy_header(&mut self, index: u32, bytes: &[u8], source: Where) -> Option<usize> {
         if !self.table[index].wants_proxy {
             return Some(0);
         }
-        match proxy::parse(bytes, self.rules.proxy_header_max) {
+        match proxy::parse(bytes, self.rules.proxying.header_limit) {
             Ok(Some((len, client))) => {
                 let connection = &mut self.table[index];
                 connection.wants_proxy = false;
@@ -316,7 +317,8 @@ impl Loop {
                     Client::Unknown => (connection.peer, connection.trusted) = (None, false),
                     Client::At(peer) => {
                         connection.peer = Some(peer);
-                        connection.trusted = is_trusted(&self.rules.trust, Some(peer.ip()));
+                        connection.trusted =
+                            is_trusted(&self.rules.proxying.trust, Some(peer.ip()));
                         let trusted = connection.trusted;
                         match self.count_address(Some(peer), trusted) {
                             Ok(counted) => self.table[index].counted = counted,
@@ -366,18 +368,20 @@ impl Loop {
         head: &Head<'_, '_>,
     ) -> Result<Option<SocketAddr>, Malformed> {
         let connection = &self.table[index];
-        let Some(which) = self.rules.forwarded.filter(|_| connection.trusted) else {
+        let Some(which) = self.rules.proxying.forwarded.filter(|_| connection.trusted) else {
             return Ok(connection.peer);
         };
         let fields = head.fields.iter().map(|field| (field.name, field.value));
-        Ok(match forwarded::client(which, &self.rules.trust, fields)? {
-            Client::Nobody => connection.peer,
-            Client::Unknown => None,
-            Client::At(peer) => Some(peer),
-        })
+        Ok(
+            match forwarded::client(which, &self.rules.proxying.trust, fields)? {
+                Client::Nobody => connection.peer,
+                Client::Unknown => None,
+                Client::At(peer) => Some(peer),
+            },
+        )
     }
 
-    fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Source) {
+    fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Where) {
         // Few requests have more fields than this, and clearing a table for all that there may be costs as
         // much as reading a short head.
         let mut fields = [transom_http::EMPTY_HEADER; FIELDS_OFTEN];
@@ -396,7 +400,7 @@ impl Loop {
         index: u32,
         parsed: Result<Parsed<'_, '_>, Refusal>,
         bytes: &[u8],
-        source: Source,
+        source: Where,
     ) {
         match parsed {
             Ok(Parsed::Partial) => {
@@ -418,7 +422,7 @@ impl Loop {
     /// Says so if a connection begins with a header that only `--proxy-protocol require` reads.
     fn note_unread_proxy_header(&mut self, index: u32, bytes: &[u8]) {
         let connection = &self.table[index];
-        if connection.requests == 0 && !self.rules.proxied && proxy::is_begun(bytes) {
+        if connection.requests == 0 && !self.rules.proxying.required && proxy::is_begun(bytes) {
             let peer = connection.peer;
             self.complaints.note(NOT_ASKED_FOR, peer, self.now_ms);
         }
@@ -439,12 +443,12 @@ impl Loop {
     }
 
     /// Keeps an unfinished head, or a whole one whose body is on its way.
-    fn keep_head(&mut self, index: u32, bytes: &[u8], source: Source) {
+    fn keep_head(&mut self, index: u32, bytes: &[u8], source: Where) {
         if self.order >= Order::Drain && self.table[index].wanted == 0 {
             self.cut_head(index);
             return;
         }
-        if source == Source::Scratch && !self.keep(index, bytes) {
+        if source == Where::Scratch && !self.keep(index, bytes) {
             // No buffer can be had: all are with requests that have a slot or wait for one.
             self.note_no_head(index, bytes);
             self.refuse(index, 503);
@@ -480,12 +484,12 @@ impl Loop {
     }
 
     /// Keeps what follows a request: the beginning of the next one.
-    fn keep_rest(&mut self, index: u32, rest: &[u8], source: Source) {
+    fn keep_rest(&mut self, index: u32, rest: &[u8], source: Where) {
         if rest.is_empty() {
             self.let_go_of_buffer(index);
             return;
         }
-        if source == Source::Buffer {
+        if source == Where::Buffer {
             let connection = &mut self.table[index];
             connection.used = connection.buffered - rest.len() as u32;
         } else if !self.keep(index, rest) {
@@ -495,7 +499,7 @@ impl Loop {
     }
 
     /// A whole head: takes a slot and puts the request into it.
-    fn on_head(&mut self, index: u32, head: &Head<'_, '_>, bytes: &[u8], source: Source) {
+    fn on_head(&mut self, index: u32, head: &Head<'_, '_>, bytes: &[u8], source: Where) {
         self.note_head(index, head);
         let rest = &bytes[head.head_len..];
         let (pace, now) = (self.rules.body_pace_limit, self.now_ns);
@@ -558,7 +562,7 @@ impl Loop {
             self.doorways.reserve(doorway, index)
         };
         let Some((at, slot)) = reserved else {
-            if source == Source::Scratch && !self.keep(index, bytes) {
+            if source == Where::Scratch && !self.keep(index, bytes) {
                 self.refuse(index, 503);
                 return;
             }
@@ -601,7 +605,7 @@ impl Loop {
         status: u16,
         note: Option<Note>,
         rest: &[u8],
-        source: Source,
+        source: Where,
     ) {
         let connection = &mut self.table[index];
         if !connection.body.is_empty() {
@@ -665,7 +669,7 @@ impl Loop {
     }
 
     /// Takes what is there of the body, and submits the call or waits for the rest.
-    fn begin_body(&mut self, index: u32, slot: SlotId, rest: &[u8], source: Source) {
+    fn begin_body(&mut self, index: u32, slot: SlotId, rest: &[u8], source: Where) {
         let used = match self.take_body(index, slot, rest) {
             Ok(used) => used,
             Err(refusal) => {
@@ -872,7 +876,7 @@ impl Loop {
         let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
         match self.take_body(index, slot, bytes) {
             Ok(used) => {
-                self.keep_rest(index, &bytes[used..], Source::Buffer);
+                self.keep_rest(index, &bytes[used..], Where::Buffer);
                 self.compact(index);
                 true
             }
@@ -915,7 +919,7 @@ impl Loop {
             Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
                 Ok(used) => {
                     self.credit_sender(index, used);
-                    self.keep_rest(index, &scratch[used..len], Source::Scratch);
+                    self.keep_rest(index, &scratch[used..len], Where::Scratch);
                     if self.has_lost_bytes(index, len - used) {
                         self.give_up_body(index, NO_BUFFER);
                         false

@@ -6,7 +6,7 @@
 //! there; any other may have run, and its client is told so (502).
 
 use super::doorway::INSTANCES;
-use super::{Loop, Order, Source};
+use super::{Loop, Order, Signal};
 use crate::connection::{InstanceId, State};
 use transom_doors::{AsyncClient, PeerState, SlotId, Withdraw, Words};
 
@@ -280,9 +280,9 @@ impl Loop {
     /// Has the epoll set tell of a client's news.
     pub(super) fn watch(&self, at: InstanceId, client: &AsyncClient) -> std::io::Result<()> {
         self.epoll
-            .add_bell(client.as_raw_fd(), Source::Client(at).token())?;
+            .add_bell(client.as_raw_fd(), Signal::Client(at).token())?;
         match client.peer_fd() {
-            Some(fd) => self.epoll.add_bell(fd, Source::Peer(at).token()),
+            Some(fd) => self.epoll.add_bell(fd, Signal::Peer(at).token()),
             None => Ok(()),
         }
     }

@@ -13,11 +13,11 @@ use transom_log::{Queued, now_ms};
 const NO_ANSWER: u16 = 499;
 
 /// What an access log keeps of a connection.
-pub(crate) const ACCESS_ENTRY_SIZE: usize = size_of::<Entry>();
+pub const ACCESS_ENTRY_SIZE: usize = size_of::<AccessEntry>();
 
 /// What is known of a connection's present request.
 #[derive(Clone)]
-struct Entry {
+struct AccessEntry {
     record: AccessRecord,
     /// There is a request, and no line for it yet.
     begun: bool,
@@ -30,7 +30,7 @@ struct Entry {
     waited_ns: u64,
 }
 
-impl Entry {
+impl AccessEntry {
     fn clear(&mut self) {
         self.record.clear();
         self.begun = false;
@@ -52,19 +52,19 @@ impl Entry {
 pub(super) struct Access {
     log: AccessLog,
     /// By connection.
-    entries: Box<[Entry]>,
+    entries: Box<[AccessEntry]>,
 }
 
 impl Access {
-    fn entry(&mut self, index: u32) -> &mut Entry {
+    fn entry(&mut self, index: u32) -> &mut AccessEntry {
         &mut self.entries[index as usize]
     }
 }
 
 impl Loop {
     /// Has a line written for each request of so many connections.
-    pub(crate) fn log_access(&mut self, log: AccessLog, connections: u32) {
-        let mut blank = Entry {
+    pub fn log_access(&mut self, log: AccessLog, connections: u32) {
+        let mut blank = AccessEntry {
             record: AccessRecord::blank(),
             begun: false,
             peer_known: false,

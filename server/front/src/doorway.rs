@@ -12,24 +12,13 @@ use transom_doors::{AsyncClient, PeerState, SlotId};
 
 /// Instances of one door that have calls at the same time: the one that takes new ones, and the one before
 /// it.
-pub(crate) const INSTANCES: usize = 2;
-
-/// Slots that a loop asks another process's door for, at most: more calls than that wait in the loop.
-pub(crate) const REMOTE_SLOTS_MAX: u32 = 256;
-
-/// Spare slots that it has room for beside these. A door offers as many as requests may be lost before its
-/// process is replaced: half of its buckets, unless it was set up otherwise. Of one with more than 512
-/// buckets that loses them all through one channel, that channel's slots get fewer.
-pub(crate) const REMOTE_SPARES_MAX: u32 = 256;
-
-/// Both together: what a loop keeps a place for.
-pub(crate) const REMOTE_SLOTS_IN_ALL: usize = (REMOTE_SLOTS_MAX + REMOTE_SPARES_MAX) as usize;
+pub const INSTANCES: usize = 2;
 
 /// What a loop keeps of each slot of each instance.
-pub(crate) const SLOT_TABLES_SIZE: usize = size_of::<Output>() + size_of::<u32>();
+pub const SLOT_TABLES_SIZE: usize = size_of::<Output>() + size_of::<u32>();
 
 /// What a doorway is made of.
-pub(crate) enum DoorwayParts {
+pub enum DoorwayParts {
     /// A door of this process, which is there as long as the loop.
     InProcess(AsyncClient),
     /// A door of other processes, one after the other.
