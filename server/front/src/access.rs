@@ -3,63 +3,15 @@
 //!
 //! Where there is no access log there is no table, and each of these calls is one branch.
 
-use super::Loop;
+use crate::access_table::{Access, AccessEntry};
 use crate::connection::State;
+use crate::turn::Loop;
 use transom_http::Head;
 use transom_log::access::{AccessLog, AccessRecord, Diagnostic};
 use transom_log::{Queued, now_ms};
 
 /// The status in the line of a request whose connection ended before an answer: as nginx has it.
 const NO_ANSWER: u16 = 499;
-
-/// What an access log keeps of a connection.
-pub const ACCESS_ENTRY_SIZE: usize = size_of::<AccessEntry>();
-
-/// What is known of a connection's present request.
-#[derive(Clone)]
-struct AccessEntry {
-    record: AccessRecord,
-    /// There is a request, and no line for it yet.
-    begun: bool,
-    /// Its head has been read, so that the record says whom it is from.
-    peer_known: bool,
-    /// On the loop's clock, in nanoseconds, 0 for none: when its first byte was there, and since when it
-    /// waits for a slot.
-    arrived_ns: u64,
-    waits_since_ns: u64,
-    waited_ns: u64,
-}
-
-impl AccessEntry {
-    fn clear(&mut self) {
-        self.record.clear();
-        self.begun = false;
-        self.peer_known = false;
-        self.arrived_ns = 0;
-        self.waits_since_ns = 0;
-        self.waited_ns = 0;
-    }
-
-    fn end_wait(&mut self, now_ns: u64) {
-        if self.waits_since_ns != 0 {
-            self.waited_ns += now_ns - self.waits_since_ns;
-            self.waits_since_ns = 0;
-        }
-    }
-}
-
-/// A loop's part of an access log.
-pub(super) struct Access {
-    log: AccessLog,
-    /// By connection.
-    entries: Box<[AccessEntry]>,
-}
-
-impl Access {
-    fn entry(&mut self, index: u32) -> &mut AccessEntry {
-        &mut self.entries[index as usize]
-    }
-}
 
 impl Loop {
     /// Has a line written for each request of so many connections.

@@ -6,8 +6,10 @@
 //! there; any other may have run, and its client is told so (502).
 
 use super::doorway::INSTANCES;
-use super::{Loop, Order, Signal};
 use crate::connection::{InstanceId, State};
+use crate::orders::Order;
+use crate::signal::Signal;
+use crate::turn::Loop;
 use transom_doors::{AsyncClient, PeerState, SlotId, Withdraw, Words};
 
 impl Loop {

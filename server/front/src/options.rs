@@ -7,7 +7,7 @@ use transom_http::peer::forwarded::Field;
 use transom_net::ListenOptions;
 
 use crate::connection::Connection;
-use crate::gathering::gathering_size;
+use crate::places::gathering_size;
 
 /// Bytes that one read may bring, beyond a head: the rest of a pipelined burst is left to the next read.
 pub(crate) const READ_SIZE: usize = 16 << 10;

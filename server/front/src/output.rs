@@ -275,6 +275,15 @@ fn send_from(fd: i32, pieces: &[&[u8]; 5], mut skip: usize) -> std::io::Result<u
     net::send_all(fd, &slices)
 }
 
+/// Says so if an answer could not be sent because it is not any more what was checked.
+pub(super) fn tell_of_change(error: &std::io::Error) {
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        transom_wire::own_log::error!(
+            "an application changed the fields of a reply while they were sent: its connection is closed"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,10 @@
 
 use super::complaints::NOT_ASKED_FOR;
 use super::routes::Match;
-use super::{AddressIsFull, Loop, Order};
+use crate::accepting::AddressIsFull;
 use crate::connection::{BodyRest, Connection, List, State};
+use crate::orders::Order;
+use crate::turn::Loop;
 use std::io;
 use std::net::SocketAddr;
 use transom_doors::{AsyncClient, SlotId};

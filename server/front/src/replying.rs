@@ -3,10 +3,10 @@
 //! What lies in a reply slot was written by the application, perhaps in another process: it is an allegation
 //! until its frame has been decoded and its fields validated. Framing is the front end's alone.
 
-use super::Loop;
 use super::gathering::Outcome;
-use super::output::{Way, copy_fields, put_framing};
+use super::output::{Way, copy_fields, put_framing, tell_of_change};
 use crate::connection::{Connection, InstanceId, State};
+use crate::turn::Loop;
 use transom_doors::{Completion, Kind, SlotId, Status};
 use transom_http::framing::framing;
 use transom_http::reply::head;
@@ -44,15 +44,6 @@ impl BadReply {
 /// more requests at once. One segment for several answers costs half of what one for each does.
 fn may_hold(connection: &Connection) -> bool {
     connection.last && connection.keep_alive && connection.buffer.is_some()
-}
-
-/// Says so if an answer could not be sent because it is not any more what was checked.
-pub(super) fn tell_of_change(error: &std::io::Error) {
-    if error.kind() == std::io::ErrorKind::InvalidData {
-        transom_wire::own_log::error!(
-            "an application changed the fields of a reply while they were sent: its connection is closed"
-        );
-    }
 }
 
 impl Loop {

@@ -4,11 +4,28 @@
 //! The main thread makes new rules whole and hands them to all loops at once. A loop takes them up between
 //! two turns; a timer that runs already keeps its time.
 
-use super::{Allowance, LINGER_SILENCE, Loop, Milliseconds, Proxying, RouteTable, pace_limit};
+use crate::options::{Allowance, Proxying};
+use crate::routes::RouteTable;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use transom_net::pace::PaceLimit;
+
+/// How long a client that has had its last answer is listened to while it sends nothing, so that it can read
+/// that answer (RFC 9112 §9.6).
+pub(crate) const LINGER_SILENCE: Duration = Duration::from_secs(2);
+
+/// How long things may take, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Milliseconds {
+    pub(crate) header: u64,
+    /// For an answer of ours; others have a [`PaceLimit`].
+    pub(crate) write: u64,
+    pub(crate) idle: u64,
+    pub(crate) queue: u64,
+    /// 0: none.
+    pub(crate) deadline: u64,
+}
 
 /// Rules of all loops.
 #[derive(Debug)]
@@ -22,7 +39,7 @@ pub struct Rules {
 /// What requests and connections may take.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    connections_per_address: Option<u32>,
+    pub(super) connections_per_address: Option<u32>,
     pub(super) body_limit: u64,
     pub(super) requests_per_connection: u32,
     pub(super) proxying: Proxying,
@@ -59,6 +76,13 @@ impl Limits {
     }
 }
 
+fn pace_limit(stall: Duration, rate: u64) -> PaceLimit {
+    PaceLimit {
+        stall_ns: u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX),
+        rate,
+    }
+}
+
 /// Where loops find new rules.
 #[derive(Debug, Default)]
 pub(super) struct Board {
@@ -75,7 +99,7 @@ impl Board {
     }
 
     /// What is new since `edition`, if anything is.
-    fn newer_than(&self, edition: &mut u32) -> Option<Arc<Rules>> {
+    pub(super) fn newer_than(&self, edition: &mut u32) -> Option<Arc<Rules>> {
         let now = self.edition.load(Ordering::Acquire);
         if std::mem::replace(edition, now) == now {
             return None;
@@ -86,22 +110,5 @@ impl Board {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Arc<Rules>>> {
         // One value, which no panic can leave half changed.
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Loop {
-    /// Takes up new rules, if there are any. It allocates nothing.
-    pub(super) fn follow_rules(&mut self) {
-        let Some(rules) = self.orders.rules.newer_than(&mut self.edition) else {
-            return;
-        };
-        for (mine, new) in self.forwards.iter_mut().zip(&rules.routes) {
-            mine.clone_from(new);
-        }
-        let limits = &rules.limits;
-        if let (Some(addresses), Some(most)) = (&self.addresses, limits.connections_per_address) {
-            addresses.set_most(most);
-        }
-        self.rules.clone_from(limits);
     }
 }

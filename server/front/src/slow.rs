@@ -7,8 +7,9 @@
 //!
 //! [`Pace`]: transom_net::pace::Pace
 
-use super::{Loop, Order};
 use crate::connection::{List, OwnAnswer, State};
+use crate::orders::Order;
+use crate::turn::Loop;
 use std::io;
 use transom_http::{DateCache, refusals};
 use transom_net as net;

@@ -2,23 +2,31 @@
 //! reached as those of other processes are: through the opener, and with replies that are not believed.
 
 use super::*;
-use routes::Route;
+use crate::connection::InstanceId;
+use crate::signal::{NOT_A_CONNECTION, Signal};
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, Read, Write};
+use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::time::Instant;
 use transom_arena::{Bound, Place, Region, RegionOptions, Term, pages};
+use transom_doors::Bell;
 use transom_doors::{
     AsyncClient, AttachOptions, Call, ChannelGeometry, ChannelMemory, Door, DoorBuilder, OpenError,
     OpenOptions, Status,
 };
+use transom_net::{self as net, ListenOptions};
 use transom_wire::frame::{decode_request, encode_reply_head, interim, outcome, set_reply_body};
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,7 +1,7 @@
 //! What happens when something takes too long.
 
-use super::Loop;
 use crate::connection::{List, State};
+use crate::turn::Loop;
 use transom_doors::Withdraw;
 use transom_net as net;
 

@@ -5,15 +5,12 @@
 //! the set only when its client has to be waited for, or when its call takes longer than [`UNWATCHED_NS`].
 //! Nothing is missed: an entry that is made late is reported at once for all that has happened before.
 
-use super::Loop;
 use crate::connection::State;
+use crate::turn::{Loop, UNWATCHED_MAX};
 
 /// How long a call may take before its connection is watched: so much later may a loop learn that its client
 /// has gone.
 pub(super) const UNWATCHED_NS: u64 = 1_000_000;
-
-/// The most connections that are not watched.
-pub(super) const UNWATCHED_MAX: usize = 256;
 
 impl Loop {
     /// Has a new connection watched before the loop sleeps, if there is need.

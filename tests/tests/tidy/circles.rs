@@ -67,15 +67,6 @@ const CIRCLES: &[&[&str]] = &[
         "platform/src/slot_io.rs",
     ],
     &[
-        "server/front/src/access.rs",
-        "server/front/src/gathering.rs",
-        "server/front/src/lib.rs",
-        "server/front/src/options.rs",
-        "server/front/src/replying.rs",
-        "server/front/src/rules.rs",
-        "server/front/src/unwatched.rs",
-    ],
-    &[
         "server/front/src/forward/doorway.rs",
         "server/front/src/forward/mod.rs",
         "server/front/src/forward/tcp.rs",

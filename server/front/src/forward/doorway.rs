@@ -5,7 +5,8 @@
 //! with it its frame, until the next instance takes it, or until the queue timeout.
 
 use super::{FIRST_CLIENT, Look, Loss, Taken, Traffic};
-use crate::{HANGS, INSTANCES, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
+use crate::doorway::INSTANCES;
+use crate::opener::{HANGS, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use transom_arena::attaching;

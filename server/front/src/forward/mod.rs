@@ -9,9 +9,10 @@ mod doorway;
 mod tcp;
 mod udp;
 
-use crate::{
-    INSTANCES, Order, Orders, REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, Timeouts, open_options,
-};
+use crate::doorway::INSTANCES;
+use crate::opener::{REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
+use crate::options::Timeouts;
+use crate::orders::{Order, Orders};
 use doorway::{CallEntry, Progress, StreamDoor};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
