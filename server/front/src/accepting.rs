@@ -79,7 +79,7 @@ impl Loop {
 
     /// Takes a connection that was accepted, or turns it away. It has the place that was taken for it, or
     /// that of somebody who can be missed.
-    pub(crate) fn let_in(
+    fn let_in(
         &mut self,
         fd: RawFd,
         peer: Option<SocketAddr>,
@@ -118,7 +118,7 @@ impl Loop {
     }
 
     /// Closes a connection that is not let in.
-    pub(crate) fn turn_away(&self, fd: i32, has_place: bool) {
+    fn turn_away(&self, fd: i32, has_place: bool) {
         net::close(fd);
         if has_place {
             self.limit.give_back();
@@ -126,7 +126,7 @@ impl Loop {
     }
 
     /// Nobody of this loop's can be closed for a new connection, if there is one. Others may have somebody.
-    pub(crate) fn wait_for_place(&mut self, listener: RawFd, has_place: bool) {
+    fn wait_for_place(&mut self, listener: RawFd, has_place: bool) {
         if has_place {
             self.limit.give_back();
         }
@@ -159,7 +159,7 @@ impl Loop {
 
     /// Whether one that may be closed for a newcomer has sent something, or has left, since the last events
     /// were taken: it is readable then.
-    pub(crate) fn has_news(&mut self, index: u32) -> bool {
+    fn has_news(&mut self, index: u32) -> bool {
         let waits = self.table.stands_in(index, List::Idle);
         let connection = &mut self.table[index];
         connection.readable |= waits && net::is_readable(connection.fd);
@@ -188,7 +188,7 @@ impl Loop {
         }
     }
 
-    pub(crate) fn admit(&mut self, fd: i32, who: Newcomer, forward: u16) {
+    fn admit(&mut self, fd: i32, who: Newcomer, forward: u16) {
         let Newcomer {
             peer,
             trusted,

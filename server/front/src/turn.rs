@@ -2,17 +2,19 @@
 
 use crate::access_table::Access;
 use crate::complaints::Complaints;
-use crate::connection::{BufferPool, InstanceId, List, State, Table};
+use crate::connection::{InstanceId, List, State};
 use crate::doorway::{Doorway, Doorways};
 use crate::limit::ConnectionLimit;
 use crate::options::{Allowance, READ_SIZE, Sizes};
 use crate::orders::{Order, Orders};
 use crate::parts::{Forward, Listener, Parts};
 use crate::places::Places;
+use crate::pool::BufferPool;
 use crate::routes::RouteTable;
 use crate::rules::Limits;
 use crate::signal::{NOT_A_CONNECTION, Signal, halves};
 use crate::stats::LoopStats;
+use crate::table::Table;
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
@@ -238,7 +240,7 @@ impl Loop {
 
     /// Wakes another thread when calls have been unclaimed for a while and none has come back: those that
     /// were expected to take them are in handlers that block.
-    pub(crate) fn help_what_is_stuck(&mut self) {
+    fn help_what_is_stuck(&mut self) {
         for doorway in &mut self.doorways.0 {
             for instance in &mut doorway.instances {
                 let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
@@ -310,7 +312,7 @@ impl Loop {
     }
 
     /// The doorbell of a client has rung. Only what is not believed is asked why.
-    pub(crate) fn on_ring(&mut self, at: InstanceId) {
+    fn on_ring(&mut self, at: InstanceId) {
         if self.doorways[at.doorway].is_remote() {
             let useful = self.collect_completions_of(at);
             if let Some(client) = &mut self.doorways[at].client {
@@ -327,7 +329,7 @@ impl Loop {
     }
 
     /// What whoever asks from outside sees of the loop.
-    pub(crate) fn show_gauges(&self) {
+    fn show_gauges(&self) {
         let (mut slots, mut busy, mut lost, mut waiting) = (0, 0, 0, 0);
         for doorway in self.doorways.all() {
             waiting += self.table.len(List::Waiting(doorway));
@@ -345,14 +347,14 @@ impl Loop {
         self.stats.waiting.set(u64::from(waiting));
     }
 
-    pub(crate) fn look_at_the_clock(&mut self) {
+    fn look_at_the_clock(&mut self) {
         self.now_ns = transom_doors::now_ns();
         self.now_ms = self.now_ns / 1_000_000;
         self.date.update(net::unix_seconds());
     }
 
     /// Newcomers come last: what the others have sent, and who has left, decides whose place one may have.
-    pub(crate) fn on_events(&mut self, events: &[libc::epoll_event]) {
+    fn on_events(&mut self, events: &[libc::epoll_event]) {
         let is_newcomer = |event: &&libc::epoll_event| {
             let (generation, index) = halves(event.u64);
             generation == NOT_A_CONNECTION && matches!(Signal::of(index), Signal::Listener(_))
@@ -365,7 +367,7 @@ impl Loop {
         }
     }
 
-    pub(crate) fn on_event(&mut self, events: u32, token: u64) {
+    fn on_event(&mut self, events: u32, token: u64) {
         let (generation, index) = halves(token);
         if generation == NOT_A_CONNECTION {
             match Signal::of(index) {
@@ -434,13 +436,13 @@ impl Loop {
     }
 
     /// Gives free slots to those who wait for one, in the order of their arrival.
-    pub(crate) fn serve_waiting(&mut self) {
+    fn serve_waiting(&mut self) {
         for doorway in self.doorways.all() {
             self.serve_waiting_at(doorway);
         }
     }
 
-    pub(crate) fn serve_waiting_at(&mut self, doorway: u16) {
+    fn serve_waiting_at(&mut self, doorway: u16) {
         while self.doorways[doorway].free_slots() > 0 {
             let Some(index) = self.table.first(List::Waiting(doorway)) else {
                 return;
@@ -462,7 +464,7 @@ impl Loop {
         }
     }
 
-    pub(crate) fn obey(&mut self) {
+    fn obey(&mut self) {
         let order = self.orders.get();
         if order > self.order {
             self.order = order;
@@ -475,7 +477,7 @@ impl Loop {
     }
 
     /// Takes up new rules, if there are any. It allocates nothing.
-    pub(crate) fn follow_rules(&mut self) {
+    fn follow_rules(&mut self) {
         let Some(rules) = self.orders.rules.newer_than(&mut self.edition) else {
             return;
         };
