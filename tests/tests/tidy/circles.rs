@@ -67,12 +67,6 @@ const CIRCLES: &[&[&str]] = &[
         "platform/src/slot_io.rs",
     ],
     &[
-        "server/front/src/forward/doorway.rs",
-        "server/front/src/forward/mod.rs",
-        "server/front/src/forward/tcp.rs",
-        "server/front/src/forward/udp.rs",
-    ],
-    &[
         "server/src/admin/metrics.rs",
         "server/src/admin/mod.rs",
         "server/src/admin/snapshot.rs",

@@ -5,28 +5,27 @@
 //! the slots of the door, none waited for, and the instances of the application that come and go under them.
 //! After its start a thread allocates only to open a door anew.
 
+mod asked;
 mod doorway;
+mod instances;
 mod tcp;
+mod traffic;
 mod udp;
 
 use crate::doorway::INSTANCES;
 use crate::opener::{REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
-use crate::options::Timeouts;
 use crate::orders::{Order, Orders};
-use doorway::{CallEntry, Progress, StreamDoor};
+pub use asked::{StreamForward, StreamKind, StreamOptions};
+use doorway::{CallEntry, FIRST_CLIENT, Progress, StreamDoor};
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use traffic::{Taken, Traffic};
 use transom_arena::Bytes;
-use transom_doors::{
-    AsyncClient, Bell, CallError, Completion, DoorOwner, Patience, SlotId, now_ns, start_closers,
-};
-use transom_net::addresses::Addresses;
-use transom_net::{self as net, Epoll, ListenOptions};
+use transom_doors::{Bell, Patience, now_ns, start_closers};
+use transom_net::{self as net, Epoll};
 use transom_wire::own_log::warn;
 
 /// Channels of a forward: to the instance of its application that takes calls, and to the one before it.
@@ -63,108 +62,6 @@ const SUBMIT_AGAIN: Duration = Duration::from_millis(1);
 /// Tokens of the epoll set; from `FIRST_CLIENT` on two for each instance of the door.
 const SOCKET: u64 = 0;
 const BELL: u64 = 1;
-const FIRST_CLIENT: u64 = 2;
-
-/// What is forwarded: connections or datagrams.
-trait Traffic {
-    /// What is known of one call.
-    type Call;
-
-    /// The socket that more of them come from.
-    fn socket(&self) -> RawFd;
-
-    /// Why this door cannot take them.
-    fn objection(&self, client: &AsyncClient) -> Option<&'static str>;
-
-    /// Takes one from the socket and writes its frame.
-    fn receive(&mut self, frame: &mut [u8]) -> Taken<Self::Call>;
-
-    /// Takes one from the socket and drops it: the door has been away for too long, or has no slot left.
-    fn discard(&mut self) -> Taken<()>;
-
-    /// How many there may be at once, beside the slots of the door.
-    fn most(&self) -> usize;
-
-    /// Looks at a call that has begun, at its time.
-    fn look_at(&mut self, call: &mut Self::Call, now_ns: u64) -> Look;
-
-    /// When a call that begins now is first looked at.
-    fn first_look_ns(&self, now_ns: u64) -> u64;
-
-    /// There may be no more at once, and some may wait.
-    fn note_full(&mut self, forward: &str, count: usize, now_ns: u64);
-
-    /// When a call submitted now must have been answered; 0 for never.
-    fn due_ns(&self, now_ns: u64) -> u64;
-
-    /// Submits a call whose frame lies in its slot.
-    fn submit(
-        &self,
-        client: &mut AsyncClient,
-        slot: SlotId,
-        len: usize,
-        due_ns: u64,
-        call: &Self::Call,
-    ) -> Result<(), CallError>;
-
-    /// The call has ended. Whether the application knows what to do with such calls.
-    fn complete(
-        &mut self,
-        call: Self::Call,
-        client: &AsyncClient,
-        slot: SlotId,
-        completion: Completion,
-    ) -> bool;
-
-    /// The call has no end that anybody will hear of.
-    fn lose(&mut self, call: Self::Call, why: Loss);
-
-    /// A call that was not accepted goes to another instance.
-    fn count_resent(&mut self);
-
-    /// Nothing more comes.
-    fn stop_receiving(&mut self);
-
-    /// Says what was done.
-    fn summarise(&self, forward: &str, door: &Path);
-}
-
-/// What came of taking something from a socket.
-enum Taken<C> {
-    /// A call, and the bytes of its frame.
-    Call(C, usize),
-    /// Something that is no call; there may be more.
-    Skipped,
-    /// Nothing is there.
-    Nothing,
-    /// The system has no descriptors or memory: later.
-    Exhausted,
-}
-
-/// What is to be done about a call that was looked at.
-enum Look {
-    /// It is looked at again then; `u64::MAX` for never.
-    Again(u64),
-    /// It is given up: nobody has any use for it.
-    GiveUp,
-}
-
-/// Why a call has no end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loss {
-    /// Its deadline passed, or it waited too long for its door.
-    Late,
-    /// The application died while it ran.
-    MayHaveRun,
-    /// No instance has accepted it, nor will.
-    NotAccepted,
-    /// Its client has gone, and its handler has not returned.
-    ClientHasGone,
-    /// The door is opened again too often for its end to be heard of.
-    LetGo,
-    /// The drain has ended before it.
-    Cut,
-}
 
 /// Forwards that run.
 pub struct Forwards {
@@ -172,47 +69,6 @@ pub struct Forwards {
     bells: Vec<Bell>,
     orders: Arc<Orders>,
     cut: Arc<AtomicU64>,
-}
-
-/// A forward of connections or datagrams.
-pub struct StreamForward {
-    /// As it is written, for the log.
-    pub name: String,
-    /// Its door's path.
-    pub door: PathBuf,
-    /// Who may serve that.
-    pub owner: DoorOwner,
-    /// Where they come from.
-    pub socket: Arc<OwnedFd>,
-    /// What comes from there.
-    pub kind: StreamKind,
-}
-
-/// What a forward forwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StreamKind {
-    /// Connections, each as a descriptor.
-    Connections,
-    /// Datagrams, of which the kernel is to hold so many bytes.
-    Datagrams {
-        /// Of those that were not taken yet.
-        buffer: usize,
-    },
-}
-
-/// What all forwards of connections and datagrams are given.
-#[derive(Debug, Clone)]
-pub struct StreamOptions {
-    /// Bytes of a channel, at most.
-    pub channel_limit: usize,
-    /// Connections that a forward may hold, beside the slots of its door.
-    pub connections: usize,
-    /// What accepted connections are like, where they do not inherit it.
-    pub sockets: ListenOptions,
-    /// How long things may take.
-    pub timeouts: Timeouts,
-    /// What addresses are counted in, if these have a limit.
-    pub addresses: Option<Arc<Addresses>>,
 }
 
 /// Starts a thread of a name.

@@ -11,7 +11,8 @@
 //! When a connection has ended in both directions and its handler does not take notice, its call is given up:
 //! then the application counts its bucket as lost.
 
-use super::{Look, Loss, StreamOptions, Taken, Traffic};
+use super::asked::StreamOptions;
+use super::traffic::{Look, Loss, Taken, Traffic};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};

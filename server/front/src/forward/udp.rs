@@ -1,7 +1,7 @@
 //! Datagrams: received into the slot in which they go through the door, answered from a private copy of the
 //! reply.
 
-use super::{Look, Loss, Taken, Traffic};
+use super::traffic::{Look, Loss, Taken, Traffic};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
