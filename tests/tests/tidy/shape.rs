@@ -137,7 +137,6 @@ fn functions_fit_a_screen() {
             ("server/src/admin/metrics.rs: of_application", "not yet"),
             ("server/src/admin/metrics.rs: of_front", "not yet"),
             ("server/src/admin/metrics.rs: of_pools", "not yet"),
-            ("server/src/plan.rs: new", "not yet"),
             ("server/src/serve/behind_door.rs: start", "not yet"),
             ("server/src/serve/forwards.rs: start", "not yet"),
             ("server/src/serve/in_process.rs: start", "not yet"),
@@ -196,7 +195,6 @@ fn files_are_about_one_thing() {
             ("server/tools/src/load/run.rs", "not yet"),
             ("server/tools/src/top/view.rs", "not yet"),
             ("server/src/admin/metrics.rs", "not yet"),
-            ("server/src/plan.rs", "not yet"),
             ("server/src/serve/mod.rs", "not yet"),
         ],
     );
