@@ -1,10 +1,10 @@
 //! The loop, the slots and the bucket that are kept aside for `--admin`.
 
-use super::StartError;
 use super::application::FIRST_THREAD_PATIENCE;
+use super::error::StartError;
 use super::front::{FrontHalf, Loops};
 use super::signals::Signals;
-use super::watch::End;
+use super::why::End;
 use crate::admin::Admin;
 use crate::plan::ADMIN_CHANNEL;
 use crate::settings::FrontSettings;

@@ -1,12 +1,15 @@
 //! `--door`: an application on its own. It has a region, buckets and a door at a path; no socket and no loop.
 
 use super::admin::{AdminHalf, AdminMemory};
+use super::application::Handlers;
+use super::error::StartError;
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Channels, Recycling, Way};
 use super::signals::{Signals, Wake};
-use super::watch::{End, nothing_to_reload, until_told};
-use super::{Handlers, StartError, application, end};
+use super::watch::{nothing_to_reload, until_told};
+use super::why::End;
+use super::{application, end};
 use crate::admin::Admin;
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};

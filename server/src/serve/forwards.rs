@@ -1,16 +1,16 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
 use super::admin::{AdminHalf, AdminMemory};
-use super::descriptors::ForHandlers;
+use super::application::HEAP_HEADROOM;
+use super::error::{ForHandlers, StartError};
 use super::front::{FrontHalf, Loops, addresses, bells};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::reload::Reload;
+use super::report::{print, report, with_logs};
 use super::signals::Signals;
 use super::watch::{delay_drain, until_told};
-use super::{
-    HEAP_HEADROOM, StartError, access, descriptors, end, print, report, streams, with_logs,
-};
+use super::{access, descriptors, end, streams};
 use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
 use crate::plan::{FrontPlan, PlanError};

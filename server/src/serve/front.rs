@@ -1,8 +1,8 @@
 //! The front half of a server: threads that are loops, and how they end.
 
-use super::StartError;
+use super::error::StartError;
 use super::signals::Signals;
-use super::watch::End;
+use super::why::End;
 use crate::settings::FrontSettings;
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -1,13 +1,16 @@
 //! Front end and application in one process, joined by a door in memory.
 
 use super::admin::{AdminHalf, AdminMemory};
+use super::application::Handlers;
+use super::error::StartError;
 use super::front::{self, FrontHalf, Loops, bells};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Recycling, Way};
 use super::signals::Signals;
-use super::watch::{End, delay_drain, nothing_to_reload, until_told};
-use super::{Handlers, StartError, access, application, end};
+use super::watch::{delay_drain, nothing_to_reload, until_told};
+use super::why::End;
+use super::{access, application, end};
 use crate::admin::{Admin, FrontView};
 use crate::plan::Plan;
 use crate::settings::Settings;

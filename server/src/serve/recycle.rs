@@ -8,8 +8,9 @@
 //! This module decides. Starting the new instance is `handover`'s matter, and finding lost buckets is the
 //! platform's.
 
-use super::StartError;
+use super::error::StartError;
 use super::predecessor::Note;
+use super::why::Because;
 use crate::admin::{RecycleView, process};
 use crate::plan::Plan;
 use crate::settings::{ApplicationSettings, RecycleSetting};
@@ -41,35 +42,6 @@ pub(super) enum Way {
     HandOver,
     /// It drains and exits.
     Exit(Because),
-}
-
-/// Why a process exits and does not hand over.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Because {
-    #[error("--recycle exit asks for it")]
-    Asked,
-    #[error("it is process 1, and everything in its PID namespace ends with it")]
-    FirstProcess,
-    #[error(
-        "{name} has {limit}, and two instances need {}: twice the bound of {bound}",
-        Bytes(.bound.get().saturating_mul(2))
-    )]
-    Memory {
-        name: String,
-        limit: Bytes,
-        bound: Bytes,
-    },
-    #[error("where its program lies is not known: {0}")]
-    NoProgram(String),
-    #[error(
-        "{0} watches this process id, and cannot be told of another one: without NOTIFY_SOCKET (Type=notify) it takes the \
-         end of this process for the end of the service"
-    )]
-    Systemd(&'static str),
-    #[error(
-        "supervisord (SUPERVISOR_ENABLED) watches this process id, and cannot be told of another one"
-    )]
-    Supervisord,
 }
 
 impl Way {

@@ -8,9 +8,10 @@
 //! rules. What reading it at the start has taken is there again for that, so a file may not have grown to
 //! more than [`FILE_MAX`].
 
+use super::error::StartError;
+use super::forwards;
 use super::front::FrontHalf;
 use super::handover::Handover;
-use super::{StartError, forwards};
 use crate::config::{Config, Forward, Target};
 use crate::settings::file::Words;
 use crate::settings::{ForwardSettings, FrontSettings};

@@ -195,7 +195,6 @@ fn files_are_about_one_thing() {
             ("server/tools/src/load/run.rs", "not yet"),
             ("server/tools/src/top/view.rs", "not yet"),
             ("server/src/admin/metrics.rs", "not yet"),
-            ("server/src/serve/mod.rs", "not yet"),
         ],
     );
 }
