@@ -194,7 +194,6 @@ fn files_are_about_one_thing() {
             ("platform/src/application.rs", "not yet"),
             ("server/tools/src/load/run.rs", "not yet"),
             ("server/tools/src/top/view.rs", "not yet"),
-            ("server/src/admin/metrics.rs", "not yet"),
         ],
     );
 }
