@@ -1,7 +1,8 @@
 //! `/metrics`: Prometheus's text format, written straight into the slot.
 
 use super::exposition::{COUNTER, Exposition, GAUGE, HISTOGRAM, Label, Unit};
-use super::{Admin, FrontView, RecycleView, process};
+use super::process;
+use super::view::{Admin, FrontView, RecycleView};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use transom_arena::{

@@ -1,7 +1,8 @@
 //! `/buckets.json`: what the page and `transom top` show.
 
 use super::metrics::{STATES, place_name};
-use super::{Admin, FrontView, RecycleView, process, unix_time};
+use super::process;
+use super::view::{Admin, FrontView, RecycleView, unix_time};
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};

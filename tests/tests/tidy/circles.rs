@@ -67,11 +67,6 @@ const CIRCLES: &[&[&str]] = &[
         "platform/src/slot_io.rs",
     ],
     &[
-        "server/src/admin/metrics.rs",
-        "server/src/admin/mod.rs",
-        "server/src/admin/snapshot.rs",
-    ],
-    &[
         "server/src/config/draft.rs",
         "server/src/config/file.rs",
         "server/src/config/flag.rs",
