@@ -66,12 +66,6 @@ const CIRCLES: &[&[&str]] = &[
         "platform/src/service.rs",
         "platform/src/slot_io.rs",
     ],
-    &[
-        "server/src/config/draft.rs",
-        "server/src/config/file.rs",
-        "server/src/config/flag.rs",
-        "server/src/config/mod.rs",
-    ],
     &["server/src/serve/forwards.rs", "server/src/serve/reload.rs"],
     &[
         "server/tools/src/load/mix.rs",
