@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Type-checks transom-doors for x86_64-unknown-illumos, with the native back end. Nothing is linked and nothing is run: that
+# Type-checks transom-doors-illumos (doors/illumos) for x86_64-unknown-illumos. Nothing is linked and nothing is run: that
 # needs illumos.
 #
 # rustup has no toolchain that runs here and carries illumos' standard library with it, so the library is built from its
@@ -48,16 +48,16 @@ if [ "$(printf '%s\n' "$wanted" "$has" | sort -V | head -n 1)" != "$wanted" ]; t
 fi
 
 # A target folder of its own: the standard library is built too. RUSTC_BOOTSTRAP lets a stable compiler do so.
-export RUSTC_BOOTSTRAP=1 RUSTC=$rustc CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/illumos
+export RUSTC_BOOTSTRAP=1 RUSTC=$rustc CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}/illumos
 unset RUSTFLAGS
-build=(cargo check --target "$target" -Zbuild-std=std,panic_abort)
+build=(cargo check --manifest-path doors/illumos/Cargo.toml --target "$target" -Zbuild-std=std,panic_abort)
 
 # libc first: if that fails, it is not our code that is wrong (no network for the sources' own dependencies, say).
 if ! "${build[@]}" -p libc; then
     skip "the standard library cannot be checked for $target here (see above)"
 fi
-if ! "${build[@]}" -p transom-doors; then
-    printf 'transom-doors does not type-check for %s\n' "$target"
+if ! "${build[@]}" -p transom-doors-illumos; then
+    printf 'transom-doors-illumos does not type-check for %s\n' "$target"
     exit 1
 fi
-printf 'transom-doors type-checks for %s (%s); it was neither linked nor run\n' "$target" "$("$rustc" --version)"
+printf 'transom-doors-illumos type-checks for %s (%s); it was neither linked nor run\n' "$target" "$("$rustc" --version)"

@@ -246,7 +246,8 @@ unsafe fn reallocate_elsewhere(
     let stays = match home {
         // A value made at start that grows inside a request moves into the region, as far as that has room.
         Home::Process => on_process_heap(),
-        Home::SharedHeap => true,
+        // So does what a closure of a `Shared` has returned: from here on it is the request's own.
+        Home::SharedHeap => bound().is_none_or(shared::is_inside),
         Home::Arena(_) | Home::Reserve(_) | Home::Overdraft => false,
     };
     if stays && matches!(home, Home::Process) {

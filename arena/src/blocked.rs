@@ -1,6 +1,7 @@
 //! Functions of the C library in which the stack must not end: those that block all signals for a while
 //! (`posix_spawn`, `pthread_create` and what calls them), and those that hold a lock which others wait for
-//! (`dlopen`, `getaddrinfo`).
+//! (`dlopen`, and what asks the name service). Of other locks of the C library the stack's extension takes
+//! care: see `geometry.rs`.
 //!
 //! A stack overflow in one of the former could not be caught, and would end the process: a fault whose signal
 //! is blocked does. So they are ours, see to it that there is stack, and call the C library's own.
@@ -161,8 +162,23 @@ with_stack! {
     // Of these the child goes on here: see `begin_anew` and `_Fork`.
     fork() -> libc::pid_t;
     forkpty(terminal: *mut c_int, name: *mut c_char, settings: Passed, size: Passed) -> libc::pid_t;
-    // Under a lock of its own, it looks for its sources with the linker.
+    // Under a lock of its own, the name service looks for its sources with the linker.
     getaddrinfo(node: *const c_char, service: *const c_char, hints: *const libc::addrinfo, found: *mut *mut libc::addrinfo) -> c_int;
+    getnameinfo(address: Passed, len: libc::socklen_t, host: *mut c_char, host_len: libc::socklen_t, service: *mut c_char, service_len: libc::socklen_t, flags: c_int) -> c_int;
+    gethostbyname(name: *const c_char) -> Passed;
+    gethostbyname2(name: *const c_char, family: c_int) -> Passed;
+    gethostbyaddr(address: Passed, len: libc::socklen_t, family: c_int) -> Passed;
+    getservbyname(name: *const c_char, protocol: *const c_char) -> Passed;
+    getpwnam(name: *const c_char) -> Passed;
+    getpwuid(user: libc::uid_t) -> Passed;
+    getgrnam(name: *const c_char) -> Passed;
+    getgrgid(group: libc::gid_t) -> Passed;
+    getpwnam_r(name: *const c_char, entry: Passed, buffer: *mut c_char, len: usize, found: Passed) -> c_int;
+    getpwuid_r(user: libc::uid_t, entry: Passed, buffer: *mut c_char, len: usize, found: Passed) -> c_int;
+    getgrnam_r(name: *const c_char, entry: Passed, buffer: *mut c_char, len: usize, found: Passed) -> c_int;
+    getgrgid_r(group: libc::gid_t, entry: Passed, buffer: *mut c_char, len: usize, found: Passed) -> c_int;
+    getgrouplist(user: *const c_char, group: libc::gid_t, groups: *mut libc::gid_t, count: *mut c_int) -> c_int;
+    initgroups(user: *const c_char, group: libc::gid_t) -> c_int;
     // These start threads.
     pthread_create(thread: *mut libc::pthread_t, attributes: *const libc::pthread_attr_t, main: extern "C" fn(*mut c_void) -> *mut c_void, argument: *mut c_void) -> c_int;
     aio_read(block: Passed) -> c_int;

@@ -34,7 +34,7 @@ pub enum Place {
 /// One addend: `count × unit` bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
-    /// What it is, in the design's words (`buckets`, `slots`, …). Also the name of the region's part.
+    /// What it is, in the words of the glossary (`buckets`, `slots`, …). Also the name of the region's part.
     pub name: &'static str,
     /// How many.
     pub count: usize,

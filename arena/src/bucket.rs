@@ -8,7 +8,7 @@ use crate::cleanup::{Cleanups, Deferred, Owner, WayOut};
 use crate::events::{EXTENDED, Events};
 use crate::exhaustion::{CRefusal, Exhaustion};
 use crate::free_lists::{GRANULE, rounded};
-use crate::geometry::{BucketGeometry, EXTENSION_SIZE, GUARD_SIZE};
+use crate::geometry::{BucketGeometry, EXTENSION_SIZE, FIRST_EXTENSION_SIZE, GUARD_SIZE};
 use crate::heap::{Heap, Wipe};
 use crate::overdraft;
 use crate::panic::PanicNote;
@@ -65,9 +65,11 @@ pub struct Bucket {
     /// Cells that are locked.
     pub(crate) held: HeldCells,
     pub(crate) stack_gauge: StackGauge,
-    /// The stack's extension is open. A word of its own, and not only `EXTENDED`: the handler of a fault sets
-    /// it, at a moment when what was interrupted may be changing the events.
-    extended: Cell<bool>,
+    /// Bytes of the stack's extension that are open. A word of its own, and not only `EXTENDED`: the handler
+    /// of a fault sets it, at a moment when what was interrupted may be changing the events.
+    extended: Cell<usize>,
+    /// Where the frames of its thread begin, which grow down from here.
+    first_frame: Cell<usize>,
     /// What is blocked on its thread but for our handler of faults, which was left by a jump.
     pub(crate) mask: Cell<Option<u64>>,
     panic_room_used: Cell<usize>,
@@ -306,7 +308,8 @@ impl Bucket {
                     base.as_ptr() as usize + geometry.stack_offset(),
                     geometry.stack_size(),
                 ),
-                extended: Cell::new(false),
+                extended: Cell::new(0),
+                first_frame: Cell::new(0),
                 mask: Cell::new(None),
                 panic_room_used: Cell::new(0),
                 panic_room_live: Cell::new(0),
@@ -434,11 +437,16 @@ impl Bucket {
         });
     }
 
-    /// Whether an address lies on a stack of this bucket.
-    pub(crate) fn is_on_a_stack(&self, address: usize) -> bool {
-        [self.open_stack(), self.cleanup_stack()]
-            .iter()
-            .any(|&(bottom, size)| address.wrapping_sub(bottom) < size)
+    /// Whether an address lies in a frame of this bucket's thread. Above the first frame there are its
+    /// thread-local variables.
+    pub(crate) fn is_in_a_frame(&self, address: usize) -> bool {
+        let (bottom, _) = self.open_stack();
+        (bottom..self.first_frame.get()).contains(&address)
+    }
+
+    /// The frames of its thread lie below this address.
+    pub(crate) fn frames_begin_at(&self, address: usize) {
+        self.first_frame.set(address);
     }
 
     /// The lowest address of the stack.
@@ -448,22 +456,23 @@ impl Bucket {
 
     /// The stack, with its extension while that is open: its lowest address, and its size.
     pub(crate) fn open_stack(&self) -> (usize, usize) {
-        let more = match self.extended.get() {
-            true => EXTENSION_SIZE,
-            false => 0,
-        };
+        let more = self.extended.get();
         (
             self.stack_bottom() - more,
             self.geometry.stack_size() + more,
         )
     }
 
-    /// Opens the stack's extension. False if it is open, or cannot be opened. Async-signal-safe.
-    pub(crate) fn extend_stack(&self) -> bool {
-        let opens = !self.extended.get()
-            && region::open(self.stack_bottom() - EXTENSION_SIZE, EXTENSION_SIZE);
+    /// Opens the stack's extension, for a function of the C library all of it. False if so much is open, or
+    /// cannot be opened. Async-signal-safe.
+    pub(crate) fn extend_stack(&self, for_library: bool) -> bool {
+        let size = match for_library {
+            true => EXTENSION_SIZE,
+            false => FIRST_EXTENSION_SIZE,
+        };
+        let opens = self.extended.get() < size && region::open(self.stack_bottom() - size, size);
         if opens {
-            self.extended.set(true);
+            self.extended.set(size);
             self.events.add(EXTENDED);
         }
         opens
@@ -475,11 +484,11 @@ impl Bucket {
     /// No frame that lies on it is used again.
     #[cold]
     pub(crate) unsafe fn close_extension(&self) {
-        let start = self.stack_bottom() - EXTENSION_SIZE;
+        let size = self.extended.get();
         // SAFETY: what lies there is frames of this bucket's thread, and by the caller's promise none of them
         // is used again.
-        if self.extended.get() && unsafe { region::close(start, EXTENSION_SIZE) } {
-            self.extended.set(false);
+        if size > 0 && unsafe { region::close(self.stack_bottom() - size, size) } {
+            self.extended.set(0);
             self.events.remove(EXTENDED);
         }
     }
@@ -490,22 +499,25 @@ impl Bucket {
         address.wrapping_sub(self.stack_bottom() - size) < size
     }
 
-    /// Whether an address lies in the stack's extension.
-    pub(crate) fn in_extension(&self, address: usize) -> bool {
-        address.wrapping_sub(self.stack_bottom() - EXTENSION_SIZE) < EXTENSION_SIZE
+    /// Whether an address lies in what [`extend_stack`](Bucket::extend_stack) opens.
+    pub(crate) fn in_extension(&self, address: usize, for_library: bool) -> bool {
+        let size = match for_library {
+            true => EXTENSION_SIZE,
+            false => FIRST_EXTENSION_SIZE,
+        };
+        address.wrapping_sub(self.stack_bottom() - size) < size
     }
 
-    /// Whether an address lies in the guard below the cleanup stack.
-    pub(crate) fn in_cleanup_guard(&self, address: usize) -> bool {
+    /// Whether an address lies in the guard below the report stack.
+    pub(crate) fn in_report_guard(&self, address: usize) -> bool {
         address.wrapping_sub(self.base + self.geometry.second_guard_offset()) < GUARD_SIZE
     }
 
-    /// The stack on which a request that has none left is reported and cleaned up after: its lowest address,
-    /// and its size.
-    pub(crate) fn cleanup_stack(&self) -> (usize, usize) {
+    /// The stack on which a request that has none left is reported: its lowest address, and its size.
+    pub(crate) fn report_stack(&self) -> (usize, usize) {
         (
-            self.base + self.geometry.cleanup_stack_offset(),
-            self.geometry.cleanup_stack_size(),
+            self.base + self.geometry.report_stack_offset(),
+            self.geometry.report_stack_size(),
         )
     }
 
@@ -638,6 +650,8 @@ impl Bucket {
     /// Takes back what other threads have freed. On the bucket's thread.
     #[cold]
     fn take_back(&self) {
+        // A jump half-way would lose the rest of them.
+        recovery::ensure_stack(2 * recovery::STACK_MARGIN);
         self.remote.take_all(|block, size| {
             if self.heap().owns(block.as_ptr().addr()) {
                 // SAFETY: the size is a multiple of 16 and the block's own, at which rounding changes

@@ -1,8 +1,8 @@
 //! What must happen at the end of a request on every way out of it: a list per bucket, run last-in-first-out.
 //!
-//! A handler that is left by an escape runs no destructors; a parked one never returns. What it must not
-//! leave behind (a descriptor, a temporary file) it registers here. Nodes lie in the bucket's memory, because
-//! the stack they were made on may be gone when they run.
+//! A handler that is left by an escape runs no destructors. What it must not leave behind (a descriptor, a
+//! temporary file) it registers here. A parked request runs nothing more, and its list stays as it is. Nodes
+//! lie in the bucket's memory, because the stack they were made on may be gone when they run.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -19,9 +19,6 @@ pub enum WayOut {
     Escaped,
     /// It was left by a jump because its stack was full: between two arbitrary instructions.
     Overflowed,
-    /// It was parked: it never runs again, and what its frames hold or have lent to other threads stays
-    /// theirs. A descriptor that it has lent must not be closed: shut it down.
-    Parked,
 }
 
 type Run = unsafe fn(NonNull<Node>, WayOut);

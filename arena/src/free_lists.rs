@@ -205,8 +205,13 @@ impl FreeLists {
         Some(self.split(base, found, 0, len))
     }
 
-    /// As [`take`](FreeLists::take), at a larger alignment. Looks at every block that is long enough.
-    pub(crate) fn take_aligned(&self, base: Base, layout: Layout) -> Option<NonNull<u8>> {
+    /// As [`take`](FreeLists::take), at a larger alignment: in each list it looks at as many.
+    pub(crate) fn take_aligned(
+        &self,
+        base: Base,
+        layout: Layout,
+        thorough: bool,
+    ) -> Option<NonNull<u8>> {
         let size = rounded(layout.size());
         if size > ARENA_MAX {
             return None;
@@ -217,7 +222,8 @@ impl FreeLists {
             (address.next_multiple_of(layout.align()) - address) / GRANULE
         };
         let fits = |block: Stretch| skip(block) + len as usize <= block.len as usize;
-        let found = (bin_of(len)..BINS).find_map(|bin| self.unlink(base, bin, u32::MAX, fits))?;
+        let looks = if thorough { u32::MAX } else { LOOKS };
+        let found = (bin_of(len)..BINS).find_map(|bin| self.unlink(base, bin, looks, fits))?;
         Some(self.split(base, found, skip(found) as u32, len))
     }
 

@@ -1,19 +1,18 @@
 //! How a bucket is divided.
 //!
 //! ```text
-//! | guard | extension | stack → (grows down) | guard | cleanup stack | signal stack | arena …………………… | reserve              |
+//! | guard | extension | stack → (grows down) | guard | report stack | signal stack | arena …………………… | reserve              |
 //!                                                                                                    | control | panic room |
 //! ```
 //!
 //! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the
 //! bucket's control block, a little room for what a panic allocates, and two stacks, of which one takes the
 //! kernel's signal frame and the other what is done for a request that has no stack left. Those lie apart,
-//! above the second guard, which so is the end of them too: cleanups of the handler's run there, and one that
-//! uses too much of it must fault and not write over anything.
+//! above the second guard, which so is the end of them too.
 //!
 //! The extension is closed like a guard until the stack overflows. Then it is opened for the rest of that
-//! request, which is marked: what overflowed may be a function of the C library that holds a lock of its own,
-//! and goes on to its end.
+//! request, which is marked: what overflowed may hold a lock, and goes on to its end. Its last pages are
+//! opened for functions of the C library alone, whose locks every thread needs.
 //!
 //! Guards are address space without memory, and no part of the bucket's size. The extension is a part of it.
 
@@ -32,13 +31,17 @@ pub(crate) const PANIC_ROOM_SIZE: usize = 2 * PAGE;
 /// calls nothing.
 const SIGNAL_STACK_WORK: usize = PAGE;
 
-/// What is done for a request that has no stack left: an answer, one log record, its cleanups, in debug
-/// builds too. Measured at 9 KiB in a debug build, without cleanups.
-const CLEANUP_STACK_SIZE: usize = 6 * PAGE;
+/// What is done for a request that has no stack left: an answer and one log record. Measured at 9 KiB in a
+/// debug build.
+const REPORT_STACK_SIZE: usize = 4 * PAGE;
 
-/// What a stack can be extended by. Calls of the C library that hold a lock or block signals need less:
+/// What a stack is extended by first. Calls of the C library that hold a lock or block signals need less:
 /// `tests/c_stack.rs` tries them.
-pub(crate) const EXTENSION_SIZE: usize = 8 * PAGE;
+pub(crate) const FIRST_EXTENSION_SIZE: usize = 8 * PAGE;
+
+/// What it can be extended by in all. The rest is for a call of the C library that begins where the first
+/// extension ends.
+pub(crate) const EXTENSION_SIZE: usize = FIRST_EXTENSION_SIZE + 2 * PAGE;
 
 /// Bytes of a guard. Compiled Rust touches a large frame page by page; a C library may be compiled without
 /// that, and glibc has frames of 4 and 8 KiB (`getaddrinfo`, `realpath`): a guard of one page could be jumped
@@ -159,11 +162,8 @@ impl BucketGeometry {
         }
         let signal_stack_size =
             pages(minimums.signal_frame + SIGNAL_STACK_WORK).expect("a few pages");
-        let overhead = EXTENSION_SIZE
-            + CLEANUP_STACK_SIZE
-            + signal_stack_size
-            + CONTROL_SIZE
-            + PANIC_ROOM_SIZE;
+        let overhead =
+            EXTENSION_SIZE + REPORT_STACK_SIZE + signal_stack_size + CONTROL_SIZE + PANIC_ROOM_SIZE;
         let least = (overhead + ARENA_MIN).saturating_add(stack_size.0);
         if bucket_size.0 < least {
             return Err(GeometryError::BucketTooSmall {
@@ -249,11 +249,7 @@ impl BucketGeometry {
     /// Bytes of its reserve, the stack's extension and the two small stacks included.
     #[must_use]
     pub const fn reserve_size(&self) -> usize {
-        EXTENSION_SIZE
-            + CONTROL_SIZE
-            + PANIC_ROOM_SIZE
-            + CLEANUP_STACK_SIZE
-            + self.signal_stack_size
+        EXTENSION_SIZE + CONTROL_SIZE + PANIC_ROOM_SIZE + REPORT_STACK_SIZE + self.signal_stack_size
     }
 
     /// Where the stack begins (its lowest address); its extension lies just below.
@@ -261,21 +257,21 @@ impl BucketGeometry {
         GUARD_SIZE + EXTENSION_SIZE
     }
 
-    /// Where the guard between stack and cleanup stack begins.
+    /// Where the guard between stack and report stack begins.
     pub(crate) const fn second_guard_offset(&self) -> usize {
         self.stack_offset() + self.stack_size
     }
 
-    pub(crate) const fn cleanup_stack_offset(&self) -> usize {
+    pub(crate) const fn report_stack_offset(&self) -> usize {
         self.second_guard_offset() + GUARD_SIZE
     }
 
-    pub(crate) const fn cleanup_stack_size(&self) -> usize {
-        CLEANUP_STACK_SIZE
+    pub(crate) const fn report_stack_size(&self) -> usize {
+        REPORT_STACK_SIZE
     }
 
     pub(crate) const fn signal_stack_offset(&self) -> usize {
-        self.cleanup_stack_offset() + CLEANUP_STACK_SIZE
+        self.report_stack_offset() + REPORT_STACK_SIZE
     }
 
     pub(crate) const fn signal_stack_size(&self) -> usize {

@@ -423,7 +423,7 @@ impl Heap {
     #[cold]
     fn allocate_aligned(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
         let take_from_lists =
-            || self.take_from_lists(size, || self.freed.take_aligned(self.base(), layout));
+            || self.take_from_lists(size, || self.freed.take_aligned(self.base(), layout, true));
         self.take_from_bump(size, layout.align())
             .or_else(take_from_lists)
             .or_else(|| {
@@ -453,7 +453,7 @@ impl Heap {
             self.pay_for_joining(self.kept_freed.join(base, |_| true));
         }
         let block = match layout.align() > GRANULE {
-            true => self.kept_freed.take_aligned(base, layout),
+            true => self.kept_freed.take_aligned(base, layout, is_last_resort),
             false => self.kept_freed.take(base, size, is_last_resort),
         };
         match block {

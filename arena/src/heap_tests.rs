@@ -553,3 +553,36 @@ fn what_fits_below_the_mark_costs_no_search_above_it() {
     kept.push(small);
     kept.into_iter().for_each(|block| block.free(&lab.heap));
 }
+
+/// What is free above the mark is looked at for a block of large alignment as little as for any other: a
+/// cache that has shrunk would slow every later request down.
+#[test]
+fn few_free_blocks_are_looked_at_for_an_alignment() {
+    let mut lab = Lab::new(Wipe::None);
+    let heap = &lab.heap;
+    let make = |size, align| Block::make(heap, layout(size, align), 7).expect("it fits");
+    let (mut kept, mut freed) = (Vec::new(), vec![make(64, 64)]);
+    while freed.len() <= 40 {
+        let block = make(64, 16);
+        if block.at.as_ptr().addr().is_multiple_of(64) {
+            kept.extend([block, make(16, 16)]); // the next one begins elsewhere
+        } else {
+            kept.push(make(64, 16)); // so that no two lie side by side
+            freed.push(block);
+        }
+    }
+    let freed: Vec<_> = freed
+        .into_iter()
+        .map(|block| (block.at, block.layout))
+        .collect();
+    lab.end();
+    for (at, layout) in freed {
+        // SAFETY: live, and not used again.
+        unsafe { lab.heap.deallocate(at, layout) };
+    }
+    let found = lab.heap.allocate(layout(64, 64)).expect("it fits");
+    assert!(
+        !lab.heap.is_kept(found),
+        "the one that fits lies behind 40 others"
+    );
+}

@@ -110,6 +110,8 @@ pub use stack::StackGauge;
 ///    [`Shared`] is made for this and is exempt. The standard library has such locks of its own:
 ///    `Backtrace::force_capture` (an `anyhow` error captures one, with `RUST_BACKTRACE=1`) and
 ///    `std::env::var` allocate while they hold one, and `std::env::set_var` waits for the latter.
+///    `println!`, `eprintln!` and `dbg!` format under the lock of their stream: give them only what allocates
+///    nothing to be formatted.
 /// 2. **Nothing outside the bucket points into it.** No value of this request is in a `static`, a
 ///    thread-local, another thread, a channel. The bucket is reused at once.
 /// 3. **Resources other than memory are owned by [`Registered`]**, or given up in [`defer`], or may leak:

@@ -11,7 +11,7 @@
 //! those wants. So nobody waits for longer than [`PATIENCE`]: then it draws on what is free, set aside or
 //! not, and only when nothing is free it gets nothing.
 
-use crate::bucket::{self, Bucket};
+use crate::bucket::{self, Bucket, BucketState};
 use crate::events::{DRAWS, DRAWS_ITS_SHARE, DRAWS_WHAT_IS_FREE};
 use crate::futex::{self, AtomicU32, Ordering};
 use crate::pool::{Charged, Claim, Refused, Unsuitable};
@@ -160,6 +160,16 @@ fn allocate_for(debtor: u8, bucket: &Bucket, layout: Layout) -> Option<NonNull<u
         return None;
     }
     ensure_stack(STACK_MARGIN); // a stack overflow under the pool's lock would leave it locked
+    if bucket.state() == BucketState::Parked {
+        // For its report. It gives nothing back, so it is nobody's at once; and half is for the others.
+        let claim = Claim {
+            account: None,
+            limit: share,
+            reserve: OVERDRAFT.pool().len() / 2,
+            debtor,
+        };
+        return OVERDRAFT.allocate(layout, claim).ok();
+    }
     let until = Instant::now() + PATIENCE;
     if !bucket.events.any(DRAWS) {
         bucket.events.add(match wait_for_share(share, until) {

@@ -1,23 +1,24 @@
 //! Parking: a request that can neither go on nor be left is answered, and its thread sleeps for ever.
 //!
-//! Reported first, then cleaned up: a cleanup may want a lock that the request's own frames hold, or more
-//! stack than there is, and its client has its answer and the log its line by then. A request that has no
-//! stack left is parked on the bucket's **cleanup stack**; the signal stack is left as soon as the handler of
-//! the fault has returned, so that a cleanup which overflows is one more fault and not the end of the
-//! process.
+//! Nothing more of the request runs, its cleanups neither. Where its stack is full it was stopped between two
+//! arbitrary instructions, perhaps of a function that has taken something apart and would have put it
+//! together again. A cleanup that runs then may call that function anew, which no safe code reckons with
+//! (`tests/park.rs`).
+//!
+//! A request that has no stack left is reported on the bucket's **report stack**. The signal stack is left
+//! as soon as the handler of the fault has returned.
 
 use crate::bucket::{Bucket, BucketState};
-use crate::cleanup::WayOut;
 use crate::events::ABORTING;
 use crate::futex;
-use crate::recovery::{Failed, clean_up, settle_pools};
+use crate::recovery::{Failed, settle_pools};
 use crate::signal;
 use crate::thread::thread;
 use std::arch::asm;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 
-/// Answers, cleans up, and never returns. The frames of the handler stay as they are for ever.
+/// Answers, and never returns. The frames of the handler stay as they are for ever.
 ///
 /// Why it ends is what the bucket has noted: a panic that cannot unwind (`ABORTING`), else what ran out.
 pub(crate) fn park(bucket: &Bucket) -> ! {
@@ -41,14 +42,7 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
         // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.
         unsafe { (*stuck)(failed) };
     }
-    settle_pools(bucket);
-    clean_up(bucket, WayOut::Parked);
-    never_again(bucket)
-}
-
-/// What a parked request's cleanups have left: closures inside cells, a share of the overdraft.
-pub(crate) fn never_again(bucket: &Bucket) -> ! {
-    crate::shared::give_up_closures(bucket, WayOut::Parked);
+    crate::shared::give_up_closures(bucket, None);
     settle_pools(bucket);
     sleep_for_ever()
 }
@@ -63,21 +57,21 @@ pub(crate) fn sleep_for_ever() -> ! {
     }
 }
 
-/// What runs on the cleanup stack.
+/// What runs on the report stack.
 pub(crate) extern "C" fn park_there(bucket: *const Bucket) -> ! {
     // SAFETY: whoever switches to that stack passes a bucket, which lives for ever.
     park(unsafe { &*bucket })
 }
 
-/// Where the cleanup stack begins: it grows down from here, and a call may be made with it as it is.
-pub(crate) fn top_of_cleanup_stack(bucket: &Bucket) -> usize {
-    let (bottom, size) = bucket.cleanup_stack();
+/// Where the report stack begins: it grows down from here, and a call may be made with it as it is.
+pub(crate) fn top_of_report_stack(bucket: &Bucket) -> usize {
+    let (bottom, size) = bucket.report_stack();
     bottom + size
 }
 
-/// Parks on the cleanup stack. What is on the stack of now stays there.
-pub(crate) fn on_cleanup_stack(bucket: &'static Bucket) -> ! {
-    let top = top_of_cleanup_stack(bucket);
+/// Parks on the report stack. What is on the stack of now stays there.
+pub(crate) fn on_report_stack(bucket: &'static Bucket) -> ! {
+    let top = top_of_report_stack(bucket);
     let bucket = ptr::from_ref(bucket);
     // SAFETY: the stack is this bucket's, for this and nothing else, mapped and aligned to a page; its thread
     // is this one. What is called never returns, so nothing of this frame is needed again, and nothing of it

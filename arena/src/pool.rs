@@ -452,7 +452,8 @@ impl Charged {
             .map(self.account_of)
             .filter(|account| account.request.get() == header.request);
         match account {
-            Some(account) => self.set(account, account.bytes.get() - less + more),
+            // The numbers of requests come round: a block may be one of 2^32 requests ago.
+            Some(account) => self.set(account, (account.bytes.get() + more).saturating_sub(less)),
             None => {
                 let kept = self.kept.load(Ordering::Relaxed) - less + more;
                 self.kept.store(kept, Ordering::Relaxed);

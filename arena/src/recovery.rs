@@ -39,7 +39,7 @@ use crate::cleanup::WayOut;
 use crate::events::{ABORTING, DRAWS, DREW_FAILING, MARKED, NOTED};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
-use crate::parking::{never_again, on_cleanup_stack, park};
+use crate::parking::{on_report_stack, park, sleep_for_ever};
 use crate::signal;
 use crate::thread::{bound, thread};
 use crate::{overdraft, shared};
@@ -57,7 +57,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 /// under one of our locks, or malloc's, would leave it locked for everybody.
 pub(crate) const STACK_MARGIN: usize = 8 << 10;
 
-/// What an answer, a log record and cleanups want; with less the cleanup stack is used, which has as much.
+/// What an answer, a log record and cleanups want; with less the report stack is used, which has as much.
 const PARKING_STACK: usize = 24 << 10;
 
 /// With less stack left than this a request is marked as one that has outgrown it.
@@ -248,7 +248,7 @@ impl Tenant {
             ControlFlow::Break(_) => Err(self.escaped()),
         };
         if shared::has_closures(bucket) {
-            shared::give_up_closures(bucket, WayOut::Parked);
+            shared::give_up_closures(bucket, None);
         }
         thread(|t| {
             t.aim.set(ptr::null());
@@ -381,10 +381,7 @@ pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
 pub(crate) fn clean_up(bucket: &Bucket, way_out: WayOut) {
     // What has not been released by an unwinding, no frame of it has held: a coroutine has, which is
     // suspended.
-    let left = match way_out {
-        WayOut::Unwound => WayOut::Parked,
-        way_out => way_out,
-    };
+    let left = (way_out != WayOut::Unwound).then_some(way_out);
     shared::give_up_closures(bucket, left);
     while let Err(payload) = catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))) {
         drop_payload(payload);
@@ -479,7 +476,7 @@ fn park_exhausted(bucket: &'static Bucket, exhaustion: Exhaustion) -> ! {
 fn park_here_or_there(bucket: &'static Bucket) -> ! {
     match stack_remaining() {
         Some(left) if left >= PARKING_STACK => park(bucket),
-        _ => on_cleanup_stack(bucket),
+        _ => on_report_stack(bucket),
     }
 }
 
@@ -508,7 +505,7 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
         .or_else(from_overdraft);
     match block {
         Some(block) => block.as_ptr(),
-        None if bucket.state() == BucketState::Parked => never_again(bucket),
+        None if bucket.state() == BucketState::Parked => sleep_for_ever(),
         None => park_exhausted(bucket, arena_exhausted(bucket, layout.size())),
     }
 }
@@ -595,10 +592,10 @@ fn stack_overflowed(bucket: &'static Bucket) -> ! {
 /// The same, where frames must not be left by a jump.
 pub(crate) fn park_overflowed(bucket: &'static Bucket) -> ! {
     if bucket.state() == BucketState::Parked {
-        never_again(bucket); // it is reported; the cleanup that needs so much is not waited for
+        sleep_for_ever(); // its report needs more than there is
     }
     note_overflow(bucket);
-    on_cleanup_stack(bucket)
+    on_report_stack(bucket)
 }
 
 /// Notes that it has, for the report.
@@ -630,7 +627,7 @@ pub(crate) fn jump(bucket: &Bucket) -> ! {
 #[cfg(all(feature = "c-heap", not(miri)))]
 pub(crate) fn aborted(bucket: &'static Bucket) -> ! {
     if bucket.state() == BucketState::Parked {
-        never_again(bucket);
+        sleep_for_ever();
     }
     if !bucket.events.any(ABORTING) {
         bucket.panic_note.say("abort was called");
@@ -652,7 +649,7 @@ pub fn stack_remaining() -> Option<usize> {
         let left = here.wrapping_sub(bottom);
         (left < size).then_some(left)
     };
-    left_of(bucket.open_stack()).or_else(|| left_of(bucket.cleanup_stack()))
+    left_of(bucket.open_stack()).or_else(|| left_of(bucket.report_stack()))
 }
 
 /// Returns if at least `margin` bytes of stack are left, or can be had; else the request ends here, as by a
@@ -677,16 +674,28 @@ pub(crate) fn has_stack(margin: usize) -> bool {
         return true;
     };
     if bucket.state() != BucketState::Parked {
-        extend_stack(bucket);
+        extend_stack(bucket, false);
     }
     is_stack_left(margin) // this function may have been the one that overflowed, and has extended it by that
+}
+
+/// As [`has_stack`], for a function that the C library has called.
+#[cfg(all(feature = "c-heap", not(miri)))]
+pub(crate) fn has_library_stack(margin: usize) -> bool {
+    let may_extend = |bucket: &&Bucket| bucket.state() != BucketState::Parked;
+    if !has_stack(margin)
+        && let Some(bucket) = bound().filter(may_extend)
+    {
+        extend_stack(bucket, true);
+    }
+    is_stack_left(margin)
 }
 
 /// The stack has overflowed, or is about to: goes on with the extension, if that is closed yet. The request
 /// has outgrown it. Async-signal-safe.
 #[cold]
-pub(crate) fn extend_stack(bucket: &Bucket) -> bool {
-    let extended = bucket.extend_stack();
+pub(crate) fn extend_stack(bucket: &Bucket, for_library: bool) -> bool {
+    let extended = bucket.extend_stack(for_library);
     if extended {
         bucket.stack_gauge.overflowed();
         if !bucket.failing.get() {
@@ -739,8 +748,7 @@ fn is_failing(bucket: &Bucket) -> bool {
 /// all.
 ///
 /// On a way out other than [`WayOut::Returned`] allocations in it come from the bucket's reserve and the
-/// overdraft. If the request is parked it runs after the client has got its answer, beside frames that still
-/// hold what they held, and after a stack overflow on a stack of 24 KiB: keep it short.
+/// overdraft. If the request is parked it does not run: nothing more of that request does.
 pub fn defer<F: FnOnce(WayOut) + 'static>(closure: F) -> bool {
     bound().is_some_and(|bucket| bucket.defer(closure))
 }

@@ -152,7 +152,7 @@ impl<T: 'static> Registered<T> {
             let bucket = (*entry).bucket.take();
             match way_out {
                 // Its owner is somewhere, and drops it.
-                WayOut::Returned | WayOut::Unwound | WayOut::Parked => {}
+                WayOut::Returned | WayOut::Unwound => {}
                 // Its owner was on a frame that was jumped over, or is in something else that is registered
                 // and was made before: whoever promised that the handler may be left so has promised that
                 // nothing outside the request has it.

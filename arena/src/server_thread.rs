@@ -91,6 +91,7 @@ impl Bucket {
 extern "C" fn start(argument: *mut c_void) -> *mut c_void {
     // SAFETY: `create_thread` passes a bucket, which lives for ever.
     let bucket: &'static Bucket = unsafe { &*argument.cast::<Bucket>() };
+    bucket.frames_begin_at((&raw const argument).addr());
     name_this_thread(bucket.index());
     // The standard library makes a thread's handle when it is first asked for (channels do), with `malloc`,
     // and aborts where that gets nothing, as it may in a request.

@@ -248,17 +248,23 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
     f()
 }
 
+/// Whether a closure of the request is inside a cell or [`outside`].
+#[inline]
+pub(crate) fn is_inside(bucket: &Bucket) -> bool {
+    !bucket.held.is_empty() || thread(|t| t.outside.get() > 0)
+}
+
 /// Whether a closure of the request is still inside a cell, [`outside`] or `refusing`.
 #[inline]
 pub(crate) fn has_closures(bucket: &Bucket) -> bool {
-    !bucket.held.is_empty() || bucket.refusing.get() || thread(|t| t.outside.get() > 0)
+    bucket.refusing.get() || is_inside(bucket)
 }
 
-/// Gives up the closures of this thread's request that have not returned, and never will in it: releases the
-/// cells they hold, and puts the thread's words right. One that a coroutine goes on with later has nothing to
-/// give back any more.
+/// Gives up the closures of this thread's request that have not returned, and never will in it (no way out),
+/// or were left by a jump: releases the cells they hold, and puts the thread's words right. One that a
+/// coroutine goes on with later has nothing to give back any more.
 #[cold]
-pub(crate) fn give_up_closures(bucket: &Bucket, way_out: WayOut) {
+pub(crate) fn give_up_closures(bucket: &Bucket, way_out: Option<WayOut>) {
     bucket.held.release_all(bucket, way_out);
     bucket.refusing.set(false);
     thread(|t| {

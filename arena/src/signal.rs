@@ -3,13 +3,16 @@
 //! Of faults, only one in the guard below a stack of the bucket that this thread is bound to is ours; of
 //! aborts, only the one that our panic hook has seen coming. Everything else goes to whoever handled it
 //! before, which by default ends the process: a wild pointer is not exhaustion, and what malloc finds
-//! corrupted must not go on. A signal that somebody has sent is no fault, and changes nothing.
+//! corrupted must not go on. A signal that somebody has sent is no fault, and changes nothing. (Many at once
+//! do: they nest, and the signal stack has room for one frame. Who may send them may end the process anyway.)
 
 use crate::bucket::{Bucket, BucketState};
+#[cfg(all(feature = "c-heap", not(miri)))]
+use crate::c_heap::is_of_the_c_library;
 use crate::events::ABORTING;
 use crate::futex::silently;
 use crate::panic;
-use crate::parking::{never_again, park_there, top_of_cleanup_stack};
+use crate::parking::{park_there, sleep_for_ever, top_of_report_stack};
 use crate::recovery::{self, jump, may_jump};
 use crate::thread::{bound, thread};
 use std::io;
@@ -146,7 +149,7 @@ extern "C" fn handler(
         let sent_by_us = unsafe { !is_fault && info.si_pid() == libc::getpid() };
         if let Some(bucket) = bound().filter(|_| sent_by_us) {
             if bucket.state() == BucketState::Parked {
-                never_again(bucket);
+                sleep_for_ever();
             }
             if bucket.events.any(ABORTING) {
                 return go_on_parking(bucket, context);
@@ -162,13 +165,16 @@ extern "C" fn handler(
         // SAFETY: of a fault the address is known.
         let address = unsafe { info.si_addr() } as usize;
         if bucket.state() == BucketState::Parked
-            && (bucket.in_cleanup_guard(address) || bucket.in_stack_guard(address))
+            && (bucket.in_report_guard(address) || bucket.in_stack_guard(address))
         {
-            never_again(bucket); // a cleanup needs more stack than it has; the request is reported
+            sleep_for_ever(); // the report needs more stack than there is
         }
         if bucket.in_stack_guard(address) {
             jump_if_that_may_be(bucket, context);
-            if bucket.in_extension(address) && recovery::extend_stack(bucket) {
+            let for_library = is_in_library(context) || is_called_by_the_c_library(bucket, context);
+            if bucket.in_extension(address, for_library)
+                && recovery::extend_stack(bucket, for_library)
+            {
                 return; // the instruction is done again
             }
             recovery::note_overflow(bucket);
@@ -178,9 +184,41 @@ extern "C" fn handler(
     hand_on(signal, raw_info, raw_context);
 }
 
-/// A frame of the C library's, or of another object's, is not jumped out of: it may hold a lock of its own.
+/// Whether a function of the C library, or of another object, was interrupted: it may hold a lock of its own.
+fn is_in_library(context: &libc::ucontext_t) -> bool {
+    !panic::lies_in_executable(program_counter(context))
+}
+
+/// Whether a function of ours was interrupted that stands in for one of the C library's (`malloc`, `free`),
+/// and may have been called by it: it says so itself, once it has a frame. Until then its return address is
+/// one of the topmost words.
+#[cfg(all(feature = "c-heap", not(miri)))]
+fn is_called_by_the_c_library(bucket: &Bucket, context: &libc::ucontext_t) -> bool {
+    /// More than the registers that a function saves, and a few locals.
+    const WORDS: usize = 32;
+    let (bottom, size) = bucket.open_stack();
+    let first = stack_pointer(context)
+        .max(bottom)
+        .next_multiple_of(size_of::<usize>());
+    let mut words = (first..bottom + size)
+        .step_by(size_of::<usize>())
+        .take(WORDS);
+    thread(|t| t.in_c.get()) > 0
+        || is_of_the_c_library(return_register(context))
+        || words.any(|place| {
+            // SAFETY: a word of this thread's stack that is open, aligned.
+            is_of_the_c_library(unsafe { (place as *const usize).read_volatile() })
+        })
+}
+
+#[cfg(any(not(feature = "c-heap"), miri))]
+fn is_called_by_the_c_library(_: &Bucket, _: &libc::ucontext_t) -> bool {
+    false
+}
+
+/// A frame of a library's is not jumped out of.
 fn jump_if_that_may_be(bucket: &Bucket, context: &libc::ucontext_t) {
-    if may_jump(bucket) && panic::lies_in_executable(program_counter(context)) {
+    if may_jump(bucket) && !is_in_library(context) {
         recovery::note_overflow(bucket);
         // SAFETY: the kernel's mask is the first word. It is what the handler's return would restore.
         let mask = unsafe { (&raw const context.uc_sigmask).cast::<u64>().read() };
@@ -200,12 +238,13 @@ fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
         let is_at_the_end =
             |(bottom, _): (usize, usize)| stack_pointer(context).wrapping_sub(bottom) < least;
         if bucket.state() == BucketState::Parked
-            && (is_at_the_end(bucket.cleanup_stack()) || is_at_the_end(bucket.open_stack()))
+            && (is_at_the_end(bucket.report_stack()) || is_at_the_end(bucket.open_stack()))
         {
-            never_again(bucket); // a cleanup needs more stack than it has; the request is reported
+            sleep_for_ever(); // the report needs more stack than there is
         }
         if is_at_the_end(bucket.open_stack()) {
-            if !recovery::extend_stack(bucket) {
+            let for_library = is_in_library(context) || is_called_by_the_c_library(bucket, context);
+            if !recovery::extend_stack(bucket, for_library) {
                 jump_if_that_may_be(bucket, context);
                 recovery::note_overflow(bucket);
                 go_on_parking(bucket, context);
@@ -273,11 +312,11 @@ unsafe fn call(
     }
 }
 
-/// Has the thread go on, once the handler returns, on the cleanup stack, and park there.
+/// Has the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "x86_64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
     // As a call leaves it: a return address below a multiple of 16. Nothing returns to zero.
-    let stack = top_of_cleanup_stack(bucket) - size_of::<usize>();
+    let stack = top_of_report_stack(bucket) - size_of::<usize>();
     // SAFETY: the top word of a stack that nobody uses yet.
     unsafe { (stack as *mut usize).write(0) };
     let registers = &mut context.uc_mcontext.gregs;
@@ -302,6 +341,12 @@ fn stack_pointer(context: &libc::ucontext_t) -> usize {
     context.uc_mcontext.gregs[libc::REG_RSP as usize] as usize
 }
 
+/// Return addresses are on the stack here.
+#[cfg(all(feature = "c-heap", not(miri), target_arch = "x86_64"))]
+fn return_register(_: &libc::ucontext_t) -> usize {
+    0
+}
+
 /// Those that instructions compute with, the program counter and the stack pointer.
 #[cfg(target_arch = "x86_64")]
 fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
@@ -309,12 +354,12 @@ fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
     all.iter().map(|&register| register as u64)
 }
 
-/// Has the thread go on, once the handler returns, on the cleanup stack, and park there.
+/// Has the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "aarch64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
     let registers = &mut context.uc_mcontext;
     registers.pc = park_there as *const () as u64;
-    registers.sp = top_of_cleanup_stack(bucket) as u64;
+    registers.sp = top_of_report_stack(bucket) as u64;
     registers.regs[0] = ptr::from_ref(bucket) as u64;
     registers.regs[29] = 0;
     registers.regs[30] = 0;
@@ -328,6 +373,12 @@ fn program_counter(context: &libc::ucontext_t) -> usize {
 #[cfg(target_arch = "aarch64")]
 fn stack_pointer(context: &libc::ucontext_t) -> usize {
     context.uc_mcontext.sp as usize
+}
+
+/// Where a function that has no frame yet has its return address.
+#[cfg(all(feature = "c-heap", not(miri), target_arch = "aarch64"))]
+fn return_register(context: &libc::ucontext_t) -> usize {
+    context.uc_mcontext.regs[30] as usize
 }
 
 /// Those that instructions compute with, the program counter and the stack pointer.

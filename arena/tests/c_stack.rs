@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 use std::net::ToSocketAddrs;
+use std::os::unix::thread::JoinHandleExt;
 use std::process::{Command, Stdio};
 use std::ptr;
 use std::thread;
@@ -225,6 +226,75 @@ fn a_request_that_is_parked_on_its_way_to_the_linker_holds_none_of_its_locks() {
         assert!(parked.for_ever(), "{left}");
         thread::spawn(load).join().expect("it ends");
     }
+}
+
+/// Where a request has used up what its stack is extended by, the C library still has some: a thread that was
+/// parked in there, under the lock for the stacks of threads, would let no other start.
+#[test]
+fn a_stack_that_was_extended_before_has_room_for_what_the_c_library_has_begun() {
+    let _turn = alone();
+    on_bucket_thread(|tenant| {
+        for left in (240..3 << 10).step_by(24) {
+            let outcome = tenant.enter(&never_stuck, |_| {
+                start_a_large_thread();
+                let thread = RUNNING.with_borrow_mut(Vec::pop).expect("just started");
+                let thread = thread.into_pthread_t();
+                with_stack_left(1000, &mut || {
+                    transom_arena::ensure_stack(4 << 10);
+                    with_stack_left(left, &mut || {
+                        // SAFETY: it is joinable, and joined once.
+                        unsafe { libc::pthread_join(thread, ptr::null_mut()) };
+                    });
+                });
+            });
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Stack, "{left}");
+            thread::spawn(|| ()).join().expect("it ends");
+        }
+    });
+}
+
+/// At its first use the name service loads libraries, and ends the process where it gets no memory for that.
+#[test]
+fn the_name_service_is_first_used_at_the_end_of_a_stack() {
+    for left in [600, 2000, 4000, 6000, 7500] {
+        let left = left.to_string();
+        common::passes_in_a_child(
+            "child_that_asks_for_a_user_at_the_end_of_its_stack",
+            &[("LEFT", &left)],
+        );
+    }
+}
+
+#[test]
+#[ignore = "the first use in its process; run by the one above"]
+fn child_that_asks_for_a_user_at_the_end_of_its_stack() {
+    fn ask() {
+        let mut entry = MaybeUninit::<libc::passwd>::uninit();
+        let mut buffer = [0 as libc::c_char; 400];
+        let mut found = ptr::null_mut();
+        // SAFETY: places of their sizes.
+        unsafe {
+            libc::getpwuid_r(
+                0,
+                entry.as_mut_ptr(),
+                buffer.as_mut_ptr(),
+                buffer.len(),
+                &raw mut found,
+            );
+        }
+    }
+    let left = std::env::var("LEFT").expect("set by the one above");
+    let left: usize = left.parse().expect("a number");
+    let parked = parks(move |_| {
+        with_stack_left(1000, &mut || {
+            transom_arena::ensure_stack(4 << 10);
+            with_stack_left(left, &mut ask);
+        });
+    });
+    assert!(parked.for_ever());
+    on_bucket_thread(|tenant| {
+        assert!(tenant.enter(&never_stuck, |_| ask()).result.is_ok());
+    });
 }
 
 /// Whatever the step was doing when the stack ended, it went on to its end: the request is over, the thread

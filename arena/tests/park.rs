@@ -11,7 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
-use transom_arena::{Reason, WayOut, defer, parked};
+use transom_arena::{Reason, defer, parked};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
@@ -144,26 +144,6 @@ fn child_that_aborts() {
 }
 
 #[test]
-fn cleanups_of_a_request_that_panics_while_it_unwinds_run_even_if_they_panic() {
-    let ran = Arc::new(AtomicU32::new(0));
-    let theirs = ran.clone();
-    let parked_one = parks(move |_| -> u8 {
-        for n in [1, 10, 100] {
-            let theirs = theirs.clone();
-            defer(move |_| {
-                theirs.fetch_add(n, Ordering::SeqCst);
-                panic!("from cleanup {n}");
-            });
-        }
-        let _guard = PanicsInItsDrop;
-        panic!("the first");
-    });
-    wait_for("they ran", || ran.load(Ordering::SeqCst) == 111);
-    assert_eq!(parked_one.report.what(), Reported::PanicInDestructor);
-    assert!(parked_one.for_ever());
-}
-
-#[test]
 fn a_panic_in_a_function_that_cannot_unwind_parks_instead_of_aborting() {
     extern "C" fn called_from_c() {
         panic!("through C");
@@ -231,106 +211,39 @@ fn a_destructor_that_asks_for_more_than_there_is_parks_instead_of_aborting() {
     assert!(parked_one.for_ever());
 }
 
-/// Each cleanup appends its number: newest first is 3, 2, 1.
-fn leaves_cleanups(order: &Arc<AtomicU32>, way_out: WayOut) {
-    for n in 1..=3 {
-        let order = order.clone();
-        defer(move |way| {
-            assert_eq!(way, way_out);
-            let _ =
-                order.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |was| Some(was * 10 + n));
-        });
-    }
-}
-
+/// Where its stack is full a request was stopped between two arbitrary instructions, so no code of the
+/// handler's may run on its thread again.
 #[test]
-fn cleanups_run_newest_first_after_the_report() {
-    let order = Arc::new(AtomicU32::new(0));
-    let theirs = order.clone();
-    let parked_one = parks(move |_| -> u8 {
-        leaves_cleanups(&theirs, WayOut::Parked);
-        fill_the_arena()
-    });
-    wait_for("they ran", || order.load(Ordering::SeqCst) == 321);
-    assert!(parked_one.for_ever());
-
-    let order = Arc::new(AtomicU32::new(0));
-    let theirs = order.clone();
-    let parked_one = parks(move |_| {
-        leaves_cleanups(&theirs, WayOut::Parked);
-        overflow_the_stack()
-    });
-    wait_for("they ran", || order.load(Ordering::SeqCst) == 321);
-    assert!(parked_one.for_ever());
-}
-
-#[test]
-fn cleanups_that_panic_stop_neither_the_others_nor_the_report() {
-    type Ending = fn() -> u8;
-    let endings: [(Ending, Reported); 3] = [
-        (|| fill_the_arena(), Reported::Exhausted(Reason::Arena)),
-        (
-            || overflow_the_stack() as u8,
-            Reported::Exhausted(Reason::Stack),
-        ),
-        (
-            || {
-                let _guard = OverflowsInItsDrop;
-                panic!("the first");
-            },
-            Reported::Exhausted(Reason::Stack),
-        ),
-    ];
-    for (ending, reported) in endings {
-        let order = Arc::new(AtomicU32::new(0));
-        let theirs = order.clone();
-        let parked_one = parks(move |_| {
-            let theirs = theirs.clone();
-            for n in 1..=3 {
-                let theirs = theirs.clone();
-                defer(move |_| {
-                    theirs.fetch_add(n, Ordering::SeqCst);
-                    panic!("cleanup {n}");
-                });
-            }
-            ending()
-        });
-        wait_for("they ran", || order.load(Ordering::SeqCst) == 6);
-        assert_eq!(parked_one.report.what(), reported);
-        assert!(parked_one.for_ever());
-    }
-}
-
-/// The cleanup stack is small. What overflows it ends that cleanup, and neither the process nor the report,
-/// which is done.
-#[test]
-fn a_cleanup_that_overflows_its_stack_loses_nothing() {
+fn nothing_more_of_a_parked_request_runs() {
     type Ending = fn() -> usize;
-    let endings: [Ending; 3] = [
+    let endings: [Ending; 4] = [
         overflow_the_stack,
-        || black_box(vec![1u8; 1 << 30]).len(),
+        || fill_the_arena(),
         || overflow_in_c(),
-    ];
-    let cleanups: [fn(); 3] = [
         || {
-            black_box([1u8; 32 << 10]);
-        },
-        || {
-            black_box(overflow_the_stack());
-        },
-        || {
-            black_box(overflow_in_c());
+            let _guard = OverflowsInItsDrop;
+            panic!("the first");
         },
     ];
     for ending in endings {
-        for cleanup in cleanups {
-            let parked_one = parks(move |_| {
-                defer(move |_| cleanup());
-                ending()
+        static RAN: AtomicU32 = AtomicU32::new(0);
+        static THREAD: AtomicI32 = AtomicI32::new(0);
+        let parked_one = parks(move |_| {
+            // SAFETY: a system call without preconditions.
+            THREAD.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+            defer(|_| {
+                RAN.fetch_add(1, Ordering::SeqCst);
             });
-            others_go_on();
-            assert!(parked_one.for_ever());
-        }
+            ending()
+        });
+        let place = format!("/proc/self/task/{}/syscall", THREAD.load(Ordering::SeqCst));
+        let futex = format!("{} ", libc::SYS_futex);
+        wait_for("its thread sleeps", || {
+            std::fs::read_to_string(&place).is_ok_and(|call| call.starts_with(&futex))
+        });
+        others_go_on();
+        assert_eq!(RAN.load(Ordering::SeqCst), 0);
+        assert!(parked_one.for_ever());
     }
 }
 
@@ -345,20 +258,6 @@ fn overflow_in_c() -> usize {
     list[0] as usize
 }
 
-/// The client has its answer, and the log its line, before anything of the handler's is run.
-#[test]
-fn a_cleanup_that_waits_for_what_the_handler_holds_comes_after_the_report() {
-    static HELD: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let parked_one = parks(|_| {
-        defer(|_| drop(HELD.lock()));
-        let _held = HELD.lock().expect("whole");
-        black_box(vec![1u8; 1 << 30]).len()
-    });
-    assert_eq!(parked_one.report.what(), Reported::Exhausted(Reason::Arena));
-    others_go_on();
-    assert!(parked_one.for_ever());
-}
-
 /// A signal that somebody sends is no fault: the overflow that comes after it is caught as before.
 #[test]
 fn a_fault_that_was_sent_disarms_nothing() {
@@ -371,17 +270,12 @@ fn a_fault_that_was_sent_disarms_nothing() {
     assert!(parked_one.for_ever());
 }
 
-/// A thread that overflows in a cleanup sleeps where the handler of the fault runs: there is no room for two
-/// more frames there.
 #[test]
 fn faults_that_are_sent_to_a_parked_thread_end_nothing() {
     static THREAD: AtomicI32 = AtomicI32::new(0);
     let parked_one = parks(|_| {
         // SAFETY: a system call without preconditions.
         THREAD.store(unsafe { libc::gettid() }, Ordering::SeqCst);
-        defer(|_| {
-            black_box(overflow_the_stack());
-        });
         overflow_the_stack()
     });
     for _ in 0..200 {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    OVERDRAFT, Parked, SHARE, SHARED_HEAP, exhaustion, fill_the_arena, finish, lies_in,
+    OVERDRAFT, SHARE, SHARED_HEAP, exhaustion, fill_the_arena, finish, lies_in,
     lies_in_shared_heap, never_stuck, next_bucket, on_bucket_thread, overflow_the_stack,
     panic_message, parks, start_on, wait_for,
 };
@@ -14,8 +14,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use transom_arena::{
-    Bump, Outcome, Reason, Shared, SharedError, Tenant, outside, overdraft_usage, refusing,
-    shared_heap_kept, shared_heap_usage,
+    Bump, Outcome, Reason, Shared, SharedError, Tenant, outside, refusing, shared_heap_kept,
+    shared_heap_usage,
 };
 
 #[global_allocator]
@@ -692,7 +692,7 @@ fn no_request_takes_a_cell_away_from_the_others() {
     common::passes_in_a_child("child_that_wants_more_than_there_is", &[]);
     common::passes_in_a_child("child_whose_changes_find_no_share", &[]);
     common::passes_in_a_child("child_whose_closures_never_return", &[]);
-    common::passes_in_a_child("child_whose_parked_cleanups_draw", &[]);
+    common::passes_in_a_child("child_whose_refused_changes_have_destructors", &[]);
 }
 
 /// Runs a change in a request; whether the request has outgrown what it could have.
@@ -890,76 +890,112 @@ fn child_whose_closures_never_return() {
     );
 }
 
-/// A cleanup of a parked request has drawn on the overdraft, and has given it back: so its share is free
-/// again.
+/// What is refused, and what a change has returned that must not be given, is dropped when the cell is free
+/// again: a destructor may want it, or a lock that a reader of it holds.
 #[test]
-#[ignore = "takes the overdraft from the other tests; run by the one above"]
-fn child_whose_parked_cleanups_draw() {
-    static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());
-    static DRAWN: AtomicUsize = AtomicUsize::new(0);
-    common::buckets(); // from here on there is a shared heap
-    CELL.restore(|| vec![7; 400 << 10]);
-    let parked: Vec<_> = (0..OVERDRAFT / SHARE)
-        .map(|n| {
-            let parked = parks(|_| {
-                transom_arena::defer(|_| {
-                    let before = overdraft_usage().used;
-                    let block = black_box(vec![1u8; SHARE / 2]);
-                    assert!(overdraft_usage().used >= before + block.len());
-                    DRAWN.fetch_add(1, Ordering::SeqCst);
-                });
-                black_box(vec![1u8; 100 << 20]).len()
-            });
-            wait_for("its cleanup has drawn", || DRAWN.load(Ordering::SeqCst) > n);
-            parked
+#[ignore = "fills the shared heap; run by the one above"]
+fn child_whose_refused_changes_have_destructors() {
+    type Two = (Vec<u8>, Vec<u8>);
+    static CELL: Shared<Two> = Shared::new((Vec::new(), Vec::new()));
+    static LOOKED: AtomicUsize = AtomicUsize::new(0);
+    struct Looks;
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            let _ = CELL.read(|two| two.0.len());
+            LOOKED.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    /// Drops it before it runs anything.
+    fn change(item: Looks) -> Result<(), SharedError> {
+        CELL.with_once(move |two| {
+            two.0.push(1);
+            drop(item);
         })
-        .collect();
-    // The cell's one block cannot double here, so that each change needs a share set aside.
+    }
+    common::buckets(); // from here on there is a shared heap
     on_bucket_thread(|tenant| {
-        wait_for("the shares are back", || {
-            !is_refused(tenant, || CELL.with(|bytes| bytes[0] = 1))
+        // It has outgrown its bucket.
+        let outcome = tenant.enter(&never_stuck, |_| {
+            drop(black_box(vec![1u8; 900 << 10]));
+            assert_eq!(change(Looks), Err(SharedError::Exhausted));
+            let item = Looks;
+            assert!(CELL.read(move |_| drop(item)).is_err());
         });
+        assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+        // What it returns is withheld, because the change has spilled.
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let made = CELL.with_room(0, |two| {
+                two.0.reserve_exact(600 << 10);
+                two.1.reserve_exact(600 << 10);
+                Looks
+            });
+            assert!(is_full(made.map(drop)));
+        });
+        assert_eq!(exhaustion(outcome.result).reason, Reason::SharedHeap);
+        // There is no room for it.
+        assert!(is_refused(tenant, || change(Looks)));
     });
-    assert!(parked.iter().all(Parked::for_ever));
+    assert_eq!(LOOKED.load(Ordering::SeqCst), 4);
+    assert!(!CELL.is_poisoned());
 }
 
-/// A cleanup of a parked request that ends for good inside a cell, because it needs more stack or memory than
-/// there is.
+/// What a closure has returned is the request's own, and grows there: the shared heap is for cells.
 #[test]
-fn a_cleanup_that_never_returns_from_a_cell_leaves_it_poisoned() {
-    static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());
-    fn deeper(n: usize) -> usize {
-        let frame = black_box([n; 128]);
-        if n == usize::MAX {
-            return 0; // never
-        }
-        deeper(n + 1) + frame[0]
+fn what_was_cloned_in_a_cell_grows_in_the_bucket() {
+    static CELL: Shared<String> = Shared::new(String::new());
+    let result = start_on(next_bucket(), |tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let mut text = CELL
+                .with(|text| {
+                    text.push('x');
+                    text.clone()
+                })
+                .expect("whole");
+            assert!(lies_in_shared_heap(text.as_ptr().addr()));
+            text.reserve(100 << 10);
+            assert!(!lies_in_shared_heap(text.as_ptr().addr()));
+            // Inside a cell it stays: there it may be a part of the value.
+            let grown = CELL.with(|text| {
+                text.reserve(1 << 10);
+                lies_in_shared_heap(text.as_ptr().addr())
+            });
+            (text.len(), grown)
+        });
+        assert!(matches!(outcome.result, Ok((1, Ok(true)))), "{outcome:?}");
+        assert_eq!(outcome.left, 0);
+    });
+    finish(&result);
+}
+
+/// It lies at the end of the thread's stack, and is no frame's: the next request has it too.
+#[test]
+fn a_thread_local_cell_that_a_coroutine_has_left_is_as_any_other() {
+    thread_local! {
+        static CELL: Shared<u64> = const { Shared::new(0) };
     }
-    let ends: [fn(); 2] = [
-        || drop(black_box(vec![1u8; 100 << 20])),
-        || assert!(black_box(deeper(0)) > 0),
+    type Leave = fn(&Yielder<(), ()>);
+    let leaves: [(Leave, SharedError); 2] = [
+        (
+            |yielder| {
+                let _ = CELL.with(|cell| cell.read(|_| yielder.suspend(())));
+            },
+            SharedError::Lent,
+        ),
+        (
+            |yielder| {
+                let _ = CELL.with(|cell| cell.with_once(|_| yielder.suspend(())));
+            },
+            SharedError::Poisoned,
+        ),
     ];
-    for end in ends {
-        let parked = parks(move |_| {
-            transom_arena::defer(move |_| {
-                let _ = CELL.with_room(0, |_| end());
-            });
-            black_box(vec![0u8; 100 << 20]);
+    for (leave, error) in leaves {
+        on_bucket_thread(move |tenant| {
+            assert!(tenant.enter(&never_stuck, |_| stash(leave)).result.is_ok());
+            let outcome = tenant.enter(&never_stuck, |_| CELL.with(|cell| cell.with(|n| *n)));
+            assert!(
+                matches!(&outcome.result, Ok(Err(found)) if *found == error),
+                "{outcome:?}"
+            );
         });
-        let result = start_on(next_bucket(), |tenant| {
-            let outcome = tenant.enter(&never_stuck, |_| {
-                loop {
-                    // The cleanup may not have come that far.
-                    match CELL.read(Vec::len) {
-                        Err(SharedError::Poisoned) => break,
-                        _ => std::thread::yield_now(),
-                    }
-                }
-            });
-            assert!(outcome.result.is_ok(), "{outcome:?}");
-        });
-        finish(&result);
-        CELL.restore(Vec::new);
-        assert!(parked.for_ever());
     }
 }

@@ -76,8 +76,8 @@ fn measure(
         rate,
         1e6 / rate,
         calls as f64 / sleeps.max(1) as f64,
-        info.threads_started,
-        info.service_average_ns,
+        info.threads.started,
+        info.calls.average_ns,
     ))
 }
 

@@ -11,6 +11,19 @@
 //! knows neither HTTP nor buckets: what runs on its threads, and on which memory they stand, is the
 //! business of whoever starts them.
 //!
+//! | folder | holds |
+//! |---|---|
+//! | `rules/` | how the two sides, and a door's threads, agree without a lock; model-checked by `tests/loom` |
+//! | `values/` | what is said and told: limits, errors, credentials; the same on every system |
+//! | `back_end/` | what a back end is built of: its builder, a caller's slots, a doorbell |
+//! | `memory/` | segments, what lies where in them, the server's view of its channels |
+//! | `caller/` | an event loop's client and a blocking one |
+//! | `pool/` | a door's threads: what each does, how many there are, when clients are told |
+//! | `between/` | what crosses processes: names, clients that come and go, messages, descriptors |
+//!
+//! All but the first three is the back end for Linux. The one for illumos, over its native doors, is the
+//! crate `transom-doors-illumos` in `doors/illumos/`: type-checked, and never run there.
+//!
 //! ```
 //! use std::sync::{Arc, OnceLock};
 //! use transom_doors::{Call, ChannelGeometry, ChannelMemory, Door, Patience, Status};
@@ -58,121 +71,60 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// The model checker takes the rule files (`bitmap`, `idle`, `late`, `revoke`, `turn`, `waiting`) into its
-// own crate, `tests/loom.rs`: the rest lays atomics over raw memory, which the model's atomics
-// cannot be.
+// The model checker takes the folder `rules` into its own crate, `tests/loom`: the rest lays atomics over raw
+// memory, which the model's atomics cannot be.
 #![cfg(not(loom))]
 
-#[cfg(not(target_os = "illumos"))]
-mod attach;
-#[cfg_attr(target_os = "illumos", allow(dead_code))]
-mod bell;
-#[cfg_attr(target_os = "illumos", allow(dead_code))]
-mod bitmap;
-#[cfg(not(target_os = "illumos"))]
-mod blocking;
-#[cfg(not(target_os = "illumos"))]
-mod board;
-#[cfg_attr(target_os = "illumos", allow(dead_code))]
-mod builder;
-#[cfg(not(target_os = "illumos"))]
-mod call;
-#[cfg(not(target_os = "illumos"))]
-mod channel;
-#[cfg(not(target_os = "illumos"))]
-mod client;
-mod clock;
-// On illumos always, because there its tests are never compiled.
-#[cfg(not(target_os = "illumos"))]
-mod closer;
-#[cfg(any(test, target_os = "illumos"))]
-mod conformance;
-#[cfg(not(target_os = "illumos"))]
+// The same on every system.
+#[doc(hidden)]
+pub mod back_end;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
+mod rules;
+mod values;
+
+// The back end for Linux.
+#[cfg(target_os = "linux")]
+mod between;
+#[cfg(target_os = "linux")]
+mod caller;
+#[cfg(target_os = "linux")]
 mod door;
-#[cfg_attr(target_os = "illumos", allow(dead_code))]
-mod error;
-mod geometry;
-mod gone;
-#[cfg(not(target_os = "illumos"))]
-mod growth;
-#[cfg(not(target_os = "illumos"))]
-mod hello;
-#[cfg(not(target_os = "illumos"))]
-mod idle;
-#[cfg(any(target_os = "illumos", transom_illumos))]
-pub mod illumos;
-#[cfg(not(target_os = "illumos"))]
-mod late;
-#[cfg(not(target_os = "illumos"))]
-mod layout;
-#[cfg(not(target_os = "illumos"))]
-mod link;
-#[cfg(not(target_os = "illumos"))]
+#[cfg(target_os = "linux")]
 mod memory;
-#[cfg(not(target_os = "illumos"))]
-mod pace;
-#[cfg(not(target_os = "illumos"))]
-mod porter;
-mod public;
-#[cfg_attr(target_os = "illumos", allow(dead_code))]
-mod remote_options;
-#[cfg(not(target_os = "illumos"))]
-mod revoke;
-#[cfg(not(target_os = "illumos"))]
-mod serve;
-#[cfg_attr(target_os = "illumos", allow(dead_code))]
-mod slot;
-#[cfg(not(target_os = "illumos"))]
-mod snapshots;
-#[cfg(not(target_os = "illumos"))]
-mod socket;
-#[cfg(not(target_os = "illumos"))]
-mod spin;
-mod status;
-#[cfg_attr(target_os = "illumos", path = "illumos/sync.rs")]
-mod sync;
-#[cfg(not(target_os = "illumos"))]
-mod table;
-#[cfg(not(target_os = "illumos"))]
-mod telling;
-mod threads;
-#[cfg(not(target_os = "illumos"))]
-mod turn;
-#[cfg_attr(target_os = "illumos", allow(dead_code))]
-mod waiting;
-mod words;
+#[cfg(target_os = "linux")]
+mod pool;
 
-// On illumos the kernel has doors: the callers and servers are those of `illumos`, under the same names.
-// Everything that is only a value is shared.
-#[cfg(target_os = "illumos")]
-pub use illumos::{AsyncClient, Attachment, Call, Client, Door, DoorHandler, EmergencyReply};
-
-#[cfg(not(target_os = "illumos"))]
+#[cfg(target_os = "linux")]
 pub use {
-    attach::Attachment,
-    blocking::Client,
-    call::{Call, DoorHandler, EmergencyReply},
-    client::AsyncClient,
-    closer::{CLOSER_STACK, CLOSERS_MAX, start as start_closers},
-    door::Door,
-    memory::MemoryError,
+    between::attach::Attachment,
+    between::closer::{CLOSER_STACK, CLOSERS_MAX, start as start_closers},
+    caller::async_client::AsyncClient,
+    caller::blocking::Client,
+    door::{Door, DoorBuilder},
+    pool::call::{Call, DoorHandler},
+    pool::emergency::EmergencyReply,
 };
 
-pub use bell::Bell;
-pub use builder::DoorBuilder;
-pub use clock::now_ns;
-pub use error::{
-    AttachError, BuildError, CallError, ChannelError, GeometryError, Limit, OpenError,
+pub use back_end::bell::Bell;
+pub use back_end::builder::Builder;
+pub use back_end::clock::now_ns;
+pub use back_end::threads::start as start_thread;
+pub use rules::gone::Gone;
+pub use rules::waiting::Patience;
+pub use values::call::{Completion, Kind, Reply, Resumed, SlotId, Withdraw};
+pub use values::channel_memory::ChannelMemory;
+pub use values::descriptors::{DESCRIPTORS_MAX, Descriptors};
+pub use values::door::{
+    Attributes, CHANNELS_MAX, CallCounts, DoorEvent, DoorInfo, Limits, RemoteDoor, THREADS_MAX,
+    ThreadCounts, Unreferenced,
 };
-pub use geometry::{ChannelGeometry, ChannelMemory, PAGE, SLOTS_MAX};
-pub use gone::Gone;
-pub use public::{
-    AttachOptions, Attributes, CHANNELS_MAX, CallOptions, Credentials, Descriptors, DoorEvent,
-    DoorInfo, DoorOwner, Lie, Limits, NameTooLong, OpenOptions, PeerState, Refusal, RemoteDoor,
-    Reply, Resumed, THREADS_MAX, Unreferenced, check_path,
+pub use values::error::{
+    AttachError, BuildError, CallError, ChannelError, Limit, MemoryError, OpenError,
 };
-pub use slot::{Completion, Kind, SlotId, Withdraw};
-pub use status::Status;
-pub use threads::start as start_thread;
-pub use waiting::Patience;
-pub use words::Words;
+pub use values::geometry::{ChannelGeometry, GeometryError, PAGE, SLOTS_MAX};
+pub use values::options::{AttachOptions, CallOptions, OpenOptions};
+pub use values::path::{NameTooLong, check_path};
+pub use values::peer::{Credentials, DoorOwner, PeerState};
+pub use values::refusal::{Lie, Refusal};
+pub use values::status::Status;
+pub use values::words::Words;

@@ -136,7 +136,7 @@ fn an_event_loop_keeps_all_slots_busy() {
             received += 1;
         }
     }
-    assert_eq!(door.info().calls_served, 20_000);
+    assert_eq!(door.info().calls.served, 20_000);
     door.revoke();
 }
 
@@ -339,7 +339,7 @@ fn a_call_that_takes_too_long_is_given_up_and_the_next_one_finds_its_slot_again(
     assert!(matches!(slow, Err(CallError::TimedOut)), "{slow:?}");
     assert_eq!(client.call(b"quick", &mut []), Err(CallError::Full));
     ask.send(()).unwrap();
-    wait_until("the slow call has ended", || door.info().calls_served == 1);
+    wait_until("the slow call has ended", || door.info().calls.served == 1);
     assert_eq!(client.call(b"quick", &mut []), Ok(0));
     door.revoke();
 }

@@ -51,7 +51,7 @@ fn one_call_at_a_time_is_echoed() {
     let mut caller = house.caller(SMALL);
     house.door.start().unwrap();
     drive(&mut caller, 1, 5_000);
-    assert_eq!(house.info().calls_served, 5_000);
+    assert_eq!(house.info().calls.served, 5_000);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn sixty_four_calls_in_flight_are_each_served_once_over_several_channels() {
         }
     });
     // Replies are checked one by one; the count shows that none was served twice.
-    assert_eq!(house.info().calls_served, 3 * CALLS);
+    assert_eq!(house.info().calls.served, 3 * CALLS);
 }
 
 #[test]
@@ -204,13 +204,13 @@ fn an_eager_sleeper_is_rung_for_every_reply_and_an_awake_client_is_not() {
         caller.client.release(slot);
     }
     // A late ring of the last call: a thread has rung before it sleeps.
-    common::wait_until("the thread sleeps", || house.info().threads_idle == 1);
+    common::wait_until("the thread sleeps", || house.info().threads.idle == 1);
     caller.sleep(Duration::ZERO);
     for number in 0..60_u8 {
         caller.send(&[number]);
     }
-    common::wait_until("all are served", || house.info().calls_served == 260);
-    common::wait_until("the thread sleeps", || house.info().threads_idle == 1);
+    common::wait_until("all are served", || house.info().calls.served == 260);
+    common::wait_until("the thread sleeps", || house.info().threads.idle == 1);
     assert!(!caller.sleep(Duration::ZERO), "rung while awake");
 }
 

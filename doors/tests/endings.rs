@@ -49,7 +49,7 @@ fn a_call_that_nobody_claimed_is_withdrawn_and_can_be_sent_again() {
         seen += 1;
     }
     assert!(replies.contains(&(waiting, hash(b"second").to_vec())));
-    assert_eq!(house.info().calls_served, 2);
+    assert_eq!(house.info().calls.served, 2);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn an_abandoned_call_keeps_its_slot_until_its_late_reply_which_is_not_told() {
         assert_eq!(caller.call(b"other").1, hash(b"other"));
     }
     gate.open();
-    wait_until("the late reply", || house.info().calls_served == 101);
+    wait_until("the late reply", || house.info().calls.served == 101);
     // The reply's bit follows its count at once; drain until it has been seen.
     let deadline = std::time::Instant::now() + common::DEADLINE;
     while caller.client.outstanding() != 0 {
@@ -131,7 +131,7 @@ fn an_abandoned_call_that_nobody_claimed_frees_its_slot_at_once() {
     );
     gate.open();
     caller.next();
-    assert_eq!(house.info().calls_served, 1);
+    assert_eq!(house.info().calls.served, 1);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn calls_in_progress_and_accepted_calls_complete_after_a_revoke_and_new_ones_are
         caller.client.release(slot);
     }
     wait_until("the threads end", || {
-        house.ended.load(Ordering::SeqCst) == house.info().threads_started as usize
+        house.ended.load(Ordering::SeqCst) == house.info().threads.started as usize
     });
     assert_eq!(
         (caller.client.outstanding(), caller.client.free_slots()),
@@ -195,10 +195,10 @@ fn no_call_is_lost_when_a_revoke_comes_in_the_middle_of_submits() {
         }
         revoker.join().unwrap();
         wait_until("the threads end", || {
-            house.ended.load(Ordering::SeqCst) == house.info().threads_started as usize
+            house.ended.load(Ordering::SeqCst) == house.info().threads.started as usize
         });
         assert_eq!(
-            (accepted + refused, house.info().calls_served),
+            (accepted + refused, house.info().calls.served),
             (60, accepted)
         );
     }
@@ -221,8 +221,8 @@ fn a_handler_that_panics_or_forgets_its_call_is_a_fault_and_the_channel_lives() 
         assert_eq!(caller.call(b"fine").0, Status::OK);
     }
     let info = house.info();
-    assert_eq!((info.calls_served, info.calls_faulted), (80, 60));
-    assert!(info.threads_started <= 2);
+    assert_eq!((info.calls.served, info.calls.faulted), (80, 60));
+    assert!(info.threads.started <= 2);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a_panic_after_completion_does_not_change_the_reply() {
     for _ in 0..10 {
         assert_eq!(caller.call(b"x"), (Status::OK, b"ok".to_vec()));
     }
-    assert_eq!(house.info().calls_faulted, 0);
+    assert_eq!(house.info().calls.faulted, 0);
 }
 
 thread_local! {
@@ -299,10 +299,10 @@ fn an_emergency_reply_from_a_signal_stack_answers_and_the_door_serves_on_without
         for _ in 0..200 {
             assert_eq!(caller.call(b"").0, Status::OK);
         }
-        wait_until("it is counted", || house.info().threads_parked == parked);
+        wait_until("it is counted", || house.info().threads.parked == parked);
     }
-    assert_eq!(house.info().threads_started, 4);
-    assert_eq!(house.info().calls_served, 603);
+    assert_eq!(house.info().threads.started, 4);
+    assert_eq!(house.info().calls.served, 603);
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn an_emergency_after_completion_does_not_change_the_reply() {
         assert_eq!(caller.call(b""), (Status::OK, b"ok".to_vec()));
     }
     gate.open();
-    wait_until("it parks", || house.info().threads_parked == 1);
+    wait_until("it parks", || house.info().threads.parked == 1);
     assert_eq!(caller.call(b""), (Status::OK, b"ok".to_vec()));
     caller
         .client

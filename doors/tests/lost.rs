@@ -136,7 +136,7 @@ fn a_lost_call_that_was_given_up_before_is_not_told_and_its_slot_is_lost_all_the
     wait_until("it runs", || gate.waiting() == 1);
     caller.client.abandon(given_up);
     gate.open();
-    wait_until("it is lost", || house.info().threads_parked == 1);
+    wait_until("it is lost", || house.info().threads.parked == 1);
     while caller.client.outstanding() > 0 {
         caller
             .client
@@ -179,7 +179,7 @@ fn a_call_that_is_lost_in_the_middle_of_a_piece_is_told_when_the_client_goes_on(
         let (slot, completion) = caller.next();
         assert_eq!((slot, completion.kind), (sent, Kind::Interim(7)));
         TAKEN.fetch_add(1, Ordering::SeqCst);
-        wait_until("it is lost", || house.info().threads_parked == lost);
+        wait_until("it is lost", || house.info().threads.parked == lost);
         caller
             .client
             .drain(|slot, _| panic!("{slot:?} has a piece that is not given back"));
@@ -463,11 +463,11 @@ mod between {
         });
         late.open();
         wait_until("the first one is parked", || {
-            door.info().threads_parked == 1
+            door.info().threads.parked == 1
         });
         client.drain(|slot, _| panic!("{slot:?} is still being served"));
         next.open();
-        wait_until("it is served", || door.info().calls_served == 2);
+        wait_until("it is served", || door.info().calls.served == 2);
         while client.outstanding() > 0 {
             client.drain(|_, completion| assert_eq!(completion.kind, Kind::Final));
         }

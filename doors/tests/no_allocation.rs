@@ -42,7 +42,7 @@ fn ten_thousand_calls_and_pieces_allocate_nothing_anywhere() {
     house.door.start().unwrap();
     caller.call(b"");
     wait_until("the spare is idle: no thread is left to start", || {
-        house.info().threads_idle == 2
+        house.info().threads.idle == 2
     });
 
     let before = ALLOCATIONS.load(Ordering::SeqCst);

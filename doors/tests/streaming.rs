@@ -135,7 +135,7 @@ fn a_client_that_is_dropped_lets_its_streaming_servers_go() {
     drop(caller);
     house.door.revoke();
     wait_until("the threads end", || {
-        house.ended.load(Ordering::SeqCst) == house.info().threads_started as usize
+        house.ended.load(Ordering::SeqCst) == house.info().threads.started as usize
     });
 }
 

@@ -162,7 +162,7 @@ fn run(seed: u64, slots: u32, threads: u32, steps: u32) {
             _ => std::thread::yield_now(),
         }
         let info = house.info();
-        assert!(info.threads_started <= threads);
+        assert!(info.threads.started <= threads);
         assert!(
             caller.client.outstanding()
                 >= model
@@ -196,13 +196,13 @@ fn run(seed: u64, slots: u32, threads: u32, steps: u32) {
         model.finished + model.withdrawn + model.abandoned + model.lost
     );
     // An abandoned call may have been taken back before a thread had it; every other one ran once.
-    let (served, told) = (house.info().calls_served, model.finished + model.lost);
+    let (served, told) = (house.info().calls.served, model.finished + model.lost);
     assert!(
         (told..=told + model.abandoned).contains(&served),
         "{served} of {told}"
     );
     let lost = caller.client.lost_slots();
-    assert_eq!(lost, house.info().threads_parked);
+    assert_eq!(lost, house.info().threads.parked);
     assert!(lost <= may_be_lost && u64::from(lost) >= model.lost);
     assert_eq!(CHANGES.load(Ordering::SeqCst), 0);
 }

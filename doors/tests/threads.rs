@@ -33,7 +33,7 @@ fn make_fast(house: &House, caller: &mut common::Caller) {
 
 fn wait_until_fast(house: &House, mut call: impl FnMut()) {
     let deadline = std::time::Instant::now() + common::DEADLINE;
-    while house.info().service_average_ns > 2_000 {
+    while house.info().calls.average_ns > 2_000 {
         assert!(
             std::time::Instant::now() < deadline,
             "the door never learns that it is fast"
@@ -48,7 +48,7 @@ fn calls_one_after_the_other_are_served_by_the_same_warm_thread() {
     let mut caller = house.caller(SMALL);
     house.door.start().unwrap();
     caller.call(b"");
-    wait_until("the spare is idle too", || house.info().threads_idle == 2);
+    wait_until("the spare is idle too", || house.info().threads.idle == 2);
     let mut elsewhere = 0;
     for _ in 0..2_000 {
         let (_, reply) = caller.call(b"");
@@ -60,7 +60,7 @@ fn calls_one_after_the_other_are_served_by_the_same_warm_thread() {
         elsewhere < 300,
         "{elsewhere} calls were served by a cold thread"
     );
-    assert!(house.info().threads_started <= 4, "{:?}", house.info());
+    assert!(house.info().threads.started <= 4, "{:?}", house.info());
 }
 
 /// Two calls are there when the thread looks, so that it has more to do after the first reply; and then it
@@ -110,15 +110,15 @@ fn threads_are_started_only_at_a_new_high_water_and_one_spare_is_kept() {
     for blocked in 1..=5 {
         caller.send(b"wait");
         wait_until("the call runs", || gate.waiting() == blocked);
-        wait_until("the spare is there", || house.info().threads_idle == 1);
-        assert_eq!(house.info().threads_started, blocked as u32 + 1);
+        wait_until("the spare is there", || house.info().threads.idle == 1);
+        assert_eq!(house.info().threads.started, blocked as u32 + 1);
     }
     gate.open();
     for _ in 0..5 {
         let (slot, _) = caller.next();
         caller.client.release(slot);
     }
-    wait_until("all are idle", || house.info().threads_idle == 6);
+    wait_until("all are idle", || house.info().threads.idle == 6);
     // The same peak again needs no new thread.
     for _ in 0..200 {
         let slots = [(); 5].map(|()| caller.stage(b""));
@@ -129,7 +129,7 @@ fn threads_are_started_only_at_a_new_high_water_and_one_spare_is_kept() {
         }
     }
     let info = house.info();
-    assert_eq!((info.threads_started, info.threads_high_water), (6, 5));
+    assert_eq!((info.threads.started, info.threads.high_water), (6, 5));
 }
 
 #[test]
@@ -147,14 +147,14 @@ fn there_are_never_more_threads_than_the_maximum_and_the_calls_wait() {
         !caller.client.nudge(),
         "nothing can be done when every thread is busy"
     );
-    assert_eq!((house.info().threads_started, gate.waiting()), (3, 3));
+    assert_eq!((house.info().threads.started, gate.waiting()), (3, 3));
     gate.open();
     for _ in 0..10 {
         let (slot, completion) = caller.next();
         assert_eq!(completion.status, Status::OK);
         caller.client.release(slot);
     }
-    assert_eq!(house.info().threads_started, 3);
+    assert_eq!(house.info().threads.started, 3);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_burst_gets_as_many_threads_as_it_has_blocking_calls() {
     caller.client.flush().unwrap();
     // Nobody nudges: a door that is not known to be fast grows by itself.
     wait_until("all twenty run at once", || gate.waiting() == 20);
-    assert!(house.info().threads_started <= 21);
+    assert!(house.info().threads.started <= 21);
     gate.open();
 }
 
@@ -179,7 +179,7 @@ fn a_fast_door_stays_small_under_many_calls() {
     let mut caller = house.caller(SMALL);
     house.door.start().unwrap();
     make_fast(&house, &mut caller);
-    let before = house.info().threads_started;
+    let before = house.info().threads.started;
     for _ in 0..2_000 {
         for _ in 0..64 {
             caller.stage(b"");
@@ -194,7 +194,7 @@ fn a_fast_door_stays_small_under_many_calls() {
     }
     // A busy machine may interrupt a handler and so make the door look slow for a while.
     assert!(
-        house.info().threads_started <= before + 8,
+        house.info().threads.started <= before + 8,
         "{:?}",
         house.info()
     );
@@ -297,12 +297,14 @@ fn a_failed_start_is_counted_and_tried_again() {
     caller.send(b"wait");
     wait_until("the only thread is busy", || gate.waiting() == 1);
     caller.send(b"");
-    wait_until("the failure is told", || house.info().starts_failed > 0);
-    assert_eq!(house.info().threads_started, 1);
+    wait_until("the failure is told", || {
+        house.info().threads.starts_failed > 0
+    });
+    assert_eq!(house.info().threads.started, 1);
     refuse.store(false, Ordering::SeqCst);
     let (_, completion) = caller.next();
     assert_eq!(completion.status, Status::OK);
-    assert!(house.info().threads_started >= 2);
+    assert!(house.info().threads.started >= 2);
     gate.open();
 }
 
@@ -315,7 +317,7 @@ fn a_start_that_panics_counts_as_failed_and_the_call_is_served() {
     let mut caller = house.caller(SMALL);
     house.door.start().unwrap();
     assert_eq!(caller.call(b"").0, Status::OK);
-    assert!(house.info().starts_failed > 0);
+    assert!(house.info().threads.starts_failed > 0);
 }
 
 #[test]
@@ -353,9 +355,9 @@ fn a_pool_has_a_low_water_and_may_be_fixed() {
         let door = door.build().unwrap();
         door.start().unwrap();
         wait_until("the first threads are idle", || {
-            door.info().threads_idle == expected
+            door.info().threads.idle == expected
         });
-        assert_eq!(door.info().threads_started, expected);
+        assert_eq!(door.info().threads.started, expected);
         door.revoke();
     }
     let wrong = Door::builder()
@@ -383,7 +385,7 @@ fn a_thread_can_bind_itself_and_is_unbound_by_a_revoke() {
         let thread = door.bind().unwrap();
         std::thread::spawn(move || door.serve(thread, &handler))
     };
-    wait_until("both are idle", || door.info().threads_idle == 2);
+    wait_until("both are idle", || door.info().threads.idle == 2);
     assert!(door.bind().is_err(), "there is room for two");
     door.revoke();
     volunteer.join().unwrap();

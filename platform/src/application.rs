@@ -245,7 +245,7 @@ impl Application {
         let idle = || {
             self.door
                 .get()
-                .is_some_and(|door| door.info().threads_idle > 0)
+                .is_some_and(|door| door.info().threads.idle > 0)
         };
         while !idle() {
             let resting = |bucket: &&Bucket| bucket.state() == BucketState::Resting;
@@ -329,7 +329,7 @@ impl Application {
             threads: self
                 .door
                 .get()
-                .map_or(0, |door| door.info().threads_started),
+                .map_or(0, |door| door.info().threads.started),
             unlogged: self.lines.unlogged() + self.signs.lines.unlogged(),
         }
     }

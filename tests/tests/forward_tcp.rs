@@ -12,7 +12,7 @@ use std::thread;
 use transom_tests::doors::{Folder, behind};
 use transom_tests::hostile;
 use transom_tests::server::installed;
-use transom_tests::{Launch, PATIENCE, Server, eventually};
+use transom_tests::{Client, Launch, PATIENCE, Server, eventually};
 
 fn front(door: &Path, flags: &str) -> Server {
     let forward = format!("serve --forward tcp://127.0.0.1:0={}", door.display());
@@ -198,6 +198,34 @@ fn a_connection_ends_when_its_handler_is_parked_and_its_descriptor_stays() {
     assert!(eventually(|| sockets(&app) == 2 + 2), "{}", sockets(&app));
     assert_eq!(figure(&front.stop().lines, "failed"), 2);
     assert_eq!(app.stop().figure("parked"), 2);
+}
+
+#[test]
+fn a_slot_that_a_lost_call_keeps_is_counted() {
+    let folder = Folder::new("tcp-slots-lost");
+    let door = folder.path("odd.door");
+    let app = odd(
+        &door,
+        "--buckets 4 --bucket-size 256KiB --on-exhaustion park --lost-limit 4",
+    );
+    let front = front(&door, "--admin 127.0.0.1:0");
+    let slots_lost = || {
+        let answer = Client::connect(front.admin()).get("/metrics");
+        let mut lines = answer.text().lines();
+        lines.find_map(|line| line.strip_prefix("transom_slots_lost ").map(str::to_owned))
+    };
+    assert_eq!(slots_lost().as_deref(), Some("0"));
+    assert_eq!(
+        exchange(front.address(), b"arena\n").as_deref(),
+        Some(&b""[..])
+    );
+    assert!(
+        eventually(|| slots_lost().as_deref() == Some("1")),
+        "{:?}",
+        slots_lost()
+    );
+    assert_eq!(app.stop().figure("parked"), 1);
+    let _ = front.stop();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 use transom_tests::doors::{Folder, behind};
 use transom_tests::server::installed;
-use transom_tests::{Launch, PATIENCE, Server, eventually};
+use transom_tests::{Client, Launch, PATIENCE, Server, eventually};
 
 fn front(door: &Path, flags: &str) -> Server {
     let forward = format!("serve --forward udp://127.0.0.1:0={}", door.display());
@@ -190,6 +190,32 @@ fn a_handler_that_fails_costs_its_own_datagram_only() {
     let ended = app.stop();
     assert_eq!(ended.figure("exhausted_arena"), 5);
     assert_eq!(ended.figure("panicked"), 5);
+}
+
+#[test]
+fn a_slot_that_a_lost_call_keeps_is_counted() {
+    let folder = Folder::new("udp-slots-lost");
+    let door = folder.path("odd.door");
+    let app = odd(
+        &door,
+        "--buckets 4 --bucket-size 256KiB --on-exhaustion park --lost-limit 4",
+    );
+    let front = front(&door, "--admin 127.0.0.1:0");
+    let slots_lost = || {
+        let answer = Client::connect(front.admin()).get("/metrics");
+        let mut lines = answer.text().lines();
+        lines.find_map(|line| line.strip_prefix("transom_slots_lost ").map(str::to_owned))
+    };
+    assert_eq!(slots_lost().as_deref(), Some("0"));
+    let client = socket(front.address());
+    client.send(b"arena").expect("it is sent");
+    assert!(
+        eventually(|| slots_lost().as_deref() == Some("1")),
+        "{:?}",
+        slots_lost()
+    );
+    assert_eq!(app.stop().figure("parked"), 1);
+    let _ = front.stop();
 }
 
 #[test]

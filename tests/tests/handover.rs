@@ -340,6 +340,37 @@ fn a_link_in_the_path_of_the_program_leads_to_the_next_release() {
 }
 
 #[test]
+fn a_new_instance_whose_predecessor_is_killed_at_once_takes_what_it_was_handed() {
+    let folder = Folder::new("handover-killed");
+    let program = folder.path().join("hello");
+    copy(&binary("hello"), &program);
+    let text = program.to_string_lossy().into_owned();
+    let mut line = Line::start(Launch::of_file(&text).flags("--buckets 4 --loops 2"));
+    let [new, go] = ["new", "go"].map(|name| folder.path().join(name));
+    let script = format!(
+        "#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.02; done\nexec {} \"$@\"\n",
+        go.display(),
+        binary("hello").display()
+    );
+    write(&new, &script);
+    make_executable(&new);
+    std::fs::rename(&new, &program).expect("it is ours");
+    line.signal(libc::SIGUSR2);
+    let said = line.first.line_with("handing the listeners");
+    let pid = said.split("pid=").nth(1).and_then(|pid| pid.parse().ok());
+    line.newest.0 = pid.expect("its number");
+    line.first.signal(libc::SIGKILL);
+    assert!(eventually(|| line.first.has_exited()));
+    // It waits in the backlog of a socket that the new instance was handed.
+    let mut early = line.first.connect();
+    std::fs::write(go, "").expect("it is ours");
+    assert_eq!(early.get("/").status, 200);
+    assert_eq!(line.first.get("/").status, 200);
+    line.signal(libc::SIGTERM);
+    assert_eq!(wait(std::mem::take(&mut line.newest.0)), 0);
+}
+
+#[test]
 fn a_door_has_nothing_to_hand_over_and_goes_on() {
     let folder = Folder::new("handover-none");
     let door = folder.path().join("hello.door");

@@ -539,7 +539,7 @@ fn a_service_manager_is_told_which_process_goes_on() {
     assert_eq!(servers.stop(new).code(), 0);
 }
 
-/// A copy of `oom` in a folder, which a script can replace.
+/// A copy of a program in a folder, which a script can replace.
 struct Replaceable {
     folder: Folder,
     program: PathBuf,
@@ -547,17 +547,32 @@ struct Replaceable {
 
 impl Replaceable {
     fn new(name: &str) -> Self {
+        Self::of(&binary("oom"), name)
+    }
+
+    fn of(original: &Path, name: &str) -> Self {
         let folder = Folder::new(name);
-        let program = folder.path().join("oom");
+        let program = folder.path().join("program");
         // Not by this process: a child that another test's thread forks meanwhile would have the file open
         // for writing.
-        let copied = Command::new("cp").arg(binary("oom")).arg(&program).status();
+        let copied = Command::new("cp").arg(original).arg(&program).status();
         assert!(copied.expect("cp").success());
         Replaceable { folder, program }
     }
 
     fn launch(&self, flags: &str) -> Launch {
         Launch::of_file(&self.program.to_string_lossy()).flags(&format!("{PARK} {flags}"))
+    }
+
+    /// From now on a new instance waits, before it begins, until there is the file that this returns.
+    fn waits_to_become(&self, program: &Path) -> PathBuf {
+        let go = self.folder.path().join("go");
+        self.becomes(&format!(
+            "#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.02; done\nexec {} \"$@\"\n",
+            go.display(),
+            program.display()
+        ));
+        go
     }
 
     /// What is started from now on.
@@ -662,13 +677,13 @@ fn sigusr2_while_lost_buckets_wait_for_their_turn_hands_over_at_once_and_the_tur
     let _ = servers.first().line_with("until its turn");
     servers.signal(second, libc::SIGUSR2);
     let third = servers.heir(2);
+    assert_eq!(servers.status_of(second), 0);
     lose_buckets(servers.first(), 2);
     let waits = || count(&servers.first().lines(), "until its turn") == 2;
     assert!(
         eventually(waits),
         "the third one knows when the last recycle was"
     );
-    assert_eq!(servers.status_of(second), 0);
     let ended = servers.stop(third);
     assert_eq!(ended.code(), 0);
     assert_eq!(
@@ -719,6 +734,170 @@ fn descriptors_that_a_parked_request_keeps_lead_to_a_new_instance_when_there_are
     let ended = servers.stop(new);
     assert_eq!(ended.code(), 0, "{}", ended.stderr());
     assert_eq!(count(&ended.lines, "WARN descriptors run out"), 1);
+}
+
+/// Threads whose destructors return, and which leave with each `/leave`.
+fn open_the_gate(server: &Server) {
+    assert_eq!(server.get("/open").status, 200);
+}
+
+/// More of them than there are buckets.
+fn leave_again_and_again(server: &Server) {
+    for _ in 0..6 {
+        assert_eq!(server.get("/leave").text(), "left\n");
+    }
+}
+
+#[test]
+fn threads_are_replaced_and_losses_found_while_a_new_instance_starts() {
+    let hang = Path::new(env!("CARGO_BIN_EXE_hang"));
+    let program = Replaceable::of(hang, "recycling-tended");
+    let flags = format!("--buckets 3 --lost-limit 3 --deadline 300ms --queue-timeout 2s {KEEP}");
+    let launch = Launch::of_file(&program.program.to_string_lossy()).flags(&flags);
+    let servers = Succession::start(launch);
+    let first = servers.first();
+    let go = program.waits_to_become(hang);
+    first.signal(libc::SIGUSR2);
+    assert!(eventually(|| servers.started().len() == 1));
+    let mut stuck = first.connect();
+    stuck.send(get("/gate"));
+    assert_eq!(stuck.answer().status, 504);
+    let _ = first.line_with("WARN a bucket is lost: its handler has not returned");
+    assert_eq!(overdue(first), 1.0);
+    open_the_gate(first);
+    let _ = first.line_with("INFO a bucket that was lost has come back");
+    leave_again_and_again(first);
+    wait_until_replaced(first, 6.0);
+    std::fs::write(go, "").expect("it is ours");
+    let new = servers.heir(1);
+    assert_eq!(servers.first().get("/").status, 200);
+    assert_eq!(servers.stop(new).code(), 0);
+}
+
+#[test]
+fn threads_are_replaced_during_the_drain_delay() {
+    let flags = format!("--buckets 2 --queue-timeout 2s --drain-delay 1h {KEEP}");
+    let server = hang(&flags).start();
+    open_the_gate(&server);
+    server.signal(libc::SIGTERM);
+    let _ = server.line_with("still accepting (--drain-delay)");
+    leave_again_and_again(&server);
+    wait_until_replaced(&server, 6.0);
+    assert_eq!(server.stop().code(), 0);
+}
+
+#[test]
+fn threads_are_replaced_while_a_process_drains() {
+    let flags = format!("--buckets 1 --lost-limit 1 --queue-timeout 4s {KEEP}");
+    let server = hang(&flags).start();
+    open_the_gate(&server);
+    let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    for (client, path) in clients
+        .iter_mut()
+        .zip(["/second", "/leave", "/leave", "/leave", "/"])
+    {
+        client.send(get(path));
+    }
+    // The last four wait for the bucket.
+    assert!(eventually(|| metric(&server, "transom_slots_busy")
+        + metric(&server, "transom_requests_waiting")
+        == 5.0));
+    server.signal(libc::SIGTERM);
+    let _ = server.line_with(" draining ");
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 200);
+    }
+    let ended = server.wait();
+    assert_eq!((ended.code(), ended.figure("threads_replaced")), (0, 3));
+}
+
+/// Has a handler take a lock that `main` wants in the end, and then lose its bucket in the drain.
+fn hold_the_lock(server: &Server, path: &str) -> Client {
+    let mut client = server.connect();
+    client.send(get(path));
+    assert!(eventually(|| metric(server, "transom_slots_busy") == 1.0));
+    client
+}
+
+const ENDED: &str = "the process does not end after its drain";
+
+#[test]
+fn a_bucket_that_is_lost_while_the_process_drains_does_not_keep_it_from_ending() {
+    let flags = "--buckets 2 --drain-timeout 500ms --recycle exit --admin 127.0.0.1:0";
+    // One is parked with the lock; the other's handler is in time for its deadline, and not for the drain.
+    for path in ["/hold", "/hold/on"] {
+        let server = hang(flags).env("HANG_AT_THE_END", "0").start();
+        let _client = hold_the_lock(&server, path);
+        server.signal(libc::SIGTERM);
+        assert_drained_with_75(&server.wait(), ENDED);
+    }
+}
+
+#[test]
+fn behind_a_door_it_does_not_either() {
+    let folder = Folder::new("recycling-lost-late");
+    let door = folder.path().join("hang.door");
+    let flags = format!(
+        "--buckets 2 --drain-timeout 500ms --recycle exit --door {}",
+        door.display()
+    );
+    for path in ["/hold", "/hold/on"] {
+        let server = hang(&flags).env("HANG_AT_THE_END", "0").start();
+        let front = before(&door, "--loops 1 --admin 127.0.0.1:0");
+        let _client = hold_the_lock(&front, path);
+        server.signal(libc::SIGTERM);
+        assert_drained_with_75(&server.wait(), ENDED);
+        let _ = front.stop();
+    }
+}
+
+#[test]
+fn a_main_that_takes_its_time_after_the_drain_is_not_ended_for_a_handler_that_has_returned() {
+    let flags = "--buckets 2 --drain-timeout 100ms --admin 127.0.0.1:0";
+    let server = hang(flags).env("HANG_AT_THE_END", "8").start();
+    let _client = hold_the_lock(&server, "/second");
+    server.signal(libc::SIGTERM);
+    let ended = server.wait();
+    assert_eq!(ended.code(), 1, "one request was cut: {}", ended.stderr());
+    assert_eq!(count(&ended.lines, ENDED), 0, "{}", ended.stderr());
+}
+
+#[test]
+fn a_predecessor_that_loses_a_bucket_in_its_drain_does_not_keep_the_next_recycle_from_its_turn() {
+    let flags = "--buckets 2 --lost-limit 1 --drain-timeout 500ms --admin 127.0.0.1:0";
+    let mut servers = Succession::start(hang(flags).env("HANG_AT_THE_END", "0"));
+    let _client = hold_the_lock(servers.first(), "/hold");
+    servers.first().signal(libc::SIGUSR2);
+    let second = servers.heir(1);
+    assert_eq!(servers.first().get("/").status, 200);
+    assert!(eventually(|| servers.first_has_ended()));
+    assert_eq!(servers.first().get("/abort").status, 500);
+    let third = servers.heir(2);
+    assert_eq!(servers.status_of(second), 0);
+    let ended = servers.stop(third);
+    assert_eq!(ended.code(), 75, "{}", ended.stderr());
+}
+
+#[test]
+fn a_predecessor_that_never_ends_does_not_block_its_successor_for_ever() {
+    let servers = Succession::start(hang("--buckets 2 --lost-limit 1 --drain-timeout 500ms"));
+    let mut slow = servers.first().connect();
+    slow.send(get("/second"));
+    servers.first().wait_for_sleepers(1);
+    servers.first().signal(libc::SIGUSR2);
+    let second = servers.heir(1);
+    servers.first().pause();
+    assert_eq!(servers.first().get("/abort").status, 500);
+    let said = servers.first().line_with("until its turn");
+    assert!(said.contains("predecessor_drains=true"), "{said}");
+    let third = servers.heir(2);
+    let _ = servers
+        .first()
+        .line_with("WARN the instance before this one should have ended");
+    // The second one is its child, and ours only once it has ended, in whatever way.
+    servers.first().signal(libc::SIGCONT);
+    assert_eq!(servers.status_of(second), 0);
+    let _ = servers.stop(third);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::bucket::{self, Bucket};
 use crate::events::USES_C;
 use crate::exhaustion::CRefusal;
 use crate::pool::{self, Charged, Claim, Refused, Unsuitable};
-use crate::recovery::{STACK_MARGIN, ensure_stack, has_stack, is_stack_left};
+use crate::recovery::{STACK_MARGIN, ensure_stack, has_library_stack, has_stack, is_stack_left};
 use crate::region::Part;
 use crate::thread::{bound, thread};
 use std::alloc::Layout;
@@ -199,6 +199,13 @@ pub fn c_heap_usage() -> CHeapUsage {
     }
 }
 
+/// Whether an address lies in the C library or the dynamic linker. Async-signal-safe.
+pub(crate) fn is_of_the_c_library(address: usize) -> bool {
+    [&C_LIBRARY, &LINKER]
+        .iter()
+        .any(|place| place.get().is_some_and(|it| it.contains(&address)))
+}
+
 /// The request in this bucket has ended, or will never end: what it has left is nobody's. How many bytes that
 /// is.
 #[cold]
@@ -207,7 +214,8 @@ pub(crate) fn settle(bucket: &Bucket) -> usize {
     C_HEAP.settle(&bucket.c_account)
 }
 
-/// While there is one, this thread is inside the heap: it must not be left by a jump.
+/// While there is one, this thread is inside the heap: it must not be left by a jump, and the C library may
+/// have called.
 struct Inside;
 
 impl Inside {
@@ -236,11 +244,15 @@ fn claim(bucket: &Bucket, rank: Rank) -> Claim<'_> {
 
 /// A block for the request in this bucket, or null.
 fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
+    let _inside = Inside::enter();
     CALLS.fetch_add(1, Ordering::Relaxed);
     bucket.events.add(USES_C);
     let rank = Rank::of(layout.size(), caller);
-    let block = if has_stack(STACK_MARGIN) {
-        let _inside = Inside::enter();
+    let has_stack = match rank {
+        Rank::Any | Rank::Small => has_stack(STACK_MARGIN),
+        Rank::CLibrary | Rank::MustNotFail => has_library_stack(STACK_MARGIN),
+    };
+    let block = if has_stack {
         free_pending();
         C_HEAP
             .allocate(layout, claim(bucket, rank))
@@ -260,7 +272,6 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
     match block {
         Ok(block) => block.as_ptr(),
         Err(_) if rank == Rank::MustNotFail => {
-            let _inside = Inside::enter();
             ensure_stack(LITTLE_STACK); // the request ends here, and not in the allocator
             // SAFETY: it takes any size and any alignment that is a power of two.
             unsafe { library::__libc_memalign(layout.align(), layout.size()).cast() }
@@ -292,12 +303,12 @@ fn owns(block: *mut u8) -> bool {
 /// # Safety
 /// The block is one of this heap's, live, and not used again.
 unsafe fn deallocate(block: NonNull<u8>) {
+    let _inside = Inside::enter();
     // What frees can be put off, and the request goes on.
     if !is_stack_left(STACK_MARGIN) {
         // SAFETY: by the caller's promise the block is ours, and it has room for a pointer.
         return unsafe { put_off(&PENDING, block) };
     }
-    let _inside = Inside::enter();
     free_pending();
     // SAFETY: by the caller's promise.
     unsafe { C_HEAP.deallocate(block) };
@@ -306,6 +317,7 @@ unsafe fn deallocate(block: NonNull<u8>) {
 /// # Safety
 /// The block was made by the C library's own allocator, is live, and not used again.
 unsafe fn deallocate_elsewhere(block: NonNull<u8>) {
+    let _inside = Inside::enter();
     if is_stack_left(STACK_MARGIN) {
         // SAFETY: by the caller's promise.
         unsafe { library::__libc_free(block.as_ptr().cast()) };
@@ -364,12 +376,12 @@ fn free_pending() {
 /// # Safety
 /// The block is live; the size is not zero.
 unsafe fn reallocate(block: NonNull<u8>, size: usize, caller: usize) -> *mut u8 {
+    let _inside = Inside::enter();
     let size = size.max(SIZE_MIN);
     // SAFETY: by the caller's promise.
     let had = unsafe { C_HEAP.size_of(block) };
     let running = bound();
     if has_stack(STACK_MARGIN) {
-        let _inside = Inside::enter();
         let claim = match running {
             Some(bucket) => claim(bucket, Rank::of(size, caller)),
             None => Claim {

@@ -206,6 +206,10 @@ impl<T: 'static> Shared<T> {
     #[track_caller]
     fn change<R>(&self, room: usize, f: impl FnOnce(&mut T) -> R) -> Result<R, SharedError> {
         let place = Location::caller();
+        // What is not run, and what must not be given, is dropped when the cell is free again: destructors of
+        // theirs may want it, or a lock that a reader of it holds.
+        let mut f = Some(f);
+        let mut withheld = None;
         self.lock.locked(Access::Write, || {
             let pool = self.own_pool()?;
             if room > 0 && exhausted().is_some() {
@@ -217,12 +221,14 @@ impl<T: 'static> Shared<T> {
                 bucket.last_change.set(Some(place));
                 bucket.spilled.get().0
             });
+            let f = f.take().expect("it is run once");
             // SAFETY: locked for writing, and whole: nobody else has a reference to the value.
             let result = aimed_at(pool, self.address(), || f(unsafe { &mut *self.value() }));
             match bucket {
                 // The value is as the closure has left it, in part outside the shared heap; the request is
                 // over.
                 Some(bucket) if bucket.spilled.get().0 != before => {
+                    withheld = Some(result);
                     Err(self.full(pool, bucket.spilled.get().1))
                 }
                 _ => Ok(result),
@@ -300,10 +306,12 @@ impl<T: 'static> Shared<T> {
     /// # Panics
     /// If this request holds the cell already, or 16 others.
     pub fn read<R>(&self, f: impl FnOnce(&T) -> R) -> Result<R, SharedError> {
+        let mut f = Some(f); // dropped when the cell is free again, if it is not run
         self.lock.locked(Access::Read, || {
             if exhausted().is_some() {
                 return Err(SharedError::Exhausted);
             }
+            let f = f.take().expect("it is run once");
             // SAFETY: locked for reading, and nobody who will never end changes it: there are only shared
             // references.
             Ok(f(unsafe { &*self.value() }))

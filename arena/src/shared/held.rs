@@ -76,7 +76,7 @@ impl HeldCells {
     }
 
     /// Releases all of a request that did not return, newest first.
-    pub(crate) fn release_all(&self, bucket: &Bucket, way_out: WayOut) {
+    pub(crate) fn release_all(&self, bucket: &Bucket, way_out: Option<WayOut>) {
         while self.count.get() > 0 {
             let newest = self.cells[self.count.get() - 1].take();
             self.count.set(self.count.get() - 1);
@@ -88,9 +88,9 @@ impl HeldCells {
             else {
                 continue;
             };
-            if bucket.is_on_a_stack(lock as usize) {
-                // A cell on the request's own stack is gone with the request, or parked with it. One in its
-                // arena may be kept there, for others.
+            if bucket.is_in_a_frame(lock as usize) {
+                // A cell in a frame of the request is gone with the request, or parked with it. One in its
+                // arena may be kept there, for others; and a thread-local one is there for the next request.
                 continue;
             }
             // SAFETY: the cell lies outside the request's frames, and the frame that has borrowed it has not

@@ -32,6 +32,26 @@ pub(super) enum State {
     Written = 4,
 }
 
+impl State {
+    fn of(number: u8) -> Self {
+        match number {
+            0 => State::Whole,
+            1 => State::Panicked,
+            2 => State::Broken,
+            3 => State::Read,
+            _ => State::Written,
+        }
+    }
+
+    /// What a cell is that is both. No value that somebody will always have: nobody else may have it.
+    fn and(self, other: State) -> State {
+        match (self, other) {
+            (State::Broken, State::Read) | (State::Read, State::Broken) => State::Written,
+            (one, other) => one.max(other),
+        }
+    }
+}
+
 pub(super) struct Lock {
     word: AtomicU32,
     state: AtomicU8,
@@ -53,22 +73,19 @@ impl Lock {
     }
 
     pub(super) fn state(&self) -> State {
-        match self.state.load(Ordering::Acquire) {
-            0 => State::Whole,
-            1 => State::Panicked,
-            2 => State::Broken,
-            3 => State::Read,
-            _ => State::Written,
-        }
+        State::of(self.state.load(Ordering::Acquire))
     }
 
     pub(super) fn set_whole(&self) {
         self.state.store(State::Whole as u8, Ordering::Release);
     }
 
-    /// Only for the worse: a reader that leaves must not hide what a writer has done.
+    /// Only for the worse: a reader that leaves must not hide what another has done.
     fn worsen(&self, state: State) {
-        self.state.fetch_max(state as u8, Ordering::AcqRel);
+        let worse = |now: u8| Some(State::of(now).and(state) as u8);
+        let _ = self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, worse);
     }
 
     /// Whether the value may be had that way.
@@ -168,15 +185,21 @@ impl Lock {
         if let Some(bucket) = bound() {
             bucket.held.remove(self);
         }
-        self.leave(access, since, way_out);
+        self.leave(access, since, Some(way_out));
     }
 
-    /// Gives the lock up, for the request that has it, and notes what it leaves behind.
-    pub(super) fn leave(&self, access: Access, since: isize, way_out: WayOut) {
+    /// Gives the lock up, for the request that has it, and notes what it leaves behind: without a way out a
+    /// frame that never returns.
+    pub(super) fn leave(&self, access: Access, since: isize, way_out: Option<WayOut>) {
+        let Some(way_out) = way_out else {
+            let left = match access {
+                Access::Write => State::Written,
+                Access::Read => State::Read,
+            };
+            return self.leave_as(access, since, left);
+        };
         let left = match (access, way_out) {
             (_, WayOut::Returned) => State::Whole,
-            (Access::Write, WayOut::Parked) => State::Written,
-            (Access::Read, WayOut::Parked) => State::Read,
             (Access::Write, WayOut::Unwound) => State::Panicked,
             // Stopped between two arbitrary instructions, a reader is no better than a writer: of what it
             // shares, some may be changed through `&T`.
@@ -184,6 +207,10 @@ impl Lock {
             | (Access::Read, WayOut::Overflowed) => State::Broken,
             (Access::Read, WayOut::Unwound | WayOut::Escaped) => State::Whole,
         };
+        self.leave_as(access, since, left);
+    }
+
+    fn leave_as(&self, access: Access, since: isize, left: State) {
         if access == Access::Write {
             let net = thread(|t| t.net.replace(since)) - since;
             self.bytes.fetch_add(net, Ordering::Relaxed);
@@ -209,5 +236,27 @@ impl Lock {
         let result = f();
         self.give_back(Access::Write, since, WayOut::Returned);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State;
+
+    #[test]
+    fn a_cell_is_as_bad_as_all_that_have_left_it() {
+        let all = [0, 1, 2, 3, 4].map(State::of);
+        for one in all {
+            for other in all {
+                let both = one.and(other);
+                assert_eq!(both, other.and(one));
+                assert!(both >= one && both >= other);
+                let is_no_value = |state| matches!(state, State::Broken | State::Written);
+                if is_no_value(one) || is_no_value(other) {
+                    assert!(is_no_value(both), "{one:?} {other:?}");
+                }
+            }
+        }
+        assert_eq!(State::Broken.and(State::Read), State::Written);
     }
 }

@@ -14,7 +14,7 @@ use transom_arena::{
     install_shared_heap, stack_remaining,
 };
 
-pub const BUCKETS: usize = 80;
+pub const BUCKETS: usize = 96;
 pub const SHARED_HEAP: usize = 1 << 20;
 pub const OVERDRAFT: usize = 4 << 20;
 /// What a request may have of the overdraft.

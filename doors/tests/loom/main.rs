@@ -11,34 +11,21 @@
 // The models do not need every function of every rule file.
 #![allow(dead_code, missing_docs)]
 
-#[path = "../../src/bitmap.rs"]
-mod bitmap;
-#[path = "../../src/gone.rs"]
-mod gone;
-#[path = "../../src/idle.rs"]
-mod idle;
-#[path = "../../src/late.rs"]
-mod late;
 mod model;
-#[path = "../../src/revoke.rs"]
-mod revoke;
-#[path = "../../src/sync.rs"]
-mod sync;
-#[path = "../../src/turn.rs"]
-mod turn;
-#[path = "../../src/waiting.rs"]
-mod waiting;
+#[path = "../../src/rules/mod.rs"]
+mod rules;
 
 use std::time::Duration;
 
 use loom::sync::Arc;
 use loom::thread;
 
-use late::Late;
 use model::Model;
-use sync::{Futex, Ordering};
-use turn::Turn;
-use waiting::Patience;
+use rules::futex::Futex;
+use rules::late::Late;
+use rules::sync::Ordering;
+use rules::turn::Turn;
+use rules::waiting::Patience;
 
 /// All interleavings with at most `preemptions` forced switches: lost wake-ups need one or two.
 fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {

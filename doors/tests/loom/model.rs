@@ -2,12 +2,13 @@
 
 use loom::sync::Arc;
 
-use crate::bitmap::Bitmap;
-use crate::idle::{IdleSet, IdleWords, OwnWords};
-use crate::late::Late;
-use crate::revoke::Revoked;
-use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Futex, Line, Ordering};
-use crate::waiting::{Patience, Waiting};
+use crate::rules::bitmap::Bitmap;
+use crate::rules::futex::Futex;
+use crate::rules::idle::{IdleSet, IdleWords, OwnWords};
+use crate::rules::late::Late;
+use crate::rules::revoke::Revoked;
+use crate::rules::sync::{AtomicI32, AtomicU32, AtomicU64, Line, Ordering};
+use crate::rules::waiting::{Patience, Waiting};
 
 /// A door of one channel: what threads and clients share.
 pub struct Model {

@@ -16,6 +16,8 @@ pub(crate) struct FrontView {
     pub stats: Vec<Arc<LoopStats>>,
     /// Connections of all loops together.
     pub connections_max: usize,
+    /// Slots that lost calls of forwards keep which loops do not serve.
+    pub slots_lost: Arc<AtomicU64>,
 }
 
 impl FrontView {
@@ -24,6 +26,7 @@ impl FrontView {
         for stats in &self.stats {
             figures.add(stats);
         }
+        figures.slots_lost += self.slots_lost.load(Ordering::Relaxed);
         figures
     }
 

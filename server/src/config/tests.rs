@@ -45,7 +45,7 @@ fn rows(config: &Config) -> Vec<String> {
     config.rows().into_iter().map(line).collect()
 }
 
-/// The file of issue and README.
+/// The file of `docs/doors.md`.
 const WHOLE: &str = r#"
 connections = 4096
 queue-timeout = "500ms"

@@ -90,10 +90,11 @@ impl BehindDoor {
         };
         let recycling = Recycling::new(
             application,
-            &settings.application,
+            settings,
             way,
             predecessor,
             Some(channels),
+            signals,
         );
         let admin = match (&listeners, admin_memory) {
             (Some(listeners), Some(memory)) => {
@@ -176,9 +177,7 @@ impl BehindDoor {
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         begin_to_drain();
-        if self.application.lost().total() > 0 {
-            end::end_in_any_case(timeout);
-        }
+        let last_resort = end::LastResort::after_drain(self.application, timeout);
         if let Some(admin) = &self.admin {
             admin.drains(why);
         }
@@ -200,6 +199,7 @@ impl BehindDoor {
             admin.end(signals);
         }
         end::summarise(None, Some(self.application), None, logs, began.elapsed());
+        last_resort.settle();
         end::Ending {
             recycle: why == End::Recycle,
             sound: true,
@@ -217,15 +217,15 @@ impl BehindDoor {
             return false; // no thread is left for those that wait; their front ends send them to the next instance
         }
         let door = self.door.info();
-        let left = door.threads_parked + door.threads_ended;
-        let serving = door.threads_started.saturating_sub(left) as usize;
+        let left = door.threads.parked + door.threads.ended;
+        let serving = door.threads.started.saturating_sub(left) as usize;
         self.calls_under_way() > 0 || serving > lost.overdue as usize
     }
 
     /// Calls under way, but for those that are overdue: their clients have been answered by their front ends.
     fn calls_under_way(&self) -> u64 {
         let overdue = u64::from(self.application.lost().overdue);
-        self.door.info().calls_under_way.saturating_sub(overdue)
+        self.door.info().calls.under_way.saturating_sub(overdue)
     }
 
     /// Whether all calls have completed before the deadline and before a second signal.

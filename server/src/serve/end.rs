@@ -1,14 +1,15 @@
 //! The line at the start that says what memory there is, the one at the end that says what was done, and the
 //! exit status.
 
-use super::recycle::EXIT_RECYCLE;
+use super::why::EXIT_RECYCLE;
 use crate::admin::process;
 use crate::plan::constant_for;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 use transom_arena::{
-    Bound, Bucket, Bytes, MemoryLimit, Place, attaching_allocations, first_process_heap_allocation,
-    process_heap_allocations,
+    Bound, Bucket, BucketState, Bytes, MemoryLimit, Place, attaching_allocations,
+    first_process_heap_allocation, process_heap_allocations,
 };
 use transom_front::LoopFigures;
 use transom_log::LogHandle;
@@ -177,31 +178,97 @@ pub(super) fn summarise(
 
 /// How long the rest may take after the drain's deadline: the last answers at `--admin` and the log's last
 /// lines take two seconds at most.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const END_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sees to it that a process that has lost buckets ends, soon after its drain should have. A thread that is
-/// parked may hold a lock of the C library for ever, that of malloc for instance, and what comes after a
-/// drain needs those: threads are joined, memory is freed, `exit` runs what was registered with it.
-pub(super) fn end_in_any_case(drain_timeout: Duration) {
-    let after = drain_timeout.saturating_add(END_PATIENCE).as_secs();
-    // SAFETY: the action is zeroed, which is a valid one with an empty mask, and its handler makes
-    // async-signal-safe calls only. The signal goes to the main thread, which does not block it and stands on
-    // an ordinary stack.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = end_at_once as *const () as usize;
-        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut());
-        libc::alarm(u32::try_from(after).unwrap_or(u32::MAX));
+/// The application whose requests may keep the process from ending.
+static APPLICATION: AtomicPtr<Application> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Sees to it that a process does not hang for ever at its end. A request that was lost, or that has simply
+/// not returned, may hold a lock for ever: one of the C library, that of malloc for instance, or one of the
+/// application's own. And what comes after a drain needs those: threads are joined, memory is freed, the
+/// author's `main` goes on, `exit` runs what was registered with it.
+///
+/// When the time is over, a signal that the kernel sends ends the process if such a request is there then,
+/// and leaves it alone otherwise. Until it is dropped.
+pub(super) struct LastResort {
+    application: &'static Application,
+    before: libc::sigaction,
+}
+
+impl LastResort {
+    /// For a process that begins to drain.
+    pub(super) fn after_drain(application: &'static Application, timeout: Duration) -> Self {
+        let after = timeout.saturating_add(END_PATIENCE).as_secs();
+        APPLICATION.store(
+            std::ptr::from_ref(application).cast_mut(),
+            Ordering::Release,
+        );
+        // SAFETY: the action is zeroed, which is a valid one with an empty mask, and its handler makes
+        // async-signal-safe calls only, and reads what lives for ever. The signal goes to the main thread,
+        // which does not block it and stands on an ordinary stack.
+        let before = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let mut before: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = end_if_it_hangs as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(libc::SIGALRM, &raw const action, &raw mut before);
+            libc::alarm(u32::try_from(after).unwrap_or(u32::MAX));
+            before
+        };
+        LastResort {
+            application,
+            before,
+        }
+    }
+
+    /// The drain is over, and what comes after it is not ours to see: this stays if a request is there that
+    /// may hold that up.
+    pub(super) fn settle(self) {
+        if any_is(self.application, &UNDER_WAY) {
+            std::mem::forget(self);
+        }
     }
 }
 
-extern "C" fn end_at_once(_: libc::c_int) {
-    const WORDS: &[u8] = b"ERROR the process does not end after its drain, because a thread that is lost holds a lock: \
-                           it is ended at once\n";
-    // SAFETY: both calls are async-signal-safe; the bytes are valid for their length.
-    unsafe {
-        libc::write(libc::STDERR_FILENO, WORDS.as_ptr().cast(), WORDS.len());
-        libc::_exit(libc::c_int::from(EXIT_RECYCLE));
+impl Drop for LastResort {
+    fn drop(&mut self) {
+        // SAFETY: plain system calls; the action is what the system had.
+        unsafe {
+            libc::alarm(0);
+            libc::sigaction(libc::SIGALRM, &raw const self.before, std::ptr::null_mut());
+        }
+    }
+}
+
+/// States of a bucket whose thread may hold a lock: its request runs, or is parked, or its last destructors
+/// run.
+const UNDER_WAY: [BucketState; 3] = [BucketState::Busy, BucketState::Resting, BucketState::Parked];
+
+fn any_is(application: &Application, states: &[BucketState]) -> bool {
+    let buckets = application.buckets();
+    buckets
+        .iter()
+        .any(|bucket| states.contains(&bucket.state()))
+}
+
+extern "C" fn end_if_it_hangs(_: libc::c_int) {
+    const WORDS: &[u8] = b"ERROR the process does not end after its drain, because a request that is lost or has not \
+                           returned holds a lock: it is ended at once\n";
+    // SAFETY: it is null, or an application, which lives for ever.
+    let Some(application) = (unsafe { APPLICATION.load(Ordering::Acquire).as_ref() }) else {
+        return;
+    };
+    if application.lost().total() > 0 || any_is(application, &[BucketState::Busy]) {
+        // SAFETY: both calls are async-signal-safe; the bytes are valid for their length.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, WORDS.as_ptr().cast(), WORDS.len());
+            libc::_exit(libc::c_int::from(EXIT_RECYCLE));
+        }
+    }
+    if any_is(application, &UNDER_WAY) {
+        // A thread runs its last destructors, and is lost if they do not return.
+        // SAFETY: async-signal-safe.
+        unsafe { libc::alarm(1) };
     }
 }
 

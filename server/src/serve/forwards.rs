@@ -23,6 +23,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Credentials, DoorOwner, OpenError, OpenOptions};
@@ -414,11 +415,13 @@ impl FrontEnd {
         };
         let timeout = settings.handover_timeout;
         let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout, signals);
+        let slots_lost = Arc::<AtomicU64>::default();
         let admin = match (admin_memory, buckets) {
             (Some(memory), Some(buckets)) => {
                 let view = FrontView {
                     stats: loops.stats.clone(),
                     connections_max: settings.connections_in_all(),
+                    slots_lost: slots_lost.clone(),
                 };
                 let told = Admin::new(
                     None,
@@ -435,7 +438,7 @@ impl FrontEnd {
             _ => None,
         };
         let front = FrontHalf::start(loops, "loop")?;
-        let running = streams::start(&streams, sockets, settings, &config, addresses)
+        let running = streams::start(&streams, sockets, settings, &config, addresses, slots_lost)
             .map_err(StartError::Loop)?;
         listeners.are_ours();
         config.forwards.extend(streams);

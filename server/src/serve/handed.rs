@@ -5,13 +5,16 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 use transom_wire::own_log::warn;
 
-/// Lines: the parent's process id, the descriptor to say "ready" at, then a descriptor and its name for each
-/// listener.
+/// Lines: the parent's process id, the descriptor to say "ready" at and which pipe that is, then a descriptor
+/// and its name for each listener.
 pub(super) const VARIABLE: &str = "TRANSOM_HANDOVER";
 
 /// How long a new instance waits for the path of the door that the old one gives up, and the old one until it
 /// has it. It takes a millisecond.
 pub(super) const PATH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a process may take to die.
+const DYING_MS: libc::c_int = 1000;
 
 /// What an old instance has handed to this one.
 #[derive(Debug, Default)]
@@ -28,13 +31,17 @@ impl Handed {
         };
         let garbled = || format!("{VARIABLE} is not what an old instance writes: unset it");
         let mut lines = text.lines();
-        let mut number = || lines.next()?.parse::<RawFd>().ok();
-        // SAFETY: getppid has no preconditions.
-        if number().ok_or_else(garbled)? != unsafe { libc::getppid() } {
-            return Ok(Handed::default()); // meant for another process, or by one that has died since
+        let parent = lines.next().and_then(|line| line.parse().ok());
+        let ready = lines.next().and_then(|line| {
+            // The version before has not said which.
+            let (fd, pipe) = line.split_once(' ').unwrap_or((line, "0"));
+            Some((fd.parse().ok()?, pipe.parse().ok()?))
+        });
+        let (parent, (ready, pipe)) = parent.zip(ready).ok_or_else(garbled)?;
+        if !is_for_us(parent, ready, pipe) {
+            return Ok(Handed::default()); // this one's environment is a copy
         }
         let failed = |fd, error| format!("{VARIABLE}: descriptor {fd}: {error}");
-        let ready = number().ok_or_else(garbled)?;
         let mut handed = Handed {
             sockets: Vec::new(),
             ready: Some(own(ready).map_err(|error| failed(ready, error))?),
@@ -46,6 +53,11 @@ impl Handed {
             handed.sockets.push((key.to_owned(), socket));
         }
         Ok(handed)
+    }
+
+    /// Whether there is an old instance, or was one that has died since.
+    pub(super) fn is_there(&self) -> bool {
+        self.ready.is_some()
     }
 
     /// Whether there are sockets of that name.
@@ -97,6 +109,36 @@ impl Handed {
             None => Duration::ZERO,
         }
     }
+}
+
+/// Whether what an old instance has written was for this process: that is its parent, or was, and has died
+/// since, which its pipe tells. Programs that others start have the words and not the pipe.
+fn is_for_us(parent: libc::pid_t, ready: RawFd, pipe: u64) -> bool {
+    // SAFETY: getppid has no preconditions.
+    parent == unsafe { libc::getppid() } || (identity(ready) == Some(pipe) && has_no_reader(ready))
+}
+
+/// Which pipe a descriptor is of; `None` if it is of none, or not open.
+pub(super) fn identity(fd: RawFd) -> Option<u64> {
+    // SAFETY: all zeros are a value of the type, there is room for what is written, and a descriptor that is
+    // not open is refused.
+    let seen = unsafe {
+        let mut seen: libc::stat = std::mem::zeroed();
+        (libc::fstat(fd, &raw mut seen) == 0).then_some(seen)?
+    };
+    (seen.st_mode & libc::S_IFMT == libc::S_IFIFO).then_some(seen.st_ino)
+}
+
+/// Whether nobody has the other end of a pipe any more. Of a process that dies, its children may learn that
+/// before its last thread has let go of it.
+fn has_no_reader(fd: RawFd) -> bool {
+    let mut asked = libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one place, which is valid for the call.
+    unsafe { libc::poll(&raw mut asked, 1, DYING_MS) == 1 && asked.revents & libc::POLLERR != 0 }
 }
 
 /// Takes possession of a descriptor that was passed to this process.

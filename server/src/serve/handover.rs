@@ -13,7 +13,7 @@
 //! allocates nothing, asks the C library for no memory, whose lock a parked thread may hold for ever, and
 //! works when the table of descriptors is full.
 
-use super::handed::{PATH_PATIENCE, VARIABLE};
+use super::handed::{PATH_PATIENCE, VARIABLE, identity};
 use super::listeners::Listeners;
 use super::predecessor::{self, Letter, Note};
 use super::signals::{Signals, Wake};
@@ -307,7 +307,8 @@ fn program() -> io::Result<PathBuf> {
 impl Means {
     fn prepare(listeners: Option<&Listeners>, signals: &Signals) -> io::Result<Self> {
         let (said, to_say) = pipe()?;
-        let mut text = format!("{}\n{}", std::process::id(), to_say.as_raw_fd());
+        let pipe = identity(to_say.as_raw_fd()).unwrap_or_default();
+        let mut text = format!("{}\n{} {pipe}", std::process::id(), to_say.as_raw_fd());
         let sockets = || listeners.into_iter().flat_map(Listeners::sockets);
         for (key, fd) in sockets() {
             let _ = write!(text, "\n{fd} {key}");

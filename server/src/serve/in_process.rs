@@ -130,12 +130,13 @@ impl InProcess {
             loops.loops.push(this);
         }
         application::start(application, &door, handlers.warm_up)?;
-        let recycling = Recycling::new(application, &settings.application, way, predecessor, None);
+        let recycling = Recycling::new(application, settings, way, predecessor, None, signals);
         let admin = match admin_memory {
             Some(memory) => {
                 let view = FrontView {
                     stats: loops.stats.clone(),
                     connections_max: settings.front.connections_in_all(),
+                    slots_lost: Arc::default(),
                 };
                 let told = Admin::new(
                     Some(application),
@@ -210,9 +211,7 @@ impl InProcess {
         let timeout = settings.front.drain_timeout;
         info!(timeout_ms = timeout.as_millis() as u64, "draining");
         begin_to_drain();
-        if self.application.lost().total() > 0 {
-            end::end_in_any_case(timeout);
-        }
+        let last_resort = end::LastResort::after_drain(self.application, timeout);
         self.listeners.give_up(why);
         let in_time = self.front.drain(why, began + timeout, signals, || true);
         self.door.revoke();
@@ -229,6 +228,7 @@ impl InProcess {
             logs,
             began.elapsed(),
         );
+        last_resort.settle();
         end::Ending {
             recycle: why == End::Recycle,
             sound,

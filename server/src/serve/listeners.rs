@@ -44,9 +44,10 @@ pub(super) struct Inherited {
 impl Inherited {
     /// Takes what an old instance has handed on, and leaves alone what systemd has passed.
     pub(super) fn take_handed() -> Result<Self, String> {
+        let handed = Handed::take()?;
         Ok(Inherited {
-            handed: Handed::take()?,
-            predecessor: Note::take()?,
+            predecessor: Note::take()?.filter(|_| handed.is_there()),
+            handed,
             systemd: Vec::new(),
         })
     }

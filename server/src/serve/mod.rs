@@ -5,6 +5,7 @@ mod access;
 mod admin;
 mod application;
 mod behind_door;
+mod care;
 mod descriptors;
 mod end;
 mod error;

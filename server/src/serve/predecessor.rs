@@ -29,7 +29,7 @@ pub(super) struct Note {
 }
 
 impl Note {
-    /// What was told to this process; `None` if no instance of its server has started it.
+    /// What was told; `None` if nothing was. It is for whom that instance has handed something to.
     pub(super) fn take() -> Result<Option<Self>, String> {
         let Ok(text) = std::env::var(VARIABLE) else {
             return Ok(None);
@@ -37,10 +37,9 @@ impl Note {
         if text.is_empty() {
             return Ok(None);
         }
-        let note = Note::parse(&text)
-            .ok_or_else(|| format!("{VARIABLE} is not what an old instance writes: unset it"))?;
-        // Else it was meant for another process, or the one that wrote it has died since.
-        Ok(Some(note).filter(Note::is_of_our_parent))
+        let note = Note::parse(&text);
+        note.map(Some)
+            .ok_or_else(|| format!("{VARIABLE} is not what an old instance writes: unset it"))
     }
 
     fn parse(text: &str) -> Option<Self> {

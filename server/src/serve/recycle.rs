@@ -8,29 +8,33 @@
 //! This module decides. Starting the new instance is `handover`'s matter, and finding lost buckets is the
 //! platform's.
 
+use super::care::Care;
+use super::end::END_PATIENCE;
 use super::error::StartError;
 use super::predecessor::Note;
-use super::why::Because;
+use super::signals::Signals;
+use super::why::{Because, EXIT_RECYCLE};
 use crate::admin::{RecycleView, process};
 use crate::plan::Plan;
-use crate::settings::{ApplicationSettings, RecycleSetting};
+use crate::settings::{ApplicationSettings, RecycleSetting, Settings};
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use transom_arena::{Bytes, MemoryLimit, overdraft_usage, shared_heap_kept, shared_heap_usage};
 use transom_doors::{Door, now_ns};
-use transom_platform::{Application, LossWatch, Lost};
+use transom_platform::{Application, Looked, Lost};
 use transom_wire::own_log::{error, info, warn};
-
-/// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
-pub(super) const EXIT_RECYCLE: u8 = 75;
 
 /// Between two recycles, at least. Doubles with each that follows closely: what loses buckets that fast is
 /// not mended by new processes, which cost a start each.
 const FIRST_DELAY: Duration = Duration::from_secs(10);
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
+
+/// How much longer than it should the instance before this one may take to end.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(5);
 
 /// While it waits for its turn.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -334,16 +338,17 @@ impl Channels {
 
 /// The buckets of an application, and what becomes of the process that loses them.
 pub(super) struct Recycling {
-    application: &'static Application,
+    care: Rc<Care>,
     channels: Option<Channels>,
     cause: Option<Cause>,
     c_heap: CHeapWatch,
-    watch: LossWatch,
     way: Way,
     limit: u32,
     buckets: u32,
     /// What the instance before this one has told.
     predecessor: Option<Note>,
+    /// By then that one should have ended.
+    predecessor_until: Instant,
     pace: Pace,
     /// Of this server: those before this instance, and its own.
     recycles: Arc<AtomicU64>,
@@ -353,14 +358,19 @@ pub(super) struct Recycling {
 }
 
 impl Recycling {
-    /// Begins to look after an application.
+    /// Begins to look after an application, whenever `signals` are waited for.
     pub(super) fn new(
         application: &'static Application,
-        settings: &ApplicationSettings,
+        settings: &Settings,
         way: Way,
         predecessor: Option<Note>,
         channels: Option<Channels>,
+        signals: &Signals,
     ) -> Self {
+        let care = Rc::new(Care::new(application));
+        signals.look_after(care.clone());
+        let drain = settings.front.drain_timeout.saturating_add(END_PATIENCE);
+        let settings = &settings.application;
         if settings.lost_limit_flag() == "--parked-limit" {
             warn!(
                 "--parked-limit (TRANSOM_PARKED_LIMIT) is now called --lost-limit (TRANSOM_LOST_LIMIT): use that name"
@@ -378,15 +388,16 @@ impl Recycling {
             );
         }
         Recycling {
-            application,
+            care,
             channels,
             cause: None,
             c_heap: CHeapWatch::default(),
-            watch: LossWatch::new(application),
             way,
             limit: settings.lost_limit(),
             buckets: settings.buckets,
             predecessor,
+            // It has our flags.
+            predecessor_until: Instant::now() + drain.saturating_add(PREDECESSOR_PATIENCE),
             pace: Pace::of(predecessor.as_ref()),
             recycles: Arc::new(AtomicU64::new(predecessor.map_or(0, |note| note.recycles))),
             lost: Lost::default(),
@@ -410,13 +421,12 @@ impl Recycling {
 
     /// Looks at the buckets, and starts threads in the places of those that have left.
     pub(super) fn step(&mut self) -> Step {
-        let tend_again = self.application.tend();
-        let looked = self.watch.look();
-        let again_in = tend_again.map_or(looked.again_in, |time| time.min(looked.again_in));
-        self.lost = looked.lost;
-        let c_heap_is_low = self.c_heap.look(self.application);
+        let application = self.care.application();
+        let Looked { lost, again_in } = self.care.look();
+        self.lost = lost;
+        let c_heap_is_low = self.c_heap.look(application);
         let channels = self.channels.as_ref();
-        let left_open = self.lost.parked > 0 || self.application.has_jumped();
+        let left_open = self.lost.parked > 0 || application.has_jumped();
         let descriptors_are_lost = left_open && process::descriptors_run_out();
         self.cause = Cause::find(
             self.lost,
@@ -433,7 +443,7 @@ impl Recycling {
             return Step::Exit;
         }
         let left = self.pace.left(now_ns());
-        if left.is_zero() && !self.has_a_predecessor() {
+        if left.is_zero() && !self.waits_for_its_predecessor() {
             return Step::HandOver;
         }
         if !std::mem::replace(&mut self.waits, true) {
@@ -454,6 +464,19 @@ impl Recycling {
         self.predecessor
             .as_ref()
             .is_some_and(Note::is_of_our_parent)
+    }
+
+    /// Whether that is a reason to wait: not for ever, whatever keeps it from ending.
+    fn waits_for_its_predecessor(&self) -> bool {
+        let is_there = self.has_a_predecessor();
+        let waits = is_there && Instant::now() < self.predecessor_until;
+        if is_there && !waits {
+            warn!(
+                pid = self.predecessor.map(|note| note.pid),
+                "the instance before this one should have ended, and is still there: this one is replaced beside it"
+            );
+        }
+        waits
     }
 
     fn say_that_it_waits(&self, cause: Cause, left: Duration) {

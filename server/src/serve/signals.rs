@@ -1,8 +1,11 @@
 //! What the main thread of a server waits for: SIGTERM, SIGINT, SIGHUP, SIGUSR2, and the news that a bucket
 //! was parked.
 
+use super::care::Care;
 use super::notify::Notify;
+use std::cell::OnceCell;
 use std::io;
+use std::rc::Rc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +35,8 @@ static MAIN: AtomicI32 = AtomicI32::new(0);
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// SIGTERM, SIGINT, SIGHUP and SIGUSR2, and the news of a parked bucket, which is SIGUSR1. Only the main
-/// thread takes them. While it waits for them it gives signs of life to a service manager.
+/// thread takes them. While it waits for them it gives signs of life to a service manager, and looks after
+/// the buckets.
 ///
 /// An application may have threads that it started before it serves, and these block no signal: what the
 /// kernel gives to one of them it passes on to the main thread. Programs that a handler starts block none of
@@ -44,6 +48,8 @@ pub(super) struct Signals {
     notify: Notify,
     /// What SIGHUP opens anew.
     access: OnceLock<AccessLog>,
+    /// Buckets that are looked after, if the server has some.
+    care: OnceCell<Rc<Care>>,
 }
 
 impl Signals {
@@ -82,6 +88,7 @@ impl Signals {
                 before,
                 notify: Notify::from_environment(),
                 access: OnceLock::new(),
+                care: OnceCell::new(),
             })
         }
     }
@@ -101,6 +108,11 @@ impl Signals {
         let _ = self.access.set(log);
     }
 
+    /// Has the buckets of an application looked after, from now on, whenever something is waited for.
+    pub(super) fn look_after(&self, care: Rc<Care>) {
+        let _ = self.care.set(care);
+    }
+
     /// Tells the main thread that a bucket was parked. Async-signal-safe: it may run on the signal stack of
     /// the thread that is being parked. Several that are parked at once are one piece of news.
     pub(super) fn parked() {
@@ -117,15 +129,17 @@ impl Signals {
         wake == Wake::Signal
     }
 
-    /// Waits for one; `None` waits for ever.
+    /// Waits for one; `None` waits for ever. Meanwhile the buckets are looked after: everything here that
+    /// takes longer than a moment waits in this way.
     pub(super) fn wait(&self, timeout: Option<Duration>) -> Wake {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let pause = match (left, self.notify.due_in()) {
-                (Some(left), Some(due)) => Some(left.min(due)),
-                (left, due) => left.or(due),
-            };
+            let round = self.care.get().map(|care| care.round());
+            let pause = [left, self.notify.due_in(), round]
+                .into_iter()
+                .flatten()
+                .min();
             let signal = self.next(pause);
             self.notify.ping();
             match signal {

@@ -7,6 +7,7 @@ use crate::settings::FrontSettings;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use transom_doors::start_thread;
 use transom_front::LOOP_STACK;
 use transom_front::forward::{self, Forwards, StreamForward, StreamKind, StreamOptions};
@@ -20,6 +21,7 @@ pub(super) fn start(
     settings: &FrontSettings,
     config: &Config,
     addresses: Option<Arc<Addresses>>,
+    slots_lost: Arc<AtomicU64>,
 ) -> io::Result<Forwards> {
     let stream = |(forward, socket): (&Forward, Arc<OwnedFd>)| {
         let name = forward.to_string();
@@ -48,6 +50,7 @@ pub(super) fn start(
         sockets: settings.listen_options(),
         timeouts: settings.timeouts(),
         addresses,
+        slots_lost,
     };
     let streams = streams.iter().zip(sockets).map(stream).collect();
     forward::start(streams, &options, &|name, body| {

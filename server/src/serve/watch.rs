@@ -3,6 +3,8 @@
 //!
 //! What may come at the same time:
 //!
+//! - Threads that leave, and buckets that are lost, at any time: each wait looks after them (`care`), so that
+//!   there are threads for requests while a new instance starts, and until the last request of a drain.
 //! - SIGTERM while a new instance starts: that one is told to end too, and this one drains, as if there were
 //!   none.
 //! - SIGTERM while the old instance drains: of a hand-over it makes an ordinary drain; a second one cuts.

@@ -2,6 +2,9 @@
 
 use transom_arena::Bytes;
 
+/// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
+pub(super) const EXIT_RECYCLE: u8 = 75;
+
 /// Why a server has to drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {

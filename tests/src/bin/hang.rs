@@ -12,9 +12,14 @@
 //! | `GET /stream` | sends a piece of its answer, then waits until the gate is open |
 //! | `GET /stay` | sees to it that the process does not end by itself |
 //! | `GET /files` | opens files until there are no more descriptors, and aborts, which parks it |
+//! | `GET /abort` | aborts, which parks it |
+//! | `GET /second` | takes a second |
+//! | `GET /hold` | takes the lock until the process drains, and aborts, which parks it |
+//! | `GET /hold/on` | takes the lock, and waits at the gate |
 //!
 //! With `HANG_EACH_THREAD` in the environment, each thread but the first waits at the gate before its first
-//! call.
+//! call. With `HANG_AT_THE_END=SECONDS`, `main` wants the lock after it has served,
+//! and then takes so long.
 //!
 //! It lies here and not in `apps/` because it is nothing to learn from.
 
@@ -23,7 +28,9 @@ use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Condvar, Mutex, Once, PoisonError};
-use transom::{Request, Response, Router};
+use std::thread::sleep;
+use std::time::Duration;
+use transom::{Request, Response, Router, is_draining};
 
 static GATE: Mutex<bool> = Mutex::new(false);
 static OPENED: Condvar = Condvar::new();
@@ -121,6 +128,29 @@ fn files(_: &Request) -> Response<'_> {
     std::process::abort()
 }
 
+fn abort(_: &Request) -> Response<'_> {
+    std::process::abort()
+}
+
+fn second(_: &Request) -> Response<'_> {
+    sleep(Duration::from_secs(1));
+    Response::text("a second\n")
+}
+
+fn hold(_: &Request) -> Response<'_> {
+    let _held = LOCK.lock();
+    while !is_draining() {
+        sleep(Duration::from_millis(1));
+    }
+    std::process::abort()
+}
+
+fn hold_on(_: &Request) -> Response<'_> {
+    let _held = LOCK.lock();
+    wait_at_the_gate();
+    Response::text("through\n")
+}
+
 fn prepare() {
     static FIRST: Once = Once::new();
     let mut is_first = false;
@@ -142,6 +172,15 @@ fn main() -> ExitCode {
         .get("/leave", leave)
         .get("/leave/panic", leave_panic)
         .get("/stream", stream)
-        .get("/stay", stay);
-    transom::serve(router)
+        .get("/stay", stay)
+        .get("/abort", abort)
+        .get("/second", second)
+        .get("/hold", hold)
+        .get("/hold/on", hold_on);
+    let code = transom::serve(router);
+    if let Ok(seconds) = std::env::var("HANG_AT_THE_END") {
+        drop(LOCK.lock());
+        sleep(Duration::from_secs(seconds.parse().expect("a number")));
+    }
+    code
 }

@@ -1,5 +1,5 @@
-//! Handlers of safe Rust (but for `/c`), as people write them, for what the README promises of requests that
-//! outgrow their buckets.
+//! Handlers of safe Rust (but for `/c`), as people write them, for what `docs/exhaustion.md` promises of
+//! requests that outgrow their buckets.
 //!
 //! | request | does |
 //! |---|---|

@@ -32,23 +32,6 @@ const CIRCLES: &[&[&str]] = &[
     ],
     &["arena/src/futex.rs", "arena/src/mutex.rs"],
     &[
-        "doors/src/attach.rs",
-        "doors/src/builder.rs",
-        "doors/src/call.rs",
-        "doors/src/client.rs",
-        "doors/src/door.rs",
-        "doors/src/porter.rs",
-    ],
-    &["doors/src/channel.rs", "doors/src/link.rs"],
-    &["doors/src/error.rs", "doors/src/geometry.rs"],
-    &[
-        "doors/src/illumos/async_client.rs",
-        "doors/src/illumos/attach.rs",
-        "doors/src/illumos/call.rs",
-        "doors/src/illumos/client.rs",
-        "doors/src/illumos/server.rs",
-    ],
-    &[
         "platform/src/application.rs",
         "platform/src/connection.rs",
         "platform/src/failure.rs",

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 const ROOMS: &[(&str, &[&str])] = &[
     ("arena", &[]),
     ("doors", &[]),
+    ("doors/illumos", &["doors"]),
     ("platform/wire", &[]),
     ("platform", &["arena", "doors", "platform/wire"]),
     ("server/http", &["platform/wire"]),

@@ -4,6 +4,7 @@ use crate::options::Timeouts;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use transom_doors::DoorOwner;
 use transom_net::ListenOptions;
 use transom_net::addresses::Addresses;
@@ -47,4 +48,6 @@ pub struct StreamOptions {
     pub timeouts: Timeouts,
     /// What addresses are counted in, if these have a limit.
     pub addresses: Option<Arc<Addresses>>,
+    /// How many slots lost calls keep, in all forwards together.
+    pub slots_lost: Arc<AtomicU64>,
 }

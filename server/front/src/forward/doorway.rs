@@ -123,6 +123,12 @@ impl<T: Traffic> StreamDoor<T> {
         self.instances.iter().all(|instance| instance.count == 0)
     }
 
+    /// How many slots lost calls keep.
+    pub(super) fn slots_lost(&self) -> u64 {
+        let clients = self.instances.iter().flat_map(|one| &one.client);
+        clients.map(|client| u64::from(client.lost_slots())).sum()
+    }
+
     /// Whether nothing that comes can be served: the door has been away for longer than anything may wait for
     /// it, or its application has lost all of our slots.
     pub(super) fn is_closed(&self, now_ns: u64) -> bool {

@@ -101,6 +101,7 @@ pub fn start(
             bell,
             orders: started.orders.clone(),
             cut: started.cut.clone(),
+            slots_lost: options.slots_lost.clone(),
             all_started: all_started.clone(),
         };
         let body = forwarder(forward, options, common)?;
@@ -182,6 +183,7 @@ struct Common {
     bell: Bell,
     orders: Arc<Orders>,
     cut: Arc<AtomicU64>,
+    slots_lost: Arc<AtomicU64>,
     all_started: Arc<Barrier>,
 }
 
@@ -201,6 +203,8 @@ struct Forwarder<T: Traffic> {
     draining: bool,
     /// Sleeps in a row while calls were unclaimed.
     quiet: u32,
+    /// As it was shown last.
+    slots_lost: u64,
 }
 
 impl<T: Traffic> Forwarder<T> {
@@ -221,6 +225,7 @@ impl<T: Traffic> Forwarder<T> {
             again: false,
             draining: false,
             quiet: 0,
+            slots_lost: 0,
         })
     }
 
@@ -258,6 +263,7 @@ impl<T: Traffic> Forwarder<T> {
             if self.draining && self.doorway.is_empty() {
                 break;
             }
+            self.show_slots_lost();
             let count = self.sleep(&mut events);
             self.now_ns = now_ns();
             for event in &events[..count] {
@@ -287,6 +293,16 @@ impl<T: Traffic> Forwarder<T> {
                         .look_at_peer(at, &mut self.traffic, self.now_ns);
                 }
             }
+        }
+    }
+
+    /// Has whoever asks from outside see how many there are.
+    fn show_slots_lost(&mut self) {
+        let now = self.doorway.slots_lost();
+        let before = std::mem::replace(&mut self.slots_lost, now);
+        if now != before {
+            let more = now.wrapping_sub(before);
+            self.common.slots_lost.fetch_add(more, Ordering::Relaxed);
         }
     }
 
