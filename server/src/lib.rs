@@ -20,9 +20,6 @@
 
 mod admin;
 pub mod config;
-mod connection;
-mod forward;
-pub mod front;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -1,24 +1,19 @@
 //! `/metrics`: Prometheus's text format, written straight into the slot.
 
-use super::{Admin, FrontView, RecycleView, process};
-use std::fmt::{self, Display};
+use super::exposition::{COUNTER, Exposition, GAUGE, HISTOGRAM, Label, Unit};
+use super::process;
+use super::view::{Admin, FrontView, RecycleView};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use transom_arena::{
     Bound, Bucket, BucketState, Place, attaching_allocations, overdraft_usage,
     process_heap_allocations, shared_heap_usage,
 };
 use transom_platform::{Application, RouteMeter};
-use transom_wire::histogram::Histogram;
-
-const COUNTER: &str = "counter";
-const GAUGE: &str = "gauge";
-const HISTOGRAM: &str = "histogram";
 
 /// Writes all metrics.
 pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
-    let mut text = Text(out);
+    let mut text = Exposition(out);
     of_process(admin, &mut text)?;
     of_bound(&admin.bound, &mut text)?;
     if let Some(front) = &admin.front {
@@ -33,117 +28,7 @@ pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Where lines go.
-struct Text<'w>(&'w mut dyn Write);
-
-impl Text<'_> {
-    /// The lines before the samples of a name.
-    fn family(&mut self, name: &str, kind: &str, help: &str) -> io::Result<()> {
-        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}")
-    }
-
-    /// A name with one sample.
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) -> io::Result<()> {
-        self.family(name, kind, help)?;
-        writeln!(self.0, "{name} {value}")
-    }
-
-    /// A sample with one label.
-    fn labelled(&mut self, name: &str, label: Label<'_>, value: impl Display) -> io::Result<()> {
-        writeln!(self.0, "{name}{{{label}}} {value}")
-    }
-
-    /// A sample for each value of a label.
-    fn each<V: Display>(
-        &mut self,
-        (name, kind, help): (&str, &str, &str),
-        label: &str,
-        samples: impl IntoIterator<Item = (&'static str, V)>,
-    ) -> io::Result<()> {
-        self.family(name, kind, help)?;
-        for (of, value) in samples {
-            self.labelled(name, Label(label, of), value)?;
-        }
-        Ok(())
-    }
-
-    /// The samples of a histogram. `label` is put into each.
-    fn histogram(
-        &mut self,
-        name: &str,
-        label: Option<Label<'_>>,
-        histogram: &Histogram,
-        unit: Unit,
-    ) -> io::Result<()> {
-        let mut cumulative = 0;
-        for (bound, count) in histogram.buckets() {
-            cumulative += count;
-            let le = Amount(bound, unit);
-            match label {
-                Some(label) => {
-                    writeln!(self.0, "{name}_bucket{{{label},le=\"{le}\"}} {cumulative}")
-                }
-                None => writeln!(self.0, "{name}_bucket{{le=\"{le}\"}} {cumulative}"),
-            }?;
-        }
-        let sum = Amount(Some(histogram.sum()), unit);
-        match label {
-            Some(label) => {
-                writeln!(self.0, "{name}_sum{{{label}}} {sum}")?;
-                writeln!(self.0, "{name}_count{{{label}}} {cumulative}")
-            }
-            None => {
-                writeln!(self.0, "{name}_sum {sum}")?;
-                writeln!(self.0, "{name}_count {cumulative}")
-            }
-        }
-    }
-}
-
-/// A label: its name, and its value as it is.
-#[derive(Clone, Copy)]
-struct Label<'l>(&'l str, &'l str);
-
-impl Display for Label<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}=\"", self.0)?;
-        let special = |c| matches!(c, '"' | '\\' | '\n');
-        for part in self.1.split_inclusive(special) {
-            let mut rest = part.chars();
-            match rest.next_back() {
-                Some('\n') => write!(f, "{}\\n", rest.as_str())?,
-                Some(last) if special(last) => write!(f, "{}\\{last}", rest.as_str())?,
-                _ => f.write_str(part)?,
-            }
-        }
-        f.write_str("\"")
-    }
-}
-
-/// What a histogram counts.
-#[derive(Clone, Copy)]
-enum Unit {
-    Bytes,
-    /// Written in seconds.
-    Nanoseconds,
-}
-
-/// A number of a unit; `None` is above all.
-struct Amount(Option<u64>, Unit);
-
-impl Display for Amount {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Amount(None, _) => f.write_str("+Inf"),
-            Amount(Some(bytes), Unit::Bytes) => write!(f, "{bytes}"),
-            Amount(Some(ns), Unit::Nanoseconds) => {
-                write!(f, "{}", Duration::from_nanos(ns).as_secs_f64())
-            }
-        }
-    }
-}
-
-fn of_process(admin: &Admin, text: &mut Text<'_>) -> io::Result<()> {
+fn of_process(admin: &Admin, text: &mut Exposition<'_>) -> io::Result<()> {
     text.family("transom_build_info", GAUGE, "Always 1.")?;
     let version = Label("version", env!("CARGO_PKG_VERSION"));
     text.labelled("transom_build_info", version, 1)?;
@@ -198,7 +83,7 @@ fn of_process(admin: &Admin, text: &mut Text<'_>) -> io::Result<()> {
     )
 }
 
-fn of_bound(bound: &Bound, text: &mut Text<'_>) -> io::Result<()> {
+fn of_bound(bound: &Bound, text: &mut Exposition<'_>) -> io::Result<()> {
     let places = [Place::Region, Place::Process, Place::Kernel];
     text.each(
         (
@@ -240,7 +125,7 @@ pub(super) fn place_name(place: Place) -> &'static str {
     }
 }
 
-fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
+fn of_front(front: &FrontView, text: &mut Exposition<'_>) -> io::Result<()> {
     let figures = front.figures();
     for (name, kind, help, value) in [
         (
@@ -375,7 +260,7 @@ fn of_front(front: &FrontView, text: &mut Text<'_>) -> io::Result<()> {
     }
 }
 
-fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<()> {
+fn of_application(application: &Application, text: &mut Exposition<'_>) -> io::Result<()> {
     let figures = application.figures();
     let mut in_state = [0; STATES.len()];
     for bucket in application.buckets().iter() {
@@ -526,7 +411,7 @@ fn of_application(application: &Application, text: &mut Text<'_>) -> io::Result<
 }
 
 /// What requests share beside their buckets.
-fn of_pools(text: &mut Text<'_>) -> io::Result<()> {
+fn of_pools(text: &mut Exposition<'_>) -> io::Result<()> {
     text.one(
         "transom_shared_heap_refused_total",
         COUNTER,
@@ -601,7 +486,7 @@ fn of_pools(text: &mut Text<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn of_recycle(recycle: &RecycleView, text: &mut Text<'_>) -> io::Result<()> {
+fn of_recycle(recycle: &RecycleView, text: &mut Exposition<'_>) -> io::Result<()> {
     text.one(
         "transom_lost_limit",
         GAUGE,
@@ -616,7 +501,7 @@ fn of_recycle(recycle: &RecycleView, text: &mut Text<'_>) -> io::Result<()> {
     )
 }
 
-fn of_routes(routes: &[RouteMeter], text: &mut Text<'_>) -> io::Result<()> {
+fn of_routes(routes: &[RouteMeter], text: &mut Exposition<'_>) -> io::Result<()> {
     let label = |meter: &RouteMeter| Label("route", meter.route);
     let name = "transom_route_memory_bytes";
     text.family(name, HISTOGRAM, "Arena bytes that a request needed.")?;
@@ -658,45 +543,3 @@ pub(super) const STATES: [(BucketState, &str); 5] = [
     (BucketState::Resting, "resting"),
     (BucketState::Parked, "parked"),
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_label_is_escaped() {
-        let label = Label("route", "/a\"b\\c\nd").to_string();
-        assert_eq!(label, r#"route="/a\"b\\c\nd""#);
-        assert_eq!(Label("a", "").to_string(), "a=\"\"");
-        assert_eq!(Label("a", "plain").to_string(), "a=\"plain\"");
-    }
-
-    #[test]
-    fn a_histogram_is_cumulative_and_ends_with_infinity() {
-        use transom_wire::histogram::Scale;
-        let histogram = Histogram::new(Scale::BYTES, 300);
-        for value in [1, 256, 290, 10_000] {
-            histogram.observe(value);
-        }
-        let mut bytes = Vec::new();
-        let label = Some(Label("route", "/"));
-        Text(&mut bytes)
-            .histogram("x", label, &histogram, Unit::Bytes)
-            .expect("a Vec takes everything");
-        let text = String::from_utf8(bytes).expect("text");
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(
-            lines,
-            [
-                r#"x_bucket{route="/",le="256"} 2"#,
-                r#"x_bucket{route="/",le="288"} 2"#,
-                r#"x_bucket{route="/",le="320"} 3"#,
-                r#"x_bucket{route="/",le="+Inf"} 4"#,
-                r#"x_sum{route="/"} 10547"#,
-                r#"x_count{route="/"} 4"#,
-            ]
-        );
-        let time = Amount(Some(24_576), Unit::Nanoseconds).to_string();
-        assert_eq!(time, "0.000024576");
-    }
-}

@@ -4,20 +4,16 @@
 //! bucket, a few slots and a small loop are kept aside for it, so that it answers when everything else is
 //! taken. The names are in `docs/metrics.md`.
 
+mod exposition;
 mod metrics;
 pub(crate) mod process;
 mod snapshot;
+mod view;
 
-use crate::front::{LoopFigures, LoopStats};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use transom_arena::{Bound, BucketState};
-use transom_log::LogHandle;
-use transom_log::access::AccessLog;
-use transom_platform::{Application, Request, Response, Router};
-use transom_wire::histogram::Histogram;
+use transom_platform::{Request, Response, Router};
+
+pub(crate) use view::{Admin, FrontView, RecycleView};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -28,122 +24,7 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script
 /// Prometheus's text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What is told of a front end.
-pub(crate) struct FrontView {
-    /// One of each loop.
-    pub stats: Vec<Arc<LoopStats>>,
-    /// Connections of all loops together.
-    pub connections_max: usize,
-    /// Slots that lost calls of forwards keep which loops do not serve.
-    pub slots_lost: Arc<AtomicU64>,
-}
-
-impl FrontView {
-    fn figures(&self) -> LoopFigures {
-        let mut figures = LoopFigures::default();
-        for stats in &self.stats {
-            figures.add(stats);
-        }
-        figures.slots_lost += self.slots_lost.load(Ordering::Relaxed);
-        figures
-    }
-
-    /// Of all loops together; `None` if there is none.
-    fn request_time(&self) -> Option<Histogram> {
-        let time = LoopStats::default().request_time;
-        for stats in &self.stats {
-            time.add(&stats.request_time);
-        }
-        (!self.stats.is_empty()).then_some(time)
-    }
-}
-
-/// What is told of how an application's process is replaced when buckets are lost.
-pub(crate) struct RecycleView {
-    /// In a word: that of `--recycle`.
-    pub way: &'static str,
-    /// Lost buckets at which it is.
-    pub limit: u32,
-    /// How often instances of this server were, one after the other.
-    pub recycles: Arc<AtomicU64>,
-}
-
-/// What is told.
-pub(crate) struct Admin {
-    pub application: Option<&'static Application>,
-    pub recycle: Option<RecycleView>,
-    pub front: Option<FrontView>,
-    pub bound: Bound,
-    pub logs: LogHandle,
-    pub access: Option<AccessLog>,
-    /// `--admin-host`.
-    hosts: Vec<String>,
-    started: Instant,
-    /// Unix time of the start.
-    started_at: Duration,
-    draining: AtomicBool,
-}
-
 impl Admin {
-    /// Begins to count the time. It lives as long as the process, because handlers in buckets refer to it.
-    pub(crate) fn new(
-        application: Option<&'static Application>,
-        recycle: Option<RecycleView>,
-        front: Option<FrontView>,
-        bound: &Bound,
-        logs: &LogHandle,
-        access: Option<&AccessLog>,
-        hosts: &[String],
-    ) -> &'static Self {
-        Box::leak(Box::new(Admin {
-            application,
-            recycle,
-            front,
-            bound: bound.clone(),
-            logs: logs.clone(),
-            access: access.cloned(),
-            hosts: hosts.to_vec(),
-            started: Instant::now(),
-            started_at: unix_time(),
-            draining: AtomicBool::new(false),
-        }))
-    }
-
-    /// From now on the process is not ready.
-    pub(crate) fn drains(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-    }
-
-    fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    /// Why the process should get no new requests, in a word.
-    fn why_not_ready(&self) -> Option<&'static str> {
-        if self.is_draining() {
-            return Some("draining");
-        }
-        if self.has_lost_all() {
-            return Some("buckets-lost");
-        }
-        let free = |state| matches!(state, BucketState::Unbound | BucketState::Idle);
-        let has_free = |application: &Application| {
-            let mut buckets = application.buckets().iter();
-            buckets.any(|bucket| free(bucket.state()))
-        };
-        match self.application {
-            Some(application) if !has_free(application) => Some("no-bucket"),
-            Some(application) if application.is_refused_threads() => Some("no-thread"),
-            _ => None,
-        }
-    }
-
-    /// Whether no bucket is left that could serve.
-    fn has_lost_all(&self) -> bool {
-        self.application
-            .is_some_and(|application| application.lost().total() >= application.buckets().len())
-    }
-
     /// The handlers. None of them holds a lock, or anything that must be dropped, across an allocation.
     pub(crate) fn router(&'static self) -> Router {
         Router::new()
@@ -237,11 +118,6 @@ fn page() -> Response<'static> {
 /// What is true now only.
 fn fresh(response: Response<'_>) -> Response<'_> {
     response.header("Cache-Control", "no-store")
-}
-
-fn unix_time() -> Duration {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! `/buckets.json`: what the page and `transom top` show.
 
 use super::metrics::{STATES, place_name};
-use super::{Admin, FrontView, RecycleView, process, unix_time};
+use super::process;
+use super::view::{Admin, FrontView, RecycleView, unix_time};
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
@@ -275,7 +276,7 @@ impl Serialize for Routes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut list = serializer.serialize_seq(Some(self.0.len()))?;
         for meter in self.0 {
-            list.serialize_element(&Route {
+            list.serialize_element(&RouteView {
                 route: meter.route,
                 calls: meter.memory.count(),
                 exhausted: meter.exhausted(),
@@ -291,7 +292,7 @@ impl Serialize for Routes {
 }
 
 #[derive(Serialize)]
-struct Route {
+struct RouteView {
     route: &'static str,
     calls: u64,
     exhausted: u64,

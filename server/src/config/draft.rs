@@ -1,7 +1,8 @@
 //! What was written, before it is known to make sense; and the rules that decide.
 
+use super::meaning::{Config, Forward, Route, Setting, Target};
 use super::nearest::nearest;
-use super::{Config, ConfigError, Forward, Place, Problem, Route, Setting, Target};
+use super::problem::{ConfigError, Place, Problem};
 use crate::settings::parse_door_owner;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -232,7 +233,7 @@ fn routes(written: &[DraftRoute], problems: &mut Vec<Problem>) -> Vec<Route> {
             .iter()
             .position(|route| route.method == method && route.path == path);
         if let Some(first) = same {
-            let name = method.map_or("every method", super::method_name);
+            let name = method.map_or("every method", super::meaning::method_name);
             let what = format!(
                 "{name} of {path} has a door already ({}): remove one of the two",
                 places[first]

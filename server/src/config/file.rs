@@ -2,8 +2,10 @@
 //! one is told together with the one that was meant, and all wrong ones at once.
 
 use super::draft::{Draft, DraftRoute, Drafts, Located};
+use super::keys::{Keys, Source};
+use super::meaning::Setting;
 use super::nearest::nearest;
-use super::{Keys, Place, Problem, Setting, Source};
+use super::problem::{Place, Problem};
 use serde::Deserialize;
 use std::ops::Range;
 use std::sync::Arc;

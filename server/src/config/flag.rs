@@ -1,7 +1,7 @@
 //! `--forward http://127.0.0.1:8080/prefix=/run/hello.door`.
 
 use super::draft::{Draft, DraftRoute, Drafts, Located};
-use super::{Place, Problem};
+use super::problem::{Place, Problem};
 
 /// Parts a prefix from an address that begins there. The path of a Unix socket ends with a colon, as nginx
 /// has it: `http://unix:/run/hello.sock:/prefix`.

@@ -1,6 +1,6 @@
 //! The access log of a server: opened at its start, ended with its summary.
 
-use super::StartError;
+use super::error::StartError;
 use super::signals::Signals;
 use crate::settings::FrontSettings;
 use std::ffi::CString;

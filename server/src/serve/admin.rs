@@ -1,20 +1,20 @@
 //! The loop, the slots and the bucket that are kept aside for `--admin`.
 
-use super::StartError;
 use super::application::FIRST_THREAD_PATIENCE;
+use super::error::StartError;
 use super::front::{FrontHalf, Loops};
 use super::signals::Signals;
-use super::watch::End;
+use super::why::End;
 use crate::admin::Admin;
-use crate::front::{
-    ConnectionLimit, DoorwayParts, Forward, Listener, Loop, LoopStats, Order, Parts, RouteTable,
-};
-use crate::plan::{ADMIN_CHANNEL, READ_SIZE, write_size};
+use crate::plan::ADMIN_CHANNEL;
 use crate::settings::FrontSettings;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use transom_arena::{Buckets, Part, Region};
 use transom_doors::{Bell, ChannelMemory, Door};
+use transom_front::{
+    ConnectionLimit, DoorwayParts, Forward, Listener, Loop, LoopStats, Order, Parts, RouteTable,
+};
 use transom_platform::{Application, ApplicationOptions};
 
 /// How long what is being answered may take once everything else has ended.
@@ -93,10 +93,9 @@ impl AdminHalf {
             orders: loops.orders.clone(),
         };
         loops.stats.push(parts.stats.clone());
-        let scratch = (READ_SIZE, write_size(&settings));
-        loops
-            .loops
-            .push(Loop::new(&settings, parts, scratch).map_err(StartError::Loop)?);
+        loops.loops.push(
+            Loop::new(settings.sizes(), &settings.allowance(), parts).map_err(StartError::Loop)?,
+        );
         door.start().map_err(StartError::FirstThreadStart)?;
         application.wait_until_ready(FIRST_THREAD_PATIENCE)?;
         Ok(AdminHalf {

@@ -1,6 +1,6 @@
 //! The application half of a server: its buckets, its state, its door and the first thread of it.
 
-use super::StartError;
+use super::error::StartError;
 use super::signals::Signals;
 use crate::plan::Plan;
 use crate::settings::ApplicationSettings;
@@ -11,6 +11,18 @@ use transom_arena::{
 };
 use transom_doors::Door;
 use transom_platform::{Application, ApplicationOptions, EachThread, Service};
+
+/// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted
+/// in the equation's constant.
+pub(super) const HEAP_HEADROOM: usize = 1 << 20;
+
+/// What an application's author has written, and how it is to be run.
+pub(super) struct Handlers {
+    pub(super) service: Service,
+    pub(super) policy: Policy,
+    pub(super) warm_up: Option<Box<dyn FnOnce()>>,
+    pub(super) each_thread: Vec<EachThread>,
+}
 
 /// A thread starts within microseconds, on a crowded machine within milliseconds.
 pub(super) const FIRST_THREAD_PATIENCE: Duration = Duration::from_secs(10);

@@ -1,12 +1,15 @@
 //! `--door`: an application on its own. It has a region, buckets and a door at a path; no socket and no loop.
 
 use super::admin::{AdminHalf, AdminMemory};
+use super::application::Handlers;
+use super::error::StartError;
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Channels, Recycling, Way};
 use super::signals::{Signals, Wake};
-use super::watch::{End, nothing_to_reload, until_told};
-use super::{Handlers, StartError, application, end};
+use super::watch::{nothing_to_reload, until_told};
+use super::why::End;
+use super::{application, end};
 use crate::admin::Admin;
 use crate::plan::Plan;
 use crate::settings::{FrontSettings, Settings};
@@ -27,7 +30,7 @@ const FULL_AGAIN_NS: u64 = 10_000_000_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// An application that is being served.
-pub(super) struct Server {
+pub(super) struct BehindDoor {
     application: &'static Application,
     door: Door,
     /// None once it was given up.
@@ -39,7 +42,7 @@ pub(super) struct Server {
     recycling: Recycling,
 }
 
-impl Server {
+impl BehindDoor {
     /// Serves at the path that the settings have.
     pub(super) fn start(
         plan: &Plan,
@@ -147,7 +150,7 @@ impl Server {
         signals.notify().ready();
         drop(inherited);
         seal();
-        Ok(Server {
+        Ok(BehindDoor {
             application,
             door,
             attachment: Some(attachment),

@@ -1,8 +1,7 @@
 //! Whether there will be descriptors for everything, asked before anything is opened.
 
-use super::StartError;
+use super::error::{ForHandlers, StartError};
 use crate::settings::FrontSettings;
-use std::fmt;
 
 /// Of each loop, beside its listeners: epoll set and two doorbells, its own and the door's.
 pub(super) const PER_LOOP: u64 = 3;
@@ -24,34 +23,6 @@ pub(super) fn of_admin(settings: &FrontSettings) -> u64 {
     match settings.admin {
         Some(_) => of_connections(&settings.for_admin()) + PER_LOOP + 2,
         None => 0,
-    }
-}
-
-/// What handlers may have open at once.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct ForHandlers {
-    /// `--buckets`.
-    pub buckets: u32,
-    /// Of each: `App::descriptors_per_request`.
-    pub each: u32,
-}
-
-impl ForHandlers {
-    fn total(self) -> u64 {
-        u64::from(self.buckets) * u64::from(self.each)
-    }
-}
-
-impl fmt::Display for ForHandlers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ForHandlers { buckets, each } = self;
-        match self.total() {
-            0 => Ok(()),
-            total => write!(
-                f,
-                ", {total} of them for what handlers open (--buckets {buckets}, {each} each: App::descriptors_per_request)"
-            ),
-        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! The line at the start that says what memory there is, the one at the end that says what was done, and the
 //! exit status.
 
-use super::recycle::EXIT_RECYCLE;
+use super::why::EXIT_RECYCLE;
 use crate::admin::process;
-use crate::front::LoopFigures;
 use crate::plan::constant_for;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -12,6 +11,7 @@ use transom_arena::{
     Bound, Bucket, BucketState, Bytes, MemoryLimit, Place, attaching_allocations,
     first_process_heap_allocation, process_heap_allocations,
 };
+use transom_front::LoopFigures;
 use transom_log::LogHandle;
 use transom_log::access::AccessLog;
 use transom_platform::{Application, Figures, RouteMeter};

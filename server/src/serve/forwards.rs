@@ -1,22 +1,19 @@
 //! `transom serve`: a front end on its own, which forwards to doors of other processes; and `transom check`.
 
 use super::admin::{AdminHalf, AdminMemory};
-use super::descriptors::ForHandlers;
+use super::application::HEAP_HEADROOM;
+use super::error::{ForHandlers, StartError};
 use super::front::{FrontHalf, Loops, addresses, bells};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::reload::Reload;
+use super::report::{print, report, with_logs};
 use super::signals::Signals;
 use super::watch::{delay_drain, until_told};
-use super::{HEAP_HEADROOM, StartError, access, descriptors, end, print, report, with_logs};
+use super::{access, descriptors, end, streams};
 use crate::admin::{Admin, FrontView};
 use crate::config::{Config, Forward, Source, Target};
-use crate::forward::{self, Forwards};
-use crate::front::{
-    self, ConnectionLimit, DoorwayParts, INSTANCES, Loop, LoopStats, Opener, OpenerBuilder, Order,
-    Parts, REMOTE_SLOTS_IN_ALL, RouteTable, open_options,
-};
-use crate::plan::{FrontPlan, PlanError, READ_SIZE, write_size};
+use crate::plan::{FrontPlan, PlanError};
 use crate::settings::{ForwardSettings, FrontSettings, file};
 use clap::ArgMatches;
 use std::fmt::Write as _;
@@ -30,6 +27,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Credentials, DoorOwner, OpenError, OpenOptions};
+use transom_front::forward::{self, Forwards};
+use transom_front::{
+    self as front, ConnectionLimit, DoorwayParts, INSTANCES, Loop, LoopStats, Opener,
+    OpenerBuilder, Order, Parts, REMOTE_SLOTS_IN_ALL, RouteTable, open_options,
+};
 use transom_log::LogHandle;
 use transom_log::access::AccessLog;
 use transom_net::addresses::Addresses;
@@ -79,7 +81,7 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     with_logs(&front, |logs, pending| {
         pending.claim();
         let reload = Reload::new(settings, line, &config, (front.clone(), words));
-        Server::start(&plan, &front, config, inherited, logs, &signals, started)
+        FrontEnd::start(&plan, &front, config, inherited, logs, &signals, started)
             .map(|server| server.until_the_end(reload, &signals, logs))
     })
 }
@@ -225,7 +227,7 @@ fn refused(server: Credentials, owner: DoorOwner) -> String {
 }
 
 /// A front end that is running.
-struct Server {
+struct FrontEnd {
     front: FrontHalf,
     /// None without loops.
     opener: Option<Opener>,
@@ -303,7 +305,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
         let doorways = doors.iter().map(|door| DoorwayParts::Remote {
             mailbox: opener.mailbox(
                 door.to_path_buf(),
-                open_options(settings, owners(door)),
+                open_options(settings.channel_limit.get(), owners(door)),
                 bell.clone(),
             ),
             slots_max: REMOTE_SLOTS_IN_ALL,
@@ -328,8 +330,8 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
             orders: loops.orders.clone(),
         };
         loops.stats.push(parts.stats.clone());
-        let scratch = (READ_SIZE, write_size(settings));
-        let mut this = Loop::new(settings, parts, scratch).map_err(StartError::Loop)?;
+        let mut this =
+            Loop::new(settings.sizes(), &settings.allowance(), parts).map_err(StartError::Loop)?;
         if let Some(log) = access {
             this.log_access(log.clone(), settings.connections_per_loop());
         }
@@ -339,7 +341,7 @@ fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
     Ok((loops, opener.map_err(StartError::Loop)?))
 }
 
-impl Server {
+impl FrontEnd {
     fn start(
         plan: &FrontPlan,
         settings: &FrontSettings,
@@ -436,9 +438,7 @@ impl Server {
             _ => None,
         };
         let front = FrontHalf::start(loops, "loop")?;
-        let pairs = streams.iter().cloned().zip(sockets).collect();
-        let owners = |door: &Path| config.owner_of(door);
-        let running = forward::start(pairs, settings, addresses.as_ref(), &owners, &slots_lost)
+        let running = streams::start(&streams, sockets, settings, &config, addresses, slots_lost)
             .map_err(StartError::Loop)?;
         listeners.are_ours();
         config.forwards.extend(streams);
@@ -458,7 +458,7 @@ impl Server {
         let admin_listeners = listeners.split_off(config.forwards.len());
         drop((listen, config, inherited));
         seal();
-        Ok(Server {
+        Ok(FrontEnd {
             front,
             opener,
             listeners,

@@ -1,15 +1,14 @@
 //! The front half of a server: threads that are loops, and how they end.
 
-use super::StartError;
+use super::error::StartError;
 use super::signals::Signals;
-use super::watch::End;
-use crate::front::{Loop, LoopFigures, LoopStats, Order, Orders, Rules};
-use crate::plan::LOOP_STACK;
+use super::why::End;
 use crate::settings::FrontSettings;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transom_doors::{Bell, start_thread};
+use transom_front::{LOOP_STACK, Loop, LoopFigures, LoopStats, Order, Orders, Rules};
 use transom_net::addresses::Addresses;
 use transom_wire::own_log::error;
 
@@ -146,7 +145,7 @@ impl FrontHalf {
 
 /// A loop (or a forward) that panics cannot go on, and the process not without it: the others drain, and it
 /// ends with status 1.
-pub(crate) struct EndIfPanicking;
+pub(super) struct EndIfPanicking;
 
 impl Drop for EndIfPanicking {
     fn drop(&mut self) {

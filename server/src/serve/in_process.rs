@@ -1,29 +1,32 @@
 //! Front end and application in one process, joined by a door in memory.
 
 use super::admin::{AdminHalf, AdminMemory};
+use super::application::Handlers;
+use super::error::StartError;
 use super::front::{self, FrontHalf, Loops, bells};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Recycling, Way};
 use super::signals::Signals;
-use super::watch::{End, delay_drain, nothing_to_reload, until_told};
-use super::{Handlers, StartError, access, application, end};
+use super::watch::{delay_drain, nothing_to_reload, until_told};
+use super::why::End;
+use super::{access, application, end};
 use crate::admin::{Admin, FrontView};
-use crate::front::{ConnectionLimit, DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
-use crate::plan::{Plan, READ_SIZE, write_size};
+use crate::plan::Plan;
 use crate::settings::Settings;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 use transom_arena::{Part, seal};
 use transom_doors::{ChannelMemory, Door};
+use transom_front::{ConnectionLimit, DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
 use transom_log::LogHandle;
 use transom_log::access::AccessLog;
 use transom_platform::{Application, begin_to_drain};
 use transom_wire::own_log::info;
 
 /// A server that is running.
-pub(super) struct Server {
+pub(super) struct InProcess {
     application: &'static Application,
     door: Door,
     front: FrontHalf,
@@ -36,7 +39,7 @@ pub(super) struct Server {
     admin: Option<AdminHalf>,
 }
 
-impl Server {
+impl InProcess {
     pub(super) fn start(
         plan: &Plan,
         settings: &Settings,
@@ -119,8 +122,8 @@ impl Server {
                 orders: loops.orders.clone(),
             };
             loops.stats.push(parts.stats.clone());
-            let scratch = (READ_SIZE, write_size(&settings.front));
-            let mut this = Loop::new(&settings.front, parts, scratch).map_err(StartError::Loop)?;
+            let mut this = Loop::new(settings.front.sizes(), &settings.front.allowance(), parts)
+                .map_err(StartError::Loop)?;
             if let Some(log) = &access {
                 this.log_access(log.clone(), settings.front.connections_per_loop());
             }
@@ -175,7 +178,7 @@ impl Server {
         let admin_listeners = listeners.split_off(public);
         drop((listen, inherited, addresses));
         seal();
-        Ok(Server {
+        Ok(InProcess {
             application,
             door,
             front,

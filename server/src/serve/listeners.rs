@@ -4,19 +4,19 @@
 //! connection that waits in the backlog of one of them is lost when that one is closed, so whoever takes over
 //! takes all of them. A Unix socket, or one that systemd has opened, is shared by all loops.
 
-use super::handover::Handed;
+use super::handed::{Handed, own};
 use super::predecessor::Note;
-use super::watch::End;
-use crate::front::Listener;
+use super::why::End;
 use crate::settings::FrontSettings;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use transom_front::Listener;
 use transom_net::ListenAddress;
 use transom_net::{self as net, ListenOptions};
 use transom_wire::own_log::warn;
@@ -86,17 +86,6 @@ fn passed_by_systemd() -> Result<Vec<(String, OwnedFd)>, String> {
             ))
         })
         .collect()
-}
-
-/// Takes possession of a descriptor that was passed to this process.
-pub(super) fn own(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: a plain system call, which fails for a descriptor that is not open.
-    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is open, and passed for this process to have, which asks once and before it opens anything
-    // itself.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// An address that is listened on.

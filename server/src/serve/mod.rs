@@ -8,8 +8,10 @@ mod behind_door;
 mod care;
 mod descriptors;
 mod end;
+mod error;
 mod forwards;
 mod front;
+mod handed;
 mod handover;
 mod in_process;
 mod listeners;
@@ -17,38 +19,30 @@ mod notify;
 mod predecessor;
 mod recycle;
 mod reload;
+mod report;
 mod signals;
+mod streams;
 mod watch;
+mod why;
 
-use crate::config::{ConfigError, Place};
 use crate::plan::Plan;
-use crate::settings::{FrontSettings, Settings};
-use clap::builder::ValueParser;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use crate::settings::Settings;
+use application::{HEAP_HEADROOM, Handlers};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
-use descriptors::ForHandlers;
+use error::{ForHandlers, StartError};
 use listeners::Inherited;
-use recycle::{Because, Sentence, Way};
+use recycle::{Sentence, Way};
+use report::{print, report, with_logs};
 use signals::Signals;
-use std::fmt;
-use std::io::{self, Write};
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use transom_arena::{Policy, settle_process_heap};
-use transom_log::{self as log, LogHandle, LogOptions};
-use transom_net::ListenAddress;
 use transom_platform::{
     ConnectionHandler, DatagramHandler, EachThread, Router, RouterError, Service,
 };
 
 pub use forwards::{check_file, serve_forwards};
-pub(crate) use front::EndIfPanicking;
-
-/// Bytes kept at the top of the process heap for what the C library allocates when a thread starts. Counted
-/// in the equation's constant.
-const HEAP_HEADROOM: usize = 1 << 20;
+pub use report::{print_asked, refuse_line, refuse_plan};
 
 /// Serves a router's handlers, or one handler: reads the command line, maps the region, listens, and returns
 /// when it has drained.
@@ -141,161 +135,6 @@ struct Command {
     settings: Settings,
 }
 
-/// Why the server could not start. Each is a sentence for whoever started it.
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error(transparent)]
-    Plan(#[from] crate::plan::PlanError),
-    #[error("{0}")]
-    Flags(String),
-    #[error(transparent)]
-    Router(#[from] transom_platform::RouterError),
-    #[error(
-        "--on-exhaustion escape: the author of this application has not promised that its handlers may be left by a jump (serve_escaping): leave the flag out"
-    )]
-    NoPromise,
-    #[error(
-        "this application serves {what}, and has no front end of its own: give it a path with --door PATH, and lead {what} there with `transom serve --forward {scheme}://ADDRESS:PORT=PATH`"
-    )]
-    NeedsDoor {
-        scheme: &'static str,
-        what: &'static str,
-    },
-    #[error(transparent)]
-    Region(#[from] transom_arena::RegionError),
-    #[error(transparent)]
-    Buckets(#[from] transom_arena::BucketsError),
-    #[error(transparent)]
-    SharedHeap(#[from] transom_arena::SharedHeapError),
-    #[error(transparent)]
-    Overdraft(#[from] transom_arena::OverdraftError),
-    #[cfg(feature = "c-heap")]
-    #[error(transparent)]
-    CHeap(#[from] transom_arena::CHeapError),
-    #[error(transparent)]
-    Application(#[from] transom_platform::ApplicationError),
-    #[error("a channel cannot be made: {0}")]
-    Channel(#[from] transom_doors::ChannelError),
-    #[error("{flag} {address}: {}", explain(.source, .address))]
-    Listen {
-        flag: &'static str,
-        address: ListenAddress,
-        source: io::Error,
-    },
-    #[error("{0}")]
-    Inherited(String),
-    #[error(
-        "--recycle handover is not possible here: {0}. Use --recycle exit, and a supervisor that starts the process anew when it ends with status 75"
-    )]
-    Recycle(Because),
-    #[error("--config {}: {source}", .path.display())]
-    ReadConfig { path: PathBuf, source: io::Error },
-    #[error(
-        "--config {}: it has {len} bytes, and at most {most} are read again while the server runs: SIGUSR2 starts a new instance, \
-         which reads all of it", .path.display()
-    )]
-    LargeFile { path: PathBuf, len: u64, most: u64 },
-    #[error(
-        "what the file changes does not go with what stays as it is until SIGUSR2, which starts a new instance: {0}"
-    )]
-    Mixed(#[source] Box<StartError>),
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error("{place}: {source}")]
-    Setting {
-        place: Place,
-        source: Box<crate::plan::PlanError>,
-    },
-    #[error("{}", .0.to_string().trim_start_matches("error: ").trim_end())]
-    CommandLine(#[from] clap::Error),
-    #[error("{place}: {forward}: {}", explain(.source, .address))]
-    Forward {
-        place: Place,
-        forward: String,
-        address: ListenAddress,
-        source: io::Error,
-    },
-    #[error("cannot start a loop: {0}; check `ulimit -n` and `ulimit -u`")]
-    Loop(io::Error),
-    #[error(
-        "`ulimit -n` is {limit}, but {needed} descriptors are needed for {flag} {count} and what goes with it{handlers}. Lower {flag}, or raise the limit"
-    )]
-    Descriptors {
-        limit: u64,
-        needed: u64,
-        flag: &'static str,
-        count: u32,
-        handlers: ForHandlers,
-    },
-    #[error(
-        "cannot start the first door server thread: {0}; check `ulimit -u` and the cgroup's pids.max"
-    )]
-    FirstThreadStart(io::Error),
-    #[error(transparent)]
-    FirstThread(#[from] transom_platform::NotReady),
-    #[error("--door: {0}")]
-    Attach(#[from] transom_doors::AttachError),
-    #[error(transparent)]
-    Log(#[from] log::LogError),
-    #[error("--access-log-file {}: {}", .path.display(), explain_file(.source, .path))]
-    AccessLog { path: PathBuf, source: io::Error },
-    #[error(
-        "--access-log: standard output cannot be written to: {0}; name a file with --access-log-file"
-    )]
-    AccessOutput(io::Error),
-    #[error(
-        "cannot start the thread that writes the access log: {0}; check `ulimit -u` and the cgroup's pids.max"
-    )]
-    AccessThread(io::Error),
-    #[error("standard output cannot be written to: {0}")]
-    Output(io::Error),
-    #[error("cannot wait for signals: {0}")]
-    Signals(io::Error),
-}
-
-fn explain(error: &io::Error, address: &ListenAddress) -> String {
-    let low = matches!(address, ListenAddress::Inet(address) if address.port() < 1024);
-    match error.kind() {
-        io::ErrorKind::AddrInUse if address.path().is_some() => {
-            format!("{error}; another process listens there: stop it, or choose another path")
-        }
-        io::ErrorKind::AddrInUse => {
-            format!("{error}; another process listens there: stop it, or choose another port")
-        }
-        io::ErrorKind::PermissionDenied if low => {
-            format!(
-                "{error}; ports below 1024 need CAP_NET_BIND_SERVICE: use a port above, or grant it"
-            )
-        }
-        _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            format!("{error}; this machine has no IPv6: listen on an address of IPv4, as 0.0.0.0")
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            format!("{error}; this machine does not have that address")
-        }
-        io::ErrorKind::NotFound if address.path().is_some() => {
-            format!("{error}; there is no such folder")
-        }
-        _ => error.to_string(),
-    }
-}
-
-fn explain_file(error: &io::Error, path: &Path) -> String {
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => format!("{error}; make its folder first"),
-        Some(libc::EACCES | libc::EROFS) => {
-            format!("{error}; let this user write there, or name another file")
-        }
-        Some(libc::EISDIR) => format!("{error}; name a file in it"),
-        Some(libc::ENXIO) if is_socket(path) => format!(
-            "{error}; that is a socket, which cannot be opened: name a file, or leave the flag out, and the lines go to \
-             standard output"
-        ),
-        Some(libc::ENXIO) => format!("{error}; nobody reads that pipe: start its reader first"),
-        _ => format!("{error}; name a file that can be appended to"),
-    }
-}
-
 /// A backtrace that is made in a request reads the program's symbol tables there, and keeps them.
 fn say_backtraces() {
     let set = |name| std::env::var_os(name).map(|value| value != "0");
@@ -303,28 +142,6 @@ fn say_backtraces() {
         transom_wire::own_log::info!(
             "backtraces are on: the first that a handler prints (an error of anyhow by {{:?}}) needs the symbol tables of the program, which fit no bucket: print one in App::warm_up, or set RUST_LIB_BACKTRACE=0"
         );
-    }
-}
-
-fn is_socket(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|found| found.file_type().is_socket())
-}
-
-impl StartError {
-    /// The status of the process: 2 if flags, variables or the file are wrong whatever the machine has, so
-    /// that another start would end the same way.
-    fn status(&self) -> u8 {
-        let is_wrong = match self {
-            StartError::Plan(plan) => !plan.is_of_the_machine(),
-            StartError::Setting { source, .. } => !source.is_of_the_machine(),
-            StartError::NoPromise
-            | StartError::NeedsDoor { .. }
-            | StartError::Config(_)
-            | StartError::CommandLine(_) => true,
-            _ => false,
-        };
-        if is_wrong { 2 } else { 1 }
     }
 }
 
@@ -515,11 +332,11 @@ impl App {
             }));
             say_backtraces();
             match door {
-                Some(_) => behind_door::Server::start(
+                Some(_) => behind_door::BehindDoor::start(
                     &plan, settings, inherited, handlers, logs, &signals, started,
                 )
                 .map(|server| server.until_the_end(settings, &signals, logs)),
-                None => in_process::Server::start(
+                None => in_process::InProcess::start(
                     &plan, settings, inherited, handlers, logs, &signals, started,
                 )
                 .map(|server| server.until_the_end(settings, &signals, logs)),
@@ -537,117 +354,6 @@ impl App {
             Some(Policy::Escape) if !self.promises_escape => Err(StartError::NoPromise),
             Some(chosen) => Ok(chosen),
             None => Ok(promised),
-        }
-    }
-}
-
-/// What an application's author has written, and how it is to be run.
-struct Handlers {
-    service: Service,
-    policy: Policy,
-    warm_up: Option<Box<dyn FnOnce()>>,
-    each_thread: Vec<EachThread>,
-}
-
-/// Runs a server with logs, and writes the last lines of them.
-fn with_logs(
-    settings: &FrontSettings,
-    serve: impl FnOnce(&LogHandle, log::Pending) -> Result<ExitCode, StartError>,
-) -> Result<ExitCode, StartError> {
-    let (logs, pending) = log::install(LogOptions {
-        format: settings.log.into(),
-        level: settings.log_level,
-        queue: usize::from(settings.log_queue.get()),
-    })?;
-    let result = serve(&logs, pending);
-    logs.shutdown(Instant::now() + Duration::from_secs(1));
-    result
-}
-
-/// Writes to standard output what was asked for, or says why not. The status of the process.
-pub fn print_asked(text: fmt::Arguments<'_>) -> ExitCode {
-    report(print(text))
-}
-
-/// Says why a memory equation cannot be printed. The status of the process.
-pub fn refuse_plan(error: crate::plan::PlanError) -> ExitCode {
-    report(Err(error.into()))
-}
-
-/// Writes to standard output what was asked for.
-fn print(text: fmt::Arguments<'_>) -> Result<ExitCode, StartError> {
-    let mut out = io::stdout().lock();
-    let written = out.write_fmt(text).and_then(|()| out.flush());
-    written.map_err(StartError::Output)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Prints why a command line is not taken, or what it has asked for (`--help`, `--version`). The status of
-/// the process.
-pub fn refuse_line(error: &clap::Error, command: &clap::Command) -> ExitCode {
-    let printed = error.print().and_then(|()| io::stdout().flush());
-    if error.kind() == ErrorKind::InvalidUtf8
-        && let Some(word) = std::env::args_os().find(|word| word.to_str().is_none())
-    {
-        let _ = writeln!(io::stderr(), "\nThat is {word:?} on the command line");
-    }
-    if let Some((flag, variable)) = from_environment(error, command) {
-        let value = std::env::var_os(variable).unwrap_or_default();
-        let _ = writeln!(
-            io::stderr(),
-            "\n{flag} is set by the environment: {variable}={value:?}. Unset the variable, or give it a value"
-        );
-    }
-    match (error.exit_code(), printed) {
-        (0, Err(error)) => report(Err(StartError::Output(error))),
-        (code, _) => ExitCode::from(u8::try_from(code).unwrap_or(2)),
-    }
-}
-
-/// The flag that an error is about, and the variable that has set it, if the command line has not.
-fn from_environment<'c>(
-    error: &clap::Error,
-    command: &'c clap::Command,
-) -> Option<(String, &'c str)> {
-    let commands = std::iter::once(command).chain(command.get_subcommands());
-    let mut arguments = commands.flat_map(clap::Command::get_arguments);
-    if error.kind() == ErrorKind::InvalidUtf8 {
-        let argument = arguments.find(|one| {
-            let value = one.get_env().and_then(std::env::var_os);
-            value.is_some_and(|value| value.to_str().is_none()) && !is_path(one)
-        })?;
-        let flag = format!("--{}", argument.get_long()?);
-        return Some((flag, argument.get_env()?.to_str()?));
-    }
-    let Some(ContextValue::String(about)) = error.get(ContextKind::InvalidArg) else {
-        return None;
-    };
-    let flag = about.split([' ', '=']).next()?;
-    let argument = arguments.find(|one| {
-        one.get_long()
-            .is_some_and(|long| flag.strip_prefix("--") == Some(long))
-    })?;
-    let variable = argument.get_env()?.to_str()?;
-    let is_on_line = std::env::args_os().any(|word| {
-        let word = word.to_string_lossy();
-        word.strip_prefix(flag)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-    });
-    (std::env::var_os(variable).is_some() && !is_on_line).then(|| (flag.to_owned(), variable))
-}
-
-/// Whether an argument takes bytes that are no text.
-fn is_path(argument: &clap::Arg) -> bool {
-    argument.get_value_parser().type_id() == ValueParser::path_buf().type_id()
-}
-
-/// The status of a server that ran, or the sentence why it did not.
-fn report(result: Result<ExitCode, StartError>) -> ExitCode {
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error}");
-            ExitCode::from(error.status())
         }
     }
 }

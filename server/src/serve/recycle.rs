@@ -8,11 +8,12 @@
 //! This module decides. Starting the new instance is `handover`'s matter, and finding lost buckets is the
 //! platform's.
 
-use super::StartError;
 use super::care::Care;
 use super::end::END_PATIENCE;
+use super::error::StartError;
 use super::predecessor::Note;
 use super::signals::Signals;
+use super::why::{Because, EXIT_RECYCLE};
 use crate::admin::{RecycleView, process};
 use crate::plan::Plan;
 use crate::settings::{ApplicationSettings, RecycleSetting, Settings};
@@ -26,9 +27,6 @@ use transom_arena::{Bytes, MemoryLimit, overdraft_usage, shared_heap_kept, share
 use transom_doors::{Door, now_ns};
 use transom_platform::{Application, Looked, Lost};
 use transom_wire::own_log::{error, info, warn};
-
-/// Exit status of a process that is to be started anew: EX_TEMPFAIL of sysexits.h, "try again".
-pub(super) const EXIT_RECYCLE: u8 = 75;
 
 /// Between two recycles, at least. Doubles with each that follows closely: what loses buckets that fast is
 /// not mended by new processes, which cost a start each.
@@ -48,35 +46,6 @@ pub(super) enum Way {
     HandOver,
     /// It drains and exits.
     Exit(Because),
-}
-
-/// Why a process exits and does not hand over.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Because {
-    #[error("--recycle exit asks for it")]
-    Asked,
-    #[error("it is process 1, and everything in its PID namespace ends with it")]
-    FirstProcess,
-    #[error(
-        "{name} has {limit}, and two instances need {}: twice the bound of {bound}",
-        Bytes(.bound.get().saturating_mul(2))
-    )]
-    Memory {
-        name: String,
-        limit: Bytes,
-        bound: Bytes,
-    },
-    #[error("where its program lies is not known: {0}")]
-    NoProgram(String),
-    #[error(
-        "{0} watches this process id, and cannot be told of another one: without NOTIFY_SOCKET (Type=notify) it takes the \
-         end of this process for the end of the service"
-    )]
-    Systemd(&'static str),
-    #[error(
-        "supervisord (SUPERVISOR_ENABLED) watches this process id, and cannot be told of another one"
-    )]
-    Supervisord,
 }
 
 impl Way {

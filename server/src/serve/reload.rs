@@ -8,17 +8,18 @@
 //! rules. What reading it at the start has taken is there again for that, so a file may not have grown to
 //! more than [`FILE_MAX`].
 
+use super::error::StartError;
+use super::forwards;
 use super::front::FrontHalf;
 use super::handover::Handover;
-use super::{StartError, forwards};
 use crate::config::{Config, Forward, Target};
-use crate::front::{Limits, RouteTable, Rules};
 use crate::settings::file::Words;
 use crate::settings::{ForwardSettings, FrontSettings};
 use clap::ArgMatches;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use transom_front::{Limits, RouteTable, Rules};
 use transom_log::LogHandle;
 use transom_wire::own_log::{error, info, warn};
 
@@ -137,7 +138,7 @@ impl<'s> Reload<'s> {
         let routes = self.change_routes(&new, &mut changes);
         self.change_flags(&front, words, &mut changes);
         if !changes.done.is_empty() {
-            let limits = Limits::new(&self.front);
+            let limits = Limits::new(&self.front.allowance());
             loops.change_rules(Rules { routes, limits });
         }
         Ok(changes)

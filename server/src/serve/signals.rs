@@ -68,7 +68,7 @@ impl Signals {
             if code != 0 {
                 return Err(io::Error::from_raw_os_error(code));
             }
-            if std::env::var_os(super::handover::VARIABLE).is_some() {
+            if std::env::var_os(super::handed::VARIABLE).is_some() {
                 // The instance before this one has blocked it, so that none was lost.
                 libc::sigdelset(&raw mut before, libc::SIGHUP);
             }

@@ -26,19 +26,9 @@ use super::handover::{Handover, Outcome, What};
 use super::predecessor::Note;
 use super::recycle::{Recycling, Step};
 use super::signals::{Signals, Wake};
+use super::why::End;
 use std::time::{Duration, Instant};
 use transom_wire::own_log::{error, info, warn};
-
-/// Why a server has to drain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// It was told to stop.
-    Told,
-    /// Too many buckets are lost, and no new instance has taken over: it is to be started anew.
-    Recycle,
-    /// A new instance has its listeners, or waits for the path of its door.
-    HandedOver,
-}
 
 /// Waits until there is a reason to drain. `recycling` is none for a server without buckets of its own;
 /// `reload` is what SIGHUP asks for, beside opening the access log anew.

@@ -8,11 +8,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use transom_arena::Bytes;
 use transom_http::peer::Trusted;
-use transom_http::peer::forwarded::Field;
-use transom_log::LogFormat;
-use transom_log::access::AccessStyle;
 use transom_net::ListenAddress;
-use transom_net::ListenOptions;
 
 /// The flags of a front end: loops, connections, HTTP, times, logs.
 #[derive(Debug, Clone, Args)]
@@ -408,16 +404,6 @@ pub enum ForwardedSetting {
     XForwardedFor,
 }
 
-impl From<ForwardedSetting> for Option<Field> {
-    fn from(setting: ForwardedSetting) -> Self {
-        match setting {
-            ForwardedSetting::Off => None,
-            ForwardedSetting::Forwarded => Some(Field::Forwarded),
-            ForwardedSetting::XForwardedFor => Some(Field::XForwardedFor),
-        }
-    }
-}
-
 /// `--log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogSetting {
@@ -438,16 +424,6 @@ pub enum AccessLogSetting {
     Combined,
     /// One JSON object per request
     Json,
-}
-
-impl From<LogSetting> for LogFormat {
-    fn from(setting: LogSetting) -> Self {
-        match setting {
-            LogSetting::Auto => LogFormat::Auto,
-            LogSetting::Human => LogFormat::Human,
-            LogSetting::Json => LogFormat::Json,
-        }
-    }
 }
 
 /// Loops where it is not set how many: one for each core.
@@ -536,15 +512,6 @@ impl FrontSettings {
         self.log_level = new.log_level;
     }
 
-    /// Whether requests are logged, and how.
-    pub(crate) fn access_style(&self) -> Option<AccessStyle> {
-        match self.access_log {
-            AccessLogSetting::Off => None,
-            AccessLogSetting::Combined => Some(AccessStyle::Combined),
-            AccessLogSetting::Json => Some(AccessStyle::Json),
-        }
-    }
-
     /// Connections that one loop has room for. The kernel spreads them by a hash, so a loop may get more than
     /// its share: by six times the deviation that is to be expected, and a little more where they are few, it
     /// has room for those.
@@ -558,16 +525,6 @@ impl FrontSettings {
                 let more = share.isqrt().saturating_mul(6).saturating_add(16);
                 share.saturating_add(more).min(all)
             }
-        }
-    }
-
-    /// What the sockets of a listener are like.
-    pub(crate) fn listen_options(&self) -> ListenOptions {
-        ListenOptions {
-            backlog: self.backlog.get(),
-            receive_buffer: self.receive_buffer.get(),
-            send_buffer: self.send_buffer.get(),
-            only_ipv6: self.ipv6_only,
         }
     }
 

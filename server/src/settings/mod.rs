@@ -5,6 +5,7 @@
 //! own, a WARN says so.
 
 mod application;
+mod asked;
 mod door;
 pub(crate) mod file;
 mod front;

@@ -15,6 +15,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("server/log", &["doors", "platform/wire"]),
     ("server/net", &[]),
     (
+        "server/front",
+        &[
+            "arena",
+            "doors",
+            "platform/wire",
+            "server/http",
+            "server/log",
+            "server/net",
+        ],
+    ),
+    (
         "server",
         &[
             "arena",
@@ -22,6 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "platform/wire",
             "platform",
             "server/http",
+            "server/front",
             "server/log",
             "server/net",
         ],
@@ -126,9 +138,5 @@ fn no_room_holds_more_than_a_quarter() {
         .into_iter()
         .filter(|(_, lines)| lines * 4 > all)
         .map(|(room, _)| room);
-    hold(
-        "a room holds at most a quarter of the code",
-        broken,
-        &[("server", "not yet")],
-    );
+    hold("a room holds at most a quarter of the code", broken, &[]);
 }

@@ -1,0 +1,233 @@
+//! New connections: who is let in, who is turned away, and whose place they get.
+
+use crate::complaints::NOT_TRUSTED;
+use crate::connection::List;
+use crate::orders::Order;
+use crate::signal::Signal;
+use crate::turn::Loop;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use transom_doors::Words;
+use transom_http::peer::is_trusted;
+use transom_net as net;
+use transom_net::addresses::{Admission, Counted};
+
+/// How long to wait when the system has no descriptors or memory for another connection.
+const ACCEPT_AGAIN_MS: u64 = 100;
+
+/// How long to wait for a place that another loop was asked for.
+const PLACE_AGAIN_MS: u64 = 5;
+
+/// Connections accepted before the others are looked after.
+const ACCEPT_BATCH: usize = 64;
+
+/// Who a new connection is from.
+pub(crate) struct Newcomer {
+    peer: Option<SocketAddr>,
+    /// It is a proxy that is believed.
+    trusted: bool,
+    counted: Option<Counted>,
+}
+
+/// An address has as many connections as it may.
+pub(crate) struct AddressIsFull;
+
+impl Loop {
+    pub(crate) fn accept(&mut self, listener: u16) {
+        let Some((listener, forward)) = self.listeners.get(usize::from(listener)) else {
+            return; // closed since the event
+        };
+        let (fd, forward) = (listener.socket.as_raw_fd(), *forward);
+        for _ in 0..ACCEPT_BATCH {
+            // Either a place that is free, or that of somebody who can be missed.
+            let has_place = self.limit.take();
+            let evictable = match has_place && !self.table.is_full() {
+                true => None,
+                false => match self.evictable() {
+                    None => {
+                        self.wait_for_place(fd, has_place);
+                        return;
+                    }
+                    Some(index) if self.has_news(index) => {
+                        if has_place {
+                            self.limit.give_back();
+                        }
+                        self.drive(index);
+                        continue;
+                    }
+                    evictable => evictable,
+                },
+            };
+            let accepted = net::accept(fd, self.listen_options);
+            if accepted.is_err() && has_place {
+                self.limit.give_back();
+            }
+            match accepted {
+                Ok((fd, peer)) => self.let_in(fd, peer, forward, has_place, evictable),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if net::is_shortage(&error) => {
+                    transom_wire::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
+                    self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
+                    self.pause_accepting();
+                    return;
+                }
+                Err(_) => {} // that connection failed before it was accepted; the next one may not
+            }
+        }
+    }
+
+    /// Takes a connection that was accepted, or turns it away. It has the place that was taken for it, or
+    /// that of somebody who can be missed.
+    fn let_in(
+        &mut self,
+        fd: RawFd,
+        peer: Option<SocketAddr>,
+        forward: u16,
+        has_place: bool,
+        evictable: Option<u32>,
+    ) {
+        let proxying = &self.rules.proxying;
+        let trusted = is_trusted(&proxying.trust, peer.map(|peer| peer.ip()));
+        let required = proxying.required;
+        if required && !trusted {
+            self.stats.proxy_refused.bump();
+            self.complaints.note(NOT_TRUSTED, peer, self.now_ms);
+            self.turn_away(fd, has_place);
+            return;
+        }
+        // A proxy's connections are others': they are counted by the address that its header names.
+        let counted = match required {
+            true => Ok(None),
+            false => self.count_address(peer, trusted),
+        };
+        let Ok(counted) = counted else {
+            self.turn_away(fd, has_place);
+            return;
+        };
+        if let Some(evictable) = evictable {
+            self.leaves_its_place = !has_place;
+            self.close_for_newcomer(evictable);
+        }
+        let who = Newcomer {
+            peer,
+            trusted,
+            counted,
+        };
+        self.admit(fd, who, forward);
+    }
+
+    /// Closes a connection that is not let in.
+    fn turn_away(&self, fd: i32, has_place: bool) {
+        net::close(fd);
+        if has_place {
+            self.limit.give_back();
+        }
+    }
+
+    /// Nobody of this loop's can be closed for a new connection, if there is one. Others may have somebody.
+    fn wait_for_place(&mut self, listener: RawFd, has_place: bool) {
+        if has_place {
+            self.limit.give_back();
+        }
+        if !net::is_readable(listener) {
+            return; // there was one
+        }
+        if !has_place && self.loops > 1 {
+            self.limit.ask();
+            self.accept_again_ms = self.now_ms + PLACE_AGAIN_MS;
+        }
+        self.pause_accepting();
+    }
+
+    /// Another loop has a new connection and no place for it.
+    pub(crate) fn make_place_for_others(&mut self) {
+        if !self.limit.is_wanted() {
+            return;
+        }
+        if !self.limit.is_full() {
+            self.limit.answer(); // a place has become free since, and it will find that
+        } else if let Some(index) = self.evictable() {
+            if self.has_news(index) {
+                self.drive(index);
+                self.again = true;
+            } else if self.limit.answer() {
+                self.close_for_newcomer(index);
+            }
+        }
+    }
+
+    /// Whether one that may be closed for a newcomer has sent something, or has left, since the last events
+    /// were taken: it is readable then.
+    fn has_news(&mut self, index: u32) -> bool {
+        let waits = self.table.stands_in(index, List::Idle);
+        let connection = &mut self.table[index];
+        connection.readable |= waits && net::is_readable(connection.fd);
+        waits && connection.readable
+    }
+
+    /// Counts a connection of an address, unless it is that of a proxy which names its clients request by
+    /// request: what it may have is for the proxy to say. An error if the address has as many as it may.
+    pub(crate) fn count_address(
+        &mut self,
+        peer: Option<SocketAddr>,
+        trusted: bool,
+    ) -> Result<Option<Counted>, AddressIsFull> {
+        let Some(table) = &self.addresses else {
+            return Ok(None);
+        };
+        if trusted && self.rules.proxying.forwarded.is_some() {
+            return Ok(None);
+        }
+        match table.enter(peer) {
+            Admission::Admitted(counted) => Ok(counted),
+            Admission::Refused => {
+                self.stats.address_refused.bump();
+                Err(AddressIsFull)
+            }
+        }
+    }
+
+    fn admit(&mut self, fd: i32, who: Newcomer, forward: u16) {
+        let Newcomer {
+            peer,
+            trusted,
+            counted,
+        } = who;
+        let Some(index) = self.table.insert(fd, peer, forward) else {
+            self.turn_away(fd, true);
+            self.forget_address(counted);
+            return;
+        };
+        self.table[index].counted = counted;
+        self.stats.accepted.bump();
+        self.table[index].wants_proxy = self.rules.proxying.required;
+        self.table[index].trusted = trusted;
+        // Often the request is there already.
+        self.table[index].readable = true;
+        self.set_timer(index, List::Idle, self.rules.timeouts.idle);
+        self.drive(index);
+        self.watch_later(index);
+    }
+
+    /// Lets new connections wait in the kernel until one of ours has closed.
+    pub(crate) fn pause_accepting(&mut self) {
+        if std::mem::replace(&mut self.accepting, false) {
+            for (listener, _) in &self.listeners {
+                let _ = self.epoll.remove(listener.socket.as_raw_fd());
+            }
+        }
+    }
+
+    pub(crate) fn resume_accepting(&mut self) {
+        self.accept_again_ms = 0;
+        if self.order != Order::Serve || std::mem::replace(&mut self.accepting, true) {
+            return;
+        }
+        for (n, (listener, _)) in (0..).zip(&self.listeners) {
+            let token = Signal::Listener(n).token();
+            let (fd, shared) = (listener.socket.as_raw_fd(), listener.shared);
+            let _ = self.epoll.add_listener(fd, shared, token);
+        }
+    }
+}

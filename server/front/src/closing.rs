@@ -1,0 +1,268 @@
+//! Answers of our own, and what becomes of a connection after an answer: the next request, or its end.
+
+use crate::connection::{Connection, List, OwnAnswer, State};
+use crate::orders::Order;
+use crate::turn::Loop;
+use std::io;
+use transom_http::{Fate, Note, refusals};
+use transom_net as net;
+use transom_net::addresses::Counted;
+
+/// How long it is listened to while it sends, at `--body-rate` or faster: many clients read no answer before
+/// they have sent all of their body. As nginx has it.
+const LINGER_MS: u64 = 30_000;
+
+/// Reads of what such a client sends before the others are looked after.
+const DISCARDS_AT_A_TIME: usize = 64;
+
+impl Loop {
+    /// Closes what no request has begun on, or only half a head.
+    pub(crate) fn close_what_is_not_a_request(&mut self) {
+        self.serve_ready(); // those whose turn was next
+        while let Some(index) = self.table.first(List::Idle) {
+            // What has come since the last look is a request that arrived before the end.
+            self.table[index].readable = true;
+            self.drive(index);
+            if self.table.stands_in(index, List::Idle) {
+                self.close(index);
+            }
+        }
+        while let Some(index) = self.table.first(List::Header) {
+            self.cut_head(index);
+        }
+    }
+
+    /// Closes a connection whose head will not be waited for.
+    pub(crate) fn cut_head(&mut self, index: u32) {
+        self.stats.cut.bump();
+        self.stats.cut_heads.bump();
+        match self.send_gathered(index, false) {
+            // It is still to take the answers before it.
+            Ok(false) => self.refuse(index, 503),
+            _ => self.close(index),
+        }
+    }
+
+    pub(crate) fn close_everything(&mut self) {
+        let mut from = 0;
+        while let Some(index) = self.table.next_open(from) {
+            let of_its_kind = match self.table[index].state {
+                State::Idle | State::Lingering | State::Free => None,
+                State::Head if self.table[index].wanted == 0 => Some(&self.stats.cut_heads),
+                State::Head | State::Body | State::BodyWanted => Some(&self.stats.cut_bodies),
+                State::Waiting | State::Calling => Some(&self.stats.cut_calls),
+                State::Writing => Some(&self.stats.cut_answers),
+            };
+            if let Some(count) = of_its_kind {
+                self.stats.cut.bump();
+                count.bump();
+            }
+            self.close(index);
+            from = index + 1;
+        }
+    }
+
+    /// Answers with one of our own replies, then closes or goes on as the status allows.
+    pub(crate) fn answer(&mut self, index: u32, status: u16, note: Option<Note>) {
+        let connection = &self.table[index];
+        let keep_alive = self.may_keep_alive(connection) && refusals::may_keep_alive(status);
+        let fate = Fate::after(keep_alive, connection.minor);
+        let mut reply = [0; refusals::ANSWER_MAX];
+        let len = refusals::render(
+            &mut reply,
+            status,
+            note,
+            connection.head_only,
+            fate,
+            &self.date,
+        );
+        self.stats.answered(status);
+        if status >= 500 {
+            self.note_time(index); // there was a whole request
+        }
+        // After the answers before it.
+        let result = match self.send_gathered(index, true) {
+            Ok(true) => net::send(self.table[index].fd, &reply[..len]),
+            Ok(false) => Ok(0),
+            Err(error) => Err(error),
+        };
+        let sent = match result {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                self.note_answer(index, status, &reply[..len], 0);
+                self.close(index);
+                return;
+            }
+        };
+        self.note_answer(index, status, &reply[..len], sent);
+        self.table[index].handed += sent as u64;
+        if sent < len {
+            // Its client has not even taken what it was sent before: it is not read from until it has.
+            if !keep_alive {
+                self.let_go_of_buffer(index);
+            }
+            self.put_aside(
+                index,
+                OwnAnswer {
+                    status,
+                    note,
+                    fate,
+                    keep_alive,
+                    seconds: self.date.unix_seconds(),
+                    sent: sent as u16,
+                },
+            );
+        } else if keep_alive {
+            self.next_request(index);
+        } else {
+            self.close_politely(index);
+        }
+    }
+
+    /// Whether the connection may stay open after the present request.
+    pub(crate) fn may_keep_alive(&self, connection: &Connection) -> bool {
+        self.would_keep_alive(connection) && connection.body.is_empty()
+    }
+
+    /// The same, if the rest of the request's body is read before its answer ends.
+    pub(crate) fn would_keep_alive(&self, connection: &Connection) -> bool {
+        connection.keep_alive
+            && self.order == Order::Serve
+            && connection.requests + 1 < self.rules.requests_per_connection
+    }
+
+    /// The present request has been answered and the next one may come.
+    pub(crate) fn next_request(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        connection.requests += 1;
+        connection.next_request();
+        if connection.buffer.is_some() {
+            connection.state = State::Head;
+            connection.unparsed = true;
+            connection.arrived_ns = self.now_ns;
+            // In no list until it has been looked at, which is before the loop sleeps: it may be a whole
+            // request.
+            self.table.unlink(index);
+            self.note_arrival(index);
+            self.queue(index);
+            return;
+        }
+        connection.state = State::Idle;
+        let readable = connection.readable;
+        if self.order >= Order::Drain {
+            // What was promised to stay open was promised before the drain began.
+            self.close_politely(index);
+            return;
+        }
+        self.set_timer(index, List::Idle, self.rules.timeouts.idle);
+        self.resume_accepting(); // somebody may wait for whom this one can make room
+        if readable {
+            self.queue(index);
+        }
+    }
+
+    /// Closes such that the client can still read what it was sent: a close with unread bytes resets the
+    /// connection, and a reset may overtake the answer.
+    pub(crate) fn close_politely(&mut self, index: u32) {
+        self.let_go_of_slot(index);
+        self.let_go_of_buffer(index);
+        let connection = &mut self.table[index];
+        if connection.half_closed && !connection.readable {
+            self.close(index);
+            return;
+        }
+        net::shutdown_write(connection.fd);
+        connection.state = State::Lingering;
+        connection.readable = true;
+        connection.linger_until_ms = self.now_ms + LINGER_MS;
+        connection
+            .body_pace
+            .begin(self.rules.linger_pace_limit, self.now_ns);
+        self.wait_for_end(index);
+        self.queue(index);
+        self.keep_connections_for_others();
+    }
+
+    pub(crate) fn read_and_discard(&mut self, index: u32) {
+        for _ in 0..DISCARDS_AT_A_TIME {
+            let connection = &mut self.table[index];
+            match net::receive(connection.fd, self.read_scratch) {
+                Ok(0) => return self.close(index),
+                Ok(len) => {
+                    let (now, limit) = (self.now_ns, self.rules.linger_pace_limit);
+                    connection.body_pace.earn(limit, len as u64, now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.close(index),
+            }
+        }
+        self.queue(index); // there may be more, and no event will tell
+    }
+
+    pub(crate) fn close(&mut self, index: u32) {
+        self.note_close(index);
+        self.let_go_of_gathered(index);
+        self.let_go_of_slot(index);
+        self.let_go_of_buffer(index);
+        net::close(self.table[index].fd);
+        let counted = self.table[index].counted.take();
+        self.table.remove(index);
+        self.forget_address(counted);
+        if !std::mem::take(&mut self.leaves_its_place) {
+            self.limit.give_back();
+        }
+        self.resume_accepting();
+        // It may have been the last one, or have had the slot that others wait for.
+        let mut doorways = self.doorways.all();
+        let is_waited_for = self.order != Order::Serve
+            || doorways.any(|doorway| self.table.first(List::Waiting(doorway)).is_some());
+        self.again |= is_waited_for;
+    }
+
+    pub(crate) fn forget_address(&self, counted: Option<Counted>) {
+        if let (Some(table), Some(counted)) = (&self.addresses, counted) {
+            table.leave(counted);
+        }
+    }
+
+    /// Gives the slot back, or, if a handler has it, leaves it to be freed when that ends.
+    pub(crate) fn let_go_of_slot(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        let Some(slot) = connection.slot.take() else {
+            return;
+        };
+        let submitted = match connection.state {
+            State::Calling | State::BodyWanted => true,
+            State::Writing => !connection.last,
+            _ => false,
+        };
+        let at = connection.at;
+        if submitted {
+            self.count_early(index);
+        }
+        let client = self.doorways[at].client_mut();
+        if submitted {
+            client.abandon(slot);
+        } else {
+            client.release(slot);
+        }
+    }
+
+    pub(crate) fn let_go_of_buffer(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        connection.buffered = 0;
+        connection.used = 0;
+        connection.unparsed = false;
+        if let Some(buffer) = connection.buffer.take() {
+            self.pool.give_back(buffer);
+        }
+    }
+
+    pub(crate) fn set_timer(&mut self, index: u32, list: List, after_ms: u64) {
+        // One more than asked for, because the clock is cut to milliseconds.
+        self.table
+            .set_timer(index, list, self.now_ms + after_ms + 1);
+    }
+}

@@ -1,0 +1,53 @@
+//! What a forward of connections or datagrams is asked to be.
+
+use crate::options::Timeouts;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use transom_doors::DoorOwner;
+use transom_net::ListenOptions;
+use transom_net::addresses::Addresses;
+
+/// A forward of connections or datagrams.
+pub struct StreamForward {
+    /// As it is written, for the log.
+    pub name: String,
+    /// Its door's path.
+    pub door: PathBuf,
+    /// Who may serve that.
+    pub owner: DoorOwner,
+    /// Where they come from.
+    pub socket: Arc<OwnedFd>,
+    /// What comes from there.
+    pub kind: StreamKind,
+}
+
+/// What a forward forwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Connections, each as a descriptor.
+    Connections,
+    /// Datagrams, of which the kernel is to hold so many bytes.
+    Datagrams {
+        /// Of those that were not taken yet.
+        buffer: usize,
+    },
+}
+
+/// What all forwards of connections and datagrams are given.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// Bytes of a channel, at most.
+    pub channel_limit: usize,
+    /// Connections that a forward may hold, beside the slots of its door.
+    pub connections: usize,
+    /// What accepted connections are like, where they do not inherit it.
+    pub sockets: ListenOptions,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// What addresses are counted in, if these have a limit.
+    pub addresses: Option<Arc<Addresses>>,
+    /// How many slots lost calls keep, in all forwards together.
+    pub slots_lost: Arc<AtomicU64>,
+}

@@ -1,0 +1,52 @@
+//! Ends of answers that wait a little for the next answer, to leave with it.
+
+use crate::turn::Loop;
+use transom_net as net;
+
+/// How long an answer may wait for the next one on its connection, to be sent with it.
+const HELD_NS: u64 = 1_000_000;
+
+impl Loop {
+    /// The end of an answer is held until the next answer joins it.
+    pub(crate) fn note_held(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        connection.held_since_ns = self.now_ns;
+        if !std::mem::replace(&mut connection.in_held, true) {
+            self.held.push_back((index, self.now_ns));
+        }
+    }
+
+    /// When to look at the first of those that hold something.
+    pub(crate) fn held_due_ns(&self) -> Option<u64> {
+        self.held.front().map(|(_, since_ns)| since_ns + HELD_NS)
+    }
+
+    /// Sends what has been held for long enough: the next answer takes its time.
+    pub(crate) fn push_held(&mut self) {
+        for _ in 0..self.held.len() {
+            if self.held_due_ns().is_none_or(|due_ns| self.now_ns < due_ns) {
+                return;
+            }
+            let Some((index, _)) = self.held.pop_front() else {
+                return;
+            };
+            let connection = &mut self.table[index];
+            match connection.held_since_ns {
+                0 => {} // it was sent with the next answer, or the connection was closed
+                since if since + HELD_NS <= self.now_ns => {
+                    connection.held_since_ns = 0;
+                    if connection.gathered.is_none() {
+                        net::push(connection.fd);
+                    } else if self.send_gathered(index, false).is_err() {
+                        self.close(index);
+                    }
+                }
+                since => {
+                    self.held.push_back((index, since));
+                    continue;
+                }
+            }
+            self.table[index].in_held = false;
+        }
+    }
+}

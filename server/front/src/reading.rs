@@ -1,0 +1,343 @@
+//! Reading: what a client has sent, and where it waits until its request can be put into a slot.
+
+use crate::connection::{Connection, List, State};
+use crate::orders::Order;
+use crate::turn::Loop;
+use std::io;
+use transom_http::peer::{Client, proxy};
+use transom_http::{Refusal, begins_with_head};
+use transom_net as net;
+
+/// What a read brought.
+pub(super) enum Received {
+    Bytes(usize),
+    /// Nothing for now; an event will tell.
+    Nothing,
+    /// The client will send nothing more.
+    End,
+}
+
+/// How a request begins that is for the server as a whole, not for what lies behind a door.
+const FOR_SERVER: &[u8] = b"OPTIONS * ";
+
+/// What the first bytes of a request say.
+enum Ahead {
+    /// It waits for a slot.
+    ForHandler,
+    /// It needs none, or may need none.
+    ForServer,
+    /// There are none.
+    Nothing,
+}
+
+/// Where the bytes of a head lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Where {
+    /// In the loop's scratch: gone with the next read.
+    Scratch,
+    /// In the connection's own buffer.
+    Buffer,
+}
+
+/// Reads, and notes whether there may be more.
+pub(super) fn receive(connection: &mut Connection, into: &mut [u8]) -> Received {
+    loop {
+        match net::receive(connection.fd, into) {
+            Ok(0) => return Received::End,
+            Ok(len) => {
+                // A short read has emptied the socket, unless it stopped at an urgent byte or at the end of
+                // the stream, of which the kernel has told us already and will not tell us again.
+                if len < into.len() && !connection.urgent && !connection.half_closed {
+                    connection.readable = false;
+                }
+                return Received::Bytes(len);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                connection.readable = false;
+                return Received::Nothing;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Received::End,
+        }
+    }
+}
+
+impl Loop {
+    /// In `Idle` or `Head`: reads and parses until the head is whole, the socket empty, or no slot free.
+    pub(super) fn read_head(&mut self, index: u32) {
+        if self.table[index].unparsed {
+            self.parse_buffer(index);
+        }
+        while matches!(self.table[index].state, State::Idle | State::Head)
+            && self.table[index].readable
+            // Answered without a slot: the others come first.
+            && !self.table[index].queued
+        {
+            if self.table[index].state == State::Head {
+                self.read_into_buffer(index);
+            } else if self.only_doorway_is_full(index) {
+                match self.look_ahead(index) {
+                    // Left unread: the kernel keeps its bytes, and waiting costs no memory.
+                    Ahead::ForHandler => self.wait_for_slot(index),
+                    Ahead::ForServer => self.read_into_scratch(index),
+                    Ahead::Nothing => {}
+                }
+            } else {
+                self.read_into_scratch(index);
+            }
+        }
+        if self.table[index].state == State::Body {
+            self.read_body(index);
+        }
+    }
+
+    /// Whether a request that has not been read yet finds no slot, whatever it is.
+    fn only_doorway_is_full(&mut self, index: u32) -> bool {
+        let connection = &mut self.table[index];
+        let Some(only) = self.forwards[usize::from(connection.forward)].only() else {
+            return false; // it has to be read, to know its doorway
+        };
+        connection.at.doorway = only;
+        self.must_wait(index)
+    }
+
+    /// What a request is that finds no slot, as far as its first bytes say. `OPTIONS *` needs none.
+    fn look_ahead(&mut self, index: u32) -> Ahead {
+        let connection = &mut self.table[index];
+        let mut first = [0; 64];
+        match net::peek(connection.fd, &mut first) {
+            // The end of the stream, or an error: the read tells, and closes.
+            Ok(0) => Ahead::ForServer,
+            Ok(len) => {
+                let mut line = &first[..len];
+                while let Some(rest) = line.strip_prefix(b"\r\n") {
+                    line = rest;
+                }
+                // Also if it is too early to say: it is a partial head then, and costs a buffer of these.
+                let len = line.len().min(FOR_SERVER.len());
+                if line[..len] == FOR_SERVER[..len] {
+                    Ahead::ForServer
+                } else {
+                    Ahead::ForHandler
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                connection.readable = false;
+                Ahead::Nothing
+            }
+            Err(_) => Ahead::ForServer,
+        }
+    }
+
+    /// Whether a new request finds no slot of its doorway, or others before it.
+    pub(super) fn must_wait(&self, index: u32) -> bool {
+        let doorway = self.table[index].at.doorway;
+        let others =
+            self.table.first(List::Waiting(doorway)).is_some() && self.granted != Some(index);
+        others || self.doorways[doorway].free_slots() == 0
+    }
+
+    pub(super) fn wait_for_slot(&mut self, index: u32) {
+        let queue_due = self.queue_due_ms();
+        let connection = &mut self.table[index];
+        if connection.state == State::Idle {
+            connection.arrived_ns = self.now_ns;
+        }
+        connection.state = State::Waiting;
+        if connection.queue_due_ms == 0 {
+            connection.queue_due_ms = queue_due;
+        }
+        let (due, arrived) = (connection.queue_due_ms, connection.arrived_ns);
+        let list = List::Waiting(connection.at.doorway);
+        self.note_wait(index);
+        let due = self
+            .deadline_ms(arrived)
+            .map_or(due, |deadline| due.min(deadline));
+        self.table.set_timer(index, list, due);
+    }
+
+    fn read_into_scratch(&mut self, index: u32) {
+        let scratch = std::mem::take(&mut self.read_scratch);
+        match receive(&mut self.table[index], scratch) {
+            Received::Bytes(len) => {
+                self.table[index].arrived_ns = self.now_ns;
+                match self.take_proxy_header(index, &scratch[..len], Where::Scratch) {
+                    Some(used) if used < len => {
+                        self.note_arrival(index);
+                        self.on_head_bytes(index, &scratch[used..len], Where::Scratch);
+                    }
+                    _ => {}
+                }
+            }
+            Received::Nothing => self.note_silence(index),
+            Received::End => self.close(index),
+        }
+        self.read_scratch = scratch;
+    }
+
+    /// Of a request that lies unread in the socket and will stay unread: whether its answer may have a body.
+    pub(super) fn look_for_head(&mut self, index: u32) {
+        if self.table[index].buffer.is_some() {
+            return; // it has been read
+        }
+        let scratch = std::mem::take(&mut self.read_scratch);
+        if let Received::Bytes(len) = receive(&mut self.table[index], scratch) {
+            let connection = &mut self.table[index];
+            let mut bytes = &scratch[..len];
+            if connection.wants_proxy
+                && let Ok(Some((len, client))) =
+                    proxy::parse(bytes, self.rules.proxying.header_limit)
+            {
+                // The line in the access log says whom it names.
+                connection.wants_proxy = false;
+                match client {
+                    Client::Nobody => {}
+                    Client::Unknown => connection.peer = None,
+                    Client::At(peer) => connection.peer = Some(peer),
+                }
+                bytes = &bytes[len..];
+            }
+            connection.head_only = begins_with_head(bytes);
+        }
+        self.read_scratch = scratch;
+    }
+
+    fn read_into_buffer(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        let Some(buffer) = connection.buffer else {
+            self.close(index);
+            return;
+        };
+        let filled = connection.buffered as usize;
+        let room = &mut self.pool.bytes(buffer)[filled..];
+        match receive(connection, room) {
+            Received::Bytes(len) => {
+                connection.buffered += len as u32;
+                let new = &room[..len];
+                let wanted = connection.wanted as usize;
+                let worth_a_look = match wanted {
+                    // A head ends in a line feed, and its first bytes may show that it is none.
+                    // A proxy's header may be binary.
+                    0 if connection.wants_proxy => true,
+                    0 => filled < 8 || len == room.len() || new.contains(&b'\n'),
+                    wanted => filled + len >= wanted,
+                };
+                if wanted > 0 {
+                    self.credit_sender(index, len);
+                }
+                if worth_a_look {
+                    self.parse_buffer(index);
+                }
+            }
+            Received::Nothing => {}
+            Received::End => self.cut_off(index),
+        }
+    }
+
+    /// The client will send nothing more in the middle of a request: there is nothing to answer, but it may
+    /// still be taking earlier answers.
+    pub(super) fn cut_off(&mut self, index: u32) {
+        match self.send_gathered(index, false) {
+            Ok(false) => self.give_up_body(index, Refusal::new(400, "a request that breaks off")),
+            _ => self.close(index),
+        }
+    }
+
+    pub(super) fn parse_buffer(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        connection.unparsed = false;
+        let (Some(buffer), len) = (connection.buffer, connection.buffered as usize) else {
+            return;
+        };
+        // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written while
+        // `bytes` is in use: what follows a request is moved to the start by `compact`, afterwards. A buffer
+        // that is given back meanwhile is written by its next owner at the earliest after this call.
+        let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
+        let Some(used) = self.take_proxy_header(index, bytes, Where::Buffer) else {
+            return;
+        };
+        if used == len {
+            self.let_go_of_buffer(index);
+            self.table[index].state = State::Idle;
+            self.set_timer(index, List::Idle, self.rules.timeouts.idle);
+            return;
+        }
+        if used > 0 {
+            // The request begins where the buffer does.
+            self.table[index].used = used as u32;
+            self.compact(index);
+            self.note_arrival(index);
+            self.parse_buffer(index);
+            return;
+        }
+        self.on_head_bytes(index, bytes, Where::Buffer);
+        self.compact(index);
+    }
+
+    /// Moves what is left in a buffer to its start.
+    pub(super) fn compact(&mut self, index: u32) {
+        let connection = &mut self.table[index];
+        let (used, len) = (connection.used as usize, connection.buffered as usize);
+        if let (Some(buffer), true) = (connection.buffer, used > 0) {
+            self.pool.bytes(buffer).copy_within(used..len, 0);
+            connection.buffered = (len - used) as u32;
+        }
+        connection.used = 0;
+    }
+
+    /// Keeps an unfinished head, or a whole one whose body is on its way.
+    pub(super) fn keep_head(&mut self, index: u32, bytes: &[u8], source: Where) {
+        if self.order >= Order::Drain && self.table[index].wanted == 0 {
+            self.cut_head(index);
+            return;
+        }
+        if source == Where::Scratch && !self.keep(index, bytes) {
+            // No buffer can be had: all are with requests that have a slot or wait for one.
+            self.note_no_head(index, bytes);
+            self.refuse(index, 503);
+            return;
+        }
+        self.table[index].state = State::Head;
+        // A wait for a slot may be behind it. From here on its client is waited for, and the next one is
+        // another.
+        self.table[index].queue_due_ms = 0;
+        if self.table[index].wanted > 0 {
+            if !self.table.stands_in(index, List::SmallBody) {
+                self.wait_for_body(index, List::SmallBody);
+            }
+        } else if !self.table.stands_in(index, List::Header) {
+            self.set_timer(index, List::Header, self.rules.timeouts.header);
+        }
+    }
+
+    /// Copies bytes into a buffer of the pool; if there is none, the slowest unfinished head has to go.
+    pub(super) fn keep(&mut self, index: u32, bytes: &[u8]) -> bool {
+        let taken = self.pool.take().or_else(|| {
+            self.free_a_buffer();
+            self.pool.take()
+        });
+        let Some(buffer) = taken else {
+            return false;
+        };
+        self.pool.bytes(buffer)[..bytes.len()].copy_from_slice(bytes);
+        let connection = &mut self.table[index];
+        connection.buffer = Some(buffer);
+        connection.buffered = bytes.len() as u32;
+        true
+    }
+
+    /// Keeps what follows a request: the beginning of the next one.
+    pub(super) fn keep_rest(&mut self, index: u32, rest: &[u8], source: Where) {
+        if rest.is_empty() {
+            self.let_go_of_buffer(index);
+            return;
+        }
+        if source == Where::Buffer {
+            let connection = &mut self.table[index];
+            connection.used = connection.buffered - rest.len() as u32;
+        } else if !self.keep(index, rest) {
+            // The next request cannot be kept, so there will be none: its client may send it again.
+            self.table[index].keep_alive = false;
+        }
+    }
+}

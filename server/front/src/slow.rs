@@ -1,0 +1,395 @@
+//! Clients that are slow to send or to take, on purpose or not: how they are told from others, and who has to
+//! go.
+//!
+//! A connection that waits for its client stands in a list by the time that the client has left (see
+//! [`Pace`]). Bytes make that time longer, and the list is not put in order again for each of them: when the
+//! timer strikes, it is looked whether it still means anything.
+//!
+//! [`Pace`]: transom_net::pace::Pace
+
+use crate::connection::{List, OwnAnswer, State};
+use crate::orders::Order;
+use crate::turn::Loop;
+use std::io;
+use transom_http::{DateCache, refusals};
+use transom_net as net;
+
+/// How long nobody may be served at a doorway, though requests wait, before slow clients have to go. Less
+/// than anybody notices, and more than the threads of a busy application are all busy at once.
+const PRESSED_MS: u64 = 20;
+
+/// How soon it is looked again, once somebody has to go.
+const AGAIN_MS: u64 = 10;
+
+/// How far behind a client must be to have to go for others: a client that is merely far away answers within
+/// that time.
+const BEHIND_NS: u64 = 100_000_000;
+
+/// Clients that have to go before the others are looked after.
+const CUTS_AT_A_TIME: usize = 16;
+
+/// The part of a loop's connections that may linger: they have had their answer, and others want one.
+const LINGERING_PART: u32 = 4;
+
+impl Loop {
+    /// From now on the client is waited for, to take its answer.
+    fn wait_for_taker(&mut self, index: u32) {
+        let now = self.now_ns;
+        let connection = &mut self.table[index];
+        let list = List::Write(connection.at.doorway);
+        connection.write_pace.resume(now);
+        connection.taken = taken(connection.fd, connection.handed);
+        let due = connection.write_pace.due_ms();
+        self.table.set_timer(index, list, due);
+    }
+
+    /// Gives a client what it has earned by taking some of its answer.
+    ///
+    /// What counts is what its side of the connection has acknowledged: the socket has room again only when a
+    /// good part of its buffer is empty, which for a client that is just fast enough can be long.
+    fn credit_taker(&mut self, index: u32) {
+        let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
+        let connection = &mut self.table[index];
+        let taken = taken(connection.fd, connection.handed);
+        let new = taken.saturating_sub(connection.taken);
+        connection.taken += new;
+        connection.write_pace.earn(limit, new, now);
+    }
+
+    /// The socket has no room for the rest of an answer.
+    pub(super) fn writer_is_stuck(&mut self, index: u32) {
+        if self.waits_for_taker(index) {
+            self.credit_taker(index);
+        } else {
+            self.wait_for_taker(index);
+        }
+    }
+
+    /// A part of an answer, or all of it, has been given to the socket.
+    pub(super) fn writer_is_done(&mut self, index: u32) {
+        if self.waits_for_taker(index) {
+            self.credit_taker(index);
+            let now = self.now_ns;
+            self.table[index].write_pace.pause(now);
+            self.table.unlink(index);
+        }
+    }
+
+    fn waits_for_taker(&self, index: u32) -> bool {
+        let list = List::Write(self.table[index].at.doorway);
+        self.table.stands_in(index, list)
+    }
+
+    /// From now on the client is waited for, to send more of its body.
+    pub(super) fn wait_for_body(&mut self, index: u32, list: List) {
+        let now = self.now_ns;
+        let pace = &mut self.table[index].body_pace;
+        pace.resume(now);
+        let due = pace.due_ms();
+        self.table.set_timer(index, list, due);
+    }
+
+    /// Bytes of a body have come.
+    pub(super) fn credit_sender(&mut self, index: u32, bytes: usize) {
+        let (now, limit) = (self.now_ns, self.rules.body_pace_limit);
+        self.table[index].body_pace.earn(limit, bytes as u64, now);
+    }
+
+    /// The timer of a body has struck: whether its client has no time left. If it has, the timer is set
+    /// again.
+    pub(super) fn sender_is_late(&mut self, index: u32, list: List) -> bool {
+        let pace = self.table[index].body_pace;
+        if pace.left_ns(self.now_ns) > 0 {
+            self.table.set_timer(index, list, pace.due_ms());
+            return false;
+        }
+        true
+    }
+
+    /// Waits for a client that has had its last answer to send its end, for as long as it sends fast enough.
+    pub(super) fn wait_for_end(&mut self, index: u32) {
+        let connection = &self.table[index];
+        let due = connection.body_pace.due_ms();
+        let due = due.min(connection.linger_until_ms);
+        self.table.set_timer(index, List::Linger, due);
+    }
+
+    /// The timer of such a client has struck: whether it has lingered for long enough. If not, the timer is
+    /// set again. A drain waits for nobody who only lingers.
+    pub(super) fn has_lingered(&mut self, index: u32) -> bool {
+        let connection = &self.table[index];
+        let may_go_on = self.order < Order::Drain
+            && self.now_ms < connection.linger_until_ms
+            && connection.body_pace.left_ns(self.now_ns) > 0;
+        if may_go_on {
+            self.wait_for_end(index);
+        }
+        !may_go_on
+    }
+
+    /// As [`Loop::sender_is_late`], for who takes an answer.
+    pub(super) fn taker_is_late(&mut self, index: u32) -> bool {
+        self.credit_taker(index);
+        let connection = &self.table[index];
+        let (pace, doorway) = (connection.write_pace, connection.at.doorway);
+        if pace.left_ns(self.now_ns) > 0 {
+            self.table
+                .set_timer(index, List::Write(doorway), pace.due_ms());
+            return false;
+        }
+        true
+    }
+
+    /// Closes on a client that has not taken what it was sent. A plain close would leave the kernel with its
+    /// bytes, for as long as the client pleases.
+    pub(super) fn cut(&mut self, index: u32) {
+        self.stats.slow_cut.bump();
+        net::reset_at_close(self.table[index].fd);
+        self.close(index);
+    }
+
+    /// Puts an answer of ours aside until the socket has room again. Nothing more is read meanwhile.
+    pub(super) fn put_aside(&mut self, index: u32, own: OwnAnswer) {
+        self.let_go_of_slot(index);
+        let connection = &mut self.table[index];
+        connection.own = Some(own);
+        connection.state = State::Writing;
+        connection.last = true;
+        let list = match connection.buffer {
+            Some(_) => List::AnswerAhead,
+            None => List::Answer,
+        };
+        self.set_timer(index, list, self.rules.timeouts.write);
+    }
+
+    /// Sends the rest of an answer that was put aside.
+    pub(super) fn go_on_answering(&mut self, index: u32, own: OwnAnswer) {
+        match self.send_gathered(index, true) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => return self.close(index),
+        }
+        let connection = &self.table[index];
+        let mut reply = [0; refusals::ANSWER_MAX];
+        let len = refusals::render(
+            &mut reply,
+            own.status,
+            own.note,
+            connection.head_only,
+            own.fate,
+            &DateCache::new(own.seconds),
+        );
+        let sent = usize::from(own.sent);
+        match net::send(connection.fd, &reply[sent..len]) {
+            Ok(more) => {
+                let connection = &mut self.table[index];
+                connection.handed += more as u64;
+                if sent + more < len {
+                    // Its time goes on: it is for the whole of so short an answer.
+                    let sent = own.sent + more as u16;
+                    connection.own = Some(OwnAnswer { sent, ..own });
+                    return;
+                }
+                connection.own = None;
+                if own.keep_alive {
+                    self.next_request(index);
+                } else {
+                    self.close_politely(index);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.close(index),
+        }
+    }
+
+    /// Of those who wait for the rest of a head or of a small body, the one that has sent the least for its
+    /// time.
+    pub(super) fn slowest_partial(&self) -> Option<u32> {
+        let both = [List::Header, List::SmallBody];
+        let entries = both.into_iter().flat_map(|list| self.table.entries(list));
+        let now = self.now_ns;
+        // Bytes a millisecond, compared without a division.
+        entries.reduce(|slowest, other| {
+            let [a, b] = [slowest, other].map(|index| {
+                let connection = &self.table[index];
+                let age = now.saturating_sub(connection.arrived_ns) / 1_000_000 + 1;
+                (u64::from(connection.buffered), age)
+            });
+            if b.0 * a.1 < a.0 * b.1 {
+                other
+            } else {
+                slowest
+            }
+        })
+    }
+
+    /// Frees a buffer of the pool, if one can be had from who can do without or is slow; false if none can.
+    pub(super) fn free_a_buffer(&mut self) -> bool {
+        // Who sends ahead and takes no answer is worse than who is only slow.
+        if let Some(ahead) = self.table.first(List::AnswerAhead) {
+            self.cut(ahead);
+            return true;
+        }
+        let Some(slowest) = self.slowest_partial() else {
+            return false;
+        };
+        self.stats.partial_evicted.bump();
+        self.refuse(slowest, 408);
+        // An answer that does not fit its socket keeps no buffer of a request that will not be served.
+        true
+    }
+
+    /// Who can be closed for a new connection: whoever misses the least by it.
+    pub(super) fn evictable(&self) -> Option<u32> {
+        let lists = [List::Linger, List::Idle, List::Answer, List::AnswerAhead];
+        let first = lists.into_iter().find_map(|list| self.table.first(list));
+        first.or_else(|| {
+            // Only who has begun: a whole head whose body is coming is a request already.
+            self.slowest_partial()
+                .filter(|&index| self.table.stands_in(index, List::Header))
+        })
+    }
+
+    /// Closes one of those.
+    pub(super) fn close_for_newcomer(&mut self, index: u32) {
+        if self.table.stands_in(index, List::Header) {
+            self.stats.partial_evicted.bump();
+        } else if !self.table.stands_in(index, List::Linger) {
+            self.stats.evicted.bump();
+        }
+        self.close(index);
+    }
+
+    /// Lingering connections have a share of the table; beyond it the oldest goes.
+    pub(super) fn keep_connections_for_others(&mut self) {
+        let most = (self.connections / LINGERING_PART).max(1);
+        while self.table.len(List::Linger) > most {
+            let Some(oldest) = self.table.first(List::Linger) else {
+                return;
+            };
+            self.close(oldest);
+        }
+    }
+
+    /// The slot or the handler of a doorway that has been held the longest for a client that is behind.
+    fn slowest_at(&mut self, doorway: u16, bodies_only: bool) -> Option<u32> {
+        let now = self.now_ns;
+        let mut slowest: Option<(u64, u32)> = None;
+        let mut consider = |used: u64, index| {
+            if used >= BEHIND_NS && slowest.is_none_or(|(most, _)| used > most) {
+                slowest = Some((used, index));
+            }
+        };
+        for index in self.table.entries(List::Body(doorway)) {
+            let left = self.table[index].body_pace.left_ns(now);
+            consider(
+                self.rules.body_pace_limit.stall_ns.saturating_sub(left),
+                index,
+            );
+        }
+        if !bodies_only {
+            let mut next = self.table.first(List::Write(doorway));
+            while let Some(index) = next {
+                self.credit_taker(index);
+                let left = self.table[index].write_pace.left_ns(now);
+                consider(
+                    self.rules.write_pace_limit.stall_ns.saturating_sub(left),
+                    index,
+                );
+                next = self.table.after(index);
+            }
+        }
+        slowest.map(|(_, index)| index)
+    }
+
+    /// Bodies that trickle in may hold half of the slots; beyond that the slowest of them has to go.
+    pub(super) fn keep_slots_for_others(&mut self, newest: u32) {
+        let at = self.table[newest].at;
+        let half = self.doorways[at].client().usable_slots().div_ceil(2);
+        while self.table.len(List::Body(at.doorway)) as usize > half {
+            match self.slowest_at(at.doorway, true) {
+                Some(slowest) if slowest != newest => {
+                    self.stats.slow_cut.bump();
+                    self.give_up(slowest, 408);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Where requests wait and nothing goes on, clients that are behind may not hold more than their share.
+    pub(super) fn relieve_doorways(&mut self) {
+        for doorway in self.doorways.all() {
+            if self.is_pressed(doorway) {
+                self.relieve(doorway);
+            }
+        }
+    }
+
+    /// What slow clients may hold at a doorway. Its slots are twice its buckets, unless it was set up
+    /// otherwise, and all loops share these: so this is half of the buckets.
+    fn share_of_slow_clients(&self, doorway: u16) -> u32 {
+        let Some(instance) = self.doorways[doorway].serving else {
+            return u32::MAX;
+        };
+        let instance = &self.doorways[doorway].instances[usize::from(instance)];
+        let slots = instance.client().usable_slots() as u32;
+        (slots / 4 / self.loops).max(1)
+    }
+
+    fn held_by_waiters(&self, doorway: u16) -> u32 {
+        self.table.len(List::Write(doorway)) + self.table.len(List::Body(doorway))
+    }
+
+    /// Whether requests have waited at a doorway for so long, and nothing was answered meanwhile, that
+    /// somebody has to go: at once if slow clients have more than their share, else before those who wait are
+    /// sent away.
+    fn is_pressed(&mut self, doorway: u16) -> bool {
+        let held = self.held_by_waiters(doorway);
+        let pressed = held > 0
+            && self.doorways[doorway].serving.is_some()
+            && (self.table.first(List::Waiting(doorway)).is_some()
+                || self.doorways[doorway].has_unclaimed_calls());
+        let bearable = if held > self.share_of_slow_clients(doorway) {
+            PRESSED_MS
+        } else {
+            PRESSED_MS.max(self.rules.timeouts.queue / 2)
+        };
+        let now = self.now_ms;
+        let doorway = &mut self.doorways[doorway];
+        if !pressed {
+            doorway.pressed_due_ms = 0;
+            return false;
+        }
+        if doorway.pressed_due_ms == 0 {
+            doorway.pressed_since_ms = now;
+        }
+        // In a moment somebody may be far enough behind who is not now.
+        let due = doorway.pressed_since_ms + bearable;
+        doorway.pressed_due_ms = due.max(now + AGAIN_MS);
+        due <= now
+    }
+
+    fn relieve(&mut self, doorway: u16) {
+        let share = self.share_of_slow_clients(doorway);
+        for n in 0..CUTS_AT_A_TIME {
+            if n > 0 && self.held_by_waiters(doorway) <= share {
+                return;
+            }
+            let Some(slowest) = self.slowest_at(doorway, false) else {
+                return;
+            };
+            if self.table.stands_in(slowest, List::Body(doorway)) {
+                self.stats.slow_cut.bump();
+                self.give_up(slowest, 408);
+            } else {
+                self.cut(slowest);
+            }
+        }
+    }
+}
+
+/// How many of the bytes that the socket was given its client has taken.
+fn taken(fd: i32, handed: u64) -> u64 {
+    handed.saturating_sub(net::not_taken(fd))
+}
