@@ -11,6 +11,23 @@ use transom_arena::{
 };
 use transom_platform::{Application, RouteMeter};
 
+/// Writes families, a row each: a name with one value, or with one for each value of a label.
+macro_rules! families {
+    ($text:ident, $(
+        $kind:ident $name:ident
+        $(by $label:ident [$($of:literal = $each:expr),+ $(,)?])?
+        $(= $value:expr)?
+        , $help:literal;
+    )+) => {$(
+        $($text.one(stringify!($name), $kind, $help, $value)?;)?
+        $($text.each(
+            (stringify!($name), $kind, $help),
+            stringify!($label),
+            [$(($of, $each as u64)),+],
+        )?;)?
+    )+};
+}
+
 /// Writes all metrics.
 pub(super) fn write(admin: &Admin, out: &mut dyn Write) -> io::Result<()> {
     let mut text = Exposition(out);
@@ -32,55 +49,37 @@ fn of_process(admin: &Admin, text: &mut Exposition<'_>) -> io::Result<()> {
     text.family("transom_build_info", GAUGE, "Always 1.")?;
     let version = Label("version", env!("CARGO_PKG_VERSION"));
     text.labelled("transom_build_info", version, 1)?;
-    text.one(
-        "process_start_time_seconds",
-        GAUGE,
-        "Unix time of the start.",
-        admin.started_at.as_secs_f64(),
-    )?;
+    families! { text,
+        GAUGE process_start_time_seconds = admin.started_at.as_secs_f64(),
+            "Unix time of the start.";
+    }
     if let Some(resident) = process::resident() {
-        text.one(
-            "process_resident_memory_bytes",
-            GAUGE,
-            "Resident memory, as the kernel counts it.",
-            resident,
-        )?;
+        families! { text,
+            GAUGE process_resident_memory_bytes = resident,
+                "Resident memory, as the kernel counts it.";
+        }
     }
     if let Some(open) = process::open_descriptors() {
-        text.one("process_open_fds", GAUGE, "Open file descriptors.", open)?;
+        families! { text, GAUGE process_open_fds = open, "Open file descriptors."; }
     }
-    text.one(
-        "transom_process_heap_allocations_total",
-        COUNTER,
-        "Allocations outside the region since the start.",
-        process_heap_allocations(),
-    )?;
-    text.one(
-        "transom_attaching_allocations_total",
-        COUNTER,
-        "Allocations outside the region since the start to open doors of other processes.",
-        attaching_allocations(),
-    )?;
-    text.one(
-        "transom_log_lines_dropped_total",
-        COUNTER,
-        "Log lines that found the queue full.",
-        admin.logs.dropped(),
-    )?;
+    families! { text,
+        COUNTER transom_process_heap_allocations_total = process_heap_allocations(),
+            "Allocations outside the region since the start.";
+        COUNTER transom_attaching_allocations_total = attaching_allocations(),
+            "Allocations outside the region since the start to open doors of other processes.";
+        COUNTER transom_log_lines_dropped_total = admin.logs.dropped(),
+            "Log lines that found the queue full.";
+    }
     if let Some(access) = &admin.access {
-        text.one(
-            "transom_access_lines_dropped_total",
-            COUNTER,
-            "Lines of the access log that found the queue full.",
-            access.dropped(),
-        )?;
+        families! { text,
+            COUNTER transom_access_lines_dropped_total = access.dropped(),
+                "Lines of the access log that found the queue full.";
+        }
     }
-    text.one(
-        "transom_draining",
-        GAUGE,
-        "1 while the server drains.",
-        u8::from(admin.is_draining()),
-    )
+    families! { text,
+        GAUGE transom_draining = u8::from(admin.is_draining()), "1 while the server drains.";
+    }
+    Ok(())
 }
 
 fn of_bound(bound: &Bound, text: &mut Exposition<'_>) -> io::Result<()> {
@@ -127,127 +126,42 @@ pub(super) fn place_name(place: Place) -> &'static str {
 
 fn of_front(front: &FrontView, text: &mut Exposition<'_>) -> io::Result<()> {
     let figures = front.figures();
-    for (name, kind, help, value) in [
-        (
-            "transom_connections_accepted_total",
-            COUNTER,
-            "Connections accepted.",
-            figures.accepted,
-        ),
-        (
-            "transom_connections",
-            GAUGE,
-            "Connections that are open.",
-            figures.connections,
-        ),
-        (
-            "transom_connections_max",
-            GAUGE,
-            "Connections that may be open.",
-            front.connections_max as u64,
-        ),
-        (
-            "transom_slots_busy",
-            GAUGE,
-            "Slots with a call, or the beginning of one.",
-            figures.slots_busy,
-        ),
-        (
-            "transom_slots",
-            GAUGE,
-            "Slots of all loops to all doors.",
-            figures.slots,
-        ),
-        (
-            "transom_slots_lost",
-            GAUGE,
-            "Slots that lost requests keep, beside these.",
-            figures.slots_lost,
-        ),
-        (
-            "transom_requests_waiting",
-            GAUGE,
-            "Requests that wait for a slot.",
-            figures.waiting,
-        ),
-        (
-            "transom_requests_total",
-            COUNTER,
-            "Calls submitted to the doors.",
-            figures.requests,
-        ),
-        (
-            "transom_door_died_total",
-            COUNTER,
-            "Our own answers 502: the application went away during the call, or gave what is no reply.",
-            figures.bad_gateway,
-        ),
-        (
-            "transom_deadline_total",
-            COUNTER,
-            "Our own answers 504: the deadline passed.",
-            figures.late,
-        ),
-        (
-            "transom_resent_total",
-            COUNTER,
-            "Calls given to the next instance of an application.",
-            figures.unaccepted_resent,
-        ),
-    ] {
-        text.one(name, kind, help, value)?;
+    let connections_max = front.connections_max;
+    families! { text,
+        COUNTER transom_connections_accepted_total = figures.accepted, "Connections accepted.";
+        GAUGE transom_connections = figures.connections, "Connections that are open.";
+        GAUGE transom_connections_max = connections_max, "Connections that may be open.";
+        GAUGE transom_slots_busy = figures.slots_busy, "Slots with a call, or the beginning of one.";
+        GAUGE transom_slots = figures.slots, "Slots of all loops to all doors.";
+        GAUGE transom_slots_lost = figures.slots_lost, "Slots that lost requests keep, beside these.";
+        GAUGE transom_requests_waiting = figures.waiting, "Requests that wait for a slot.";
+        COUNTER transom_requests_total = figures.requests, "Calls submitted to the doors.";
+        COUNTER transom_door_died_total = figures.bad_gateway,
+            "Our own answers 502: the application went away during the call, or gave what is no reply.";
+        COUNTER transom_deadline_total = figures.late, "Our own answers 504: the deadline passed.";
+        COUNTER transom_resent_total = figures.unaccepted_resent,
+            "Calls given to the next instance of an application.";
+        COUNTER transom_responses_total by class [
+            "2xx" = figures.good,
+            "4xx" = figures.client_errors,
+            "5xx" = figures.server_errors,
+            "501" = figures.not_implemented,
+        ], "Answers; 2xx are all below 400, 5xx are without 501.";
+        COUNTER transom_refused_total by reason [
+            "body" = figures.body_refused,
+            "target" = figures.target_refused,
+            "head" = figures.head_refused,
+        ], "Requests that the front end found too large: 413, 414, 431.";
+        COUNTER transom_rejected_total by reason ["no-slot" = figures.rejected],
+            "Our own answers 503: no slot, thread or buffer within the queue timeout.";
+        COUNTER transom_connections_closed_total by reason [
+            "evicted" = figures.evicted,
+            "slow" = figures.slow_cut,
+            "partial-head" = figures.partial_evicted,
+            "address" = figures.address_refused,
+            "proxy" = figures.proxy_refused,
+        ], "Connections that were closed for others' sake.";
     }
-    text.each(
-        (
-            "transom_responses_total",
-            COUNTER,
-            "Answers; 2xx are all below 400, 5xx are without 501.",
-        ),
-        "class",
-        [
-            ("2xx", figures.good),
-            ("4xx", figures.client_errors),
-            ("5xx", figures.server_errors),
-            ("501", figures.not_implemented),
-        ],
-    )?;
-    text.each(
-        (
-            "transom_refused_total",
-            COUNTER,
-            "Requests that the front end found too large: 413, 414, 431.",
-        ),
-        "reason",
-        [
-            ("body", figures.body_refused),
-            ("target", figures.target_refused),
-            ("head", figures.head_refused),
-        ],
-    )?;
-    text.each(
-        (
-            "transom_rejected_total",
-            COUNTER,
-            "Our own answers 503: no slot, thread or buffer within the queue timeout.",
-        ),
-        "reason",
-        [("no-slot", figures.rejected)],
-    )?;
-    text.each(
-        (
-            "transom_connections_closed_total",
-            COUNTER,
-            "Connections that were closed for others' sake.",
-        ),
-        "reason",
-        [
-            ("evicted", figures.evicted),
-            ("slow", figures.slow_cut),
-            ("partial-head", figures.partial_evicted),
-            ("address", figures.address_refused),
-            ("proxy", figures.proxy_refused),
-        ],
-    )?;
     let name = "transom_request_seconds";
     text.family(
         name,
@@ -271,234 +185,86 @@ fn of_application(application: &Application, text: &mut Exposition<'_>) -> io::R
         "state",
         STATES.map(|(state, name)| (name, in_state[state as usize])),
     )?;
-    text.each(
-        (
-            "transom_lost_buckets",
-            GAUGE,
-            "Buckets that take no requests and may never take one again.",
-        ),
-        "reason",
-        [
-            ("parked", figures.lost.parked),
-            ("resting", figures.lost.resting),
-            ("overdue", figures.lost.overdue),
-        ],
-    )?;
     let geometry = application.buckets().get(0).map(Bucket::geometry);
     let geometry = geometry.expect("an application has a bucket");
-    let (shared, shared_size) = shared_heap_usage();
-    for (name, kind, help, value) in [
-        (
-            "transom_bucket_size_bytes",
-            GAUGE,
-            "A bucket.",
-            geometry.bucket_size(),
-        ),
-        (
-            "transom_arena_size_bytes",
-            GAUGE,
-            "What of it a request can allocate.",
-            geometry.arena_size(),
-        ),
-        (
-            "transom_stack_size_bytes",
-            GAUGE,
-            "What of it is its stack.",
-            geometry.stack_size(),
-        ),
-        (
-            "transom_arena_high_water_bytes",
-            GAUGE,
-            "The most that a request has used of its arena.",
-            figures.high_water,
-        ),
-        (
-            "transom_stack_high_water_bytes",
-            GAUGE,
-            "The deepest that a stack has been seen.",
-            figures.stack_high_water,
-        ),
-        (
-            "transom_largest_refused_bytes",
-            GAUGE,
-            "The most that an allocation has asked for and not got.",
-            figures.largest_refused as usize,
-        ),
-        (
-            "transom_shared_heap_bytes",
-            GAUGE,
-            "Bytes of the shared heap in use.",
-            shared,
-        ),
-        (
-            "transom_shared_heap_size_bytes",
-            GAUGE,
-            "Bytes of the shared heap.",
-            shared_size,
-        ),
-        (
-            "transom_threads",
-            GAUGE,
-            "Door server threads started.",
-            figures.threads as usize,
-        ),
-        (
-            "transom_threads_max",
-            GAUGE,
-            "Door server threads there may be.",
-            application.buckets().len() as usize,
-        ),
-        (
-            "transom_threads_refused_total",
-            COUNTER,
-            "Attempts to start a thread that the system has refused.",
-            figures.threads_refused as usize,
-        ),
-        (
-            "transom_calls_total",
-            COUNTER,
-            "Calls that have ended, one way or another.",
-            figures.calls as usize,
-        ),
-        (
-            "transom_panics_total",
-            COUNTER,
-            "Handlers that panicked.",
-            figures.panicked as usize,
-        ),
-        (
-            "transom_left_total",
-            COUNTER,
-            "Requests that left memory in use in their buckets.",
-            figures.left as usize,
-        ),
-        (
-            "transom_kept_bytes",
-            GAUGE,
-            "Bytes that buckets keep of what earlier requests left in use.",
-            figures.kept,
-        ),
-        (
-            "transom_kept_max_bytes",
-            GAUGE,
-            "The most that a bucket has kept of it.",
-            figures.kept_max,
-        ),
-        (
-            "transom_threads_replaced_total",
-            COUNTER,
-            "Door server threads that were ended because their buckets kept too much, and replaced.",
-            figures.threads_ended as usize,
-        ),
-    ] {
-        text.one(name, kind, help, value)?;
+    families! { text,
+        GAUGE transom_lost_buckets by reason [
+            "parked" = figures.lost.parked,
+            "resting" = figures.lost.resting,
+            "overdue" = figures.lost.overdue,
+        ], "Buckets that take no requests and may never take one again.";
+        GAUGE transom_bucket_size_bytes = geometry.bucket_size(), "A bucket.";
+        GAUGE transom_arena_size_bytes = geometry.arena_size(), "What of it a request can allocate.";
+        GAUGE transom_stack_size_bytes = geometry.stack_size(), "What of it is its stack.";
+        GAUGE transom_arena_high_water_bytes = figures.high_water,
+            "The most that a request has used of its arena.";
+        GAUGE transom_stack_high_water_bytes = figures.stack_high_water,
+            "The deepest that a stack has been seen.";
+        GAUGE transom_largest_refused_bytes = figures.largest_refused,
+            "The most that an allocation has asked for and not got.";
+        GAUGE transom_threads = figures.threads, "Door server threads started.";
+        GAUGE transom_threads_max = application.buckets().len(), "Door server threads there may be.";
+        COUNTER transom_threads_refused_total = figures.threads_refused,
+            "Attempts to start a thread that the system has refused.";
+        COUNTER transom_calls_total = figures.calls, "Calls that have ended, one way or another.";
+        COUNTER transom_panics_total = figures.panicked, "Handlers that panicked.";
+        COUNTER transom_left_total = figures.left,
+            "Requests that left memory in use in their buckets.";
+        GAUGE transom_kept_bytes = figures.kept,
+            "Bytes that buckets keep of what earlier requests left in use.";
+        GAUGE transom_kept_max_bytes = figures.kept_max, "The most that a bucket has kept of it.";
+        COUNTER transom_threads_replaced_total = figures.threads_ended,
+            "Door server threads that were ended because their buckets kept too much, and replaced.";
+        COUNTER transom_exhausted_total by reason [
+            "arena" = figures.exhausted_arena,
+            "stack" = figures.exhausted_stack,
+            "shared-heap" = figures.exhausted_shared_heap,
+        ], "Requests that outgrew their bucket, or found the shared heap full.";
     }
-    text.each(
-        (
-            "transom_exhausted_total",
-            COUNTER,
-            "Requests that outgrew their bucket, or found the shared heap full.",
-        ),
-        "reason",
-        [
-            ("arena", figures.exhausted_arena),
-            ("stack", figures.exhausted_stack),
-            ("shared-heap", figures.exhausted_shared_heap),
-        ],
-    )?;
     of_pools(text)?;
     of_routes(application.routes(), text)
 }
 
 /// What requests share beside their buckets.
 fn of_pools(text: &mut Exposition<'_>) -> io::Result<()> {
-    text.one(
-        "transom_shared_heap_refused_total",
-        COUNTER,
-        "Changes of Shared cells that were refused, because there was no room for them.",
-        transom_arena::shared_heap_refused(),
-    )?;
+    let (shared, shared_size) = shared_heap_usage();
     let overdraft = overdraft_usage();
-    let of_overdraft = [("used", overdraft.used), ("kept", overdraft.kept)];
-    text.each(
-        (
-            "transom_overdraft_bytes",
-            GAUGE,
-            "Bytes of the overdraft in use, and of these what has outlived its request.",
-        ),
-        "what",
-        of_overdraft.map(|(what, bytes)| (what, bytes as u64)),
-    )?;
-    text.one(
-        "transom_overdraft_request_max_bytes",
-        GAUGE,
-        "The most of the overdraft that one request has had.",
-        overdraft.most,
-    )?;
-    text.one(
-        "transom_overdraft_size_bytes",
-        GAUGE,
-        "Bytes of the overdraft.",
-        overdraft.size,
-    )?;
+    families! { text,
+        GAUGE transom_shared_heap_bytes = shared, "Bytes of the shared heap in use.";
+        GAUGE transom_shared_heap_size_bytes = shared_size, "Bytes of the shared heap.";
+        COUNTER transom_shared_heap_refused_total = transom_arena::shared_heap_refused(),
+            "Changes of Shared cells that were refused, because there was no room for them.";
+        GAUGE transom_overdraft_bytes by what ["used" = overdraft.used, "kept" = overdraft.kept],
+            "Bytes of the overdraft in use, and of these what has outlived its request.";
+        GAUGE transom_overdraft_request_max_bytes = overdraft.most,
+            "The most of the overdraft that one request has had.";
+        GAUGE transom_overdraft_size_bytes = overdraft.size, "Bytes of the overdraft.";
+    }
     #[cfg(feature = "c-heap")]
     {
         let heap = transom_arena::c_heap_usage();
-        let of_heap = [("used", heap.used), ("kept", heap.kept)];
-        text.each(
-            (
-                "transom_c_heap_bytes",
-                GAUGE,
-                "Bytes of the C heap in use, and of these what has outlived its request.",
-            ),
-            "what",
-            of_heap.map(|(what, bytes)| (what, bytes as u64)),
-        )?;
-        for (name, kind, help, value) in [
-            (
-                "transom_c_heap_request_max_bytes",
-                GAUGE,
-                "The most of the C heap that one request has had.",
-                heap.most as u64,
-            ),
-            (
-                "transom_c_heap_size_bytes",
-                GAUGE,
-                "Bytes of the C heap.",
-                heap.size as u64,
-            ),
-            (
-                "transom_c_heap_calls_total",
-                COUNTER,
-                "Calls of malloc and its like in requests.",
-                heap.calls,
-            ),
-            (
-                "transom_c_heap_refused_total",
-                COUNTER,
-                "Calls of malloc and its like in requests that got nothing.",
-                heap.refused,
-            ),
-        ] {
-            text.one(name, kind, help, value)?;
+        families! { text,
+            GAUGE transom_c_heap_bytes by what ["used" = heap.used, "kept" = heap.kept],
+                "Bytes of the C heap in use, and of these what has outlived its request.";
+            GAUGE transom_c_heap_request_max_bytes = heap.most,
+                "The most of the C heap that one request has had.";
+            GAUGE transom_c_heap_size_bytes = heap.size, "Bytes of the C heap.";
+            COUNTER transom_c_heap_calls_total = heap.calls,
+                "Calls of malloc and its like in requests.";
+            COUNTER transom_c_heap_refused_total = heap.refused,
+                "Calls of malloc and its like in requests that got nothing.";
         }
     }
     Ok(())
 }
 
 fn of_recycle(recycle: &RecycleView, text: &mut Exposition<'_>) -> io::Result<()> {
-    text.one(
-        "transom_lost_limit",
-        GAUGE,
-        "Lost buckets at which the process is replaced.",
-        recycle.limit,
-    )?;
-    text.one(
-        "transom_recycles_total",
-        COUNTER,
-        "Instances that were replaced because of lost buckets, this one and those before it.",
-        recycle.recycles.load(Ordering::Relaxed),
-    )
+    families! { text,
+        GAUGE transom_lost_limit = recycle.limit, "Lost buckets at which the process is replaced.";
+        COUNTER transom_recycles_total = recycle.recycles.load(Ordering::Relaxed),
+            "Instances that were replaced because of lost buckets, this one and those before it.";
+    }
+    Ok(())
 }
 
 fn of_routes(routes: &[RouteMeter], text: &mut Exposition<'_>) -> io::Result<()> {

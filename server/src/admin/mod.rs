@@ -13,7 +13,7 @@ mod view;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use transom_platform::{Request, Response, Router};
 
-pub(crate) use view::{Admin, FrontView, RecycleView};
+pub(crate) use view::{Admin, FrontView, RecycleView, Told};
 
 const PAGE: &str = include_str!("page.html");
 

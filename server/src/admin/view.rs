@@ -66,24 +66,26 @@ pub(crate) struct Admin {
     pub(super) draining: AtomicBool,
 }
 
+/// What a process has that can be told of.
+pub(crate) struct Told<'t> {
+    pub application: Option<&'static Application>,
+    pub recycle: Option<RecycleView>,
+    pub front: Option<FrontView>,
+    pub bound: &'t Bound,
+    pub logs: &'t LogHandle,
+    pub access: Option<&'t AccessLog>,
+}
+
 impl Admin {
     /// Begins to count the time. It lives as long as the process, because handlers in buckets refer to it.
-    pub(crate) fn new(
-        application: Option<&'static Application>,
-        recycle: Option<RecycleView>,
-        front: Option<FrontView>,
-        bound: &Bound,
-        logs: &LogHandle,
-        access: Option<&AccessLog>,
-        hosts: &[String],
-    ) -> &'static Self {
+    pub(crate) fn new(told: Told<'_>, hosts: &[String]) -> &'static Self {
         Box::leak(Box::new(Admin {
-            application,
-            recycle,
-            front,
-            bound: bound.clone(),
-            logs: logs.clone(),
-            access: access.cloned(),
+            application: told.application,
+            recycle: told.recycle,
+            front: told.front,
+            bound: told.bound.clone(),
+            logs: told.logs.clone(),
+            access: told.access.cloned(),
             hosts: hosts.to_vec(),
             started: Instant::now(),
             started_at: unix_time(),

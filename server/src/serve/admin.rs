@@ -2,19 +2,17 @@
 
 use super::application::FIRST_THREAD_PATIENCE;
 use super::error::StartError;
-use super::front::{FrontHalf, Loops};
+use super::front::{FrontHalf, LoopMemory, LoopOptions, Loops};
 use super::signals::Signals;
 use super::why::End;
-use crate::admin::Admin;
+use crate::admin::{Admin, Told};
 use crate::plan::ADMIN_CHANNEL;
 use crate::settings::FrontSettings;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use transom_arena::{Buckets, Part, Region};
-use transom_doors::{Bell, ChannelMemory, Door};
-use transom_front::{
-    ConnectionLimit, DoorwayParts, Forward, Listener, Loop, LoopStats, Order, Parts, RouteTable,
-};
+use transom_doors::{ChannelMemory, Door};
+use transom_front::{DoorwayParts, Forward, Listener, Order, RouteTable};
 use transom_platform::{Application, ApplicationOptions};
 
 /// How long what is being answered may take once everything else has ended.
@@ -23,21 +21,19 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 /// Its parts of the region.
 pub(super) struct AdminMemory {
     channel: Part,
-    connections: Part,
-    heads: Part,
-    scratch: Part,
+    of_loop: LoopMemory,
 }
 
 impl AdminMemory {
     /// Takes them; `None` without `--admin`.
     pub(super) fn take(region: &mut Region, settings: &FrontSettings) -> Option<Self> {
         settings.admin.as_ref()?;
-        let mut take = |name| region.take(name).expect("the plan has this term");
+        let names = ["admin connections", "admin partial heads", "admin scratch"];
         Some(AdminMemory {
-            channel: take("admin channel"),
-            connections: take("admin connections"),
-            heads: take("admin partial heads"),
-            scratch: take("admin scratch"),
+            channel: region
+                .take("admin channel")
+                .expect("the plan has this term"),
+            of_loop: LoopMemory::take(region, names),
         })
     }
 }
@@ -50,14 +46,17 @@ pub(super) struct AdminHalf {
 }
 
 impl AdminHalf {
-    /// Starts it in the buckets that are kept aside.
+    /// Starts it in the buckets that are kept aside, if the plan has memory for it.
     pub(super) fn start(
-        told: &'static Admin,
-        memory: AdminMemory,
-        buckets: Buckets,
+        told: Told<'_>,
+        (memory, buckets): (Option<AdminMemory>, Option<Buckets>),
         listeners: Vec<Listener>,
         settings: &FrontSettings,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Option<Self>, StartError> {
+        let Some((memory, buckets)) = memory.zip(buckets) else {
+            return Ok(None);
+        };
+        let told = Admin::new(told, &settings.admin_host);
         let options = ApplicationOptions {
             on_parked: || {},
             on_leave: || {},
@@ -74,35 +73,30 @@ impl AdminHalf {
         // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
         let channel = unsafe { ChannelMemory::new(memory.channel.base(), memory.channel.len()) };
         let settings = settings.for_admin();
-        let mut loops = Loops::default();
-        let parts = Parts {
-            connections: memory.connections,
-            buffers: memory.heads,
-            scratch: memory.scratch,
-            bell: Bell::new().map_err(StartError::Loop)?,
-            doorways: vec![DoorwayParts::InProcess(
-                door.channel(ADMIN_CHANNEL, channel)?,
-            )],
-            forwards: vec![Forward {
+        let channel = door.channel(ADMIN_CHANNEL, channel)?;
+        let options = LoopOptions {
+            settings: &settings,
+            count: 1,
+            addresses: None,
+            access: None,
+        };
+        let mut serves = Some((
+            vec![DoorwayParts::InProcess(channel)],
+            vec![Forward {
                 listeners,
                 routes: Arc::new(RouteTable::everything_to(0)),
             }],
-            addresses: None,
-            limit: Arc::new(ConnectionLimit::new(settings.connections.get(), &[])),
-            stats: Arc::new(LoopStats::default()),
-            orders: loops.orders.clone(),
-        };
-        loops.stats.push(parts.stats.clone());
-        loops.loops.push(
-            Loop::new(settings.sizes(), &settings.allowance(), parts).map_err(StartError::Loop)?,
-        );
+        ));
+        let loops = Loops::build(options, memory.of_loop, |_, _| {
+            Ok(serves.take().expect("there is one loop"))
+        })?;
         door.start().map_err(StartError::FirstThreadStart)?;
         application.wait_until_ready(FIRST_THREAD_PATIENCE)?;
-        Ok(AdminHalf {
+        Ok(Some(AdminHalf {
             told,
             front: FrontHalf::start(loops, "admin")?,
             door,
-        })
+        }))
     }
 
     /// The server drains: it is not ready any more. Whoever asks is still told so, unless another process is

@@ -24,6 +24,15 @@ pub(super) struct Handlers {
     pub(super) each_thread: Vec<EachThread>,
 }
 
+/// An application that has its memory.
+pub(super) struct Installed {
+    pub(super) application: &'static Application,
+    /// Buckets that are not for its requests.
+    pub(super) aside: Buckets,
+    pub(super) policy: Policy,
+    pub(super) warm_up: Option<Box<dyn FnOnce()>>,
+}
+
 /// A thread starts within microseconds, on a crowded machine within milliseconds.
 pub(super) const FIRST_THREAD_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -45,10 +54,8 @@ pub(super) fn install(
     region: &mut Region,
     plan: &Plan,
     settings: &ApplicationSettings,
-    service: Service,
-    policy: Policy,
-    each_thread: Vec<EachThread>,
-) -> Result<(&'static Application, Buckets), StartError> {
+    handlers: Handlers,
+) -> Result<Installed, StartError> {
     let mut take = |name| region.take(name).expect("the plan has this term");
     let (buckets, heap) = (take("buckets"), take("shared heap"));
     let overdraft = take("overdraft");
@@ -66,18 +73,23 @@ pub(super) fn install(
         on_leave: Signals::parked,
         keep: settings.keep(&plan.bucket),
         keep_timeout: settings.keep_timeout,
-        each_thread,
+        each_thread: handlers.each_thread,
         memory_header: settings.memory_header,
     };
     if settings.strict_heap {
         forbid_process_heap();
     }
-    let application = match policy {
-        Policy::Overdraft => Application::new(service, buckets, options),
+    let application = match handlers.policy {
+        Policy::Overdraft => Application::new(handlers.service, buckets, options),
         // SAFETY: `App::policy` chose it only if the author promised the contract.
-        Policy::Escape => unsafe { Application::escaping(service, buckets, options) },
+        Policy::Escape => unsafe { Application::escaping(handlers.service, buckets, options) },
     };
-    Ok((application, aside))
+    Ok(Installed {
+        application,
+        aside,
+        policy: handlers.policy,
+        warm_up: handlers.warm_up,
+    })
 }
 
 /// Runs the author's warm-up and starts the first door server thread.

@@ -1,7 +1,8 @@
 //! `--door`: an application on its own. It has a region, buckets and a door at a path; no socket and no loop.
 
 use super::admin::{AdminHalf, AdminMemory};
-use super::application::Handlers;
+use super::application::{Handlers, Installed};
+use super::beginning::Beginning;
 use super::error::StartError;
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
@@ -10,13 +11,14 @@ use super::signals::{Signals, Wake};
 use super::watch::{nothing_to_reload, until_told};
 use super::why::End;
 use super::{application, end};
-use crate::admin::Admin;
+use crate::admin::Told;
 use crate::plan::Plan;
-use crate::settings::{FrontSettings, Settings};
+use crate::settings::{DoorSettings, FrontSettings, Settings};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
-use transom_arena::{count_attaching_apart, seal};
+use transom_arena::{Part, Policy, count_attaching_apart, seal};
 use transom_doors::{AttachOptions, Attachment, ChannelMemory, Door, DoorEvent, Refusal, now_ns};
 use transom_log::LogHandle;
 use transom_platform::{Application, begin_to_drain};
@@ -47,108 +49,60 @@ impl BehindDoor {
     pub(super) fn start(
         plan: &Plan,
         settings: &Settings,
-        mut inherited: Inherited,
         handlers: Handlers,
-        logs: &LogHandle,
-        signals: &Signals,
-        started: Instant,
+        mut beginning: Beginning<'_>,
     ) -> Result<Self, StartError> {
+        let (logs, signals) = (beginning.logs, beginning.signals);
         let path = settings.door.door.as_deref();
         let path = path.expect("an application without a path has a front end");
-        let mut listeners = open_admin(&settings.front, &mut inherited)?;
-        let timeout = settings.front.handover_timeout;
-        let handover = Handover::prepare(What::Path, listeners.as_ref(), timeout, signals);
+        let mut listeners = open_admin(&settings.front, &mut beginning.inherited)?;
+        let own = listeners.as_ref();
+        let handover = Handover::prepare(What::Path, own, &settings.front, signals);
         let way = Way::choose(&settings.application, plan, handover.obstacle())?;
         let mut region = application::map(plan, &settings.application)?;
         let snapshots = region.take("snapshots").expect("the plan has this term");
-        let policy = handlers.policy;
         let admin_memory = AdminMemory::take(&mut region, &settings.front);
-        let (application, aside) = application::install(
-            &mut region,
-            plan,
-            &settings.application,
-            handlers.service,
+        let Installed {
+            application,
+            aside,
             policy,
-            handlers.each_thread,
-        )?;
+            warm_up,
+        } = application::install(&mut region, plan, &settings.application, handlers)?;
         let flags = &settings.door;
-        // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
-        let snapshots = unsafe { ChannelMemory::new(snapshots.base(), snapshots.len()) };
-        let door = application.door_with(|builder| {
-            builder
-                .channel_geometry(plan.channel)
-                .channels_max(flags.channels())
-                .channels_per_user(flags.channels_per_user())
-                .snapshots(snapshots)
-                .on_event(tell)
-        })?;
-        application::start(application, &door, handlers.warm_up)?;
-        let predecessor = inherited.predecessor;
-        let channels = Channels {
+        let door = make_door(application, plan, flags, snapshots)?;
+        application::start(application, &door, warm_up)?;
+        let channels = Some(Channels {
             door: door.clone(),
             max: flags.channels(),
+        });
+        let predecessor = beginning.inherited.predecessor;
+        let recycling = Recycling::new(application, settings, way, predecessor, channels, signals);
+        let told = Told {
+            application: Some(application),
+            recycle: Some(recycling.view()),
+            front: None,
+            bound: &plan.bound,
+            logs,
+            access: None,
         };
-        let recycling = Recycling::new(
-            application,
-            settings,
-            way,
-            predecessor,
-            Some(channels),
-            signals,
-        );
-        let admin = match (&listeners, admin_memory) {
-            (Some(listeners), Some(memory)) => {
-                let view = recycling.view();
-                let told = Admin::new(
-                    Some(application),
-                    Some(view),
-                    None,
-                    &plan.bound,
-                    logs,
-                    None,
-                    &settings.front.admin_host,
-                );
-                let sockets = listeners.of_loop(0, 1).concat();
-                Some(AdminHalf::start(
-                    told,
-                    memory,
-                    aside,
-                    sockets,
-                    &settings.front,
-                )?)
-            }
-            _ => None,
-        };
+        let sockets = listeners.iter().flat_map(|all| all.of_loop(0, 1).concat());
+        let place = (admin_memory, Some(aside));
+        let admin = AdminHalf::start(told, place, sockets.collect(), &settings.front)?;
         // Last: whoever finds the path finds an application that answers.
-        let options = AttachOptions {
-            mode: flags.door_mode,
-            owner: flags.door_owner,
-            group: flags.door_group,
-            wait: flags.door_wait.max(inherited.handed.path_patience()),
-            begin: count_attaching_apart,
-        };
-        inherited.handed.say_ready_but_for_the_path();
-        let attachment = door.attach(path, &options)?;
+        beginning.inherited.handed.say_ready_but_for_the_path();
+        let attachment = door.attach(path, &attach_options(flags, &beginning.inherited))?;
         if let Some(listeners) = &mut listeners {
             listeners.are_ours();
         }
-        end::say_bound(&plan.bound);
-        let address = listeners.iter().flat_map(Listeners::addresses).next();
-        info!(
-            door = %path.display(),
-            mode = %format_args!("{:04o}", flags.door_mode),
-            channels = flags.channels(),
-            buckets = settings.application.buckets,
-            on_exhaustion = application::policy_name(policy),
-            recycle = recycling.way().name(),
-            because = recycling.way().obstacle().map(tracing::field::display),
-            admin = address.map(tracing::field::display),
-            ready_ms = started.elapsed().as_millis() as u64,
-            "ready"
+        say_ready(
+            plan,
+            settings,
+            listeners.as_ref(),
+            policy,
+            &recycling,
+            beginning.started,
         );
-        inherited.handed.say_ready();
-        signals.notify().ready();
-        drop(inherited);
+        beginning.end();
         seal();
         Ok(BehindDoor {
             application,
@@ -242,6 +196,62 @@ impl BehindDoor {
         }
         true
     }
+}
+
+/// The door, before it has a path. Takes the only handle on the snapshots.
+fn make_door(
+    application: &'static Application,
+    plan: &Plan,
+    flags: &DoorSettings,
+    snapshots: Part,
+) -> Result<Door, StartError> {
+    // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
+    let snapshots = unsafe { ChannelMemory::new(snapshots.base(), snapshots.len()) };
+    let door = application.door_with(|builder| {
+        builder
+            .channel_geometry(plan.channel)
+            .channels_max(flags.channels())
+            .channels_per_user(flags.channels_per_user())
+            .snapshots(snapshots)
+            .on_event(tell)
+    });
+    Ok(door?)
+}
+
+fn attach_options(flags: &DoorSettings, inherited: &Inherited) -> AttachOptions {
+    AttachOptions {
+        mode: flags.door_mode,
+        owner: flags.door_owner,
+        group: flags.door_group,
+        wait: flags.door_wait.max(inherited.handed.path_patience()),
+        begin: count_attaching_apart,
+    }
+}
+
+fn say_ready(
+    plan: &Plan,
+    settings: &Settings,
+    listeners: Option<&Listeners>,
+    policy: Policy,
+    recycling: &Recycling,
+    started: Instant,
+) {
+    end::say_bound(&plan.bound);
+    let flags = &settings.door;
+    let path = flags.door.as_deref().unwrap_or(Path::new(""));
+    let admin = listeners.into_iter().flat_map(Listeners::addresses).next();
+    info!(
+        door = %path.display(),
+        mode = %format_args!("{:04o}", flags.door_mode),
+        channels = flags.channels(),
+        buckets = settings.application.buckets,
+        on_exhaustion = application::policy_name(policy),
+        recycle = recycling.way().name(),
+        because = recycling.way().obstacle().map(tracing::field::display),
+        admin = admin.map(tracing::field::display),
+        ready_ms = started.elapsed().as_millis() as u64,
+        "ready"
+    );
 }
 
 /// Listens where `--admin` says.

@@ -2,8 +2,10 @@
 
 use super::admin::{AdminHalf, AdminMemory};
 use super::application::HEAP_HEADROOM;
+use super::asked::{plan, read, read_asked, route_table};
+use super::beginning::Beginning;
 use super::error::{ForHandlers, StartError};
-use super::front::{FrontHalf, Loops, addresses, bells};
+use super::front::{FrontHalf, LoopMemory, LoopOptions, Loops, addresses};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::reload::Reload;
@@ -11,10 +13,10 @@ use super::report::{print, report, with_logs};
 use super::signals::Signals;
 use super::watch::{delay_drain, until_told};
 use super::{access, descriptors, end, streams};
-use crate::admin::{Admin, FrontView};
-use crate::config::{Config, Forward, Source, Target};
+use crate::admin::Told;
+use crate::config::{Config, Forward, Target};
 use crate::plan::{FrontPlan, PlanError};
-use crate::settings::{ForwardSettings, FrontSettings, file};
+use crate::settings::{ForwardSettings, FrontSettings};
 use clap::ArgMatches;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
@@ -25,15 +27,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
-use transom_arena::{Buckets, Part, Region, RegionOptions, Wipe, seal, settle_process_heap};
+use transom_arena::{Buckets, Region, RegionOptions, Wipe, seal, settle_process_heap};
 use transom_doors::{AsyncClient, Credentials, DoorOwner, OpenError, OpenOptions};
 use transom_front::forward::{self, Forwards};
 use transom_front::{
-    self as front, ConnectionLimit, DoorwayParts, INSTANCES, Loop, LoopStats, Opener,
-    OpenerBuilder, Order, Parts, REMOTE_SLOTS_IN_ALL, RouteTable, open_options,
+    self as front, DoorwayParts, INSTANCES, Opener, OpenerBuilder, Order, REMOTE_SLOTS_IN_ALL,
+    open_options,
 };
 use transom_log::LogHandle;
 use transom_log::access::AccessLog;
+use transom_net::ListenAddress;
 use transom_net::addresses::Addresses;
 use transom_wire::own_log::info;
 
@@ -81,7 +84,13 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     with_logs(&front, |logs, pending| {
         pending.claim();
         let reload = Reload::new(settings, line, &config, (front.clone(), words));
-        FrontEnd::start(&plan, &front, config, inherited, logs, &signals, started)
+        let beginning = Beginning {
+            inherited,
+            logs,
+            signals: &signals,
+            started,
+        };
+        FrontEnd::start(&plan, &front, config, beginning)
             .map(|server| server.until_the_end(reload, &signals, logs))
     })
 }
@@ -105,50 +114,6 @@ fn descriptors_needed(front: &FrontSettings, config: &Config, plan: &FrontPlan) 
         connections + forward::DESCRIPTORS + forward::CHANNELS as u64 * descriptors::PER_CHANNEL
     });
     of_loops + of_forwards.sum::<u64>() + descriptors::of_admin(front)
-}
-
-/// What the file and the flags say, with the owners of all doors.
-pub(super) fn read_asked(asked: &ForwardSettings) -> Result<Config, StartError> {
-    let mut config = read(asked.config.as_deref(), &asked.forward)?;
-    config.own_the_rest(asked.door_owner.unwrap_or(DoorOwner::UsOrRoot));
-    Ok(config)
-}
-
-fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, StartError> {
-    let Some(path) = path else {
-        return Ok(Config::read(None, flags, &file::keys())?);
-    };
-    let bytes = std::fs::read(path).map_err(|source| StartError::ReadConfig {
-        path: path.to_owned(),
-        source,
-    })?;
-    let source = Source {
-        name: &path.to_string_lossy(),
-        bytes: &bytes,
-    };
-    Ok(Config::read(Some(source), flags, &file::keys())?)
-}
-
-/// The sum; a flag that cannot hold is told with the place in the file, if that is where it was set.
-pub(super) fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError> {
-    FrontPlan::new(front, config).map_err(|source| {
-        let (PlanError::TooSmall { flag, .. }
-        | PlanError::TooLarge { flag, .. }
-        | PlanError::Together { flag, .. }
-        | PlanError::Alone { flag, .. }) = &source
-        else {
-            return StartError::Plan(source);
-        };
-        let name = flag.trim_start_matches('-');
-        let name = name.split(' ').next().unwrap_or(name);
-        match config.settings.iter().find(|set| set.name == name) {
-            Some(set) => StartError::Setting {
-                place: set.place.clone(),
-                source: Box::new(source),
-            },
-            None => StartError::Plan(source),
-        }
-    })
 }
 
 /// What a file means, for whoever wrote it.
@@ -241,104 +206,92 @@ struct FrontEnd {
     admin: Option<AdminHalf>,
 }
 
-/// What the loops of a front end are built of.
-struct ForwardParts<'c> {
-    settings: &'c FrontSettings,
-    /// With the ports that the kernel chose.
-    forwards: &'c [Forward],
-    /// Each door once: the doorways of every loop. Routes and targets name them by their paths.
-    doors: Vec<&'c Path>,
-    /// Who may serve each.
-    owners: &'c dyn Fn(&Path) -> DoorOwner,
-    /// With the sockets of each forward.
-    listeners: &'c Listeners,
-    loops: usize,
-    /// To be shared by the loops, as `Part::share` does.
-    connections: Part,
-    heads: Part,
-    scratch: Part,
-    access: Option<&'c AccessLog>,
-    addresses: Option<&'c Arc<Addresses>>,
-}
-
-/// Where the requests of a forward go; a doorway's number is its door's place in `doors`.
-pub(super) fn route_table(forward: &Forward, doors: &[impl AsRef<Path>]) -> RouteTable {
-    let doorway = |door: &Path| doors.iter().position(|known| known.as_ref() == door);
-    match &forward.target {
-        Target::Http(routes) => {
-            let routes = routes.iter().map(|route| front::Route {
-                method: route.method_name().map(str::to_owned),
-                prefix: route.path.clone(),
-                doorway: doorway(&route.door).expect("`doors` has every door") as u16,
-            });
-            RouteTable::new(routes.collect())
-        }
-        Target::Tcp(_) | Target::Udp(_) => unreachable!("loops serve HTTP"),
+/// Builds the loops, if there are some, and starts what opens their doors. The forwards have the ports that
+/// the kernel chose.
+fn build_loops(
+    options: LoopOptions<'_>,
+    mut region: Region,
+    config: &Config,
+    listeners: &Listeners,
+) -> Result<(Loops, Option<Opener>), StartError> {
+    if options.count == 0 {
+        region.commit()?;
+        return Ok((Loops::default(), None));
     }
-}
-
-/// Builds the loops, and starts what opens their doors.
-fn build_loops(parts: ForwardParts<'_>) -> Result<(Loops, Opener), StartError> {
-    let ForwardParts {
-        settings,
-        forwards,
-        doors,
-        owners,
-        listeners,
-        loops: count,
-        mut connections,
-        mut heads,
-        mut scratch,
-        access,
-        addresses,
-    } = parts;
-    let tables = forwards
+    let memory = LoopMemory::take(&mut region, ["connections", "partial heads", "scratch"]);
+    region.commit()?;
+    let (count, settings) = (options.count, options.settings);
+    // Each once: the doorways of every loop. Routes and targets name them by their paths.
+    let doors = config.doors();
+    let tables = config
+        .forwards
         .iter()
         .map(|forward| Arc::new(route_table(forward, &doors)));
     let tables: Vec<_> = tables.collect();
     let mut opener = OpenerBuilder::default();
-    let mut loops = Loops::default();
-    let bells = bells(count)?;
-    let limit = Arc::new(ConnectionLimit::new(settings.connections.get(), &bells));
-    for (n, bell) in bells.into_iter().enumerate() {
-        let share = |part: &mut Part| part.share(count - n);
+    let loops = Loops::build(options, memory, |n, bell| {
         let doorways = doors.iter().map(|door| DoorwayParts::Remote {
             mailbox: opener.mailbox(
                 door.to_path_buf(),
-                open_options(settings.channel_limit.get(), owners(door)),
+                open_options(settings.channel_limit.get(), config.owner_of(door)),
                 bell.clone(),
             ),
             slots_max: REMOTE_SLOTS_IN_ALL,
             client: None,
         });
         let forwards = listeners.of_loop(n, count).into_iter().zip(&tables);
-        let parts = Parts {
-            connections: share(&mut connections),
-            buffers: share(&mut heads),
-            scratch: share(&mut scratch),
-            doorways: doorways.collect(),
-            bell,
-            forwards: forwards
-                .map(|(listeners, routes)| front::Forward {
-                    listeners,
-                    routes: routes.clone(),
-                })
-                .collect(),
-            addresses: addresses.cloned(),
-            limit: limit.clone(),
-            stats: Arc::new(LoopStats::default()),
-            orders: loops.orders.clone(),
-        };
-        loops.stats.push(parts.stats.clone());
-        let mut this =
-            Loop::new(settings.sizes(), &settings.allowance(), parts).map_err(StartError::Loop)?;
-        if let Some(log) = access {
-            this.log_access(log.clone(), settings.connections_per_loop());
-        }
-        loops.loops.push(this);
-    }
+        let forwards = forwards.map(|(listeners, routes)| front::Forward {
+            listeners,
+            routes: routes.clone(),
+        });
+        Ok((doorways.collect(), forwards.collect()))
+    })?;
     let opener = opener.start(Arc::new(AsyncClient::open));
-    Ok((loops, opener.map_err(StartError::Loop)?))
+    Ok((loops, Some(opener.map_err(StartError::Loop)?)))
+}
+
+/// The access log of the loops, if there are some.
+fn log_access(
+    settings: &FrontSettings,
+    plan: &FrontPlan,
+    config: &Config,
+    signals: &Signals,
+) -> Result<Option<AccessLog>, StartError> {
+    if plan.loops == 0 {
+        return Ok(None);
+    }
+    let forwards = config.forwards.iter().map(ToString::to_string);
+    let doors = config.doors().into_iter();
+    let doors = doors.map(|door| door.to_string_lossy().into_owned());
+    access::start(settings, forwards.collect(), doors.collect(), signals)
+}
+
+/// What the addresses of all connections are counted in, if these have a limit.
+fn addresses_of(
+    settings: &FrontSettings,
+    plan: &FrontPlan,
+    streams: &[Forward],
+) -> Option<Arc<Addresses>> {
+    let is_tcp = |forward: &&Forward| matches!(forward.target, Target::Tcp(_));
+    let of_streams = streams.iter().filter(is_tcp).count() * forward::CONNECTIONS_MAX;
+    let of_loops = match plan.loops {
+        0 => 0,
+        _ => settings.connections_in_all(),
+    };
+    addresses(settings, of_loops + of_streams)
+}
+
+fn say_ready(plan: &FrontPlan, config: &Config, admin: Option<&ListenAddress>, started: Instant) {
+    end::say_bound(&plan.bound);
+    let listen: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
+    info!(
+        listen = %listen.join(","),
+        doors = config.doors().len(),
+        loops = plan.loops,
+        admin = admin.map(tracing::field::display),
+        ready_ms = started.elapsed().as_millis() as u64,
+        "ready"
+    );
 }
 
 impl FrontEnd {
@@ -346,117 +299,58 @@ impl FrontEnd {
         plan: &FrontPlan,
         settings: &FrontSettings,
         mut config: Config,
-        mut inherited: Inherited,
-        logs: &LogHandle,
-        signals: &Signals,
-        started: Instant,
+        mut beginning: Beginning<'_>,
     ) -> Result<Self, StartError> {
+        let (logs, signals) = (beginning.logs, beginning.signals);
         let http = config.http_forwards().cloned().collect();
         let all = std::mem::replace(&mut config.forwards, http);
         let mut streams: Vec<_> = all.into_iter().filter(|one| !one.is_http()).collect();
         // Before the region is mapped, so that a port in use is said at once.
         let mut listeners = listen(
             [&mut config.forwards, &mut streams],
-            &mut inherited,
+            &mut beginning.inherited,
             settings,
             plan.loops,
         )?;
         let sockets = sockets_of(&streams, &listeners, config.forwards.len())?;
-        let is_tcp = |forward: &&Forward| matches!(forward.target, Target::Tcp(_));
-        let of_streams = streams.iter().filter(is_tcp).count() * forward::CONNECTIONS_MAX;
-        let of_loops = match plan.loops {
-            0 => 0,
-            _ => settings.connections_in_all(),
-        };
-        let addresses = addresses(settings, of_loops + of_streams);
-        let access = match plan.loops {
-            0 => None,
-            _ => {
-                let forwards = config.forwards.iter().map(ToString::to_string);
-                let doors = config.doors().into_iter();
-                let doors = doors.map(|door| door.to_string_lossy().into_owned());
-                access::start(settings, forwards.collect(), doors.collect(), signals)?
-            }
-        };
+        let addresses = addresses_of(settings, plan, &streams);
+        let access = log_access(settings, plan, &config, signals)?;
         let mut region = Region::map(&plan.bound, RegionOptions::default())?;
         let admin_memory = AdminMemory::take(&mut region, settings);
-        let buckets = match plan.bucket {
-            Some(geometry) => {
-                let part = region.take("buckets").expect("the plan has this term");
-                Some(Buckets::install(&mut region, &part, geometry, Wipe::None)?)
-            }
-            None => None,
+        let buckets = plan.bucket.map(|geometry| {
+            let part = region.take("buckets").expect("the plan has this term");
+            Buckets::install(&mut region, &part, geometry, Wipe::None)
+        });
+        let buckets = buckets.transpose()?;
+        let options = LoopOptions {
+            settings,
+            count: plan.loops as usize,
+            addresses: addresses.clone(),
+            access: access.as_ref(),
         };
-        let (loops, opener) = match plan.loops {
-            0 => {
-                region.commit()?;
-                (Loops::default(), None)
-            }
-            _ => {
-                let mut take = |name| region.take(name).expect("the plan has this term");
-                let (connections, heads, scratch) =
-                    (take("connections"), take("partial heads"), take("scratch"));
-                region.commit()?;
-                let (loops, opener) = build_loops(ForwardParts {
-                    settings,
-                    forwards: &config.forwards,
-                    doors: config.doors(),
-                    owners: &|door| config.owner_of(door),
-                    listeners: &listeners,
-                    loops: plan.loops as usize,
-                    connections,
-                    heads,
-                    scratch,
-                    access: access.as_ref(),
-                    addresses: addresses.as_ref(),
-                })?;
-                (loops, Some(opener))
-            }
-        };
-        let timeout = settings.handover_timeout;
-        let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout, signals);
+        let (loops, opener) = build_loops(options, region, &config, &listeners)?;
+        let handover = Handover::prepare(What::Listeners, Some(&listeners), settings, signals);
         let slots_lost = Arc::<AtomicU64>::default();
-        let admin = match (admin_memory, buckets) {
-            (Some(memory), Some(buckets)) => {
-                let view = FrontView {
-                    stats: loops.stats.clone(),
-                    connections_max: settings.connections_in_all(),
-                    slots_lost: slots_lost.clone(),
-                };
-                let told = Admin::new(
-                    None,
-                    None,
-                    Some(view),
-                    &plan.bound,
-                    logs,
-                    access.as_ref(),
-                    &settings.admin_host,
-                );
-                let sockets = listeners.of_loop(0, 1).pop().unwrap_or_default();
-                Some(AdminHalf::start(told, memory, buckets, sockets, settings)?)
-            }
-            _ => None,
+        let told = Told {
+            application: None,
+            recycle: None,
+            front: Some(loops.view(settings, slots_lost.clone())),
+            bound: &plan.bound,
+            logs,
+            access: access.as_ref(),
         };
+        let of_admin = listeners.of_loop(0, 1).pop().unwrap_or_default();
+        let admin = AdminHalf::start(told, (admin_memory, buckets), of_admin, settings)?;
         let front = FrontHalf::start(loops, "loop")?;
         let running = streams::start(&streams, sockets, settings, &config, addresses, slots_lost)
             .map_err(StartError::Loop)?;
         listeners.are_ours();
         config.forwards.extend(streams);
-        end::say_bound(&plan.bound);
-        let listen: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
         let admin_address = listeners.addresses().last().filter(|_| admin.is_some());
-        info!(
-            listen = %listen.join(","),
-            doors = config.doors().len(),
-            loops = plan.loops,
-            admin = admin_address.map(tracing::field::display),
-            ready_ms = started.elapsed().as_millis() as u64,
-            "ready"
-        );
-        inherited.handed.say_ready();
-        signals.notify().ready();
+        say_ready(plan, &config, admin_address, beginning.started);
+        beginning.end();
         let admin_listeners = listeners.split_off(config.forwards.len());
-        drop((listen, config, inherited));
+        drop(config);
         seal();
         Ok(FrontEnd {
             front,

@@ -3,12 +3,19 @@
 use super::error::StartError;
 use super::signals::Signals;
 use super::why::End;
+use crate::admin::FrontView;
 use crate::settings::FrontSettings;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use transom_arena::{Part, Region};
 use transom_doors::{Bell, start_thread};
-use transom_front::{LOOP_STACK, Loop, LoopFigures, LoopStats, Order, Orders, Rules};
+use transom_front::{
+    ConnectionLimit, DoorwayParts, Forward, LOOP_STACK, Loop, LoopFigures, LoopStats, Order,
+    Orders, Parts, Rules,
+};
+use transom_log::access::AccessLog;
 use transom_net::addresses::Addresses;
 use transom_wire::own_log::error;
 
@@ -20,18 +27,93 @@ pub(super) fn addresses(settings: &FrontSettings, connections: usize) -> Option<
     Some(Arc::new(table))
 }
 
-/// A doorbell for each of so many loops.
-pub(super) fn bells(loops: usize) -> Result<Vec<Bell>, StartError> {
-    let bells = (0..loops).map(|_| Bell::new());
-    bells.collect::<Result<_, _>>().map_err(StartError::Loop)
+/// The parts of the region that loops are made in.
+pub(super) struct LoopMemory {
+    connections: Part,
+    heads: Part,
+    scratch: Part,
+}
+
+impl LoopMemory {
+    /// Takes them, by the names that the plan has for them: connections, partial heads, scratch.
+    pub(super) fn take(region: &mut Region, names: [&str; 3]) -> Self {
+        let [connections, heads, scratch] =
+            names.map(|name| region.take(name).expect("the plan has this term"));
+        LoopMemory {
+            connections,
+            heads,
+            scratch,
+        }
+    }
+}
+
+/// What each of some loops is made with, beside its doorways and what it listens on.
+pub(super) struct LoopOptions<'s> {
+    pub settings: &'s FrontSettings,
+    pub count: usize,
+    pub addresses: Option<Arc<Addresses>>,
+    pub access: Option<&'s AccessLog>,
 }
 
 /// Loops before they are threads, and what is kept of them.
 #[derive(Default)]
 pub(super) struct Loops {
-    pub loops: Vec<Loop>,
-    pub stats: Vec<Arc<LoopStats>>,
-    pub orders: Arc<Orders>,
+    loops: Vec<Loop>,
+    stats: Vec<Arc<LoopStats>>,
+    orders: Arc<Orders>,
+}
+
+impl Loops {
+    /// What can be told of them. `slots_lost` counts those of forwards that are not served by loops.
+    pub(super) fn view(&self, settings: &FrontSettings, slots_lost: Arc<AtomicU64>) -> FrontView {
+        FrontView {
+            stats: self.stats.clone(),
+            connections_max: settings.connections_in_all(),
+            slots_lost,
+        }
+    }
+
+    /// Makes them. `serve` gives each, by its number and its doorbell, its doorways and what it listens on.
+    pub(super) fn build(
+        options: LoopOptions<'_>,
+        mut memory: LoopMemory,
+        mut serve: impl FnMut(usize, &Bell) -> Result<(Vec<DoorwayParts>, Vec<Forward>), StartError>,
+    ) -> Result<Self, StartError> {
+        let LoopOptions {
+            settings,
+            count,
+            addresses,
+            access,
+        } = options;
+        let bells = (0..count).map(|_| Bell::new());
+        let bells: Vec<_> = bells.collect::<Result<_, _>>().map_err(StartError::Loop)?;
+        let limit = Arc::new(ConnectionLimit::new(settings.connections.get(), &bells));
+        let mut built = Loops::default();
+        for (n, bell) in bells.into_iter().enumerate() {
+            let share = |part: &mut Part| part.share(count - n);
+            let (doorways, forwards) = serve(n, &bell)?;
+            let parts = Parts {
+                connections: share(&mut memory.connections),
+                buffers: share(&mut memory.heads),
+                scratch: share(&mut memory.scratch),
+                bell,
+                doorways,
+                forwards,
+                addresses: addresses.clone(),
+                limit: limit.clone(),
+                stats: Arc::new(LoopStats::default()),
+                orders: built.orders.clone(),
+            };
+            built.stats.push(parts.stats.clone());
+            let mut this = Loop::new(settings.sizes(), &settings.allowance(), parts)
+                .map_err(StartError::Loop)?;
+            if let Some(log) = access {
+                this.log_access(log.clone(), settings.connections_per_loop());
+            }
+            built.loops.push(this);
+        }
+        Ok(built)
+    }
 }
 
 /// Loops that run.

@@ -17,6 +17,7 @@ use super::handed::{PATH_PATIENCE, VARIABLE, identity};
 use super::listeners::Listeners;
 use super::predecessor::{self, Letter, Note};
 use super::signals::{Signals, Wake};
+use crate::settings::FrontSettings;
 use std::cell::Cell;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
@@ -207,13 +208,13 @@ impl Handover {
     pub(super) fn prepare(
         what: What,
         listeners: Option<&Listeners>,
-        timeout: Duration,
+        settings: &FrontSettings,
         signals: &Signals,
     ) -> Handover {
         Handover {
             what,
             means: Means::prepare(listeners, signals),
-            timeout,
+            timeout: settings.handover_timeout,
         }
     }
 

@@ -1,9 +1,10 @@
 //! Front end and application in one process, joined by a door in memory.
 
 use super::admin::{AdminHalf, AdminMemory};
-use super::application::Handlers;
+use super::application::{Handlers, Installed};
+use super::beginning::Beginning;
 use super::error::StartError;
-use super::front::{self, FrontHalf, Loops, bells};
+use super::front::{self, FrontHalf, LoopMemory, LoopOptions, Loops};
 use super::handover::{Handover, What};
 use super::listeners::{Inherited, Kind, Listeners};
 use super::recycle::{Recycling, Way};
@@ -11,15 +12,15 @@ use super::signals::Signals;
 use super::watch::{delay_drain, nothing_to_reload, until_told};
 use super::why::End;
 use super::{access, application, end};
-use crate::admin::{Admin, FrontView};
+use crate::admin::Told;
 use crate::plan::Plan;
 use crate::settings::Settings;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
-use transom_arena::{Part, seal};
-use transom_doors::{ChannelMemory, Door};
-use transom_front::{ConnectionLimit, DoorwayParts, Forward, Loop, LoopStats, Parts, RouteTable};
+use transom_arena::{Part, Policy, seal};
+use transom_doors::{ChannelGeometry, ChannelMemory, Door};
+use transom_front::{DoorwayParts, Forward, RouteTable};
 use transom_log::LogHandle;
 use transom_log::access::AccessLog;
 use transom_platform::{Application, begin_to_drain};
@@ -43,140 +44,55 @@ impl InProcess {
     pub(super) fn start(
         plan: &Plan,
         settings: &Settings,
-        mut inherited: Inherited,
         handlers: Handlers,
-        logs: &LogHandle,
-        signals: &Signals,
-        started: Instant,
+        mut beginning: Beginning<'_>,
     ) -> Result<Self, StartError> {
-        let predecessor = inherited.predecessor;
-        // Before the region is mapped, so that a port in use is said at once.
+        let (logs, signals) = (beginning.logs, beginning.signals);
+        let predecessor = beginning.inherited.predecessor;
         let public = settings.listen.len();
-        let listen = settings.listen.iter().map(|address| (address, plan.loops));
-        let listen: Vec<_> = listen
-            .chain(settings.front.admin.iter().map(|address| (address, 1)))
-            .map(|(address, sockets)| (Kind::Stream, address.clone(), sockets))
-            .collect();
-        let mut listeners =
-            Listeners::open(&listen, &mut inherited, &settings.front).map_err(|(n, source)| {
-                StartError::Listen {
-                    flag: if n < public { "--listen" } else { "--admin" },
-                    address: listen[n].1.clone(),
-                    source,
-                }
-            })?;
-        let listen: Vec<_> = listeners
-            .addresses()
-            .take(public)
-            .map(|address| format!("http://{address}"))
-            .collect();
-        let timeout = settings.front.handover_timeout;
-        let handover = Handover::prepare(What::Listeners, Some(&listeners), timeout, signals);
+        // Before the region is mapped, so that a port in use is said at once.
+        let mut listeners = listen(plan, settings, &mut beginning.inherited)?;
+        let handover =
+            Handover::prepare(What::Listeners, Some(&listeners), &settings.front, signals);
         let way = Way::choose(&settings.application, plan, handover.obstacle())?;
-        let access = access::start(&settings.front, vec![listen.join(",")], Vec::new(), signals)?;
-
+        let access = log_access(settings, &listeners, signals)?;
         let mut region = application::map(plan, &settings.application)?;
-        let mut take = |name| region.take(name).expect("the plan has this term");
-        let (mut channels, mut connections) = (take("channels"), take("connections"));
-        let (mut heads, mut scratch) = (take("partial heads"), take("scratch"));
-        let policy = handlers.policy;
+        let channels = region.take("channels").expect("the plan has this term");
+        let memory = LoopMemory::take(&mut region, ["connections", "partial heads", "scratch"]);
         let admin_memory = AdminMemory::take(&mut region, &settings.front);
-        let (application, aside) = application::install(
-            &mut region,
-            plan,
-            &settings.application,
-            handlers.service,
+        let Installed {
+            application,
+            aside,
             policy,
-            handlers.each_thread,
-        )?;
+            warm_up,
+        } = application::install(&mut region, plan, &settings.application, handlers)?;
         let door = application.door()?;
-
-        let addresses = front::addresses(&settings.front, settings.front.connections_in_all());
-        let mut loops = Loops::default();
-        let count = plan.loops as usize;
-        let routes = Arc::new(RouteTable::everything_to(0));
-        let bells = bells(count)?;
-        let limit = Arc::new(ConnectionLimit::new(
-            settings.front.connections.get(),
-            &bells,
-        ));
-        for (n, bell) in bells.into_iter().enumerate() {
-            let left = count - n;
-            let share = |part: &mut Part| part.share(left);
-            let channel = share(&mut channels);
-            // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
-            let memory = unsafe { ChannelMemory::new(channel.base(), channel.len()) };
-            let parts = Parts {
-                connections: share(&mut connections),
-                buffers: share(&mut heads),
-                scratch: share(&mut scratch),
-                bell,
-                doorways: vec![DoorwayParts::InProcess(door.channel(plan.channel, memory)?)],
-                forwards: vec![Forward {
-                    listeners: listeners.of_loop(n, count)[..public].concat(),
-                    routes: routes.clone(),
-                }],
-                addresses: addresses.clone(),
-                limit: limit.clone(),
-                stats: Arc::new(LoopStats::default()),
-                orders: loops.orders.clone(),
-            };
-            loops.stats.push(parts.stats.clone());
-            let mut this = Loop::new(settings.front.sizes(), &settings.front.allowance(), parts)
-                .map_err(StartError::Loop)?;
-            if let Some(log) = &access {
-                this.log_access(log.clone(), settings.front.connections_per_loop());
-            }
-            loops.loops.push(this);
-        }
-        application::start(application, &door, handlers.warm_up)?;
-        let recycling = Recycling::new(application, settings, way, predecessor, None, signals);
-        let admin = match admin_memory {
-            Some(memory) => {
-                let view = FrontView {
-                    stats: loops.stats.clone(),
-                    connections_max: settings.front.connections_in_all(),
-                    slots_lost: Arc::default(),
-                };
-                let told = Admin::new(
-                    Some(application),
-                    Some(recycling.view()),
-                    Some(view),
-                    &plan.bound,
-                    logs,
-                    access.as_ref(),
-                    &settings.front.admin_host,
-                );
-                let sockets = listeners.of_loop(0, 1)[public..].concat();
-                Some(AdminHalf::start(
-                    told,
-                    memory,
-                    aside,
-                    sockets,
-                    &settings.front,
-                )?)
-            }
-            None => None,
+        let options = LoopOptions {
+            settings: &settings.front,
+            count: plan.loops as usize,
+            addresses: front::addresses(&settings.front, settings.front.connections_in_all()),
+            access: access.as_ref(),
         };
+        let channel = (&door, plan.channel, channels);
+        let loops = build_loops(options, memory, channel, (&listeners, public))?;
+        application::start(application, &door, warm_up)?;
+        let recycling = Recycling::new(application, settings, way, predecessor, None, signals);
+        let told = Told {
+            application: Some(application),
+            recycle: Some(recycling.view()),
+            front: Some(loops.view(&settings.front, Arc::default())),
+            bound: &plan.bound,
+            logs,
+            access: access.as_ref(),
+        };
+        let sockets = listeners.of_loop(0, 1)[public..].concat();
+        let admin = AdminHalf::start(told, (admin_memory, Some(aside)), sockets, &settings.front)?;
         let front = FrontHalf::start(loops, "loop")?;
         listeners.are_ours();
         end::say_bound(&plan.bound);
-        let listen: Vec<_> = listeners.addresses().map(ToString::to_string).collect();
-        info!(
-            listen = %listen[..public].join(","),
-            admin = listen.get(public).map(tracing::field::display),
-            loops = plan.loops,
-            buckets = settings.application.buckets,
-            on_exhaustion = application::policy_name(policy),
-            recycle = recycling.way().name(),
-            because = recycling.way().obstacle().map(tracing::field::display),
-            ready_ms = started.elapsed().as_millis() as u64,
-            "ready"
-        );
-        inherited.handed.say_ready();
-        signals.notify().ready();
+        say_ready(settings, &listeners, policy, &recycling, beginning.started);
+        beginning.end();
         let admin_listeners = listeners.split_off(public);
-        drop((listen, inherited, addresses));
         seal();
         Ok(InProcess {
             application,
@@ -237,4 +153,77 @@ impl InProcess {
         }
         .status()
     }
+}
+
+/// Listens where `--listen` says, and after that where `--admin` does.
+fn listen(
+    plan: &Plan,
+    settings: &Settings,
+    inherited: &mut Inherited,
+) -> Result<Listeners, StartError> {
+    let public = settings.listen.len();
+    let listen = settings.listen.iter().map(|address| (address, plan.loops));
+    let listen: Vec<_> = listen
+        .chain(settings.front.admin.iter().map(|address| (address, 1)))
+        .map(|(address, sockets)| (Kind::Stream, address.clone(), sockets))
+        .collect();
+    Listeners::open(&listen, inherited, &settings.front).map_err(|(n, source)| StartError::Listen {
+        flag: if n < public { "--listen" } else { "--admin" },
+        address: listen[n].1.clone(),
+        source,
+    })
+}
+
+fn log_access(
+    settings: &Settings,
+    listeners: &Listeners,
+    signals: &Signals,
+) -> Result<Option<AccessLog>, StartError> {
+    let public = listeners.addresses().take(settings.listen.len());
+    let names: Vec<_> = public.map(|address| format!("http://{address}")).collect();
+    access::start(&settings.front, vec![names.join(",")], Vec::new(), signals)
+}
+
+/// Builds the loops, each with a channel to the door, and with listeners of so many addresses.
+fn build_loops(
+    options: LoopOptions<'_>,
+    memory: LoopMemory,
+    (door, geometry, mut channels): (&Door, ChannelGeometry, Part),
+    (listeners, public): (&Listeners, usize),
+) -> Result<Loops, StartError> {
+    let count = options.count;
+    let routes = Arc::new(RouteTable::everything_to(0));
+    Loops::build(options, memory, |n, _| {
+        let channel = channels.share(count - n);
+        // SAFETY: the part is page-aligned, zeroed, valid for ever, and this was its only handle.
+        let memory = unsafe { ChannelMemory::new(channel.base(), channel.len()) };
+        let doorway = DoorwayParts::InProcess(door.channel(geometry, memory)?);
+        let forward = Forward {
+            listeners: listeners.of_loop(n, count)[..public].concat(),
+            routes: routes.clone(),
+        };
+        Ok((vec![doorway], vec![forward]))
+    })
+}
+
+fn say_ready(
+    settings: &Settings,
+    listeners: &Listeners,
+    policy: Policy,
+    recycling: &Recycling,
+    started: Instant,
+) {
+    let listen: Vec<_> = listeners.addresses().map(ToString::to_string).collect();
+    let (listen, admin) = listen.split_at(settings.listen.len());
+    info!(
+        listen = %listen.join(","),
+        admin = admin.first().map(tracing::field::display),
+        loops = settings.front.loops(),
+        buckets = settings.application.buckets,
+        on_exhaustion = application::policy_name(policy),
+        recycle = recycling.way().name(),
+        because = recycling.way().obstacle().map(tracing::field::display),
+        ready_ms = started.elapsed().as_millis() as u64,
+        "ready"
+    );
 }

@@ -129,54 +129,10 @@ impl Listeners {
                 .map_err(|error| (n, error))?;
             }
         }
-        let named: Vec<&str> = addresses
-            .iter()
-            .filter_map(|(_, address, _)| match address {
-                ListenAddress::Systemd(name) => name.as_deref(),
-                _ => None,
-            })
-            .collect();
         let mut open = Vec::new();
-        for (n, ((kind, address, count), key)) in addresses.iter().zip(keys).enumerate() {
-            let handed = inherited.handed.claim(&key);
-            let mut this = match address {
-                ListenAddress::Inet(_) => Ok(Open::new(key, address, Vec::new())),
-                ListenAddress::Unix(path) if handed.is_empty() => {
-                    SocketFile::listen(path, options, settings.listen_mode).map(|(socket, file)| {
-                        Open {
-                            file: Some(file),
-                            ..Open::new(key, address, vec![socket])
-                        }
-                    })
-                }
-                ListenAddress::Unix(path) => Ok(Open {
-                    file: SocketFile::adopt(path),
-                    ..Open::new(key, address, Vec::new())
-                }),
-                ListenAddress::Systemd(name) => {
-                    let sockets = match handed.is_empty() {
-                        true => of_systemd(&mut inherited.systemd, name.as_deref(), &named),
-                        false => Ok(Vec::new()),
-                    };
-                    sockets.map(|sockets| Open::new(key, address, sockets))
-                }
-            }
-            .map_err(|error| (n, error))?;
-            this.sockets.extend(handed.into_iter().map(Arc::new));
-            let done = match address {
-                ListenAddress::Inet(inet) => {
-                    let options = options_of(addresses, *kind, *inet, options);
-                    this.open_up_to(*count, *kind, options)
-                }
-                _ => Ok(()),
-            };
-            done.and_then(|()| {
-                this.sockets
-                    .iter()
-                    .try_for_each(|socket| net::adopt(socket, options))
-            })
-            .map_err(|error| (n, error))?;
-            open.push(this);
+        for (n, key) in keys.into_iter().enumerate() {
+            let one = Open::listen(addresses, n, key, inherited, settings);
+            open.push(one.map_err(|error| (n, error))?);
         }
         for (flag, wanted, granted, limit) in net::not_granted(options).unwrap_or_default() {
             warn!(
@@ -279,11 +235,49 @@ fn keys(addresses: &[(Kind, ListenAddress, u32)]) -> Vec<String> {
 }
 
 impl Open {
-    fn new(key: String, address: &ListenAddress, sockets: Vec<OwnedFd>) -> Self {
+    /// Listens on one of the addresses, or takes what was handed on or passed for it.
+    fn listen(
+        addresses: &[(Kind, ListenAddress, u32)],
+        which: usize,
+        key: String,
+        inherited: &mut Inherited,
+        settings: &FrontSettings,
+    ) -> io::Result<Self> {
+        let options = settings.listen_options();
+        let (kind, address, count) = &addresses[which];
+        let handed = inherited.handed.claim(&key);
+        let is_handed = !handed.is_empty();
+        let mut this = Open::new(key, address);
+        match address {
+            ListenAddress::Unix(path) if is_handed => this.file = SocketFile::adopt(path),
+            ListenAddress::Unix(path) => {
+                let (socket, file) = SocketFile::listen(path, options, settings.listen_mode)?;
+                this.sockets.push(Arc::new(socket));
+                this.file = Some(file);
+            }
+            ListenAddress::Systemd(name) if !is_handed => {
+                let named: Vec<&str> = addresses.iter().filter_map(name_of).collect();
+                let passed = of_systemd(&mut inherited.systemd, name.as_deref(), &named)?;
+                this.sockets.extend(passed.into_iter().map(Arc::new));
+            }
+            ListenAddress::Inet(_) | ListenAddress::Systemd(_) => {}
+        }
+        this.sockets.extend(handed.into_iter().map(Arc::new));
+        if let ListenAddress::Inet(inet) = address {
+            let options = options_of(addresses, *kind, *inet, options);
+            this.open_up_to(*count, *kind, options)?;
+        }
+        for socket in &this.sockets {
+            net::adopt(socket, options)?;
+        }
+        Ok(this)
+    }
+
+    fn new(key: String, address: &ListenAddress) -> Self {
         Open {
             key,
             address: address.clone(),
-            sockets: sockets.into_iter().map(Arc::new).collect(),
+            sockets: Vec::new(),
             file: None,
         }
     }
@@ -307,6 +301,14 @@ impl Open {
         }
         self.address = ListenAddress::Inet(address);
         Ok(())
+    }
+}
+
+/// The name that an address of systemd's asks for, if it does.
+fn name_of((_, address, _): &(Kind, ListenAddress, u32)) -> Option<&str> {
+    match address {
+        ListenAddress::Systemd(name) => name.as_deref(),
+        ListenAddress::Inet(_) | ListenAddress::Unix(_) => None,
     }
 }
 

@@ -4,6 +4,8 @@
 mod access;
 mod admin;
 mod application;
+mod asked;
+mod beginning;
 mod behind_door;
 mod care;
 mod descriptors;
@@ -28,8 +30,11 @@ mod why;
 use crate::plan::Plan;
 use crate::settings::Settings;
 use application::{HEAP_HEADROOM, Handlers};
+use beginning::Beginning;
+use behind_door::BehindDoor;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use error::{ForHandlers, StartError};
+use in_process::InProcess;
 use listeners::Inherited;
 use recycle::{Sentence, Way};
 use report::{print, report, with_logs};
@@ -143,6 +148,33 @@ fn say_backtraces() {
             "backtraces are on: the first that a handler prints (an error of anyhow by {{:?}}) needs the symbol tables of the program, which fit no bucket: print one in App::warm_up, or set RUST_LIB_BACKTRACE=0"
         );
     }
+}
+
+/// Whether there are descriptors for all that may be open at once, where a call has so many.
+fn check_descriptors(
+    settings: &Settings,
+    plan: &Plan,
+    of_one: u64,
+    of_handlers: ForHandlers,
+) -> Result<(), StartError> {
+    let front = &settings.front;
+    if settings.door.door.is_none() {
+        let per_loop = settings.listen.len() as u64 + descriptors::PER_LOOP;
+        let needed = descriptors::of_connections(front)
+            + u64::from(front.loops()) * per_loop
+            + descriptors::of_admin(front);
+        let connections = front.connections.get();
+        return descriptors::check(needed, "--connections", connections, of_handlers);
+    }
+    let channels = settings.door.channels();
+    // Those of calls that wait count too: they are there before a thread takes them up. And those of lost
+    // ones, which stay open.
+    let of_calls = u64::from(plan.channel.slots) * of_one;
+    let of_lost_calls = u64::from(settings.spare_slots()) * of_one;
+    let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls)
+        + of_lost_calls
+        + descriptors::of_admin(front);
+    descriptors::check(needed, "--door-channels", channels, of_handlers)
 }
 
 impl App {
@@ -286,35 +318,13 @@ impl App {
             };
             return print(format_args!("{}\n\n{sentence}\n", plan.bound));
         }
-        let door = settings.door.door.as_deref();
         let handlers_open = ForHandlers {
             buckets: settings.application.buckets,
             each: self.descriptors_per_request,
         };
-        match door {
-            Some(_) => {
-                let front = &settings.front;
-                let channels = settings.door.channels();
-                let of_one = u64::from(handlers.service.descriptors());
-                // Those of calls that wait count too: they are there before a thread takes them up. And those
-                // of lost ones, which stay open.
-                let of_calls = u64::from(plan.channel.slots) * of_one;
-                let of_lost_calls = u64::from(settings.spare_slots()) * of_one;
-                let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls)
-                    + of_lost_calls
-                    + descriptors::of_admin(front);
-                descriptors::check(needed, "--door-channels", channels, handlers_open)?;
-            }
-            None => {
-                let front = &settings.front;
-                let per_loop = settings.listen.len() as u64 + descriptors::PER_LOOP;
-                let needed = descriptors::of_connections(front)
-                    + u64::from(front.loops()) * per_loop
-                    + descriptors::of_admin(front);
-                let connections = front.connections.get();
-                descriptors::check(needed, "--connections", connections, handlers_open)?;
-            }
-        }
+        let of_one = u64::from(handlers.service.descriptors());
+        check_descriptors(settings, &plan, of_one, handlers_open)?;
+        let door = settings.door.door.as_deref();
         // Before anything is opened: what was passed is known by its numbers only.
         let inherited = match (door, &settings.front.admin) {
             (Some(_), None) => Inherited::take_handed(),
@@ -331,15 +341,17 @@ impl App {
                 pending.claim();
             }));
             say_backtraces();
+            let beginning = Beginning {
+                inherited,
+                logs,
+                signals: &signals,
+                started,
+            };
             match door {
-                Some(_) => behind_door::BehindDoor::start(
-                    &plan, settings, inherited, handlers, logs, &signals, started,
-                )
-                .map(|server| server.until_the_end(settings, &signals, logs)),
-                None => in_process::InProcess::start(
-                    &plan, settings, inherited, handlers, logs, &signals, started,
-                )
-                .map(|server| server.until_the_end(settings, &signals, logs)),
+                Some(_) => BehindDoor::start(&plan, settings, handlers, beginning)
+                    .map(|server| server.until_the_end(settings, &signals, logs)),
+                None => InProcess::start(&plan, settings, handlers, beginning)
+                    .map(|server| server.until_the_end(settings, &signals, logs)),
             }
         })
     }

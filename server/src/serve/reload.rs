@@ -8,8 +8,8 @@
 //! rules. What reading it at the start has taken is there again for that, so a file may not have grown to
 //! more than [`FILE_MAX`].
 
+use super::asked;
 use super::error::StartError;
-use super::forwards;
 use super::front::FrontHalf;
 use super::handover::Handover;
 use crate::config::{Config, Forward, Target};
@@ -124,13 +124,13 @@ impl<'s> Reload<'s> {
                 most: FILE_MAX,
             });
         }
-        let new = forwards::read_asked(self.asked)?;
+        let new = asked::read_asked(self.asked)?;
         let (front, words) = FrontSettings::with_words(&new.settings, Some(self.line))?;
-        forwards::plan(&front, &new)?;
+        asked::plan(&front, &new)?;
         // What changes goes together with what stays until SIGUSR2, or nothing changes.
         let mut mixed = self.front.clone();
         mixed.change_to(&front);
-        forwards::plan(&mixed, &self.config).map_err(|error| StartError::Mixed(Box::new(error)))?;
+        asked::plan(&mixed, &self.config).map_err(|error| StartError::Mixed(Box::new(error)))?;
         let mut changes = Changes {
             done: Vec::new(),
             left: Vec::new(),
@@ -189,7 +189,7 @@ impl<'s> Reload<'s> {
         }
         let tables = self.config.http_forwards();
         tables
-            .map(|forward| Arc::new(forwards::route_table(forward, &self.doors)))
+            .map(|forward| Arc::new(asked::route_table(forward, &self.doors)))
             .collect()
     }
 

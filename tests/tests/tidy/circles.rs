@@ -49,7 +49,6 @@ const CIRCLES: &[&[&str]] = &[
         "platform/src/service.rs",
         "platform/src/slot_io.rs",
     ],
-    &["server/src/serve/forwards.rs", "server/src/serve/reload.rs"],
     &[
         "server/tools/src/load/mix.rs",
         "server/tools/src/load/schedule.rs",

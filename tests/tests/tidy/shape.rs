@@ -130,14 +130,6 @@ fn functions_fit_a_screen() {
             ("server/tools/src/load/run.rs: assemble", "not yet"),
             ("server/tools/src/load/run.rs: run", "not yet"),
             ("server/tools/src/plan/mod.rs: plan", "not yet"),
-            ("server/src/admin/metrics.rs: of_application", "not yet"),
-            ("server/src/admin/metrics.rs: of_front", "not yet"),
-            ("server/src/admin/metrics.rs: of_pools", "not yet"),
-            ("server/src/serve/behind_door.rs: start", "not yet"),
-            ("server/src/serve/forwards.rs: start", "not yet"),
-            ("server/src/serve/in_process.rs: start", "not yet"),
-            ("server/src/serve/listeners.rs: open", "not yet"),
-            ("server/src/serve/mod.rs: run", "not yet"),
         ],
     );
 }
