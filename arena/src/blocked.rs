@@ -193,7 +193,13 @@ with_stack! {
     gethostbyname(name: *const c_char) -> Passed;
     gethostbyname2(name: *const c_char, family: c_int) -> Passed;
     gethostbyaddr(address: Passed, len: libc::socklen_t, family: c_int) -> Passed;
+    gethostent() -> Passed;
+    getnetbyname(name: *const c_char) -> Passed;
+    getnetbyaddr(net: u32, family: c_int) -> Passed;
+    getnetent() -> Passed;
     getservbyname(name: *const c_char, protocol: *const c_char) -> Passed;
+    getservbyport(port: c_int, protocol: *const c_char) -> Passed;
+    getprotobyname(name: *const c_char) -> Passed;
     getpwnam(name: *const c_char) -> Passed;
     getpwuid(user: libc::uid_t) -> Passed;
     getgrnam(name: *const c_char) -> Passed;
