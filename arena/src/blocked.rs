@@ -193,6 +193,7 @@ with_stack! {
     gethostbyname(name: *const c_char) -> Passed;
     gethostbyname2(name: *const c_char, family: c_int) -> Passed;
     gethostbyaddr(address: Passed, len: libc::socklen_t, family: c_int) -> Passed;
+    sethostent(stays: c_int) -> ();
     gethostent() -> Passed;
     getnetbyname(name: *const c_char) -> Passed;
     getnetbyaddr(net: u32, family: c_int) -> Passed;
