@@ -67,7 +67,7 @@ pub struct Bucket {
     pub(crate) stack_gauge: StackGauge,
     /// Bytes of the stack's extension that are open. A word of its own, and not only `EXTENDED`: the handler
     /// of a fault sets it, at a moment when what was interrupted may be changing the events.
-    extended: Cell<usize>,
+    extended: AtomicUsize,
     /// Where the frames of its thread begin, which grow down from here.
     first_frame: Cell<usize>,
     /// What its thread had blocked when it began. While the stack is extended it has more.
@@ -310,7 +310,7 @@ impl Bucket {
                     base.as_ptr() as usize + geometry.stack_offset(),
                     geometry.stack_size(),
                 ),
-                extended: Cell::new(0),
+                extended: AtomicUsize::new(0),
                 first_frame: Cell::new(0),
                 base_mask: Cell::new(0),
                 mask: Cell::new(None),
@@ -458,7 +458,7 @@ impl Bucket {
     }
 
     pub(crate) fn is_extended(&self) -> bool {
-        self.extended.get() > 0
+        self.extended.load(Ordering::Relaxed) > 0
     }
 
     /// The lowest address of the stack.
@@ -468,7 +468,7 @@ impl Bucket {
 
     /// The stack, with its extension while that is open: its lowest address, and its size.
     pub(crate) fn open_stack(&self) -> (usize, usize) {
-        let more = self.extended.get();
+        let more = self.extended.load(Ordering::Relaxed);
         (
             self.stack_bottom() - more,
             self.geometry.stack_size() + more,
@@ -482,9 +482,11 @@ impl Bucket {
             true => EXTENSION_SIZE,
             false => FIRST_EXTENSION_SIZE,
         };
-        let opens = self.extended.get() < size && region::open(self.stack_bottom() - size, size);
+        let is_open = self.extended.load(Ordering::Relaxed) >= size;
+        let opens = !is_open && region::open(self.stack_bottom() - size, size);
         if opens {
-            self.extended.set(size);
+            // The handler of a fault may have opened more since.
+            self.extended.fetch_max(size, Ordering::Relaxed);
             self.events.add(EXTENDED);
         }
         opens
@@ -496,11 +498,11 @@ impl Bucket {
     /// No frame that lies on it is used again.
     #[cold]
     pub(crate) unsafe fn close_extension(&self) {
-        let size = self.extended.get();
+        let size = self.extended.load(Ordering::Relaxed);
         // SAFETY: what lies there is frames of this bucket's thread, and by the caller's promise none of them
         // is used again.
         if size > 0 && unsafe { region::close(self.stack_bottom() - size, size) } {
-            self.extended.set(0);
+            self.extended.store(0, Ordering::Relaxed);
             self.events.remove(EXTENDED);
         }
     }
