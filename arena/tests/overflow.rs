@@ -289,6 +289,18 @@ fn child_that_is_profiled() {
         }
         deeper(n + 1) + frame[0]
     }
+    /// As a parser of a C library: frames are small, and each allocates.
+    fn deeper_in_c(n: usize) -> usize {
+        for size in [40, 48, 56, 64] {
+            // SAFETY: any size will do.
+            unsafe { libc::free(black_box(libc::malloc(size))) };
+        }
+        let frame = black_box([n; 4]);
+        if n == usize::MAX {
+            return 0; // never
+        }
+        deeper_in_c(n + 1) + frame[0]
+    }
     // SAFETY: a handler that only uses its stack.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -296,20 +308,25 @@ fn child_that_is_profiled() {
         action.sa_flags = libc::SA_RESTART;
         libc::sigaction(libc::SIGUSR2, &raw const action, std::ptr::null_mut());
     }
-    for round in 0..40 {
+    for round in 0..42 {
         let parked = common::parks(move |_| {
             be_profiled();
-            match round % 2 {
+            match round % 3 {
                 0 => deeper(0),
+                1 => deeper_in_c(0),
                 // It is parked inside the cell, which is given up.
                 _ => CELL.with_room(0, |_| deeper(0)).unwrap_or(0),
             }
         });
         common::on_bucket_thread(move |tenant| {
-            let outcome = tenant.enter(&common::never_stuck, |_| outside(|| vec![1u8; 64]).len());
+            let outcome = tenant.enter(&common::never_stuck, |_| {
+                // SAFETY: any size will do.
+                unsafe { libc::free(black_box(libc::malloc(100))) };
+                outside(|| vec![1u8; 64]).len()
+            });
             assert!(matches!(outcome.result, Ok(64)), "{round}");
         });
-        if round % 2 == 1 {
+        if round % 3 == 2 {
             common::wait_for("the cell is given up", || CELL.is_poisoned());
             CELL.restore(Vec::new);
         }
