@@ -122,10 +122,6 @@ fn functions_fit_a_screen() {
         &[
             ("platform/src/application.rs: answer_request", "not yet"),
             ("platform/src/application.rs: call", "not yet"),
-            (
-                "platform/wire/src/frame/request.rs: encode_request",
-                "not yet",
-            ),
             ("server/tools/src/load/run.rs: assemble", "not yet"),
             ("server/tools/src/load/run.rs: run", "not yet"),
             ("server/tools/src/plan/mod.rs: plan", "not yet"),
