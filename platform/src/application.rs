@@ -2,13 +2,17 @@
 
 use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
-use crate::keeping::{EachThread, Keeping};
-use crate::lost::{Lost, RouteNote, Sign, Signs, Until};
-use crate::meter::{Culprit, Leave, LinePace, Meters, RouteMeter};
-use crate::request::{Matched, Memory, Request};
+use crate::each_thread::EachThread;
+use crate::keeping::Keeping;
+use crate::lost::Lost;
+use crate::memory::Memory;
+use crate::meter::{Culprit, Meters, RouteMeter};
+use crate::pace::{Leave, LinePace};
+use crate::request::Request;
 use crate::response::{Response, Status};
 use crate::router::{Routes, Takes};
 use crate::service::Service;
+use crate::sign::{Matched, RouteNote, Sign, Signs, Until};
 use crate::slot_io::{Port, SlotBody, Written, write_response};
 use std::cell::{Cell, RefCell};
 use std::fmt;

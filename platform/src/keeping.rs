@@ -7,7 +7,8 @@
 //! new one, is told of and lost as one that rests too long.
 
 use crate::application::Application;
-use crate::meter::{Leave, RouteMeter};
+use crate::meter::RouteMeter;
+use crate::pace::Leave;
 use std::io;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -16,9 +17,6 @@ use std::time::Duration;
 use transom_arena::{BucketState, Failed, Tenant};
 use transom_doors::{Words, now_ns};
 use transom_wire::own_log::{error, info, is_time_to_say, warn};
-
-/// Runs once on each door server thread before its first call.
-pub type EachThread = Box<dyn Fn() + Send + Sync>;
 
 /// How often a bucket that rests is looked at, and one whose thread ends or cannot be started.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
