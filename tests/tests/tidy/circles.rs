@@ -32,11 +32,6 @@ const CIRCLES: &[&[&str]] = &[
     ],
     &["arena/src/futex.rs", "arena/src/mutex.rs"],
     &[
-        "platform/src/application.rs",
-        "platform/src/keeping.rs",
-        "platform/src/lost.rs",
-    ],
-    &[
         "server/tools/src/load/mix.rs",
         "server/tools/src/load/schedule.rs",
     ],
