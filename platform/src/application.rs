@@ -20,7 +20,7 @@ use transom_arena::{Buckets, Policy, install_panic_hook};
 use transom_doors::Door;
 use transom_wire::histogram::Histogram;
 
-pub use figures::Figures;
+pub use figures::{CallFigures, Figures, KeptFigures, ThreadFigures};
 pub use options::ApplicationOptions;
 pub use starting::{ApplicationError, NotReady};
 

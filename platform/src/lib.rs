@@ -43,7 +43,10 @@ mod short;
 mod sign;
 mod slot_io;
 
-pub use application::{Application, ApplicationError, ApplicationOptions, Figures, NotReady};
+pub use application::{
+    Application, ApplicationError, ApplicationOptions, CallFigures, Figures, KeptFigures, NotReady,
+    ThreadFigures,
+};
 pub use connection::{Connection, ConnectionHandler};
 pub use datagram::{AnswerTooLarge, Datagram, DatagramHandler, DatagramReply};
 pub use drain::{begin_to_drain, is_draining};

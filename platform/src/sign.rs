@@ -103,6 +103,7 @@ pub(crate) struct RouteNote<'s> {
 }
 
 impl<'s> RouteNote<'s> {
+    #[inline]
     pub(crate) fn new(sign: &'s Sign) -> Self {
         RouteNote {
             matched: Cell::new(None),
@@ -110,6 +111,7 @@ impl<'s> RouteNote<'s> {
         }
     }
 
+    #[inline]
     pub(crate) fn get(&self) -> Option<Matched> {
         self.matched.get()
     }
