@@ -19,7 +19,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::failure::io_unless_exhausted;
+use crate::outgrown::io_unless_exhausted;
 
 /// A TCP connection that a front end has accepted and sent through the door. It blocks; it ends with the
 /// handler, on every way out, and belongs to none that outlives the call.

@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
-use std::io;
 
 use transom_arena::exhausted;
 
@@ -148,25 +147,6 @@ pub(crate) fn unless_exhausted() -> Result<(), Failure> {
     }
 }
 
-/// The same for reading and writing.
-#[inline]
-pub(crate) fn io_unless_exhausted() -> io::Result<()> {
-    match exhausted() {
-        None => Ok(()),
-        Some(_) => Err(io::ErrorKind::OutOfMemory.into()),
-    }
-}
-
-/// Appends, unless there is no room and the request has outgrown its bucket.
-#[inline]
-pub(crate) fn append(bytes: &mut Vec<u8>, part: &[u8]) -> io::Result<()> {
-    if part.len() > bytes.capacity() - bytes.len() {
-        io_unless_exhausted()?;
-    }
-    bytes.extend_from_slice(part);
-    Ok(())
-}
-
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.status, self.message)
@@ -212,6 +192,7 @@ impl<'r> IntoResponse<'r> for Failure {
 mod tests {
     use super::*;
     use crate::response::Body;
+    use std::io;
 
     #[derive(Debug, thiserror::Error)]
     #[error("the ledger is shut")]

@@ -6,19 +6,14 @@
 //! belongs to others, the bucket rests until it is not. A bucket whose thread does not end, or that gets no
 //! new one, is told of and lost as one that rests too long.
 
-use crate::application::Application;
-use crate::meter::{Leave, RouteMeter};
-use std::io;
-use std::panic::Location;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::thread::sleep;
-use std::time::Duration;
-use transom_arena::{BucketState, Failed, Tenant};
-use transom_doors::{Words, now_ns};
-use transom_wire::own_log::{error, info, is_time_to_say, warn};
+mod leaving;
+mod preparing;
+mod tending;
 
-/// Runs once on each door server thread before its first call.
-pub type EachThread = Box<dyn Fn() + Send + Sync>;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+use transom_arena::BucketState;
+use transom_doors::now_ns;
 
 /// How often a bucket that rests is looked at, and one whose thread ends or cannot be started.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -147,162 +142,5 @@ impl Absence {
             self.since_ns.store(now_ns(), Ordering::Relaxed);
         }
         self.stage.store(stage as u32, Ordering::SeqCst);
-    }
-}
-
-impl Application {
-    /// A request has left so many bytes. Says so, once for each route.
-    #[cold]
-    pub(crate) fn note_left(
-        &self,
-        meter: &RouteMeter,
-        left: usize,
-        change: Option<&'static Location<'static>>,
-    ) {
-        self.keeping().left.fetch_add(1, Ordering::Relaxed);
-        if !meter.is_first_to_leave() {
-            return;
-        }
-        let route = meter.route;
-        match change {
-            None => info!(
-                route,
-                bytes = left,
-                "requests of this route keep memory in the bucket of their thread; if it is the same each time, have it \
-                 made before the first request (Router::warm)"
-            ),
-            Some(place) => info!(
-                route,
-                bytes = left,
-                changed = %place,
-                "requests of this route keep memory in the bucket of their thread; if it is the same each time, have it \
-                 made before the first request (Router::warm), and if it was put into the Shared that is changed there, \
-                 clone it inside the closure"
-            ),
-        }
-    }
-
-    /// Whether so many bytes are more than a bucket may keep.
-    pub(crate) fn keeps_too_much(&self, kept: usize) -> bool {
-        kept > self.keep_limit()
-    }
-
-    /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another
-    /// one serves in it.
-    #[cold]
-    pub(crate) fn thread_leaves(
-        &self,
-        place: u32,
-        tenant: &mut Tenant,
-        (route, kept): (&'static str, usize),
-    ) {
-        let keeping = self.keeping();
-        tenant.set_resting(true);
-        keeping.absence(place).reach(Stage::Ends);
-        keeping.ended.fetch_add(1, Ordering::Relaxed);
-        keeping.some_left.store(true, Ordering::SeqCst);
-        (self.options().on_leave)();
-        if is_time_to_say(&keeping.left_said_ns, now_ns(), SAY_AGAIN.as_nanos() as u64) {
-            info!(
-                route,
-                kept,
-                keep = self.keep_limit(),
-                threads_replaced = keeping.ended(),
-                raise = "--keep",
-                "a bucket keeps more than it may: its thread ends, and another takes its place"
-            );
-        }
-    }
-
-    /// Starts threads in the places of those that have left and are gone. When to look again, if some are not
-    /// gone yet or cannot be replaced.
-    ///
-    /// To be called by one thread, now and then and after `ApplicationOptions::on_leave`.
-    pub fn tend(&'static self) -> Option<Duration> {
-        let keeping = self.keeping();
-        if !keeping.some_left.swap(false, Ordering::SeqCst) {
-            return None;
-        }
-        let (mut without, mut refused) = (0, None);
-        for (bucket, place) in self.buckets().iter().zip(0..) {
-            let absence = keeping.absence(place);
-            if absence.stage() == Stage::Ends && bucket.has_ended() {
-                absence.reach(Stage::HasNone);
-            }
-            // Where one is refused, the others would be.
-            if absence.stage() == Stage::HasNone && refused.is_none() && !self.is_revoked() {
-                absence.reach(Stage::Prepares); // from here on it is the new thread's
-                if let Err(error) = self.start_thread(place) {
-                    absence.reach(Stage::HasNone);
-                    refused = Some((place, error));
-                }
-            }
-            let has_none = matches!(absence.stage(), Stage::Ends | Stage::HasNone);
-            if has_none && bucket.state() != BucketState::Parked {
-                without += 1;
-            }
-        }
-        if let Some((place, error)) = refused {
-            self.say_that_none_starts(place, &error);
-        }
-        if without == 0 {
-            return None;
-        }
-        keeping.some_left.store(true, Ordering::SeqCst);
-        Some(LOOK_AGAIN)
-    }
-
-    /// Says so now and then.
-    fn say_that_none_starts(&self, bucket: u32, error: &io::Error) {
-        if !is_time_to_say(
-            &self.keeping().said_ns,
-            now_ns(),
-            SAY_AGAIN.as_nanos() as u64,
-        ) {
-            return;
-        }
-        error!(
-            bucket,
-            "a door server thread cannot be started anew: {}; check `ulimit -u` and the cgroup's pids.max. Its bucket \
-             is out of service until one can be, which is tried again and again",
-            Words(error)
-        );
-    }
-
-    /// Before a thread's first call: what its author wants to have done, and a rest if its bucket keeps too
-    /// much. Then the bucket is in service. False if the door was revoked meanwhile.
-    pub(crate) fn prepare(&self, place: u32, tenant: &mut Tenant) -> bool {
-        for each in self.each_thread() {
-            let parked = |_: Failed<'_>| (self.options().on_parked)();
-            let outcome = tenant.enter(&parked, |_| each());
-            if let Err(failed) = outcome.result {
-                let (what, raise) = match failed {
-                    Failed::Exhausted(exhaustion) => {
-                        (exhaustion.reason.as_str(), Some(exhaustion.reason.flag()))
-                    }
-                    Failed::Panicked(note) => (note.message(), None),
-                };
-                if let Some(Leave { unlogged }) = self.lines().take() {
-                    warn!(
-                        what,
-                        raise, unlogged, "what is to run once on each thread has failed"
-                    );
-                }
-            }
-        }
-        let absence = self.keeping().absence(place);
-        if self.keeps_too_much(tenant.look_at_kept()) {
-            tenant.set_resting(true);
-            absence.reach(Stage::Rests);
-        }
-        while self.keeps_too_much(tenant.look_at_kept()) {
-            if self.is_revoked() {
-                return false;
-            }
-            sleep(LOOK_AGAIN);
-        }
-        self.keeping().serves(place);
-        tenant.set_resting(false);
-        true
     }
 }

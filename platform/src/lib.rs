@@ -23,31 +23,40 @@ mod application;
 pub mod connection;
 pub mod datagram;
 mod drain;
+mod each_thread;
 pub mod failure;
 pub mod handler;
 pub mod headers;
 mod json;
 mod keeping;
 mod lost;
+mod memory;
 mod meter;
+mod outgrown;
+mod pace;
 pub mod request;
 mod reserve;
 pub mod response;
 pub mod router;
 mod service;
 mod short;
+mod sign;
 mod slot_io;
 
-pub use application::{Application, ApplicationError, ApplicationOptions, Figures, NotReady};
+pub use application::{
+    Application, ApplicationError, ApplicationOptions, CallFigures, Figures, KeptFigures, NotReady,
+    ThreadFigures,
+};
 pub use connection::{Connection, ConnectionHandler};
 pub use datagram::{AnswerTooLarge, Datagram, DatagramHandler, DatagramReply};
 pub use drain::{begin_to_drain, is_draining};
+pub use each_thread::EachThread;
 pub use failure::Failure;
 pub use handler::{Handler, HandlerFn, handler, streaming};
-pub use keeping::EachThread;
 pub use lost::{Looked, Loss, LossWatch, Lost, OVERDUE_AFTER};
+pub use memory::Memory;
 pub use meter::{Culprit, RouteMeter};
-pub use request::{BodyReader, Memory, Request, Version};
+pub use request::{BodyReader, Request, Version};
 pub use reserve::{TryReserve, try_reserve};
 pub use response::{Body, BodyWriter, IntoResponse, Response, Status};
 pub use router::{Router, RouterError, Routes};

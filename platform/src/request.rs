@@ -25,11 +25,12 @@ use transom_doors::now_ns;
 
 use crate::failure::{Failure, unless_exhausted};
 use crate::json;
-use crate::lost::RouteNote;
 use crate::reserve::TryReserve;
+use crate::sign::{Matched, RouteNote};
 use crate::slot_io::Port;
 use transom_wire::frame::RawRequest;
 
+pub use crate::memory::Memory;
 pub use body::BodyReader;
 
 /// A request, for as long as it is being answered.
@@ -58,45 +59,6 @@ pub struct Request {
     route_note: Option<NonNull<RouteNote<'static>>>,
     /// The call that brought it, with lifetimes that are not truly so; see `ask_at`.
     port: Option<NonNull<Port<'static, 'static>>>,
-}
-
-/// A route that a request's path has matched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Matched {
-    /// Its place in the table of routes.
-    pub number: usize,
-    pub pattern: &'static str,
-}
-
-/// What a request has of its bucket's arena, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// In use now, holes and alignment included.
-    pub used: usize,
-    /// What is left, in one piece or in several: where something is kept in the middle, one allocation may
-    /// find less.
-    pub free: usize,
-    /// The most that was in use at once since the request began.
-    pub high_water: usize,
-}
-
-impl Memory {
-    /// Bytes that the arena has.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.used + self.free
-    }
-
-    /// Of the request that this thread is answering; `None` on a thread that answers none.
-    #[must_use]
-    pub fn now() -> Option<Self> {
-        let (used, free, high_water) = transom_arena::current_usage()?;
-        Some(Memory {
-            used,
-            free,
-            high_water,
-        })
-    }
 }
 
 /// The version of HTTP that the client speaks.

@@ -19,9 +19,9 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::failure::append;
 use crate::headers::{HeaderError, HeaderName, HeaderValue};
 use crate::json;
+use crate::outgrown::append;
 use crate::short::Short;
 use transom_arena::exhausted;
 

@@ -13,8 +13,8 @@ use thiserror::Error;
 use transom_wire::method;
 use transom_wire::syntax::is_token;
 
+use crate::each_thread::EachThread;
 use crate::handler::{Handler, HandlerFn};
-use crate::keeping::EachThread;
 use crate::request::Request;
 use crate::response::{IntoResponse, Response, Status};
 

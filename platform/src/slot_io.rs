@@ -4,9 +4,9 @@
 //! Both directions give the slot to the front end and wait until it comes back ([`Call::interim`]), so a slow
 //! client slows its own handler and costs no memory.
 
-use crate::lost::Sign;
-use crate::request::Memory;
+use crate::memory::Memory;
 use crate::response::{Body, BodyWriter, ReplySink, Response};
+use crate::sign::Sign;
 use std::cell::RefCell;
 use std::io::{self, Read, Write as _};
 use std::ops::Range;

@@ -184,22 +184,7 @@ impl Site {
                     .header("Accept-Ranges", "bytes"));
             }
         };
-        let mut response = Response::stream(move |out| {
-            while out.written() < len {
-                // Straight from the file into the slot.
-                let at = start + out.written();
-                match file.read_at(out.space()?, at) {
-                    // The file has become shorter. Nothing is put in the place of what is gone: the
-                    // connection ends before the length that was announced, and the client knows.
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(read) => out.advance(read),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        });
-        response = finish(response.with_status(status).with_length(len))
+        let mut response = finish(part(file, start, len).with_status(status).with_length(len))
             .header("Content-Type", media)
             .header("Accept-Ranges", "bytes");
         if status == 206 {
@@ -231,6 +216,25 @@ impl Site {
         }
         Ok(None)
     }
+}
+
+/// So many bytes of a file, from `start` on.
+fn part<'r>(file: Registered<File>, start: u64, len: u64) -> Response<'r> {
+    Response::stream(move |out| {
+        while out.written() < len {
+            // Straight from the file into the slot.
+            let at = start + out.written();
+            match file.read_at(out.space()?, at) {
+                // The file has become shorter. Nothing is put in the place of what is gone: the
+                // connection ends before the length that was announced, and the client knows.
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => out.advance(read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    })
 }
 
 fn not_found() -> Failure {

@@ -8,7 +8,8 @@ use std::ptr::NonNull;
 use bumpalo::Bump;
 use bumpalo::collections::Vec;
 
-use crate::failure::{Failure, io_unless_exhausted};
+use crate::failure::Failure;
+use crate::outgrown::io_unless_exhausted;
 
 /// How much a body of unknown length is collected at a time: the size of a page, as good as any.
 const STEP_BYTES: usize = 4096;

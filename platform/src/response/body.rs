@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
-use crate::failure::io_unless_exhausted;
+use crate::outgrown::io_unless_exhausted;
 
 /// Writes a streamed body; see [`Response::stream`](crate::Response::stream).
 pub type WriteBody<'r> = Box<dyn FnOnce(&mut BodyWriter<'_>) -> io::Result<()> + 'r>;

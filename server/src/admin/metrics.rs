@@ -200,25 +200,25 @@ fn of_application(application: &Application, text: &mut Exposition<'_>) -> io::R
             "The most that a request has used of its arena.";
         GAUGE transom_stack_high_water_bytes = figures.stack_high_water,
             "The deepest that a stack has been seen.";
-        GAUGE transom_largest_refused_bytes = figures.largest_refused,
+        GAUGE transom_largest_refused_bytes = figures.calls.largest_refused,
             "The most that an allocation has asked for and not got.";
-        GAUGE transom_threads = figures.threads, "Door server threads started.";
+        GAUGE transom_threads = figures.threads.started, "Door server threads started.";
         GAUGE transom_threads_max = application.buckets().len(), "Door server threads there may be.";
-        COUNTER transom_threads_refused_total = figures.threads_refused,
+        COUNTER transom_threads_refused_total = figures.threads.refused,
             "Attempts to start a thread that the system has refused.";
-        COUNTER transom_calls_total = figures.calls, "Calls that have ended, one way or another.";
-        COUNTER transom_panics_total = figures.panicked, "Handlers that panicked.";
-        COUNTER transom_left_total = figures.left,
+        COUNTER transom_calls_total = figures.calls.ended, "Calls that have ended, one way or another.";
+        COUNTER transom_panics_total = figures.calls.panicked, "Handlers that panicked.";
+        COUNTER transom_left_total = figures.kept.left,
             "Requests that left memory in use in their buckets.";
-        GAUGE transom_kept_bytes = figures.kept,
+        GAUGE transom_kept_bytes = figures.kept.bytes,
             "Bytes that buckets keep of what earlier requests left in use.";
-        GAUGE transom_kept_max_bytes = figures.kept_max, "The most that a bucket has kept of it.";
-        COUNTER transom_threads_replaced_total = figures.threads_ended,
+        GAUGE transom_kept_max_bytes = figures.kept.max, "The most that a bucket has kept of it.";
+        COUNTER transom_threads_replaced_total = figures.threads.ended,
             "Door server threads that were ended because their buckets kept too much, and replaced.";
         COUNTER transom_exhausted_total by reason [
-            "arena" = figures.exhausted_arena,
-            "stack" = figures.exhausted_stack,
-            "shared-heap" = figures.exhausted_shared_heap,
+            "arena" = figures.calls.exhausted_arena,
+            "stack" = figures.calls.exhausted_stack,
+            "shared-heap" = figures.calls.exhausted_shared_heap,
         ], "Requests that outgrew their bucket, or found the shared heap full.";
     }
     of_pools(text)?;

@@ -180,6 +180,21 @@ pub fn encode_request<'a>(
         return Err(TooLarge { needed: end }.into());
     }
 
+    write_header(&mut out[..HEADER_LEN], parts, count)?;
+    Ok(Encoded {
+        head_len: head.len(),
+        body_offset: end,
+    })
+}
+
+/// Writes the header of a request with so many fields and no body.
+#[inline]
+fn write_header(
+    header: &mut [u8],
+    parts: &RequestParts<'_>,
+    count: u32,
+) -> Result<(), EncodeError> {
+    let head = parts.head;
     let mut flags = 0;
     for (flag, set) in [
         (HEAD_ONLY, parts.head_only),
@@ -189,7 +204,6 @@ pub fn encode_request<'a>(
         flags |= if set { flag } else { 0 };
     }
     let (peer_kind, port, address) = encode_peer(parts.peer);
-    let header = &mut out[..HEADER_LEN];
     header[0] = KIND;
     header[1] = VERSION;
     header[at::MINOR] = parts.minor.min(1);
@@ -210,10 +224,7 @@ pub fn encode_request<'a>(
     Span::of(parts.target, head)?.write(&mut header[at::TARGET..]);
     Span::of(parts.query.unwrap_or_default(), head)?.write(&mut header[at::QUERY..]);
     Span::of(parts.host.unwrap_or_default(), head)?.write(&mut header[at::HOST..]);
-    Ok(Encoded {
-        head_len: head.len(),
-        body_offset: end,
-    })
+    Ok(())
 }
 
 /// Says how much of the body lies in the frame, and whether the rest of it comes in pieces.

@@ -1,0 +1,194 @@
+//! One call, from the moment in which a door server thread has it until the front end has its answer.
+
+use super::Application;
+use super::answer::OpenCall;
+use crate::meter::RouteMeter;
+use crate::service::Service;
+use crate::sign::{Matched, RouteNote, Sign, Until};
+use crate::slot_io::{Port, Written};
+use std::cell::{Cell, RefCell};
+use std::net::TcpStream;
+use std::sync::atomic::Ordering;
+use transom_arena::{Bump, Failed, Outcome, Policy, Reason, Tenant};
+use transom_doors::{Call, DoorHandler, Status as CallStatus, now_ns};
+use transom_wire::frame::outcome;
+
+impl Application {
+    /// Until when a call may keep its bucket. A connection has no deadline, and may be used for as long as it
+    /// is there.
+    #[inline]
+    fn until(&self, deadline_ns: u64) -> Until {
+        match (self.service, deadline_ns) {
+            (Service::Connections(_), _) => Until::ClientHasGone,
+            (Service::Requests(_) | Service::Datagrams(_), 0) => Until::Ever,
+            (Service::Requests(_) | Service::Datagrams(_), at_ns) => Until::Deadline(at_ns),
+        }
+    }
+}
+
+/// What a door server thread answers calls with.
+pub(super) struct Server {
+    application: &'static Application,
+    /// The number of the thread, and of its bucket.
+    thread: u32,
+    /// What is said of the present call.
+    sign: &'static Sign,
+    /// Borrowed for the length of a call; calls of one thread do not overlap.
+    tenant: RefCell<Tenant>,
+    /// The bucket keeps too much: the thread ends, and another one takes its place.
+    leaves: Cell<bool>,
+    /// When the last call ended.
+    ended_ns: Cell<u64>,
+}
+
+impl Server {
+    /// For the thread of that number, which has begun to serve in its bucket.
+    pub(super) fn new(application: &'static Application, thread: u32, tenant: Tenant) -> Self {
+        Server {
+            application,
+            thread,
+            sign: application.signs.of(thread),
+            tenant: RefCell::new(tenant),
+            leaves: Cell::new(false),
+            ended_ns: Cell::new(0),
+        }
+    }
+
+    /// What the door is told of a call that has ended in this way: bytes of its reply, and how it went.
+    #[inline]
+    fn reply_of(
+        &self,
+        result: &Result<Option<Written>, Failed<'_>>,
+        meter: &RouteMeter,
+    ) -> (usize, u32) {
+        match result {
+            Ok(Some(Written::Whole(len))) => (*len, outcome::OK),
+            Ok(Some(Written::TooLarge)) => (0, outcome::REPLY_TOO_LARGE),
+            Ok(Some(Written::Broken)) => (0, outcome::STREAM_BROKEN),
+            Ok(Some(Written::Unwritten)) => (0, outcome::UNWRITTEN),
+            Ok(Some(Written::BodyFirst(outcome))) => (0, *outcome),
+            Ok(None) => (0, outcome::BAD_FRAME),
+            Err(failed) => {
+                let status = self.application.count_failure(failed);
+                self.application.name_culprit(meter, failed, false);
+                (0, status)
+            }
+        }
+    }
+
+    /// Counts a call that has ended.
+    #[inline]
+    fn count(
+        &self,
+        meter: &RouteMeter,
+        outcome: &Outcome<'_, Option<Written>>,
+        claimed_at_ns: u64,
+    ) {
+        let application = self.application;
+        // The front end has only asked: the call that counts comes with the body.
+        let has_run = !matches!(&outcome.result, Ok(Some(Written::BodyFirst(_))));
+        if has_run {
+            application.counters.calls.fetch_add(1, Ordering::Relaxed);
+        }
+        if outcome.c_left > 0 && application.policy == Policy::Escape && outcome.result.is_err() {
+            meter.count_c_leak(outcome.c_left);
+        }
+        if let Some(refusal) = outcome.c_refused {
+            application.say_refused(meter.route, refusal);
+        }
+        if has_run
+            && !matches!(&outcome.result, Err(Failed::Exhausted(exhaustion)) if exhaustion.reason == Reason::Arena)
+        {
+            // Of the others the culprit's line has said more.
+            meter.memory.observe(outcome.usage.high_water as u64);
+        }
+        if has_run {
+            self.note_time(meter, claimed_at_ns);
+        }
+    }
+
+    /// Counts for how long a call has held its bucket. One that follows another at once began when that
+    /// ended: the door's own clock stands still for a few calls then.
+    #[inline]
+    fn note_time(&self, meter: &RouteMeter, claimed_at_ns: u64) {
+        let now_ns = now_ns();
+        let began_ns = claimed_at_ns.max(self.ended_ns.replace(now_ns));
+        meter.call_time.observe(now_ns.saturating_sub(began_ns));
+    }
+}
+
+impl DoorHandler for Server {
+    fn call(&self, _: u32, call: &mut Call<'_>) {
+        let application = self.application;
+        let mut tenant = self.tenant.borrow_mut();
+        let emergency = call.emergency();
+        let frame: *const [u8] = call.request();
+        let deadline_ns = call.deadline();
+        let claimed_at_ns = call.claimed_at_ns();
+
+        self.sign
+            .begins(claimed_at_ns, application.until(deadline_ns));
+
+        let route = RouteNote::new(self.sign);
+        let meter = || {
+            let matched: Option<Matched> = route.get();
+            application.meters.of(matched.map(|matched| matched.number))
+        };
+        let stream = match application.service {
+            Service::Connections(_) => take_connection(call),
+            Service::Requests(_) | Service::Datagrams(_) => None,
+        };
+
+        let stuck = |failed: Failed<'_>| {
+            // SAFETY: called on this thread, at most once, below the handler's frames; it is parked right
+            // after.
+            unsafe { application.lose(meter(), &failed, stream.as_ref(), &emergency) };
+        };
+        let port = Port::new(call, self.sign);
+        let open = OpenCall {
+            application,
+            frame,
+            deadline_ns,
+            stream: stream.as_ref(),
+            port: &port,
+            route: &route,
+        };
+        // SAFETY: the frame stays as it is until the call is completed, but for the place of a streamed
+        // body, which the front end writes only inside `Port::hand_over`; what is read of the request while
+        // that runs (method, path, fields) lies before it.
+        let answer = |arena: &Bump| unsafe { open.answer(arena) };
+        let outcome = match application.policy {
+            Policy::Overdraft => tenant.enter(&stuck, answer),
+            // SAFETY: the application was made by `escaping`, whose caller promised the contract for its
+            // handlers. Ours above hold nothing but a borrow of the port when a handler runs, and the port is
+            // not used after a jump. A connection is owned by this frame, which is not jumped over.
+            Policy::Escape => unsafe { tenant.enter_escaping(&stuck, answer) },
+        };
+
+        let meter = meter();
+        let (len, status) = self.reply_of(&outcome.result, meter);
+        self.count(meter, &outcome, claimed_at_ns);
+        let (left, kept, change) = (outcome.left, outcome.kept, outcome.last_change);
+        // Before the front end hears of it: it has a descriptor less to wait for.
+        drop(stream);
+        call.complete(len, CallStatus(status));
+        if left != 0 {
+            application.note_left(meter, left, change);
+        }
+        if application.keeps_too_much(kept) {
+            application.thread_leaves(self.thread, &mut tenant, (meter.route, kept));
+            self.leaves.set(true);
+        }
+    }
+
+    fn leaves(&self) -> bool {
+        self.leaves.get()
+    }
+}
+
+/// The connection that came with a call, as its handler expects it: one whose reads wait.
+fn take_connection(call: &mut Call<'_>) -> Option<TcpStream> {
+    let stream = TcpStream::from(call.take_descriptors().next()?);
+    stream.set_nonblocking(false).ok()?;
+    Some(stream)
+}

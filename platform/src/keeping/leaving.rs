@@ -1,0 +1,70 @@
+//! A request that leaves something, and a thread that has to go for it.
+
+use super::{SAY_AGAIN, Stage};
+use crate::application::Application;
+use crate::meter::RouteMeter;
+use std::panic::Location;
+use std::sync::atomic::Ordering;
+use transom_arena::Tenant;
+use transom_doors::now_ns;
+use transom_wire::own_log::{info, is_time_to_say};
+
+impl Application {
+    /// A request has left so many bytes. Says so, once for each route.
+    #[cold]
+    pub(crate) fn note_left(
+        &self,
+        meter: &RouteMeter,
+        left: usize,
+        change: Option<&'static Location<'static>>,
+    ) {
+        self.keeping().left.fetch_add(1, Ordering::Relaxed);
+        if !meter.is_first_to_leave() {
+            return;
+        }
+        let route = meter.route;
+        match change {
+            None => info!(
+                route,
+                bytes = left,
+                "requests of this route keep memory in the bucket of their thread; if it is the same each time, have it \
+                 made before the first request (Router::warm)"
+            ),
+            Some(place) => info!(
+                route,
+                bytes = left,
+                changed = %place,
+                "requests of this route keep memory in the bucket of their thread; if it is the same each time, have it \
+                 made before the first request (Router::warm), and if it was put into the Shared that is changed there, \
+                 clone it inside the closure"
+            ),
+        }
+    }
+
+    /// A thread leaves its bucket because of what is kept there. The bucket is out of service until another
+    /// one serves in it.
+    #[cold]
+    pub(crate) fn thread_leaves(
+        &self,
+        place: u32,
+        tenant: &mut Tenant,
+        (route, kept): (&'static str, usize),
+    ) {
+        let keeping = self.keeping();
+        tenant.set_resting(true);
+        keeping.absence(place).reach(Stage::Ends);
+        keeping.ended.fetch_add(1, Ordering::Relaxed);
+        keeping.some_left.store(true, Ordering::SeqCst);
+        (self.options().on_leave)();
+        if is_time_to_say(&keeping.left_said_ns, now_ns(), SAY_AGAIN.as_nanos() as u64) {
+            info!(
+                route,
+                kept,
+                keep = self.keep_limit(),
+                threads_replaced = keeping.ended(),
+                raise = "--keep",
+                "a bucket keeps more than it may: its thread ends, and another takes its place"
+            );
+        }
+    }
+}

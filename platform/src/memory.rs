@@ -1,0 +1,32 @@
+//! [`Memory`]: how much of its bucket a request has used, and how much is left.
+
+/// What a request has of its bucket's arena, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// In use now, holes and alignment included.
+    pub used: usize,
+    /// What is left, in one piece or in several: where something is kept in the middle, one allocation may
+    /// find less.
+    pub free: usize,
+    /// The most that was in use at once since the request began.
+    pub high_water: usize,
+}
+
+impl Memory {
+    /// Bytes that the arena has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.used + self.free
+    }
+
+    /// Of the request that this thread is answering; `None` on a thread that answers none.
+    #[must_use]
+    pub fn now() -> Option<Self> {
+        let (used, free, high_water) = transom_arena::current_usage()?;
+        Some(Memory {
+            used,
+            free,
+            high_water,
+        })
+    }
+}
