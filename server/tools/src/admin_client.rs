@@ -89,8 +89,8 @@ pub enum AdminError {
 pub fn get(address: &AdminAddress, path: &str) -> Result<String, AdminError> {
     let deadline = Instant::now() + PATIENCE;
     let silent = |error| match error {
-        Trouble::Io(error) => AdminError::Silent(address.clone(), error),
-        Trouble::NotHttp(what) => AdminError::NotTransom(address.clone(), what),
+        AnswerError::Io(error) => AdminError::Silent(address.clone(), error),
+        AnswerError::NotHttp(what) => AdminError::NotTransom(address.clone(), what),
     };
     let mut stream = connect(address).map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
@@ -150,17 +150,17 @@ fn connect(address: &AdminAddress) -> io::Result<Box<dyn Wire>> {
 
 /// Why what came is no answer.
 #[derive(Debug)]
-enum Trouble {
+enum AnswerError {
     Io(io::Error),
     NotHttp(&'static str),
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for AnswerError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             // What a read says when its time is up.
-            ErrorKind::WouldBlock => Trouble::Io(ErrorKind::TimedOut.into()),
-            _ => Trouble::Io(error),
+            ErrorKind::WouldBlock => AnswerError::Io(ErrorKind::TimedOut.into()),
+            _ => AnswerError::Io(error),
         }
     }
 }
@@ -174,7 +174,7 @@ enum Framing {
 }
 
 /// Sends the request and reads the answer's status and body.
-fn ask(wire: &mut dyn Wire, path: &str, deadline: Instant) -> Result<(u16, Vec<u8>), Trouble> {
+fn ask(wire: &mut dyn Wire, path: &str, deadline: Instant) -> Result<(u16, Vec<u8>), AnswerError> {
     wire.wait_at_most(PATIENCE)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: transom\r\nConnection: close\r\n\r\n");
     wire.write_all(request.as_bytes())?;
@@ -198,11 +198,11 @@ fn ask(wire: &mut dyn Wire, path: &str, deadline: Instant) -> Result<(u16, Vec<u
         }
         if ended {
             return Err(if received.is_empty() {
-                Trouble::Io(ErrorKind::UnexpectedEof.into())
+                AnswerError::Io(ErrorKind::UnexpectedEof.into())
             } else if head.is_none() {
-                Trouble::NotHttp("it does not speak HTTP")
+                AnswerError::NotHttp("it does not speak HTTP")
             } else {
-                Trouble::Io(io::Error::other("the answer was cut"))
+                AnswerError::Io(io::Error::other("the answer was cut"))
             });
         }
     }
@@ -213,13 +213,13 @@ fn read_some(
     wire: &mut dyn Wire,
     received: &mut Vec<u8>,
     deadline: Instant,
-) -> Result<bool, Trouble> {
+) -> Result<bool, AnswerError> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(Trouble::Io(ErrorKind::TimedOut.into()));
+        return Err(AnswerError::Io(ErrorKind::TimedOut.into()));
     }
     if received.len() > ANSWER_MAX {
-        return Err(Trouble::NotHttp("its answer does not end"));
+        return Err(AnswerError::NotHttp("its answer does not end"));
     }
     wire.wait_at_most(left)?;
     let mut block = [0; 64 << 10];
@@ -236,8 +236,8 @@ fn read_some(
 }
 
 /// Status, framing, and where the body begins; `None` while the head is incomplete.
-fn parse_head(received: &[u8]) -> Result<Option<(u16, Framing, usize)>, Trouble> {
-    const NOT_HTTP: Trouble = Trouble::NotHttp("it does not speak HTTP");
+fn parse_head(received: &[u8]) -> Result<Option<(u16, Framing, usize)>, AnswerError> {
+    const NOT_HTTP: AnswerError = AnswerError::NotHttp("it does not speak HTTP");
     let mut fields = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Response::new(&mut fields);
     let httparse::Status::Complete(start) = head.parse(received).map_err(|_| NOT_HTTP)? else {
@@ -263,8 +263,8 @@ fn parse_head(received: &[u8]) -> Result<Option<(u16, Framing, usize)>, Trouble>
 }
 
 /// The chunks put together; `None` while the last one is missing.
-fn unchunk(mut chunks: &[u8]) -> Result<Option<Vec<u8>>, Trouble> {
-    const NOT_CHUNKED: Trouble = Trouble::NotHttp("its chunks are not to be read");
+fn unchunk(mut chunks: &[u8]) -> Result<Option<Vec<u8>>, AnswerError> {
+    const NOT_CHUNKED: AnswerError = AnswerError::NotHttp("its chunks are not to be read");
     let mut body = Vec::new();
     loop {
         let (start, size) = match httparse::parse_chunk_size(chunks) {

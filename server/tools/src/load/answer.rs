@@ -35,7 +35,7 @@ impl fmt::Display for Garbled {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReaderState {
     Head,
     /// Bytes of the body that are still to come.
     Counted(u64),
@@ -51,7 +51,7 @@ enum State {
 /// A reader of one answer after the other on a connection.
 #[derive(Debug)]
 pub struct Reader {
-    state: State,
+    state: ReaderState,
     /// The part of a head, or of a chunk's line, that has come so far.
     held: Vec<u8>,
     answer: Answer,
@@ -71,7 +71,7 @@ impl Reader {
     /// A reader.
     pub fn new() -> Self {
         Reader {
-            state: State::Idle,
+            state: ReaderState::Idle,
             held: Vec::new(),
             answer: NOTHING,
             to_head: false,
@@ -81,7 +81,7 @@ impl Reader {
 
     /// A request is about to be sent. The answer to a HEAD has no body, whatever its fields say.
     pub fn expect(&mut self, to_head: bool) {
-        self.state = State::Head;
+        self.state = ReaderState::Head;
         self.held.clear();
         self.answer = NOTHING;
         self.to_head = to_head;
@@ -101,31 +101,31 @@ impl Reader {
         while !bytes.is_empty() {
             self.begun = true;
             match self.state {
-                State::Idle => return Err(Garbled("bytes after the answer")),
-                State::Head => {
+                ReaderState::Idle => return Err(Garbled("bytes after the answer")),
+                ReaderState::Head => {
                     bytes = self.head(bytes)?;
                 }
-                State::Counted(left) => {
+                ReaderState::Counted(left) => {
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     self.body(&bytes[..len]);
                     bytes = &bytes[len..];
-                    self.state = State::Counted(left - len as u64);
+                    self.state = ReaderState::Counted(left - len as u64);
                 }
-                State::ToTheEnd => {
+                ReaderState::ToTheEnd => {
                     self.body(bytes);
                     bytes = &[];
                 }
-                State::ChunkSize => {
+                ReaderState::ChunkSize => {
                     let Some(line) = self.line(&mut bytes)? else {
                         continue;
                     };
                     let size = chunk_size(&line)?;
                     self.state = match size {
-                        0 => State::Trailers,
-                        size => State::Chunk(size + 2),
+                        0 => ReaderState::Trailers,
+                        size => ReaderState::Chunk(size + 2),
                     };
                 }
-                State::Chunk(left) => {
+                ReaderState::Chunk(left) => {
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     let data = usize::try_from(left.saturating_sub(2)).unwrap_or(usize::MAX);
                     let data = data.min(len);
@@ -139,23 +139,23 @@ impl Reader {
                     }
                     bytes = &bytes[len..];
                     self.state = match left - len as u64 {
-                        0 => State::ChunkSize,
-                        left => State::Chunk(left),
+                        0 => ReaderState::ChunkSize,
+                        left => ReaderState::Chunk(left),
                     };
                 }
-                State::Trailers => {
+                ReaderState::Trailers => {
                     if let Some(line) = self.line(&mut bytes)?
                         && line.is_empty()
                     {
-                        self.state = State::Counted(0);
+                        self.state = ReaderState::Counted(0);
                     }
                 }
             }
-            if self.state == State::Counted(0) {
+            if self.state == ReaderState::Counted(0) {
                 if !bytes.is_empty() {
                     return Err(Garbled("bytes after the answer"));
                 }
-                self.state = State::Idle;
+                self.state = ReaderState::Idle;
                 return Ok(Some(self.answer));
             }
         }
@@ -164,8 +164,8 @@ impl Reader {
 
     /// The connection has ended: the answer, if that is how its end is told.
     pub fn end(&mut self) -> Option<Answer> {
-        let whole = self.state == State::ToTheEnd;
-        self.state = State::Idle;
+        let whole = self.state == ReaderState::ToTheEnd;
+        self.state = ReaderState::Idle;
         whole.then_some(self.answer)
     }
 
@@ -258,14 +258,14 @@ impl Reader {
             exhausted,
         };
         self.state = if self.to_head || status == 204 || status == 304 {
-            State::Counted(0)
+            ReaderState::Counted(0)
         } else if chunked {
-            State::ChunkSize
+            ReaderState::ChunkSize
         } else if let Some(length) = length {
-            State::Counted(length)
+            ReaderState::Counted(length)
         } else {
             self.answer.closes = true;
-            State::ToTheEnd
+            ReaderState::ToTheEnd
         };
         Ok(Some(len))
     }

@@ -1,7 +1,7 @@
 //! The report as one page: no script, no style sheet, no image of another file.
 
 use super::plot::{self, escape};
-use super::report::Report;
+use super::report::LoadReport;
 use super::text;
 use super::units::{bytes, change, count};
 use std::fmt::Write;
@@ -20,7 +20,7 @@ th:first-child,td:first-child{text-align:left;padding-left:0}td.long{text-align:
 figure{margin:0}figcaption{font-weight:600;margin:.2rem 0}svg.plot{width:100%;height:auto;display:block}";
 
 /// The page.
-pub fn page(report: &Report) -> String {
+pub fn page(report: &LoadReport) -> String {
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
@@ -48,7 +48,7 @@ pub fn page(report: &Report) -> String {
     out
 }
 
-fn verdict(report: &Report, out: &mut String) {
+fn verdict(report: &LoadReport, out: &mut String) {
     if report.fine {
         let _ = writeln!(
             out,
@@ -64,7 +64,7 @@ fn verdict(report: &Report, out: &mut String) {
     out.push_str("</ul></div>\n");
 }
 
-fn figures(report: &Report, out: &mut String) {
+fn figures(report: &LoadReport, out: &mut String) {
     out.push_str("<div class=\"figures\">\n");
     for figure in plot::figures(report) {
         let _ = writeln!(
@@ -76,7 +76,7 @@ fn figures(report: &Report, out: &mut String) {
     out.push_str("</div>\n");
 }
 
-fn ordinary(report: &Report, out: &mut String) {
+fn ordinary(report: &LoadReport, out: &mut String) {
     out.push_str("<h2>Ordinary requests</h2>\n<div class=\"wide\"><table><tr><th></th>");
     for column in text::COLUMNS {
         let _ = write!(out, "<th>{column}</th>");
@@ -92,7 +92,7 @@ fn ordinary(report: &Report, out: &mut String) {
     out.push_str("</table></div>\n");
 }
 
-fn memory(report: &Report, out: &mut String) {
+fn memory(report: &LoadReport, out: &mut String) {
     let Some(memory) = &report.memory else {
         return;
     };
@@ -132,7 +132,7 @@ fn memory(report: &Report, out: &mut String) {
     out.push_str("</table></div>\n");
 }
 
-fn details(report: &Report, out: &mut String) {
+fn details(report: &LoadReport, out: &mut String) {
     out.push_str("<h2>Details</h2>\n<div class=\"wide\"><table>\n");
     let mut row = |name: &str, value: String| {
         let _ = writeln!(

@@ -24,7 +24,7 @@ mod watch;
 
 pub use settings::{EXAMPLES, LoadSettings};
 
-use report::Report;
+use report::LoadReport;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -52,7 +52,7 @@ pub fn run(settings: &LoadSettings) -> ExitCode {
     }
 }
 
-fn tell(settings: &LoadSettings, report: &Report) -> Result<(), String> {
+fn tell(settings: &LoadSettings, report: &LoadReport) -> Result<(), String> {
     let summary = text::summary(report);
     let json_to_stdout = settings.json.as_deref() == Some(Path::new("-"));
     if let Some(path) = &settings.json {

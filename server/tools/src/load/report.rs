@@ -4,7 +4,7 @@ use super::edge::Edge;
 use super::schedule::Arrivals;
 use super::tally::{Latencies, Tally};
 use super::units;
-use super::watch::{Look, Memory};
+use super::watch::{Look, ResourceUsage};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ const POINTS_PER_DECADE: u32 = 20;
 
 /// All that `--json` says. Times are in microseconds where a name ends in `_us`, else in seconds.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct LoadReport {
     /// The version of `transom`.
     pub version: &'static str,
     /// Whether the exit status is 0.
@@ -25,7 +25,7 @@ pub struct Report {
     /// Who was loaded.
     pub server: Server,
     /// With what.
-    pub load: Load,
+    pub load: Workload,
     /// Its memory, if it could be looked at.
     pub memory: Option<MemoryReport>,
     /// Ordinary requests, with and without hungry ones.
@@ -63,7 +63,7 @@ pub struct Server {
 
 /// With what.
 #[derive(Debug, Serialize)]
-pub struct Load {
+pub struct Workload {
     /// Requests a second, all kinds together.
     pub rate: f64,
     /// What the server did when it was asked as fast as it answered, ordinary requests only.
@@ -88,15 +88,15 @@ pub struct MemoryReport {
     /// What of the bound is for the program itself (`--constant`), if the server has metrics.
     pub constant_bytes: Option<u64>,
     /// At the first look, before any request.
-    pub at_ready: Memory,
+    pub at_ready: ResourceUsage,
     /// When the measured phases began.
-    pub after_warm_up: Memory,
+    pub after_warm_up: ResourceUsage,
     /// The largest figures of any look, warm-up included.
-    pub most: Memory,
+    pub most: ResourceUsage,
     /// The largest figures after the warm-up.
-    pub most_measured: Memory,
+    pub most_measured: ResourceUsage,
     /// After the last answer.
-    pub at_end: Memory,
+    pub at_end: ResourceUsage,
     /// Allocations outside of the region since "ready", as the server counts them.
     pub heap_allocations: Option<u64>,
 }
@@ -339,7 +339,7 @@ pub struct Demands {
     pub growth: Option<f64>,
 }
 
-impl Report {
+impl LoadReport {
     /// Finds what is wrong.
     pub fn judge(&mut self, demands: Demands) {
         let mut wrong = Vec::new();
@@ -431,7 +431,7 @@ fn judge_memory(
         let most = memory
             .most
             .rss_bytes
-            .max(high_water.saturating_sub(Memory::high_water_error()));
+            .max(high_water.saturating_sub(ResourceUsage::high_water_error()));
         if most > bound {
             let hint = match processes {
                 1 => hint_at_constant(memory, most, bound),
@@ -533,17 +533,17 @@ mod tests {
         assert!(Curve::new("none", &latencies(&[])).points.is_empty());
     }
 
-    fn report() -> Report {
-        let memory = |rss_bytes| Memory {
+    fn report() -> LoadReport {
+        let memory = |rss_bytes| ResourceUsage {
             rss_bytes,
-            ..Memory::default()
+            ..ResourceUsage::default()
         };
         let side = || Side {
             due: 1000,
             good: 1000,
             ..Side::default()
         };
-        Report {
+        LoadReport {
             version: "",
             fine: false,
             wrong: Vec::new(),
@@ -555,7 +555,7 @@ mod tests {
                 has_metrics: true,
                 arena_bytes: None,
             },
-            load: Load {
+            load: Workload {
                 rate: 1000.0,
                 capacity: None,
                 arrivals: Arrivals::Poisson,
@@ -629,7 +629,7 @@ mod tests {
     };
 
     /// What is wrong with a report that is fine but for this change.
-    fn wrong(demands: Demands, change: impl FnOnce(&mut Report)) -> String {
+    fn wrong(demands: Demands, change: impl FnOnce(&mut LoadReport)) -> String {
         let mut report = report();
         change(&mut report);
         report.judge(demands);
@@ -649,7 +649,7 @@ mod tests {
 
     #[test]
     fn what_is_not_is_told() {
-        let memory = |report: &mut Report, rss| {
+        let memory = |report: &mut LoadReport, rss| {
             if let Some(memory) = &mut report.memory {
                 memory.most.rss_bytes = rss;
             }
@@ -704,13 +704,13 @@ mod tests {
             wrong(NONE, |report| report.kinds[0].smallest_failed = Some(4))
                 .contains("4 got 500 under load")
         );
-        let cut = |report: &mut Report| report.kinds[0].failures = BTreeMap::from([("cut", 2)]);
+        let cut = |report: &mut LoadReport| report.kinds[0].failures = BTreeMap::from([("cut", 2)]);
         assert!(wrong(NONE, cut).contains("no answer at all"));
     }
 
     #[test]
     fn unavailable_requests_are_well_if_they_were_to_be_expected() {
-        let predicted = |report: &mut Report, share| {
+        let predicted = |report: &mut LoadReport, share| {
             report
                 .ordinary
                 .beside

@@ -1,18 +1,18 @@
 //! One run from beginning to end: ready, capacity, warm-up, rounds, edges.
 
 use super::edge::{self, Prober};
-use super::engine::{Engine, Limits, Outcome, Progress, Source};
+use super::engine::{Engine, Limits, PhaseResult, Progress, Source};
 use super::metrics;
 use super::mix::Entry;
 use super::report::{
-    Comparison, Curve, Demands, EdgeReport, Generator, Kind, Load, MemoryReport, Phase, Prediction,
-    Quantiles, Ratio, Report, Server, Side, Unavailable,
+    Comparison, Curve, Demands, EdgeReport, Generator, Kind, LoadReport, MemoryReport, Phase,
+    Prediction, Quantiles, Ratio, Server, Side, Unavailable, Workload,
 };
 use super::schedule::{Random, Schedule, Shape};
 use super::settings::{LoadSettings, Rate};
 use super::tally::{Latencies, Tally};
 use super::target::{PidSetting, Started, Url, who_listens_on};
-use super::watch::{Figures, Memory, Seen, Subject, Watch};
+use super::watch::{ResourceUsage, Seen, ServerMetrics, Subject, Watch};
 use crate::admin_client::AdminAddress;
 use crate::plan::erlang::erlang_b;
 use std::fs::File;
@@ -32,7 +32,7 @@ struct Target {
     pids: Vec<i32>,
     admin: Option<AdminAddress>,
     /// What it said of itself before it was loaded.
-    figures: Figures,
+    figures: ServerMetrics,
     bound: Option<(u64, &'static str)>,
     notes: Vec<String>,
 }
@@ -69,13 +69,13 @@ impl Target {
         let said_admin = said.admin.as_deref().and_then(|text| text.parse().ok());
         let mut admin = settings.admin.clone().or(said_admin);
         let figures = match admin.as_ref().map(metrics::fetch) {
-            None => Figures::default(),
-            Some(Ok(metrics)) => Figures::of(&metrics),
+            None => ServerMetrics::default(),
+            Some(Ok(metrics)) => ServerMetrics::of(&metrics),
             Some(Err(why)) if settings.admin.is_some() => return Err(format!("--admin: {why}")),
             Some(Err(why)) => {
                 notes.push(format!("no metrics: {why}"));
                 admin = None;
-                Figures::default()
+                ServerMetrics::default()
             }
         };
         let bound = settings.bound.map(|bound| (bound.get() as u64, "--bound"));
@@ -98,20 +98,22 @@ impl Target {
     }
 
     /// Its memory now; `None` if it is not looked at.
-    fn memory(&self) -> Result<Option<Memory>, String> {
+    fn memory(&self) -> Result<Option<ResourceUsage>, String> {
         match self.pids.is_empty() {
             true => Ok(None),
-            false => Memory::of(&self.pids).map(Some),
+            false => ResourceUsage::of(&self.pids).map(Some),
         }
     }
 
     /// What it says of itself now.
-    fn figures_now(&self) -> Figures {
+    fn figures_now(&self) -> ServerMetrics {
         let metrics = self
             .admin
             .as_ref()
             .and_then(|admin| metrics::fetch(admin).ok());
-        metrics.map_or(Figures::default(), |metrics| Figures::of(&metrics))
+        metrics.map_or(ServerMetrics::default(), |metrics| {
+            ServerMetrics::of(&metrics)
+        })
     }
 }
 
@@ -155,7 +157,7 @@ impl Sum {
         }
     }
 
-    fn add(&mut self, mix: &[Entry], outcome: &Outcome) {
+    fn add(&mut self, mix: &[Entry], outcome: &PhaseResult) {
         for (sum, tally) in self.tallies.iter_mut().zip(&outcome.tallies) {
             sum.add(tally);
         }
@@ -193,7 +195,7 @@ impl<'s> Run<'s> {
         name: &'static str,
         length: Duration,
         source: Source<'_>,
-    ) -> Result<Outcome, String> {
+    ) -> Result<PhaseResult, String> {
         self.watch.phase(name, length);
         let from = self.began.elapsed().as_secs_f64();
         let outcome = (self.engine.run(source)).map_err(|error| format!("epoll: {error}"))?;
@@ -260,7 +262,7 @@ impl<'s> Run<'s> {
 ///
 /// # Errors
 /// Why it could not be done. What the server did wrong is in the report instead.
-pub fn run(settings: &LoadSettings) -> Result<Report, String> {
+pub fn run(settings: &LoadSettings) -> Result<LoadReport, String> {
     let target = Target::new(settings)?;
     let began = Instant::now();
     let at_ready = target.memory()?;
@@ -354,7 +356,7 @@ pub fn run(settings: &LoadSettings) -> Result<Report, String> {
             heap_allocations: heap_allocations.map(|allocations| allocations as u64),
         }
     });
-    let load = Load {
+    let load = Workload {
         rate,
         capacity,
         arrivals: settings.arrivals,
@@ -382,7 +384,7 @@ pub fn run(settings: &LoadSettings) -> Result<Report, String> {
 
 /// What the rounds have seen.
 #[derive(Debug)]
-struct Measured {
+struct MeasuredRounds {
     alone: Sum,
     beside: Option<Sum>,
     lateness: Latencies,
@@ -392,14 +394,14 @@ struct Measured {
     busy: Option<f64>,
 }
 
-fn measure(run: &mut Run<'_>, rate: f64) -> Result<Measured, String> {
+fn measure(run: &mut Run<'_>, rate: f64) -> Result<MeasuredRounds, String> {
     let settings = run.settings;
     let mix = &settings.mix;
     let mut alone = Sum::new(mix);
     let mut beside = settings.has_hungry().then(|| Sum::new(mix));
     let mut lateness = Latencies::new();
     let this = [std::process::id().cast_signed()];
-    let cpu = Memory::of(&this).map_or(0, |memory| memory.cpu_ms);
+    let cpu = ResourceUsage::of(&this).map_or(0, |memory| memory.cpu_ms);
     let measuring = Instant::now();
     let (mut held, mut held_in) = (0.0, 0.0);
     for round in 1..=u64::from(settings.rounds) {
@@ -426,8 +428,8 @@ fn measure(run: &mut Run<'_>, rate: f64) -> Result<Measured, String> {
         }
     }
     let took = measuring.elapsed();
-    let cpu = Memory::of(&this).map_or(cpu, |memory| memory.cpu_ms) - cpu;
-    Ok(Measured {
+    let cpu = ResourceUsage::of(&this).map_or(cpu, |memory| memory.cpu_ms) - cpu;
+    Ok(MeasuredRounds {
         alone,
         beside,
         lateness,
@@ -465,12 +467,12 @@ fn find_edges(run: &mut Run<'_>) -> Result<Vec<EdgeReport>, String> {
 fn assemble(
     settings: &LoadSettings,
     target: Target,
-    load: Load,
-    measured: Measured,
+    load: Workload,
+    measured: MeasuredRounds,
     seen: &Seen,
-) -> Report {
+) -> LoadReport {
     let mix = &settings.mix;
-    let Measured {
+    let MeasuredRounds {
         alone,
         beside,
         lateness,
@@ -539,7 +541,7 @@ fn assemble(
              than the server can do, and latencies are better than they would be"
         ));
     }
-    Report {
+    LoadReport {
         version: env!("CARGO_PKG_VERSION"),
         fine: false,
         wrong: Vec::new(),

@@ -1,12 +1,12 @@
 //! The summary.
 
 use super::edge::Edge;
-use super::report::{Kind, MemoryReport, Ratio, Report, Side};
+use super::report::{Kind, LoadReport, MemoryReport, Ratio, Side};
 use super::units::{bytes, change, count, time};
 use std::fmt::Write;
 
 /// The first line: what came of it.
-pub fn verdict(report: &Report) -> String {
+pub fn verdict(report: &LoadReport) -> String {
     if !report.fine {
         return format!("NOT WELL: {}", report.wrong.join("; "));
     }
@@ -23,7 +23,7 @@ pub fn verdict(report: &Report) -> String {
 }
 
 /// All of it.
-pub fn summary(report: &Report) -> String {
+pub fn summary(report: &LoadReport) -> String {
     let mut out = String::new();
     let mut line = |name: &str, text: String| {
         let _ = writeln!(out, "{name:<10} {text}");
@@ -62,7 +62,7 @@ pub fn summary(report: &Report) -> String {
 }
 
 /// With what the server was loaded.
-pub fn load(report: &Report) -> String {
+pub fn load(report: &LoadReport) -> String {
     let load = &report.load;
     let capacity = match load.capacity {
         Some(capacity) => format!(
@@ -188,7 +188,7 @@ pub fn kind(kind: &Kind) -> String {
 }
 
 /// 503s, and how many there should have been.
-pub fn unavailable(report: &Report) -> String {
+pub fn unavailable(report: &LoadReport) -> String {
     let found = &report.unavailable;
     let (observed, of) = (count(found.observed), count(found.of));
     match &found.predicted {
@@ -207,7 +207,7 @@ pub fn unavailable(report: &Report) -> String {
 }
 
 /// How well the load tester did its own work.
-pub fn generator(report: &Report) -> String {
+pub fn generator(report: &LoadReport) -> String {
     let generator = &report.generator;
     let late = generator.late_p50_us.zip(generator.late_p99_us);
     let late = late.map_or(String::new(), |(p50, p99)| {
@@ -225,7 +225,7 @@ pub fn generator(report: &Report) -> String {
 }
 
 /// The rows of the table that compares ordinary requests: a heading, and cells.
-pub fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
+pub fn rows(report: &LoadReport) -> Vec<(String, Vec<String>)> {
     let side = |side: &Side| {
         let time = |us: Option<f64>| us.map_or("–".to_owned(), time);
         let numbers = [side.due, side.failed, side.unavailable, side.unsent];
@@ -258,7 +258,7 @@ pub fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
 /// The columns of [`rows`].
 pub const COLUMNS: [&str; 7] = ["p50", "p99", "p99.9", "due", "failed", "503", "not sent"];
 
-fn table(report: &Report) -> String {
+fn table(report: &LoadReport) -> String {
     let mut out = format!("{:<20}", "ordinary requests");
     for column in COLUMNS {
         let _ = write!(out, " {column:>9}");

@@ -17,8 +17,8 @@ mod values;
 
 use self::alternatives::alternatives;
 use self::choice::{Configuration, Demand, Evaluation, Planner, Waiting};
-use self::metrics::{Measured, Times};
-use self::report::Report;
+use self::metrics::{Measurements, ServiceTimes};
+use self::report::PlanReport;
 use self::values::{parse_factor, parse_rate, parse_share, parse_time, share, size};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
@@ -154,7 +154,7 @@ pub fn run(flags: &PlanFlags, line: &ArgMatches) -> ExitCode {
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum NoPlan {
     #[error(transparent)]
     Settings(#[from] PlanError),
     #[error("{0}")]
@@ -163,29 +163,29 @@ enum Trouble {
     Metrics(String),
 }
 
-fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
+fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<PlanReport, NoPlan> {
     let given = |id: &str| {
         let source = line.value_source(id);
         source.is_some_and(|source| source != ValueSource::DefaultValue)
     };
     let measured = match &flags.from_metrics {
         Some(source) => {
-            let text = fetch::read(source).map_err(Trouble::Metrics)?;
-            let measured = Measured::read(&text);
-            Some(measured.map_err(|why| Trouble::Metrics(format!("{source}: {why}")))?)
+            let text = fetch::read(source).map_err(NoPlan::Metrics)?;
+            let measured = Measurements::read(&text);
+            Some(measured.map_err(|why| NoPlan::Metrics(format!("{source}: {why}")))?)
         }
         None => None,
     };
     let is_behind_a_door = (measured.as_ref()).is_some_and(|it| it.is_behind_a_door);
     if is_behind_a_door && flags.settings.door.door.is_none() && !given("listen") {
-        return Err(Trouble::Metrics(format!(
+        return Err(NoPlan::Metrics(format!(
             "{}: this was measured in an application behind a door, which has no connections of its own: give --door PATH to plan \
              that, or --listen ADDRESS to plan a server with its own front end",
             flags.from_metrics.as_deref().unwrap_or_default()
         )));
     }
     let rate = flags.rate.ok_or_else(|| {
-        Trouble::Usage(
+        NoPlan::Usage(
             "--rate is missing: say how many requests a second there will be, as in --rate 2000 (one page of metrics cannot tell)"
                 .to_owned(),
         )
@@ -208,7 +208,7 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
     let mut connections_given = given("connections");
     if let Some(front) = flags.front_connections {
         if connections_given && front > base.front.connections {
-            return Err(Trouble::Usage(format!(
+            return Err(NoPlan::Usage(format!(
                 "--front-connections is {front}, but --connections {} is all that this server would have: raise that, or leave it out",
                 base.front.connections
             )));
@@ -256,7 +256,7 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
     notes.extend(note_on_this_machine(&this));
     notes.extend(notes_on_measurements(&this, &planner));
     notes.extend(notes_on_keeping(&this, &planner));
-    Ok(Report::new(
+    Ok(PlanReport::new(
         &planner,
         &this,
         &others,
@@ -274,9 +274,9 @@ fn choose(
     buckets_given: bool,
     bucket_size: Bytes,
     waiting: Waiting,
-) -> Result<Configuration, Trouble> {
+) -> Result<Configuration, NoPlan> {
     let too_few = |buckets: u32| {
-        Trouble::Usage(format!(
+        NoPlan::Usage(format!(
             "--connections (or --front-connections) is {}, which is less than the {buckets} buckets and --queue {} take: each request \
              comes over a connection of its own",
             planner.base.front.connections,
@@ -329,14 +329,17 @@ fn none_at_all(planner: &Planner, size: Bytes, waiting: Waiting) -> Option<Confi
 }
 
 /// For how long requests hold a bucket, and who says so.
-fn times(flags: &PlanFlags, measured: Option<&Measured>) -> Result<(Times, String), Trouble> {
+fn times(
+    flags: &PlanFlags,
+    measured: Option<&Measurements>,
+) -> Result<(ServiceTimes, String), NoPlan> {
     if let Some(latency) = flags.latency {
         let mean = latency.as_secs_f64();
         let squared_variation = match flags.p99 {
-            Some(p99) => log_normal_variation(p99.as_secs_f64() / mean).map_err(Trouble::Usage)?,
+            Some(p99) => log_normal_variation(p99.as_secs_f64() / mean).map_err(NoPlan::Usage)?,
             None => 1.0,
         };
-        let times = Times {
+        let times = ServiceTimes {
             mean,
             squared_variation,
             samples: 0,
@@ -348,14 +351,14 @@ fn times(flags: &PlanFlags, measured: Option<&Measured>) -> Result<(Times, Strin
         return Ok((times, from));
     }
     let Some(measured) = measured else {
-        return Err(Trouble::Usage(
+        return Err(NoPlan::Usage(
             "--latency is missing: say for how long a request holds a bucket on average, as in --latency 20ms, or let a server say it \
              (--from-metrics)"
                 .to_owned(),
         ));
     };
     let times = measured.times().ok_or_else(|| {
-        Trouble::Metrics(format!(
+        NoPlan::Metrics(format!(
             "{}: no call has been measured there (transom_call_seconds); send some requests first, or give --latency",
             flags.from_metrics.as_deref().unwrap_or_default()
         ))
@@ -520,7 +523,7 @@ fn notes_on_measurements(this: &Evaluation, planner: &Planner) -> Vec<String> {
 }
 
 /// The measured program takes more than `--constant` says here.
-fn note_on_constant(measured: &Measured, is_given: bool) -> String {
+fn note_on_constant(measured: &Measurements, is_given: bool) -> String {
     let why = if measured.resident > measured.sum {
         format!(
             "has {} in memory, where its sum says {}, and needs",

@@ -9,16 +9,16 @@ use transom_arena::{Bound, Bytes, Place};
 
 /// All of it. Times are in seconds, sizes in bytes, probabilities are shares of the requests.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct PlanReport {
     /// Flags to start the server with.
     pub flags: String,
     pub met: bool,
     pub fits: bool,
     pub target: f64,
     pub judged_on: Judged,
-    pub memory: Memory,
-    pub load: Load,
-    pub configuration: Figures,
+    pub memory: MemoryBudget,
+    pub load: OfferedLoad,
+    pub configuration: PlannedServer,
     pub burst: Option<Burst>,
     pub p500: Option<Outgrown>,
     /// Requests a second; none, if no rate meets the target, or if every rate does.
@@ -44,7 +44,7 @@ pub enum Judged {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Memory {
+pub struct MemoryBudget {
     pub limit: Option<usize>,
     pub bound: usize,
     pub region: usize,
@@ -66,7 +66,7 @@ pub struct Addend {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Load {
+pub struct OfferedLoad {
     pub rate: f64,
     pub service_seconds: f64,
     pub squared_variation: f64,
@@ -76,7 +76,7 @@ pub struct Load {
 
 /// What a configuration is, and what it does.
 #[derive(Debug, Serialize)]
-pub struct Figures {
+pub struct PlannedServer {
     pub buckets: u32,
     pub bucket_size: usize,
     pub arena_size: usize,
@@ -159,7 +159,7 @@ fn place(place: Place) -> &'static str {
     }
 }
 
-fn memory(planner: &Planner, bound: &Bound) -> Memory {
+fn memory(planner: &Planner, bound: &Bound) -> MemoryBudget {
     let addends = bound.terms().iter().map(|term| Addend {
         term: term.name,
         place: place(term.place),
@@ -169,7 +169,7 @@ fn memory(planner: &Planner, bound: &Bound) -> Memory {
         holder: term.holder,
         flags: term.flags,
     });
-    Memory {
+    MemoryBudget {
         limit: planner.demand.memory,
         bound: bound.total(),
         region: bound.bytes_in(Place::Region),
@@ -199,7 +199,7 @@ fn burst(planner: &Planner, this: &Evaluation, factor: f64) -> Burst {
     }
 }
 
-impl Report {
+impl PlanReport {
     /// Puts together what was computed. `paste` writes the flags of a configuration, `service_from` says
     /// where times come from.
     pub fn new(
@@ -219,7 +219,7 @@ impl Report {
         let row = |one: &Alternative| Row::new(planner, one, paste);
         let cheapest = cheapest(this, others).map(row);
         let needed = least_memory(this, others).map(Evaluation::bytes);
-        Report {
+        PlanReport {
             flags: paste(this),
             met: this.meets,
             fits: this.fits,
@@ -230,14 +230,14 @@ impl Report {
                 Judged::WithoutQueue
             },
             memory: memory(planner, &this.plan.bound),
-            load: Load {
+            load: OfferedLoad {
                 rate: demand.rate,
                 service_seconds: demand.times.mean,
                 squared_variation: demand.times.squared_variation,
                 service_from,
                 erlangs,
             },
-            configuration: Figures {
+            configuration: PlannedServer {
                 buckets,
                 bucket_size: this.plan.bucket.bucket_size(),
                 arena_size: this.plan.bucket.arena_size(),
@@ -286,7 +286,7 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, is: impl fmt::Display) -> fmt::R
     writeln!(f, "{what:<15} {is}")
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.equation)?;
         self.fmt_memory(f)?;
@@ -298,7 +298,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl Report {
+impl PlanReport {
     fn fmt_memory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bound = self.memory.bound;
         let of = match self.memory.limit {

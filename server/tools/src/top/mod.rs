@@ -12,7 +12,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::crossterm::terminal;
-use rates::{Rates, Sample};
+use rates::{Counters, Rates};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
@@ -88,7 +88,7 @@ impl Model {
     fn hear(&mut self, news: Result<Snapshot, SnapshotError>) {
         match news {
             Ok(snapshot) => {
-                self.rates.add(Sample::of(&snapshot));
+                self.rates.add(Counters::of(&snapshot));
                 self.snapshot = Some(snapshot);
                 self.trouble = None;
             }
