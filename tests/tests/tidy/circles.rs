@@ -50,10 +50,6 @@ const CIRCLES: &[&[&str]] = &[
         "platform/src/slot_io.rs",
     ],
     &["server/src/serve/forwards.rs", "server/src/serve/reload.rs"],
-    &[
-        "server/tools/src/load/mix.rs",
-        "server/tools/src/load/schedule.rs",
-    ],
 ];
 
 /// A module's path in its crate, without `crate`.

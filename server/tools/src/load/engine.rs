@@ -7,7 +7,8 @@
 
 use super::answer::Reader;
 use super::mix::Entry;
-use super::schedule::{Arrival, Random, Schedule};
+use super::random::Random;
+use super::schedule::{Arrival, Schedule};
 use super::tally::{Failure, Latencies, Tally};
 use rustix::event::{Timespec, epoll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};

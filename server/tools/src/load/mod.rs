@@ -12,6 +12,7 @@ mod html;
 mod metrics;
 mod mix;
 mod plot;
+mod random;
 mod report;
 mod run;
 mod schedule;

@@ -4,11 +4,12 @@ use super::edge::{self, Prober};
 use super::engine::{Engine, Limits, PhaseResult, Progress, Source};
 use super::metrics;
 use super::mix::Entry;
+use super::random::Random;
 use super::report::{
     Comparison, Curve, Demands, EdgeReport, Generator, Kind, LoadReport, MemoryReport, Phase,
     Prediction, Quantiles, Ratio, Server, Side, Unavailable, Workload,
 };
-use super::schedule::{Random, Schedule, Shape};
+use super::schedule::{Schedule, Shape};
 use super::settings::{LoadSettings, Rate};
 use super::tally::{Latencies, Tally};
 use super::target::{PidSetting, Started, Url, who_listens_on};
