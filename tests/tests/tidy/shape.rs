@@ -127,8 +127,6 @@ fn functions_fit_a_screen() {
                 "platform/wire/src/frame/request.rs: encode_request",
                 "not yet",
             ),
-            ("server/tools/src/load/run.rs: assemble", "not yet"),
-            ("server/tools/src/load/run.rs: run", "not yet"),
             ("server/tools/src/plan/mod.rs: plan", "not yet"),
             ("server/src/admin/metrics.rs: of_application", "not yet"),
             ("server/src/admin/metrics.rs: of_front", "not yet"),
@@ -179,7 +177,6 @@ fn files_are_about_one_thing() {
             ("arena/src/heap.rs", "not yet"),
             ("arena/src/recovery.rs", "not yet"),
             ("platform/src/application.rs", "not yet"),
-            ("server/tools/src/load/run.rs", "not yet"),
             ("server/tools/src/top/view.rs", "not yet"),
         ],
     );

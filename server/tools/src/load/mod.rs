@@ -1,21 +1,24 @@
 //! `transom load`: tries to break a server's memory limits, and says what came of it.
 //!
 //! [`mix`] and [`schedule`] say what is sent when, [`engine`] sends it, [`watch`] looks at the server
-//! meanwhile, [`edge`] finds the largest request that fits; [`report`] is what was found, [`text`], [`html`]
-//! and [`plot`] show it. Its own memory is bounded: histograms and series of fixed size, connections and
-//! backlog by flag.
+//! meanwhile, [`edge`] finds the largest request that fits; [`rounds`] and [`findings`] put together what was
+//! found, [`report`] judges it, and [`text`], [`html`] and [`plot`] show it. Its own memory is bounded:
+//! histograms and series of fixed size, connections and backlog by flag.
 
 mod answer;
 mod edge;
 mod engine;
+mod findings;
 mod html;
 mod metrics;
 mod mix;
 mod plot;
 mod random;
 mod report;
+mod rounds;
 mod run;
 mod schedule;
+mod server;
 mod settings;
 mod tally;
 mod target;

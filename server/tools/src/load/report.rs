@@ -1,6 +1,7 @@
 //! What was found, and whether it is well: the same figures for the summary, the JSON and the page.
 
 use super::edge::Edge;
+use super::mix::Entry;
 use super::schedule::Arrivals;
 use super::tally::{Latencies, Tally};
 use super::units;
@@ -280,6 +281,27 @@ impl Curve {
         Curve {
             name,
             points: points.collect(),
+        }
+    }
+}
+
+impl Kind {
+    /// What became of an entry of the mix.
+    pub fn new(entry: &Entry, tally: &Tally) -> Self {
+        let failures = tally.failures.iter();
+        Kind {
+            request: entry.to_string(),
+            share: entry.share,
+            hungry: entry.hungry,
+            statuses: tally.statuses.clone(),
+            exhausted: tally.exhausted,
+            failures: failures
+                .map(|(failure, count)| (failure.name(), *count))
+                .collect(),
+            largest_good: tally.largest_good,
+            smallest_failed: tally.smallest_failed,
+            p50_us: tally.latencies.quantile(0.5),
+            p99_us: tally.latencies.quantile(0.99),
         }
     }
 }
