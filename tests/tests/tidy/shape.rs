@@ -177,7 +177,6 @@ fn files_are_about_one_thing() {
             ("arena/src/heap.rs", "not yet"),
             ("arena/src/recovery.rs", "not yet"),
             ("platform/src/application.rs", "not yet"),
-            ("server/tools/src/top/view.rs", "not yet"),
         ],
     );
 }

@@ -1,0 +1,189 @@
+//! The panes that are tables: exhausted requests, routes, the memory equation.
+
+use super::parts::{ALARM, DIM, STRONG, gauge, places, title};
+use super::units::{duration, exact, number, percent, size, time};
+use crate::snapshot::{Application, Snapshot};
+use ratatui::Frame;
+use ratatui::layout::{Alignment, Constraint, Rect};
+use ratatui::style::Style;
+use ratatui::text::Line;
+use ratatui::widgets::{Row, Table};
+
+/// A heading, at the right where numbers are.
+fn heading(names: &[(&'static str, bool)]) -> Row<'static> {
+    let cells = names.iter().map(|(name, right)| cell(*name, *right));
+    Row::new(cells.collect::<Vec<_>>()).style(DIM)
+}
+
+fn cell(text: impl Into<String>, right: bool) -> Line<'static> {
+    let side = if right {
+        Alignment::Right
+    } else {
+        Alignment::Left
+    };
+    Line::raw(text.into()).alignment(side)
+}
+
+/// A text from outside: what would move the cursor or colour the screen is shown and not done.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Draws the last exhausted requests.
+pub fn exhausted(frame: &mut Frame, area: Rect, application: &Application, now_ms: u64) {
+    let all = application.culprits.first().map_or(0, |it| it.n);
+    let beside = if all == 0 {
+        "none".to_owned()
+    } else {
+        format!("{} in all", number(all))
+    };
+    let rest = title(frame, area, "EXHAUSTED", Line::raw(beside));
+    if all == 0 {
+        return;
+    }
+    // Exact where there is room.
+    let bytes = if area.width < 100 { size } else { number };
+    let rows = application.culprits.iter().map(|it| {
+        let ago_ms = now_ms.saturating_sub(it.unix_ms);
+        let asked = if it.asked == 0 {
+            "-".to_owned()
+        } else {
+            bytes(it.asked)
+        };
+        let row = Row::new(vec![
+            cell(duration(ago_ms / 1000), true),
+            cell(if it.parked { "X" } else { "" }, false),
+            cell(plain(&it.route), false),
+            cell(plain(&it.reason), false),
+            cell(asked, true),
+            cell(bytes(it.used), true),
+            cell(bytes(it.size), true),
+            cell(plain(&it.raise), false),
+        ]);
+        // New, for as long as the page has it so.
+        if ago_ms < 8000 { row.style(ALARM) } else { row }
+    });
+    let digits = if area.width < 100 { 7 } else { 13 };
+    let widths = [
+        Constraint::Length(11),
+        Constraint::Length(1),
+        Constraint::Fill(1),
+        Constraint::Length(11),
+        Constraint::Length(digits),
+        Constraint::Length(digits),
+        Constraint::Length(digits),
+        Constraint::Length(13),
+    ];
+    let head = heading(&[
+        ("ago", true),
+        ("", false),
+        ("route", false),
+        ("what", false),
+        ("asked", true),
+        ("used", true),
+        ("of", true),
+        ("raise", false),
+    ]);
+    frame.render_widget(Table::new(rows, widths).header(head), rest);
+}
+
+/// Draws what each route needs.
+pub fn routes(frame: &mut Frame, area: Rect, application: &Application) {
+    let beside = format!(
+        "arena bytes of a request, of {}; time in its bucket",
+        exact(application.arena_size)
+    );
+    let rest = title(frame, area, "ROUTES", Line::raw(beside));
+    let rows = application.routes.iter().map(|it| {
+        let style = |bad: bool| if bad { ALARM } else { Style::new() };
+        let called = |text: String| if it.calls == 0 { "-".to_owned() } else { text };
+        Row::new(vec![
+            cell(plain(&it.route), false),
+            cell(number(it.calls), true),
+            cell(number(it.exhausted), true).style(style(it.exhausted > 0)),
+            cell(called(size(it.p50)), true),
+            cell(called(size(it.p99)), true),
+            cell(called(size(it.p9999)), true),
+            cell(called(size(it.max)), true).style(style(it.max > application.arena_size)),
+            cell(called(time(it.call_us.p50)), true),
+            cell(called(time(it.call_us.p99)), true),
+        ])
+    });
+    let widths = [
+        Constraint::Fill(1),
+        Constraint::Length(11),
+        Constraint::Length(9),
+        Constraint::Length(7),
+        Constraint::Length(7),
+        Constraint::Length(7),
+        Constraint::Length(7),
+        Constraint::Length(6),
+        Constraint::Length(6),
+    ];
+    let head = heading(&[
+        ("route", false),
+        ("calls", true),
+        ("exhausted", true),
+        ("p50", true),
+        ("p99", true),
+        ("p99.99", true),
+        ("most", true),
+        ("p50", true),
+        ("p99", true),
+    ]);
+    frame.render_widget(Table::new(rows, widths).header(head), rest);
+}
+
+/// Draws the memory equation.
+pub fn equation(frame: &mut Frame, area: Rect, snapshot: &Snapshot) {
+    let ours = places(snapshot, &["region", "process"]);
+    let beside = format!(
+        "resident {}, {} of region and process ({})",
+        number(snapshot.resident),
+        percent(snapshot.resident, ours),
+        number(ours)
+    );
+    let rest = title(frame, area, "EQUATION", Line::raw(beside));
+    let terms = snapshot.equation.iter().map(|it| {
+        Row::new(vec![
+            cell(it.term.as_str(), false),
+            cell(format!("{} × {}", number(it.count), exact(it.unit)), true),
+            cell(number(it.bytes), true),
+            Line::from(gauge(it.bytes, snapshot.bound)),
+            cell(it.place.as_str(), false),
+            cell(it.flags.as_str(), false),
+        ])
+    });
+    let sum = Row::new(vec![
+        cell("sum", false),
+        cell("", true),
+        cell(number(snapshot.bound), true),
+    ])
+    .style(STRONG);
+    let widths = [
+        Constraint::Length(20),
+        Constraint::Length(15),
+        Constraint::Length(13),
+        // The flags are worth more than a picture of the bytes.
+        Constraint::Length(if area.width < 100 { 0 } else { 10 }),
+        Constraint::Length(7),
+        Constraint::Fill(1),
+    ];
+    let head = heading(&[
+        ("term", false),
+        ("count × unit", true),
+        ("bytes", true),
+        ("", false),
+        ("place", false),
+        ("flags", false),
+    ]);
+    frame.render_widget(Table::new(terms.chain([sum]), widths).header(head), rest);
+}
