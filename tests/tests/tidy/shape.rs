@@ -127,7 +127,6 @@ fn functions_fit_a_screen() {
                 "platform/wire/src/frame/request.rs: encode_request",
                 "not yet",
             ),
-            ("server/tools/src/plan/mod.rs: plan", "not yet"),
             ("server/src/admin/metrics.rs: of_application", "not yet"),
             ("server/src/admin/metrics.rs: of_front", "not yet"),
             ("server/src/admin/metrics.rs: of_pools", "not yet"),
