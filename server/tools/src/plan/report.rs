@@ -5,6 +5,7 @@ use super::choice::{Evaluation, Planner};
 use super::values::{share, size, time};
 use serde::Serialize;
 use std::fmt;
+use transom::snapshot::Addend;
 use transom_arena::{Bound, Bytes, Place};
 
 /// All of it. Times are in seconds, sizes in bytes, probabilities are shares of the requests.
@@ -50,19 +51,8 @@ pub struct MemoryBudget {
     pub region: usize,
     pub process: usize,
     pub kernel: usize,
-    pub equation: Vec<Addend>,
-}
-
-/// As in `/buckets.json`.
-#[derive(Debug, Serialize)]
-pub struct Addend {
-    pub term: &'static str,
-    pub place: &'static str,
-    pub count: usize,
-    pub unit: usize,
-    pub bytes: usize,
-    pub holder: &'static str,
-    pub flags: &'static str,
+    /// As in `/buckets.json`.
+    pub equation: Vec<Addend<&'static str>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -151,31 +141,14 @@ impl Row {
     }
 }
 
-fn place(place: Place) -> &'static str {
-    match place {
-        Place::Region => "region",
-        Place::Process => "process",
-        Place::Kernel => "kernel",
-    }
-}
-
 fn memory(planner: &Planner, bound: &Bound) -> MemoryBudget {
-    let addends = bound.terms().iter().map(|term| Addend {
-        term: term.name,
-        place: place(term.place),
-        count: term.count,
-        unit: term.unit,
-        bytes: term.bytes().expect("a bound's terms do not overflow"),
-        holder: term.holder,
-        flags: term.flags,
-    });
     MemoryBudget {
         limit: planner.demand.memory,
         bound: bound.total(),
         region: bound.bytes_in(Place::Region),
         process: bound.bytes_in(Place::Process),
         kernel: bound.bytes_in(Place::Kernel),
-        equation: addends.collect(),
+        equation: bound.terms().iter().map(Addend::of).collect(),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use super::parts::{ALARM, DIM, STRONG, title};
 use super::units::{exact, number};
-use crate::snapshot::{Application, Cell};
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
+use transom::snapshot::{Application, Cell};
 
 /// What a state looks like: a letter and a colour. The letters of what takes part are none: their level says
 /// it.

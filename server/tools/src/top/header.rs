@@ -3,9 +3,9 @@
 use super::model::Model;
 use super::parts::{ALARM, STRONG, gauge, places};
 use super::units::{duration, number, rate, size, time};
-use crate::snapshot::{Front, Snapshot};
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
+use transom::snapshot::{Front, Snapshot};
 
 /// All of its lines.
 pub fn lines(model: &Model, snapshot: &Snapshot) -> Vec<Line<'static>> {
@@ -36,12 +36,13 @@ pub fn lines(model: &Model, snapshot: &Snapshot) -> Vec<Line<'static>> {
     if let Some(front) = &snapshot.front {
         lines.extend([times_line(front), front_line(front)]);
     }
+    let resident = snapshot.resident.unwrap_or(0);
     let ours: u64 = places(snapshot, &["region", "process"]);
     let mut memory = vec![
         Span::raw("memory "),
-        Span::styled(size(snapshot.resident), STRONG),
+        Span::styled(size(resident), STRONG),
         Span::raw(format!(" of {} ", size(ours))),
-        gauge(snapshot.resident, ours),
+        gauge(resident, ours),
     ];
     if let Some(it) = &snapshot.application {
         memory.extend([

@@ -12,7 +12,7 @@ mod units;
 mod view;
 
 use crate::admin_client::AdminAddress;
-use crate::snapshot::{self, Snapshot, SnapshotError};
+use crate::snapshot::{self, SnapshotError};
 use model::Model;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+use transom::snapshot::Snapshot;
 
 /// How often keys are looked for.
 const KEYS: Duration = Duration::from_millis(50);

@@ -2,8 +2,9 @@
 
 use super::rates::{Counters, Rates};
 use crate::admin_client::AdminAddress;
-use crate::snapshot::{Snapshot, SnapshotError};
+use crate::snapshot::SnapshotError;
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
+use transom::snapshot::Snapshot;
 
 /// A part of the screen that a key hides and shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! What several parts of the screen are made of.
 
-use crate::snapshot::Snapshot;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
+use transom::snapshot::Snapshot;
 
 pub const ALARM: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
 pub const DIM: Style = Style::new().add_modifier(Modifier::DIM);

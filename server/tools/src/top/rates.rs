@@ -1,7 +1,7 @@
 //! Counters a second, over the last second or so.
 
-use crate::snapshot::{Application, Snapshot};
 use std::collections::VecDeque;
+use transom::snapshot::{Application, Snapshot};
 
 /// How far back a rate looks, in milliseconds of the server's time.
 const WINDOW_MS: u64 = 1000;

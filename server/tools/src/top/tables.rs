@@ -2,12 +2,12 @@
 
 use super::parts::{ALARM, DIM, STRONG, gauge, places, title};
 use super::units::{duration, exact, number, percent, size, time};
-use crate::snapshot::{Application, Snapshot};
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Rect};
 use ratatui::style::Style;
 use ratatui::text::Line;
 use ratatui::widgets::{Row, Table};
+use transom::snapshot::{Application, Snapshot};
 
 /// A heading, at the right where numbers are.
 fn heading(names: &[(&'static str, bool)]) -> Row<'static> {
@@ -144,11 +144,12 @@ pub fn routes(frame: &mut Frame, area: Rect, application: &Application) {
 
 /// Draws the memory equation.
 pub fn equation(frame: &mut Frame, area: Rect, snapshot: &Snapshot) {
+    let resident = snapshot.resident.unwrap_or(0);
     let ours = places(snapshot, &["region", "process"]);
     let beside = format!(
         "resident {}, {} of region and process ({})",
-        number(snapshot.resident),
-        percent(snapshot.resident, ours),
+        number(resident),
+        percent(resident, ours),
         number(ours)
     );
     let rest = title(frame, area, "EQUATION", Line::raw(beside));

@@ -5,11 +5,11 @@ use super::header;
 use super::model::{Model, Pane};
 use super::parts::DIM;
 use super::tables;
-use crate::snapshot::Snapshot;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
+use transom::snapshot::Snapshot;
 
 /// The lines that all that is shown would take.
 #[must_use]
