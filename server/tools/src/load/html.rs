@@ -3,7 +3,8 @@
 use super::plot::{self, escape};
 use super::report::LoadReport;
 use super::text;
-use super::units::{bytes, change, count};
+use super::units::{bytes, change};
+use crate::digits::grouped;
 use std::fmt::Write;
 
 const STYLE: &str = "\
@@ -121,13 +122,16 @@ fn memory(report: &LoadReport, out: &mut String) {
     row("RSS", all.map(|memory| bytes(memory.rss_bytes)));
     row("PSS", all.map(|memory| bytes(memory.pss_bytes)));
     row("VmHWM", all.map(|memory| bytes(memory.high_water_bytes)));
-    row("mappings", all.map(|memory| count(memory.mappings)));
-    row("threads", all.map(|memory| count(memory.threads)));
-    row("descriptors", all.map(|memory| count(memory.descriptors)));
-    row("page faults", all.map(|memory| count(memory.minor_faults)));
+    row("mappings", all.map(|memory| grouped(memory.mappings)));
+    row("threads", all.map(|memory| grouped(memory.threads)));
+    row("descriptors", all.map(|memory| grouped(memory.descriptors)));
+    row(
+        "page faults",
+        all.map(|memory| grouped(memory.minor_faults)),
+    );
     row(
         "page faults from disk",
-        all.map(|memory| count(memory.major_faults)),
+        all.map(|memory| grouped(memory.major_faults)),
     );
     out.push_str("</table></div>\n");
 }

@@ -6,6 +6,7 @@ use super::schedule::Arrivals;
 use super::tally::{Latencies, Tally};
 use super::units;
 use super::watch::{Look, ResourceUsage};
+use crate::digits::grouped;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -400,7 +401,7 @@ impl LoadReport {
         ] {
             let Some(side) = side else { continue };
             if side.failed > 0 {
-                let (failed, due) = (units::count(side.failed), units::count(side.due));
+                let (failed, due) = (grouped(side.failed), grouped(side.due));
                 wrong.push(format!("{failed} of {due} ordinary requests failed {when}"));
             }
             if side.good == 0 {
@@ -411,7 +412,7 @@ impl LoadReport {
             if beside.unsent > 0 && alone.unsent == 0 {
                 wrong.push(format!(
                     "{} ordinary requests found all connections busy and the backlog full, but only beside hungry ones",
-                    units::count(beside.unsent)
+                    grouped(beside.unsent)
                 ));
             }
             // Without a prediction, what happens without hungry requests stands in for it.
@@ -422,7 +423,7 @@ impl LoadReport {
             if beside.unavailable as f64 > expected + 3.0 * expected.sqrt() {
                 wrong.push(format!(
                     "{} ordinary requests got 503 beside hungry ones, where {expected:.1} were to be expected",
-                    units::count(beside.unavailable)
+                    grouped(beside.unavailable)
                 ));
             }
         }
@@ -504,22 +505,6 @@ fn hint_at_constant(memory: &MemoryReport, most: u64, bound: u64) -> Option<Stri
 mod tests {
     use super::*;
     use std::time::Duration;
-
-    #[test]
-    fn erlang_agrees_with_the_tables() {
-        for (servers, offered, blocked) in [
-            (1, 1.0, 0.5),
-            (5, 3.0, 0.1101),
-            (10, 5.0, 0.0184),
-            (8, 0.0, 0.0),
-        ] {
-            let found = crate::plan::erlang::erlang_b(servers, offered);
-            assert!(
-                (found - blocked).abs() < 1e-4,
-                "{servers} {offered}: {found}"
-            );
-        }
-    }
 
     fn latencies(us: &[u64]) -> Latencies {
         let mut latencies = Latencies::new();

@@ -2,7 +2,8 @@
 
 use super::edge::Edge;
 use super::report::{Kind, LoadReport, MemoryReport, Ratio, Side};
-use super::units::{bytes, change, count, time};
+use super::units::{bytes, change, time};
+use crate::digits::grouped;
 use std::fmt::Write;
 
 /// The first line: what came of it.
@@ -68,7 +69,7 @@ pub fn load(report: &LoadReport) -> String {
         Some(capacity) => format!(
             " ({:.0} % of the {} that it can)",
             load.rate / capacity * 100.0,
-            count(capacity as u64)
+            grouped(capacity as u64)
         ),
         None => String::new(),
     };
@@ -85,7 +86,7 @@ pub fn load(report: &LoadReport) -> String {
     };
     format!(
         "{} requests/s{capacity}, {arrivals}, {} connections, {phases}",
-        count(load.rate as u64),
+        grouped(load.rate as u64),
         load.connections
     )
 }
@@ -116,7 +117,7 @@ fn memory(memory: &MemoryReport, line: &mut impl FnMut(&str, String)) {
         ),
     );
     let heap = match memory.heap_allocations {
-        Some(allocations) => format!(", allocations outside the region {}", count(allocations)),
+        Some(allocations) => format!(", allocations outside the region {}", grouped(allocations)),
         None => String::new(),
     };
     line(
@@ -161,22 +162,22 @@ pub fn kind(kind: &Kind) -> String {
     let mut parts: Vec<String> = (kind.statuses.iter())
         .map(|(status, n)| match (status, kind.exhausted) {
             (500, exhausted) if exhausted == *n => {
-                format!("{status} × {} (all bucket-exhausted)", count(*n))
+                format!("{status} × {} (all bucket-exhausted)", grouped(*n))
             }
             (500, exhausted) if exhausted > 0 => {
                 format!(
                     "{status} × {} ({} bucket-exhausted)",
-                    count(*n),
-                    count(exhausted)
+                    grouped(*n),
+                    grouped(exhausted)
                 )
             }
-            _ => format!("{status} × {}", count(*n)),
+            _ => format!("{status} × {}", grouped(*n)),
         })
         .collect();
     parts.extend(
         kind.failures
             .iter()
-            .map(|(name, n)| format!("{name} × {}", count(*n))),
+            .map(|(name, n)| format!("{name} × {}", grouped(*n))),
     );
     let sizes = match (kind.largest_good, kind.smallest_failed) {
         (Some(good), Some(failed)) => format!("; largest 200: {good}, smallest 500: {failed}"),
@@ -190,7 +191,7 @@ pub fn kind(kind: &Kind) -> String {
 /// 503s, and how many there should have been.
 pub fn unavailable(report: &LoadReport) -> String {
     let found = &report.unavailable;
-    let (observed, of) = (count(found.observed), count(found.of));
+    let (observed, of) = (grouped(found.observed), grouped(found.of));
     match &found.predicted {
         Some(predicted) => {
             let expected = match predicted.expected {
@@ -219,7 +220,7 @@ pub fn generator(report: &LoadReport) -> String {
     };
     let resent = match generator.resent {
         0 => String::new(),
-        n => format!(", {} sent again after a connection was closed", count(n)),
+        n => format!(", {} sent again after a connection was closed", grouped(n)),
     };
     format!("{late}{:.2} cores{server}{resent}", generator.cores)
 }
@@ -230,7 +231,7 @@ pub fn rows(report: &LoadReport) -> Vec<(String, Vec<String>)> {
         let time = |us: Option<f64>| us.map_or("–".to_owned(), time);
         let numbers = [side.due, side.failed, side.unavailable, side.unsent];
         let times = [time(side.p50_us), time(side.p99_us), time(side.p999_us)];
-        times.into_iter().chain(numbers.map(count)).collect()
+        times.into_iter().chain(numbers.map(grouped)).collect()
     };
     let ordinary = &report.ordinary;
     let mut rows = vec![("alone".to_owned(), side(&ordinary.alone))];

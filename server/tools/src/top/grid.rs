@@ -1,7 +1,8 @@
 //! The grid of buckets.
 
 use super::parts::{ALARM, DIM, STRONG, title};
-use super::units::{exact, number};
+use super::units::exact;
+use crate::digits::grouped;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
@@ -125,7 +126,7 @@ pub fn buckets(frame: &mut Frame, area: Rect, application: &Application) {
     let grid = Grid::new(application.cells.len(), usize::from(area.width), rows);
     let mut beside = format!(
         "{} × {}",
-        number(application.buckets),
+        grouped(application.buckets),
         exact(application.bucket_size)
     );
     if grid.each > 1 {
@@ -142,13 +143,13 @@ pub fn buckets(frame: &mut Frame, area: Rect, application: &Application) {
         let style = if count == 0 { DIM } else { style };
         let key = if letter == ' ' { '_' } else { letter };
         spans.push(Span::styled(
-            format!(" {key} {} {state}", number(count as u64)),
+            format!(" {key} {} {state}", grouped(count as u64)),
             style,
         ));
     }
     let by_time = application.lost.resting + application.lost.overdue;
     if by_time > 0 {
-        let text = format!(" {} {} lost by time", LOST.0, number(by_time));
+        let text = format!(" {} {} lost by time", LOST.0, grouped(by_time));
         spans.push(Span::styled(text, LOST.1));
     }
     let rest = title(frame, area, "BUCKETS", Line::from(spans));

@@ -2,7 +2,8 @@
 
 use super::model::Model;
 use super::parts::{ALARM, STRONG, gauge, places};
-use super::units::{duration, number, rate, size, time};
+use super::units::{duration, rate, size, time};
+use crate::digits::grouped;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 use transom::snapshot::{Front, Snapshot};
@@ -101,12 +102,12 @@ fn rates_line(model: &Model, snapshot: &Snapshot) -> Line<'static> {
 fn front_line(front: &Front) -> Line<'static> {
     Line::from(vec![
         Span::raw("connections "),
-        Span::styled(number(front.connections), STRONG),
-        Span::raw(format!(" of {} ", number(front.connections_max))),
+        Span::styled(grouped(front.connections), STRONG),
+        Span::raw(format!(" of {} ", grouped(front.connections_max))),
         gauge(front.connections, front.connections_max),
         Span::raw("  slots "),
-        Span::styled(number(front.slots_busy), STRONG),
-        Span::raw(format!(" of {} ", number(front.slots))),
+        Span::styled(grouped(front.slots_busy), STRONG),
+        Span::raw(format!(" of {} ", grouped(front.slots))),
         gauge(front.slots_busy, front.slots),
     ])
 }
@@ -128,6 +129,6 @@ fn times_line(front: &Front) -> Line<'static> {
         Span::raw("  most "),
         Span::styled(taken(front.request_us.max), STRONG),
         Span::raw("  waiting for a slot "),
-        Span::styled(number(front.waiting), waiting),
+        Span::styled(grouped(front.waiting), waiting),
     ])
 }

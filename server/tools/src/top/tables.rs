@@ -1,7 +1,8 @@
 //! The panes that are tables: exhausted requests, routes, the memory equation.
 
 use super::parts::{ALARM, DIM, STRONG, gauge, places, title};
-use super::units::{duration, exact, number, percent, size, time};
+use super::units::{duration, exact, percent, size, time};
+use crate::digits::grouped;
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Rect};
 use ratatui::style::Style;
@@ -43,14 +44,14 @@ pub fn exhausted(frame: &mut Frame, area: Rect, application: &Application, now_m
     let beside = if all == 0 {
         "none".to_owned()
     } else {
-        format!("{} in all", number(all))
+        format!("{} in all", grouped(all))
     };
     let rest = title(frame, area, "EXHAUSTED", Line::raw(beside));
     if all == 0 {
         return;
     }
     // Exact where there is room.
-    let bytes = if area.width < 100 { size } else { number };
+    let bytes = if area.width < 100 { size } else { grouped };
     let rows = application.culprits.iter().map(|it| {
         let ago_ms = now_ms.saturating_sub(it.unix_ms);
         let asked = if it.asked == 0 {
@@ -107,8 +108,8 @@ pub fn routes(frame: &mut Frame, area: Rect, application: &Application) {
         let called = |text: String| if it.calls == 0 { "-".to_owned() } else { text };
         Row::new(vec![
             cell(plain(&it.route), false),
-            cell(number(it.calls), true),
-            cell(number(it.exhausted), true).style(style(it.exhausted > 0)),
+            cell(grouped(it.calls), true),
+            cell(grouped(it.exhausted), true).style(style(it.exhausted > 0)),
             cell(called(size(it.p50)), true),
             cell(called(size(it.p99)), true),
             cell(called(size(it.p9999)), true),
@@ -148,16 +149,16 @@ pub fn equation(frame: &mut Frame, area: Rect, snapshot: &Snapshot) {
     let ours = places(snapshot, &["region", "process"]);
     let beside = format!(
         "resident {}, {} of region and process ({})",
-        number(resident),
+        grouped(resident),
         percent(resident, ours),
-        number(ours)
+        grouped(ours)
     );
     let rest = title(frame, area, "EQUATION", Line::raw(beside));
     let terms = snapshot.equation.iter().map(|it| {
         Row::new(vec![
             cell(it.term.as_str(), false),
-            cell(format!("{} × {}", number(it.count), exact(it.unit)), true),
-            cell(number(it.bytes), true),
+            cell(format!("{} × {}", grouped(it.count), exact(it.unit)), true),
+            cell(grouped(it.bytes), true),
             Line::from(gauge(it.bytes, snapshot.bound)),
             cell(it.place.as_str(), false),
             cell(it.flags.as_str(), false),
@@ -166,7 +167,7 @@ pub fn equation(frame: &mut Frame, area: Rect, snapshot: &Snapshot) {
     let sum = Row::new(vec![
         cell("sum", false),
         cell("", true),
-        cell(number(snapshot.bound), true),
+        cell(grouped(snapshot.bound), true),
     ])
     .style(STRONG);
     let widths = [
