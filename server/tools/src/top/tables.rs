@@ -4,16 +4,26 @@ use super::parts::{ALARM, DIM, STRONG, gauge, places, title};
 use super::units::{duration, exact, percent, size, time};
 use crate::digits::grouped;
 use ratatui::Frame;
-use ratatui::layout::{Alignment, Constraint, Rect};
+use ratatui::layout::Constraint::{self, Fill, Length};
+use ratatui::layout::{Alignment, Rect};
 use ratatui::style::Style;
 use ratatui::text::Line;
 use ratatui::widgets::{Row, Table};
 use transom::snapshot::{Application, Snapshot};
 
-/// A heading, at the right where numbers are.
-fn heading(names: &[(&'static str, bool)]) -> Row<'static> {
-    let cells = names.iter().map(|(name, right)| cell(*name, *right));
-    Row::new(cells.collect::<Vec<_>>()).style(DIM)
+/// A column: its name, whether it has numbers, which stand at the right, and its width.
+type Column = (&'static str, bool, Constraint);
+
+fn table<'r>(
+    frame: &mut Frame,
+    area: Rect,
+    columns: &[Column],
+    rows: impl Iterator<Item = Row<'r>>,
+) {
+    let head = columns.iter().map(|(name, right, _)| cell(*name, *right));
+    let head = Row::new(head.collect::<Vec<_>>()).style(DIM);
+    let widths = columns.iter().map(|(.., width)| *width);
+    frame.render_widget(Table::new(rows, widths).header(head), area);
 }
 
 fn cell(text: impl Into<String>, right: bool) -> Line<'static> {
@@ -72,28 +82,18 @@ pub fn exhausted(frame: &mut Frame, area: Rect, application: &Application, now_m
         // New, for as long as the page has it so.
         if ago_ms < 8000 { row.style(ALARM) } else { row }
     });
-    let digits = if area.width < 100 { 7 } else { 13 };
-    let widths = [
-        Constraint::Length(11),
-        Constraint::Length(1),
-        Constraint::Fill(1),
-        Constraint::Length(11),
-        Constraint::Length(digits),
-        Constraint::Length(digits),
-        Constraint::Length(digits),
-        Constraint::Length(13),
+    let digits = Length(if area.width < 100 { 7 } else { 13 });
+    let columns = [
+        ("ago", true, Length(11)),
+        ("", false, Length(1)),
+        ("route", false, Fill(1)),
+        ("what", false, Length(11)),
+        ("asked", true, digits),
+        ("used", true, digits),
+        ("of", true, digits),
+        ("raise", false, Length(13)),
     ];
-    let head = heading(&[
-        ("ago", true),
-        ("", false),
-        ("route", false),
-        ("what", false),
-        ("asked", true),
-        ("used", true),
-        ("of", true),
-        ("raise", false),
-    ]);
-    frame.render_widget(Table::new(rows, widths).header(head), rest);
+    table(frame, rest, &columns, rows);
 }
 
 /// Draws what each route needs.
@@ -118,29 +118,18 @@ pub fn routes(frame: &mut Frame, area: Rect, application: &Application) {
             cell(called(time(it.call_us.p99)), true),
         ])
     });
-    let widths = [
-        Constraint::Fill(1),
-        Constraint::Length(11),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(6),
-        Constraint::Length(6),
+    let columns = [
+        ("route", false, Fill(1)),
+        ("calls", true, Length(11)),
+        ("exhausted", true, Length(9)),
+        ("p50", true, Length(7)),
+        ("p99", true, Length(7)),
+        ("p99.99", true, Length(7)),
+        ("most", true, Length(7)),
+        ("p50", true, Length(6)),
+        ("p99", true, Length(6)),
     ];
-    let head = heading(&[
-        ("route", false),
-        ("calls", true),
-        ("exhausted", true),
-        ("p50", true),
-        ("p99", true),
-        ("p99.99", true),
-        ("most", true),
-        ("p50", true),
-        ("p99", true),
-    ]);
-    frame.render_widget(Table::new(rows, widths).header(head), rest);
+    table(frame, rest, &columns, rows);
 }
 
 /// Draws the memory equation.
@@ -170,22 +159,14 @@ pub fn equation(frame: &mut Frame, area: Rect, snapshot: &Snapshot) {
         cell(grouped(snapshot.bound), true),
     ])
     .style(STRONG);
-    let widths = [
-        Constraint::Length(20),
-        Constraint::Length(15),
-        Constraint::Length(13),
+    let columns = [
+        ("term", false, Length(20)),
+        ("count × unit", true, Length(15)),
+        ("bytes", true, Length(13)),
         // The flags are worth more than a picture of the bytes.
-        Constraint::Length(if area.width < 100 { 0 } else { 10 }),
-        Constraint::Length(7),
-        Constraint::Fill(1),
+        ("", false, Length(if area.width < 100 { 0 } else { 10 })),
+        ("place", false, Length(7)),
+        ("flags", false, Fill(1)),
     ];
-    let head = heading(&[
-        ("term", false),
-        ("count × unit", true),
-        ("bytes", true),
-        ("", false),
-        ("place", false),
-        ("flags", false),
-    ]);
-    frame.render_widget(Table::new(terms.chain([sum]), widths).header(head), rest);
+    table(frame, rest, &columns, terms.chain([sum]));
 }
