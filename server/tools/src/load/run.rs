@@ -143,6 +143,18 @@ impl<'s> Run<'s> {
         Ok(())
     }
 
+    fn measure(
+        &mut self,
+        name: &'static str,
+        rate: f64,
+        hungry: bool,
+        round: u64,
+    ) -> Result<PhaseResult, String> {
+        let length = self.settings.phase();
+        let source = self.open(rate, hungry, Duration::ZERO, length, round);
+        self.phase(name, length, source)
+    }
+
     fn rounds(&mut self, rate: f64) -> Result<Rounds<'s>, String> {
         let settings = self.settings;
         let mix = &settings.mix;
@@ -157,8 +169,7 @@ impl<'s> Run<'s> {
             if self.gone {
                 break;
             }
-            let source = self.open(rate, false, Duration::ZERO, settings.phase(), round);
-            let outcome = self.phase("ordinary", settings.phase(), source)?;
+            let outcome = self.measure("ordinary", rate, false, round)?;
             lateness.add(&outcome.lateness);
             alone.add(&outcome);
             if let Some(beside) = &mut beside
@@ -166,8 +177,7 @@ impl<'s> Run<'s> {
             {
                 let before = self.target.metrics_now().calls;
                 // The same seed: ordinary requests are due at the same times as before.
-                let source = self.open(rate, true, Duration::ZERO, settings.phase(), round);
-                let outcome = self.phase("hungry", settings.phase(), source)?;
+                let outcome = self.measure("hungry", rate, true, round)?;
                 lateness.add(&outcome.lateness);
                 beside.add(&outcome);
                 if let Some(((_, before), (_, after))) = before.zip(self.target.metrics_now().calls)

@@ -1,6 +1,5 @@
 //! The server that is loaded: how it is reached, what it said of itself, and what it uses now.
 
-use super::metrics;
 use super::settings::LoadSettings;
 use super::target::{PidSetting, Started, Url, who_listens_on};
 use super::watch::{ResourceUsage, ServerMetrics};
@@ -68,9 +67,9 @@ impl Target {
         let pids = pids(settings, started.as_ref(), address)?;
         let said_admin = said.admin.as_deref().and_then(|text| text.parse().ok());
         let mut admin = settings.admin.clone().or(said_admin);
-        let metrics = match admin.as_ref().map(metrics::fetch) {
+        let metrics = match admin.as_ref().map(ServerMetrics::fetch) {
             None => ServerMetrics::default(),
-            Some(Ok(metrics)) => ServerMetrics::of(&metrics),
+            Some(Ok(metrics)) => metrics,
             Some(Err(why)) if settings.admin.is_some() => return Err(format!("--admin: {why}")),
             Some(Err(why)) => {
                 notes.push(format!("no metrics: {why}"));
@@ -110,13 +109,9 @@ impl Target {
 
     /// What it says of itself now.
     pub fn metrics_now(&self) -> ServerMetrics {
-        let metrics = self
-            .admin
-            .as_ref()
-            .and_then(|admin| metrics::fetch(admin).ok());
-        metrics.map_or(ServerMetrics::default(), |metrics| {
-            ServerMetrics::of(&metrics)
-        })
+        let admin = self.admin.as_ref();
+        let metrics = admin.and_then(|admin| ServerMetrics::fetch(admin).ok());
+        metrics.unwrap_or_default()
     }
 }
 

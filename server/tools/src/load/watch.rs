@@ -152,8 +152,16 @@ pub struct ServerMetrics {
 }
 
 impl ServerMetrics {
+    /// Asks a server.
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    pub fn fetch(admin: &AdminAddress) -> Result<Self, String> {
+        metrics::fetch(admin).map(|metrics| Self::of(&metrics))
+    }
+
     /// What is used of all that there is.
-    pub fn of(metrics: &Metrics) -> Self {
+    fn of(metrics: &Metrics) -> Self {
         let place = |place| metrics.labelled("transom_bound_bytes", "place", place);
         let state = |state| {
             metrics
@@ -329,11 +337,11 @@ fn run(
         let metrics = subject
             .admin
             .as_ref()
-            .and_then(|admin| metrics::fetch(admin).ok());
+            .and_then(|admin| ServerMetrics::fetch(admin).ok());
         let look = Look {
             seconds: began.elapsed().as_secs_f64(),
             memory,
-            buckets: metrics.and_then(|metrics| ServerMetrics::of(&metrics).buckets),
+            buckets: metrics.and_then(|metrics| metrics.buckets),
         };
         let took = looking.elapsed();
         let mut state = shared.0.lock().unwrap_or_else(PoisonError::into_inner);

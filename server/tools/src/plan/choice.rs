@@ -47,6 +47,17 @@ pub enum Waiting {
     Connections,
 }
 
+impl Waiting {
+    /// For how many requests places are asked for.
+    #[must_use]
+    pub fn places(self) -> u32 {
+        match self {
+            Waiting::Places(places) => places,
+            Waiting::None | Waiting::Connections => 0,
+        }
+    }
+}
+
 /// A configuration with all that is computed of it.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
@@ -161,12 +172,7 @@ impl Planner<'_> {
             .front_connections
             .is_some_and(|front| front <= buckets)
         {
-            let nothing = GradeOfService {
-                blocked: 0.0,
-                timed_out: 0.0,
-                waited: 0.0,
-            };
-            return (0.0, nothing);
+            return (0.0, GradeOfService::default());
         }
         let queue = Queue {
             places: self.places(configuration),
@@ -373,8 +379,9 @@ impl Planner<'_> {
     }
 }
 
+/// The most buckets that there can be.
 #[expect(clippy::cast_possible_truncation, reason = "16,384")]
-const BUCKETS_LIMIT: u32 = BUCKETS_MAX as u32;
+pub const BUCKETS_LIMIT: u32 = BUCKETS_MAX as u32;
 
 /// The first number from `low` to `high` for which something holds that then holds for all larger ones.
 fn first(

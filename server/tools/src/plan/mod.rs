@@ -17,7 +17,7 @@ mod simulation;
 mod values;
 
 use self::alternatives::alternatives;
-use self::choice::{Configuration, Demand, Evaluation, Planner, Waiting};
+use self::choice::{BUCKETS_LIMIT, Configuration, Demand, Evaluation, Planner, Waiting};
 use self::metrics::{Measurements, ServiceTimes};
 use self::report::PlanReport;
 use self::values::{parse_factor, parse_rate, parse_share, parse_time};
@@ -303,10 +303,7 @@ fn choose(
             "--connections (or --front-connections) is {}, which is less than the {buckets} buckets and --queue {} take: each request \
              comes over a connection of its own",
             planner.base.front.connections,
-            match waiting {
-                Waiting::Places(places) => places,
-                Waiting::None | Waiting::Connections => 0,
-            }
+            waiting.places()
         ))
     };
     if buckets_given {
@@ -330,22 +327,13 @@ fn choose(
 
 /// Nothing meets the target, and no memory is the limit: as many buckets as there are connections for.
 fn none_at_all(planner: &Planner, size: Bytes, waiting: Waiting) -> Option<Configuration> {
-    let places = match waiting {
-        Waiting::Places(places) => places,
-        Waiting::None | Waiting::Connections => 0,
-    };
-    let most = u32::try_from(transom_arena::BUCKETS_MAX).unwrap_or(u32::MAX);
-    let buckets = if planner.connections_given {
-        planner
-            .base
-            .front
-            .connections
-            .get()
-            .saturating_sub(places)
-            .min(most)
+    let most = if planner.connections_given {
+        let connections = planner.base.front.connections.get();
+        connections.saturating_sub(waiting.places())
     } else {
-        most
+        BUCKETS_LIMIT
     };
+    let buckets = most.min(BUCKETS_LIMIT);
     planner
         .given(buckets, size, waiting)
         .filter(|_| buckets > 0)

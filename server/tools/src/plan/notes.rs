@@ -1,6 +1,6 @@
 //! What a reader of a plan should know beside its numbers.
 
-use super::choice::{Evaluation, Planner};
+use super::choice::{BUCKETS_LIMIT, Evaluation, Planner};
 use super::metrics::Measurements;
 use super::values::{share, size};
 use transom_arena::Bytes;
@@ -26,10 +26,9 @@ fn on_buckets(this: &Evaluation, planner: &Planner) -> Option<String> {
     let (configuration, connections) = (&this.configuration, planner.base.front.connections.get());
     if this.meets {
         None
-    } else if configuration.buckets as usize == transom_arena::BUCKETS_MAX {
+    } else if configuration.buckets == BUCKETS_LIMIT {
         Some(format!(
-            "a process has {} buckets at most: serve with several",
-            transom_arena::BUCKETS_MAX
+            "a process has {BUCKETS_LIMIT} buckets at most: serve with several"
         ))
     } else if planner.connections_given
         && configuration.buckets + configuration.queue.unwrap_or(0) >= connections

@@ -30,7 +30,7 @@ pub struct Queue {
 }
 
 /// What becomes of requests: what traffic theory calls so. All are shares of those that come.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct GradeOfService {
     /// Turned away at once: no bucket and no place.
     pub blocked: f64,
@@ -132,11 +132,7 @@ impl LogSums {
         let total = ln_add(ln_add(self.free, self.waiting), self.full);
         if total == f64::INFINITY {
             // A bucket is as good as always free: 1/B was too large for a number.
-            return GradeOfService {
-                blocked: 0.0,
-                timed_out: 0.0,
-                waited: 0.0,
-            };
+            return GradeOfService::default();
         }
         GradeOfService {
             blocked: (self.full - total).exp(),
