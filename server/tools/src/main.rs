@@ -1,6 +1,7 @@
 //! `transom`: what can be done without an application.
 
 mod admin_client;
+mod answer;
 mod digits;
 mod load;
 mod plan;

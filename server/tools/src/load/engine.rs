@@ -5,11 +5,11 @@
 //! due: a server that stops for a second is late for all the requests of that second, not for one a
 //! connection (coordinated omission).
 
-use super::answer::Reader;
 use super::mix::Entry;
 use super::random::Random;
 use super::schedule::{Arrival, Schedule};
 use super::tally::{Failure, Latencies, Tally};
+use crate::answer::Reader;
 use rustix::event::{Timespec, epoll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::collections::VecDeque;

@@ -5,7 +5,6 @@
 //! found, [`report`] judges it, and [`text`], [`html`] and [`plot`] show it. Its own memory is bounded:
 //! histograms and series of fixed size, connections and backlog by flag.
 
-mod answer;
 mod edge;
 mod engine;
 mod findings;

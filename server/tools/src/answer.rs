@@ -1,4 +1,5 @@
-//! Reads answers: HTTP/1.1 as servers write it, in whatever pieces it arrives, at constant memory.
+//! Reads answers: HTTP/1.1 as servers write it, in whatever pieces it arrives, at constant memory. What
+//! becomes of the body is not known here.
 
 use std::fmt;
 
@@ -93,11 +94,28 @@ impl Reader {
         self.begun
     }
 
+    /// Whether its head is there.
+    pub fn has_head(&self) -> bool {
+        self.state != ReaderState::Head
+    }
+
     /// Takes the next bytes. `Some` when the answer is whole.
     ///
     /// # Errors
     /// What is wrong with them. The connection is of no use after that.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<Answer>, Garbled> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Answer>, Garbled> {
+        self.read(bytes, &mut |_| {})
+    }
+
+    /// As [`Reader::feed`], and `keep` gets the body, in pieces.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn read(
+        &mut self,
+        mut bytes: &[u8],
+        keep: &mut impl FnMut(&[u8]),
+    ) -> Result<Option<Answer>, Garbled> {
         while !bytes.is_empty() {
             self.begun = true;
             match self.state {
@@ -107,12 +125,12 @@ impl Reader {
                 }
                 ReaderState::Counted(left) => {
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                    self.body(&bytes[..len]);
+                    self.body(&bytes[..len], keep);
                     bytes = &bytes[len..];
                     self.state = ReaderState::Counted(left - len as u64);
                 }
                 ReaderState::ToTheEnd => {
-                    self.body(bytes);
+                    self.body(bytes, keep);
                     bytes = &[];
                 }
                 ReaderState::ChunkSize => {
@@ -129,7 +147,7 @@ impl Reader {
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     let data = usize::try_from(left.saturating_sub(2)).unwrap_or(usize::MAX);
                     let data = data.min(len);
-                    self.body(&bytes[..data]);
+                    self.body(&bytes[..data], keep);
                     // Of the two bytes after the data, the first is a CR and the second an LF.
                     for (n, &byte) in bytes[data..len].iter().enumerate() {
                         let to_come = left - data as u64 - n as u64;
@@ -169,8 +187,9 @@ impl Reader {
         whole.then_some(self.answer)
     }
 
-    fn body(&mut self, bytes: &[u8]) {
+    fn body(&mut self, bytes: &[u8], keep: &mut impl FnMut(&[u8])) {
         self.answer.body += bytes.len() as u64;
+        keep(bytes);
     }
 
     /// The next line without its end, if it is there; the bytes after it.
