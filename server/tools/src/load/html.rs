@@ -146,22 +146,8 @@ fn details(report: &LoadReport, out: &mut String) {
         );
     };
     row("load", text::load(report));
-    for found in &report.edges {
-        row(
-            "edge",
-            format!("{}: {}", found.request, text::edge(&found.edge)),
-        );
-    }
-    for kind in &report.kinds {
-        row(
-            if kind.hungry { "hungry" } else { "ordinary" },
-            text::kind(kind),
-        );
-    }
-    row("503", text::unavailable(report));
-    row("generator", text::generator(report));
-    for note in &report.notes {
-        row("note", note.clone());
+    for (name, text) in text::details(report) {
+        row(name, text);
     }
     out.push_str("</table></div>\n");
 }

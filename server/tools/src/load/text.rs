@@ -48,18 +48,28 @@ pub fn summary(report: &LoadReport) -> String {
         Some(memory) => self::memory(memory, &mut line),
         None => line("memory", "not looked at".to_owned()),
     }
-    for found in &report.edges {
-        line("edge", format!("{}: {}", found.request, edge(&found.edge)));
-    }
-    for kind in report.kinds.iter().filter(|kind| kind.hungry) {
-        line("hungry", self::kind(kind));
-    }
-    line("503", unavailable(report));
-    line("generator", generator(report));
-    for note in &report.notes {
-        line("note", note.clone());
+    let details = details(report).into_iter();
+    for (name, text) in details.filter(|(name, _)| *name != ORDINARY) {
+        line(name, text);
     }
     format!("{}\n\n{out}\n{}", verdict(report), table(report))
+}
+
+/// The name of what is said of ordinary requests, which the summary has in its table.
+const ORDINARY: &str = "ordinary";
+
+/// What was found beside memory and times: names, and sentences.
+pub fn details(report: &LoadReport) -> Vec<(&'static str, String)> {
+    let edges = report.edges.iter();
+    let edges = edges.map(|it| ("edge", format!("{}: {}", it.request, edge(&it.edge))));
+    let name = |hungry| if hungry { "hungry" } else { ORDINARY };
+    let kinds = report.kinds.iter().map(|it| (name(it.hungry), kind(it)));
+    let counts = [
+        ("503", unavailable(report)),
+        ("generator", generator(report)),
+    ];
+    let notes = report.notes.iter().map(|note| ("note", note.clone()));
+    edges.chain(kinds).chain(counts).chain(notes).collect()
 }
 
 /// With what the server was loaded.
@@ -137,7 +147,7 @@ fn memory(memory: &MemoryReport, line: &mut impl FnMut(&str, String)) {
 }
 
 /// Where an edge lies, in a sentence.
-pub fn edge(edge: &Edge) -> String {
+fn edge(edge: &Edge) -> String {
     match edge {
         Edge::Between {
             fits,
@@ -158,7 +168,7 @@ pub fn edge(edge: &Edge) -> String {
 }
 
 /// What became of one kind of request.
-pub fn kind(kind: &Kind) -> String {
+fn kind(kind: &Kind) -> String {
     let mut parts: Vec<String> = (kind.statuses.iter())
         .map(|(status, n)| match (status, kind.exhausted) {
             (500, exhausted) if exhausted == *n => {
@@ -189,7 +199,7 @@ pub fn kind(kind: &Kind) -> String {
 }
 
 /// 503s, and how many there should have been.
-pub fn unavailable(report: &LoadReport) -> String {
+fn unavailable(report: &LoadReport) -> String {
     let found = &report.unavailable;
     let (observed, of) = (grouped(found.observed), grouped(found.of));
     match &found.predicted {
@@ -208,7 +218,7 @@ pub fn unavailable(report: &LoadReport) -> String {
 }
 
 /// How well the load tester did its own work.
-pub fn generator(report: &LoadReport) -> String {
+fn generator(report: &LoadReport) -> String {
     let generator = &report.generator;
     let late = generator.late_p50_us.zip(generator.late_p99_us);
     let late = late.map_or(String::new(), |(p50, p99)| {
