@@ -27,6 +27,8 @@ mod plan;
 mod serve;
 mod settings;
 
+#[doc(hidden)]
+pub use admin::document as snapshot;
 pub use plan::{FrontPlan, Plan, PlanError, constant_for};
 pub use serve::{
     App, check_file, print_asked, refuse_line, refuse_plan, serve, serve_escaping, serve_forwards,

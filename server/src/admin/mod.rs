@@ -4,6 +4,7 @@
 //! bucket, a few slots and a small loop are kept aside for it, so that it answers when everything else is
 //! taken. The names are in `docs/metrics.md`.
 
+pub mod document;
 mod exposition;
 mod metrics;
 pub(crate) mod process;

@@ -1,5 +1,6 @@
 //! Asks a server at its admin address (`--admin`), over TCP or a Unix socket.
 
+use crate::answer::Reader;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -89,8 +90,8 @@ pub enum AdminError {
 pub fn get(address: &AdminAddress, path: &str) -> Result<String, AdminError> {
     let deadline = Instant::now() + PATIENCE;
     let silent = |error| match error {
-        Trouble::Io(error) => AdminError::Silent(address.clone(), error),
-        Trouble::NotHttp(what) => AdminError::NotTransom(address.clone(), what),
+        AnswerError::Io(error) => AdminError::Silent(address.clone(), error),
+        AnswerError::NotHttp(what) => AdminError::NotTransom(address.clone(), what),
     };
     let mut stream = connect(address).map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
@@ -150,144 +151,73 @@ fn connect(address: &AdminAddress) -> io::Result<Box<dyn Wire>> {
 
 /// Why what came is no answer.
 #[derive(Debug)]
-enum Trouble {
+enum AnswerError {
     Io(io::Error),
     NotHttp(&'static str),
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for AnswerError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             // What a read says when its time is up.
-            ErrorKind::WouldBlock => Trouble::Io(ErrorKind::TimedOut.into()),
-            _ => Trouble::Io(error),
+            ErrorKind::WouldBlock => AnswerError::Io(ErrorKind::TimedOut.into()),
+            _ => AnswerError::Io(error),
         }
     }
-}
-
-/// How an answer's end is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    Length(usize),
-    Chunked,
-    Close,
 }
 
 /// Sends the request and reads the answer's status and body.
-fn ask(wire: &mut dyn Wire, path: &str, deadline: Instant) -> Result<(u16, Vec<u8>), Trouble> {
+fn ask(wire: &mut dyn Wire, path: &str, deadline: Instant) -> Result<(u16, Vec<u8>), AnswerError> {
+    const NOT_HTTP: AnswerError = AnswerError::NotHttp("it does not speak HTTP");
     wire.wait_at_most(PATIENCE)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: transom\r\nConnection: close\r\n\r\n");
     wire.write_all(request.as_bytes())?;
-    let mut received = Vec::new();
-    let mut head = None;
-    loop {
-        let ended = read_some(wire, &mut received, deadline)?;
-        if head.is_none() {
-            head = parse_head(&received)?;
-        }
-        if let Some((status, framing, start)) = head {
-            let body = &received[start..];
-            let whole = match framing {
-                Framing::Length(length) => body.get(..length).map(<[u8]>::to_vec),
-                Framing::Chunked => unchunk(body)?,
-                Framing::Close => ended.then(|| body.to_vec()),
-            };
-            if let Some(whole) = whole {
-                return Ok((status, whole));
-            }
-        }
-        if ended {
-            return Err(if received.is_empty() {
-                Trouble::Io(ErrorKind::UnexpectedEof.into())
-            } else if head.is_none() {
-                Trouble::NotHttp("it does not speak HTTP")
-            } else {
-                Trouble::Io(io::Error::other("the answer was cut"))
-            });
-        }
-    }
-}
-
-/// Appends what there is; true at the end.
-fn read_some(
-    wire: &mut dyn Wire,
-    received: &mut Vec<u8>,
-    deadline: Instant,
-) -> Result<bool, Trouble> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Trouble::Io(ErrorKind::TimedOut.into()));
-    }
-    if received.len() > ANSWER_MAX {
-        return Err(Trouble::NotHttp("its answer does not end"));
-    }
-    wire.wait_at_most(left)?;
+    let mut reader = Reader::new();
+    reader.expect(false);
+    let mut body = Vec::new();
     let mut block = [0; 64 << 10];
     loop {
-        match wire.read(&mut block) {
-            Ok(read) => {
-                received.extend_from_slice(&block[..read]);
-                return Ok(read == 0);
+        let answer = match read_some(wire, &mut block, deadline)? {
+            0 => {
+                let cut = match (reader.has_begun(), reader.has_head()) {
+                    (false, _) => AnswerError::Io(ErrorKind::UnexpectedEof.into()),
+                    (true, false) => NOT_HTTP,
+                    (true, true) => AnswerError::Io(io::Error::other("the answer was cut")),
+                };
+                Some(reader.end().ok_or(cut)?)
             }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
+            len => reader
+                .read(&block[..len], &mut |part| body.extend_from_slice(part))
+                .map_err(|_| match reader.has_head() {
+                    false => NOT_HTTP,
+                    true => AnswerError::NotHttp("its body is not to be read"),
+                })?,
+        };
+        if let Some(answer) = answer {
+            return Ok((answer.status, body));
+        }
+        if body.len() > ANSWER_MAX {
+            return Err(AnswerError::NotHttp("its answer does not end"));
         }
     }
 }
 
-/// Status, framing, and where the body begins; `None` while the head is incomplete.
-fn parse_head(received: &[u8]) -> Result<Option<(u16, Framing, usize)>, Trouble> {
-    const NOT_HTTP: Trouble = Trouble::NotHttp("it does not speak HTTP");
-    let mut fields = [httparse::EMPTY_HEADER; 64];
-    let mut head = httparse::Response::new(&mut fields);
-    let httparse::Status::Complete(start) = head.parse(received).map_err(|_| NOT_HTTP)? else {
-        return Ok(None);
-    };
-    let field = |name: &str| {
-        let found = head
-            .headers
-            .iter()
-            .find(|field| field.name.eq_ignore_ascii_case(name));
-        found.map(|field| field.value.trim_ascii())
-    };
-    let framing = match (field("transfer-encoding"), field("content-length")) {
-        (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked,
-        (Some(_), _) => return Err(NOT_HTTP),
-        (None, Some(length)) => {
-            let length = str::from_utf8(length).ok().and_then(|it| it.parse().ok());
-            Framing::Length(length.filter(|it| *it <= ANSWER_MAX).ok_or(NOT_HTTP)?)
-        }
-        (None, None) => Framing::Close,
-    };
-    Ok(Some((head.code.ok_or(NOT_HTTP)?, framing, start)))
-}
-
-/// The chunks put together; `None` while the last one is missing.
-fn unchunk(mut chunks: &[u8]) -> Result<Option<Vec<u8>>, Trouble> {
-    const NOT_CHUNKED: Trouble = Trouble::NotHttp("its chunks are not to be read");
-    let mut body = Vec::new();
+/// Reads what there is; 0 bytes at the end.
+fn read_some(
+    wire: &mut dyn Wire,
+    block: &mut [u8],
+    deadline: Instant,
+) -> Result<usize, AnswerError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(AnswerError::Io(ErrorKind::TimedOut.into()));
+    }
+    wire.wait_at_most(left)?;
     loop {
-        let (start, size) = match httparse::parse_chunk_size(chunks) {
-            Ok(httparse::Status::Complete((start, size))) => (start, size),
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(_) => return Err(NOT_CHUNKED),
-        };
-        if size == 0 {
-            return Ok(Some(body));
+        match wire.read(block) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => return Ok(read?),
         }
-        let size = usize::try_from(size)
-            .ok()
-            .filter(|size| *size <= ANSWER_MAX)
-            .ok_or(NOT_CHUNKED)?;
-        let Some(chunk) = chunks.get(start..start + size + 2) else {
-            return Ok(None);
-        };
-        let (data, end) = chunk.split_at(size);
-        if end != b"\r\n" {
-            return Err(NOT_CHUNKED);
-        }
-        body.extend_from_slice(data);
-        chunks = &chunks[start + size + 2..];
     }
 }
 

@@ -31,10 +31,6 @@ const CIRCLES: &[&[&str]] = &[
         "arena/src/thread.rs",
     ],
     &["arena/src/futex.rs", "arena/src/mutex.rs"],
-    &[
-        "server/tools/src/load/mix.rs",
-        "server/tools/src/load/schedule.rs",
-    ],
 ];
 
 /// A module's path in its crate, without `crate`.

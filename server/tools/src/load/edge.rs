@@ -1,8 +1,8 @@
 //! Where the edge lies: the largest request that fits, found by bisection.
 
-use super::answer::{Answer, Reader};
 use super::mix::Entry;
 use super::tally::is_good;
+use crate::answer::{Answer, Reader};
 use serde::Serialize;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

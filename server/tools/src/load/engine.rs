@@ -5,10 +5,11 @@
 //! due: a server that stops for a second is late for all the requests of that second, not for one a
 //! connection (coordinated omission).
 
-use super::answer::Reader;
 use super::mix::Entry;
-use super::schedule::{Arrival, Random, Schedule};
+use super::random::Random;
+use super::schedule::{Arrival, Schedule};
 use super::tally::{Failure, Latencies, Tally};
+use crate::answer::Reader;
 use rustix::event::{Timespec, epoll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::collections::VecDeque;
@@ -51,7 +52,7 @@ pub struct Progress {
 
 /// What one phase has seen.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct PhaseResult {
     /// By entry of the mix.
     pub tallies: Vec<Tally>,
     /// How late the generator itself was: from when a request was due to when it looked.
@@ -158,8 +159,8 @@ impl<'m> Engine<'m> {
     ///
     /// # Errors
     /// If waiting itself fails. Whatever the server does is counted instead.
-    pub fn run(&mut self, mut source: Source<'_>) -> io::Result<Outcome> {
-        let mut outcome = Outcome {
+    pub fn run(&mut self, mut source: Source<'_>) -> io::Result<PhaseResult> {
+        let mut outcome = PhaseResult {
             tallies: self.mix.iter().map(|_| Tally::new()).collect(),
             lateness: Latencies::new(),
             took: Duration::ZERO,
@@ -207,7 +208,7 @@ impl<'m> Engine<'m> {
         &mut self,
         source: &mut Source<'_>,
         now: Duration,
-        outcome: &mut Outcome,
+        outcome: &mut PhaseResult,
     ) -> Option<Duration> {
         match source {
             Source::Open(schedule) => {
@@ -279,7 +280,7 @@ impl<'m> Engine<'m> {
         arrival: Arrival,
         resent: bool,
         began: Instant,
-        outcome: &mut Outcome,
+        outcome: &mut PhaseResult,
     ) {
         let entry = &self.mix[arrival.entry];
         if self.connections[n].stream.is_none()
@@ -325,7 +326,7 @@ impl<'m> Engine<'m> {
     }
 
     /// Writes as much of the request as there is room for. A connection that is still being made has none.
-    fn write(&mut self, n: usize, began: Instant, outcome: &mut Outcome) {
+    fn write(&mut self, n: usize, began: Instant, outcome: &mut PhaseResult) {
         let connection = &mut self.connections[n];
         let Some(stream) = &mut connection.stream else {
             return;
@@ -356,7 +357,7 @@ impl<'m> Engine<'m> {
         flags: epoll::EventFlags,
         buffer: &mut [u8],
         began: Instant,
-        outcome: &mut Outcome,
+        outcome: &mut PhaseResult,
     ) {
         if flags == epoll::EventFlags::OUT {
             return self.write(n, began, outcome);
@@ -417,7 +418,7 @@ impl<'m> Engine<'m> {
 
     /// A connection has ended. What was sent on it is sent again, once, if the server closed it between two
     /// requests: then the request has reached nobody.
-    fn lost(&mut self, n: usize, began: Instant, outcome: &mut Outcome) {
+    fn lost(&mut self, n: usize, began: Instant, outcome: &mut PhaseResult) {
         let connection = &mut self.connections[n];
         connection.stream = None;
         let Some(request) = connection.in_flight.take() else {
@@ -437,7 +438,13 @@ impl<'m> Engine<'m> {
         self.idle.push(n);
     }
 
-    fn fail(&mut self, arrival: Arrival, failure: Failure, began: Instant, outcome: &mut Outcome) {
+    fn fail(
+        &mut self,
+        arrival: Arrival,
+        failure: Failure,
+        began: Instant,
+        outcome: &mut PhaseResult,
+    ) {
         let tally = &mut outcome.tallies[arrival.entry];
         tally.failure(failure);
         if failure == Failure::TimedOut {
@@ -452,7 +459,7 @@ impl<'m> Engine<'m> {
     }
 
     /// Ends requests that take too long.
-    fn sweep(&mut self, began: Instant, outcome: &mut Outcome) {
+    fn sweep(&mut self, began: Instant, outcome: &mut PhaseResult) {
         for n in 0..self.connections.len() {
             let connection = &mut self.connections[n];
             let late = |request: &InFlight| request.sent.elapsed() > self.limits.timeout;

@@ -1,9 +1,10 @@
 //! The report as one page: no script, no style sheet, no image of another file.
 
 use super::plot::{self, escape};
-use super::report::Report;
+use super::report::LoadReport;
 use super::text;
-use super::units::{bytes, change, count};
+use super::units::{bytes, change};
+use crate::digits::grouped;
 use std::fmt::Write;
 
 const STYLE: &str = "\
@@ -20,7 +21,7 @@ th:first-child,td:first-child{text-align:left;padding-left:0}td.long{text-align:
 figure{margin:0}figcaption{font-weight:600;margin:.2rem 0}svg.plot{width:100%;height:auto;display:block}";
 
 /// The page.
-pub fn page(report: &Report) -> String {
+pub fn page(report: &LoadReport) -> String {
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
@@ -48,7 +49,7 @@ pub fn page(report: &Report) -> String {
     out
 }
 
-fn verdict(report: &Report, out: &mut String) {
+fn verdict(report: &LoadReport, out: &mut String) {
     if report.fine {
         let _ = writeln!(
             out,
@@ -64,7 +65,7 @@ fn verdict(report: &Report, out: &mut String) {
     out.push_str("</ul></div>\n");
 }
 
-fn figures(report: &Report, out: &mut String) {
+fn figures(report: &LoadReport, out: &mut String) {
     out.push_str("<div class=\"figures\">\n");
     for figure in plot::figures(report) {
         let _ = writeln!(
@@ -76,7 +77,7 @@ fn figures(report: &Report, out: &mut String) {
     out.push_str("</div>\n");
 }
 
-fn ordinary(report: &Report, out: &mut String) {
+fn ordinary(report: &LoadReport, out: &mut String) {
     out.push_str("<h2>Ordinary requests</h2>\n<div class=\"wide\"><table><tr><th></th>");
     for column in text::COLUMNS {
         let _ = write!(out, "<th>{column}</th>");
@@ -92,7 +93,7 @@ fn ordinary(report: &Report, out: &mut String) {
     out.push_str("</table></div>\n");
 }
 
-fn memory(report: &Report, out: &mut String) {
+fn memory(report: &LoadReport, out: &mut String) {
     let Some(memory) = &report.memory else {
         return;
     };
@@ -121,18 +122,21 @@ fn memory(report: &Report, out: &mut String) {
     row("RSS", all.map(|memory| bytes(memory.rss_bytes)));
     row("PSS", all.map(|memory| bytes(memory.pss_bytes)));
     row("VmHWM", all.map(|memory| bytes(memory.high_water_bytes)));
-    row("mappings", all.map(|memory| count(memory.mappings)));
-    row("threads", all.map(|memory| count(memory.threads)));
-    row("descriptors", all.map(|memory| count(memory.descriptors)));
-    row("page faults", all.map(|memory| count(memory.minor_faults)));
+    row("mappings", all.map(|memory| grouped(memory.mappings)));
+    row("threads", all.map(|memory| grouped(memory.threads)));
+    row("descriptors", all.map(|memory| grouped(memory.descriptors)));
+    row(
+        "page faults",
+        all.map(|memory| grouped(memory.minor_faults)),
+    );
     row(
         "page faults from disk",
-        all.map(|memory| count(memory.major_faults)),
+        all.map(|memory| grouped(memory.major_faults)),
     );
     out.push_str("</table></div>\n");
 }
 
-fn details(report: &Report, out: &mut String) {
+fn details(report: &LoadReport, out: &mut String) {
     out.push_str("<h2>Details</h2>\n<div class=\"wide\"><table>\n");
     let mut row = |name: &str, value: String| {
         let _ = writeln!(
@@ -142,22 +146,8 @@ fn details(report: &Report, out: &mut String) {
         );
     };
     row("load", text::load(report));
-    for found in &report.edges {
-        row(
-            "edge",
-            format!("{}: {}", found.request, text::edge(&found.edge)),
-        );
-    }
-    for kind in &report.kinds {
-        row(
-            if kind.hungry { "hungry" } else { "ordinary" },
-            text::kind(kind),
-        );
-    }
-    row("503", text::unavailable(report));
-    row("generator", text::generator(report));
-    for note in &report.notes {
-        row("note", note.clone());
+    for (name, text) in text::details(report) {
+        row(name, text);
     }
     out.push_str("</table></div>\n");
 }

@@ -1,6 +1,6 @@
 //! What is asked for: `GET /10 95%`, and `GET /{100..2000} 5%` for a size drawn anew for each request.
 
-use super::schedule::Random;
+use super::random::Random;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;

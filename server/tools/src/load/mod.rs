@@ -1,20 +1,23 @@
 //! `transom load`: tries to break a server's memory limits, and says what came of it.
 //!
 //! [`mix`] and [`schedule`] say what is sent when, [`engine`] sends it, [`watch`] looks at the server
-//! meanwhile, [`edge`] finds the largest request that fits; [`report`] is what was found, [`text`], [`html`]
-//! and [`plot`] show it. Its own memory is bounded: histograms and series of fixed size, connections and
-//! backlog by flag.
+//! meanwhile, [`edge`] finds the largest request that fits; [`rounds`] and [`findings`] put together what was
+//! found, [`report`] judges it, and [`text`], [`html`] and [`plot`] show it. Its own memory is bounded:
+//! histograms and series of fixed size, connections and backlog by flag.
 
-mod answer;
 mod edge;
 mod engine;
+mod findings;
 mod html;
 mod metrics;
 mod mix;
 mod plot;
+mod random;
 mod report;
+mod rounds;
 mod run;
 mod schedule;
+mod server;
 mod settings;
 mod tally;
 mod target;
@@ -24,7 +27,7 @@ mod watch;
 
 pub use settings::{EXAMPLES, LoadSettings};
 
-use report::Report;
+use report::LoadReport;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -52,7 +55,7 @@ pub fn run(settings: &LoadSettings) -> ExitCode {
     }
 }
 
-fn tell(settings: &LoadSettings, report: &Report) -> Result<(), String> {
+fn tell(settings: &LoadSettings, report: &LoadReport) -> Result<(), String> {
     let summary = text::summary(report);
     let json_to_stdout = settings.json.as_deref() == Some(Path::new("-"));
     if let Some(path) = &settings.json {

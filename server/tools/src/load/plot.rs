@@ -3,7 +3,7 @@
 //! `plotters` writes SVG too, but with its colours fixed and its size in pixels; here they are classes, which
 //! a style sheet colours for either scheme, and a view box.
 
-use super::report::{Curve, Report};
+use super::report::{Curve, LoadReport};
 use super::units;
 use super::watch::{Buckets, Look};
 use std::fmt::Write;
@@ -90,7 +90,7 @@ impl Figure {
 }
 
 /// Those plots for which there are figures.
-pub fn figures(report: &Report) -> Vec<Figure> {
+pub fn figures(report: &LoadReport) -> Vec<Figure> {
     let plots = [
         ("memory", "Memory over time", memory(report)),
         ("latency", "Latency by class", latency(&report.curves)),
@@ -103,8 +103,8 @@ pub fn figures(report: &Report) -> Vec<Figure> {
     shown.collect()
 }
 
-fn memory(report: &Report) -> Option<Plot> {
-    let points = |of: fn(&super::watch::Memory) -> u64| {
+fn memory(report: &LoadReport) -> Option<Plot> {
+    let points = |of: fn(&super::watch::ResourceUsage) -> u64| {
         let at = |look: &Look| {
             look.memory
                 .as_ref()
@@ -158,7 +158,7 @@ fn mib(bytes: u64) -> f64 {
 }
 
 /// Phases with hungry requests are shaded.
-fn bands(report: &Report) -> Vec<(f64, f64, String)> {
+fn bands(report: &LoadReport) -> Vec<(f64, f64, String)> {
     let hungry = report.phases.iter().filter(|phase| phase.name == "hungry");
     hungry
         .map(|phase| (phase.from, phase.to, "hungry".to_owned()))
@@ -217,7 +217,7 @@ fn decade(n: i32) -> String {
     format!("{} {unit}", 10f64.powi(power))
 }
 
-fn buckets(report: &Report) -> Option<Plot> {
+fn buckets(report: &LoadReport) -> Option<Plot> {
     let looks: Vec<(f64, Buckets)> = report
         .looks
         .iter()

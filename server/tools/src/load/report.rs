@@ -1,10 +1,12 @@
 //! What was found, and whether it is well: the same figures for the summary, the JSON and the page.
 
 use super::edge::Edge;
+use super::mix::Entry;
 use super::schedule::Arrivals;
 use super::tally::{Latencies, Tally};
 use super::units;
-use super::watch::{Look, Memory};
+use super::watch::{Look, ResourceUsage};
+use crate::digits::grouped;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -13,7 +15,7 @@ const POINTS_PER_DECADE: u32 = 20;
 
 /// All that `--json` says. Times are in microseconds where a name ends in `_us`, else in seconds.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct LoadReport {
     /// The version of `transom`.
     pub version: &'static str,
     /// Whether the exit status is 0.
@@ -25,7 +27,7 @@ pub struct Report {
     /// Who was loaded.
     pub server: Server,
     /// With what.
-    pub load: Load,
+    pub load: Workload,
     /// Its memory, if it could be looked at.
     pub memory: Option<MemoryReport>,
     /// Ordinary requests, with and without hungry ones.
@@ -63,7 +65,7 @@ pub struct Server {
 
 /// With what.
 #[derive(Debug, Serialize)]
-pub struct Load {
+pub struct Workload {
     /// Requests a second, all kinds together.
     pub rate: f64,
     /// What the server did when it was asked as fast as it answered, ordinary requests only.
@@ -88,15 +90,15 @@ pub struct MemoryReport {
     /// What of the bound is for the program itself (`--constant`), if the server has metrics.
     pub constant_bytes: Option<u64>,
     /// At the first look, before any request.
-    pub at_ready: Memory,
+    pub at_ready: ResourceUsage,
     /// When the measured phases began.
-    pub after_warm_up: Memory,
+    pub after_warm_up: ResourceUsage,
     /// The largest figures of any look, warm-up included.
-    pub most: Memory,
+    pub most: ResourceUsage,
     /// The largest figures after the warm-up.
-    pub most_measured: Memory,
+    pub most_measured: ResourceUsage,
     /// After the last answer.
-    pub at_end: Memory,
+    pub at_end: ResourceUsage,
     /// Allocations outside of the region since "ready", as the server counts them.
     pub heap_allocations: Option<u64>,
 }
@@ -284,6 +286,27 @@ impl Curve {
     }
 }
 
+impl Kind {
+    /// What became of an entry of the mix.
+    pub fn new(entry: &Entry, tally: &Tally) -> Self {
+        let failures = tally.failures.iter();
+        Kind {
+            request: entry.to_string(),
+            share: entry.share,
+            hungry: entry.hungry,
+            statuses: tally.statuses.clone(),
+            exhausted: tally.exhausted,
+            failures: failures
+                .map(|(failure, count)| (failure.name(), *count))
+                .collect(),
+            largest_good: tally.largest_good,
+            smallest_failed: tally.smallest_failed,
+            p50_us: tally.latencies.quantile(0.5),
+            p99_us: tally.latencies.quantile(0.99),
+        }
+    }
+}
+
 impl Side {
     /// Of a class's counts over all rounds, and each round's quantiles.
     pub fn new(tally: &Tally, rounds: &[Quantiles]) -> Self {
@@ -339,7 +362,7 @@ pub struct Demands {
     pub growth: Option<f64>,
 }
 
-impl Report {
+impl LoadReport {
     /// Finds what is wrong.
     pub fn judge(&mut self, demands: Demands) {
         let mut wrong = Vec::new();
@@ -378,7 +401,7 @@ impl Report {
         ] {
             let Some(side) = side else { continue };
             if side.failed > 0 {
-                let (failed, due) = (units::count(side.failed), units::count(side.due));
+                let (failed, due) = (grouped(side.failed), grouped(side.due));
                 wrong.push(format!("{failed} of {due} ordinary requests failed {when}"));
             }
             if side.good == 0 {
@@ -389,7 +412,7 @@ impl Report {
             if beside.unsent > 0 && alone.unsent == 0 {
                 wrong.push(format!(
                     "{} ordinary requests found all connections busy and the backlog full, but only beside hungry ones",
-                    units::count(beside.unsent)
+                    grouped(beside.unsent)
                 ));
             }
             // Without a prediction, what happens without hungry requests stands in for it.
@@ -400,7 +423,7 @@ impl Report {
             if beside.unavailable as f64 > expected + 3.0 * expected.sqrt() {
                 wrong.push(format!(
                     "{} ordinary requests got 503 beside hungry ones, where {expected:.1} were to be expected",
-                    units::count(beside.unavailable)
+                    grouped(beside.unavailable)
                 ));
             }
         }
@@ -431,7 +454,7 @@ fn judge_memory(
         let most = memory
             .most
             .rss_bytes
-            .max(high_water.saturating_sub(Memory::high_water_error()));
+            .max(high_water.saturating_sub(ResourceUsage::high_water_error()));
         if most > bound {
             let hint = match processes {
                 1 => hint_at_constant(memory, most, bound),
@@ -483,22 +506,6 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    #[test]
-    fn erlang_agrees_with_the_tables() {
-        for (servers, offered, blocked) in [
-            (1, 1.0, 0.5),
-            (5, 3.0, 0.1101),
-            (10, 5.0, 0.0184),
-            (8, 0.0, 0.0),
-        ] {
-            let found = crate::plan::erlang::erlang_b(servers, offered);
-            assert!(
-                (found - blocked).abs() < 1e-4,
-                "{servers} {offered}: {found}"
-            );
-        }
-    }
-
     fn latencies(us: &[u64]) -> Latencies {
         let mut latencies = Latencies::new();
         us.iter()
@@ -533,17 +540,17 @@ mod tests {
         assert!(Curve::new("none", &latencies(&[])).points.is_empty());
     }
 
-    fn report() -> Report {
-        let memory = |rss_bytes| Memory {
+    fn report() -> LoadReport {
+        let memory = |rss_bytes| ResourceUsage {
             rss_bytes,
-            ..Memory::default()
+            ..ResourceUsage::default()
         };
         let side = || Side {
             due: 1000,
             good: 1000,
             ..Side::default()
         };
-        Report {
+        LoadReport {
             version: "",
             fine: false,
             wrong: Vec::new(),
@@ -555,7 +562,7 @@ mod tests {
                 has_metrics: true,
                 arena_bytes: None,
             },
-            load: Load {
+            load: Workload {
                 rate: 1000.0,
                 capacity: None,
                 arrivals: Arrivals::Poisson,
@@ -629,7 +636,7 @@ mod tests {
     };
 
     /// What is wrong with a report that is fine but for this change.
-    fn wrong(demands: Demands, change: impl FnOnce(&mut Report)) -> String {
+    fn wrong(demands: Demands, change: impl FnOnce(&mut LoadReport)) -> String {
         let mut report = report();
         change(&mut report);
         report.judge(demands);
@@ -649,7 +656,7 @@ mod tests {
 
     #[test]
     fn what_is_not_is_told() {
-        let memory = |report: &mut Report, rss| {
+        let memory = |report: &mut LoadReport, rss| {
             if let Some(memory) = &mut report.memory {
                 memory.most.rss_bytes = rss;
             }
@@ -704,13 +711,13 @@ mod tests {
             wrong(NONE, |report| report.kinds[0].smallest_failed = Some(4))
                 .contains("4 got 500 under load")
         );
-        let cut = |report: &mut Report| report.kinds[0].failures = BTreeMap::from([("cut", 2)]);
+        let cut = |report: &mut LoadReport| report.kinds[0].failures = BTreeMap::from([("cut", 2)]);
         assert!(wrong(NONE, cut).contains("no answer at all"));
     }
 
     #[test]
     fn unavailable_requests_are_well_if_they_were_to_be_expected() {
-        let predicted = |report: &mut Report, share| {
+        let predicted = |report: &mut LoadReport, share| {
             report
                 .ordinary
                 .beside

@@ -2,7 +2,7 @@
 //! open-loop.
 
 use super::mix::Entry;
-use std::ops::RangeInclusive;
+use super::random::Random;
 use std::time::Duration;
 
 /// How requests follow each other.
@@ -13,33 +13,6 @@ pub enum Arrivals {
     Poisson,
     /// Evenly, as a metronome
     Constant,
-}
-
-/// A source of random numbers with a seed.
-#[derive(Debug, Clone)]
-pub struct Random(fastrand::Rng);
-
-impl Random {
-    /// The same seed gives the same numbers.
-    pub fn new(seed: u64) -> Self {
-        Random(fastrand::Rng::with_seed(seed))
-    }
-
-    /// A number of a range, each as likely as the others.
-    pub fn within(&mut self, range: RangeInclusive<u64>) -> u64 {
-        self.0.u64(range)
-    }
-
-    /// A number from 0 to less than 1.
-    pub fn part(&mut self) -> f64 {
-        self.0.f64()
-    }
-
-    /// An interval of mean 1.
-    fn exponential(&mut self) -> f64 {
-        // It is less than 1, so the logarithm is finite.
-        -(1.0 - self.part()).ln()
-    }
 }
 
 /// A request that is due.

@@ -1,12 +1,13 @@
 //! The summary.
 
 use super::edge::Edge;
-use super::report::{Kind, MemoryReport, Ratio, Report, Side};
-use super::units::{bytes, change, count, time};
+use super::report::{Kind, LoadReport, MemoryReport, Ratio, Side};
+use super::units::{bytes, change, time};
+use crate::digits::grouped;
 use std::fmt::Write;
 
 /// The first line: what came of it.
-pub fn verdict(report: &Report) -> String {
+pub fn verdict(report: &LoadReport) -> String {
     if !report.fine {
         return format!("NOT WELL: {}", report.wrong.join("; "));
     }
@@ -23,7 +24,7 @@ pub fn verdict(report: &Report) -> String {
 }
 
 /// All of it.
-pub fn summary(report: &Report) -> String {
+pub fn summary(report: &LoadReport) -> String {
     let mut out = String::new();
     let mut line = |name: &str, text: String| {
         let _ = writeln!(out, "{name:<10} {text}");
@@ -47,28 +48,38 @@ pub fn summary(report: &Report) -> String {
         Some(memory) => self::memory(memory, &mut line),
         None => line("memory", "not looked at".to_owned()),
     }
-    for found in &report.edges {
-        line("edge", format!("{}: {}", found.request, edge(&found.edge)));
-    }
-    for kind in report.kinds.iter().filter(|kind| kind.hungry) {
-        line("hungry", self::kind(kind));
-    }
-    line("503", unavailable(report));
-    line("generator", generator(report));
-    for note in &report.notes {
-        line("note", note.clone());
+    let details = details(report).into_iter();
+    for (name, text) in details.filter(|(name, _)| *name != ORDINARY) {
+        line(name, text);
     }
     format!("{}\n\n{out}\n{}", verdict(report), table(report))
 }
 
+/// The name of what is said of ordinary requests, which the summary has in its table.
+const ORDINARY: &str = "ordinary";
+
+/// What was found beside memory and times: names, and sentences.
+pub fn details(report: &LoadReport) -> Vec<(&'static str, String)> {
+    let edges = report.edges.iter();
+    let edges = edges.map(|it| ("edge", format!("{}: {}", it.request, edge(&it.edge))));
+    let name = |hungry| if hungry { "hungry" } else { ORDINARY };
+    let kinds = report.kinds.iter().map(|it| (name(it.hungry), kind(it)));
+    let counts = [
+        ("503", unavailable(report)),
+        ("generator", generator(report)),
+    ];
+    let notes = report.notes.iter().map(|note| ("note", note.clone()));
+    edges.chain(kinds).chain(counts).chain(notes).collect()
+}
+
 /// With what the server was loaded.
-pub fn load(report: &Report) -> String {
+pub fn load(report: &LoadReport) -> String {
     let load = &report.load;
     let capacity = match load.capacity {
         Some(capacity) => format!(
             " ({:.0} % of the {} that it can)",
             load.rate / capacity * 100.0,
-            count(capacity as u64)
+            grouped(capacity as u64)
         ),
         None => String::new(),
     };
@@ -85,7 +96,7 @@ pub fn load(report: &Report) -> String {
     };
     format!(
         "{} requests/s{capacity}, {arrivals}, {} connections, {phases}",
-        count(load.rate as u64),
+        grouped(load.rate as u64),
         load.connections
     )
 }
@@ -116,7 +127,7 @@ fn memory(memory: &MemoryReport, line: &mut impl FnMut(&str, String)) {
         ),
     );
     let heap = match memory.heap_allocations {
-        Some(allocations) => format!(", allocations outside the region {}", count(allocations)),
+        Some(allocations) => format!(", allocations outside the region {}", grouped(allocations)),
         None => String::new(),
     };
     line(
@@ -136,7 +147,7 @@ fn memory(memory: &MemoryReport, line: &mut impl FnMut(&str, String)) {
 }
 
 /// Where an edge lies, in a sentence.
-pub fn edge(edge: &Edge) -> String {
+fn edge(edge: &Edge) -> String {
     match edge {
         Edge::Between {
             fits,
@@ -157,26 +168,26 @@ pub fn edge(edge: &Edge) -> String {
 }
 
 /// What became of one kind of request.
-pub fn kind(kind: &Kind) -> String {
+fn kind(kind: &Kind) -> String {
     let mut parts: Vec<String> = (kind.statuses.iter())
         .map(|(status, n)| match (status, kind.exhausted) {
             (500, exhausted) if exhausted == *n => {
-                format!("{status} × {} (all bucket-exhausted)", count(*n))
+                format!("{status} × {} (all bucket-exhausted)", grouped(*n))
             }
             (500, exhausted) if exhausted > 0 => {
                 format!(
                     "{status} × {} ({} bucket-exhausted)",
-                    count(*n),
-                    count(exhausted)
+                    grouped(*n),
+                    grouped(exhausted)
                 )
             }
-            _ => format!("{status} × {}", count(*n)),
+            _ => format!("{status} × {}", grouped(*n)),
         })
         .collect();
     parts.extend(
         kind.failures
             .iter()
-            .map(|(name, n)| format!("{name} × {}", count(*n))),
+            .map(|(name, n)| format!("{name} × {}", grouped(*n))),
     );
     let sizes = match (kind.largest_good, kind.smallest_failed) {
         (Some(good), Some(failed)) => format!("; largest 200: {good}, smallest 500: {failed}"),
@@ -188,9 +199,9 @@ pub fn kind(kind: &Kind) -> String {
 }
 
 /// 503s, and how many there should have been.
-pub fn unavailable(report: &Report) -> String {
+fn unavailable(report: &LoadReport) -> String {
     let found = &report.unavailable;
-    let (observed, of) = (count(found.observed), count(found.of));
+    let (observed, of) = (grouped(found.observed), grouped(found.of));
     match &found.predicted {
         Some(predicted) => {
             let expected = match predicted.expected {
@@ -207,7 +218,7 @@ pub fn unavailable(report: &Report) -> String {
 }
 
 /// How well the load tester did its own work.
-pub fn generator(report: &Report) -> String {
+fn generator(report: &LoadReport) -> String {
     let generator = &report.generator;
     let late = generator.late_p50_us.zip(generator.late_p99_us);
     let late = late.map_or(String::new(), |(p50, p99)| {
@@ -219,18 +230,18 @@ pub fn generator(report: &Report) -> String {
     };
     let resent = match generator.resent {
         0 => String::new(),
-        n => format!(", {} sent again after a connection was closed", count(n)),
+        n => format!(", {} sent again after a connection was closed", grouped(n)),
     };
     format!("{late}{:.2} cores{server}{resent}", generator.cores)
 }
 
 /// The rows of the table that compares ordinary requests: a heading, and cells.
-pub fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
+pub fn rows(report: &LoadReport) -> Vec<(String, Vec<String>)> {
     let side = |side: &Side| {
         let time = |us: Option<f64>| us.map_or("–".to_owned(), time);
         let numbers = [side.due, side.failed, side.unavailable, side.unsent];
         let times = [time(side.p50_us), time(side.p99_us), time(side.p999_us)];
-        times.into_iter().chain(numbers.map(count)).collect()
+        times.into_iter().chain(numbers.map(grouped)).collect()
     };
     let ordinary = &report.ordinary;
     let mut rows = vec![("alone".to_owned(), side(&ordinary.alone))];
@@ -258,7 +269,7 @@ pub fn rows(report: &Report) -> Vec<(String, Vec<String>)> {
 /// The columns of [`rows`].
 pub const COLUMNS: [&str; 7] = ["p50", "p99", "p99.9", "due", "failed", "503", "not sent"];
 
-fn table(report: &Report) -> String {
+fn table(report: &LoadReport) -> String {
     let mut out = format!("{:<20}", "ordinary requests");
     for column in COLUMNS {
         let _ = write!(out, " {column:>9}");

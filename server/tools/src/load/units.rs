@@ -22,19 +22,6 @@ pub fn time(microseconds: f64) -> String {
     }
 }
 
-/// `12,345`.
-pub fn count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut grouped = String::new();
-    for (n, digit) in digits.chars().enumerate() {
-        if n > 0 && (digits.len() - n).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 /// From one figure to another, in per cent of the first: `+0.02 %`, and `35.9×` from its double on.
 pub fn change(from: u64, to: u64) -> String {
     match from {
@@ -57,9 +44,6 @@ mod tests {
         assert_eq!(time(1234.0), "1.23 ms");
         assert_eq!(time(12_345.0), "12.3 ms");
         assert_eq!(time(2_500_000.0), "2.50 s");
-        assert_eq!(count(1), "1");
-        assert_eq!(count(123_456), "123,456");
-        assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(change(10_000, 10_002), "+0.02 %");
         assert_eq!(change(10_000, 9_000), "-10.00 %");
         assert_eq!(change(10, 359), "35.9×");

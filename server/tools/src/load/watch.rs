@@ -22,7 +22,7 @@ const REST: u32 = 20;
 
 /// The memory of one or more processes at one moment, as the kernel has it. Sums, if there are several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Memory {
+pub struct ResourceUsage {
     /// Bytes of physical memory. From `smaps_rollup`, which walks the page tables: `VmRSS` is a sum of
     /// per-CPU counters and can be off by hundreds of KiB.
     pub rss_bytes: u64,
@@ -44,13 +44,13 @@ pub struct Memory {
     pub cpu_ms: u64,
 }
 
-impl Memory {
+impl ResourceUsage {
     /// Looks at processes.
     ///
     /// # Errors
     /// Which of them cannot be looked at, and why.
     pub fn of(pids: &[i32]) -> Result<Self, String> {
-        let mut sum = Memory::default();
+        let mut sum = ResourceUsage::default();
         for &pid in pids {
             sum.add(pid)
                 .map_err(|error| format!("process {pid}: {error}"))?;
@@ -79,8 +79,8 @@ impl Memory {
     }
 
     /// Of each figure the larger one.
-    pub fn most(self, other: Memory) -> Memory {
-        Memory {
+    pub fn most(self, other: ResourceUsage) -> ResourceUsage {
+        ResourceUsage {
             rss_bytes: self.rss_bytes.max(other.rss_bytes),
             pss_bytes: self.pss_bytes.max(other.pss_bytes),
             high_water_bytes: self.high_water_bytes.max(other.high_water_bytes),
@@ -129,14 +129,14 @@ pub struct Look {
     /// Since the load tester began.
     pub seconds: f64,
     /// Memory, if there is a process to look at.
-    pub memory: Option<Memory>,
+    pub memory: Option<ResourceUsage>,
     /// Buckets, if the server has metrics.
     pub buckets: Option<Buckets>,
 }
 
 /// What a server has said of itself at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Figures {
+pub struct ServerMetrics {
     /// Bytes of its own memory that it will not pass: region and process.
     pub bound: Option<f64>,
     /// What of it is for the program itself.
@@ -151,9 +151,17 @@ pub struct Figures {
     pub heap_allocations: Option<f64>,
 }
 
-impl Figures {
+impl ServerMetrics {
+    /// Asks a server.
+    ///
+    /// # Errors
+    /// Why it says nothing.
+    pub fn fetch(admin: &AdminAddress) -> Result<Self, String> {
+        metrics::fetch(admin).map(|metrics| Self::of(&metrics))
+    }
+
     /// What is used of all that there is.
-    pub fn of(metrics: &Metrics) -> Self {
+    fn of(metrics: &Metrics) -> Self {
         let place = |place| metrics.labelled("transom_bound_bytes", "place", place);
         let state = |state| {
             metrics
@@ -161,7 +169,7 @@ impl Figures {
                 .unwrap_or(0.0)
         };
         let calls = metrics.total("transom_call_seconds_count");
-        Figures {
+        ServerMetrics {
             bound: place("region")
                 .zip(place("process"))
                 .map(|(region, process)| region + process),
@@ -186,7 +194,7 @@ pub struct Seen {
     /// In order of time.
     pub looks: Vec<Look>,
     /// The most of each figure in any look since the last [`Watch::mark`].
-    pub most: Memory,
+    pub most: ResourceUsage,
     /// Looks that failed: the process had ended, or is not ours to look at.
     pub blind: Option<String>,
     /// How many looks become one.
@@ -228,7 +236,7 @@ fn larger(a: Look, b: Look) -> Look {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WatchState {
     seen: Seen,
     over: bool,
     /// What the progress bar says is going on, how long it should take, and since when.
@@ -238,7 +246,7 @@ struct State {
 /// The thread that watches. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Watch {
-    shared: Arc<(Mutex<State>, Condvar)>,
+    shared: Arc<(Mutex<WatchState>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -256,7 +264,7 @@ pub struct Subject {
 impl Watch {
     /// Starts it. `began` is the beginning of time for the looks.
     pub fn start(subject: Subject, began: Instant, progress: Arc<Progress>) -> Self {
-        let shared = Arc::new((Mutex::new(State::default()), Condvar::new()));
+        let shared = Arc::new((Mutex::new(WatchState::default()), Condvar::new()));
         let thread = thread::spawn({
             let shared = shared.clone();
             move || run(&subject, began, &progress, &shared)
@@ -267,7 +275,7 @@ impl Watch {
         }
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+    fn with<R>(&self, f: impl FnOnce(&mut WatchState) -> R) -> R {
         f(&mut self.shared.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -278,11 +286,11 @@ impl Watch {
 
     /// Begins to look for the largest figures anew.
     pub fn mark(&self) {
-        self.with(|state| state.seen.most = Memory::default());
+        self.with(|state| state.seen.most = ResourceUsage::default());
     }
 
     /// The largest figures since the last mark, or since the beginning.
-    pub fn most(&self) -> Memory {
+    pub fn most(&self) -> ResourceUsage {
         self.with(|state| state.seen.most)
     }
 
@@ -307,7 +315,12 @@ impl Drop for Watch {
     }
 }
 
-fn run(subject: &Subject, began: Instant, progress: &Progress, shared: &(Mutex<State>, Condvar)) {
+fn run(
+    subject: &Subject,
+    began: Instant,
+    progress: &Progress,
+    shared: &(Mutex<WatchState>, Condvar),
+) {
     // Drawn on standard error, and only if that is a terminal.
     let bar = ProgressBar::new(1000);
     let style = ProgressStyle::with_template("{prefix:16} {wide_bar} {msg}");
@@ -317,16 +330,18 @@ fn run(subject: &Subject, began: Instant, progress: &Progress, shared: &(Mutex<S
         let mut blind = None;
         let memory = match subject.pids[..] {
             [] => None,
-            ref pids => Memory::of(pids).map_err(|why| blind = Some(why)).ok(),
+            ref pids => ResourceUsage::of(pids)
+                .map_err(|why| blind = Some(why))
+                .ok(),
         };
         let metrics = subject
             .admin
             .as_ref()
-            .and_then(|admin| metrics::fetch(admin).ok());
+            .and_then(|admin| ServerMetrics::fetch(admin).ok());
         let look = Look {
             seconds: began.elapsed().as_secs_f64(),
             memory,
-            buckets: metrics.and_then(|metrics| Figures::of(&metrics).buckets),
+            buckets: metrics.and_then(|metrics| metrics.buckets),
         };
         let took = looking.elapsed();
         let mut state = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -361,9 +376,9 @@ mod tests {
     fn look(n: u64) -> Look {
         Look {
             seconds: n as f64,
-            memory: Some(Memory {
+            memory: Some(ResourceUsage {
                 rss_bytes: if n == 3333 { 1_000_000 } else { n },
-                ..Memory::default()
+                ..ResourceUsage::default()
             }),
             buckets: None,
         }
@@ -386,22 +401,22 @@ mod tests {
     #[test]
     fn this_process_has_memory() {
         let this = std::process::id().cast_signed();
-        let memory = Memory::of(&[this]).expect("ours to look at");
+        let memory = ResourceUsage::of(&[this]).expect("ours to look at");
         assert!(
             memory.rss_bytes > 1 << 20
                 && memory.pss_bytes > 0
                 && memory.pss_bytes <= memory.rss_bytes
         );
-        assert!(memory.high_water_bytes + Memory::high_water_error() >= memory.rss_bytes);
+        assert!(memory.high_water_bytes + ResourceUsage::high_water_error() >= memory.rss_bytes);
         assert!(
             memory.mappings > 5
                 && memory.threads > 0
                 && memory.descriptors > 2
                 && memory.minor_faults > 0
         );
-        let twice = Memory::of(&[this, this]).expect("ours to look at");
+        let twice = ResourceUsage::of(&[this, this]).expect("ours to look at");
         assert!(twice.rss_bytes > memory.rss_bytes);
-        let error = Memory::of(&[i32::MAX]).expect_err("there is none");
+        let error = ResourceUsage::of(&[i32::MAX]).expect_err("there is none");
         assert!(error.contains(&i32::MAX.to_string()), "{error}");
     }
 }

@@ -2,8 +2,8 @@
 //! a target.
 
 use super::erlang::erlang_b;
-use super::metrics::{Above, Measured, Times};
-use super::queue::{Outcome, Queue};
+use super::metrics::{Above, Measurements, ServiceTimes};
+use super::queue::{GradeOfService, Queue};
 use std::num::NonZeroU32;
 use transom::{Plan, PlanError, Settings};
 use transom_arena::{BUCKETS_MAX, BucketGeometry, Bytes, GeometryError, PAGE};
@@ -17,7 +17,7 @@ pub struct Demand {
     /// Requests a second.
     pub rate: f64,
     /// For how long each holds a bucket.
-    pub times: Times,
+    pub times: ServiceTimes,
     /// The share of requests that may fail for want of memory.
     pub target: f64,
     /// Bytes that there are.
@@ -47,6 +47,17 @@ pub enum Waiting {
     Connections,
 }
 
+impl Waiting {
+    /// For how many requests places are asked for.
+    #[must_use]
+    pub fn places(self) -> u32 {
+        match self {
+            Waiting::Places(places) => places,
+            Waiting::None | Waiting::Connections => 0,
+        }
+    }
+}
+
 /// A configuration with all that is computed of it.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
@@ -57,7 +68,7 @@ pub struct Evaluation {
     pub without_queue: f64,
     /// What the queue has: places, and what becomes of requests.
     pub places: u32,
-    pub with_queue: Outcome,
+    pub with_queue: GradeOfService,
     /// Requests that outgrow its arena; `None` if that was not measured.
     pub above: Option<Above>,
     /// Whether the target is met.
@@ -94,7 +105,7 @@ impl Evaluation {
 #[derive(Debug)]
 pub struct Planner<'a> {
     pub demand: Demand,
-    pub measured: Option<&'a Measured>,
+    pub measured: Option<&'a Measurements>,
     /// All flags, as they were given.
     pub base: &'a Settings,
     /// Whether these were given, and so must hold.
@@ -153,7 +164,7 @@ impl Planner<'_> {
 
     /// P(503) without a queue, and with one, at some rate.
     #[must_use]
-    pub fn overload(&self, configuration: &Configuration, rate: f64) -> (f64, Outcome) {
+    pub fn overload(&self, configuration: &Configuration, rate: f64) -> (f64, GradeOfService) {
         let buckets = configuration.buckets;
         let load = rate * self.demand.times.mean;
         if self
@@ -161,12 +172,7 @@ impl Planner<'_> {
             .front_connections
             .is_some_and(|front| front <= buckets)
         {
-            let nothing = Outcome {
-                blocked: 0.0,
-                timed_out: 0.0,
-                waited: 0.0,
-            };
-            return (0.0, nothing);
+            return (0.0, GradeOfService::default());
         }
         let queue = Queue {
             places: self.places(configuration),
@@ -320,7 +326,7 @@ impl Planner<'_> {
     /// # Errors
     /// [`PlanError`], if there is no such bucket with this stack.
     pub fn measured_size(&self) -> Result<Option<Bytes>, PlanError> {
-        let smallest = |measured: &Measured| {
+        let smallest = |measured: &Measurements| {
             let arena = measured.smallest_arena(self.demand.target / 2.0)?;
             let keep = self.base.application.keep;
             let to_keep = keep.unwrap_or(Bytes(2 * measured.least_keep().get()));
@@ -373,8 +379,9 @@ impl Planner<'_> {
     }
 }
 
+/// The most buckets that there can be.
 #[expect(clippy::cast_possible_truncation, reason = "16,384")]
-const BUCKETS_LIMIT: u32 = BUCKETS_MAX as u32;
+pub const BUCKETS_LIMIT: u32 = BUCKETS_MAX as u32;
 
 /// The first number from `low` to `high` for which something holds that then holds for all larger ones.
 fn first(
@@ -416,7 +423,7 @@ mod tests {
         Planner {
             demand: Demand {
                 rate,
-                times: Times {
+                times: ServiceTimes {
                     mean,
                     squared_variation: 1.0,
                     samples: 0,

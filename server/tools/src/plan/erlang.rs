@@ -83,6 +83,7 @@ mod tests {
 
     #[test]
     fn extremes_are_numbers() {
+        assert_eq!(erlang_b(8, 0.0), 0.0);
         assert_eq!(erlang_b(16_384, 1e-9), 0.0);
         assert!((erlang_b(1, 1e12) - 1.0).abs() < 1e-9);
         let loss = erlang_b(16_384, 16_384.0);

@@ -16,7 +16,7 @@ const THREADS_REPLACED: &str = "transom_threads_replaced_total";
 
 /// Measurements of all routes, since the server's start.
 #[derive(Debug, Clone, Default)]
-pub struct Measured {
+pub struct Measurements {
     /// What of a bucket requests had for their allocations, where they were measured.
     pub arena_size: Option<usize>,
     /// The most that a bucket has kept of what its requests have left.
@@ -31,11 +31,11 @@ pub struct Measured {
     constant: usize,
     /// The server is an application behind a door: its equation has a term that only such a one has.
     pub is_behind_a_door: bool,
-    routes: BTreeMap<String, Route>,
+    routes: BTreeMap<String, RouteHistograms>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Route {
+struct RouteHistograms {
     /// Arena bytes that requests needed.
     memory: Histogram,
     /// The most of these.
@@ -54,7 +54,7 @@ struct Histogram {
 
 /// For how long requests hold a bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Times {
+pub struct ServiceTimes {
     /// The mean, in seconds.
     pub mean: f64,
     /// The variance in squares of the mean.
@@ -122,13 +122,13 @@ impl Histogram {
     }
 }
 
-impl Measured {
+impl Measurements {
     /// Reads the Prometheus text format, of which it needs a few metrics and skips the others.
     ///
     /// # Errors
     /// A sentence with the line, or with the metric that does not add up.
     pub fn read(text: &str) -> Result<Self, String> {
-        let mut measured = Measured::default();
+        let mut measured = Measurements::default();
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -280,7 +280,7 @@ impl Measured {
     /// For how long requests of all routes hold a bucket. The mean is exact; the variation takes each step's
     /// middle. `None` if no request has been measured.
     #[must_use]
-    pub fn times(&self) -> Option<Times> {
+    pub fn times(&self) -> Option<ServiceTimes> {
         let routes = || self.routes.values().map(|route| &route.seconds);
         let samples: u64 = routes().map(Histogram::samples).sum();
         let sum: f64 = routes().map(|times| times.sum).sum();
@@ -305,7 +305,7 @@ impl Measured {
         }
         // The shape is the histogram's, so it is compared with the histogram's own mean.
         let own_mean = first / float(samples);
-        Some(Times {
+        Some(ServiceTimes {
             mean,
             squared_variation: (second / float(samples) / own_mean.powi(2) - 1.0).max(0.0),
             samples,
@@ -374,8 +374,8 @@ transom_call_seconds_bucket{route="/{kib}",le="+Inf"} 500
 transom_call_seconds_sum{route="/{kib}"} 0.75
 "#;
 
-    fn measured() -> Measured {
-        Measured::read(PAGE).expect("a page of metrics")
+    fn measured() -> Measurements {
+        Measurements::read(PAGE).expect("a page of metrics")
     }
 
     #[test]
@@ -401,7 +401,7 @@ transom_call_seconds_sum{route="/{kib}"} 0.75
         assert_eq!(measured.smallest_arena(0.2), Some(2048));
         assert_eq!(measured.smallest_arena(2.0 / 1010.0), Some(4096));
         assert_eq!(measured.smallest_arena(1e-6), Some(100_000));
-        assert_eq!(Measured::default().smallest_arena(0.5), None);
+        assert_eq!(Measurements::default().smallest_arena(0.5), None);
     }
 
     #[test]
@@ -426,7 +426,7 @@ transom_call_seconds_sum{route="/{kib}"} 0.75
                     transom_call_seconds_bucket{route=\"/\",le=\"12.5\"} 100\n\
                     transom_call_seconds_bucket{route=\"/\",le=\"+Inf\"} 100\n\
                     transom_call_seconds_sum{route=\"/\"} 505";
-        let times = Measured::read(text)
+        let times = Measurements::read(text)
             .expect("it is right")
             .times()
             .expect("100");
@@ -470,7 +470,7 @@ transom_call_seconds_sum{route="/{kib}"} 0.75
             ),
             (bucket("one", 5), "is no number"),
         ] {
-            let why = Measured::read(&text).expect_err(part);
+            let why = Measurements::read(&text).expect_err(part);
             assert!(why.contains(part), "{text:?}: {why}");
         }
     }

@@ -9,6 +9,7 @@ mod choice;
 pub mod erlang;
 mod fetch;
 mod metrics;
+mod notes;
 mod queue;
 mod report;
 #[cfg(test)]
@@ -16,10 +17,10 @@ mod simulation;
 mod values;
 
 use self::alternatives::alternatives;
-use self::choice::{Configuration, Demand, Evaluation, Planner, Waiting};
-use self::metrics::{Measured, Times};
-use self::report::Report;
-use self::values::{parse_factor, parse_rate, parse_share, parse_time, share, size};
+use self::choice::{BUCKETS_LIMIT, Configuration, Demand, Evaluation, Planner, Waiting};
+use self::metrics::{Measurements, ServiceTimes};
+use self::report::PlanReport;
+use self::values::{parse_factor, parse_rate, parse_share, parse_time};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command};
 use std::num::NonZeroU32;
@@ -154,7 +155,7 @@ pub fn run(flags: &PlanFlags, line: &ArgMatches) -> ExitCode {
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum NoPlan {
     #[error(transparent)]
     Settings(#[from] PlanError),
     #[error("{0}")]
@@ -163,63 +164,25 @@ enum Trouble {
     Metrics(String),
 }
 
-fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
-    let given = |id: &str| {
-        let source = line.value_source(id);
-        source.is_some_and(|source| source != ValueSource::DefaultValue)
-    };
-    let measured = match &flags.from_metrics {
-        Some(source) => {
-            let text = fetch::read(source).map_err(Trouble::Metrics)?;
-            let measured = Measured::read(&text);
-            Some(measured.map_err(|why| Trouble::Metrics(format!("{source}: {why}")))?)
-        }
-        None => None,
-    };
-    let is_behind_a_door = (measured.as_ref()).is_some_and(|it| it.is_behind_a_door);
-    if is_behind_a_door && flags.settings.door.door.is_none() && !given("listen") {
-        return Err(Trouble::Metrics(format!(
-            "{}: this was measured in an application behind a door, which has no connections of its own: give --door PATH to plan \
-             that, or --listen ADDRESS to plan a server with its own front end",
-            flags.from_metrics.as_deref().unwrap_or_default()
-        )));
-    }
+/// Whether a flag was given, and is not what it is by default.
+fn is_given(line: &ArgMatches, id: &str) -> bool {
+    let source = line.value_source(id);
+    source.is_some_and(|source| source != ValueSource::DefaultValue)
+}
+
+fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<PlanReport, NoPlan> {
+    let measured = measurements(flags, line)?;
+    let measured = measured.as_ref();
     let rate = flags.rate.ok_or_else(|| {
-        Trouble::Usage(
+        NoPlan::Usage(
             "--rate is missing: say how many requests a second there will be, as in --rate 2000 (one page of metrics cannot tell)"
                 .to_owned(),
         )
     })?;
-    let (times, service_from) = times(flags, measured.as_ref())?;
-
-    let mut base = flags.settings.clone();
-    let mut kept = kept_flags(line);
-    let mut notes = Vec::new();
-    if let Some(measured) = measured.as_ref()
-        && measured.constant() > base.front.constant
-    {
-        let is_given = given("constant");
-        notes.push(note_on_constant(measured, is_given));
-        if !is_given {
-            base.front.constant = measured.constant();
-            kept.push(format!("--constant {}", base.front.constant));
-        }
-    }
-    let mut connections_given = given("connections");
-    if let Some(front) = flags.front_connections {
-        if connections_given && front > base.front.connections {
-            return Err(Trouble::Usage(format!(
-                "--front-connections is {front}, but --connections {} is all that this server would have: raise that, or leave it out",
-                base.front.connections
-            )));
-        }
-        if !connections_given {
-            base.front.connections = front;
-            connections_given = true;
-        }
-    }
+    let (times, service_from) = times(flags, measured)?;
+    let base = Base::new(flags, line, measured)?;
     // What they mean together is checked first, as at the start of a server.
-    let here = transom::Plan::for_another_machine(&base)?;
+    let here = transom::Plan::for_another_machine(&base.settings)?;
     let planner = Planner {
         demand: Demand {
             rate,
@@ -228,35 +191,26 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
             memory: flags.memory.map(Bytes::get),
             front_connections: flags.front_connections.map(NonZeroU32::get),
         },
-        measured: measured.as_ref(),
-        base: &base,
-        connections_given,
-        slots_given: given("slots"),
+        measured,
+        base: &base.settings,
+        connections_given: base.connections_given,
+        slots_given: is_given(line, "slots"),
     };
 
     let measured_size = planner.measured_size()?;
     let bucket_size = match measured_size {
-        Some(size) if !given("bucket_size") => size,
-        _ => base.application.bucket_size,
+        Some(size) if !is_given(line, "bucket_size") => size,
+        _ => base.settings.application.bucket_size,
     };
     let waiting = flags.queue.map_or(Waiting::None, Waiting::Places);
-    let configuration = choose(&planner, given("buckets"), bucket_size, waiting)?;
+    let configuration = choose(&planner, is_given(line, "buckets"), bucket_size, waiting)?;
     let this = planner.evaluate(configuration)?;
     let others = alternatives(&planner, &this, measured_size)?;
 
-    let paste = |evaluation: &Evaluation| paste(&planner, &kept, &evaluation.configuration);
-    if here.loops > 0 && base.front.loops.is_none() {
-        notes.push(format!(
-            "--loops is {}, because this machine has as many cores; for another one, say how many it has",
-            here.loops
-        ));
-    }
-    notes.extend(notes_on_buckets(&this, &planner));
-    notes.extend(notes_on_memory(&this, &planner));
-    notes.extend(note_on_this_machine(&this));
-    notes.extend(notes_on_measurements(&this, &planner));
-    notes.extend(notes_on_keeping(&this, &planner));
-    Ok(Report::new(
+    let paste = |evaluation: &Evaluation| paste(&planner, &base.kept, &evaluation.configuration);
+    let mut notes = Vec::from_iter(base.note);
+    notes.extend(notes::of(&this, &planner, here.loops));
+    Ok(PlanReport::new(
         &planner,
         &this,
         &others,
@@ -267,6 +221,75 @@ fn plan(flags: &PlanFlags, line: &ArgMatches) -> Result<Report, Trouble> {
     ))
 }
 
+/// What a server has measured, if it is asked, and of such a server as is planned.
+fn measurements(flags: &PlanFlags, line: &ArgMatches) -> Result<Option<Measurements>, NoPlan> {
+    let Some(source) = &flags.from_metrics else {
+        return Ok(None);
+    };
+    let text = fetch::read(source).map_err(NoPlan::Metrics)?;
+    let measured =
+        Measurements::read(&text).map_err(|why| NoPlan::Metrics(format!("{source}: {why}")))?;
+    let is_door_planned = flags.settings.door.door.is_some();
+    if measured.is_behind_a_door && !is_door_planned && !is_given(line, "listen") {
+        return Err(NoPlan::Metrics(format!(
+            "{source}: this was measured in an application behind a door, which has no connections of its own: give --door PATH to \
+             plan that, or --listen ADDRESS to plan a server with its own front end"
+        )));
+    }
+    Ok(Some(measured))
+}
+
+/// What every configuration starts from.
+struct Base {
+    settings: Settings,
+    /// What was given of it, but for what a configuration says itself.
+    kept: Vec<String>,
+    /// Whether the connections must be so many.
+    connections_given: bool,
+    /// What the measurements say of it.
+    note: Option<String>,
+}
+
+impl Base {
+    fn new(
+        flags: &PlanFlags,
+        line: &ArgMatches,
+        measured: Option<&Measurements>,
+    ) -> Result<Self, NoPlan> {
+        let mut base = Base {
+            settings: flags.settings.clone(),
+            kept: kept_flags(line),
+            connections_given: is_given(line, "connections"),
+            note: None,
+        };
+        let front = &mut base.settings.front;
+        if let Some(measured) = measured
+            && measured.constant() > front.constant
+        {
+            let is_given = is_given(line, "constant");
+            base.note = Some(notes::on_constant(measured, is_given));
+            if !is_given {
+                front.constant = measured.constant();
+                base.kept.push(format!("--constant {}", front.constant));
+            }
+        }
+        match flags.front_connections {
+            Some(most) if base.connections_given && most > front.connections => {
+                return Err(NoPlan::Usage(format!(
+                    "--front-connections is {most}, but --connections {} is all that this server would have: raise that, or leave it out",
+                    front.connections
+                )));
+            }
+            Some(most) if !base.connections_given => {
+                front.connections = most;
+                base.connections_given = true;
+            }
+            _ => {}
+        }
+        Ok(base)
+    }
+}
+
 /// The configuration that the report is about: as given, or the fewest buckets that meet the target. If these
 /// are more than the memory holds, or there is no such number, the most that there can be.
 fn choose(
@@ -274,16 +297,13 @@ fn choose(
     buckets_given: bool,
     bucket_size: Bytes,
     waiting: Waiting,
-) -> Result<Configuration, Trouble> {
+) -> Result<Configuration, NoPlan> {
     let too_few = |buckets: u32| {
-        Trouble::Usage(format!(
+        NoPlan::Usage(format!(
             "--connections (or --front-connections) is {}, which is less than the {buckets} buckets and --queue {} take: each request \
              comes over a connection of its own",
             planner.base.front.connections,
-            match waiting {
-                Waiting::Places(places) => places,
-                Waiting::None | Waiting::Connections => 0,
-            }
+            waiting.places()
         ))
     };
     if buckets_given {
@@ -307,36 +327,30 @@ fn choose(
 
 /// Nothing meets the target, and no memory is the limit: as many buckets as there are connections for.
 fn none_at_all(planner: &Planner, size: Bytes, waiting: Waiting) -> Option<Configuration> {
-    let places = match waiting {
-        Waiting::Places(places) => places,
-        Waiting::None | Waiting::Connections => 0,
-    };
-    let most = u32::try_from(transom_arena::BUCKETS_MAX).unwrap_or(u32::MAX);
-    let buckets = if planner.connections_given {
-        planner
-            .base
-            .front
-            .connections
-            .get()
-            .saturating_sub(places)
-            .min(most)
+    let most = if planner.connections_given {
+        let connections = planner.base.front.connections.get();
+        connections.saturating_sub(waiting.places())
     } else {
-        most
+        BUCKETS_LIMIT
     };
+    let buckets = most.min(BUCKETS_LIMIT);
     planner
         .given(buckets, size, waiting)
         .filter(|_| buckets > 0)
 }
 
 /// For how long requests hold a bucket, and who says so.
-fn times(flags: &PlanFlags, measured: Option<&Measured>) -> Result<(Times, String), Trouble> {
+fn times(
+    flags: &PlanFlags,
+    measured: Option<&Measurements>,
+) -> Result<(ServiceTimes, String), NoPlan> {
     if let Some(latency) = flags.latency {
         let mean = latency.as_secs_f64();
         let squared_variation = match flags.p99 {
-            Some(p99) => log_normal_variation(p99.as_secs_f64() / mean).map_err(Trouble::Usage)?,
+            Some(p99) => log_normal_variation(p99.as_secs_f64() / mean).map_err(NoPlan::Usage)?,
             None => 1.0,
         };
-        let times = Times {
+        let times = ServiceTimes {
             mean,
             squared_variation,
             samples: 0,
@@ -348,14 +362,14 @@ fn times(flags: &PlanFlags, measured: Option<&Measured>) -> Result<(Times, Strin
         return Ok((times, from));
     }
     let Some(measured) = measured else {
-        return Err(Trouble::Usage(
+        return Err(NoPlan::Usage(
             "--latency is missing: say for how long a request holds a bucket on average, as in --latency 20ms, or let a server say it \
              (--from-metrics)"
                 .to_owned(),
         ));
     };
     let times = measured.times().ok_or_else(|| {
-        Trouble::Metrics(format!(
+        NoPlan::Metrics(format!(
             "{}: no call has been measured there (transom_call_seconds); send some requests first, or give --latency",
             flags.from_metrics.as_deref().unwrap_or_default()
         ))
@@ -395,10 +409,9 @@ fn kept_flags(line: &ArgMatches) -> Vec<String> {
         let (id, Some(name)) = (flag.get_id().as_str(), flag.get_long()) else {
             continue;
         };
-        let given = line
-            .value_source(id)
-            .is_some_and(|source| source != ValueSource::DefaultValue);
-        if !given || ["buckets", "bucket-size", "slots", "connections", "check"].contains(&name) {
+        if !is_given(line, id)
+            || ["buckets", "bucket-size", "slots", "connections", "check"].contains(&name)
+        {
             continue;
         }
         if matches!(flag.get_action(), ArgAction::Set | ArgAction::Append) {
@@ -437,133 +450,6 @@ fn paste(planner: &Planner, kept: &[String], configuration: &Configuration) -> S
     }
     words.extend_from_slice(kept);
     words.join(" ")
-}
-
-/// Whether there could be more buckets, if there are too few.
-fn notes_on_buckets(this: &Evaluation, planner: &Planner) -> Option<String> {
-    let (configuration, connections) = (&this.configuration, planner.base.front.connections.get());
-    if this.meets {
-        None
-    } else if configuration.buckets as usize == transom_arena::BUCKETS_MAX {
-        Some(format!(
-            "a process has {} buckets at most: serve with several",
-            transom_arena::BUCKETS_MAX
-        ))
-    } else if planner.connections_given
-        && configuration.buckets + configuration.queue.unwrap_or(0) >= connections
-    {
-        Some(format!(
-            "{connections} connections (--connections, --front-connections) leave no room for more buckets or a longer queue"
-        ))
-    } else {
-        None
-    }
-}
-
-/// What takes the memory, if there is too little.
-fn notes_on_memory(this: &Evaluation, planner: &Planner) -> Option<String> {
-    if this.fits {
-        return None;
-    }
-    let terms = this.plan.bound.terms();
-    let sockets = terms.iter().find(|term| term.name == "socket buffers")?;
-    let bytes = sockets.bytes()?;
-    (bytes > this.bytes() / 4 && planner.demand.front_connections.is_none()).then(|| {
-        format!(
-            "{} are socket buffers of {} connections: lower --connections, or say --front-connections if a proxy has fewer; or lower \
-             --receive-buffer and --send-buffer",
-            size(bytes),
-            sockets.count
-        )
-    })
-}
-
-/// A plan may be for another machine; on this one it may be too much.
-fn note_on_this_machine(this: &Evaluation) -> Option<String> {
-    let error = this.plan.bound.check_here().err()?.to_string();
-    let why = error.lines().next().unwrap_or_default();
-    Some(format!("such a server does not start here: {why}"))
-}
-
-/// What the measurements do not show.
-fn notes_on_measurements(this: &Evaluation, planner: &Planner) -> Vec<String> {
-    let mut notes = Vec::new();
-    let (Some(measured), Some(above)) = (planner.measured, this.above) else {
-        return notes;
-    };
-    if let Some((bytes, route)) = measured.largest() {
-        notes.push(format!(
-            "the largest measured request needed {} of its arena, on route {route}",
-            size(bytes)
-        ));
-    }
-    if let Some(arena) = measured.arena_size {
-        let exhausted = measured.above(arena).at_least;
-        if exhausted > 0 {
-            notes.push(format!(
-                "{exhausted} measured requests outgrew their arena of {}: what they would have needed in the end is not known, and \
-                 counts as what they had and the allocation that did not fit",
-                Bytes(arena)
-            ));
-        }
-    }
-    let target = planner.demand.target;
-    if above.share() <= target && above.upper_limit() > target {
-        notes.push(format!(
-            "{} measured requests are too few to show that P(500) is at most {}: that takes {:.0} without one that outgrows its arena",
-            above.samples,
-            share(target),
-            (3.0 / target).ceil()
-        ));
-    }
-    notes
-}
-
-/// The measured program takes more than `--constant` says here.
-fn note_on_constant(measured: &Measured, is_given: bool) -> String {
-    let why = if measured.resident > measured.sum {
-        format!(
-            "has {} in memory, where its sum says {}, and needs",
-            size(measured.resident),
-            size(measured.sum)
-        )
-    } else {
-        "has".to_owned()
-    };
-    let todo = if is_given {
-        "give that, or this plan counts too little for the program itself"
-    } else {
-        "so does this plan"
-    };
-    format!(
-        "the measured server {why} --constant {}: {todo}",
-        measured.constant()
-    )
-}
-
-/// Whether buckets may keep what they were seen to keep.
-fn notes_on_keeping(this: &Evaluation, planner: &Planner) -> Vec<String> {
-    let mut notes = Vec::new();
-    let Some(measured) = planner.measured else {
-        return notes;
-    };
-    let keep = Bytes(planner.base.application.keep(&this.plan.bucket));
-    let least = measured.least_keep();
-    if keep.get() < least.get() {
-        notes.push(format!(
-            "a bucket was seen to keep {}, and may keep {keep} here (--keep): give --keep {least}, and a --bucket-size that has room \
-             for it. A thread whose bucket keeps more is ended and started again",
-            size(measured.kept_max)
-        ));
-    }
-    if measured.threads_replaced > 0 {
-        notes.push(format!(
-            "{} threads were ended and started again while this was measured, because their buckets kept more than --keep: they may \
-             need to keep more than was seen. Measure again with a larger --keep",
-            measured.threads_replaced
-        ));
-    }
-    notes
 }
 
 #[cfg(test)]

@@ -29,9 +29,9 @@ pub struct Queue {
     pub patience: f64,
 }
 
-/// What becomes of requests. All are shares of those that come.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
+/// What becomes of requests: what traffic theory calls so. All are shares of those that come.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GradeOfService {
     /// Turned away at once: no bucket and no place.
     pub blocked: f64,
     /// Turned away after the whole queue timeout.
@@ -40,7 +40,7 @@ pub struct Outcome {
     pub waited: f64,
 }
 
-impl Outcome {
+impl GradeOfService {
     /// The share that is answered 503.
     #[must_use]
     pub fn failed(&self) -> f64 {
@@ -68,7 +68,7 @@ impl Queue {
 
     /// What becomes of requests at so many buckets (at least 1) and a load in Erlangs (more than 0).
     #[must_use]
-    pub fn outcome(self, buckets: u32, load: f64) -> Outcome {
+    pub fn outcome(self, buckets: u32, load: f64) -> GradeOfService {
         let n = f64::from(buckets);
         let (ln_rho, y) = ((load / n).ln(), n * self.patience);
         // Logarithms, because with a thousand places the terms leave the range of numbers. The time in which
@@ -128,17 +128,13 @@ impl LogSums {
         self.last_expiring = ln_expiring;
     }
 
-    fn shares(&self) -> Outcome {
+    fn shares(&self) -> GradeOfService {
         let total = ln_add(ln_add(self.free, self.waiting), self.full);
         if total == f64::INFINITY {
             // A bucket is as good as always free: 1/B was too large for a number.
-            return Outcome {
-                blocked: 0.0,
-                timed_out: 0.0,
-                waited: 0.0,
-            };
+            return GradeOfService::default();
         }
-        Outcome {
+        GradeOfService {
             blocked: (self.full - total).exp(),
             timed_out: (self.timed_out - total).exp(),
             waited: (self.waiting - total).exp(),

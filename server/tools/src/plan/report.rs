@@ -5,20 +5,21 @@ use super::choice::{Evaluation, Planner};
 use super::values::{share, size, time};
 use serde::Serialize;
 use std::fmt;
+use transom::snapshot::Addend;
 use transom_arena::{Bound, Bytes, Place};
 
 /// All of it. Times are in seconds, sizes in bytes, probabilities are shares of the requests.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct PlanReport {
     /// Flags to start the server with.
     pub flags: String,
     pub met: bool,
     pub fits: bool,
     pub target: f64,
     pub judged_on: Judged,
-    pub memory: Memory,
-    pub load: Load,
-    pub configuration: Figures,
+    pub memory: MemoryBudget,
+    pub load: OfferedLoad,
+    pub configuration: PlannedServer,
     pub burst: Option<Burst>,
     pub p500: Option<Outgrown>,
     /// Requests a second; none, if no rate meets the target, or if every rate does.
@@ -44,29 +45,18 @@ pub enum Judged {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Memory {
+pub struct MemoryBudget {
     pub limit: Option<usize>,
     pub bound: usize,
     pub region: usize,
     pub process: usize,
     pub kernel: usize,
-    pub equation: Vec<Addend>,
-}
-
-/// As in `/buckets.json`.
-#[derive(Debug, Serialize)]
-pub struct Addend {
-    pub term: &'static str,
-    pub place: &'static str,
-    pub count: usize,
-    pub unit: usize,
-    pub bytes: usize,
-    pub holder: &'static str,
-    pub flags: &'static str,
+    /// As in `/buckets.json`.
+    pub equation: Vec<Addend<&'static str>>,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Load {
+pub struct OfferedLoad {
     pub rate: f64,
     pub service_seconds: f64,
     pub squared_variation: f64,
@@ -76,7 +66,7 @@ pub struct Load {
 
 /// What a configuration is, and what it does.
 #[derive(Debug, Serialize)]
-pub struct Figures {
+pub struct PlannedServer {
     pub buckets: u32,
     pub bucket_size: usize,
     pub arena_size: usize,
@@ -151,31 +141,14 @@ impl Row {
     }
 }
 
-fn place(place: Place) -> &'static str {
-    match place {
-        Place::Region => "region",
-        Place::Process => "process",
-        Place::Kernel => "kernel",
-    }
-}
-
-fn memory(planner: &Planner, bound: &Bound) -> Memory {
-    let addends = bound.terms().iter().map(|term| Addend {
-        term: term.name,
-        place: place(term.place),
-        count: term.count,
-        unit: term.unit,
-        bytes: term.bytes().expect("a bound's terms do not overflow"),
-        holder: term.holder,
-        flags: term.flags,
-    });
-    Memory {
+fn memory(planner: &Planner, bound: &Bound) -> MemoryBudget {
+    MemoryBudget {
         limit: planner.demand.memory,
         bound: bound.total(),
         region: bound.bytes_in(Place::Region),
         process: bound.bytes_in(Place::Process),
         kernel: bound.bytes_in(Place::Kernel),
-        equation: addends.collect(),
+        equation: bound.terms().iter().map(Addend::of).collect(),
     }
 }
 
@@ -199,7 +172,7 @@ fn burst(planner: &Planner, this: &Evaluation, factor: f64) -> Burst {
     }
 }
 
-impl Report {
+impl PlanReport {
     /// Puts together what was computed. `paste` writes the flags of a configuration, `service_from` says
     /// where times come from.
     pub fn new(
@@ -219,7 +192,7 @@ impl Report {
         let row = |one: &Alternative| Row::new(planner, one, paste);
         let cheapest = cheapest(this, others).map(row);
         let needed = least_memory(this, others).map(Evaluation::bytes);
-        Report {
+        PlanReport {
             flags: paste(this),
             met: this.meets,
             fits: this.fits,
@@ -230,14 +203,14 @@ impl Report {
                 Judged::WithoutQueue
             },
             memory: memory(planner, &this.plan.bound),
-            load: Load {
+            load: OfferedLoad {
                 rate: demand.rate,
                 service_seconds: demand.times.mean,
                 squared_variation: demand.times.squared_variation,
                 service_from,
                 erlangs,
             },
-            configuration: Figures {
+            configuration: PlannedServer {
                 buckets,
                 bucket_size: this.plan.bucket.bucket_size(),
                 arena_size: this.plan.bucket.arena_size(),
@@ -286,7 +259,7 @@ fn line(f: &mut fmt::Formatter<'_>, what: &str, is: impl fmt::Display) -> fmt::R
     writeln!(f, "{what:<15} {is}")
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.equation)?;
         self.fmt_memory(f)?;
@@ -298,7 +271,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl Report {
+impl PlanReport {
     fn fmt_memory(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bound = self.memory.bound;
         let of = match self.memory.limit {

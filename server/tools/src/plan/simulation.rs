@@ -30,7 +30,7 @@ impl Numbers {
 
 /// Distributions of the time for which a bucket is held, all with mean 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Times {
+enum ServiceDistribution {
     Fixed,
     Uniform,
     Exponential,
@@ -38,29 +38,29 @@ enum Times {
     LogNormal,
 }
 
-impl Times {
-    const ALL: [Times; 4] = [
-        Times::Fixed,
-        Times::Uniform,
-        Times::Exponential,
-        Times::LogNormal,
+impl ServiceDistribution {
+    const ALL: [ServiceDistribution; 4] = [
+        ServiceDistribution::Fixed,
+        ServiceDistribution::Uniform,
+        ServiceDistribution::Exponential,
+        ServiceDistribution::LogNormal,
     ];
 
     fn one(self, numbers: &mut Numbers) -> f64 {
         match self {
-            Times::Fixed => 1.0,
-            Times::Uniform => 2.0 * numbers.uniform(),
-            Times::Exponential => numbers.exponential(),
-            Times::LogNormal => (1.5 * numbers.normal() - 1.125).exp(),
+            ServiceDistribution::Fixed => 1.0,
+            ServiceDistribution::Uniform => 2.0 * numbers.uniform(),
+            ServiceDistribution::Exponential => numbers.exponential(),
+            ServiceDistribution::LogNormal => (1.5 * numbers.normal() - 1.125).exp(),
         }
     }
 
     fn squared_variation(self) -> f64 {
         match self {
-            Times::Fixed => 0.0,
-            Times::Uniform => 1.0 / 3.0,
-            Times::Exponential => 1.0,
-            Times::LogNormal => 2.25f64.exp() - 1.0,
+            ServiceDistribution::Fixed => 0.0,
+            ServiceDistribution::Uniform => 1.0 / 3.0,
+            ServiceDistribution::Exponential => 1.0,
+            ServiceDistribution::LogNormal => 2.25f64.exp() - 1.0,
         }
     }
 }
@@ -92,7 +92,7 @@ struct Failed {
 const BATCH: usize = 5_000;
 
 fn simulate(
-    times: Times,
+    times: ServiceDistribution,
     buckets: u32,
     load: f64,
     queue: Queue,
@@ -158,7 +158,7 @@ fn assert_agrees(expected: f64, found: &Failed, power: f64, what: &str) {
 
 #[test]
 fn erlang_b_holds_for_every_distribution_of_times() {
-    for times in Times::ALL {
+    for times in ServiceDistribution::ALL {
         for (buckets, load) in [(10u32, 8.0), (25, 20.0)] {
             let no_queue = Queue {
                 places: 0,
@@ -180,7 +180,14 @@ fn the_queue_holds_for_exponential_times() {
         (5, 7.0, 30, 2.0),
     ] {
         let queue = Queue { places, patience };
-        let found = simulate(Times::Exponential, buckets, load, queue, 100, 2);
+        let found = simulate(
+            ServiceDistribution::Exponential,
+            buckets,
+            load,
+            queue,
+            100,
+            2,
+        );
         let outcome = queue.outcome(buckets, load);
         let what = format!("{queue:?}, {buckets} buckets, {load} Erlangs: {outcome:?}");
         assert_agrees(outcome.failed(), &found, 0.05, &what);
@@ -190,7 +197,7 @@ fn the_queue_holds_for_exponential_times() {
 /// The factors are what docs/memory.md says of the estimate.
 #[test]
 fn for_other_times_the_queue_is_an_estimate() {
-    for times in Times::ALL {
+    for times in ServiceDistribution::ALL {
         for (buckets, load, places, patience) in [
             (10, 9.0, 20, f64::INFINITY),
             (20, 19.0, 100, 1.0),

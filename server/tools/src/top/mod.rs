@@ -1,25 +1,30 @@
 //! `transom top`: the live page of the admin address, in a terminal.
 
+mod grid;
+mod header;
+mod model;
+mod parts;
 mod rates;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod units;
 mod view;
 
 use crate::admin_client::AdminAddress;
-use crate::snapshot::{self, Snapshot, SnapshotError};
+use crate::snapshot::{self, SnapshotError};
+use model::Model;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::crossterm::terminal;
-use rates::{Rates, Sample};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use view::Model;
+use transom::snapshot::Snapshot;
 
 /// How often keys are looked for.
 const KEYS: Duration = Duration::from_millis(50);
@@ -70,45 +75,6 @@ pub fn run(top: &Top) -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-impl Model {
-    fn new(address: &AdminAddress) -> Self {
-        Model {
-            address: address.to_string(),
-            snapshot: None,
-            rates: Rates::default(),
-            trouble: None,
-            shown: [true, true, true, false],
-            keys: true,
-        }
-    }
-
-    fn hear(&mut self, news: Result<Snapshot, SnapshotError>) {
-        match news {
-            Ok(snapshot) => {
-                self.rates.add(Sample::of(&snapshot));
-                self.snapshot = Some(snapshot);
-                self.trouble = None;
-            }
-            Err(error) => self.trouble = Some(error.to_string()),
-        }
-    }
-
-    /// False to quit.
-    fn press(&mut self, key: KeyCode, modifiers: KeyModifiers) -> bool {
-        let pane = match key {
-            KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => return false,
-            KeyCode::Char('q') | KeyCode::Esc => return false,
-            KeyCode::Char('b') => 0,
-            KeyCode::Char('x') => 1,
-            KeyCode::Char('r') => 2,
-            KeyCode::Char('e') => 3,
-            _ => return true,
-        };
-        self.shown[pane] = !self.shown[pane];
-        true
     }
 }
 

@@ -1,14 +1,14 @@
 //! Counters a second, over the last second or so.
 
-use crate::snapshot::{Application, Snapshot};
 use std::collections::VecDeque;
+use transom::snapshot::{Application, Snapshot};
 
 /// How far back a rate looks, in milliseconds of the server's time.
 const WINDOW_MS: u64 = 1000;
 
 /// The counters that have a rate.
 #[derive(Debug, Clone, Copy)]
-pub struct Sample {
+pub struct Counters {
     at_ms: u64,
     pid: u32,
     /// Calls submitted, or where there is no front end, ended.
@@ -23,13 +23,13 @@ pub struct Sample {
     pub exhausted: u64,
 }
 
-impl Sample {
+impl Counters {
     /// The counters of a snapshot.
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
         let (front, application) = (&snapshot.front, &snapshot.application);
         let calls = application.as_ref().map_or(0, |it| it.calls);
-        Sample {
+        Counters {
             at_ms: snapshot.uptime_ms,
             pid: snapshot.pid,
             requests: front.as_ref().map_or(calls, |it| it.requests),
@@ -43,11 +43,11 @@ impl Sample {
 
 /// The samples of the last second or so, at least two once they are there.
 #[derive(Debug, Default)]
-pub struct Rates(VecDeque<Sample>);
+pub struct Rates(VecDeque<Counters>);
 
 impl Rates {
     /// Adds a snapshot's counters. Those of a server that has been started anew replace all before.
-    pub fn add(&mut self, sample: Sample) {
+    pub fn add(&mut self, sample: Counters) {
         if let Some(last) = self.0.back() {
             if sample.pid != last.pid || sample.at_ms < last.at_ms {
                 self.0.clear();
@@ -63,7 +63,7 @@ impl Rates {
 
     /// How many a second; `None` before the second sample.
     #[must_use]
-    pub fn per_second(&self, counter: impl Fn(&Sample) -> u64) -> Option<f64> {
+    pub fn per_second(&self, counter: impl Fn(&Counters) -> u64) -> Option<f64> {
         let (first, last) = (self.0.front()?, self.0.back()?);
         let time_ms = last.at_ms.checked_sub(first.at_ms).filter(|it| *it > 0)?;
         let count = counter(last).saturating_sub(counter(first));
@@ -75,8 +75,8 @@ impl Rates {
 mod tests {
     use super::*;
 
-    fn sample(pid: u32, at_ms: u64, requests: u64) -> Sample {
-        Sample {
+    fn sample(pid: u32, at_ms: u64, requests: u64) -> Counters {
+        Counters {
             at_ms,
             pid,
             requests,

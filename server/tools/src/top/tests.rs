@@ -1,5 +1,6 @@
-use super::view::Grid;
+use super::grid::Grid;
 use super::*;
+use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 use serde_json::{Value, json};
 
 fn fixture() -> Value {

@@ -1,18 +1,6 @@
 //! Numbers as the screen has them.
 
-/// `1,234,567`.
-#[must_use]
-pub fn number(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+use crate::digits::grouped;
 
 /// Three digits or so: `512B`, `10.1KiB`, `340KiB`.
 #[must_use]
@@ -62,7 +50,7 @@ pub fn rate(rate: Option<f64>) -> String {
     match rate {
         None => "-".to_owned(),
         Some(rate) if rate < 99.95 => format!("{rate:.1}"),
-        Some(rate) => number(rate.round() as u64),
+        Some(rate) => grouped(rate.round() as u64),
     }
 }
 
@@ -92,8 +80,6 @@ mod tests {
 
     #[test]
     fn numbers() {
-        let all = [0, 999, 1000, 1_234_567].map(number);
-        assert_eq!(all, ["0", "999", "1,000", "1,234,567"]);
         let all = [0, 512, 10_240, 348_096, 1_245_184, 1 << 40].map(size);
         assert_eq!(all, ["0B", "512B", "10KiB", "340KiB", "1.19MiB", "1TiB"]);
         let all = [45, 1448, 64_000_000].map(time);

@@ -1,4 +1,5 @@
-//! Reads answers: HTTP/1.1 as servers write it, in whatever pieces it arrives, at constant memory.
+//! Reads answers: HTTP/1.1 as servers write it, in whatever pieces it arrives, at constant memory. What
+//! becomes of the body is not known here.
 
 use std::fmt;
 
@@ -35,7 +36,7 @@ impl fmt::Display for Garbled {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReaderState {
     Head,
     /// Bytes of the body that are still to come.
     Counted(u64),
@@ -51,7 +52,7 @@ enum State {
 /// A reader of one answer after the other on a connection.
 #[derive(Debug)]
 pub struct Reader {
-    state: State,
+    state: ReaderState,
     /// The part of a head, or of a chunk's line, that has come so far.
     held: Vec<u8>,
     answer: Answer,
@@ -71,7 +72,7 @@ impl Reader {
     /// A reader.
     pub fn new() -> Self {
         Reader {
-            state: State::Idle,
+            state: ReaderState::Idle,
             held: Vec::new(),
             answer: NOTHING,
             to_head: false,
@@ -81,7 +82,7 @@ impl Reader {
 
     /// A request is about to be sent. The answer to a HEAD has no body, whatever its fields say.
     pub fn expect(&mut self, to_head: bool) {
-        self.state = State::Head;
+        self.state = ReaderState::Head;
         self.held.clear();
         self.answer = NOTHING;
         self.to_head = to_head;
@@ -93,43 +94,60 @@ impl Reader {
         self.begun
     }
 
+    /// Whether its head is there.
+    pub fn has_head(&self) -> bool {
+        self.state != ReaderState::Head
+    }
+
     /// Takes the next bytes. `Some` when the answer is whole.
     ///
     /// # Errors
     /// What is wrong with them. The connection is of no use after that.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<Answer>, Garbled> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Answer>, Garbled> {
+        self.read(bytes, &mut |_| {})
+    }
+
+    /// As [`Reader::feed`], and `keep` gets the body, in pieces.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn read(
+        &mut self,
+        mut bytes: &[u8],
+        keep: &mut impl FnMut(&[u8]),
+    ) -> Result<Option<Answer>, Garbled> {
         while !bytes.is_empty() {
             self.begun = true;
             match self.state {
-                State::Idle => return Err(Garbled("bytes after the answer")),
-                State::Head => {
+                ReaderState::Idle => return Err(Garbled("bytes after the answer")),
+                ReaderState::Head => {
                     bytes = self.head(bytes)?;
                 }
-                State::Counted(left) => {
+                ReaderState::Counted(left) => {
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                    self.body(&bytes[..len]);
+                    self.body(&bytes[..len], keep);
                     bytes = &bytes[len..];
-                    self.state = State::Counted(left - len as u64);
+                    self.state = ReaderState::Counted(left - len as u64);
                 }
-                State::ToTheEnd => {
-                    self.body(bytes);
+                ReaderState::ToTheEnd => {
+                    self.body(bytes, keep);
                     bytes = &[];
                 }
-                State::ChunkSize => {
+                ReaderState::ChunkSize => {
                     let Some(line) = self.line(&mut bytes)? else {
                         continue;
                     };
                     let size = chunk_size(&line)?;
                     self.state = match size {
-                        0 => State::Trailers,
-                        size => State::Chunk(size + 2),
+                        0 => ReaderState::Trailers,
+                        size => ReaderState::Chunk(size + 2),
                     };
                 }
-                State::Chunk(left) => {
+                ReaderState::Chunk(left) => {
                     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                     let data = usize::try_from(left.saturating_sub(2)).unwrap_or(usize::MAX);
                     let data = data.min(len);
-                    self.body(&bytes[..data]);
+                    self.body(&bytes[..data], keep);
                     // Of the two bytes after the data, the first is a CR and the second an LF.
                     for (n, &byte) in bytes[data..len].iter().enumerate() {
                         let to_come = left - data as u64 - n as u64;
@@ -139,23 +157,23 @@ impl Reader {
                     }
                     bytes = &bytes[len..];
                     self.state = match left - len as u64 {
-                        0 => State::ChunkSize,
-                        left => State::Chunk(left),
+                        0 => ReaderState::ChunkSize,
+                        left => ReaderState::Chunk(left),
                     };
                 }
-                State::Trailers => {
+                ReaderState::Trailers => {
                     if let Some(line) = self.line(&mut bytes)?
                         && line.is_empty()
                     {
-                        self.state = State::Counted(0);
+                        self.state = ReaderState::Counted(0);
                     }
                 }
             }
-            if self.state == State::Counted(0) {
+            if self.state == ReaderState::Counted(0) {
                 if !bytes.is_empty() {
                     return Err(Garbled("bytes after the answer"));
                 }
-                self.state = State::Idle;
+                self.state = ReaderState::Idle;
                 return Ok(Some(self.answer));
             }
         }
@@ -164,13 +182,14 @@ impl Reader {
 
     /// The connection has ended: the answer, if that is how its end is told.
     pub fn end(&mut self) -> Option<Answer> {
-        let whole = self.state == State::ToTheEnd;
-        self.state = State::Idle;
+        let whole = self.state == ReaderState::ToTheEnd;
+        self.state = ReaderState::Idle;
         whole.then_some(self.answer)
     }
 
-    fn body(&mut self, bytes: &[u8]) {
+    fn body(&mut self, bytes: &[u8], keep: &mut impl FnMut(&[u8])) {
         self.answer.body += bytes.len() as u64;
+        keep(bytes);
     }
 
     /// The next line without its end, if it is there; the bytes after it.
@@ -258,14 +277,14 @@ impl Reader {
             exhausted,
         };
         self.state = if self.to_head || status == 204 || status == 304 {
-            State::Counted(0)
+            ReaderState::Counted(0)
         } else if chunked {
-            State::ChunkSize
+            ReaderState::ChunkSize
         } else if let Some(length) = length {
-            State::Counted(length)
+            ReaderState::Counted(length)
         } else {
             self.answer.closes = true;
-            State::ToTheEnd
+            ReaderState::ToTheEnd
         };
         Ok(Some(len))
     }
