@@ -36,6 +36,7 @@ const OF_OTHERS: &[&str] = &[
     "--restart",
     "--retry",
     "--retry-all-errors",
+    "--retry-connrefused",
     "--retry-delay",
     "--signal",
     "--system",
