@@ -53,6 +53,7 @@ mod panic;
 mod parking;
 mod pool;
 mod process_heap;
+mod raw_mutex;
 mod recovery;
 mod region;
 mod registered;

@@ -8,7 +8,7 @@
 //! stack.
 
 use crate::bound::PAGE;
-use crate::futex::RawMutex;
+use crate::raw_mutex::RawMutex;
 use crate::region::Part;
 use lock_api::{Mutex, MutexGuard};
 use std::alloc::Layout;

@@ -6,32 +6,29 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use syn::visit::{self, Visit};
 
 /// Files that need each other, and why.
-const CIRCLES: &[&[&str]] = &[
-    &[
-        "arena/src/allocator.rs",
-        "arena/src/blocked.rs",
-        "arena/src/bucket.rs",
-        "arena/src/c_heap/family.rs",
-        "arena/src/c_heap/mod.rs",
-        "arena/src/fork.rs",
-        "arena/src/geometry.rs",
-        "arena/src/heap.rs",
-        "arena/src/overdraft.rs",
-        "arena/src/panic.rs",
-        "arena/src/parking.rs",
-        "arena/src/process_heap.rs",
-        "arena/src/recovery.rs",
-        "arena/src/server_thread.rs",
-        "arena/src/shared.rs",
-        "arena/src/shared/cell.rs",
-        "arena/src/shared/held.rs",
-        "arena/src/shared/large.rs",
-        "arena/src/shared/lock.rs",
-        "arena/src/signal.rs",
-        "arena/src/thread.rs",
-    ],
-    &["arena/src/futex.rs", "arena/src/mutex.rs"],
-];
+const CIRCLES: &[&[&str]] = &[&[
+    "arena/src/allocator.rs",
+    "arena/src/blocked.rs",
+    "arena/src/bucket.rs",
+    "arena/src/c_heap/family.rs",
+    "arena/src/c_heap/mod.rs",
+    "arena/src/fork.rs",
+    "arena/src/geometry.rs",
+    "arena/src/heap.rs",
+    "arena/src/overdraft.rs",
+    "arena/src/panic.rs",
+    "arena/src/parking.rs",
+    "arena/src/process_heap.rs",
+    "arena/src/recovery.rs",
+    "arena/src/server_thread.rs",
+    "arena/src/shared.rs",
+    "arena/src/shared/cell.rs",
+    "arena/src/shared/held.rs",
+    "arena/src/shared/large.rs",
+    "arena/src/shared/lock.rs",
+    "arena/src/signal.rs",
+    "arena/src/thread.rs",
+]];
 
 /// A module's path in its crate, without `crate`.
 type Module = Vec<String>;
