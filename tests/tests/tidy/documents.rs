@@ -25,6 +25,7 @@ const OF_OTHERS: &[&str] = &[
     "--bench",
     "--bin",
     "--cfg",
+    "--exclude",
     "--fpm-config",
     "--init",
     "--kill-whom",
