@@ -8,7 +8,7 @@ use crate::cleanup::{Cleanups, Deferred, Owner, WayOut};
 use crate::events::{EXTENDED, Events};
 use crate::exhaustion::{CRefusal, Exhaustion};
 use crate::free_lists::{GRANULE, rounded};
-use crate::geometry::{BucketGeometry, EXTENSION_SIZE, FIRST_EXTENSION_SIZE, GUARD_SIZE};
+use crate::geometry::{BucketGeometry, EXTENSION_SIZE, GUARD_SIZE, extension_size};
 use crate::heap::{Heap, Wipe};
 use crate::overdraft;
 use crate::panic::PanicNote;
@@ -478,10 +478,7 @@ impl Bucket {
     /// Opens the stack's extension, for a function of the C library all of it. False if so much is open, or
     /// cannot be opened. Async-signal-safe.
     pub(crate) fn extend_stack(&self, for_library: bool) -> bool {
-        let size = match for_library {
-            true => EXTENSION_SIZE,
-            false => FIRST_EXTENSION_SIZE,
-        };
+        let size = extension_size(for_library);
         let is_open = self.extended.load(Ordering::Relaxed) >= size;
         let opens = !is_open && region::open(self.stack_bottom() - size, size);
         if opens {
@@ -515,10 +512,7 @@ impl Bucket {
 
     /// Whether an address lies in what [`extend_stack`](Bucket::extend_stack) opens.
     pub(crate) fn in_extension(&self, address: usize, for_library: bool) -> bool {
-        let size = match for_library {
-            true => EXTENSION_SIZE,
-            false => FIRST_EXTENSION_SIZE,
-        };
+        let size = extension_size(for_library);
         address.wrapping_sub(self.stack_bottom() - size) < size
     }
 

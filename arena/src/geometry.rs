@@ -35,9 +35,17 @@ const SIGNAL_STACK_WORK: usize = PAGE;
 /// debug build.
 const REPORT_STACK_SIZE: usize = 4 * PAGE;
 
+/// What a stack is extended by: all of it is for functions of the C library alone.
+pub(crate) const fn extension_size(for_library: bool) -> usize {
+    match for_library {
+        true => EXTENSION_SIZE,
+        false => FIRST_EXTENSION_SIZE,
+    }
+}
+
 /// What a stack is extended by first. Calls of the C library that hold a lock or block signals need less:
 /// `tests/c_stack.rs` tries them.
-pub(crate) const FIRST_EXTENSION_SIZE: usize = 8 * PAGE;
+const FIRST_EXTENSION_SIZE: usize = 8 * PAGE;
 
 /// What it can be extended by in all. The rest is for a call of the C library that begins where the first
 /// extension ends.

@@ -194,7 +194,7 @@ extern "C" fn handler(
         }
         if bucket.in_stack_guard(address) {
             jump_if_that_may_be(bucket, context);
-            let for_library = is_in_library(context) || is_called_by_the_c_library(bucket, context);
+            let for_library = needs_library_part(bucket, context);
             if bucket.in_extension(address, for_library)
                 && recovery::extend_stack(bucket, for_library)
             {
@@ -211,6 +211,12 @@ extern "C" fn handler(
 /// Whether a function of the C library, or of another object, was interrupted: it may hold a lock of its own.
 fn is_in_library(context: &libc::ucontext_t) -> bool {
     !panic::lies_in_executable(program_counter(context))
+}
+
+/// Whether all of the extension is for what was interrupted: a function of the C library, or one that it has
+/// called.
+fn needs_library_part(bucket: &Bucket, context: &libc::ucontext_t) -> bool {
+    is_in_library(context) || is_called_by_the_c_library(bucket, context)
 }
 
 /// Whether a function of ours was interrupted that stands in for one of the C library's (`malloc`, `free`),
@@ -267,7 +273,7 @@ fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
             sleep_for_ever(); // the report needs more stack than there is
         }
         if is_at_the_end(bucket.open_stack()) {
-            let for_library = is_in_library(context) || is_called_by_the_c_library(bucket, context);
+            let for_library = needs_library_part(bucket, context);
             if !recovery::extend_stack(bucket, for_library) {
                 jump_if_that_may_be(bucket, context);
                 recovery::note_overflow(bucket);
