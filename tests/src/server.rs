@@ -301,6 +301,19 @@ impl Server {
             .unwrap_or_else(|| panic!("no address for --admin in {line}"))
     }
 
+    /// The value of a metric, with its labels if it has some; nothing if nobody answers there, or it is not told.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let mut client = Client::try_connect(self.admin()).ok()?;
+        client
+            .try_send(crate::client::get("/metrics"))
+            .then_some(())?;
+        let answer = client.try_answer().ok()?;
+        let mut lines = answer.text().lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.parse().ok()
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

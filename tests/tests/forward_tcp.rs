@@ -12,7 +12,7 @@ use std::thread;
 use transom_tests::doors::{Folder, behind};
 use transom_tests::hostile;
 use transom_tests::server::installed;
-use transom_tests::{Client, Launch, PATIENCE, Server, eventually};
+use transom_tests::{Launch, PATIENCE, Server, eventually};
 
 fn front(door: &Path, flags: &str) -> Server {
     let forward = format!("serve --forward tcp://127.0.0.1:0={}", door.display());
@@ -209,18 +209,14 @@ fn a_slot_that_a_lost_call_keeps_is_counted() {
         "--buckets 4 --bucket-size 256KiB --on-exhaustion park --lost-limit 4",
     );
     let front = front(&door, "--admin 127.0.0.1:0");
-    let slots_lost = || {
-        let answer = Client::connect(front.admin()).get("/metrics");
-        let mut lines = answer.text().lines();
-        lines.find_map(|line| line.strip_prefix("transom_slots_lost ").map(str::to_owned))
-    };
-    assert_eq!(slots_lost().as_deref(), Some("0"));
+    let slots_lost = || front.metric("transom_slots_lost");
+    assert_eq!(slots_lost(), Some(0.0));
     assert_eq!(
         exchange(front.address(), b"arena\n").as_deref(),
         Some(&b""[..])
     );
     assert!(
-        eventually(|| slots_lost().as_deref() == Some("1")),
+        eventually(|| slots_lost() == Some(1.0)),
         "{:?}",
         slots_lost()
     );

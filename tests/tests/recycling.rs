@@ -53,18 +53,7 @@ fn assert_all_well(visitors: Visitors) {
 
 /// The value of a metric, or 0 if nothing answers there: instances come and go.
 fn metric(server: &Server, name: &str) -> f64 {
-    let answer = Client::try_connect(server.admin())
-        .ok()
-        .and_then(|mut client| {
-            let sent = client.try_send(get("/metrics"));
-            sent.then(|| client.try_answer().ok()).flatten()
-        });
-    let find = |text: &str| {
-        let mut lines = text.lines();
-        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-        value.parse().ok()
-    };
-    answer.and_then(|answer| find(answer.text())).unwrap_or(0.0)
+    server.metric(name).unwrap_or(0.0)
 }
 
 fn overdue(server: &Server) -> f64 {

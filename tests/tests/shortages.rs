@@ -150,13 +150,8 @@ fn a_thread_that_cannot_be_started_is_told_counted_and_part_of_ready() {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(ready(), "no-thread\n");
-    let mut admin = transom_tests::client::Client::connect(server.admin());
-    let metrics = admin.get("/metrics").text().to_owned();
-    let counted = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("transom_threads_refused_total "))
-        .and_then(|count| count.parse::<u64>().ok());
-    assert!(counted.is_some_and(|count| count > 0), "{counted:?}");
+    let counted = server.metric("transom_threads_refused_total");
+    assert!(counted.is_some_and(|count| count > 0.0), "{counted:?}");
     let lines = || {
         let lines = server.lines();
         lines
