@@ -301,7 +301,7 @@ impl Server {
             .unwrap_or_else(|| panic!("no address for --admin in {line}"))
     }
 
-    /// The value of a metric, with its labels if it has some; nothing if nobody answers there, or it is not told.
+    /// The value of a metric, with its labels if it has some; none if there is no answer, or no such one.
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<f64> {
         let mut client = Client::try_connect(self.admin()).ok()?;
