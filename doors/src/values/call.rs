@@ -31,6 +31,11 @@ pub struct SlotId {
 }
 
 impl SlotId {
+    /// The id of a slot of another kind of caller, such as one that simulates a door.
+    pub const fn new(index: u32, generation: u32) -> Self {
+        SlotId { index, generation }
+    }
+
     /// The slot's index in its channel: dense, for tables beside the channel.
     pub fn index(self) -> usize {
         self.index as usize

@@ -5,6 +5,7 @@ use crate::connection::List;
 use crate::orders::Order;
 use crate::signal::Signal;
 use crate::turn::Loop;
+use crate::world::{Events, World};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -33,7 +34,7 @@ pub(crate) struct Newcomer {
 /// An address has as many connections as it may.
 pub(crate) struct AddressIsFull;
 
-impl Loop {
+impl<W: World> Loop<W> {
     pub(crate) fn accept(&mut self, listener: u16) {
         let Some((listener, forward)) = self.listeners.get(usize::from(listener)) else {
             return; // closed since the event
@@ -59,7 +60,7 @@ impl Loop {
                     evictable => evictable,
                 },
             };
-            let accepted = net::accept(fd, self.listen_options);
+            let accepted = W::accept(fd, self.listen_options);
             if accepted.is_err() && has_place {
                 self.limit.give_back();
             }
@@ -119,7 +120,7 @@ impl Loop {
 
     /// Closes a connection that is not let in.
     fn turn_away(&self, fd: i32, has_place: bool) {
-        net::close(fd);
+        W::close(fd);
         if has_place {
             self.limit.give_back();
         }
@@ -130,7 +131,7 @@ impl Loop {
         if has_place {
             self.limit.give_back();
         }
-        if !net::is_readable(listener) {
+        if !W::is_readable(listener) {
             return; // there was one
         }
         if !has_place && self.loops > 1 {
@@ -162,7 +163,7 @@ impl Loop {
     fn has_news(&mut self, index: u32) -> bool {
         let waits = self.table.stands_in(index, List::Idle);
         let connection = &mut self.table[index];
-        connection.readable |= waits && net::is_readable(connection.fd);
+        connection.readable |= waits && W::is_readable(connection.fd);
         waits && connection.readable
     }
 

@@ -6,6 +6,7 @@
 use crate::access_table::{Access, AccessEntry};
 use crate::connection::State;
 use crate::turn::Loop;
+use crate::world::World;
 use transom_http::Head;
 use transom_log::access::{AccessLog, AccessRecord, Diagnostic};
 use transom_log::{Queued, now_ms};
@@ -13,7 +14,7 @@ use transom_log::{Queued, now_ms};
 /// The status in the line of a request whose connection ended before an answer: as nginx has it.
 const NO_ANSWER: u16 = 499;
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// Has a line written for each request of so many connections.
     pub fn log_access(&mut self, log: AccessLog, connections: u32) {
         let mut blank = AccessEntry {
@@ -203,7 +204,7 @@ impl Loop {
             return;
         };
         // The loop's own clock stands still while it answers.
-        let now_ns = transom_doors::now_ns();
+        let now_ns = W::now_ns();
         let connection = &self.table[index];
         let entry = &mut access.entries[index as usize];
         entry.end_wait(now_ns);

@@ -3,16 +3,16 @@
 use crate::connection::{BodyRest, List, State};
 use crate::reading::{Received, Where, receive};
 use crate::turn::Loop;
-use transom_doors::{AsyncClient, SlotId};
+use crate::world::{Caller, World};
+use transom_doors::SlotId;
 use transom_http::Refusal;
 use transom_http::reply::CONTINUE;
-use transom_net as net;
 use transom_wire::frame::request_head;
 
 /// Why a body that has begun cannot go on.
 const NO_BUFFER: Refusal = Refusal::new(503, "no buffer for the rest of a body");
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// Takes what is there of the body, and submits the call or waits for the rest.
     pub(super) fn begin_body(&mut self, index: u32, slot: SlotId, rest: &[u8], source: Where) {
         let used = match self.take_body(index, slot, rest) {
@@ -132,7 +132,7 @@ impl Loop {
         connection.continued = true;
         let is_told = match self.send_gathered(index, true) {
             Ok(true) => {
-                matches!(net::send(self.table[index].fd, CONTINUE), Ok(len) if len == CONTINUE.len())
+                matches!(W::send(self.table[index].fd, CONTINUE), Ok(len) if len == CONTINUE.len())
             }
             // Behind the answers before it, which leave when the socket has room.
             Ok(false) => self.append_gathered(index, CONTINUE),
@@ -242,7 +242,7 @@ impl Loop {
             let room = client.request_tail_mut(slot, start);
             let most = usize::try_from(*left).unwrap_or(usize::MAX).min(room.len());
             let mut left = *left;
-            return match receive(connection, &mut room[..most]) {
+            return match receive::<W>(connection, &mut room[..most]) {
                 Received::Bytes(len) => {
                     left -= len as u64;
                     connection.body = BodyRest::Length(left);
@@ -260,7 +260,7 @@ impl Loop {
             };
         }
         let scratch = std::mem::take(&mut self.read_scratch);
-        let go_on = match receive(&mut self.table[index], scratch) {
+        let go_on = match receive::<W>(&mut self.table[index], scratch) {
             Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
                 Ok(used) => {
                     self.credit_sender(index, used);
@@ -341,6 +341,6 @@ impl Loop {
 }
 
 /// Bytes of a slot from a body's place on.
-fn room(client: &AsyncClient, body_at: u32) -> usize {
+fn room(client: &impl Caller, body_at: u32) -> usize {
     client.geometry().request_size - body_at as usize
 }

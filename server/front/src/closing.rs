@@ -3,9 +3,9 @@
 use crate::connection::{Connection, List, OwnAnswer, State};
 use crate::orders::Order;
 use crate::turn::Loop;
+use crate::world::{Caller, World};
 use std::io;
 use transom_http::{Fate, Note, refusals};
-use transom_net as net;
 use transom_net::addresses::Counted;
 
 /// How long it is listened to while it sends, at `--body-rate` or faster: many clients read no answer before
@@ -15,7 +15,7 @@ const LINGER_MS: u64 = 30_000;
 /// Reads of what such a client sends before the others are looked after.
 const DISCARDS_AT_A_TIME: usize = 64;
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// Closes what no request has begun on, or only half a head.
     pub(crate) fn close_what_is_not_a_request(&mut self) {
         self.serve_ready(); // those whose turn was next
@@ -82,7 +82,7 @@ impl Loop {
         }
         // After the answers before it.
         let result = match self.send_gathered(index, true) {
-            Ok(true) => net::send(self.table[index].fd, &reply[..len]),
+            Ok(true) => W::send(self.table[index].fd, &reply[..len]),
             Ok(false) => Ok(0),
             Err(error) => Err(error),
         };
@@ -172,7 +172,7 @@ impl Loop {
             self.close(index);
             return;
         }
-        net::shutdown_write(connection.fd);
+        W::shutdown_write(connection.fd);
         connection.state = State::Lingering;
         connection.readable = true;
         connection.linger_until_ms = self.now_ms + LINGER_MS;
@@ -187,7 +187,7 @@ impl Loop {
     pub(crate) fn read_and_discard(&mut self, index: u32) {
         for _ in 0..DISCARDS_AT_A_TIME {
             let connection = &mut self.table[index];
-            match net::receive(connection.fd, self.read_scratch) {
+            match W::receive(connection.fd, self.read_scratch) {
                 Ok(0) => return self.close(index),
                 Ok(len) => {
                     let (now, limit) = (self.now_ns, self.rules.linger_pace_limit);
@@ -206,7 +206,7 @@ impl Loop {
         self.let_go_of_gathered(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
-        net::close(self.table[index].fd);
+        W::close(self.table[index].fd);
         let counted = self.table[index].counted.take();
         self.table.remove(index);
         self.forget_address(counted);

@@ -7,6 +7,7 @@
 use super::opener::Mailbox;
 use super::output::Output;
 use crate::connection::InstanceId;
+use crate::world::Caller;
 use std::ops::{Index, IndexMut};
 use transom_doors::{AsyncClient, PeerState, SlotId};
 
@@ -18,23 +19,23 @@ pub const INSTANCES: usize = 2;
 pub const SLOT_TABLES_SIZE: usize = size_of::<Output>() + size_of::<u32>();
 
 /// What a doorway is made of.
-pub enum DoorwayParts {
+pub enum DoorwayParts<C = AsyncClient> {
     /// A door of this process, which is there as long as the loop.
-    InProcess(AsyncClient),
+    InProcess(C),
     /// A door of other processes, one after the other.
     Remote {
         /// Where to ask for the door's clients.
-        mailbox: Mailbox,
+        mailbox: Mailbox<C>,
         /// The most slots that a client can have, with its spare ones: what was asked for when opening.
         slots_max: usize,
         /// The first client, if there is one already.
-        client: Option<AsyncClient>,
+        client: Option<C>,
     },
 }
 
 /// A client of a door, and what its loop knows of each of its slots.
-pub(super) struct Instance {
-    pub client: Option<AsyncClient>,
+pub(super) struct Instance<C> {
+    pub client: Option<C>,
     /// By slot: whose it is, or was.
     pub owners: Box<[u32]>,
     /// By slot: what is being written of its reply.
@@ -49,7 +50,7 @@ pub(super) struct Instance {
     pub left_ms: u64,
 }
 
-impl Instance {
+impl<C: Caller> Instance<C> {
     fn new(slots: usize) -> Self {
         Instance {
             client: None,
@@ -64,7 +65,7 @@ impl Instance {
 
     /// Whether the client itself has found that there is no use in going on, because the other side lied.
     pub(super) fn has_been_given_up(&self) -> bool {
-        let state = self.client.as_ref().map(AsyncClient::peer_state);
+        let state = self.client.as_ref().map(C::peer_state);
         !self.gone && state == Some(PeerState::Gone)
     }
 
@@ -80,29 +81,29 @@ impl Instance {
     ///
     /// # Panics
     /// If there is none: an instance is kept as long as a connection has a slot of it.
-    pub(super) fn client(&self) -> &AsyncClient {
+    pub(super) fn client(&self) -> &C {
         self.client.as_ref().expect("a slot keeps its instance")
     }
 
     /// The client, and what is being written of a slot's reply.
-    pub(super) fn writing(&mut self, slot: SlotId) -> (&AsyncClient, &mut Output) {
+    pub(super) fn writing(&mut self, slot: SlotId) -> (&C, &mut Output) {
         let client = self.client.as_ref().expect("a slot keeps its instance");
         (client, &mut self.outputs[slot.index()])
     }
 
     /// As [`Instance::client`].
-    pub(super) fn client_mut(&mut self) -> &mut AsyncClient {
+    pub(super) fn client_mut(&mut self) -> &mut C {
         self.client.as_mut().expect("a slot keeps its instance")
     }
 }
 
 /// One door, as a loop sees it.
-pub(super) struct Doorway {
-    pub instances: [Instance; INSTANCES],
+pub(super) struct Doorway<C> {
+    pub instances: [Instance<C>; INSTANCES],
     /// The instance that takes new calls.
     pub serving: Option<u8>,
     /// Where to ask for the next one; `None` for a door of this process.
-    mailbox: Option<Mailbox>,
+    mailbox: Option<Mailbox<C>>,
     /// The opener has been asked, and has not answered yet.
     pub asked: bool,
     /// Nobody serves, and those who did still take up all room: one of them has to go then. 0: it is not so.
@@ -113,9 +114,9 @@ pub(super) struct Doorway {
     pub pressed_due_ms: u64,
 }
 
-impl Doorway {
+impl<C: Caller> Doorway<C> {
     /// A doorway with tables for its clients' slots.
-    pub(super) fn new(parts: DoorwayParts) -> Self {
+    pub(super) fn new(parts: DoorwayParts<C>) -> Self {
         let (client, mailbox, slots) = match parts {
             DoorwayParts::InProcess(client) => {
                 let slots = client.geometry().slots_in_all() as usize;
@@ -150,13 +151,13 @@ impl Doorway {
     ///
     /// # Panics
     /// If the door is of this process.
-    pub(super) fn mailbox(&self) -> &Mailbox {
+    pub(super) fn mailbox(&self) -> &Mailbox<C> {
         self.mailbox.as_ref().expect("asked of remote doors only")
     }
 
     /// An instance's place without a client.
     pub(super) fn vacancy(&self) -> Option<u8> {
-        let free = |instance: &Instance| instance.client.is_none();
+        let free = |instance: &Instance<C>| instance.client.is_none();
         self.instances.iter().position(free).map(|n| n as u8)
     }
 
@@ -171,9 +172,9 @@ impl Doorway {
 
     /// Whether calls lie in slots that no thread has taken up.
     pub(super) fn has_unclaimed_calls(&self) -> bool {
-        let unclaimed = |instance: &Instance| {
+        let unclaimed = |instance: &Instance<C>| {
             let client = instance.client.as_ref().filter(|_| !instance.gone);
-            client.is_some_and(AsyncClient::backlog)
+            client.is_some_and(C::backlog)
         };
         self.instances.iter().any(unclaimed)
     }
@@ -193,9 +194,9 @@ impl Doorway {
 }
 
 /// All doorways of a loop.
-pub(super) struct Doorways(pub Box<[Doorway]>);
+pub(super) struct Doorways<C>(pub Box<[Doorway<C>]>);
 
-impl Doorways {
+impl<C: Caller> Doorways<C> {
     /// A slot of the instance that takes new calls, for a connection.
     pub(super) fn reserve(&mut self, doorway: u16, owner: u32) -> Option<(InstanceId, SlotId)> {
         let instance = self[doorway].serving?;
@@ -211,14 +212,14 @@ impl Doorways {
     }
 
     /// The instances' numbers, with or without a client.
-    pub(super) fn instances(&self) -> impl Iterator<Item = InstanceId> + use<> {
+    pub(super) fn instances(&self) -> impl Iterator<Item = InstanceId> + use<C> {
         self.all().flat_map(|doorway| {
             (0..INSTANCES as u8).map(move |instance| InstanceId { doorway, instance })
         })
     }
 
     /// The clients that replies may come from.
-    pub(super) fn clients(&self) -> impl Iterator<Item = &AsyncClient> {
+    pub(super) fn clients(&self) -> impl Iterator<Item = &C> {
         self.0
             .iter()
             .flat_map(|doorway| &doorway.instances)
@@ -227,7 +228,7 @@ impl Doorways {
     }
 
     /// As [`Doorways::clients`].
-    pub(super) fn clients_mut(&mut self) -> impl Iterator<Item = &mut AsyncClient> {
+    pub(super) fn clients_mut(&mut self) -> impl Iterator<Item = &mut C> {
         self.0
             .iter_mut()
             .flat_map(|doorway| &mut doorway.instances)
@@ -236,30 +237,30 @@ impl Doorways {
     }
 }
 
-impl Index<u16> for Doorways {
-    type Output = Doorway;
+impl<C> Index<u16> for Doorways<C> {
+    type Output = Doorway<C>;
 
-    fn index(&self, doorway: u16) -> &Doorway {
+    fn index(&self, doorway: u16) -> &Doorway<C> {
         &self.0[usize::from(doorway)]
     }
 }
 
-impl IndexMut<u16> for Doorways {
-    fn index_mut(&mut self, doorway: u16) -> &mut Doorway {
+impl<C> IndexMut<u16> for Doorways<C> {
+    fn index_mut(&mut self, doorway: u16) -> &mut Doorway<C> {
         &mut self.0[usize::from(doorway)]
     }
 }
 
-impl Index<InstanceId> for Doorways {
-    type Output = Instance;
+impl<C> Index<InstanceId> for Doorways<C> {
+    type Output = Instance<C>;
 
-    fn index(&self, at: InstanceId) -> &Instance {
+    fn index(&self, at: InstanceId) -> &Instance<C> {
         &self[at.doorway].instances[usize::from(at.instance)]
     }
 }
 
-impl IndexMut<InstanceId> for Doorways {
-    fn index_mut(&mut self, at: InstanceId) -> &mut Instance {
+impl<C> IndexMut<InstanceId> for Doorways<C> {
+    fn index_mut(&mut self, at: InstanceId) -> &mut Instance<C> {
         &mut self[at.doorway].instances[usize::from(at.instance)]
     }
 }

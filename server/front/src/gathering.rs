@@ -10,10 +10,10 @@ use crate::connection::Gathered;
 use crate::output::{Way, tell_of_change};
 use crate::places::PLACE_SIZE;
 use crate::turn::Loop;
+use crate::world::World;
 use std::io;
 use transom_doors::SlotId;
 use transom_http::reply::CONTINUE;
-use transom_net as net;
 
 /// What has become of an answer that was to be gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) enum Outcome {
     Broken,
 }
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// Puts the answer that a connection is writing to those that were put aside for it, and sends them all
     /// unless another answer is about to follow (`hold`).
     pub(super) fn gather(&mut self, index: u32, slot: SlotId, hold: bool) -> Outcome {
@@ -61,7 +61,7 @@ impl Loop {
                 };
             }
             let (scratch, way) = (&mut self.write_scratch[..], Way::Place(place));
-            let len = match output.send(way, (client, slot), is_remote, scratch, &self.keys) {
+            let len = match output.send::<W>(way, (client, slot), is_remote, scratch, &self.keys) {
                 Ok(len) => len,
                 Err(error) => {
                     tell_of_change(&error);
@@ -107,7 +107,7 @@ impl Loop {
         };
         let len = usize::from(gathered.len);
         let place = self.places.of(gathered);
-        let sent = match net::send_and_hold(connection.fd, &place[..len], more) {
+        let sent = match W::send_and_hold(connection.fd, &place[..len], more) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),

@@ -1,12 +1,12 @@
 //! Ends of answers that wait a little for the next answer, to leave with it.
 
 use crate::turn::Loop;
-use transom_net as net;
+use crate::world::World;
 
 /// How long an answer may wait for the next one on its connection, to be sent with it.
 const HELD_NS: u64 = 1_000_000;
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// The end of an answer is held until the next answer joins it.
     pub(crate) fn note_held(&mut self, index: u32) {
         let connection = &mut self.table[index];
@@ -36,7 +36,7 @@ impl Loop {
                 since if since + HELD_NS <= self.now_ns => {
                     connection.held_since_ns = 0;
                     if connection.gathered.is_none() {
-                        net::push(connection.fd);
+                        W::push(connection.fd);
                     } else if self.send_gathered(index, false).is_err() {
                         self.close(index);
                     }

@@ -10,9 +10,10 @@ use crate::connection::{InstanceId, State};
 use crate::orders::Order;
 use crate::signal::Signal;
 use crate::turn::Loop;
-use transom_doors::{AsyncClient, PeerState, SlotId, Withdraw, Words};
+use crate::world::{Caller, Events, World};
+use transom_doors::{PeerState, SlotId, Withdraw, Words};
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// Publishes what was submitted: whether there was anything. What an instance did not accept waits for
     /// the next one.
     pub(super) fn flush(&mut self) -> bool {
@@ -250,7 +251,7 @@ impl Loop {
         if unsent { 503 } else { 502 }
     }
 
-    fn install(&mut self, doorway: u16, client: AsyncClient) {
+    fn install(&mut self, doorway: u16, client: W::Caller) {
         let slots = client.geometry().slots_in_all() as usize;
         let vacancy = self.doorways[doorway].vacancy();
         let Some(instance) = vacancy else {
@@ -280,7 +281,7 @@ impl Loop {
     }
 
     /// Has the epoll set tell of a client's news.
-    pub(super) fn watch(&self, at: InstanceId, client: &AsyncClient) -> std::io::Result<()> {
+    pub(super) fn watch(&self, at: InstanceId, client: &W::Caller) -> std::io::Result<()> {
         self.epoll
             .add_bell(client.as_raw_fd(), Signal::Client(at).token())?;
         match client.peer_fd() {
@@ -290,7 +291,7 @@ impl Loop {
     }
 
     /// The other side may have the descriptors too, so closing ours would not take them out of the set.
-    fn unwatch(&self, client: &AsyncClient) {
+    fn unwatch(&self, client: &W::Caller) {
         let _ = self.epoll.remove(client.as_raw_fd());
         if let Some(fd) = client.peer_fd() {
             let _ = self.epoll.remove(fd);

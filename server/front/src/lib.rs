@@ -42,6 +42,7 @@ mod table;
 mod timers;
 mod turn;
 mod unwatched;
+mod world;
 
 pub use access_table::ACCESS_ENTRY_SIZE;
 pub use doorway::{DoorwayParts, INSTANCES, SLOT_TABLES_SIZE};
@@ -54,6 +55,7 @@ pub use routes::{Route, RouteTable};
 pub use rules::{Limits, Rules};
 pub use stats::{Counter, LoopFigures, LoopStats};
 pub use turn::{Loop, QUEUE_ENTRY_SIZE};
+pub use world::{Caller, Events, Linux, World};
 
 #[cfg(test)]
 mod tests;

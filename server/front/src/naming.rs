@@ -4,11 +4,12 @@ use crate::accepting::AddressIsFull;
 use crate::complaints::NOT_ASKED_FOR;
 use crate::reading::Where;
 use crate::turn::Loop;
+use crate::world::World;
 use std::net::SocketAddr;
 use transom_http::Head;
 use transom_http::peer::{Client, Malformed, forwarded, is_trusted, proxy};
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// Takes the header that a proxy sends first, if one is due: how many bytes it has. `None` if the rest of
     /// it has to come, or the connection was closed because it is none.
     pub(super) fn take_proxy_header(

@@ -65,17 +65,17 @@ pub const OPENER_STACK: usize = 128 << 10;
 pub type Open = dyn Fn(&Path, &OpenOptions) -> Result<AsyncClient, OpenError> + Send + Sync;
 
 /// Between one doorway of one loop and the door's thread. All of it is there from the start.
-#[derive(Debug, Clone)]
-pub struct Mailbox {
-    letters: Arc<Mutex<Letters>>,
+#[derive(Debug)]
+pub struct Mailbox<C = AsyncClient> {
+    letters: Arc<Mutex<Letters<C>>>,
     alarm: Arc<Alarm>,
 }
 
-#[derive(Debug, Default)]
-struct Letters {
+#[derive(Debug)]
+struct Letters<C> {
     asked: bool,
-    fresh: Option<AsyncClient>,
-    spent: Option<AsyncClient>,
+    fresh: Option<C>,
+    spent: Option<C>,
 }
 
 #[derive(Debug, Default)]
@@ -152,7 +152,28 @@ impl Alarm {
     }
 }
 
-impl Mailbox {
+impl<C> Clone for Mailbox<C> {
+    fn clone(&self) -> Self {
+        Mailbox {
+            letters: self.letters.clone(),
+            alarm: self.alarm.clone(),
+        }
+    }
+}
+
+impl<C> Mailbox<C> {
+    fn new(alarm: Arc<Alarm>) -> Self {
+        let letters = Letters {
+            asked: false,
+            fresh: None,
+            spent: None,
+        };
+        Mailbox {
+            letters: Arc::new(Mutex::new(letters)),
+            alarm,
+        }
+    }
+
     /// Asks for a client. The loop's doorbell rings when there is one.
     pub(super) fn ask(&self) {
         lock(&self.letters).asked = true;
@@ -160,12 +181,12 @@ impl Mailbox {
     }
 
     /// The client that was asked for, if it is there.
-    pub(super) fn take(&self) -> Option<AsyncClient> {
+    pub(super) fn take(&self) -> Option<C> {
         lock(&self.letters).fresh.take()
     }
 
     /// Has a client freed.
-    pub(super) fn free(&self, client: AsyncClient) {
+    pub(super) fn free(&self, client: C) {
         let unseen = lock(&self.letters).spent.replace(client);
         self.alarm.raise();
         drop(unseen); // rarely there: it would take two within one turn of the thread
@@ -216,10 +237,7 @@ impl OpenerBuilder {
             self.doors.len() - 1
         });
         let door = &mut self.doors[index];
-        let mailbox = Mailbox {
-            letters: Arc::default(),
-            alarm: door.alarm.clone(),
-        };
+        let mailbox = Mailbox::new(door.alarm.clone());
         door.errands.push(Errand {
             options,
             bell,

@@ -5,14 +5,14 @@
 //! and sent from that copy; should the client take only a part of them, the rest is copied again later and
 //! sent only if nothing has changed. The body means nothing to us, and is sent as it is at that moment.
 
+use crate::world::{Caller, World};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
-use transom_doors::{AsyncClient, SlotId};
+use transom_doors::SlotId;
 use transom_http::reply::{CHUNK_END, CHUNK_PREFIX_MAX, HEAD_MAX, LAST_CHUNK, chunk_prefix};
-use transom_net as net;
 
 const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
 const MIDDLE_MAX: usize = b"\r\n".len() + CHUNK_PREFIX_MAX;
@@ -94,7 +94,7 @@ const COPY_AT: usize = HEAD_MAX;
 
 /// Copies the fields of a reply into the scratch; `None` if they do not fit.
 pub(super) fn copy_fields<'s>(
-    client: &AsyncClient,
+    client: &impl Caller,
     slot: SlotId,
     fields: &Range<usize>,
     scratch: &'s mut [u8],
@@ -117,29 +117,34 @@ impl Output {
     }
 
     /// Sends what is left of it: from a slot of another process, or of this one.
-    pub(super) fn send(
+    pub(super) fn send<W: World>(
         &mut self,
         way: Way<'_>,
-        (client, slot): (&AsyncClient, SlotId),
+        (client, slot): (&W::Caller, SlotId),
         is_remote: bool,
         scratch: &mut [u8],
         keys: &RandomState,
     ) -> io::Result<usize> {
         if is_remote {
-            self.send_remote(way, (client, slot), scratch, keys)
+            self.send_remote::<W>(way, (client, slot), scratch, keys)
         } else {
-            self.send_local(way, client.reply(slot), scratch)
+            self.send_local::<W>(way, client.reply(slot), scratch)
         }
     }
 
     /// Sends from a slot of this process, through the scratch if it is short.
-    fn send_local(&self, way: Way<'_>, reply: &[u8], scratch: &mut [u8]) -> io::Result<usize> {
+    fn send_local<W: World>(
+        &self,
+        way: Way<'_>,
+        reply: &[u8],
+        scratch: &mut [u8],
+    ) -> io::Result<usize> {
         let pieces = self.pieces(reply);
         if self.total() - self.sent <= scratch.len() {
             let len = gather(&pieces, self.sent, scratch);
-            way.send(&scratch[..len])
+            way.send::<W>(&scratch[..len])
         } else {
-            send_from(way.socket()?, &pieces, self.sent)
+            send_from::<W>(way.socket()?, &pieces, self.sent)
         }
     }
 
@@ -153,10 +158,10 @@ impl Output {
 
     /// Sends from a slot of another process; `InvalidData` if its fields have changed since they were
     /// checked. The first time the scratch still has the copy that was checked.
-    fn send_remote(
+    fn send_remote<W: World>(
         &mut self,
         way: Way<'_>,
-        (client, slot): (&AsyncClient, SlotId),
+        (client, slot): (&W::Caller, SlotId),
         scratch: &mut [u8],
         keys: &RandomState,
     ) -> io::Result<usize> {
@@ -183,7 +188,7 @@ impl Output {
             let (copy, behind) = scratch[head.end..end].split_at_mut(body.len());
             client.copy_reply(slot, body.start, copy);
             behind.copy_from_slice(tail);
-            way.send(&scratch[head.start..end])
+            way.send::<W>(&scratch[head.start..end])
         } else {
             let fd = way.socket()?;
             let reply = client.reply_bytes(slot);
@@ -194,7 +199,7 @@ impl Output {
                 let body =
                     NonNull::slice_from_raw_parts(reply.cast::<u8>().add(body.start), body.len());
                 let pieces = [NonNull::from(&scratch[head]), body, NonNull::from(tail)];
-                net::send_places(fd, &pieces)
+                W::send_places(fd, &pieces)
             }
         };
         let sent = self.sent + result.as_ref().map_or(0, |&sent| sent);
@@ -207,16 +212,16 @@ impl Output {
 
 /// Where an answer goes.
 pub(super) enum Way<'w> {
-    /// To its client; `hold` as in [`net::send_and_hold`].
+    /// To its client; `hold` as in [`transom_net::send_and_hold`].
     Socket { fd: RawFd, hold: bool },
     /// To a place that has room for all of it; see [`Output::fits`].
     Place(&'w mut [u8]),
 }
 
 impl Way<'_> {
-    fn send(self, bytes: &[u8]) -> io::Result<usize> {
+    fn send<W: World>(self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Way::Socket { fd, hold } => net::send_and_hold(fd, bytes, hold),
+            Way::Socket { fd, hold } => W::send_and_hold(fd, bytes, hold),
             Way::Place(place) => {
                 place[..bytes.len()].copy_from_slice(bytes);
                 Ok(bytes.len())
@@ -266,13 +271,13 @@ fn gather(pieces: &[&[u8]; 5], mut skip: usize, out: &mut [u8]) -> usize {
 }
 
 /// Sends what is left of the pieces after `skip` bytes from where they lie.
-fn send_from(fd: i32, pieces: &[&[u8]; 5], mut skip: usize) -> std::io::Result<usize> {
+fn send_from<W: World>(fd: i32, pieces: &[&[u8]; 5], mut skip: usize) -> std::io::Result<usize> {
     let slices = pieces.map(|piece| {
         let from = skip.min(piece.len());
         skip -= from;
         IoSlice::new(&piece[from..])
     });
-    net::send_all(fd, &slices)
+    W::send_all(fd, &slices)
 }
 
 /// Says so if an answer could not be sent because it is not any more what was checked.

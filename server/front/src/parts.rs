@@ -9,11 +9,11 @@ use crate::stats::LoopStats;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use transom_arena::Part;
-use transom_doors::Bell;
+use transom_doors::{AsyncClient, Bell};
 use transom_net::addresses::Addresses;
 
 /// What a loop is made of.
-pub struct Parts {
+pub struct Parts<C = AsyncClient> {
     /// Memory for the table of `Sizes::table`.
     pub connections: Part,
     /// For `Sizes::partial_heads`, of `Sizes::head_limit` each.
@@ -23,7 +23,7 @@ pub struct Parts {
     /// Rings the loop awake.
     pub bell: Bell,
     /// The doors that it calls, by number.
-    pub doorways: Vec<DoorwayParts>,
+    pub doorways: Vec<DoorwayParts<C>>,
     /// What it serves, by number.
     pub forwards: Vec<Forward>,
     /// What all loops count addresses in, if these have a limit.

@@ -3,10 +3,10 @@
 use crate::connection::{Connection, List, State};
 use crate::orders::Order;
 use crate::turn::Loop;
+use crate::world::World;
 use std::io;
 use transom_http::peer::{Client, proxy};
 use transom_http::{Refusal, begins_with_head};
-use transom_net as net;
 
 /// What a read brought.
 pub(super) enum Received {
@@ -40,9 +40,9 @@ pub(super) enum Where {
 }
 
 /// Reads, and notes whether there may be more.
-pub(super) fn receive(connection: &mut Connection, into: &mut [u8]) -> Received {
+pub(super) fn receive<W: World>(connection: &mut Connection, into: &mut [u8]) -> Received {
     loop {
-        match net::receive(connection.fd, into) {
+        match W::receive(connection.fd, into) {
             Ok(0) => return Received::End,
             Ok(len) => {
                 // A short read has emptied the socket, unless it stopped at an urgent byte or at the end of
@@ -62,7 +62,7 @@ pub(super) fn receive(connection: &mut Connection, into: &mut [u8]) -> Received 
     }
 }
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// In `Idle` or `Head`: reads and parses until the head is whole, the socket empty, or no slot free.
     pub(super) fn read_head(&mut self, index: u32) {
         if self.table[index].unparsed {
@@ -105,7 +105,7 @@ impl Loop {
     fn look_ahead(&mut self, index: u32) -> Ahead {
         let connection = &mut self.table[index];
         let mut first = [0; 64];
-        match net::peek(connection.fd, &mut first) {
+        match W::peek(connection.fd, &mut first) {
             // The end of the stream, or an error: the read tells, and closes.
             Ok(0) => Ahead::ForServer,
             Ok(len) => {
@@ -158,7 +158,7 @@ impl Loop {
 
     fn read_into_scratch(&mut self, index: u32) {
         let scratch = std::mem::take(&mut self.read_scratch);
-        match receive(&mut self.table[index], scratch) {
+        match receive::<W>(&mut self.table[index], scratch) {
             Received::Bytes(len) => {
                 self.table[index].arrived_ns = self.now_ns;
                 match self.take_proxy_header(index, &scratch[..len], Where::Scratch) {
@@ -181,7 +181,7 @@ impl Loop {
             return; // it has been read
         }
         let scratch = std::mem::take(&mut self.read_scratch);
-        if let Received::Bytes(len) = receive(&mut self.table[index], scratch) {
+        if let Received::Bytes(len) = receive::<W>(&mut self.table[index], scratch) {
             let connection = &mut self.table[index];
             let mut bytes = &scratch[..len];
             if connection.wants_proxy
@@ -210,7 +210,7 @@ impl Loop {
         };
         let filled = connection.buffered as usize;
         let room = &mut self.pool.bytes(buffer)[filled..];
-        match receive(connection, room) {
+        match receive::<W>(connection, room) {
             Received::Bytes(len) => {
                 connection.buffered += len as u32;
                 let new = &room[..len];

@@ -7,11 +7,11 @@ use super::gathering::Outcome;
 use super::output::{Way, copy_fields, put_framing, tell_of_change};
 use crate::connection::{Connection, InstanceId, State};
 use crate::turn::Loop;
+use crate::world::{Caller, World};
 use transom_doors::{Completion, Kind, SlotId, Status};
 use transom_http::framing::framing;
 use transom_http::reply::head;
 use transom_http::{BodySize, Fate, Note, ReplyFraming, validate_fields};
-use transom_net as net;
 use transom_wire::frame::{
     PIECE_HEADER_LEN, REPLY_HEADER_LEN, decode_piece_head, decode_reply_head, interim, outcome,
 };
@@ -46,7 +46,7 @@ fn may_hold(connection: &Connection) -> bool {
     connection.last && connection.keep_alive && connection.buffer.is_some()
 }
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// Takes what the door has completed; false if that was nothing.
     pub(super) fn collect_completions(&mut self) -> bool {
         let mut any = false;
@@ -307,7 +307,7 @@ impl Loop {
         let (client, output) = self.doorways[connection.at].writing(slot);
         let fd = connection.fd;
         let (way, scratch) = (Way::Socket { fd, hold }, &mut self.write_scratch[..]);
-        match output.send(way, (client, slot), is_remote, scratch, &self.keys) {
+        match output.send::<W>(way, (client, slot), is_remote, scratch, &self.keys) {
             Ok(sent) => {
                 output.sent += sent;
                 connection.handed += sent as u64;
@@ -364,8 +364,8 @@ impl Loop {
         } else if connection.is_last
             && connection.has_been_read()
             // Who is not watched may have sent more, of which no event has told.
-            && (connection.watched || !net::has_unread(connection.fd))
-            && net::not_taken(connection.fd) == 0
+            && (connection.watched || !W::has_unread(connection.fd))
+            && W::not_taken(connection.fd) == 0
         {
             // Nothing is unread, so that takes nothing away from the client; and nothing is left with the
             // kernel.

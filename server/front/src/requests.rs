@@ -4,6 +4,7 @@ use crate::connection::{BodyRest, List, State};
 use crate::reading::Where;
 use crate::routes::Match;
 use crate::turn::Loop;
+use crate::world::{Caller, World};
 use transom_doors::SlotId;
 use transom_http::{
     BodyFraming, ChunkDecoder, Head, Method, Note, Parsed, Refusal, TargetForm, begins_with_head,
@@ -17,7 +18,7 @@ use transom_wire::frame::{
 const FIELDS_MAX: usize = 100;
 const FIELDS_OFTEN: usize = 24;
 
-impl Loop {
+impl<W: World> Loop<W> {
     pub(super) fn on_head_bytes(&mut self, index: u32, bytes: &[u8], source: Where) {
         // Few requests have more fields than this, and clearing a table for all that there may be costs as
         // much as reading a short head.

@@ -10,9 +10,9 @@
 use crate::connection::{List, OwnAnswer, State};
 use crate::orders::Order;
 use crate::turn::Loop;
+use crate::world::{Caller, World};
 use std::io;
 use transom_http::{DateCache, refusals};
-use transom_net as net;
 
 /// How long nobody may be served at a doorway, though requests wait, before slow clients have to go. Less
 /// than anybody notices, and more than the threads of a busy application are all busy at once.
@@ -31,14 +31,14 @@ const CUTS_AT_A_TIME: usize = 16;
 /// The part of a loop's connections that may linger: they have had their answer, and others want one.
 const LINGERING_PART: u32 = 4;
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// From now on the client is waited for, to take its answer.
     fn wait_for_taker(&mut self, index: u32) {
         let now = self.now_ns;
         let connection = &mut self.table[index];
         let list = List::Write(connection.at.doorway);
         connection.write_pace.resume(now);
-        connection.taken = taken(connection.fd, connection.handed);
+        connection.taken = taken::<W>(connection.fd, connection.handed);
         let due = connection.write_pace.due_ms();
         self.table.set_timer(index, list, due);
     }
@@ -50,7 +50,7 @@ impl Loop {
     fn credit_taker(&mut self, index: u32) {
         let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
         let connection = &mut self.table[index];
-        let taken = taken(connection.fd, connection.handed);
+        let taken = taken::<W>(connection.fd, connection.handed);
         let new = taken.saturating_sub(connection.taken);
         connection.taken += new;
         connection.write_pace.earn(limit, new, now);
@@ -144,7 +144,7 @@ impl Loop {
     /// bytes, for as long as the client pleases.
     pub(super) fn cut(&mut self, index: u32) {
         self.stats.slow_cut.bump();
-        net::reset_at_close(self.table[index].fd);
+        W::reset_at_close(self.table[index].fd);
         self.close(index);
     }
 
@@ -180,7 +180,7 @@ impl Loop {
             &DateCache::new(own.seconds),
         );
         let sent = usize::from(own.sent);
-        match net::send(connection.fd, &reply[sent..len]) {
+        match W::send(connection.fd, &reply[sent..len]) {
             Ok(more) => {
                 let connection = &mut self.table[index];
                 connection.handed += more as u64;
@@ -390,6 +390,6 @@ impl Loop {
 }
 
 /// How many of the bytes that the socket was given its client has taken.
-fn taken(fd: i32, handed: u64) -> u64 {
-    handed.saturating_sub(net::not_taken(fd))
+fn taken<W: World>(fd: i32, handed: u64) -> u64 {
+    handed.saturating_sub(W::not_taken(fd))
 }

@@ -366,7 +366,7 @@ impl Front {
             stats: stats.clone(),
             orders: orders.clone(),
         };
-        let this = Loop::new(sizes, &asked.allowance(), parts).expect("epoll");
+        let this: Loop = Loop::new(sizes, &asked.allowance(), parts).expect("epoll");
         Front {
             address,
             shelf,

@@ -2,10 +2,10 @@
 
 use crate::connection::{List, State};
 use crate::turn::Loop;
+use crate::world::{Caller, World};
 use transom_doors::Withdraw;
-use transom_net as net;
 
-impl Loop {
+impl<W: World> Loop<W> {
     pub(super) fn expire_timers(&mut self) {
         let now = self.now_ms;
         // A silent client gets a silent close: it has asked for nothing. What it has not taken by now goes
@@ -59,8 +59,8 @@ impl Loop {
 
     fn close_silently(&mut self, index: u32) {
         let fd = self.table[index].fd;
-        if net::not_taken(fd) > 0 {
-            net::reset_at_close(fd);
+        if W::not_taken(fd) > 0 {
+            W::reset_at_close(fd);
         }
         self.close(index);
     }

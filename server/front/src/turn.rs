@@ -15,6 +15,7 @@ use crate::rules::Limits;
 use crate::signal::{NOT_A_CONNECTION, Signal, halves};
 use crate::stats::LoopStats;
 use crate::table::Table;
+use crate::world::{Caller, Events, Linux, World};
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
@@ -24,8 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use transom_doors::{Bell, Completion, Patience, SlotId};
 use transom_http::{DateCache, HeadLimits};
+use transom_net::ListenOptions;
 use transom_net::addresses::Addresses;
-use transom_net::{self as net, Epoll, ListenOptions};
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
@@ -49,8 +50,8 @@ pub(crate) const UNWATCHED_MAX: usize = 256;
 pub(crate) type Numbered = Vec<(Listener, u16)>;
 
 /// One loop.
-pub struct Loop {
-    pub(crate) epoll: Epoll,
+pub struct Loop<W: World = Linux> {
+    pub(crate) epoll: W::Events,
     pub(crate) bell: Bell,
     pub(crate) listeners: Numbered,
     /// What accepted connections are like, where they do not inherit it.
@@ -66,7 +67,7 @@ pub struct Loop {
     pub(crate) pool: BufferPool,
     pub(crate) read_scratch: &'static mut [u8],
     pub(crate) write_scratch: &'static mut [u8],
-    pub(crate) doorways: Doorways,
+    pub(crate) doorways: Doorways<W::Caller>,
     pub(crate) completions: Vec<(SlotId, Completion)>,
     /// Connections with something to do that no event will tell of.
     pub(crate) ready: VecDeque<u32>,
@@ -111,15 +112,15 @@ pub struct Loop {
     pub(crate) accept_again_ms: u64,
 }
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// A loop of these parts.
     ///
     /// # Errors
     /// There are no descriptors left for what it waits for.
-    pub fn new(sizes: Sizes, allowance: &Allowance, parts: Parts) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
+    pub fn new(sizes: Sizes, allowance: &Allowance, parts: Parts<W::Caller>) -> io::Result<Self> {
+        let epoll = W::Events::new()?;
         epoll.add_bell(parts.bell.as_raw_fd(), Signal::Bell.token())?;
-        let (listeners, forwards) = watched(&epoll, parts.forwards)?;
+        let (listeners, forwards) = watched::<W>(&epoll, parts.forwards)?;
         let doorways = parts.doorways.into_iter().map(Doorway::new);
         let doorways = Doorways(doorways.collect());
         let mut slots = 0;
@@ -159,7 +160,7 @@ impl Loop {
             complaints: Complaints::default(),
             connections,
             loops: sizes.loops,
-            date: DateCache::new(net::unix_seconds()),
+            date: DateCache::new(W::unix_seconds()),
             keys: RandomState::new(),
             now_ns: 0,
             now_ms: 0,
@@ -348,9 +349,9 @@ impl Loop {
     }
 
     fn look_at_the_clock(&mut self) {
-        self.now_ns = transom_doors::now_ns();
+        self.now_ns = W::now_ns();
         self.now_ms = self.now_ns / 1_000_000;
-        self.date.update(net::unix_seconds());
+        self.date.update(W::unix_seconds());
     }
 
     /// Newcomers come last: what the others have sent, and who has left, decides whose place one may have.
@@ -494,7 +495,10 @@ impl Loop {
 
 /// The listeners of forwards, each with the number of its forward, and where the requests of each forward go.
 /// The listeners are watched.
-fn watched(epoll: &Epoll, all: Vec<Forward>) -> io::Result<(Numbered, Vec<Arc<RouteTable>>)> {
+fn watched<W: World>(
+    epoll: &W::Events,
+    all: Vec<Forward>,
+) -> io::Result<(Numbered, Vec<Arc<RouteTable>>)> {
     let mut listeners = Vec::new();
     let mut forwards = Vec::new();
     for (number, forward) in (0..).zip(all) {

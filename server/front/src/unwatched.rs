@@ -7,12 +7,13 @@
 
 use crate::connection::State;
 use crate::turn::{Loop, UNWATCHED_MAX};
+use crate::world::{Events, World};
 
 /// How long a call may take before its connection is watched: so much later may a loop learn that its client
 /// has gone.
 pub(super) const UNWATCHED_NS: u64 = 1_000_000;
 
-impl Loop {
+impl<W: World> Loop<W> {
     /// Has a new connection watched before the loop sleeps, if there is need.
     pub(super) fn watch_later(&mut self, index: u32) {
         if self.unwatched.len() < UNWATCHED_MAX {
