@@ -1,9 +1,10 @@
 //! New connections: who is let in, who is turned away, and whose place they get.
 
 use crate::complaints::NOT_TRUSTED;
-use crate::connection::List;
 use crate::orders::Order;
 use crate::signal::Signal;
+use crate::table::List;
+use crate::transport::Transport;
 use crate::turn::Loop;
 use crate::world::{Events, World};
 use std::io;
@@ -163,8 +164,8 @@ impl<W: World> Loop<W> {
     fn has_news(&mut self, index: u32) -> bool {
         let waits = self.table.stands_in(index, List::Idle);
         let connection = &mut self.table[index];
-        connection.readable |= waits && W::is_readable(connection.fd);
-        waits && connection.readable
+        connection.transport.readable |= waits && W::is_readable(connection.transport.fd);
+        waits && connection.transport.readable
     }
 
     /// Counts a connection of an address, unless it is that of a proxy which names its clients request by
@@ -195,17 +196,19 @@ impl<W: World> Loop<W> {
             trusted,
             counted,
         } = who;
-        let Some(index) = self.table.insert(fd, peer, forward) else {
+        let transport = Transport {
+            trusted,
+            wants_proxy: self.rules.proxying.required,
+            readable: true, // often the request is there already
+            ..Transport::new(fd, peer, forward)
+        };
+        let Some(index) = self.table.insert(transport, self.now_ns) else {
             self.turn_away(fd, true);
             self.forget_address(counted);
             return;
         };
-        self.table[index].counted = counted;
+        self.table[index].transport.counted = counted;
         self.stats.accepted.bump();
-        self.table[index].wants_proxy = self.rules.proxying.required;
-        self.table[index].trusted = trusted;
-        // Often the request is there already.
-        self.table[index].readable = true;
         self.set_timer(index, List::Idle, self.rules.timeouts.idle);
         self.drive(index);
         self.watch_later(index);

@@ -4,7 +4,7 @@
 //! Where there is no access log there is no table, and each of these calls is one branch.
 
 use crate::access_table::{Access, AccessEntry};
-use crate::connection::State;
+use crate::exchange::{Answer, State};
 use crate::turn::Loop;
 use crate::world::World;
 use transom_http::Head;
@@ -57,7 +57,7 @@ impl<W: World> Loop<W> {
             return;
         }
         let peer = self.named_client(index, head);
-        let peer = peer.unwrap_or(self.table[index].peer);
+        let peer = peer.unwrap_or(self.table[index].transport.peer);
         let Some(access) = &mut self.access else {
             return;
         };
@@ -95,7 +95,7 @@ impl<W: World> Loop<W> {
         if !std::mem::replace(&mut entry.begun, true) {
             let line = first_line(bytes);
             // What a proxy sends first is no request.
-            if !line.is_empty() && !self.table[index].wants_proxy {
+            if !line.is_empty() && !self.table[index].transport.wants_proxy {
                 entry.record.request.push(line);
             }
         }
@@ -114,7 +114,7 @@ impl<W: World> Loop<W> {
             return;
         };
         let entry = access.entry(index);
-        entry.record.doorway = self.table[index].at.doorway;
+        entry.record.doorway = self.table[index].exchange.at.doorway;
         if entry.arrived_ns == 0 {
             entry.arrived_ns = self.now_ns;
         }
@@ -161,8 +161,8 @@ impl<W: World> Loop<W> {
             return;
         }
         let connection = &self.table[index];
-        if let Some(buffer) = connection.buffer {
-            let filled = connection.used as usize..connection.buffered as usize;
+        if let Some(buffer) = connection.inbox.buffer {
+            let filled = connection.inbox.used as usize..connection.inbox.filled as usize;
             // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written
             // while it is looked at.
             let bytes = unsafe { &self.pool.place(buffer).as_ref()[filled] };
@@ -188,9 +188,9 @@ impl<W: World> Loop<W> {
         if entry.record.status == 0 {
             entry.record.status = NO_ANSWER;
         }
-        let connection = &self.table[index];
-        if let (State::Writing, Some(slot)) = (connection.state, connection.slot) {
-            let (_, output) = self.doorways[connection.at].writing(slot);
+        let exchange = &self.table[index].exchange;
+        if let State::Writing(Answer::OfSlot { slot, .. }) = exchange.state {
+            let (_, output) = self.doorways[exchange.at].writing(slot);
             let sent = output.body_sent();
             self.note_sent(index, sent);
         }
@@ -215,12 +215,12 @@ impl<W: World> Loop<W> {
         let record = &mut entry.record;
         record.unix_ms = now_ms();
         if !entry.peer_known {
-            record.peer = connection.peer;
+            record.peer = connection.transport.peer;
         }
         record.duration_us = duration_ns / 1000;
         record.waited_us = entry.waited_ns / 1000;
         record.number = connection.requests.saturating_add(1);
-        record.forward = connection.forward;
+        record.forward = connection.transport.forward;
         record.aborted = aborted;
         access.log.submit(record, self.now_ms);
         entry.clear();

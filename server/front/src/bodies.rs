@@ -1,7 +1,8 @@
 //! Bodies of requests: from the socket or a buffer into a slot, whole or in pieces.
 
-use crate::connection::{BodyRest, List, State};
-use crate::reading::{Received, Where, receive};
+use crate::exchange::{BodyRest, Delivery, Expects, State, Upload};
+use crate::reading::{Received, Where};
+use crate::table::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use transom_doors::SlotId;
@@ -28,18 +29,16 @@ impl<W: World> Loop<W> {
             self.give_up_body(index, NO_BUFFER);
             return;
         }
-        let connection = &mut self.table[index];
+        let exchange = &mut self.table[index].exchange;
+        let upload = &mut exchange.upload;
         // A client that has begun to send does not wait to be asked.
-        connection.expect_continue &= used == 0;
-        let whole = connection.body.is_empty();
-        let full = connection.body_len as usize
-            == room(self.doorways[connection.at].client(), connection.body_at);
-        if whole || full {
-            connection.streamed = !whole;
+        if used > 0 && upload.expects == Expects::ToBeAsked {
+            upload.expects = Expects::Nothing;
+        }
+        if upload.may_be_submitted(self.doorways[exchange.at].client()) {
             self.submit(index, slot);
         } else if self.asks_first(index) {
-            let connection = &mut self.table[index];
-            (connection.streamed, connection.early) = (true, true);
+            self.table[index].exchange.upload.delivery = Delivery::Early;
             self.submit(index, slot);
         } else {
             // The rest is read by `read_head` when it is done with the scratch.
@@ -49,10 +48,9 @@ impl<W: World> Loop<W> {
 
     /// Waits in the slot for the rest of a body.
     fn wait_for_rest(&mut self, index: u32) {
-        let connection = &mut self.table[index];
-        connection.state = State::Body;
-        connection.queue_due_ms = 0; // as in `keep_head`
-        let list = List::Body(connection.at.doorway);
+        let exchange = &mut self.table[index].exchange;
+        exchange.queue_due_ms = 0; // as in `keep_head`
+        let list = List::Body(exchange.at.doorway);
         self.wait_for_body(index, list);
         self.keep_slots_for_others(index);
         self.ask_to_continue(index);
@@ -61,23 +59,21 @@ impl<W: World> Loop<W> {
     /// The application, asked before the body was there, wants all of it first. From here on it is as if it
     /// had not been asked.
     pub(super) fn on_body_first(&mut self, index: u32, slot: SlotId) {
-        let connection = &mut self.table[index];
-        (connection.streamed, connection.early) = (false, false);
-        connection.body_first = true;
-        let client = self.doorways[connection.at].client_mut();
-        connection.slot = Some(client.refill(slot));
-        self.move_small_body(index);
-        if self.table[index].slot.is_some() {
-            self.wait_for_rest(index);
-        } else {
+        let exchange = &mut self.table[index].exchange;
+        exchange.upload.delivery = Delivery::WholeAsAsked;
+        let slot = self.doorways[exchange.at].client_mut().refill(slot);
+        exchange.state = State::Filling { slot };
+        if self.move_small_body(index, slot) {
             self.wait_for_body(index, List::SmallBody);
             self.ask_to_continue(index);
+        } else {
+            self.wait_for_rest(index);
         }
         // Of what has come meanwhile no event will tell.
         if self
             .table
             .get(index)
-            .is_some_and(|connection| connection.readable)
+            .is_some_and(|connection| connection.transport.readable)
         {
             self.queue(index);
         }
@@ -85,54 +81,56 @@ impl<W: World> Loop<W> {
 
     /// A call that was submitted early is with a handler, or may be.
     pub(super) fn count_early(&mut self, index: u32) {
-        if std::mem::take(&mut self.table[index].early) {
+        let delivery = &mut self.table[index].exchange.upload.delivery;
+        if *delivery == Delivery::Early {
+            *delivery = Delivery::Pieces;
             self.stats.requests.bump();
         }
     }
 
     /// Moves a request whose body fits a buffer of the pool out of its slot into one, if one is free: a body
-    /// that trickles in costs no slot.
-    fn move_small_body(&mut self, index: u32) {
+    /// that trickles in costs no slot. Whether it was moved.
+    fn move_small_body(&mut self, index: u32, slot: SlotId) -> bool {
         let connection = &mut self.table[index];
-        let (BodyRest::Length(left), Some(slot)) = (connection.body, connection.slot) else {
-            return;
+        let exchange = &mut connection.exchange;
+        let BodyRest::Length(left) = exchange.upload.rest else {
+            return false;
         };
-        let client = self.doorways[connection.at].client_mut();
+        let client = self.doorways[exchange.at].client_mut();
         let request = client.request(slot);
         let head = request_head(request);
-        let body = &request[connection.body_at as usize..];
+        let body = &request[exchange.upload.at as usize..];
         let here = head.len() + body.len();
         let whole = here as u64 + left;
         if whole > self.limits.head_max as u64 {
-            return;
+            return false;
         }
         let Some(buffer) = self.pool.take() else {
-            return;
+            return false;
         };
         let place = self.pool.bytes(buffer);
         place[..head.len()].copy_from_slice(head);
         place[head.len()..here].copy_from_slice(body);
         client.release(slot);
-        connection.slot = None;
-        connection.buffer = Some(buffer);
-        connection.buffered = here as u32;
-        connection.wanted = whole as u32;
-        connection.state = State::Head;
-        connection.queue_due_ms = 0; // as in `keep_head`
+        exchange.state = State::Head;
+        exchange.queue_due_ms = 0; // as in `keep_head`
+        connection.inbox.buffer = Some(buffer);
+        connection.inbox.filled = here as u32;
+        connection.inbox.wanted = whole as u32;
+        true
     }
 
     /// Tells a client that waits for it that its body is wanted, once. False if the connection is gone.
     pub(super) fn ask_to_continue(&mut self, index: u32) -> bool {
-        let connection = &mut self.table[index];
-        let asked = std::mem::replace(&mut connection.expect_continue, false);
+        let exchange = &mut self.table[index].exchange;
         // Once the answer has begun an interim answer would be in the middle of it.
-        if !asked || connection.continued || connection.head_sent {
+        if exchange.upload.expects != Expects::ToBeAsked || exchange.reply.is_sending() {
             return true;
         }
-        connection.continued = true;
+        exchange.upload.expects = Expects::Asked;
         let is_told = match self.send_gathered(index, true) {
             Ok(true) => {
-                matches!(W::send(self.table[index].fd, CONTINUE), Ok(len) if len == CONTINUE.len())
+                matches!(W::send(self.table[index].transport.fd, CONTINUE), Ok(len) if len == CONTINUE.len())
             }
             // Behind the answers before it, which leave when the socket has room.
             Ok(false) => self.append_gathered(index, CONTINUE),
@@ -150,11 +148,11 @@ impl<W: World> Loop<W> {
         if input.is_empty() {
             return Ok(0); // as of nearly every request
         }
-        let connection = &mut self.table[index];
-        let start = connection.body_at as usize + connection.body_len as usize;
-        let client = self.doorways[connection.at].client_mut();
-        let room = client.request_tail_mut(slot, start);
-        let (used, produced) = match &mut connection.body {
+        let exchange = &mut self.table[index].exchange;
+        let upload = &mut exchange.upload;
+        let client = self.doorways[exchange.at].client_mut();
+        let room = client.request_tail_mut(slot, upload.end());
+        let (used, produced) = match &mut upload.rest {
             BodyRest::Length(left) => {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX);
                 let len = input.len().min(room.len()).min(most);
@@ -167,24 +165,20 @@ impl<W: World> Loop<W> {
                 (step.consumed, step.produced)
             }
         };
-        connection.body_len += produced as u32;
+        upload.len += produced as u32;
         Ok(used)
     }
 
     /// In `Body` or `BodyWanted`: reads on, from the buffer first, then from the socket.
-    pub(super) fn read_body(&mut self, index: u32) {
-        let Some(slot) = self.table[index].slot else {
-            self.close(index);
-            return;
-        };
+    pub(super) fn read_body(&mut self, index: u32, slot: SlotId) {
         loop {
             let connection = &mut self.table[index];
-            let before = connection.body_len;
-            if connection.buffer.is_some() {
+            let before = connection.exchange.upload.len;
+            if connection.inbox.buffer.is_some() {
                 if !self.body_from_buffer(index, slot) {
                     return;
                 }
-            } else if connection.readable {
+            } else if connection.transport.readable {
                 if !self.body_from_socket(index, slot) {
                     return;
                 }
@@ -193,13 +187,14 @@ impl<W: World> Loop<W> {
                 return;
             }
             let connection = &self.table[index];
-            let full = connection.body_len as usize
-                == room(self.doorways[connection.at].client(), connection.body_at);
-            if connection.body.is_empty() || full {
+            let exchange = &connection.exchange;
+            let upload = &exchange.upload;
+            let client = self.doorways[exchange.at].client();
+            if upload.rest.is_empty() || upload.fills(client) {
                 self.body_complete_or_full(index, slot);
                 return;
             }
-            if connection.buffer.is_some() && connection.body_len == before {
+            if connection.inbox.buffer.is_some() && upload.len == before {
                 // The decoder wants more than the buffer has, and has taken all it can.
                 self.let_go_of_buffer(index);
             }
@@ -209,12 +204,13 @@ impl<W: World> Loop<W> {
     /// Whether `left` bytes of a body that goes on could not be kept.
     fn has_lost_bytes(&self, index: u32, left: usize) -> bool {
         let connection = &self.table[index];
-        left > 0 && connection.buffer.is_none() && !connection.body.is_empty()
+        left > 0 && connection.inbox.buffer.is_none() && !connection.exchange.upload.rest.is_empty()
     }
 
     fn body_from_buffer(&mut self, index: u32, slot: SlotId) -> bool {
         let connection = &self.table[index];
-        let (Some(buffer), len) = (connection.buffer, connection.buffered as usize) else {
+        let (Some(buffer), len) = (connection.inbox.buffer, connection.inbox.filled as usize)
+        else {
             return true;
         };
         // SAFETY: as in `parse_buffer`.
@@ -236,19 +232,18 @@ impl<W: World> Loop<W> {
     /// when there is nothing more to do for now.
     fn body_from_socket(&mut self, index: u32, slot: SlotId) -> bool {
         let connection = &mut self.table[index];
-        if let BodyRest::Length(left) = &mut connection.body {
-            let start = connection.body_at as usize + connection.body_len as usize;
-            let client = self.doorways[connection.at].client_mut();
-            let room = client.request_tail_mut(slot, start);
+        let upload = &mut connection.exchange.upload;
+        let end = upload.end();
+        if let BodyRest::Length(left) = &mut upload.rest {
+            let client = self.doorways[connection.exchange.at].client_mut();
+            let room = client.request_tail_mut(slot, end);
             let most = usize::try_from(*left).unwrap_or(usize::MAX).min(room.len());
-            let mut left = *left;
-            return match receive::<W>(connection, &mut room[..most]) {
+            return match connection.transport.receive::<W>(&mut room[..most]) {
                 Received::Bytes(len) => {
-                    left -= len as u64;
-                    connection.body = BodyRest::Length(left);
-                    connection.body_len += len as u32;
+                    *left -= len as u64;
+                    upload.len += len as u32;
                     // The read was cut by the body's length, which says nothing of the socket.
-                    connection.readable |= len == most;
+                    connection.transport.readable |= len == most;
                     self.credit_sender(index, len);
                     true
                 }
@@ -260,7 +255,7 @@ impl<W: World> Loop<W> {
             };
         }
         let scratch = std::mem::take(&mut self.read_scratch);
-        let go_on = match receive::<W>(&mut self.table[index], scratch) {
+        let go_on = match self.table[index].transport.receive::<W>(scratch) {
             Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
                 Ok(used) => {
                     self.credit_sender(index, used);
@@ -290,7 +285,7 @@ impl<W: World> Loop<W> {
     /// The body is no body: an answer if none has begun.
     pub(super) fn give_up_body(&mut self, index: u32, refusal: Refusal) {
         self.let_go_of_slot(index);
-        if self.table[index].head_sent {
+        if self.table[index].exchange.reply.is_sending() {
             self.close(index);
         } else {
             self.refuse_with_reason(index, refusal);
@@ -298,49 +293,67 @@ impl<W: World> Loop<W> {
     }
 
     fn body_complete_or_full(&mut self, index: u32, slot: SlotId) {
-        if self.table[index].state == State::BodyWanted {
+        let exchange = &mut self.table[index].exchange;
+        if let State::BodyWanted { .. } = exchange.state {
             self.hand_over_pieces(index, slot);
-        } else {
-            let connection = &mut self.table[index];
-            connection.streamed = !connection.body.is_empty();
+        } else if exchange
+            .upload
+            .may_be_submitted(self.doorways[exchange.at].client())
+        {
             self.submit(index, slot);
         }
     }
 
     /// In `BodyWanted`, with bytes there or the body at its end: the handler goes on.
     fn hand_over_pieces(&mut self, index: u32, slot: SlotId) {
-        let connection = &mut self.table[index];
-        if connection.state != State::BodyWanted
-            || (connection.body_len == 0 && !connection.body.is_empty())
+        let exchange = &mut self.table[index].exchange;
+        let upload = &mut exchange.upload;
+        if !matches!(exchange.state, State::BodyWanted { .. })
+            || (upload.len == 0 && !upload.rest.is_empty())
         {
             return;
         }
-        let len = connection.body_len as usize;
-        connection.body_len = 0;
-        connection.body_pace.pause(self.now_ns);
-        connection.state = State::Calling;
-        self.doorways[connection.at].client_mut().resume(slot, len);
+        let len = std::mem::take(&mut upload.len) as usize;
+        upload.pace.pause(self.now_ns);
+        exchange.state = State::Calling { slot };
+        self.doorways[exchange.at].client_mut().resume(slot, len);
         self.watch_deadline(index);
     }
 
     /// The handler asks for the next piece of the body.
     pub(super) fn want_body(&mut self, index: u32, slot: SlotId) {
-        let connection = &mut self.table[index];
-        connection.state = State::BodyWanted;
-        connection.body_len = 0;
-        if connection.body.is_empty() {
+        let exchange = &mut self.table[index].exchange;
+        exchange.state = State::BodyWanted { slot };
+        exchange.upload.len = 0;
+        if exchange.upload.rest.is_empty() {
             self.hand_over_pieces(index, slot);
             return;
         }
-        let list = List::Body(connection.at.doorway);
+        let list = List::Body(exchange.at.doorway);
         self.wait_for_body(index, list);
         if self.ask_to_continue(index) {
-            self.read_body(index);
+            self.read_body(index, slot);
         }
     }
 }
 
-/// Bytes of a slot from a body's place on.
-fn room(client: &impl Caller, body_at: u32) -> usize {
-    client.geometry().request_size - body_at as usize
+impl Upload {
+    /// Where the next bytes of the body go in the slot.
+    fn end(&self) -> usize {
+        self.at as usize + self.len as usize
+    }
+
+    /// Whether the slot has no room for more.
+    fn fills(&self, client: &impl Caller) -> bool {
+        self.end() == client.geometry().request_size
+    }
+
+    /// Whether the body is all there, or as much of it as the slot holds: the rest comes in pieces.
+    fn may_be_submitted(&mut self, client: &impl Caller) -> bool {
+        let whole = self.rest.is_empty();
+        if !whole && self.fills(client) {
+            self.delivery = Delivery::Pieces;
+        }
+        whole || self.fills(client)
+    }
 }

@@ -1,12 +1,15 @@
 //! Answers of our own, and what becomes of a connection after an answer: the next request, or its end.
 
-use crate::connection::{Connection, List, OwnAnswer, State};
+use crate::connection::Connection;
+use crate::exchange::{Exchange, OwnAnswer, State};
 use crate::orders::Order;
+use crate::table::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use std::io;
 use transom_http::{Fate, Note, refusals};
 use transom_net::addresses::Counted;
+use transom_net::pace::Pace;
 
 /// How long it is listened to while it sends, at `--body-rate` or faster: many clients read no answer before
 /// they have sent all of their body. As nginx has it.
@@ -21,7 +24,7 @@ impl<W: World> Loop<W> {
         self.serve_ready(); // those whose turn was next
         while let Some(index) = self.table.first(List::Idle) {
             // What has come since the last look is a request that arrived before the end.
-            self.table[index].readable = true;
+            self.table[index].transport.readable = true;
             self.drive(index);
             if self.table.stands_in(index, List::Idle) {
                 self.close(index);
@@ -46,12 +49,14 @@ impl<W: World> Loop<W> {
     pub(crate) fn close_everything(&mut self) {
         let mut from = 0;
         while let Some(index) = self.table.next_open(from) {
-            let of_its_kind = match self.table[index].state {
-                State::Idle | State::Lingering | State::Free => None,
-                State::Head if self.table[index].wanted == 0 => Some(&self.stats.cut_heads),
-                State::Head | State::Body | State::BodyWanted => Some(&self.stats.cut_bodies),
-                State::Waiting | State::Calling => Some(&self.stats.cut_calls),
-                State::Writing => Some(&self.stats.cut_answers),
+            let of_its_kind = match self.table[index].exchange.state {
+                State::Closed | State::Idle | State::Lingering { .. } => None,
+                State::Head if self.table[index].inbox.wanted == 0 => Some(&self.stats.cut_heads),
+                State::Head | State::Filling { .. } | State::BodyWanted { .. } => {
+                    Some(&self.stats.cut_bodies)
+                }
+                State::Waiting { .. } | State::Calling { .. } => Some(&self.stats.cut_calls),
+                State::Writing(_) => Some(&self.stats.cut_answers),
             };
             if let Some(count) = of_its_kind {
                 self.stats.cut.bump();
@@ -66,13 +71,13 @@ impl<W: World> Loop<W> {
     pub(crate) fn answer(&mut self, index: u32, status: u16, note: Option<Note>) {
         let connection = &self.table[index];
         let keep_alive = self.may_keep_alive(connection) && refusals::may_keep_alive(status);
-        let fate = Fate::after(keep_alive, connection.minor);
+        let fate = Fate::after(keep_alive, connection.exchange.minor);
         let mut reply = [0; refusals::ANSWER_MAX];
         let len = refusals::render(
             &mut reply,
             status,
             note,
-            connection.head_only,
+            connection.exchange.head_only,
             fate,
             &self.date,
         );
@@ -82,7 +87,7 @@ impl<W: World> Loop<W> {
         }
         // After the answers before it.
         let result = match self.send_gathered(index, true) {
-            Ok(true) => W::send(self.table[index].fd, &reply[..len]),
+            Ok(true) => W::send(self.table[index].transport.fd, &reply[..len]),
             Ok(false) => Ok(0),
             Err(error) => Err(error),
         };
@@ -96,7 +101,7 @@ impl<W: World> Loop<W> {
             }
         };
         self.note_answer(index, status, &reply[..len], sent);
-        self.table[index].handed += sent as u64;
+        self.table[index].outbox.handed += sent as u64;
         if sent < len {
             // Its client has not even taken what it was sent before: it is not read from until it has.
             if !keep_alive {
@@ -122,12 +127,12 @@ impl<W: World> Loop<W> {
 
     /// Whether the connection may stay open after the present request.
     pub(crate) fn may_keep_alive(&self, connection: &Connection) -> bool {
-        self.would_keep_alive(connection) && connection.body.is_empty()
+        self.would_keep_alive(connection) && connection.exchange.upload.rest.is_empty()
     }
 
     /// The same, if the rest of the request's body is read before its answer ends.
     pub(crate) fn would_keep_alive(&self, connection: &Connection) -> bool {
-        connection.keep_alive
+        connection.exchange.keep_alive
             && self.order == Order::Serve
             && connection.requests + 1 < self.rules.requests_per_connection
     }
@@ -136,11 +141,11 @@ impl<W: World> Loop<W> {
     pub(crate) fn next_request(&mut self, index: u32) {
         let connection = &mut self.table[index];
         connection.requests += 1;
-        connection.next_request();
-        if connection.buffer.is_some() {
-            connection.state = State::Head;
-            connection.unparsed = true;
-            connection.arrived_ns = self.now_ns;
+        connection.exchange = Exchange::new(self.now_ns);
+        connection.inbox.wanted = 0;
+        if connection.inbox.buffer.is_some() {
+            connection.exchange.state = State::Head;
+            connection.inbox.unparsed = true;
             // In no list until it has been looked at, which is before the loop sleeps: it may be a whole
             // request.
             self.table.unlink(index);
@@ -148,8 +153,7 @@ impl<W: World> Loop<W> {
             self.queue(index);
             return;
         }
-        connection.state = State::Idle;
-        let readable = connection.readable;
+        let readable = connection.transport.readable;
         if self.order >= Order::Drain {
             // What was promised to stay open was promised before the drain began.
             self.close_politely(index);
@@ -168,18 +172,16 @@ impl<W: World> Loop<W> {
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
         let connection = &mut self.table[index];
-        if connection.half_closed && !connection.readable {
+        if connection.transport.half_closed && !connection.transport.readable {
             self.close(index);
             return;
         }
-        W::shutdown_write(connection.fd);
-        connection.state = State::Lingering;
-        connection.readable = true;
-        connection.linger_until_ms = self.now_ms + LINGER_MS;
-        connection
-            .body_pace
-            .begin(self.rules.linger_pace_limit, self.now_ns);
-        self.wait_for_end(index);
+        W::shutdown_write(connection.transport.fd);
+        connection.transport.readable = true;
+        let (until_ms, mut pace) = (self.now_ms + LINGER_MS, Pace::default());
+        pace.begin(self.rules.linger_pace_limit, self.now_ns);
+        connection.exchange.state = State::Lingering { until_ms, pace };
+        self.wait_for_end(index, until_ms, pace);
         self.queue(index);
         self.keep_connections_for_others();
     }
@@ -187,11 +189,13 @@ impl<W: World> Loop<W> {
     pub(crate) fn read_and_discard(&mut self, index: u32) {
         for _ in 0..DISCARDS_AT_A_TIME {
             let connection = &mut self.table[index];
-            match W::receive(connection.fd, self.read_scratch) {
+            match W::receive(connection.transport.fd, self.read_scratch) {
                 Ok(0) => return self.close(index),
                 Ok(len) => {
                     let (now, limit) = (self.now_ns, self.rules.linger_pace_limit);
-                    connection.body_pace.earn(limit, len as u64, now);
+                    if let State::Lingering { pace, .. } = &mut connection.exchange.state {
+                        pace.earn(limit, len as u64, now);
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -206,8 +210,8 @@ impl<W: World> Loop<W> {
         self.let_go_of_gathered(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
-        W::close(self.table[index].fd);
-        let counted = self.table[index].counted.take();
+        W::close(self.table[index].transport.fd);
+        let counted = self.table[index].transport.counted.take();
         self.table.remove(index);
         self.forget_address(counted);
         if !std::mem::take(&mut self.leaves_its_place) {
@@ -229,16 +233,12 @@ impl<W: World> Loop<W> {
 
     /// Gives the slot back, or, if a handler has it, leaves it to be freed when that ends.
     pub(crate) fn let_go_of_slot(&mut self, index: u32) {
-        let connection = &mut self.table[index];
-        let Some(slot) = connection.slot.take() else {
+        let exchange = &mut self.table[index].exchange;
+        let Some(slot) = exchange.slot() else {
             return;
         };
-        let submitted = match connection.state {
-            State::Calling | State::BodyWanted => true,
-            State::Writing => !connection.last,
-            _ => false,
-        };
-        let at = connection.at;
+        let (at, submitted) = (exchange.at, exchange.is_submitted());
+        exchange.state = State::Idle;
         if submitted {
             self.count_early(index);
         }
@@ -252,10 +252,10 @@ impl<W: World> Loop<W> {
 
     pub(crate) fn let_go_of_buffer(&mut self, index: u32) {
         let connection = &mut self.table[index];
-        connection.buffered = 0;
-        connection.used = 0;
-        connection.unparsed = false;
-        if let Some(buffer) = connection.buffer.take() {
+        connection.inbox.filled = 0;
+        connection.inbox.used = 0;
+        connection.inbox.unparsed = false;
+        if let Some(buffer) = connection.inbox.buffer.take() {
             self.pool.give_back(buffer);
         }
     }

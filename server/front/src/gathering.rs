@@ -6,7 +6,7 @@
 //! once, which then holds back what does not fill a segment (`MSG_MORE`): dearer, and the same for the
 //! client.
 
-use crate::connection::Gathered;
+use crate::outbox::Gathered;
 use crate::output::{Way, tell_of_change};
 use crate::places::PLACE_SIZE;
 use crate::turn::Loop;
@@ -33,16 +33,16 @@ impl<W: World> Loop<W> {
     /// unless another answer is about to follow (`hold`).
     pub(super) fn gather(&mut self, index: u32, slot: SlotId, hold: bool) -> Outcome {
         let connection = &mut self.table[index];
-        let at = connection.at;
+        let at = connection.exchange.at;
         let is_remote = self.doorways[at.doorway].is_remote();
         let (client, output) = self.doorways[at].writing(slot);
-        if connection.gathered.is_none()
+        if connection.outbox.gathered.is_none()
             && hold
             && output.fits(PLACE_SIZE - CONTINUE.len(), self.write_scratch.len())
         {
-            connection.gathered = self.places.take();
+            connection.outbox.gathered = self.places.take();
         }
-        let Some(gathered) = connection.gathered else {
+        let Some(gathered) = connection.outbox.gathered else {
             return Outcome::Refused;
         };
         // Else it was put there before, when the socket had no room.
@@ -70,7 +70,7 @@ impl<W: World> Loop<W> {
             };
             output.sent += len;
             let len = gathered.len + len as u16;
-            connection.gathered = Some(Gathered { len, ..gathered });
+            connection.outbox.gathered = Some(Gathered { len, ..gathered });
         }
         if hold {
             return Outcome::Taken;
@@ -85,7 +85,7 @@ impl<W: World> Loop<W> {
     /// Puts bytes of ours behind what was put aside, if there is such, and room.
     pub(super) fn append_gathered(&mut self, index: u32, bytes: &[u8]) -> bool {
         let connection = &mut self.table[index];
-        let Some(gathered) = &mut connection.gathered else {
+        let Some(gathered) = &mut connection.outbox.gathered else {
             return false;
         };
         let from = usize::from(gathered.len);
@@ -102,24 +102,24 @@ impl<W: World> Loop<W> {
     /// all of it: an event tells when there is.
     pub(super) fn send_gathered(&mut self, index: u32, more: bool) -> io::Result<bool> {
         let connection = &mut self.table[index];
-        let Some(gathered) = connection.gathered else {
+        let Some(gathered) = connection.outbox.gathered else {
             return Ok(true);
         };
         let len = usize::from(gathered.len);
         let place = self.places.of(gathered);
-        let sent = match W::send_and_hold(connection.fd, &place[..len], more) {
+        let sent = match W::send_and_hold(connection.transport.fd, &place[..len], more) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
         };
-        connection.handed += sent as u64;
+        connection.outbox.handed += sent as u64;
         if sent < len {
             place.copy_within(sent..len, 0);
             let len = (len - sent) as u16;
-            connection.gathered = Some(Gathered { len, ..gathered });
+            connection.outbox.gathered = Some(Gathered { len, ..gathered });
             return Ok(false);
         }
-        connection.gathered = None;
+        connection.outbox.gathered = None;
         self.places.give_back(gathered);
         Ok(true)
     }
@@ -127,7 +127,7 @@ impl<W: World> Loop<W> {
     /// Before a connection is closed: sends what the socket still takes, and gives the place back.
     pub(super) fn let_go_of_gathered(&mut self, index: u32) {
         let _ = self.send_gathered(index, false);
-        if let Some(gathered) = self.table[index].gathered.take() {
+        if let Some(gathered) = self.table[index].outbox.gathered.take() {
             self.places.give_back(gathered);
         }
     }

@@ -10,8 +10,8 @@ impl<W: World> Loop<W> {
     /// The end of an answer is held until the next answer joins it.
     pub(crate) fn note_held(&mut self, index: u32) {
         let connection = &mut self.table[index];
-        connection.held_since_ns = self.now_ns;
-        if !std::mem::replace(&mut connection.in_held, true) {
+        connection.outbox.held_since_ns = self.now_ns;
+        if !std::mem::replace(&mut connection.outbox.in_held, true) {
             self.held.push_back((index, self.now_ns));
         }
     }
@@ -31,12 +31,12 @@ impl<W: World> Loop<W> {
                 return;
             };
             let connection = &mut self.table[index];
-            match connection.held_since_ns {
+            match connection.outbox.held_since_ns {
                 0 => {} // it was sent with the next answer, or the connection was closed
                 since if since + HELD_NS <= self.now_ns => {
-                    connection.held_since_ns = 0;
-                    if connection.gathered.is_none() {
-                        W::push(connection.fd);
+                    connection.outbox.held_since_ns = 0;
+                    if connection.outbox.gathered.is_none() {
+                        W::push(connection.transport.fd);
                     } else if self.send_gathered(index, false).is_err() {
                         self.close(index);
                     }
@@ -46,7 +46,7 @@ impl<W: World> Loop<W> {
                     continue;
                 }
             }
-            self.table[index].in_held = false;
+            self.table[index].outbox.in_held = false;
         }
     }
 }

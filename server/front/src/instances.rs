@@ -6,7 +6,8 @@
 //! there; any other may have run, and its client is told so (502).
 
 use super::doorway::INSTANCES;
-use crate::connection::{InstanceId, State};
+use crate::connection::InstanceId;
+use crate::exchange::{Answer, Reply, State};
 use crate::orders::Order;
 use crate::signal::Signal;
 use crate::turn::Loop;
@@ -78,12 +79,16 @@ impl<W: World> Loop<W> {
         while let Some((slot, error)) = self.doorways[at].client_mut().next_lost() {
             let index = self.doorways[at].owners[slot.index()];
             debug_assert_eq!(
-                (self.table[index].at, self.table[index].slot),
+                (
+                    self.table[index].exchange.at,
+                    self.table[index].exchange.slot()
+                ),
                 (at, Some(slot)),
                 "given up calls are not told"
             );
             // What has had an interim reply has run, whatever a process that is gone says of it.
-            match (error.is_safe_to_resend(), self.table[index].begun) {
+            let has_begun = !matches!(self.table[index].exchange.reply, Reply::None);
+            match (error.is_safe_to_resend(), has_begun) {
                 (true, false) => self.not_accepted(index),
                 (true, true) => {
                     self.doorways[at].client_mut().release(slot);
@@ -103,20 +108,18 @@ impl<W: World> Loop<W> {
 
     /// The call did not run, and will not.
     fn answer_unserved(&mut self, index: u32, slot: SlotId) {
-        let connection = &mut self.table[index];
-        self.doorways[connection.at].client_mut().release(slot);
-        connection.slot = None;
-        connection.state = State::Idle;
+        let exchange = &mut self.table[index].exchange;
+        self.doorways[exchange.at].client_mut().release(slot);
+        exchange.state = State::Idle;
         self.answer(index, 503, None);
     }
 
     /// The call has been lost with its instance, and its slot is none of ours any more.
     fn may_have_run(&mut self, index: u32) {
         self.count_early(index);
-        let connection = &mut self.table[index];
-        connection.slot = None;
-        connection.state = State::Idle;
-        if connection.head_sent {
+        let exchange = &mut self.table[index].exchange;
+        exchange.state = State::Idle;
+        if exchange.reply.is_sending() {
             // Half an answer is out. Only the connection's end can say that the rest will not come.
             self.stats.answered(502);
             self.close(index);
@@ -128,7 +131,7 @@ impl<W: World> Loop<W> {
     /// Sends a request that the last instance did not accept to the one that serves now, which has a free
     /// slot.
     pub(super) fn resend(&mut self, index: u32, old_slot: SlotId) {
-        let from = self.table[index].at;
+        let from = self.table[index].exchange.at;
         let Some((to, slot)) = self.doorways.reserve(from.doorway, index) else {
             return;
         };
@@ -150,9 +153,7 @@ impl<W: World> Loop<W> {
         };
         place.copy_from_slice(request);
         old.client_mut().release(old_slot);
-        let connection = &mut self.table[index];
-        connection.at = to;
-        connection.slot = Some(slot);
+        self.table[index].exchange.at = to;
         self.stats.unaccepted_resent.bump();
         self.note_slot(index);
         self.submit_slot(index, slot, len);
@@ -225,7 +226,8 @@ impl<W: World> Loop<W> {
         for slot in 0..self.doorways[at].owners.len() {
             let index = self.doorways[at].owners[slot];
             let holds = self.table.get(index).is_some_and(|connection| {
-                connection.at == at && connection.slot.is_some_and(|held| held.index() == slot)
+                let held = connection.exchange.slot();
+                connection.exchange.at == at && held.is_some_and(|held| held.index() == slot)
             });
             if holds {
                 self.stats.cut.bump();
@@ -238,15 +240,14 @@ impl<W: World> Loop<W> {
 
     /// A 503 says that a request has not run; what may have gets a 502.
     fn status_of_eviction(&mut self, index: u32) -> u16 {
-        let connection = &self.table[index];
-        let (at, slot) = (connection.at, connection.slot);
-        let unsent = match (connection.state, slot) {
-            (State::Body | State::Waiting, _) | (_, None) => true,
-            (State::Calling, Some(slot)) => {
-                !connection.begun
-                    && self.doorways[at].client_mut().withdraw(slot) == Withdraw::Withdrawn
+        let exchange = &self.table[index].exchange;
+        let unsent = match exchange.state {
+            State::Calling { slot } => {
+                matches!(exchange.reply, Reply::None)
+                    && self.doorways[exchange.at].client_mut().withdraw(slot) == Withdraw::Withdrawn
             }
-            _ => false,
+            State::BodyWanted { .. } | State::Writing(Answer::OfSlot { .. }) => false,
+            _ => true,
         };
         if unsent { 503 } else { 502 }
     }

@@ -18,23 +18,25 @@ impl<W: World> Loop<W> {
         bytes: &[u8],
         source: Where,
     ) -> Option<usize> {
-        if !self.table[index].wants_proxy {
+        if !self.table[index].transport.wants_proxy {
             return Some(0);
         }
         match proxy::parse(bytes, self.rules.proxying.header_limit) {
             Ok(Some((len, client))) => {
                 let connection = &mut self.table[index];
-                connection.wants_proxy = false;
+                connection.transport.wants_proxy = false;
                 match client {
                     Client::Nobody => {}
-                    Client::Unknown => (connection.peer, connection.trusted) = (None, false),
+                    Client::Unknown => {
+                        (connection.transport.peer, connection.transport.trusted) = (None, false);
+                    }
                     Client::At(peer) => {
-                        connection.peer = Some(peer);
-                        connection.trusted =
+                        connection.transport.peer = Some(peer);
+                        connection.transport.trusted =
                             is_trusted(&self.rules.proxying.trust, Some(peer.ip()));
-                        let trusted = connection.trusted;
+                        let trusted = connection.transport.trusted;
                         match self.count_address(Some(peer), trusted) {
-                            Ok(counted) => self.table[index].counted = counted,
+                            Ok(counted) => self.table[index].transport.counted = counted,
                             Err(AddressIsFull) => {
                                 self.close(index);
                                 return None;
@@ -50,7 +52,7 @@ impl<W: World> Loop<W> {
             }
             Err(Malformed(why)) => {
                 self.stats.proxy_refused.bump();
-                let peer = self.table[index].peer;
+                let peer = self.table[index].transport.peer;
                 self.complaints.note(why, peer, self.now_ms);
                 self.close(index);
                 None
@@ -69,7 +71,7 @@ impl<W: World> Loop<W> {
                     "a proxy has named its client in a way that makes no sense"
                 );
                 self.stats.forwarded_ignored.bump();
-                self.table[index].peer
+                self.table[index].transport.peer
             }
         }
     }
@@ -81,13 +83,18 @@ impl<W: World> Loop<W> {
         head: &Head<'_, '_>,
     ) -> Result<Option<SocketAddr>, Malformed> {
         let connection = &self.table[index];
-        let Some(which) = self.rules.proxying.forwarded.filter(|_| connection.trusted) else {
-            return Ok(connection.peer);
+        let Some(which) = self
+            .rules
+            .proxying
+            .forwarded
+            .filter(|_| connection.transport.trusted)
+        else {
+            return Ok(connection.transport.peer);
         };
         let fields = head.fields.iter().map(|field| (field.name, field.value));
         Ok(
             match forwarded::client(which, &self.rules.proxying.trust, fields)? {
-                Client::Nobody => connection.peer,
+                Client::Nobody => connection.transport.peer,
                 Client::Unknown => None,
                 Client::At(peer) => Some(peer),
             },
@@ -98,7 +105,7 @@ impl<W: World> Loop<W> {
     pub(super) fn note_unread_proxy_header(&mut self, index: u32, bytes: &[u8]) {
         let connection = &self.table[index];
         if connection.requests == 0 && !self.rules.proxying.required && proxy::is_begun(bytes) {
-            let peer = connection.peer;
+            let peer = connection.transport.peer;
             self.complaints.note(NOT_ASKED_FOR, peer, self.now_ms);
         }
     }

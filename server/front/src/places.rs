@@ -1,6 +1,6 @@
 //! Places where short answers are put until they leave together.
 
-use crate::connection::Gathered;
+use crate::outbox::Gathered;
 
 /// Bytes that are gathered for one connection: some twenty short answers.
 pub(super) const PLACE_SIZE: usize = 4 << 10;

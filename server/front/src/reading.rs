@@ -1,7 +1,8 @@
 //! Reading: what a client has sent, and where it waits until its request can be put into a slot.
 
-use crate::connection::{Connection, List, State};
+use crate::exchange::State;
 use crate::orders::Order;
+use crate::table::List;
 use crate::turn::Loop;
 use crate::world::World;
 use std::io;
@@ -39,41 +40,18 @@ pub(super) enum Where {
     Buffer,
 }
 
-/// Reads, and notes whether there may be more.
-pub(super) fn receive<W: World>(connection: &mut Connection, into: &mut [u8]) -> Received {
-    loop {
-        match W::receive(connection.fd, into) {
-            Ok(0) => return Received::End,
-            Ok(len) => {
-                // A short read has emptied the socket, unless it stopped at an urgent byte or at the end of
-                // the stream, of which the kernel has told us already and will not tell us again.
-                if len < into.len() && !connection.urgent && !connection.half_closed {
-                    connection.readable = false;
-                }
-                return Received::Bytes(len);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                connection.readable = false;
-                return Received::Nothing;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Received::End,
-        }
-    }
-}
-
 impl<W: World> Loop<W> {
     /// In `Idle` or `Head`: reads and parses until the head is whole, the socket empty, or no slot free.
     pub(super) fn read_head(&mut self, index: u32) {
-        if self.table[index].unparsed {
+        if self.table[index].inbox.unparsed {
             self.parse_buffer(index);
         }
-        while matches!(self.table[index].state, State::Idle | State::Head)
-            && self.table[index].readable
+        while self.table[index].exchange.wants_head()
+            && self.table[index].transport.readable
             // Answered without a slot: the others come first.
             && !self.table[index].queued
         {
-            if self.table[index].state == State::Head {
+            if matches!(self.table[index].exchange.state, State::Head) {
                 self.read_into_buffer(index);
             } else if self.only_doorway_is_full(index) {
                 match self.look_ahead(index) {
@@ -86,18 +64,18 @@ impl<W: World> Loop<W> {
                 self.read_into_scratch(index);
             }
         }
-        if self.table[index].state == State::Body {
-            self.read_body(index);
+        if let State::Filling { slot } = self.table[index].exchange.state {
+            self.read_body(index, slot);
         }
     }
 
     /// Whether a request that has not been read yet finds no slot, whatever it is.
     fn only_doorway_is_full(&mut self, index: u32) -> bool {
         let connection = &mut self.table[index];
-        let Some(only) = self.forwards[usize::from(connection.forward)].only() else {
+        let Some(only) = self.forwards[usize::from(connection.transport.forward)].only() else {
             return false; // it has to be read, to know its doorway
         };
-        connection.at.doorway = only;
+        connection.exchange.at.doorway = only;
         self.must_wait(index)
     }
 
@@ -105,7 +83,7 @@ impl<W: World> Loop<W> {
     fn look_ahead(&mut self, index: u32) -> Ahead {
         let connection = &mut self.table[index];
         let mut first = [0; 64];
-        match W::peek(connection.fd, &mut first) {
+        match W::peek(connection.transport.fd, &mut first) {
             // The end of the stream, or an error: the read tells, and closes.
             Ok(0) => Ahead::ForServer,
             Ok(len) => {
@@ -122,7 +100,7 @@ impl<W: World> Loop<W> {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                connection.readable = false;
+                connection.transport.readable = false;
                 Ahead::Nothing
             }
             Err(_) => Ahead::ForServer,
@@ -131,7 +109,7 @@ impl<W: World> Loop<W> {
 
     /// Whether a new request finds no slot of its doorway, or others before it.
     pub(super) fn must_wait(&self, index: u32) -> bool {
-        let doorway = self.table[index].at.doorway;
+        let doorway = self.table[index].exchange.at.doorway;
         let others =
             self.table.first(List::Waiting(doorway)).is_some() && self.granted != Some(index);
         others || self.doorways[doorway].free_slots() == 0
@@ -139,16 +117,18 @@ impl<W: World> Loop<W> {
 
     pub(super) fn wait_for_slot(&mut self, index: u32) {
         let queue_due = self.queue_due_ms();
-        let connection = &mut self.table[index];
-        if connection.state == State::Idle {
-            connection.arrived_ns = self.now_ns;
+        let exchange = &mut self.table[index].exchange;
+        if let State::Idle = exchange.state {
+            exchange.arrived_ns = self.now_ns;
         }
-        connection.state = State::Waiting;
-        if connection.queue_due_ms == 0 {
-            connection.queue_due_ms = queue_due;
+        exchange.state = State::Waiting {
+            unaccepted: exchange.slot(),
+        };
+        if exchange.queue_due_ms == 0 {
+            exchange.queue_due_ms = queue_due;
         }
-        let (due, arrived) = (connection.queue_due_ms, connection.arrived_ns);
-        let list = List::Waiting(connection.at.doorway);
+        let (due, arrived) = (exchange.queue_due_ms, exchange.arrived_ns);
+        let list = List::Waiting(exchange.at.doorway);
         self.note_wait(index);
         let due = self
             .deadline_ms(arrived)
@@ -158,9 +138,9 @@ impl<W: World> Loop<W> {
 
     fn read_into_scratch(&mut self, index: u32) {
         let scratch = std::mem::take(&mut self.read_scratch);
-        match receive::<W>(&mut self.table[index], scratch) {
+        match self.table[index].transport.receive::<W>(scratch) {
             Received::Bytes(len) => {
-                self.table[index].arrived_ns = self.now_ns;
+                self.table[index].exchange.arrived_ns = self.now_ns;
                 match self.take_proxy_header(index, &scratch[..len], Where::Scratch) {
                     Some(used) if used < len => {
                         self.note_arrival(index);
@@ -177,48 +157,48 @@ impl<W: World> Loop<W> {
 
     /// Of a request that lies unread in the socket and will stay unread: whether its answer may have a body.
     pub(super) fn look_for_head(&mut self, index: u32) {
-        if self.table[index].buffer.is_some() {
+        if self.table[index].inbox.buffer.is_some() {
             return; // it has been read
         }
         let scratch = std::mem::take(&mut self.read_scratch);
-        if let Received::Bytes(len) = receive::<W>(&mut self.table[index], scratch) {
+        if let Received::Bytes(len) = self.table[index].transport.receive::<W>(scratch) {
             let connection = &mut self.table[index];
             let mut bytes = &scratch[..len];
-            if connection.wants_proxy
+            if connection.transport.wants_proxy
                 && let Ok(Some((len, client))) =
                     proxy::parse(bytes, self.rules.proxying.header_limit)
             {
                 // The line in the access log says whom it names.
-                connection.wants_proxy = false;
+                connection.transport.wants_proxy = false;
                 match client {
                     Client::Nobody => {}
-                    Client::Unknown => connection.peer = None,
-                    Client::At(peer) => connection.peer = Some(peer),
+                    Client::Unknown => connection.transport.peer = None,
+                    Client::At(peer) => connection.transport.peer = Some(peer),
                 }
                 bytes = &bytes[len..];
             }
-            connection.head_only = begins_with_head(bytes);
+            connection.exchange.head_only = begins_with_head(bytes);
         }
         self.read_scratch = scratch;
     }
 
     fn read_into_buffer(&mut self, index: u32) {
         let connection = &mut self.table[index];
-        let Some(buffer) = connection.buffer else {
+        let Some(buffer) = connection.inbox.buffer else {
             self.close(index);
             return;
         };
-        let filled = connection.buffered as usize;
+        let filled = connection.inbox.filled as usize;
         let room = &mut self.pool.bytes(buffer)[filled..];
-        match receive::<W>(connection, room) {
+        match connection.transport.receive::<W>(room) {
             Received::Bytes(len) => {
-                connection.buffered += len as u32;
+                connection.inbox.filled += len as u32;
                 let new = &room[..len];
-                let wanted = connection.wanted as usize;
+                let wanted = connection.inbox.wanted as usize;
                 let worth_a_look = match wanted {
                     // A head ends in a line feed, and its first bytes may show that it is none.
                     // A proxy's header may be binary.
-                    0 if connection.wants_proxy => true,
+                    0 if connection.transport.wants_proxy => true,
                     0 => filled < 8 || len == room.len() || new.contains(&b'\n'),
                     wanted => filled + len >= wanted,
                 };
@@ -245,8 +225,9 @@ impl<W: World> Loop<W> {
 
     pub(super) fn parse_buffer(&mut self, index: u32) {
         let connection = &mut self.table[index];
-        connection.unparsed = false;
-        let (Some(buffer), len) = (connection.buffer, connection.buffered as usize) else {
+        connection.inbox.unparsed = false;
+        let (Some(buffer), len) = (connection.inbox.buffer, connection.inbox.filled as usize)
+        else {
             return;
         };
         // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written while
@@ -258,13 +239,13 @@ impl<W: World> Loop<W> {
         };
         if used == len {
             self.let_go_of_buffer(index);
-            self.table[index].state = State::Idle;
+            self.table[index].exchange.state = State::Idle;
             self.set_timer(index, List::Idle, self.rules.timeouts.idle);
             return;
         }
         if used > 0 {
             // The request begins where the buffer does.
-            self.table[index].used = used as u32;
+            self.table[index].inbox.used = used as u32;
             self.compact(index);
             self.note_arrival(index);
             self.parse_buffer(index);
@@ -277,17 +258,20 @@ impl<W: World> Loop<W> {
     /// Moves what is left in a buffer to its start.
     pub(super) fn compact(&mut self, index: u32) {
         let connection = &mut self.table[index];
-        let (used, len) = (connection.used as usize, connection.buffered as usize);
-        if let (Some(buffer), true) = (connection.buffer, used > 0) {
+        let (used, len) = (
+            connection.inbox.used as usize,
+            connection.inbox.filled as usize,
+        );
+        if let (Some(buffer), true) = (connection.inbox.buffer, used > 0) {
             self.pool.bytes(buffer).copy_within(used..len, 0);
-            connection.buffered = (len - used) as u32;
+            connection.inbox.filled = (len - used) as u32;
         }
-        connection.used = 0;
+        connection.inbox.used = 0;
     }
 
     /// Keeps an unfinished head, or a whole one whose body is on its way.
     pub(super) fn keep_head(&mut self, index: u32, bytes: &[u8], source: Where) {
-        if self.order >= Order::Drain && self.table[index].wanted == 0 {
+        if self.order >= Order::Drain && self.table[index].inbox.wanted == 0 {
             self.cut_head(index);
             return;
         }
@@ -297,11 +281,11 @@ impl<W: World> Loop<W> {
             self.refuse(index, 503);
             return;
         }
-        self.table[index].state = State::Head;
+        self.table[index].exchange.state = State::Head;
         // A wait for a slot may be behind it. From here on its client is waited for, and the next one is
         // another.
-        self.table[index].queue_due_ms = 0;
-        if self.table[index].wanted > 0 {
+        self.table[index].exchange.queue_due_ms = 0;
+        if self.table[index].inbox.wanted > 0 {
             if !self.table.stands_in(index, List::SmallBody) {
                 self.wait_for_body(index, List::SmallBody);
             }
@@ -321,8 +305,8 @@ impl<W: World> Loop<W> {
         };
         self.pool.bytes(buffer)[..bytes.len()].copy_from_slice(bytes);
         let connection = &mut self.table[index];
-        connection.buffer = Some(buffer);
-        connection.buffered = bytes.len() as u32;
+        connection.inbox.buffer = Some(buffer);
+        connection.inbox.filled = bytes.len() as u32;
         true
     }
 
@@ -334,10 +318,10 @@ impl<W: World> Loop<W> {
         }
         if source == Where::Buffer {
             let connection = &mut self.table[index];
-            connection.used = connection.buffered - rest.len() as u32;
+            connection.inbox.used = connection.inbox.filled - rest.len() as u32;
         } else if !self.keep(index, rest) {
             // The next request cannot be kept, so there will be none: its client may send it again.
-            self.table[index].keep_alive = false;
+            self.table[index].exchange.keep_alive = false;
         }
     }
 }

@@ -5,7 +5,8 @@
 
 use super::gathering::Outcome;
 use super::output::{Way, copy_fields, put_framing, tell_of_change};
-use crate::connection::{Connection, InstanceId, State};
+use crate::connection::{Connection, InstanceId};
+use crate::exchange::{Answer, Delivery, Reply, ReplyBody, State};
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use transom_doors::{Completion, Kind, SlotId, Status};
@@ -43,7 +44,12 @@ impl BadReply {
 /// Whether the end of an answer may stay with the kernel until the next answer joins it: its client has sent
 /// more requests at once. One segment for several answers costs half of what one for each does.
 fn may_hold(connection: &Connection) -> bool {
-    connection.last && connection.keep_alive && connection.buffer.is_some()
+    let exchange = &connection.exchange;
+    let is_end = matches!(
+        exchange.state,
+        State::Writing(Answer::OfSlot { last: true, .. })
+    );
+    is_end && exchange.keep_alive && connection.inbox.buffer.is_some()
 }
 
 impl<W: World> Loop<W> {
@@ -78,13 +84,16 @@ impl<W: World> Loop<W> {
 
     fn on_completion(&mut self, at: InstanceId, slot: SlotId, completion: Completion) {
         let index = self.doorways[at].owners[slot.index()];
+        let exchange = &mut self.table[index].exchange;
         debug_assert_eq!(
-            (self.table[index].at, self.table[index].slot),
+            (exchange.at, exchange.slot()),
             (at, Some(slot)),
             "abandoned calls do not come back"
         );
         let is_piece = matches!(completion.kind, Kind::Interim(_));
-        self.table[index].begun |= is_piece;
+        if let (true, Reply::None) = (is_piece, exchange.reply) {
+            exchange.reply = Reply::Begun;
+        }
         if !is_piece {
             self.doorways[at.doorway].pressed_due_ms = 0; // something goes on there
         }
@@ -110,23 +119,21 @@ impl<W: World> Loop<W> {
     /// Whether a call that was submitted before its body has come back unrun, and is to come again with that.
     /// Only what was asked is answered so.
     fn wants_body_first(&self, index: u32, completion: Completion) -> bool {
-        let connection = &self.table[index];
         completion.kind == Kind::Final
             && matches!(
                 completion.status.0,
                 outcome::BODY_FIRST | outcome::BODIES_FIRST
             )
-            && connection.early
+            && self.table[index].exchange.upload.delivery == Delivery::Early
     }
 
     /// The handler has no answer.
     fn on_failure(&mut self, index: u32, slot: SlotId, status: u32) {
         self.note_failure(index, outcome::diagnostic(status));
-        let connection = &mut self.table[index];
-        self.doorways[connection.at].client_mut().release(slot);
-        connection.slot = None;
-        connection.state = State::Idle;
-        if connection.head_sent {
+        let exchange = &mut self.table[index].exchange;
+        self.doorways[exchange.at].client_mut().release(slot);
+        exchange.state = State::Idle;
+        if exchange.reply.is_sending() {
             // Half an answer is out. Only the connection's end can say that the rest will not come.
             self.stats.answered(500);
             self.close(index);
@@ -138,7 +145,7 @@ impl<W: World> Loop<W> {
             _ => None,
         };
         // A door between processes speaks for whoever has attached there.
-        let remote = self.doorways[self.table[index].at.doorway].is_remote();
+        let remote = self.doorways[self.table[index].exchange.at.doorway].is_remote();
         let status = match Status(status) {
             Status::DATA_MAX => 413, // the door takes less than its slots could hold
             _ if !remote || outcome::diagnostic(status).is_some() => 500,
@@ -155,49 +162,50 @@ impl<W: World> Loop<W> {
             return;
         }
         // The one that waits for the slot after an interim part is a handler; see `let_go_of_slot`.
-        self.table[index].last = last;
-        let composed = if self.table[index].head_sent {
-            self.compose_piece(index, slot, last)
-        } else {
-            self.compose_head(index, slot, last)
+        self.table[index].exchange.state = State::Writing(Answer::OfSlot { slot, last });
+        let composed = match self.table[index].exchange.reply {
+            Reply::Sending(body) => self.compose_piece(index, slot, last, body),
+            Reply::None | Reply::Begun => self.compose_head(index, slot, last),
         };
         match composed {
-            Ok(()) => {
+            Ok(body) => {
                 let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
                 let connection = &mut self.table[index];
-                if !connection.head_sent {
-                    connection.write_pace.begin(limit, now);
+                if !connection.exchange.reply.is_sending() {
+                    connection.outbox.pace.begin(limit, now);
                 }
-                connection.head_sent = true;
-                connection.state = State::Writing;
+                connection.exchange.reply = Reply::Sending(body);
                 // No timer runs until it is known that the client has to be waited for.
                 self.table.unlink(index);
                 self.go_on_writing(index);
             }
             Err(error) => {
                 transom_wire::own_log::error!(%error, "an application's reply cannot be sent");
-                self.table[index].state = State::Writing;
                 self.let_go_of_slot(index);
-                if self.table[index].head_sent {
+                if self.table[index].exchange.reply.is_sending() {
                     self.close(index);
                 } else {
-                    self.table[index].state = State::Idle;
-                    let remote = self.doorways[self.table[index].at.doorway].is_remote();
+                    let remote = self.doorways[self.table[index].exchange.at.doorway].is_remote();
                     self.answer(index, error.status(remote), None);
                 }
             }
         }
     }
 
-    fn compose_head(&mut self, index: u32, slot: SlotId, last: bool) -> Result<(), BadReply> {
+    fn compose_head(
+        &mut self,
+        index: u32,
+        slot: SlotId,
+        last: bool,
+    ) -> Result<ReplyBody, BadReply> {
         let connection = &self.table[index];
         let keep_alive = match last {
             true => self.may_keep_alive(connection),
             false => self.would_keep_alive(connection), // the handler may be reading its body as it answers
         };
-        let connection = &mut self.table[index];
-        let remote = self.doorways[connection.at.doorway].is_remote();
-        let (client, output) = self.doorways[connection.at].writing(slot);
+        let exchange = &mut self.table[index].exchange;
+        let remote = self.doorways[exchange.at.doorway].is_remote();
+        let (client, output) = self.doorways[exchange.at].writing(slot);
         let (reply, facts) = if remote {
             let mut first = [0; REPLY_HEADER_LEN];
             let len = client.copy_reply(slot, 0, &mut first);
@@ -211,15 +219,15 @@ impl<W: World> Loop<W> {
             let facts = validate_fields(&bytes[reply.fields.clone()])?;
             (reply, facts)
         };
-        connection.bodiless = connection.head_only || matches!(reply.status, 204 | 304);
-        let has_body = !connection.bodiless;
+        let bodiless = exchange.head_only || matches!(reply.status, 204 | 304);
+        let has_body = !bodiless;
         let here = reply.body.len() as u64;
         if last && has_body && reply.content_length.is_some_and(|whole| whole != here) {
             return Err(BadReply::Short);
         }
         let size = match reply.content_length {
             Some(whole) => BodySize::Known(whole),
-            None if last && !connection.head_only => BodySize::Known(here),
+            None if last && !exchange.head_only => BodySize::Known(here),
             None => BodySize::Streamed,
         };
         let size = if matches!(reply.status, 204 | 304) {
@@ -229,21 +237,21 @@ impl<W: World> Loop<W> {
         };
         let framing = framing(
             reply.status,
-            connection.head_only,
-            connection.minor,
+            exchange.head_only,
+            exchange.minor,
             size,
             &facts,
         )?;
-        connection.chunked = framing == ReplyFraming::Chunked && has_body;
-        connection.owed = match (framing, size) {
+        let chunked = framing == ReplyFraming::Chunked && has_body;
+        let owed = match (framing, size) {
             (ReplyFraming::Length(len), _) if has_body => Some(len - here.min(len)),
             (ReplyFraming::Stated, BodySize::Known(len)) if has_body => Some(len - here.min(len)),
             _ => None,
         };
         // A method that is not known may mean anything for what follows its head.
         let is_known = reply.status != 501;
-        connection.keep_alive = keep_alive && is_known && framing != ReplyFraming::UntilClose;
-        let fate = Fate::after(connection.keep_alive, connection.minor);
+        exchange.keep_alive = keep_alive && is_known && framing != ReplyFraming::UntilClose;
+        let fate = Fate::after(exchange.keep_alive, exchange.minor);
         let date = (!facts.has_date).then_some(&self.date);
 
         output.clear();
@@ -253,48 +261,55 @@ impl<W: World> Loop<W> {
         if has_body {
             output.body = reply.body;
         }
-        put_framing(output, connection.chunked, last);
+        put_framing(output, chunked, last);
         self.stats.replied(reply.status);
         self.note_status(index, reply.status);
-        Ok(())
+        Ok(ReplyBody {
+            bodiless,
+            chunked,
+            owed,
+        })
     }
 
-    fn compose_piece(&mut self, index: u32, slot: SlotId, last: bool) -> Result<(), BadReply> {
-        let connection = &mut self.table[index];
-        let (client, output) = self.doorways[connection.at].writing(slot);
+    fn compose_piece(
+        &mut self,
+        index: u32,
+        slot: SlotId,
+        last: bool,
+        mut of_reply: ReplyBody,
+    ) -> Result<ReplyBody, BadReply> {
+        let exchange = &mut self.table[index].exchange;
+        let (client, output) = self.doorways[exchange.at].writing(slot);
         // The same for every door: what is believed of a piece is copied first, and is 8 bytes.
         let mut first = [0; PIECE_HEADER_LEN];
         let header_len = client.copy_reply(slot, 0, &mut first);
         let total = client.reply_bytes(slot).len();
         decode_piece_head(&first[..header_len], total)?;
         let len = total - PIECE_HEADER_LEN;
-        if let Some(owed) = &mut connection.owed {
+        if let Some(owed) = &mut of_reply.owed {
             *owed = owed.checked_sub(len as u64).ok_or(BadReply::Short)?;
             if last && *owed > 0 {
-                connection.keep_alive = false;
+                exchange.keep_alive = false;
             }
         }
         output.clear();
-        if !connection.bodiless {
+        if !of_reply.bodiless {
             output.body = PIECE_HEADER_LEN..total;
-            put_framing(output, connection.chunked, last);
+            put_framing(output, of_reply.chunked, last);
         }
-        Ok(())
+        Ok(of_reply)
     }
 
     /// In `Writing`: sends until it is all sent or the socket's buffer is full.
     pub(super) fn go_on_writing(&mut self, index: u32) {
         let connection = &mut self.table[index];
-        if let Some(own) = connection.own {
-            self.go_on_answering(index, own);
-            return;
-        }
-        let Some(slot) = connection.slot else {
-            self.close(index);
-            return;
+        let slot = match connection.exchange.state {
+            State::Writing(Answer::OfSlot { slot, .. }) => slot,
+            State::Writing(Answer::Own(own)) => return self.go_on_answering(index, own),
+            _ => return self.close(index),
         };
         let hold = may_hold(connection);
-        if hold || connection.gathered.is_some() {
+        if hold || connection.outbox.gathered.is_some() {
             match self.gather(index, slot, hold) {
                 Outcome::Taken => return self.answer_has_left(index, slot, hold),
                 Outcome::Refused => {}
@@ -303,14 +318,14 @@ impl<W: World> Loop<W> {
             }
         }
         let connection = &mut self.table[index];
-        let is_remote = self.doorways[connection.at.doorway].is_remote();
-        let (client, output) = self.doorways[connection.at].writing(slot);
-        let fd = connection.fd;
+        let is_remote = self.doorways[connection.exchange.at.doorway].is_remote();
+        let (client, output) = self.doorways[connection.exchange.at].writing(slot);
+        let fd = connection.transport.fd;
         let (way, scratch) = (Way::Socket { fd, hold }, &mut self.write_scratch[..]);
         match output.send::<W>(way, (client, slot), is_remote, scratch, &self.keys) {
             Ok(sent) => {
                 output.sent += sent;
-                connection.handed += sent as u64;
+                connection.outbox.handed += sent as u64;
                 if output.sent == output.total() {
                     self.answer_has_left(index, slot, hold);
                     return;
@@ -330,12 +345,12 @@ impl<W: World> Loop<W> {
     /// An answer, or a part of one, is with the kernel, or was put aside to be sent with the next answer
     /// (`hold`).
     fn answer_has_left(&mut self, index: u32, slot: SlotId, hold: bool) {
-        let at = self.table[index].at;
+        let at = self.table[index].exchange.at;
         let body_sent = self.doorways[at].writing(slot).1.body_sent();
         if hold {
             self.note_held(index);
         } else {
-            self.table[index].held_since_ns = 0; // whatever was held went with it
+            self.table[index].outbox.held_since_ns = 0; // whatever was held went with it
         }
         self.note_sent(index, body_sent);
         self.writer_is_done(index);
@@ -343,29 +358,29 @@ impl<W: World> Loop<W> {
     }
 
     fn written(&mut self, index: u32, slot: SlotId) {
-        let connection = &mut self.table[index];
-        if !connection.last {
-            connection.state = State::Calling;
-            self.doorways[connection.at].client_mut().resume(slot, 0);
+        let exchange = &mut self.table[index].exchange;
+        if exchange.is_submitted() {
+            exchange.state = State::Calling { slot };
+            self.doorways[exchange.at].client_mut().resume(slot, 0);
             self.watch_deadline(index);
             return;
         }
-        connection.slot = None;
-        self.doorways[connection.at].client_mut().release(slot);
+        exchange.state = State::Idle;
+        self.doorways[exchange.at].client_mut().release(slot);
         // What the head has said, unless the handler has left some of the body: that would be taken for the
         // next request.
-        let keep_alive = connection.keep_alive && connection.body.is_empty();
-        let is_short = connection.owed.is_some_and(|owed| owed > 0);
+        let keep_alive = exchange.keep_alive && exchange.upload.rest.is_empty();
+        let is_short = matches!(exchange.reply, Reply::Sending(body) if body.owed.is_some_and(|owed| owed > 0));
         self.note_time(index);
         self.note_end(index, is_short);
         let connection = &self.table[index];
         if keep_alive {
             self.next_request(index);
-        } else if connection.is_last
+        } else if connection.exchange.is_last
             && connection.has_been_read()
             // Who is not watched may have sent more, of which no event has told.
-            && (connection.watched || !W::has_unread(connection.fd))
-            && W::not_taken(connection.fd) == 0
+            && (connection.transport.watched || !W::has_unread(connection.transport.fd))
+            && W::not_taken(connection.transport.fd) == 0
         {
             // Nothing is unread, so that takes nothing away from the client; and nothing is left with the
             // kernel.

@@ -1,8 +1,9 @@
 //! From a head to a submitted call: where a request goes, and how it gets into a slot.
 
-use crate::connection::{BodyRest, List, State};
+use crate::exchange::{BodyRest, Delivery, Expects, State};
 use crate::reading::Where;
 use crate::routes::Match;
+use crate::table::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use transom_doors::SlotId;
@@ -43,13 +44,13 @@ impl<W: World> Loop<W> {
         match parsed {
             Ok(Parsed::Partial) => {
                 // It may be cut by a timer, or to make room.
-                self.table[index].head_only = begins_with_head(bytes);
+                self.table[index].exchange.head_only = begins_with_head(bytes);
                 self.keep_head(index, bytes, source);
             }
             Ok(Parsed::Complete(head)) => self.on_head(index, &head, bytes, source),
             Err(refusal) => {
                 // Also an answer to a HEAD that is refused has no body.
-                self.table[index].head_only = begins_with_head(bytes);
+                self.table[index].exchange.head_only = begins_with_head(bytes);
                 self.note_no_head(index, bytes);
                 self.note_unread_proxy_header(index, bytes);
                 self.refuse_with_reason(index, refusal);
@@ -88,7 +89,7 @@ impl<W: World> Loop<W> {
         let doorway = match self.route(index, head) {
             Ok(Match::Doorway(doorway)) => doorway,
             Ok(Match::OtherMethod(allow)) => {
-                self.table[index].keep_alive &= head.method != Method::Other;
+                self.table[index].exchange.keep_alive &= head.method != Method::Other;
                 let note = allow.map(Note::Allow);
                 // A 405 says what is allowed instead (RFC 9110 §15.5.6).
                 let status = if note.is_some() { 405 } else { 404 };
@@ -96,7 +97,7 @@ impl<W: World> Loop<W> {
                 return;
             }
             Ok(Match::Nothing) => {
-                self.table[index].keep_alive &= head.method != Method::Other;
+                self.table[index].exchange.keep_alive &= head.method != Method::Other;
                 self.answer_unrouted(index, 404, None, rest, source);
                 return;
             }
@@ -111,14 +112,18 @@ impl<W: World> Loop<W> {
     /// Notes what a head says of its request.
     fn begin_request(&mut self, index: u32, head: &Head<'_, '_>) {
         let (pace, now) = (self.rules.body_pace_limit, self.now_ns);
-        let connection = &mut self.table[index];
-        connection.minor = head.version_minor;
-        connection.keep_alive = head.keep_alive;
-        connection.is_last = !head.keep_alive;
-        connection.head_only = head.method_text == "HEAD";
-        connection.expect_continue = head.expect_continue;
-        connection.body_pace.begin(pace, now);
-        connection.body = match head.body {
+        let exchange = &mut self.table[index].exchange;
+        exchange.minor = head.version_minor;
+        exchange.keep_alive = head.keep_alive;
+        exchange.is_last = !head.keep_alive;
+        exchange.head_only = head.method_text == "HEAD";
+        exchange.upload.expects = match (exchange.upload.expects, head.expect_continue) {
+            (Expects::Asked, _) => Expects::Asked,
+            (_, true) => Expects::ToBeAsked,
+            (_, false) => Expects::Nothing,
+        };
+        exchange.upload.pace.begin(pace, now);
+        exchange.upload.rest = match head.body {
             BodyFraming::None => BodyRest::Length(0),
             BodyFraming::Length(len) => BodyRest::Length(len),
             BodyFraming::Chunked => BodyRest::Chunked(ChunkDecoder::new(self.rules.body_limit)),
@@ -135,18 +140,18 @@ impl<W: World> Loop<W> {
         doorway: u16,
     ) {
         let rest = &bytes[head.head_len..];
-        self.table[index].at.doorway = doorway;
+        self.table[index].exchange.at.doorway = doorway;
         self.note_doorway(index, doorway);
         if let BodyFraming::Length(len) = head.body
             && self.body_may_wait(rest.len(), head.head_len, len)
             && !self.asks_first(index)
         {
             // A body that trickles in costs a buffer, not a slot.
-            self.table[index].wanted = (head.head_len as u64 + len) as u32;
+            self.table[index].inbox.wanted = (head.head_len as u64 + len) as u32;
             self.keep_head(index, bytes, source);
             return;
         }
-        self.table[index].wanted = 0;
+        self.table[index].inbox.wanted = 0;
         let reserved = if self.must_wait(index) {
             None
         } else {
@@ -157,18 +162,18 @@ impl<W: World> Loop<W> {
                 self.refuse(index, 503);
                 return;
             }
-            self.table[index].unparsed = true;
-            self.table[index].state = State::Head;
+            self.table[index].inbox.unparsed = true;
+            self.table[index].exchange.state = State::Head;
             self.wait_for_slot(index);
             return;
         };
-        self.table[index].at = at;
-        self.table[index].slot = Some(slot);
+        self.table[index].exchange.at = at;
+        self.table[index].exchange.state = State::Filling { slot };
         self.note_slot(index);
         match self.write_frame(index, slot, head, bytes) {
             Ok(body_at) => {
-                let connection = &mut self.table[index];
-                (connection.body_at, connection.body_len) = (body_at as u32, 0);
+                let upload = &mut self.table[index].exchange.upload;
+                (upload.at, upload.len) = (body_at as u32, 0);
                 self.begin_body(index, slot, rest, source);
             }
             Err(refusal) => {
@@ -180,7 +185,7 @@ impl<W: World> Loop<W> {
 
     /// The doorway that a request is for.
     pub(super) fn route(&mut self, index: u32, head: &Head<'_, '_>) -> Result<Match, Refusal> {
-        let routes = &self.forwards[usize::from(self.table[index].forward)];
+        let routes = &self.forwards[usize::from(self.table[index].transport.forward)];
         if let Some(only) = routes.only() {
             return Ok(Match::Doorway(only));
         }
@@ -199,8 +204,8 @@ impl<W: World> Loop<W> {
         source: Where,
     ) {
         let connection = &mut self.table[index];
-        if !connection.body.is_empty() {
-            connection.keep_alive = false;
+        if !connection.exchange.upload.rest.is_empty() {
+            connection.exchange.keep_alive = false;
         }
         self.keep_rest(index, rest, source);
         self.answer(index, status, note);
@@ -210,9 +215,11 @@ impl<W: World> Loop<W> {
     /// handler may take that as it comes, and a client that waits to be asked for its body may be told
     /// something else.
     pub(super) fn asks_first(&self, index: u32) -> bool {
-        let connection = &self.table[index];
-        !connection.body_first
-            && (connection.expect_continue || self.doorways[connection.at.doorway].may_stream())
+        let exchange = &self.table[index].exchange;
+        let upload = &exchange.upload;
+        upload.delivery != Delivery::WholeAsAsked
+            && (upload.expects == Expects::ToBeAsked
+                || self.doorways[exchange.at.doorway].may_stream())
     }
 
     fn write_frame(
@@ -234,7 +241,7 @@ impl<W: World> Loop<W> {
             host: Some(head.host.as_bytes()).filter(|host| !host.is_empty()),
             minor: head.version_minor,
             peer,
-            head_only: self.table[index].head_only,
+            head_only: self.table[index].exchange.head_only,
             content_length: match head.body {
                 BodyFraming::None => Some(0),
                 BodyFraming::Length(len) => Some(len),
@@ -245,7 +252,7 @@ impl<W: World> Loop<W> {
             .fields
             .iter()
             .map(|field| (field.name.as_bytes(), field.value));
-        let at = self.table[index].at;
+        let at = self.table[index].exchange.at;
         let request = self.doorways[at].client_mut().request_mut(slot);
         match encode_request(request, &parts, fields) {
             Ok(encoded) => Ok(encoded.body_offset),
@@ -260,12 +267,13 @@ impl<W: World> Loop<W> {
     }
 
     pub(super) fn submit(&mut self, index: u32, slot: SlotId) {
-        let connection = &mut self.table[index];
-        let (body_at, body_len) = (connection.body_at as usize, connection.body_len as usize);
-        connection.body_pace.pause(self.now_ns);
-        let request = self.doorways[connection.at].client_mut().request_mut(slot);
-        set_request_body(request, body_len, connection.streamed);
-        if connection.early {
+        let exchange = &mut self.table[index].exchange;
+        let upload = &mut exchange.upload;
+        let (body_at, body_len) = (upload.at as usize, upload.len as usize);
+        upload.pace.pause(self.now_ns);
+        let request = self.doorways[exchange.at].client_mut().request_mut(slot);
+        set_request_body(request, body_len, upload.is_streamed());
+        if upload.delivery == Delivery::Early {
             set_request_early(request); // counted once it is known that a handler has it
         } else {
             self.stats.requests.bump();
@@ -275,15 +283,15 @@ impl<W: World> Loop<W> {
 
     /// Submits a slot that has been filled.
     pub(super) fn submit_slot(&mut self, index: u32, slot: SlotId, len: usize) {
-        let deadline_ms = self.deadline_ms(self.table[index].arrived_ns);
+        let deadline_ms = self.deadline_ms(self.table[index].exchange.arrived_ns);
         let queue_due = self.queue_due_ms();
-        let connection = &mut self.table[index];
-        connection.state = State::Calling;
-        if connection.queue_due_ms == 0 {
-            connection.queue_due_ms = queue_due; // else all waits share one timeout
+        let exchange = &mut self.table[index].exchange;
+        exchange.state = State::Calling { slot };
+        if exchange.queue_due_ms == 0 {
+            exchange.queue_due_ms = queue_due; // else all waits share one timeout
         }
-        let queue_due = connection.queue_due_ms;
-        let instance = &mut self.doorways[connection.at];
+        let queue_due = exchange.queue_due_ms;
+        let instance = &mut self.doorways[exchange.at];
         let deadline_ns = deadline_ms.unwrap_or(0) * 1_000_000;
         instance.client_mut().submit(slot, len, deadline_ns);
         let due = deadline_ms.map_or(queue_due, |deadline| queue_due.min(deadline));
@@ -293,11 +301,11 @@ impl<W: World> Loop<W> {
     /// The call is with a handler: from here on only the deadline counts. It runs from the request's arrival
     /// to the beginning of the answer; for what is streamed, from one piece to the next.
     pub(super) fn watch_deadline(&mut self, index: u32) {
-        let connection = &self.table[index];
-        let began = if connection.head_sent || connection.streamed {
+        let exchange = &self.table[index].exchange;
+        let began = if exchange.reply.is_sending() || exchange.upload.is_streamed() {
             self.now_ns
         } else {
-            connection.arrived_ns
+            exchange.arrived_ns
         };
         match self.deadline_ms(began) {
             Some(due) => self.table.set_timer(index, List::Deadline, due),

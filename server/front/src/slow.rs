@@ -7,12 +7,14 @@
 //!
 //! [`Pace`]: transom_net::pace::Pace
 
-use crate::connection::{List, OwnAnswer, State};
+use crate::exchange::{Answer, OwnAnswer, State};
 use crate::orders::Order;
+use crate::table::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use std::io;
 use transom_http::{DateCache, refusals};
+use transom_net::pace::Pace;
 
 /// How long nobody may be served at a doorway, though requests wait, before slow clients have to go. Less
 /// than anybody notices, and more than the threads of a busy application are all busy at once.
@@ -36,10 +38,10 @@ impl<W: World> Loop<W> {
     fn wait_for_taker(&mut self, index: u32) {
         let now = self.now_ns;
         let connection = &mut self.table[index];
-        let list = List::Write(connection.at.doorway);
-        connection.write_pace.resume(now);
-        connection.taken = taken::<W>(connection.fd, connection.handed);
-        let due = connection.write_pace.due_ms();
+        let list = List::Write(connection.exchange.at.doorway);
+        connection.outbox.pace.resume(now);
+        connection.outbox.taken = taken::<W>(connection.transport.fd, connection.outbox.handed);
+        let due = connection.outbox.pace.due_ms();
         self.table.set_timer(index, list, due);
     }
 
@@ -50,10 +52,10 @@ impl<W: World> Loop<W> {
     fn credit_taker(&mut self, index: u32) {
         let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
         let connection = &mut self.table[index];
-        let taken = taken::<W>(connection.fd, connection.handed);
-        let new = taken.saturating_sub(connection.taken);
-        connection.taken += new;
-        connection.write_pace.earn(limit, new, now);
+        let taken = taken::<W>(connection.transport.fd, connection.outbox.handed);
+        let new = taken.saturating_sub(connection.outbox.taken);
+        connection.outbox.taken += new;
+        connection.outbox.pace.earn(limit, new, now);
     }
 
     /// The socket has no room for the rest of an answer.
@@ -70,20 +72,20 @@ impl<W: World> Loop<W> {
         if self.waits_for_taker(index) {
             self.credit_taker(index);
             let now = self.now_ns;
-            self.table[index].write_pace.pause(now);
+            self.table[index].outbox.pace.pause(now);
             self.table.unlink(index);
         }
     }
 
     fn waits_for_taker(&self, index: u32) -> bool {
-        let list = List::Write(self.table[index].at.doorway);
+        let list = List::Write(self.table[index].exchange.at.doorway);
         self.table.stands_in(index, list)
     }
 
     /// From now on the client is waited for, to send more of its body.
     pub(super) fn wait_for_body(&mut self, index: u32, list: List) {
         let now = self.now_ns;
-        let pace = &mut self.table[index].body_pace;
+        let pace = &mut self.table[index].exchange.upload.pace;
         pace.resume(now);
         let due = pace.due_ms();
         self.table.set_timer(index, list, due);
@@ -92,13 +94,17 @@ impl<W: World> Loop<W> {
     /// Bytes of a body have come.
     pub(super) fn credit_sender(&mut self, index: u32, bytes: usize) {
         let (now, limit) = (self.now_ns, self.rules.body_pace_limit);
-        self.table[index].body_pace.earn(limit, bytes as u64, now);
+        self.table[index]
+            .exchange
+            .upload
+            .pace
+            .earn(limit, bytes as u64, now);
     }
 
     /// The timer of a body has struck: whether its client has no time left. If it has, the timer is set
     /// again.
     pub(super) fn sender_is_late(&mut self, index: u32, list: List) -> bool {
-        let pace = self.table[index].body_pace;
+        let pace = self.table[index].exchange.upload.pace;
         if pace.left_ns(self.now_ns) > 0 {
             self.table.set_timer(index, list, pace.due_ms());
             return false;
@@ -107,22 +113,21 @@ impl<W: World> Loop<W> {
     }
 
     /// Waits for a client that has had its last answer to send its end, for as long as it sends fast enough.
-    pub(super) fn wait_for_end(&mut self, index: u32) {
-        let connection = &self.table[index];
-        let due = connection.body_pace.due_ms();
-        let due = due.min(connection.linger_until_ms);
+    pub(super) fn wait_for_end(&mut self, index: u32, until_ms: u64, pace: Pace) {
+        let due = pace.due_ms().min(until_ms);
         self.table.set_timer(index, List::Linger, due);
     }
 
     /// The timer of such a client has struck: whether it has lingered for long enough. If not, the timer is
     /// set again. A drain waits for nobody who only lingers.
     pub(super) fn has_lingered(&mut self, index: u32) -> bool {
-        let connection = &self.table[index];
-        let may_go_on = self.order < Order::Drain
-            && self.now_ms < connection.linger_until_ms
-            && connection.body_pace.left_ns(self.now_ns) > 0;
+        let State::Lingering { until_ms, pace } = self.table[index].exchange.state else {
+            return true;
+        };
+        let may_go_on =
+            self.order < Order::Drain && self.now_ms < until_ms && pace.left_ns(self.now_ns) > 0;
         if may_go_on {
-            self.wait_for_end(index);
+            self.wait_for_end(index, until_ms, pace);
         }
         !may_go_on
     }
@@ -131,7 +136,7 @@ impl<W: World> Loop<W> {
     pub(super) fn taker_is_late(&mut self, index: u32) -> bool {
         self.credit_taker(index);
         let connection = &self.table[index];
-        let (pace, doorway) = (connection.write_pace, connection.at.doorway);
+        let (pace, doorway) = (connection.outbox.pace, connection.exchange.at.doorway);
         if pace.left_ns(self.now_ns) > 0 {
             self.table
                 .set_timer(index, List::Write(doorway), pace.due_ms());
@@ -144,7 +149,7 @@ impl<W: World> Loop<W> {
     /// bytes, for as long as the client pleases.
     pub(super) fn cut(&mut self, index: u32) {
         self.stats.slow_cut.bump();
-        W::reset_at_close(self.table[index].fd);
+        W::reset_at_close(self.table[index].transport.fd);
         self.close(index);
     }
 
@@ -152,10 +157,8 @@ impl<W: World> Loop<W> {
     pub(super) fn put_aside(&mut self, index: u32, own: OwnAnswer) {
         self.let_go_of_slot(index);
         let connection = &mut self.table[index];
-        connection.own = Some(own);
-        connection.state = State::Writing;
-        connection.last = true;
-        let list = match connection.buffer {
+        connection.exchange.state = State::Writing(Answer::Own(own));
+        let list = match connection.inbox.buffer {
             Some(_) => List::AnswerAhead,
             None => List::Answer,
         };
@@ -175,22 +178,22 @@ impl<W: World> Loop<W> {
             &mut reply,
             own.status,
             own.note,
-            connection.head_only,
+            connection.exchange.head_only,
             own.fate,
             &DateCache::new(own.seconds),
         );
         let sent = usize::from(own.sent);
-        match W::send(connection.fd, &reply[sent..len]) {
+        match W::send(connection.transport.fd, &reply[sent..len]) {
             Ok(more) => {
                 let connection = &mut self.table[index];
-                connection.handed += more as u64;
+                connection.outbox.handed += more as u64;
                 if sent + more < len {
                     // Its time goes on: it is for the whole of so short an answer.
                     let sent = own.sent + more as u16;
-                    connection.own = Some(OwnAnswer { sent, ..own });
+                    let own = OwnAnswer { sent, ..own };
+                    connection.exchange.state = State::Writing(Answer::Own(own));
                     return;
                 }
-                connection.own = None;
                 if own.keep_alive {
                     self.next_request(index);
                 } else {
@@ -212,8 +215,8 @@ impl<W: World> Loop<W> {
         entries.reduce(|slowest, other| {
             let [a, b] = [slowest, other].map(|index| {
                 let connection = &self.table[index];
-                let age = now.saturating_sub(connection.arrived_ns) / 1_000_000 + 1;
-                (u64::from(connection.buffered), age)
+                let age = now.saturating_sub(connection.exchange.arrived_ns) / 1_000_000 + 1;
+                (u64::from(connection.inbox.filled), age)
             });
             if b.0 * a.1 < a.0 * b.1 {
                 other
@@ -281,7 +284,7 @@ impl<W: World> Loop<W> {
             }
         };
         for index in self.table.entries(List::Body(doorway)) {
-            let left = self.table[index].body_pace.left_ns(now);
+            let left = self.table[index].exchange.upload.pace.left_ns(now);
             consider(
                 self.rules.body_pace_limit.stall_ns.saturating_sub(left),
                 index,
@@ -291,7 +294,7 @@ impl<W: World> Loop<W> {
             let mut next = self.table.first(List::Write(doorway));
             while let Some(index) = next {
                 self.credit_taker(index);
-                let left = self.table[index].write_pace.left_ns(now);
+                let left = self.table[index].outbox.pace.left_ns(now);
                 consider(
                     self.rules.write_pace_limit.stall_ns.saturating_sub(left),
                     index,
@@ -304,7 +307,7 @@ impl<W: World> Loop<W> {
 
     /// Bodies that trickle in may hold half of the slots; beyond that the slowest of them has to go.
     pub(super) fn keep_slots_for_others(&mut self, newest: u32) {
-        let at = self.table[newest].at;
+        let at = self.table[newest].exchange.at;
         let half = self.doorways[at].client().usable_slots().div_ceil(2);
         while self.table.len(List::Body(at.doorway)) as usize > half {
             match self.slowest_at(at.doorway, true) {

@@ -4,10 +4,86 @@
 //! clearing and finding the next timer are a few pointer moves, and nothing is ever allocated. An entry
 //! stands in one list at a time.
 
-use crate::connection::{Connection, DOORWAY_LISTS, List, NONE, SINGLE_LISTS, State};
-use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use crate::connection::Connection;
+use crate::exchange::State;
+use crate::transport::Transport;
 use transom_arena::Part;
+
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// The lists. Each but `Waiting` is one timeout. What stands for slots is listed by doorway, so that one
+/// whose slots are all in use holds up nobody who asks for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum List {
+    None,
+    Idle,
+    Header,
+    /// A whole head in a buffer, and a body that fits it and is not all there yet.
+    SmallBody,
+    /// A body that is being read into a slot of that doorway.
+    Body(u16),
+    /// For a slot of that doorway; expires by the queue timeout.
+    Waiting(u16),
+    /// In a slot, perhaps unclaimed; expires by the queue timeout.
+    Submitted,
+    Deadline,
+    /// An answer of ours that the socket had no room for.
+    Answer,
+    /// The same, and the connection has a buffer with what its client has sent ahead.
+    AnswerAhead,
+    Linger,
+    /// An answer from a slot of that doorway that its client is slow to take.
+    Write(u16),
+}
+
+/// Lists that there is one of.
+pub(super) const SINGLE_LISTS: usize = 8;
+
+/// Lists that each doorway has of its own.
+pub(super) const DOORWAY_LISTS: usize = 3;
+
+impl List {
+    /// Its place among the ends; `None` for no list.
+    pub(super) fn number(self) -> Option<usize> {
+        let of_doorway = |doorway: u16, n| SINGLE_LISTS + usize::from(doorway) * DOORWAY_LISTS + n;
+        Some(match self {
+            List::None => return None,
+            List::Idle => 0,
+            List::Header => 1,
+            List::SmallBody => 2,
+            List::Submitted => 3,
+            List::Deadline => 4,
+            List::Answer => 5,
+            List::AnswerAhead => 6,
+            List::Linger => 7,
+            List::Body(doorway) => of_doorway(doorway, 0),
+            List::Waiting(doorway) => of_doorway(doorway, 1),
+            List::Write(doorway) => of_doorway(doorway, 2),
+        })
+    }
+}
+
+/// Where an entry stands.
+#[derive(Debug)]
+pub(super) struct Link {
+    list: List,
+    prev: u32,
+    next: u32,
+    /// When its list's timeout strikes, in milliseconds of the loop's clock.
+    due_ms: u64,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Link {
+            list: List::None,
+            prev: NONE,
+            next: NONE,
+            due_ms: 0,
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Ends {
@@ -42,8 +118,8 @@ impl Table {
         assert!(part.len() >= count as usize * size_of::<Connection>());
         let base = part.base().cast::<Connection>();
         for index in 0..count {
-            let mut entry = Connection::unused();
-            entry.next = if index + 1 < count { index + 1 } else { NONE };
+            let mut entry = Connection::closed();
+            entry.link.next = if index + 1 < count { index + 1 } else { NONE };
             // SAFETY: inside the part, which is page-aligned, writable, lives for ever, and is ours alone.
             unsafe { base.add(index as usize).write(entry) };
         }
@@ -66,26 +142,16 @@ impl Table {
     }
 
     /// Takes an entry for a new connection.
-    pub(crate) fn insert(
-        &mut self,
-        fd: RawFd,
-        peer: Option<SocketAddr>,
-        forward: u16,
-    ) -> Option<u32> {
+    pub(crate) fn insert(&mut self, transport: Transport, now_ns: u64) -> Option<u32> {
         let index = self.free;
         let entry = self.entries.get_mut(index as usize)?;
-        self.free = entry.next;
-        *entry = Connection {
-            fd,
-            peer,
-            forward,
-            state: State::Idle,
-            // These are the entry's, not the connection's.
-            generation: entry.generation,
-            queued: entry.queued,
-            in_held: entry.in_held,
-            ..Connection::unused()
-        };
+        self.free = entry.link.next;
+        // These are the entry's, not the connection's.
+        let (generation, queued, in_held) = (entry.generation, entry.queued, entry.outbox.in_held);
+        *entry = Connection::new(transport, now_ns);
+        entry.generation = generation;
+        entry.queued = queued;
+        entry.outbox.in_held = in_held;
         self.open += 1;
         Some(index)
     }
@@ -95,12 +161,12 @@ impl Table {
         self.unlink(index);
         let free = self.free;
         let entry = &mut self[index];
-        entry.state = State::Free;
-        entry.fd = -1;
-        entry.held_since_ns = 0;
+        entry.exchange.state = State::Closed;
+        entry.transport.fd = -1;
+        entry.outbox.held_since_ns = 0;
         // All ones mark what is no connection.
         entry.generation = (entry.generation + 1) % u32::MAX;
-        entry.next = free;
+        entry.link.next = free;
         self.free = index;
         self.open -= 1;
     }
@@ -109,73 +175,73 @@ impl Table {
     pub(crate) fn of_event(&mut self, index: u32, generation: u32) -> Option<&mut Connection> {
         self.entries
             .get_mut(index as usize)
-            .filter(|entry| entry.generation == generation && entry.state != State::Free)
+            .filter(|entry| entry.generation == generation && entry.is_open())
     }
 
     /// An open connection, if there is one of that number.
     pub(crate) fn get(&self, index: u32) -> Option<&Connection> {
         self.entries
             .get(index as usize)
-            .filter(|entry| entry.state != State::Free)
+            .filter(|entry| entry.is_open())
     }
 
     /// The first open connection from a number on.
     pub(crate) fn next_open(&self, from: u32) -> Option<u32> {
         let rest = self.entries.get(from as usize..)?;
-        let offset = rest.iter().position(|entry| entry.state != State::Free)?;
+        let offset = rest.iter().position(Connection::is_open)?;
         Some(from + offset as u32)
     }
 
     /// Puts an entry at the end of a list, taking it out of the one it was in.
     pub(crate) fn set_timer(&mut self, index: u32, list: List, due_ms: u64) {
         self.unlink(index);
-        self[index].due_ms = due_ms;
+        self[index].link.due_ms = due_ms;
         let Some(number) = list.number() else {
             return;
         };
         // Nearly always the tail: only a request that has waited for a slot expires earlier than those before
         // it.
         let mut before = self.lists[number].tail;
-        while before != NONE && self[before].due_ms > due_ms {
-            before = self[before].prev;
+        while before != NONE && self[before].link.due_ms > due_ms {
+            before = self[before].link.prev;
         }
         let after = match before {
             NONE => self.lists[number].head,
-            before => self[before].next,
+            before => self[before].link.next,
         };
         self.lists[number].len += 1;
         let entry = &mut self[index];
-        entry.list = list;
-        entry.prev = before;
-        entry.next = after;
+        entry.link.list = list;
+        entry.link.prev = before;
+        entry.link.next = after;
         match before {
             NONE => self.lists[number].head = index,
-            before => self[before].next = index,
+            before => self[before].link.next = index,
         }
         match after {
             NONE => self.lists[number].tail = index,
-            after => self[after].prev = index,
+            after => self[after].link.prev = index,
         }
     }
 
     /// Takes an entry out of its list.
     pub(crate) fn unlink(&mut self, index: u32) {
         let entry = &mut self[index];
-        let (list, prev, next) = (entry.list, entry.prev, entry.next);
+        let (list, prev, next) = (entry.link.list, entry.link.prev, entry.link.next);
         let Some(number) = list.number() else {
             return;
         };
-        entry.list = List::None;
-        entry.prev = NONE;
-        entry.next = NONE;
+        entry.link.list = List::None;
+        entry.link.prev = NONE;
+        entry.link.next = NONE;
         self.lists[number].len -= 1;
         match prev {
             NONE => self.lists[number].head = next,
-            prev => self[prev].next = next,
+            prev => self[prev].link.next = next,
         }
         match next {
             NONE => self.lists[number].tail = prev,
-            next => self[next].prev = prev,
+            next => self[next].link.prev = prev,
         }
     }
 
@@ -192,7 +258,7 @@ impl Table {
 
     /// The next entry of the list that an entry stands in.
     pub(crate) fn after(&self, index: u32) -> Option<u32> {
-        Some(self[index].next).filter(|&next| next != NONE)
+        Some(self[index].link.next).filter(|&next| next != NONE)
     }
 
     /// How many entries stand in a list.
@@ -202,13 +268,13 @@ impl Table {
 
     /// Whether an entry stands in a list.
     pub(crate) fn stands_in(&self, index: u32, list: List) -> bool {
-        self[index].list == list
+        self[index].link.list == list
     }
 
     /// The first entry of a list if its time has come.
     pub(crate) fn expired(&self, list: List, now_ms: u64) -> Option<u32> {
         self.first(list)
-            .filter(|&first| self[first].due_ms <= now_ms)
+            .filter(|&first| self[first].link.due_ms <= now_ms)
     }
 
     /// When the next timeout of any list strikes.
@@ -216,7 +282,7 @@ impl Table {
         self.lists
             .iter()
             .filter(|ends| ends.head != NONE)
-            .map(|ends| self[ends.head].due_ms)
+            .map(|ends| self[ends.head].link.due_ms)
             .min()
     }
 }
@@ -276,14 +342,14 @@ mod tests {
     #[test]
     fn entries_are_used_again_with_another_generation() {
         let mut table = table(2);
-        let a = table.insert(10, None, 0).expect("free");
-        let b = table.insert(11, None, 0).expect("free");
-        assert!(table.insert(12, None, 0).is_none() && table.is_full());
+        let a = table.insert(Transport::new(10, None, 0), 0).expect("free");
+        let b = table.insert(Transport::new(11, None, 0), 0).expect("free");
+        assert!(table.insert(Transport::new(12, None, 0), 0).is_none() && table.is_full());
         let generation = table[a].generation;
         assert!(table.of_event(a, generation).is_some());
         table.remove(a);
         assert!(table.of_event(a, generation).is_none());
-        let again = table.insert(13, None, 0).expect("free");
+        let again = table.insert(Transport::new(13, None, 0), 0).expect("free");
         assert_eq!(again, a);
         assert!(table.of_event(a, generation).is_none(), "a late event");
         assert_eq!([table.next_open(0), table.next_open(1)], [Some(a), Some(b)]);
@@ -294,7 +360,7 @@ mod tests {
     fn lists_expire_in_order_of_their_times_however_entries_come_and_go() {
         let mut table = table(6);
         let ids: Vec<_> = (0..6)
-            .map(|fd| table.insert(fd, None, 0).expect("free"))
+            .map(|fd| table.insert(Transport::new(fd, None, 0), 0).expect("free"))
             .collect();
         for (&id, due) in ids.iter().zip([10, 20, 30, 15, 5, 30]) {
             table.set_timer(id, List::Submitted, due);
@@ -330,7 +396,7 @@ mod tests {
         ];
         let mut table = table(lists.len() as u32);
         let ids = lists.map(|list| {
-            let id = table.insert(0, None, 0).expect("free");
+            let id = table.insert(Transport::new(0, None, 0), 0).expect("free");
             table.set_timer(id, list, 7);
             id
         });

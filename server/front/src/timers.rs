@@ -1,6 +1,7 @@
 //! What happens when something takes too long.
 
-use crate::connection::{List, State};
+use crate::exchange::State;
+use crate::table::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use transom_doors::Withdraw;
@@ -58,7 +59,7 @@ impl<W: World> Loop<W> {
     }
 
     fn close_silently(&mut self, index: u32) {
-        let fd = self.table[index].fd;
+        let fd = self.table[index].transport.fd;
         if W::not_taken(fd) > 0 {
             W::reset_at_close(fd);
         }
@@ -72,21 +73,21 @@ impl<W: World> Loop<W> {
             self.give_up(index, 504);
             return;
         }
-        let connection = &mut self.table[index];
-        let Some(slot) = connection.slot else {
+        let exchange = &mut self.table[index].exchange;
+        let Some(slot) = exchange.slot() else {
             self.table.unlink(index);
             return;
         };
-        let client = self.doorways[connection.at].client_mut();
+        let client = self.doorways[exchange.at].client_mut();
         match client.withdraw(slot) {
             Withdraw::Withdrawn => {
-                connection.slot = None;
+                exchange.state = State::Idle;
                 client.release(slot);
                 self.answer(index, 503, None);
             }
             Withdraw::Claimed => {
                 // If its door dies before it is begun, it waits anew.
-                connection.queue_due_ms = 0;
+                exchange.queue_due_ms = 0;
                 self.watch_deadline(index);
             }
         }
@@ -106,25 +107,24 @@ impl<W: World> Loop<W> {
     }
 
     fn is_late(&self, index: u32) -> bool {
-        self.deadline_ms(self.table[index].arrived_ns)
+        self.deadline_ms(self.table[index].exchange.arrived_ns)
             .is_some_and(|deadline| deadline <= self.now_ms)
     }
 
     /// Ends a request that has a slot: with an answer if none has begun.
     pub(super) fn give_up(&mut self, index: u32, status: u16) {
-        if self.table[index].head_sent {
+        if self.table[index].exchange.reply.is_sending() {
             self.stats.answered(status);
             self.close(index);
             return;
         }
         self.let_go_of_slot(index);
-        self.table[index].state = State::Idle;
         self.refuse(index, status);
     }
 
     /// Answers with a refusal and closes: what the client sends next has no known beginning.
     pub(super) fn refuse(&mut self, index: u32, status: u16) {
-        self.table[index].keep_alive = false;
+        self.table[index].exchange.keep_alive = false;
         self.answer(index, status, None);
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::access_table::Access;
 use crate::complaints::Complaints;
-use crate::connection::{InstanceId, List, State};
+use crate::connection::InstanceId;
 use crate::doorway::{Doorway, Doorways};
+use crate::exchange::State;
 use crate::limit::ConnectionLimit;
 use crate::options::{Allowance, READ_SIZE, Sizes};
 use crate::orders::{Order, Orders};
@@ -14,7 +15,7 @@ use crate::routes::RouteTable;
 use crate::rules::Limits;
 use crate::signal::{NOT_A_CONNECTION, Signal, halves};
 use crate::stats::LoopStats;
-use crate::table::Table;
+use crate::table::{List, Table};
 use crate::world::{Caller, Events, Linux, World};
 use std::collections::VecDeque;
 use std::hash::RandomState;
@@ -325,7 +326,9 @@ impl<W: World> Loop<W> {
     /// Counts the present request's time, from its arrival to the last byte of its answer, by the loop's
     /// clock.
     pub(crate) fn note_time(&self, index: u32) {
-        let took_ns = self.now_ns.saturating_sub(self.table[index].arrived_ns);
+        let took_ns = self
+            .now_ns
+            .saturating_sub(self.table[index].exchange.arrived_ns);
         self.stats.request_time.observe_alone(took_ns);
     }
 
@@ -384,38 +387,35 @@ impl<W: World> Loop<W> {
         let Some(connection) = self.table.of_event(index, generation) else {
             return;
         };
-        let any = |mask: libc::c_int| events & mask != 0;
-        connection.half_closed |= any(libc::EPOLLRDHUP | libc::EPOLLHUP);
-        connection.urgent |= any(libc::EPOLLPRI);
-        connection.broken |= any(libc::EPOLLERR | libc::EPOLLHUP);
-        connection.readable |=
-            any(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLHUP);
-        if any(libc::EPOLLERR) {
+        if !connection.transport.note_events(events) {
             self.close(index); // reset: nobody is there to be answered
             return;
         }
-        let stuck = connection.gathered.is_some() && connection.held_since_ns == 0;
-        if stuck && connection.state != State::Writing && self.send_gathered(index, false).is_err()
-        {
+        let is_writing = matches!(connection.exchange.state, State::Writing(_));
+        let stuck = connection.outbox.gathered.is_some() && connection.outbox.held_since_ns == 0;
+        if stuck && !is_writing && self.send_gathered(index, false).is_err() {
             self.close(index);
             return;
         }
-        match self.table[index].state {
-            State::Writing => self.go_on_writing(index),
-            _ if any(!libc::EPOLLOUT) => self.drive(index),
-            _ => {}
+        if is_writing {
+            self.go_on_writing(index);
+        } else if events & !libc::EPOLLOUT != 0 {
+            self.drive(index);
         }
     }
 
     /// Does what a connection's state and what the kernel has told allow.
     pub(crate) fn drive(&mut self, index: u32) {
-        match self.table[index].state {
+        let connection = &self.table[index];
+        match connection.exchange.state {
             State::Idle | State::Head => self.read_head(index),
-            State::Body | State::BodyWanted => self.read_body(index),
-            State::Lingering => self.read_and_discard(index),
+            State::Filling { slot } | State::BodyWanted { slot } => self.read_body(index, slot),
+            State::Lingering { .. } => self.read_and_discard(index),
             // The client has gone altogether; the handler goes on, its answer is dropped.
-            State::Calling | State::Waiting if self.table[index].broken => self.close(index),
-            State::Calling | State::Waiting | State::Writing | State::Free => {}
+            State::Calling { .. } | State::Waiting { .. } if connection.transport.broken => {
+                self.close(index);
+            }
+            State::Calling { .. } | State::Waiting { .. } | State::Writing(_) | State::Closed => {}
         }
     }
 
@@ -448,16 +448,16 @@ impl<W: World> Loop<W> {
             let Some(index) = self.table.first(List::Waiting(doorway)) else {
                 return;
             };
-            if let Some(slot) = self.table[index].slot {
+            if let Some(slot) = self.table[index].exchange.slot() {
                 self.resend(index, slot);
                 continue;
             }
             self.granted = Some(index);
-            if self.table[index].buffer.is_some() {
-                self.table[index].state = State::Head;
+            if self.table[index].inbox.buffer.is_some() {
+                self.table[index].exchange.state = State::Head;
                 self.set_timer(index, List::Header, self.rules.timeouts.header);
             } else {
-                self.table[index].state = State::Idle;
+                self.table[index].exchange.state = State::Idle;
                 self.set_timer(index, List::Idle, self.rules.timeouts.idle);
             }
             self.drive(index);

@@ -5,7 +5,7 @@
 //! the set only when its client has to be waited for, or when its call takes longer than [`UNWATCHED_NS`].
 //! Nothing is missed: an entry that is made late is reported at once for all that has happened before.
 
-use crate::connection::State;
+use crate::exchange::State;
 use crate::turn::{Loop, UNWATCHED_MAX};
 use crate::world::{Events, World};
 
@@ -28,9 +28,10 @@ impl<W: World> Loop<W> {
         let mut unwatched = std::mem::take(&mut self.unwatched);
         unwatched.retain(|&index| {
             let connection = &self.table[index];
-            let age_ns = self.now_ns.saturating_sub(connection.arrived_ns);
-            let may_wait =
-                connection.state == State::Calling && !connection.watched && age_ns < UNWATCHED_NS;
+            let age_ns = self.now_ns.saturating_sub(connection.exchange.arrived_ns);
+            let may_wait = matches!(connection.exchange.state, State::Calling { .. })
+                && !connection.transport.watched
+                && age_ns < UNWATCHED_NS;
             if !may_wait {
                 self.watch_now(index);
             }
@@ -42,17 +43,21 @@ impl<W: World> Loop<W> {
     /// When the first of those that are not watched has to be.
     pub(super) fn unwatched_due_ns(&self) -> Option<u64> {
         let first = self.unwatched.first()?;
-        Some(self.table[*first].arrived_ns + UNWATCHED_NS)
+        Some(self.table[*first].exchange.arrived_ns + UNWATCHED_NS)
     }
 
     fn watch_now(&mut self, index: u32) {
         let connection = &mut self.table[index];
-        if connection.state == State::Free || connection.watched {
+        if !connection.is_open() || connection.transport.watched {
             return;
         }
-        connection.watched = true;
+        connection.transport.watched = true;
         let token = (u64::from(connection.generation) << 32) | u64::from(index);
-        if self.epoll.add_connection(connection.fd, token).is_err() {
+        if self
+            .epoll
+            .add_connection(connection.transport.fd, token)
+            .is_err()
+        {
             self.close(index); // the kernel has no room for it
         }
     }

@@ -1,0 +1,29 @@
+//! What waits to be sent on a connection, and how its client takes it.
+
+use transom_net::pace::Pace;
+
+/// What waits to be sent beside the answer that is being written, and how the client takes what it is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Answers that have been put aside, to be sent with the next one.
+    pub gathered: Option<Gathered>,
+    /// Since when answers have been put aside, or the end of one may be with the kernel, to be sent with the
+    /// next answer; 0: nothing waits for that.
+    pub held_since_ns: u64,
+    /// The entry stands in the queue of those that hold something.
+    pub in_held: bool,
+    /// Bytes given to the socket in all, and how many of them the client had taken when it was asked last.
+    pub handed: u64,
+    pub taken: u64,
+    /// How fast the client takes an answer; see `front::slow`.
+    pub pace: Pace,
+}
+
+/// Answers that have been put aside, to be sent with the next one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gathered {
+    /// Which place of the loop's has them.
+    pub place: u8,
+    /// How many bytes.
+    pub len: u16,
+}
