@@ -1,9 +1,9 @@
 //! New connections: who is let in, who is turned away, and whose place they get.
 
 use crate::complaints::NOT_TRUSTED;
+use crate::lists::List;
 use crate::orders::Order;
 use crate::signal::Signal;
-use crate::table::List;
 use crate::transport::Transport;
 use crate::turn::Loop;
 use crate::world::{Events, World};
@@ -37,13 +37,13 @@ pub(crate) struct AddressIsFull;
 
 impl<W: World> Loop<W> {
     pub(crate) fn accept(&mut self, listener: u16) {
-        let Some((listener, forward)) = self.listeners.get(usize::from(listener)) else {
+        let Some((listener, forward)) = self.acceptor.listeners.get(usize::from(listener)) else {
             return; // closed since the event
         };
         let (fd, forward) = (listener.socket.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
             // Either a place that is free, or that of somebody who can be missed.
-            let has_place = self.limit.take();
+            let has_place = self.acceptor.limit.take();
             let evictable = match has_place && !self.table.is_full() {
                 true => None,
                 false => match self.evictable() {
@@ -53,7 +53,7 @@ impl<W: World> Loop<W> {
                     }
                     Some(index) if self.has_news(index) => {
                         if has_place {
-                            self.limit.give_back();
+                            self.acceptor.limit.give_back();
                         }
                         self.drive(index);
                         continue;
@@ -61,16 +61,16 @@ impl<W: World> Loop<W> {
                     evictable => evictable,
                 },
             };
-            let accepted = W::accept(fd, self.listen_options);
+            let accepted = W::accept(fd, self.acceptor.options);
             if accepted.is_err() && has_place {
-                self.limit.give_back();
+                self.acceptor.limit.give_back();
             }
             match accepted {
                 Ok((fd, peer)) => self.let_in(fd, peer, forward, has_place, evictable),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if net::is_shortage(&error) => {
                     transom_wire::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
-                    self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
+                    self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS;
                     self.pause_accepting();
                     return;
                 }
@@ -89,12 +89,12 @@ impl<W: World> Loop<W> {
         has_place: bool,
         evictable: Option<u32>,
     ) {
-        let proxying = &self.rules.proxying;
+        let proxying = &self.policy.limits.proxying;
         let trusted = is_trusted(&proxying.trust, peer.map(|peer| peer.ip()));
         let required = proxying.required;
         if required && !trusted {
             self.stats.proxy_refused.bump();
-            self.complaints.note(NOT_TRUSTED, peer, self.now_ms);
+            self.complaints.note(NOT_TRUSTED, peer, self.clock.now_ms);
             self.turn_away(fd, has_place);
             return;
         }
@@ -108,7 +108,7 @@ impl<W: World> Loop<W> {
             return;
         };
         if let Some(evictable) = evictable {
-            self.leaves_its_place = !has_place;
+            self.acceptor.leaves_its_place = !has_place;
             self.close_for_newcomer(evictable);
         }
         let who = Newcomer {
@@ -123,37 +123,37 @@ impl<W: World> Loop<W> {
     fn turn_away(&self, fd: i32, has_place: bool) {
         W::close(fd);
         if has_place {
-            self.limit.give_back();
+            self.acceptor.limit.give_back();
         }
     }
 
     /// Nobody of this loop's can be closed for a new connection, if there is one. Others may have somebody.
     fn wait_for_place(&mut self, listener: RawFd, has_place: bool) {
         if has_place {
-            self.limit.give_back();
+            self.acceptor.limit.give_back();
         }
         if !W::is_readable(listener) {
             return; // there was one
         }
-        if !has_place && self.loops > 1 {
-            self.limit.ask();
-            self.accept_again_ms = self.now_ms + PLACE_AGAIN_MS;
+        if !has_place && self.policy.loops > 1 {
+            self.acceptor.limit.ask();
+            self.acceptor.again_ms = self.clock.now_ms + PLACE_AGAIN_MS;
         }
         self.pause_accepting();
     }
 
     /// Another loop has a new connection and no place for it.
     pub(crate) fn make_place_for_others(&mut self) {
-        if !self.limit.is_wanted() {
+        if !self.acceptor.limit.is_wanted() {
             return;
         }
-        if !self.limit.is_full() {
-            self.limit.answer(); // a place has become free since, and it will find that
+        if !self.acceptor.limit.is_full() {
+            self.acceptor.limit.answer(); // a place has become free since, and it will find that
         } else if let Some(index) = self.evictable() {
             if self.has_news(index) {
                 self.drive(index);
-                self.again = true;
-            } else if self.limit.answer() {
+                self.agenda.again = true;
+            } else if self.acceptor.limit.answer() {
                 self.close_for_newcomer(index);
             }
         }
@@ -175,10 +175,10 @@ impl<W: World> Loop<W> {
         peer: Option<SocketAddr>,
         trusted: bool,
     ) -> Result<Option<Counted>, AddressIsFull> {
-        let Some(table) = &self.addresses else {
+        let Some(table) = &self.acceptor.addresses else {
             return Ok(None);
         };
-        if trusted && self.rules.proxying.forwarded.is_some() {
+        if trusted && self.policy.limits.proxying.forwarded.is_some() {
             return Ok(None);
         }
         match table.enter(peer) {
@@ -198,37 +198,38 @@ impl<W: World> Loop<W> {
         } = who;
         let transport = Transport {
             trusted,
-            wants_proxy: self.rules.proxying.required,
+            wants_proxy: self.policy.limits.proxying.required,
             readable: true, // often the request is there already
             ..Transport::new(fd, peer, forward)
         };
-        let Some(index) = self.table.insert(transport, self.now_ns) else {
+        let Some(index) = self.table.insert(transport, self.clock.now_ns) else {
             self.turn_away(fd, true);
             self.forget_address(counted);
             return;
         };
         self.table[index].transport.counted = counted;
         self.stats.accepted.bump();
-        self.set_timer(index, List::Idle, self.rules.timeouts.idle);
+        self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
         self.drive(index);
         self.watch_later(index);
     }
 
     /// Lets new connections wait in the kernel until one of ours has closed.
     pub(crate) fn pause_accepting(&mut self) {
-        if std::mem::replace(&mut self.accepting, false) {
-            for (listener, _) in &self.listeners {
+        if std::mem::replace(&mut self.acceptor.is_open, false) {
+            for (listener, _) in &self.acceptor.listeners {
                 let _ = self.epoll.remove(listener.socket.as_raw_fd());
             }
         }
     }
 
     pub(crate) fn resume_accepting(&mut self) {
-        self.accept_again_ms = 0;
-        if self.order != Order::Serve || std::mem::replace(&mut self.accepting, true) {
+        self.acceptor.again_ms = 0;
+        if self.policy.order != Order::Serve || std::mem::replace(&mut self.acceptor.is_open, true)
+        {
             return;
         }
-        for (n, (listener, _)) in (0..).zip(&self.listeners) {
+        for (n, (listener, _)) in (0..).zip(&self.acceptor.listeners) {
             let token = Signal::Listener(n).token();
             let (fd, shared) = (listener.socket.as_raw_fd(), listener.shared);
             let _ = self.epoll.add_listener(fd, shared, token);

@@ -37,7 +37,7 @@ impl<W: World> Loop<W> {
         };
         let entry = access.entry(index);
         if entry.arrived_ns == 0 {
-            entry.arrived_ns = self.now_ns;
+            entry.arrived_ns = self.clock.now_ns;
         }
     }
 
@@ -116,17 +116,17 @@ impl<W: World> Loop<W> {
         let entry = access.entry(index);
         entry.record.doorway = self.table[index].exchange.at.doorway;
         if entry.arrived_ns == 0 {
-            entry.arrived_ns = self.now_ns;
+            entry.arrived_ns = self.clock.now_ns;
         }
         if entry.waits_since_ns == 0 {
-            entry.waits_since_ns = self.now_ns;
+            entry.waits_since_ns = self.clock.now_ns;
         }
     }
 
     /// The request has a slot.
     pub(super) fn note_slot(&mut self, index: u32) {
         if let Some(access) = &mut self.access {
-            access.entry(index).end_wait(self.now_ns);
+            access.entry(index).end_wait(self.clock.now_ns);
         }
     }
 
@@ -165,7 +165,7 @@ impl<W: World> Loop<W> {
             let filled = connection.inbox.used as usize..connection.inbox.filled as usize;
             // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written
             // while it is looked at.
-            let bytes = unsafe { &self.pool.place(buffer).as_ref()[filled] };
+            let bytes = unsafe { &self.memory.pool.place(buffer).as_ref()[filled] };
             self.note_no_head(index, bytes); // unless there was one
         }
         let head_end = answer.windows(4).position(|part| part == b"\r\n\r\n");
@@ -222,7 +222,7 @@ impl<W: World> Loop<W> {
         record.number = connection.requests.saturating_add(1);
         record.forward = connection.transport.forward;
         record.aborted = aborted;
-        access.log.submit(record, self.now_ms);
+        access.log.submit(record, self.clock.now_ms);
         entry.clear();
     }
 }

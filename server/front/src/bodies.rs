@@ -1,8 +1,9 @@
 //! Bodies of requests: from the socket or a buffer into a slot, whole or in pieces.
 
 use crate::exchange::{BodyRest, Delivery, Expects, State, Upload};
-use crate::reading::{Received, Where};
-use crate::table::List;
+use crate::lists::List;
+use crate::reading::Where;
+use crate::transport::Received;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use transom_doors::SlotId;
@@ -102,13 +103,13 @@ impl<W: World> Loop<W> {
         let body = &request[exchange.upload.at as usize..];
         let here = head.len() + body.len();
         let whole = here as u64 + left;
-        if whole > self.limits.head_max as u64 {
+        if whole > self.policy.heads.head_max as u64 {
             return false;
         }
-        let Some(buffer) = self.pool.take() else {
+        let Some(buffer) = self.memory.pool.take() else {
             return false;
         };
-        let place = self.pool.bytes(buffer);
+        let place = self.memory.pool.bytes(buffer);
         place[..head.len()].copy_from_slice(head);
         place[head.len()..here].copy_from_slice(body);
         client.release(slot);
@@ -214,7 +215,7 @@ impl<W: World> Loop<W> {
             return true;
         };
         // SAFETY: as in `parse_buffer`.
-        let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
+        let bytes = unsafe { &self.memory.pool.place(buffer).as_ref()[..len] };
         match self.take_body(index, slot, bytes) {
             Ok(used) => {
                 self.keep_rest(index, &bytes[used..], Where::Buffer);
@@ -254,7 +255,7 @@ impl<W: World> Loop<W> {
                 }
             };
         }
-        let scratch = std::mem::take(&mut self.read_scratch);
+        let scratch = std::mem::take(&mut self.memory.read);
         let go_on = match self.table[index].transport.receive::<W>(scratch) {
             Received::Bytes(len) => match self.take_body(index, slot, &scratch[..len]) {
                 Ok(used) => {
@@ -278,7 +279,7 @@ impl<W: World> Loop<W> {
                 false
             }
         };
-        self.read_scratch = scratch;
+        self.memory.read = scratch;
         go_on
     }
 
@@ -314,7 +315,7 @@ impl<W: World> Loop<W> {
             return;
         }
         let len = std::mem::take(&mut upload.len) as usize;
-        upload.pace.pause(self.now_ns);
+        upload.pace.pause(self.clock.now_ns);
         exchange.state = State::Calling { slot };
         self.doorways[exchange.at].client_mut().resume(slot, len);
         self.watch_deadline(index);

@@ -2,8 +2,8 @@
 
 use crate::connection::Connection;
 use crate::exchange::{Exchange, OwnAnswer, State};
+use crate::lists::List;
 use crate::orders::Order;
-use crate::table::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use std::io;
@@ -79,7 +79,7 @@ impl<W: World> Loop<W> {
             note,
             connection.exchange.head_only,
             fate,
-            &self.date,
+            &self.clock.date,
         );
         self.stats.answered(status);
         if status >= 500 {
@@ -114,7 +114,7 @@ impl<W: World> Loop<W> {
                     note,
                     fate,
                     keep_alive,
-                    seconds: self.date.unix_seconds(),
+                    seconds: self.clock.date.unix_seconds(),
                     sent: sent as u16,
                 },
             );
@@ -133,15 +133,15 @@ impl<W: World> Loop<W> {
     /// The same, if the rest of the request's body is read before its answer ends.
     pub(crate) fn would_keep_alive(&self, connection: &Connection) -> bool {
         connection.exchange.keep_alive
-            && self.order == Order::Serve
-            && connection.requests + 1 < self.rules.requests_per_connection
+            && self.policy.order == Order::Serve
+            && connection.requests + 1 < self.policy.limits.requests_per_connection
     }
 
     /// The present request has been answered and the next one may come.
     pub(crate) fn next_request(&mut self, index: u32) {
         let connection = &mut self.table[index];
         connection.requests += 1;
-        connection.exchange = Exchange::new(self.now_ns);
+        connection.exchange = Exchange::new(self.clock.now_ns);
         connection.inbox.wanted = 0;
         if connection.inbox.buffer.is_some() {
             connection.exchange.state = State::Head;
@@ -154,12 +154,12 @@ impl<W: World> Loop<W> {
             return;
         }
         let readable = connection.transport.readable;
-        if self.order >= Order::Drain {
+        if self.policy.order >= Order::Drain {
             // What was promised to stay open was promised before the drain began.
             self.close_politely(index);
             return;
         }
-        self.set_timer(index, List::Idle, self.rules.timeouts.idle);
+        self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
         self.resume_accepting(); // somebody may wait for whom this one can make room
         if readable {
             self.queue(index);
@@ -178,8 +178,8 @@ impl<W: World> Loop<W> {
         }
         W::shutdown_write(connection.transport.fd);
         connection.transport.readable = true;
-        let (until_ms, mut pace) = (self.now_ms + LINGER_MS, Pace::default());
-        pace.begin(self.rules.linger_pace_limit, self.now_ns);
+        let (until_ms, mut pace) = (self.clock.now_ms + LINGER_MS, Pace::default());
+        pace.begin(self.policy.limits.linger_pace_limit, self.clock.now_ns);
         connection.exchange.state = State::Lingering { until_ms, pace };
         self.wait_for_end(index, until_ms, pace);
         self.queue(index);
@@ -189,10 +189,10 @@ impl<W: World> Loop<W> {
     pub(crate) fn read_and_discard(&mut self, index: u32) {
         for _ in 0..DISCARDS_AT_A_TIME {
             let connection = &mut self.table[index];
-            match W::receive(connection.transport.fd, self.read_scratch) {
+            match W::receive(connection.transport.fd, self.memory.read) {
                 Ok(0) => return self.close(index),
                 Ok(len) => {
-                    let (now, limit) = (self.now_ns, self.rules.linger_pace_limit);
+                    let (now, limit) = (self.clock.now_ns, self.policy.limits.linger_pace_limit);
                     if let State::Lingering { pace, .. } = &mut connection.exchange.state {
                         pace.earn(limit, len as u64, now);
                     }
@@ -214,19 +214,19 @@ impl<W: World> Loop<W> {
         let counted = self.table[index].transport.counted.take();
         self.table.remove(index);
         self.forget_address(counted);
-        if !std::mem::take(&mut self.leaves_its_place) {
-            self.limit.give_back();
+        if !std::mem::take(&mut self.acceptor.leaves_its_place) {
+            self.acceptor.limit.give_back();
         }
         self.resume_accepting();
         // It may have been the last one, or have had the slot that others wait for.
         let mut doorways = self.doorways.all();
-        let is_waited_for = self.order != Order::Serve
+        let is_waited_for = self.policy.order != Order::Serve
             || doorways.any(|doorway| self.table.first(List::Waiting(doorway)).is_some());
-        self.again |= is_waited_for;
+        self.agenda.again |= is_waited_for;
     }
 
     pub(crate) fn forget_address(&self, counted: Option<Counted>) {
-        if let (Some(table), Some(counted)) = (&self.addresses, counted) {
+        if let (Some(table), Some(counted)) = (&self.acceptor.addresses, counted) {
             table.leave(counted);
         }
     }
@@ -256,13 +256,13 @@ impl<W: World> Loop<W> {
         connection.inbox.used = 0;
         connection.inbox.unparsed = false;
         if let Some(buffer) = connection.inbox.buffer.take() {
-            self.pool.give_back(buffer);
+            self.memory.pool.give_back(buffer);
         }
     }
 
     pub(crate) fn set_timer(&mut self, index: u32, list: List, after_ms: u64) {
         // One more than asked for, because the clock is cut to milliseconds.
         self.table
-            .set_timer(index, list, self.now_ms + after_ms + 1);
+            .set_timer(index, list, self.clock.now_ms + after_ms + 1);
     }
 }

@@ -2,16 +2,9 @@
 //! the request that it has.
 
 use crate::exchange::{Exchange, State};
+use crate::lists::Link;
 use crate::outbox::Outbox;
-use crate::table::Link;
 use crate::transport::Transport;
-
-/// Which instance of which doorway of its loop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct InstanceId {
-    pub doorway: u16,
-    pub instance: u8,
-}
 
 /// One connection. About 300 bytes.
 #[derive(Debug)]

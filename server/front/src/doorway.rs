@@ -6,7 +6,6 @@
 
 use super::opener::Mailbox;
 use super::output::Output;
-use crate::connection::InstanceId;
 use crate::world::Caller;
 use std::ops::{Index, IndexMut};
 use transom_doors::{AsyncClient, PeerState, SlotId};
@@ -17,6 +16,13 @@ pub const INSTANCES: usize = 2;
 
 /// What a loop keeps of each slot of each instance.
 pub const SLOT_TABLES_SIZE: usize = size_of::<Output>() + size_of::<u32>();
+
+/// Which instance of which doorway of its loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InstanceId {
+    pub doorway: u16,
+    pub instance: u8,
+}
 
 /// What a doorway is made of.
 pub enum DoorwayParts<C = AsyncClient> {

@@ -38,21 +38,21 @@ impl<W: World> Loop<W> {
         let (client, output) = self.doorways[at].writing(slot);
         if connection.outbox.gathered.is_none()
             && hold
-            && output.fits(PLACE_SIZE - CONTINUE.len(), self.write_scratch.len())
+            && output.fits(PLACE_SIZE - CONTINUE.len(), self.memory.write.len())
         {
-            connection.outbox.gathered = self.places.take();
+            connection.outbox.gathered = self.memory.places.take();
         }
         let Some(gathered) = connection.outbox.gathered else {
             return Outcome::Refused;
         };
         // Else it was put there before, when the socket had no room.
         if output.sent < output.total() {
-            let place = &mut self.places.of(gathered)[usize::from(gathered.len)..];
+            let place = &mut self.memory.places.of(gathered)[usize::from(gathered.len)..];
             // What stays free is for `100 Continue`.
             let room = place.len().saturating_sub(CONTINUE.len());
-            if !output.fits(room, self.write_scratch.len()) {
+            if !output.fits(room, self.memory.write.len()) {
                 if is_remote {
-                    output.put_off(self.write_scratch, &self.keys);
+                    output.put_off(self.memory.write, &self.keys);
                 }
                 return match self.send_gathered(index, true) {
                     Ok(true) => Outcome::Refused,
@@ -60,7 +60,7 @@ impl<W: World> Loop<W> {
                     Err(_) => Outcome::Broken,
                 };
             }
-            let (scratch, way) = (&mut self.write_scratch[..], Way::Place(place));
+            let (scratch, way) = (&mut self.memory.write[..], Way::Place(place));
             let len = match output.send::<W>(way, (client, slot), is_remote, scratch, &self.keys) {
                 Ok(len) => len,
                 Err(error) => {
@@ -89,7 +89,7 @@ impl<W: World> Loop<W> {
             return false;
         };
         let from = usize::from(gathered.len);
-        let place = &mut self.places.of(*gathered)[from..];
+        let place = &mut self.memory.places.of(*gathered)[from..];
         let Some(room) = place.get_mut(..bytes.len()) else {
             return false;
         };
@@ -106,7 +106,7 @@ impl<W: World> Loop<W> {
             return Ok(true);
         };
         let len = usize::from(gathered.len);
-        let place = self.places.of(gathered);
+        let place = self.memory.places.of(gathered);
         let sent = match W::send_and_hold(connection.transport.fd, &place[..len], more) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -120,7 +120,7 @@ impl<W: World> Loop<W> {
             return Ok(false);
         }
         connection.outbox.gathered = None;
-        self.places.give_back(gathered);
+        self.memory.places.give_back(gathered);
         Ok(true)
     }
 
@@ -128,7 +128,7 @@ impl<W: World> Loop<W> {
     pub(super) fn let_go_of_gathered(&mut self, index: u32) {
         let _ = self.send_gathered(index, false);
         if let Some(gathered) = self.table[index].outbox.gathered.take() {
-            self.places.give_back(gathered);
+            self.memory.places.give_back(gathered);
         }
     }
 }

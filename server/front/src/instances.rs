@@ -6,7 +6,7 @@
 //! there; any other may have run, and its client is told so (502).
 
 use super::doorway::INSTANCES;
-use crate::connection::InstanceId;
+use crate::doorway::InstanceId;
 use crate::exchange::{Answer, Reply, State};
 use crate::orders::Order;
 use crate::signal::Signal;
@@ -29,13 +29,13 @@ impl<W: World> Loop<W> {
             }
             if !self.doorways[at.doorway].is_remote() {
                 // A door of our own process was revoked, which only happens at its end.
-                self.order = Order::Stop;
+                self.policy.order = Order::Stop;
                 return false;
             }
             self.look_at_peer(at);
             self.retire(at);
             self.collect_lost(at);
-            self.again = true;
+            self.agenda.again = true;
         }
         any
     }
@@ -71,7 +71,7 @@ impl<W: World> Loop<W> {
         let doorway = &mut self.doorways[at.doorway];
         if doorway.serving == Some(at.instance) {
             doorway.serving = None;
-            doorway.instances[usize::from(at.instance)].left_ms = self.now_ms;
+            doorway.instances[usize::from(at.instance)].left_ms = self.clock.now_ms;
         }
     }
 
@@ -162,7 +162,7 @@ impl<W: World> Loop<W> {
     /// Frees instances that nobody needs any more, takes what the opener has brought, and asks it for what is
     /// missing.
     pub(super) fn tend_doorways(&mut self) {
-        let mail = std::mem::take(&mut self.mail);
+        let mail = std::mem::take(&mut self.agenda.mail);
         for doorway in self.doorways.all() {
             if !self.doorways[doorway].is_remote() {
                 continue;
@@ -197,9 +197,9 @@ impl<W: World> Loop<W> {
         if doorway.vacancy().is_none() {
             if doorway.cramped_due_ms == 0 {
                 // Those who wait for the next instance must still be waiting then.
-                doorway.cramped_due_ms = self.now_ms + self.rules.timeouts.queue / 2;
+                doorway.cramped_due_ms = self.clock.now_ms + self.policy.limits.timeouts.queue / 2;
             }
-            if self.now_ms < doorway.cramped_due_ms {
+            if self.clock.now_ms < doorway.cramped_due_ms {
                 return;
             }
             let Some(instance) = doorway.first_to_have_left() else {
@@ -278,7 +278,7 @@ impl<W: World> Loop<W> {
         place.stuck_since_ns = None;
         self.doorways[doorway].serving = Some(instance);
         // Whatever waits can go on before the loop sleeps.
-        self.again = true;
+        self.agenda.again = true;
     }
 
     /// Has the epoll set tell of a client's news.

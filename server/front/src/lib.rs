@@ -10,8 +10,10 @@
 //! ```
 
 mod accepting;
+mod acceptor;
 mod access;
 mod access_table;
+mod agenda;
 mod bodies;
 mod closing;
 mod complaints;
@@ -23,6 +25,8 @@ mod gathering;
 mod held;
 mod instances;
 mod limit;
+mod lists;
+mod memory;
 mod naming;
 mod opener;
 mod options;
@@ -31,6 +35,7 @@ mod outbox;
 mod output;
 mod parts;
 mod places;
+mod policy;
 mod pool;
 mod reading;
 mod replying;
@@ -48,6 +53,7 @@ mod unwatched;
 mod world;
 
 pub use access_table::ACCESS_ENTRY_SIZE;
+pub use agenda::QUEUE_ENTRY_SIZE;
 pub use doorway::{DoorwayParts, INSTANCES, SLOT_TABLES_SIZE};
 pub use limit::ConnectionLimit;
 pub use opener::{Mailbox, OPENER_STACK, Opener, OpenerBuilder, REMOTE_SLOTS_IN_ALL, open_options};
@@ -57,7 +63,7 @@ pub use parts::{Forward, Listener, Parts};
 pub use routes::{Route, RouteTable};
 pub use rules::{Limits, Rules};
 pub use stats::{Counter, LoopFigures, LoopStats};
-pub use turn::{Loop, QUEUE_ENTRY_SIZE};
+pub use turn::Loop;
 pub use world::{Caller, Events, Linux, World};
 
 #[cfg(test)]

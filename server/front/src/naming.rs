@@ -21,7 +21,7 @@ impl<W: World> Loop<W> {
         if !self.table[index].transport.wants_proxy {
             return Some(0);
         }
-        match proxy::parse(bytes, self.rules.proxying.header_limit) {
+        match proxy::parse(bytes, self.policy.limits.proxying.header_limit) {
             Ok(Some((len, client))) => {
                 let connection = &mut self.table[index];
                 connection.transport.wants_proxy = false;
@@ -33,7 +33,7 @@ impl<W: World> Loop<W> {
                     Client::At(peer) => {
                         connection.transport.peer = Some(peer);
                         connection.transport.trusted =
-                            is_trusted(&self.rules.proxying.trust, Some(peer.ip()));
+                            is_trusted(&self.policy.limits.proxying.trust, Some(peer.ip()));
                         let trusted = connection.transport.trusted;
                         match self.count_address(Some(peer), trusted) {
                             Ok(counted) => self.table[index].transport.counted = counted,
@@ -53,7 +53,7 @@ impl<W: World> Loop<W> {
             Err(Malformed(why)) => {
                 self.stats.proxy_refused.bump();
                 let peer = self.table[index].transport.peer;
-                self.complaints.note(why, peer, self.now_ms);
+                self.complaints.note(why, peer, self.clock.now_ms);
                 self.close(index);
                 None
             }
@@ -84,7 +84,8 @@ impl<W: World> Loop<W> {
     ) -> Result<Option<SocketAddr>, Malformed> {
         let connection = &self.table[index];
         let Some(which) = self
-            .rules
+            .policy
+            .limits
             .proxying
             .forwarded
             .filter(|_| connection.transport.trusted)
@@ -93,7 +94,7 @@ impl<W: World> Loop<W> {
         };
         let fields = head.fields.iter().map(|field| (field.name, field.value));
         Ok(
-            match forwarded::client(which, &self.rules.proxying.trust, fields)? {
+            match forwarded::client(which, &self.policy.limits.proxying.trust, fields)? {
                 Client::Nobody => connection.transport.peer,
                 Client::Unknown => None,
                 Client::At(peer) => Some(peer),
@@ -104,9 +105,12 @@ impl<W: World> Loop<W> {
     /// Says so if a connection begins with a header that only `--proxy-protocol require` reads.
     pub(super) fn note_unread_proxy_header(&mut self, index: u32, bytes: &[u8]) {
         let connection = &self.table[index];
-        if connection.requests == 0 && !self.rules.proxying.required && proxy::is_begun(bytes) {
+        if connection.requests == 0
+            && !self.policy.limits.proxying.required
+            && proxy::is_begun(bytes)
+        {
             let peer = connection.transport.peer;
-            self.complaints.note(NOT_ASKED_FOR, peer, self.now_ms);
+            self.complaints.note(NOT_ASKED_FOR, peer, self.clock.now_ms);
         }
     }
 }

@@ -1,22 +1,14 @@
 //! Reading: what a client has sent, and where it waits until its request can be put into a slot.
 
 use crate::exchange::State;
+use crate::lists::List;
 use crate::orders::Order;
-use crate::table::List;
+use crate::transport::Received;
 use crate::turn::Loop;
 use crate::world::World;
 use std::io;
 use transom_http::peer::{Client, proxy};
 use transom_http::{Refusal, begins_with_head};
-
-/// What a read brought.
-pub(super) enum Received {
-    Bytes(usize),
-    /// Nothing for now; an event will tell.
-    Nothing,
-    /// The client will send nothing more.
-    End,
-}
 
 /// How a request begins that is for the server as a whole, not for what lies behind a door.
 const FOR_SERVER: &[u8] = b"OPTIONS * ";
@@ -72,7 +64,8 @@ impl<W: World> Loop<W> {
     /// Whether a request that has not been read yet finds no slot, whatever it is.
     fn only_doorway_is_full(&mut self, index: u32) -> bool {
         let connection = &mut self.table[index];
-        let Some(only) = self.forwards[usize::from(connection.transport.forward)].only() else {
+        let Some(only) = self.policy.forwards[usize::from(connection.transport.forward)].only()
+        else {
             return false; // it has to be read, to know its doorway
         };
         connection.exchange.at.doorway = only;
@@ -110,8 +103,8 @@ impl<W: World> Loop<W> {
     /// Whether a new request finds no slot of its doorway, or others before it.
     pub(super) fn must_wait(&self, index: u32) -> bool {
         let doorway = self.table[index].exchange.at.doorway;
-        let others =
-            self.table.first(List::Waiting(doorway)).is_some() && self.granted != Some(index);
+        let others = self.table.first(List::Waiting(doorway)).is_some()
+            && self.agenda.granted != Some(index);
         others || self.doorways[doorway].free_slots() == 0
     }
 
@@ -119,7 +112,7 @@ impl<W: World> Loop<W> {
         let queue_due = self.queue_due_ms();
         let exchange = &mut self.table[index].exchange;
         if let State::Idle = exchange.state {
-            exchange.arrived_ns = self.now_ns;
+            exchange.arrived_ns = self.clock.now_ns;
         }
         exchange.state = State::Waiting {
             unaccepted: exchange.slot(),
@@ -137,10 +130,10 @@ impl<W: World> Loop<W> {
     }
 
     fn read_into_scratch(&mut self, index: u32) {
-        let scratch = std::mem::take(&mut self.read_scratch);
+        let scratch = std::mem::take(&mut self.memory.read);
         match self.table[index].transport.receive::<W>(scratch) {
             Received::Bytes(len) => {
-                self.table[index].exchange.arrived_ns = self.now_ns;
+                self.table[index].exchange.arrived_ns = self.clock.now_ns;
                 match self.take_proxy_header(index, &scratch[..len], Where::Scratch) {
                     Some(used) if used < len => {
                         self.note_arrival(index);
@@ -152,7 +145,7 @@ impl<W: World> Loop<W> {
             Received::Nothing => self.note_silence(index),
             Received::End => self.close(index),
         }
-        self.read_scratch = scratch;
+        self.memory.read = scratch;
     }
 
     /// Of a request that lies unread in the socket and will stay unread: whether its answer may have a body.
@@ -160,13 +153,13 @@ impl<W: World> Loop<W> {
         if self.table[index].inbox.buffer.is_some() {
             return; // it has been read
         }
-        let scratch = std::mem::take(&mut self.read_scratch);
+        let scratch = std::mem::take(&mut self.memory.read);
         if let Received::Bytes(len) = self.table[index].transport.receive::<W>(scratch) {
             let connection = &mut self.table[index];
             let mut bytes = &scratch[..len];
             if connection.transport.wants_proxy
                 && let Ok(Some((len, client))) =
-                    proxy::parse(bytes, self.rules.proxying.header_limit)
+                    proxy::parse(bytes, self.policy.limits.proxying.header_limit)
             {
                 // The line in the access log says whom it names.
                 connection.transport.wants_proxy = false;
@@ -179,7 +172,7 @@ impl<W: World> Loop<W> {
             }
             connection.exchange.head_only = begins_with_head(bytes);
         }
-        self.read_scratch = scratch;
+        self.memory.read = scratch;
     }
 
     fn read_into_buffer(&mut self, index: u32) {
@@ -189,7 +182,7 @@ impl<W: World> Loop<W> {
             return;
         };
         let filled = connection.inbox.filled as usize;
-        let room = &mut self.pool.bytes(buffer)[filled..];
+        let room = &mut self.memory.pool.bytes(buffer)[filled..];
         match connection.transport.receive::<W>(room) {
             Received::Bytes(len) => {
                 connection.inbox.filled += len as u32;
@@ -233,14 +226,14 @@ impl<W: World> Loop<W> {
         // SAFETY: the buffer's memory lives for ever, belongs to this connection, and is not written while
         // `bytes` is in use: what follows a request is moved to the start by `compact`, afterwards. A buffer
         // that is given back meanwhile is written by its next owner at the earliest after this call.
-        let bytes = unsafe { &self.pool.place(buffer).as_ref()[..len] };
+        let bytes = unsafe { &self.memory.pool.place(buffer).as_ref()[..len] };
         let Some(used) = self.take_proxy_header(index, bytes, Where::Buffer) else {
             return;
         };
         if used == len {
             self.let_go_of_buffer(index);
             self.table[index].exchange.state = State::Idle;
-            self.set_timer(index, List::Idle, self.rules.timeouts.idle);
+            self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
             return;
         }
         if used > 0 {
@@ -263,7 +256,7 @@ impl<W: World> Loop<W> {
             connection.inbox.filled as usize,
         );
         if let (Some(buffer), true) = (connection.inbox.buffer, used > 0) {
-            self.pool.bytes(buffer).copy_within(used..len, 0);
+            self.memory.pool.bytes(buffer).copy_within(used..len, 0);
             connection.inbox.filled = (len - used) as u32;
         }
         connection.inbox.used = 0;
@@ -271,7 +264,7 @@ impl<W: World> Loop<W> {
 
     /// Keeps an unfinished head, or a whole one whose body is on its way.
     pub(super) fn keep_head(&mut self, index: u32, bytes: &[u8], source: Where) {
-        if self.order >= Order::Drain && self.table[index].inbox.wanted == 0 {
+        if self.policy.order >= Order::Drain && self.table[index].inbox.wanted == 0 {
             self.cut_head(index);
             return;
         }
@@ -290,20 +283,20 @@ impl<W: World> Loop<W> {
                 self.wait_for_body(index, List::SmallBody);
             }
         } else if !self.table.stands_in(index, List::Header) {
-            self.set_timer(index, List::Header, self.rules.timeouts.header);
+            self.set_timer(index, List::Header, self.policy.limits.timeouts.header);
         }
     }
 
     /// Copies bytes into a buffer of the pool; if there is none, the slowest unfinished head has to go.
     pub(super) fn keep(&mut self, index: u32, bytes: &[u8]) -> bool {
-        let taken = self.pool.take().or_else(|| {
+        let taken = self.memory.pool.take().or_else(|| {
             self.free_a_buffer();
-            self.pool.take()
+            self.memory.pool.take()
         });
         let Some(buffer) = taken else {
             return false;
         };
-        self.pool.bytes(buffer)[..bytes.len()].copy_from_slice(bytes);
+        self.memory.pool.bytes(buffer)[..bytes.len()].copy_from_slice(bytes);
         let connection = &mut self.table[index];
         connection.inbox.buffer = Some(buffer);
         connection.inbox.filled = bytes.len() as u32;

@@ -5,16 +5,18 @@
 
 use super::gathering::Outcome;
 use super::output::{Way, copy_fields, put_framing, tell_of_change};
-use crate::connection::{Connection, InstanceId};
-use crate::exchange::{Answer, Delivery, Reply, ReplyBody, State};
+use crate::connection::Connection;
+use crate::doorway::InstanceId;
+use crate::exchange::{Answer, Delivery, Exchange, Reply, ReplyBody, State};
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use transom_doors::{Completion, Kind, SlotId, Status};
 use transom_http::framing::framing;
 use transom_http::reply::head;
-use transom_http::{BodySize, Fate, Note, ReplyFraming, validate_fields};
+use transom_http::{BodySize, Fate, FieldFacts, Note, ReplyFraming, validate_fields};
 use transom_wire::frame::{
-    PIECE_HEADER_LEN, REPLY_HEADER_LEN, decode_piece_head, decode_reply_head, interim, outcome,
+    PIECE_HEADER_LEN, REPLY_HEADER_LEN, ReplyHead, decode_piece_head, decode_reply_head, interim,
+    outcome,
 };
 
 /// Why an application's reply is not sent.
@@ -38,6 +40,51 @@ impl BadReply {
             BadReply::Frame(_) | BadReply::FieldsTooLarge if remote => 502,
             _ => 500,
         }
+    }
+}
+
+impl Exchange {
+    /// How an answer is framed, and what is known of its body, `last` if all of it is there. From then on the
+    /// connection goes on if that, `keep_alive` and the status allow it.
+    fn begin_reply(
+        &mut self,
+        reply: &ReplyHead,
+        facts: &FieldFacts,
+        last: bool,
+        keep_alive: bool,
+    ) -> Result<(ReplyFraming, ReplyBody), BadReply> {
+        let bodiless = self.head_only || matches!(reply.status, 204 | 304);
+        let has_body = !bodiless;
+        let here = reply.body.len() as u64;
+        if last && has_body && reply.content_length.is_some_and(|whole| whole != here) {
+            return Err(BadReply::Short);
+        }
+        let size = match reply.content_length {
+            Some(whole) => BodySize::Known(whole),
+            None if last && !self.head_only => BodySize::Known(here),
+            None => BodySize::Streamed,
+        };
+        let size = if matches!(reply.status, 204 | 304) {
+            BodySize::Known(0)
+        } else {
+            size
+        };
+        let framing = framing(reply.status, self.head_only, self.minor, size, facts)?;
+        let chunked = framing == ReplyFraming::Chunked && has_body;
+        let owed = match (framing, size) {
+            (ReplyFraming::Length(len), _) if has_body => Some(len - here.min(len)),
+            (ReplyFraming::Stated, BodySize::Known(len)) if has_body => Some(len - here.min(len)),
+            _ => None,
+        };
+        // A method that is not known may mean anything for what follows its head.
+        let is_known = reply.status != 501;
+        self.keep_alive = keep_alive && is_known && framing != ReplyFraming::UntilClose;
+        let body = ReplyBody {
+            bodiless,
+            chunked,
+            owed,
+        };
+        Ok((framing, body))
     }
 }
 
@@ -68,17 +115,17 @@ impl<W: World> Loop<W> {
         let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
             return false;
         };
-        let completions = &mut self.completions;
+        let completions = &mut self.memory.completions;
         client.drain(|slot, completion| completions.push((slot, completion)));
-        if self.completions.is_empty() {
+        if self.memory.completions.is_empty() {
             return false;
         }
         instance.stuck_since_ns = None;
-        let mut completions = std::mem::take(&mut self.completions);
+        let mut completions = std::mem::take(&mut self.memory.completions);
         for (slot, completion) in completions.drain(..) {
             self.on_completion(at, slot, completion);
         }
-        self.completions = completions;
+        self.memory.completions = completions;
         true
     }
 
@@ -169,7 +216,7 @@ impl<W: World> Loop<W> {
         };
         match composed {
             Ok(body) => {
-                let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
+                let (now, limit) = (self.clock.now_ns, self.policy.limits.write_pace_limit);
                 let connection = &mut self.table[index];
                 if !connection.exchange.reply.is_sending() {
                     connection.outbox.pace.begin(limit, now);
@@ -210,7 +257,7 @@ impl<W: World> Loop<W> {
             let mut first = [0; REPLY_HEADER_LEN];
             let len = client.copy_reply(slot, 0, &mut first);
             let reply = decode_reply_head(&first[..len], client.reply_bytes(slot).len())?;
-            let fields = copy_fields(client, slot, &reply.fields, self.write_scratch);
+            let fields = copy_fields(client, slot, &reply.fields, self.memory.write);
             let facts = validate_fields(fields.ok_or(BadReply::FieldsTooLarge)?)?;
             (reply, facts)
         } else {
@@ -219,56 +266,21 @@ impl<W: World> Loop<W> {
             let facts = validate_fields(&bytes[reply.fields.clone()])?;
             (reply, facts)
         };
-        let bodiless = exchange.head_only || matches!(reply.status, 204 | 304);
-        let has_body = !bodiless;
-        let here = reply.body.len() as u64;
-        if last && has_body && reply.content_length.is_some_and(|whole| whole != here) {
-            return Err(BadReply::Short);
-        }
-        let size = match reply.content_length {
-            Some(whole) => BodySize::Known(whole),
-            None if last && !exchange.head_only => BodySize::Known(here),
-            None => BodySize::Streamed,
-        };
-        let size = if matches!(reply.status, 204 | 304) {
-            BodySize::Known(0)
-        } else {
-            size
-        };
-        let framing = framing(
-            reply.status,
-            exchange.head_only,
-            exchange.minor,
-            size,
-            &facts,
-        )?;
-        let chunked = framing == ReplyFraming::Chunked && has_body;
-        let owed = match (framing, size) {
-            (ReplyFraming::Length(len), _) if has_body => Some(len - here.min(len)),
-            (ReplyFraming::Stated, BodySize::Known(len)) if has_body => Some(len - here.min(len)),
-            _ => None,
-        };
-        // A method that is not known may mean anything for what follows its head.
-        let is_known = reply.status != 501;
-        exchange.keep_alive = keep_alive && is_known && framing != ReplyFraming::UntilClose;
+        let (framing, of_reply) = exchange.begin_reply(&reply, &facts, last, keep_alive)?;
         let fate = Fate::after(exchange.keep_alive, exchange.minor);
-        let date = (!facts.has_date).then_some(&self.date);
+        let date = (!facts.has_date).then_some(&self.clock.date);
 
         output.clear();
         output.start_len = head(&mut output.start, reply.status, framing, fate, date);
         output.fields = reply.fields;
         output.put_middle(b"\r\n");
-        if has_body {
+        if !of_reply.bodiless {
             output.body = reply.body;
         }
-        put_framing(output, chunked, last);
+        put_framing(output, of_reply.chunked, last);
         self.stats.replied(reply.status);
         self.note_status(index, reply.status);
-        Ok(ReplyBody {
-            bodiless,
-            chunked,
-            owed,
-        })
+        Ok(of_reply)
     }
 
     fn compose_piece(
@@ -321,7 +333,7 @@ impl<W: World> Loop<W> {
         let is_remote = self.doorways[connection.exchange.at.doorway].is_remote();
         let (client, output) = self.doorways[connection.exchange.at].writing(slot);
         let fd = connection.transport.fd;
-        let (way, scratch) = (Way::Socket { fd, hold }, &mut self.write_scratch[..]);
+        let (way, scratch) = (Way::Socket { fd, hold }, &mut self.memory.write[..]);
         match output.send::<W>(way, (client, slot), is_remote, scratch, &self.keys) {
             Ok(sent) => {
                 output.sent += sent;

@@ -1,9 +1,9 @@
 //! From a head to a submitted call: where a request goes, and how it gets into a slot.
 
 use crate::exchange::{BodyRest, Delivery, Expects, State};
+use crate::lists::List;
 use crate::reading::Where;
 use crate::routes::Match;
-use crate::table::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use transom_doors::SlotId;
@@ -24,10 +24,10 @@ impl<W: World> Loop<W> {
         // Few requests have more fields than this, and clearing a table for all that there may be costs as
         // much as reading a short head.
         let mut fields = [transom_http::EMPTY_HEADER; FIELDS_OFTEN];
-        let parsed = parse(bytes, &self.limits, &mut fields);
+        let parsed = parse(bytes, &self.policy.heads, &mut fields);
         if matches!(&parsed, Err(refusal) if refusal.status == 431) {
             let mut fields = [transom_http::EMPTY_HEADER; FIELDS_MAX];
-            let parsed = parse(bytes, &self.limits, &mut fields);
+            let parsed = parse(bytes, &self.policy.heads, &mut fields);
             self.on_parsed(index, parsed, bytes, source);
         } else {
             self.on_parsed(index, parsed, bytes, source);
@@ -60,7 +60,7 @@ impl<W: World> Loop<W> {
 
     /// Whether a body is not all there yet, and fits a buffer of the pool together with its head.
     fn body_may_wait(&self, here: usize, head_len: usize, len: u64) -> bool {
-        (here as u64) < len && head_len as u64 + len <= self.limits.head_max as u64
+        (here as u64) < len && head_len as u64 + len <= self.policy.heads.head_max as u64
     }
 
     pub(super) fn refuse_with_reason(&mut self, index: u32, refusal: Refusal) {
@@ -77,7 +77,7 @@ impl<W: World> Loop<W> {
         self.note_head(index, head);
         let rest = &bytes[head.head_len..];
         self.begin_request(index, head);
-        if matches!(head.body, BodyFraming::Length(len) if len > self.rules.body_limit) {
+        if matches!(head.body, BodyFraming::Length(len) if len > self.policy.limits.body_limit) {
             self.refuse(index, 413);
             return;
         }
@@ -111,7 +111,7 @@ impl<W: World> Loop<W> {
 
     /// Notes what a head says of its request.
     fn begin_request(&mut self, index: u32, head: &Head<'_, '_>) {
-        let (pace, now) = (self.rules.body_pace_limit, self.now_ns);
+        let (pace, now) = (self.policy.limits.body_pace_limit, self.clock.now_ns);
         let exchange = &mut self.table[index].exchange;
         exchange.minor = head.version_minor;
         exchange.keep_alive = head.keep_alive;
@@ -126,7 +126,9 @@ impl<W: World> Loop<W> {
         exchange.upload.rest = match head.body {
             BodyFraming::None => BodyRest::Length(0),
             BodyFraming::Length(len) => BodyRest::Length(len),
-            BodyFraming::Chunked => BodyRest::Chunked(ChunkDecoder::new(self.rules.body_limit)),
+            BodyFraming::Chunked => {
+                BodyRest::Chunked(ChunkDecoder::new(self.policy.limits.body_limit))
+            }
         };
     }
 
@@ -185,11 +187,11 @@ impl<W: World> Loop<W> {
 
     /// The doorway that a request is for.
     pub(super) fn route(&mut self, index: u32, head: &Head<'_, '_>) -> Result<Match, Refusal> {
-        let routes = &self.forwards[usize::from(self.table[index].transport.forward)];
+        let routes = &self.policy.forwards[usize::from(self.table[index].transport.forward)];
         if let Some(only) = routes.only() {
             return Ok(Match::Doorway(only));
         }
-        let path = &mut self.write_scratch[..];
+        let path = &mut self.memory.write[..];
         let len = decode_path(head.path.as_bytes(), path)?;
         Ok(routes.find(head.method_text, &path[..len]))
     }
@@ -230,7 +232,7 @@ impl<W: World> Loop<W> {
         bytes: &[u8],
     ) -> Result<usize, Refusal> {
         let peer = self.peer(index, head);
-        let path = &mut self.write_scratch[..];
+        let path = &mut self.memory.write[..];
         let path_len = decode_path(head.path.as_bytes(), path)?;
         let parts = RequestParts {
             head: &bytes[..head.head_len],
@@ -270,7 +272,7 @@ impl<W: World> Loop<W> {
         let exchange = &mut self.table[index].exchange;
         let upload = &mut exchange.upload;
         let (body_at, body_len) = (upload.at as usize, upload.len as usize);
-        upload.pace.pause(self.now_ns);
+        upload.pace.pause(self.clock.now_ns);
         let request = self.doorways[exchange.at].client_mut().request_mut(slot);
         set_request_body(request, body_len, upload.is_streamed());
         if upload.delivery == Delivery::Early {
@@ -303,7 +305,7 @@ impl<W: World> Loop<W> {
     pub(super) fn watch_deadline(&mut self, index: u32) {
         let exchange = &self.table[index].exchange;
         let began = if exchange.reply.is_sending() || exchange.upload.is_streamed() {
-            self.now_ns
+            self.clock.now_ns
         } else {
             exchange.arrived_ns
         };

@@ -8,8 +8,8 @@
 //! [`Pace`]: transom_net::pace::Pace
 
 use crate::exchange::{Answer, OwnAnswer, State};
+use crate::lists::List;
 use crate::orders::Order;
-use crate::table::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use std::io;
@@ -36,7 +36,7 @@ const LINGERING_PART: u32 = 4;
 impl<W: World> Loop<W> {
     /// From now on the client is waited for, to take its answer.
     fn wait_for_taker(&mut self, index: u32) {
-        let now = self.now_ns;
+        let now = self.clock.now_ns;
         let connection = &mut self.table[index];
         let list = List::Write(connection.exchange.at.doorway);
         connection.outbox.pace.resume(now);
@@ -50,7 +50,7 @@ impl<W: World> Loop<W> {
     /// What counts is what its side of the connection has acknowledged: the socket has room again only when a
     /// good part of its buffer is empty, which for a client that is just fast enough can be long.
     fn credit_taker(&mut self, index: u32) {
-        let (now, limit) = (self.now_ns, self.rules.write_pace_limit);
+        let (now, limit) = (self.clock.now_ns, self.policy.limits.write_pace_limit);
         let connection = &mut self.table[index];
         let taken = taken::<W>(connection.transport.fd, connection.outbox.handed);
         let new = taken.saturating_sub(connection.outbox.taken);
@@ -71,7 +71,7 @@ impl<W: World> Loop<W> {
     pub(super) fn writer_is_done(&mut self, index: u32) {
         if self.waits_for_taker(index) {
             self.credit_taker(index);
-            let now = self.now_ns;
+            let now = self.clock.now_ns;
             self.table[index].outbox.pace.pause(now);
             self.table.unlink(index);
         }
@@ -84,7 +84,7 @@ impl<W: World> Loop<W> {
 
     /// From now on the client is waited for, to send more of its body.
     pub(super) fn wait_for_body(&mut self, index: u32, list: List) {
-        let now = self.now_ns;
+        let now = self.clock.now_ns;
         let pace = &mut self.table[index].exchange.upload.pace;
         pace.resume(now);
         let due = pace.due_ms();
@@ -93,7 +93,7 @@ impl<W: World> Loop<W> {
 
     /// Bytes of a body have come.
     pub(super) fn credit_sender(&mut self, index: u32, bytes: usize) {
-        let (now, limit) = (self.now_ns, self.rules.body_pace_limit);
+        let (now, limit) = (self.clock.now_ns, self.policy.limits.body_pace_limit);
         self.table[index]
             .exchange
             .upload
@@ -105,7 +105,7 @@ impl<W: World> Loop<W> {
     /// again.
     pub(super) fn sender_is_late(&mut self, index: u32, list: List) -> bool {
         let pace = self.table[index].exchange.upload.pace;
-        if pace.left_ns(self.now_ns) > 0 {
+        if pace.left_ns(self.clock.now_ns) > 0 {
             self.table.set_timer(index, list, pace.due_ms());
             return false;
         }
@@ -124,8 +124,9 @@ impl<W: World> Loop<W> {
         let State::Lingering { until_ms, pace } = self.table[index].exchange.state else {
             return true;
         };
-        let may_go_on =
-            self.order < Order::Drain && self.now_ms < until_ms && pace.left_ns(self.now_ns) > 0;
+        let may_go_on = self.policy.order < Order::Drain
+            && self.clock.now_ms < until_ms
+            && pace.left_ns(self.clock.now_ns) > 0;
         if may_go_on {
             self.wait_for_end(index, until_ms, pace);
         }
@@ -137,7 +138,7 @@ impl<W: World> Loop<W> {
         self.credit_taker(index);
         let connection = &self.table[index];
         let (pace, doorway) = (connection.outbox.pace, connection.exchange.at.doorway);
-        if pace.left_ns(self.now_ns) > 0 {
+        if pace.left_ns(self.clock.now_ns) > 0 {
             self.table
                 .set_timer(index, List::Write(doorway), pace.due_ms());
             return false;
@@ -162,7 +163,7 @@ impl<W: World> Loop<W> {
             Some(_) => List::AnswerAhead,
             None => List::Answer,
         };
-        self.set_timer(index, list, self.rules.timeouts.write);
+        self.set_timer(index, list, self.policy.limits.timeouts.write);
     }
 
     /// Sends the rest of an answer that was put aside.
@@ -210,7 +211,7 @@ impl<W: World> Loop<W> {
     pub(super) fn slowest_partial(&self) -> Option<u32> {
         let both = [List::Header, List::SmallBody];
         let entries = both.into_iter().flat_map(|list| self.table.entries(list));
-        let now = self.now_ns;
+        let now = self.clock.now_ns;
         // Bytes a millisecond, compared without a division.
         entries.reduce(|slowest, other| {
             let [a, b] = [slowest, other].map(|index| {
@@ -265,7 +266,7 @@ impl<W: World> Loop<W> {
 
     /// Lingering connections have a share of the table; beyond it the oldest goes.
     pub(super) fn keep_connections_for_others(&mut self) {
-        let most = (self.connections / LINGERING_PART).max(1);
+        let most = (self.table.size() / LINGERING_PART).max(1);
         while self.table.len(List::Linger) > most {
             let Some(oldest) = self.table.first(List::Linger) else {
                 return;
@@ -276,7 +277,7 @@ impl<W: World> Loop<W> {
 
     /// The slot or the handler of a doorway that has been held the longest for a client that is behind.
     fn slowest_at(&mut self, doorway: u16, bodies_only: bool) -> Option<u32> {
-        let now = self.now_ns;
+        let now = self.clock.now_ns;
         let mut slowest: Option<(u64, u32)> = None;
         let mut consider = |used: u64, index| {
             if used >= BEHIND_NS && slowest.is_none_or(|(most, _)| used > most) {
@@ -286,7 +287,11 @@ impl<W: World> Loop<W> {
         for index in self.table.entries(List::Body(doorway)) {
             let left = self.table[index].exchange.upload.pace.left_ns(now);
             consider(
-                self.rules.body_pace_limit.stall_ns.saturating_sub(left),
+                self.policy
+                    .limits
+                    .body_pace_limit
+                    .stall_ns
+                    .saturating_sub(left),
                 index,
             );
         }
@@ -296,7 +301,11 @@ impl<W: World> Loop<W> {
                 self.credit_taker(index);
                 let left = self.table[index].outbox.pace.left_ns(now);
                 consider(
-                    self.rules.write_pace_limit.stall_ns.saturating_sub(left),
+                    self.policy
+                        .limits
+                        .write_pace_limit
+                        .stall_ns
+                        .saturating_sub(left),
                     index,
                 );
                 next = self.table.after(index);
@@ -337,7 +346,7 @@ impl<W: World> Loop<W> {
         };
         let instance = &self.doorways[doorway].instances[usize::from(instance)];
         let slots = instance.client().usable_slots() as u32;
-        (slots / 4 / self.loops).max(1)
+        (slots / 4 / self.policy.loops).max(1)
     }
 
     fn held_by_waiters(&self, doorway: u16) -> u32 {
@@ -356,9 +365,9 @@ impl<W: World> Loop<W> {
         let bearable = if held > self.share_of_slow_clients(doorway) {
             PRESSED_MS
         } else {
-            PRESSED_MS.max(self.rules.timeouts.queue / 2)
+            PRESSED_MS.max(self.policy.limits.timeouts.queue / 2)
         };
-        let now = self.now_ms;
+        let now = self.clock.now_ms;
         let doorway = &mut self.doorways[doorway];
         if !pressed {
             doorway.pressed_due_ms = 0;

@@ -1,14 +1,14 @@
 //! What happens when something takes too long.
 
 use crate::exchange::State;
-use crate::table::List;
+use crate::lists::List;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use transom_doors::Withdraw;
 
 impl<W: World> Loop<W> {
     pub(super) fn expire_timers(&mut self) {
-        let now = self.now_ms;
+        let now = self.clock.now_ms;
         // A silent client gets a silent close: it has asked for nothing. What it has not taken by now goes
         // with it, else the kernel would keep that for as long as it pleases.
         while let Some(index) = self.table.expired(List::Idle, now) {
@@ -96,19 +96,19 @@ impl<W: World> Loop<W> {
     /// When a wait for a slot or a thread that begins now ends with a 503.
     pub(super) fn queue_due_ms(&self) -> u64 {
         // One more for the same reason as below.
-        self.now_ms + self.rules.timeouts.queue + 1
+        self.clock.now_ms + self.policy.limits.timeouts.queue + 1
     }
 
     /// When a request that arrived then is late; `None` if requests may take for ever.
     pub(super) fn deadline_ms(&self, arrived_ns: u64) -> Option<u64> {
         // The clock is cut to milliseconds; with one more, no time is shorter than was asked for.
-        (self.rules.timeouts.deadline != 0)
-            .then(|| arrived_ns / 1_000_000 + self.rules.timeouts.deadline + 1)
+        (self.policy.limits.timeouts.deadline != 0)
+            .then(|| arrived_ns / 1_000_000 + self.policy.limits.timeouts.deadline + 1)
     }
 
     fn is_late(&self, index: u32) -> bool {
         self.deadline_ms(self.table[index].exchange.arrived_ns)
-            .is_some_and(|deadline| deadline <= self.now_ms)
+            .is_some_and(|deadline| deadline <= self.clock.now_ms)
     }
 
     /// Ends a request that has a slot: with an answer if none has begun.

@@ -1,11 +1,19 @@
 //! A connection's socket: what the kernel has told of it, and who is at its other end. It knows no HTTP.
 
-use crate::reading::Received;
 use crate::world::World;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use transom_net::addresses::Counted;
+
+/// What a read brought.
+pub(super) enum Received {
+    Bytes(usize),
+    /// Nothing for now; an event will tell.
+    Nothing,
+    /// The client will send nothing more.
+    End,
+}
 
 /// A socket, as a loop sees it.
 #[derive(Debug)]

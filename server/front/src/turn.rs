@@ -1,40 +1,32 @@
 //! A loop, and one turn of it: what it looks at, in which order, and how long it sleeps.
 
+use crate::acceptor::{Acceptor, Numbered};
 use crate::access_table::Access;
+use crate::agenda::Agenda;
 use crate::complaints::Complaints;
-use crate::connection::InstanceId;
-use crate::doorway::{Doorway, Doorways};
+use crate::doorway::{Doorway, Doorways, InstanceId};
 use crate::exchange::State;
-use crate::limit::ConnectionLimit;
-use crate::options::{Allowance, READ_SIZE, Sizes};
-use crate::orders::{Order, Orders};
-use crate::parts::{Forward, Listener, Parts};
-use crate::places::Places;
-use crate::pool::BufferPool;
+use crate::lists::List;
+use crate::memory::Memory;
+use crate::options::{Allowance, Sizes};
+use crate::orders::Order;
+use crate::parts::{Forward, Parts};
+use crate::policy::Policy;
 use crate::routes::RouteTable;
-use crate::rules::Limits;
 use crate::signal::{NOT_A_CONNECTION, Signal, halves};
 use crate::stats::LoopStats;
-use crate::table::{List, Table};
+use crate::table::Table;
 use crate::world::{Caller, Events, Linux, World};
-use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
-use transom_doors::{Bell, Completion, Patience, SlotId};
-use transom_http::{DateCache, HeadLimits};
-use transom_net::ListenOptions;
-use transom_net::addresses::Addresses;
+use transom_doors::{Bell, Patience};
+use transom_http::DateCache;
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
-
-/// What a loop's queues have for each connection: it may stand in one as ready, in the other as holding
-/// something.
-pub const QUEUE_ENTRY_SIZE: usize = size_of::<u32>() + size_of::<(u32, u64)>();
 
 /// How long a loop first sleeps while calls are unclaimed or just begun: the time after which another thread
 /// is woken for a call that is stuck behind one that takes long. A wake costs 5 to 10 µs, so less would wake
@@ -44,73 +36,47 @@ const PATIENCE: Duration = Duration::from_micros(60);
 /// Sleeps that double from [`PATIENCE`] before the loop leaves it to the doorbell alone.
 const PATIENCE_STEPS: u32 = 6;
 
-/// The most connections that are not watched.
-pub(crate) const UNWATCHED_MAX: usize = 256;
-
-/// Listeners, each with the number of its forward.
-pub(crate) type Numbered = Vec<(Listener, u16)>;
-
 /// One loop.
 pub struct Loop<W: World = Linux> {
     pub(crate) epoll: W::Events,
     pub(crate) bell: Bell,
-    pub(crate) listeners: Numbered,
-    /// What accepted connections are like, where they do not inherit it.
-    pub(crate) listen_options: ListenOptions,
-    /// By forward: where its requests go.
-    pub(crate) forwards: Vec<Arc<RouteTable>>,
-    pub(crate) accepting: bool,
-    pub(crate) addresses: Option<Arc<Addresses>>,
-    pub(crate) limit: Arc<ConnectionLimit>,
-    /// The connection that is closed now leaves its place to a new one.
-    pub(crate) leaves_its_place: bool,
+    pub(crate) acceptor: Acceptor,
     pub(crate) table: Table,
-    pub(crate) pool: BufferPool,
-    pub(crate) read_scratch: &'static mut [u8],
-    pub(crate) write_scratch: &'static mut [u8],
     pub(crate) doorways: Doorways<W::Caller>,
-    pub(crate) completions: Vec<(SlotId, Completion)>,
-    /// Connections with something to do that no event will tell of.
-    pub(crate) ready: VecDeque<u32>,
-    /// Connections whose last answer may not have been sent, and since when. (An entry of the table stands
-    /// here once, and stays when its connection is closed.)
-    pub(crate) held: VecDeque<(u32, u64)>,
-    /// Connections that may not be watched yet, in the order in which they came. (One may stand here that has
-    /// been closed, or twice, if another has taken its entry since.)
-    pub(crate) unwatched: Vec<u32>,
-    /// For answers that wait for the next one.
-    pub(crate) places: Places,
-    pub(crate) limits: HeadLimits,
-    /// What may change while it serves.
-    pub(crate) rules: Limits,
-    pub(crate) complaints: Complaints,
-    /// Connections that this loop may have.
-    pub(crate) connections: u32,
-    /// Loops that share what is behind the doors.
-    pub(crate) loops: u32,
-    pub(crate) date: DateCache,
-    /// For hashes that nobody else can foresee.
-    pub(crate) keys: RandomState,
-    pub(crate) now_ns: u64,
-    pub(crate) now_ms: u64,
-    pub(crate) orders: Arc<Orders>,
-    pub(crate) order: Order,
-    /// How often there were new rules when it last looked.
-    pub(crate) edition: u32,
+    pub(crate) memory: Memory,
+    pub(crate) agenda: Agenda,
+    pub(crate) policy: Policy,
+    pub(crate) clock: Clock,
     pub(crate) stats: Arc<LoopStats>,
     /// Of requests, if they are logged.
     pub(crate) access: Option<Access>,
-    /// Sleeps in a row that brought nothing.
-    pub(crate) quiet: u32,
-    /// The connection whose turn it is to have a slot, though others wait.
-    pub(crate) granted: Option<u32>,
-    /// Something was done that lets waiting requests go on, so look before sleeping.
-    pub(crate) again: bool,
-    /// The loop's doorbell has rung: the opener may have brought something.
-    pub(crate) mail: bool,
-    /// When to try again to accept, after the system had no room for another connection; 0: not waiting for
-    /// that.
-    pub(crate) accept_again_ms: u64,
+    pub(crate) complaints: Complaints,
+    /// For hashes that no application can foresee.
+    pub(crate) keys: RandomState,
+}
+
+/// A loop's clock. It stands still during a turn.
+pub(crate) struct Clock {
+    pub now_ns: u64,
+    pub now_ms: u64,
+    pub date: DateCache,
+}
+
+impl Clock {
+    fn now<W: World>() -> Self {
+        let now_ns = W::now_ns();
+        Clock {
+            now_ns,
+            now_ms: now_ns / 1_000_000,
+            date: DateCache::new(W::unix_seconds()),
+        }
+    }
+
+    fn update<W: World>(&mut self) {
+        self.now_ns = W::now_ns();
+        self.now_ms = self.now_ns / 1_000_000;
+        self.date.update(W::unix_seconds());
+    }
 }
 
 impl<W: World> Loop<W> {
@@ -124,64 +90,28 @@ impl<W: World> Loop<W> {
         let (listeners, forwards) = watched::<W>(&epoll, parts.forwards)?;
         let doorways = parts.doorways.into_iter().map(Doorway::new);
         let doorways = Doorways(doorways.collect());
-        let mut slots = 0;
-        for at in doorways.instances() {
-            slots = slots.max(doorways[at].owners.len());
-        }
-        let (connections, head_limit) = (sizes.connections, sizes.head_limit);
-        let (read, rest) = parts.scratch.into_slice().split_at_mut(READ_SIZE);
-        let (write, places) = rest.split_at_mut(sizes.write_scratch());
-        let mut this = Loop {
+        let of_instance = |at: InstanceId| doorways[at].owners.len();
+        let slots = doorways.instances().map(of_instance).max().unwrap_or(0);
+        let this = Loop {
             epoll,
             bell: parts.bell,
-            listeners,
-            listen_options: sizes.sockets,
-            forwards,
-            accepting: true,
-            addresses: parts.addresses,
-            limit: parts.limit,
-            leaves_its_place: false,
-            table: Table::new(parts.connections, connections, doorways.0.len()),
-            pool: BufferPool::new(parts.buffers, sizes.partial_heads, head_limit),
-            // A read that is larger than a buffer could not be kept.
-            read_scratch: &mut read[..READ_SIZE.min(head_limit)],
-            write_scratch: write,
+            acceptor: Acceptor::new(listeners, sizes.sockets, parts.addresses, parts.limit),
+            table: Table::new(parts.connections, sizes.connections, doorways.0.len()),
             doorways,
-            completions: touched(slots + 1),
-            ready: touched(connections as usize + 1).into(),
-            held: touched(connections as usize + 1).into(),
-            unwatched: touched(UNWATCHED_MAX),
-            places: Places::new(places),
-            limits: HeadLimits {
-                head_max: head_limit,
-                target_max: head_limit / 2,
-                ..HeadLimits::default()
-            },
-            rules: Limits::new(allowance),
-            complaints: Complaints::default(),
-            connections,
-            loops: sizes.loops,
-            date: DateCache::new(W::unix_seconds()),
-            keys: RandomState::new(),
-            now_ns: 0,
-            now_ms: 0,
-            orders: parts.orders,
-            order: Order::Serve,
-            edition: 0,
+            memory: Memory::new(&sizes, parts.buffers, parts.scratch, slots),
+            agenda: Agenda::new(sizes.connections),
+            policy: Policy::new(&sizes, allowance, forwards, parts.orders),
+            clock: Clock::now::<W>(),
             stats: parts.stats,
             access: None,
-            quiet: 0,
-            granted: None,
-            again: false,
-            mail: false,
-            accept_again_ms: 0,
+            complaints: Complaints::default(),
+            keys: RandomState::new(),
         };
         for at in this.doorways.instances() {
             if let Some(client) = &this.doorways[at].client {
                 this.watch(at, client)?;
             }
         }
-        this.look_at_the_clock();
         Ok(this)
     }
 
@@ -198,28 +128,28 @@ impl<W: World> Loop<W> {
             self.obey();
             self.follow_rules();
             self.expire_timers();
-            if self.accept_again_ms != 0 && self.accept_again_ms <= self.now_ms {
+            if self.acceptor.again_ms != 0 && self.acceptor.again_ms <= self.clock.now_ms {
                 self.resume_accepting();
             }
             self.make_place_for_others();
             self.serve_waiting();
             self.serve_ready();
             // Only now: a timer may have closed the last connection, and then no event is left to come.
-            let draining = matches!(self.order, Order::HandOver | Order::Drain);
-            if self.order == Order::Stop || (draining && self.table.open() == 0) {
+            let draining = matches!(self.policy.order, Order::HandOver | Order::Drain);
+            if self.policy.order == Order::Stop || (draining && self.table.open() == 0) {
                 break;
             }
             self.push_held();
             if self.flush() {
-                self.look_at_the_clock();
+                self.clock.update::<W>();
                 if self.collect_completions() {
-                    self.quiet = 0;
+                    self.agenda.quiet = 0;
                     self.serve_waiting();
                     self.serve_ready();
                     self.flush();
                 }
             }
-            if self.order == Order::Stop {
+            if self.policy.order == Order::Stop {
                 continue;
             }
             self.tend_doorways();
@@ -228,13 +158,13 @@ impl<W: World> Loop<W> {
             self.show_gauges();
             self.watch_newcomers();
             let count = self.sleep(&mut events);
-            self.look_at_the_clock();
+            self.clock.update::<W>();
             self.on_events(&events[..count]);
             let progress = self.collect_completions();
-            self.quiet = if progress || count > 0 {
+            self.agenda.quiet = if progress || count > 0 {
                 0
             } else {
-                self.quiet.saturating_add(1)
+                self.agenda.quiet.saturating_add(1)
             };
         }
         self.close_everything();
@@ -252,13 +182,13 @@ impl<W: World> Loop<W> {
                     instance.stuck_since_ns = None;
                     continue;
                 }
-                let since = *instance.stuck_since_ns.get_or_insert(self.now_ns);
-                if self.now_ns - since >= PATIENCE.as_nanos() as u64 {
+                let since = *instance.stuck_since_ns.get_or_insert(self.clock.now_ns);
+                if self.clock.now_ns - since >= PATIENCE.as_nanos() as u64 {
                     if client.nudge() {
                         // Another thread takes up the next call; see soon whether it needs company.
-                        self.quiet = self.quiet.min(1);
+                        self.agenda.quiet = self.agenda.quiet.min(1);
                     }
-                    instance.stuck_since_ns = Some(self.now_ns);
+                    instance.stuck_since_ns = Some(self.clock.now_ns);
                 }
             }
         }
@@ -267,10 +197,10 @@ impl<W: World> Loop<W> {
     /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the
     /// calls asks.
     pub(crate) fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
-        if std::mem::take(&mut self.again) || !self.ready.is_empty() {
+        if std::mem::take(&mut self.agenda.again) || !self.agenda.ready.is_empty() {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
-        let again = Some(self.accept_again_ms).filter(|&due| due != 0);
+        let again = Some(self.acceptor.again_ms).filter(|&due| due != 0);
         let cramped = self.doorways.0.iter().map(|doorway| doorway.cramped_due_ms);
         let pressed = self.doorways.0.iter().map(|doorway| doorway.pressed_due_ms);
         // Rounded up, else the loop would turn idly until then.
@@ -282,14 +212,14 @@ impl<W: World> Loop<W> {
             .flatten()
             .chain(cramped.chain(pressed).filter(|&due| due != 0))
             .min()
-            .map(|due| Duration::from_millis(due.saturating_sub(self.now_ms)));
+            .map(|due| Duration::from_millis(due.saturating_sub(self.clock.now_ms)));
         let calls = self
             .doorways
             .clients()
             .any(|client| client.outstanding() > 0);
-        let lazy = calls && self.quiet < PATIENCE_STEPS;
+        let lazy = calls && self.agenda.quiet < PATIENCE_STEPS;
         let (patience, timeout) = if lazy {
-            let step = PATIENCE * (1 << self.quiet);
+            let step = PATIENCE * (1 << self.agenda.quiet);
             (
                 Patience::Lazy,
                 Some(until_timer.map_or(step, |timer| timer.min(step))),
@@ -327,6 +257,7 @@ impl<W: World> Loop<W> {
     /// clock.
     pub(crate) fn note_time(&self, index: u32) {
         let took_ns = self
+            .clock
             .now_ns
             .saturating_sub(self.table[index].exchange.arrived_ns);
         self.stats.request_time.observe_alone(took_ns);
@@ -351,12 +282,6 @@ impl<W: World> Loop<W> {
         self.stats.waiting.set(u64::from(waiting));
     }
 
-    fn look_at_the_clock(&mut self) {
-        self.now_ns = W::now_ns();
-        self.now_ms = self.now_ns / 1_000_000;
-        self.date.update(W::unix_seconds());
-    }
-
     /// Newcomers come last: what the others have sent, and who has left, decides whose place one may have.
     fn on_events(&mut self, events: &[libc::epoll_event]) {
         let is_newcomer = |event: &&libc::epoll_event| {
@@ -376,7 +301,7 @@ impl<W: World> Loop<W> {
         if generation == NOT_A_CONNECTION {
             match Signal::of(index) {
                 // Orders are looked at after every wait.
-                Signal::Bell => self.mail = true,
+                Signal::Bell => self.agenda.mail = true,
                 Signal::Client(at) => self.on_ring(at),
                 Signal::Peer(at) => self.look_at_peer(at),
                 Signal::Listener(n) => self.accept(n),
@@ -422,13 +347,13 @@ impl<W: World> Loop<W> {
     /// Has a connection driven again before the loop sleeps.
     pub(crate) fn queue(&mut self, index: u32) {
         if !std::mem::replace(&mut self.table[index].queued, true) {
-            self.ready.push_back(index);
+            self.agenda.ready.push_back(index);
         }
     }
 
     pub(crate) fn serve_ready(&mut self) {
-        for _ in 0..self.ready.len() {
-            let Some(index) = self.ready.pop_front() else {
+        for _ in 0..self.agenda.ready.len() {
+            let Some(index) = self.agenda.ready.pop_front() else {
                 return;
             };
             self.table[index].queued = false;
@@ -452,25 +377,26 @@ impl<W: World> Loop<W> {
                 self.resend(index, slot);
                 continue;
             }
-            self.granted = Some(index);
+            self.agenda.granted = Some(index);
             if self.table[index].inbox.buffer.is_some() {
                 self.table[index].exchange.state = State::Head;
-                self.set_timer(index, List::Header, self.rules.timeouts.header);
+                self.set_timer(index, List::Header, self.policy.limits.timeouts.header);
             } else {
                 self.table[index].exchange.state = State::Idle;
-                self.set_timer(index, List::Idle, self.rules.timeouts.idle);
+                self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
             }
             self.drive(index);
-            self.granted = None;
+            self.agenda.granted = None;
         }
     }
 
+    /// Takes up new orders, if there are any.
     fn obey(&mut self) {
-        let order = self.orders.get();
-        if order > self.order {
-            self.order = order;
+        let order = self.policy.orders.get();
+        if order > self.policy.order {
+            self.policy.order = order;
             self.pause_accepting();
-            self.listeners.clear();
+            self.acceptor.listeners.clear();
             if order >= Order::Drain {
                 self.close_what_is_not_a_request();
             }
@@ -479,17 +405,24 @@ impl<W: World> Loop<W> {
 
     /// Takes up new rules, if there are any. It allocates nothing.
     fn follow_rules(&mut self) {
-        let Some(rules) = self.orders.rules.newer_than(&mut self.edition) else {
+        let Some(rules) = self
+            .policy
+            .orders
+            .rules
+            .newer_than(&mut self.policy.edition)
+        else {
             return;
         };
-        for (mine, new) in self.forwards.iter_mut().zip(&rules.routes) {
+        for (mine, new) in self.policy.forwards.iter_mut().zip(&rules.routes) {
             mine.clone_from(new);
         }
         let limits = &rules.limits;
-        if let (Some(addresses), Some(most)) = (&self.addresses, limits.connections_per_address) {
+        if let (Some(addresses), Some(most)) =
+            (&self.acceptor.addresses, limits.connections_per_address)
+        {
             addresses.set_most(most);
         }
-        self.rules.clone_from(limits);
+        self.policy.limits.clone_from(limits);
     }
 }
 
@@ -511,16 +444,4 @@ fn watched<W: World>(
         epoll.add_listener(listener.socket.as_raw_fd(), listener.shared, token)?;
     }
     Ok((listeners, forwards))
-}
-
-/// Room for so many, every page of which was written to: a queue that goes round would meet a new one now and
-/// then for as long as its memory lasts.
-fn touched<T>(capacity: usize) -> Vec<T> {
-    let mut room = Vec::with_capacity(capacity);
-    // Unless it were hidden, the compiler could ask for zeroes instead, which the system gives without a
-    // write.
-    std::hint::black_box(&mut room)
-        .spare_capacity_mut()
-        .fill_with(MaybeUninit::zeroed);
-    room
 }

@@ -5,8 +5,9 @@
 //! the set only when its client has to be waited for, or when its call takes longer than [`UNWATCHED_NS`].
 //! Nothing is missed: an entry that is made late is reported at once for all that has happened before.
 
+use crate::agenda::UNWATCHED_MAX;
 use crate::exchange::State;
-use crate::turn::{Loop, UNWATCHED_MAX};
+use crate::turn::Loop;
 use crate::world::{Events, World};
 
 /// How long a call may take before its connection is watched: so much later may a loop learn that its client
@@ -16,8 +17,8 @@ pub(super) const UNWATCHED_NS: u64 = 1_000_000;
 impl<W: World> Loop<W> {
     /// Has a new connection watched before the loop sleeps, if there is need.
     pub(super) fn watch_later(&mut self, index: u32) {
-        if self.unwatched.len() < UNWATCHED_MAX {
-            self.unwatched.push(index);
+        if self.agenda.unwatched.len() < UNWATCHED_MAX {
+            self.agenda.unwatched.push(index);
         } else {
             self.watch_now(index);
         }
@@ -25,10 +26,13 @@ impl<W: World> Loop<W> {
 
     /// Has those watched whose client, and not only a handler, is waited for.
     pub(super) fn watch_newcomers(&mut self) {
-        let mut unwatched = std::mem::take(&mut self.unwatched);
+        let mut unwatched = std::mem::take(&mut self.agenda.unwatched);
         unwatched.retain(|&index| {
             let connection = &self.table[index];
-            let age_ns = self.now_ns.saturating_sub(connection.exchange.arrived_ns);
+            let age_ns = self
+                .clock
+                .now_ns
+                .saturating_sub(connection.exchange.arrived_ns);
             let may_wait = matches!(connection.exchange.state, State::Calling { .. })
                 && !connection.transport.watched
                 && age_ns < UNWATCHED_NS;
@@ -37,12 +41,12 @@ impl<W: World> Loop<W> {
             }
             may_wait
         });
-        self.unwatched = unwatched;
+        self.agenda.unwatched = unwatched;
     }
 
     /// When the first of those that are not watched has to be.
     pub(super) fn unwatched_due_ns(&self) -> Option<u64> {
-        let first = self.unwatched.first()?;
+        let first = self.agenda.unwatched.first()?;
         Some(self.table[*first].exchange.arrived_ns + UNWATCHED_NS)
     }
 

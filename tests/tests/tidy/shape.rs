@@ -134,8 +134,6 @@ fn structs_are_about_one_thing() {
         &[
             ("arena/src/bucket.rs: Bucket", "not yet"),
             ("arena/src/heap.rs: Heap", "not yet"),
-            ("server/front/src/connection.rs: Connection", "not yet"),
-            ("server/front/src/turn.rs: Loop", "not yet"),
         ],
     );
 }
