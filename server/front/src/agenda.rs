@@ -26,6 +26,8 @@ pub(crate) struct Agenda {
     pub again: bool,
     /// The loop's doorbell has rung: the opener may have brought something.
     pub mail: bool,
+    /// When the first timer strikes of those that ran before the last sleep.
+    pub timer_ms: u64,
     /// Sleeps in a row that brought nothing.
     pub quiet: u32,
 }
@@ -41,6 +43,7 @@ impl Agenda {
             granted: None,
             again: false,
             mail: false,
+            timer_ms: 0,
             quiet: 0,
         }
     }

@@ -86,27 +86,27 @@ impl<W: World> Loop<W> {
             self.answer_unrouted(index, 204, Some(Note::AllowAll), rest, source);
             return;
         }
-        let doorway = match self.route(index, head) {
-            Ok(Match::Doorway(doorway)) => doorway,
-            Ok(Match::OtherMethod(allow)) => {
+        let path_len = match decode_path(head.path.as_bytes(), self.memory.write) {
+            Ok(path_len) => path_len,
+            Err(refusal) => return self.refuse_with_reason(index, refusal),
+        };
+        match self.route(index, head, path_len) {
+            Match::Doorway(doorway) => {
+                self.table[index].exchange.at.doorway = doorway;
+                self.place_request(index, head, bytes, source, path_len);
+            }
+            Match::OtherMethod(allow) => {
                 self.table[index].exchange.keep_alive &= head.method != Method::Other;
                 let note = allow.map(Note::Allow);
                 // A 405 says what is allowed instead (RFC 9110 §15.5.6).
                 let status = if note.is_some() { 405 } else { 404 };
                 self.answer_unrouted(index, status, note, rest, source);
-                return;
             }
-            Ok(Match::Nothing) => {
+            Match::Nothing => {
                 self.table[index].exchange.keep_alive &= head.method != Method::Other;
                 self.answer_unrouted(index, 404, None, rest, source);
-                return;
             }
-            Err(refusal) => {
-                self.refuse_with_reason(index, refusal);
-                return;
-            }
-        };
-        self.place_request(index, head, bytes, source, doorway);
+        }
     }
 
     /// Notes what a head says of its request.
@@ -132,17 +132,18 @@ impl<W: World> Loop<W> {
         };
     }
 
-    /// Puts a request into a slot of its doorway, or into a buffer if it has to wait.
+    /// Puts a request into a slot of its doorway, or into a buffer if it has to wait. Its decoded path has so
+    /// many bytes, in the scratch for writing.
     fn place_request(
         &mut self,
         index: u32,
         head: &Head<'_, '_>,
         bytes: &[u8],
         source: Where,
-        doorway: u16,
+        path_len: usize,
     ) {
         let rest = &bytes[head.head_len..];
-        self.table[index].exchange.at.doorway = doorway;
+        let doorway = self.table[index].exchange.at.doorway;
         self.note_doorway(index, doorway);
         if let BodyFraming::Length(len) = head.body
             && self.body_may_wait(rest.len(), head.head_len, len)
@@ -172,7 +173,7 @@ impl<W: World> Loop<W> {
         self.table[index].exchange.at = at;
         self.table[index].exchange.state = State::Filling { slot };
         self.note_slot(index);
-        match self.write_frame(index, slot, head, bytes) {
+        match self.write_frame(index, slot, head, bytes, path_len) {
             Ok(body_at) => {
                 let upload = &mut self.table[index].exchange.upload;
                 (upload.at, upload.len) = (body_at as u32, 0);
@@ -186,14 +187,12 @@ impl<W: World> Loop<W> {
     }
 
     /// The doorway that a request is for.
-    pub(super) fn route(&mut self, index: u32, head: &Head<'_, '_>) -> Result<Match, Refusal> {
+    fn route(&self, index: u32, head: &Head<'_, '_>, path_len: usize) -> Match {
         let routes = &self.policy.forwards[usize::from(self.table[index].transport.forward)];
-        if let Some(only) = routes.only() {
-            return Ok(Match::Doorway(only));
+        match routes.only() {
+            Some(only) => Match::Doorway(only),
+            None => routes.find(head.method_text, &self.memory.write[..path_len]),
         }
-        let path = &mut self.memory.write[..];
-        let len = decode_path(head.path.as_bytes(), path)?;
-        Ok(routes.find(head.method_text, &path[..len]))
     }
 
     /// Answers what no application is asked for. A body that is not here is not waited for.
@@ -230,15 +229,14 @@ impl<W: World> Loop<W> {
         slot: SlotId,
         head: &Head<'_, '_>,
         bytes: &[u8],
+        path_len: usize,
     ) -> Result<usize, Refusal> {
         let peer = self.peer(index, head);
-        let path = &mut self.memory.write[..];
-        let path_len = decode_path(head.path.as_bytes(), path)?;
         let parts = RequestParts {
             head: &bytes[..head.head_len],
             method: head.method_text.as_bytes(),
             target: head.target.as_bytes(),
-            path: &path[..path_len],
+            path: &self.memory.write[..path_len],
             query: head.query.map(str::as_bytes),
             host: Some(head.host.as_bytes()).filter(|host| !host.is_empty()),
             minor: head.version_minor,

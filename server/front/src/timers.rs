@@ -9,6 +9,9 @@ use transom_doors::Withdraw;
 impl<W: World> Loop<W> {
     pub(super) fn expire_timers(&mut self) {
         let now = self.clock.now_ms;
+        if now < self.agenda.timer_ms {
+            return;
+        }
         // A silent client gets a silent close: it has asked for nothing. What it has not taken by now goes
         // with it, else the kernel would keep that for as long as it pleases.
         while let Some(index) = self.table.expired(List::Idle, now) {

@@ -197,6 +197,8 @@ impl<W: World> Loop<W> {
     /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the
     /// calls asks.
     pub(crate) fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
+        let timer_ms = self.table.next_due_ms();
+        self.agenda.timer_ms = timer_ms.unwrap_or(u64::MAX);
         if std::mem::take(&mut self.agenda.again) || !self.agenda.ready.is_empty() {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
@@ -207,7 +209,7 @@ impl<W: World> Loop<W> {
         let in_ms = |due_ns: u64| due_ns.div_ceil(1_000_000);
         let held = self.held_due_ns().map(in_ms);
         let unwatched = self.unwatched_due_ns().map(in_ms);
-        let until_timer = [self.table.next_due_ms(), again, held, unwatched]
+        let until_timer = [timer_ms, again, held, unwatched]
             .into_iter()
             .flatten()
             .chain(cramped.chain(pressed).filter(|&due| due != 0))
@@ -369,10 +371,10 @@ impl<W: World> Loop<W> {
     }
 
     fn serve_waiting_at(&mut self, doorway: u16) {
-        while self.doorways[doorway].free_slots() > 0 {
-            let Some(index) = self.table.first(List::Waiting(doorway)) else {
+        while let Some(index) = self.table.first(List::Waiting(doorway)) {
+            if self.doorways[doorway].free_slots() == 0 {
                 return;
-            };
+            }
             if let Some(slot) = self.table[index].exchange.slot() {
                 self.resend(index, slot);
                 continue;
