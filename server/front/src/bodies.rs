@@ -131,7 +131,8 @@ impl<W: World> Loop<W> {
         exchange.upload.expects = Expects::Asked;
         let is_told = match self.send_gathered(index, true) {
             Ok(true) => {
-                matches!(W::send(self.table[index].transport.fd, CONTINUE), Ok(len) if len == CONTINUE.len())
+                let sent = self.table[index].transport.send::<W>(CONTINUE, false);
+                sent.is_ok_and(|len| len == CONTINUE.len())
             }
             // Behind the answers before it, which leave when the socket has room.
             Ok(false) => self.append_gathered(index, CONTINUE),

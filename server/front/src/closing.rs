@@ -87,7 +87,7 @@ impl<W: World> Loop<W> {
         }
         // After the answers before it.
         let result = match self.send_gathered(index, true) {
-            Ok(true) => W::send(self.table[index].transport.fd, &reply[..len]),
+            Ok(true) => self.table[index].transport.send::<W>(&reply[..len], false),
             Ok(false) => Ok(0),
             Err(error) => Err(error),
         };
@@ -101,7 +101,6 @@ impl<W: World> Loop<W> {
             }
         };
         self.note_answer(index, status, &reply[..len], sent);
-        self.table[index].outbox.handed += sent as u64;
         if sent < len {
             // Its client has not even taken what it was sent before: it is not read from until it has.
             if !keep_alive {
@@ -176,7 +175,7 @@ impl<W: World> Loop<W> {
             self.close(index);
             return;
         }
-        W::shutdown_write(connection.transport.fd);
+        connection.transport.shutdown_write::<W>();
         connection.transport.readable = true;
         let (until_ms, mut pace) = (self.clock.now_ms + LINGER_MS, Pace::default());
         pace.begin(self.policy.limits.linger_pace_limit, self.clock.now_ns);
@@ -189,7 +188,7 @@ impl<W: World> Loop<W> {
     pub(crate) fn read_and_discard(&mut self, index: u32) {
         for _ in 0..DISCARDS_AT_A_TIME {
             let connection = &mut self.table[index];
-            match W::receive(connection.transport.fd, self.memory.read) {
+            match connection.transport.discard::<W>(self.memory.read) {
                 Ok(0) => return self.close(index),
                 Ok(len) => {
                     let (now, limit) = (self.clock.now_ns, self.policy.limits.linger_pace_limit);
@@ -210,7 +209,7 @@ impl<W: World> Loop<W> {
         self.let_go_of_gathered(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
-        W::close(self.table[index].transport.fd);
+        self.table[index].transport.close::<W>();
         let counted = self.table[index].transport.counted.take();
         self.table.remove(index);
         self.forget_address(counted);

@@ -107,12 +107,11 @@ impl<W: World> Loop<W> {
         };
         let len = usize::from(gathered.len);
         let place = self.memory.places.of(gathered);
-        let sent = match W::send_and_hold(connection.transport.fd, &place[..len], more) {
+        let sent = match connection.transport.send::<W>(&place[..len], more) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(error),
         };
-        connection.outbox.handed += sent as u64;
         if sent < len {
             place.copy_within(sent..len, 0);
             let len = (len - sent) as u16;

@@ -42,7 +42,7 @@ impl<W: World> Loop<W> {
                 since if since + HELD_NS <= self.clock.now_ns => {
                     connection.outbox.held_since_ns = 0;
                     if connection.outbox.gathered.is_none() {
-                        W::push(connection.transport.fd);
+                        connection.transport.push::<W>();
                     } else if self.send_gathered(index, false).is_err() {
                         self.close(index);
                     }

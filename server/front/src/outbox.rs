@@ -12,11 +12,10 @@ pub(crate) struct Outbox {
     pub held_since_ns: u64,
     /// The entry stands in the queue of those that hold something.
     pub in_held: bool,
-    /// Bytes given to the socket in all, and how many of them the client had taken when it was asked last.
-    pub handed: u64,
-    pub taken: u64,
-    /// How fast the client takes an answer; see `front::slow`.
+    /// How fast the client takes an answer (see `front::slow`), and how many bytes of all it had taken when it
+    /// was asked last.
     pub pace: Pace,
+    pub taken: u64,
 }
 
 /// Answers that have been put aside, to be sent with the next one.

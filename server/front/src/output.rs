@@ -5,11 +5,11 @@
 //! and sent from that copy; should the client take only a part of them, the rest is copied again later and
 //! sent only if nothing has changed. The body means nothing to us, and is sent as it is at that moment.
 
+use crate::transport::Transport;
 use crate::world::{Caller, World};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use transom_doors::SlotId;
 use transom_http::reply::{CHUNK_END, CHUNK_PREFIX_MAX, HEAD_MAX, LAST_CHUNK, chunk_prefix};
@@ -190,7 +190,7 @@ impl Output {
             behind.copy_from_slice(tail);
             way.send::<W>(&scratch[head.start..end])
         } else {
-            let fd = way.socket()?;
+            let transport = way.socket()?;
             let reply = client.reply_bytes(slot);
             assert!(body.end <= reply.len(), "checked with the frame");
             // SAFETY: within the reply's bytes, which are mapped as long as the client lives; the other two
@@ -199,7 +199,7 @@ impl Output {
                 let body =
                     NonNull::slice_from_raw_parts(reply.cast::<u8>().add(body.start), body.len());
                 let pieces = [NonNull::from(&scratch[head]), body, NonNull::from(tail)];
-                W::send_places(fd, &pieces)
+                transport.send_places::<W>(&pieces)
             }
         };
         let sent = self.sent + result.as_ref().map_or(0, |&sent| sent);
@@ -213,15 +213,18 @@ impl Output {
 /// Where an answer goes.
 pub(super) enum Way<'w> {
     /// To its client; `hold` as in [`transom_net::send_and_hold`].
-    Socket { fd: RawFd, hold: bool },
+    Socket {
+        transport: &'w mut Transport,
+        hold: bool,
+    },
     /// To a place that has room for all of it; see [`Output::fits`].
     Place(&'w mut [u8]),
 }
 
-impl Way<'_> {
+impl<'w> Way<'w> {
     fn send<W: World>(self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Way::Socket { fd, hold } => W::send_and_hold(fd, bytes, hold),
+            Way::Socket { transport, hold } => transport.send::<W>(bytes, hold),
             Way::Place(place) => {
                 place[..bytes.len()].copy_from_slice(bytes);
                 Ok(bytes.len())
@@ -230,9 +233,9 @@ impl Way<'_> {
     }
 
     /// The socket, for an answer that is sent from where it lies.
-    fn socket(self) -> io::Result<RawFd> {
+    fn socket(self) -> io::Result<&'w mut Transport> {
         match self {
-            Way::Socket { fd, .. } => Ok(fd),
+            Way::Socket { transport, .. } => Ok(transport),
             Way::Place(_) => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
@@ -271,13 +274,17 @@ fn gather(pieces: &[&[u8]; 5], mut skip: usize, out: &mut [u8]) -> usize {
 }
 
 /// Sends what is left of the pieces after `skip` bytes from where they lie.
-fn send_from<W: World>(fd: i32, pieces: &[&[u8]; 5], mut skip: usize) -> std::io::Result<usize> {
+fn send_from<W: World>(
+    transport: &mut Transport,
+    pieces: &[&[u8]; 5],
+    mut skip: usize,
+) -> io::Result<usize> {
     let slices = pieces.map(|piece| {
         let from = skip.min(piece.len());
         skip -= from;
         IoSlice::new(&piece[from..])
     });
-    W::send_all(fd, &slices)
+    transport.send_all::<W>(&slices)
 }
 
 /// Says so if an answer could not be sent because it is not any more what was checked.

@@ -76,7 +76,7 @@ impl<W: World> Loop<W> {
     fn look_ahead(&mut self, index: u32) -> Ahead {
         let connection = &mut self.table[index];
         let mut first = [0; 64];
-        match W::peek(connection.transport.fd, &mut first) {
+        match connection.transport.peek::<W>(&mut first) {
             // The end of the stream, or an error: the read tells, and closes.
             Ok(0) => Ahead::ForServer,
             Ok(len) => {

@@ -332,12 +332,11 @@ impl<W: World> Loop<W> {
         let connection = &mut self.table[index];
         let is_remote = self.doorways[connection.exchange.at.doorway].is_remote();
         let (client, output) = self.doorways[connection.exchange.at].writing(slot);
-        let fd = connection.transport.fd;
-        let (way, scratch) = (Way::Socket { fd, hold }, &mut self.memory.write[..]);
+        let transport = &mut connection.transport;
+        let (way, scratch) = (Way::Socket { transport, hold }, &mut self.memory.write[..]);
         match output.send::<W>(way, (client, slot), is_remote, scratch, &self.keys) {
             Ok(sent) => {
                 output.sent += sent;
-                connection.outbox.handed += sent as u64;
                 if output.sent == output.total() {
                     self.answer_has_left(index, slot, hold);
                     return;
@@ -391,8 +390,8 @@ impl<W: World> Loop<W> {
         } else if connection.exchange.is_last
             && connection.has_been_read()
             // Who is not watched may have sent more, of which no event has told.
-            && (connection.transport.watched || !W::has_unread(connection.transport.fd))
-            && W::not_taken(connection.transport.fd) == 0
+            && (connection.transport.watched || !connection.transport.has_unread::<W>())
+            && connection.transport.has_all_taken::<W>()
         {
             // Nothing is unread, so that takes nothing away from the client; and nothing is left with the
             // kernel.

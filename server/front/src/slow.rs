@@ -40,7 +40,7 @@ impl<W: World> Loop<W> {
         let connection = &mut self.table[index];
         let list = List::Write(connection.exchange.at.doorway);
         connection.outbox.pace.resume(now);
-        connection.outbox.taken = taken::<W>(connection.transport.fd, connection.outbox.handed);
+        connection.outbox.taken = connection.transport.taken::<W>();
         let due = connection.outbox.pace.due_ms();
         self.table.set_timer(index, list, due);
     }
@@ -52,7 +52,7 @@ impl<W: World> Loop<W> {
     fn credit_taker(&mut self, index: u32) {
         let (now, limit) = (self.clock.now_ns, self.policy.limits.write_pace_limit);
         let connection = &mut self.table[index];
-        let taken = taken::<W>(connection.transport.fd, connection.outbox.handed);
+        let taken = connection.transport.taken::<W>();
         let new = taken.saturating_sub(connection.outbox.taken);
         connection.outbox.taken += new;
         connection.outbox.pace.earn(limit, new, now);
@@ -150,7 +150,7 @@ impl<W: World> Loop<W> {
     /// bytes, for as long as the client pleases.
     pub(super) fn cut(&mut self, index: u32) {
         self.stats.slow_cut.bump();
-        W::reset_at_close(self.table[index].transport.fd);
+        self.table[index].transport.reset_at_close::<W>();
         self.close(index);
     }
 
@@ -173,7 +173,7 @@ impl<W: World> Loop<W> {
             Ok(false) => return,
             Err(_) => return self.close(index),
         }
-        let connection = &self.table[index];
+        let connection = &mut self.table[index];
         let mut reply = [0; refusals::ANSWER_MAX];
         let len = refusals::render(
             &mut reply,
@@ -184,10 +184,9 @@ impl<W: World> Loop<W> {
             &DateCache::new(own.seconds),
         );
         let sent = usize::from(own.sent);
-        match W::send(connection.transport.fd, &reply[sent..len]) {
+        match connection.transport.send::<W>(&reply[sent..len], false) {
             Ok(more) => {
                 let connection = &mut self.table[index];
-                connection.outbox.handed += more as u64;
                 if sent + more < len {
                     // Its time goes on: it is for the whole of so short an answer.
                     let sent = own.sent + more as u16;
@@ -399,9 +398,4 @@ impl<W: World> Loop<W> {
             }
         }
     }
-}
-
-/// How many of the bytes that the socket was given its client has taken.
-fn taken<W: World>(fd: i32, handed: u64) -> u64 {
-    handed.saturating_sub(W::not_taken(fd))
 }

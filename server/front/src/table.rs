@@ -92,7 +92,6 @@ impl Table {
         let free = self.free;
         let entry = &mut self[index];
         entry.exchange.state = State::Closed;
-        entry.transport.fd = -1;
         entry.outbox.held_since_ns = 0;
         // All ones mark what is no connection.
         entry.generation = (entry.generation + 1) % u32::MAX;

@@ -62,9 +62,9 @@ impl<W: World> Loop<W> {
     }
 
     fn close_silently(&mut self, index: u32) {
-        let fd = self.table[index].transport.fd;
-        if W::not_taken(fd) > 0 {
-            W::reset_at_close(fd);
+        let transport = &self.table[index].transport;
+        if !transport.has_all_taken::<W>() {
+            transport.reset_at_close::<W>();
         }
         self.close(index);
     }

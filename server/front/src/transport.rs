@@ -1,9 +1,10 @@
 //! A connection's socket: what the kernel has told of it, and who is at its other end. It knows no HTTP.
 
 use crate::world::World;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
+use std::ptr::NonNull;
 use transom_net::addresses::Counted;
 
 /// What a read brought.
@@ -31,6 +32,8 @@ pub(crate) struct Transport {
     pub wants_proxy: bool,
     /// It stands in the epoll set.
     pub watched: bool,
+    /// Bytes that the socket was given in all.
+    pub handed: u64,
 
     // What the kernel has told.
     pub readable: bool,
@@ -50,6 +53,7 @@ impl Transport {
             trusted: false,
             wants_proxy: false,
             watched: false,
+            handed: 0,
             readable: false,
             half_closed: false,
             urgent: false,
@@ -88,5 +92,81 @@ impl Transport {
                 Err(_) => return Received::End,
             }
         }
+    }
+
+    /// Reads what is thrown away.
+    pub(crate) fn discard<W: World>(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        W::receive(self.fd, into)
+    }
+
+    /// Looks at what has come, and leaves it there.
+    pub(crate) fn peek<W: World>(&self, into: &mut [u8]) -> io::Result<usize> {
+        W::peek(self.fd, into)
+    }
+
+    /// Whether something has come that was not read.
+    pub(crate) fn has_unread<W: World>(&self) -> bool {
+        W::has_unread(self.fd)
+    }
+
+    /// Sends as much as the socket takes; `hold` as in [`transom_net::send_and_hold`].
+    pub(crate) fn send<W: World>(&mut self, bytes: &[u8], hold: bool) -> io::Result<usize> {
+        let sent = W::send_and_hold(self.fd, bytes, hold);
+        self.count(sent)
+    }
+
+    /// The same, of several pieces in a row.
+    pub(crate) fn send_all<W: World>(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let sent = W::send_all(self.fd, pieces);
+        self.count(sent)
+    }
+
+    /// As [`transom_net::send_places`].
+    ///
+    /// # Safety
+    /// As there.
+    pub(crate) unsafe fn send_places<W: World>(
+        &mut self,
+        pieces: &[NonNull<[u8]>],
+    ) -> io::Result<usize> {
+        // SAFETY: the caller's promise.
+        let sent = unsafe { W::send_places(self.fd, pieces) };
+        self.count(sent)
+    }
+
+    fn count(&mut self, sent: io::Result<usize>) -> io::Result<usize> {
+        let sent = sent?;
+        self.handed += sent as u64;
+        Ok(sent)
+    }
+
+    /// Lets go what the kernel has held.
+    pub(crate) fn push<W: World>(&self) {
+        W::push(self.fd);
+    }
+
+    /// Bytes that its client has acknowledged, of all that the socket was given.
+    pub(crate) fn taken<W: World>(&self) -> u64 {
+        self.handed.saturating_sub(W::not_taken(self.fd))
+    }
+
+    /// Whether its client has acknowledged all of them.
+    pub(crate) fn has_all_taken<W: World>(&self) -> bool {
+        W::not_taken(self.fd) == 0
+    }
+
+    /// Says that no more will be sent.
+    pub(crate) fn shutdown_write<W: World>(&self) {
+        W::shutdown_write(self.fd);
+    }
+
+    /// Has the close throw away what the client has not taken, and tell it so.
+    pub(crate) fn reset_at_close<W: World>(&self) {
+        W::reset_at_close(self.fd);
+    }
+
+    /// Closes the socket. It is of no use after that.
+    pub(crate) fn close<W: World>(&mut self) {
+        W::close(std::mem::replace(&mut self.fd, -1));
     }
 }

@@ -54,14 +54,6 @@ pub trait World: 'static {
     fn shutdown_write(fd: RawFd);
     /// As [`net::close`].
     fn close(fd: RawFd);
-
-    /// Sends as much as the socket takes.
-    ///
-    /// # Errors
-    /// As [`net::send`].
-    fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-        Self::send_and_hold(fd, bytes, false)
-    }
 }
 
 /// What a loop waits with: as [`Epoll`].
