@@ -4,10 +4,12 @@
 //! the path of a request. It never blocks, never runs a handler and, once started, never allocates.
 //!
 //! ```text
-//!            accept            whole head             whole body, or a slot full      claimed
-//!   Free ──▶ Idle ──▶ Head ──────────▶ (Waiting) ──▶ Body ──────────▶ Calling ──▶ Writing ──▶ Idle
-//!              ▲        ╰─ refused ──────────────────────────────────────────────▶ Lingering ──▶ Free
+//!      accept            whole head             whole body, or a slot full
+//!   ──▶ Idle ──▶ Head ──────────▶ (Waiting) ──▶ Filling ──────────▶ Calling ──▶ Writing ──▶ Idle
+//!                  ╰─ refused ──────────────────────────────────────────────▶ Lingering ──▶ Closed
 //! ```
+//!
+//! A loop is generic over its world (`World`): the system that it runs on, or a simulation of one.
 
 mod accepting;
 mod acceptor;
