@@ -378,7 +378,7 @@ fn a_file_that_cannot_be_written_is_refused_at_start() {
         ),
         (
             format!("--access-log json --access-log-file {folder}/pipe"),
-            "nobody reads that pipe",
+            "no process reads that pipe",
         ),
         (
             format!("--access-log json --access-log-file {folder}/socket"),

@@ -152,7 +152,7 @@ fn find_socket(path: &Path) -> io::Result<File> {
         .open(path)?;
     if !found.metadata()?.file_type().is_socket() {
         return Err(io::Error::other(
-            "something else has taken the socket's place: let nobody else write to the folder",
+            "something else has taken the socket's place: let no other user write to the folder",
         ));
     }
     Ok(found)

@@ -188,7 +188,7 @@ impl Remote {
                 self.state = PeerState::Revoked;
             }
             Heard::Message(Ok(Message::Parcel { .. }), _) if !self.takes_descriptors => {
-                self.poison("descriptors that nobody asked for");
+                self.poison("descriptors that were not asked for");
             }
             Heard::Message(Ok(Message::Parcel { slot, generation }), descriptors) => {
                 if !self.parcels.keep(slot, generation, descriptors) {
@@ -201,7 +201,7 @@ impl Remote {
                 return false;
             }
             Heard::TooMany => {
-                self.poison("descriptors that nobody asked for");
+                self.poison("descriptors that were not asked for");
                 return false;
             }
             Heard::Nothing | Heard::NoRoom => return false,

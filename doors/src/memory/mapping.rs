@@ -178,7 +178,7 @@ mod tests {
         assert!(file.set_len(4096).is_err(), "it must not shrink");
         assert!(
             MmapOptions::new().len(8192).map_raw(&file).is_err(),
-            "nobody else may write it"
+            "no other process may write it"
         );
     }
 

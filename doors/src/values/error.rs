@@ -157,7 +157,7 @@ pub enum AttachError {
     )]
     NoGeometry,
     /// `start` comes first.
-    #[error("the door has not been started, so nobody would answer")]
+    #[error("the door has not been started, so no call would be answered")]
     NotStarted,
     /// It has a path, or had one.
     #[error("the door has been attached already")]
@@ -300,7 +300,7 @@ impl CallError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Nobody serves at the path, now.
-    #[error("nobody serves a door at {}: start the application that owns it", .path.display())]
+    #[error("no process serves a door at {}: start the application that owns it", .path.display())]
     Away {
         /// The path.
         path: PathBuf,

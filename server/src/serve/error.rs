@@ -158,7 +158,7 @@ fn explain_file(error: &io::Error, path: &Path) -> String {
             "{error}; that is a socket, which cannot be opened: name a file, or leave the flag out, and the lines go to \
              standard output"
         ),
-        Some(libc::ENXIO) => format!("{error}; nobody reads that pipe: start its reader first"),
+        Some(libc::ENXIO) => format!("{error}; no process reads that pipe: start its reader first"),
         _ => format!("{error}; name a file that can be appended to"),
     }
 }

@@ -61,7 +61,7 @@ impl fmt::Display for AdminAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// There is no such socket, or nobody behind it.
-    #[error("nobody listens at {0} ({1}): is this the server's --admin?")]
+    #[error("no server listens at {0} ({1}): is this the server's --admin?")]
     NobodyListens(AdminAddress, ErrorKind),
     /// The connection did not come about, was cut, or nothing came in time.
     #[error("{0} does not answer: {1}")]
@@ -305,6 +305,6 @@ mod tests {
     fn nobody_listens() {
         let path = std::env::temp_dir().join(format!("transom-nobody-{}", std::process::id()));
         let error = get(&AdminAddress::Unix(path), "/health").unwrap_err();
-        assert!(error.to_string().starts_with("nobody listens at unix:/"));
+        assert!(error.to_string().starts_with("no server listens at unix:/"));
     }
 }

@@ -41,7 +41,7 @@ impl Shared {
                 Some(libc::ENOSPC) => "there is no space left on its disk",
                 Some(libc::EDQUOT) => "its quota of the disk is used up",
                 Some(libc::EFBIG) => "its file is as large as files may be (`ulimit -f`)",
-                Some(libc::EPIPE) => "nobody reads its pipe any more",
+                Some(libc::EPIPE) => "no process reads its pipe any more",
                 Some(libc::EIO) => "its disk has failed to write",
                 Some(libc::EROFS) => "its disk cannot be written to any more",
                 _ => "it cannot be written",

@@ -261,7 +261,9 @@ pub fn run(settings: &LoadSettings) -> Result<LoadReport, String> {
     let ended = run.target.started.as_mut().and_then(Started::ended);
     let broken_off = match ended {
         Some(how) => Some(format!("the server has ended: {how}")),
-        None => run.gone.then(|| "nobody answers any more".to_owned()),
+        None => run
+            .gone
+            .then(|| "the server does not answer any more".to_owned()),
     };
     let findings = Findings {
         workload: Workload {

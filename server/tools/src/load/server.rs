@@ -46,7 +46,7 @@ impl Target {
                 && TcpStream::connect_timeout(&address, CONNECT_PATIENCE).is_ok()
             {
                 return Err(format!(
-                    "--target: somebody listens on {address} already, before the command is started"
+                    "--target: a process listens on {address} already, before the command is started"
                 ));
             }
             let log = settings.server_log.as_ref().map(|path| {
@@ -61,7 +61,7 @@ impl Target {
             .or(said.listen)
             .ok_or("there is no address: give --target http://HOST:PORT")?;
         TcpStream::connect_timeout(&address, CONNECT_PATIENCE)
-            .map_err(|error| format!("nobody accepts connections at {address}: {error}"))?;
+            .map_err(|error| format!("no process accepts connections at {address}: {error}"))?;
 
         let mut notes = Vec::new();
         let pids = pids(settings, started.as_ref(), address)?;

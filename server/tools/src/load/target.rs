@@ -119,7 +119,7 @@ pub fn who_listens_on(address: SocketAddr) -> Result<Vec<i32>, String> {
         .collect();
     if sockets.is_empty() {
         return Err(format!(
-            "--pid auto: nobody on this machine listens on {address} (in another network namespace, give its number)"
+            "--pid auto: no process on this machine listens on {address} (in another network namespace, give its number)"
         ));
     }
     let listens = |process: &procfs::process::Process| {
@@ -136,7 +136,7 @@ pub fn who_listens_on(address: SocketAddr) -> Result<Vec<i32>, String> {
     pids.sort_unstable();
     match pids.is_empty() {
         true => Err(format!(
-            "--pid auto: somebody listens on {address}, but whose descriptors may not be looked at by this user"
+            "--pid auto: a process listens on {address}, but this user may not look at its descriptors"
         )),
         false => Ok(pids),
     }
@@ -246,7 +246,7 @@ impl Started {
             }
             if Instant::now() > deadline {
                 let why = match address {
-                    Some(address) => format!("nobody accepts connections at {address}"),
+                    Some(address) => format!("no process accepts connections at {address}"),
                     None => "its log has no line with ready and listen=ADDRESS:PORT (if it is not one of ours, \
                              say where it listens with --target)"
                         .to_owned(),
