@@ -161,7 +161,8 @@ impl BucketGeometry {
                 });
             }
         }
-        let stack_least = pages(minimums.thread_stack + STACK_WORK).expect("a few pages");
+        let needed = minimums.thread_stack + STACK_WORK;
+        let stack_least = pages(needed.max(minimums.accepted)).expect("a few pages");
         if stack_size.0 < stack_least {
             return Err(GeometryError::StackTooSmall {
                 was: stack_size,
@@ -303,7 +304,9 @@ impl BucketGeometry {
 /// What the C library and the kernel want on this machine, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct SystemMinimums {
-    /// The least stack of a thread (thread-local storage included).
+    /// The least stack that the C library takes for a thread.
+    accepted: usize,
+    /// What a thread needs of it (thread-local storage included).
     thread_stack: usize,
     /// What the kernel pushes when it delivers a signal; several KiB with AVX-512 or SVE.
     signal_frame: usize,
@@ -313,6 +316,7 @@ impl SystemMinimums {
     fn of_this_machine() -> Self {
         if cfg!(miri) {
             return SystemMinimums {
+                accepted: 16 << 10,
                 thread_stack: 16 << 10,
                 signal_frame: 4 << 10,
             };
@@ -324,11 +328,15 @@ impl SystemMinimums {
                 libc::getauxval(libc::AT_MINSIGSTKSZ),
             )
         };
+        let accepted = usize::try_from(stack).unwrap_or(0).max(16 << 10);
+        let signal_frame = usize::try_from(frame).unwrap_or(0).max(4 << 10);
         SystemMinimums {
-            // The least that the system says has room for a page of thread-locals.
-            thread_stack: usize::try_from(stack).unwrap_or(0).max(16 << 10)
+            accepted,
+            // The least that the system says has room for a page of thread-locals. On aarch64 it says 128 KiB,
+            // whatever is needed.
+            thread_stack: accepted.min((32 << 10) + signal_frame)
                 + thread_locals().saturating_sub(PAGE),
-            signal_frame: usize::try_from(frame).unwrap_or(0).max(4 << 10),
+            signal_frame,
         }
     }
 }
@@ -353,6 +361,7 @@ mod tests {
     use super::*;
 
     const SYSTEM: SystemMinimums = SystemMinimums {
+        accepted: 16 << 10,
         thread_stack: 16 << 10,
         signal_frame: 4 << 10,
     };
@@ -422,6 +431,19 @@ mod tests {
         let g = geometry(Bytes::kib(512), Bytes::kib(64)).expect("fits");
         assert_eq!(g.term(0), Err(GeometryError::NoBuckets));
         assert!(g.term(BUCKETS_MAX + 1).is_err());
+    }
+
+    /// As on aarch64.
+    #[test]
+    fn what_the_system_accepts_is_not_what_a_thread_needs() {
+        let system = SystemMinimums {
+            accepted: 128 << 10,
+            ..SYSTEM
+        };
+        let with = |stack| BucketGeometry::with_minimums(Bytes::kib(2048), stack, system);
+        assert!(with(Bytes::kib(128)).is_ok());
+        let error = with(Bytes::kib(124)).expect_err("pthread_attr_setstack refuses it");
+        assert!(error.to_string().contains("at least 128KiB"), "{error}");
     }
 
     #[test]
