@@ -1,7 +1,7 @@
 //! One request and its answer: where each of them is. What a state needs lies inside it; the next request is
 //! a new exchange.
 
-use crate::doorway::InstanceId;
+use crate::entrance::InstanceId;
 use transom_doors::SlotId;
 use transom_http::{ChunkDecoder, Fate, Note};
 use transom_net::pace::Pace;

@@ -21,6 +21,7 @@ mod closing;
 mod complaints;
 mod connection;
 mod doorway;
+mod entrance;
 mod exchange;
 pub mod forward;
 mod gathering;
@@ -56,7 +57,8 @@ mod world;
 
 pub use access_table::ACCESS_ENTRY_SIZE;
 pub use agenda::QUEUE_ENTRY_SIZE;
-pub use doorway::{DoorwayParts, INSTANCES, SLOT_TABLES_SIZE};
+pub use doorway::{DoorwayParts, SLOT_TABLES_SIZE};
+pub use entrance::INSTANCES;
 pub use limit::ConnectionLimit;
 pub use opener::{Mailbox, OPENER_STACK, Opener, OpenerBuilder, REMOTE_SLOTS_IN_ALL, open_options};
 pub use options::{Allowance, LOOP_STACK, Proxying, Rates, Sizes, Timeouts};

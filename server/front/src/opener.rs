@@ -5,6 +5,7 @@
 //! that loops have done with, because unmapping a channel takes its time. A door that does not answer, or
 //! whose path lies in a file system that does not, holds up its own thread and no other door.
 
+use crate::entrance::{Source, WHEN_TOLD};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,9 +13,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transom_arena::count_attaching_apart;
 use transom_doors::{
-    AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, Refusal, start_closers, start_thread,
+    AsyncClient, Bell, DoorOwner, OpenError, OpenOptions, Refusal, Words, start_closers,
+    start_thread,
 };
-use transom_wire::own_log::{info, warn};
+use transom_wire::own_log::{error, info, warn};
 
 /// Slots that a loop asks another process's door for, at most: more calls than that wait in the loop.
 pub(crate) const REMOTE_SLOTS_MAX: u32 = 256;
@@ -173,20 +175,28 @@ impl<C> Mailbox<C> {
             alarm,
         }
     }
+}
 
-    /// Asks for a client. The loop's doorbell rings when there is one.
-    pub(super) fn ask(&self) {
-        lock(&self.letters).asked = true;
+impl<C> Source<C> for Mailbox<C> {
+    /// The client that was asked for, or a promise: the loop's doorbell rings when there is one.
+    fn ask(&mut self, _: u64) -> Result<C, u64> {
+        let mut letters = lock(&self.letters);
+        if let Some(client) = letters.fresh.take() {
+            return Ok(client);
+        }
+        letters.asked = true;
         self.alarm.raise();
+        Err(WHEN_TOLD)
     }
 
-    /// The client that was asked for, if it is there.
-    pub(super) fn take(&self) -> Option<C> {
-        lock(&self.letters).fresh.take()
+    fn has_come(&mut self, _: &C) {} // the opener has said so
+
+    fn is_unwatched(&mut self, error: &io::Error, now_ns: u64) -> u64 {
+        error!(error = %Words(error), "cannot wait for a door: raise `ulimit -n`, or lower --connections");
+        now_ns
     }
 
-    /// Has a client freed.
-    pub(super) fn free(&self, client: C) {
+    fn free(&mut self, client: C) {
         let unseen = lock(&self.letters).spent.replace(client);
         self.alarm.raise();
         drop(unseen); // rarely there: it would take two within one turn of the thread

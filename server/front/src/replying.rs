@@ -6,7 +6,7 @@
 use super::gathering::Outcome;
 use super::output::{Way, copy_fields, put_framing, tell_of_change};
 use crate::connection::Connection;
-use crate::doorway::InstanceId;
+use crate::entrance::InstanceId;
 use crate::exchange::{Answer, Delivery, Exchange, Reply, ReplyBody, State};
 use crate::turn::Loop;
 use crate::world::{Caller, World};
@@ -120,7 +120,7 @@ impl<W: World> Loop<W> {
         if self.memory.completions.is_empty() {
             return false;
         }
-        instance.stuck_since_ns = None;
+        instance.calls.stuck_since_ns = None;
         let mut completions = std::mem::take(&mut self.memory.completions);
         for (slot, completion) in completions.drain(..) {
             self.on_completion(at, slot, completion);
@@ -130,7 +130,7 @@ impl<W: World> Loop<W> {
     }
 
     fn on_completion(&mut self, at: InstanceId, slot: SlotId, completion: Completion) {
-        let index = self.doorways[at].owners[slot.index()];
+        let index = self.doorways[at].calls.owners[slot.index()];
         let exchange = &mut self.table[index].exchange;
         debug_assert_eq!(
             (exchange.at, exchange.slot()),
@@ -142,11 +142,11 @@ impl<W: World> Loop<W> {
             exchange.reply = Reply::Begun;
         }
         if !is_piece {
-            self.doorways[at.doorway].pressed_due_ms = 0; // something goes on there
+            self.doorways.pressure[usize::from(at.doorway)].due_ms = 0; // something goes on there
         }
         if self.wants_body_first(index, completion) {
             if completion.status.0 == outcome::BODIES_FIRST {
-                self.doorways[at].may_stream = false;
+                self.doorways[at].calls.may_stream = false;
             }
             self.on_body_first(index, slot);
             return;

@@ -1,7 +1,7 @@
 //! What an event is for, as the epoll set keeps it: a connection's entry and its generation, or one of the
 //! few other things that a loop waits for.
 
-use crate::doorway::InstanceId;
+use crate::entrance::InstanceId;
 
 /// The upper half of the epoll token of what is no connection.
 pub(crate) const NOT_A_CONNECTION: u32 = u32::MAX;

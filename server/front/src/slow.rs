@@ -340,10 +340,9 @@ impl<W: World> Loop<W> {
     /// What slow clients may hold at a doorway. Its slots are twice its buckets, unless it was set up
     /// otherwise, and all loops share these: so this is half of the buckets.
     fn share_of_slow_clients(&self, doorway: u16) -> u32 {
-        let Some(instance) = self.doorways[doorway].serving else {
+        let Some(instance) = self.doorways[doorway].server() else {
             return u32::MAX;
         };
-        let instance = &self.doorways[doorway].instances[usize::from(instance)];
         let slots = instance.client().usable_slots() as u32;
         (slots / 4 / self.policy.loops).max(1)
     }
@@ -367,17 +366,17 @@ impl<W: World> Loop<W> {
             PRESSED_MS.max(self.policy.limits.timeouts.queue / 2)
         };
         let now = self.clock.now_ms;
-        let doorway = &mut self.doorways[doorway];
+        let pressure = &mut self.doorways.pressure[usize::from(doorway)];
         if !pressed {
-            doorway.pressed_due_ms = 0;
+            pressure.due_ms = 0;
             return false;
         }
-        if doorway.pressed_due_ms == 0 {
-            doorway.pressed_since_ms = now;
+        if pressure.due_ms == 0 {
+            pressure.since_ms = now;
         }
         // In a moment somebody may be far enough behind who is not now.
-        let due = doorway.pressed_since_ms + bearable;
-        doorway.pressed_due_ms = due.max(now + AGAIN_MS);
+        let due = pressure.since_ms + bearable;
+        pressure.due_ms = due.max(now + AGAIN_MS);
         due <= now
     }
 

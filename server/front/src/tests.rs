@@ -2,7 +2,7 @@
 //! reached as those of other processes are: through the opener, and with replies that are not believed.
 
 use super::*;
-use crate::doorway::InstanceId;
+use crate::entrance::InstanceId;
 use crate::signal::{NOT_A_CONNECTION, Signal};
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, Read, Write};

@@ -4,7 +4,8 @@ use crate::acceptor::{Acceptor, Numbered};
 use crate::access_table::Access;
 use crate::agenda::Agenda;
 use crate::complaints::Complaints;
-use crate::doorway::{Doorway, Doorways, InstanceId};
+use crate::doorway::Doorways;
+use crate::entrance::{InstanceId, Keeper};
 use crate::exchange::State;
 use crate::lists::List;
 use crate::memory::Memory;
@@ -88,15 +89,14 @@ impl<W: World> Loop<W> {
         let epoll = W::Events::new()?;
         epoll.add_bell(parts.bell.as_raw_fd(), Signal::Bell.token())?;
         let (listeners, forwards) = watched::<W>(&epoll, parts.forwards)?;
-        let doorways = parts.doorways.into_iter().map(Doorway::new);
-        let doorways = Doorways(doorways.collect());
-        let of_instance = |at: InstanceId| doorways[at].owners.len();
+        let doorways = Doorways::new(parts.doorways, W::now_ns());
+        let of_instance = |at: InstanceId| doorways[at].calls.owners.len();
         let slots = doorways.instances().map(of_instance).max().unwrap_or(0);
         let this = Loop {
             epoll,
             bell: parts.bell,
             acceptor: Acceptor::new(listeners, sizes.sockets, parts.addresses, parts.limit),
-            table: Table::new(parts.connections, sizes.connections, doorways.0.len()),
+            table: Table::new(parts.connections, sizes.connections, doorways.list.len()),
             doorways,
             memory: Memory::new(&sizes, parts.buffers, parts.scratch, slots),
             agenda: Agenda::new(sizes.connections),
@@ -152,7 +152,8 @@ impl<W: World> Loop<W> {
             if self.policy.order == Order::Stop {
                 continue;
             }
-            self.tend_doorways();
+            let is_told = std::mem::take(&mut self.agenda.mail);
+            self.tend(is_told);
             self.help_what_is_stuck();
             self.relieve_doorways();
             self.show_gauges();
@@ -173,23 +174,21 @@ impl<W: World> Loop<W> {
     /// Wakes another thread when calls have been unclaimed for a while and none has come back: those that
     /// were expected to take them are in handlers that block.
     fn help_what_is_stuck(&mut self) {
-        for doorway in &mut self.doorways.0 {
-            for instance in &mut doorway.instances {
-                let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
-                    continue;
-                };
-                if !client.backlog() {
-                    instance.stuck_since_ns = None;
-                    continue;
+        let now_ns = self.clock.now_ns;
+        for at in self.doorways.instances() {
+            let instance = &mut self.doorways[at];
+            let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
+                continue;
+            };
+            let stuck_since_ns = &mut instance.calls.stuck_since_ns;
+            if !client.backlog() {
+                *stuck_since_ns = None;
+            } else if now_ns - *stuck_since_ns.get_or_insert(now_ns) >= PATIENCE.as_nanos() as u64 {
+                if client.nudge() {
+                    // Another thread takes up the next call; see soon whether it needs company.
+                    self.agenda.quiet = self.agenda.quiet.min(1);
                 }
-                let since = *instance.stuck_since_ns.get_or_insert(self.clock.now_ns);
-                if self.clock.now_ns - since >= PATIENCE.as_nanos() as u64 {
-                    if client.nudge() {
-                        // Another thread takes up the next call; see soon whether it needs company.
-                        self.agenda.quiet = self.agenda.quiet.min(1);
-                    }
-                    instance.stuck_since_ns = Some(self.clock.now_ns);
-                }
+                *stuck_since_ns = Some(now_ns);
             }
         }
     }
@@ -203,8 +202,6 @@ impl<W: World> Loop<W> {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
         let again = Some(self.acceptor.again_ms).filter(|&due| due != 0);
-        let cramped = self.doorways.0.iter().map(|doorway| doorway.cramped_due_ms);
-        let pressed = self.doorways.0.iter().map(|doorway| doorway.pressed_due_ms);
         // Rounded up, else the loop would turn idly until then.
         let in_ms = |due_ns: u64| due_ns.div_ceil(1_000_000);
         let held = self.held_due_ns().map(in_ms);
@@ -212,7 +209,7 @@ impl<W: World> Loop<W> {
         let until_timer = [timer_ms, again, held, unwatched]
             .into_iter()
             .flatten()
-            .chain(cramped.chain(pressed).filter(|&due| due != 0))
+            .chain(self.doorways.due_ms())
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.clock.now_ms)));
         let calls = self

@@ -6,25 +6,28 @@
 //! After its start a thread allocates only to open a door anew.
 
 mod asked;
-mod doorway;
-mod instances;
+mod calls;
+mod entries;
+mod opening;
 mod tcp;
 mod traffic;
 mod udp;
 
-use crate::doorway::INSTANCES;
+use crate::entrance::{Entrance, INSTANCES, Keeper};
 use crate::opener::{REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
 use crate::orders::{Order, Orders};
+use crate::signal::{Signal, halves};
 pub use asked::{StreamForward, StreamKind, StreamOptions};
-use doorway::{CallEntry, FIRST_CLIENT, Progress, StreamDoor};
+use entries::{CallEntry, Entries};
+use opening::Opening;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use traffic::{Taken, Traffic};
+use traffic::{Loss, Taken, Traffic};
 use transom_arena::Bytes;
-use transom_doors::{Bell, Patience, now_ns, start_closers};
+use transom_doors::{AsyncClient, Bell, Patience, now_ns, start_closers};
 use transom_net::{self as net, Epoll};
 use transom_wire::own_log::warn;
 
@@ -58,10 +61,6 @@ const RECEIVE_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long to wait when the door's socket takes no more descriptors.
 const SUBMIT_AGAIN: Duration = Duration::from_millis(1);
-
-/// Tokens of the epoll set; from `FIRST_CLIENT` on two for each instance of the door.
-const SOCKET: u64 = 0;
-const BELL: u64 = 1;
 
 /// Forwards that run.
 pub struct Forwards {
@@ -117,35 +116,29 @@ fn forwarder(
     options: &StreamOptions,
     common: Common,
 ) -> io::Result<Box<dyn FnOnce() + Send>> {
-    let StreamForward {
-        name,
-        door,
-        owner,
-        socket,
-        kind,
-    } = forward;
-    if let StreamKind::Datagrams { buffer } = kind {
-        let granted = net::set_datagram_buffer(&socket, buffer)?;
+    if let StreamKind::Datagrams { buffer } = forward.kind {
+        let granted = net::set_datagram_buffer(&forward.socket, buffer)?;
         if granted < buffer {
             warn!(
-                forward = name, wanted = %Bytes(buffer), granted = %Bytes(granted),
+                forward = forward.name, wanted = %Bytes(buffer), granted = %Bytes(granted),
                 "the kernel holds fewer datagrams than wanted, and drops the rest of a burst: raise net.core.rmem_max, or lower --datagram-buffer"
             );
         }
     }
-    let open = open_options(options.channel_limit, owner);
-    let queue_timeout = options.timeouts.queue;
-    Ok(match kind {
+    let open = open_options(options.channel_limit, forward.owner);
+    let opening = |objection| Opening::new(forward.name, forward.door, open, objection);
+    let queue = options.timeouts.queue;
+    Ok(match forward.kind {
         StreamKind::Connections => {
-            let doorway = StreamDoor::new(name, door, open, queue_timeout);
-            let traffic = tcp::Connections::new(socket, options);
-            let this = Forwarder::new(common, doorway, traffic)?;
+            let traffic = tcp::Connections::new(forward.socket, options);
+            let opening = opening(tcp::Connections::objection);
+            let this = Forwarder::new(common, opening, traffic, queue)?;
             Box::new(move || this.run())
         }
         StreamKind::Datagrams { .. } => {
-            let doorway = StreamDoor::new(name, door, open, queue_timeout);
-            let traffic = udp::Datagrams::new(socket, options.timeouts.deadline);
-            let this = Forwarder::new(common, doorway, traffic)?;
+            let traffic = udp::Datagrams::new(forward.socket, options.timeouts.deadline);
+            let opening = opening(udp::Datagrams::objection);
+            let this = Forwarder::new(common, opening, traffic, queue)?;
             Box::new(move || this.run())
         }
     })
@@ -192,8 +185,14 @@ struct Forwarder<T: Traffic> {
     common: Common,
     epoll: Epoll,
     traffic: T,
-    doorway: StreamDoor<T>,
+    entrance: Entrance<AsyncClient, Entries<T::Call>, Opening>,
     now_ns: u64,
+    /// How long anything waits for the door.
+    queue_timeout_ns: u64,
+    /// No entry is due before.
+    next_due_ns: u64,
+    /// No call is to be looked at before.
+    next_look_ns: u64,
     /// The socket may have more for us.
     readable: bool,
     receive_again_ns: u64,
@@ -208,17 +207,27 @@ struct Forwarder<T: Traffic> {
 }
 
 impl<T: Traffic> Forwarder<T> {
-    fn new(common: Common, doorway: StreamDoor<T>, traffic: T) -> io::Result<Self> {
+    fn new(
+        common: Common,
+        opening: Opening,
+        traffic: T,
+        queue_timeout: Duration,
+    ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         // Each change is told once, so that connections which nobody can take yet keep no thread awake.
-        epoll.add_bell(traffic.socket(), SOCKET)?;
-        epoll.add_bell(common.bell.as_raw_fd(), BELL)?;
+        epoll.add_bell(traffic.socket(), Signal::Listener(0).token())?;
+        epoll.add_bell(common.bell.as_raw_fd(), Signal::Bell.token())?;
+        let now_ns = now_ns();
+        let entries = [(); INSTANCES].map(|()| Entries::new());
         Ok(Forwarder {
             common,
             epoll,
             traffic,
-            doorway,
-            now_ns: now_ns(),
+            entrance: Entrance::new(0, entries, Some(opening), now_ns),
+            now_ns,
+            queue_timeout_ns: queue_timeout.as_nanos() as u64,
+            next_due_ns: u64::MAX,
+            next_look_ns: u64::MAX,
             readable: true,
             receive_again_ns: 0,
             submit_again_ns: 0,
@@ -230,8 +239,7 @@ impl<T: Traffic> Forwarder<T> {
     }
 
     fn run(mut self) {
-        self.doorway
-            .tend(&mut self.traffic, &self.epoll, self.now_ns);
+        self.tend(false);
         self.common.all_started.wait();
         self.now_ns = now_ns();
         let nothing = libc::epoll_event { events: 0, u64: 0 };
@@ -248,19 +256,18 @@ impl<T: Traffic> Forwarder<T> {
                 }
                 Order::Stop => break,
             }
-            self.collect();
-            self.doorway
-                .tend(&mut self.traffic, &self.epoll, self.now_ns);
-            self.doorway.expire(&mut self.traffic, self.now_ns);
-            self.doorway.look_at_calls(&mut self.traffic, self.now_ns);
-            self.send_again();
+            for at in self.entrance.places() {
+                self.collect(at);
+            }
+            self.tend(false);
+            self.expire();
+            self.look_at_calls();
+            self.send_unsent();
             if !self.draining {
                 self.receive();
             }
-            if self.doorway.flush(&mut self.traffic, self.now_ns) == Progress::Stuck {
-                self.again = true;
-            }
-            if self.draining && self.doorway.is_empty() {
+            self.flush();
+            if self.draining && self.count() == 0 {
                 break;
             }
             self.show_slots_lost();
@@ -270,35 +277,32 @@ impl<T: Traffic> Forwarder<T> {
                 self.on_event(event.u64);
             }
         }
-        let cut = self.doorway.let_all_go(&mut self.traffic);
-        self.common.cut.fetch_add(cut, Ordering::SeqCst);
-        self.traffic
-            .summarise(self.doorway.forward(), self.doorway.path());
+        for at in self.entrance.places() {
+            let cut = self.lose_all(at, Loss::Cut);
+            self.common.cut.fetch_add(cut, Ordering::SeqCst);
+        }
+        let opening = self.entrance.source();
+        self.traffic.summarise(&opening.forward, &opening.path);
     }
 
     fn on_event(&mut self, token: u64) {
-        match token {
-            SOCKET => self.readable = true,
-            BELL => {} // orders are looked at after every wait
-            _ => {
-                let at = ((token - FIRST_CLIENT) / 2) as usize;
-                if (token - FIRST_CLIENT).is_multiple_of(2) {
-                    let useful = self.doorway.collect(at, &mut self.traffic, self.now_ns);
-                    self.doorway.note_ring(at, useful);
-                    if useful {
-                        self.quiet = 0;
-                    }
-                } else {
-                    self.doorway
-                        .look_at_peer(at, &mut self.traffic, self.now_ns);
+        match Signal::of(halves(token).1) {
+            Signal::Listener(_) => self.readable = true,
+            Signal::Bell => {} // orders are looked at after every wait
+            Signal::Client(at) => {
+                let useful = self.collect(at);
+                if let Some(client) = &mut self.instance(at).client {
+                    client.note_ring(useful);
                 }
             }
+            Signal::Peer(at) => self.look_at_peer(at),
         }
     }
 
     /// Has whoever asks from outside see how many there are.
     fn show_slots_lost(&mut self) {
-        let now = self.doorway.slots_lost();
+        let clients = self.entrance.instances.iter().flat_map(|one| &one.client);
+        let now = clients.map(|client| u64::from(client.lost_slots())).sum();
         let before = std::mem::replace(&mut self.slots_lost, now);
         if now != before {
             let more = now.wrapping_sub(before);
@@ -306,41 +310,31 @@ impl<T: Traffic> Forwarder<T> {
         }
     }
 
-    /// Takes the replies that are there.
-    fn collect(&mut self) {
-        for at in 0..INSTANCES {
-            if self.doorway.collect(at, &mut self.traffic, self.now_ns) {
-                self.quiet = 0;
-            }
-        }
-    }
-
-    /// Sends what an instance did not accept, or its socket did not take.
-    fn send_again(&mut self) {
-        if self.now_ns < self.submit_again_ns {
-            return;
-        }
-        if self.doorway.send_unsent(&mut self.traffic, self.now_ns) == Progress::Stuck {
-            self.submit_again_ns = self.now_ns + SUBMIT_AGAIN.as_nanos() as u64;
+    /// Whether nothing that comes can be served: the door has been away for longer than anything may wait for
+    /// it, or its application has lost all of our slots.
+    fn is_closed(&self) -> bool {
+        match self.entrance.server() {
+            None => self.now_ns >= self.entrance.away_since_ns() + self.queue_timeout_ns,
+            Some(instance) => instance.client().usable_slots() == 0,
         }
     }
 
     fn receive(&mut self) {
-        if !self.readable || self.now_ns < self.receive_again_ns || self.doorway.has_sendable() {
+        if !self.readable || self.now_ns < self.receive_again_ns || self.has_sendable() {
             return;
         }
         for _ in 0..BATCH {
-            let received = if self.doorway.is_closed(self.now_ns) {
+            let received = if self.is_closed() {
                 self.traffic.discard()
             } else {
-                match self.doorway.receive(&mut self.traffic, self.now_ns) {
+                match self.receive_call() {
                     Some(received) => received,
                     // No slot, or nobody there yet: the kernel keeps what has come.
                     None => return,
                 }
             };
             match received {
-                Taken::Call((), _) => self.quiet = 0,
+                Taken::Call => self.quiet = 0,
                 Taken::Skipped => {}
                 Taken::Nothing => {
                     self.readable = false;
@@ -360,29 +354,39 @@ impl<T: Traffic> Forwarder<T> {
         if std::mem::take(&mut self.again) {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
-        let mut due = self.doorway.next_due_ns();
+        let mut due = self.next_due_ns.min(self.next_look_ns);
+        if self.entrance.serving.is_none() {
+            // With every look for the door, also whether it has been away for too long.
+            due = due.min(self.entrance.ask_again_ns);
+        }
         for again in [self.receive_again_ns, self.submit_again_ns] {
             if again > self.now_ns {
                 due = due.min(again);
             }
         }
-        if self.doorway.has_sendable() {
+        if self.has_sendable() {
             due = due.min(self.now_ns + SUBMIT_AGAIN.as_nanos() as u64);
         }
-        let backlog = self.doorway.backlog();
+        let backlog = self.entrance.has_unclaimed_calls();
         if backlog {
             let step = (PATIENCE * (1 << self.quiet)).min(PATIENCE_MAX);
             due = due.min(self.now_ns + step.as_nanos() as u64);
         }
         let mut timeout =
             (due != u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(self.now_ns)));
-        if !self.doorway.prepare_wait(Patience::Eager) {
-            timeout = Some(Duration::ZERO);
+        for client in self.entrance.clients_mut() {
+            if !client.prepare_wait(Patience::Eager) {
+                timeout = Some(Duration::ZERO);
+            }
         }
         let count = self.epoll.wait(events, timeout);
-        self.doorway.woke();
+        for client in self.entrance.clients_mut() {
+            client.woke();
+            if backlog && count == 0 {
+                client.nudge();
+            }
+        }
         if backlog && count == 0 {
-            self.doorway.nudge();
             self.quiet = (self.quiet + 1).min(PATIENCE_STEPS);
         }
         count

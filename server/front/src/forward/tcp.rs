@@ -128,7 +128,7 @@ impl Connections {
     }
 
     /// The next connection, with its address counted.
-    fn admit(&mut self) -> Result<(Held, Option<SocketAddr>), Taken<Held>> {
+    fn admit(&mut self) -> Result<(Held, Option<SocketAddr>), Taken> {
         let (fd, peer) = self.accept()?;
         let counted = match self.addresses.as_deref().map(|table| table.enter(peer)) {
             None => None,
@@ -173,7 +173,7 @@ impl Connections {
         now_ns + left.as_nanos() as u64 + 1_000_000
     }
 
-    fn accept(&mut self) -> Result<(OwnedFd, Option<SocketAddr>), Taken<Held>> {
+    fn accept(&mut self) -> Result<(OwnedFd, Option<SocketAddr>), Taken> {
         let Some(listener) = &self.listener else {
             return Err(Taken::Nothing);
         };
@@ -198,7 +198,7 @@ impl Traffic for Connections {
         self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
-    fn objection(&self, client: &AsyncClient) -> Option<&'static str> {
+    fn objection(client: &AsyncClient) -> Option<&'static str> {
         if client
             .door()
             .is_none_or(|door| door.limits.descriptors_max == 0)
@@ -210,25 +210,19 @@ impl Traffic for Connections {
         None
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> Taken<Held> {
-        match self.admit() {
-            Ok((held, peer)) => {
-                encode_connection(frame, peer);
-                Taken::Call(held, CONNECTION_LEN)
-            }
-            Err(other) => other,
-        }
+    fn receive(&mut self, frame: &mut [u8]) -> Result<(Held, usize), Taken> {
+        let (held, peer) = self.admit()?;
+        encode_connection(frame, peer);
+        Ok((held, CONNECTION_LEN))
     }
 
-    fn discard(&mut self) -> Taken<()> {
+    fn discard(&mut self) -> Taken {
         match self.accept() {
             Ok(_) => {
                 self.figures.refused += 1;
                 Taken::Skipped
             }
-            Err(Taken::Nothing) => Taken::Nothing,
-            Err(Taken::Exhausted) => Taken::Exhausted,
-            Err(Taken::Skipped | Taken::Call(..)) => Taken::Skipped,
+            Err(other) => other,
         }
     }
 

@@ -13,13 +13,13 @@ pub(super) trait Traffic {
     fn socket(&self) -> RawFd;
 
     /// Why this door cannot take them.
-    fn objection(&self, client: &AsyncClient) -> Option<&'static str>;
+    fn objection(client: &AsyncClient) -> Option<&'static str>;
 
-    /// Takes one from the socket and writes its frame.
-    fn receive(&mut self, frame: &mut [u8]) -> Taken<Self::Call>;
+    /// Takes one from the socket and writes its frame, of so many bytes.
+    fn receive(&mut self, frame: &mut [u8]) -> Result<(Self::Call, usize), Taken>;
 
     /// Takes one from the socket and drops it: the door has been away for too long, or has no slot left.
-    fn discard(&mut self) -> Taken<()>;
+    fn discard(&mut self) -> Taken;
 
     /// How many there may be at once, beside the slots of the door.
     fn most(&self) -> usize;
@@ -69,9 +69,9 @@ pub(super) trait Traffic {
 }
 
 /// What came of taking something from a socket.
-pub(super) enum Taken<C> {
-    /// A call, and the bytes of its frame.
-    Call(C, usize),
+pub(super) enum Taken {
+    /// A call.
+    Call,
     /// Something that is no call; there may be more.
     Skipped,
     /// Nothing is there.

@@ -92,7 +92,7 @@ impl Traffic for Datagrams {
         self.socket.as_raw_fd()
     }
 
-    fn objection(&self, client: &AsyncClient) -> Option<&'static str> {
+    fn objection(client: &AsyncClient) -> Option<&'static str> {
         if client
             .door()
             .is_none_or(|door| door.limits.descriptors_max != 0)
@@ -104,7 +104,7 @@ impl Traffic for Datagrams {
         None
     }
 
-    fn receive(&mut self, frame: &mut [u8]) -> Taken<Asked> {
+    fn receive(&mut self, frame: &mut [u8]) -> Result<(Asked, usize), Taken> {
         // Slots are pages, so the header fits.
         let room = &mut frame[DATAGRAM_HEADER_LEN..];
         let most = room.len().min(DATAGRAM_MAX);
@@ -113,18 +113,18 @@ impl Traffic for Datagrams {
                 self.figures.received += 1;
                 if len > most {
                     self.figures.oversized += 1;
-                    return Taken::Skipped;
+                    return Err(Taken::Skipped);
                 }
                 encode_datagram(frame, sender.address(), len);
-                Taken::Call(Asked(sender), DATAGRAM_HEADER_LEN + len)
+                Ok((Asked(sender), DATAGRAM_HEADER_LEN + len))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Taken::Nothing),
             // News of a datagram that was sent, or an interruption.
-            Err(_) => Taken::Skipped,
+            Err(_) => Err(Taken::Skipped),
         }
     }
 
-    fn discard(&mut self) -> Taken<()> {
+    fn discard(&mut self) -> Taken {
         match net::receive_from(self.socket.as_raw_fd(), &mut self.scratch[..1]) {
             Ok(_) => {
                 self.figures.received += 1;
