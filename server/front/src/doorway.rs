@@ -49,10 +49,6 @@ impl Requests {
 }
 
 impl Calls for Requests {
-    fn room(&self) -> usize {
-        self.owners.len()
-    }
-
     fn begin(&mut self) {
         self.stuck_since_ns = None;
         self.may_stream = true;
@@ -84,7 +80,7 @@ impl<C: Caller> Doorway<C> {
                 client,
             } => (client, Some(mailbox), [slots_max; INSTANCES]),
         };
-        let mut this = Entrance::new(number, slots.map(Requests::new), mailbox, now_ns);
+        let mut this = Entrance::new(number, slots, Requests::new, mailbox, now_ns);
         if let Some(client) = client {
             this.serve_with(this.next_place(), client);
         }

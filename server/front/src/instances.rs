@@ -1,8 +1,5 @@
-//! What becomes of requests when the instance of a door that has them leaves.
-//!
-//! Those under way complete at an instance that was revoked. Of those that were with one that has died, one
-//! that no thread of it had seen waits for the next instance and is sent there; any other may have run, and
-//! its client is told so (502).
+//! What becomes of requests when the instance of a door that has them leaves: a client is told of one that may
+//! have run (502).
 
 use super::doorway::{Doorway, Requests};
 use super::opener::Mailbox;
@@ -50,16 +47,14 @@ impl<W: World> Keeper for Loop<W> {
 
     fn on_lost(&mut self, at: InstanceId, slot: SlotId, has_not_run: bool) {
         let index = self.doorways[at].calls.owners[slot.index()];
+        let exchange = &self.table[index].exchange;
         debug_assert_eq!(
-            (
-                self.table[index].exchange.at,
-                self.table[index].exchange.slot()
-            ),
+            (exchange.at, exchange.slot()),
             (at, Some(slot)),
             "given up calls are not told"
         );
         // What has had an interim reply has run, whatever a process that is gone says of it.
-        let has_begun = !matches!(self.table[index].exchange.reply, Reply::None);
+        let has_begun = !matches!(exchange.reply, Reply::None);
         match (has_not_run, has_begun) {
             // It waits in its slot, to be sent to the next instance. And to the one after that, if instances
             // come and go so fast: all its waits share one queue timeout.

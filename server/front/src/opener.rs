@@ -5,7 +5,7 @@
 //! that loops have done with, because unmapping a channel takes its time. A door that does not answer, or
 //! whose path lies in a file system that does not, holds up its own thread and no other door.
 
-use crate::entrance::{Source, WHEN_TOLD};
+use crate::entrance::Source;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -186,14 +186,12 @@ impl<C> Source<C> for Mailbox<C> {
         }
         letters.asked = true;
         self.alarm.raise();
-        Err(WHEN_TOLD)
+        Err(u64::MAX)
     }
 
-    fn has_come(&mut self, _: &C) {} // the opener has said so
-
-    fn is_unwatched(&mut self, error: &io::Error, now_ns: u64) -> u64 {
+    fn is_unwatched(&mut self, error: &io::Error) -> u64 {
         error!(error = %Words(error), "cannot wait for a door: raise `ulimit -n`, or lower --connections");
-        now_ns
+        0
     }
 
     fn free(&mut self, client: C) {

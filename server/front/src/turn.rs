@@ -242,16 +242,6 @@ impl<W: World> Loop<W> {
         count
     }
 
-    /// The doorbell of a client has rung. Only what is not believed is asked why.
-    fn on_ring(&mut self, at: InstanceId) {
-        if self.doorways[at.doorway].is_remote() {
-            let useful = self.collect_completions_of(at);
-            if let Some(client) = &mut self.doorways[at].client {
-                client.note_ring(useful);
-            }
-        }
-    }
-
     /// Counts the present request's time, from its arrival to the last byte of its answer, by the loop's
     /// clock.
     pub(crate) fn note_time(&self, index: u32) {

@@ -13,7 +13,6 @@ use transom_doors::{PeerState, SlotId};
 use transom_wire::own_log::error;
 
 type CallerOf<K> = <<K as Keeper>::World as World>::Caller;
-type InstanceOf<K> = Instance<CallerOf<K>, <K as Keeper>::Calls>;
 type EntranceOf<K> = Entrance<CallerOf<K>, <K as Keeper>::Calls, <K as Keeper>::Source>;
 
 /// What has entrances, and calls there: a loop, or a forward of connections or datagrams. What it must say
@@ -44,7 +43,7 @@ pub(crate) trait Keeper: Sized {
     /// Ends all calls of an instance that makes room for the next one.
     fn let_go(&mut self, at: InstanceId);
 
-    fn instance(&mut self, at: InstanceId) -> &mut InstanceOf<Self> {
+    fn instance(&mut self, at: InstanceId) -> &mut Instance<CallerOf<Self>, Self::Calls> {
         &mut self.entrance(at.doorway)[at]
     }
 
@@ -74,6 +73,16 @@ pub(crate) trait Keeper: Sized {
             self.look_again();
         }
         any
+    }
+
+    /// The doorbell of a client has rung. Only what is not believed is asked why.
+    fn on_ring(&mut self, at: InstanceId) {
+        if self.entrance(at.doorway).is_remote() {
+            let useful = self.collect(at);
+            if let Some(client) = &mut self.instance(at).client {
+                client.note_ring(useful);
+            }
+        }
     }
 
     /// Something has happened to the other side of a client.
@@ -159,7 +168,7 @@ pub(crate) trait Keeper: Sized {
     /// Whether the next instance can come; one of those that have left makes room if they take too long.
     fn has_room(&mut self, doorway: u16) -> bool {
         let (now_ns, Some(patience_ns)) = (self.now_ns(), self.patience_ns()) else {
-            return true; // it will be made
+            return true; // it is made when the next one is there
         };
         let entrance = self.entrance(doorway);
         if entrance[entrance.next_place()].client.is_some() {
@@ -187,9 +196,11 @@ pub(crate) trait Keeper: Sized {
 
     /// Has a client take the new calls.
     fn install(&mut self, doorway: u16, client: CallerOf<Self>) {
-        let (now_ns, at) = (self.now_ns(), self.make_room(doorway));
+        // What waits can go on before the thread sleeps, or another client is asked for.
+        self.look_again();
+        let at = self.make_room(doorway);
         let slots = client.geometry().slots_in_all() as usize;
-        if slots > self.instance(at).calls.room() {
+        if slots > self.instance(at).room {
             error!(slots, "a door has more slots than were asked for");
             self.entrance(doorway).source().free(client);
             return;
@@ -197,13 +208,12 @@ pub(crate) trait Keeper: Sized {
         let watched = self.watch(at, &client);
         let entrance = self.entrance(doorway);
         if let Err(error) = watched {
-            entrance.ask_again_ns = entrance.source().is_unwatched(&error, now_ns);
+            entrance.ask_again_ns = entrance.source().is_unwatched(&error);
             entrance[at].client = Some(client);
             return self.free(at);
         }
         entrance.source().has_come(&client);
         entrance.serve_with(at, client);
-        self.look_again(); // what waits can go on before the thread sleeps
     }
 
     /// Has the epoll set tell of a client's news.

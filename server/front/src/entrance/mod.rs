@@ -25,26 +25,21 @@ pub(crate) struct InstanceId {
     pub instance: u8,
 }
 
-/// When a source is asked again that tells by itself when it has something.
-pub(crate) const WHEN_TOLD: u64 = u64::MAX;
-
 /// Where an entrance gets its clients from, one after the other.
 pub(crate) trait Source<C> {
-    /// Asks for the next client: there it is, or then it is asked again. Until it has told, it may be asked
-    /// as often as may be.
+    /// Asks for the next client: there it is, or then it is asked again; `u64::MAX` for when it tells by
+    /// itself that it has something.
     fn ask(&mut self, now_ns: u64) -> Result<C, u64>;
     /// A client takes calls from now on.
-    fn has_come(&mut self, client: &C);
+    fn has_come(&mut self, _: &C) {}
     /// No event would tell of a client, so it is not used. When to ask for another one.
-    fn is_unwatched(&mut self, error: &io::Error, now_ns: u64) -> u64;
+    fn is_unwatched(&mut self, error: &io::Error) -> u64;
     /// Takes back a client that has no calls any more.
-    fn free(&mut self, client: C);
+    fn free(&mut self, _: C) {}
 }
 
 /// What is known of the calls of one instance, slot by slot.
 pub(crate) trait Calls {
-    /// How many slots there is room for.
-    fn room(&self) -> usize;
     /// Another process begins in this place.
     fn begin(&mut self) {}
     /// How many wait for the next instance, and would be missed with their slots here.
@@ -57,6 +52,8 @@ pub(crate) trait Calls {
 pub(crate) struct Instance<C, T> {
     pub(crate) client: Option<C>,
     pub(crate) calls: T,
+    /// Slots that there is room for in `calls`.
+    room: usize,
     /// Its process has ended: nothing more comes.
     pub(crate) gone: bool,
     /// When it ceased to take new calls; before that, when the entrance was made.
@@ -120,12 +117,19 @@ pub(crate) struct Entrance<C, T, S> {
 
 impl<C: Caller, T: Calls, S: Source<C>> Entrance<C, T, S> {
     /// An entrance with tables for its clients' slots, and without a client.
-    pub(crate) fn new(number: u16, calls: [T; INSTANCES], source: Option<S>, now_ns: u64) -> Self {
+    pub(crate) fn new(
+        number: u16,
+        slots: [usize; INSTANCES],
+        calls: fn(usize) -> T,
+        source: Option<S>,
+        now_ns: u64,
+    ) -> Self {
         Entrance {
             number,
-            instances: calls.map(|calls| Instance {
+            instances: slots.map(|room| Instance {
                 client: None,
-                calls,
+                calls: calls(room),
+                room,
                 gone: false,
                 left_ns: now_ns,
             }),
@@ -230,13 +234,8 @@ impl<C: Caller, T: Calls, S: Source<C>> Entrance<C, T, S> {
     /// one that left first.
     pub(crate) fn next_place(&self) -> InstanceId {
         let missed = |at: &InstanceId| {
-            let Instance {
-                client,
-                calls,
-                left_ns,
-                ..
-            } = &self[*at];
-            (client.is_some(), calls.waiting(), *left_ns)
+            let one = &self[*at];
+            (one.client.is_some(), one.calls.waiting(), one.left_ns)
         };
         self.places().min_by_key(missed).expect("there are two")
     }

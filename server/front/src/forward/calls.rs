@@ -44,10 +44,8 @@ impl<T: Traffic> Keeper for Forwarder<T> {
             (self.instance(at).client.as_mut()).and_then(AsyncClient::next_completion)
         {
             any = true;
-            self.ended(at, slot, completion);
-        }
-        if any {
             self.quiet = 0;
+            self.ended(at, slot, completion);
         }
         any
     }
@@ -66,7 +64,7 @@ impl<T: Traffic> Keeper for Forwarder<T> {
         }
         let due_ns = entry.waits_until_ns;
         calls.set_unsent(slot.index(), true, due_ns);
-        self.next_due_ns = self.next_due_ns.min(due_ns);
+        self.note_due(due_ns);
     }
 
     fn let_go(&mut self, at: InstanceId) {
@@ -81,14 +79,10 @@ impl<T: Traffic> Forwarder<T> {
         instances.map(|instance| instance.calls.count).sum()
     }
 
-    fn unsent(&self) -> usize {
-        let instances = self.entrance.instances.iter();
-        instances.map(|instance| instance.calls.unsent).sum()
-    }
-
     /// Whether an instance serves, and calls wait to be submitted to it.
     pub(super) fn has_sendable(&self) -> bool {
-        self.entrance.serving.is_some() && self.unsent() > 0
+        let mut instances = self.entrance.instances.iter();
+        self.entrance.serving.is_some() && instances.any(|instance| instance.calls.unsent > 0)
     }
 
     /// Takes the next call from the socket, if there is a slot for it.
@@ -110,15 +104,16 @@ impl<T: Traffic> Forwarder<T> {
                 return Some(other);
             }
         };
-        let entry = CallEntry {
+        let due_ns = self.now_ns + self.queue_timeout_ns;
+        self.entrance[at].calls.put(CallEntry {
             slot,
             call,
             len,
-            due_ns: self.now_ns + self.queue_timeout_ns,
+            due_ns,
             unsent: true,
             waits_until_ns: 0,
-        };
-        self.put(at, entry);
+        });
+        self.note_due(due_ns);
         let first_look_ns = self.traffic.first_look_ns(self.now_ns);
         self.next_look_ns = self.next_look_ns.min(first_look_ns);
         self.submit(at, slot);
@@ -182,11 +177,6 @@ impl<T: Traffic> Forwarder<T> {
         self.traffic.lose(entry.call, why);
     }
 
-    fn put(&mut self, at: InstanceId, entry: CallEntry<T::Call>) {
-        self.note_due(entry.due_ns);
-        self.instance(at).calls.put(entry);
-    }
-
     fn note_due(&mut self, due_ns: u64) {
         if due_ns != 0 {
             self.next_due_ns = self.next_due_ns.min(due_ns);
@@ -222,7 +212,7 @@ impl<T: Traffic> Forwarder<T> {
     /// Submits what is unsent to the instance that serves: what another did not accept, or its socket did not
     /// take.
     pub(super) fn send_unsent(&mut self) {
-        if self.now_ns < self.submit_again_ns || self.unsent() == 0 {
+        if self.now_ns < self.submit_again_ns || !self.has_sendable() {
             return;
         }
         for from in self.entrance.places() {
@@ -241,7 +231,7 @@ impl<T: Traffic> Forwarder<T> {
                             slot = new;
                             if let Some(entry) = self.instance(from).calls.take(index) {
                                 self.traffic.count_resent();
-                                self.put(to, CallEntry { slot, ..entry });
+                                self.instance(to).calls.put(CallEntry { slot, ..entry });
                             }
                         }
                         Carried::TooLarge => {

@@ -1,7 +1,6 @@
 //! What a forward knows of each call in its door.
 
 use crate::entrance::Calls;
-use crate::opener::REMOTE_SLOTS_IN_ALL;
 use transom_doors::SlotId;
 
 /// A call that has a slot.
@@ -28,9 +27,9 @@ pub(super) struct Entries<C> {
 }
 
 impl<C> Entries<C> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(slots: usize) -> Self {
         Entries {
-            by_slot: (0..REMOTE_SLOTS_IN_ALL).map(|_| None).collect(),
+            by_slot: (0..slots).map(|_| None).collect(),
             count: 0,
             unsent: 0,
         }
@@ -63,10 +62,6 @@ impl<C> Entries<C> {
 }
 
 impl<C> Calls for Entries<C> {
-    fn room(&self) -> usize {
-        self.by_slot.len()
-    }
-
     fn waiting(&self) -> usize {
         self.unsent
     }

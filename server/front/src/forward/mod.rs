@@ -218,12 +218,12 @@ impl<T: Traffic> Forwarder<T> {
         epoll.add_bell(traffic.socket(), Signal::Listener(0).token())?;
         epoll.add_bell(common.bell.as_raw_fd(), Signal::Bell.token())?;
         let now_ns = now_ns();
-        let entries = [(); INSTANCES].map(|()| Entries::new());
+        let slots = [REMOTE_SLOTS_IN_ALL; INSTANCES];
         Ok(Forwarder {
             common,
             epoll,
             traffic,
-            entrance: Entrance::new(0, entries, Some(opening), now_ns),
+            entrance: Entrance::new(0, slots, Entries::new, Some(opening), now_ns),
             now_ns,
             queue_timeout_ns: queue_timeout.as_nanos() as u64,
             next_due_ns: u64::MAX,
@@ -289,12 +289,7 @@ impl<T: Traffic> Forwarder<T> {
         match Signal::of(halves(token).1) {
             Signal::Listener(_) => self.readable = true,
             Signal::Bell => {} // orders are looked at after every wait
-            Signal::Client(at) => {
-                let useful = self.collect(at);
-                if let Some(client) = &mut self.instance(at).client {
-                    client.note_ring(useful);
-                }
-            }
+            Signal::Client(at) => self.on_ring(at),
             Signal::Peer(at) => self.look_at_peer(at),
         }
     }
@@ -325,22 +320,20 @@ impl<T: Traffic> Forwarder<T> {
         }
         for _ in 0..BATCH {
             let received = if self.is_closed() {
-                self.traffic.discard()
+                Some(self.traffic.discard())
             } else {
-                match self.receive_call() {
-                    Some(received) => received,
-                    // No slot, or nobody there yet: the kernel keeps what has come.
-                    None => return,
-                }
+                self.receive_call()
             };
             match received {
-                Taken::Call => self.quiet = 0,
-                Taken::Skipped => {}
-                Taken::Nothing => {
+                Some(Taken::Call) => self.quiet = 0,
+                Some(Taken::Skipped) => {}
+                // No slot, or no door yet: the kernel keeps what has come.
+                None => return,
+                Some(Taken::Nothing) => {
                     self.readable = false;
                     return;
                 }
-                Taken::Exhausted => {
+                Some(Taken::Exhausted) => {
                     self.receive_again_ns = self.now_ns + RECEIVE_AGAIN.as_nanos() as u64;
                     return;
                 }

@@ -123,10 +123,8 @@ impl Source<AsyncClient> for Opening {
         }
     }
 
-    fn is_unwatched(&mut self, error: &io::Error, now_ns: u64) -> u64 {
+    fn is_unwatched(&mut self, error: &io::Error) -> u64 {
         error!(forward = self.forward, error = %Words(error), "cannot wait for the door: raise `ulimit -n`");
-        now_ns + LOOK_AGAIN.as_nanos() as u64
+        now_ns() + LOOK_AGAIN.as_nanos() as u64
     }
-
-    fn free(&mut self, _: AsyncClient) {}
 }
