@@ -226,17 +226,14 @@ pub(crate) trait Keeper: Sized {
         }
     }
 
-    /// The other side may have the descriptors too, so closing ours would not take them out of the set.
-    fn unwatch(&self, client: &CallerOf<Self>) {
-        let _ = self.events().remove(client.as_raw_fd());
-        if let Some(fd) = client.peer_fd() {
-            let _ = self.events().remove(fd);
-        }
-    }
-
+    /// Gives a client back to its source. The other side may have the descriptors too, so closing ours would
+    /// not take them out of the set.
     fn free(&mut self, at: InstanceId) {
         if let Some(client) = self.instance(at).client.take() {
-            self.unwatch(&client);
+            let _ = self.events().remove(client.as_raw_fd());
+            if let Some(fd) = client.peer_fd() {
+                let _ = self.events().remove(fd);
+            }
             self.entrance(at.doorway).source().free(client);
         }
     }

@@ -1,4 +1,5 @@
-//! How a forward finds its door: it opens that by itself, and says how that went.
+//! How a forward finds its door: it opens that by itself, and says how that went. It serves no other door
+//! that would have to wait meanwhile, as a loop does, which leaves that to a thread of its own.
 
 use crate::entrance::Source;
 use crate::opener::{HANGS, REMOTE_SLOTS_MAX, REMOTE_SPARES_MAX};
