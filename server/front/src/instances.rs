@@ -1,5 +1,5 @@
-//! What becomes of requests when the instance of a door that has them leaves: a client is told of one that may
-//! have run (502).
+//! What becomes of requests when the instance of a door that has them leaves: a client is told of one that
+//! may have run (502).
 
 use super::doorway::{Doorway, Requests};
 use super::opener::Mailbox;
@@ -11,7 +11,8 @@ use crate::world::{Caller, World};
 use transom_doors::{SlotId, Withdraw};
 
 impl<W: World> Keeper for Loop<W> {
-    type World = W;
+    type Events = W::Events;
+    type Caller = W::Caller;
     type Calls = Requests;
     type Source = Mailbox<W::Caller>;
 

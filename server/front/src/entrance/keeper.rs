@@ -7,25 +7,25 @@
 
 use super::{Calls, Entrance, Instance, InstanceId, Source, places};
 use crate::signal::Signal;
-use crate::world::{Caller, Events, World};
+use crate::world::{Caller, Events};
 use std::io;
 use transom_doors::{PeerState, SlotId};
 use transom_wire::own_log::error;
 
-type CallerOf<K> = <<K as Keeper>::World as World>::Caller;
-type EntranceOf<K> = Entrance<CallerOf<K>, <K as Keeper>::Calls, <K as Keeper>::Source>;
+type EntranceOf<K> = Entrance<<K as Keeper>::Caller, <K as Keeper>::Calls, <K as Keeper>::Source>;
 
 /// What has entrances, and calls there: a loop, or a forward of connections or datagrams. What it must say
 /// comes first, the succession after that.
 pub(crate) trait Keeper: Sized {
-    type World: World;
+    type Events: Events;
+    type Caller: Caller;
     type Calls: Calls;
-    type Source: Source<CallerOf<Self>>;
+    type Source: Source<Self::Caller>;
 
     /// Its entrances, by number.
     fn entrances(&mut self) -> &mut [EntranceOf<Self>];
     /// What it waits with.
-    fn events(&self) -> &<Self::World as World>::Events;
+    fn events(&self) -> &Self::Events;
     /// The time of its present turn.
     fn now_ns(&self) -> u64;
     /// How long instances that have left may keep the next one out. `None`: they do not, and the next one is
@@ -43,7 +43,7 @@ pub(crate) trait Keeper: Sized {
     /// Ends all calls of an instance that makes room for the next one.
     fn let_go(&mut self, at: InstanceId);
 
-    fn instance(&mut self, at: InstanceId) -> &mut Instance<CallerOf<Self>, Self::Calls> {
+    fn instance(&mut self, at: InstanceId) -> &mut Instance<Self::Caller, Self::Calls> {
         &mut self.entrance(at.doorway)[at]
     }
 
@@ -195,7 +195,7 @@ pub(crate) trait Keeper: Sized {
     }
 
     /// Has a client take the new calls.
-    fn install(&mut self, doorway: u16, client: CallerOf<Self>) {
+    fn install(&mut self, doorway: u16, client: Self::Caller) {
         // What waits can go on before the thread sleeps, or another client is asked for.
         self.look_again();
         let at = self.make_room(doorway);
@@ -217,7 +217,7 @@ pub(crate) trait Keeper: Sized {
     }
 
     /// Has the epoll set tell of a client's news.
-    fn watch(&self, at: InstanceId, client: &CallerOf<Self>) -> io::Result<()> {
+    fn watch(&self, at: InstanceId, client: &Self::Caller) -> io::Result<()> {
         let events = self.events();
         events.add_bell(client.as_raw_fd(), Signal::Client(at).token())?;
         match client.peer_fd() {

@@ -7,6 +7,8 @@
 //! would be one more of each.
 
 mod keeper;
+#[cfg(test)]
+mod tests;
 
 use crate::world::Caller;
 pub(crate) use keeper::Keeper;
@@ -229,9 +231,9 @@ impl<C: Caller, T: Calls, S: Source<C>> Entrance<C, T, S> {
         Carried::Over(to, slot)
     }
 
-    /// Where the next instance goes: to a free place, or to that of the instance that can be missed best. That
-    /// is rather one whose calls go on without us than one whose calls wait to be sent again, and of such the
-    /// one that left first.
+    /// Where the next instance goes: to a free place, or to that of the instance that can be missed best.
+    /// That is rather one whose calls go on without us than one whose calls wait to be sent again, and of
+    /// such the one that left first.
     pub(crate) fn next_place(&self) -> InstanceId {
         let missed = |at: &InstanceId| {
             let one = &self[*at];

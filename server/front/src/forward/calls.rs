@@ -1,7 +1,7 @@
 //! What becomes of a forward's calls: submitted, sent again, answered, given up, lost.
 //!
-//! A call that an instance did not accept keeps its slot, and with it its frame, until the next instance takes
-//! it, or until the queue timeout.
+//! A call that an instance did not accept keeps its slot, and with it its frame, until the next instance
+//! takes it, or until the queue timeout.
 
 use super::entries::{CallEntry, Entries};
 use super::opening::Opening;
@@ -9,12 +9,12 @@ use super::traffic::{Look, Loss, Taken, Traffic};
 use super::{Forwarder, SUBMIT_AGAIN};
 use crate::entrance::{Carried, Entrance, Instance, InstanceId, Keeper};
 use crate::opener::REMOTE_SLOTS_IN_ALL;
-use crate::world::Linux;
 use transom_doors::{AsyncClient, CallError, Completion, Kind, SlotId, Withdraw};
 use transom_net::Epoll;
 
 impl<T: Traffic> Keeper for Forwarder<T> {
-    type World = Linux;
+    type Events = Epoll;
+    type Caller = AsyncClient;
     type Calls = Entries<T::Call>;
     type Source = Opening;
 
