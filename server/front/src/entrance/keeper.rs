@@ -151,37 +151,30 @@ pub(crate) trait Keeper: Sized {
         }
     }
 
-    /// Asks for an instance, if none serves, it is time, and there is room for one.
+    /// Asks for an instance, if none serves and it is time. Those that have left may keep it out for a while.
     fn ask_for_the_next(&mut self, doorway: u16) {
-        let now_ns = self.now_ns();
+        let (now_ns, patience_ns) = (self.now_ns(), self.patience_ns());
         let entrance = self.entrance(doorway);
-        if entrance.serving.is_some() || now_ns < entrance.ask_again_ns || !self.has_room(doorway) {
+        if entrance.serving.is_some() || now_ns < entrance.ask_again_ns {
             return;
         }
-        let entrance = self.entrance(doorway);
-        match entrance.source().ask(now_ns) {
-            Ok(client) => self.install(doorway, client),
-            Err(again_ns) => entrance.ask_again_ns = again_ns,
-        }
-    }
-
-    /// Whether the next instance can come; one of those that have left makes room if they take too long.
-    fn has_room(&mut self, doorway: u16) -> bool {
-        let (now_ns, Some(patience_ns)) = (self.now_ns(), self.patience_ns()) else {
-            return true; // it is made when the next one is there
-        };
-        let entrance = self.entrance(doorway);
-        if entrance[entrance.next_place()].client.is_some() {
+        if let Some(patience_ns) = patience_ns
+            && entrance[entrance.next_place()].client.is_some()
+        {
             if entrance.cramped_due_ns == 0 {
                 entrance.cramped_due_ns = now_ns.saturating_add(patience_ns);
             }
             if now_ns < entrance.cramped_due_ns {
-                return false;
+                return;
             }
             self.make_room(doorway);
         }
-        self.entrance(doorway).cramped_due_ns = 0;
-        true
+        let entrance = self.entrance(doorway);
+        entrance.cramped_due_ns = 0;
+        match entrance.source().ask(now_ns) {
+            Ok(client) => self.install(doorway, client),
+            Err(again_ns) => entrance.ask_again_ns = again_ns,
+        }
     }
 
     /// Ends what an instance that has left still does, if there is no free place.
