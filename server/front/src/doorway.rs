@@ -137,11 +137,6 @@ impl<C: Caller> Doorways<C> {
     }
 
     /// The clients that replies may come from.
-    pub(super) fn clients(&self) -> impl Iterator<Item = &C> {
-        self.list.iter().flat_map(Entrance::clients)
-    }
-
-    /// As [`Doorways::clients`].
     pub(super) fn clients_mut(&mut self) -> impl Iterator<Item = &mut C> {
         self.list.iter_mut().flat_map(Entrance::clients_mut)
     }

@@ -12,8 +12,8 @@ pub(crate) struct Outbox {
     pub held_since_ns: u64,
     /// The entry stands in the queue of those that hold something.
     pub in_held: bool,
-    /// How fast the client takes an answer (see `front::slow`), and how many bytes of all it had taken when it
-    /// was asked last.
+    /// How fast the client takes an answer (see `front::slow`), and how many bytes of all it had taken at the
+    /// last look.
     pub pace: Pace,
     pub taken: u64,
 }

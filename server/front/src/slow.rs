@@ -356,8 +356,11 @@ impl<W: World> Loop<W> {
     /// sent away.
     fn is_pressed(&mut self, doorway: u16) -> bool {
         let held = self.held_by_waiters(doorway);
-        let pressed = held > 0
-            && self.doorways[doorway].serving.is_some()
+        if held == 0 {
+            self.doorways.pressure[usize::from(doorway)].due_ms = 0;
+            return false;
+        }
+        let pressed = self.doorways[doorway].serving.is_some()
             && (self.table.first(List::Waiting(doorway)).is_some()
                 || self.doorways[doorway].has_unclaimed_calls());
         let bearable = if held > self.share_of_slow_clients(doorway) {

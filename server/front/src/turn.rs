@@ -154,11 +154,10 @@ impl<W: World> Loop<W> {
             }
             let is_told = std::mem::take(&mut self.agenda.mail);
             self.tend(is_told);
-            self.help_what_is_stuck();
             self.relieve_doorways();
-            self.show_gauges();
+            let outstanding = self.survey();
             self.watch_newcomers();
-            let count = self.sleep(&mut events);
+            let count = self.sleep(&mut events, outstanding);
             self.clock.update::<W>();
             self.on_events(&events[..count]);
             let progress = self.collect_completions();
@@ -171,31 +170,43 @@ impl<W: World> Loop<W> {
         self.close_everything();
     }
 
-    /// Wakes another thread when calls have been unclaimed for a while and none has come back: those that
-    /// were expected to take them are in handlers that block.
-    fn help_what_is_stuck(&mut self) {
+    /// Looks at every door once, before the loop sleeps: shows what there is, and wakes another thread when
+    /// calls have been unclaimed for a while and none has come back, because those that were expected to take
+    /// them are in handlers that block. Whether calls are with a door.
+    fn survey(&mut self) -> bool {
         let now_ns = self.clock.now_ns;
-        for at in self.doorways.instances() {
-            let instance = &mut self.doorways[at];
-            let Some(client) = instance.client.as_mut().filter(|_| !instance.gone) else {
-                continue;
-            };
-            let stuck_since_ns = &mut instance.calls.stuck_since_ns;
-            if !client.backlog() {
-                *stuck_since_ns = None;
-            } else if now_ns - *stuck_since_ns.get_or_insert(now_ns) >= PATIENCE.as_nanos() as u64 {
-                if client.nudge() {
-                    // Another thread takes up the next call; see soon whether it needs company.
-                    self.agenda.quiet = self.agenda.quiet.min(1);
+        let (mut outstanding, mut slots, mut busy, mut lost, mut waiting) = (false, 0, 0, 0, 0);
+        for (doorway, entrance) in (0..).zip(&mut self.doorways.list) {
+            waiting += self.table.len(List::Waiting(doorway));
+            for (client, requests) in entrance.live_mut() {
+                outstanding |= client.outstanding() > 0;
+                let all = client.usable_slots();
+                slots += all;
+                busy += all - client.free_slots();
+                lost += client.lost_slots();
+                let since_ns = &mut requests.stuck_since_ns;
+                if !client.backlog() {
+                    *since_ns = None;
+                } else if now_ns - *since_ns.get_or_insert(now_ns) >= PATIENCE.as_nanos() as u64 {
+                    if client.nudge() {
+                        // Another thread takes up the next call; see soon whether it needs company.
+                        self.agenda.quiet = self.agenda.quiet.min(1);
+                    }
+                    *since_ns = Some(now_ns);
                 }
-                *stuck_since_ns = Some(now_ns);
             }
         }
+        self.stats.connections.set(u64::from(self.table.open()));
+        self.stats.slots.set(slots as u64);
+        self.stats.slots_busy.set(busy as u64);
+        self.stats.slots_lost.set(u64::from(lost));
+        self.stats.waiting.set(u64::from(waiting));
+        outstanding
     }
 
     /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the
-    /// calls asks.
-    pub(crate) fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
+    /// calls asks; `outstanding`: some are with a door.
+    fn sleep(&mut self, events: &mut [libc::epoll_event], outstanding: bool) -> usize {
         let timer_ms = self.table.next_due_ms();
         self.agenda.timer_ms = timer_ms.unwrap_or(u64::MAX);
         if std::mem::take(&mut self.agenda.again) || !self.agenda.ready.is_empty() {
@@ -212,11 +223,7 @@ impl<W: World> Loop<W> {
             .chain(self.doorways.due_ms())
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.clock.now_ms)));
-        let calls = self
-            .doorways
-            .clients()
-            .any(|client| client.outstanding() > 0);
-        let lazy = calls && self.agenda.quiet < PATIENCE_STEPS;
+        let lazy = outstanding && self.agenda.quiet < PATIENCE_STEPS;
         let (patience, timeout) = if lazy {
             let step = PATIENCE * (1 << self.agenda.quiet);
             (
@@ -250,25 +257,6 @@ impl<W: World> Loop<W> {
             .now_ns
             .saturating_sub(self.table[index].exchange.arrived_ns);
         self.stats.request_time.observe_alone(took_ns);
-    }
-
-    /// What whoever asks from outside sees of the loop.
-    fn show_gauges(&self) {
-        let (mut slots, mut busy, mut lost, mut waiting) = (0, 0, 0, 0);
-        for doorway in self.doorways.all() {
-            waiting += self.table.len(List::Waiting(doorway));
-        }
-        for client in self.doorways.clients() {
-            let all = client.usable_slots();
-            slots += all;
-            busy += all - client.free_slots();
-            lost += client.lost_slots();
-        }
-        self.stats.connections.set(u64::from(self.table.open()));
-        self.stats.slots.set(slots as u64);
-        self.stats.slots_busy.set(busy as u64);
-        self.stats.slots_lost.set(u64::from(lost));
-        self.stats.waiting.set(u64::from(waiting));
     }
 
     /// Newcomers come last: what the others have sent, and who has left, decides whose place one may have.

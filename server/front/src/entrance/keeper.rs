@@ -59,7 +59,10 @@ pub(crate) trait Keeper: Sized {
             let Some(client) = &mut self.instance(at).client else {
                 continue;
             };
-            any |= client.has_staged();
+            if !client.has_staged() {
+                continue;
+            }
+            any = true;
             if client.flush().is_ok() {
                 continue;
             }

@@ -181,10 +181,15 @@ impl<C: Caller, T: Calls, S: Source<C>> Entrance<C, T, S> {
         live.filter_map(|instance| instance.client.as_ref())
     }
 
+    /// As [`Entrance::clients`], with what is known of their calls.
+    pub(crate) fn live_mut(&mut self) -> impl Iterator<Item = (&mut C, &mut T)> {
+        let live = self.instances.iter_mut().filter(|instance| !instance.gone);
+        live.filter_map(|instance| Some((instance.client.as_mut()?, &mut instance.calls)))
+    }
+
     /// As [`Entrance::clients`].
     pub(crate) fn clients_mut(&mut self) -> impl Iterator<Item = &mut C> {
-        let live = self.instances.iter_mut().filter(|instance| !instance.gone);
-        live.filter_map(|instance| instance.client.as_mut())
+        self.live_mut().map(|(client, _)| client)
     }
 
     /// Whether calls lie in slots that no thread has taken up.
