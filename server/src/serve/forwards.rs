@@ -97,10 +97,11 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
 
 /// Descriptors of loops, and of forwards that are not served by loops.
 fn descriptors_needed(front: &FrontSettings, config: &Config, plan: &FrontPlan) -> u64 {
-    let http = config.http_forwards().count() as u64;
-    let doors = config.doors().len() as u64;
-    let per_loop =
-        http + descriptors::PER_LOOP + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
+    let http = config.http_only();
+    let doors = http.doors().len() as u64;
+    let per_loop = http.forwards.len() as u64
+        + descriptors::PER_LOOP
+        + doors * INSTANCES as u64 * descriptors::PER_CHANNEL;
     let of_loops = match plan.loops {
         0 => 0,
         loops => descriptors::of_connections(front) + u64::from(loops) * per_loop,
