@@ -83,7 +83,7 @@ pub(crate) struct AtPath {
 }
 
 impl AtPath {
-    /// Gives an application's door its path. The instance before this one, if `handed` is from one, is told to
+    /// Gives an application's door its path. An instance that has it, from which `handed` is, is told to
     /// give it up.
     pub(crate) fn attach(
         application: &'static Application,
