@@ -29,7 +29,8 @@ mod settings;
 
 #[doc(hidden)]
 pub use admin::document as snapshot;
-pub use plan::{FrontPlan, Plan, PlanError, constant_for};
+pub use plan::{Plan, PlanError};
+pub use serve::parts::process::constant_for;
 pub use serve::{
     App, check_file, print_asked, refuse_line, refuse_plan, serve, serve_escaping, serve_forwards,
 };

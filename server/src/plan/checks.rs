@@ -85,6 +85,20 @@ pub(super) fn check_front(settings: &FrontSettings) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// The channels that applications may offer are laid out in pages.
+pub(super) fn check_channel_limit(settings: &FrontSettings) -> Result<(), PlanError> {
+    let limit = settings.channel_limit;
+    if limit.get().is_multiple_of(PAGE) && limit.get() > 0 {
+        return Ok(());
+    }
+    Err(PlanError::TooSmall {
+        flag: "--channel-limit",
+        was: limit.to_string(),
+        least: "4KiB, and a multiple of it".to_owned(),
+        why: "channels are laid out in pages",
+    })
+}
+
 pub(super) fn nothing_takes_no_time(flag: &'static str) -> PlanError {
     PlanError::TooSmall {
         flag,

@@ -1,35 +1,26 @@
 //! What the settings mean together: the memory equation, and the geometry that follows from it.
 //!
-//! [`Plan::new`] is the one place where the sum is stated. The mapping is laid out from it, the line at start
-//! prints it.
+//! Each part of a server says what it needs. Here it is said which parts a server has, and their needs are
+//! added up. The mapping is laid out from the sum, and the line at start prints it.
 
 mod checks;
 mod error;
-mod terms;
 
 use crate::config::{Config, Target};
+use crate::serve::parts::{Needs, access, admin, application, door, loops, process, streams};
 use crate::settings::{FrontSettings, Settings};
 use checks::{
-    check_admin, check_admin_host, check_application, check_door, check_front, check_ipv6,
-    check_listen, check_request_size, check_streams,
+    check_admin, check_admin_host, check_application, check_channel_limit, check_door, check_front,
+    check_ipv6, check_listen, check_request_size, check_streams,
 };
-use terms::{
-    FRONT_THREADS, access_log, addresses, admin, behind_a_door, closers, constant, log_queue,
-    threads, with_a_front_end, with_loops, with_streams,
-};
-use transom_arena::{Bound, BucketGeometry, Bytes, PAGE, Term};
+use transom_arena::{Bound, BucketGeometry, Term};
 use transom_doors::ChannelGeometry;
-use transom_front::{INSTANCES, forward};
+use transom_front::forward;
 
 pub(crate) use checks::OF_INTERNET;
 pub use error::PlanError;
-pub(crate) use terms::ADMIN_CHANNEL;
-pub use terms::constant_for;
 
-/// Bytes of the bucket that is kept aside for `--admin` where there are no others, and of its stack.
-const ADMIN_BUCKET: (Bytes, Bytes) = (Bytes(256 << 10), Bytes(128 << 10));
-
-/// The settings of an application, checked against each other and against the machine, and the sum they make.
+/// The settings of a server, checked against each other and against the machine, and the sum they make.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The memory equation.
@@ -40,17 +31,10 @@ pub struct Plan {
     pub channel: ChannelGeometry,
     /// Loops: none behind a door.
     pub loops: u32,
-}
-
-/// The settings of a front end without an application, and the sum they make.
-#[derive(Debug, Clone)]
-pub struct FrontPlan {
-    /// The memory equation.
-    pub bound: Bound,
-    /// Loops.
-    pub loops: u32,
-    /// The division of the bucket that is kept aside for `--admin`, if there is one.
-    pub(crate) bucket: Option<BucketGeometry>,
+    /// Connections whose addresses are counted together, if these have a limit.
+    pub(crate) connections: usize,
+    /// Descriptors, but for those that handlers open and that calls bring.
+    pub(crate) descriptors: u64,
 }
 
 impl Plan {
@@ -70,8 +54,9 @@ impl Plan {
     /// # Errors
     /// [`PlanError`], naming the flag, what it was and what it must be.
     pub fn for_another_machine(settings: &Settings) -> Result<Self, PlanError> {
+        let front = &settings.front;
         check_application(settings)?;
-        check_admin_host(&settings.front)?;
+        check_admin_host(front)?;
         let bucket = BucketGeometry::new(
             settings.application.bucket_size,
             settings.application.stack_size,
@@ -83,121 +68,126 @@ impl Plan {
             reply_size: settings.channel.reply_size.get(),
         };
         channel.check()?;
-        let aside = usize::from(settings.front.admin.is_some());
-        bucket.term(settings.application.buckets as usize)?; // without any there is nothing to keep one aside of
-        let mut buckets = bucket.term(settings.application.buckets as usize + aside)?;
-        if aside > 0 {
-            buckets.holder = "a request each; one is kept aside for --admin";
-        }
-        let (mut terms, loops) = if settings.door.door.is_some() {
+        let application = application::needs(settings, &bucket)?;
+        let (parts, loops, connections) = if settings.door.door.is_some() {
             check_door(settings)?;
-            (behind_a_door(settings, buckets, &channel), 0)
+            let parts = vec![
+                application,
+                door::needs(settings, &channel),
+                process::needs(front),
+                process::closers(),
+                process::threads("a bucket each, those that close, and three", "--buckets"),
+                admin::needs(front),
+            ];
+            (parts, 0, 0)
         } else {
-            check_front(&settings.front)?;
-            check_admin(&settings.front, settings.listen.iter())?;
+            check_front(front)?;
+            check_admin(front, settings.listen.iter())?;
             check_listen(&settings.listen)?;
-            check_ipv6(&settings.front, settings.listen.iter())?;
+            check_ipv6(front, settings.listen.iter())?;
             check_request_size(settings)?;
-            let terms = with_a_front_end(settings, buckets, &channel);
-            (terms, settings.front.loops())
+            let connections = front.connections_in_all();
+            let parts = vec![
+                application,
+                loops::channels(front, &channel),
+                loops::needs(front, settings.listen.len()),
+                process::needs(front),
+                loops::connections(front),
+                process::threads(
+                    "a bucket or a loop each, and two or, with an access log, three",
+                    "--buckets, --loops",
+                ),
+                loops::addresses(front, connections),
+                access::needs(front),
+                admin::needs(front),
+            ];
+            (parts, front.loops(), connections)
         };
-        terms.extend(admin(&settings.front));
+        let (bound, descriptors) = sum(parts)?;
         Ok(Plan {
-            bound: Bound::new(terms)?,
+            bound,
             bucket,
             channel,
             loops,
+            connections,
+            descriptors,
         })
     }
-}
 
-impl FrontPlan {
     /// Adds everything up, for the forwards and doors of a configuration.
     ///
     /// # Errors
     /// [`PlanError`], naming the flag, what it was and what it must be.
-    pub fn new(settings: &FrontSettings, config: &Config) -> Result<Self, PlanError> {
+    pub(crate) fn of_forwards(
+        settings: &FrontSettings,
+        config: &Config,
+    ) -> Result<Self, PlanError> {
         check_front(settings)?;
         check_admin_host(settings)?;
         let listen = || config.forwards.iter().map(|forward| &forward.address);
         check_admin(settings, listen())?;
         check_ipv6(settings, listen())?;
-        if !settings.channel_limit.get().is_multiple_of(PAGE) || settings.channel_limit.get() == 0 {
-            return Err(PlanError::TooSmall {
-                flag: "--channel-limit",
-                was: settings.channel_limit.to_string(),
-                least: "4KiB, and a multiple of it".to_owned(),
-                why: "channels are laid out in pages",
-            });
-        }
+        check_channel_limit(settings)?;
         check_streams(settings, &config.forwards)?;
-        let (mut terms, loops) = front_terms(settings, config);
-        let bucket = match settings.admin {
-            Some(_) => Some(BucketGeometry::new(ADMIN_BUCKET.0, ADMIN_BUCKET.1)?),
-            None => None,
+        let of = |kind: fn(&Target) -> bool| {
+            let forwards = config.forwards.iter();
+            forwards.filter(|forward| kind(&forward.target)).count()
         };
-        if let Some(bucket) = bucket {
-            terms.push(Term {
-                holder: "kept aside for --admin",
-                flags: "--admin",
-                ..bucket.term(1)?
-            });
+        let tcp = of(|target| matches!(target, Target::Tcp(_)));
+        let udp = of(|target| matches!(target, Target::Udp(_)));
+        let http = config.http_only();
+        let (mut parts, mut loops) = (Vec::new(), 0);
+        let mut connections = tcp * forward::CONNECTIONS_MAX;
+        // Loops serve HTTP, and where there is none to serve there are none.
+        if !http.forwards.is_empty() {
+            loops = settings.loops();
+            connections += settings.connections_in_all();
+            parts.extend([
+                loops::needs(settings, http.forwards.len()),
+                loops::doors(settings, http.doors().len()),
+                loops::connections(settings),
+                access::needs(settings),
+            ]);
         }
-        terms.extend(admin(settings));
-        let bound = Bound::new(terms)?;
+        let (bucket, its_bucket) = admin::bucket(settings)?;
+        parts.extend([
+            loops::addresses(settings, connections),
+            streams::needs(settings, tcp, udp),
+            process::needs(settings),
+            process::closers(),
+            process::threads(
+                "a loop, a door or a tcp or udp forward each, those that close, and two",
+                "--loops, --forward",
+            ),
+            its_bucket,
+            admin::needs(settings),
+        ]);
+        let (bound, descriptors) = sum(parts)?;
         bound.check_here()?;
-        Ok(FrontPlan {
+        Ok(Plan {
             bound,
-            loops,
             bucket,
+            channel: admin::CHANNEL,
+            loops,
+            connections,
+            descriptors,
         })
     }
 }
 
-/// The terms of the loops and forwards of a configuration, and how many loops there are.
-fn front_terms(settings: &FrontSettings, config: &Config) -> (Vec<Term>, u32) {
-    let of = |kind: fn(&Target) -> bool| {
-        let forwards = config.forwards.iter();
-        forwards.filter(|forward| kind(&forward.target)).count()
+/// What the parts of a server need together: the memory equation, and how many descriptors.
+fn sum(parts: Vec<Needs>) -> Result<(Bound, u64), PlanError> {
+    let threads = parts.iter().map(|part| part.threads).sum();
+    let descriptors = parts.iter().map(|part| part.descriptors).sum();
+    let count = |term: Term| match term.name {
+        process::THREADS => Term {
+            count: threads,
+            ..term
+        },
+        _ => term,
     };
-    let tcp = of(|target| matches!(target, Target::Tcp(_)));
-    let udp = of(|target| matches!(target, Target::Udp(_)));
-    let http = config.http_only();
-    let doors = http.doors().len();
-    let mut terms = Vec::new();
-    // Loops serve HTTP, and where there is none to serve there are none.
-    let loops = if http.forwards.is_empty() {
-        0
-    } else {
-        let channels = (settings.loops() as usize).saturating_mul(doors) * INSTANCES;
-        terms.extend(with_loops(settings, channels, doors));
-        terms.extend(access_log(settings));
-        settings.loops()
-    };
-    let of_loops = if loops == 0 {
-        0
-    } else {
-        settings.connections_in_all()
-    };
-    terms.extend(addresses(
-        settings,
-        of_loops + tcp * forward::CONNECTIONS_MAX,
-    ));
-    if tcp + udp > 0 {
-        terms.extend(with_streams(settings, tcp, udp));
-    }
-    let logs_access = loops > 0 && settings.access_style().is_some();
-    terms.extend([
-        log_queue(settings),
-        constant(settings),
-        closers(),
-        threads(
-            loops as usize + doors + tcp + udp + FRONT_THREADS + usize::from(logs_access),
-            "a loop, a door or a tcp or udp forward each, those that close, and two",
-            "--loops, --forward",
-        ),
-    ]);
-    (terms, loops)
+    let terms = parts.into_iter().flat_map(|part| part.terms);
+    Ok((Bound::new(terms.map(count).collect())?, descriptors))
 }
 
 #[cfg(test)]
@@ -205,6 +195,7 @@ mod tests {
     use super::*;
     use crate::settings::SLOTS_MAX;
     use clap::Parser;
+    use transom_arena::Bytes;
     use transom_front::ACCESS_ENTRY_SIZE;
 
     #[derive(Parser)]
@@ -285,7 +276,7 @@ mod tests {
             "tcp://127.0.0.1:81=/a",
             "udp://127.0.0.1:80=/c",
         ]);
-        let plan = FrontPlan::new(&front, &config).expect("it adds up");
+        let plan = Plan::of_forwards(&front, &config).expect("it adds up");
         let (names, channels) = terms(&plan.bound, "channels");
         assert!(!names.contains(&"buckets") && !names.contains(&"shared heap"));
         assert_eq!(channels, 2 * 2 * 2 * (1 << 20)); // loops × doors of http × instances
@@ -305,7 +296,7 @@ mod tests {
         for (flags, present) in [("", false), ("--access-log json", true)] {
             let front = settings(&format!("--loops 2 --connections 7 {flags}")).front;
             let plan = Plan::new(&settings(flags)).expect("it adds up");
-            let with_http = FrontPlan::new(&front, &config(&["http://127.0.0.1:80=/a"]));
+            let with_http = Plan::of_forwards(&front, &config(&["http://127.0.0.1:80=/a"]));
             let with_http = with_http.expect("it adds up");
             for name in names {
                 assert_eq!(terms(&plan.bound, name).0.contains(&name), present);
@@ -321,7 +312,7 @@ mod tests {
     fn without_http_there_are_no_loops() {
         let front = settings("--loops 2").front;
         let config = config(&["tcp://127.0.0.1:81=/a"]);
-        let plan = FrontPlan::new(&front, &config).expect("it adds up");
+        let plan = Plan::of_forwards(&front, &config).expect("it adds up");
         assert_eq!(plan.loops, 0);
         let (names, _) = terms(&plan.bound, "");
         for name in ["connections", "channels", "loop stacks", "socket buffers"] {
@@ -336,7 +327,7 @@ mod tests {
         let settings = settings("--loops 2 --connections 1000 --connections-per-address 10");
         let of_application = Plan::new(&settings).expect("it adds up").bound;
         let config = config(&["http://127.0.0.1:80=/a"]);
-        let of_front = FrontPlan::new(&settings.front, &config).expect("it adds up");
+        let of_front = Plan::of_forwards(&settings.front, &config).expect("it adds up");
         for bound in [of_application, of_front.bound] {
             let (_, bytes) = terms(&bound, "addresses");
             assert_eq!(bytes, 4096 * 8); // four places for each, in a power of two
@@ -368,7 +359,7 @@ mod tests {
             ("--access-log-file /a", "--access-log-file"),
         ] {
             let config = config(&["http://127.0.0.1:80=/a"]);
-            let error = FrontPlan::new(&settings(flags).front, &config)
+            let error = Plan::of_forwards(&settings(flags).front, &config)
                 .expect_err(flags)
                 .to_string();
             assert!(error.contains(flag), "{error}");

@@ -1,12 +1,11 @@
 //! What a front end was asked for, by its file and its flags.
 
 use super::error::StartError;
-use crate::config::{Config, Forward, Source, Target};
-use crate::plan::{FrontPlan, PlanError};
+use crate::config::{Config, Source};
+use crate::plan::{Plan, PlanError};
 use crate::settings::{ForwardSettings, FrontSettings, file};
 use std::path::Path;
 use transom_doors::DoorOwner;
-use transom_front::{Route, RouteTable};
 
 /// What the file and the flags say, with the owners of all doors.
 pub(super) fn read_asked(asked: &ForwardSettings) -> Result<Config, StartError> {
@@ -31,8 +30,8 @@ pub(super) fn read(path: Option<&Path>, flags: &[String]) -> Result<Config, Star
 }
 
 /// The sum; a flag that cannot hold is told with the place in the file, if that is where it was set.
-pub(super) fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, StartError> {
-    FrontPlan::new(front, config).map_err(|source| {
+pub(super) fn plan(front: &FrontSettings, config: &Config) -> Result<Plan, StartError> {
+    Plan::of_forwards(front, config).map_err(|source| {
         let (PlanError::TooSmall { flag, .. }
         | PlanError::TooLarge { flag, .. }
         | PlanError::Together { flag, .. }
@@ -50,20 +49,4 @@ pub(super) fn plan(front: &FrontSettings, config: &Config) -> Result<FrontPlan, 
             None => StartError::Plan(source),
         }
     })
-}
-
-/// Where the requests of a forward go; a doorway's number is its door's place in `doors`.
-pub(super) fn route_table(forward: &Forward, doors: &[impl AsRef<Path>]) -> RouteTable {
-    let doorway = |door: &Path| doors.iter().position(|known| known.as_ref() == door);
-    match &forward.target {
-        Target::Http(routes) => {
-            let routes = routes.iter().map(|route| Route {
-                method: route.method_name().map(str::to_owned),
-                prefix: route.path.clone(),
-                doorway: doorway(&route.door).expect("`doors` has every door") as u16,
-            });
-            RouteTable::new(routes.collect())
-        }
-        Target::Tcp(_) | Target::Udp(_) => unreachable!("loops serve HTTP"),
-    }
 }

@@ -1,9 +1,9 @@
 //! The line at the start that says what memory there is, the one at the end that says what was done, and the
 //! exit status.
 
+use super::parts::process::constant_for;
 use super::why::EXIT_RECYCLE;
 use crate::admin::process;
-use crate::plan::constant_for;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
@@ -190,7 +190,7 @@ static APPLICATION: AtomicPtr<Application> = AtomicPtr::new(std::ptr::null_mut()
 ///
 /// When the time is over, a signal that the kernel sends ends the process if such a request is there then,
 /// and leaves it alone otherwise. Until it is dropped.
-pub(super) struct LastResort {
+pub(crate) struct LastResort {
     application: &'static Application,
     before: libc::sigaction,
 }
@@ -282,28 +282,14 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// What a front end cut.
-    pub(super) fn of_front(front: &LoopFigures) -> Self {
+    /// What loops have cut, and so many calls beside.
+    pub(super) fn of(loops: &LoopFigures, calls: u64) -> Self {
         Cut {
-            heads: front.cut_heads,
-            bodies: front.cut_bodies,
-            calls: front.cut_calls,
-            answers: front.cut_answers,
+            heads: loops.cut_heads,
+            bodies: loops.cut_bodies,
+            calls: loops.cut_calls + calls,
+            answers: loops.cut_answers,
         }
-    }
-
-    /// Calls that an application had not ended.
-    pub(super) fn of_calls(calls: u64) -> Self {
-        Cut {
-            calls,
-            ..Cut::default()
-        }
-    }
-
-    /// And calls that forwards of connections and datagrams cut.
-    pub(super) fn and_calls(mut self, calls: u64) -> Self {
-        self.calls += calls;
-        self
     }
 
     fn total(self) -> u64 {

@@ -1,7 +1,7 @@
 //! Why a server could not start, each with what to do about it.
 
 use super::why::Because;
-use crate::config::{ConfigError, Place};
+use crate::config::{ConfigError, Forward, Place};
 use std::fmt;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -10,7 +10,7 @@ use transom_net::ListenAddress;
 
 /// Why the server could not start. Each is a sentence for whoever started it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
+pub(crate) enum StartError {
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     #[error("{0}")]
@@ -169,6 +169,16 @@ fn is_socket(path: &Path) -> bool {
 }
 
 impl StartError {
+    /// A forward that cannot be listened for.
+    pub(super) fn of_forward(forward: &Forward, source: io::Error) -> Self {
+        StartError::Forward {
+            place: forward.place.clone(),
+            forward: forward.to_string(),
+            address: forward.address.clone(),
+            source,
+        }
+    }
+
     /// The status of the process: 2 if flags, variables or the file are wrong whatever the machine has, so
     /// that another start would end the same way.
     pub(super) fn status(&self) -> u8 {
@@ -187,7 +197,7 @@ impl StartError {
 
 /// What handlers may have open at once.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct ForHandlers {
+pub(crate) struct ForHandlers {
     /// `--buckets`.
     pub buckets: u32,
     /// Of each: `App::descriptors_per_request`.

@@ -18,7 +18,7 @@ const DYING_MS: libc::c_int = 1000;
 
 /// What an old instance has handed to this one.
 #[derive(Debug, Default)]
-pub(super) struct Handed {
+pub(crate) struct Handed {
     sockets: Vec<(String, OwnedFd)>,
     ready: Option<OwnedFd>,
 }

@@ -204,10 +204,10 @@ enum News {
 }
 
 impl Handover {
-    /// Gets ready to hand over these listeners, if there are any.
+    /// Gets ready to hand over these listeners.
     pub(super) fn prepare(
         what: What,
-        listeners: Option<&Listeners>,
+        listeners: [&Listeners; 2],
         settings: &FrontSettings,
         signals: &Signals,
     ) -> Handover {
@@ -306,7 +306,7 @@ fn program() -> io::Result<PathBuf> {
 }
 
 impl Means {
-    fn prepare(listeners: Option<&Listeners>, signals: &Signals) -> io::Result<Self> {
+    fn prepare(listeners: [&Listeners; 2], signals: &Signals) -> io::Result<Self> {
         let (said, to_say) = pipe()?;
         let pipe = identity(to_say.as_raw_fd()).unwrap_or_default();
         let mut text = format!("{}\n{} {pipe}", std::process::id(), to_say.as_raw_fd());

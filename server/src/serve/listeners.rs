@@ -100,7 +100,7 @@ struct Open {
 
 /// All addresses that are listened on.
 #[derive(Debug)]
-pub(super) struct Listeners {
+pub(crate) struct Listeners {
     open: Vec<Open>,
 }
 
@@ -114,6 +114,9 @@ impl Listeners {
         inherited: &mut Inherited,
         settings: &FrontSettings,
     ) -> Result<Self, Failed> {
+        if addresses.is_empty() {
+            return Ok(Listeners { open: Vec::new() });
+        }
         let options = settings.listen_options();
         let keys = keys(addresses);
         for (n, (kind, address, _)) in addresses.iter().enumerate() {
@@ -196,10 +199,11 @@ impl Listeners {
 
     /// Closes them, but for what the loops still hold. Paths of Unix sockets are left to a new instance, if
     /// there is one.
-    pub(super) fn give_up(mut self, why: End) {
+    pub(super) fn give_up(&mut self, why: End) {
         for file in self.open.iter_mut().filter_map(|open| open.file.as_mut()) {
             file.remove &= why != End::HandedOver;
         }
+        self.open.clear();
     }
 }
 

@@ -1,44 +1,36 @@
 //! From a router to a running server: flags, the sum, the region, threads, ready; and back again when told to
 //! stop.
 
-mod access;
-mod admin;
-mod application;
 mod asked;
-mod beginning;
-mod behind_door;
 mod care;
 mod descriptors;
 mod end;
 mod error;
 mod forwards;
-mod front;
 mod handed;
 mod handover;
-mod in_process;
 mod listeners;
 mod notify;
+pub(crate) mod parts;
 mod predecessor;
 mod recycle;
 mod reload;
 mod report;
+mod server;
 mod signals;
-mod streams;
 mod watch;
 mod why;
 
+use crate::config::Config;
 use crate::plan::Plan;
 use crate::settings::Settings;
-use application::{HEAP_HEADROOM, Handlers};
-use beginning::Beginning;
-use behind_door::BehindDoor;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
 use error::{ForHandlers, StartError};
-use in_process::InProcess;
-use listeners::Inherited;
+use parts::application::{HEAP_HEADROOM, Handlers};
+use parts::door;
 use recycle::{Sentence, Way};
-use report::{print, report, with_logs};
-use signals::Signals;
+use report::{print, report};
+use server::Asked;
 use std::process::ExitCode;
 use std::time::Instant;
 use transom_arena::{Policy, settle_process_heap};
@@ -138,43 +130,6 @@ type TakeFlags = Box<dyn FnOnce(&ArgMatches) -> Result<(), StartError>>;
 struct Command {
     #[command(flatten)]
     settings: Settings,
-}
-
-/// A backtrace that is made in a request reads the program's symbol tables there, and keeps them.
-fn say_backtraces() {
-    let set = |name| std::env::var_os(name).map(|value| value != "0");
-    if set("RUST_LIB_BACKTRACE").or_else(|| set("RUST_BACKTRACE")) == Some(true) {
-        transom_wire::own_log::info!(
-            "backtraces are on: the first that a handler prints (an error of anyhow by {{:?}}) needs the symbol tables of the program, which fit no bucket: print one in App::warm_up, or set RUST_LIB_BACKTRACE=0"
-        );
-    }
-}
-
-/// Whether there are descriptors for all that may be open at once, where a call has so many.
-fn check_descriptors(
-    settings: &Settings,
-    plan: &Plan,
-    of_one: u64,
-    of_handlers: ForHandlers,
-) -> Result<(), StartError> {
-    let front = &settings.front;
-    if settings.door.door.is_none() {
-        let per_loop = settings.listen.len() as u64 + descriptors::PER_LOOP;
-        let needed = descriptors::of_connections(front)
-            + u64::from(front.loops()) * per_loop
-            + descriptors::of_admin(front);
-        let connections = front.connections.get();
-        return descriptors::check(needed, "--connections", connections, of_handlers);
-    }
-    let channels = settings.door.channels();
-    // Those of calls that wait count too: they are there before a thread takes them up. And those of lost
-    // ones, which stay open.
-    let of_calls = u64::from(plan.channel.slots) * of_one;
-    let of_lost_calls = u64::from(settings.spare_slots()) * of_one;
-    let needed = u64::from(channels) * (descriptors::PER_CHANNEL + of_calls)
-        + of_lost_calls
-        + descriptors::of_admin(front);
-    descriptors::check(needed, "--door-channels", channels, of_handlers)
 }
 
 impl App {
@@ -303,7 +258,7 @@ impl App {
             return Err(StartError::NeedsDoor { scheme, what });
         }
         let plan = Plan::new(settings)?;
-        let mut handlers = Handlers {
+        let handlers = Handlers {
             policy: self.policy(settings)?,
             service: self.handlers.build()?,
             warm_up: self.warm_up,
@@ -311,7 +266,7 @@ impl App {
         };
         if settings.front.check {
             let program = std::env::current_exe();
-            let way = Way::choose(&settings.application, &plan, program.as_ref().err())?;
+            let way = Way::choose(&settings.application, &plan.bound, program.as_ref().err())?;
             let sentence = Sentence {
                 way: &way,
                 settings: &settings.application,
@@ -322,38 +277,22 @@ impl App {
             buckets: settings.application.buckets,
             each: self.descriptors_per_request,
         };
-        let of_one = u64::from(handlers.service.descriptors());
-        check_descriptors(settings, &plan, of_one, handlers_open)?;
-        let door = settings.door.door.as_deref();
-        // Before anything is opened: what was passed is known by its numbers only.
-        let inherited = match (door, &settings.front.admin) {
-            (Some(_), None) => Inherited::take_handed(),
-            _ => Inherited::take(),
+        let (of_calls, flag, count) = match settings.door.door {
+            None => (0, "--connections", settings.front.connections.get()),
+            Some(_) => (
+                door::descriptors_of_calls(settings, handlers.service.descriptors()),
+                "--door-channels",
+                settings.door.channels(),
+            ),
+        };
+        descriptors::check(plan.descriptors + of_calls, flag, count, handlers_open)?;
+        Asked {
+            plan: &plan,
+            front: &settings.front,
+            application: Some((settings, handlers)),
+            config: Config::default(),
         }
-        .map_err(StartError::Inherited)?;
-        let signals = Signals::block().map_err(StartError::Signals)?;
-        with_logs(&settings.front, |logs, pending| {
-            let warm_up = handlers.warm_up.take();
-            handlers.warm_up = Some(Box::new(move || {
-                if let Some(warm_up) = warm_up {
-                    warm_up();
-                }
-                pending.claim();
-            }));
-            say_backtraces();
-            let beginning = Beginning {
-                inherited,
-                logs,
-                signals: &signals,
-                started,
-            };
-            match door {
-                Some(_) => BehindDoor::start(&plan, settings, handlers, beginning)
-                    .map(|server| server.until_the_end(settings, &signals, logs)),
-                None => InProcess::start(&plan, settings, handlers, beginning)
-                    .map(|server| server.until_the_end(settings, &signals, logs)),
-            }
-        })
+        .serve(None, started)
     }
 
     fn policy(&self, settings: &Settings) -> Result<Policy, StartError> {

@@ -13,7 +13,7 @@ const TEXT_MAX: usize = 128;
 
 /// What the instance before this one has told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Note {
+pub(crate) struct Note {
     /// The process that tells it.
     pub pid: u32,
     /// How many of its buckets were lost when it started this one; 0: that was not the reason.

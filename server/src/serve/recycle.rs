@@ -15,7 +15,6 @@ use super::predecessor::Note;
 use super::signals::Signals;
 use super::why::{Because, EXIT_RECYCLE};
 use crate::admin::{RecycleView, process};
-use crate::plan::Plan;
 use crate::settings::{ApplicationSettings, RecycleSetting, Settings};
 use std::fmt;
 use std::io;
@@ -23,7 +22,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use transom_arena::{Bytes, MemoryLimit, overdraft_usage, shared_heap_kept, shared_heap_usage};
+use transom_arena::{
+    Bound, Bytes, MemoryLimit, overdraft_usage, shared_heap_kept, shared_heap_usage,
+};
 use transom_doors::{Door, now_ns};
 use transom_platform::{Application, Looked, Lost};
 use transom_wire::own_log::{error, info, warn};
@@ -41,7 +42,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// How a process with too many lost buckets is replaced.
 #[derive(Debug)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// A new instance takes over, then this one drains.
     HandOver,
     /// It drains and exits.
@@ -53,7 +54,7 @@ impl Way {
     /// started.
     pub(super) fn choose(
         settings: &ApplicationSettings,
-        plan: &Plan,
+        bound: &Bound,
         program: Option<&io::Error>,
     ) -> Result<Self, StartError> {
         if settings.recycle == RecycleSetting::Exit {
@@ -64,7 +65,7 @@ impl Way {
         let obstacle = program
             .map(|error| Because::NoProgram(error.to_string()))
             .or_else(first_process)
-            .or_else(|| too_large(plan.bound.total(), MemoryLimit::of_this_process()))
+            .or_else(|| too_large(bound.total(), MemoryLimit::of_this_process()))
             .or_else(watched);
         match obstacle {
             None => Ok(Way::HandOver),
@@ -337,7 +338,7 @@ impl Channels {
 }
 
 /// The buckets of an application, and what becomes of the process that loses them.
-pub(super) struct Recycling {
+pub(crate) struct Recycling {
     care: Rc<Care>,
     channels: Option<Channels>,
     cause: Option<Cause>,

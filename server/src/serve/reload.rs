@@ -10,8 +10,8 @@
 
 use super::asked;
 use super::error::StartError;
-use super::front::FrontHalf;
 use super::handover::Handover;
+use super::parts::loops::{RunningLoops, route_table};
 use crate::config::{Config, Forward, Target};
 use crate::settings::file::Words;
 use crate::settings::{ForwardSettings, FrontSettings};
@@ -71,7 +71,7 @@ impl<'s> Reload<'s> {
     }
 
     /// Reads the file again, says what has become of it, and puts in force what can be.
-    pub(super) fn run(&mut self, loops: &FrontHalf, handover: &mut Handover, logs: &LogHandle) {
+    pub(super) fn run(&mut self, loops: &RunningLoops, handover: &mut Handover, logs: &LogHandle) {
         if self.asked.config.is_none() {
             return super::watch::nothing_to_reload(handover);
         }
@@ -106,7 +106,7 @@ impl<'s> Reload<'s> {
         }
     }
 
-    fn read(&mut self, loops: &FrontHalf) -> Result<Changes, StartError> {
+    fn read(&mut self, loops: &RunningLoops) -> Result<Changes, StartError> {
         let path = self.asked.config.as_deref();
         let about = path.and_then(|path| Some((path, std::fs::metadata(path).ok()?)));
         if let Some((path, _)) = about.as_ref().filter(|(_, about)| !about.is_file()) {
@@ -189,7 +189,7 @@ impl<'s> Reload<'s> {
         }
         let tables = self.config.http_forwards();
         tables
-            .map(|forward| Arc::new(asked::route_table(forward, &self.doors)))
+            .map(|forward| Arc::new(route_table(forward, &self.doors)))
             .collect()
     }
 

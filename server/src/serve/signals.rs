@@ -28,6 +28,9 @@ pub(super) enum Wake {
     TimedOut,
 }
 
+/// How often it is looked whether something has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// The main thread, as the kernel knows it.
 static MAIN: AtomicI32 = AtomicI32::new(0);
 
@@ -41,7 +44,7 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 /// An application may have threads that it started before it serves, and these block no signal: what the
 /// kernel gives to one of them it passes on to the main thread. Programs that a handler starts block none of
 /// these signals either, and end when they are told to.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     set: libc::sigset_t,
     /// What was blocked before.
     before: libc::sigset_t,
@@ -127,6 +130,18 @@ impl Signals {
             warn!("SIGUSR2: no new instance is started, because this process is ending");
         }
         wake == Wake::Signal
+    }
+
+    /// Waits, in a process that is ending, until something has ended: whether it has, before the deadline and
+    /// before a signal to end at once.
+    pub(super) fn wait_for(&self, deadline: Instant, has_ended: impl Fn() -> bool) -> bool {
+        while !has_ended() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.wait_while_ending(left.min(LOOK_AGAIN)) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Waits for one; `None` waits for ever. Meanwhile the buckets are looked after: everything here that

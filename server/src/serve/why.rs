@@ -7,7 +7,7 @@ pub(super) const EXIT_RECYCLE: u8 = 75;
 
 /// Why a server has to drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// It was told to stop.
     Told,
     /// Too many buckets are lost, and no new instance has taken over: it is to be started anew.
@@ -18,7 +18,7 @@ pub(super) enum End {
 
 /// Why a process exits and does not hand over.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Because {
+pub(crate) enum Because {
     #[error("--recycle exit asks for it")]
     Asked,
     #[error("it is process 1, and everything in its PID namespace ends with it")]

@@ -1,18 +1,51 @@
 //! The access log of a server: opened at its start, ended with its summary.
 
-use super::error::StartError;
-use super::signals::Signals;
+use super::{Needs, term};
+use crate::serve::error::StartError;
+use crate::serve::signals::Signals;
 use crate::settings::FrontSettings;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use transom_arena::Place;
+use transom_front::ACCESS_ENTRY_SIZE;
 use transom_log::access::{self, AccessLog, AccessOptions};
+
+/// The log's queue and thread, and what loops keep of each connection for it, if there is one.
+pub(crate) fn needs(settings: &FrontSettings) -> Needs {
+    if settings.access_style().is_none() {
+        return Needs::default();
+    }
+    let terms = vec![
+        term(
+            "access log",
+            Place::Process,
+            1,
+            access::memory_bytes(usize::from(settings.access_log_queue.get())),
+            "lines that wait to be written",
+            "--access-log, --access-log-queue",
+        ),
+        term(
+            "access entries",
+            Place::Process,
+            settings.loops() as usize * settings.connections_per_loop() as usize,
+            ACCESS_ENTRY_SIZE,
+            "what a line needs of a connection's request",
+            "--access-log, --connections",
+        ),
+    ];
+    Needs {
+        terms,
+        threads: 1,
+        descriptors: 0,
+    }
+}
 
 /// Starts the access log that the settings ask for; `forwards` and `doors` are the names of what the loops
 /// number.
-pub(super) fn start(
+pub(crate) fn start(
     settings: &FrontSettings,
     forwards: Vec<String>,
     doors: Vec<String>,
