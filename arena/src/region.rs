@@ -279,7 +279,7 @@ impl Region {
             let page = unsafe { self.base.add(offset) }.as_ptr().cast();
             if lightweight {
                 // SAFETY: as above; on success the pages fault on every access.
-                if unsafe { libc::madvise(page, len, MADV_GUARD_INSTALL) } == 0 {
+                if unsafe { guard_lightly(page, len) } {
                     continue;
                 }
                 lightweight = false;
@@ -425,12 +425,25 @@ pub(crate) unsafe fn close(address: usize, len: usize) -> bool {
     // SAFETY: by the caller's promise. Memory that is locked cannot have a lightweight guard, and is not
     // given back.
     silently(|| unsafe {
-        if libc::madvise(page, len, MADV_GUARD_INSTALL) == 0 {
+        if guard_lightly(page, len) {
             return true;
         }
         libc::madvise(page, len, libc::MADV_DONTNEED);
         libc::mprotect(page, len, libc::PROT_NONE) == 0
     })
+}
+
+/// Makes a lightweight guard. Whether it is one: emulators say yes to advice that they do not know (qemu-user
+/// does), and then its pages can be read.
+///
+/// # Safety
+/// Nothing refers to the memory.
+unsafe fn guard_lightly(page: *mut libc::c_void, len: usize) -> bool {
+    // SAFETY: the caller's promise; the second call changes no content.
+    unsafe {
+        libc::madvise(page, len, MADV_GUARD_INSTALL) == 0
+            && libc::madvise(page, PAGE, libc::MADV_POPULATE_READ) != 0
+    }
 }
 
 fn page_size() -> usize {
