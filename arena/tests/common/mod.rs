@@ -238,9 +238,21 @@ pub fn mappings() -> usize {
     text.lines().count()
 }
 
-/// Runs one ignored test of this binary in a process of its own.
+/// Runs one ignored test of this binary in a process of its own; under the emulator that `TRANSOM_RUNNER`
+/// names, if it does.
 pub fn in_a_child(test: &str, environment: &[(&str, &str)]) -> Output {
-    Command::new(std::env::current_exe().expect("this binary"))
+    let binary = std::env::current_exe().expect("this binary");
+    let runner = std::env::var("TRANSOM_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let mut command = match words.next() {
+        None => Command::new(binary),
+        Some(emulator) => {
+            let mut command = Command::new(emulator);
+            command.args(words).arg(binary);
+            command
+        }
+    };
+    command
         .args([test, "--exact", "--ignored", "--nocapture"])
         .env_remove("RUST_BACKTRACE")
         .envs(environment.iter().copied())
