@@ -999,3 +999,60 @@ fn a_thread_local_cell_that_a_coroutine_has_left_is_as_any_other() {
         });
     }
 }
+
+/// A destructor of a thread-local runs when no request does, and what it leaves locked is nobody's.
+#[test]
+fn a_thread_that_ends_gives_back_the_cells_that_its_destructors_have_left() {
+    static CHANGED: Shared<u64> = Shared::new(1);
+    static READ: Shared<u64> = Shared::new(2);
+    thread_local! {
+        static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+        static LOCAL: Shared<u64> = const { Shared::new(3) };
+    }
+    struct Last;
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let leave = |body: fn(&Yielder<(), ()>)| {
+                let mut coroutine = Stashed::new(move |yielder, ()| body(yielder));
+                coroutine.resume(());
+                std::mem::forget(coroutine);
+            };
+            leave(|yielder| {
+                let _ = CHANGED.with_once(|_| yielder.suspend(()));
+            });
+            leave(|yielder| {
+                let _ = READ.read(|_| outside(|| yielder.suspend(())));
+            });
+            leave(|yielder| {
+                let _ = LOCAL.try_with(|cell| cell.read(|_| yielder.suspend(())).is_ok());
+            });
+        }
+    }
+    let bucket = next_bucket();
+    for round in 0..3 {
+        finish(&start_on(bucket, move |tenant| {
+            let outcome = tenant.enter(&never_stuck, |_| {
+                // What the thread before this one has left.
+                let found = (CHANGED.with(|n| *n), READ.with(|n| *n), READ.read(|n| *n));
+                CHANGED.restore(|| 1);
+                READ.restore(|| 2);
+                LOCAL.with(|cell| cell.with(|n| *n += 1)).expect("its own");
+                LAST.set(Some(Last));
+                found
+            });
+            let found = outcome.result.expect("returns");
+            assert_eq!(
+                found,
+                match round {
+                    0 => (Ok(1), Ok(2), Ok(2)),
+                    _ => (Err(SharedError::Poisoned), Err(SharedError::Lent), Ok(2)),
+                }
+            );
+        }));
+        wait_for("the thread is gone", || bucket.has_ended());
+    }
+    // Other threads have them too.
+    CHANGED.restore(|| 7);
+    READ.restore(|| 8);
+    assert_eq!((CHANGED.with(|n| *n), READ.with(|n| *n)), (Ok(7), Ok(8)));
+}

@@ -70,7 +70,8 @@ impl HeldCells {
         self.count.set(held.len() - 1);
     }
 
-    /// Its thread is gone, and no frame will give one back. They stay locked.
+    /// Its thread is gone, and has released what it held ([`give_up_closures`](super::give_up_closures)).
+    /// What it has locked after that stays locked: it may have been a thread-local, which is gone with it.
     pub(crate) fn forget_all(&self) {
         self.count.set(0);
     }
