@@ -490,12 +490,11 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
     // Not marked: if it is not caught, the panic is why the request fails.
     let from_overdraft = || {
         let exhaustion = arena_exhausted(bucket, layout.size());
-        let block = match thread(|t| (t.outside.get() > 0).then(|| t.pool.get())) {
-            Some(pool) => {
-                count_spill(bucket, layout);
-                overdraft::allocate_in_place_of(pool, bucket, layout)?
-            }
-            None => overdraft::allocate(bucket, layout)?,
+        let block = if thread(|t| t.outside.get() > 0) {
+            count_spill(bucket, layout);
+            overdraft::allocate_owed(bucket, layout)?
+        } else {
+            overdraft::allocate(bucket, layout)?
         };
         bucket.events.add(DREW_FAILING);
         if !bucket.events.any(MARKED) {
@@ -561,8 +560,7 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
         jump(bucket);
     }
     count_spill(bucket, layout);
-    let pool = thread(|t| t.pool.get());
-    let block = overdraft::allocate_in_place_of(pool, bucket, layout);
+    let block = overdraft::allocate_owed(bucket, layout);
     served_or_parked(bucket, block, exhaustion)
 }
 

@@ -92,6 +92,7 @@ impl HeldCells {
             if bucket.is_in_a_frame(lock as usize) {
                 // A cell in a frame of the request is gone with the request, or parked with it. One in its
                 // arena may be kept there, for others; and a thread-local one is there for the next request.
+                super::disown(lock as usize); // another cell may lie there later
                 continue;
             }
             // SAFETY: the cell lies outside the request's frames, and the frame that has borrowed it has not
