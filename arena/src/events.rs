@@ -38,6 +38,9 @@ pub(crate) const USES_C: u16 = 1 << 6;
 /// It has drawn on the overdraft while a panic unwound, or in a cleanup. If it then returns, its answer is a
 /// 500.
 pub(crate) const DREW_FAILING: u16 = 1 << 7;
+/// It has not got a block for which there were bytes enough, but not in one piece, in a bucket that keeps
+/// something.
+pub(crate) const FOUND_NO_PIECE: u16 = 1 << 8;
 
 /// The word.
 #[derive(Debug)]
