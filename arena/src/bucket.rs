@@ -701,6 +701,13 @@ impl Bucket {
         self.kept()
     }
 
+    /// Bytes of the arena that no block of the next request can have, because of what earlier requests have
+    /// left: all but its largest free piece. On the bucket's thread, with no request in it.
+    pub(crate) fn cost_of_kept(&self) -> usize {
+        let uses_kept = self.policy.get() == Policy::Overdraft;
+        self.heap().capacity() - self.heap().largest_piece(uses_kept)
+    }
+
     /// Makes what the request has left the thread's own, if it has left anything, and empties the rest for
     /// the next one.
     ///

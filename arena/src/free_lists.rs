@@ -284,6 +284,20 @@ impl FreeLists {
         base.pointer_to(at)
     }
 
+    /// Bytes of the largest block.
+    pub(crate) fn largest(&self, base: Base) -> usize {
+        let Some(bin) = self.occupied.get().checked_ilog2() else {
+            return 0;
+        };
+        let (mut largest, mut at) = (0, self.heads[bin as usize].get());
+        while at != NIL {
+            let Free { next, len } = base.read(at);
+            largest = largest.max(len);
+            at = next;
+        }
+        largest as usize * GRANULE
+    }
+
     /// Joins neighbours, and asks of each block that comes of it, lowest first, whether it is to be kept. How
     /// many blocks there were.
     pub(crate) fn join(&self, base: Base, mut keep: impl FnMut(Stretch) -> bool) -> u32 {

@@ -239,6 +239,33 @@ impl Heap {
         self.capacity - self.used()
     }
 
+    /// Whether so many bytes are free, of which a block does not fit because of what earlier requests have
+    /// left: they are in many pieces. (Those of the request's own making count too.)
+    pub(crate) fn is_cut_for(&self, size: usize) -> bool {
+        self.kept.get() > 0 && size <= self.free()
+    }
+
+    /// Bytes of the largest block that the next request can have, after neighbours above the mark were
+    /// joined. With no request in it.
+    pub(crate) fn largest_piece(&self, uses_kept: bool) -> usize {
+        let mut largest = self.room.get();
+        if uses_kept {
+            self.kept_freed.join(self.base(), |block| {
+                largest = largest.max(block.bytes());
+                true
+            });
+        }
+        largest.min(self.capacity)
+    }
+
+    /// Bytes of the largest block that the request that begins can have, if no neighbours are joined.
+    pub(crate) fn largest_piece_now(&self) -> usize {
+        match self.uses_kept.get() {
+            true => self.reach().max(self.kept_freed.largest(self.base())),
+            false => self.reach(),
+        }
+    }
+
     /// Bytes of the largest block that could be made now beside what is in use, if no block that was freed is
     /// large enough.
     pub(crate) fn reach(&self) -> usize {

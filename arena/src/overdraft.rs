@@ -11,18 +11,21 @@
 //! those wants. So nobody waits for longer than [`PATIENCE`]: then it draws on what is free, set aside or
 //! not, and only when nothing is free it gets nothing.
 
+mod debts;
+
 use crate::bucket::{self, Bucket, BucketState};
 use crate::events::{DRAWS, DRAWS_ITS_SHARE, DRAWS_WHAT_IS_FREE};
 use crate::futex::{self, AtomicU32, Ordering};
 use crate::pool::{Charged, Claim, Refused, Unsuitable};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::region::Part;
-use crate::shared::POOLS_MAX;
 use crate::thread::thread;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
+
+use debts::Debts;
 
 /// How long a request waits for others to give memory back. Longer than handlers take that do not wait for
 /// anything themselves, and short beside the time in which a client expects an answer.
@@ -31,10 +34,10 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// How long one waits that can do without: for closures of others, which are short.
 const A_MOMENT: Duration = Duration::from_millis(25);
 
-/// The debtor of a block that stands in for no other pool.
+/// The debtor of a block that stands in for no block of the shared heap.
 const NOBODY: u8 = 0;
-/// Bytes that lie here in place of each pool of the shared heap.
-static OWED: [AtomicUsize; POOLS_MAX] = [const { AtomicUsize::new(0) }; POOLS_MAX];
+/// Bytes that lie here in place of blocks of the shared heap.
+static OWED: Debts = Debts::new();
 /// How many sleep on [`CAME_BACK`], or are about to.
 static WAITING: AtomicU32 = AtomicU32::new(0);
 
@@ -134,24 +137,37 @@ pub(crate) fn allocate(bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
     allocate_for(NOBODY, bucket, layout)
 }
 
-/// The same, in place of a pool of the shared heap that has no room: until it is freed the pool owes so much.
+/// The same, in place of a block of the shared heap, which has no room: until it is freed, the cell that this
+/// thread changes owes so much.
 #[cold]
-pub(crate) fn allocate_in_place_of(
-    pool: usize,
-    bucket: &Bucket,
-    layout: Layout,
-) -> Option<NonNull<u8>> {
-    let debtor = u8::try_from(pool + 1).expect("there are fewer pools");
-    let block = allocate_for(debtor, bucket, layout)?;
-    // SAFETY: just made here.
-    let (_, charge) = unsafe { OVERDRAFT.debt_of(block) };
-    OWED[pool].fetch_add(charge, Ordering::Relaxed);
-    Some(block)
+pub(crate) fn allocate_owed(bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
+    ensure_stack(STACK_MARGIN);
+    let charge = Charged::charge_for(layout)?;
+    let more = || {
+        let _locked = OVERDRAFT.pool().lock();
+        OWED.more(thread(|t| t.owner.get()), charge)
+    };
+    let debtor = more();
+    let block = allocate_for(debtor, bucket, layout);
+    if block.is_none() {
+        ensure_stack(STACK_MARGIN);
+        let _locked = OVERDRAFT.pool().lock();
+        OWED.less(debtor, charge);
+    }
+    block
 }
 
-/// Bytes that lie here because that pool of the shared heap had no room for them.
-pub(crate) fn owed_by(pool: usize) -> usize {
-    OWED[pool].load(Ordering::Relaxed)
+/// Bytes that lie here because the pool of that cell of the shared heap had no room for them.
+pub(crate) fn owed_by(cell: usize) -> usize {
+    OWED.owed_by(cell)
+}
+
+/// The value of that cell is lost, and what it has here with it: the cell owes nothing any more.
+pub(crate) fn forgive(cell: usize) {
+    if OWED.owed_by(cell) > 0 {
+        let _locked = OVERDRAFT.pool().lock();
+        OWED.forgive(cell);
+    }
 }
 
 fn allocate_for(debtor: u8, bucket: &Bucket, layout: Layout) -> Option<NonNull<u8>> {
@@ -262,8 +278,11 @@ pub(crate) struct SetAside<'b> {
 }
 
 impl<'b> SetAside<'b> {
-    /// Waits for [`A_MOMENT`] at most.
-    pub(crate) fn new(bucket: &'b Bucket) -> Option<Self> {
+    /// A share of which a block of so many bytes can be had. Waits for [`A_MOMENT`] at most.
+    pub(crate) fn new(bucket: &'b Bucket, bytes: usize) -> Option<Self> {
+        if bytes > overdraft_share().saturating_sub(drawn(bucket)) {
+            return None;
+        }
         let has_it = bucket.events.any(DRAWS_ITS_SHARE);
         let gets_it = || {
             !bucket.events.any(DRAWS)
@@ -276,10 +295,14 @@ impl<'b> SetAside<'b> {
             }
             bucket.events.add(DRAWS_ITS_SHARE);
         }
-        Some(SetAside {
+        let share = SetAside {
             bucket: (!has_it).then_some(bucket),
             era: thread(|t| t.era.get()),
-        })
+        };
+        // What is kept may have cut the free bytes in pieces.
+        ensure_stack(STACK_MARGIN);
+        let has_piece = OVERDRAFT.pool().lock().has_pieces([bytes, 0]);
+        has_piece.then_some(share)
     }
 }
 
@@ -313,7 +336,8 @@ pub(crate) unsafe fn deallocate(block: NonNull<u8>) {
     unsafe {
         let (debtor, charge) = OVERDRAFT.debt_of(block);
         if debtor != NOBODY {
-            OWED[usize::from(debtor - 1)].fetch_sub(charge, Ordering::Relaxed);
+            let _locked = OVERDRAFT.pool().lock();
+            OWED.less(debtor, charge);
         }
         OVERDRAFT.deallocate(block);
     }

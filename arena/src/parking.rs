@@ -5,6 +5,17 @@
 //! together again. A cleanup that runs then may call that function anew, which no safe code reckons with
 //! (`tests/park.rs`).
 //!
+//! What a parked request has is not counted against others for ever:
+//!
+//! | count | what parking does |
+//! |---|---|
+//! | the share of the overdraft that is set aside for it | it is given back |
+//! | what it has drawn from the overdraft, or has in the C heap | that is nobody's from then on: half of the pool is a cause to recycle |
+//! | what the cells that it was changing owe to the overdraft | they owe nothing any more |
+//! | the large blocks of those cells, which may double | they are no cell's any more |
+//! | the bytes of those cells in the shared heap | half of it is a cause to recycle; a cell's own quota stays used |
+//! | its thread's words: closures, cells that are locked, bytes made | they are put right, and the cells released |
+//!
 //! A request that has no stack left is reported on the bucket's **report stack**. The signal stack is left
 //! as soon as the handler of the fault has returned.
 

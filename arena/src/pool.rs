@@ -141,18 +141,23 @@ impl Locked<'_> {
         Some(block)
     }
 
-    /// Whether there would be a block of that layout, whose size is not zero.
-    pub(crate) fn has_piece(&mut self, layout: Layout) -> bool {
-        if self.pool.len() == 0 {
-            return false;
+    /// Whether there would be blocks of so many bytes, one beside the other, if they were made in this order.
+    /// It is tried: the free bytes may be in many pieces.
+    pub(crate) fn has_pieces(&mut self, sizes: [usize; 2]) -> bool {
+        let layout_of = |size: usize| Layout::from_size_align(size, align_of::<usize>()).ok();
+        let mut has_all = self.pool.len() > 0;
+        let pieces = sizes.map(|size| {
+            let layout = layout_of(size).filter(|_| has_all && size > 0);
+            // SAFETY: the size is not zero.
+            let piece = layout.and_then(|layout| unsafe { self.talc.allocate(layout) });
+            has_all &= size == 0 || piece.is_some();
+            piece.zip(layout)
+        });
+        for (piece, layout) in pieces.into_iter().flatten() {
+            // SAFETY: just made with this layout, and given to nobody.
+            unsafe { self.talc.deallocate(piece.as_ptr(), layout) };
         }
-        // SAFETY: the size is not zero; what was just made is given back with its layout.
-        unsafe {
-            let block = self.talc.allocate(layout);
-            block
-                .inspect(|block| self.talc.deallocate(block.as_ptr(), layout))
-                .is_some()
-        }
+        has_all
     }
 
     /// # Safety
@@ -320,6 +325,12 @@ impl Charged {
     fn add_kept(&self, bytes: usize) {
         let kept = self.kept.load(Ordering::Relaxed) + bytes; // written under the lock only
         self.kept.store(kept, Ordering::Relaxed);
+    }
+
+    /// What a block of that layout will be charged with.
+    pub(crate) fn charge_for(layout: Layout) -> Option<usize> {
+        let offset = layout.align().max(HEADER);
+        Some(chunk(layout.size().checked_add(offset)?))
     }
 
     /// A block, charged to the account.

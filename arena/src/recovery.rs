@@ -36,7 +36,7 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::events::{ABORTING, DRAWS, DREW_FAILING, MARKED, NOTED};
+use crate::events::{ABORTING, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
 use crate::parking::{on_report_stack, park, sleep_for_ever};
@@ -103,6 +103,9 @@ pub struct Outcome<'t, R> {
     pub left: usize,
     /// Bytes of the bucket that this and earlier requests have left in use.
     pub kept: usize,
+    /// It has not got a block for which the bucket had bytes enough, but not in one piece, and something is
+    /// kept there.
+    pub found_no_piece: bool,
     /// Bytes of the C heap that it has left in use.
     pub c_left: usize,
     /// What `malloc` has refused it last.
@@ -269,8 +272,9 @@ impl Tenant {
         };
         bucket.note_high_water(usage.high_water);
         bucket.stack_gauge.request_ended();
-        let (mut c_left, mut c_refused) = (0, None);
+        let (mut c_left, mut c_refused, mut found_no_piece) = (0, None, false);
         if !bucket.events.none() {
+            found_no_piece = bucket.events.any(FOUND_NO_PIECE);
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
             c_refused = bucket.c_refused.take();
@@ -292,6 +296,7 @@ impl Tenant {
             usage,
             left,
             kept: bucket.kept(),
+            found_no_piece,
             c_left,
             c_refused,
             last_change: if left > 0 {
@@ -306,6 +311,13 @@ impl Tenant {
     /// have left in use.
     pub fn look_at_kept(&mut self) -> usize {
         self.bucket.look_at_kept()
+    }
+
+    /// Bytes of the arena that no block of the next request can have, because of what earlier requests have
+    /// left in use: all but its largest free piece. At least what is kept; more where that lies in the
+    /// middle.
+    pub fn cost_of_kept(&mut self) -> usize {
+        self.bucket.cost_of_kept()
     }
 
     /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when
@@ -421,6 +433,9 @@ pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
     if let Some(block) = bucket.allocate_what_came_back(layout) {
         return block.as_ptr();
     }
+    if bucket.heap().is_cut_for(layout.size()) {
+        bucket.events.add(FOUND_NO_PIECE);
+    }
     if is_failing(bucket) {
         return while_failing(bucket, layout);
     }
@@ -490,12 +505,11 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
     // Not marked: if it is not caught, the panic is why the request fails.
     let from_overdraft = || {
         let exhaustion = arena_exhausted(bucket, layout.size());
-        let block = match thread(|t| (t.outside.get() > 0).then(|| t.pool.get())) {
-            Some(pool) => {
-                count_spill(bucket, layout);
-                overdraft::allocate_in_place_of(pool, bucket, layout)?
-            }
-            None => overdraft::allocate(bucket, layout)?,
+        let block = if thread(|t| t.outside.get() > 0) {
+            count_spill(bucket, layout);
+            overdraft::allocate_owed(bucket, layout)?
+        } else {
+            overdraft::allocate(bucket, layout)?
         };
         bucket.events.add(DREW_FAILING);
         if !bucket.events.any(MARKED) {
@@ -561,8 +575,7 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
         jump(bucket);
     }
     count_spill(bucket, layout);
-    let pool = thread(|t| t.pool.get());
-    let block = overdraft::allocate_in_place_of(pool, bucket, layout);
+    let block = overdraft::allocate_owed(bucket, layout);
     served_or_parked(bucket, block, exhaustion)
 }
 
@@ -771,6 +784,13 @@ pub fn current_bucket() -> Option<&'static Bucket> {
 pub fn current_usage() -> Option<(usize, usize, usize)> {
     let heap = bound()?.heap();
     Some((heap.used(), heap.free(), heap.high_water()))
+}
+
+/// Bytes of the largest block that the request that this thread begins can have, as far as that is known
+/// without much ado.
+#[must_use]
+pub fn current_largest_piece() -> Option<usize> {
+    Some(bound()?.heap().largest_piece_now())
 }
 
 /// How many of the buckets are lost to parked requests.

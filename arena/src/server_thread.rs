@@ -5,11 +5,12 @@
 
 use crate::bucket::Bucket;
 use crate::recovery::Tenant;
-use crate::signal;
+use crate::{shared, signal};
 use std::ffi::c_void;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 /// What a thread bound to a bucket runs: a plain function and one word for it.
 pub type ThreadMain = fn(Tenant, usize);
@@ -24,6 +25,7 @@ impl Bucket {
     /// limits on threads: `ulimit -u`, the cgroup's `pids.max`).
     pub fn start_thread(&'static self, main: ThreadMain, argument: usize) -> io::Result<()> {
         signal::install()?;
+        last_key()?;
         if !self.adopt() {
             return Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
@@ -104,9 +106,44 @@ extern "C" fn start(argument: *mut c_void) -> *mut c_void {
     }
     // What destructors of thread-locals allocate comes from the bucket, as what they free goes back to it.
     bucket.begin_to_end();
+    call_when_destructors_have_run(bucket);
     // SAFETY: pthread_self has no preconditions.
     bucket.has_returned(unsafe { libc::pthread_self() });
     std::ptr::null_mut()
+}
+
+/// The key whose destructor is called when those of thread-locals have run: the C library's order. (glibc,
+/// `start_thread`: `__call_tls_dtors`, then `__nptl_deallocate_tsd`.)
+fn last_key() -> io::Result<libc::pthread_key_t> {
+    static KEY: OnceLock<Result<libc::pthread_key_t, libc::c_int>> = OnceLock::new();
+    let made = KEY.get_or_init(|| {
+        let mut key = 0;
+        // SAFETY: the C library writes the key; the destructor is a function of this program.
+        match unsafe { libc::pthread_key_create(&raw mut key, Some(destructors_have_run)) } {
+            0 => Ok(key),
+            code => Err(code),
+        }
+    });
+    made.map_err(io::Error::from_raw_os_error)
+}
+
+fn call_when_destructors_have_run(bucket: &'static Bucket) {
+    if let Ok(key) = last_key() {
+        // SAFETY: the key was made, and is never deleted.
+        unsafe { libc::pthread_setspecific(key, std::ptr::from_ref(bucket).cast()) };
+    }
+}
+
+/// Gives back what destructors of thread-locals have left locked, by coroutines that never return. Here, and
+/// not when the thread is gone: a cell may itself be a thread-local.
+extern "C" fn destructors_have_run(bucket: *mut c_void) {
+    // SAFETY: `call_when_destructors_have_run` has set a bucket, which lives for ever.
+    let bucket: &'static Bucket = unsafe { &*bucket.cast::<Bucket>() };
+    if shared::has_closures(bucket) {
+        shared::give_up_closures(bucket, None);
+    }
+    // Once more after those of other keys, as long as the C library goes through them.
+    call_when_destructors_have_run(bucket);
 }
 
 fn name_this_thread(index: u32) {

@@ -12,6 +12,7 @@ mod lock;
 use crate::allocator;
 use crate::bucket::Bucket;
 use crate::cleanup::WayOut;
+use crate::overdraft;
 use crate::pool::{Pool, Unsuitable, chunk};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::region::Part;
@@ -168,13 +169,18 @@ pub(crate) unsafe fn resize(block: NonNull<u8>, layout: Layout, new_size: usize)
     done
 }
 
-/// Whether the pool has a piece of so many bytes now.
-fn has_room(pool: &Pool, bytes: usize) -> bool {
-    let Ok(layout) = Layout::from_size_align(bytes.max(1), align_of::<usize>()) else {
-        return false;
-    };
+/// Whether the pool has pieces of so many bytes now, one beside the other, if they are made in this order.
+fn has_pieces(pool: &Pool, sizes: [usize; 2]) -> bool {
     ensure_stack(STACK_MARGIN);
-    pool.lock().has_piece(layout) // it is tried: the free bytes may be in many pieces
+    pool.lock().has_pieces(sizes)
+}
+
+/// The value of a cell is lost, by the cell's address: what it has stays where it is, and is not to be
+/// charged to the value that comes after it.
+#[cold]
+fn disown(owner: usize) {
+    large::disown(owner);
+    overdraft::forgive(owner);
 }
 
 /// Makes a heap of so many bytes in a block of the shared heap. Its number; `None` if there is no room, or

@@ -69,7 +69,7 @@ impl StackGauge {
             }
             deepest = self.bottom + self.size - page;
         }
-        self.deepest.store(deepest, Ordering::Relaxed);
+        self.deepest.fetch_max(deepest, Ordering::Relaxed); // a fault may have said more since
     }
 }
 

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
-use transom_arena::{Bump, Tenant, defer};
+use transom_arena::{Bump, Tenant, defer, refusing};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
@@ -525,5 +525,36 @@ fn what_is_left_above_the_mark_is_counted_too() {
         let outcome = tenant.enter(&never_stuck, |_| drop(second.take()));
         assert_eq!((outcome.left, outcome.kept), (0, 64));
         drop(first.take());
+    });
+}
+
+/// It costs what no block of a later request can have beside it.
+#[test]
+fn a_value_in_the_middle_costs_more_than_its_bytes() {
+    on_bucket_thread(|tenant| {
+        let whole = room(tenant);
+        let wants = |tenant: &mut Tenant, bytes: usize| {
+            let outcome = tenant.enter(&never_stuck, |_| {
+                refusing(|| Vec::<u8>::new().try_reserve_exact(bytes)).is_ok()
+            });
+            (outcome.result.expect("returns"), outcome.found_no_piece)
+        };
+        assert_eq!(tenant.cost_of_kept(), 0);
+        assert_eq!(wants(tenant, 2 * whole), (false, false));
+        let mailbox = Mailbox::new();
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let above = black_box(vec![1u8; whole / 3]);
+            smuggle_in(&mailbox);
+            drop(above);
+        });
+        assert_eq!((outcome.kept, outcome.found_no_piece), (64, false));
+        let cost = tenant.cost_of_kept();
+        assert!((whole / 3 + 64..whole / 3 + 4096).contains(&cost), "{cost}");
+        assert_eq!(wants(tenant, whole - cost), (true, false));
+        assert_eq!(wants(tenant, whole - 4096), (false, true));
+        assert_eq!(wants(tenant, 2 * whole), (false, false), "it never fits");
+        drop(mailbox.take());
+        tenant.look_at_kept();
+        assert_eq!(tenant.cost_of_kept(), 0);
     });
 }

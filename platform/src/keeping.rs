@@ -5,7 +5,15 @@
 //! thread-locals, and another one takes its place on the same bucket. Where it is still more then, because it
 //! belongs to others, the bucket rests until it is not. A bucket whose thread does not end, or that gets no
 //! new one, is told of and lost as one that rests too long.
+//!
+//! A few bytes in the middle of the arena can cost more than they are: the blocks of later requests have to
+//! fit beside them. A bucket is **cut** when a request has found no piece for what would have fit in the
+//! bytes that are free, and all but the largest piece is more than may be kept. Its thread is replaced too,
+//! once. Where that does not help, the bucket goes on: it has less than it should, which is better than a
+//! bucket that takes no requests. When too many have been cut for as long as one may rest, the process is
+//! replaced.
 
+mod cuts;
 mod leaving;
 mod preparing;
 mod tending;
@@ -31,6 +39,7 @@ pub(crate) struct Keeping {
     /// How often a thread was ended.
     ended: AtomicU64,
     absences: Box<[Absence]>,
+    cuts: Box<[Cut]>,
     /// One more than the bucket whose first thread is being started; 0: there is none.
     starts: AtomicU32,
     /// When it was last said that no thread can be started; 0: never.
@@ -47,6 +56,7 @@ impl Keeping {
             some_left: AtomicBool::new(false),
             ended: AtomicU64::new(0),
             absences: (0..buckets).map(|_| Absence::default()).collect(),
+            cuts: (0..buckets).map(|_| Cut::default()).collect(),
             starts: AtomicU32::new(0),
             said_ns: AtomicU64::new(0),
             left_said_ns: AtomicU64::new(0),
@@ -87,6 +97,11 @@ impl Keeping {
 
     pub(crate) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// What is known of what a bucket's pieces are.
+    fn cut(&self, bucket: u32) -> &Cut {
+        &self.cuts[bucket as usize]
     }
 
     /// That of a bucket.
@@ -142,5 +157,29 @@ impl Absence {
             self.since_ns.store(now_ns(), Ordering::Relaxed);
         }
         self.stage.store(stage as u32, Ordering::SeqCst);
+    }
+}
+
+/// How often it is looked whether a bucket that is cut is still so: its free blocks are sorted for that.
+const LOOK_AT_PIECES: Duration = Duration::from_millis(250);
+
+/// Whether a bucket is cut. Its thread writes it. Both are `CLOCK_MONOTONIC` times in nanoseconds.
+#[derive(Debug, Default)]
+struct Cut {
+    /// 0: it is not.
+    since_ns: AtomicU64,
+    /// When that was looked at last.
+    looked_ns: AtomicU64,
+}
+
+impl Cut {
+    fn since_ns(&self) -> u64 {
+        self.since_ns.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is time to look again.
+    fn is_to_be_looked_at(&self) -> bool {
+        let looked_ns = self.looked_ns.load(Ordering::Relaxed);
+        now_ns().saturating_sub(looked_ns) >= LOOK_AT_PIECES.as_nanos() as u64
     }
 }

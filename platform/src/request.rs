@@ -54,6 +54,8 @@ pub struct Request {
     route: Option<&'static str>,
     params: Params<'static, 'static>,
     spilled: query::Spilled,
+    /// The body, where it was larger than its slot.
+    collected: Vec<u8>,
     /// Where the route is noted for whoever must say what became of a request that is gone; see
     /// `note_route_in`.
     route_note: Option<NonNull<RouteNote<'static>>>,
@@ -111,6 +113,7 @@ impl Request {
             route: None,
             params: Params::new(),
             spilled: query::Spilled::default(),
+            collected: Vec::new(),
         }
     }
 
@@ -379,12 +382,12 @@ impl Request {
         self.port = Some(NonNull::from(port).cast());
     }
 
-    /// Reads a streamed body into the arena, so that [`Request::body`] has all of it.
+    /// Reads a streamed body into the bucket, so that [`Request::body`] has all of it.
     pub(crate) fn collect_body(&mut self) -> Result<(), Failure> {
-        let collected = body::collect(&self.stream, self.raw.content_length, self.arena())?;
-        // SAFETY: only the lifetime changes. The arena lives and is not reset until the request is dropped,
-        // and `body` gives the bytes out with the lifetime of its `&self` only.
-        self.raw.body = unsafe { mem::transmute::<&[u8], &'static [u8]>(collected) };
+        self.collected = body::collect(&self.stream, self.raw.content_length)?;
+        // SAFETY: only the lifetime changes. The block is the request's, which neither changes nor frees it
+        // until it is dropped, and `body` gives the bytes out with the lifetime of its `&self` only.
+        self.raw.body = unsafe { mem::transmute::<&[u8], &'static [u8]>(&self.collected) };
         self.raw.streamed = false;
         self.stream = body::Stream::none();
         Ok(())

@@ -445,9 +445,10 @@ fn a_streamed_body_is_collected_unless_the_handler_reads_it_itself() {
             ask("/bits", length, &Bump::new(), &body),
             (200, "0 true 100000".to_owned())
         );
+        // Neither is for the `&Bump`. (`tests/tests/promise.rs` tries that the bucket bounds it.)
         let small = Bump::with_capacity(8192);
         small.set_allocation_limit(Some(small.allocated_bytes()));
-        assert_eq!(ask("/whole", length, &small, &body).0, 413);
+        assert_eq!(ask("/whole", length, &small, &body).0, 200);
         assert_eq!(ask("/bits", length, &small, &body).0, 200);
     }
     assert_eq!(

@@ -487,3 +487,64 @@ fn what_each_thread_makes_must_fit_what_a_bucket_may_keep() {
     let server = launch("256KiB").start();
     assert_nothing_lost(server);
 }
+
+/// The body is a block like any other, so the next one finds the place where it was.
+#[test]
+fn a_few_bytes_that_are_kept_after_each_upload_take_no_room_from_the_next() {
+    let server = promise("--buckets 2 --bucket-size 512KiB");
+    let upload = |kib: usize| {
+        let mut client = transom_tests::Client::connect(server.address());
+        client.post("/entry", "x".repeat(kib << 10))
+    };
+    assert_eq!(upload(400).status, 413, "it does not fit the bucket");
+    for kib in [250, 100] {
+        for _ in 0..40 {
+            assert_eq!(upload(kib).text(), format!("{} bytes\n", kib << 10));
+        }
+    }
+    assert_nothing_lost(server);
+}
+
+/// What is kept is little, and lies where it leaves no piece of half the arena.
+fn cut(server: &Server, place: &str) {
+    assert_eq!(server.get("/fill/140").text(), "143360 bytes\n");
+    assert_eq!(
+        server.get(&format!("/cut/250/{place}")).text(),
+        "1 entries\n"
+    );
+    assert_eq!(
+        server.get(&format!("/cut/125/{place}")).text(),
+        "2 entries\n"
+    );
+    assert_eq!(server.get("/fill/140").status, 500);
+    assert_eq!(server.get("/fill/100").text(), "102400 bytes\n");
+}
+
+#[test]
+fn a_bucket_that_thread_locals_have_cut_is_whole_again_with_the_next_thread() {
+    let server = promise("--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 500ms");
+    cut(&server, "local");
+    assert!(eventually(|| server.get("/fill/140").status == 200));
+    assert!(
+        server.line_with("cuts it in pieces").contains(" costs="),
+        "it is told of"
+    );
+    assert_nothing_lost(server);
+}
+
+#[test]
+fn a_bucket_that_stays_cut_serves_on_until_the_process_is_replaced() {
+    let server = promise("--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 500ms");
+    cut(&server, "static");
+    assert_eq!(server.get("/").text(), "here\n");
+    let ended = server.wait();
+    assert_eq!(ended.code(), 75, "{}", ended.stderr());
+    assert!(
+        ended
+            .stderr()
+            .contains("cut in pieces by what requests have left in them"),
+        "{}",
+        ended.stderr()
+    );
+    assert_eq!(ended.figure("lost"), 0, "{}", ended.stderr());
+}

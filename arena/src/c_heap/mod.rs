@@ -246,7 +246,9 @@ fn claim(bucket: &Bucket, rank: Rank) -> Claim<'_> {
 fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
     let _inside = Inside::enter();
     CALLS.fetch_add(1, Ordering::Relaxed);
-    bucket.events.add(USES_C);
+    if !bucket.events.any(USES_C) {
+        bucket.events.add(USES_C);
+    }
     let rank = Rank::of(layout.size(), caller);
     let has_stack = match rank {
         Rank::Any | Rank::Small => has_stack(STACK_MARGIN),

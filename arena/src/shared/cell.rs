@@ -2,8 +2,9 @@
 
 use super::large::largest_of;
 use super::lock::{Access, Lock, State};
-use super::{POOLS, aimed_at, has_room, make_pool};
-use crate::overdraft::{SetAside, overdraft_share, owed_by};
+use super::{POOLS, aimed_at, has_pieces, make_pool};
+use crate::overdraft::{SetAside, owed_by};
+use crate::pool::chunk;
 use crate::recovery::{STACK_MARGIN, ensure_stack, exhausted};
 use crate::thread::{bound, thread};
 use std::cell::UnsafeCell;
@@ -15,6 +16,14 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// What a change may need, where nothing else is said: an entry of a map, a line of text.
 const ROOM: usize = 4 << 10;
+
+/// What a change may need in small blocks beside that: a key as long as a head may be by default, and nodes
+/// of maps. (A `BTreeMap<String, String>` has nodes of 544 and 640 bytes, and splits one for each of its
+/// levels.)
+const SMALL_BLOCKS: usize = 20 << 10;
+
+/// Of a small heap it is no more than so manieth.
+const SMALL_PART: usize = 16;
 
 /// The number of a cell that was to have a heap of its own, until it has one.
 const NO_POOL_YET: usize = usize::MAX;
@@ -46,19 +55,21 @@ const NO_POOL_YET: usize = usize::MAX;
 ///   poisoned, or if it was reading, not to be changed any more. `restore` puts a fresh value elsewhere; the
 ///   coroutine has the old one for as long as it likes.
 /// * A vector or a hash map doubles, in one piece. So a change also needs a free piece of twice the cell's
-///   largest block. (What a block is that is smaller than a 64th of the heap is not looked at: it counts as
-///   one. A block that is moved to another cell counts for the one in which it was made, until it is freed.)
-///   Where that piece is not there, and a request's share of the overdraft would hold it, a share is set
-///   aside while the closure runs; without one the change is refused. One that may go without asks for what
-///   it needs itself: `with_room(0, |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see
-///   [`refusing`](crate::refusing).
+///   largest block, beside its own room, and 20 KiB for small blocks (of a small heap, a 16th). (What a block
+///   is that is smaller than a 64th of the heap is not looked at: it counts as one. A block that is moved to
+///   another cell counts for the one in which it was made, until it is freed.) Where that piece is not there,
+///   and a request's share of the overdraft would hold it, a share is set aside while the closure runs;
+///   without one the change is refused. One that may go without asks for what it needs itself: `with_room(0,
+///   |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see [`refusing`](crate::refusing).
 /// * What the shared heap has no room for while the closure runs comes from the overdraft, and the request's
-///   answer is a 500. What stays there is owed: the heap counts as full until there is room for that too, or
-///   it is removed.
+///   answer is a 500. What stays there is owed: for this cell the heap counts as full until there is room for
+///   that too, or it is removed.
 /// * A closure that wants more at once than that, and more than the shared heap and the overdraft have for
 ///   it, ends its request: the cell is poisoned, and its value is lost. Where a client says how much it is,
-///   say so too: `with_room(text.len(), f)`. Not known is the largest block of a value that was moved in, or
-///   made before there was a shared heap, until it has grown once.
+///   say so too: `with_room(text.len(), f)`. Several large pieces are said as their sum, and so are keys and
+///   other small blocks of more than 20 KiB. What the lost value has stays in use, also of the cell's quota,
+///   until the process ends. Not known is the largest block of a value that was moved in, or made before
+///   there was a shared heap, until it has grown once.
 pub struct Shared<T: 'static> {
     lock: Lock,
     /// The value, until a fresh one had to be put elsewhere.
@@ -172,7 +183,8 @@ impl<T: 'static> Shared<T> {
     }
 
     /// As [`with`](Shared::with), where `f` needs so much room: it is not run unless there is a free piece of
-    /// so many bytes. With 0 it is run in any case, to remove something.
+    /// so many bytes. That is for what is large; for keys and nodes of maps there are 20 KiB beside it (of a
+    /// small heap, a 16th). With 0 it is run in any case, to remove something.
     ///
     /// # Errors
     /// [`SharedError`].
@@ -249,9 +261,9 @@ impl<T: 'static> Shared<T> {
         }
     }
 
-    /// So that the change can be done, or is refused before it begins: a free piece of `room` bytes, and one
-    /// to which the largest block may double. Where that is not there, a share of the overdraft is set aside
-    /// for it.
+    /// So that the change can be done, or is refused before it begins: a free piece of `room` bytes, one to
+    /// which the largest block may double, and small blocks, all at the same time. Where the second is not
+    /// there, a share of the overdraft is set aside for it.
     fn check_room(
         &self,
         pool: usize,
@@ -262,28 +274,32 @@ impl<T: 'static> Shared<T> {
         };
         let heap = &POOLS[pool];
         // What lies in the overdraft for want of room counts as if it lay here.
-        let owed = owed_by(pool);
-        if owed > 0 && heap.used() + owed + room > heap.len() {
-            return Err(self.full(pool, owed + room));
+        let owed = owed_by(self.address());
+        if owed > 0 && heap.used().saturating_add(owed).saturating_add(room) > heap.len() {
+            return Err(self.full(pool, owed.saturating_add(room)));
         }
+        let small = SMALL_BLOCKS.min(heap.len() / SMALL_PART);
+        let with_small = |bytes: usize| chunk(bytes.min(isize::MAX as usize)) + small;
         let largest = largest_of(pool, self.address()).max(owed);
-        let doubled = largest.saturating_mul(2);
-        if has_room(heap, room.max(doubled)) {
+        let (room_piece, doubled) = (with_small(room), with_small(largest.saturating_mul(2)));
+        // In one piece they fit in whatever order they are made. In two, each with room for all small blocks,
+        // either may be made first, and then lies where the allocator puts it.
+        if has_pieces(heap, [room_piece.saturating_add(doubled) - small, 0])
+            || has_pieces(heap, [room_piece, doubled]) && has_pieces(heap, [doubled, room_piece])
+        {
             return Ok(None);
         }
-        if !has_room(heap, room) {
+        if !has_pieces(heap, [room_piece, 0]) {
             return Err(self.full(pool, room));
         }
-        let share = match doubled.saturating_add(ROOM) <= overdraft_share() {
-            true => SetAside::new(bucket),
-            false => None,
-        };
+        // The one that is made last is then what does not fit.
+        let share = SetAside::new(bucket, room_piece.max(doubled));
         share.map(Some).ok_or_else(|| self.full(pool, doubled))
     }
 
     /// Who it is, where that is noted.
     fn address(&self) -> usize {
-        ptr::from_ref(&self.lock).addr()
+        self.lock.address()
     }
 
     fn full(&self, pool: usize, asked: usize) -> SharedError {
@@ -354,7 +370,12 @@ impl<T: 'static> Shared<T> {
     /// # Panics
     /// As [`with`](Shared::with).
     pub fn restore(&self, make: impl FnOnce() -> T + Copy) {
-        let pool = self.lock.seized(|| self.own_pool().unwrap_or(0));
+        let pool = self.lock.seized(|| {
+            if !matches!(self.lock.state(), State::Whole | State::Panicked) {
+                self.lock.lose_value(); // before there is another one
+            }
+            self.own_pool().unwrap_or(0)
+        });
         let (fresh, bytes) = aimed_at(pool, self.address(), || {
             let before = thread(|t| t.net.get());
             let fresh = Box::new(make());
@@ -369,10 +390,7 @@ impl<T: 'static> Shared<T> {
                     // SAFETY: locked for writing, and a value, which is not used again where it lies.
                     Some(unsafe { value.read() })
                 }
-                State::Broken | State::Read | State::Written => {
-                    self.lock.lose_value();
-                    None
-                }
+                State::Broken | State::Read | State::Written => None,
             };
             match state {
                 // SAFETY: locked for writing; nobody has a reference, and writing over bytes without reading
@@ -398,6 +416,7 @@ impl<T> Drop for Shared<T> {
         let is_value = matches!(self.lock.state(), State::Whole | State::Panicked);
         let elsewhere = *self.elsewhere.get_mut();
         if !is_value {
+            ensure_stack(STACK_MARGIN);
             self.lock.lose_value();
             return; // what it owns stays allocated, as after `restore`
         }

@@ -70,7 +70,8 @@ impl HeldCells {
         self.count.set(held.len() - 1);
     }
 
-    /// Its thread is gone, and no frame will give one back. They stay locked.
+    /// Its thread is gone, and has released what it held ([`give_up_closures`](super::give_up_closures)).
+    /// What it has locked after that stays locked: it may have been a thread-local, which is gone with it.
     pub(crate) fn forget_all(&self) {
         self.count.set(0);
     }
@@ -91,6 +92,7 @@ impl HeldCells {
             if bucket.is_in_a_frame(lock as usize) {
                 // A cell in a frame of the request is gone with the request, or parked with it. One in its
                 // arena may be kept there, for others; and a thread-local one is there for the next request.
+                super::disown(lock as usize); // another cell may lie there later
                 continue;
             }
             // SAFETY: the cell lies outside the request's frames, and the frame that has borrowed it has not

@@ -4,6 +4,9 @@
 use super::{POOLS, POOLS_MAX};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// The owner of what is nobody's: the value that has it is lost.
+const NO_CELL: usize = usize::MAX;
+
 /// A block of so manieth of its pool is large. No more than so many can be there at once.
 const PARTS: usize = 64;
 
@@ -81,6 +84,21 @@ pub(super) fn gone(pool: usize, address: usize, size: usize) {
     if let Some(block) = of_pool.find(address) {
         block.address.store(0, Ordering::Relaxed);
         of_pool.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The value of the cell is lost: what it has is no block of the one that comes after it.
+pub(super) fn disown(owner: usize) {
+    for (pool, of_pool) in POOLS.iter().zip(&OF_POOLS) {
+        if of_pool.largest_of(owner) == 0 {
+            continue;
+        }
+        let _locked = pool.lock();
+        for block in &of_pool.blocks {
+            if block.owner.load(Ordering::Relaxed) == owner {
+                block.owner.store(NO_CELL, Ordering::Relaxed);
+            }
+        }
     }
 }
 

@@ -178,6 +178,12 @@ impl Lock {
     /// What the value has stays in use for ever, because it may be no value, or somebody's.
     pub(super) fn lose_value(&self) {
         super::lose(self.bytes.swap(0, Ordering::Relaxed));
+        super::disown(self.address());
+    }
+
+    /// Which cell it is, where that is noted.
+    pub(super) fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// The frame that has taken the lock gives it back.

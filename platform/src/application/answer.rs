@@ -3,7 +3,6 @@
 use super::Application;
 use crate::connection::Connection;
 use crate::datagram::{Datagram, DatagramReply};
-use crate::memory::Memory;
 use crate::pace::Leave;
 use crate::request::Request;
 use crate::response::{Response, Status};
@@ -13,7 +12,7 @@ use crate::sign::RouteNote;
 use crate::slot_io::{Port, SlotBody, Written, write_response};
 use std::io::{self, Read};
 use std::net::TcpStream;
-use transom_arena::{Bump, exhausted};
+use transom_arena::{Bump, current_largest_piece, exhausted};
 use transom_doors::Words;
 use transom_wire::frame::{
     self, RawRequest, decode_connection, decode_datagram, decode_request, outcome,
@@ -177,12 +176,13 @@ fn wants_body_first(routes: &Routes, raw: &RawRequest<'_>, port: &Port<'_, '_>) 
     }
 }
 
-/// Whether a body may fit: its slot, or else what is free in the bucket.
+/// Whether a body may fit: its slot, or else what is free in the bucket in one piece.
 fn may_collect(raw: &RawRequest<'_>, port: &Port<'_, '_>) -> bool {
     let Some(length) = raw.content_length else {
         return true;
     };
-    let free = Memory::now().map_or(0, |memory| memory.free);
-    let room = port.request_slot_len().max(free);
+    let room = port
+        .request_slot_len()
+        .max(current_largest_piece().unwrap_or(0));
     usize::try_from(length).is_ok_and(|length| length <= room)
 }

@@ -160,8 +160,9 @@ impl DoorHandler for Server {
         let outcome = match application.policy {
             Policy::Overdraft => tenant.enter(&stuck, answer),
             // SAFETY: the application was made by `escaping`, whose caller promised the contract for its
-            // handlers. Ours above hold nothing but a borrow of the port when a handler runs, and the port is
-            // not used after a jump. A connection is owned by this frame, which is not jumped over.
+            // handlers. Ours above hold nothing but memory of the bucket (a body that was collected) and a
+            // borrow of the port when a handler runs, and the port is not used after a jump. A connection is
+            // owned by this frame, which is not jumped over.
             Policy::Escape => unsafe { tenant.enter_escaping(&stuck, answer) },
         };
 
@@ -169,13 +170,14 @@ impl DoorHandler for Server {
         let (len, status) = self.reply_of(&outcome.result, meter);
         self.count(meter, &outcome, claimed_at_ns);
         let (left, kept, change) = (outcome.left, outcome.kept, outcome.last_change);
+        let found_no_piece = outcome.found_no_piece;
         // Before the front end hears of it: it has a descriptor less to wait for.
         drop(stream);
         call.complete(len, CallStatus(status));
         if left != 0 {
             application.note_left(meter, left, change);
         }
-        if application.keeps_too_much(kept) {
+        if kept != 0 && application.is_to_leave(self.thread, &mut tenant, kept, found_no_piece) {
             application.thread_leaves(self.thread, &mut tenant, (meter.route, kept));
             self.leaves.set(true);
         }

@@ -56,14 +56,28 @@ impl Application {
         keeping.ended.fetch_add(1, Ordering::Relaxed);
         keeping.some_left.store(true, Ordering::SeqCst);
         (self.options().on_leave)();
-        if is_time_to_say(&keeping.left_said_ns, now_ns(), SAY_AGAIN.as_nanos() as u64) {
+        if !is_time_to_say(&keeping.left_said_ns, now_ns(), SAY_AGAIN.as_nanos() as u64) {
+            return;
+        }
+        let (keep, threads_replaced) = (self.keep_limit(), keeping.ended());
+        if self.keeps_too_much(kept) {
             info!(
                 route,
                 kept,
-                keep = self.keep_limit(),
-                threads_replaced = keeping.ended(),
+                keep,
+                threads_replaced,
                 raise = "--keep",
                 "a bucket keeps more than it may: its thread ends, and another takes its place"
+            );
+        } else {
+            info!(
+                route,
+                kept,
+                costs = tenant.cost_of_kept(),
+                keep,
+                threads_replaced,
+                "what a bucket keeps cuts it in pieces, and a request found none that was large enough: its \
+                 thread ends, and another takes its place"
             );
         }
     }

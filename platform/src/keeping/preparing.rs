@@ -40,6 +40,7 @@ impl Application {
             }
             sleep(LOOK_AGAIN);
         }
+        self.look_at_cut_again(place, tenant);
         self.keeping().serves(place);
         tenant.set_resting(false);
         true

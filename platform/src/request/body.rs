@@ -5,8 +5,7 @@ use std::io::{self, Read};
 use std::mem;
 use std::ptr::NonNull;
 
-use bumpalo::Bump;
-use bumpalo::collections::Vec;
+use transom_arena::refusing;
 
 use crate::failure::Failure;
 use crate::outgrown::io_unless_exhausted;
@@ -76,44 +75,41 @@ impl Read for BodyReader<'_> {
     }
 }
 
-/// Reads all of `stream` into the arena, or says with a 413 that it does not fit: a body too large for its
+/// Reads all of `stream` into the bucket, or says with a 413 that it does not fit: a body too large for its
 /// bucket is refused rather than let exhaust it. An announced length is taken at once, so that nothing is
-/// copied.
-pub(super) fn collect<'a>(
-    stream: &Stream,
-    length: Option<u64>,
-    arena: &'a Bump,
-) -> Result<&'a [u8], Failure> {
-    match length {
-        Some(length) => {
-            let length = usize::try_from(length).map_err(|_| too_large())?;
-            let body = arena
-                .try_alloc_slice_fill_copy(length, 0)
-                .map_err(|_| too_large())?;
-            BodyReader::new(&[], stream)
-                .read_exact(body)
-                .map_err(cut_short)?;
-            Ok(body)
-        }
-        None => collect_unknown(stream, arena),
-    }
+/// copied. It is an ordinary block, and not one of the `&Bump`, which has no room but below what earlier
+/// requests have left.
+pub(super) fn collect(stream: &Stream, length: Option<u64>) -> Result<Vec<u8>, Failure> {
+    let Some(length) = length else {
+        return collect_unknown(stream);
+    };
+    let length = usize::try_from(length).map_err(|_| too_large())?;
+    let mut body = Vec::new();
+    refusing(|| body.try_reserve_exact(length)).map_err(|_| too_large())?;
+    body.resize(length, 0);
+    BodyReader::new(&[], stream)
+        .read_exact(&mut body)
+        .map_err(cut_short)?;
+    Ok(body)
 }
 
-fn collect_unknown<'a>(stream: &Stream, arena: &'a Bump) -> Result<&'a [u8], Failure> {
-    let mut body = Vec::new_in(arena);
+fn collect_unknown(stream: &Stream) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
     loop {
         let start = body.len();
         if body.capacity() - start < STEP_BYTES {
             // Doubling may ask for more than is left where the next step alone would fit.
-            body.try_reserve(STEP_BYTES)
-                .or_else(|_| body.try_reserve_exact(STEP_BYTES))
-                .map_err(|_| too_large())?;
+            refusing(|| {
+                body.try_reserve(STEP_BYTES)
+                    .or_else(|_| body.try_reserve_exact(STEP_BYTES))
+            })
+            .map_err(|_| too_large())?;
         }
         body.resize(start + STEP_BYTES, 0);
         let read = stream.read(&mut body[start..]).map_err(cut_short)?;
         body.truncate(start + read);
         if read == 0 {
-            return Ok(body.into_bump_slice());
+            return Ok(body);
         }
     }
 }

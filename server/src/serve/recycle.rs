@@ -198,6 +198,8 @@ pub(super) enum Step {
 enum Cause {
     /// `--lost-limit` buckets.
     Buckets,
+    /// `--lost-limit` buckets, of which some are there but cut in pieces by what requests have left.
+    Cut,
     /// Half of the overdraft: what has outlived its request there stays.
     Overdraft,
     /// Half of the shared heap: closures that never return hold it.
@@ -213,7 +215,7 @@ enum Cause {
 impl Cause {
     /// The first that there is.
     fn find(
-        lost: Lost,
+        (lost, cut): (Lost, u32),
         limit: u32,
         c_heap_is_low: bool,
         channels: Option<&Channels>,
@@ -223,6 +225,7 @@ impl Cause {
         let (_, shared_heap) = shared_heap_usage();
         [
             (lost.total() >= limit, Cause::Buckets),
+            (lost.total() + cut >= limit, Cause::Cut),
             (
                 is_more_than_half(overdraft.kept, overdraft.size),
                 Cause::Overdraft,
@@ -293,6 +296,7 @@ impl Cause {
     fn flag(self) -> &'static str {
         match self {
             Cause::Buckets => "--lost-limit",
+            Cause::Cut => "--bucket-size",
             Cause::Overdraft => "--overdraft",
             Cause::SharedHeap => "--shared-heap",
             Cause::CHeap => "--c-heap",
@@ -306,6 +310,9 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Cause::Buckets => "too many buckets are lost",
+            Cause::Cut => {
+                "too many buckets are lost, or cut in pieces by what requests have left in them"
+            }
             Cause::Overdraft => {
                 "more than half of the overdraft is held by what requests have left there"
             }
@@ -430,7 +437,7 @@ impl Recycling {
         let left_open = self.lost.parked > 0 || application.has_jumped();
         let descriptors_are_lost = left_open && process::descriptors_run_out();
         self.cause = Cause::find(
-            self.lost,
+            (self.lost, application.cut()),
             self.limit,
             c_heap_is_low,
             channels,

@@ -7,6 +7,8 @@
 //! | `GET /local/N` | adds to a thread-local vector, which is made at its first use |
 //! | `GET /fill/KIB` | allocates and fills |
 //! | `GET /cache/N` | puts N in a static cache, which forgets the oldest of 100 entries |
+//! | `GET /cut/KIB/PLACE` | allocates, and then keeps 64 bytes in a list: a `static` one, or a thread's own (`local`) |
+//! | `POST /entry` | keeps 64 bytes in the static list |
 //! | `GET /c/KIB` | allocates with `malloc`, fills, and frees; 507 if it gets nothing |
 //! | `GET /names` | asks the C library for the addresses of localhost |
 //! | `GET /receive` | waits on a channel for what another thread sends |
@@ -67,6 +69,36 @@ fn cache(request: &Request) -> Result<String, Failure> {
         entries.pop_first();
     }
     Ok(format!("{} entries\n", entries.len()))
+}
+
+/// In whatever bucket it happens to be.
+static ENTRIES: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+fn keep_in(entries: &mut Vec<Vec<u8>>) -> String {
+    if entries.len() >= 200 {
+        entries.remove(0);
+    }
+    entries.push(vec![1; 64]);
+    format!("{} entries\n", entries.len())
+}
+
+fn cut(request: &Request) -> Result<String, Failure> {
+    thread_local! {
+        static OWN: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+    let temporary = black_box(vec![7u8; kib(request)?]);
+    let said = match request.param("place") {
+        Some("local") => OWN.with_borrow_mut(keep_in),
+        _ => keep_in(&mut *ENTRIES.lock()?),
+    };
+    drop(temporary);
+    Ok(said)
+}
+
+fn entry(request: &Request) -> Result<String, Failure> {
+    let bytes = request.body().len();
+    keep_in(&mut *ENTRIES.lock()?);
+    Ok(format!("{bytes} bytes\n"))
 }
 
 fn c(request: &Request) -> Result<Response<'_>, Failure> {
@@ -547,6 +579,8 @@ fn main() -> ExitCode {
         .get("/deep/{kib}", deep_in)
         .get("/signals", signals)
         .get("/cache/{n}", cache)
+        .get("/cut/{kib}/{place}", cut)
+        .post("/entry", entry)
         .get("/c/{kib}", c)
         .get("/broken/{after}", broken)
         .get("/c/leave/{kib}/{then}", c_leave)
