@@ -43,7 +43,11 @@ impl BadReply {
 /// Whether the end of an answer may stay with the kernel until the next answer joins it: its client has sent
 /// more requests at once. One segment for several answers costs half of what one for each does.
 fn may_hold(connection: &Connection) -> bool {
-    connection.last && connection.keep_alive && connection.buffer.is_some()
+    // What is left of its own body is no request, and its answer is the last one.
+    connection.last
+        && connection.keep_alive
+        && connection.buffer.is_some()
+        && connection.body.is_empty()
 }
 
 impl<W: World> Loop<W> {
