@@ -4,6 +4,7 @@ use crate::connection::{BodyRest, List, State};
 use crate::reading::{Received, Where, receive};
 use crate::turn::Loop;
 use crate::world::{Caller, World};
+use std::io;
 use transom_doors::SlotId;
 use transom_http::Refusal;
 use transom_http::reply::CONTINUE;
@@ -131,9 +132,13 @@ impl<W: World> Loop<W> {
         }
         connection.continued = true;
         let is_told = match self.send_gathered(index, true) {
-            Ok(true) => {
-                matches!(W::send(self.table[index].fd, CONTINUE), Ok(len) if len == CONTINUE.len())
-            }
+            Ok(true) => match W::send(self.table[index].fd, CONTINUE) {
+                Ok(len) => self.append_gathered(index, &CONTINUE[len..]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.append_gathered(index, CONTINUE)
+                }
+                Err(_) => false,
+            },
             // Behind the answers before it, which leave when the socket has room.
             Ok(false) => self.append_gathered(index, CONTINUE),
             Err(_) => false,
