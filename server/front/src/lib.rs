@@ -58,4 +58,6 @@ pub use turn::{Loop, QUEUE_ENTRY_SIZE};
 pub use world::{Caller, Events, Linux, World};
 
 #[cfg(test)]
+mod simulator;
+#[cfg(test)]
 mod tests;
