@@ -505,6 +505,12 @@ impl Process {
         now
     }
 
+    /// Whether its caller knows that it is gone, and has not asked for the calls that went with it.
+    pub(super) fn has_forgotten_calls(&self) -> bool {
+        let is_gone = self.standing.known == PeerState::Gone && !self.standing.is_left;
+        is_gone && (0..self.slots.all.len()).any(|slot| self.is_under_way(slot))
+    }
+
     /// Whether a call of this slot is under way, for the oracle.
     pub(super) fn is_under_way(&self, slot: usize) -> bool {
         let phase = self.slots.all[slot].phase;

@@ -349,6 +349,16 @@ impl Stage {
     ) -> usize {
         self.count_turn();
         self.watch.questions = 0;
+        let forgotten = self
+            .processes
+            .iter()
+            .find(|process| process.has_forgotten_calls());
+        if let Some(process) = forgotten {
+            panic!(
+                "process {} has gone, and its calls are not taken back",
+                process.number
+            );
+        }
         self.look_at_mail();
         let clock = &mut self.ground.clock;
         // What the loop did took its time.
