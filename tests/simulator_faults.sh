@@ -171,7 +171,7 @@ fault 'what the kernel holds back is never pushed' \
 fault 'a call that nobody takes up is not helped' \
     'if client.nudge() {' 'if false {'
 
-fault 'no place is asked for when the process has gone' \
+fault 'the calls of a process that has gone are not taken back' \
     'self.doorways[at].gone = true;
                 self.collect_lost(at);' \
     'self.doorways[at].gone = true;'
