@@ -41,6 +41,14 @@ fuzz *ARGUMENTS:
 million *COUNT:
     tests/million.sh {{ COUNT }}
 
+# Schedules of the front end's simulator: seconds, first seed.
+simulate *ARGUMENTS:
+    tests/simulate.sh {{ ARGUMENTS }}
+
+# Faults that the simulator must find.
+faults *NUMBERS:
+    tests/simulator_faults.sh {{ NUMBERS }}
+
 # Slow clients beside ordinary ones.
 slow *SECONDS:
     tests/slow.sh {{ SECONDS }}

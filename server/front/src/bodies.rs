@@ -6,6 +6,7 @@ use crate::reading::Where;
 use crate::transport::Received;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
+use std::io;
 use transom_doors::SlotId;
 use transom_http::Refusal;
 use transom_http::reply::CONTINUE;
@@ -130,10 +131,13 @@ impl<W: World> Loop<W> {
         }
         exchange.upload.expects = Expects::Asked;
         let is_told = match self.send_gathered(index, true) {
-            Ok(true) => {
-                let sent = self.table[index].transport.send::<W>(CONTINUE, false);
-                sent.is_ok_and(|len| len == CONTINUE.len())
-            }
+            Ok(true) => match self.table[index].transport.send::<W>(CONTINUE, false) {
+                Ok(len) => self.append_gathered(index, &CONTINUE[len..]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.append_gathered(index, CONTINUE)
+                }
+                Err(_) => false,
+            },
             // Behind the answers before it, which leave when the socket has room.
             Ok(false) => self.append_gathered(index, CONTINUE),
             Err(_) => false,

@@ -82,10 +82,18 @@ impl<W: World> Loop<W> {
         }
     }
 
-    /// Puts bytes of ours behind what was put aside, if there is such, and room.
+    /// Puts bytes of ours behind what was put aside, or in a place of their own, if there is room. They leave
+    /// when the socket has some.
     pub(super) fn append_gathered(&mut self, index: u32, bytes: &[u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
         let connection = &mut self.table[index];
-        let Some(gathered) = &mut connection.outbox.gathered else {
+        let gathered = &mut connection.outbox.gathered;
+        if gathered.is_none() {
+            *gathered = self.memory.places.take();
+        }
+        let Some(gathered) = gathered else {
             return false;
         };
         let from = usize::from(gathered.len);

@@ -71,4 +71,6 @@ pub use turn::Loop;
 pub use world::{Caller, Events, Linux, World};
 
 #[cfg(test)]
+mod simulator;
+#[cfg(test)]
 mod tests;

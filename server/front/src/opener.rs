@@ -201,6 +201,34 @@ impl<C> Source<C> for Mailbox<C> {
     }
 }
 
+#[cfg(test)]
+impl<C> Mailbox<C> {
+    /// One that no opener looks after: the simulator does.
+    pub(crate) fn alone() -> Self {
+        Mailbox::new(Arc::default())
+    }
+
+    /// Whether a client was asked for that was not brought yet.
+    pub(crate) fn is_asked(&self) -> bool {
+        let letters = lock(&self.letters);
+        letters.asked && letters.fresh.is_none()
+    }
+
+    /// Brings the client that was asked for. Ring the loop's bell then.
+    pub(crate) fn bring(&self, client: C) {
+        let mut letters = lock(&self.letters);
+        letters.asked = false;
+        letters.fresh = Some(client);
+    }
+
+    /// The client that is to be freed, and a fresh one that nobody has taken, if `all`.
+    pub(crate) fn clear(&self, all: bool) -> [Option<C>; 2] {
+        let mut letters = lock(&self.letters);
+        let fresh = if all { letters.fresh.take() } else { None };
+        [letters.spent.take(), fresh]
+    }
+}
+
 /// What is to be done for one mailbox.
 struct Errand {
     options: OpenOptions,

@@ -96,7 +96,11 @@ fn may_hold(connection: &Connection) -> bool {
         exchange.state,
         State::Writing(Answer::OfSlot { last: true, .. })
     );
-    is_end && exchange.keep_alive && connection.inbox.buffer.is_some()
+    is_end
+        && exchange.keep_alive
+        && connection.inbox.buffer.is_some()
+        // What is left of its own body is no request, and its answer is the last one.
+        && exchange.upload.rest.is_empty()
 }
 
 impl<W: World> Loop<W> {
