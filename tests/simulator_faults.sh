@@ -86,37 +86,39 @@ fault() {
 
 printf '| | fault | found after | seed | as |\n|---|---|---|---|---|\n'
 
-fault 'a wake is dropped: whoever waits for a slot is not looked at when one becomes free' \
-    'self.again |= is_waited_for;' ''
+fault 'a wake is dropped: a request that waits for a slot is not looked at when one becomes free' \
+    'self.agenda.again |= is_waited_for;' ''
 
-fault 'a wake is dropped: nobody is looked at when a new process is there' \
-    '        // Whatever waits can go on before the loop sleeps.
-        self.again = true;' ''
+fault 'a wake is dropped: no request is looked at when a new process is there' \
+    '        self.look_again();
+        let at = self.make_room(doorway);' \
+    '        let at = self.make_room(doorway);'
 
 fault 'a slot is freed twice' \
-    'let Some(slot) = connection.slot.take() else {' \
-    'let Some(slot) = connection.slot else {'
+    'let (at, submitted) = (exchange.at, exchange.is_submitted());
+        exchange.state = State::Idle;' \
+    'let (at, submitted) = (exchange.at, exchange.is_submitted());'
 
 fault 'a reset is lost' \
-    'if any(libc::EPOLLERR) {' 'if false {' \
-    'connection.broken |= any(libc::EPOLLERR | libc::EPOLLHUP);' ''
+    '!any(libc::EPOLLERR)' 'true' \
+    'self.broken |= any(libc::EPOLLERR | libc::EPOLLHUP);' ''
 
 fault 'the end of what a client sends is lost' \
-    'connection.half_closed |= any(libc::EPOLLRDHUP | libc::EPOLLHUP);' ''
+    'self.half_closed |= any(libc::EPOLLRDHUP | libc::EPOLLHUP);' ''
 
 fault 'two answers are swapped: what is known of one is kept where another is' \
-    '(client, &mut self.outputs[slot.index()])' \
-    '(client, &mut self.outputs[slot.index() / 2])'
+    '(client, &mut self.calls.outputs[slot.index()])' \
+    '(client, &mut self.calls.outputs[slot.index() / 2])'
 
 fault 'two calls are swapped: the slot remembers who had it before' \
-    'self[at].owners[slot.index()] = owner;' \
-    'let place = &mut self[at].owners[slot.index()];
+    'self[at].calls.owners[slot.index()] = owner;' \
+    'let place = &mut self[at].calls.owners[slot.index()];
         *place = if *place == u32::MAX { owner } else { *place };'
 
 fault 'the place of a connection is not given back' \
-    'if !std::mem::take(&mut self.leaves_its_place) {
-            self.limit.give_back();' \
-    'if !std::mem::take(&mut self.leaves_its_place) {'
+    'if !std::mem::take(&mut self.acceptor.leaves_its_place) {
+            self.acceptor.limit.give_back();' \
+    'if !std::mem::take(&mut self.acceptor.leaves_its_place) {'
 
 fault 'a connection is not taken from those of its address' \
     'self.table.remove(index);
@@ -125,7 +127,7 @@ fault 'a connection is not taken from those of its address' \
         let _ = counted;'
 
 fault 'a buffer is not given back' \
-    'self.pool.give_back(buffer);' 'let _ = buffer;'
+    'self.memory.pool.give_back(buffer);' 'let _ = buffer;'
 
 fault 'the queue timeout of a call that runs is not taken out of its list' \
     'None => self.table.unlink(index),' 'None => {}'
@@ -145,43 +147,41 @@ fault 'the rest of a partial write is lost' \
     '                output.sent = if sent > 0 { output.total() } else { 0 };'
 
 fault 'a client is told twice to continue' \
-    'connection.continued = true;' '' \
-    'let asked = std::mem::replace(&mut connection.expect_continue, false);' \
-    'let asked = connection.expect_continue;'
+    'exchange.upload.expects = Expects::Asked;' ''
 
 fault 'a call that may have run is sent again' \
-    'match (error.is_safe_to_resend(), self.table[index].begun) {' \
-    'match (true, self.table[index].begun) {'
+    'match (has_not_run, has_begun) {' \
+    'match (has_not_run || !has_begun, has_begun) {'
 
 fault 'a call that has begun its answer is sent again' \
-    'match (error.is_safe_to_resend(), self.table[index].begun) {' \
-    'match (error.is_safe_to_resend(), false) {'
+    'match (has_not_run, has_begun) {' \
+    'match (has_not_run, false && has_begun) {'
 
-fault 'the next request is in the buffer, and nobody looks at it' \
+fault 'the next request is in the buffer, and is not looked at' \
     '            self.note_arrival(index);
             self.queue(index);' ''
 
 fault 'a short read before the end is taken for one that has emptied the socket' \
-    'if len < into.len() && !connection.urgent && !connection.half_closed {' \
-    'if len < into.len() && !connection.urgent {'
+    'if len < into.len() && !self.urgent && !self.half_closed {' \
+    'if len < into.len() && !self.urgent {'
 
 fault 'what the kernel holds back is never pushed' \
-    'W::push(connection.fd);' ''
+    'connection.transport.push::<W>();' ''
 
-fault 'a call that nobody takes up is not helped' \
+fault 'a call that no thread takes up is not helped' \
     'if client.nudge() {' 'if false {'
 
 fault 'the calls of a process that has gone are not taken back' \
-    'self.doorways[at].gone = true;
+    'self.instance(at).gone = true;
                 self.collect_lost(at);' \
-    'self.doorways[at].gone = true;'
+    'self.instance(at).gone = true;'
 
 fault 'a reply of another process is not checked again when the rest of it is sent' \
     'if keys.hash_one(&scratch[fields.clone()]) != seal {' 'if seal == 0 {'
 
 fault 'the end of an answer is held back for a request that is the rest of its own body (a mended bug)' \
     '
-        && connection.body.is_empty()
+        && exchange.upload.rest.is_empty()
 }' '
 }'
 

@@ -332,8 +332,8 @@ impl SystemMinimums {
         let signal_frame = usize::try_from(frame).unwrap_or(0).max(4 << 10);
         SystemMinimums {
             accepted,
-            // The least that the system says has room for a page of thread-locals. On aarch64 it says 128 KiB,
-            // whatever is needed.
+            // The least that the system says has room for a page of thread-locals. On aarch64 it always says
+            // 128 KiB.
             thread_stack: accepted.min((32 << 10) + signal_frame)
                 + thread_locals().saturating_sub(PAGE),
             signal_frame,

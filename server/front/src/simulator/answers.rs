@@ -2,7 +2,7 @@
 
 /// An answer, as a client reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct Heard {
     pub status: u16,
     /// Names in lower case.
     pub fields: Vec<(String, String)>,
@@ -18,7 +18,7 @@ pub(super) struct Answer {
     pub is_whole: bool,
 }
 
-impl Answer {
+impl Heard {
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         let mut all = self.fields.iter().filter(|(known, _)| known == name);
         let first = all.next();
@@ -38,7 +38,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 
 /// The answer at the beginning of `bytes`, which may have come in part; `None` if not even its head is there.
 /// At the end of the connection nothing more comes.
-pub(super) fn read(bytes: &[u8], head_only: bool, ended: bool) -> Result<Option<Answer>, String> {
+pub(super) fn read(bytes: &[u8], head_only: bool, ended: bool) -> Result<Option<Heard>, String> {
     let Some(head_len) = find(bytes, b"\r\n\r\n") else {
         return Ok(None);
     };
@@ -60,7 +60,7 @@ pub(super) fn read(bytes: &[u8], head_only: bool, ended: bool) -> Result<Option<
         }
         fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut answer = Answer {
+    let mut answer = Heard {
         status,
         fields,
         body: Vec::new(),
@@ -132,7 +132,7 @@ fn chunks(bytes: &[u8]) -> Result<(Vec<u8>, Option<usize>), String> {
 /// All answers, interim ones apart; how many of these came before each; and where the bytes begin that are
 /// none.
 pub(super) struct Answers {
-    pub all: Vec<Answer>,
+    pub all: Vec<Heard>,
     pub interim: Vec<u32>,
     pub end: usize,
 }

@@ -1,7 +1,7 @@
 //! A loop's end of a simulated door.
 
 use super::process::Process;
-use super::slots::Memory;
+use super::slots::SlotMemory;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use transom_doors::ChannelGeometry;
@@ -10,7 +10,7 @@ use transom_doors::ChannelGeometry;
 pub(super) struct SimCaller {
     pub process: usize,
     pub geometry: ChannelGeometry,
-    pub memory: Rc<Memory>,
+    pub memory: Rc<SlotMemory>,
     /// Its own, and the one that tells of the other side, which a door of this process has not.
     pub bells: (RawFd, Option<RawFd>),
 }

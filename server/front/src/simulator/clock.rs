@@ -47,7 +47,7 @@ pub(super) enum Event {
 }
 
 /// Time, what happens when, and chance.
-pub(super) struct Clock {
+pub(super) struct VirtualClock {
     pub now_ns: u64,
     pub rng: fastrand::Rng,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -57,11 +57,11 @@ pub(super) struct Clock {
     started_ns: u64,
 }
 
-impl Clock {
+impl VirtualClock {
     pub(super) fn new(seed: u64, traced: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let now_ns = SECOND + rng.u64(0..1000 * SECOND);
-        Clock {
+        VirtualClock {
             now_ns,
             rng,
             queue: BinaryHeap::new(),

@@ -1,8 +1,8 @@
 //! A handler at work: what a thread of a simulated application does with one call, step by step.
 
-use super::clock::{Clock, US};
+use super::clock::{US, VirtualClock};
 use super::requests::{App, Early, End, Entry, Request, Target, answer_to};
-use super::slots::Memory;
+use super::slots::SlotMemory;
 use transom_wire::frame::{
     PIECE_HEADER_LEN, decode_request, encode_piece, encode_reply_head, interim, outcome,
     set_reply_body,
@@ -64,7 +64,7 @@ impl Job {
         frame: &[u8],
         book: &mut [Entry],
         bodies_first: bool,
-        clock: &mut Clock,
+        clock: &mut VirtualClock,
     ) -> (Option<Act>, u64) {
         let raw = decode_request(frame).expect("the loop's frames are well-formed");
         let (_, number) = raw.path.rsplit_once('/').expect("a path");
@@ -99,7 +99,7 @@ impl Job {
     }
 
     /// Goes on.
-    pub(super) fn step(&mut self, memory: &Memory, book: &mut [Entry]) -> Act {
+    pub(super) fn step(&mut self, memory: &SlotMemory, book: &mut [Entry]) -> Act {
         let Entry { request, facts } = &mut book[self.id];
         let app = &request.app;
         if self.at == At::Begin {
@@ -139,7 +139,7 @@ impl Job {
                     return Act::Final(outcome::OK, len);
                 }
                 End::Outcome(status) if app.pieces.is_empty() => return Act::Final(status, 0),
-                End::Outcome(_) | End::Answer | End::Meddles => {}
+                End::Outcome(_) | End::Heard | End::Meddles => {}
             }
             facts.answer = Some(answer_to(self.id, &facts.body, app.len));
         }
@@ -147,7 +147,7 @@ impl Job {
         self.put_part(memory, request, answer)
     }
 
-    fn put_part(&mut self, memory: &Memory, request: &Request, answer: &[u8]) -> Act {
+    fn put_part(&mut self, memory: &SlotMemory, request: &Request, answer: &[u8]) -> Act {
         let app = &request.app;
         let is_first = self.at == At::Reply;
         self.at = At::Pieces;
@@ -189,7 +189,13 @@ impl Job {
     }
 
     /// It has the turn again, with so many bytes of the body if it has asked for them.
-    pub(super) fn resumed(&mut self, memory: &Memory, book: &mut [Entry], asked: bool, len: usize) {
+    pub(super) fn resumed(
+        &mut self,
+        memory: &SlotMemory,
+        book: &mut [Entry],
+        asked: bool,
+        len: usize,
+    ) {
         if !asked {
             assert_eq!(len, 0, "no body was asked for");
             return;
@@ -220,7 +226,7 @@ fn check_head(request: &Request, path: &str, method: &str) {
 
 /// Writes a reply's head, and a part of its body: bytes, the length of all, and whether more follow.
 fn put_head(
-    memory: &Memory,
+    memory: &SlotMemory,
     slot: usize,
     app: &App,
     fields: &[u8],

@@ -1,7 +1,7 @@
 //! A kernel of one loop: its connections, listener, doorbells and its one epoll set. It is strict: a number
 //! that is not open is a failure of whoever names it.
 
-use super::clock::{Clock, Event};
+use super::clock::{Event, VirtualClock};
 use super::sockets::{FIRST_FD, Socket};
 use std::collections::VecDeque;
 use std::io;
@@ -83,7 +83,7 @@ impl Kernel {
     }
 
     /// Bytes have come from a client: as many as there was room for.
-    pub(super) fn arrive(&mut self, at: usize, bytes: &[u8], clock: &mut Clock) -> usize {
+    pub(super) fn arrive(&mut self, at: usize, bytes: &[u8], clock: &mut VirtualClock) -> usize {
         let socket = &mut self.sockets[at];
         if socket.far.reset {
             return bytes.len(); // nobody has them
@@ -105,7 +105,7 @@ impl Kernel {
     }
 
     /// The client sends nothing more.
-    pub(super) fn finish(&mut self, at: usize, clock: &Clock) {
+    pub(super) fn finish(&mut self, at: usize, clock: &VirtualClock) {
         let socket = &mut self.sockets[at];
         if socket.inbound.fin || socket.far.reset {
             return;
@@ -116,7 +116,7 @@ impl Kernel {
     }
 
     /// The client resets the connection.
-    pub(super) fn reset(&mut self, at: usize, clock: &Clock) {
+    pub(super) fn reset(&mut self, at: usize, clock: &VirtualClock) {
         let socket = &mut self.sockets[at];
         if socket.far.reset {
             return;
@@ -127,7 +127,7 @@ impl Kernel {
     }
 
     /// The network comes for bytes.
-    pub(super) fn carry(&mut self, at: usize, clock: &mut Clock) {
+    pub(super) fn carry(&mut self, at: usize, clock: &mut VirtualClock) {
         let was_reset = self.sockets[at].is_reset;
         if self.sockets[at].carry(at, clock) {
             self.tell(at);
@@ -139,7 +139,7 @@ impl Kernel {
     }
 
     /// Lets go what was held.
-    pub(super) fn push(&mut self, at: usize, clock: &mut Clock) {
+    pub(super) fn push(&mut self, at: usize, clock: &mut VirtualClock) {
         let socket = &mut self.sockets[at];
         socket.outbound.held = 0;
         socket.call_carrier(at, clock);
@@ -147,7 +147,11 @@ impl Kernel {
 
     // What the loop asks for.
 
-    pub(super) fn accept(&mut self, listener: RawFd, clock: &mut Clock) -> io::Result<usize> {
+    pub(super) fn accept(
+        &mut self,
+        listener: RawFd,
+        clock: &mut VirtualClock,
+    ) -> io::Result<usize> {
         assert_eq!(listener, self.listener, "the listener");
         if !self.backlog.is_empty() && clock.once_in(self.mishaps.shortage) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
@@ -172,7 +176,12 @@ impl Kernel {
 
     // The epoll set.
 
-    pub(super) fn watch(&mut self, fd: RawFd, token: u64, clock: &mut Clock) -> io::Result<()> {
+    pub(super) fn watch(
+        &mut self,
+        fd: RawFd,
+        token: u64,
+        clock: &mut VirtualClock,
+    ) -> io::Result<()> {
         let fails = clock.once_in(self.mishaps.unwatched);
         let (at, socket) = self.socket(fd);
         assert!(socket.token.is_none(), "socket {at} is watched already");
@@ -246,7 +255,11 @@ impl Kernel {
     }
 
     /// What epoll_wait(2) gives, which may be nothing.
-    pub(super) fn news(&mut self, events: &mut [libc::epoll_event], clock: &mut Clock) -> usize {
+    pub(super) fn news(
+        &mut self,
+        events: &mut [libc::epoll_event],
+        clock: &mut VirtualClock,
+    ) -> usize {
         let mut count = 0;
         let mut put = |mask: u32, token: u64| {
             events[count] = libc::epoll_event {

@@ -1,7 +1,7 @@
 //! The oracle: after a run it says whether what was sent was right. It knows what was asked, what the
 //! application did and what went wrong, and nothing of the loop.
 
-use super::answers::{Answer, Answers, read_on};
+use super::answers::{Answers, Heard, read_on};
 use super::clients::{Client, Ending};
 use super::clock::MS;
 use super::requests::{End, Entry, Facts, Request, Target};
@@ -268,7 +268,7 @@ impl Case<'_> {
         })
     }
 
-    fn judge_answer(&self, n: usize, entry: &Entry, answer: &Answer) -> Verdict {
+    fn judge_answer(&self, n: usize, entry: &Entry, answer: &Heard) -> Verdict {
         let Entry { request, facts } = entry;
         demand(facts.begun_ns.is_some(), || {
             "it was not asked for".to_owned()
@@ -294,7 +294,7 @@ impl Case<'_> {
     }
 
     /// An answer of the front end: there must be a reason for it.
-    fn judge_own(&self, request: &Request, facts: &Facts, answer: &Answer) -> Verdict {
+    fn judge_own(&self, request: &Request, facts: &Facts, answer: &Heard) -> Verdict {
         let traits = &self.plan.traits;
         let limits = &self.plan.allowance;
         let begun = facts.begun_ns.unwrap_or(0);
@@ -319,7 +319,7 @@ impl Case<'_> {
             (400, _) => broke_off,
             (408, _) => traits.slow || traits.crowded || took >= times.header || took >= times.body,
             (413, _) => has_run && end == End::Outcome(3),
-            (500, _) => has_run && !matches!(end, End::Answer | End::Never | End::Meddles),
+            (500, _) => has_run && !matches!(end, End::Heard | End::Never | End::Meddles),
             (502, _) => {
                 has_run
                     && (facts.died
@@ -391,7 +391,7 @@ impl Case<'_> {
     }
 
     /// A connection is not closed without a reason.
-    fn judge_keeping(&self, request: &Request, facts: &Facts, answer: &Answer) -> Verdict {
+    fn judge_keeping(&self, request: &Request, facts: &Facts, answer: &Heard) -> Verdict {
         let sent = self.socket.sent_at(answer.to.saturating_sub(1));
         let may_close = !request.wants_more()
             || answer.id().is_none()
@@ -464,7 +464,7 @@ fn summary(facts: &Facts) -> String {
 }
 
 /// An answer of an application: it is the one that this has given.
-fn judge_reply(request: &Request, facts: &Facts, answer: &Answer) -> Verdict {
+fn judge_reply(request: &Request, facts: &Facts, answer: &Heard) -> Verdict {
     demand(facts.runs == 1, || format!("it ran {} times", facts.runs))?;
     demand(answer.status == request.app.status, || {
         format!("the application has said {}", request.app.status)

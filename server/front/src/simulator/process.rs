@@ -1,11 +1,11 @@
 //! A process that serves a door: its threads, the words that it shares with its caller, and its end. What a
 //! thread may do when is as `doors/src/pool` has it.
 
-use super::clock::{Clock, Event, MS, US};
+use super::clock::{Event, MS, US, VirtualClock};
 use super::handler::{Act, Job};
 use super::kernel::Kernel;
 use super::requests::{End, Entry};
-use super::slots::{Memory, Phase, Slot, Slots};
+use super::slots::{Phase, Slot, SlotMemory, Slots};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use transom_doors::{ChannelGeometry, Patience, PeerState};
@@ -18,7 +18,7 @@ const KEPT_MAX: u32 = 4;
 
 /// What everybody in the simulation may touch.
 pub(super) struct Ground {
-    pub clock: Clock,
+    pub clock: VirtualClock,
     pub kernel: Kernel,
     /// All requests, by their number.
     pub book: Vec<Entry>,
@@ -98,7 +98,7 @@ pub(super) struct Process {
     pub number: usize,
     pub is_local: bool,
     pub geometry: ChannelGeometry,
-    pub memory: Rc<Memory>,
+    pub memory: Rc<SlotMemory>,
     pub slots: Slots,
     pub shared: Shared,
     pub standing: Standing,
@@ -139,7 +139,7 @@ impl Process {
             number,
             is_local,
             geometry,
-            memory: Rc::new(Memory::new(
+            memory: Rc::new(SlotMemory::new(
                 count,
                 geometry.request_size,
                 geometry.reply_size,
@@ -174,14 +174,14 @@ impl Process {
 
     // How threads are woken.
 
-    fn wake(&mut self, thread: usize, delay_ns: u64, clock: &mut Clock) {
+    fn wake(&mut self, thread: usize, delay_ns: u64, clock: &mut VirtualClock) {
         self.threads[thread].stamp += 1;
         let stamp = self.threads[thread].stamp;
         clock.after(delay_ns, Event::Thread(self.number, thread, stamp));
     }
 
     /// Has one more thread on its way; false if there is none to be had.
-    fn send_a_thread(&mut self, clock: &mut Clock) -> bool {
+    fn send_a_thread(&mut self, clock: &mut VirtualClock) -> bool {
         let is = |state: fn(&Doing) -> bool| move |thread: &Thread| state(&thread.state);
         let on_its_way = is(|state| matches!(state, Doing::Woken));
         if self.threads.iter().any(on_its_way) {
@@ -215,19 +215,19 @@ impl Process {
     }
 
     /// Calls have been published.
-    pub(super) fn ring_for(&mut self, clock: &mut Clock) {
+    pub(super) fn ring_for(&mut self, clock: &mut VirtualClock) {
         if !self.standing.dead {
             self.send_a_thread(clock);
         }
     }
 
     /// As the caller asks for it: whether a thread is on its way.
-    pub(super) fn nudge(&mut self, clock: &mut Clock) -> bool {
+    pub(super) fn nudge(&mut self, clock: &mut VirtualClock) -> bool {
         !self.standing.dead && self.send_a_thread(clock)
     }
 
     /// The caller has given the turn back, or has left: the thread that waits for it goes on.
-    pub(super) fn turn_is_back(&mut self, slot: usize, clock: &mut Clock) {
+    pub(super) fn turn_is_back(&mut self, slot: usize, clock: &mut VirtualClock) {
         let thread = self.shared.replies[slot].thread;
         let waits =
             matches!(&self.threads[thread].state, Doing::Waiting(job, _) if job.slot == slot);

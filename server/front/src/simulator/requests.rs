@@ -1,6 +1,6 @@
 //! What clients ask for, what the application is to do about it, and what became of it.
 
-use super::clock::{Clock, MS, US};
+use super::clock::{MS, US, VirtualClock};
 use std::fmt::Write as _;
 
 /// What a request is for.
@@ -46,7 +46,7 @@ pub(super) enum Early {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// With the end of its answer.
-    Answer,
+    Heard,
     /// With an outcome that is no answer, in place of one, or after so many pieces of it.
     Outcome(u32),
     /// With bytes that are no reply.
@@ -196,7 +196,7 @@ pub(super) fn answer_to(id: usize, read: &[u8], len: usize) -> Vec<u8> {
 }
 
 /// Writes a request down.
-pub(super) fn write(request: &mut Request, clock: &mut Clock) {
+pub(super) fn write(request: &mut Request, clock: &mut VirtualClock) {
     let mut head = String::new();
     let id = request.id;
     let target = match request.target {
@@ -252,7 +252,7 @@ pub(super) fn write(request: &mut Request, clock: &mut Clock) {
     }
 }
 
-fn put_chunks(bytes: &mut Vec<u8>, body: &[u8], clock: &mut Clock) {
+fn put_chunks(bytes: &mut Vec<u8>, body: &[u8], clock: &mut VirtualClock) {
     let mut rest = body;
     while !rest.is_empty() {
         let len = clock.rng.usize(1..=rest.len().min(3000));
@@ -271,7 +271,7 @@ fn put_chunks(bytes: &mut Vec<u8>, body: &[u8], clock: &mut Clock) {
 }
 
 /// A handler that does its work.
-pub(super) fn good_app(clock: &mut Clock, reply_size: usize) -> App {
+pub(super) fn good_app(clock: &mut VirtualClock, reply_size: usize) -> App {
     let len = match clock.rng.u32(0..10) {
         0 => 0,
         1..=6 => clock.rng.usize(0..300),
@@ -297,7 +297,7 @@ pub(super) fn good_app(clock: &mut Clock, reply_size: usize) -> App {
         gap_ns: clock.rng.u64(0..100 * US),
         says_length: clock.once_in(2),
         answers_first: false,
-        end: End::Answer,
+        end: End::Heard,
     };
     // The first line of an answer is about 60 bytes.
     let most = reply_size - 600;

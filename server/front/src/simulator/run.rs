@@ -2,7 +2,7 @@
 
 use super::caller::SimCaller;
 use super::clients::Client;
-use super::clock::{Clock, Event};
+use super::clock::{Event, VirtualClock};
 use super::kernel::Kernel;
 use super::oracle::judge;
 use super::process::Ground;
@@ -38,7 +38,7 @@ fn placeholder() -> OwnedFd {
 
 /// Runs what a seed means.
 pub(super) fn run(seed: u64, traced: bool) -> Played {
-    let mut clock = Clock::new(seed, traced);
+    let mut clock = VirtualClock::new(seed, traced);
     let plan = Plan::new(&mut clock);
     let (listener, bell) = (placeholder(), Bell::new().expect("a descriptor"));
     let mut stage = new_stage(&plan, clock, listener.as_raw_fd(), bell.as_raw_fd());
@@ -96,7 +96,7 @@ fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without words".to_owned())
 }
 
-fn new_stage(plan: &Plan, clock: Clock, listener: i32, bell: i32) -> Stage {
+fn new_stage(plan: &Plan, clock: VirtualClock, listener: i32, bell: i32) -> Stage {
     let mut book = Vec::new();
     let mut clients = Vec::new();
     for (number, (manner, requests)) in plan.clients.iter().enumerate() {

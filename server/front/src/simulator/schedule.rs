@@ -1,7 +1,7 @@
 //! What one seed means: how large the loop is, what goes wrong, who comes, and what they want.
 
 use super::clients::{Ending, Manner, Reading, Split};
-use super::clock::{Clock, MS, SECOND, US};
+use super::clock::{MS, SECOND, US, VirtualClock};
 use super::kernel::Mishaps;
 use super::requests::{App, Body, End, Request, Target, good_app, write};
 use super::stage::{Patience, Planned};
@@ -39,7 +39,7 @@ pub(super) struct Traits {
 }
 
 impl Traits {
-    fn new(clock: &mut Clock) -> Self {
+    fn new(clock: &mut VirtualClock) -> Self {
         let all = clock.rng.u32(0..4);
         let mut has = |one_in| match all {
             0 | 1 => false,
@@ -106,7 +106,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(clock: &mut Clock) -> Self {
+    pub(super) fn new(clock: &mut VirtualClock) -> Self {
         // A short life with a sudden end is cheap, and finds what only the last connection meets.
         let is_tiny = clock.once_in(5);
         let traits = match is_tiny {
@@ -203,7 +203,7 @@ impl Plan {
         number: &mut usize,
         reply_size: usize,
         is_light: bool,
-        clock: &mut Clock,
+        clock: &mut VirtualClock,
     ) -> (Manner, Vec<Request>) {
         let count = clock.rng.usize(1..if is_light { 5 } else { 9 });
         let mut requests = Vec::new();
@@ -235,7 +235,7 @@ impl Plan {
         is_last: bool,
         reply_size: usize,
         is_light: bool,
-        clock: &mut Clock,
+        clock: &mut VirtualClock,
     ) -> Request {
         let door = clock.rng.u16(0..self.doors.len() as u16);
         let mut target = Target::Door(if self.has_routes { door } else { 0 });
@@ -304,7 +304,7 @@ fn reply_size_of(doors: &[DoorPlan]) -> usize {
     sizes.min().expect("a process")
 }
 
-fn fail(app: &mut App, clock: &mut Clock) {
+fn fail(app: &mut App, clock: &mut VirtualClock) {
     app.end = *clock.pick(&[
         End::Outcome(1),
         End::Outcome(3),
@@ -321,7 +321,7 @@ fn fail(app: &mut App, clock: &mut Clock) {
     ]);
 }
 
-fn sizes(traits: Traits, clients: usize, clock: &mut Clock) -> Sizes {
+fn sizes(traits: Traits, clients: usize, clock: &mut VirtualClock) -> Sizes {
     let (connections, partial_heads) = match traits.crowded {
         true => (clock.rng.u32(1..8), clock.rng.u16(1..4)),
         // A fourth of them may linger.
@@ -341,7 +341,7 @@ fn sizes(traits: Traits, clients: usize, clock: &mut Clock) -> Sizes {
     }
 }
 
-fn allowance(traits: Traits, clock: &mut Clock) -> Allowance {
+fn allowance(traits: Traits, clock: &mut VirtualClock) -> Allowance {
     let mut time = |short_ms: std::ops::Range<u64>, long_s: u64| match traits.short_times {
         true => Duration::from_millis(clock.rng.u64(short_ms)),
         false => Duration::from_secs(long_s),
@@ -381,7 +381,7 @@ fn allowance(traits: Traits, clock: &mut Clock) -> Allowance {
     }
 }
 
-fn mishaps(traits: Traits, clock: &mut Clock) -> Mishaps {
+fn mishaps(traits: Traits, clock: &mut VirtualClock) -> Mishaps {
     let interrupted = if clock.once_in(3) { 50 } else { 0 };
     match traits.mishaps {
         true => Mishaps {
@@ -396,7 +396,7 @@ fn mishaps(traits: Traits, clock: &mut Clock) -> Mishaps {
     }
 }
 
-fn patience(traits: Traits, allowance: &Allowance, clock: &mut Clock) -> Patience {
+fn patience(traits: Traits, allowance: &Allowance, clock: &mut VirtualClock) -> Patience {
     let is_strict = traits.serves_all();
     let longest = allowance.timeouts.idle.max(allowance.timeouts.write);
     Patience {
@@ -414,7 +414,7 @@ fn patience(traits: Traits, allowance: &Allowance, clock: &mut Clock) -> Patienc
     }
 }
 
-fn door(traits: Traits, is_light: bool, clock: &mut Clock) -> DoorPlan {
+fn door(traits: Traits, is_light: bool, clock: &mut VirtualClock) -> DoorPlan {
     let is_local = clock.once_in(4);
     let mut slots_max = 0;
     let mut processes = Vec::new();
@@ -469,7 +469,12 @@ fn door(traits: Traits, is_light: bool, clock: &mut Clock) -> DoorPlan {
     }
 }
 
-fn manner(traits: Traits, requests: &[Request], is_light: bool, clock: &mut Clock) -> Manner {
+fn manner(
+    traits: Traits,
+    requests: &[Request],
+    is_light: bool,
+    clock: &mut VirtualClock,
+) -> Manner {
     let bytes: usize = requests
         .iter()
         .map(|request| request.bytes.len())
@@ -533,7 +538,7 @@ fn manner(traits: Traits, requests: &[Request], is_light: bool, clock: &mut Cloc
     manner
 }
 
-fn slow_down(manner: &mut Manner, requests: &[Request], clock: &mut Clock) {
+fn slow_down(manner: &mut Manner, requests: &[Request], clock: &mut VirtualClock) {
     match clock.rng.u32(0..5) {
         0 => manner.reading = Reading::Never,
         1 => manner.reading = Reading::Slow(clock.rng.usize(1..500), clock.rng.u64(MS..50 * MS)),

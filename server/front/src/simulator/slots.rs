@@ -132,16 +132,16 @@ impl Slots {
 }
 
 /// The bytes of a channel: they stay where they are as long as one of its two sides holds them.
-pub(super) struct Memory {
+pub(super) struct SlotMemory {
     pub request_size: usize,
     pub reply_size: usize,
     bytes: Box<[UnsafeCell<u8>]>,
 }
 
-impl Memory {
+impl SlotMemory {
     pub(super) fn new(slots: u32, request_size: usize, reply_size: usize) -> Self {
         let len = slots as usize * (request_size + reply_size);
-        Memory {
+        SlotMemory {
             request_size,
             reply_size,
             bytes: (0..len).map(|_| UnsafeCell::new(0)).collect(),

@@ -1,6 +1,6 @@
 //! One TCP connection as Linux has it: two buffers, two ends, and what each side is told of the other.
 
-use super::clock::{Clock, Event, MS, US};
+use super::clock::{Event, MS, US, VirtualClock};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -218,7 +218,7 @@ impl Socket {
     }
 
     /// Has the network come for what may leave.
-    pub(super) fn call_carrier(&mut self, at: usize, clock: &mut Clock) {
+    pub(super) fn call_carrier(&mut self, at: usize, clock: &mut VirtualClock) {
         let has_end = self.outbound.fin && !self.far.eof;
         if (self.may_leave() > 0 || has_end) && !self.outbound.carried && !self.far.reset {
             self.outbound.carried = true;
@@ -231,7 +231,7 @@ impl Socket {
     }
 
     /// The network takes bytes to the client. Whether the server is to be told that there is room.
-    pub(super) fn carry(&mut self, at: usize, clock: &mut Clock) -> bool {
+    pub(super) fn carry(&mut self, at: usize, clock: &mut VirtualClock) -> bool {
         self.outbound.carried = false;
         if self.far.reset || self.is_reset {
             return false;
@@ -275,7 +275,7 @@ impl Socket {
     }
 
     /// The server's side resets the connection.
-    pub(super) fn reset_client(&mut self, clock: &mut Clock) {
+    pub(super) fn reset_client(&mut self, clock: &mut VirtualClock) {
         self.outbound.bytes.clear();
         self.outbound.held = 0;
         if !self.far.reset {
@@ -289,7 +289,7 @@ impl Socket {
     }
 
     /// The server closes it.
-    pub(super) fn close(&mut self, at: usize, clock: &mut Clock) {
+    pub(super) fn close(&mut self, at: usize, clock: &mut VirtualClock) {
         self.ends.server_closed_ns = Some(clock.now_ns);
         self.ends.server_ended_ns.get_or_insert(clock.now_ns);
         self.ends.thrown_away = self.reset_at_close && !self.outbound.bytes.is_empty();
