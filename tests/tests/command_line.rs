@@ -512,7 +512,7 @@ fn a_value_of_the_environment_is_named_as_that() {
 
 #[test]
 fn every_program_says_its_version() {
-    for (app, part) in [("hello", "on Transom "), ("transom", "transom ")] {
+    for (app, part) in [("hello", "hello on Transom "), ("transom", "transom ")] {
         let ended = Launch::of(app).flags("--version").run();
         assert_eq!(ended.code(), 0, "{}", ended.stderr());
         assert!(ended.stdout.contains(part), "{}", ended.stdout);

@@ -111,7 +111,7 @@ pub enum SharedError {
     /// There is no room for a change, or none in one piece. It was refused before it began; or, where its
     /// request has outgrown what it could have, it is done.
     #[error(
-        "the shared heap is full: {asked} bytes were wanted, and {used} of {size} are in use; raise --shared-heap or the cell's quota, or remove something (Shared::with_room, with 0 bytes)"
+        "the shared heap is full: {asked} bytes were wanted, {used} of {size} are in use, and what is free is in smaller pieces or set aside; raise --shared-heap or the cell's quota, or remove something (Shared::with_room, with 0 bytes)"
     )]
     Full {
         /// Bytes that were wanted in one piece.

@@ -175,7 +175,7 @@ impl<W: World> Loop<W> {
         Ok(used)
     }
 
-    /// In `Body` or `BodyWanted`: reads on, from the buffer first, then from the socket.
+    /// In `Filling` or `BodyWanted`: reads on, from the buffer first, then from the socket.
     pub(super) fn read_body(&mut self, index: u32, slot: SlotId) {
         loop {
             let connection = &mut self.table[index];

@@ -43,7 +43,7 @@ pub(super) fn say_bound(bound: &Bound) {
     if let Some(enough) = constant_for(resident, sum, constant) {
         warn!(
             more = resident - sum,
-            "this program is larger than the sum says, already: have --constant {enough} in it"
+            "this program is larger than the sum says already at its start: set --constant {enough}"
         );
     }
 }

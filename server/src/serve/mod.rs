@@ -31,6 +31,7 @@ use parts::door;
 use recycle::{Sentence, Way};
 use report::{print, report};
 use server::Asked;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 use transom_arena::{Policy, settle_process_heap};
@@ -82,6 +83,16 @@ pub struct App {
 
 /// What `--version` says of an application that has not said its own.
 const VERSION: &str = concat!("on Transom ", env!("CARGO_PKG_VERSION"));
+
+/// What this program is called, for `--version`.
+fn program() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from);
+    let name = path.as_deref().and_then(Path::file_name);
+    name.map_or_else(
+        || "application".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
 
 /// Descriptors that a handler may have open, unless its application says another number.
 const DESCRIPTORS_PER_REQUEST: u32 = 4;
@@ -230,7 +241,7 @@ impl App {
     pub fn serve(mut self) -> ExitCode {
         settle_process_heap(HEAP_HEADROOM);
         let own = self.flags.take();
-        let command = Command::command().version(VERSION);
+        let command = Command::command().display_name(program()).version(VERSION);
         let command = match &own {
             Some(own) => (own.add)(command),
             None => command,

@@ -104,7 +104,7 @@ fn wait(
                  end with it. Start another container, then end this one with SIGTERM"
             ),
             (Wake::HandOver, What::Path) => warn!(
-                "SIGUSR2 hands over listeners, and a door has none: start the next instance with --door-wait, then end \
+                "SIGUSR2 hands over listeners, and a door has none: start the next instance with --door-wait 10s, then end \
                  this one"
             ),
             (Wake::HandOver, What::Listeners) => {

@@ -51,7 +51,7 @@ fn say_backtraces() {
     let set = |name| std::env::var_os(name).map(|value| value != "0");
     if set("RUST_LIB_BACKTRACE").or_else(|| set("RUST_BACKTRACE")) == Some(true) {
         info!(
-            "backtraces are on: the first that a handler prints (an error of anyhow by {{:?}}) needs the symbol tables of the program, which fit no bucket: print one in App::warm_up, or set RUST_LIB_BACKTRACE=0"
+            "RUST_BACKTRACE is set. The first backtrace that a handler prints (an error of anyhow by {{:?}}) loads the symbol tables of the program, which fit no bucket: print one in App::warm_up, or set RUST_LIB_BACKTRACE=0"
         );
     }
 }
