@@ -532,6 +532,12 @@ fn manner(
     if traits.slow && clock.once_in(3) {
         slow_down(&mut manner, requests, clock);
     }
+    // A reply that changes while it is sent has to be sent in parts.
+    let meddles = |request: &Request| request.app.end == End::Meddles;
+    if requests.iter().any(meddles) && clock.once_in(2) {
+        manner.rooms = [300, 300, 300].map(|most| clock.rng.usize(16..=most));
+        manner.reading = Reading::Slow(clock.rng.usize(1..100), clock.rng.u64(MS..5 * MS));
+    }
     if !traits.serves_all() {
         manner.patience_ns = clock.rng.u64(0..30 * MS);
     }
