@@ -150,7 +150,8 @@ impl<W: World> Loop<W> {
 
     /// Of a request that lies unread in the socket and will stay unread: whether its answer may have a body.
     pub(super) fn look_for_head(&mut self, index: u32) {
-        if self.table[index].inbox.buffer.is_some() {
+        let connection = &self.table[index];
+        if connection.inbox.buffer.is_some() || connection.exchange.slot().is_some() {
             return; // it has been read
         }
         let scratch = std::mem::take(&mut self.memory.read);

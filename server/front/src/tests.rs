@@ -867,6 +867,31 @@ fn a_call_that_no_instance_comes_for_gets_503_and_one_whose_client_leaves_is_for
     eventually("the door is open again", || front.get("/").ends_with("b"));
 }
 
+/// What lies unread behind a request is another one, and says nothing of it.
+#[test]
+fn an_answer_to_a_head_that_waits_in_vain_has_no_body_whatever_is_behind_it() {
+    for (first, second) in [("HEAD", "GET"), ("GET", "HEAD")] {
+        let front = Front::start(
+            Asked::queue_timeout(Duration::from_millis(300)),
+            1,
+            &[(None, "/", 0)],
+        );
+        let instance = front.serve(0, "a", 4);
+        assert_answer(&front.get("/"), 200, "a");
+        instance.door.revoke();
+        let mut stream = front.connect();
+        let request = |method| format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request(first).as_bytes()).expect("sent");
+        let waits = || front.stats.waiting.get() == 1;
+        eventually("the first waits for an instance", waits);
+        stream.write_all(request(second).as_bytes()).expect("sent");
+        let answer = rest(stream);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        assert_eq!(body.is_empty(), first == "HEAD", "{first}: {answer}");
+    }
+}
+
 #[test]
 fn a_request_that_does_not_fit_the_next_instances_slots_gets_503() {
     let front = Front::start(Asked::default(), 1, &[(None, "/", 0)]);

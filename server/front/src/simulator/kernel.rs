@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 
 /// What has news.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum Watched {
     Socket(usize),
     Bell(usize),
 }
@@ -43,7 +43,7 @@ pub(super) struct Kernel {
     listens: Option<u64>,
     backlog: VecDeque<usize>,
     bells: Vec<Bell>,
-    ready: VecDeque<Source>,
+    ready: VecDeque<Watched>,
 }
 
 fn is_own(fd: RawFd) -> bool {
@@ -199,7 +199,7 @@ impl Kernel {
         assert!(bell.token.is_none(), "bell {fd} is watched already");
         bell.token = Some(token);
         if bell.was_rung && !std::mem::replace(&mut bell.is_ready, true) {
-            self.ready.push_back(Source::Bell(at));
+            self.ready.push_back(Watched::Bell(at));
         }
     }
 
@@ -221,7 +221,7 @@ impl Kernel {
         let bell = &mut self.bells[at];
         bell.was_rung = true;
         if bell.token.is_some() && !std::mem::replace(&mut bell.is_ready, true) {
-            self.ready.push_back(Source::Bell(at));
+            self.ready.push_back(Watched::Bell(at));
         }
     }
 
@@ -250,7 +250,7 @@ impl Kernel {
     fn tell(&mut self, at: usize) {
         let socket = &mut self.sockets[at];
         if socket.token.is_some() && !std::mem::replace(&mut socket.is_ready, true) {
-            self.ready.push_back(Source::Socket(at));
+            self.ready.push_back(Watched::Socket(at));
         }
     }
 
@@ -275,7 +275,7 @@ impl Kernel {
         }
         while let Some(source) = self.ready.pop_front() {
             match source {
-                Source::Socket(at) => {
+                Watched::Socket(at) => {
                     let socket = &mut self.sockets[at];
                     socket.is_ready = false;
                     let mask = socket.poll();
@@ -283,7 +283,7 @@ impl Kernel {
                         put(mask, token);
                     }
                 }
-                Source::Bell(at) => {
+                Watched::Bell(at) => {
                     let bell = &mut self.bells[at];
                     bell.is_ready = false;
                     if let Some(token) = bell.token {

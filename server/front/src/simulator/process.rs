@@ -38,7 +38,7 @@ pub(super) enum Turn {
 
 /// The server's words about a slot.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reply {
+pub(super) struct SimReply {
     pub claimed: u32,
     pub done: u32,
     pub is_lost: bool,
@@ -64,7 +64,7 @@ pub(super) struct Shared {
     pub complete: u64,
     pub late: u64,
     pub waiting: Option<Patience>,
-    pub replies: Vec<Reply>,
+    pub replies: Vec<SimReply>,
 }
 
 enum Doing {
@@ -121,7 +121,7 @@ impl Process {
         threads_max: usize,
     ) -> Self {
         let count = geometry.slots_in_all();
-        let reply = Reply {
+        let reply = SimReply {
             claimed: 0,
             done: 0,
             is_lost: false,

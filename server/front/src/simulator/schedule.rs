@@ -532,16 +532,20 @@ fn manner(
     if traits.slow && clock.once_in(3) {
         slow_down(&mut manner, requests, clock);
     }
-    // A reply that changes while it is sent has to be sent in parts.
+    take_in_parts(&mut manner, requests, clock);
+    if !traits.serves_all() {
+        manner.patience_ns = clock.rng.u64(0..30 * MS);
+    }
+    manner
+}
+
+/// A reply that changes while it is sent has to be sent in parts.
+fn take_in_parts(manner: &mut Manner, requests: &[Request], clock: &mut VirtualClock) {
     let meddles = |request: &Request| request.app.end == End::Meddles;
     if requests.iter().any(meddles) && clock.once_in(2) {
         manner.rooms = [300, 300, 300].map(|most| clock.rng.usize(16..=most));
         manner.reading = Reading::Slow(clock.rng.usize(1..100), clock.rng.u64(MS..5 * MS));
     }
-    if !traits.serves_all() {
-        manner.patience_ns = clock.rng.u64(0..30 * MS);
-    }
-    manner
 }
 
 fn slow_down(manner: &mut Manner, requests: &[Request], clock: &mut VirtualClock) {
