@@ -42,7 +42,7 @@ impl<W: World> Loop<W> {
         };
         let (fd, forward) = (listener.socket.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
-            // Either a place that is free, or that of somebody who can be missed.
+            // Either a place that is free, or that of a connection that can be missed.
             let has_place = self.acceptor.limit.take();
             let evictable = match has_place && !self.table.is_full() {
                 true => None,
@@ -80,7 +80,7 @@ impl<W: World> Loop<W> {
     }
 
     /// Takes a connection that was accepted, or turns it away. It has the place that was taken for it, or
-    /// that of somebody who can be missed.
+    /// that of a connection that can be missed.
     fn let_in(
         &mut self,
         fd: RawFd,
@@ -127,7 +127,7 @@ impl<W: World> Loop<W> {
         }
     }
 
-    /// Nobody of this loop's can be closed for a new connection, if there is one. Others may have somebody.
+    /// No connection of this loop can be closed for a new one, if there is one. Other loops may have one.
     fn wait_for_place(&mut self, listener: RawFd, has_place: bool) {
         if has_place {
             self.acceptor.limit.give_back();

@@ -159,7 +159,7 @@ impl<W: World> Loop<W> {
             return;
         }
         self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
-        self.resume_accepting(); // somebody may wait for whom this one can make room
+        self.resume_accepting(); // a new connection may wait for room that this one can make
         if readable {
             self.queue(index);
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use transom_wire::own_log::warn;
 
 /// Connections that were closed because of what a proxy has sent, or because they are of no proxy that is
-/// believed. A line says so, once a second at most: anybody can cause them.
+/// believed. A line says so, once a second at most: any client can cause them.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     quiet_until_ms: u64,
@@ -31,7 +31,7 @@ impl Complaints {
     }
 }
 
-/// Why a connection is closed that is of nobody who may send such a header.
+/// Why a connection is closed whose peer may not send such a header.
 pub(super) const NOT_TRUSTED: &str = "--trust does not name its address";
 
 /// Why a connection is closed that begins with such a header where none is read.

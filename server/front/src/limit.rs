@@ -2,8 +2,8 @@
 //!
 //! The kernel spreads connections over the loops' listeners by a hash of their addresses, so some loops get
 //! more than others. What is limited is their sum; a loop's own table has room for more than its share. A
-//! loop that has a new connection, no place for it and nobody of its own to close asks the others to close
-//! somebody who can be missed.
+//! loop that has a new connection, no place for it and no connection of its own to close asks the others to
+//! close one that can be missed.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use transom_doors::Bell;
@@ -61,7 +61,7 @@ impl ConnectionLimit {
         self.taken.load(Ordering::Relaxed) >= self.most
     }
 
-    /// Whether it still waits, and nobody else does something about it: the caller does.
+    /// Whether it still waits, and no other loop does something about it: the caller does.
     pub(super) fn answer(&self) -> bool {
         self.is_wanted.swap(false, Ordering::SeqCst)
     }

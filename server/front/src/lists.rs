@@ -4,7 +4,7 @@
 pub(super) const NONE: u32 = u32::MAX;
 
 /// The lists. Each but `Waiting` is one timeout. What stands for slots is listed by doorway, so that one
-/// whose slots are all in use holds up nobody who asks for another.
+/// whose slots are all in use does not hold up requests for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum List {
     None,

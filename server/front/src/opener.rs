@@ -221,7 +221,7 @@ impl<C> Mailbox<C> {
         letters.fresh = Some(client);
     }
 
-    /// The client that is to be freed, and a fresh one that nobody has taken, if `all`.
+    /// The client that is to be freed, and a fresh one that was not taken, if `all`.
     pub(crate) fn clear(&self, all: bool) -> [Option<C>; 2] {
         let mut letters = lock(&self.letters);
         let fresh = if all { letters.fresh.take() } else { None };

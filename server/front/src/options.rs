@@ -1,4 +1,4 @@
-//! What a front end is asked for, as plain values: whoever starts it has them from flags, a file or a test.
+//! What a front end is asked for, as plain values: its starter has them from flags, a file or a test.
 
 use std::sync::Arc;
 use std::time::Duration;

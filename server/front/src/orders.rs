@@ -17,8 +17,8 @@ pub struct Orders {
 pub enum Order {
     /// All that comes.
     Serve = 0,
-    /// Accept nothing more, because another process does, and close nobody's connection before it has had an
-    /// answer that says so: whoever has connected, or was promised that a connection stays open, may be about
+    /// Accept nothing more, because another process does, and close no connection before it has had an
+    /// answer that says so: a client that has connected, or was promised that it stays so, may be about
     /// to use it.
     HandOver = 1,
     /// Accept nothing, end what has begun.

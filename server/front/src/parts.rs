@@ -1,4 +1,4 @@
-//! What a loop is made of. Whoever makes it has taken all of that from somewhere: memory from the region,
+//! What a loop is made of. Its maker has taken all of that from somewhere: memory from the region,
 //! listeners from the system, doorways from doors.
 
 use crate::doorway::DoorwayParts;
@@ -47,7 +47,7 @@ pub struct Forward {
 /// A socket that connections are accepted from.
 #[derive(Debug, Clone)]
 pub struct Listener {
-    /// Closed when nobody holds it any more: neither a loop nor what hands it on to another process.
+    /// Closed when it has no holder any more: neither a loop nor what hands it on to another process.
     pub socket: Arc<OwnedFd>,
     /// Other loops accept from it too.
     pub shared: bool,

@@ -195,7 +195,7 @@ impl<W: World> Loop<W> {
             Some("handler-panicked") => Some(Note::HandlerPanicked),
             _ => None,
         };
-        // A door between processes speaks for whoever has attached there.
+        // A door between processes speaks for any process that has attached there.
         let remote = self.doorways[self.table[index].exchange.at.doorway].is_remote();
         let status = match Status(status) {
             Status::DATA_MAX => 413, // the door takes less than its slots could hold

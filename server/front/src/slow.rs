@@ -16,11 +16,11 @@ use std::io;
 use transom_http::{DateCache, refusals};
 use transom_net::pace::Pace;
 
-/// How long nobody may be served at a doorway, though requests wait, before slow clients have to go. Less
-/// than anybody notices, and more than the threads of a busy application are all busy at once.
+/// How long no request may be served at a doorway, though some wait, before slow clients have to go. Less
+/// than a person notices, and more than the threads of a busy application are all busy at once.
 const PRESSED_MS: u64 = 20;
 
-/// How soon it is looked again, once somebody has to go.
+/// How soon it is looked again, once a client has to go.
 const AGAIN_MS: u64 = 10;
 
 /// How far behind a client must be to have to go for others: a client that is merely far away answers within
@@ -119,7 +119,7 @@ impl<W: World> Loop<W> {
     }
 
     /// The timer of such a client has struck: whether it has lingered for long enough. If not, the timer is
-    /// set again. A drain waits for nobody who only lingers.
+    /// set again. A drain does not wait for a client that only lingers.
     pub(super) fn has_lingered(&mut self, index: u32) -> bool {
         let State::Lingering { until_ms, pace } = self.table[index].exchange.state else {
             return true;
@@ -242,7 +242,7 @@ impl<W: World> Loop<W> {
         true
     }
 
-    /// Who can be closed for a new connection: whoever misses the least by it.
+    /// Which connection can be closed for a new one: the one that loses the least by it.
     pub(super) fn evictable(&self) -> Option<u32> {
         let lists = [List::Linger, List::Idle, List::Answer, List::AnswerAhead];
         let first = lists.into_iter().find_map(|list| self.table.first(list));
@@ -351,8 +351,8 @@ impl<W: World> Loop<W> {
         self.table.len(List::Write(doorway)) + self.table.len(List::Body(doorway))
     }
 
-    /// Whether requests have waited at a doorway for so long, and nothing was answered meanwhile, that
-    /// somebody has to go: at once if slow clients have more than their share, else before those who wait are
+    /// Whether requests have waited at a doorway for so long, and nothing was answered meanwhile, that a slow
+    /// client has to go: at once if slow clients have more than their share, else before those who wait are
     /// sent away.
     fn is_pressed(&mut self, doorway: u16) -> bool {
         let held = self.held_by_waiters(doorway);
@@ -377,7 +377,7 @@ impl<W: World> Loop<W> {
         if pressure.due_ms == 0 {
             pressure.since_ms = now;
         }
-        // In a moment somebody may be far enough behind who is not now.
+        // In a moment a client may be far enough behind that is not now.
         let due = pressure.since_ms + bearable;
         pressure.due_ms = due.max(now + AGAIN_MS);
         due <= now

@@ -290,7 +290,7 @@ impl<W: World> Loop<W> {
             return;
         };
         if !connection.transport.note_events(events) {
-            self.close(index); // reset: nobody is there to be answered
+            self.close(index); // reset: there is no client to answer
             return;
         }
         let is_writing = matches!(connection.exchange.state, State::Writing(_));

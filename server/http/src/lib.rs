@@ -7,7 +7,7 @@
 //! client gets.
 //!
 //! Where RFC 9110 and 9112 let a recipient choose between tolerance and refusal, this code refuses.
-//! Each tolerance is a place where somebody in front of us may read the same bytes differently, and
+//! Each tolerance is a place where a proxy in front of us may read the same bytes differently, and
 //! that difference is how requests are smuggled.
 //!
 //! It knows neither slots, doors nor routes.

@@ -16,7 +16,7 @@ use super::method::{METHOD_MAX, Method};
 /// those.
 const EMPTY_LINES_MAX: usize = 4;
 
-/// The content type byte of a TLS handshake record: somebody speaks HTTPS to a plain-text port.
+/// The content type byte of a TLS handshake record: a client speaks HTTPS to a plain-text port.
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A complete request line. Having one proves rows 4 (target bytes), 5 and 6 of the contract.

@@ -1,8 +1,8 @@
 //! The field block of a handler's reply, checked before a byte of it is sent.
 //!
 //! The block comes out of a slot that another process wrote, so it is an allegation until it has
-//! been here: a name or value with a line end in it would be a second reply, written by whoever
-//! chose that value.
+//! been here: a name or value with a line end in it would be a second reply, written by the
+//! one who chose that value.
 
 use super::bytes::{decimal, trim_ows, value_len};
 use transom_wire::syntax::{is_reserved, is_token_byte};

@@ -82,8 +82,8 @@ fn split_query(target: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// What follows `http://` or `https://`. The latter is what a client sent that talks to whoever
-/// ended TLS in front of us; which of the two it was does not change what is served.
+/// What follows `http://` or `https://`. The latter is what a client sent that talks to the proxy
+/// that ended TLS in front of us; which of the two it was does not change what is served.
 fn after_scheme(target: &str) -> Option<&str> {
     let (scheme, rest) = target.split_once("://")?;
     (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)

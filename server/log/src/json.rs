@@ -27,8 +27,8 @@ impl Members<'_> {
         if self.text.is_cut() {
             return self.text.cut_back_to(before);
         }
-        // An error is a cut, which the text marks itself, or the value's own, which has nobody else to be
-        // told.
+        // An error is a cut, which the text marks itself, or the value's own, and there is no other place to
+        // tell it.
         let _ = write(&mut Escaped {
             text: self.text,
             escape: Escape::Quoted,

@@ -306,7 +306,7 @@ impl LogHandle {
     }
 
     /// Writes what was logged, and ends the log: lines after that are dropped. False if `deadline` came
-    /// first, because nobody reads stderr, for example.
+    /// first, because no process reads stderr, for example.
     pub fn shutdown(&self, deadline: Instant) -> bool {
         self.queue.close();
         self.queue.wait_finished(deadline)

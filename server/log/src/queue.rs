@@ -18,7 +18,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// The writer runs: nobody rings.
+/// The writer runs: it need not be woken.
 const AWAKE: u8 = 0;
 /// The writer lets lines gather for [`NAP`]: rung when the queue is half full.
 const NAPPING: u8 = 1;

@@ -6,7 +6,7 @@
 //! exactly is always to the client's advantage: an address that finds no place is let in uncounted, and two
 //! loops that meet an address for the first time at the same moment may give it two entries.
 //!
-//! An address of IPv6 is its first 64 bits: whoever has one of these has all of them.
+//! An address of IPv6 is its first 64 bits: a host that has one of these has all of them.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -75,14 +75,14 @@ impl Addresses {
         self.most.store(u64::from(most), Ordering::Relaxed);
     }
 
-    /// Counts a new connection, or refuses it. A peer without an address is nobody's, and not counted.
+    /// Counts a new connection, or refuses it. A peer without an address is not counted.
     pub fn enter(&self, peer: Option<SocketAddr>) -> Admission {
         let Some(peer) = peer else {
             return Admission::Admitted(None);
         };
         let hash = self.keys.hash_one(network(peer.ip()));
         let (set, tag) = self.place(hash);
-        // Whoever loses a race looks again; somebody else has got on then.
+        // The loser of a race looks again; the winner has got on then.
         loop {
             let mut free = None;
             let mut known = None;
@@ -129,7 +129,7 @@ impl Addresses {
     }
 
     fn place(&self, hash: u64) -> (&[AtomicU64; WAYS], u64) {
-        // The lower half chooses the set, the upper half tells who it is; 0 is nobody's.
+        // The lower half chooses the set, the upper half tells who it is; 0 stands for none.
         let set = hash as u32 as usize & (self.sets.len() - 1);
         (&self.sets[set].0, (hash & !COUNT).max(COUNT + 1))
     }

@@ -1,4 +1,4 @@
-//! Listening: sockets of our own, and those that somebody else has opened.
+//! Listening: sockets of our own, and those that another process has opened.
 
 use crate::borrowed;
 use crate::internet::internet_address;
@@ -26,7 +26,7 @@ const NOW: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Fails if somebody listens there already: with `SO_REUSEPORT` alone, two servers would share the port
+/// Fails if a socket listens there already: with `SO_REUSEPORT` alone, two servers would share the port
 /// unnoticed.
 ///
 /// # Errors
@@ -100,7 +100,7 @@ fn new_socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
     Ok(socket_with(family, kind, flags, None)?)
 }
 
-/// Makes a socket that somebody else has opened like one of ours, as far as it can be.
+/// Makes a socket that another process has opened like one of ours, as far as it can be.
 ///
 /// # Errors
 /// Those of fcntl(2) and setsockopt(2).

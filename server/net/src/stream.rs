@@ -51,7 +51,7 @@ pub fn left_after_the_end(socket: &OwnedFd) -> Option<u64> {
     is_over.then(|| rustix::io::ioctl_fionread(socket).unwrap_or(0))
 }
 
-/// Ends a connection in both directions, whoever else has its descriptor.
+/// Ends a connection in both directions, also if another process has its descriptor.
 pub fn shutdown(fd: RawFd) {
     // One that has ended already is no matter.
     let _ = rustix::net::shutdown(borrowed(fd), Shutdown::Both);
@@ -177,7 +177,7 @@ pub fn not_taken(fd: RawFd) -> u64 {
     }
 }
 
-/// Has the next close not wait until the client has taken what was sent, if somebody has asked for that. A
+/// Has the next close not wait until the client has taken what was sent, if that was asked for. A
 /// reset stays one.
 pub fn close_without_waiting(fd: RawFd) {
     let socket = borrowed(fd);

@@ -43,7 +43,7 @@ impl Admin {
         answer: fn(&'static Self) -> Response<'static>,
     ) -> impl Fn(&Request) -> Response<'static> {
         move |request| {
-            // Nobody's browser comes over a Unix socket.
+            // No browser comes over a Unix socket.
             let is_meant = request.peer().is_none()
                 || request
                     .header("host")

@@ -98,7 +98,7 @@ impl Config {
         }
     }
 
-    /// Who may serve a door: whoever the file says, or else our own user and root.
+    /// Who may serve a door: the user that the file says, or else our own user and root.
     #[must_use]
     pub fn owner_of(&self, door: &Path) -> DoorOwner {
         let said = self.owners.get(door).copied();

@@ -108,7 +108,7 @@ pub(super) fn nothing_takes_no_time(flag: &'static str) -> PlanError {
     }
 }
 
-/// Whoever may say who the client is has to be named.
+/// A proxy that may say who the client is has to be named.
 pub(super) fn check_trust(settings: &FrontSettings) -> Result<(), PlanError> {
     let proxied = settings.proxy_protocol == ProxySetting::Require;
     let forwarded = settings.forwarded != ForwardedSetting::Off;

@@ -311,7 +311,7 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    /// The status for whoever supervises the process.
+    /// The status for the supervisor of the process.
     pub(super) fn status(self) -> ExitCode {
         if self.recycle {
             ExitCode::from(EXIT_RECYCLE)

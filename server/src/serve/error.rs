@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use transom_net::ListenAddress;
 
-/// Why the server could not start. Each is a sentence for whoever started it.
+/// Why the server could not start. Each is a sentence for the person who started it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error(transparent)]

@@ -68,7 +68,7 @@ fn run(settings: &ForwardSettings, line: &ArgMatches) -> Result<ExitCode, StartE
     .serve(Some(reload), started)
 }
 
-/// What a file means, for whoever wrote it.
+/// What a file means, for its author.
 fn table(path: &Path, config: &Config) -> String {
     let rows = config.rows();
     let doors = config.doors().len();
@@ -118,7 +118,7 @@ fn presence(door: &Path, owner: DoorOwner) -> String {
 /// Who serves a door, if that can be seen.
 fn server_of(door: &Path) -> Option<Credentials> {
     let options = OpenOptions {
-        owner: DoorOwner::User(u32::MAX), // nobody has this number, so nothing is said to who serves it
+        owner: DoorOwner::User(u32::MAX), // no user has this number, so no server is accepted
         ..OpenOptions::default()
     };
     match AsyncClient::open(door, &options) {

@@ -129,8 +129,8 @@ pub(super) fn identity(fd: RawFd) -> Option<u64> {
     (seen.st_mode & libc::S_IFMT == libc::S_IFIFO).then_some(seen.st_ino)
 }
 
-/// Whether nobody has the other end of a pipe any more. Of a process that dies, its children may learn that
-/// before its last thread has let go of it.
+/// Whether no process has the other end of a pipe any more. Of a process that dies, its children may learn
+/// that before its last thread has let go of it.
 fn has_no_reader(fd: RawFd) -> bool {
     let mut asked = libc::pollfd {
         fd,

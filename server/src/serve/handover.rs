@@ -39,7 +39,7 @@ const OURS_ALONE: [&str; 6] = [
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
-    // Without it, whoever gets WATCHDOG_USEC is meant.
+    // Without it, any process that gets WATCHDOG_USEC is meant.
     "WATCHDOG_PID",
 ];
 
@@ -408,7 +408,7 @@ impl Means {
 /// A pipe whose reading end does not block.
 fn pipe() -> io::Result<(File, OwnedFd)> {
     let mut ends = [0; 2];
-    // SAFETY: there is room for two descriptors, which are new and owned by nobody else.
+    // SAFETY: there is room for two descriptors, which are new and have no other owner.
     unsafe {
         if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) < 0 {
             return Err(io::Error::last_os_error());

@@ -1,7 +1,7 @@
 //! Listeners: opened here, passed by systemd, or handed on by the process that had them before.
 //!
 //! The sockets of an address on TCP are one per loop, and the kernel spreads the connections over them. A
-//! connection that waits in the backlog of one of them is lost when that one is closed, so whoever takes over
+//! connection that waits in the backlog of one of them is lost when that one is closed, so the next instance
 //! takes all of them. A Unix socket, or one that systemd has opened, is shared by all loops.
 
 use super::handed::{Handed, own};
@@ -367,7 +367,7 @@ struct SocketFile {
 impl SocketFile {
     fn listen(path: &Path, options: ListenOptions, mode: u32) -> io::Result<(OwnedFd, Self)> {
         let folder = fs::File::open(path.parent().unwrap_or(Path::new("/")))?;
-        // Between looking and binding, nobody else who listens at a path in this folder looks or binds.
+        // Between looking and binding, no other process that listens at a path in this folder looks or binds.
         // Released when it is closed.
         folder.lock()?;
         remove_stale(path)?;
@@ -406,7 +406,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Removes a socket that nobody listens at: a process that was killed leaves one behind.
+/// Removes a socket at which no process listens: a process that was killed leaves one behind.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,

@@ -1,5 +1,5 @@
 //! Words to a service manager (`sd_notify(3)`): a datagram to the socket that `NOTIFY_SOCKET` names. Without
-//! the variable nothing is said. A manager that does not read keeps nobody from draining: what its socket has
+//! the variable nothing is said. A manager that does not read does not hinder a drain: what its socket has
 //! no room for is dropped, and what it waits for ([`PATIENCE`]) is dropped a little later.
 
 use std::cell::Cell;
@@ -80,7 +80,7 @@ impl Notify {
         }
     }
 
-    /// When the next sign of life is due; `None`: nobody waits for one.
+    /// When the next sign of life is due; `None`: none is waited for.
     pub(super) fn due_in(&self) -> Option<Duration> {
         let interval = self.watchdog?;
         Some(interval.saturating_sub(self.last.get().elapsed()))
@@ -104,7 +104,7 @@ impl Notify {
         self.send(words, true);
     }
 
-    /// Nobody may be listening, which is not ours to repair.
+    /// The manager may not be listening, which is not ours to repair.
     fn send(&self, words: &[u8], may_wait: bool) {
         if let Some((socket, address)) = &self.to
             && socket.set_nonblocking(!may_wait).is_ok()

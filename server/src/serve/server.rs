@@ -250,7 +250,7 @@ impl<'s> Server<'s> {
         let admin = AdminHalf::start(told, &mut region, aside, &admin_listeners, front)?;
         let loops = loops.start("loop")?;
         let streams = streams::start(&asked.config, sockets, front, addresses, slots_lost)?;
-        // Last: whoever finds the path finds an application that answers.
+        // Last: a client that finds the path finds an application that answers.
         let door = match &application {
             Some(one) => one.attach(&beginning.inherited.handed)?,
             None => None,
@@ -271,7 +271,7 @@ impl<'s> Server<'s> {
             admin,
         };
         server.say_ready(&asked, path, beginning.started);
-        // Tells the instance before this one, and whoever has started this one.
+        // Tells the instance before this one, and the process that has started this one.
         beginning.inherited.handed.say_ready();
         signals.notify().ready();
         drop((asked, beginning));
@@ -364,7 +364,7 @@ impl<'s> Server<'s> {
         }
         let (figures, loops_sound) = self.loops.join();
         let (cut, streams_sound) = self.streams.join();
-        drop(self.opener); // nobody asks it any more
+        drop(self.opener); // it is not asked any more
         self.admin_listeners.give_up(why);
         if let Some(admin) = self.admin {
             admin.end(signals);

@@ -59,7 +59,7 @@ pub struct FrontSettings {
     )]
     pub backlog: NonZeroU16,
 
-    /// A second address, for whoever runs the server: metrics, health and a live page, answered by a loop,
+    /// A second address, for the operator of the server: metrics, health and a live page, answered by a loop,
     /// slots and a bucket that are kept aside for it [default: none]
     #[arg(
         long,
@@ -454,7 +454,7 @@ impl FrontSettings {
             trust: Vec::new(),
             access_log: AccessLogSetting::Off,
             access_log_file: None,
-            // One bucket answers all of them, so nobody may hold it for long.
+            // One bucket answers all of them, so no request may hold it for long.
             write_timeout: Duration::from_secs(2),
             write_rate: Bytes(256 << 10),
             header_timeout: Duration::from_secs(2),

@@ -162,7 +162,7 @@ impl<T: Traffic> Forwarder<T> {
         self.next_due_ns = next;
     }
 
-    /// Gives up a call that was submitted: the application learns that nobody waits for it.
+    /// Gives up a call that was submitted: the application learns that it is not waited for.
     fn give_up(&mut self, at: InstanceId, index: usize, why: Loss) {
         let instance = self.instance(at);
         let Some(entry) = instance.calls.take(index) else {

@@ -214,7 +214,7 @@ impl<T: Traffic> Forwarder<T> {
         queue_timeout: Duration,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        // Each change is told once, so that connections which nobody can take yet keep no thread awake.
+        // Each change is told once, so that connections which cannot be taken yet keep no thread awake.
         epoll.add_bell(traffic.socket(), Signal::Listener(0).token())?;
         epoll.add_bell(common.bell.as_raw_fd(), Signal::Bell.token())?;
         let now_ns = now_ns();
@@ -294,7 +294,7 @@ impl<T: Traffic> Forwarder<T> {
         }
     }
 
-    /// Has whoever asks from outside see how many there are.
+    /// Shows how many there are.
     fn show_slots_lost(&mut self) {
         let clients = self.entrance.instances.iter().flat_map(|one| &one.client);
         let now = clients.map(|client| u64::from(client.lost_slots())).sum();

@@ -13,7 +13,7 @@ use transom_wire::own_log::{error, info, warn};
 /// How often a door that is away is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// How often a door that is there and lets nobody in is asked again.
+/// How often a door that is there and lets no client in is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The same for one whose application is not of the right kind.

@@ -1,9 +1,9 @@
 //! Connections: accepted here, served on the other side of the door.
 //!
-//! Our copy of the descriptor stays open until the call has ended, because only then is it known that nobody
-//! will have to send it again; nothing is read from it or written to it here. When the call has ended, in
+//! Our copy of the descriptor stays open until the call has ended, because only then is it known that it will
+//! not have to be sent again; nothing is read from it or written to it here. When the call has ended, in
 //! whatever way, the connection is shut down before it is closed, so that its end does not wait for a copy
-//! that somebody else may still have.
+//! that another process may still have.
 //!
 //! A connection holds a bucket for as long as it lasts. So one on which nothing goes either way for
 //! `--idle-timeout` is shut down, as the kernel's clocks for it say (those of Unix sockets have none); the

@@ -55,7 +55,7 @@ pub(super) trait Traffic {
         completion: Completion,
     ) -> bool;
 
-    /// The call has no end that anybody will hear of.
+    /// The end of the call will not be heard of.
     fn lose(&mut self, call: Self::Call, why: Loss);
 
     /// A call that was not accepted goes to another instance.
@@ -84,7 +84,7 @@ pub(super) enum Taken {
 pub(super) enum Look {
     /// It is looked at again then; `u64::MAX` for never.
     Again(u64),
-    /// It is given up: nobody has any use for it.
+    /// It is given up: it is of no use any more.
     GiveUp,
 }
 

@@ -180,7 +180,7 @@ impl Traffic for Datagrams {
     fn lose(&mut self, _: Asked, why: Loss) {
         let counter = match why {
             Loss::Late => &mut self.figures.late,
-            // Nobody is seen to go: it is answered, or its deadline passes.
+            // No client is seen to go: it is answered, or its deadline passes.
             Loss::MayHaveRun | Loss::NotAccepted | Loss::LetGo | Loss::ClientHasGone => {
                 &mut self.figures.lost
             }

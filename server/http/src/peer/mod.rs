@@ -33,7 +33,7 @@ pub enum Trusted {
         /// How many bits its addresses have in common.
         bits: u8,
     },
-    /// `unix:`: whoever may connect to a Unix socket that is listened on.
+    /// `unix:`: any process that may connect to a Unix socket that is listened on.
     Unix,
 }
 
@@ -52,7 +52,7 @@ impl Trusted {
     }
 }
 
-/// Whether an address is of somebody who is trusted; `None` is a Unix socket's client.
+/// Whether an address is one that is trusted; `None` is a Unix socket's client.
 #[inline]
 pub fn is_trusted(trusted: &[Trusted], address: Option<IpAddr>) -> bool {
     trusted.iter().any(|trusted| trusted.covers(address))

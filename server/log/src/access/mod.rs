@@ -105,7 +105,7 @@ impl AccessLog {
     }
 
     /// Writes what is in the queue, and ends the log. Returns the lines that were dropped in all; those that
-    /// are not written when `deadline` comes, because nobody takes them, are among them.
+    /// are not written when `deadline` comes, because they are not taken, are among them.
     pub fn shutdown(&self, deadline: Instant) -> u64 {
         let queue = &self.0.queue;
         queue.close();

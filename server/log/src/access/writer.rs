@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread::Thread;
 use transom_doors::{Words, start_thread};
 
-/// Who may read the log: addresses and paths are nobody else's business.
+/// Who may read the log: addresses and paths concern no other user.
 const MODE: libc::c_uint = 0o640;
 
 /// How long the writer waits for a full pipe before it looks whether the file is to be opened anew.
@@ -22,7 +22,7 @@ const LOOK_AGAIN_MS: libc::c_int = 100;
 /// Opens an access log's file to append to it, and makes it if it is not there. Allocates nothing.
 ///
 /// # Errors
-/// Those of open(2). ENXIO means that it is a pipe with a name, and that nobody reads it.
+/// Those of open(2). ENXIO means that it is a pipe with a name, and that no process reads it.
 pub fn open(path: &CStr) -> io::Result<File> {
     // Not blocking: what takes no more must not keep the thread from opening the next file, nor a start from
     // failing.
@@ -37,7 +37,7 @@ pub fn open(path: &CStr) -> io::Result<File> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: just opened, and known to nobody else.
+    // SAFETY: just opened, and not known elsewhere.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 

@@ -157,8 +157,8 @@ impl AdminHalf {
         }))
     }
 
-    /// The server drains: it is not ready any more. Whoever asks is still told so, unless another process is
-    /// now asked.
+    /// The server drains: it is not ready any more. A client that asks is still told so, unless another
+    /// process is now asked.
     pub(crate) fn drains(&self, why: End) {
         self.told.drains();
         if why == End::HandedOver {
