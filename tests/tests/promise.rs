@@ -548,3 +548,19 @@ fn a_bucket_that_stays_cut_serves_on_until_the_process_is_replaced() {
     );
     assert_eq!(ended.figure("lost"), 0, "{}", ended.stderr());
 }
+
+/// What had cut it is gone, and all of its arena is one piece again: it is whole, and no process is replaced.
+#[test]
+fn a_bucket_that_keeps_nothing_any_more_is_cut_no_more() {
+    let flags = "--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 700ms";
+    let server = promise(flags);
+    cut(&server, "static");
+    let clear = "DELETE /entries HTTP/1.1\r\nHost: t\r\n\r\n";
+    assert_eq!(server.answer_to(clear).text(), "no entries\n");
+    assert_eq!(server.get("/fill/140").status, 200);
+    std::thread::sleep(std::time::Duration::from_millis(2_000));
+    assert_eq!(server.get("/fill/140").status, 200);
+    let ended = assert_nothing_lost(server);
+    assert_eq!(ended.figure("kept"), 0, "{}", ended.stderr());
+    assert_eq!(ended.figure("threads_replaced"), 1, "{}", ended.stderr());
+}

@@ -19,6 +19,11 @@ impl Application {
             return true;
         }
         let cut = self.keeping().cut(place);
+        if kept == 0 {
+            // All of the arena is one piece.
+            cut.since_ns.store(0, Ordering::Relaxed);
+            return false;
+        }
         match cut.since_ns() {
             0 => found_no_piece && self.is_cut(place, tenant),
             // A thread has left for it already, and that has not helped.
@@ -29,6 +34,11 @@ impl Application {
                 false
             }
         }
+    }
+
+    /// Whether the bucket was cut when that was looked at last.
+    pub(crate) fn is_noted_as_cut(&self, place: u32) -> bool {
+        self.keeping().cut(place).since_ns() != 0
     }
 
     /// Whether the bucket is cut: that is noted.
@@ -48,7 +58,7 @@ impl Application {
     /// A new thread has taken the place of one that has ended: perhaps its thread-locals were what had cut
     /// the bucket.
     pub(super) fn look_at_cut_again(&self, place: u32, tenant: &mut Tenant) {
-        if self.keeping().cut(place).since_ns() != 0 {
+        if self.is_noted_as_cut(place) {
             self.is_cut(place, tenant);
         }
     }

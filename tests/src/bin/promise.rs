@@ -8,6 +8,7 @@
 //! | `GET /fill/KIB` | allocates and fills |
 //! | `GET /cache/N` | puts N in a static cache, which forgets the oldest of 100 entries |
 //! | `GET /cut/KIB/PLACE` | allocates, and then keeps 64 bytes in a list: a `static` one, or a thread's own (`local`) |
+//! | `DELETE /entries` | empties the static list |
 //! | `POST /entry` | keeps 64 bytes in the static list |
 //! | `GET /c/KIB` | allocates with `malloc`, fills, and frees; 507 if it gets nothing |
 //! | `GET /names` | asks the C library for the addresses of localhost |
@@ -93,6 +94,12 @@ fn cut(request: &Request) -> Result<String, Failure> {
     };
     drop(temporary);
     Ok(said)
+}
+
+fn forget_entries(_: &Request) -> Result<&'static str, Failure> {
+    let entries = std::mem::take(&mut *ENTRIES.lock()?);
+    drop(entries);
+    Ok("no entries\n")
 }
 
 fn entry(request: &Request) -> Result<String, Failure> {
@@ -581,6 +588,7 @@ fn main() -> ExitCode {
         .get("/cache/{n}", cache)
         .get("/cut/{kib}/{place}", cut)
         .post("/entry", entry)
+        .delete("/entries", forget_entries)
         .get("/c/{kib}", c)
         .get("/broken/{after}", broken)
         .get("/c/leave/{kib}/{then}", c_leave)
