@@ -72,6 +72,15 @@ pub enum Policy {
     Escape,
 }
 
+/// Which free pieces of an arena a request can have, in a bucket where earlier requests have left something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pieces {
+    /// All of them. Ordinary blocks under [`Policy::Overdraft`] have these.
+    All,
+    /// What lies below all that is kept: so it is under [`Policy::Escape`], and for the `&Bump`.
+    BelowTheKept,
+}
+
 /// Why a request has no answer of its own.
 #[derive(Debug, Clone, Copy)]
 pub enum Failed<'t> {
@@ -313,11 +322,11 @@ impl Tenant {
         self.bucket.look_at_kept()
     }
 
-    /// Bytes of the arena that no block of the next request can have, because of what earlier requests have
-    /// left in use: all but its largest free piece. At least what is kept; more where that lies in the
+    /// Bytes of the arena that the next request cannot have in one, because of what earlier requests have
+    /// left in use: all but the largest of these pieces. At least what is kept; more where that lies in the
     /// middle.
-    pub fn cost_of_kept(&mut self) -> usize {
-        self.bucket.cost_of_kept()
+    pub fn cost_of_kept(&mut self, pieces: Pieces) -> usize {
+        self.bucket.cost_of_kept(pieces)
     }
 
     /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
-use transom_arena::{Bump, Tenant, defer, refusing};
+use transom_arena::{Bump, Pieces, Tenant, defer, refusing};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
@@ -539,7 +539,7 @@ fn a_value_in_the_middle_costs_more_than_its_bytes() {
             });
             (outcome.result.expect("returns"), outcome.found_no_piece)
         };
-        assert_eq!(tenant.cost_of_kept(), 0);
+        assert_eq!(tenant.cost_of_kept(Pieces::All), 0);
         assert_eq!(wants(tenant, 2 * whole), (false, false));
         let mailbox = Mailbox::new();
         let outcome = tenant.enter(&never_stuck, |_| {
@@ -548,13 +548,13 @@ fn a_value_in_the_middle_costs_more_than_its_bytes() {
             drop(above);
         });
         assert_eq!((outcome.kept, outcome.found_no_piece), (64, false));
-        let cost = tenant.cost_of_kept();
+        let cost = tenant.cost_of_kept(Pieces::All);
         assert!((whole / 3 + 64..whole / 3 + 4096).contains(&cost), "{cost}");
         assert_eq!(wants(tenant, whole - cost), (true, false));
         assert_eq!(wants(tenant, whole - 4096), (false, true));
         assert_eq!(wants(tenant, 2 * whole), (false, false), "it never fits");
         drop(mailbox.take());
         tenant.look_at_kept();
-        assert_eq!(tenant.cost_of_kept(), 0);
+        assert_eq!(tenant.cost_of_kept(Pieces::All), 0);
     });
 }

@@ -564,3 +564,34 @@ fn a_bucket_that_keeps_nothing_any_more_is_cut_no_more() {
     assert_eq!(ended.figure("kept"), 0, "{}", ended.stderr());
     assert_eq!(ended.figure("threads_replaced"), 1, "{}", ended.stderr());
 }
+
+/// A server of one bucket, of which a large piece lies above an entry and a small one below it.
+fn cut_low(escape: bool) -> Server {
+    let flags = "--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 1s";
+    let mut launch = Launch::of_file(env!("CARGO_BIN_EXE_promise")).flags(flags);
+    if escape {
+        launch = launch.env("PROMISE_ESCAPE", "1");
+    }
+    let server = launch.start();
+    assert_eq!(server.get("/cut/250/static").text(), "1 entries\n");
+    server
+}
+
+/// The process is replaced because its bucket stays cut, after one thread was.
+#[track_caller]
+fn assert_ends_cut(server: Server) {
+    let ended = server.wait();
+    assert_eq!(ended.code(), 75, "{}", ended.stderr());
+    assert_eq!(ended.figure("threads_replaced"), 1, "{}", ended.stderr());
+    assert_eq!(ended.figure("lost"), 0, "{}", ended.stderr());
+}
+
+/// A request that may be left by a jump has no piece above what is kept, however large that is.
+#[test]
+fn a_bucket_is_cut_for_requests_that_escape_by_what_they_cannot_have() {
+    let server = cut_low(true);
+    for _ in 0..10 {
+        assert_eq!(server.get("/fill/140").status, 500);
+    }
+    assert_ends_cut(server);
+}

@@ -2,7 +2,7 @@
 
 use crate::application::Application;
 use std::sync::atomic::Ordering;
-use transom_arena::Tenant;
+use transom_arena::{Pieces, Policy, Tenant};
 use transom_doors::now_ns;
 
 impl Application {
@@ -36,6 +36,14 @@ impl Application {
         }
     }
 
+    /// The free pieces of a bucket that its requests can have.
+    pub(super) fn pieces(&self) -> Pieces {
+        match self.policy {
+            Policy::Overdraft => Pieces::All,
+            Policy::Escape => Pieces::BelowTheKept,
+        }
+    }
+
     /// Whether the bucket was cut when that was looked at last.
     pub(crate) fn is_noted_as_cut(&self, place: u32) -> bool {
         self.keeping().cut(place).since_ns() != 0
@@ -45,7 +53,10 @@ impl Application {
     #[cold]
     fn is_cut(&self, place: u32, tenant: &mut Tenant) -> bool {
         let cut = self.keeping().cut(place);
-        let (is_cut, now_ns) = (self.keeps_too_much(tenant.cost_of_kept()), now_ns());
+        let (is_cut, now_ns) = (
+            self.keeps_too_much(tenant.cost_of_kept(self.pieces())),
+            now_ns(),
+        );
         cut.looked_ns.store(now_ns, Ordering::Relaxed);
         match (is_cut, cut.since_ns()) {
             (true, 0) => cut.since_ns.store(now_ns, Ordering::Relaxed),
