@@ -36,7 +36,7 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::events::{ABORTING, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED};
+use crate::events::{ABORTING, BUMP_WAS_FULL, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
 use crate::parking::{on_report_stack, park, sleep_for_ever};
@@ -112,9 +112,9 @@ pub struct Outcome<'t, R> {
     pub left: usize,
     /// Bytes of the bucket that this and earlier requests have left in use.
     pub kept: usize,
-    /// It has not got a block for which the bucket had bytes enough, but not in one piece, and something is
-    /// kept there.
-    pub found_no_piece: bool,
+    /// It has not got a block for which the bucket had bytes enough, but not in one of these pieces, and
+    /// something is kept there. Of a `&Bump` that was full it is not known whether there were bytes enough.
+    pub found_no_piece: Option<Pieces>,
     /// Bytes of the C heap that it has left in use.
     pub c_left: usize,
     /// What `malloc` has refused it last.
@@ -281,9 +281,9 @@ impl Tenant {
         };
         bucket.note_high_water(usage.high_water);
         bucket.stack_gauge.request_ended();
-        let (mut c_left, mut c_refused, mut found_no_piece) = (0, None, false);
+        let (mut c_left, mut c_refused, mut found_no_piece) = (0, None, None);
         if !bucket.events.none() {
-            found_no_piece = bucket.events.any(FOUND_NO_PIECE);
+            found_no_piece = pieces_looked_at(bucket);
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
             c_refused = bucket.c_refused.take();
@@ -384,6 +384,18 @@ impl Drop for Tenant {
             self.bucket.disown();
         }
     }
+}
+
+/// The pieces among which the request has found none that was large enough, if that is so.
+fn pieces_looked_at(bucket: &Bucket) -> Option<Pieces> {
+    if bucket.events.any(BUMP_WAS_FULL) {
+        return Some(Pieces::BelowTheKept);
+    }
+    let found_none = bucket.events.any(FOUND_NO_PIECE);
+    found_none.then(|| match bucket.policy.get() {
+        Policy::Overdraft => Pieces::All,
+        Policy::Escape => Pieces::BelowTheKept,
+    })
 }
 
 /// The request has ended, or will never end: what it has left in the pools is nobody's now. Bytes of that in

@@ -27,7 +27,7 @@ pub use starting::{ApplicationError, NotReady};
 /// An application that is being served. It lives as long as the process.
 pub struct Application {
     service: &'static Service,
-    pub(crate) policy: Policy,
+    policy: Policy,
     options: ApplicationOptions,
     buckets: Buckets,
     door: OnceLock<Door>,

@@ -595,3 +595,31 @@ fn a_bucket_is_cut_for_requests_that_escape_by_what_they_cannot_have() {
     }
     assert_ends_cut(server);
 }
+
+/// Nor has `request.arena()`. Ordinary blocks have it.
+#[test]
+fn a_bucket_is_cut_for_users_of_the_arena_itself() {
+    let server = cut_low(false);
+    for _ in 0..10 {
+        assert_eq!(server.get("/fill/140").status, 200);
+        assert_eq!(server.get("/bump/140").status, 500);
+        assert_eq!(server.get("/bump/10").status, 200);
+    }
+    // It is looked at again meanwhile, after ordinary requests too.
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    assert_eq!(server.get("/fill/140").status, 200);
+    assert_ends_cut(server);
+}
+
+/// A request for more than there ever is, in a bucket of which little is used up: nothing is cut.
+#[test]
+fn an_arena_that_is_too_small_is_not_cut() {
+    let server = promise("--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 500ms");
+    assert_eq!(server.get("/cut/1/static").text(), "1 entries\n");
+    for _ in 0..10 {
+        assert_eq!(server.get("/bump/1000").status, 500);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1_000));
+    let ended = assert_nothing_lost(server);
+    assert_eq!(ended.figure("threads_replaced"), 0, "{}", ended.stderr());
+}

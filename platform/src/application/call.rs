@@ -9,7 +9,7 @@ use crate::slot_io::{Port, Written};
 use std::cell::{Cell, RefCell};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
-use transom_arena::{Bump, Failed, Outcome, Policy, Reason, Tenant};
+use transom_arena::{Bump, Failed, Outcome, Pieces, Policy, Reason, Tenant};
 use transom_doors::{Call, DoorHandler, Status as CallStatus, now_ns};
 use transom_wire::frame::outcome;
 
@@ -125,7 +125,7 @@ impl Server {
         tenant: &mut Tenant,
         meter: &RouteMeter,
         kept: usize,
-        found_no_piece: bool,
+        found_no_piece: Option<Pieces>,
     ) {
         let (application, thread) = (self.application, self.thread);
         if application.is_to_leave(thread, tenant, kept, found_no_piece) {

@@ -2,7 +2,7 @@
 
 use crate::application::Application;
 use std::sync::atomic::Ordering;
-use transom_arena::{Pieces, Policy, Tenant};
+use transom_arena::{Pieces, Tenant};
 use transom_doors::now_ns;
 
 impl Application {
@@ -13,7 +13,7 @@ impl Application {
         place: u32,
         tenant: &mut Tenant,
         kept: usize,
-        found_no_piece: bool,
+        found_no_piece: Option<Pieces>,
     ) -> bool {
         if self.keeps_too_much(kept) {
             return true;
@@ -25,22 +25,21 @@ impl Application {
             return false;
         }
         match cut.since_ns() {
-            0 => found_no_piece && self.is_cut(place, tenant),
+            0 => found_no_piece.is_some_and(|pieces| {
+                cut.note(pieces);
+                self.is_cut(place, tenant)
+            }),
             // A thread has left for it already, and that has not helped.
             _ => {
+                // Requests that have only these find none for longer.
+                if found_no_piece == Some(Pieces::BelowTheKept) {
+                    cut.note(Pieces::BelowTheKept);
+                }
                 if cut.is_to_be_looked_at() {
                     self.is_cut(place, tenant);
                 }
                 false
             }
-        }
-    }
-
-    /// The free pieces of a bucket that its requests can have.
-    pub(super) fn pieces(&self) -> Pieces {
-        match self.policy {
-            Policy::Overdraft => Pieces::All,
-            Policy::Escape => Pieces::BelowTheKept,
         }
     }
 
@@ -53,10 +52,8 @@ impl Application {
     #[cold]
     fn is_cut(&self, place: u32, tenant: &mut Tenant) -> bool {
         let cut = self.keeping().cut(place);
-        let (is_cut, now_ns) = (
-            self.keeps_too_much(tenant.cost_of_kept(self.pieces())),
-            now_ns(),
-        );
+        let costs = tenant.cost_of_kept(cut.pieces());
+        let (is_cut, now_ns) = (self.keeps_too_much(costs), now_ns());
         cut.looked_ns.store(now_ns, Ordering::Relaxed);
         match (is_cut, cut.since_ns()) {
             (true, 0) => cut.since_ns.store(now_ns, Ordering::Relaxed),
