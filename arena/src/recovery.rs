@@ -814,6 +814,14 @@ pub fn current_largest_piece() -> Option<usize> {
     Some(bound()?.heap().largest_piece_now())
 }
 
+/// For a block of the request that this thread runs: bytes by which it can grow where it is, and bytes of the
+/// largest block to which it could be moved. It is not read.
+#[must_use]
+pub fn current_room_to_grow(block: *const u8) -> Option<(usize, usize)> {
+    let heap = bound()?.heap();
+    Some((heap.room_beside(block.addr()), heap.largest_piece_joined()))
+}
+
 /// How many of the buckets are lost to parked requests.
 #[must_use]
 pub fn parked(buckets: crate::Buckets) -> usize {

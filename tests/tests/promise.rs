@@ -623,3 +623,62 @@ fn an_arena_that_is_too_small_is_not_cut() {
     let ended = assert_nothing_lost(server);
     assert_eq!(ended.figure("threads_replaced"), 0, "{}", ended.stderr());
 }
+
+/// Sends so many bytes in chunks: what `/length` says of them, and the high water.
+fn send_in_chunks(server: &Server, bytes: usize) -> (u16, String, usize) {
+    let body: Vec<u8> = (0..=250).cycle().take(bytes).collect();
+    let mut client = server.connect();
+    client.send("POST /length HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let sends = |client: &mut transom_tests::Client, piece: &[u8]| {
+        let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
+        client.try_send(chunk)
+    };
+    let is_sent = body.chunks(1 << 16).all(|piece| sends(&mut client, piece));
+    if is_sent {
+        client.try_send("0\r\n\r\n");
+    }
+    let answer = client.answer();
+    let said = answer.text().trim();
+    let (said, high_water) = said.rsplit_once(' ').unwrap_or((said, "0"));
+    let high_water = high_water.parse().unwrap_or(0);
+    (answer.status, said.to_owned(), high_water)
+}
+
+/// Whether the largest piece lies above what is kept, or below it.
+#[test]
+fn a_body_of_unknown_length_fits_the_largest_piece_there_is() {
+    for above in [0, 1_700, 940] {
+        let server = promise("--buckets 1 --bucket-size 2MiB --deadline 10s");
+        if above > 0 {
+            let made = server.get(&format!("/cut/{above}/static"));
+            assert_eq!(made.text(), "1 entries\n");
+        }
+        for bytes in [100_000, 300_000, 700_000, 900_000, 1_200_000, 1_500_000] {
+            let (status, said, high_water) = send_in_chunks(&server, bytes);
+            if above == 940 && bytes > 900_000 {
+                assert_eq!(status, 413, "{bytes} bytes, {above} KiB above");
+                continue;
+            }
+            let expected = (200, format!("{bytes} true"));
+            assert_eq!((status, said), expected, "{bytes} bytes, {above} KiB above");
+            assert!(
+                above > 0 || high_water <= 3 * bytes + (16 << 10),
+                "{bytes} bytes need {high_water}"
+            );
+        }
+        assert_eq!(server.get("/fill/900").status, 200);
+        assert_nothing_lost(server);
+    }
+}
+
+/// What is collected is not moved for each few bytes that come.
+#[test]
+fn a_large_body_of_unknown_length_is_collected_in_time() {
+    let server = promise("--buckets 1 --bucket-size 64MiB --deadline 60s");
+    let begun = std::time::Instant::now();
+    let (status, said, _) = send_in_chunks(&server, 58_000_000);
+    assert_eq!((status, said.as_str()), (200, "58000000 true"));
+    let took = begun.elapsed();
+    assert!(took < std::time::Duration::from_secs(4), "{took:?}");
+    assert_nothing_lost(server);
+}
