@@ -13,7 +13,7 @@ use crate::heap::{Heap, Wipe};
 use crate::overdraft;
 use crate::panic::PanicNote;
 use crate::pool::Account;
-use crate::recovery::{self, Policy, Stuck};
+use crate::recovery::{self, Pieces, Policy, Stuck};
 use crate::region::{self, Part, Region};
 use crate::remote::Remote;
 use crate::server_thread::ThreadMain;
@@ -701,11 +701,10 @@ impl Bucket {
         self.kept()
     }
 
-    /// Bytes of the arena that no block of the next request can have, because of what earlier requests have
-    /// left: all but its largest free piece. On the bucket's thread, with no request in it.
-    pub(crate) fn cost_of_kept(&self) -> usize {
-        let uses_kept = self.policy.get() == Policy::Overdraft;
-        self.heap().capacity() - self.heap().largest_piece(uses_kept)
+    /// Bytes of the arena that the next request cannot have in one, because of what earlier requests have
+    /// left: all but the largest of these pieces. On the bucket's thread, with no request in it.
+    pub(crate) fn cost_of_kept(&self, pieces: Pieces) -> usize {
+        self.heap().capacity() - self.heap().largest_piece(pieces == Pieces::All)
     }
 
     /// Makes what the request has left the thread's own, if it has left anything, and empties the rest for

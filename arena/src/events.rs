@@ -41,6 +41,8 @@ pub(crate) const DREW_FAILING: u16 = 1 << 7;
 /// It has not got a block for which there were bytes enough, but not in one piece, in a bucket that keeps
 /// something.
 pub(crate) const FOUND_NO_PIECE: u16 = 1 << 8;
+/// Its `&Bump` was full, in a bucket that keeps something. How large a piece was wanted is not known.
+pub(crate) const BUMP_WAS_FULL: u16 = 1 << 9;
 
 /// The word.
 #[derive(Debug)]

@@ -278,6 +278,23 @@ impl Heap {
         (end - self.memory.as_ptr().addr()).min(self.capacity)
     }
 
+    /// Bytes of the largest block that this request can have, after neighbours above the mark were joined.
+    pub(crate) fn largest_piece_joined(&self) -> usize {
+        if self.uses_kept.get() && self.joins.get() > 0 {
+            self.pay_for_joining(self.kept_freed.join(self.base(), |_| true));
+        }
+        self.largest_piece_now()
+    }
+
+    /// Bytes by which the block at this address can grow without being moved elsewhere.
+    pub(crate) fn room_beside(&self, address: usize) -> usize {
+        let is_tip = address == self.tip() && address < self.mark();
+        match is_tip && !self.has_other_chunks() && self.cursor() == self.low.get() {
+            true => self.reach(),
+            false => 0,
+        }
+    }
+
     /// Bytes in use: blocks, what earlier requests left, and what the handler took from the `&Bump`.
     #[inline]
     #[must_use]

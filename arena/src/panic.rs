@@ -7,7 +7,7 @@
 //! that was there before is called.
 
 use crate::bucket::Bucket;
-use crate::events::{ABORTING, NOTED};
+use crate::events::{ABORTING, BUMP_WAS_FULL, NOTED};
 use crate::recovery;
 use crate::thread::bound;
 use std::any::Any;
@@ -147,6 +147,9 @@ fn write_note(bucket: &Bucket, info: &PanicHookInfo<'_>, said: &str) {
     note.exhaustion.set(full);
     if full {
         bucket.exhaustion.set(recovery::arena_exhausted(bucket, 0));
+        if bucket.heap().is_cut_for(0) {
+            bucket.events.add(BUMP_WAS_FULL);
+        }
     }
     // SAFETY: the bucket's thread, and no reference into the note is held (see PanicNote::message).
     let message = unsafe { &mut *note.message.get() };

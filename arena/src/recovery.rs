@@ -36,7 +36,7 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::events::{ABORTING, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED};
+use crate::events::{ABORTING, BUMP_WAS_FULL, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
 use crate::parking::{on_report_stack, park, sleep_for_ever};
@@ -72,6 +72,15 @@ pub enum Policy {
     Escape,
 }
 
+/// Which free pieces of an arena a request can have, in a bucket where earlier requests have left something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pieces {
+    /// All of them. Ordinary blocks under [`Policy::Overdraft`] have these.
+    All,
+    /// What lies below all that is kept: so it is under [`Policy::Escape`], and for the `&Bump`.
+    BelowTheKept,
+}
+
 /// Why a request has no answer of its own.
 #[derive(Debug, Clone, Copy)]
 pub enum Failed<'t> {
@@ -103,9 +112,9 @@ pub struct Outcome<'t, R> {
     pub left: usize,
     /// Bytes of the bucket that this and earlier requests have left in use.
     pub kept: usize,
-    /// It has not got a block for which the bucket had bytes enough, but not in one piece, and something is
-    /// kept there.
-    pub found_no_piece: bool,
+    /// It has not got a block for which the bucket had bytes enough, but not in one of these pieces, and
+    /// something is kept there. Of a `&Bump` that was full it is not known whether there were bytes enough.
+    pub found_no_piece: Option<Pieces>,
     /// Bytes of the C heap that it has left in use.
     pub c_left: usize,
     /// What `malloc` has refused it last.
@@ -272,9 +281,9 @@ impl Tenant {
         };
         bucket.note_high_water(usage.high_water);
         bucket.stack_gauge.request_ended();
-        let (mut c_left, mut c_refused, mut found_no_piece) = (0, None, false);
+        let (mut c_left, mut c_refused, mut found_no_piece) = (0, None, None);
         if !bucket.events.none() {
-            found_no_piece = bucket.events.any(FOUND_NO_PIECE);
+            found_no_piece = pieces_looked_at(bucket);
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
             c_refused = bucket.c_refused.take();
@@ -313,11 +322,11 @@ impl Tenant {
         self.bucket.look_at_kept()
     }
 
-    /// Bytes of the arena that no block of the next request can have, because of what earlier requests have
-    /// left in use: all but its largest free piece. At least what is kept; more where that lies in the
+    /// Bytes of the arena that the next request cannot have in one, because of what earlier requests have
+    /// left in use: all but the largest of these pieces. At least what is kept; more where that lies in the
     /// middle.
-    pub fn cost_of_kept(&mut self) -> usize {
-        self.bucket.cost_of_kept()
+    pub fn cost_of_kept(&mut self, pieces: Pieces) -> usize {
+        self.bucket.cost_of_kept(pieces)
     }
 
     /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when
@@ -375,6 +384,18 @@ impl Drop for Tenant {
             self.bucket.disown();
         }
     }
+}
+
+/// The pieces among which the request has found none that was large enough, if that is so.
+fn pieces_looked_at(bucket: &Bucket) -> Option<Pieces> {
+    if bucket.events.any(BUMP_WAS_FULL) {
+        return Some(Pieces::BelowTheKept);
+    }
+    let found_none = bucket.events.any(FOUND_NO_PIECE);
+    found_none.then(|| match bucket.policy.get() {
+        Policy::Overdraft => Pieces::All,
+        Policy::Escape => Pieces::BelowTheKept,
+    })
 }
 
 /// The request has ended, or will never end: what it has left in the pools is nobody's now. Bytes of that in
@@ -791,6 +812,14 @@ pub fn current_usage() -> Option<(usize, usize, usize)> {
 #[must_use]
 pub fn current_largest_piece() -> Option<usize> {
     Some(bound()?.heap().largest_piece_now())
+}
+
+/// For a block of the request that this thread runs: bytes by which it can grow where it is, and bytes of the
+/// largest block to which it could be moved. It is not read.
+#[must_use]
+pub fn current_room_to_grow(block: *const u8) -> Option<(usize, usize)> {
+    let heap = bound()?.heap();
+    Some((heap.room_beside(block.addr()), heap.largest_piece_joined()))
 }
 
 /// How many of the buckets are lost to parked requests.

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
-use transom_arena::{Bump, Tenant, defer, refusing};
+use transom_arena::{Bump, Pieces, Tenant, defer, refusing};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
@@ -537,9 +537,12 @@ fn a_value_in_the_middle_costs_more_than_its_bytes() {
             let outcome = tenant.enter(&never_stuck, |_| {
                 refusing(|| Vec::<u8>::new().try_reserve_exact(bytes)).is_ok()
             });
-            (outcome.result.expect("returns"), outcome.found_no_piece)
+            (
+                outcome.result.expect("returns"),
+                outcome.found_no_piece.is_some(),
+            )
         };
-        assert_eq!(tenant.cost_of_kept(), 0);
+        assert_eq!(tenant.cost_of_kept(Pieces::All), 0);
         assert_eq!(wants(tenant, 2 * whole), (false, false));
         let mailbox = Mailbox::new();
         let outcome = tenant.enter(&never_stuck, |_| {
@@ -547,14 +550,44 @@ fn a_value_in_the_middle_costs_more_than_its_bytes() {
             smuggle_in(&mailbox);
             drop(above);
         });
-        assert_eq!((outcome.kept, outcome.found_no_piece), (64, false));
-        let cost = tenant.cost_of_kept();
+        assert_eq!((outcome.kept, outcome.found_no_piece), (64, None));
+        let cost = tenant.cost_of_kept(Pieces::All);
         assert!((whole / 3 + 64..whole / 3 + 4096).contains(&cost), "{cost}");
         assert_eq!(wants(tenant, whole - cost), (true, false));
         assert_eq!(wants(tenant, whole - 4096), (false, true));
         assert_eq!(wants(tenant, 2 * whole), (false, false), "it never fits");
         drop(mailbox.take());
         tenant.look_at_kept();
-        assert_eq!(tenant.cost_of_kept(), 0);
+        assert_eq!(tenant.cost_of_kept(Pieces::All), 0);
+    });
+}
+
+/// The `&Bump` has only what lies below it, and so have requests that may be left by a jump.
+#[test]
+fn a_value_below_a_large_piece_costs_the_bump_that_piece() {
+    on_bucket_thread(|tenant| {
+        let whole = room(tenant);
+        let fill = |tenant: &mut Tenant, bytes: usize| {
+            let outcome = tenant.enter(&never_stuck, |arena| {
+                arena.alloc_slice_fill_copy(bytes, 1u8).len()
+            });
+            (outcome.result.is_ok(), outcome.found_no_piece)
+        };
+        assert_eq!(fill(tenant, 2 * whole), (false, None), "nothing is kept");
+        let mailbox = Mailbox::new();
+        let above = whole - whole / 4;
+        tenant.enter(&never_stuck, |_| {
+            let above = black_box(vec![1u8; above]);
+            smuggle_in(&mailbox);
+            drop(above);
+        });
+        assert!(tenant.cost_of_kept(Pieces::All) < whole / 2);
+        assert!(tenant.cost_of_kept(Pieces::BelowTheKept) > above);
+        assert_eq!(fill(tenant, whole / 8), (true, None));
+        let below = Some(Pieces::BelowTheKept);
+        assert_eq!(fill(tenant, whole / 2), (false, below));
+        drop(mailbox.take());
+        tenant.look_at_kept();
+        assert_eq!(fill(tenant, whole / 2), (true, None));
     });
 }

@@ -11,7 +11,8 @@
 //! bytes that are free, and all but the largest piece is more than may be kept. Its thread is replaced too,
 //! once. Where that does not help, the bucket goes on: it has less than it should, which is better than a
 //! bucket that takes no requests. When too many have been cut for as long as one may rest, the process is
-//! replaced.
+//! replaced. What lies above the lowest entry counts only for requests that can have it: those that escape
+//! cannot, and `request.arena()` cannot.
 
 mod cuts;
 mod leaving;
@@ -20,7 +21,7 @@ mod tending;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
-use transom_arena::BucketState;
+use transom_arena::{BucketState, Pieces};
 use transom_doors::now_ns;
 
 /// How often a bucket that rests is looked at, and one whose thread ends or cannot be started.
@@ -163,16 +164,32 @@ impl Absence {
 /// How often it is looked whether a bucket that is cut is still so: its free blocks are sorted for that.
 const LOOK_AT_PIECES: Duration = Duration::from_millis(250);
 
-/// Whether a bucket is cut. Its thread writes it. Both are `CLOCK_MONOTONIC` times in nanoseconds.
+/// Whether a bucket is cut. Its thread writes it. Times are `CLOCK_MONOTONIC`, in nanoseconds.
 #[derive(Debug, Default)]
 struct Cut {
     /// 0: it is not.
     since_ns: AtomicU64,
     /// When that was looked at last.
     looked_ns: AtomicU64,
+    /// The request that found no piece could have only what lies below all that is kept.
+    is_below: AtomicBool,
 }
 
 impl Cut {
+    /// A request has found that none of these is large enough.
+    fn note(&self, pieces: Pieces) {
+        let is_below = pieces == Pieces::BelowTheKept;
+        self.is_below.store(is_below, Ordering::Relaxed);
+    }
+
+    /// The pieces of which one has to be large.
+    fn pieces(&self) -> Pieces {
+        match self.is_below.load(Ordering::Relaxed) {
+            true => Pieces::BelowTheKept,
+            false => Pieces::All,
+        }
+    }
+
     fn since_ns(&self) -> u64 {
         self.since_ns.load(Ordering::Relaxed)
     }

@@ -548,3 +548,137 @@ fn a_bucket_that_stays_cut_serves_on_until_the_process_is_replaced() {
     );
     assert_eq!(ended.figure("lost"), 0, "{}", ended.stderr());
 }
+
+/// What had cut it is gone, and all of its arena is one piece again: it is whole, and no process is replaced.
+#[test]
+fn a_bucket_that_keeps_nothing_any_more_is_cut_no_more() {
+    let flags = "--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 700ms";
+    let server = promise(flags);
+    cut(&server, "static");
+    let clear = "DELETE /entries HTTP/1.1\r\nHost: t\r\n\r\n";
+    assert_eq!(server.answer_to(clear).text(), "no entries\n");
+    assert_eq!(server.get("/fill/140").status, 200);
+    std::thread::sleep(std::time::Duration::from_millis(2_000));
+    assert_eq!(server.get("/fill/140").status, 200);
+    let ended = assert_nothing_lost(server);
+    assert_eq!(ended.figure("kept"), 0, "{}", ended.stderr());
+    assert_eq!(ended.figure("threads_replaced"), 1, "{}", ended.stderr());
+}
+
+/// A server of one bucket, of which a large piece lies above an entry and a small one below it.
+fn cut_low(escape: bool) -> Server {
+    let flags = "--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 1s";
+    let mut launch = Launch::of_file(env!("CARGO_BIN_EXE_promise")).flags(flags);
+    if escape {
+        launch = launch.env("PROMISE_ESCAPE", "1");
+    }
+    let server = launch.start();
+    assert_eq!(server.get("/cut/250/static").text(), "1 entries\n");
+    server
+}
+
+/// The process is replaced because its bucket stays cut, after one thread was.
+#[track_caller]
+fn assert_ends_cut(server: Server) {
+    let ended = server.wait();
+    assert_eq!(ended.code(), 75, "{}", ended.stderr());
+    assert_eq!(ended.figure("threads_replaced"), 1, "{}", ended.stderr());
+    assert_eq!(ended.figure("lost"), 0, "{}", ended.stderr());
+}
+
+/// A request that may be left by a jump has no piece above what is kept, however large that is.
+#[test]
+fn a_bucket_is_cut_for_requests_that_escape_by_what_they_cannot_have() {
+    let server = cut_low(true);
+    for _ in 0..10 {
+        assert_eq!(server.get("/fill/140").status, 500);
+    }
+    assert_ends_cut(server);
+}
+
+/// Nor has `request.arena()`. Ordinary blocks have it.
+#[test]
+fn a_bucket_is_cut_for_users_of_the_arena_itself() {
+    let server = cut_low(false);
+    for _ in 0..10 {
+        assert_eq!(server.get("/fill/140").status, 200);
+        assert_eq!(server.get("/bump/140").status, 500);
+        assert_eq!(server.get("/bump/10").status, 200);
+    }
+    // It is looked at again meanwhile, after ordinary requests too.
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    assert_eq!(server.get("/fill/140").status, 200);
+    assert_ends_cut(server);
+}
+
+/// A request for more than there ever is, in a bucket of which little is used up: nothing is cut.
+#[test]
+fn an_arena_that_is_too_small_is_not_cut() {
+    let server = promise("--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 500ms");
+    assert_eq!(server.get("/cut/1/static").text(), "1 entries\n");
+    for _ in 0..10 {
+        assert_eq!(server.get("/bump/1000").status, 500);
+    }
+    std::thread::sleep(std::time::Duration::from_millis(1_000));
+    let ended = assert_nothing_lost(server);
+    assert_eq!(ended.figure("threads_replaced"), 0, "{}", ended.stderr());
+}
+
+/// Sends so many bytes in chunks: what `/length` says of them, and the high water.
+fn send_in_chunks(server: &Server, bytes: usize) -> (u16, String, usize) {
+    let body: Vec<u8> = (0..=250).cycle().take(bytes).collect();
+    let mut client = server.connect();
+    client.send("POST /length HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let sends = |client: &mut transom_tests::Client, piece: &[u8]| {
+        let chunk = [format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat();
+        client.try_send(chunk)
+    };
+    let is_sent = body.chunks(1 << 16).all(|piece| sends(&mut client, piece));
+    if is_sent {
+        client.try_send("0\r\n\r\n");
+    }
+    let answer = client.answer();
+    let said = answer.text().trim();
+    let (said, high_water) = said.rsplit_once(' ').unwrap_or((said, "0"));
+    let high_water = high_water.parse().unwrap_or(0);
+    (answer.status, said.to_owned(), high_water)
+}
+
+/// Whether the largest piece lies above what is kept, or below it.
+#[test]
+fn a_body_of_unknown_length_fits_the_largest_piece_there_is() {
+    for above in [0, 1_700, 940] {
+        let server = promise("--buckets 1 --bucket-size 2MiB --deadline 10s");
+        if above > 0 {
+            let made = server.get(&format!("/cut/{above}/static"));
+            assert_eq!(made.text(), "1 entries\n");
+        }
+        for bytes in [100_000, 300_000, 700_000, 900_000, 1_200_000, 1_500_000] {
+            let (status, said, high_water) = send_in_chunks(&server, bytes);
+            if above == 940 && bytes > 900_000 {
+                assert_eq!(status, 413, "{bytes} bytes, {above} KiB above");
+                continue;
+            }
+            let expected = (200, format!("{bytes} true"));
+            assert_eq!((status, said), expected, "{bytes} bytes, {above} KiB above");
+            assert!(
+                above > 0 || high_water <= 3 * bytes + (16 << 10),
+                "{bytes} bytes need {high_water}"
+            );
+        }
+        assert_eq!(server.get("/fill/900").status, 200);
+        assert_nothing_lost(server);
+    }
+}
+
+/// What is collected is not moved for each few bytes that come.
+#[test]
+fn a_large_body_of_unknown_length_is_collected_in_time() {
+    let server = promise("--buckets 1 --bucket-size 64MiB --deadline 60s");
+    let begun = std::time::Instant::now();
+    let (status, said, _) = send_in_chunks(&server, 58_000_000);
+    assert_eq!((status, said.as_str()), (200, "58000000 true"));
+    let took = begun.elapsed();
+    assert!(took < std::time::Duration::from_secs(4), "{took:?}");
+    assert_nothing_lost(server);
+}

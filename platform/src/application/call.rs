@@ -9,7 +9,7 @@ use crate::slot_io::{Port, Written};
 use std::cell::{Cell, RefCell};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
-use transom_arena::{Bump, Failed, Outcome, Policy, Reason, Tenant};
+use transom_arena::{Bump, Failed, Outcome, Pieces, Policy, Reason, Tenant};
 use transom_doors::{Call, DoorHandler, Status as CallStatus, now_ns};
 use transom_wire::frame::outcome;
 
@@ -37,6 +37,8 @@ pub(super) struct Server {
     tenant: RefCell<Tenant>,
     /// The bucket keeps too much: the thread ends, and another one takes its place.
     leaves: Cell<bool>,
+    /// The bucket is noted as cut.
+    is_cut: Cell<bool>,
     /// When the last call ended.
     ended_ns: Cell<u64>,
 }
@@ -50,6 +52,7 @@ impl Server {
             sign: application.signs.of(thread),
             tenant: RefCell::new(tenant),
             leaves: Cell::new(false),
+            is_cut: Cell::new(application.is_noted_as_cut(thread)),
             ended_ns: Cell::new(0),
         }
     }
@@ -115,6 +118,22 @@ impl Server {
         let began_ns = claimed_at_ns.max(self.ended_ns.replace(now_ns));
         meter.call_time.observe(now_ns.saturating_sub(began_ns));
     }
+
+    /// After a call with which something is kept in the bucket, or that has come to one which is cut.
+    fn look_at_kept(
+        &self,
+        tenant: &mut Tenant,
+        meter: &RouteMeter,
+        kept: usize,
+        found_no_piece: Option<Pieces>,
+    ) {
+        let (application, thread) = (self.application, self.thread);
+        if application.is_to_leave(thread, tenant, kept, found_no_piece) {
+            application.thread_leaves(thread, tenant, (meter.route, kept));
+            self.leaves.set(true);
+        }
+        self.is_cut.set(application.is_noted_as_cut(thread));
+    }
 }
 
 impl DoorHandler for Server {
@@ -177,9 +196,9 @@ impl DoorHandler for Server {
         if left != 0 {
             application.note_left(meter, left, change);
         }
-        if kept != 0 && application.is_to_leave(self.thread, &mut tenant, kept, found_no_piece) {
-            application.thread_leaves(self.thread, &mut tenant, (meter.route, kept));
-            self.leaves.set(true);
+        // One test for what nearly all requests are: nothing is kept, and nothing is cut.
+        if kept | usize::from(self.is_cut.get()) != 0 {
+            self.look_at_kept(&mut tenant, meter, kept, found_no_piece);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::application::Application;
 use std::sync::atomic::Ordering;
-use transom_arena::Tenant;
+use transom_arena::{Pieces, Tenant};
 use transom_doors::now_ns;
 
 impl Application {
@@ -13,16 +13,28 @@ impl Application {
         place: u32,
         tenant: &mut Tenant,
         kept: usize,
-        found_no_piece: bool,
+        found_no_piece: Option<Pieces>,
     ) -> bool {
         if self.keeps_too_much(kept) {
             return true;
         }
         let cut = self.keeping().cut(place);
+        if kept == 0 {
+            // All of the arena is one piece.
+            cut.since_ns.store(0, Ordering::Relaxed);
+            return false;
+        }
         match cut.since_ns() {
-            0 => found_no_piece && self.is_cut(place, tenant),
+            0 => found_no_piece.is_some_and(|pieces| {
+                cut.note(pieces);
+                self.is_cut(place, tenant)
+            }),
             // A thread has left for it already, and that has not helped.
             _ => {
+                // Requests that have only these find none for longer.
+                if found_no_piece == Some(Pieces::BelowTheKept) {
+                    cut.note(Pieces::BelowTheKept);
+                }
                 if cut.is_to_be_looked_at() {
                     self.is_cut(place, tenant);
                 }
@@ -31,11 +43,17 @@ impl Application {
         }
     }
 
+    /// Whether the bucket was cut when that was looked at last.
+    pub(crate) fn is_noted_as_cut(&self, place: u32) -> bool {
+        self.keeping().cut(place).since_ns() != 0
+    }
+
     /// Whether the bucket is cut: that is noted.
     #[cold]
     fn is_cut(&self, place: u32, tenant: &mut Tenant) -> bool {
         let cut = self.keeping().cut(place);
-        let (is_cut, now_ns) = (self.keeps_too_much(tenant.cost_of_kept()), now_ns());
+        let costs = tenant.cost_of_kept(cut.pieces());
+        let (is_cut, now_ns) = (self.keeps_too_much(costs), now_ns());
         cut.looked_ns.store(now_ns, Ordering::Relaxed);
         match (is_cut, cut.since_ns()) {
             (true, 0) => cut.since_ns.store(now_ns, Ordering::Relaxed),
@@ -48,7 +66,7 @@ impl Application {
     /// A new thread has taken the place of one that has ended: perhaps its thread-locals were what had cut
     /// the bucket.
     pub(super) fn look_at_cut_again(&self, place: u32, tenant: &mut Tenant) {
-        if self.keeping().cut(place).since_ns() != 0 {
+        if self.is_noted_as_cut(place) {
             self.is_cut(place, tenant);
         }
     }

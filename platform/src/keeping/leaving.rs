@@ -73,7 +73,7 @@ impl Application {
             info!(
                 route,
                 kept,
-                costs = tenant.cost_of_kept(),
+                costs = tenant.cost_of_kept(keeping.cut(place).pieces()),
                 keep,
                 threads_replaced,
                 "what a bucket keeps cuts it in pieces, and a request found none that was large enough: its \

@@ -5,13 +5,16 @@ use std::io::{self, Read};
 use std::mem;
 use std::ptr::NonNull;
 
-use transom_arena::refusing;
+use transom_arena::{current_room_to_grow, refusing};
 
 use crate::failure::Failure;
 use crate::outgrown::io_unless_exhausted;
 
 /// How much a body of unknown length is collected at a time: the size of a page, as good as any.
 const STEP_BYTES: usize = 4096;
+
+/// A body is small beside a piece that is so many times larger.
+const SMALL_PART: usize = 64;
 
 /// The source of a streamed body, behind a cell because handlers have only `&Request`.
 pub(super) struct Stream(RefCell<Option<NonNull<dyn Read>>>);
@@ -97,21 +100,40 @@ fn collect_unknown(stream: &Stream) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     loop {
         let start = body.len();
-        if body.capacity() - start < STEP_BYTES {
-            // Doubling may ask for more than is left where the next step alone would fit.
-            refusing(|| {
-                body.try_reserve(STEP_BYTES)
-                    .or_else(|_| body.try_reserve_exact(STEP_BYTES))
-            })
-            .map_err(|_| too_large())?;
+        if body.capacity() - start < STEP_BYTES && !make_room(&mut body) {
+            return Err(too_large());
         }
         body.resize(start + STEP_BYTES, 0);
         let read = stream.read(&mut body[start..]).map_err(cut_short)?;
         body.truncate(start + read);
         if read == 0 {
+            body.shrink_to_fit();
             return Ok(body);
         }
     }
+}
+
+/// Makes room for one step more, and for as many as there are bytes already, if that can be. False if there
+/// is no room. So the bytes are moved a few times only, however many come.
+fn make_room(body: &mut Vec<u8>) -> bool {
+    let had = body.len();
+    let (beside, largest) = current_room_to_grow(body.as_ptr()).unwrap_or((0, usize::MAX));
+    refusing(|| {
+        // One that cannot grow where it is needs a second piece for each move. While it is small, two are no
+        // matter. Then it moves once more, into the largest, and has all of that.
+        let is_last_move = had > largest / SMALL_PART && had + beside < largest;
+        if is_last_move && body.try_reserve_exact(largest - had).is_ok() {
+            return true;
+        }
+        let mut more = had.max(STEP_BYTES);
+        while body.try_reserve_exact(more).is_err() {
+            if more == STEP_BYTES {
+                return false;
+            }
+            more = (more / 2).max(STEP_BYTES);
+        }
+        true
+    })
 }
 
 fn too_large() -> Failure {

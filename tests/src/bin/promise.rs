@@ -6,8 +6,11 @@
 //! | `GET /` | answers |
 //! | `GET /local/N` | adds to a thread-local vector, which is made at its first use |
 //! | `GET /fill/KIB` | allocates and fills |
+//! | `GET /bump/KIB` | allocates from `request.arena()` and fills |
 //! | `GET /cache/N` | puts N in a static cache, which forgets the oldest of 100 entries |
 //! | `GET /cut/KIB/PLACE` | allocates, and then keeps 64 bytes in a list: a `static` one, or a thread's own (`local`) |
+//! | `DELETE /entries` | empties the static list |
+//! | `POST /length` | says how long its body is |
 //! | `POST /entry` | keeps 64 bytes in the static list |
 //! | `GET /c/KIB` | allocates with `malloc`, fills, and frees; 507 if it gets nothing |
 //! | `GET /names` | asks the C library for the addresses of localhost |
@@ -29,7 +32,7 @@
 //! | `POST`, `GET`, `DELETE /items/…` | a map in a `Shared` cell that clients may fill |
 //! | `GET /upper/TURNS`, `GET /lru/TURNS` | loops with little in use at any time; says the arena's high water |
 //!
-//! With `PROMISE_ESCAPE=1` it is served by the jump: for `/walk` only.
+//! With `PROMISE_ESCAPE=1` it is served by the jump: for `/walk`, `/fill` and `/cut` only.
 
 use serde::Deserialize;
 use std::cell::RefCell;
@@ -54,6 +57,20 @@ fn block(bytes: usize) -> usize {
 
 fn fill(request: &Request) -> Result<String, Failure> {
     Ok(format!("{} bytes\n", block(kib(request)?)))
+}
+
+fn bump(request: &Request) -> Result<String, Failure> {
+    let bytes = request.arena().alloc_slice_fill_copy(kib(request)?, 7u8);
+    Ok(format!("{} bytes\n", black_box(bytes).len()))
+}
+
+fn length(request: &Request) -> String {
+    let (body, high_water) = (request.body(), request.memory().high_water);
+    let is_whole = body
+        .iter()
+        .zip((0..=250).cycle())
+        .all(|(&is, was)| is == was);
+    format!("{} {is_whole} {high_water}\n", body.len())
 }
 
 /// The entries are of different sizes, and made in whatever bucket it happens to be.
@@ -93,6 +110,12 @@ fn cut(request: &Request) -> Result<String, Failure> {
     };
     drop(temporary);
     Ok(said)
+}
+
+fn forget_entries(_: &Request) -> Result<&'static str, Failure> {
+    let entries = std::mem::take(&mut *ENTRIES.lock()?);
+    drop(entries);
+    Ok("no entries\n")
 }
 
 fn entry(request: &Request) -> Result<String, Failure> {
@@ -580,7 +603,10 @@ fn main() -> ExitCode {
         .get("/signals", signals)
         .get("/cache/{n}", cache)
         .get("/cut/{kib}/{place}", cut)
+        .get("/bump/{kib}", bump)
+        .post("/length", length)
         .post("/entry", entry)
+        .delete("/entries", forget_entries)
         .get("/c/{kib}", c)
         .get("/broken/{after}", broken)
         .get("/c/leave/{kib}/{then}", c_leave)
@@ -612,7 +638,8 @@ fn main() -> ExitCode {
     if std::env::var_os("PROMISE_ESCAPE").is_none() {
         return app.serve();
     }
-    // SAFETY: the one handler that is asked for then, `/walk`, holds no lock and no scope and keeps nothing
-    // beyond its request. The folders that it has open stay open.
+    // SAFETY: of the handlers that are asked for then, `/walk` and `/fill` hold no lock and no scope and keep
+    // nothing beyond their requests. The folders that `/walk` has open stay open. `/cut` is asked for what
+    // fits, so that it is not left; what it keeps lies above the mark, where a later jump frees nothing.
     unsafe { app.escaping() }.serve()
 }
