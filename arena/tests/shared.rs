@@ -697,6 +697,7 @@ fn no_request_takes_a_cell_away_from_the_others() {
     common::passes_in_a_child("child_whose_parked_change_has_spilled", &[]);
     common::passes_in_a_child("child_whose_share_would_be_in_pieces", &[]);
     common::passes_in_a_child("child_whose_text_is_extended_by_more_than_it_has", &[]);
+    common::passes_in_a_child("child_whose_restore_is_parked", &[]);
 }
 
 /// Runs a change in a request; whether the request has outgrown what it could have.
@@ -1247,4 +1248,27 @@ fn child_whose_text_is_extended_by_more_than_it_has() {
     END.store(true, Ordering::SeqCst);
     holders.into_iter().for_each(|finish| finish());
     assert!(!TEXT.is_poisoned());
+}
+
+/// What it has made is not charged to the value that the cell has, nor to a later one.
+#[test]
+#[ignore = "takes the shared heap from the other tests; run by the one above"]
+fn child_whose_restore_is_parked() {
+    static CELL: Shared<Vec<Vec<u8>>> = Shared::new(Vec::new());
+    let push = |tenant: &mut Tenant| !is_refused(tenant, || CELL.with(|list| list.push(vec![1])));
+    parks(|_| CELL.restore(|| [500, 700, 1 << 20].map(|kib| vec![1; kib << 10]).into()));
+    assert!(transom_arena::overdraft_usage().kept > 600 << 10);
+    on_bucket_thread(move |tenant| {
+        assert!(push(tenant));
+        CELL.restore(|| vec![vec![1; 10], vec![1; 10]]);
+        assert!(push(tenant));
+        // What a restore that returns has made is its cell's: also what it owes.
+        assert!(outgrows(tenant, || {
+            CELL.restore(|| vec![vec![1; 700 << 10]]);
+            Ok(())
+        }));
+        assert!(is_refused(tenant, || CELL.with(|list| list.push(vec![1]))));
+        CELL.with_room(0, Vec::clear).expect("whole");
+        assert!(push(tenant));
+    });
 }

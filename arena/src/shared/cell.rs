@@ -382,7 +382,9 @@ impl<T: 'static> Shared<T> {
             }
             self.own_pool().unwrap_or(0)
         });
-        let (fresh, bytes) = aimed_at(pool, self.address(), || {
+        // Parked in `make`, nothing of it is this cell's: neither what it owes nor what it has made.
+        let maker = super::new_maker();
+        let (fresh, bytes) = aimed_at(pool, maker, || {
             let before = thread(|t| t.net.get());
             let fresh = Box::new(make());
             (fresh, thread(|t| t.net.get()) - before)
@@ -409,6 +411,7 @@ impl<T: 'static> Shared<T> {
                         .store(Box::into_raw(fresh), Ordering::Relaxed);
                 }
             }
+            super::hand_over(maker, self.address());
             self.lock.set_bytes(bytes);
             self.lock.set_whole();
             old

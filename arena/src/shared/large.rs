@@ -97,14 +97,19 @@ pub(super) fn gone(pool: usize, address: usize, size: usize) {
 
 /// The value of the cell is lost: what it has is no block of the one that comes after it.
 pub(super) fn disown(owner: usize) {
+    hand_over(owner, NO_CELL);
+}
+
+/// What the one has made is the other's.
+pub(super) fn hand_over(from: usize, to: usize) {
     for (pool, of_pool) in POOLS.iter().zip(&OF_POOLS) {
-        if of_pool.largest_of(owner) == 0 {
+        if of_pool.largest_of(from) == 0 {
             continue;
         }
         let _locked = pool.lock();
         for block in &of_pool.blocks {
-            if block.owner.load(Ordering::Relaxed) == owner {
-                block.owner.store(NO_CELL, Ordering::Relaxed);
+            if block.owner.load(Ordering::Relaxed) == from {
+                block.owner.store(to, Ordering::Relaxed);
             }
         }
     }
