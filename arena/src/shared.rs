@@ -183,6 +183,22 @@ fn disown(owner: usize) {
     overdraft::forgive(owner);
 }
 
+/// Who makes a value that is in no cell yet: an odd number, which is no cell's address, and no other maker's.
+fn new_maker() -> usize {
+    static LAST: AtomicUsize = AtomicUsize::new(1);
+    LAST.fetch_add(2, Ordering::Relaxed)
+}
+
+/// The cell gets the value that this maker has made; what its old value has is no cell's from then on. With
+/// the cell's lock.
+#[cold]
+fn hand_over(maker: usize, owner: usize) {
+    ensure_stack(STACK_MARGIN);
+    disown(owner);
+    large::hand_over(maker, owner);
+    overdraft::hand_over(maker, owner);
+}
+
 /// Makes a heap of so many bytes in a block of the shared heap. Its number; `None` if there is no room, or
 /// there are as many as can be.
 fn make_pool(bytes: usize) -> Option<usize> {

@@ -696,6 +696,8 @@ fn no_request_takes_a_cell_away_from_the_others() {
     common::passes_in_a_child("child_whose_changes_need_more_than_one_piece", &[]);
     common::passes_in_a_child("child_whose_parked_change_has_spilled", &[]);
     common::passes_in_a_child("child_whose_share_would_be_in_pieces", &[]);
+    common::passes_in_a_child("child_whose_text_is_extended_by_more_than_it_has", &[]);
+    common::passes_in_a_child("child_whose_restore_is_parked", &[]);
 }
 
 /// Runs a change in a request; whether the request has outgrown what it could have.
@@ -1206,4 +1208,67 @@ fn child_whose_share_would_be_in_pieces() {
         assert!(is_refused(tenant, || LARGE.with(|bytes| bytes.push(1))));
     });
     assert!(!LARGE.is_poisoned());
+}
+
+/// The free bytes are in two pieces: one holds what is added, another twice what there is, and none the sum.
+#[test]
+#[ignore = "takes the shared heap from the other tests; run by the one above"]
+fn child_whose_text_is_extended_by_more_than_it_has() {
+    static TEXT: Shared<String> = Shared::new(String::new());
+    static PINS: Shared<Vec<Vec<u8>>> = Shared::new(Vec::new());
+    static END: AtomicBool = AtomicBool::new(false);
+    common::buckets(); // from here on there is a shared heap
+    let holders = holders(&END);
+    on_bucket_thread(|tenant| {
+        let made = tenant.enter(&never_stuck, |_| {
+            PINS.with_room(0, |pins| {
+                pins.push(vec![1; 350 << 10]);
+                pins.push(vec![1; 16 << 10]);
+            })?;
+            TEXT.with_room(0, |text| text.reserve_exact(130 << 10))?;
+            PINS.with_room(0, |pins| {
+                pins.push(vec![1; 16 << 10]);
+                drop(pins.swap_remove(0));
+            })
+        });
+        assert!(matches!(made.result, Ok(Ok(()))), "{made:?}");
+        let mut lens = (0..SHARED_HEAP).rev().step_by(1 << 10);
+        let is_added = |len: &usize| {
+            let len = *len;
+            !is_refused(tenant, || {
+                TEXT.with_room(len, |text| {
+                    text.extend((0..130 << 10).map(|_| 'x'));
+                    text.reserve(len);
+                })
+            })
+        };
+        let len = lens.find(is_added).expect("something is");
+        assert!(len > 130 << 10, "{len}");
+    });
+    END.store(true, Ordering::SeqCst);
+    holders.into_iter().for_each(|finish| finish());
+    assert!(!TEXT.is_poisoned());
+}
+
+/// What it has made is not charged to the value that the cell has, nor to a later one.
+#[test]
+#[ignore = "takes the shared heap from the other tests; run by the one above"]
+fn child_whose_restore_is_parked() {
+    static CELL: Shared<Vec<Vec<u8>>> = Shared::new(Vec::new());
+    let push = |tenant: &mut Tenant| !is_refused(tenant, || CELL.with(|list| list.push(vec![1])));
+    parks(|_| CELL.restore(|| [500, 700, 1 << 20].map(|kib| vec![1; kib << 10]).into()));
+    assert!(transom_arena::overdraft_usage().kept > 600 << 10);
+    on_bucket_thread(move |tenant| {
+        assert!(push(tenant));
+        CELL.restore(|| vec![vec![1; 10], vec![1; 10]]);
+        assert!(push(tenant));
+        // What a restore that returns has made is its cell's: also what it owes.
+        assert!(outgrows(tenant, || {
+            CELL.restore(|| vec![vec![1; 700 << 10]]);
+            Ok(())
+        }));
+        assert!(is_refused(tenant, || CELL.with(|list| list.push(vec![1]))));
+        CELL.with_room(0, Vec::clear).expect("whole");
+        assert!(push(tenant));
+    });
 }

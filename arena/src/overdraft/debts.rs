@@ -85,8 +85,13 @@ impl Debts {
 
     /// The cell owes nothing any more.
     pub(super) fn forgive(&self, cell: usize) {
-        for (_, debt) in self.of(cell) {
-            debt.cell.store(NO_CELL, Ordering::Relaxed);
+        self.hand_over(cell, NO_CELL);
+    }
+
+    /// What the one owes is owed by the other.
+    pub(super) fn hand_over(&self, from: usize, to: usize) {
+        for (_, debt) in self.of(from) {
+            debt.cell.store(to, Ordering::Relaxed);
         }
     }
 }

@@ -55,7 +55,8 @@ const NO_POOL_YET: usize = usize::MAX;
 ///   poisoned, or if it was reading, not to be changed any more. `restore` puts a fresh value elsewhere; the
 ///   coroutine has the old one for as long as it likes.
 /// * A vector or a hash map doubles, in one piece. So a change also needs a free piece of twice the cell's
-///   largest block, beside its own room, and 20 KiB for small blocks (of a small heap, a 16th). (What a block
+///   largest block, beside its own room (or, if that is more than the block, one of the block and the room
+///   together), and 20 KiB for small blocks (of a small heap, a 16th). (What a block
 ///   is that is smaller than a 64th of the heap is not looked at: it counts as one. A block that is moved to
 ///   another cell counts for the one in which it was made, until it is freed.) Where that piece is not there,
 ///   and a request's share of the overdraft would hold it, a share is set aside while the closure runs;
@@ -262,8 +263,9 @@ impl<T: 'static> Shared<T> {
     }
 
     /// So that the change can be done, or is refused before it begins: a free piece of `room` bytes, one to
-    /// which the largest block may double, and small blocks, all at the same time. Where the second is not
-    /// there, a share of the overdraft is set aside for it.
+    /// which the largest block may double, and small blocks, all at the same time; or one to which the
+    /// largest block may grow by `room`. Where what grows has no piece, a share of the overdraft is set aside
+    /// for it.
     fn check_room(
         &self,
         pool: usize,
@@ -282,10 +284,14 @@ impl<T: 'static> Shared<T> {
         let with_small = |bytes: usize| chunk(bytes.min(isize::MAX as usize)) + small;
         let largest = largest_of(pool, self.address()).max(owed);
         let (room_piece, doubled) = (with_small(room), with_small(largest.saturating_mul(2)));
+        // A vector or a text that is extended by more than it has: then its own room comes in this piece.
+        let grown = with_small(largest.saturating_add(largest.max(room)));
         // In one piece they fit in whatever order they are made. In two, each with room for all small blocks,
         // either may be made first, and then lies where the allocator puts it.
         if has_pieces(heap, [room_piece.saturating_add(doubled) - small, 0])
-            || has_pieces(heap, [room_piece, doubled]) && has_pieces(heap, [doubled, room_piece])
+            || has_pieces(heap, [grown, 0])
+                && has_pieces(heap, [room_piece, doubled])
+                && has_pieces(heap, [doubled, room_piece])
         {
             return Ok(None);
         }
@@ -293,8 +299,8 @@ impl<T: 'static> Shared<T> {
             return Err(self.full(pool, room));
         }
         // The one that is made last is then what does not fit.
-        let share = SetAside::new(bucket, room_piece.max(doubled));
-        share.map(Some).ok_or_else(|| self.full(pool, doubled))
+        let share = SetAside::new(bucket, grown);
+        share.map(Some).ok_or_else(|| self.full(pool, grown))
     }
 
     /// Who it is, where that is noted.
@@ -376,7 +382,9 @@ impl<T: 'static> Shared<T> {
             }
             self.own_pool().unwrap_or(0)
         });
-        let (fresh, bytes) = aimed_at(pool, self.address(), || {
+        // Parked in `make`, nothing of it is this cell's: neither what it owes nor what it has made.
+        let maker = super::new_maker();
+        let (fresh, bytes) = aimed_at(pool, maker, || {
             let before = thread(|t| t.net.get());
             let fresh = Box::new(make());
             (fresh, thread(|t| t.net.get()) - before)
@@ -403,6 +411,7 @@ impl<T: 'static> Shared<T> {
                         .store(Box::into_raw(fresh), Ordering::Relaxed);
                 }
             }
+            super::hand_over(maker, self.address());
             self.lock.set_bytes(bytes);
             self.lock.set_whole();
             old

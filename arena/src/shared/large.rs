@@ -43,15 +43,23 @@ impl Blocks {
         self.blocks.iter().find(is_it)
     }
 
+    /// The pool's lock need not be held, only the cell's: its own blocks stay where they are noted, while
+    /// others come and go before and behind them. So all places are looked at.
     fn largest_of(&self, owner: usize) -> usize {
-        let is_there = |block: &&Block| block.address.load(Ordering::Relaxed) != 0;
-        let there = self.blocks.iter().filter(is_there);
-        there
-            .take(self.count.load(Ordering::Relaxed))
-            .filter(|block| block.owner.load(Ordering::Relaxed) == owner)
-            .fold(0, |most, block| {
-                most.max(block.size.load(Ordering::Relaxed))
-            })
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let is_its = |block: &&Block| {
+            block.address.load(Ordering::Acquire) != 0
+                && block.owner.load(Ordering::Relaxed) == owner
+        };
+        let size = |block: &Block| block.size.load(Ordering::Relaxed);
+        self.blocks
+            .iter()
+            .filter(is_its)
+            .map(size)
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -69,7 +77,7 @@ pub(super) fn made(pool: usize, address: usize, size: usize, owner: usize) {
     if let Some(block) = of_pool.find(0) {
         block.size.store(size, Ordering::Relaxed);
         block.owner.store(owner, Ordering::Relaxed);
-        block.address.store(address, Ordering::Relaxed);
+        block.address.store(address, Ordering::Release); // with its owner
         of_pool.count.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -89,14 +97,19 @@ pub(super) fn gone(pool: usize, address: usize, size: usize) {
 
 /// The value of the cell is lost: what it has is no block of the one that comes after it.
 pub(super) fn disown(owner: usize) {
+    hand_over(owner, NO_CELL);
+}
+
+/// What the one has made is the other's.
+pub(super) fn hand_over(from: usize, to: usize) {
     for (pool, of_pool) in POOLS.iter().zip(&OF_POOLS) {
-        if of_pool.largest_of(owner) == 0 {
+        if of_pool.largest_of(from) == 0 {
             continue;
         }
         let _locked = pool.lock();
         for block in &of_pool.blocks {
-            if block.owner.load(Ordering::Relaxed) == owner {
-                block.owner.store(NO_CELL, Ordering::Relaxed);
+            if block.owner.load(Ordering::Relaxed) == from {
+                block.owner.store(to, Ordering::Relaxed);
             }
         }
     }
@@ -109,4 +122,31 @@ pub(super) fn largest_of(pool: usize, owner: usize) -> usize {
     [0, pool].iter().fold(small, |most, &pool| {
         most.max(OF_POOLS[pool].largest_of(owner))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Block, Blocks, PARTS};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// As a scan finds it that has read the count before another cell's block was noted before its own.
+    #[test]
+    fn a_block_counts_whatever_was_noted_before_it_meanwhile() {
+        let blocks = Blocks {
+            count: AtomicUsize::new(1),
+            blocks: [const {
+                Block {
+                    address: AtomicUsize::new(0),
+                    size: AtomicUsize::new(0),
+                    owner: AtomicUsize::new(0),
+                }
+            }; PARTS],
+        };
+        for (block, owner) in blocks.blocks.iter().zip([8, 16]) {
+            block.size.store(100 * owner, Ordering::Relaxed);
+            block.owner.store(owner, Ordering::Relaxed);
+            block.address.store(4096 * owner, Ordering::Relaxed);
+        }
+        assert_eq!(blocks.largest_of(16), 1600);
+    }
 }
