@@ -237,6 +237,11 @@ fn wait_until(until: Instant, mut is_done: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// Tries until it is done, for [`A_MOMENT`] at most.
+pub(crate) fn wait_a_moment(is_done: impl FnMut() -> bool) -> bool {
+    wait_until(Instant::now() + A_MOMENT, is_done)
+}
+
 /// Bytes that can be set aside in all.
 fn usable() -> usize {
     OVERDRAFT.pool().len().saturating_sub(OVERDRAFT.kept())
@@ -270,6 +275,11 @@ fn end_drawing(bucket: &Bucket) {
         SET_ASIDE.fetch_sub(overdraft_share(), Ordering::SeqCst);
     }
     bucket.events.remove(DRAWS);
+    came_back();
+}
+
+/// Something came back that others may wait for, here or in the shared heap.
+pub(crate) fn came_back() {
     CAME_BACK.fetch_add(1, Ordering::SeqCst);
     // One that comes to wait after this look sees that the count has changed, and does not sleep.
     if WAITING.load(Ordering::SeqCst) > 0 {

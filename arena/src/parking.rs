@@ -13,6 +13,7 @@
 //! | what it has drawn from the overdraft, or has in the C heap | that is nobody's from then on: half of the pool is a cause to recycle |
 //! | what the cells that it was changing owe to the overdraft | they owe nothing any more |
 //! | the large blocks of those cells, which may double | they are no cell's any more |
+//! | what their changes were promised of it | it is given back |
 //! | the bytes of those cells in the shared heap | half of it is a cause to recycle; a cell's own quota stays used |
 //! | its thread's words: closures, cells that are locked, bytes made | they are put right, and the cells released |
 //!

@@ -122,6 +122,13 @@ impl Pool {
     }
 }
 
+/// Free bytes that are kept for somebody.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece {
+    block: NonNull<u8>,
+    layout: Layout,
+}
+
 /// A pool that this thread has locked.
 pub(crate) struct Locked<'p> {
     talc: MutexGuard<'p, RawMutex, Talc<Manual, DefaultBinning>>,
@@ -144,6 +151,15 @@ impl Locked<'_> {
     /// Whether there would be blocks of so many bytes, one beside the other, if they were made in this order.
     /// It is tried: the free bytes may be in many pieces.
     pub(crate) fn has_pieces(&mut self, sizes: [usize; 2]) -> bool {
+        let pieces = self.take(sizes);
+        pieces.is_some_and(|pieces| {
+            self.give_back(pieces);
+            true
+        })
+    }
+
+    /// Takes pieces of so many bytes (0: none), in this order, or none of them. They are not counted as used.
+    pub(crate) fn take(&mut self, sizes: [usize; 2]) -> Option<[Option<Piece>; 2]> {
         let layout_of = |size: usize| Layout::from_size_align(size, align_of::<usize>()).ok();
         let mut has_all = self.pool.len() > 0;
         let pieces = sizes.map(|size| {
@@ -151,13 +167,24 @@ impl Locked<'_> {
             // SAFETY: the size is not zero.
             let piece = layout.and_then(|layout| unsafe { self.talc.allocate(layout) });
             has_all &= size == 0 || piece.is_some();
-            piece.zip(layout)
+            piece
+                .zip(layout)
+                .map(|(block, layout)| Piece { block, layout })
         });
-        for (piece, layout) in pieces.into_iter().flatten() {
-            // SAFETY: just made with this layout, and given to nobody.
-            unsafe { self.talc.deallocate(piece.as_ptr(), layout) };
+        if !has_all {
+            self.give_back(pieces);
+            return None;
         }
-        has_all
+        Some(pieces)
+    }
+
+    /// Gives pieces back that were taken of this pool.
+    pub(crate) fn give_back(&mut self, pieces: [Option<Piece>; 2]) {
+        for piece in pieces.into_iter().flatten() {
+            // SAFETY: made by `take` with this layout, and used by nobody. A piece is given back once: who
+            // has it takes it out of where it lies for that.
+            unsafe { self.talc.deallocate(piece.block.as_ptr(), piece.layout) };
+        }
     }
 
     /// # Safety

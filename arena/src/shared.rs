@@ -8,6 +8,7 @@ mod cell;
 mod held;
 mod large;
 mod lock;
+mod promise;
 
 use crate::allocator;
 use crate::bucket::Bucket;
@@ -114,20 +115,21 @@ pub(crate) fn allocate(layout: Layout) -> Option<*mut u8> {
     if !INSTALLED.load(Ordering::Relaxed) {
         return Some(allocator::from_process_heap(layout));
     }
-    ensure_stack(STACK_MARGIN); // a stack overflow under this lock would leave it locked
     let pool = thread(|t| t.pool.get());
-    let block = POOLS[pool].lock().allocate(layout)?;
+    let block = promise::with_promises(pool, |locked| {
+        let block = locked.allocate(layout)?;
+        count(chunk(layout.size()) as isize);
+        Some(block)
+    })?;
     note_made(pool, block, layout.size());
     Some(block.as_ptr())
 }
 
 fn note_made(pool: usize, block: NonNull<u8>, size: usize) {
-    count(chunk(size) as isize);
     large::made(pool, block.as_ptr().addr(), size, thread(|t| t.owner.get()));
 }
 
 fn note_freed(pool: usize, block: NonNull<u8>, size: usize) {
-    count(-(chunk(size) as isize));
     large::gone(pool, block.as_ptr().addr(), size);
 }
 
@@ -144,6 +146,7 @@ fn count(bytes: isize) {
 pub(crate) unsafe fn deallocate(block: NonNull<u8>, layout: Layout) {
     ensure_stack(STACK_MARGIN);
     let pool = pool_of(block.as_ptr().addr());
+    count(-(chunk(layout.size()) as isize));
     note_freed(pool, block, layout.size());
     // SAFETY: as promised by the caller.
     unsafe { POOLS[pool].lock().deallocate(block, layout) };
@@ -160,19 +163,19 @@ pub(crate) unsafe fn resize(block: NonNull<u8>, layout: Layout, new_size: usize)
     if new_size > layout.size() && thread(|t| t.outside.get() > 0 && t.pool.get() != pool) {
         return false;
     }
-    // SAFETY: as promised by the caller.
-    let done = unsafe { POOLS[pool].lock().resize(block, layout, new_size) };
+    let done = promise::with_promises(pool, |locked| {
+        // SAFETY: as promised by the caller.
+        let done = unsafe { locked.resize(block, layout, new_size) };
+        if done {
+            count(chunk(new_size) as isize - chunk(layout.size()) as isize);
+        }
+        done
+    });
     if done {
         note_freed(pool, block, layout.size());
         note_made(pool, block, new_size);
     }
     done
-}
-
-/// Whether the pool has pieces of so many bytes now, one beside the other, if they are made in this order.
-fn has_pieces(pool: &Pool, sizes: [usize; 2]) -> bool {
-    ensure_stack(STACK_MARGIN);
-    pool.lock().has_pieces(sizes)
 }
 
 /// The value of a cell is lost, by the cell's address: what it has stays where it is, and is not to be

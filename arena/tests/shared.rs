@@ -698,6 +698,7 @@ fn no_request_takes_a_cell_away_from_the_others() {
     common::passes_in_a_child("child_whose_share_would_be_in_pieces", &[]);
     common::passes_in_a_child("child_whose_text_is_extended_by_more_than_it_has", &[]);
     common::passes_in_a_child("child_whose_restore_is_parked", &[]);
+    common::passes_in_a_child("child_whose_changes_were_promised_the_same_room", &[]);
 }
 
 /// Runs a change in a request; whether the request has outgrown what it could have.
@@ -1271,4 +1272,74 @@ fn child_whose_restore_is_parked() {
         CELL.with_room(0, Vec::clear).expect("whole");
         assert!(push(tenant));
     });
+}
+
+/// What one change was promised is not promised to a change of another cell, until it has ended in whatever
+/// way.
+#[test]
+#[ignore = "takes the shared heap from the other tests; run by the one above"]
+fn child_whose_changes_were_promised_the_same_room() {
+    static ONE: Shared<Vec<u8>> = Shared::new(Vec::new());
+    static OTHER: Shared<Vec<u8>> = Shared::new(Vec::new());
+    static BEGUN: AtomicUsize = AtomicUsize::new(0);
+    static TRIED: AtomicUsize = AtomicUsize::new(0);
+    const LEN: usize = 600 << 10;
+    fn fill(cell: &Shared<Vec<u8>>) -> Result<(), SharedError> {
+        cell.with_room(LEN, |bytes| {
+            *bytes = Vec::new();
+            *bytes = vec![7; LEN];
+        })?;
+        cell.with_room(0, |bytes| *bytes = Vec::new())
+    }
+    common::buckets(); // from here on there is a shared heap
+    for round in 1..=5 {
+        let holder = start_on(next_bucket(), move |tenant| {
+            let outcome = tenant.enter(&never_stuck, |_| {
+                ONE.with_once(|_| ())?;
+                ONE.with_room(LEN, |bytes| {
+                    drop(black_box(vec![1u8; 300 << 10])); // for a moment
+                    BEGUN.fetch_add(1, Ordering::SeqCst);
+                    wait_for("the other has tried", || {
+                        TRIED.load(Ordering::SeqCst) == round
+                    });
+                    drop(black_box(vec![1u8; 300 << 10]));
+                    assert!(round != 2, "while it has a promise");
+                    *bytes = vec![7; LEN];
+                })?;
+                ONE.with_room(0, |bytes| *bytes = Vec::new())
+            });
+            match round {
+                2 => assert!(panic_message(outcome.result).starts_with("while it has")),
+                _ => assert!(matches!(outcome.result, Ok(Ok(()))), "{outcome:?}"),
+            }
+        });
+        on_bucket_thread(move |tenant| {
+            wait_for("it has begun", || BEGUN.load(Ordering::SeqCst) == round);
+            for _ in 0..3 {
+                assert!(is_refused(tenant, || fill(&OTHER)));
+            }
+            TRIED.store(round, Ordering::SeqCst);
+        });
+        finish(&holder);
+        ONE.restore(Vec::new);
+        on_bucket_thread(|tenant| assert!(!is_refused(tenant, || fill(&OTHER))));
+    }
+    // As clients do it, all at once: some are refused, and none outgrows what it has.
+    let clients = [&ONE, &OTHER].map(|cell| {
+        start_on(next_bucket(), move |tenant| {
+            for _ in 0..2000 {
+                let _ = is_refused(tenant, || fill(cell));
+            }
+        })
+    });
+    clients.iter().for_each(finish);
+    parks(|_| {
+        ONE.with_room(LEN, |bytes| {
+            drop(black_box(vec![1u8; 1 << 30]));
+            bytes.len()
+        })
+    });
+    wait_for("it is given up", || ONE.is_poisoned());
+    on_bucket_thread(|tenant| assert!(!is_refused(tenant, || fill(&OTHER))));
+    assert_eq!(transom_arena::overdraft_usage().used, 0);
 }

@@ -2,8 +2,9 @@
 
 use super::large::largest_of;
 use super::lock::{Access, Lock, State};
-use super::{POOLS, aimed_at, has_pieces, make_pool};
-use crate::overdraft::{SetAside, owed_by};
+use super::promise::{Promised, others_have_some};
+use super::{POOLS, aimed_at, make_pool};
+use crate::overdraft::{SetAside, owed_by, wait_a_moment};
 use crate::pool::chunk;
 use crate::recovery::{STACK_MARGIN, ensure_stack, exhausted};
 use crate::thread::{bound, thread};
@@ -62,6 +63,11 @@ const NO_POOL_YET: usize = usize::MAX;
 ///   and a request's share of the overdraft would hold it, a share is set aside while the closure runs;
 ///   without one the change is refused. One that may go without asks for what it needs itself: `with_room(0,
 ///   |list| refusing(|| list.try_reserve(1)).map(|()| list.push(n)))`, see [`refusing`](crate::refusing).
+/// * What a change needs is kept for it until it ends, so that no change of another cell is let in for the
+///   same bytes. One that finds too little because of that waits for a moment (25 ms), and then it is as if
+///   they were in use. (Where the free bytes are in pieces, the piece for a block that grows by more than it
+///   has is looked for, and not always kept. A thread that the handler has started itself is promised
+///   nothing.)
 /// * What the shared heap has no room for while the closure runs comes from the overdraft, and the request's
 ///   answer is a 500. What stays there is owed: for this cell the heap counts as full until there is room for
 ///   that too, or it is removed.
@@ -228,7 +234,7 @@ impl<T: 'static> Shared<T> {
             if room > 0 && exhausted().is_some() {
                 return Err(SharedError::Exhausted);
             }
-            let _share = self.check_room(pool, room)?;
+            let _promised = self.check_room(pool, room)?;
             let bucket = bound();
             let before = bucket.map_or(0, |bucket| {
                 bucket.last_change.set(Some(place));
@@ -270,9 +276,9 @@ impl<T: 'static> Shared<T> {
         &self,
         pool: usize,
         room: usize,
-    ) -> Result<Option<SetAside<'static>>, SharedError> {
+    ) -> Result<(Option<Promised<'static>>, Option<SetAside<'static>>), SharedError> {
         let Some(bucket) = bound().filter(|_| room > 0) else {
-            return Ok(None);
+            return Ok((None, None));
         };
         let heap = &POOLS[pool];
         // What lies in the overdraft for want of room counts as if it lay here.
@@ -286,21 +292,42 @@ impl<T: 'static> Shared<T> {
         let (room_piece, doubled) = (with_small(room), with_small(largest.saturating_mul(2)));
         // A vector or a text that is extended by more than it has: then its own room comes in this piece.
         let grown = with_small(largest.saturating_add(largest.max(room)));
-        // In one piece they fit in whatever order they are made. In two, each with room for all small blocks,
-        // either may be made first, and then lies where the allocator puts it.
-        if has_pieces(heap, [room_piece.saturating_add(doubled) - small, 0])
-            || has_pieces(heap, [grown, 0])
-                && has_pieces(heap, [room_piece, doubled])
-                && has_pieces(heap, [doubled, room_piece])
-        {
-            return Ok(None);
+        let promised = |may_share: bool| {
+            Promised::new(bucket, self.address(), pool, |locked| {
+                // In one piece they fit in whatever order they are made. In two, each with room for all small
+                // blocks, either may be made first, and then lies where the allocator puts it.
+                let one = [room_piece.saturating_add(doubled) - small, 0];
+                let two = [room_piece, doubled];
+                if locked.has_pieces(one) {
+                    Some(one)
+                } else if [[grown, 0], two, [doubled, room_piece]]
+                    .into_iter()
+                    .all(|sizes| locked.has_pieces(sizes))
+                {
+                    let both = [grown, room_piece];
+                    Some(if locked.has_pieces(both) { both } else { two })
+                } else {
+                    may_share.then_some([room_piece, 0])
+                }
+            })
+        };
+        // Those that others were promised come back in a moment.
+        let mut promise = promised(false);
+        let needed = room_piece.saturating_add(doubled) - small;
+        let has_free = heap.used().saturating_add(needed) <= heap.len();
+        if promise.is_none() && has_free && others_have_some(bucket, pool) {
+            wait_a_moment(|| {
+                promise = promised(false);
+                promise.is_some() || !others_have_some(bucket, pool)
+            });
         }
-        if !has_pieces(heap, [room_piece, 0]) {
-            return Err(self.full(pool, room));
+        if let Some(promise) = promise {
+            return Ok((Some(promise), None));
         }
+        let promise = promised(true).ok_or_else(|| self.full(pool, room))?;
         // The one that is made last is then what does not fit.
-        let share = SetAside::new(bucket, grown);
-        share.map(Some).ok_or_else(|| self.full(pool, grown))
+        let share = SetAside::new(bucket, grown).ok_or_else(|| self.full(pool, grown))?;
+        Ok((Some(promise), Some(share)))
     }
 
     /// Who it is, where that is noted.

@@ -1,6 +1,7 @@
 //! The cells that a request has locked: released for it when it does not return.
 
 use super::lock::{Access, Lock};
+use super::promise::Promise;
 use crate::bucket::Bucket;
 use crate::cleanup::WayOut;
 use std::cell::Cell;
@@ -16,6 +17,8 @@ pub(super) struct Held {
     pub access: Access,
     /// What the thread's `net` was.
     pub since: isize,
+    /// What its change was promised.
+    pub promise: Option<Promise>,
 }
 
 /// Of one request, in the order in which they were locked.
@@ -52,6 +55,31 @@ impl HeldCells {
         self.count.set(self.count.get() + 1);
     }
 
+    pub(super) fn all(&self) -> &[Cell<Option<Held>>] {
+        &self.cells[..self.count.get()]
+    }
+
+    /// The change of the cell with that address has this promise.
+    pub(super) fn promise(&self, lock: usize, promise: Promise) {
+        self.replace_promise(lock, Some(promise));
+    }
+
+    pub(super) fn take_promise(&self, lock: usize) -> Option<Promise> {
+        self.replace_promise(lock, None)
+    }
+
+    fn replace_promise(&self, lock: usize, promise: Option<Promise>) -> Option<Promise> {
+        let is_it = |held: &Held| held.lock.addr() == lock;
+        let cell = self
+            .all()
+            .iter()
+            .find(|cell| cell.get().as_ref().is_some_and(is_it))?;
+        let mut held = cell.get()?;
+        let before = std::mem::replace(&mut held.promise, promise);
+        cell.set(Some(held));
+        before
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.count.get() == 0
     }
@@ -73,6 +101,9 @@ impl HeldCells {
     /// Its thread is gone, and has released what it held ([`give_up_closures`](super::give_up_closures)).
     /// What it has locked after that stays locked: it may have been a thread-local, which is gone with it.
     pub(crate) fn forget_all(&self) {
+        for held in self.all().iter().filter_map(Cell::take) {
+            held.promise.into_iter().for_each(Promise::end);
+        }
         self.count.set(0);
     }
 
@@ -85,10 +116,12 @@ impl HeldCells {
                 lock,
                 access,
                 since,
+                promise,
             }) = newest
             else {
                 continue;
             };
+            promise.into_iter().for_each(Promise::end);
             if bucket.is_in_a_frame(lock as usize) {
                 // A cell in a frame of the request is gone with the request, or parked with it. One in its
                 // arena may be kept there, for others; and a thread-local one is there for the next request.

@@ -165,6 +165,7 @@ impl Lock {
                 lock: self,
                 access,
                 since,
+                promise: None,
             });
         }
         since
