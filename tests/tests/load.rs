@@ -371,7 +371,7 @@ fn what_cannot_be_run_is_told_with_its_flag() {
     );
     told(
         &["--mix", all, "--target", "http://127.0.0.1:1"],
-        &["127.0.0.1:1", "nobody"],
+        &["127.0.0.1:1", "no process accepts"],
     );
     told(
         &["--mix", all, "--", "/no/such/server"],
