@@ -84,3 +84,7 @@ peers *FLAGS:
 # Licences, advisories, duplicate versions (needs cargo-deny).
 deny:
     cargo deny check
+
+# aarch64 programs under qemu-user.
+aarch64:
+    tests/aarch64.sh
