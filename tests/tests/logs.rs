@@ -233,7 +233,7 @@ fn a_program_that_is_larger_than_its_sum_says_so() {
         assert_eq!(server.get("/").status, 200);
         let line = |what: &str| server.lines().iter().any(|line| line.contains(what));
         assert_eq!(line("larger than the sum says"), is_said);
-        assert!(!is_said || line("have --constant "));
+        assert!(!is_said || line("set --constant "));
         let _ = server.stop();
     }
 }

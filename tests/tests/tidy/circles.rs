@@ -26,6 +26,7 @@ const CIRCLES: &[&[&str]] = &[&[
     "arena/src/shared/held.rs",
     "arena/src/shared/large.rs",
     "arena/src/shared/lock.rs",
+    "arena/src/shared/promise.rs",
     "arena/src/signal.rs",
     "arena/src/thread.rs",
 ]];
