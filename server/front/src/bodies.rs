@@ -248,8 +248,6 @@ impl<W: World> Loop<W> {
                 Received::Bytes(len) => {
                     *left -= len as u64;
                     upload.len += len as u32;
-                    // The read was cut by the body's length, which says nothing of the socket.
-                    connection.transport.readable |= len == most;
                     self.credit_sender(index, len);
                     true
                 }

@@ -226,8 +226,6 @@ impl<W: World> Loop<W> {
                     connection.outbox.pace.begin(limit, now);
                 }
                 connection.exchange.reply = Reply::Sending(body);
-                // No timer runs until it is known that the client has to be waited for.
-                self.table.unlink(index);
                 self.go_on_writing(index);
             }
             Err(error) => {

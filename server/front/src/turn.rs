@@ -65,12 +65,13 @@ pub(crate) struct Clock {
 
 impl Clock {
     fn now<W: World>() -> Self {
-        let now_ns = W::now_ns();
-        Clock {
-            now_ns,
-            now_ms: now_ns / 1_000_000,
+        let mut this = Clock {
+            now_ns: 0,
+            now_ms: 0,
             date: DateCache::new(W::unix_seconds()),
-        }
+        };
+        this.update::<W>();
+        this
     }
 
     fn update<W: World>(&mut self) {
