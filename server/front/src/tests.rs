@@ -278,6 +278,30 @@ fn lose(call: &mut Call<'_>) -> ! {
 /// Clients that can be opened, by path. Where there is none the door is away.
 type Shelf = Arc<Mutex<HashMap<PathBuf, VecDeque<AsyncClient>>>>;
 
+/// The memory of one loop.
+pub(crate) fn region_of(sizes: &Sizes, options: RegionOptions) -> Region {
+    let term = |name, count, unit| Term {
+        name,
+        count,
+        unit,
+        guards: 0,
+        holder: "a test",
+        flags: "",
+        place: Place::Region,
+    };
+    let bound = Bound::new(vec![
+        term("connections", 1, pages(sizes.table()).expect("small")),
+        term(
+            "partial heads",
+            usize::from(sizes.partial_heads),
+            sizes.head_limit,
+        ),
+        term("scratch", 1, sizes.scratch()),
+    ])
+    .expect("small");
+    Region::map(&bound, options).expect("maps")
+}
+
 struct Front {
     address: SocketAddr,
     shelf: Shelf,
@@ -297,26 +321,7 @@ impl Front {
 
     fn start_at(paths: &[PathBuf], asked: Asked, routes: &[(Option<&str>, &str, u16)]) -> Self {
         let sizes = asked.sizes();
-        let term = |name, count, unit| Term {
-            name,
-            count,
-            unit,
-            guards: 0,
-            holder: "a test",
-            flags: "",
-            place: Place::Region,
-        };
-        let bound = Bound::new(vec![
-            term("connections", 1, pages(sizes.table()).expect("small")),
-            term(
-                "partial heads",
-                usize::from(sizes.partial_heads),
-                sizes.head_limit,
-            ),
-            term("scratch", 1, sizes.scratch()),
-        ])
-        .expect("small");
-        let mut region = Region::map(&bound, RegionOptions::default()).expect("maps");
+        let mut region = region_of(&sizes, RegionOptions::default());
         let bell = Bell::new().expect("a descriptor");
         let shelf = Shelf::default();
         let mut opener = OpenerBuilder::default();

@@ -15,11 +15,12 @@ use crate::limit::ConnectionLimit;
 use crate::opener::Mailbox;
 use crate::parts::{Forward, Listener, Parts};
 use crate::stats::LoopStats;
+use crate::tests::region_of;
 use crate::turn::Loop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use transom_arena::{Bound, Place, Region, RegionOptions, Term, pages};
+use transom_arena::{Region, RegionOptions};
 use transom_doors::Bell;
 
 /// What became of a run.
@@ -49,7 +50,11 @@ pub(super) fn run(seed: u64, traced: bool) -> Played {
     let addresses = stage.addresses.clone();
     let stats: Arc<LoopStats> = Arc::default();
     set(Some(stage));
-    let mut region = region(&plan);
+    let options = RegionOptions {
+        lazy: true,
+        ..RegionOptions::default()
+    };
+    let mut region = region_of(&plan.sizes, options);
     let mut part = |name| region.take(name).expect("there");
     let parts = Parts {
         connections: part("connections"),
@@ -175,34 +180,6 @@ fn plan_events(plan: &Plan, stage: &mut Stage) {
     if plan.traits.neighbours {
         clock.after(0, Event::Neighbour);
     }
-}
-
-fn region(plan: &Plan) -> Region {
-    let sizes = &plan.sizes;
-    let term = |name, count, unit| Term {
-        name,
-        count,
-        unit,
-        guards: 0,
-        holder: "the simulator",
-        flags: "",
-        place: Place::Region,
-    };
-    let bound = Bound::new(vec![
-        term("connections", 1, pages(sizes.table()).expect("small")),
-        term(
-            "partial heads",
-            usize::from(sizes.partial_heads),
-            sizes.head_limit,
-        ),
-        term("scratch", 1, sizes.scratch()),
-    ])
-    .expect("small");
-    let options = RegionOptions {
-        lazy: true,
-        ..RegionOptions::default()
-    };
-    Region::map(&bound, options).expect("maps")
 }
 
 /// Gives a region back that is never given back elsewhere: its only holder, the loop, has been dropped.
