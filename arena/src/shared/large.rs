@@ -23,20 +23,22 @@ struct Blocks {
     blocks: [Block; PARTS],
 }
 
-static OF_POOLS: [Blocks; POOLS_MAX] = [const {
-    Blocks {
-        count: AtomicUsize::new(0),
-        blocks: [const {
-            Block {
-                address: AtomicUsize::new(0),
-                size: AtomicUsize::new(0),
-                owner: AtomicUsize::new(0),
-            }
-        }; PARTS],
-    }
-}; POOLS_MAX];
+static OF_POOLS: [Blocks; POOLS_MAX] = [const { Blocks::new() }; POOLS_MAX];
 
 impl Blocks {
+    const fn new() -> Self {
+        Blocks {
+            count: AtomicUsize::new(0),
+            blocks: [const {
+                Block {
+                    address: AtomicUsize::new(0),
+                    size: AtomicUsize::new(0),
+                    owner: AtomicUsize::new(0),
+                }
+            }; PARTS],
+        }
+    }
+
     /// The one with this address, or a free place, with address 0.
     fn find(&self, address: usize) -> Option<&Block> {
         let is_it = |block: &&Block| block.address.load(Ordering::Relaxed) == address;
@@ -126,22 +128,14 @@ pub(super) fn largest_of(pool: usize, owner: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Block, Blocks, PARTS};
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use super::Blocks;
+    use std::sync::atomic::Ordering;
 
     /// As a scan finds it that has read the count before another cell's block was noted before its own.
     #[test]
     fn a_block_counts_whatever_was_noted_before_it_meanwhile() {
-        let blocks = Blocks {
-            count: AtomicUsize::new(1),
-            blocks: [const {
-                Block {
-                    address: AtomicUsize::new(0),
-                    size: AtomicUsize::new(0),
-                    owner: AtomicUsize::new(0),
-                }
-            }; PARTS],
-        };
+        let blocks = Blocks::new();
+        blocks.count.store(1, Ordering::Relaxed);
         for (block, owner) in blocks.blocks.iter().zip([8, 16]) {
             block.size.store(100 * owner, Ordering::Relaxed);
             block.owner.store(owner, Ordering::Relaxed);
