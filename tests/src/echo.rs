@@ -2,17 +2,23 @@
 
 use crate::eventually;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-/// A command that dies with this process.
-#[must_use]
-pub fn mortal(file: &str) -> Command {
-    let mut command = Command::new(file);
+/// Held for writing while this process has a descriptor open whose close(2) never returns. A child has a copy
+/// of it until it calls execve(2), which closes it: the child would hang there, with copies of all else that
+/// was open.
+pub(crate) static FORKS: RwLock<()> = RwLock::new(());
+
+/// Starts a process that dies with this one.
+///
+/// # Errors
+/// What the system says.
+pub fn start_mortal(command: &mut Command) -> io::Result<Child> {
     // SAFETY: prctl is a plain system call, and safe between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -20,7 +26,8 @@ pub fn mortal(file: &str) -> Command {
             Ok(())
         });
     }
-    command
+    let _closes = FORKS.read().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
 }
 
 /// What a process holds: descriptors, mappings of channels and boards, threads.
@@ -89,14 +96,14 @@ impl Echo {
     /// If it does not get ready.
     #[must_use]
     pub fn start(file: &str, path: &Path, threads: u32, options: &[&str]) -> Self {
-        let mut child = mortal(file)
+        let mut command = Command::new(file);
+        command
             .arg(path)
             .arg(threads.to_string())
             .args(options)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary can be started");
+            .stdout(Stdio::piped());
+        let mut child = start_mortal(&mut command).expect("the binary can be started");
         let stdout = child.stdout.take().expect("it is piped");
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let reader = std::thread::spawn({

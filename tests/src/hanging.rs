@@ -3,18 +3,20 @@
 use std::io::{self, BufRead};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{PoisonError, RwLockWriteGuard};
 
 use crate::Folder;
-use crate::echo::mortal;
+use crate::echo::{FORKS, start_mortal};
 use crate::raw::Wire;
 
 /// The file, open. Nothing that asks its file system returns as long as this lives: neither close(2) nor
-/// fstat(2).
+/// fstat(2). Nor does this process start another one meanwhile.
 #[derive(Debug)]
 pub struct HangingFile {
     fd: ManuallyDrop<OwnedFd>,
     server: Child,
+    _no_forks: RwLockWriteGuard<'static, ()>,
 }
 
 impl HangingFile {
@@ -28,11 +30,9 @@ impl HangingFile {
         let folder = Folder::new("hanging");
         let path = folder.path().join("wire");
         let listener = Wire::listen(&path).expect("a listener");
-        let mut server = mortal(program)
-            .arg(&path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary can be started");
+        let mut command = Command::new(program);
+        command.arg(&path).stdout(Stdio::piped());
+        let mut server = start_mortal(&mut command).expect("the binary can be started");
         let mut said = String::new();
         let mut lines = io::BufReader::new(server.stdout.take().expect("it is piped"));
         lines.read_line(&mut said).expect("it says how it went");
@@ -41,10 +41,15 @@ impl HangingFile {
             eprintln!("skipped: no file system in user space can be had here: {said}");
             return None;
         }
+        let no_forks = FORKS.write().unwrap_or_else(PoisonError::into_inner);
         let (_, mut descriptors) = (listener.accept().and_then(|wire| wire.receive()))
             .expect("the file comes over the wire");
         let fd = ManuallyDrop::new(descriptors.pop().expect("the file"));
-        Some(Self { fd, server })
+        Some(Self {
+            fd,
+            server,
+            _no_forks: no_forks,
+        })
     }
 
     /// Its descriptor.

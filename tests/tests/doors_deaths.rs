@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use transom_doors::{
     AsyncClient, CallError, CallOptions, Client, OpenOptions, Patience, PeerState,
 };
-use transom_tests::echo::{Echo, Holdings, mortal};
+use transom_tests::echo::{Echo, Holdings, start_mortal};
 use transom_tests::raw::{Ears, Random};
 use transom_tests::{Folder, PATIENCE, eventually};
 
@@ -27,12 +27,9 @@ fn handlers_of_clients_that_are_killed_finish_in_peace() {
     let mut random = Random::new(Random::seed());
     let mut before = None;
     for round in 0..=100 {
-        let mut caller = mortal(CALLER)
-            .arg(door.path())
-            .arg("8")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary can be started");
+        let mut command = Command::new(CALLER);
+        command.arg(door.path()).arg("8").stdout(Stdio::piped());
+        let mut caller = start_mortal(&mut command).expect("the binary can be started");
         let mut line = String::new();
         let stdout = caller.stdout.take().expect("it is piped");
         BufReader::new(stdout)
@@ -76,12 +73,9 @@ fn thousands_of_deaths_leave_nothing_and_keep_nobody_out() {
     let mut door = Echo::start(ECHO, &folder.path().join("a.door"), 4, &[]);
     let run = |count: &str| {
         let seed = Random::seed().to_string();
-        mortal(LIAR)
-            .arg(door.path())
-            .args(["deaths", &seed, count])
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("the binary can be started")
+        let mut command = Command::new(LIAR);
+        command.arg(door.path()).args(["deaths", &seed, count]);
+        start_mortal(command.stdin(Stdio::null())).expect("the binary can be started")
     };
     let mut liar = run("50");
     assert!(liar.wait().expect("ours").success());

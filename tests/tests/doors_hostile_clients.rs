@@ -4,13 +4,13 @@
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use transom_doors::{Client, OpenOptions};
-use transom_tests::echo::{Echo, mortal};
+use transom_tests::echo::{Echo, start_mortal};
 use transom_tests::hanging::HangingFile;
 use transom_tests::raw::{self, Channel, Half, Memory, Random, Wire, hash};
 use transom_tests::{Folder, PATIENCE, eventually};
@@ -84,13 +84,13 @@ fn ask(client: &mut Client, random: &mut Random) {
 /// Lets a liar do its worst, to its end; returns its process id.
 #[track_caller]
 fn lie(path: &Path, arguments: &[&str]) -> u32 {
-    let child = mortal(LIAR)
+    let mut command = Command::new(LIAR);
+    command
         .arg(path)
         .args(arguments)
         .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary can be started");
+        .stderr(Stdio::piped());
+    let child = start_mortal(&mut command).expect("the binary can be started");
     let pid = child.id();
     let ended = child.wait_with_output().expect("it is ours to wait for");
     let wanted = !arguments[0].starts_with("die-");
