@@ -474,10 +474,7 @@ fn what_was_freed_beside_something_kept_is_wiped() {
 }
 
 #[test]
-#[cfg_attr(
-    miri,
-    ignore = "a chunk is abandoned on purpose, which Miri calls a leak"
-)]
+#[cfg_attr(miri, ignore = "a chunk is abandoned on purpose, which Miri calls a leak")]
 fn a_bump_whose_limit_was_lifted_is_closed_again_or_built_anew() {
     let mut lab = Lab::new(Wipe::None);
     let base = lab.heap.memory;

@@ -19,11 +19,7 @@ compile_error!(
 
 #[cfg(all(
     feature = "c-heap",
-    not(all(
-        target_os = "linux",
-        target_env = "gnu",
-        not(target_feature = "crt-static")
-    ))
+    not(all(target_os = "linux", target_env = "gnu", not(target_feature = "crt-static")))
 ))]
 compile_error!(
     "the feature `c-heap` needs Linux with glibc, linked dynamically: its `malloc` falls through to `__libc_malloc`. Build with `default-features = false`; what C libraries allocate is then outside the bound."

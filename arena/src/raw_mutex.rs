@@ -16,10 +16,7 @@ pub struct RawMutex {
 // SAFETY: `lock` returns only after this thread has changed FREE to something else, and only `unlock` stores
 // FREE, so at most one holder exists at a time; acquire and release order the critical sections.
 unsafe impl lock_api::RawMutex for RawMutex {
-    #[allow(
-        clippy::declare_interior_mutable_const,
-        reason = "required by the trait"
-    )]
+    #[allow(clippy::declare_interior_mutable_const, reason = "required by the trait")]
     const INIT: Self = RawMutex {
         state: AtomicU32::new(mutex::FREE),
     };

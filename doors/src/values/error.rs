@@ -110,10 +110,7 @@ pub enum BuildError {
         data_max: usize,
     },
     /// More descriptors than one message carries.
-    #[error(
-        "descriptors_max is {given}, and a call carries at most {}",
-        DESCRIPTORS_MAX
-    )]
+    #[error("descriptors_max is {given}, and a call carries at most {}", DESCRIPTORS_MAX)]
     Descriptors {
         /// The number that was asked for.
         given: u32,

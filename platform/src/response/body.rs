@@ -30,10 +30,7 @@ pub enum Body<'r> {
 
 impl Body<'_> {
     /// The number of bytes, unless it is a stream that has not said.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a stream of unknown length is neither"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "a stream of unknown length is neither")]
     pub fn len(&self) -> Option<u64> {
         match self {
             Self::Empty => Some(0),

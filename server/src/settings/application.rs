@@ -1,6 +1,6 @@
 //! What an application needs: its buckets, its state, and the channels over which it is called.
 
-use super::values::{parse_count, parse_duration};
+use super::values::{parse_count, parse_duration, with_variable};
 use clap::{Args, ValueEnum};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -8,136 +8,73 @@ use transom_arena::{BucketGeometry, Bytes, Policy, Wipe};
 
 /// The flags of the region in which handlers live.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Memory", mut_args = with_variable)]
 pub struct ApplicationSettings {
     /// Buckets: requests that can be in a handler at once. Each has a thread, started when it is first needed
-    #[arg(
-        long,
-        env = "TRANSOM_BUCKETS",
-        value_name = "N",
-        default_value = "64",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "N", default_value = "64")]
     pub buckets: u32,
 
     /// Bytes of one bucket: stack, arena, and 76KiB or so of reserve
-    #[arg(
-        long,
-        env = "TRANSOM_BUCKET_SIZE",
-        value_name = "SIZE",
-        default_value = "2MiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "2MiB")]
     pub bucket_size: Bytes,
 
     /// Bytes of a bucket that are its stack
-    #[arg(
-        long,
-        env = "TRANSOM_STACK_SIZE",
-        value_name = "SIZE",
-        default_value = "128KiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "128KiB")]
     pub stack_size: Bytes,
 
     /// Bytes for requests that have outgrown their bucket, so that they can return before they get their 500.
     /// 0 for none: then such a request ends at once, and its bucket is lost
-    #[arg(
-        long,
-        env = "TRANSOM_OVERDRAFT",
-        value_name = "SIZE",
-        default_value = "16MiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub overdraft: Bytes,
 
     /// Bytes of the overdraft that one request may have [default: a quarter]
-    #[arg(
-        long,
-        env = "TRANSOM_OVERDRAFT_PER_REQUEST",
-        value_name = "SIZE",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE")]
     pub overdraft_per_request: Option<Bytes>,
 
     /// Bytes for what C libraries allocate in requests (`malloc`)
-    #[arg(
-        long,
-        env = "TRANSOM_C_HEAP",
-        value_name = "SIZE",
-        default_value = "16MiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
     pub c_heap: Bytes,
 
     /// Bytes of the C heap that one request may have [default: a quarter]
-    #[arg(
-        long,
-        env = "TRANSOM_C_HEAP_PER_REQUEST",
-        value_name = "SIZE",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE")]
     pub c_heap_per_request: Option<Bytes>,
 
     /// Bytes that a bucket may keep of what its requests leave: thread-locals, lazy values, entries of caches
     /// [default: half of the arena]
-    #[arg(
-        long,
-        env = "TRANSOM_KEEP",
-        value_name = "SIZE",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE")]
     pub keep: Option<Bytes>,
 
     /// How long a bucket that keeps more may rest, before it counts as lost
-    #[arg(
-        long,
-        env = "TRANSOM_KEEP_TIMEOUT",
-        value_name = "TIME",
-        default_value = "10s",
-        value_parser = parse_duration,
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub keep_timeout: Duration,
 
     /// Bytes of state that outlives requests (`Shared`)
-    #[arg(
-        long,
-        env = "TRANSOM_SHARED_HEAP",
-        value_name = "SIZE",
-        default_value = "1MiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     pub shared_heap: Bytes,
 
     /// Leave the region untouched at start; the kernel provides it page by page
-    #[arg(long, env = "TRANSOM_LAZY", help_heading = "Memory")]
+    #[arg(long)]
     pub lazy: bool,
 
     /// Lock the region in physical memory
-    #[arg(long, env = "TRANSOM_LOCK", help_heading = "Memory")]
+    #[arg(long)]
     pub lock: bool,
 
     /// Ask for huge pages in the region, where its parts are large enough
-    #[arg(long, env = "TRANSOM_HUGE_PAGES", help_heading = "Memory")]
+    #[arg(long)]
     pub huge_pages: bool,
 
     /// Say in a field Transom-Memory of every response how much of its bucket's arena the request has used
     /// (development)
-    #[arg(long, env = "TRANSOM_MEMORY_HEADER", help_heading = "Memory")]
+    #[arg(long)]
     pub memory_header: bool,
 
     /// Abort, with a backtrace, when anything is allocated outside the region after the start (tests)
-    #[arg(long, env = "TRANSOM_STRICT_HEAP", help_heading = "Memory")]
+    #[arg(long)]
     pub strict_heap: bool,
 
     /// What happens to an arena's bytes between two requests
-    #[arg(
-        long,
-        env = "TRANSOM_WIPE",
-        value_enum,
-        default_value = "none",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_enum, default_value = "none")]
     pub wipe: WipeSetting,
 
     /// What happens to a request that outgrows its bucket through an ordinary allocation or its stack
@@ -146,36 +83,18 @@ pub struct ApplicationSettings {
     /// overdraft: what does not fit comes from the overdraft, the handler returns, and its client gets a 500.
     /// escape: its client gets a 500, its handler is left by a jump, its bucket is used again; only for
     /// applications whose author has promised the escape contract
-    #[arg(
-        long,
-        env = "TRANSOM_ON_EXHAUSTION",
-        value_enum,
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_enum)]
     pub on_exhaustion: Option<OnExhaustion>,
 
     /// Lost buckets at which the process is replaced, as --recycle says [default: half of the buckets]
     ///
     /// A bucket is lost when its request was parked (--on-exhaustion), or when its handler has not returned 5
     /// s after the request's deadline; then until it returns
-    #[arg(
-        long,
-        env = "TRANSOM_LOST_LIMIT",
-        value_name = "N",
-        value_parser = parse_count::<NonZeroU32>,
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroU32>)]
     pub lost_limit: Option<NonZeroU32>,
 
     /// The former name of --lost-limit
-    #[arg(
-        long,
-        env = "TRANSOM_PARKED_LIMIT",
-        value_name = "N",
-        value_parser = parse_count::<NonZeroU32>,
-        help_heading = "Memory",
-        hide = true
-    )]
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroU32>, hide = true)]
     pub parked_limit: Option<NonZeroU32>,
 
     /// How the process is replaced when --lost-limit buckets are lost
@@ -184,14 +103,7 @@ pub struct ApplicationSettings {
     /// ready (--handover-timeout), and drains; until it has ended, both have their memory. exit: it drains
     /// and exits with status 75, to be started anew by its supervisor. auto: handover where that is possible;
     /// the line "ready" says which it is, and why
-    #[arg(
-        long,
-        env = "TRANSOM_RECYCLE",
-        value_enum,
-        value_name = "HOW",
-        default_value = "auto",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     pub recycle: RecycleSetting,
 }
 
@@ -208,31 +120,19 @@ pub enum RecycleSetting {
 
 /// The flags of a channel: one for each loop, or for each client of a door.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Memory", mut_args = with_variable)]
 pub struct ChannelSettings {
     /// Calls in flight per loop, in a handler or waiting for one [default: twice the buckets, 16 to 4096]
-    #[arg(long, env = "TRANSOM_SLOTS", value_name = "N",
-        value_parser = parse_count::<NonZeroU32>, help_heading = "Memory")]
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroU32>)]
     pub slots: Option<NonZeroU32>,
 
     /// Bytes of a request in its slot: head, decoded path, index of fields, body. A larger body streams
     /// through it
-    #[arg(
-        long,
-        env = "TRANSOM_REQUEST_SIZE",
-        value_name = "SIZE",
-        default_value = "64KiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "64KiB")]
     pub request_size: Bytes,
 
     /// Bytes of a reply in its slot. A larger body streams through it
-    #[arg(
-        long,
-        env = "TRANSOM_REPLY_SIZE",
-        value_name = "SIZE",
-        default_value = "64KiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "64KiB")]
     pub reply_size: Bytes,
 }
 

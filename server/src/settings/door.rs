@@ -1,7 +1,9 @@
 //! `--door`: the application as a process of its own, called by front ends and other clients at a path.
 
 use super::front::default_loops;
-use super::values::{parse_count, parse_duration, parse_group, parse_mode, parse_user};
+use super::values::{
+    parse_count, parse_duration, parse_group, parse_mode, parse_user, with_variable,
+};
 use clap::Args;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use std::num::NonZeroU32;
@@ -14,6 +16,7 @@ const CHANNELS_LEAST: u32 = 16;
 
 /// The flags of a door at a path.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Door", mut_args = with_variable)]
 pub struct DoorSettings {
     /// Serve a door at this path, and no HTTP: `transom serve` is the front end then
     ///
@@ -21,61 +24,39 @@ pub struct DoorSettings {
     /// still hold; the others have no effect.
     #[arg(
         long,
-        env = "TRANSOM_DOOR",
         value_parser = PathBufValueParser::new().try_map(door_path),
         value_name = "PATH",
-        conflicts_with = "listen",
-        help_heading = "Door"
+        conflicts_with = "listen"
     )]
     pub door: Option<PathBuf>,
 
     /// Who may open the door, as permissions of its path: those who may write to it
     #[arg(
         long,
-        env = "TRANSOM_DOOR_MODE",
         value_parser = parse_mode,
         value_name = "OCTAL",
         default_value = "0600",
         requires = "door",
-        conflicts_with = "listen",
-        help_heading = "Door"
+        conflicts_with = "listen"
     )]
     pub door_mode: u32,
 
     /// User who owns the door's path [default: the one who starts it]
-    #[arg(
-        long,
-        env = "TRANSOM_DOOR_OWNER",
-        value_parser = parse_user,
-        value_name = "USER|UID",
-        requires = "door",
-        conflicts_with = "listen",
-        help_heading = "Door"
-    )]
+    #[arg(long, value_parser = parse_user, value_name = "USER|UID", requires = "door", conflicts_with = "listen")]
     pub door_owner: Option<u32>,
 
     /// Group that owns the door's path [default: that of the one who starts it]
-    #[arg(
-        long,
-        env = "TRANSOM_DOOR_GROUP",
-        value_parser = parse_group,
-        value_name = "GROUP|GID",
-        requires = "door",
-        conflicts_with = "listen",
-        help_heading = "Door"
-    )]
+    #[arg(long, value_parser = parse_group, value_name = "GROUP|GID", requires = "door", conflicts_with = "listen")]
     pub door_group: Option<u32>,
 
     /// How long to wait for another process that serves this path to leave it; 0 not at all
     #[arg(
         long,
-        env = "TRANSOM_DOOR_WAIT",
         value_parser = parse_duration,
         value_name = "TIME",
         default_value = "0",
         requires = "door",
-        conflicts_with = "listen",
-        help_heading = "Door"
+        conflicts_with = "listen"
     )]
     pub door_wait: Duration,
 
@@ -83,24 +64,20 @@ pub struct DoorSettings {
     /// front ends while one takes over from another [default: 2 for each core, and 16 at least]
     #[arg(
         long,
-        env = "TRANSOM_DOOR_CHANNELS",
         value_name = "N",
         value_parser = parse_count::<NonZeroU32>,
         requires = "door",
-        conflicts_with = "listen",
-        help_heading = "Door"
+        conflicts_with = "listen"
     )]
     pub door_channels: Option<NonZeroU32>,
 
     /// Of these, how many one user may have [default: all of --door-channels]
     #[arg(
         long,
-        env = "TRANSOM_DOOR_CHANNELS_PER_USER",
         value_name = "N",
         value_parser = parse_count::<NonZeroU32>,
         requires = "door",
-        conflicts_with = "listen",
-        help_heading = "Door"
+        conflicts_with = "listen"
     )]
     pub door_channels_per_user: Option<NonZeroU32>,
 }

@@ -1,7 +1,7 @@
 //! Flags of a front end that a file sets, by their names and in their syntax.
 
 use super::FrontSettings;
-use super::values::parse_door_owner;
+use super::values::{parse_door_owner, with_variable};
 use crate::config::{Keys, Setting};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser};
@@ -13,38 +13,22 @@ use transom_doors::DoorOwner;
 
 /// The flags of `transom serve`.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Forwards", mut_args = with_variable)]
 pub struct ForwardSettings {
     /// File that says what to forward where; it may also set the flags below, by name. A flag prevails over
     /// the file
-    #[arg(
-        long,
-        env = "TRANSOM_CONFIG",
-        value_name = "FILE",
-        help_heading = "Forwards"
-    )]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// What to forward to which door: http://ADDRESS:PORT=DOOR, http://ADDRESS:PORT/PREFIX=DOOR, tcp://…,
     /// udp://…. May be given more than once. In place of ADDRESS:PORT, unix:PATH is a Unix socket (before a
     /// prefix: unix:PATH:/PREFIX), systemd:NAME one that systemd has opened
-    #[arg(
-        long,
-        env = "TRANSOM_FORWARD",
-        value_delimiter = ',',
-        value_name = "FROM=DOOR",
-        help_heading = "Forwards"
-    )]
+    #[arg(long, value_delimiter = ',', value_name = "FROM=DOOR")]
     pub forward: Vec<String>,
 
     /// User who may serve a door, unless the file gives it an `owner`; `anybody` for every user. No other one
     /// gets requests [default: the one who starts the front end, and root]
-    #[arg(
-        long,
-        env = "TRANSOM_DOOR_OWNER",
-        value_parser = parse_door_owner,
-        value_name = "USER|UID|anybody",
-        help_heading = "Forwards"
-    )]
+    #[arg(long, value_parser = parse_door_owner, value_name = "USER|UID|anybody")]
     pub door_owner: Option<DoorOwner>,
 
     /// What owns the sockets.

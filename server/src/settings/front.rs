@@ -1,6 +1,8 @@
 //! What a front end needs, with or without an application of its own.
 
-use super::values::{level_parser, parse_count, parse_duration, parse_host, parse_mode};
+use super::values::{
+    level_parser, parse_count, parse_duration, parse_host, parse_mode, with_variable,
+};
 use clap::{ArgAction, Args, ValueEnum};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
@@ -12,22 +14,16 @@ use transom_net::ListenAddress;
 
 /// The flags of a front end: loops, connections, HTTP, times, logs.
 #[derive(Debug, Clone, Args)]
+#[command(mut_args = with_variable)]
 pub struct FrontSettings {
     /// Threads of the front end, each with its own connections [default: one per core]
-    #[arg(
-        long,
-        env = "TRANSOM_LOOPS",
-        value_name = "N",
-        value_parser = parse_count::<NonZeroU16>,
-        help_heading = "Serving"
-    )]
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroU16>, help_heading = "Serving")]
     pub loops: Option<NonZeroU16>,
 
     /// Connections held at once, over all loops; more wait in the kernel's backlog. A tcp:// forward holds as
     /// many at most beside them, and has a slot of its door for each
     #[arg(
         long,
-        env = "TRANSOM_CONNECTIONS",
         value_name = "N",
         value_parser = parse_count::<NonZeroU32>,
         default_value = "1024",
@@ -38,20 +34,13 @@ pub struct FrontSettings {
     /// Of these, how many one address may have, over all loops (of IPv6, one network of 64 bits); more are
     /// closed as soon as they are accepted. Behind a proxy, the address is the one that its PROXY header
     /// names, and connections of those that --forwarded believes are not counted [default: all of them]
-    #[arg(
-        long,
-        env = "TRANSOM_CONNECTIONS_PER_ADDRESS",
-        value_name = "N",
-        value_parser = parse_count::<NonZeroU32>,
-        help_heading = "Serving"
-    )]
+    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroU32>, help_heading = "Serving")]
     pub connections_per_address: Option<NonZeroU32>,
 
     /// Connections that may wait to be accepted, per listener. What the kernel does not grant is said at the
     /// start
     #[arg(
         long,
-        env = "TRANSOM_BACKLOG",
         value_name = "N",
         value_parser = parse_count::<NonZeroU16>,
         default_value = "1024",
@@ -61,31 +50,18 @@ pub struct FrontSettings {
 
     /// A second address, for the operator of the server: metrics, health and a live page, answered by a loop,
     /// slots and a bucket that are kept aside for it [default: none]
-    #[arg(
-        long,
-        env = "TRANSOM_ADMIN",
-        value_name = "ADDRESS:PORT|unix:PATH|systemd:NAME",
-        help_heading = "Serving"
-    )]
+    #[arg(long, value_name = "ADDRESS:PORT|unix:PATH|systemd:NAME", help_heading = "Serving")]
     pub admin: Option<ListenAddress>,
 
     /// Names by which --admin may be asked, beside addresses and names without a dot; others get a 421. May
     /// be given more than once
-    #[arg(
-        long,
-        env = "TRANSOM_ADMIN_HOST",
-        value_name = "NAME",
-        value_parser = parse_host,
-        value_delimiter = ',',
-        help_heading = "Serving"
-    )]
+    #[arg(long, value_name = "NAME", value_parser = parse_host, value_delimiter = ',', help_heading = "Serving")]
     pub admin_host: Vec<String>,
 
     /// Take only IPv6 at `[::]`. Without, IPv4 comes there too, unless 0.0.0.0 is listened on at the same
     /// port
     #[arg(
         long,
-        env = "TRANSOM_IPV6_ONLY",
         value_name = "BOOL",
         action = ArgAction::Set,
         num_args = 0..=1,
@@ -98,49 +74,30 @@ pub struct FrontSettings {
     pub ipv6_only: bool,
 
     /// Permissions of the Unix sockets that are listened on: who may connect is who may write to them
-    #[arg(long, env = "TRANSOM_LISTEN_MODE", value_parser = parse_mode, value_name = "OCTAL", default_value = "0660", help_heading = "Serving")]
+    #[arg(long, value_parser = parse_mode, value_name = "OCTAL", default_value = "0660", help_heading = "Serving")]
     pub listen_mode: u32,
 
     /// Whether connections begin with a header of the PROXY protocol (version 1 or 2) that says who the
     /// client is
     ///
     /// require: all do; those that do not are closed, and so are connections from others than --trust says
-    #[arg(
-        long,
-        env = "TRANSOM_PROXY_PROTOCOL",
-        value_enum,
-        default_value = "off",
-        help_heading = "Proxies"
-    )]
+    #[arg(long, value_enum, default_value = "off", help_heading = "Proxies")]
     pub proxy_protocol: ProxySetting,
 
     /// Bytes of the longest PROXY header of version 2; a connection with a longer one is closed. At most
     /// --head-limit
-    #[arg(
-        long,
-        env = "TRANSOM_PROXY_HEADER_LIMIT",
-        value_name = "SIZE",
-        default_value = "4KiB",
-        help_heading = "Proxies"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", help_heading = "Proxies")]
     pub proxy_header_limit: Bytes,
 
     /// Which field of a request says who the client is, if it comes from those that --trust names: the
     /// rightmost address in it that they do not have
-    #[arg(
-        long,
-        env = "TRANSOM_FORWARDED",
-        value_enum,
-        default_value = "off",
-        help_heading = "Proxies"
-    )]
+    #[arg(long, value_enum, default_value = "off", help_heading = "Proxies")]
     pub forwarded: ForwardedSetting,
 
     /// Proxies that are believed: ADDRESS, ADDRESS/PREFIX, or unix: for clients of Unix sockets. May be given
     /// more than once
     #[arg(
         long,
-        env = "TRANSOM_TRUST",
         value_name = "ADDRESS/PREFIX|unix:",
         value_delimiter = ',',
         help_heading = "Proxies"
@@ -150,7 +107,6 @@ pub struct FrontSettings {
     /// Requests on one connection before it is closed
     #[arg(
         long,
-        env = "TRANSOM_REQUESTS_PER_CONNECTION",
         value_name = "N",
         value_parser = parse_count::<NonZeroU32>,
         default_value = "1000000",
@@ -161,7 +117,6 @@ pub struct FrontSettings {
     /// Unfinished heads (and small bodies) kept per loop; when they run out the slowest gets a 408
     #[arg(
         long,
-        env = "TRANSOM_PARTIAL_HEADS",
         value_name = "N",
         value_parser = parse_count::<NonZeroU16>,
         default_value = "256",
@@ -170,124 +125,76 @@ pub struct FrontSettings {
     pub partial_heads: NonZeroU16,
 
     /// Bytes of the longest head, request line included
-    #[arg(
-        long,
-        env = "TRANSOM_HEAD_LIMIT",
-        value_name = "SIZE",
-        default_value = "16KiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "16KiB", help_heading = "Memory")]
     pub head_limit: Bytes,
 
     /// Bytes of the largest request body; a larger one gets a 413
-    #[arg(
-        long,
-        env = "TRANSOM_BODY_LIMIT",
-        value_name = "SIZE",
-        default_value = "1GiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", help_heading = "Memory")]
     pub body_limit: Bytes,
 
     /// Bytes that the kernel may hold of what a client has sent (it doubles them for its own bookkeeping).
     /// What it does not grant is said at the start
-    #[arg(
-        long,
-        env = "TRANSOM_RECEIVE_BUFFER",
-        value_name = "SIZE",
-        default_value = "32KiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "32KiB", help_heading = "Memory")]
     pub receive_buffer: Bytes,
 
     /// Bytes that the kernel may hold of datagrams that a udp forward has not taken yet (doubled likewise): a
     /// small one takes about 800. What it does not grant is said at the start
-    #[arg(
-        long,
-        env = "TRANSOM_DATAGRAM_BUFFER",
-        value_name = "SIZE",
-        default_value = "1MiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", help_heading = "Memory")]
     pub datagram_buffer: Bytes,
 
     /// Bytes that the kernel may hold of what a client has not taken yet (doubled likewise). What it does not
     /// grant is said at the start
-    #[arg(
-        long,
-        env = "TRANSOM_SEND_BUFFER",
-        value_name = "SIZE",
-        default_value = "64KiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", help_heading = "Memory")]
     pub send_buffer: Bytes,
 
     /// Bytes that a channel to a door of another process may have; a door that wants more is not opened
-    #[arg(
-        long,
-        env = "TRANSOM_CHANNEL_LIMIT",
-        value_name = "SIZE",
-        default_value = "21MiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "21MiB", help_heading = "Memory")]
     pub channel_limit: Bytes,
 
     /// How long a request may wait for a bucket before it gets a 503
-    #[arg(long, env = "TRANSOM_QUEUE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "1s", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "1s", help_heading = "Time")]
     pub queue_timeout: Duration,
 
     /// How long a request may take in all before it gets a 504; 0 for ever
-    #[arg(long, env = "TRANSOM_DEADLINE", value_parser = parse_duration, value_name = "TIME", default_value = "60s", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "60s", help_heading = "Time")]
     pub deadline: Duration,
 
     /// How long a head may take from its first byte to its last
-    #[arg(long, env = "TRANSOM_HEADER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "10s", help_heading = "Time")]
     pub header_timeout: Duration,
 
     /// How long a client that sends a body may send none of it; every byte gives some of that time back
     /// (--body-rate)
-    #[arg(long, env = "TRANSOM_BODY_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub body_timeout: Duration,
 
     /// Bytes a second that a body must come with in the long run: who is slower uses up --body-timeout; 0 for
     /// any rate
-    #[arg(
-        long,
-        env = "TRANSOM_BODY_RATE",
-        value_name = "SIZE",
-        default_value = "1KiB",
-        help_heading = "Time"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "1KiB", help_heading = "Time")]
     pub body_rate: Bytes,
 
     /// How long a client may take none of its answer; every byte gives some of that time back (--write-rate)
-    #[arg(long, env = "TRANSOM_WRITE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub write_timeout: Duration,
 
     /// Bytes a second at which a client must take its answers in the long run: who is slower uses up
     /// --write-timeout; 0 for any rate
-    #[arg(
-        long,
-        env = "TRANSOM_WRITE_RATE",
-        value_name = "SIZE",
-        default_value = "1KiB",
-        help_heading = "Time"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "1KiB", help_heading = "Time")]
     pub write_rate: Bytes,
 
     /// How long a connection may stay open without a request; of a tcp:// forward, without a byte either way
     /// (not of tcp://unix:, whose sockets have no clocks)
-    #[arg(long, env = "TRANSOM_IDLE_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "75s", help_heading = "Time")]
     pub idle_timeout: Duration,
 
     /// How long the process goes on accepting once it is told to stop, while /ready of --admin says 503
     /// already: until load balancers have seen that. A second signal ends it. Then comes --drain-timeout
-    #[arg(long, env = "TRANSOM_DRAIN_DELAY", value_parser = parse_duration, value_name = "TIME", default_value = "0", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "0", help_heading = "Time")]
     pub drain_delay: Duration,
 
     /// How long requests in progress get to end once the process is told to stop (docker stop and others kill
     /// after 10s)
-    #[arg(long, env = "TRANSOM_DRAIN_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "8s", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "8s", help_heading = "Time")]
     pub drain_timeout: Duration,
 
     /// How long a new instance may take to be ready, to which the listeners are handed at SIGUSR2 or by
@@ -297,34 +204,20 @@ pub struct FrontSettings {
     /// ready the old one drains; until that has ended, both have their memory. If it does not become ready,
     /// it is killed. After SIGUSR2 the old one then goes on; if it was to be replaced (--recycle), it drains
     /// and exits with status 75.
-    #[arg(long, env = "TRANSOM_HANDOVER_TIMEOUT", value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "30s", help_heading = "Time")]
     pub handover_timeout: Duration,
 
     /// How log lines look: auto is human on a terminal and JSON elsewhere
-    #[arg(
-        long,
-        env = "TRANSOM_LOG",
-        value_enum,
-        default_value = "human",
-        help_heading = "Logs"
-    )]
+    #[arg(long, value_enum, default_value = "human", help_heading = "Logs")]
     pub log: LogSetting,
 
     /// The least severe log line that is written
-    #[arg(
-        long,
-        env = "TRANSOM_LOG_LEVEL",
-        value_name = "LEVEL",
-        value_parser = level_parser(),
-        default_value = "info",
-        help_heading = "Logs"
-    )]
+    #[arg(long, value_name = "LEVEL", value_parser = level_parser(), default_value = "info", help_heading = "Logs")]
     pub log_level: LevelFilter,
 
     /// Log lines that may wait to be written; more are dropped and counted
     #[arg(
         long,
-        env = "TRANSOM_LOG_QUEUE",
         value_name = "N",
         value_parser = parse_count::<NonZeroU16>,
         default_value = "512",
@@ -334,39 +227,21 @@ pub struct FrontSettings {
 
     /// Bytes of the process that no other flag sets: code, libraries, and what the program has allocated when
     /// it is ready. A larger program has more, and its log says so
-    #[arg(
-        long,
-        env = "TRANSOM_CONSTANT",
-        value_name = "SIZE",
-        default_value = "6MiB",
-        help_heading = "Memory"
-    )]
+    #[arg(long, value_name = "SIZE", default_value = "6MiB", help_heading = "Memory")]
     pub constant: Bytes,
 
     /// Write a line for each request: off, combined (as Apache and nginx do, with more behind it), or json
-    #[arg(
-        long,
-        env = "TRANSOM_ACCESS_LOG",
-        value_enum,
-        default_value = "off",
-        help_heading = "Logs"
-    )]
+    #[arg(long, value_enum, default_value = "off", help_heading = "Logs")]
     pub access_log: AccessLogSetting,
 
     /// File that the lines of --access-log are appended to; opened anew on SIGHUP, as logrotate wants it
     /// [default: standard output]
-    #[arg(
-        long,
-        env = "TRANSOM_ACCESS_LOG_FILE",
-        value_name = "PATH",
-        help_heading = "Logs"
-    )]
+    #[arg(long, value_name = "PATH", help_heading = "Logs")]
     pub access_log_file: Option<PathBuf>,
 
     /// Lines of --access-log that may wait to be written; more are dropped and counted
     #[arg(
         long,
-        env = "TRANSOM_ACCESS_LOG_QUEUE",
         value_name = "N",
         value_parser = parse_count::<NonZeroU16>,
         default_value = "1024",
@@ -375,7 +250,7 @@ pub struct FrontSettings {
     pub access_log_queue: NonZeroU16,
 
     /// Print the memory equation of these settings and exit, without serving
-    #[arg(long, env = "TRANSOM_CHECK", help_heading = "Serving")]
+    #[arg(long, help_heading = "Serving")]
     pub check: bool,
 
     /// The flags that have another value than their default, without dashes; of a front end for applications

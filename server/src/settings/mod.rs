@@ -17,8 +17,8 @@ pub use application::{
 pub use door::DoorSettings;
 pub use file::ForwardSettings;
 pub use front::{AccessLogSetting, ForwardedSetting, FrontSettings, LogSetting, ProxySetting};
-pub(crate) use values::parse_door_owner;
 pub use values::{parse_count, parse_duration};
+pub(crate) use values::{parse_door_owner, with_variable};
 
 use clap::Args;
 use std::num::NonZeroU32;
@@ -26,6 +26,7 @@ use transom_net::ListenAddress;
 
 /// The flags that every application has: with a front end of its own, or behind a door.
 #[derive(Debug, Clone, Args)]
+#[command(mut_args = with_variable)]
 pub struct Settings {
     /// Where to serve HTTP: ADDRESS:PORT, unix:PATH, systemd: or systemd:NAME. May be given more than once
     ///
@@ -34,7 +35,6 @@ pub struct Settings {
     #[arg(
         long,
         value_name = "ADDRESS:PORT|unix:PATH|systemd:NAME",
-        env = "TRANSOM_LISTEN",
         value_delimiter = ',',
         default_value = "127.0.0.1:8080",
         help_heading = "Serving"

@@ -1,5 +1,6 @@
 //! Values that are not simply numbers: times, permissions, users.
 
+use clap::Arg;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::ffi::CString;
 use std::io;
@@ -8,6 +9,19 @@ use std::str::FromStr;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use transom_doors::DoorOwner;
+
+/// Gives a flag of a server its environment variable: `TRANSOM_` and its name. Tools have none.
+pub(crate) fn with_variable(flag: Arg) -> Arg {
+    let headings = [
+        "Serving", "Proxies", "Memory", "Time", "Logs", "Door", "Forwards",
+    ];
+    let is_ours = |heading| headings.contains(&heading);
+    if flag.get_env().is_some() || !flag.get_help_heading().is_some_and(is_ours) {
+        return flag;
+    }
+    let variable = format!("TRANSOM_{}", flag.get_id().as_str().to_uppercase());
+    flag.env(variable)
+}
 
 /// Reads `250ms`, `10s`, `2m`, `1h` or `0`.
 ///

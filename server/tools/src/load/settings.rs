@@ -33,20 +33,11 @@ pub struct LoadSettings {
     /// target's port
     ///
     /// For a server that is started here, auto is the default; for others, not to look at all.
-    #[arg(
-        long,
-        value_name = "auto|PID",
-        value_delimiter = ',',
-        help_heading = "Server"
-    )]
+    #[arg(long, value_name = "auto|PID", value_delimiter = ',', help_heading = "Server")]
     pub pid: Vec<PidSetting>,
 
     /// Where the server's metrics are. For one of ours that is started here, its log says so
-    #[arg(
-        long,
-        value_name = "http://HOST:PORT|unix:PATH",
-        help_heading = "Server"
-    )]
+    #[arg(long, value_name = "http://HOST:PORT|unix:PATH", help_heading = "Server")]
     pub admin: Option<AdminAddress>,
 
     /// The memory that the server should not pass, instead of what its metrics or its log say
@@ -71,21 +62,11 @@ pub struct LoadSettings {
     /// A range in braces stands for a size that is drawn for each request, in the application's own unit.
     /// Requests with a range are taken to be hungry: they may fail. The word ordinary or hungry after the
     /// share says otherwise.
-    #[arg(
-        long,
-        value_name = "METHOD PATH SHARE",
-        required = true,
-        help_heading = "Load"
-    )]
+    #[arg(long, value_name = "METHOD PATH SHARE", required = true, help_heading = "Load")]
     pub mix: Vec<Entry>,
 
     /// Requests a second, or a part of what the server can do, which is measured first: 20000 or 70%
-    #[arg(
-        long,
-        value_name = "N|N%",
-        default_value = "70%",
-        help_heading = "Load"
-    )]
+    #[arg(long, value_name = "N|N%", default_value = "70%", help_heading = "Load")]
     pub rate: Rate,
 
     /// The time of all measured phases together

@@ -74,10 +74,7 @@ pub struct Above {
     pub samples: u64,
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts and sizes are far below 2^52"
-)]
+#[expect(clippy::cast_precision_loss, reason = "counts and sizes are far below 2^52")]
 fn float(n: u64) -> f64 {
     n as f64
 }
@@ -336,11 +333,7 @@ impl Histogram {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the range is checked"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
 fn whole(value: f64) -> Result<usize, String> {
     if value >= 0.0 && value < (1u64 << 52) as f64 {
         Ok(value.ceil() as usize)

@@ -53,13 +53,7 @@ pub struct PlanFlags {
     /// For how long at least the slowest 1 % do. It says how much these times vary, which matters for the
     /// queue only: they are taken to be log-normal [default: exponential times, whose p99 is 4.6 times the
     /// mean]
-    #[arg(
-        long,
-        value_name = "TIME",
-        value_parser = parse_time,
-        requires = "latency",
-        help_heading = "Plan"
-    )]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "latency", help_heading = "Plan")]
     p99: Option<Duration>,
 
     /// How many times --rate a burst has. It is reported, and the target is not held against it
@@ -77,13 +71,7 @@ pub struct PlanFlags {
     queue: Option<u32>,
 
     /// The share of requests that may fail for want of memory: P(503), and P(500) where that was measured
-    #[arg(
-        long,
-        value_name = "SHARE",
-        value_parser = parse_share,
-        default_value = "1e-4",
-        help_heading = "Plan"
-    )]
+    #[arg(long, value_name = "SHARE", value_parser = parse_share, default_value = "1e-4", help_heading = "Plan")]
     target: f64,
 
     /// Connections that a proxy in front has to this server at most. Each carries one request at a time, so

@@ -71,10 +71,7 @@ struct At(f64);
 
 impl Eq for At {}
 
-#[expect(
-    clippy::derive_ord_xor_partial_ord,
-    reason = "no time here is not a number"
-)]
+#[expect(clippy::derive_ord_xor_partial_ord, reason = "no time here is not a number")]
 impl Ord for At {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.total_cmp(&other.0)

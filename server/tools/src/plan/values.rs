@@ -78,10 +78,7 @@ pub fn share(share: f64) -> String {
 
 /// Bytes as a reader compares them. The equation has the exact number.
 pub fn size(bytes: usize) -> String {
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "one digit after the point is shown"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
     let bytes = bytes as f64;
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units
