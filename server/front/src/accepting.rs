@@ -22,7 +22,7 @@ const ACCEPT_AGAIN_MS: u64 = 100;
 const PLACE_AGAIN_MS: u64 = 5;
 
 /// Connections accepted before the others are looked after.
-const ACCEPT_BATCH: usize = 64;
+const ACCEPT_BATCH: u32 = 64;
 
 /// Who a new connection is from.
 pub(crate) struct Newcomer {
@@ -42,6 +42,10 @@ impl<W: World> Loop<W> {
         };
         let (fd, forward) = (listener.socket.as_raw_fd(), *forward);
         for _ in 0..ACCEPT_BATCH {
+            // A place that is taken for nothing, for an instant, is one that another loop does not find.
+            if self.acceptor.limit.is_nearly_full(ACCEPT_BATCH) && !W::is_readable(fd) {
+                return;
+            }
             // Either a place that is free, or that of a connection that can be missed.
             let has_place = self.acceptor.limit.take();
             let evictable = match has_place && !self.table.is_full() {
@@ -121,10 +125,10 @@ impl<W: World> Loop<W> {
 
     /// Closes a connection that is not let in.
     fn turn_away(&self, fd: i32, has_place: bool) {
-        W::close(fd);
         if has_place {
             self.acceptor.limit.give_back();
         }
+        W::close(fd);
     }
 
     /// No connection of this loop can be closed for a new one, if there is one. Other loops may have one.

@@ -209,13 +209,14 @@ impl<W: World> Loop<W> {
         self.let_go_of_gathered(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
-        self.table[index].transport.close::<W>();
+        // The place first: a client that sees the end connects again, and another loop may accept it at once.
         let counted = self.table[index].transport.counted.take();
-        self.table.remove(index);
         self.forget_address(counted);
         if !std::mem::take(&mut self.acceptor.leaves_its_place) {
             self.acceptor.limit.give_back();
         }
+        self.table[index].transport.close::<W>();
+        self.table.remove(index);
         self.resume_accepting();
         // It may have been the last one, or have had the slot that others wait for.
         let mut doorways = self.doorways.all();

@@ -61,6 +61,11 @@ impl ConnectionLimit {
         self.taken.load(Ordering::Relaxed) >= self.most
     }
 
+    /// Whether all loops together could take the last free place, if each takes so many.
+    pub(super) fn is_nearly_full(&self, each: u32) -> bool {
+        self.most - self.taken.load(Ordering::Relaxed) <= each * self.bells.len() as u32
+    }
+
     /// Whether it still waits, and no other loop does something about it: the caller does.
     pub(super) fn answer(&self) -> bool {
         self.is_wanted.swap(false, Ordering::SeqCst)

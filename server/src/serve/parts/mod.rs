@@ -35,8 +35,9 @@ impl From<Vec<Term>> for Needs {
     }
 }
 
-/// Descriptors of each loop, beside its listeners: epoll set and two doorbells, its own and the door's.
-const PER_LOOP: u64 = 3;
+/// Descriptors of each loop, beside its listeners: epoll set, two doorbells, its own and the door's, and a
+/// connection that it is about to close, whose place another loop has given to a new one.
+const PER_LOOP: u64 = 4;
 
 /// Descriptors of each channel between processes, at either side: its socket, two doorbells, the other's
 /// pidfd, and three pieces of memory while it is opened.
