@@ -1,6 +1,6 @@
 //! The global allocator of every Transom binary.
 //!
-//! | who allocates | from what |
+//! | what allocates | from what |
 //! |---|---|
 //! | a thread bound to a bucket | that bucket's arena; what does not fit ends the request by a jump, or comes from the overdraft |
 //! | the same inside [`outside`](crate::outside) or while a [`Shared`](crate::Shared) is locked for writing | the shared heap, then the overdraft |
@@ -35,9 +35,9 @@ pub(crate) unsafe fn carve<R>(memory: NonNull<u8>, len: usize, build: impl FnOnc
     result
 }
 
-/// Drops a bump that has other chunks than the arena `[memory, memory + len)`. The arena itself goes back to
-/// nobody. Gives how many bytes of other chunks had been made in the arena, below the mark and above it: they
-/// are not live any more.
+/// Drops a bump that has other chunks than the arena `[memory, memory + len)`. The arena itself is not freed.
+/// Gives how many bytes of other chunks had been made in the arena, below the mark and above it: they are not
+/// live any more.
 pub(crate) fn discard(bump: Bump, memory: usize, len: usize, mark: usize) -> (usize, usize) {
     let discard = Discard::of(memory, len, mark);
     thread(|t| t.discard.set(&raw const discard));

@@ -1,10 +1,10 @@
 //! Functions of the C library in which the stack must not end: those that block all signals for a while
 //! (`posix_spawn`, `pthread_create` and what calls them), and those that hold a lock which others wait for
-//! (`dlopen`, and what asks the name service). Of other locks of the C library the stack's extension takes
-//! care: see `geometry.rs`.
+//! (`dlopen`, and what asks the name service). The stack's extension takes care of the C library's other
+//! locks: see `geometry.rs`.
 //!
-//! A stack overflow in one of the former could not be caught, and would end the process: a fault whose signal
-//! is blocked does. So they are ours, see to it that there is stack, and call the C library's own.
+//! While all signals are blocked, a stack overflow could not be caught: a fault whose signal is blocked ends
+//! the process. So these functions are ours. They check that there is stack, and call the C library's own.
 //!
 //! For the same reason a thread that runs a request cannot block the signals of faults.
 
@@ -43,7 +43,7 @@ impl Own {
         if function.is_null() {
             function = self.find();
         }
-        NonNull::new(function).expect("who calls it has found it")
+        NonNull::new(function).expect("the caller has found it")
     }
 
     fn find(&self) -> *mut c_void {
@@ -69,7 +69,7 @@ fn use_the_name_service() {
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
     let mut buffer = [0 as c_char; 1024];
     let mut found = ptr::null_mut();
-    // SAFETY: places of their sizes. Who user 0 is does not matter, nor whether there is one.
+    // SAFETY: places of their sizes. It does not matter whether there is a user 0, or what it is.
     unsafe {
         libc::getpwuid_r(
             0,
@@ -88,7 +88,7 @@ fn need_stack() {
     }
 }
 
-/// Those that all threads block because the main thread waits for them: a bit for each.
+/// The signals that all threads block because the main thread waits for them: a bit for each.
 static BLOCKED_FOR_THE_MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
 static MAIN_THREAD: AtomicI32 = AtomicI32::new(0);
 
@@ -107,7 +107,7 @@ pub fn do_not_block_in_children(signals: &libc::sigset_t) {
 struct AsAChild(Option<u64>);
 
 impl AsAChild {
-    /// The main thread goes on blocking them: those that it waits for would be taken from it.
+    /// The main thread goes on blocking them: otherwise it would lose signals that it waits for.
     fn begin() -> Self {
         // SAFETY: a system call without preconditions.
         if unsafe { libc::gettid() } == MAIN_THREAD.load(Ordering::Relaxed) {

@@ -219,7 +219,7 @@ impl Buckets {
         for index in 0..count {
             // SAFETY: index < count, and the part holds count buckets.
             let bucket = unsafe { base.add(index as usize * geometry.stride()) };
-            // SAFETY: both guards lie in this bucket, in memory nobody refers to.
+            // SAFETY: both guards lie in this bucket, in memory that nothing refers to.
             unsafe {
                 region.guard(bucket, GUARD_SIZE + EXTENSION_SIZE);
                 region.guard(bucket.add(geometry.second_guard_offset()), GUARD_SIZE);
@@ -282,14 +282,14 @@ impl Buckets {
 
 impl Bucket {
     /// # Safety
-    /// `base` is the start of a zeroed bucket of this geometry that nobody refers to and that lives for ever.
+    /// `base` is the start of a zeroed bucket of this geometry. Nothing refers to it, and it lives for ever.
     unsafe fn build(
         base: NonNull<u8>,
         index: u32,
         geometry: BucketGeometry,
         wipe: Wipe,
     ) -> Result<(), BucketsError> {
-        // SAFETY: offsets within the bucket; the arena is page-aligned and nobody else's.
+        // SAFETY: offsets within the bucket; the arena is page-aligned, and nothing else uses it.
         unsafe {
             let arena = base.add(geometry.arena_offset());
             let heap = Heap::new(arena, geometry.arena_size(), wipe)
@@ -579,8 +579,8 @@ impl Bucket {
         }
     }
 
-    /// After it was joined: the bucket is as it was before it had a thread, but for what it keeps. By whoever
-    /// has joined it.
+    /// Called by the thread that has joined the bucket's thread: the bucket is as it was before it had one,
+    /// except for what it keeps.
     pub(crate) fn end_of_thread(&self) {
         self.failing.set(false);
         self.cleanups.open(true);
@@ -648,8 +648,7 @@ impl Bucket {
     /// A block of this bucket was freed by a thread that is not running its request.
     ///
     /// # Safety
-    /// It has `size` bytes, a multiple of 16, was made in this bucket's arena or reserve, and is used by
-    /// nobody.
+    /// It has `size` bytes, a multiple of 16, was made in this bucket's arena or reserve, and is not in use.
     pub(crate) unsafe fn freed_from_afar(&self, block: NonNull<u8>, size: usize) {
         // SAFETY: by the caller's promise.
         unsafe { self.remote.push(block, size) };

@@ -3,11 +3,11 @@
 //! Every block is a whole number of granules of 16 bytes, and every list is threaded through the blocks
 //! themselves: a free block's first eight bytes say which block comes next and how long this one is. Small
 //! sizes have a list each, so a block that was freed and the next one of its size cost a few instructions;
-//! larger sizes share lists, two to a doubling, and are split. Neighbours are joined only when somebody asks
-//! for it ([`FreeLists::join`]), because only then is it worth looking at all of them.
+//! larger sizes share lists, two to a doubling, and are split. Neighbours are joined only on request
+//! ([`FreeLists::join`]), because only then is it worth looking at all of them.
 //!
-//! Knows nothing of where the arena ends, of marks or of requests. Plain memory and arithmetic, so that it
-//! runs under Miri.
+//! It knows nothing of where the arena ends, of marks or of requests. It is plain memory and arithmetic, so
+//! that it runs under Miri.
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -62,7 +62,7 @@ impl Stretch {
     }
 }
 
-/// The lists of one arena. All blocks in them belong to nobody.
+/// The lists of one arena. All blocks in them are free.
 #[derive(Debug)]
 pub(crate) struct FreeLists {
     /// Which lists have a block; the heads of the others mean nothing, so that emptying all lists is one
@@ -145,7 +145,7 @@ impl FreeLists {
     /// Puts a block in.
     ///
     /// # Safety
-    /// The block lies in the base's arena, is not in a list, and is used by nobody until it is taken out.
+    /// The block lies in the base's arena, is not in a list, and is not used until it is taken out.
     #[inline(always)]
     pub(crate) unsafe fn put(&self, base: Base, block: Stretch) {
         let bin = bin_of(block.len);

@@ -13,8 +13,8 @@
 //! thread-local, a lazy value, an entry of a cache), with free lists of its own, and the arena goes on with
 //! the rest. When nothing of that is live any more, the mark moves back.
 //!
-//! Knows nothing of threads, regions or recovery: an allocation that does not fit is an `Err`, and what that
-//! means is for the caller to say. Plain memory and arithmetic, so that it runs under Miri.
+//! It knows nothing of threads, regions or recovery: an allocation that does not fit is an `Err`, and the
+//! caller decides what that means. It is plain memory and arithmetic, so that it runs under Miri.
 
 use allocator_api2::alloc::Allocator;
 use bumpalo::Bump;
@@ -165,7 +165,7 @@ impl Heap {
         let probe = heap.bump.try_alloc_layout(Layout::new::<u8>());
         match probe {
             Ok(byte) if heap.owns(byte.as_ptr() as usize) && free >= capacity => {
-                // SAFETY: the probe was just made with this layout and nobody has it.
+                // SAFETY: the probe was just made with this layout, and nothing else has it.
                 unsafe { (&heap.bump).deallocate(byte, Layout::new::<u8>()) };
                 Ok(heap)
             }
@@ -401,7 +401,7 @@ impl Heap {
         Some(block)
     }
 
-    /// A block that nobody has. Uninitialised.
+    /// A block that was free. Uninitialised.
     #[inline]
     pub(crate) fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, DoesNotFit> {
         let size = rounded(layout.size());
@@ -549,7 +549,7 @@ impl Heap {
         self.move_tip(at);
         let above = at + size;
         if tip > above {
-            // SAFETY: of the run, so it belongs to nobody.
+            // SAFETY: of the run, so it is free.
             unsafe { self.put(self.pointer_to(above), tip - above) };
             self.more_holes(tip - above);
         }
@@ -613,7 +613,7 @@ impl Heap {
             }
         }
         if tip > low {
-            // SAFETY: the rest of the old run belongs to nobody.
+            // SAFETY: the rest of the old run is free.
             unsafe { self.put(self.pointer_to(low), tip - low) };
         }
         self.taken.set(self.taken.get() + low.saturating_sub(start));
@@ -690,7 +690,7 @@ impl Heap {
         }
         // SAFETY: an alignment and a size that are possible.
         let layout = unsafe { Layout::from_size_align_unchecked(too_much, GRANULE) };
-        // SAFETY: the lower end of the run: handed out by this bump, as its last bytes, and used by nobody.
+        // SAFETY: the lower end of the run: handed out by this bump, as its last bytes, and not in use.
         unsafe { (&self.bump).deallocate(self.pointer_to(low), layout) };
         self.move_low(low + too_much);
     }
@@ -730,7 +730,7 @@ impl Heap {
     }
 
     /// # Safety
-    /// The bytes lie below the mark, were handed out, and are used by nobody.
+    /// The bytes lie below the mark, were handed out, and are not in use.
     #[inline(always)]
     unsafe fn give_back(&self, block: NonNull<u8>, size: usize) {
         self.note_peak();
@@ -755,13 +755,13 @@ impl Heap {
     /// As for [`Heap::give_back`].
     #[inline(always)]
     unsafe fn put(&self, block: NonNull<u8>, size: usize) {
-        // SAFETY: by the caller's promise they belong to nobody, and lie in the arena.
+        // SAFETY: by the caller's promise they are not in use, and lie in the arena.
         unsafe { self.freed.put(self.base(), self.stretch(block, size)) };
         self.floor.set(usize::MAX);
     }
 
     /// # Safety
-    /// The bytes lie above the mark, were handed out, and are used by nobody.
+    /// The bytes lie above the mark, were handed out, and are not in use.
     #[cold]
     unsafe fn give_back_kept(&self, block: NonNull<u8>, size: usize) {
         // Its lists outlive this request, also if that is left by a jump: nothing may end in the middle of
@@ -789,7 +789,7 @@ impl Heap {
     fn wipe_block(&self, block: Stretch) {
         if let Some(byte) = self.wipe.byte() {
             let at = self.base().pointer_to(block.at);
-            // SAFETY: the block belongs to nobody.
+            // SAFETY: the block is free.
             unsafe { at.write_bytes(byte, block.bytes()) };
         }
     }
@@ -854,7 +854,7 @@ impl Heap {
         if is_tip && wants <= less && old.align() <= GRANULE {
             // SAFETY: within the block.
             let moved = unsafe { block.add(less) };
-            // SAFETY: both lie in the block and do not overlap; then its lower part is used by nobody.
+            // SAFETY: both lie in the block and do not overlap; then its lower part is not in use.
             unsafe {
                 ptr::copy_nonoverlapping(block.as_ptr(), moved.as_ptr(), new.size());
                 self.give_back(block, less);
@@ -969,7 +969,7 @@ impl Heap {
     fn free_gaps(&self) {
         let base = self.base();
         let mut gap = self.gaps.replace(ptr::null());
-        // SAFETY: the notes lie in the arena, below what they tell of, and were given back by nobody.
+        // SAFETY: the notes lie in the arena, below what they tell of, and were never given back.
         while let Some(note) = unsafe { gap.as_ref() } {
             let stretch = Stretch {
                 at: base.granule_of(gap.addr()),
@@ -996,9 +996,9 @@ impl Heap {
         self.may_rise.set(false);
         self.misses_joined.set(false);
         if let Some(byte) = self.wipe.byte() {
-            // All of it: what bumpalo's collections have used and given back again, no high water knows.
+            // All of it: no high water tells what bumpalo's collections have used and given back again.
             // SAFETY: the chunk's data below the mark is the first bytes of our memory; by the caller's
-            // promise nobody uses it.
+            // promise it is not used again.
             unsafe {
                 self.memory.write_bytes(byte, self.room.get());
             };
@@ -1037,8 +1037,8 @@ impl Heap {
         self.joins.set(JOINS);
     }
 
-    /// The bump may have other chunks than ours, because a handler lifted its limit. Then all of them are
-    /// given back, ours to nobody, and until the next reset there is a bump without memory.
+    /// The bump may have other chunks than ours, because a handler lifted its limit. Then all others are
+    /// freed, ours is not, and until the next reset there is a bump without memory.
     ///
     /// # Safety
     /// No borrow of [`Heap::bump`] lives, and nothing allocated through it is used again.

@@ -96,7 +96,7 @@ pub(crate) fn count() {
     }
 }
 
-/// Ends the process. It allocates itself, which by now is nobody's second first allocation.
+/// Ends the process. It allocates too, but that is not the first allocation, so this is not called again.
 #[cold]
 #[inline(never)]
 fn die() -> ! {
@@ -108,7 +108,7 @@ fn die() -> ! {
     std::process::abort();
 }
 
-/// Who made the first allocation after [`seal`]: its return addresses.
+/// What made the first allocation after [`seal`]: its return addresses.
 static CULPRIT: [AtomicUsize; FRAMES_MAX] = [const { AtomicUsize::new(0) }; FRAMES_MAX];
 
 #[cold]

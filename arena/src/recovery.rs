@@ -9,11 +9,11 @@
 //! | panic | unwinds | unwinds |
 //!
 //! A marked request is not unwound: an unwinding poisons every `Mutex` and `LazyLock` whose guard it passes,
-//! and later requests want those. It learns that it is over from the calls into the platform that can fail
+//! and later requests want those. It learns from those calls into the platform that can fail that it is over
 //! ([`exhausted`]).
 //!
-//! Never unwound out of `GlobalAlloc::alloc` (undefined behaviour), never a `setjmp` in Rust (it returns
-//! twice and the compiler does not know): the guard is a closure, by `sjlj2`.
+//! `GlobalAlloc::alloc` never unwinds (undefined behaviour), and Rust never calls `setjmp` (it returns twice,
+//! which the compiler does not know): the guard is a closure, by `sjlj2`.
 //!
 //! # What a frame that never returns has lent
 //!
@@ -24,15 +24,15 @@
 //!
 //! | what a frame can hold | why it stays |
 //! |---|---|
-//! | its stack, and every local on it | the thread never ends, and the bucket is given to nobody: its state is `Parked` for good |
+//! | its stack, and every local on it | the thread never ends, and the bucket is never used again: its state is `Parked` for good |
 //! | blocks of its arena | the arena is reset by the bucket's thread only, between two requests |
-//! | blocks of the overdraft, the shared heap, the C heap, the process heap | blocks are freed by who has them; settling an account only changes a number |
+//! | blocks of the overdraft, the shared heap, the C heap, the process heap | a block is freed only by its owner; settling an account only changes a number |
 //! | a panic's note, `&Bump`, `&Request`, a body's reader | not `Sync`, so no other thread has them; they lie in the bucket |
 //! | thread-locals lent by `with` | the thread never ends |
 //! | a value in a [`Shared`](crate::Shared) cell | a cell that was left by parking, or by a request that has returned from beside a coroutine inside it, never again gives a `&mut` to the same storage; a fresh value goes into other storage |
 //! | a cleanup's closure | `'static`: it owns what it uses, and is moved out of its block when it runs |
 //! | the request's and the reply's bytes, and the connection's descriptor | the slot is never used again, and the descriptor never closed: `Call::emergency` in `transom-doors`, `application.rs` in `transom-platform` |
-//! | guards of locks | never released, because what they guard may be half-way; whoever wants such a lock waits for ever, and is counted as lost when its deadline has passed |
+//! | guards of locks | never released, because what they guard may be half-way; a request that wants such a lock waits for ever, and is counted as lost when its deadline has passed |
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
@@ -54,7 +54,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Below this much stack we do not start anything that must not be interrupted half-way: a stack overflow
-/// under one of our locks, or malloc's, would leave it locked for everybody.
+/// under one of our locks, or malloc's, would leave it locked for every thread.
 pub(crate) const STACK_MARGIN: usize = 8 << 10;
 
 /// What an answer, a log record and cleanups want; with less the report stack is used, which has as much.
@@ -171,7 +171,7 @@ impl Tenant {
 
     /// Runs one request in the bucket, under [`Policy::Overdraft`].
     ///
-    /// `stuck` is called if the thread is parked, so that somebody is told; this function then never returns.
+    /// `stuck` is called if the thread is parked, to report it; this function then never returns.
     /// What `f` returns must not refer to the bucket, which the bounds on `R` see to.
     ///
     /// # Panics
@@ -398,8 +398,8 @@ fn pieces_looked_at(bucket: &Bucket) -> Option<Pieces> {
     })
 }
 
-/// The request has ended, or will never end: what it has left in the pools is nobody's now. Bytes of that in
-/// the C heap.
+/// The request has ended, or will never end: what it has left in the pools is charged to no request now.
+/// Gives the bytes of that in the C heap.
 #[cold]
 pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
     if bucket.events.any(DRAWS) {

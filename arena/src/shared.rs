@@ -186,14 +186,15 @@ fn disown(owner: usize) {
     overdraft::forgive(owner);
 }
 
-/// Who makes a value that is in no cell yet: an odd number, which is no cell's address, and no other maker's.
+/// A number for the maker of a value that is in no cell yet. It is odd, so it is no cell's address, and no
+/// other maker has it.
 fn new_maker() -> usize {
     static LAST: AtomicUsize = AtomicUsize::new(1);
     LAST.fetch_add(2, Ordering::Relaxed)
 }
 
-/// The cell gets the value that this maker has made; what its old value has is no cell's from then on. With
-/// the cell's lock.
+/// The cell gets the value that this maker has made; what its old value has belongs to no cell from then on.
+/// With the cell's lock.
 #[cold]
 fn hand_over(maker: usize, owner: usize) {
     ensure_stack(STACK_MARGIN);

@@ -32,7 +32,7 @@ pub(crate) struct Thread {
     pub at_fault: Cell<u64>,
     /// Memory that the next allocation which fits is given (start, bytes), to build an arena in place.
     pub carve: Cell<(*mut u8, usize)>,
-    /// While an arena's bump is thrown away: whose chunks go back to nobody.
+    /// While an arena's bump is thrown away: the arena whose chunk is not freed.
     pub discard: Cell<*const Discard>,
 }
 

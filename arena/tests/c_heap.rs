@@ -1,5 +1,4 @@
-//! `malloc` and its family: bounded inside requests, the C library's own outside, and never in the way of
-//! anything.
+//! `malloc` and its family: bounded inside requests, the C library's own outside; neither disturbs anything.
 #![cfg(feature = "c-heap")]
 
 mod common;
@@ -212,7 +211,7 @@ fn a_request_has_its_quota_and_then_enomem() {
     });
 }
 
-/// What it leaves is nobody's, and not the next request's.
+/// What it leaves is charged to no request, not even to the next one.
 #[test]
 fn what_outlives_its_request_is_charged_to_no_request() {
     let _turn = alone();
@@ -505,7 +504,7 @@ fn a_block_from_outside_is_freed_with_little_stack() {
     });
 }
 
-/// A fork in the middle of it all: the child may use `malloc`, whoever had the locks.
+/// A fork while other threads allocate: the child may use `malloc`, whichever thread had the locks.
 #[test]
 fn a_child_of_a_fork_can_allocate() {
     let _turn = alone();

@@ -202,8 +202,8 @@ const STEPS: [Step; 12] = [
     ),
 ];
 
-/// A stack that has been extended once is at its end inside the linker. Nobody could start a thread if its
-/// lock stayed taken.
+/// A stack that has been extended once is at its end inside the linker. If the linker's lock stayed taken, no
+/// thread could be started.
 #[test]
 fn a_request_that_is_parked_on_its_way_to_the_linker_holds_none_of_its_locks() {
     let _turn = alone();

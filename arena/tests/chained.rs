@@ -1,5 +1,5 @@
-//! A program or a library with a handler of SIGSEGV of its own: faults that are not ours are its, and ours
-//! stay ours.
+//! A program or a library with a SIGSEGV handler of its own: it gets the faults that are not ours, and we
+//! still handle ours.
 
 mod common;
 

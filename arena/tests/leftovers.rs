@@ -383,7 +383,7 @@ fn a_value_made_by_a_cleanup_of_a_full_bucket_and_sent_away_stays_whole() {
     });
 }
 
-/// The same for a payload that a handler catches in a full arena and hands to somebody else.
+/// The same for a payload that a handler catches in a full arena and hands to another thread.
 #[test]
 fn a_panic_payload_sent_away_stays_whole() {
     on_bucket_thread(|tenant| {

@@ -158,7 +158,7 @@ fn is_full<R>(result: Result<R, SharedError>) -> bool {
     matches!(result, Err(SharedError::Full { .. }))
 }
 
-/// As clients do who post items until there is no more room.
+/// As clients do that post items until there is no more room.
 #[test]
 #[ignore = "takes the shared heap from the other tests; run by the one above"]
 fn child_that_fills_the_shared_heap() {
@@ -429,8 +429,7 @@ fn two_cells_may_be_held_at_once_and_are_released_newest_first() {
     });
 }
 
-/// Under contention, with requests that die in it: nobody waits for ever, no update is lost that was
-/// finished.
+/// Under contention, with requests that die in it: no request waits for ever, and no finished update is lost.
 #[test]
 fn many_requests_that_share_a_cell_finish_whatever_some_of_them_do() {
     static COUNT: Shared<u64> = Shared::new(0);
@@ -486,7 +485,7 @@ fn a_waiting_request_gets_the_cell_of_one_that_escapes() {
     finish(&holder);
 }
 
-/// Its stack, and so the cell, are gone when cleanups run; nobody else knew it.
+/// Its stack, and so the cell, are gone when cleanups run; no other thread knew the cell.
 #[test]
 fn a_cell_on_the_requests_own_stack_is_left_alone() {
     on_bucket_thread(|tenant| {
@@ -614,7 +613,7 @@ fn closures_that_a_request_leaves_behind_harm_no_later_request() {
                     yielder.suspend(());
                     before == *n
                 });
-                assert_eq!(seen, Ok(true), "nobody changes it");
+                assert_eq!(seen, Ok(true), "nothing changes it");
             }),
             _ => stash(|yielder| {
                 let seen = CHANGED.with(|_| READ.read(|_| outside(|| yielder.suspend(()))));
@@ -818,7 +817,7 @@ fn child_whose_changes_find_no_share() {
         }
         END.store(true, Ordering::SeqCst);
         holders.into_iter().for_each(|finish| finish());
-        // With a share there is room, and nobody is lost.
+        // With a share there is room, and no request is lost.
         assert_eq!(grow(tenant), Err(()));
         assert_eq!(grow(tenant), Ok(Ok(())));
     });
@@ -990,7 +989,7 @@ fn a_thread_local_cell_that_a_coroutine_has_left_is_as_any_other() {
     }
 }
 
-/// A destructor of a thread-local runs when no request does, and what it leaves locked is nobody's.
+/// A destructor of a thread-local runs when no request does: no request releases what it leaves locked.
 #[test]
 fn a_thread_that_ends_gives_back_the_cells_that_its_destructors_have_left() {
     static CHANGED: Shared<u64> = Shared::new(1);

@@ -1,6 +1,6 @@
-//! The functions themselves, as C knows them. Each passes on where it was called from, which a compiled
-//! function cannot know, so each begins with an instruction or two of assembly. (man 3 malloc,
-//! posix_memalign, malloc_usable_size, abort)
+//! The functions themselves, with their C names. Each passes on where it was called from. A compiled function
+//! cannot know that, so each begins with an instruction or two of assembly. (man 3 malloc, posix_memalign,
+//! malloc_usable_size, abort)
 
 use super::library::{__libc_calloc, __libc_malloc, __libc_memalign, __libc_realloc, usable_size};
 use super::{ALIGN, allocate_in, deallocate, deallocate_elsewhere, layout, owns, reallocate};

@@ -1,4 +1,4 @@
-//! What of the C library's is called by name, and where it lies.
+//! The functions of the C library that are called by name, and where the library lies.
 
 use crate::loaded::each_object;
 use std::ffi::c_void;

@@ -241,7 +241,7 @@ impl<T: 'static> Shared<T> {
                 bucket.spilled.get().0
             });
             let f = f.take().expect("it is run once");
-            // SAFETY: locked for writing, and whole: nobody else has a reference to the value.
+            // SAFETY: locked for writing, and whole: there is no other reference to the value.
             let result = aimed_at(pool, self.address(), || f(unsafe { &mut *self.value() }));
             match bucket {
                 // The value is as the closure has left it, in part outside the shared heap; the request is
@@ -311,7 +311,7 @@ impl<T: 'static> Shared<T> {
                 }
             })
         };
-        // Those that others were promised come back in a moment.
+        // Pieces that others were promised come back in a moment.
         let mut promise = promised(false);
         let needed = room_piece.saturating_add(doubled) - small;
         let has_free = heap.used().saturating_add(needed) <= heap.len();
@@ -325,12 +325,12 @@ impl<T: 'static> Shared<T> {
             return Ok((Some(promise), None));
         }
         let promise = promised(true).ok_or_else(|| self.full(pool, room))?;
-        // The one that is made last is then what does not fit.
+        // Then the one that is made last is what does not fit.
         let share = SetAside::new(bucket, grown).ok_or_else(|| self.full(pool, grown))?;
         Ok((Some(promise), Some(share)))
     }
 
-    /// Who it is, where that is noted.
+    /// The cell's address, by which it is noted as owner.
     fn address(&self) -> usize {
         self.lock.address()
     }
@@ -361,8 +361,8 @@ impl<T: 'static> Shared<T> {
                 return Err(SharedError::Exhausted);
             }
             let f = f.take().expect("it is run once");
-            // SAFETY: locked for reading, and nobody who will never end changes it: there are only shared
-            // references.
+            // SAFETY: locked for reading, and no request that will never end changes it: there are only
+            // shared references.
             Ok(f(unsafe { &*self.value() }))
         })
     }
@@ -428,7 +428,7 @@ impl<T: 'static> Shared<T> {
                 State::Broken | State::Read | State::Written => None,
             };
             match state {
-                // SAFETY: locked for writing; nobody has a reference, and writing over bytes without reading
+                // SAFETY: locked for writing; there is no reference, and writing over bytes without reading
                 // them is always allowed.
                 State::Whole | State::Panicked | State::Broken => unsafe {
                     value.write(*fresh);
@@ -456,7 +456,7 @@ impl<T> Drop for Shared<T> {
             self.lock.lose_value();
             return; // what it owns stays allocated, as after `restore`
         }
-        // SAFETY: nobody else has the cell, and the value is one; it is dropped once, here.
+        // SAFETY: nothing else has the cell, and the value is one; it is dropped once, here.
         unsafe {
             if elsewhere.is_null() {
                 ManuallyDrop::drop(self.first.get_mut());

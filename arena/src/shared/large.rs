@@ -1,13 +1,13 @@
 //! The large blocks of the pools, and which cell has made them. A vector or a hash map doubles in one piece,
-//! and that piece must be had before its cell is changed.
+//! and that piece must be allocated before its cell is changed.
 
 use super::{POOLS, POOLS_MAX};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The owner of what is nobody's: the value that has it is lost.
+/// The owner of a block that belongs to no cell: the value that has it is lost.
 const NO_CELL: usize = usize::MAX;
 
-/// A block of so manieth of its pool is large. No more than so many can be there at once.
+/// A block is large if it has at least a 64th of its pool. No more than 64 can exist at once.
 const PARTS: usize = 64;
 
 /// One of them; no address: none.

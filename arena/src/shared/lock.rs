@@ -1,5 +1,5 @@
-//! The part of a cell that does not depend on its type: who may go in, and what state the last one has left
-//! it in.
+//! The part of a cell that does not depend on its type: which threads may go in, and the state in which the
+//! last one has left it.
 
 use super::SharedError;
 use super::held::Held;
@@ -26,9 +26,9 @@ pub(super) enum State {
     Panicked = 1,
     /// A change was left by a jump: the value may be no value.
     Broken = 2,
-    /// A request that will never end has a `&T`: nobody may have a `&mut T` to the same storage again.
+    /// A request that will never end has a `&T`: no other may have a `&mut T` to the same storage again.
     Read = 3,
-    /// A request that will never end has a `&mut T`: nobody may have anything to the same storage again.
+    /// A request that will never end has a `&mut T`: no other may have a reference to the same storage again.
     Written = 4,
 }
 
@@ -43,7 +43,8 @@ impl State {
         }
     }
 
-    /// What a cell is that is both. No value that somebody will always have: nobody else may have it.
+    /// The state of a cell that is in both states. To a broken value that a request refers to for ever, no
+    /// other may have a reference.
     fn and(self, other: State) -> State {
         match (self, other) {
             (State::Broken, State::Read) | (State::Read, State::Broken) => State::Written,
@@ -131,7 +132,7 @@ impl Lock {
             era: thread(|t| t.era.get()),
             returned: false,
         };
-        // The state is looked at with the lock, so that those who wait learn what the one before them has
+        // The state is looked at with the lock, so that a thread that waits learns what the one before it has
         // left.
         let result = self.check(access).and_then(|()| f());
         guard.returned = true;
@@ -176,7 +177,7 @@ impl Lock {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// What the value has stays in use for ever, because it may be no value, or somebody's.
+    /// What the value has stays in use for ever, because it may be no value, or a request may refer to it.
     pub(super) fn lose_value(&self) {
         super::lose(self.bytes.swap(0, Ordering::Relaxed));
         super::disown(self.address());

@@ -1,9 +1,9 @@
-//! What changes were promised that run now: pieces of their pools, which are kept from others until the
+//! What the changes that run now were promised: pieces of their pools, which are kept from others until the
 //! change has ended.
 //!
-//! The pieces are allocated in the pool, and not counted as used. An allocation of the thread whose change it
-//! is gives them back, is made, and takes them again, less what the change has made by then, all under the
-//! pool's lock. So it lies where it would without them, and nobody else gets in between.
+//! The pieces are allocated in the pool, and not counted as used. When the thread whose change it is
+//! allocates, it gives them back, allocates, and takes them again, less what the change has made by then, all
+//! under the pool's lock. So a block lies where it would without them, and no other thread gets in between.
 
 use super::held::Held;
 use super::{POOLS, POOLS_MAX};
