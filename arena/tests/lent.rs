@@ -185,7 +185,7 @@ fn a_value_that_is_being_changed_is_given_to_nobody() {
         changed.unwrap_or(0)
     });
     let told = waits.join().expect("ends");
-    assert_eq!(told, Err(SharedError::Poisoned), "a reader that waits is told");
+    assert_eq!(told, Err(SharedError::Poisoned), "the waiter is told");
     assert_eq!(CELL.read(Vec::len), Err(SharedError::Poisoned));
     for n in 1..=3 {
         CELL.restore(|| vec![n; 10]);
