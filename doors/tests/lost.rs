@@ -14,7 +14,7 @@ use transom_doors::{Call, ChannelGeometry, Kind, Resumed, SlotId, Status, Withdr
 
 const LOST: Status = Status(16);
 
-/// Answers with the request's hash, but for those whose first word is of a loan.
+/// Answers with the request's hash, except for requests whose first word asks for a loan.
 fn lending(changes: &Arc<AtomicU32>) -> impl Fn(u32, &mut Call<'_>) + Send + Sync + 'static {
     let changes = Arc::clone(changes);
     move |_, call| {

@@ -1,4 +1,4 @@
-//! Which thread serves, when threads are started, and that a blocked handler blocks nobody else.
+//! Which thread serves, when threads are started, and that a blocked handler blocks no other thread.
 #![cfg(not(loom))]
 
 mod common;
@@ -167,7 +167,7 @@ fn a_burst_gets_as_many_threads_as_it_has_blocking_calls() {
         caller.stage(b"wait");
     }
     caller.client.flush().unwrap();
-    // Nobody nudges: a door that is not known to be fast grows by itself.
+    // No client nudges: a door that is not known to be fast grows by itself.
     wait_until("all twenty run at once", || gate.waiting() == 20);
     assert!(house.info().threads.started <= 21);
     gate.open();

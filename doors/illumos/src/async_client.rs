@@ -1,8 +1,8 @@
 //! The event loop's caller over native doors: one small thread per slot, each in `door_call` or asleep, and
 //! an eventfd.
 //!
-//! The loop and the threads share one lock, held for a few assignments at a time. Nothing is allocated after
-//! the client is there. A slot's bytes belong to the loop while it fills them or reads the reply, and to one
+//! The loop and the threads share one lock, held for a few assignments at a time. Nothing is allocated once
+//! the client exists. A slot's bytes belong to the loop while it fills them or reads the reply, and to one
 //! thread in between; the lock hands them over.
 
 use crate::calling::{Ended, Job, Outcome, Sent, Shared, State, worse};
@@ -489,7 +489,7 @@ impl AsyncClient {
         std::mem::take(&mut self.parcels[slot.index()])
     }
 
-    /// A descriptor that becomes readable when a call has found the door revoked or dead. A door that nobody
+    /// A descriptor that becomes readable when a call has found the door revoked or dead. A door without
     /// calls cannot be watched: ask [`check_peer`](Self::check_peer) now and then. Register it with
     /// `EPOLLIN | EPOLLET`.
     pub fn peer_fd(&self) -> Option<RawFd> {
@@ -531,8 +531,7 @@ impl AsyncClient {
         !self.shared.lock().jobs.is_empty()
     }
 
-    /// There is nobody to be nudged: the kernel hands each call to a door server thread as soon as one is
-    /// free.
+    /// There is no one to nudge: the kernel hands each call to a door server thread as soon as one is free.
     pub fn nudge(&mut self) -> bool {
         false
     }
@@ -561,8 +560,8 @@ impl AsyncClient {
 }
 
 impl Drop for AsyncClient {
-    /// Ends the threads: those that wait now, those inside a call when it has ended. Nobody waits for them;
-    /// they keep what they need.
+    /// Ends the threads: those that wait now, those inside a call when it has ended. They are not waited for,
+    /// and keep what they need.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.stop = true;

@@ -1,5 +1,5 @@
-//! What a back end asks for before it makes a door: gathered, and checked, in one place. How the door is then
-//! made is its own: see [`Build`] and [`Handles`].
+//! What a back end asks for before it makes a door, gathered and checked in one place. Each back end then
+//! makes the door in its own way: see [`Build`] and [`Handles`].
 
 use std::fmt;
 use std::io;
@@ -168,7 +168,7 @@ impl<D> Builder<D> {
 
     /// Has `f` called when the last client has left and no call of its runs on (illumos: `DOOR_UNREF`,
     /// `DOOR_UNREF_MULTI`), on a thread of the door's own that serves no calls. (On illumos: on a door server
-    /// thread, when nobody but this process refers to the door.)
+    /// thread, when only this process refers to the door.)
     #[must_use]
     pub fn unreferenced(
         mut self,
@@ -180,8 +180,8 @@ impl<D> Builder<D> {
         self
     }
 
-    /// Who may open the door, beyond what the path's permissions say. (On illumos: who may call; a native
-    /// door has no connection, so it is asked at each call.)
+    /// Which clients may open the door, beyond what the path's permissions say. (On illumos: which may call;
+    /// a native door has no connection, so `f` is asked at each call.)
     #[must_use]
     pub fn accept(mut self, f: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
         self.remote.accept = Some(Box::new(f));

@@ -1,4 +1,4 @@
-//! A caller's table of its slots: which use of each is valid, and what the caller remembers of it.
+//! A caller's table of its slots: which use of each is valid, and what the caller knows about it.
 
 use std::ops::{Deref, DerefMut};
 

@@ -2,8 +2,8 @@
 //!
 //! The owner holds a lock on `PATH.lock` beside it, which the kernel releases when the owner dies; so what
 //! lies at the path without a locked lock file is stale and is replaced. The socket is bound to a temporary
-//! name, gets its mode and owner, listens, and only then takes its place by rename(2): there is no moment at
-//! which it exists with the wrong permissions, or at which a client finds a name that nobody serves.
+//! name, gets its mode and owner, listens, and only then takes its place by rename(2): it never exists with
+//! the wrong permissions, and a client never finds a name that no process serves.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -28,7 +28,7 @@ use crate::values::path::check_path;
 /// Clients that may wait to be let in.
 const BACKLOG: libc::c_int = 128;
 
-/// How often a path that somebody else owns is tried again.
+/// How often a path that another process owns is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
 /// A door's place in the file system. Dropped, it is given up: the path is removed, and another owner may
@@ -136,7 +136,7 @@ pub fn attach(
     Ok(attachment)
 }
 
-/// Until here nobody can have connected.
+/// Before this no client can have connected.
 fn let_clients_in(listener: &OwnedFd) -> io::Result<()> {
     socket::set_nonblocking(listener)?;
     socket::let_descriptors_in(listener, false);
@@ -303,7 +303,7 @@ impl Temporary {
         name.push(path.file_name().unwrap_or_default());
         name.push(format!(".{}", std::process::id()));
         let temporary = path.with_file_name(name);
-        // What a process with our number has left; nobody else makes this name while we hold the lock.
+        // What a process with our number has left; no other process makes this name while we hold the lock.
         let _ = fs::remove_file(&temporary);
         Self(temporary)
     }

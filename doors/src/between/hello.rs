@@ -14,7 +14,7 @@
 //!           ◀──  REVOKED
 //! ```
 //!
-//! Pure: bytes in, values out. Arbitrary bytes give an error and never a panic.
+//! The functions are pure: bytes in, values out. Arbitrary bytes give an error and never a panic.
 
 use crate::values::geometry::{ChannelGeometry, PAGE};
 use crate::values::refusal::Refusal;

@@ -2,8 +2,8 @@
 //!
 //! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* → `drain` says
 //! final → read → `release`, or `refill` and once more from there. `withdraw` takes back a call that no
-//! thread has claimed; `abandon` gives up at any point. When `drain` says that a call is lost, its slot has
-//! no further life. The truth about a slot is kept here, in private memory; the channel's words are hints
+//! thread has claimed; `abandon` gives up at any point. When `drain` says that a call is lost, its slot is
+//! never used again. The truth about a slot is kept here, in private memory; the channel's words are hints
 //! that are checked against it.
 
 use std::cell::Cell;

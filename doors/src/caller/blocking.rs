@@ -193,7 +193,7 @@ impl Client {
                 self.channel.nudge();
             }
             if self.channel.prepare_wait(Patience::Eager) {
-                // A call that nobody has taken up is asked after again.
+                // If no thread has taken the call up, we nudge again.
                 let nudge = unclaimed.then_some(Duration::from_millis(20));
                 let timeout = [left, nudge].into_iter().flatten().min();
                 self.channel.wait_for_news(timeout);

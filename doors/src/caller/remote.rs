@@ -49,7 +49,7 @@ pub struct Remote {
     empty_rings: u32,
     board: Board,
     process: Option<OwnedFd>,
-    /// Who opened it: a child that was forked since has no channel.
+    /// The process that opened it: a child that was forked since has no channel.
     opener: u32,
     /// Requests, replies, control.
     _mappings: [Mapping; 3],
@@ -73,7 +73,7 @@ impl Remote {
             Board::receive(&mut descriptors, welcome.threads_max).map_err(handshake.lie())?;
         let replies = Mapping::receive(&mut descriptors, geometry.replies_len(), Writer::Creator)
             .map_err(handshake.lie())?;
-        // Anything else may have to ask somebody whenever it is waited for.
+        // To wait for another kind of descriptor, the kernel may have to ask another process each time.
         let ear = (descriptors.first().is_some_and(|fd| is_ear(fd.as_fd())))
             .then(|| descriptors.next())
             .flatten()
@@ -124,7 +124,7 @@ impl Remote {
         self.door.limits
     }
 
-    /// After publishing: whether calls may stay with nobody to serve them.
+    /// After publishing: whether calls may stay with no thread to serve them.
     pub fn refuses_after_publishing(&self) -> bool {
         self.state != PeerState::Serving || self.board.revoked().is_raised_after_publishing()
     }

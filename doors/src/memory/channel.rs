@@ -129,8 +129,8 @@ impl Channel {
         alleged.min(self.layout.geometry().request_size)
     }
 
-    /// Makes `len` bytes of the reply slot the final reply. The slot is the client's from here on, who is to
-    /// be told of it.
+    /// Makes `len` bytes of the reply slot the final reply. The slot is the client's from here on, and the
+    /// client is to be told of it.
     pub fn finish_reply(&self, claimed: &Claimed, len: usize, status: Status) {
         if let Some(link) = &self.link {
             link.end_service(claimed.slot);
@@ -198,7 +198,7 @@ impl Channel {
         !self.is_closed() && self.layout.submit().any()
     }
 
-    /// Whether the channel was given up: nobody sees what is put into it.
+    /// Whether the channel was given up: no process sees what is put into it.
     pub fn is_closed(&self) -> bool {
         self.link.as_ref().is_some_and(Link::is_closed)
     }

@@ -159,7 +159,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Who calls: the process that opened the door, as it was then. For a caller in this process: this
+    /// The caller: the process that opened the door, as it was then. For a caller in this process: this
     /// process.
     pub fn cred(&self) -> Credentials {
         match &self.channel.link {
@@ -262,7 +262,7 @@ impl<'a> Call<'a> {
         self.completed = true;
         let state = self.state();
         state.count(status);
-        // Before the reply: a client that sends its next call at once finds us, and wakes nobody.
+        // Before the reply: a client that sends its next call at once finds us, and wakes no thread.
         self.pool.idle().come_back(self.thread);
         self.channel.finish_reply(&self.claimed, len, status);
         let at_once = self.claimed.sync;
@@ -318,7 +318,7 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// [`Gone`]: the client has abandoned the call (or this call is completed already). Complete
-    /// it; nobody will read the reply.
+    /// it; the reply will not be read.
     ///
     /// # Panics
     /// If `len` is more than the reply slot holds.

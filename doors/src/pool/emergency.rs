@@ -1,4 +1,4 @@
-//! The way out when a call's thread cannot go on: its caller is told, and the call is lost.
+//! What happens when a call's thread cannot go on: its caller is told, and the call is lost.
 
 use std::ptr;
 
@@ -11,9 +11,9 @@ use crate::values::status::Status;
 /// can be kept where a signal handler finds it.
 ///
 /// **What the handler has lent stays lent.** Its frames never run again, but a thread that it has started in
-/// a scope (`std::thread::scope`, a pool's scope) runs on and has references into whatever those frames had.
-/// That the frames stay on the stack is what makes those references valid; it says nothing about who else may
-/// use what they lead to. So each thing that a call has given its handler stays the handler's for as long as
+/// a scope (`std::thread::scope`, a pool's scope) runs on and has references into what those frames had.
+/// Those references are valid because the frames stay on the stack. That does not keep others from using what
+/// they lead to. So each thing that a call has given its handler stays the handler's for as long as
 /// the process lives:
 ///
 /// - `request()` of a call from this process lies in the request slot. The client is told that the slot is

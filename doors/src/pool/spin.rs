@@ -1,9 +1,10 @@
 //! Looking a little longer before going to sleep, where that pays: when the other side runs on another CPU,
-//! and has lately been as quick as that.
+//! and has lately been that quick.
 //!
 //! Between two CPUs a sleep and a wake cost several microseconds, most of them until the CPU that was idle
-//! runs again. Whoever looks for as long as that before it sleeps wastes at most as much as it would have
-//! cost to sleep at once. On one CPU it would only keep the other side from running, so nobody looks there.
+//! runs again. A thread that looks for that long before it sleeps wastes at most as much as it would have
+//! cost to sleep at once. On one CPU it would only keep the other side from running, so no thread looks
+//! there.
 
 use crate::back_end::clock::now_ns;
 

@@ -1,5 +1,5 @@
-//! Everything that can go wrong, as sentences for the person who will read them. Errors are the same on Linux
-//! and on illumos; each says which of its causes only one of them has.
+//! Everything that can go wrong, as sentences for their reader. Errors are the same on Linux and on illumos;
+//! each says which of its causes only one of them has.
 
 use std::fmt;
 use std::io;
@@ -218,7 +218,7 @@ pub enum Limit {
     Descriptors,
     /// Descriptors that the server may have open (illumos: `EMFILE`).
     ServerDescriptors,
-    /// Who may call. Only illumos asks at each call; Linux asks when the door is opened.
+    /// Which clients may call. Only illumos asks at each call; Linux asks when the door is opened.
     Accept,
     /// The stack of a door server thread, which illumos lays the request on (`E2BIG`). Linux has no such
     /// limit.
@@ -299,22 +299,22 @@ impl CallError {
 /// A door that could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Nobody serves at the path, now.
+    /// No process serves at the path, now.
     #[error("no process serves a door at {}: start the application that owns it", .path.display())]
     Away {
         /// The path.
         path: PathBuf,
     },
-    /// Another user serves there than the one who may.
+    /// A user serves there that may not.
     #[error(
         "process {} of user {} serves the door at {}, which only {owner} may", .server.pid, .server.uid, .path.display()
     )]
     Stranger {
         /// The path.
         path: PathBuf,
-        /// Who listens there, as the kernel says.
+        /// The process that listens there, as the kernel says.
         server: Credentials,
-        /// Who may.
+        /// The user that may.
         owner: DoorOwner,
     },
     /// The door does not let us in; the reason has both sides' numbers.

@@ -1,4 +1,4 @@
-//! Why a client is turned away or put out.
+//! Why a client is refused, or removed later.
 
 /// Why a client is turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +64,8 @@ pub enum Refusal {
         /// The system's error number.
         errno: u64,
     },
-    /// The client's end of the socket is closed. Nobody hears this refusal; it is for the owner's log.
+    /// The client's end of the socket is closed. The client does not get this refusal; it is for the owner's
+    /// log.
     #[error("the client has hung up before it got its channel: it was ended, or did not wait")]
     HungUp,
     /// What the client sent is no hello, or its memory is not what was agreed.
@@ -102,7 +103,7 @@ pub enum Lie {
     /// Bytes on the socket that mean nothing.
     #[error("a message that means nothing here")]
     Message = 6,
-    /// It sent more descriptors than the door takes, which nobody would have closed until their call came.
+    /// It sent more descriptors than the door takes, which would have stayed open until their call came.
     #[error("more descriptors for one call than the door takes")]
     TooManyDescriptors = 7,
 }

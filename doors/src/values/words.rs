@@ -1,4 +1,4 @@
-//! What the system says of an error, without the process heap.
+//! The system's text for an error, without the process heap.
 
 use std::ffi::CStr;
 use std::fmt;

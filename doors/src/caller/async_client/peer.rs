@@ -25,8 +25,8 @@ impl AsyncClient {
     /// Opens the door at `path`. Blocks for at most `options.timeout` or so.
     ///
     /// # Errors
-    /// [`OpenError`]: nobody serves there, it was refused (with both sides' numbers), or the other side does
-    /// not keep to the protocol.
+    /// [`OpenError`]: no process serves there, it refused (with both sides' numbers), or it does not keep to
+    /// the protocol.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
         let (remote, layout) = Remote::open(path, options)?;
         Ok(Self::new(Peer::Remote(Box::new(remote)), layout))
@@ -161,9 +161,9 @@ impl AsyncClient {
         let header = self.layout.request_header(slot.index);
         let len = header.len.load(Ordering::Relaxed) as usize;
         let bytes = self.layout.request_bytes(slot.index);
-        // SAFETY: the length was written by us, who checked it against the slot's size (the other side cannot
-        // write there); the bytes are initialised, and written by nobody but us while the slot is being
-        // filled, which needs `&mut self`.
+        // SAFETY: we wrote the length and checked it against the slot's size (the other side cannot write
+        // there); the bytes are initialised, and only we write them while the slot is being filled, which
+        // needs `&mut self`.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr(), len) }
     }
 
