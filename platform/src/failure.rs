@@ -1,8 +1,8 @@
 //! [`Failure`]: what the question mark in a handler turns errors into.
 //!
-//! Two kinds of people read the two kinds of message. A message given to a constructor such as
+//! The two kinds of message have different readers. A message given to a constructor such as
 //! [`Failure::bad_request`] is for the client and is sent. The text of an error that merely passed through
-//! `?` is for whoever runs the application: it is logged, and the client learns only that it was our fault.
+//! `?` is for the operator: it is logged, and the client learns only that it was our fault.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -175,7 +175,7 @@ impl<'r> IntoResponse<'r> for Failure {
             return Response::internal_error(self.message.into_owned());
         }
         if exhausted().is_some() {
-            return Response::empty(self.status); // nobody will see it, and a copy of the message may be too much
+            return Response::empty(self.status); // it is not sent, and a copy of the message may be too much
         }
         let mut text = String::with_capacity(self.message.len() + 1);
         text.push_str(&self.message);

@@ -1,18 +1,18 @@
 //! What requests leave in their buckets: thread-locals, lazy values, entries of caches.
 //!
-//! It costs its bytes, for as long as it is live. Its route is named once in the log. Where it is more than
+//! What is kept costs its bytes for as long as it is live. The log names its route once. If it is more than
 //! may be kept (`--keep`), the thread ends after the request, which runs the destructors of its
-//! thread-locals, and another one takes its place on the same bucket. Where it is still more then, because it
-//! belongs to others, the bucket rests until it is not. A bucket whose thread does not end, or that gets no
-//! new one, is told of and lost as one that rests too long.
+//! thread-locals, and another one takes its place on the same bucket. If it is still more then, because other
+//! threads own it, the bucket rests until it is not. A bucket whose thread does not end, or that gets no new
+//! one, is reported and lost, like one that rests too long.
 //!
-//! A few bytes in the middle of the arena can cost more than they are: the blocks of later requests have to
+//! A few bytes in the middle of the arena can cost more than their size: the blocks of later requests have to
 //! fit beside them. A bucket is **cut** when a request has found no piece for what would have fit in the
 //! bytes that are free, and all but the largest piece is more than may be kept. Its thread is replaced too,
-//! once. Where that does not help, the bucket goes on: it has less than it should, which is better than a
-//! bucket that takes no requests. When too many have been cut for as long as one may rest, the process is
-//! replaced. What lies above the lowest entry counts only for requests that can have it: those that escape
-//! cannot, and `request.arena()` cannot.
+//! once. If that does not help, the bucket goes on: it has less than it should, which is better than a bucket
+//! that takes no requests. When too many have been cut for as long as one may rest, the process is replaced.
+//! What lies above the lowest entry counts only for requests that can use it: requests that escape cannot,
+//! and `request.arena()` cannot.
 
 mod cuts;
 mod leaving;

@@ -1,12 +1,12 @@
-//! Buckets that are lost: what counts as lost, and the look that finds out.
+//! Buckets that are lost: what counts as lost, and how they are found.
 //!
 //! A bucket is lost when it takes no requests and may never take one again: its request was parked, its
 //! handler has not returned long after the client stopped waiting, or its thread had to leave and no other
 //! one serves there. A process with too many of them is replaced (`--lost-limit`).
 //!
 //! A door server thread says what it does on a cache line of its own ([`Sign`]): four relaxed stores for a
-//! call. Another thread looks at all of them now and then ([`LossWatch::look`]). What is done about lost
-//! buckets is not known here.
+//! call. Another thread looks at all of them now and then ([`LossWatch::look`]). This file does not know what
+//! is done about lost buckets.
 
 use crate::application::Application;
 use crate::keeping::Stage;

@@ -1,5 +1,5 @@
 //! What is counted of an application's requests: by route how much memory each needed and how long it held
-//! its bucket, and who outgrew it.
+//! its bucket, and which requests outgrew it.
 
 use crate::service::Service;
 use std::sync::Mutex;

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use transom_doors::now_ns;
 
-/// Lines about requests that went wrong in a second; the others are counted. Whoever may send requests could
-/// else fill disks, and a line costs more than the request that it is about.
+/// Lines about requests that went wrong in a second; the others are counted. Otherwise a client could fill
+/// disks, and a line costs more than the request that it is about.
 const LINES_MAX: u32 = 20;
 
 /// Leave to write a line about a request that went wrong.

@@ -1,11 +1,11 @@
 //! [`Request`]: what a handler sees of a request.
 //!
-//! It reads the request where it lies in the slot and copies nothing that it need not; what must be decoded
-//! is decoded into the bucket's arena. It has no lifetime parameter, so that `fn hello(request: &Request) ->
-//! Response` says by elision what holds: the response may borrow from the request and from its bucket, and
-//! from nothing shorter. The price is one `unsafe` constructor, which only the platform calls.
+//! It reads the request where it lies in the slot and copies only what it must; what needs decoding is
+//! decoded into the bucket's arena. It has no lifetime parameter, so that elision gives `fn hello(request:
+//! &Request) -> Response` the right meaning: the response may borrow from the request and from its bucket,
+//! and from nothing shorter. The price is one `unsafe` constructor, which only the platform calls.
 //!
-//! What it refuses to know: where slot and bucket come from, and everything about sockets.
+//! It does not know where slot and bucket come from, nor anything about sockets.
 
 mod body;
 mod query;
@@ -56,8 +56,7 @@ pub struct Request {
     spilled: query::Spilled,
     /// The body, where it was larger than its slot.
     collected: Vec<u8>,
-    /// Where the route is noted for whoever must say what became of a request that is gone; see
-    /// `note_route_in`.
+    /// Where the route is noted for the report about a request that is gone; see `note_route_in`.
     route_note: Option<NonNull<RouteNote<'static>>>,
     /// The call that brought it, with lifetimes that are not truly so; see `ask_at`.
     port: Option<NonNull<Port<'static, 'static>>>,
@@ -83,7 +82,7 @@ impl Request {
     /// The caller must see to it that, until the request is dropped,
     /// - the bytes that `raw` borrows live and are not written (of a streamed request: without the body's),
     /// - `arena` lives and is not reset,
-    /// - `stream` lives and is used by nobody else,
+    /// - `stream` lives and is used by nothing else,
     /// - every [`Routes`](crate::router::Routes) that the request is dispatched to lives.
     pub unsafe fn from_raw(
         raw: RawRequest<'_>,

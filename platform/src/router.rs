@@ -2,8 +2,8 @@
 //!
 //! Routes are written down with a [`Router`], checked as a whole by [`Router::build`], and then only looked
 //! up: having a [`Routes`] proves that no two patterns contradict each other. A mistake in a pattern is noted
-//! when it is made and reported by `build`, with the pattern in it, so that it ends the start of the server
-//! with a sentence. Looking up allocates nothing outside the bucket.
+//! when it is made. `build` reports it with the pattern, so that the server does not start and says why.
+//! Looking up allocates nothing outside the bucket.
 //!
 //! A path matches exactly: `/a` is not `/a/`. Patterns are [`matchit`]'s: `{id}` stands for one segment or a
 //! part of one, `{*rest}` for all that is left (at least one byte), and fixed text goes before either.

@@ -1,4 +1,4 @@
-//! [`Short`]: the beginning of what may be long.
+//! [`Short`]: the beginning of a text that may be long.
 
 use std::fmt::{self, Display, Write};
 

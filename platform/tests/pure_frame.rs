@@ -199,7 +199,7 @@ fn each_lie_about_a_request_has_its_error() {
         "a query without its flag"
     );
     assert_eq!(after(4, &[5]), FrameError::Header);
-    assert_eq!(after(4, &[0]), FrameError::Header, "an address of nobody");
+    assert_eq!(after(4, &[0]), FrameError::Header, "an unexpected address");
     assert_eq!(after(5, &[1]), FrameError::Header);
     for length in [32, 36, 40, 44] {
         assert_eq!(after(length, &u32::MAX.to_le_bytes()), FrameError::Length);

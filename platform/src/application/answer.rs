@@ -57,7 +57,7 @@ impl OpenCall<'_, '_, '_> {
                 let datagram = Datagram::new(decode_datagram(request()).ok()?);
                 let mut slot = self.port.reply_slot();
                 // SAFETY: the slot's reply part is valid as long as the call, which outlives this function,
-                // and ours to write until the call is completed; the port gives it to nobody else meanwhile.
+                // and ours to write until the call is completed; the port gives it to nothing else meanwhile.
                 let mut reply = DatagramReply::new(unsafe { slot.as_mut() });
                 handler.call(&datagram, &mut reply);
                 Some(Written::Whole(reply.finish()))

@@ -1,4 +1,4 @@
-//! One call, from the moment in which a door server thread has it until the front end has its answer.
+//! One call, from when a door server thread has it until the front end has its answer.
 
 use super::Application;
 use super::answer::OpenCall;

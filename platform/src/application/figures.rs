@@ -1,4 +1,4 @@
-//! [`Figures`]: what an application tells of itself in numbers.
+//! [`Figures`]: the numbers that an application reports about itself.
 
 use super::Application;
 use crate::lost::Lost;

@@ -1,4 +1,4 @@
-//! Requests that do not end well: what is counted and said of them, and how a call is lost.
+//! Requests that do not end well: what is counted and logged of them, and how a call is lost.
 
 use super::Application;
 use crate::meter::RouteMeter;

@@ -3,9 +3,9 @@
 //! # What serde buffers
 //!
 //! An untagged or tagged enum, or a flattened struct, is read in two passes: serde first reads the whole
-//! value into a buffer of its own, and then what is wanted out of that. The second pass asks nobody, so the
-//! first one reckons what it will need, and gives up when that is more than what is free. Only a guess is
-//! possible, for nothing here knows the type that is wanted: see [`ELEMENT`] and [`COPY`].
+//! value into a buffer of its own, and then builds the wanted type out of that. The second pass does not ask
+//! for room, so the first one estimates what it will need, and gives up when that is more than what is free.
+//! It can only guess, because it does not know the wanted type: see [`ELEMENT`] and [`COPY`].
 
 use crate::failure::Failure;
 use crate::memory::Memory;

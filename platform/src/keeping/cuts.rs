@@ -1,4 +1,4 @@
-//! Buckets in which what is kept lies where it costs more than it is.
+//! Buckets in which kept bytes cost more than their size, because of where they lie.
 
 use crate::application::Application;
 use std::sync::atomic::Ordering;

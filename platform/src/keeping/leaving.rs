@@ -1,4 +1,4 @@
-//! A request that leaves something, and a thread that has to go for it.
+//! A request that leaves something, and a thread that has to end because of it.
 
 use super::{SAY_AGAIN, Stage};
 use crate::application::Application;

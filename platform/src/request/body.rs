@@ -25,7 +25,7 @@ impl Stream {
     }
 
     /// # Safety
-    /// The source must live, and be used by nobody else, as long as this value.
+    /// The source must live, and be used by nothing else, as long as this value.
     pub(super) unsafe fn new(source: Option<&mut dyn Read>) -> Self {
         let erase = |source: &mut dyn Read| {
             let source: NonNull<dyn Read + '_> = NonNull::from(source);

@@ -128,7 +128,7 @@ pub trait ReplySink {
     /// again. With nothing written it does nothing.
     ///
     /// # Errors
-    /// When nobody takes it any more: the client has gone, or the deadline has passed. It stays so.
+    /// When it is not taken any more: the client has gone, or the deadline has passed. It stays so.
     fn push_out(&mut self) -> io::Result<()>;
 
     /// Whether pushing out is known to fail. That stays so.
