@@ -1,4 +1,4 @@
-//! Everything that can go wrong in a handler, on request: the application to test memory limits with.
+//! Everything that can go wrong in a handler, on request: an application to test memory limits.
 //!
 //! | request | does |
 //! |---|---|

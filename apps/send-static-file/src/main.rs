@@ -109,7 +109,7 @@ impl Site {
         let folder = self.enter()?;
         match folder.find(&name)? {
             Found::File(file, metadata) => self.send_file(request, &folder, &name, file, &metadata),
-            // Only where there is something to be sent to: whether a folder exists is nobody's business.
+            // Only if the folder has an index: clients must not learn whether other folders exist.
             Found::Folder => match folder.find(&format!("{name}/{INDEX}"))? {
                 Found::File(..) => Ok(Response::redirect(with_slash(request)).with_status(308)),
                 Found::Forbidden => Err(forbidden()),
@@ -254,7 +254,7 @@ fn relative(path: &str) -> Option<String> {
     } else {
         path.to_owned()
     };
-    // The front end has resolved dots; that a path cannot leave the root must not depend on who calls.
+    // The front end has resolved dots, but that a path cannot leave the root must not depend on the caller.
     let names = name.split('/');
     let plain = |name: &str| !matches!(name, "" | "." | "..");
     names.into_iter().all(plain).then_some(name)
@@ -269,8 +269,8 @@ fn is_hidden(name: &str) -> bool {
 
 /// Where a folder's index is: the path with a slash, and with its query.
 ///
-/// Made of the decoded path, not of the target as it came: `//elsewhere/%2e%2e/folder` is a path of ours, and
-/// an address of somebody else's.
+/// Made of the decoded path, not of the target as it came: `//elsewhere/%2e%2e/folder` is a path of ours, but
+/// as a target the address of another server.
 fn with_slash(request: &Request) -> String {
     let mut location = String::new();
     for &byte in request.path().as_bytes() {

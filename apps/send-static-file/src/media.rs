@@ -1,6 +1,6 @@
 //! Which media type a file's name stands for.
 //!
-//! `mime_guess` knows a thousand extensions, some as they were twenty years ago: what is here goes before it.
+//! `mime_guess` knows a thousand extensions, some as they were twenty years ago: the list here goes first.
 
 use std::fmt;
 

@@ -1,9 +1,9 @@
 //! Opening what lies below a folder, and nothing else.
 //!
-//! The kernel keeps the promise where it can: `openat2` with `RESOLVE_BENEATH` refuses every way out while it
-//! resolves, so that there is no moment between a check and an open. Where it cannot (before Linux 5.6, or
-//! where a sandbox forbids the call), the path is walked one name at a time without following a symbolic
-//! link, which holds as well but cannot tell a link that stays below the root from one that leaves it.
+//! The kernel ensures this if it can: `openat2` with `RESOLVE_BENEATH` refuses every way out while it
+//! resolves, so that there is no moment between a check and an open. If it cannot (before Linux 5.6, or where
+//! a sandbox forbids the call), the path is walked one name at a time without following a symbolic link. That
+//! is as safe, but cannot tell a link that stays below the root from one that leaves it.
 //!
 //! It knows nothing of requests.
 
@@ -168,8 +168,8 @@ impl Folder {
             return Ok(Found::Nothing);
         };
         for _ in 0..ATTEMPTS {
-            // Looked at before it is opened: to open a FIFO wakes whoever waits at its other end, and to open
-            // a device may do anything.
+            // Looked at before it is opened: to open a FIFO wakes a process that waits at its other end, and
+            // to open a device may do anything.
             let seen = match self.open_at(&path, libc::O_PATH) {
                 Ok(seen) => File::from(seen).metadata()?,
                 Err(error) => match meaning(&error) {
@@ -298,7 +298,7 @@ fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    // SAFETY: the kernel has just made it, and nothing else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
