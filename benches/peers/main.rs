@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 use workloads::{Method, Workload};
 
-/// Seconds of an attack, in which the servers that give in to it answer somebody.
+/// Seconds of an attack, in which also the servers that give in to it answer some requests.
 const ATTACK: u32 = 5;
 
 /// Runs servers beside each other, pinned to one CPU, wrk on another, in turns, and tells medians, spreads

@@ -462,7 +462,7 @@ fn planned(sum: &str) -> Option<f64> {
     })
 }
 
-/// A port that nobody listens on, below those that the kernel gives to clients.
+/// A port on which no process listens, below those that the kernel gives to clients.
 fn free_port() -> Result<u16, String> {
     static NEXT: AtomicU16 = AtomicU16::new(18_080);
     loop {

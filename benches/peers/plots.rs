@@ -1,4 +1,4 @@
-//! Pictures of what came out, as SVG.
+//! Plots of the results, as SVG.
 
 use crate::measure::Row;
 use crate::statistics::Spread;
@@ -18,7 +18,7 @@ const INK: RGBColor = RGBColor(40, 40, 40);
 const OURS: RGBColor = RGBColor(196, 84, 40);
 const OTHERS: RGBColor = RGBColor(150, 165, 180);
 
-/// Colours of lines, ours first; told apart by those who do not see all colours, too.
+/// Colours of lines, ours first; colour-blind readers can tell them apart, too.
 const LINES: [RGBColor; 9] = [
     OURS,
     RGBColor(240, 160, 110),
