@@ -41,8 +41,8 @@ enum Action {
     },
     /// Check a file for `transom serve --config`, without serving
     ///
-    /// Prints which requests go through which door, and whether the door is there now, which it need not be,
-    /// and served by who may. Everything that is wrong is told with its line and column.
+    /// Prints which requests go through which door, whether the door is there now (it need not be), and
+    /// whether a permitted user serves it. Everything that is wrong is told with its line and column.
     Check {
         /// The file
         file: PathBuf,

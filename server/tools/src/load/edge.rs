@@ -1,4 +1,4 @@
-//! Where the edge lies: the largest request that fits, found by bisection.
+//! The edge: the largest request that fits, found by bisection.
 
 use super::mix::Entry;
 use super::tally::is_good;

@@ -22,7 +22,7 @@ pub struct Demand {
     pub target: f64,
     /// Bytes that there are.
     pub memory: Option<usize>,
-    /// Requests that can be there at once at most, because whoever is in front has no more connections.
+    /// Requests that can be there at once at most, because the proxy in front has no more connections.
     pub front_connections: Option<u32>,
 }
 
@@ -64,7 +64,7 @@ pub struct Evaluation {
     pub configuration: Configuration,
     /// Its memory equation.
     pub plan: Plan,
-    /// P(503) if nobody waits.
+    /// P(503) if no request waits.
     pub without_queue: f64,
     /// What the queue has: places, and what becomes of requests.
     pub places: u32,

@@ -1,4 +1,4 @@
-//! Counters a second, over the last second or so.
+//! Counters per second, over the last second or so.
 
 use std::collections::VecDeque;
 use transom::snapshot::{Application, Snapshot};
