@@ -1,9 +1,9 @@
 //! Lines for programs: `{"time":"…","level":"INFO","target":"…","message":"…","field":value}`.
 //!
 //! Every line is valid JSON, also one that was cut: a string that did not fit ends with "…", members after it
-//! are left out, and the line says `"truncated":true`. Numbers and booleans stand unquoted. A field that is
-//! named like one of our own members gets an underscore: duplicate names are legal JSON, but no two readers
-//! agree on what they mean.
+//! are left out, and the line says `"truncated":true`. Numbers and booleans are not quoted. A field that is
+//! named like one of our own members gets an underscore: duplicate names are legal JSON, but readers disagree
+//! on what they mean.
 
 use super::batch::Batch;
 use super::line::{Line, TARGET_BYTES, TEXT_BYTES, name_of, write_error};

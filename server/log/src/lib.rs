@@ -11,7 +11,7 @@
 //! subscriber for `tracing` or a logger for `log` before it serves, or in its warm-up, keeps it for its own
 //! lines; the server's lines always come here.
 //!
-//! Knows nothing of requests, buckets or metrics.
+//! It knows nothing of requests, buckets or metrics.
 
 pub mod access;
 mod batch;

@@ -6,7 +6,7 @@
 //! fills one, to the writer, and back; so what passes through the queues is a pointer, and a hand-over needs
 //! little stack.
 //!
-//! Only a writer that sleeps is rung. No wake-up is lost because both sides publish before they look: the
+//! Only a writer that sleeps is woken. No wake-up is lost because both sides publish before they look: the
 //! thread pushes, then reads the writer's state; the writer states that it sleeps, then looks at the queue
 //! once more (Dekker's rule, with a sequentially consistent fence between the two steps on either side).
 
@@ -327,7 +327,7 @@ mod tests {
             queue.submit(&record);
             let deadline = Instant::now() + Duration::from_secs(20);
             while seen.load(Ordering::SeqCst) < pushed {
-                assert!(Instant::now() < deadline, "record {pushed} woke nobody");
+                assert!(Instant::now() < deadline, "record {pushed}: no wake-up");
                 std::hint::spin_loop();
             }
             // Meet the writer a little later on its way to sleep each time.

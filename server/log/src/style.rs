@@ -1,4 +1,4 @@
-//! Which of the two formats a log has, and what follows from that for a line.
+//! Which of the two formats a log has, and what that means for a line.
 
 use super::batch::Batch;
 use super::line::Line;

@@ -1,4 +1,4 @@
-//! Datagrams: sockets for them, and one datagram in or out, with the address of ours that it came to.
+//! Datagrams: their sockets, and receiving or sending one, with the address of ours that it came to.
 
 use crate::internet::{canonical, from_c};
 use crate::listen::{bind, share_port};

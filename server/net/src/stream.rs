@@ -1,4 +1,4 @@
-//! What is done with a connection: reading, writing, asking how it is, and ending it.
+//! What is done with a connection: reading, writing, checking its state, and ending it.
 
 use crate::borrowed;
 use crate::options::{check, check_len, get_option};

@@ -1,5 +1,5 @@
-//! One request as a record of fixed size. What the client has sent is kept as it came, but for its length;
-//! the writer thread, which has the time for it, makes it fit to stand in a line.
+//! One request as a record of fixed size. What the client has sent is kept as it came, except that it may be
+//! cut; the writer thread, which has the time for it, escapes it for a line.
 
 use crate::Queued;
 use std::net::SocketAddr;

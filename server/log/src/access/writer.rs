@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread::Thread;
 use transom_doors::{Words, start_thread};
 
-/// Who may read the log: addresses and paths concern no other user.
+/// The file's mode: other users may not read addresses and paths.
 const MODE: libc::c_uint = 0o640;
 
 /// How long the writer waits for a full pipe before it looks whether the file is to be opened anew.
