@@ -146,7 +146,7 @@ unsafe fn deallocate_in(bucket: &'static Bucket, block: *mut u8, layout: Layout)
     }
 }
 
-/// Whether an allocation made now by this thread would come from the process heap.
+/// Whether an allocation that this thread makes now would come from the process heap.
 fn on_process_heap() -> bool {
     thread(|t| {
         t.aim.get().is_null()
@@ -224,7 +224,7 @@ unsafe fn deallocate_elsewhere(block: *mut u8, layout: Layout) {
         Home::Overdraft => unsafe { overdraft::deallocate(at) },
         Home::Process => {
             ensure_stack(STACK_MARGIN);
-            // SAFETY: it lies in none of ours, so it came from the process heap.
+            // SAFETY: it lies in no heap of ours, so it came from the process heap.
             unsafe { process_heap::deallocate(block, layout) }
         }
     }

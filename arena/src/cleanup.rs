@@ -65,7 +65,7 @@ impl Cleanups {
         self.newest.get().is_null()
     }
 
-    /// Whether it takes nodes. While it does not, what is registered is not: its owner has it alone.
+    /// Whether it takes nodes. While it does not, nothing is registered: only its owner has it.
     pub(crate) fn is_open(&self) -> bool {
         self.open.get()
     }
@@ -125,7 +125,7 @@ impl Cleanups {
         }
     }
 
-    /// Has a node run once more, when all others have.
+    /// Makes a node run once more, when all others have run.
     ///
     /// # Safety
     /// As for [`Cleanups::push`]. It is not on the list: it runs.

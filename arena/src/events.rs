@@ -73,7 +73,7 @@ impl Events {
         self.0.fetch_and(!event, Ordering::Relaxed);
     }
 
-    /// For the next request. A stack that is still extended stays so, until it can be closed.
+    /// Resets it for the next request. A stack that is still extended stays so, until it can be closed.
     #[inline(always)]
     pub(crate) fn clear(&self) {
         if !self.none() {

@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 /// Every block is a multiple of this, and aligned to it.
 pub(crate) const GRANULE: usize = 16;
 
-/// Blocks of at most so many bytes have a list for their size alone.
+/// Blocks of at most this many bytes have a list for each size.
 pub(crate) const SMALL_MAX: usize = 32 * GRANULE;
 
 const SMALL_BINS: usize = SMALL_MAX / GRANULE;
@@ -184,7 +184,7 @@ impl FreeLists {
     }
 
     /// A block for `size` bytes at an alignment of at most [`GRANULE`], of the nearest size that is there;
-    /// what it has too much of stays. A few blocks of the nearest list are looked at, or with `thorough` all.
+    /// the rest of the block stays. A few blocks of the nearest list are looked at, or with `thorough` all.
     pub(crate) fn take(&self, base: Base, size: usize, thorough: bool) -> Option<NonNull<u8>> {
         if size > ARENA_MAX {
             return None;
@@ -227,7 +227,7 @@ impl FreeLists {
         Some(self.split(base, found, skip(found) as u32, len))
     }
 
-    /// Takes the first block of a list that `fits` off it, looking at no more than so many.
+    /// Takes the first block that `fits` off a list, looking at no more than so many.
     fn unlink(
         &self,
         base: Base,
@@ -298,7 +298,7 @@ impl FreeLists {
         largest as usize * GRANULE
     }
 
-    /// Joins neighbours, and asks of each block that comes of it, lowest first, whether it is to be kept. How
+    /// Joins neighbours, and asks about each resulting block, lowest first, whether to keep it. Gives how
     /// many blocks there were.
     pub(crate) fn join(&self, base: Base, mut keep: impl FnMut(Stretch) -> bool) -> u32 {
         let mut sorted = Sorted::default();

@@ -35,7 +35,7 @@ const SIGNAL_STACK_WORK: usize = PAGE;
 /// debug build.
 const REPORT_STACK_SIZE: usize = 4 * PAGE;
 
-/// What a stack is extended by: all of it is for functions of the C library alone.
+/// What a stack is extended by: only functions of the C library may have all of it.
 pub(crate) const fn extension_size(for_library: bool) -> usize {
     match for_library {
         true => EXTENSION_SIZE,
@@ -197,7 +197,7 @@ impl BucketGeometry {
         })
     }
 
-    /// The addend of the memory equation that `count` such buckets are.
+    /// The term of the memory equation for `count` such buckets.
     ///
     /// # Errors
     /// [`GeometryError::NoBuckets`] and [`GeometryError::TooManyBuckets`].
@@ -308,7 +308,7 @@ struct SystemMinimums {
     accepted: usize,
     /// What a thread needs of it (thread-local storage included).
     thread_stack: usize,
-    /// What the kernel pushes when it delivers a signal; several KiB with AVX-512 or SVE.
+    /// Bytes that the kernel pushes when it delivers a signal; several KiB with AVX-512 or SVE.
     signal_frame: usize,
 }
 

@@ -31,7 +31,8 @@ use crate::recovery::{STACK_MARGIN, ensure_stack};
 /// which it rounds its chunks down for the sake of other allocators.
 pub const HEAP_OVERHEAD: usize = 64;
 
-/// So much is taken from the bump at a time, and may stay unused in a run when blocks are freed, twice.
+/// Bytes that are taken from the bump at a time. Twice as many may stay unused in a run when blocks are
+/// freed.
 const BATCH: usize = 2 << 10;
 
 /// How many blocks are looked at in one request to join them: some tens of milliseconds, if there are so
@@ -56,7 +57,7 @@ pub struct Heap {
     /// A block at the tip that ends above this is not simply given back: it lies above the mark, or the run
     /// would become too long.
     ceiling: Cell<usize>,
-    /// While the tip is not below it, less is live than was at some time before.
+    /// While the tip is not below it, less is live than at some time before.
     lowest: Cell<usize>,
     /// Bytes below the mark.
     room: Cell<usize>,
@@ -239,8 +240,8 @@ impl Heap {
         self.capacity - self.used()
     }
 
-    /// Whether so many bytes are free, of which a block does not fit because of what earlier requests have
-    /// left: they are in many pieces. (Those of the request's own making count too.)
+    /// Whether so many bytes are free, but not in one piece, because of what earlier requests have left.
+    /// (Pieces that the request itself has made count too.)
     pub(crate) fn is_cut_for(&self, size: usize) -> bool {
         self.kept.get() > 0 && size <= self.free()
     }
@@ -385,7 +386,7 @@ impl Heap {
     }
 
     /// A small block at the tip of the run, if it has one and no block that was freed is to be used again.
-    /// For what is called most: where it has none, [`Heap::allocate`] may.
+    /// For the most frequent calls: if it has none, [`Heap::allocate`] may have one.
     #[inline(always)]
     pub(crate) fn allocate_at_tip(&self, layout: Layout) -> Option<NonNull<u8>> {
         let size = rounded(layout.size());
@@ -668,8 +669,8 @@ impl Heap {
         true
     }
 
-    /// Joining looks at every free block. A request that makes us do so at every allocation is at its end: so
-    /// many looks are what it has.
+    /// Joining looks at every free block. A request that makes us do so at every allocation is at its end, so
+    /// its looks are limited.
     fn pay_for_joining(&self, looked_at: u32) {
         self.joins.set(self.joins.get().saturating_sub(looked_at));
     }
@@ -680,7 +681,7 @@ impl Heap {
         self.memory.as_ptr().addr() + self.bump.chunk_capacity()
     }
 
-    /// Leaves the run what the next few blocks will want, and the bump the rest.
+    /// Leaves the run what the next few blocks will need, and gives the rest to the bump.
     #[cold]
     fn give_back_to_bump(&self) {
         let (low, tip) = (self.low.get(), self.tip());
@@ -711,8 +712,8 @@ impl Heap {
         unsafe { self.give_back(block, size) };
     }
 
-    /// Gives back the block at the tip of the run, if this is it and nothing else is to be done. For what is
-    /// called most. True if it was done.
+    /// Gives back the block at the tip of the run, if this is it and nothing else is to be done. For the most
+    /// frequent calls. True if it was done.
     ///
     /// # Safety
     /// As for [`Heap::deallocate`].
@@ -889,7 +890,7 @@ impl Heap {
             && !self.may_rise.get()
             && self.wipe == Wipe::None;
         if is_clean {
-            // Everything was given back where it had been taken from. What the run holds may stay in it.
+            // Everything was given back to where it was taken from. What the run holds may stay in it.
             self.close(); // a handler with the `&Bump` may have lifted it
             self.joins.set(JOINS);
             self.live_peak.set(0);
@@ -1006,7 +1007,7 @@ impl Heap {
         // SAFETY: as for this function.
         unsafe { self.discard_other_chunks() };
         if self.has_other_chunks() {
-            // SAFETY: the memory was given to us for good in `new`, and no bump has it now.
+            // SAFETY: the memory was given to us for ever in `new`, and no bump has it now.
             let fresh = unsafe {
                 allocator::carve(self.memory, self.len, || {
                     Bump::try_with_capacity(self.capacity)

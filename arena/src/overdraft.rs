@@ -27,11 +27,11 @@ use std::time::{Duration, Instant};
 
 use debts::Debts;
 
-/// How long a request waits for others to give memory back. Longer than handlers take that do not wait for
-/// anything themselves, and short beside the time in which a client expects an answer.
+/// How long a request waits for others to give memory back. It is longer than handlers take that do not wait
+/// themselves, and short compared with the time in which a client expects an answer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How long one waits that can do without: for closures of others, which are short.
+/// How long a request waits that can do without: for closures of others, which are short.
 const A_MOMENT: Duration = Duration::from_millis(25);
 
 /// The debtor of a block that stands in for no block of the shared heap.
@@ -49,8 +49,8 @@ static SET_ASIDE: AtomicUsize = AtomicUsize::new(0);
 static CAME_BACK: AtomicU32 = AtomicU32::new(0);
 
 /// Gives the overdraft its memory, and says how much of it a request may have. Once per process, before any
-/// thread is bound to a bucket. A part without bytes leaves it without: then a request that outgrows its
-/// arena ends at once.
+/// thread is bound to a bucket. With a part of no bytes there is none: then a request that outgrows its arena
+/// ends at once.
 ///
 /// # Errors
 /// [`OverdraftError`].
@@ -162,7 +162,7 @@ pub(crate) fn owed_by(cell: usize) -> usize {
     OWED.owed_by(cell)
 }
 
-/// The value of that cell is lost, and what it has here with it: the cell owes nothing any more.
+/// The value of that cell is lost, and so is what it has here: the cell owes nothing any more.
 pub(crate) fn forgive(cell: usize) {
     if OWED.owed_by(cell) > 0 {
         let _locked = OVERDRAFT.pool().lock();
@@ -170,7 +170,7 @@ pub(crate) fn forgive(cell: usize) {
     }
 }
 
-/// What the one owes is owed by the other, which owes nothing yet.
+/// The debt of one cell passes to another, which owes nothing yet.
 pub(crate) fn hand_over(from: usize, to: usize) {
     if OWED.owed_by(from) > 0 {
         let _locked = OVERDRAFT.pool().lock();
@@ -278,10 +278,10 @@ fn end_drawing(bucket: &Bucket) {
     came_back();
 }
 
-/// Something came back that others may wait for, here or in the shared heap.
+/// Memory came back that others may wait for, here or in the shared heap.
 pub(crate) fn came_back() {
     CAME_BACK.fetch_add(1, Ordering::SeqCst);
-    // One that comes to wait after this look sees that the count has changed, and does not sleep.
+    // A thread that comes to wait after this look sees that the count has changed, and does not sleep.
     if WAITING.load(Ordering::SeqCst) > 0 {
         futex::wake(&CAME_BACK, i32::MAX);
     }

@@ -61,8 +61,8 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
     sleep_for_ever()
 }
 
-/// Sleeps for ever. No signal is for this thread any more: where it sleeps there may be no room for one's
-/// frame, above all on the signal stack.
+/// Sleeps for ever. This thread takes no signals any more: where it sleeps there may be no room for a
+/// signal's frame, above all on the signal stack.
 pub(crate) fn sleep_for_ever() -> ! {
     signal::change_mask(libc::SIG_SETMASK, Some(&!signal::OF_THE_C_LIBRARY), None);
     let never = AtomicU32::new(0);
@@ -83,7 +83,7 @@ pub(crate) fn top_of_report_stack(bucket: &Bucket) -> usize {
     bottom + size
 }
 
-/// Parks on the report stack. What is on the stack of now stays there.
+/// Parks on the report stack. What is on the current stack stays there.
 pub(crate) fn on_report_stack(bucket: &'static Bucket) -> ! {
     let top = top_of_report_stack(bucket);
     let bucket = ptr::from_ref(bucket);

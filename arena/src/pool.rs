@@ -53,7 +53,7 @@ impl Pool {
         }
     }
 
-    /// Gives the pool its memory, once and for ever. A part without bytes leaves it without.
+    /// Gives the pool its memory, once and for ever. With a part of no bytes it has none.
     pub(crate) fn install(&self, part: Part) -> Result<(), Unsuitable> {
         if part.is_empty() {
             return Ok(());
@@ -147,8 +147,8 @@ impl Locked<'_> {
         Some(block)
     }
 
-    /// Whether there would be blocks of so many bytes, one beside the other, if they were made in this order.
-    /// It is tried: the free bytes may be in many pieces.
+    /// Whether blocks of so many bytes would fit together, if they were made in this order. It is tried: the
+    /// free bytes may be in many pieces.
     pub(crate) fn has_pieces(&mut self, sizes: [usize; 2]) -> bool {
         let pieces = self.take(sizes);
         pieces.is_some_and(|pieces| {

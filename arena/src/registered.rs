@@ -146,7 +146,7 @@ impl<T: 'static> Registered<T> {
         // SAFETY: valid, by the caller's promise.
         unsafe {
             if (*entry).gone.get() {
-                // All cleanups have run: nothing is left that has an owner of it. Its value was dropped.
+                // All cleanups have run, so nothing can use its owner any more. Its value was dropped.
                 return dealloc(entry.cast(), Layout::new::<Entry<T>>());
             }
             let bucket = (*entry).bucket.take();

@@ -34,7 +34,7 @@ pub(crate) const POOLS_MAX: usize = 1 + QUOTAS;
 /// The shared heap; then the heaps of cells with a quota, each of which lies in a block of the first.
 static POOLS: [Pool; POOLS_MAX] = [const { Pool::new() }; POOLS_MAX];
 static POOLS_IN_USE: AtomicUsize = AtomicUsize::new(1);
-/// There is a region. Before that, the process heap stands in.
+/// There is a region. Before that, the process heap is used instead.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 /// Bytes that closures hold which never return.
@@ -85,7 +85,7 @@ pub fn shared_heap_kept() -> usize {
 }
 
 fn lose(bytes: isize) {
-    // A word that all threads share is not written to for nothing.
+    // A word that all threads share is not written without need.
     if let Ok(bytes @ 1..) = usize::try_from(bytes) {
         KEPT.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -247,8 +247,8 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
                     t.pool.set(self.before.0);
                     t.owner.set(self.before.1);
                 }
-                // The last one to end, which need not be the first: a coroutine's may end before one that was
-                // begun later.
+                // The last one to end, which may not be the first that began: a coroutine's may end before
+                // one that began later.
                 if t.outside.get() == 0 {
                     t.aim.set(t.aim_before.get());
                     t.pool.set(0);

@@ -96,14 +96,14 @@ pub(crate) fn change_mask(
     })
 }
 
-/// Has this thread take the signals of faults, whatever mask it has inherited: one that is blocked ends the
+/// Makes this thread take the signals of faults, whatever mask it has inherited: a blocked one ends the
 /// process.
 pub(crate) fn take_faults() {
     change_mask(libc::SIG_UNBLOCK, Some(&OF_FAULTS), None);
 }
 
-/// Has this thread take no signals of others from here on. Their handlers may want more stack than is left,
-/// in the middle of what holds a lock.
+/// Makes this thread take no signals of others from here on. Their handlers may need more stack than is left,
+/// while the interrupted code holds a lock.
 pub(crate) fn block_those_of_others() {
     change_mask(libc::SIG_BLOCK, Some(&OF_OTHERS), None);
 }
@@ -213,8 +213,8 @@ fn is_in_library(context: &libc::ucontext_t) -> bool {
     !panic::lies_in_executable(program_counter(context))
 }
 
-/// Whether all of the extension is for what was interrupted: a function of the C library, or one that it has
-/// called.
+/// Whether the interrupted code may have all of the extension: it is a function of the C library, or one that
+/// it has called.
 fn needs_library_part(bucket: &Bucket, context: &libc::ucontext_t) -> bool {
     is_in_library(context) || is_called_by_the_c_library(bucket, context)
 }
@@ -306,8 +306,8 @@ fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     // SAFETY: what sigaction gave us is valid to give back.
     unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
     if signal == libc::SIGABRT {
-        // No instruction will do it again.
-        // SAFETY: raise is async-signal-safe; the signal is not blocked in here (SA_NODEFER).
+        // No instruction will cause it again. SAFETY: raise is async-signal-safe; the signal is not blocked
+        // in here (SA_NODEFER).
         unsafe { libc::raise(signal) };
     }
 }

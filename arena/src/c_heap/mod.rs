@@ -48,7 +48,7 @@ const EXTRA: usize = 64 << 10;
 /// A request that has no more than this has little.
 const LITTLE: usize = 4 << 10;
 
-/// A small block. Much that is needed on the way to failing well is no larger.
+/// A small block. Most blocks that a request needs to fail in good order are no larger.
 const SMALL: usize = 256;
 
 /// What is done for a caller that must not fail when there is too little stack for the heap: glibc's own
@@ -60,7 +60,7 @@ const LITTLE_STACK: usize = 2 << 10;
 enum Rank {
     Any,
     Small,
-    /// `getaddrinfo` crashes where the name service gets nothing at its first use.
+    /// `getaddrinfo` crashes if the name service gets nothing at its first use.
     CLibrary,
     /// Ends the process if it gets nothing.
     MustNotFail,
@@ -115,8 +115,8 @@ static PENDING: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 static PENDING_ELSEWHERE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
 /// Gives the C heap its memory, and says how much of it a request may have. Once per process, before any
-/// thread is bound to a bucket. A part without bytes leaves it without: then C libraries get nothing inside
-/// requests.
+/// thread is bound to a bucket. With a part of no bytes there is no C heap: then C libraries get nothing
+/// inside requests.
 ///
 /// # Errors
 /// [`CHeapError`].
@@ -259,8 +259,8 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
         C_HEAP
             .allocate(layout, claim(bucket, rank))
             .or_else(|why| match why {
-                // What others have taken is not to keep a request that has little from failing well: the
-                // standard library aborts where it gets nothing for a thread's handle.
+                // A request that has little must be able to fail in good order, whatever others have taken:
+                // the standard library aborts if it gets nothing for a thread's handle.
                 Refused::Full
                     if rank == Rank::Small && C_HEAP.charged(&bucket.c_account) < LITTLE =>
                 {

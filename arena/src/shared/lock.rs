@@ -81,7 +81,7 @@ impl Lock {
         self.state.store(State::Whole as u8, Ordering::Release);
     }
 
-    /// Only for the worse: a reader that leaves must not hide what another has done.
+    /// Changes the state only for the worse: a reader that leaves must not hide what another has done.
     fn worsen(&self, state: State) {
         let worse = |now: u8| Some(State::of(now).and(state) as u8);
         let _ = self
@@ -196,7 +196,7 @@ impl Lock {
         self.leave(access, since, Some(way_out));
     }
 
-    /// Gives the lock up, for the request that has it, and notes what it leaves behind: without a way out a
+    /// Releases the lock for the request that has it, and notes what it leaves behind: without a way out, a
     /// frame that never returns.
     pub(super) fn leave(&self, access: Access, since: isize, way_out: Option<WayOut>) {
         let Some(way_out) = way_out else {
@@ -209,8 +209,8 @@ impl Lock {
         let left = match (access, way_out) {
             (_, WayOut::Returned) => State::Whole,
             (Access::Write, WayOut::Unwound) => State::Panicked,
-            // Stopped between two arbitrary instructions, a reader is no better than a writer: of what it
-            // shares, some may be changed through `&T`.
+            // A reader that was stopped between two arbitrary instructions counts as a writer: it may have
+            // been changing something through `&T`.
             (Access::Write, WayOut::Escaped | WayOut::Overflowed)
             | (Access::Read, WayOut::Overflowed) => State::Broken,
             (Access::Read, WayOut::Unwound | WayOut::Escaped) => State::Whole,
