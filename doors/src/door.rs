@@ -114,8 +114,8 @@ impl Door {
     }
 
     /// Whether the caller of the call that thread `thread` serves waits no longer for it: it has given it up,
-    /// or it has left. Of a thread that serves none, what was true of its last call. For an observer; it may
-    /// be out of date at once.
+    /// or has left. For a thread that serves none, what was true of its last call. For an observer: it may be
+    /// out of date at once.
     pub fn is_abandoned(&self, thread: u32) -> bool {
         let Some(state) = self.pool.threads.get(thread as usize) else {
             return false;

@@ -71,8 +71,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// The model checker takes the folder `rules` into its own crate, `tests/loom`: the rest lays atomics over raw
-// memory, which the model's atomics cannot be.
+// The model checker compiles the folder `rules` in its own crate, `tests/loom`: the rest lays atomics over
+// raw memory, which the model's atomics do not allow.
 #![cfg(not(loom))]
 
 // The same on every system.

@@ -110,7 +110,7 @@ impl AsyncClient {
             bell: Bell::new().map_err(missing("make a doorbell for"))?,
             news: Bell::new().map_err(missing("make a doorbell for"))?,
         });
-        // The client first: if a thread cannot be started, dropping it ends the others.
+        // The client is made first: if a thread cannot be started, dropping it ends the others.
         let client = Self {
             shared: Arc::clone(&shared),
             slots: Slots::new(slots, 0),
@@ -150,7 +150,7 @@ impl AsyncClient {
         self.slots.count_free()
     }
 
-    /// Slots that were lost with their calls: none, because a native call takes no slot of its caller's with
+    /// Slots that were lost with their calls: none, because a native call takes no slot of its caller with
     /// it.
     pub fn lost_slots(&self) -> u32 {
         self.slots.count_lost()
@@ -475,7 +475,7 @@ impl AsyncClient {
         self.found.as_ref().map(Found::remote_now)
     }
 
-    /// Nothing comes of it: the doorbell is rung by this process's own threads alone.
+    /// Does nothing: only this process's own threads ring the doorbell.
     pub fn note_ring(&mut self, useful: bool) {
         let _ = useful;
     }
@@ -496,7 +496,7 @@ impl AsyncClient {
         Some(self.shared.news.as_raw_fd())
     }
 
-    /// Looks what the other side does. Unless it is [`PeerState::Serving`], drain the completions that are
+    /// Looks at what the other side does. Unless it is [`PeerState::Serving`], drain the completions that are
     /// there, then [`next_lost`](Self::next_lost) until it is empty.
     pub fn check_peer(&mut self) -> PeerState {
         let seen = peer_state(self.shared.door.as_raw_fd());
@@ -531,7 +531,7 @@ impl AsyncClient {
         !self.shared.lock().jobs.is_empty()
     }
 
-    /// There is no one to nudge: the kernel hands each call to a door server thread as soon as one is free.
+    /// Does nothing: the kernel hands each call to a door server thread as soon as one is free.
     pub fn nudge(&mut self) -> bool {
         false
     }

@@ -11,7 +11,7 @@ use crate::ffi;
 use crate::found::{c_path, info};
 use transom_doors::{AttachError, AttachOptions};
 
-/// Between two looks at a path that is taken: nothing tells when it becomes free.
+/// The time between two looks at a path that is taken: nothing tells when it becomes free.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A door's name, until it is dropped: then the path is free for the next door. The empty file that carries

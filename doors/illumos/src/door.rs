@@ -240,7 +240,7 @@ impl Door {
                 high_water: pool.counts.high_water.load(Ordering::Relaxed),
                 idle: started.saturating_sub(parked + active),
                 parked,
-                // The kernel keeps the threads of a revoked door, and gives them no calls.
+                // The kernel keeps the threads of a revoked door, but gives them no calls.
                 ended: if revoked {
                     started.saturating_sub(parked + active)
                 } else {

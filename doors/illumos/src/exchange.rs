@@ -191,8 +191,7 @@ impl Drop for Arrived {
     fn drop(&mut self) {
         if self.params.rbuf != self.place {
             // SAFETY: rbuf was changed, so it is a mapping of `rsize` bytes that the kernel made for this
-            // reply; nothing refers to it any more. A failure would leak it, and there is nothing else to be
-            // done.
+            // reply; nothing refers to it any more. A failure would leak it, and nothing else can be done.
             unsafe { libc::munmap(self.params.rbuf.cast(), self.params.rsize) };
         }
     }

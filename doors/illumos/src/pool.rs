@@ -103,7 +103,7 @@ impl Pool {
     /// Tells the kernel the door's limits.
     pub fn set_limits(&self, door: RawFd) -> io::Result<()> {
         let limits = self.limits();
-        // The highest first: a door's least may not be more than its most at any time.
+        // The highest first: at no time may a door's minimum be more than its maximum.
         set_limit(
             door,
             ffi::DOOR_PARAM_DATA_MAX,

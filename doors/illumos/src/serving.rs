@@ -32,7 +32,7 @@ thread_local! {
 pub static EARLIER: OnceLock<Option<ffi::door_server_func_t>> = OnceLock::new();
 
 /// Called by the C library when a call has taken a pool's last idle thread, on that thread, before the call
-/// is served; and once inside `door_create`, when the door is not ours to serve yet.
+/// is served; and once inside `door_create`, before we can serve the door.
 pub unsafe extern "C" fn depleted(info: *mut ffi::door_info_t) {
     // SAFETY: null for the process's common pool, else the C library's own copy of what the kernel says.
     let known = (!info.is_null()).then(|| unsafe { *info });
@@ -199,7 +199,7 @@ pub fn serve_message(
     guarded(|| serving.handler.call(serving.thread, &mut call));
     let (len, status) = call.outcome();
     pool.count(status);
-    // The length is at most the buffer's size: `complete` has seen to that.
+    // The length is at most the buffer's size: `complete` has checked that.
     (len, status, call.write_entries())
 }
 

@@ -102,7 +102,7 @@ impl Trailer {
         }
     }
 
-    /// As bytes. The length is at most 2 GiB: a geometry sees to that.
+    /// As bytes. The length is at most 2 GiB: a geometry ensures that.
     pub fn encode(self) -> [u8; TRAILER_LEN] {
         let mut bytes = [0; TRAILER_LEN];
         bytes[0..4].copy_from_slice(&MAGIC.to_ne_bytes());

@@ -186,7 +186,7 @@ fn change_mode(file: &File, mode: u32) -> io::Result<()> {
     if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) {
         return Err(error);
     }
-    // Before that, or where a filter of system calls does not know it.
+    // Older kernels, or a filter of system calls that does not know it.
     let name = CString::new(format!("/proc/self/fd/{fd}"))?;
     // SAFETY: the path is a C string.
     if unsafe { libc::chmod(name.as_ptr(), mode) } < 0 {
@@ -196,7 +196,8 @@ fn change_mode(file: &File, mode: u32) -> io::Result<()> {
 }
 
 /// The lock files that doors of this process hold. The kernel's record locks belong to a process as a whole:
-/// a second owner in the same one would not be told, and by looking would even lose the first one its lock.
+/// a second owner in the same process would not be told, and would even make the first one lose its lock by
+/// looking.
 static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A path's lock, until it is dropped or the process ends. A child that was forked does not have it, even if

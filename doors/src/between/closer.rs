@@ -109,8 +109,8 @@ fn lock() -> MutexGuard<'static, State> {
     CLOSERS.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts what every process has that opens or attaches doors, once: the thread that starts the closers. The
-/// first open or attach does so otherwise.
+/// Starts, once, the thread that starts the closers: every process that opens or attaches doors has it.
+/// Otherwise the first open or attach starts it.
 ///
 /// # Errors
 /// The system has no room for a thread.
@@ -246,7 +246,7 @@ pub fn close(uid: u32, fd: OwnedFd) {
     }
 }
 
-/// Whether user `uid` has sent as many descriptors as one user may that cannot be closed.
+/// Whether as many descriptors of user `uid` cannot be closed as one user may have.
 pub fn is_stuck(uid: u32) -> bool {
     let state = lock();
     (state.users.iter()).any(|user| user.stuck && user.is_used() && user.uid == uid)

@@ -35,7 +35,7 @@ pub enum Nudge {
 }
 
 const OPEN: u32 = 0;
-/// The client has left, or the door lets go of it. Smaller numbers are lies.
+/// The client has left, or the door has given it up. Smaller numbers are lies.
 const LEFT: u32 = u32::MAX;
 
 /// The other process.

@@ -30,7 +30,7 @@ pub struct PeerSocket {
     fd: ManuallyDrop<OwnedFd>,
     /// Its user.
     uid: u32,
-    /// Whose end this is: a child of ours has it too, and does not end the conversation.
+    /// The process whose end this is: a child of ours has it too, but does not end the conversation.
     process: u32,
 }
 
@@ -67,7 +67,7 @@ impl Drop for PeerSocket {
 fn is_free_of_descriptors(socket: &OwnedFd) -> bool {
     // More than the kernel lets wait in a socket's buffer.
     const MESSAGES_MAX: usize = 4096;
-    // With it every message has credentials: that is how an empty one can be told from the end.
+    // With it every message has credentials, so that an empty message differs from the end.
     if set(socket, libc::SO_PASSCRED, 1).is_err() {
         return false;
     }
@@ -105,14 +105,13 @@ pub enum Due {
 /// What was heard of the other side.
 #[derive(Debug)]
 pub enum Heard {
-    /// What it has said, or that it means nothing; and the descriptors that came along.
+    /// The message, or that it means nothing; and the descriptors that came along.
     Message(Result<Message, NotAMessage>, Descriptors),
     /// Nothing new.
     Nothing,
     /// That it has hung up; nothing more comes.
     End,
-    /// More descriptors came than are due. The message stays in the socket, from which nothing more is to be
-    /// read.
+    /// More descriptors came than are due. The message stays in the socket, which must not be read any more.
     TooMany,
     /// This process has too many descriptors open for those that came. The message stays in the socket.
     NoRoom,

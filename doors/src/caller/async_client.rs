@@ -43,7 +43,7 @@ pub struct AsyncClient {
     unaccepted: usize,
     /// Where its thread ran when that was last asked.
     cpu: Cpu,
-    /// Times that nothing was found since completions that were kept back were looked for.
+    /// How often nothing was found since the last look for completions that are kept back.
     unlooked: u32,
     /// A reply was found since the caller last went to sleep.
     fruitful: bool,
@@ -110,8 +110,7 @@ impl AsyncClient {
     }
 
     /// Slots that are free or in use: as many as the geometry says, until more were lost than there were
-    /// spare ones. When none is left, `reserve` has nothing to give any more, and the door has to be opened
-    /// anew.
+    /// spare ones. When none is left, `reserve` gives none any more, and the door has to be opened anew.
     pub fn usable_slots(&self) -> usize {
         self.slots.count_usable()
     }

@@ -22,7 +22,7 @@ use crate::values::status::Status;
 pub struct Channel {
     /// Its number among the door's channels.
     pub index: u32,
-    /// Which channel it is of all to other processes that the door ever had; 0: it is to this process.
+    /// Its number among all channels to other processes that the door ever had; 0: it is to this process.
     pub id: u64,
     pub layout: Layout,
     pub bell: Bell,
@@ -138,11 +138,11 @@ impl Channel {
         self.publish(claimed, len, status);
     }
 
-    /// Ends a call whose handler's frame stays on its thread for ever, and with it whatever that has lent:
-    /// the slot is the server's from here on, and the client is told so. It stays in service, so a client in
-    /// another process that submits a call in it again has lied, and no thread takes that up.
+    /// Ends a call whose handler's frame, and all that it has lent, stays on its thread for ever: the slot is
+    /// the server's from here on, and the client is told so. It stays in service, so a client in another
+    /// process that submits a call in it again has lied, and no thread takes that up.
     pub fn finish_lost(&self, claimed: &Claimed, status: Status) {
-        // Before the thread lets go of the channel: then the porter sees it in time.
+        // Before the thread releases the channel: then the porter sees it in time.
         self.lost.store(true, Ordering::Relaxed);
         let header = self.layout.reply_header(claimed.slot);
         header.lost.store(1, Ordering::Relaxed);

@@ -95,8 +95,8 @@ impl Mapping {
         }
     }
 
-    /// Maps every page now, so that none is first met in the middle of a call. What the kernel cannot do is
-    /// left to later.
+    /// Maps every page now, so that no call is the first to touch one. What the kernel cannot map now, it
+    /// maps later.
     pub fn touch(&self) {
         let _ = self.memory.advise(Advice::PopulateRead);
     }

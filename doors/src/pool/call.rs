@@ -144,7 +144,7 @@ impl<'a> Call<'a> {
         }
         // SAFETY: both are `request_size` bytes long; the slot is mapped while the call holds its channel,
         // the snapshot is this thread's alone and overlaps nothing. The other process may write the slot
-        // meanwhile: then some mixture of its bytes arrives, to be believed as little as any other; no
+        // meanwhile: then some mixture of its bytes arrives, which is trusted as little as any other; no
         // reference to them is made.
         unsafe {
             ptr::copy_nonoverlapping(
@@ -346,7 +346,7 @@ impl<'a> Call<'a> {
         self.pool.report(self.thread);
 
         self.pool.leave_to_block(self.thread);
-        // One of another process may never give the turn back, and must not keep a thread by that.
+        // A client in another process may never give the turn back, and must not keep a thread by that.
         let until_ns = self.channel.link.as_ref().map(|_| now_ns() + TURN_NS);
         let channel = self.channel;
         turn.wait_for_client(|| {

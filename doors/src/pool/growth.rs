@@ -88,7 +88,8 @@ impl Pool {
     /// that gets free takes the call without being asked.
     pub fn nudge(&self) -> bool {
         self.idle().give_up_on_busy(self.started());
-        // Woken, and still without a CPU: on a loaded machine a second one would only queue behind it.
+        // A thread was woken, but has no CPU yet: on a loaded machine a second one would only queue behind
+        // it.
         if self.board.idle().running() > 0 {
             return true;
         }

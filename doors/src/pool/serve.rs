@@ -205,7 +205,7 @@ impl<'a> Server<'a> {
         self.report_in_time();
     }
 
-    /// What has passed since the clock was read was no service.
+    /// The time since the clock was last read was not service.
     fn restart_clock(&mut self) {
         self.now_ns = now_ns();
         self.since_clock = 0;
@@ -224,8 +224,8 @@ impl<'a> Server<'a> {
     /// as handlers are short.
     fn has_luck(&mut self) -> bool {
         let pool = self.pool;
-        // A door that was revoked is left, not waited at; many channels take longer to look at than is worth
-        // it.
+        // A thread leaves a revoked door without waiting; looking at many channels takes longer than it is
+        // worth.
         if pool.revoked().is_raised()
             || pool.pace().is_slow()
             || pool.channels.table().places() > SPIN_CHANNELS

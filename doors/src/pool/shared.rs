@@ -30,7 +30,7 @@ pub struct Pool {
     pub id: u128,
     pub remote: RemoteOptions,
     pub board: Board,
-    /// The board's and the beds', to be given to clients; none if there can be none.
+    /// Descriptors of the board and the beds, for clients; none if there can be no clients.
     pub board_fds: Option<[OwnedFd; 2]>,
     own_words: Box<[Line<OwnWords>]>,
     pub threads: Box<[Line<ThreadState>]>,
@@ -204,7 +204,7 @@ impl Pool {
                 .map(|line| of(&line.0).load(Ordering::Relaxed))
                 .sum()
         };
-        // What waits first: a call that is taken up meanwhile is then counted there.
+        // Calls that wait are counted first: one that is taken up meanwhile is then counted at least once.
         let waiting = self.channels.count_waiting();
         let served = sum(|thread| &thread.served);
         let under_way = waiting + sum(|thread| &thread.claimed).saturating_sub(served);

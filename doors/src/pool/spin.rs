@@ -14,10 +14,10 @@ const SPIN_NS: u64 = 5_000;
 const LOOKS: u32 = 8;
 /// The highest score: so many failures in a row end it.
 const SCORE_MAX: u32 = 8;
-/// With no score left, one in so many occasions is tried all the same, to see whether times have changed.
+/// With no score left, one in this many occasions is still tried, to see whether it pays again.
 const TRY_EVERY: u32 = 64;
 
-/// A CPU's number and one, as the other side is told of it: 0 is unknown.
+/// A CPU's number plus one, as the other side is told of it: 0 is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu(pub u32);
 

@@ -42,7 +42,7 @@ impl Pool {
             && self.may_keep(thread);
         if keep {
             channel.layout.late().show(word as usize, kept);
-            // Now, and not before the next handler: this one may go on for long after its reply.
+            // Now, and not only before the next handler: this one may go on for long after its reply.
             if !Late::is_awaited(channel.layout.waiting()) {
                 return;
             }

@@ -46,8 +46,8 @@ impl Turn {
         }
     }
 
-    /// Server: ends its turn. Fails if the client has gone: all that it does otherwise, while it is not its
-    /// turn, is to go to sleep.
+    /// Server: ends its turn. Fails if the client has gone. Otherwise a client whose turn it is not can only
+    /// go to sleep.
     fn hand_over(&self, to: u32) -> bool {
         let word = self.0.word();
         let mut from = SERVER;

@@ -117,11 +117,11 @@ pub enum DoorEvent {
 pub struct DoorInfo {
     /// The process that the door leads into.
     pub pid: u32,
-    /// Identifies the door in the whole system, and no other ever: 128 random bits.
+    /// Identifies this door in the whole system; no other ever has it: 128 random bits.
     pub id: u128,
     /// What kind of door it is.
     pub attributes: Attributes,
-    /// Clients in other processes that have it open (illumos: 0, for it is not told).
+    /// Clients in other processes that have it open (illumos: 0, because it is not told).
     pub clients: u32,
     /// Channels that no client has any more, and that stay because a call was lost in them (illumos: 0).
     pub channels_kept: u32,

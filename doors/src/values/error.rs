@@ -170,7 +170,7 @@ pub enum AttachError {
         /// The number of the process; 0 if it cannot be seen from here.
         owner: u32,
     },
-    /// What lies there is no socket, and is not ours to remove.
+    /// What lies there is no socket, so we must not remove it.
     #[error("{} exists and is no socket: remove it, or choose another path", .path.display())]
     NotASocket {
         /// The path.
@@ -278,7 +278,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// What a door itself says of a call by its status, where it has no more to say than that.
+    /// What a door itself says about a call, if its status says it all.
     pub fn of_status(status: Status) -> Option<Self> {
         Some(match status {
             Status::FAULT => Self::Fault,

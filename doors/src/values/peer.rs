@@ -69,6 +69,6 @@ pub enum PeerState {
     Serving,
     /// The door was revoked: calls under way complete, new ones are refused.
     Revoked,
-    /// The process has ended, or its channel was given up because it lied: nothing more comes.
+    /// The process has ended, or its channel was given up because it lied: no more replies come.
     Gone,
 }

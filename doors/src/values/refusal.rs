@@ -71,7 +71,7 @@ pub enum Refusal {
     /// What the client sent is no hello, or its memory is not what was agreed.
     #[error("the server did not accept what the client sent")]
     Protocol,
-    /// This user has sent as many descriptors as one user may that cannot be closed.
+    /// As many descriptors of this user cannot be closed as one user may have.
     #[error(
         "user {uid} has sent descriptors that cannot be closed, as many as one user may: end the processes that serve their file system, or have their sockets linger"
     )]

@@ -23,7 +23,7 @@ use crate::memory::channel::Channel;
 use crate::pool::shared::Pool;
 use crate::values::door::Unreferenced;
 
-/// A client that has not said everything after this long is forgotten.
+/// A client that has not finished its handshake after this long is removed.
 const HANDSHAKE: Duration = Duration::from_secs(1);
 /// How often the porter looks at channels that clients have left and threads still hold, and at the listener
 /// when there were no descriptors for a client that waits there.

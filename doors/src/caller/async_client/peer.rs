@@ -57,8 +57,8 @@ impl AsyncClient {
         self.remote().map(|remote| remote.news.as_raw_fd())
     }
 
-    /// Looks what the other side does: a system call or three. When it is [`PeerState::Gone`], drain the
-    /// completions that are there, then [`next_lost`](Self::next_lost) until it is empty.
+    /// Looks at what the other side does: one to three system calls. When it is [`PeerState::Gone`], drain
+    /// the completions that are there, then [`next_lost`](Self::next_lost) until it is empty.
     pub fn check_peer(&mut self) -> PeerState {
         let before = self.peer_state();
         let Some(remote) = self.remote_mut() else {
@@ -89,7 +89,7 @@ impl AsyncClient {
         self.remote().and_then(|remote| remote.lie)
     }
 
-    /// After the doorbell rang: whether anything came of it. A server that rings again and again for nothing
+    /// After the doorbell rang: whether it brought anything. A server that rings again and again for nothing
     /// is given up.
     pub fn note_ring(&mut self, useful: bool) {
         if let Some(remote) = self.remote_mut() {
