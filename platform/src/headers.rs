@@ -39,7 +39,7 @@ impl<'a> HeaderName<'a> {
         if !is_token(name.as_bytes()) {
             return Err(HeaderError::Name);
         }
-        // How long the body is, the response knows better than the handler.
+        // The response knows better than the handler how long the body is.
         if is_reserved(name.as_bytes()) || name.eq_ignore_ascii_case("content-length") {
             return Err(HeaderError::Framing);
         }

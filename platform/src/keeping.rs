@@ -27,7 +27,7 @@ use transom_doors::now_ns;
 /// How often a bucket that rests is looked at, and one whose thread ends or cannot be started.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How often it is said that no thread can be started, while none can.
+/// How often the log says that no thread can be started, while none can.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is known of all buckets of an application.
@@ -73,7 +73,7 @@ impl Keeping {
     /// The bucket is in service.
     pub(crate) fn serves(&self, bucket: u32) {
         self.absence(bucket).reach(Stage::Serves);
-        // Of the others, none is being started for the first time: one follows the other.
+        // None of the other buckets has its first thread started meanwhile: one follows the other.
         let _ = self
             .starts
             .compare_exchange(bucket + 1, 0, Ordering::SeqCst, Ordering::Relaxed);
@@ -161,7 +161,7 @@ impl Absence {
     }
 }
 
-/// How often it is looked whether a bucket that is cut is still so: its free blocks are sorted for that.
+/// How often a bucket that is cut is checked again: its free blocks are sorted for that.
 const LOOK_AT_PIECES: Duration = Duration::from_millis(250);
 
 /// Whether a bucket is cut. Its thread writes it. Times are `CLOCK_MONOTONIC`, in nanoseconds.

@@ -31,7 +31,7 @@ impl LinePace {
         self.unlogged_in_all.load(Ordering::Relaxed)
     }
 
-    /// Leave to write a line now; without it, a line is counted as left out.
+    /// Whether a line may be written now; if not, it is counted as left out.
     pub(crate) fn take(&self) -> Option<Leave> {
         self.take_in(now_ns() / 1_000_000_000)
     }

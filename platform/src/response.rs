@@ -57,7 +57,7 @@ pub struct Response<'r> {
     body: Body<'r>,
     /// For the log.
     diagnostic: Option<String>,
-    /// The response could not be built as wished: it is a 500, and stays one.
+    /// The response could not be built as asked: it is a 500, and stays one.
     failed: bool,
 }
 
@@ -294,7 +294,7 @@ impl<'r> Response<'r> {
         *self = Self::failed(reason);
     }
 
-    /// A 500 that what is left of a builder's chain cannot turn into anything else.
+    /// A 500 that the rest of a builder's chain cannot change.
     fn failed(reason: String) -> Self {
         Self {
             failed: true,

@@ -164,8 +164,8 @@ impl Router {
 
     /// Runs `f` once on each door server thread before its first request: touch here what handlers make
     /// lazily for each thread or for all (`rand`'s generator, a `static` regular expression, the buffer of
-    /// standard output). It stays in the thread's bucket, and costs there what it needs and not what the
-    /// first request needed on the way. What is one for all threads is made by the first of them.
+    /// standard output). It stays in the thread's bucket, and costs only what it needs, not what a first
+    /// request would need while making it. What all threads share is made by the first of them.
     ///
     /// It does not help for what later requests add: caches, leaks, values that are published to other
     /// threads. Bound those, raise `--keep`, or allocate them with [`outside`](crate::outside).
@@ -219,7 +219,7 @@ pub struct Routes {
     streams: bool,
 }
 
-/// What a request's handler is to a body that is still coming.
+/// How a request's handler takes a body that is still coming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Takes {
     /// It is marked [`streaming`](crate::handler::streaming).

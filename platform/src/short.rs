@@ -2,8 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-/// So many bytes of what is shown, and an ellipsis if that is not all. For texts in which a client may have a
-/// word.
+/// This many bytes of the text, and an ellipsis if that is not all. For texts that a client may influence.
 pub(crate) struct Short<T>(pub usize, pub T);
 
 impl<T: Display> Display for Short<T> {

@@ -348,7 +348,7 @@ fn our_outcomes_keep_clear_of_the_doors_own() {
     );
 }
 
-/// Whatever decodes must be usable to its last byte, and its header alone says the same as all of it.
+/// A frame that decodes must be usable to its last byte, and its header alone must say the same as all of it.
 fn touch(bytes: &[u8]) {
     let first = |len| &bytes[..bytes.len().min(len)];
     let head = decode_reply_head(first(REPLY_HEADER_LEN), bytes.len());

@@ -29,7 +29,7 @@ impl Application {
                 cut.note(pieces);
                 self.is_cut(place, tenant)
             }),
-            // A thread has left for it already, and that has not helped.
+            // A thread has left because of that already, and it has not helped.
             _ => {
                 // Requests that have only these find none for longer.
                 if found_no_piece == Some(Pieces::BelowTheKept) {

@@ -160,7 +160,7 @@ impl<'a> BodyWriter<'a> {
         }
     }
 
-    /// Whether the client takes nothing any more, as far as is known without writing; see
+    /// Whether the client takes no more, as far as is known without writing; see
     /// [`Request::client_is_gone`](crate::Request::client_is_gone). The next [`flush`](Write::flush) of
     /// anything fails then. For a writer that waits for something to write:
     ///

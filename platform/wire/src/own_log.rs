@@ -17,8 +17,8 @@ pub fn log_to(log: Dispatch) -> bool {
     LOG.set(log).is_ok()
 }
 
-/// Whether something was last said so long ago that it may be said again, in the caller's units of time; then
-/// this is the last time. `said` is 0 for never. Of several threads one is told so.
+/// Whether something was last said long enough ago to be said again, in the caller's units of time; then this
+/// becomes the last time. `said` is 0 for never. Of several threads only one gets true.
 #[must_use]
 pub fn is_time_to_say(said: &AtomicU64, now: u64, pause: u64) -> bool {
     let before = said.load(Ordering::Relaxed);
