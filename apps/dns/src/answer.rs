@@ -24,7 +24,7 @@ const OPT: u16 = 41;
 /// What a client takes that does not say otherwise.
 const PLAIN_MAX: usize = 512;
 
-/// What we say that we take, and send at most: more would be cut in pieces on the way (DNS flag day 2020).
+/// The size that we announce, and send at most: more would be fragmented on the way (DNS flag day 2020).
 const EDNS_MAX: u16 = 1232;
 
 /// A client's OPT record.
@@ -171,7 +171,7 @@ fn write_answer(writer: &mut Writer<'_>, query: &Query, flags: u16) -> Result<()
                 writer.set_u16(8, authority);
             }
             Err(Full) => {
-                // Nothing rather than half of it; the client asks again, for more room or over TCP.
+                // Sends nothing instead of a half; the client asks again, for more room or over TCP.
                 writer.truncate(question_end);
                 flags |= TRUNCATED;
                 code = 0;

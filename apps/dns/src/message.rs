@@ -4,7 +4,7 @@
 /// The longest name, its labels' lengths and the root's zero included.
 const NAME_MAX: usize = 255;
 
-/// Pointers of one name, at most: more than one for each label say nothing, and take time.
+/// Pointers of one name, at most: more than one for each label have no use, and take time.
 const POINTERS_MAX: u32 = 127;
 
 /// The longest label.

@@ -56,7 +56,7 @@ pub fn select(value: &[u8], size: u64) -> Selection {
                 (first, last - first + 1)
             }
             Spec::Last(0) => continue,
-            // All of nothing is satisfiable, and `Content-Range` has no words for it.
+            // A range of an empty file is satisfiable, but `Content-Range` cannot express it.
             Spec::Last(_) if size == 0 => return Selection::Whole,
             Spec::Last(len) => (size - len.min(size), len.min(size)),
         };

@@ -20,15 +20,15 @@ use transom::Registered;
 /// How often a file that is replaced just while it is opened is looked for again.
 const ATTEMPTS: usize = 16;
 
-/// Links that a way may have, as many as the kernel follows.
+/// Links that a path may have, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
 
 /// The path of a folder. Having one proves that there was a folder, and that there is a safe way to resolve
 /// names below it.
 ///
-/// The folder itself is opened anew for each request ([`Root::enter`]), so that one that takes its place is
-/// seen: a link `current` that is switched to the next release, or a build that removes its output and makes
-/// it again.
+/// The folder itself is opened anew for each request ([`Root::enter`]), so that a new folder in its place is
+/// noticed: a link `current` that is switched to the next release, or a build that removes its output and
+/// makes it again.
 pub struct Root {
     path: CString,
     way: Way,
@@ -66,7 +66,7 @@ pub enum Found {
 pub enum RootError {
     /// It cannot be opened.
     Open(io::Error),
-    /// Links were to be followed, and `openat2` failed like this.
+    /// Links were to be followed, but `openat2` failed like this.
     Links(io::Error),
 }
 
@@ -184,7 +184,7 @@ impl Folder {
             if !seen.is_file() {
                 return Ok(Found::Nothing);
             }
-            // Should a FIFO have taken its place just now, this does not wait for it.
+            // If a FIFO has taken its place just now, this does not wait for it.
             let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
             let file = match self.open_at(&path, flags) {
                 Ok(file) => Registered::new(File::from(file)),
@@ -239,7 +239,7 @@ impl Folder {
 /// What an error of an open says.
 enum Meaning {
     Answer(Found),
-    /// A rename came in between, and the kernel could not tell whether the way led out.
+    /// A rename came in between, and the kernel could not tell whether the path led out.
     Again,
     Trouble,
 }
