@@ -5,8 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::str::FromStr;
 
-/// Clock ticks a second in which the kernel tells CPU time: 100 on every Linux that is not built otherwise on
-/// purpose.
+/// Clock ticks a second in which the kernel tells CPU time: 100 on every Linux with the usual configuration.
 const TICKS: f64 = 100.0;
 
 /// CPUs by number.

@@ -289,7 +289,7 @@ fn check_machine(flags: &Flags, cpus: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// What the flags ask for of all that there is, without servers that are not there, and with other builds of
+/// The workloads that the flags select, without servers that are not installed, and with other builds of
 /// ours.
 fn choose(
     every: Vec<Workload>,

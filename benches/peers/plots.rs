@@ -31,8 +31,8 @@ const LINES: [RGBColor; 9] = [
     RGBColor(30, 30, 30),
 ];
 
-/// A bar for each server, as long as the median of its runs, and a dot for each run: where the dots lie
-/// apart, so does what the bar says.
+/// A bar for each server, as long as the median of its runs, and a dot for each run: the further the dots lie
+/// apart, the less the bar says.
 pub fn bars(path: &Path, title: &str, rows: &[(String, bool, Vec<f64>)]) -> Result {
     let height = ROW_HEIGHT * u32::try_from(rows.len())? + TITLE_HEIGHT as u32 + 10;
     let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
