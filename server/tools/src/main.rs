@@ -55,7 +55,8 @@ enum Action {
         #[command(flatten)]
         settings: Box<Settings>,
     },
-    /// Find the flags for so much memory and so many requests, and say what they will and will not hold
+    /// Find the flags for an amount of memory and a rate of requests, and say what they will and will not
+    /// hold
     ///
     /// As in `transom plan --memory 512MiB --rate 2000 --latency 20ms`. Takes all flags of an application,
     /// too, for its memory equation.

@@ -129,7 +129,7 @@ impl<'m> Engine<'m> {
         limits: Limits,
         progress: Arc<Progress>,
     ) -> io::Result<Self> {
-        // Else the kernel may sleep 50 µs longer than it was asked to, which is half of an ordinary request's
+        // Otherwise the kernel may sleep 50 µs longer than asked, which is half of an ordinary request's
         // latency.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
         let connections = (0..limits.connections).map(|_| Connection {
@@ -448,7 +448,7 @@ impl<'m> Engine<'m> {
         let tally = &mut outcome.tallies[arrival.entry];
         tally.failure(failure);
         if failure == Failure::TimedOut {
-            // It took at least this long, and quantiles without it would flatter the server.
+            // It took at least this long; without it, quantiles would make the server look better.
             tally
                 .latencies
                 .record(began.elapsed().saturating_sub(arrival.at));

@@ -22,7 +22,7 @@ pub struct Entry {
     pub range: Option<(RangeInclusive<u64>, String)>,
     /// Of all requests, from 0 to 1.
     pub share: f64,
-    /// Whether it is expected to need more memory than there may be: then its failures are not held against
+    /// Whether it is expected to need more memory than there may be: then its failures do not count against
     /// the server.
     pub hungry: bool,
 }

@@ -429,7 +429,7 @@ impl Plot {
         for (at, name) in &self.x.ticks {
             let x = frame.across(*at);
             let half = name.chars().count() as f64 * LETTER / 2.0;
-            // A name that would run into the one before it is left out.
+            // A name that would overlap the one before it is left out.
             if x - half < free_from {
                 continue;
             }

@@ -353,7 +353,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// What the operator does not put up with, beyond what is never well.
+/// What the operator does not accept, besides what is always wrong.
 #[derive(Debug, Clone, Copy)]
 pub struct Demands {
     /// The most that p99 of ordinary requests may move, as a factor.
@@ -483,8 +483,8 @@ fn judge_memory(
     }
 }
 
-/// What to do where a server has said its bound itself, and nothing but the program is larger than that says.
-/// Once it has allocated outside of the region, it may be that.
+/// What to do if the server has given its bound itself, and only the program is larger than the bound says.
+/// If it has allocated outside of the region, that may be the cause.
 fn hint_at_constant(memory: &MemoryReport, most: u64, bound: u64) -> Option<String> {
     let is_its_own = memory.bound_from.is_some_and(|from| from != "--bound");
     let has_grown = memory.heap_allocations.is_some_and(|n| n > 0);
@@ -635,7 +635,7 @@ mod tests {
         growth: None,
     };
 
-    /// What is wrong with a report that is fine but for this change.
+    /// What is wrong with a report that is fine except for this change.
     fn wrong(demands: Demands, change: impl FnOnce(&mut LoadReport)) -> String {
         let mut report = report();
         change(&mut report);

@@ -158,7 +158,7 @@ impl Tally {
         good.map(|(_, count)| count).sum()
     }
 
-    /// Requests that were sent and came to no good, but for those that the server had no room for (503).
+    /// Requests that were sent and failed, except those that the server had no room for (503).
     pub fn failed(&self) -> u64 {
         let bad = self
             .statuses

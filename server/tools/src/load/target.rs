@@ -240,7 +240,7 @@ impl Started {
             if let Some(address) = address
                 && TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
             {
-                // A server of ours that is told where it is has more to say in its log.
+                // A server of ours says more in its log, even if its address was given.
                 let said = self.ready.recv_timeout(Duration::from_millis(200));
                 return Ok(said.unwrap_or_default());
             }

@@ -120,7 +120,7 @@ impl LogSums {
         self.free = ln_add(self.free, ln_weight);
     }
 
-    /// The next state: what was the last one has a place left after all.
+    /// The next state: the one before, which was the last, now has a place left.
     fn add_waiting(&mut self, ln_weight: f64, ln_expiring: f64) {
         self.waiting = ln_add(self.waiting, self.full);
         self.timed_out = ln_add(self.timed_out, self.last_expiring);
@@ -131,7 +131,7 @@ impl LogSums {
     fn shares(&self) -> GradeOfService {
         let total = ln_add(ln_add(self.free, self.waiting), self.full);
         if total == f64::INFINITY {
-            // A bucket is as good as always free: 1/B was too large for a number.
+            // A bucket is practically always free: 1/B was too large for a number.
             return GradeOfService::default();
         }
         GradeOfService {

@@ -34,7 +34,7 @@ enum ServiceDistribution {
     Fixed,
     Uniform,
     Exponential,
-    /// Half of the requests hold nothing to speak of, and a few hold very long: sigma is 1.5.
+    /// Half of the requests hold a bucket very shortly, and a few very long: sigma is 1.5.
     LogNormal,
 }
 
