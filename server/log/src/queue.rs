@@ -155,7 +155,7 @@ impl<R: Queued> Queue<R> {
         self.dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
-    /// No record gets in from now on, and the writer goes when it has written the others.
+    /// No record gets in from now on, and the writer ends when it has written the others.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.ring();
@@ -196,14 +196,14 @@ impl<R: Queued> Queue<R> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rings a writer that naps or sleeps; of several that want to, one does.
+    /// Wakes a writer that naps or sleeps; of several threads that want to, one does.
     fn ring_once(&self) {
         if self.state.swap(AWAKE, Ordering::Relaxed) != AWAKE {
             self.ring();
         }
     }
 
-    /// Has the writer start another round, whatever it does now.
+    /// Makes the writer start another round, whatever it does now.
     pub(crate) fn ring(&self) {
         if let Some(writer) = self.writer.get() {
             writer.unpark();
@@ -246,8 +246,7 @@ impl<R: Queued> Queue<R> {
         }
     }
 
-    /// The last word of the writer. Records that slipped in while the queue was closed are not written any
-    /// more.
+    /// The writer has ended. Records that came in while the queue was being closed are not written any more.
     pub(crate) fn finish(&self) {
         self.count_dropped(self.ready.len() as u64);
         self.progress().finished = true;

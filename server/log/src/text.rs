@@ -112,7 +112,7 @@ impl<const N: usize> Text<N> {
 /// Which characters stand for themselves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Escape {
-    /// All but control characters: what was logged can neither start a line of its own nor steer a terminal.
+    /// All but control characters: what was logged can neither start a new line nor control a terminal.
     Controls,
     /// All but control characters, quotes and backslashes: the inside of a JSON string.
     Quoted,

@@ -125,7 +125,7 @@ impl Diagnostic {
 pub struct AccessRecord {
     /// When it ended, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// The client, as it is believed to be; `None` if it came by a Unix socket.
+    /// The client, as the front end believes it to be; `None` if it came by a Unix socket.
     pub peer: Option<SocketAddr>,
     /// `GET / HTTP/1.1`, or what came in its place; nothing if it was refused unread.
     pub request: Excerpt<REQUEST_MAX>,

@@ -24,8 +24,8 @@ const LOOK_AGAIN_MS: libc::c_int = 100;
 /// # Errors
 /// Those of open(2). ENXIO means that it is a pipe with a name, and that no process reads it.
 pub fn open(path: &CStr) -> io::Result<File> {
-    // Not blocking: what takes no more must not keep the thread from opening the next file, nor a start from
-    // failing.
+    // Not blocking: a pipe that takes no more must not keep the thread from opening the next file, nor a
+    // start from failing.
     let flags = libc::O_WRONLY
         | libc::O_APPEND
         | libc::O_CREAT
