@@ -82,7 +82,7 @@ impl Addresses {
         };
         let hash = self.keys.hash_one(network(peer.ip()));
         let (set, tag) = self.place(hash);
-        // The loser of a race looks again; the winner has got on then.
+        // The loser of a race looks again; by then the winner is done.
         loop {
             let mut free = None;
             let mut known = None;
