@@ -557,7 +557,7 @@ impl Heap {
         Some(self.pointer_to(at))
     }
 
-    /// Has the run hold so many bytes, if the bump has them.
+    /// Makes the run hold so many bytes, if the bump has them.
     #[inline(never)]
     fn extend(&self, size: usize) -> bool {
         if size <= self.tip() - self.low.get() {

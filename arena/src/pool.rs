@@ -294,7 +294,7 @@ pub(crate) struct Charged {
     most: AtomicUsize,
 }
 
-/// How much may be taken, and by whom.
+/// How much may be taken, and by which account.
 #[derive(Clone, Copy)]
 pub(crate) struct Claim<'a> {
     /// The account, and its number; none for what is charged to no request.

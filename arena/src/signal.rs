@@ -343,7 +343,7 @@ unsafe fn call(
     }
 }
 
-/// Has the thread go on, once the handler returns, on the report stack, and park there.
+/// Makes the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "x86_64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
     block_those_of_others_in(context);
@@ -386,7 +386,7 @@ fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
     all.iter().map(|&register| register as u64)
 }
 
-/// Has the thread go on, once the handler returns, on the report stack, and park there.
+/// Makes the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "aarch64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
     block_those_of_others_in(context);

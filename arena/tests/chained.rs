@@ -16,7 +16,7 @@ static PAGES: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 static MENDED: AtomicUsize = AtomicUsize::new(0);
 const COUNT: usize = 10;
 
-/// As a runtime does that maps its pages when they are first touched.
+/// As in a runtime that maps its pages when they are first touched.
 extern "C" fn mend(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo; the pages are ours.
     unsafe {

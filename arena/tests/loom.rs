@@ -252,7 +252,7 @@ fn what_others_free_comes_back_once_and_can_be_used_again() {
 }
 
 /// A block is freed, used again by its owner, handed to another thread and freed once more: the stack may
-/// look as it did before, and is another one.
+/// look as it did before, but is another one.
 #[test]
 fn a_block_that_is_freed_twice_is_taken_twice() {
     explore(|| {

@@ -94,7 +94,7 @@ fn child_that_sets_a_hook_beside_a_parked_thread() {
     assert!(parked_one.for_ever());
 }
 
-/// What the C library finds wrong with itself must not go on; nor a process that is told to end.
+/// A process must not go on if the C library finds itself broken, or if it is told to end.
 #[test]
 fn an_abort_from_elsewhere_still_ends_the_process() {
     for child in [
@@ -253,7 +253,7 @@ fn overflow_in_c() -> usize {
         overflow_in_c() as libc::c_int
     }
     let mut list = black_box([3u64, 2, 1, 0]);
-    // SAFETY: an array of that many values; they are compared as they like.
+    // SAFETY: an array of that many values; they may be compared in any way.
     unsafe { libc::qsort(list.as_mut_ptr().cast(), 4, 8, Some(compare)) };
     list[0] as usize
 }

@@ -357,8 +357,8 @@ fn readers_are_let_in_together_and_writers_one_by_one() {
     assert_eq!(CELL.read(|value| *value), Ok(15_000));
 }
 
-/// The old value of a cell that a panic has poisoned is a value, and is dropped; else the heap could not be
-/// filled again.
+/// The old value of a cell that a panic has poisoned is a value, and is dropped; otherwise the heap could not
+/// be filled again.
 #[test]
 fn a_cell_that_is_restored_again_and_again_leaks_nothing() {
     static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());
@@ -538,20 +538,20 @@ thread_local! {
     static STASH: RefCell<Option<Stashed>> = const { RefCell::new(None) };
 }
 
-/// Has a coroutine run to its first pause, and stay there after the request.
+/// Makes a coroutine run to its first pause, and stay there after the request.
 fn stash(body: impl FnOnce(&Yielder<(), ()>) + 'static) {
     let mut coroutine = Stashed::new(|yielder, ()| body(yielder));
     coroutine.resume(());
     STASH.set(Some(coroutine));
 }
 
-/// Lets the one go on that an earlier request has left. Whether it has ended by that.
+/// Resumes the one that an earlier request has left. Whether it has ended by that.
 fn unstash() -> bool {
     let mut coroutine = STASH.take().expect("one was left");
     coroutine.resume(()).as_return().is_some()
 }
 
-/// A coroutine gives the cell back that it has taken first, while the other is held still.
+/// A coroutine gives back the cell that it has taken first, while it still holds the other.
 #[test]
 fn cells_that_are_given_back_in_the_order_they_were_taken_in_stay_noted() {
     static FIRST: Shared<u64> = Shared::new(1);
@@ -879,8 +879,8 @@ fn child_whose_closures_never_return() {
     );
 }
 
-/// What is refused, and what a change has returned that must not be given, is dropped when the cell is free
-/// again: a destructor may want it, or a lock that a reader of it holds.
+/// A refused closure, and a result that must not be given, are dropped when the cell is free again: a
+/// destructor may want it, or a lock that a reader of it holds.
 #[test]
 #[ignore = "fills the shared heap; run by the one above"]
 fn child_whose_refused_changes_have_destructors() {
@@ -1167,8 +1167,8 @@ fn child_whose_parked_change_has_spilled() {
     });
 }
 
-/// A share is free by its bytes, and what a vector that doubles wants is not, because of what is kept of the
-/// overdraft.
+/// A share's bytes are free, but not in the piece that a vector needs to double, because of what is kept of
+/// the overdraft.
 #[test]
 #[ignore = "cuts the overdraft in pieces; run by the one above"]
 fn child_whose_share_would_be_in_pieces() {
@@ -1273,8 +1273,7 @@ fn child_whose_restore_is_parked() {
     });
 }
 
-/// What one change was promised is not promised to a change of another cell, until it has ended in whatever
-/// way.
+/// What one change was promised is not promised to a change of another cell, until it has ended, in any way.
 #[test]
 #[ignore = "takes the shared heap from the other tests; run by the one above"]
 fn child_whose_changes_were_promised_the_same_room() {
@@ -1323,7 +1322,7 @@ fn child_whose_changes_were_promised_the_same_room() {
         ONE.restore(Vec::new);
         on_bucket_thread(|tenant| assert!(!is_refused(tenant, || fill(&OTHER))));
     }
-    // As clients do it, all at once: some are refused, and none outgrows what it has.
+    // As from clients, all at once: some are refused, and none outgrows what it has.
     let clients = [&ONE, &OTHER].map(|cell| {
         start_on(next_bucket(), move |tenant| {
             for _ in 0..2000 {
