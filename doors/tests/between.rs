@@ -230,8 +230,8 @@ fn descriptors_go_both_ways() {
     door.revoke();
 }
 
-/// Threads and the porter read one socket: what one of them has taken out of it and not put down yet, another
-/// must wait for.
+/// Threads and the porter read one socket: if one of them has taken a message out of it and not stored it
+/// yet, the others must wait.
 #[test]
 fn descriptors_of_many_calls_at_once_all_arrive() {
     const CALLS: u32 = 20_000;
@@ -464,7 +464,8 @@ fn who_may_come_in_is_limited_by_number_size_and_policy() {
         ..OpenOptions::default()
     };
     let open_small = || refused(Client::open_with(&place.door(), &small));
-    // The thread that has answered the last one may still hold its channel, which counts until it lets go.
+    // The thread that has answered the last one may still hold its channel, which counts until it is
+    // released.
     wait_until("a place is free", || {
         !matches!(open_small(), Refusal::ChannelsPerUser { .. })
     });

@@ -55,7 +55,7 @@ fn calls_one_after_the_other_are_served_by_the_same_warm_thread() {
         elsewhere += u32::from(thread_of(&reply) != 0);
     }
     // On a loaded machine a thread that has lost its CPU looks like one that blocks, and the spare
-    // takes its call. Threads that take turns would come to a thousand.
+    // takes its call. If threads took turns, there would be a thousand.
     assert!(
         elsewhere < 300,
         "{elsewhere} calls were served by a cold thread"

@@ -170,7 +170,7 @@ impl Layout {
         unsafe { self.replies.add(offset) }
     }
 
-    /// Has the caches fetch what a server will read of a request: its header and its first bytes. They were
+    /// Makes the caches fetch what a server will read of a request: its header and its first bytes. They were
     /// last written by another CPU, and come while something else is done.
     pub fn prefetch_request(&self, slot: u32) {
         if slot < self.geometry.slots_in_all() {
