@@ -105,7 +105,7 @@ impl<R: Queued> Queue<R> {
         }
     }
 
-    /// Says whom to ring, once.
+    /// Says which thread to wake, once.
     pub(crate) fn set_writer(&self, writer: Thread) {
         self.writer.set(writer).expect("a queue has one writer");
     }
