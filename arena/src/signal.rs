@@ -306,8 +306,8 @@ fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     // SAFETY: what sigaction gave us is valid to give back.
     unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
     if signal == libc::SIGABRT {
-        // No instruction will cause it again. SAFETY: raise is async-signal-safe; the signal is not blocked
-        // in here (SA_NODEFER).
+        // No instruction will cause it again.
+        // SAFETY: raise is async-signal-safe; the signal is not blocked in here (SA_NODEFER).
         unsafe { libc::raise(signal) };
     }
 }
