@@ -1,6 +1,6 @@
 //! The global allocator of every Transom binary.
 //!
-//! | who allocates | from what |
+//! | what allocates | from what |
 //! |---|---|
 //! | a thread bound to a bucket | that bucket's arena; what does not fit ends the request by a jump, or comes from the overdraft |
 //! | the same inside [`outside`](crate::outside) or while a [`Shared`](crate::Shared) is locked for writing | the shared heap, then the overdraft |
@@ -35,9 +35,9 @@ pub(crate) unsafe fn carve<R>(memory: NonNull<u8>, len: usize, build: impl FnOnc
     result
 }
 
-/// Drops a bump that has other chunks than the arena `[memory, memory + len)`. The arena itself goes back to
-/// nobody. Gives how many bytes of other chunks had been made in the arena, below the mark and above it: they
-/// are not live any more.
+/// Drops a bump that has other chunks than the arena `[memory, memory + len)`. The arena itself is not freed.
+/// Gives how many bytes of other chunks had been made in the arena, below the mark and above it: they are not
+/// live any more.
 pub(crate) fn discard(bump: Bump, memory: usize, len: usize, mark: usize) -> (usize, usize) {
     let discard = Discard::of(memory, len, mark);
     thread(|t| t.discard.set(&raw const discard));
@@ -146,7 +146,7 @@ unsafe fn deallocate_in(bucket: &'static Bucket, block: *mut u8, layout: Layout)
     }
 }
 
-/// Whether an allocation made now by this thread would come from the process heap.
+/// Whether an allocation that this thread makes now would come from the process heap.
 fn on_process_heap() -> bool {
     thread(|t| {
         t.aim.get().is_null()
@@ -224,7 +224,7 @@ unsafe fn deallocate_elsewhere(block: *mut u8, layout: Layout) {
         Home::Overdraft => unsafe { overdraft::deallocate(at) },
         Home::Process => {
             ensure_stack(STACK_MARGIN);
-            // SAFETY: it lies in none of ours, so it came from the process heap.
+            // SAFETY: it lies in no heap of ours, so it came from the process heap.
             unsafe { process_heap::deallocate(block, layout) }
         }
     }

@@ -1,10 +1,10 @@
 //! Functions of the C library in which the stack must not end: those that block all signals for a while
 //! (`posix_spawn`, `pthread_create` and what calls them), and those that hold a lock which others wait for
-//! (`dlopen`, and what asks the name service). Of other locks of the C library the stack's extension takes
-//! care: see `geometry.rs`.
+//! (`dlopen`, and what asks the name service). The stack's extension takes care of the C library's other
+//! locks: see `geometry.rs`.
 //!
-//! A stack overflow in one of the former could not be caught, and would end the process: a fault whose signal
-//! is blocked does. So they are ours, see to it that there is stack, and call the C library's own.
+//! While all signals are blocked, a stack overflow could not be caught: a fault whose signal is blocked ends
+//! the process. So these functions are ours. They check that there is stack, and call the C library's own.
 //!
 //! For the same reason a thread that runs a request cannot block the signals of faults.
 
@@ -43,7 +43,7 @@ impl Own {
         if function.is_null() {
             function = self.find();
         }
-        NonNull::new(function).expect("who calls it has found it")
+        NonNull::new(function).expect("the caller has found it")
     }
 
     fn find(&self) -> *mut c_void {
@@ -55,7 +55,7 @@ impl Own {
     }
 }
 
-/// Finds all of them. Later, a request that was parked in the dynamic linker may hold its lock.
+/// Finds all of them now: later, a request that was parked in the dynamic linker may hold its lock.
 pub(crate) fn find_all() {
     for own in ALL {
         own.find();
@@ -63,13 +63,13 @@ pub(crate) fn find_all() {
     use_the_name_service();
 }
 
-/// At its first use it loads libraries, and ends the process where it gets no memory for that: so it is used
+/// At its first use it loads libraries, and ends the process if it gets no memory for that. So it is used
 /// before there are requests.
 fn use_the_name_service() {
     let mut entry = MaybeUninit::<libc::passwd>::uninit();
     let mut buffer = [0 as c_char; 1024];
     let mut found = ptr::null_mut();
-    // SAFETY: places of their sizes. Who user 0 is does not matter, nor whether there is one.
+    // SAFETY: places of their sizes. It does not matter whether there is a user 0, or what it is.
     unsafe {
         libc::getpwuid_r(
             0,
@@ -81,14 +81,14 @@ fn use_the_name_service() {
     }
 }
 
-/// Sees to it that there is stack. The caller may be a C library that holds a lock: it is not left by a jump.
+/// Makes sure that there is stack. The caller may be a C library that holds a lock: it is not left by a jump.
 fn need_stack() {
     if let Some(bucket) = bound().filter(|_| !has_stack(STACK)) {
         park_overflowed(bucket);
     }
 }
 
-/// Those that all threads block because the main thread waits for them: a bit for each.
+/// The signals that all threads block because the main thread waits for them: a bit for each.
 static BLOCKED_FOR_THE_MAIN_THREAD: AtomicU64 = AtomicU64::new(0);
 static MAIN_THREAD: AtomicI32 = AtomicI32::new(0);
 
@@ -107,14 +107,14 @@ pub fn do_not_block_in_children(signals: &libc::sigset_t) {
 struct AsAChild(Option<u64>);
 
 impl AsAChild {
-    /// The main thread goes on blocking them: those that it waits for would be taken from it.
+    /// The main thread goes on blocking them: otherwise it would lose signals that it waits for.
     fn begin() -> Self {
         // SAFETY: a system call without preconditions.
         if unsafe { libc::gettid() } == MAIN_THREAD.load(Ordering::Relaxed) {
             return AsAChild(None);
         }
         let set = BLOCKED_FOR_THE_MAIN_THREAD.load(Ordering::Relaxed);
-        // A request whose stack is extended has more blocked, and not for its children.
+        // A request whose stack is extended blocks more signals, but its children must not.
         let extended = bound().filter(|bucket| bucket.is_extended());
         let all = extended.map_or(0, |bucket| !bucket.base_mask());
         let mut before = 0;
@@ -184,7 +184,7 @@ with_stack! {
     system(command: *const c_char) -> c_int, child;
     popen(command: *const c_char, mode: *const c_char) -> *mut libc::FILE, child;
     wordexp(words: *const c_char, expansion: Passed, flags: c_int) -> c_int, child;
-    // Of these the child goes on here: see `begin_anew` and `_Fork`.
+    // After these the child goes on here: see `begin_anew` and `_Fork`.
     fork() -> libc::pid_t;
     forkpty(terminal: *mut c_int, name: *mut c_char, settings: Passed, size: Passed) -> libc::pid_t;
     // Under a lock of its own, the name service looks for its sources with the linker.
@@ -211,7 +211,7 @@ with_stack! {
     getgrgid_r(group: libc::gid_t, entry: Passed, buffer: *mut c_char, len: usize, found: Passed) -> c_int;
     getgrouplist(user: *const c_char, group: libc::gid_t, groups: *mut libc::gid_t, count: *mut c_int) -> c_int;
     initgroups(user: *const c_char, group: libc::gid_t) -> c_int;
-    // The linker's lock is held while the function is called that it is given.
+    // The linker's lock is held while it calls the function that it is given.
     dl_iterate_phdr(call: Passed, data: *mut c_void) -> c_int;
     // These start threads.
     thrd_create(thread: *mut libc::pthread_t, main: Passed, argument: *mut c_void) -> c_int;
@@ -328,8 +328,8 @@ pub unsafe extern "C" fn pthread_sigmask(
     change_mask(how, set.as_ref(), unsafe { old.cast::<u64>().as_mut() })
 }
 
-/// `sigaltstack` of the C library, except that a thread which runs a request cannot be without a signal
-/// stack: where it disables one, it has its bucket's. Without, a stack overflow ends the process.
+/// `sigaltstack` of the C library, except that a thread which runs a request always has a signal stack: if it
+/// disables one, it gets its bucket's. Without one, a stack overflow ends the process.
 ///
 /// # Safety
 /// As the C library says.

@@ -1,7 +1,7 @@
-//! The memory equation: a sum with one named addend per line, and who holds it.
+//! The memory equation: a sum with one named addend per line, and the holder of each.
 //!
 //! A [`Bound`] is stated once. The region maps what it says, the start banner prints what it says, and a plan
-//! computes with what it says; there is no second copy of the arithmetic that could disagree.
+//! computes with what it says. There is no second copy of the arithmetic that could disagree.
 
 use crate::Bytes;
 use std::fmt;
@@ -42,7 +42,7 @@ pub struct Term {
     pub unit: usize,
     /// Bytes of address space that each of them has for guards, beside its memory. They hold none.
     pub guards: usize,
-    /// Who holds it, for the reader who audits the number.
+    /// What holds it, for a reader that audits the number.
     pub holder: &'static str,
     /// The flags that set it.
     pub flags: &'static str,
@@ -92,7 +92,7 @@ pub enum BoundError {
         total: Bytes,
         /// The sum, plain.
         total_bytes: usize,
-        /// Who sets the limit: the machine or a cgroup.
+        /// What sets the limit: the machine or a cgroup.
         limit_name: String,
         /// The limit.
         limit: Bytes,
@@ -247,7 +247,7 @@ impl fmt::Display for Bound {
 /// The most memory this process may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryLimit {
-    /// Who says so, for an error message.
+    /// What sets the limit, for an error message.
     pub name: String,
     /// How much.
     pub bytes: usize,
@@ -308,7 +308,7 @@ impl MemoryLimit {
     }
 
     /// The lowest `memory.high` of the cgroups above this process, if one has any: above it the kernel slows
-    /// down whoever asks for memory, and ends nobody.
+    /// down processes that ask for memory, and ends none.
     #[must_use]
     pub fn slowed_above() -> Option<Self> {
         let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

@@ -65,14 +65,14 @@ pub struct Bucket {
     /// Cells that are locked.
     pub(crate) held: HeldCells,
     pub(crate) stack_gauge: StackGauge,
-    /// Bytes of the stack's extension that are open. A word of its own, and not only `EXTENDED`: the handler
-    /// of a fault sets it, at a moment when what was interrupted may be changing the events.
+    /// Bytes of the stack's extension that are open. It is a word of its own, besides `EXTENDED`: the handler
+    /// of a fault sets it when the interrupted code may be changing the events.
     extended: AtomicUsize,
     /// Where the frames of its thread begin, which grow down from here.
     first_frame: Cell<usize>,
     /// What its thread had blocked when it began. While the stack is extended it has more.
     base_mask: Cell<u64>,
-    /// What is blocked on its thread but for our handler of faults, which was left by a jump.
+    /// What its thread would block without our handler of faults, which was left by a jump.
     pub(crate) mask: Cell<Option<u64>>,
     panic_room_used: Cell<usize>,
     panic_room_live: Cell<u32>,
@@ -219,7 +219,7 @@ impl Buckets {
         for index in 0..count {
             // SAFETY: index < count, and the part holds count buckets.
             let bucket = unsafe { base.add(index as usize * geometry.stride()) };
-            // SAFETY: both guards lie in this bucket, in memory nobody refers to.
+            // SAFETY: both guards lie in this bucket, in memory that nothing refers to.
             unsafe {
                 region.guard(bucket, GUARD_SIZE + EXTENSION_SIZE);
                 region.guard(bucket.add(geometry.second_guard_offset()), GUARD_SIZE);
@@ -231,7 +231,7 @@ impl Buckets {
         Ok(Buckets { first: 0, count })
     }
 
-    /// All but the last so many, and those: buckets that are kept aside.
+    /// Splits off the last so many buckets, which are kept aside.
     ///
     /// # Panics
     /// If there are fewer.
@@ -282,14 +282,14 @@ impl Buckets {
 
 impl Bucket {
     /// # Safety
-    /// `base` is the start of a zeroed bucket of this geometry that nobody refers to and that lives for ever.
+    /// `base` is the start of a zeroed bucket of this geometry. Nothing refers to it, and it lives for ever.
     unsafe fn build(
         base: NonNull<u8>,
         index: u32,
         geometry: BucketGeometry,
         wipe: Wipe,
     ) -> Result<(), BucketsError> {
-        // SAFETY: offsets within the bucket; the arena is page-aligned and nobody else's.
+        // SAFETY: offsets within the bucket; the arena is page-aligned, and nothing else uses it.
         unsafe {
             let arena = base.add(geometry.arena_offset());
             let heap = Heap::new(arena, geometry.arena_size(), wipe)
@@ -564,13 +564,12 @@ impl Bucket {
         });
     }
 
-    /// Notes that it has, and which thread it is. Its last access to the bucket but for what its destructors
-    /// free.
+    /// Notes that it has, and which thread it is. After this the thread only frees what its destructors free.
     pub(crate) fn has_returned(&self, thread: libc::pthread_t) {
         self.returned.store(thread as usize, Ordering::Release);
     }
 
-    /// The thread whose main function has returned, if it has. It is the caller's to join, or to put back by
+    /// The thread whose main function has returned, if it has. The caller must join it, or put it back by
     /// [`has_returned`](Bucket::has_returned); no other caller gets it meanwhile.
     pub(crate) fn take_thread_that_returned(&self) -> Option<libc::pthread_t> {
         match self.returned.swap(0, Ordering::Acquire) {
@@ -579,8 +578,8 @@ impl Bucket {
         }
     }
 
-    /// After it was joined: the bucket is as it was before it had a thread, but for what it keeps. By whoever
-    /// has joined it.
+    /// Called by the thread that has joined the bucket's thread: the bucket is as it was before it had one,
+    /// except for what it keeps.
     pub(crate) fn end_of_thread(&self) {
         self.failing.set(false);
         self.cleanups.open(true);
@@ -604,7 +603,7 @@ impl Bucket {
     pub(crate) fn allocate_in_panic_room(&self, layout: Layout) -> Option<NonNull<u8>> {
         let start = self.base + self.geometry.panic_room_offset();
         let end = start + crate::geometry::PANIC_ROOM_SIZE;
-        // Of one that another thread frees, what was freed is noted in the block.
+        // If another thread frees it, what was freed is noted in the block.
         let align = layout.align().max(GRANULE);
         let address = (start + self.panic_room_used.get()).next_multiple_of(align);
         let next = address.checked_add(rounded(layout.size()))?;
@@ -616,7 +615,7 @@ impl Bucket {
         NonNull::new(address as *mut u8)
     }
 
-    /// A block of the reserve is live no more. On the bucket's thread.
+    /// A block of the reserve is not live any more. On the bucket's thread.
     pub(crate) fn freed_in_panic_room(&self) {
         let live = self.panic_room_live.get().wrapping_sub(1);
         self.panic_room_live.set(live);
@@ -625,8 +624,8 @@ impl Bucket {
         }
     }
 
-    /// Registers a closure to run at the end of this thread's request. False, and the closure is dropped,
-    /// where the request has nothing left at all, and on a thread that ends.
+    /// Registers a closure to run at the end of this thread's request. False, and the closure is dropped, if
+    /// the request has no memory left at all, and on a thread that ends.
     pub(crate) fn defer<F: FnOnce(WayOut) + 'static>(&'static self, closure: F) -> bool {
         if !self.cleanups.is_open() {
             return false;
@@ -648,8 +647,7 @@ impl Bucket {
     /// A block of this bucket was freed by a thread that is not running its request.
     ///
     /// # Safety
-    /// It has `size` bytes, a multiple of 16, was made in this bucket's arena or reserve, and is used by
-    /// nobody.
+    /// It has `size` bytes, a multiple of 16, was made in this bucket's arena or reserve, and is not in use.
     pub(crate) unsafe fn freed_from_afar(&self, block: NonNull<u8>, size: usize) {
         // SAFETY: by the caller's promise.
         unsafe { self.remote.push(block, size) };
@@ -674,8 +672,8 @@ impl Bucket {
         });
     }
 
-    /// A block of what other threads have freed since the request began, if that makes room. On the bucket's
-    /// thread.
+    /// A block out of what other threads have freed since the request began, if that makes room. On the
+    /// bucket's thread.
     pub(crate) fn allocate_what_came_back(&self, layout: Layout) -> Option<NonNull<u8>> {
         if self.remote.is_empty() {
             return None;

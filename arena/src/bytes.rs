@@ -1,7 +1,7 @@
 //! Sizes as people write them: `64KiB`, `1MiB`, `1048576`.
 //!
-//! Only binary units are accepted. `KB` is refused with a sentence, because half of its readers think it is
-//! 1000 bytes and a memory bound must not depend on which half wrote the flag.
+//! Only binary units are accepted. `KB` is refused with a sentence: some readers take it for 1000 bytes,
+//! others for 1024, and a memory bound must not depend on that.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! What must happen at the end of a request on every way out of it: a list per bucket, run last-in-first-out.
 //!
-//! A handler that is left by an escape runs no destructors. What it must not leave behind (a descriptor, a
-//! temporary file) it registers here. A parked request runs nothing more, and its list stays as it is. Nodes
+//! A handler that is left by an escape runs no destructors. It registers here what it must not leave behind
+//! (a descriptor, a temporary file). A parked request runs nothing more, and its list stays as it is. Nodes
 //! lie in the bucket's memory, because the stack they were made on may be gone when they run.
 
 use std::cell::Cell;
@@ -45,7 +45,7 @@ impl Node {
 #[derive(Debug)]
 pub(crate) struct Cleanups {
     newest: Cell<*const Node>,
-    /// Those that run once more at the end.
+    /// Cleanups that run once more at the end.
     buried: Cell<*const Node>,
     open: Cell<bool>,
     not_sync: PhantomData<*const ()>,
@@ -65,7 +65,7 @@ impl Cleanups {
         self.newest.get().is_null()
     }
 
-    /// Whether it takes nodes. While it does not, what is registered is not: its owner has it alone.
+    /// Whether it takes nodes. While it does not, nothing is registered: only its owner has it.
     pub(crate) fn is_open(&self) -> bool {
         self.open.get()
     }
@@ -125,7 +125,7 @@ impl Cleanups {
         }
     }
 
-    /// Has a node run once more, when all others have.
+    /// Makes a node run once more, when all others have run.
     ///
     /// # Safety
     /// As for [`Cleanups::push`]. It is not on the list: it runs.
@@ -139,7 +139,7 @@ impl Cleanups {
 /// What becomes of a block that a node and its closure lay in, once the closure has been taken out of it.
 pub(crate) trait Owner {
     /// # Safety
-    /// The block is a `Deferred` of this owner's, and is used by nobody.
+    /// The block is a `Deferred` of this owner, and is not in use.
     unsafe fn give_back<F>(block: NonNull<Deferred<F, Self>>)
     where
         Self: Sized;

@@ -1,18 +1,18 @@
-//! What has happened to the request that a bucket holds, apart from the ordinary: one word, so that a request
-//! to which nothing has happened is begun with one test and ended with one test.
+//! What has happened to the request that a bucket holds, if it is out of the ordinary. It is one word, so a
+//! request to which nothing has happened is begun with one test and ended with one test.
 //!
 //! The bucket's thread writes it, and so does the handler of a fault, which may interrupt that thread between
 //! any two instructions (a signal that finds no room for its frame comes from outside). So each change is one
 //! instruction of the processor, and none of the two undoes the other's.
 //!
-//! What else that handler writes of the thread that it interrupts, and why nothing is lost there:
+//! What else that handler writes into the state of the thread that it interrupts, and why nothing is lost:
 //!
 //! | what | why |
 //! |---|---|
 //! | how much of the stack's extension is open | `fetch_max`; it is closed where the stack is shallow |
-//! | how a request is exhausted | written whole, and only by the first to add [`MARKED`]; what is interrupted while it writes its own overwrites it afterwards, which tells of another shortage of the same request |
+//! | how a request is exhausted | written whole, and only by the first to add [`MARKED`]; an interrupted thread that was writing its own overwrites it afterwards, which tells of another shortage of the same request |
 //! | the deepest use of the stack | `store` of the most there is, and `fetch_max` |
-//! | the mask to go back to | only before a jump: what was interrupted does not go on |
+//! | the mask to go back to | only before a jump: the interrupted code does not go on |
 //! | the registers at the last fault | the handler's alone |
 
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -73,7 +73,7 @@ impl Events {
         self.0.fetch_and(!event, Ordering::Relaxed);
     }
 
-    /// For the next request. A stack that is still extended stays so, until it can be closed.
+    /// Resets it for the next request. A stack that is still extended stays so, until it can be closed.
     #[inline(always)]
     pub(crate) fn clear(&self) {
         if !self.none() {

@@ -1,6 +1,6 @@
 //! What ran out, and of how much.
 
-/// What `malloc` and its like have refused a request, in which a C library got `NULL`.
+/// What `malloc` and its family have refused a request: a C library got `NULL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CRefusal {
     /// Bytes that were asked for.

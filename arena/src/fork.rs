@@ -6,8 +6,8 @@
 //! answer, and where it fails (an abort, a stack that ends, no memory) it must die like any process, and not
 //! sleep for ever as a parked request does, with the listeners open and its parent waiting for it.
 //!
-//! Children that are made behind the C library's back (`clone` by number) are still bound. So parking asks
-//! whose process it is.
+//! Children that are made without the C library (`clone` by number) are still bound. So parking checks which
+//! process it runs in.
 //!
 //! Fork handlers run last in, first out, before the fork. Those of a library may allocate. So ours are
 //! registered before those of any library: the dynamic linker calls what is in `.preinit_array` first.
@@ -52,7 +52,7 @@ extern "C" fn begin_anew() {
     be_nobodys_thread();
 }
 
-/// Whose threads are bound.
+/// The process whose threads are bound.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// This process has threads that are bound to buckets.

@@ -3,11 +3,11 @@
 //! Every block is a whole number of granules of 16 bytes, and every list is threaded through the blocks
 //! themselves: a free block's first eight bytes say which block comes next and how long this one is. Small
 //! sizes have a list each, so a block that was freed and the next one of its size cost a few instructions;
-//! larger sizes share lists, two to a doubling, and are split. Neighbours are joined only when somebody asks
-//! for it ([`FreeLists::join`]), because only then is it worth looking at all of them.
+//! larger sizes share lists, two to a doubling, and are split. Neighbours are joined only on request
+//! ([`FreeLists::join`]), because only then is it worth looking at all of them.
 //!
-//! Knows nothing of where the arena ends, of marks or of requests. Plain memory and arithmetic, so that it
-//! runs under Miri.
+//! It knows nothing of where the arena ends, of marks or of requests. It is plain memory and arithmetic, so
+//! that it runs under Miri.
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 /// Every block is a multiple of this, and aligned to it.
 pub(crate) const GRANULE: usize = 16;
 
-/// Blocks of at most so many bytes have a list for their size alone.
+/// Blocks of at most this many bytes have a list for each size.
 pub(crate) const SMALL_MAX: usize = 32 * GRANULE;
 
 const SMALL_BINS: usize = SMALL_MAX / GRANULE;
@@ -62,7 +62,7 @@ impl Stretch {
     }
 }
 
-/// The lists of one arena. All blocks in them belong to nobody.
+/// The lists of one arena. All blocks in them are free.
 #[derive(Debug)]
 pub(crate) struct FreeLists {
     /// Which lists have a block; the heads of the others mean nothing, so that emptying all lists is one
@@ -145,7 +145,7 @@ impl FreeLists {
     /// Puts a block in.
     ///
     /// # Safety
-    /// The block lies in the base's arena, is not in a list, and is used by nobody until it is taken out.
+    /// The block lies in the base's arena, is not in a list, and is not used until it is taken out.
     #[inline(always)]
     pub(crate) unsafe fn put(&self, base: Base, block: Stretch) {
         let bin = bin_of(block.len);
@@ -184,7 +184,7 @@ impl FreeLists {
     }
 
     /// A block for `size` bytes at an alignment of at most [`GRANULE`], of the nearest size that is there;
-    /// what it has too much of stays. A few blocks of the nearest list are looked at, or with `thorough` all.
+    /// the rest of the block stays. A few blocks of the nearest list are looked at, or with `thorough` all.
     pub(crate) fn take(&self, base: Base, size: usize, thorough: bool) -> Option<NonNull<u8>> {
         if size > ARENA_MAX {
             return None;
@@ -227,7 +227,7 @@ impl FreeLists {
         Some(self.split(base, found, skip(found) as u32, len))
     }
 
-    /// Takes the first block of a list that `fits` off it, looking at no more than so many.
+    /// Takes the first block that `fits` off a list, looking at no more than so many.
     fn unlink(
         &self,
         base: Base,
@@ -298,7 +298,7 @@ impl FreeLists {
         largest as usize * GRANULE
     }
 
-    /// Joins neighbours, and asks of each block that comes of it, lowest first, whether it is to be kept. How
+    /// Joins neighbours, and asks about each resulting block, lowest first, whether to keep it. Gives how
     /// many blocks there were.
     pub(crate) fn join(&self, base: Base, mut keep: impl FnMut(Stretch) -> bool) -> u32 {
         let mut sorted = Sorted::default();

@@ -3,7 +3,7 @@
 pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Leaves `errno` as it was: `free` must not change it, and may find our locks taken.
+/// Leaves `errno` as it was: `free` must not change it, and may have to wait for our locks.
 pub(crate) fn silently<R>(f: impl FnOnce() -> R) -> R {
     // SAFETY: the address of this thread's errno.
     let errno = unsafe { libc::__errno_location() };

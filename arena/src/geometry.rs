@@ -7,12 +7,12 @@
 //!
 //! The reserve is what reporting a failure needs, so that it never depends on what has just run out: the
 //! bucket's control block, a little room for what a panic allocates, and two stacks, of which one takes the
-//! kernel's signal frame and the other what is done for a request that has no stack left. Those lie apart,
-//! above the second guard, which so is the end of them too.
+//! kernel's signal frame, and on the other a request that has no stack left is dealt with. Those lie apart,
+//! above the second guard, which is therefore the end of them too.
 //!
 //! The extension is closed like a guard until the stack overflows. Then it is opened for the rest of that
-//! request, which is marked: what overflowed may hold a lock, and goes on to its end. Its last pages are
-//! opened for functions of the C library alone, whose locks every thread needs.
+//! request, which is marked: the function that overflowed may hold a lock, and goes on to its end. Its last
+//! pages are opened only for functions of the C library, whose locks every thread needs.
 //!
 //! Guards are address space without memory, and no part of the bucket's size. The extension is a part of it.
 
@@ -35,7 +35,7 @@ const SIGNAL_STACK_WORK: usize = PAGE;
 /// debug build.
 const REPORT_STACK_SIZE: usize = 4 * PAGE;
 
-/// What a stack is extended by: all of it is for functions of the C library alone.
+/// What a stack is extended by: only functions of the C library may have all of it.
 pub(crate) const fn extension_size(for_library: bool) -> usize {
     match for_library {
         true => EXTENSION_SIZE,
@@ -197,7 +197,7 @@ impl BucketGeometry {
         })
     }
 
-    /// The addend of the memory equation that `count` such buckets are.
+    /// The term of the memory equation for `count` such buckets.
     ///
     /// # Errors
     /// [`GeometryError::NoBuckets`] and [`GeometryError::TooManyBuckets`].
@@ -308,7 +308,7 @@ struct SystemMinimums {
     accepted: usize,
     /// What a thread needs of it (thread-local storage included).
     thread_stack: usize,
-    /// What the kernel pushes when it delivers a signal; several KiB with AVX-512 or SVE.
+    /// Bytes that the kernel pushes when it delivers a signal; several KiB with AVX-512 or SVE.
     signal_frame: usize,
 }
 

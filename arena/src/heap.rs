@@ -13,8 +13,8 @@
 //! thread-local, a lazy value, an entry of a cache), with free lists of its own, and the arena goes on with
 //! the rest. When nothing of that is live any more, the mark moves back.
 //!
-//! Knows nothing of threads, regions or recovery: an allocation that does not fit is an `Err`, and what that
-//! means is for the caller to say. Plain memory and arithmetic, so that it runs under Miri.
+//! It knows nothing of threads, regions or recovery: an allocation that does not fit is an `Err`, and the
+//! caller decides what that means. It is plain memory and arithmetic, so that it runs under Miri.
 
 use allocator_api2::alloc::Allocator;
 use bumpalo::Bump;
@@ -31,7 +31,8 @@ use crate::recovery::{STACK_MARGIN, ensure_stack};
 /// which it rounds its chunks down for the sake of other allocators.
 pub const HEAP_OVERHEAD: usize = 64;
 
-/// So much is taken from the bump at a time, and may stay unused in a run when blocks are freed, twice.
+/// Bytes that are taken from the bump at a time. Twice as many may stay unused in a run when blocks are
+/// freed.
 const BATCH: usize = 2 << 10;
 
 /// How many blocks are looked at in one request to join them: some tens of milliseconds, if there are so
@@ -56,7 +57,7 @@ pub struct Heap {
     /// A block at the tip that ends above this is not simply given back: it lies above the mark, or the run
     /// would become too long.
     ceiling: Cell<usize>,
-    /// While the tip is not below it, less is live than was at some time before.
+    /// While the tip is not below it, less is live than at some time before.
     lowest: Cell<usize>,
     /// Bytes below the mark.
     room: Cell<usize>,
@@ -165,7 +166,7 @@ impl Heap {
         let probe = heap.bump.try_alloc_layout(Layout::new::<u8>());
         match probe {
             Ok(byte) if heap.owns(byte.as_ptr() as usize) && free >= capacity => {
-                // SAFETY: the probe was just made with this layout and nobody has it.
+                // SAFETY: the probe was just made with this layout, and nothing else has it.
                 unsafe { (&heap.bump).deallocate(byte, Layout::new::<u8>()) };
                 Ok(heap)
             }
@@ -239,8 +240,8 @@ impl Heap {
         self.capacity - self.used()
     }
 
-    /// Whether so many bytes are free, of which a block does not fit because of what earlier requests have
-    /// left: they are in many pieces. (Those of the request's own making count too.)
+    /// Whether so many bytes are free, but not in one piece, because of what earlier requests have left.
+    /// (Pieces that the request itself has made count too.)
     pub(crate) fn is_cut_for(&self, size: usize) -> bool {
         self.kept.get() > 0 && size <= self.free()
     }
@@ -385,7 +386,7 @@ impl Heap {
     }
 
     /// A small block at the tip of the run, if it has one and no block that was freed is to be used again.
-    /// For what is called most: where it has none, [`Heap::allocate`] may.
+    /// For the most frequent calls: if it has none, [`Heap::allocate`] may have one.
     #[inline(always)]
     pub(crate) fn allocate_at_tip(&self, layout: Layout) -> Option<NonNull<u8>> {
         let size = rounded(layout.size());
@@ -401,7 +402,7 @@ impl Heap {
         Some(block)
     }
 
-    /// A block that nobody has. Uninitialised.
+    /// A block that was free. Uninitialised.
     #[inline]
     pub(crate) fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, DoesNotFit> {
         let size = rounded(layout.size());
@@ -549,14 +550,14 @@ impl Heap {
         self.move_tip(at);
         let above = at + size;
         if tip > above {
-            // SAFETY: of the run, so it belongs to nobody.
+            // SAFETY: of the run, so it is free.
             unsafe { self.put(self.pointer_to(above), tip - above) };
             self.more_holes(tip - above);
         }
         Some(self.pointer_to(at))
     }
 
-    /// Has the run hold so many bytes, if the bump has them.
+    /// Makes the run hold so many bytes, if the bump has them.
     #[inline(never)]
     fn extend(&self, size: usize) -> bool {
         if size <= self.tip() - self.low.get() {
@@ -613,7 +614,7 @@ impl Heap {
             }
         }
         if tip > low {
-            // SAFETY: the rest of the old run belongs to nobody.
+            // SAFETY: the rest of the old run is free.
             unsafe { self.put(self.pointer_to(low), tip - low) };
         }
         self.taken.set(self.taken.get() + low.saturating_sub(start));
@@ -668,8 +669,8 @@ impl Heap {
         true
     }
 
-    /// Joining looks at every free block. A request that makes us do so at every allocation is at its end: so
-    /// many looks are what it has.
+    /// Joining looks at every free block. A request that makes us do so at every allocation is at its end, so
+    /// its looks are limited.
     fn pay_for_joining(&self, looked_at: u32) {
         self.joins.set(self.joins.get().saturating_sub(looked_at));
     }
@@ -680,7 +681,7 @@ impl Heap {
         self.memory.as_ptr().addr() + self.bump.chunk_capacity()
     }
 
-    /// Leaves the run what the next few blocks will want, and the bump the rest.
+    /// Leaves the run what the next few blocks will need, and gives the rest to the bump.
     #[cold]
     fn give_back_to_bump(&self) {
         let (low, tip) = (self.low.get(), self.tip());
@@ -690,7 +691,7 @@ impl Heap {
         }
         // SAFETY: an alignment and a size that are possible.
         let layout = unsafe { Layout::from_size_align_unchecked(too_much, GRANULE) };
-        // SAFETY: the lower end of the run: handed out by this bump, as its last bytes, and used by nobody.
+        // SAFETY: the lower end of the run: handed out by this bump, as its last bytes, and not in use.
         unsafe { (&self.bump).deallocate(self.pointer_to(low), layout) };
         self.move_low(low + too_much);
     }
@@ -711,8 +712,8 @@ impl Heap {
         unsafe { self.give_back(block, size) };
     }
 
-    /// Gives back the block at the tip of the run, if this is it and nothing else is to be done. For what is
-    /// called most. True if it was done.
+    /// Gives back the block at the tip of the run, if this is it and nothing else is to be done. For the most
+    /// frequent calls. True if it was done.
     ///
     /// # Safety
     /// As for [`Heap::deallocate`].
@@ -730,7 +731,7 @@ impl Heap {
     }
 
     /// # Safety
-    /// The bytes lie below the mark, were handed out, and are used by nobody.
+    /// The bytes lie below the mark, were handed out, and are not in use.
     #[inline(always)]
     unsafe fn give_back(&self, block: NonNull<u8>, size: usize) {
         self.note_peak();
@@ -755,13 +756,13 @@ impl Heap {
     /// As for [`Heap::give_back`].
     #[inline(always)]
     unsafe fn put(&self, block: NonNull<u8>, size: usize) {
-        // SAFETY: by the caller's promise they belong to nobody, and lie in the arena.
+        // SAFETY: by the caller's promise they are not in use, and lie in the arena.
         unsafe { self.freed.put(self.base(), self.stretch(block, size)) };
         self.floor.set(usize::MAX);
     }
 
     /// # Safety
-    /// The bytes lie above the mark, were handed out, and are used by nobody.
+    /// The bytes lie above the mark, were handed out, and are not in use.
     #[cold]
     unsafe fn give_back_kept(&self, block: NonNull<u8>, size: usize) {
         // Its lists outlive this request, also if that is left by a jump: nothing may end in the middle of
@@ -789,7 +790,7 @@ impl Heap {
     fn wipe_block(&self, block: Stretch) {
         if let Some(byte) = self.wipe.byte() {
             let at = self.base().pointer_to(block.at);
-            // SAFETY: the block belongs to nobody.
+            // SAFETY: the block is free.
             unsafe { at.write_bytes(byte, block.bytes()) };
         }
     }
@@ -854,7 +855,7 @@ impl Heap {
         if is_tip && wants <= less && old.align() <= GRANULE {
             // SAFETY: within the block.
             let moved = unsafe { block.add(less) };
-            // SAFETY: both lie in the block and do not overlap; then its lower part is used by nobody.
+            // SAFETY: both lie in the block and do not overlap; then its lower part is not in use.
             unsafe {
                 ptr::copy_nonoverlapping(block.as_ptr(), moved.as_ptr(), new.size());
                 self.give_back(block, less);
@@ -889,7 +890,7 @@ impl Heap {
             && !self.may_rise.get()
             && self.wipe == Wipe::None;
         if is_clean {
-            // Everything was given back where it had been taken from. What the run holds may stay in it.
+            // Everything was given back to where it was taken from. What the run holds may stay in it.
             self.close(); // a handler with the `&Bump` may have lifted it
             self.joins.set(JOINS);
             self.live_peak.set(0);
@@ -969,7 +970,7 @@ impl Heap {
     fn free_gaps(&self) {
         let base = self.base();
         let mut gap = self.gaps.replace(ptr::null());
-        // SAFETY: the notes lie in the arena, below what they tell of, and were given back by nobody.
+        // SAFETY: the notes lie in the arena, below what they tell of, and were never given back.
         while let Some(note) = unsafe { gap.as_ref() } {
             let stretch = Stretch {
                 at: base.granule_of(gap.addr()),
@@ -996,9 +997,9 @@ impl Heap {
         self.may_rise.set(false);
         self.misses_joined.set(false);
         if let Some(byte) = self.wipe.byte() {
-            // All of it: what bumpalo's collections have used and given back again, no high water knows.
+            // All of it: no high water tells what bumpalo's collections have used and given back again.
             // SAFETY: the chunk's data below the mark is the first bytes of our memory; by the caller's
-            // promise nobody uses it.
+            // promise it is not used again.
             unsafe {
                 self.memory.write_bytes(byte, self.room.get());
             };
@@ -1006,7 +1007,7 @@ impl Heap {
         // SAFETY: as for this function.
         unsafe { self.discard_other_chunks() };
         if self.has_other_chunks() {
-            // SAFETY: the memory was given to us for good in `new`, and no bump has it now.
+            // SAFETY: the memory was given to us for ever in `new`, and no bump has it now.
             let fresh = unsafe {
                 allocator::carve(self.memory, self.len, || {
                     Bump::try_with_capacity(self.capacity)
@@ -1037,8 +1038,8 @@ impl Heap {
         self.joins.set(JOINS);
     }
 
-    /// The bump may have other chunks than ours, because a handler lifted its limit. Then all of them are
-    /// given back, ours to nobody, and until the next reset there is a bump without memory.
+    /// The bump may have other chunks than ours, because a handler lifted its limit. Then all others are
+    /// freed, ours is not, and until the next reset there is a bump without memory.
     ///
     /// # Safety
     /// No borrow of [`Heap::bump`] lives, and nothing allocated through it is used again.

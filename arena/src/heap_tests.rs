@@ -30,7 +30,7 @@ impl Lab {
 
     /// Ends a request: what is live is kept.
     fn end(&mut self) {
-        // SAFETY: the tests use no block of a request after it but those that they have not freed.
+        // SAFETY: after a request the tests use only those of its blocks that they have not freed.
         unsafe { self.heap.end_request() };
         self.heap.begin(true);
     }
@@ -130,7 +130,7 @@ fn check_all(heap: &Heap, live: &[Block]) {
         block.fill();
     }
     for block in live {
-        block.check(block.layout.size()); // filled after the others: nobody overlaps
+        block.check(block.layout.size()); // filled after the others: no block overlaps
     }
     let bytes: usize = live.iter().map(|block| block.layout.size()).sum();
     assert!(heap.used() >= bytes, "{} {bytes}", heap.used());
@@ -512,7 +512,7 @@ fn a_bump_whose_limit_was_lifted_is_closed_again_or_built_anew() {
 fn memory_too_small_for_an_arena_is_refused() {
     let mut memory = [0u128; 2];
     let start = NonNull::from(&mut memory).cast();
-    // SAFETY: aligned, 32 bytes, not used by anybody else; nothing is built in it.
+    // SAFETY: aligned, 32 bytes, used by nothing else; nothing is built in it.
     assert!(unsafe { Heap::new(start, 32, Wipe::None) }.is_err());
 }
 

@@ -8,7 +8,7 @@ use crate::futex::{AtomicU32, Ordering, wait, wake};
 
 pub(crate) const FREE: u32 = 0;
 const HELD: u32 = 1;
-/// Held, and somebody sleeps or is about to.
+/// Held, and a thread sleeps or is about to.
 const CONTENDED: u32 = 2;
 
 #[inline]

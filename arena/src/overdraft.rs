@@ -1,15 +1,15 @@
 //! The overdraft: memory for requests that have outgrown their arena, so that they can go on to their return.
 //!
-//! An allocation that cannot be refused must be served, or its thread can never go on: whatever locks and
-//! borrows its frames hold would be held for ever. So there is a pool beside the buckets, of which each
-//! request may have a **share**. A request that draws on it is marked: its answer is a 500, whatever it
-//! returns. What it has drawn is given back when it ends.
+//! An allocation that cannot be refused must be served, or its thread can never go on: the locks and borrows
+//! of its frames would be held for ever. So there is a pool beside the buckets, and each request may have a
+//! **share** of it. A request that draws on it is marked: its answer is a 500, whatever it returns. What it
+//! has drawn is given back when it ends.
 //!
 //! Shares are set aside before they are drawn on. As many requests as the pool has shares for draw at the
 //! same time, and each of them can have all of its share without waiting, so it ends by itself. The others
 //! wait for one of those to end before they draw anything. A request that waits may hold a lock that one of
-//! those wants. So nobody waits for longer than [`PATIENCE`]: then it draws on what is free, set aside or
-//! not, and only when nothing is free it gets nothing.
+//! those wants. So no request waits for longer than [`PATIENCE`]: then it draws on what is free, set aside or
+//! not, and it gets nothing only when nothing is free.
 
 mod debts;
 
@@ -27,11 +27,11 @@ use std::time::{Duration, Instant};
 
 use debts::Debts;
 
-/// How long a request waits for others to give memory back. Longer than handlers take that do not wait for
-/// anything themselves, and short beside the time in which a client expects an answer.
+/// How long a request waits for others to give memory back. It is longer than handlers take that do not wait
+/// themselves, and short compared with the time in which a client expects an answer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How long one waits that can do without: for closures of others, which are short.
+/// How long a request waits that can do without: for closures of others, which are short.
 const A_MOMENT: Duration = Duration::from_millis(25);
 
 /// The debtor of a block that stands in for no block of the shared heap.
@@ -45,12 +45,12 @@ static OVERDRAFT: Charged = Charged::new(|number| &bucket::numbered(number).over
 static SHARE: AtomicUsize = AtomicUsize::new(0);
 /// Bytes that are set aside for requests that draw.
 static SET_ASIDE: AtomicUsize = AtomicUsize::new(0);
-/// Counts the times that memory came back: those who wait sleep on it.
+/// Counts the times that memory came back: threads that wait sleep on it.
 static CAME_BACK: AtomicU32 = AtomicU32::new(0);
 
 /// Gives the overdraft its memory, and says how much of it a request may have. Once per process, before any
-/// thread is bound to a bucket. A part without bytes leaves it without: then a request that outgrows its
-/// arena ends at once.
+/// thread is bound to a bucket. With a part of no bytes there is none: then a request that outgrows its arena
+/// ends at once.
 ///
 /// # Errors
 /// [`OverdraftError`].
@@ -162,7 +162,7 @@ pub(crate) fn owed_by(cell: usize) -> usize {
     OWED.owed_by(cell)
 }
 
-/// The value of that cell is lost, and what it has here with it: the cell owes nothing any more.
+/// The value of that cell is lost, and so is what it has here: the cell owes nothing any more.
 pub(crate) fn forgive(cell: usize) {
     if OWED.owed_by(cell) > 0 {
         let _locked = OVERDRAFT.pool().lock();
@@ -170,7 +170,7 @@ pub(crate) fn forgive(cell: usize) {
     }
 }
 
-/// What the one owes is owed by the other, which owes nothing yet.
+/// The debt of one cell passes to another, which owes nothing yet.
 pub(crate) fn hand_over(from: usize, to: usize) {
     if OWED.owed_by(from) > 0 {
         let _locked = OVERDRAFT.pool().lock();
@@ -185,7 +185,7 @@ fn allocate_for(debtor: u8, bucket: &Bucket, layout: Layout) -> Option<NonNull<u
     }
     ensure_stack(STACK_MARGIN); // a stack overflow under the pool's lock would leave it locked
     if bucket.state() == BucketState::Parked {
-        // For its report. It gives nothing back, so it is nobody's at once; and half is for the others.
+        // For its report. It gives nothing back, so no request is charged; and half is for the others.
         let claim = Claim {
             account: None,
             limit: share,
@@ -247,8 +247,8 @@ fn usable() -> usize {
     OVERDRAFT.pool().len().saturating_sub(OVERDRAFT.kept())
 }
 
-/// Sets a share aside, when others have given theirs back if need be; false if there is none until then. What
-/// is kept may leave none, whoever gives his back.
+/// Sets a share aside. Waits for others to give theirs back if need be; false if there is none `until` then.
+/// What is kept may leave no share, whatever is given back.
 fn wait_for_share(share: usize, until: Instant) -> bool {
     share <= usable() && wait_until(until, || set_aside(share))
 }
@@ -263,8 +263,8 @@ fn set_aside(share: usize) -> bool {
         .is_ok()
 }
 
-/// The request in this bucket has ended, or will never end. What it has not given back stays, and is
-/// nobody's.
+/// The request in this bucket has ended, or will never end. What it has not given back stays, and is charged
+/// to no request.
 pub(crate) fn settle(bucket: &Bucket) {
     OVERDRAFT.settle(&bucket.overdraft);
     end_drawing(bucket);
@@ -278,10 +278,10 @@ fn end_drawing(bucket: &Bucket) {
     came_back();
 }
 
-/// Something came back that others may wait for, here or in the shared heap.
+/// Memory came back that others may wait for, here or in the shared heap.
 pub(crate) fn came_back() {
     CAME_BACK.fetch_add(1, Ordering::SeqCst);
-    // One that comes to wait after this look sees that the count has changed, and does not sleep.
+    // A thread that comes to wait after this look sees that the count has changed, and does not sleep.
     if WAITING.load(Ordering::SeqCst) > 0 {
         futex::wake(&CAME_BACK, i32::MAX);
     }

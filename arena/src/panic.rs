@@ -127,8 +127,8 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
         write_note(bucket, info, said);
     }
     // After these two the runtime aborts the process. The thread is parked when it does (in `signal`), and
-    // not here: the runtime's lock on the hook is held now, and whoever set a hook later would wait for it
-    // for ever.
+    // not here: the runtime's lock on the hook is held now, and a thread that set a hook later would wait for
+    // ever.
     let aborts = said.starts_with("panic in a destructor during cleanup")
         || said.starts_with("panic in a function that cannot unwind");
     if aborts {

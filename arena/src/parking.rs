@@ -1,8 +1,8 @@
 //! Parking: a request that can neither go on nor be left is answered, and its thread sleeps for ever.
 //!
-//! Nothing more of the request runs, its cleanups neither. Where its stack is full it was stopped between two
+//! Nothing more of the request runs, not even its cleanups. If its stack is full, it was stopped between two
 //! arbitrary instructions, perhaps of a function that has taken something apart and would have put it
-//! together again. A cleanup that runs then may call that function anew, which no safe code reckons with
+//! together again. A cleanup that runs then may call that function anew, which safe code does not expect
 //! (`tests/park.rs`).
 //!
 //! What a parked request has is not counted against others for ever:
@@ -10,9 +10,9 @@
 //! | count | what parking does |
 //! |---|---|
 //! | the share of the overdraft that is set aside for it | it is given back |
-//! | what it has drawn from the overdraft, or has in the C heap | that is nobody's from then on: half of the pool is a cause to recycle |
+//! | what it has drawn from the overdraft, or has in the C heap | it is charged to no request from then on; half of the pool is a cause to recycle |
 //! | what the cells that it was changing owe to the overdraft | they owe nothing any more |
-//! | the large blocks of those cells, which may double | they are no cell's any more |
+//! | the large blocks of those cells, which may double | they belong to no cell any more |
 //! | what their changes were promised of it | it is given back |
 //! | the bytes of those cells in the shared heap | half of it is a cause to recycle; a cell's own quota stays used |
 //! | its thread's words: closures, cells that are locked, bytes made | they are put right, and the cells released |
@@ -61,8 +61,8 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
     sleep_for_ever()
 }
 
-/// Sleeps for ever. No signal is for this thread any more: where it sleeps there may be no room for one's
-/// frame, above all on the signal stack.
+/// Sleeps for ever. This thread takes no signals any more: where it sleeps there may be no room for a
+/// signal's frame, above all on the signal stack.
 pub(crate) fn sleep_for_ever() -> ! {
     signal::change_mask(libc::SIG_SETMASK, Some(&!signal::OF_THE_C_LIBRARY), None);
     let never = AtomicU32::new(0);
@@ -73,7 +73,7 @@ pub(crate) fn sleep_for_ever() -> ! {
 
 /// What runs on the report stack.
 pub(crate) extern "C" fn park_there(bucket: *const Bucket) -> ! {
-    // SAFETY: whoever switches to that stack passes a bucket, which lives for ever.
+    // SAFETY: code that switches to that stack passes a bucket, which lives for ever.
     park(unsafe { &*bucket })
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn top_of_report_stack(bucket: &Bucket) -> usize {
     bottom + size
 }
 
-/// Parks on the report stack. What is on the stack of now stays there.
+/// Parks on the report stack. What is on the current stack stays there.
 pub(crate) fn on_report_stack(bucket: &'static Bucket) -> ! {
     let top = top_of_report_stack(bucket);
     let bucket = ptr::from_ref(bucket);

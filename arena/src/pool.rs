@@ -1,11 +1,10 @@
-//! A heap of fixed size in the region that threads share: talc under a mutex of ours, and what is in use of
-//! it.
+//! A heap of fixed size in the region that threads share: talc under a mutex of ours, and how much of it is
+//! in use.
 //!
-//! The shared heap is one, the overdraft is one, and what C libraries allocate inside requests is one. Those
-//! two also know whose a block is ([`Charged`]), so that a request can have a limit.
+//! The shared heap, the overdraft and the C heap are each one. The last two also know which request a block
+//! is charged to ([`Charged`]), so that a request can have a limit.
 //!
-//! Nothing here may be interrupted half-way by a stack overflow: whoever calls has seen to it that there is
-//! stack.
+//! Nothing here may be interrupted half-way by a stack overflow: the caller makes sure that there is stack.
 
 use crate::bound::PAGE;
 use crate::raw_mutex::RawMutex;
@@ -54,7 +53,7 @@ impl Pool {
         }
     }
 
-    /// Gives the pool its memory, once and for ever. A part without bytes leaves it without.
+    /// Gives the pool its memory, once and for ever. With a part of no bytes it has none.
     pub(crate) fn install(&self, part: Part) -> Result<(), Unsuitable> {
         if part.is_empty() {
             return Ok(());
@@ -122,7 +121,7 @@ impl Pool {
     }
 }
 
-/// Free bytes that are kept for somebody.
+/// Free bytes that are kept for one change or request.
 #[derive(Clone, Copy)]
 pub(crate) struct Piece {
     block: NonNull<u8>,
@@ -148,8 +147,8 @@ impl Locked<'_> {
         Some(block)
     }
 
-    /// Whether there would be blocks of so many bytes, one beside the other, if they were made in this order.
-    /// It is tried: the free bytes may be in many pieces.
+    /// Whether blocks of so many bytes would fit together, if they were made in this order. It is tried: the
+    /// free bytes may be in many pieces.
     pub(crate) fn has_pieces(&mut self, sizes: [usize; 2]) -> bool {
         let pieces = self.take(sizes);
         pieces.is_some_and(|pieces| {
@@ -181,8 +180,8 @@ impl Locked<'_> {
     /// Gives pieces back that were taken of this pool.
     pub(crate) fn give_back(&mut self, pieces: [Option<Piece>; 2]) {
         for piece in pieces.into_iter().flatten() {
-            // SAFETY: made by `take` with this layout, and used by nobody. A piece is given back once: who
-            // has it takes it out of where it lies for that.
+            // SAFETY: made by `take` with this layout, and not in use. A piece is given back once: its owner
+            // takes it out of its place to do so.
             unsafe { self.talc.deallocate(piece.block.as_ptr(), piece.layout) };
         }
     }
@@ -285,7 +284,7 @@ impl Header {
     }
 }
 
-/// A pool whose blocks know whose they are. What outlives its request is nobody's, and stays.
+/// A pool whose blocks know which request they are charged to. One that outlives it stays, charged to none.
 pub(crate) struct Charged {
     pool: Pool,
     account_of: fn(u16) -> &'static Account,
@@ -295,10 +294,10 @@ pub(crate) struct Charged {
     most: AtomicUsize,
 }
 
-/// How much may be taken, and by whom.
+/// How much may be taken, and by which account.
 #[derive(Clone, Copy)]
 pub(crate) struct Claim<'a> {
-    /// The account, and its number; none for what is nobody's.
+    /// The account, and its number; none for what is charged to no request.
     pub account: Option<(&'a Account, u16)>,
     /// The most that the account may have.
     pub limit: usize,
@@ -482,7 +481,7 @@ impl Charged {
         true
     }
 
-    /// Takes `less` from whoever the block is charged to, and adds `more`. Under the lock.
+    /// Takes `less` from what the block is charged to, and adds `more`. Under the lock.
     fn charge(&self, header: Header, less: usize, more: usize) {
         let account = header
             .account
@@ -499,7 +498,7 @@ impl Charged {
         }
     }
 
-    /// The account's request has ended: what it has left is nobody's now. How much that is.
+    /// The account's request has ended: what it has left is charged to no request now. How much that is.
     pub(crate) fn settle(&self, account: &Account) -> usize {
         let _locked = self.pool.lock();
         let left = account.bytes.replace(0);

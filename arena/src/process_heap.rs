@@ -36,9 +36,9 @@ thread_local! {
     static ATTACHES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Says that this thread opens doors from now on, and serves no request: what a channel needs beside its
-/// memory is allocated when another process lets us in, and freed with the channel, of which there are as
-/// many as the equation says. It is counted by [`attaching_allocations`].
+/// Says that this thread opens doors from now on, and serves no request: what a channel needs besides its
+/// memory is allocated when another process lets us in, and freed with the channel. The equation limits the
+/// number of channels. It is counted by [`attaching_allocations`].
 pub fn count_attaching_apart() {
     ATTACHES.set(true);
 }
@@ -83,7 +83,7 @@ pub fn forbid_process_heap() {
 
 /// Counts an allocation, or a reallocation.
 pub(crate) fn count() {
-    // A thread that ends, and has no such word any more, does not attach.
+    // A thread that ends, and has no such word any more, opens no door.
     if ATTACHES.try_with(Cell::get).unwrap_or(false) {
         ATTACHING.fetch_add(u64::from(SEALED.load(Ordering::Relaxed)), Ordering::Relaxed);
         return;
@@ -96,7 +96,7 @@ pub(crate) fn count() {
     }
 }
 
-/// Ends the process. It allocates itself, which by now is nobody's second first allocation.
+/// Ends the process. It allocates too, but that is not the first allocation, so this is not called again.
 #[cold]
 #[inline(never)]
 fn die() -> ! {
@@ -108,7 +108,7 @@ fn die() -> ! {
     std::process::abort();
 }
 
-/// Who made the first allocation after [`seal`]: its return addresses.
+/// What made the first allocation after [`seal`]: its return addresses.
 static CULPRIT: [AtomicUsize; FRAMES_MAX] = [const { AtomicUsize::new(0) }; FRAMES_MAX];
 
 #[cold]

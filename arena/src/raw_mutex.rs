@@ -1,4 +1,4 @@
-//! A mutex that can be unlocked by whoever proves that its holder will never come back.
+//! A mutex that another thread can unlock, if it proves that the holder will never come back.
 //!
 //! `std::sync::Mutex` cannot be released without its guard, and the guard of a handler that was left by an
 //! escape no longer exists. What the threads agree on is in `mutex.rs`, apart from the system calls, so that

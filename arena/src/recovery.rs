@@ -9,11 +9,11 @@
 //! | panic | unwinds | unwinds |
 //!
 //! A marked request is not unwound: an unwinding poisons every `Mutex` and `LazyLock` whose guard it passes,
-//! and later requests want those. It learns that it is over from the calls into the platform that can fail
+//! and later requests want those. It learns from those calls into the platform that can fail that it is over
 //! ([`exhausted`]).
 //!
-//! Never unwound out of `GlobalAlloc::alloc` (undefined behaviour), never a `setjmp` in Rust (it returns
-//! twice and the compiler does not know): the guard is a closure, by `sjlj2`.
+//! `GlobalAlloc::alloc` never unwinds (undefined behaviour), and Rust never calls `setjmp` (it returns twice,
+//! which the compiler does not know): the guard is a closure, by `sjlj2`.
 //!
 //! # What a frame that never returns has lent
 //!
@@ -24,15 +24,15 @@
 //!
 //! | what a frame can hold | why it stays |
 //! |---|---|
-//! | its stack, and every local on it | the thread never ends, and the bucket is given to nobody: its state is `Parked` for good |
+//! | its stack, and every local on it | the thread never ends, and the bucket is never used again: its state is `Parked` for good |
 //! | blocks of its arena | the arena is reset by the bucket's thread only, between two requests |
-//! | blocks of the overdraft, the shared heap, the C heap, the process heap | blocks are freed by who has them; settling an account only changes a number |
+//! | blocks of the overdraft, the shared heap, the C heap, the process heap | a block is freed only by its owner; settling an account only changes a number |
 //! | a panic's note, `&Bump`, `&Request`, a body's reader | not `Sync`, so no other thread has them; they lie in the bucket |
 //! | thread-locals lent by `with` | the thread never ends |
 //! | a value in a [`Shared`](crate::Shared) cell | a cell that was left by parking, or by a request that has returned from beside a coroutine inside it, never again gives a `&mut` to the same storage; a fresh value goes into other storage |
 //! | a cleanup's closure | `'static`: it owns what it uses, and is moved out of its block when it runs |
 //! | the request's and the reply's bytes, and the connection's descriptor | the slot is never used again, and the descriptor never closed: `Call::emergency` in `transom-doors`, `application.rs` in `transom-platform` |
-//! | guards of locks | never released, because what they guard may be half-way; whoever wants such a lock waits for ever, and is counted as lost when its deadline has passed |
+//! | guards of locks | never released, because what they guard may be half-way; a request that wants such a lock waits for ever, and is counted as lost when its deadline has passed |
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
@@ -54,7 +54,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Below this much stack we do not start anything that must not be interrupted half-way: a stack overflow
-/// under one of our locks, or malloc's, would leave it locked for everybody.
+/// under one of our locks, or malloc's, would leave it locked for every thread.
 pub(crate) const STACK_MARGIN: usize = 8 << 10;
 
 /// What an answer, a log record and cleanups want; with less the report stack is used, which has as much.
@@ -75,9 +75,9 @@ pub enum Policy {
 /// Which free pieces of an arena a request can have, in a bucket where earlier requests have left something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pieces {
-    /// All of them. Ordinary blocks under [`Policy::Overdraft`] have these.
+    /// All of them: for ordinary blocks under [`Policy::Overdraft`].
     All,
-    /// What lies below all that is kept: so it is under [`Policy::Escape`], and for the `&Bump`.
+    /// Those below all that is kept: under [`Policy::Escape`], and for the `&Bump`.
     BelowTheKept,
 }
 
@@ -171,7 +171,7 @@ impl Tenant {
 
     /// Runs one request in the bucket, under [`Policy::Overdraft`].
     ///
-    /// `stuck` is called if the thread is parked, so that somebody is told; this function then never returns.
+    /// `stuck` is called if the thread is parked, to report it; this function then never returns.
     /// What `f` returns must not refer to the bucket, which the bounds on `R` see to.
     ///
     /// # Panics
@@ -251,7 +251,7 @@ impl Tenant {
         bucket.recovery.set(ptr::null_mut());
 
         let result = match landing {
-            // One that has drawn on the overdraft in a panic has caught that.
+            // A request that has drawn on the overdraft in a panic has caught that panic.
             ControlFlow::Continue(Ok(_)) if bucket.events.any(MARKED | DREW_FAILING) => {
                 Err(Failed::Exhausted(bucket.exhaustion.get()))
             }
@@ -270,7 +270,7 @@ impl Tenant {
         self.leave(result)
     }
 
-    /// Accounts, and empties the bucket of what the request does not live on in.
+    /// Settles the accounts, and empties the bucket of what the request does not leave in use.
     #[inline]
     fn leave<'t, R>(&'t mut self, result: Result<R, Failed<'t>>) -> Outcome<'t, R> {
         let bucket = self.bucket;
@@ -398,8 +398,8 @@ fn pieces_looked_at(bucket: &Bucket) -> Option<Pieces> {
     })
 }
 
-/// The request has ended, or will never end: what it has left in the pools is nobody's now. Bytes of that in
-/// the C heap.
+/// The request has ended, or will never end: what it has left in the pools is charged to no request now.
+/// Gives the bytes of that in the C heap.
 #[cold]
 pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
     if bucket.events.any(DRAWS) {
@@ -415,8 +415,7 @@ pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
 /// Releases the cells that a request which did not return has locked, then runs its cleanups, however many
 /// panic.
 pub(crate) fn clean_up(bucket: &Bucket, way_out: WayOut) {
-    // What has not been released by an unwinding, no frame of it has held: a coroutine has, which is
-    // suspended.
+    // Cells that an unwinding has not released were held by no frame of it, but by a suspended coroutine.
     let left = (way_out != WayOut::Unwound).then_some(way_out);
     shared::give_up_closures(bucket, left);
     while let Err(payload) = catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))) {
@@ -446,8 +445,8 @@ fn way_out_of(reason: Reason) -> WayOut {
 /// An allocation does not fit this bucket's arena. A block from elsewhere, or no return at all; null only
 /// inside [`refusing`].
 ///
-/// Null would not do otherwise: what the standard library then does before it aborts takes locks of its own,
-/// and with `RUST_BACKTRACE` allocates megabytes under one of them.
+/// Null would not do elsewhere: before the standard library aborts, it takes locks of its own, and with
+/// `RUST_BACKTRACE` it allocates megabytes under one of them.
 #[cold]
 #[inline(never)]
 pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
@@ -511,7 +510,7 @@ fn park_exhausted(bucket: &'static Bucket, exhaustion: Exhaustion) -> ! {
     park_here_or_there(bucket)
 }
 
-/// Parks on the stack of now, if there is enough of it. How much a coroutine has is not known.
+/// Parks on the current stack, if there is enough of it. How much a coroutine has is not known.
 fn park_here_or_there(bucket: &'static Bucket) -> ! {
     match stack_remaining() {
         Some(left) if left >= PARKING_STACK => park(bucket),
@@ -639,7 +638,7 @@ pub(crate) fn park_overflowed(bucket: &'static Bucket) -> ! {
 pub(crate) fn note_overflow(bucket: &Bucket) {
     bucket.stack_gauge.overflowed();
     bucket.exhaustion.set(stack_exhausted(bucket));
-    // That is why, whatever a panic says that it was unwinding.
+    // The overflow is the reason, even if a panic was unwinding.
     bucket.events.remove(ABORTING);
 }
 
@@ -759,8 +758,8 @@ pub fn exhausted() -> Option<Exhaustion> {
 }
 
 /// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request
-/// or drawing on the overdraft. For what can do without: `Vec::try_reserve` and the like. What cannot
-/// (`vec![]`, `Box::new`) aborts where it gets nothing, and its bucket is lost.
+/// or drawing on the overdraft. For code that can do without: `Vec::try_reserve` and the like. Other code
+/// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost.
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(Option<(&'static Bucket, bool)>, u64);
     impl Drop for Restore {
@@ -808,7 +807,7 @@ pub fn current_usage() -> Option<(usize, usize, usize)> {
 }
 
 /// Bytes of the largest block that the request that this thread begins can have, as far as that is known
-/// without much ado.
+/// without a search.
 #[must_use]
 pub fn current_largest_piece() -> Option<usize> {
     Some(bound()?.heap().largest_piece_now())

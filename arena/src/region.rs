@@ -93,7 +93,7 @@ pub enum RegionError {
     TooLarge,
 }
 
-/// A part of the region: `count × unit` bytes that nobody else refers to.
+/// A part of the region: `count × unit` bytes that nothing else refers to.
 #[derive(Debug)]
 pub struct Part {
     /// The term's name.
@@ -275,7 +275,7 @@ impl Region {
     fn install_guards(&self) -> Result<(), RegionError> {
         let mut lightweight = true;
         for &(offset, len) in &self.guards {
-            // SAFETY: the pages lie in our mapping and, being a guard, in nothing that anyone refers to.
+            // SAFETY: the pages lie in our mapping and, as they are a guard, nothing refers to them.
             let page = unsafe { self.base.add(offset) }.as_ptr().cast();
             if lightweight {
                 // SAFETY: as above; on success the pages fault on every access.
@@ -397,7 +397,7 @@ fn touch_range(address: usize, len: usize) -> io::Result<()> {
     }
     for page in (address..address + len).step_by(PAGE) {
         let page = page as *mut u8;
-        // SAFETY: the page is ours, mapped writable; nobody refers to it yet. Volatile, so that the write
+        // SAFETY: the page is ours, mapped writable; nothing refers to it yet. Volatile, so that the write
         // stays.
         unsafe { page.write_volatile(page.read_volatile()) };
     }
@@ -408,7 +408,7 @@ fn touch_range(address: usize, len: usize) -> io::Result<()> {
 /// memory and was used before. Whether the kernel has done it. Async-signal-safe.
 pub(crate) fn open(address: usize, len: usize) -> bool {
     let page = address as *mut libc::c_void;
-    // SAFETY: the caller names a guard of ours, which nobody refers to. The first call does nothing where
+    // SAFETY: the caller names a guard of ours, which nothing refers to. The first call does nothing where
     // guards were made by mprotect, and the second does nothing where they were not.
     silently(|| unsafe {
         libc::madvise(page, len, MADV_GUARD_REMOVE);

@@ -92,11 +92,11 @@ impl<T: 'static> Registered<T> {
         block.map(NonNull::cast)
     }
 
-    /// Ends the request as an allocation does that does not fit; outside of one, the process.
+    /// Ends the request, as an allocation that does not fit does; outside of a request, it ends the process.
     fn without_room() -> ! {
         let layout = Layout::new::<Entry<T>>();
-        // SAFETY: as in `room`. If there is room by now, nobody has the block. (The compiler may leave out an
-        // allocation that is not used.)
+        // SAFETY: as in `room`. If there is room by now, the block is not used. (The compiler may leave out
+        // an allocation that is not used.)
         black_box(unsafe { alloc(layout) });
         handle_alloc_error(layout)
     }
@@ -146,7 +146,7 @@ impl<T: 'static> Registered<T> {
         // SAFETY: valid, by the caller's promise.
         unsafe {
             if (*entry).gone.get() {
-                // All cleanups have run: nothing is left that has an owner of it. Its value was dropped.
+                // All cleanups have run, so nothing can use its owner any more. Its value was dropped.
                 return dealloc(entry.cast(), Layout::new::<Entry<T>>());
             }
             let bucket = (*entry).bucket.take();
@@ -154,8 +154,8 @@ impl<T: 'static> Registered<T> {
                 // Its owner is somewhere, and drops it.
                 WayOut::Returned | WayOut::Unwound => {}
                 // Its owner was on a frame that was jumped over, or is in something else that is registered
-                // and was made before: whoever promised that the handler may be left so has promised that
-                // nothing outside the request has it.
+                // and was made before: the promise that the handler may be left so includes that nothing
+                // outside the request has it.
                 WayOut::Escaped | WayOut::Overflowed => {
                     (*entry).gone.set(true);
                     if let Some(bucket) = bucket {

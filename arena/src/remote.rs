@@ -1,11 +1,10 @@
-//! Blocks of one owner that other threads have freed: a stack that everybody pushes onto and only the owner
-//! empties.
+//! Blocks of one owner that other threads have freed: a stack onto which any thread pushes, and which only
+//! the owner empties.
 //!
-//! A block is freed where it lies, by whichever thread has it; what it was part of is changed by its owner
-//! alone. So another thread writes into the block which block was freed before it, and how long it is, and
-//! the owner takes all of them at once. A push is a loop around one compare-and-swap; the swap that takes
-//! them cannot fail; and since nobody takes a single one, a head that is the same again is the same stack (no
-//! ABA).
+//! Any thread may free a block, but only the owner changes what the block was part of. So another thread
+//! writes into the block which block was freed before it, and how long it is, and the owner takes all of them
+//! at once. A push is a loop around one compare-and-swap. The swap that takes them cannot fail. No thread
+//! takes a single one, so a head that is the same again is the same stack (no ABA).
 //!
 //! It names its atomics through `crate::futex` only, so that `tests/loom.rs` can run this very file on
 //! modelled ones.
@@ -38,7 +37,7 @@ impl Remote {
     ///
     /// # Safety
     /// The block has `size` bytes, at least 16, aligned to 8; it is the owner's, and this thread has freed
-    /// it: nobody uses it before the owner takes it.
+    /// it: it is not used before the owner takes it.
     pub(crate) unsafe fn push(&self, block: NonNull<u8>, size: usize) {
         let freed = block.cast::<Freed>();
         let mut before = self.last.load(Ordering::Relaxed);

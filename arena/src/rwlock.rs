@@ -1,8 +1,8 @@
-//! A lock for one writer or several readers, as functions over its word, that can be released by whoever
-//! proves that its holder will never come back.
+//! A lock for one writer or several readers, as functions over its word. Another thread can release it, if it
+//! proves that the holder will never come back.
 //!
-//! A writer that waits keeps new readers out, so that readers who come and go cannot keep it waiting for
-//! ever. The last one out wakes everybody, and they try again.
+//! A writer that waits keeps new readers out, so that readers that come and go cannot keep it waiting for
+//! ever. The last holder wakes all threads that sleep, and they try again.
 //!
 //! It names its atomics and its sleep through `crate::futex` only, so that `tests/loom.rs` can run this very
 //! file on modelled ones.
@@ -12,7 +12,7 @@ use crate::futex::{AtomicU32, Ordering, wait, wake};
 pub(crate) const FREE: u32 = 0;
 /// A writer holds it.
 const WRITER: u32 = 1 << 31;
-/// Somebody sleeps, or is about to.
+/// A thread sleeps, or is about to.
 const SLEEPERS: u32 = 1 << 30;
 /// A writer waits.
 const WANTED: u32 = 1 << 29;
@@ -27,7 +27,7 @@ pub(crate) fn read(state: &AtomicU32) {
 /// Takes the lock for writing.
 pub(crate) fn write(state: &AtomicU32) {
     let is_free = |now| now & (WRITER | READERS) == 0;
-    // Whoever else waits says so again when it is woken.
+    // A writer that still waits sets its bit again when it is woken.
     acquire(state, is_free, |now| (now & SLEEPERS) | WRITER, WANTED);
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn unlock_read(state: &AtomicU32) {
     let mut now = state.load(Ordering::Relaxed);
     loop {
         let left = now - 1;
-        // The last one out leaves nothing behind: those who sleep say again what they want.
+        // The last holder clears the word: threads that sleep say again what they want.
         let next = if left & READERS == 0 { FREE } else { left };
         match state.compare_exchange(now, next, Ordering::Release, Ordering::Relaxed) {
             Ok(_) if next == FREE && now & SLEEPERS != 0 => return wake(state, i32::MAX),

@@ -41,14 +41,13 @@ impl Bucket {
     }
 
     /// Whether the thread that this bucket had has ended and is gone, so that the bucket can have another
-    /// one. False while it runs, and while destructors of its thread-locals do. True once, for one of those
-    /// who ask.
+    /// one. False while it runs, and while destructors of its thread-locals do. True once, for one caller.
     pub fn has_ended(&'static self) -> bool {
         let Some(thread) = self.take_thread_that_returned() else {
             return false;
         };
-        // SAFETY: the thread was created joinable. Nobody else joins it, because we have taken it, and nobody
-        // has, because one that was joined is not put back.
+        // SAFETY: the thread was created joinable. No other thread joins it, because we have taken it, and
+        // none has, because one that was joined is not put back.
         if unsafe { libc::pthread_tryjoin_np(thread, std::ptr::null_mut()) } != 0 {
             self.has_returned(thread);
             return false;

@@ -34,7 +34,7 @@ pub(crate) const POOLS_MAX: usize = 1 + QUOTAS;
 /// The shared heap; then the heaps of cells with a quota, each of which lies in a block of the first.
 static POOLS: [Pool; POOLS_MAX] = [const { Pool::new() }; POOLS_MAX];
 static POOLS_IN_USE: AtomicUsize = AtomicUsize::new(1);
-/// There is a region. Before that, the process heap stands in.
+/// There is a region. Before that, the process heap is used instead.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 /// Bytes that closures hold which never return.
@@ -85,7 +85,7 @@ pub fn shared_heap_kept() -> usize {
 }
 
 fn lose(bytes: isize) {
-    // A word that all threads share is not written to for nothing.
+    // A word that all threads share is not written without need.
     if let Ok(bytes @ 1..) = usize::try_from(bytes) {
         KEPT.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -186,14 +186,15 @@ fn disown(owner: usize) {
     overdraft::forgive(owner);
 }
 
-/// Who makes a value that is in no cell yet: an odd number, which is no cell's address, and no other maker's.
+/// A number for the maker of a value that is in no cell yet. It is odd, so it is no cell's address, and no
+/// other maker has it.
 fn new_maker() -> usize {
     static LAST: AtomicUsize = AtomicUsize::new(1);
     LAST.fetch_add(2, Ordering::Relaxed)
 }
 
-/// The cell gets the value that this maker has made; what its old value has is no cell's from then on. With
-/// the cell's lock.
+/// The cell gets the value that this maker has made; what its old value has belongs to no cell from then on.
+/// With the cell's lock.
 #[cold]
 fn hand_over(maker: usize, owner: usize) {
     ensure_stack(STACK_MARGIN);
@@ -246,8 +247,8 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
                     t.pool.set(self.before.0);
                     t.owner.set(self.before.1);
                 }
-                // The last one to end, which need not be the first: a coroutine's may end before one that was
-                // begun later.
+                // The last one to end, which may not be the first that began: a coroutine's may end before
+                // one that began later.
                 if t.outside.get() == 0 {
                     t.aim.set(t.aim_before.get());
                     t.pool.set(0);

@@ -1,10 +1,10 @@
 //! A stack overflow in a handler, and an abort that was seen coming: caught on the bucket's signal stack.
 //!
-//! Of faults, only one in the guard below a stack of the bucket that this thread is bound to is ours; of
-//! aborts, only the one that our panic hook has seen coming. Everything else goes to whoever handled it
-//! before, which by default ends the process: a wild pointer is not exhaustion, and what malloc finds
-//! corrupted must not go on. A signal that somebody has sent is no fault, and changes nothing. (Many at once
-//! do: they nest, and the signal stack has room for one frame. Who may send them may end the process anyway.)
+//! A fault is ours only in the guard below a stack of the bucket that this thread is bound to; an abort, only
+//! if our panic hook has seen it coming. Everything else goes to the handler that was there before, which by
+//! default ends the process: a wild pointer is not exhaustion, and a process in which malloc finds corruption
+//! must not go on. A signal that a process has sent is no fault, and changes nothing. (Many at once do: they
+//! nest, and the signal stack has room for one frame. But such a sender may end the process anyway.)
 
 use crate::bucket::{Bucket, BucketState};
 #[cfg(all(feature = "c-heap", not(miri)))]
@@ -27,7 +27,7 @@ pub(crate) const OF_FAULTS: u64 = bit(SIGNALS[0]) | bit(SIGNALS[1]) | bit(SIGNAL
 /// What the C library uses for itself, and its `pthread_sigmask` leaves alone. (nptl/pthread_sigmask.c)
 pub(crate) const OF_THE_C_LIBRARY: u64 = bit(32) | bit(33);
 
-/// Signals that others send: those that have a handler may find it where there is no stack for it.
+/// Signals that others send: if one has a handler, it may arrive where there is no stack for it.
 const OF_OTHERS: u64 = !(OF_FAULTS | OF_THE_C_LIBRARY);
 
 type Previous = [libc::sigaction; SIGNALS.len()];
@@ -96,14 +96,14 @@ pub(crate) fn change_mask(
     })
 }
 
-/// Has this thread take the signals of faults, whatever mask it has inherited: one that is blocked ends the
+/// Makes this thread take the signals of faults, whatever mask it has inherited: a blocked one ends the
 /// process.
 pub(crate) fn take_faults() {
     change_mask(libc::SIG_UNBLOCK, Some(&OF_FAULTS), None);
 }
 
-/// Has this thread take no signals of others from here on. Their handlers may want more stack than is left,
-/// in the middle of what holds a lock.
+/// Makes this thread take no signals of others from here on. Their handlers may need more stack than is left,
+/// while the interrupted code holds a lock.
 pub(crate) fn block_those_of_others() {
     change_mask(libc::SIG_BLOCK, Some(&OF_OTHERS), None);
 }
@@ -179,7 +179,7 @@ extern "C" fn handler(
             }
         }
     } else if !is_fault {
-        return; // sent by somebody: nothing has happened here
+        return; // sent by a process: nothing has happened here
     } else if signal == libc::SIGSEGV && info.si_code == SI_KERNEL {
         if had_no_room_for_a_frame(context) {
             return;
@@ -213,8 +213,8 @@ fn is_in_library(context: &libc::ucontext_t) -> bool {
     !panic::lies_in_executable(program_counter(context))
 }
 
-/// Whether all of the extension is for what was interrupted: a function of the C library, or one that it has
-/// called.
+/// Whether the interrupted code may have all of the extension: it is a function of the C library, or one that
+/// it has called.
 fn needs_library_part(bucket: &Bucket, context: &libc::ucontext_t) -> bool {
     is_in_library(context) || is_called_by_the_c_library(bucket, context)
 }
@@ -257,11 +257,11 @@ fn jump_if_that_may_be(bucket: &Bucket, context: &libc::ucontext_t) {
     }
 }
 
-/// A fault without an address. It is how the kernel says that it had another signal to deliver, and no room
-/// on the stack for that; the signal is lost. (Without this, whoever handled faults before us would be
-/// called, and the standard library then puts the default back for all threads.) But an instruction may have
-/// done it: then it will do it again, with all registers as they are. Whether the thread is to go on; a stack
-/// that has no room is extended first.
+/// A fault without an address. The kernel says so that it had another signal to deliver, and no room on the
+/// stack for that; the signal is lost. (Without this, the handler of faults before ours would be called, and
+/// the standard library's then puts the default back for all threads.) But an instruction may have done it:
+/// then it will do it again, with all registers as they are. Whether the thread is to go on; a stack that has
+/// no room is extended first.
 fn had_no_room_for_a_frame(context: &mut libc::ucontext_t) -> bool {
     if let Some(bucket) = bound() {
         let least = bucket.geometry().signal_stack_size();
@@ -306,7 +306,7 @@ fn hand_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
     // SAFETY: what sigaction gave us is valid to give back.
     unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
     if signal == libc::SIGABRT {
-        // No instruction will do it again.
+        // No instruction will cause it again.
         // SAFETY: raise is async-signal-safe; the signal is not blocked in here (SA_NODEFER).
         unsafe { libc::raise(signal) };
     }
@@ -343,13 +343,13 @@ unsafe fn call(
     }
 }
 
-/// Has the thread go on, once the handler returns, on the report stack, and park there.
+/// Makes the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "x86_64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
     block_those_of_others_in(context);
     // As a call leaves it: a return address below a multiple of 16. Nothing returns to zero.
     let stack = top_of_report_stack(bucket) - size_of::<usize>();
-    // SAFETY: the top word of a stack that nobody uses yet.
+    // SAFETY: the top word of a stack that is not in use yet.
     unsafe { (stack as *mut usize).write(0) };
     let registers = &mut context.uc_mcontext.gregs;
     registers[libc::REG_RIP as usize] = park_there as *const () as i64;
@@ -379,14 +379,14 @@ fn return_register(_: &libc::ucontext_t) -> usize {
     0
 }
 
-/// Those that instructions compute with, the program counter and the stack pointer.
+/// The registers that instructions compute with, the program counter and the stack pointer.
 #[cfg(target_arch = "x86_64")]
 fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
     let all = &context.uc_mcontext.gregs[..=libc::REG_RIP as usize];
     all.iter().map(|&register| register as u64)
 }
 
-/// Has the thread go on, once the handler returns, on the report stack, and park there.
+/// Makes the thread go on, once the handler returns, on the report stack, and park there.
 #[cfg(target_arch = "aarch64")]
 fn go_on_parking(bucket: &'static Bucket, context: &mut libc::ucontext_t) {
     block_those_of_others_in(context);
@@ -414,7 +414,7 @@ fn return_register(context: &libc::ucontext_t) -> usize {
     context.uc_mcontext.regs[30] as usize
 }
 
-/// Those that instructions compute with, the program counter and the stack pointer.
+/// The registers that instructions compute with, the program counter and the stack pointer.
 #[cfg(target_arch = "aarch64")]
 fn registers(context: &libc::ucontext_t) -> impl Iterator<Item = u64> {
     let context = &context.uc_mcontext;

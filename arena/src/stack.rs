@@ -2,7 +2,7 @@
 //!
 //! A stack starts as zeroed pages and is never wiped, so a page that was used shows it. Every 512th request
 //! looks at the pages just below the deepest one known; a request in between that went deeper is seen at the
-//! next look. To the page, over the life of the thread.
+//! next look. The figure is exact to the page, over the life of the thread.
 
 use crate::bound::PAGE;
 use std::cell::Cell;

@@ -23,7 +23,7 @@ pub(crate) struct Thread {
     pub owner: Cell<usize>,
     /// Bytes that they have made there, less what they have freed.
     pub net: Cell<isize>,
-    /// How many cells are locked for writing: what does not fit the shared heap must then not be left by a
+    /// How many cells are locked for writing: then an allocation that does not fit the shared heap must not
     /// jump.
     pub writing: Cell<u32>,
     /// How many functions of the C heap are on the stack.
@@ -32,7 +32,7 @@ pub(crate) struct Thread {
     pub at_fault: Cell<u64>,
     /// Memory that the next allocation which fits is given (start, bytes), to build an arena in place.
     pub carve: Cell<(*mut u8, usize)>,
-    /// While an arena's bump is thrown away: whose chunks go back to nobody.
+    /// While an arena's bump is thrown away: the arena whose chunk is not freed.
     pub discard: Cell<*const Discard>,
 }
 

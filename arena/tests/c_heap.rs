@@ -1,5 +1,4 @@
-//! `malloc` and its family: bounded inside requests, the C library's own outside, and never in the way of
-//! anything.
+//! `malloc` and its family: bounded inside requests, the C library's own outside; neither disturbs anything.
 #![cfg(feature = "c-heap")]
 
 mod common;
@@ -212,7 +211,7 @@ fn a_request_has_its_quota_and_then_enomem() {
     });
 }
 
-/// What it leaves is nobody's, and not the next request's.
+/// What it leaves is charged to no request, not even to the next one.
 #[test]
 fn what_outlives_its_request_is_charged_to_no_request() {
     let _turn = alone();
@@ -262,7 +261,7 @@ fn the_c_librarys_own_calls_are_served_from_it() {
             "{before} {:?}",
             c_heap_usage()
         );
-        // A folder that cannot be opened for want of memory is an error like any other.
+        // A folder that cannot be opened for lack of memory is an error like any other.
         in_a_request(tenant, || {
             let path = c"/";
             // SAFETY: a NUL-terminated path; the stream is closed, the blocks are freed.
@@ -324,8 +323,8 @@ fn threads_and_thread_locals_are_made_when_the_quota_is_used_up() {
     }
 }
 
-/// The standard library makes a thread's handle with `malloc`, and aborts where it gets nothing. What others
-/// have taken does not come to that.
+/// The standard library makes a thread's handle with `malloc`, and aborts if it gets nothing. What others
+/// have taken must not cause that.
 #[test]
 fn a_request_that_has_little_of_a_full_heap_can_start_threads() {
     let _turn = alone();
@@ -410,8 +409,8 @@ fn a_block_from_outside_changes_its_size_with_little_stack() {
     });
 }
 
-/// The same where small blocks have used up what there is, and where there is hardly any stack left. C's own
-/// way out of that is the end of the process.
+/// The same where small blocks have used up what there is, and where there is hardly any stack left. The C
+/// library itself would end the process then.
 #[test]
 fn a_destructor_is_registered_when_nothing_is_left() {
     let _turn = alone();
@@ -505,7 +504,7 @@ fn a_block_from_outside_is_freed_with_little_stack() {
     });
 }
 
-/// A fork in the middle of it all: the child may use `malloc`, whoever had the locks.
+/// A fork while other threads allocate: the child may use `malloc`, whichever thread had the locks.
 #[test]
 fn a_child_of_a_fork_can_allocate() {
     let _turn = alone();
@@ -743,8 +742,8 @@ fn a_stack_that_ends_in_the_c_library_ends_its_request_only() {
         unsafe { libc::free(black_box(libc::malloc(1000))) };
         assert!(parked.for_ever());
     }
-    // By a jump the handler's own frames are left; where the stack ended in a frame of the C library's, or in
-    // what that had called, it is parked.
+    // By a jump the handler's own frames are left; if the stack ended in a frame of the C library, or in what
+    // that had called, it is parked.
     for by in 0..10 {
         let report = Arc::new(AtomicUsize::new(0));
         let theirs = report.clone();
@@ -767,7 +766,7 @@ fn a_stack_that_ends_in_the_c_library_ends_its_request_only() {
     }
 }
 
-/// A block that C has from before, and that grows in a request, is bounded from then on.
+/// A block that C got before the request, and that grows in it, is bounded from then on.
 #[test]
 fn a_block_from_outside_that_grows_in_a_request_moves_inside() {
     let _turn = alone();

@@ -202,8 +202,8 @@ const STEPS: [Step; 12] = [
     ),
 ];
 
-/// A stack that has been extended once is at its end inside the linker. Nobody could start a thread if its
-/// lock stayed taken.
+/// A stack that has been extended once is at its end inside the linker. If the linker's lock stayed taken, no
+/// thread could be started.
 #[test]
 fn a_request_that_is_parked_on_its_way_to_the_linker_holds_none_of_its_locks() {
     let _turn = alone();
@@ -369,7 +369,8 @@ fn a_thread_that_runs_a_request_blocks_no_signals_of_faults() {
     });
 }
 
-/// A program may block signals before it serves (one thread of it waits for them), or be started so.
+/// A program may block signals before it serves (one of its threads waits for them), or be started with
+/// blocked ones.
 #[test]
 fn what_a_thread_has_inherited_blocks_no_signals_of_faults() {
     let _turn = alone();
@@ -395,7 +396,7 @@ fn overflow_a_little() {
 
 extern "C" fn nothing(_: libc::c_int) {}
 
-/// On the stack that the signal finds, as most programs have it.
+/// On the stack on which the signal arrives, as in most programs.
 fn handle(signal: libc::c_int) {
     // SAFETY: a function that does nothing; flags and mask are empty.
     unsafe {

@@ -1,5 +1,5 @@
-//! A program or a library with a handler of SIGSEGV of its own: faults that are not ours are its, and ours
-//! stay ours.
+//! A program or a library with a SIGSEGV handler of its own: it gets the faults that are not ours, and we
+//! still handle ours.
 
 mod common;
 
@@ -16,7 +16,7 @@ static PAGES: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 static MENDED: AtomicUsize = AtomicUsize::new(0);
 const COUNT: usize = 10;
 
-/// As a runtime does that maps its pages when they are first touched.
+/// As in a runtime that maps its pages when they are first touched.
 extern "C" fn mend(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo; the pages are ours.
     unsafe {

@@ -154,7 +154,7 @@ fn payloads_whose_destructors_panic_do_not_get_out() {
             assert_eq!(outcome.left, 0);
             assert!(panic_message(outcome.result).starts_with("the reason"));
         }
-        // One that never ends is given up, and is kept: a leak costs its bytes and nothing else.
+        // One that never ends is given up and kept: a leak costs only its bytes.
         let outcome = tenant.enter(&never_stuck, |_| -> u8 {
             std::panic::panic_any(Nested(u32::MAX))
         });

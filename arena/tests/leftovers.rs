@@ -126,7 +126,7 @@ fn blocks_that_another_thread_frees_make_room_for_the_same_request() {
     assert_eq!(helper.join().expect("it ends"), 4000 * 1024);
 }
 
-/// The free comes before, while and after the owner looks: whenever that is, it is counted once.
+/// The free comes before, while and after the owner looks: in each case it is counted once.
 #[test]
 fn a_free_at_any_moment_around_the_end_of_the_request_is_counted_once() {
     let mailbox = Mailbox::new();
@@ -383,7 +383,7 @@ fn a_value_made_by_a_cleanup_of_a_full_bucket_and_sent_away_stays_whole() {
     });
 }
 
-/// The same for a payload that a handler catches in a full arena and hands to somebody else.
+/// The same for a payload that a handler catches in a full arena and hands to another thread.
 #[test]
 fn a_panic_payload_sent_away_stays_whole() {
     on_bucket_thread(|tenant| {
@@ -483,7 +483,7 @@ fn the_room_below_a_value_comes_back_when_that_is_freed() {
     });
 }
 
-/// A few bytes in an unlucky place leave the arena in two pieces, and blocks are made in both.
+/// A few bytes in a bad place split the arena in two pieces, and blocks are made in both.
 #[test]
 fn a_value_in_the_middle_leaves_two_pieces() {
     on_bucket_thread(|tenant| {
@@ -528,7 +528,7 @@ fn what_is_left_above_the_mark_is_counted_too() {
     });
 }
 
-/// It costs what no block of a later request can have beside it.
+/// It costs all bytes that no block of a later request can have because of it.
 #[test]
 fn a_value_in_the_middle_costs_more_than_its_bytes() {
     on_bucket_thread(|tenant| {

@@ -185,7 +185,7 @@ fn a_value_that_is_being_changed_is_given_to_nobody() {
         changed.unwrap_or(0)
     });
     let told = waits.join().expect("ends");
-    assert_eq!(told, Err(SharedError::Poisoned), "whoever waits is told");
+    assert_eq!(told, Err(SharedError::Poisoned), "the waiter is told");
     assert_eq!(CELL.read(Vec::len), Err(SharedError::Poisoned));
     for n in 1..=3 {
         CELL.restore(|| vec![n; 10]);
@@ -196,7 +196,7 @@ fn a_value_that_is_being_changed_is_given_to_nobody() {
     assert!(parked.for_ever());
 }
 
-/// A mutex of the standard library stays locked: what it guards may be half-way. Those who want it wait.
+/// A mutex of the standard library stays locked: what it guards may be half-way. Threads that want it wait.
 #[test]
 fn what_a_mutex_guards_is_given_to_nobody() {
     static LIST: std::sync::Mutex<RefCell<Vec<u8>>> =

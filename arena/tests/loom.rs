@@ -52,7 +52,7 @@ use remote::Remote;
 use std::ptr::NonNull;
 
 /// Loom's own advice for models of three threads: at most four switches that no thread asked for. Without a
-/// bound the mutex alone takes longer than anybody waits.
+/// bound, exploring the mutex alone takes too long.
 fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(4);
@@ -121,7 +121,7 @@ impl Cell {
 
     fn read(&self) -> u32 {
         rwlock::read(&self.lock);
-        // SAFETY: loom checks that nobody writes meanwhile.
+        // SAFETY: loom checks that no thread writes meanwhile.
         let value = self.value.with(|value| unsafe { *value });
         rwlock::unlock_read(&self.lock);
         value
@@ -129,7 +129,7 @@ impl Cell {
 
     fn write(&self) {
         rwlock::write(&self.lock);
-        // SAFETY: loom checks that nobody else is in here.
+        // SAFETY: loom checks that no other thread is in here.
         self.value.with_mut(|value| unsafe { *value += 1 });
         rwlock::unlock_write(&self.lock);
     }
@@ -175,13 +175,13 @@ fn two_readers_and_a_writer_get_in() {
     });
 }
 
-/// Memory of one owner: two blocks, each with a cell that says who uses it.
+/// Memory of one owner: two blocks, each with a cell that shows which thread uses it.
 struct Owned {
     remote: Remote,
     blocks: [UnsafeCell<u32>; 2],
     memory: UnsafeCell<[[u64; 2]; 2]>,
 }
-// SAFETY: a block is used by whoever has it; the model finds out whether two have.
+// SAFETY: only the thread that has a block uses it; the model finds out whether two have.
 unsafe impl Sync for Owned {}
 // SAFETY: as above.
 unsafe impl Send for Owned {}
@@ -252,7 +252,7 @@ fn what_others_free_comes_back_once_and_can_be_used_again() {
 }
 
 /// A block is freed, used again by its owner, handed to another thread and freed once more: the stack may
-/// look as it did before, and is another one.
+/// look as it did before, but is another one.
 #[test]
 fn a_block_that_is_freed_twice_is_taken_twice() {
     explore(|| {

@@ -137,7 +137,7 @@ impl Model {
                 // SAFETY: the block is live with this layout, and forgotten here.
                 unsafe { GLOBAL.dealloc(block.at, block.layout) };
             }
-            Step::Explicit { .. } => unreachable!("done by the caller, who has the arena"),
+            Step::Explicit { .. } => unreachable!("done by the caller, which has the arena"),
         }
     }
 

@@ -253,7 +253,7 @@ fn what_is_drawn_in_a_panic_that_is_caught_ends_in_a_500_too() {
     });
 }
 
-/// Its way out needs memory, which the one that panics does not know of.
+/// Unwinding needs memory, which the code that panics does not know.
 #[test]
 fn a_panic_where_memory_is_refused_unwinds() {
     let _turn = alone();

@@ -56,7 +56,7 @@ fn frames_of_every_size_are_caught_at_the_guard() {
     });
 }
 
-/// As a runtime does it that takes its signal stack away when it is done.
+/// As in a runtime that takes its signal stack away when it is done.
 #[cfg(feature = "c-heap")]
 #[test]
 fn a_thread_whose_signal_stack_was_disabled_has_its_own_again() {
@@ -289,7 +289,7 @@ fn child_that_is_profiled() {
         }
         deeper(n + 1) + frame[0]
     }
-    /// As a parser of a C library: frames are small, and each allocates.
+    /// Like a parser of a C library: frames are small, and each allocates.
     fn deeper_in_c(n: usize) -> usize {
         for size in [40, 48, 56, 64] {
             // SAFETY: any size will do.

@@ -162,7 +162,7 @@ fn what_a_handler_catches_itself_is_its_own_affair() {
             assert!(matches!(outcome.result, Ok((true, true, 3))), "{outcome:?}");
             assert_eq!(outcome.left, 0);
         }
-        // And a thread that has caught one may still be left by a jump.
+        // A thread that has caught a panic may still be left by a jump.
         for _ in 0..100 {
             // SAFETY: nothing is held.
             let outcome = unsafe {

@@ -1,4 +1,4 @@
-//! `Policy::Park`: the request is reported, its thread never returns, and everybody else goes on.
+//! `Policy::Park`: the request is reported, its thread never returns, and all others go on.
 
 mod common;
 
@@ -16,7 +16,7 @@ use transom_arena::{Reason, defer, parked};
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
 
-/// Others are served while somebody is parked.
+/// Others are served while a request is parked.
 fn others_go_on() {
     on_bucket_thread(|tenant| {
         for n in 0..100 {
@@ -66,8 +66,8 @@ fn a_panic_in_a_destructor_during_unwinding_parks_instead_of_aborting() {
     assert!(parked_one.for_ever());
 }
 
-/// Parked inside the hook, the thread would hold the runtime's lock on it: the next who sets a hook would
-/// wait for ever, and everybody who panics after him.
+/// Parked inside the hook, the thread would hold the runtime's lock on it: the next thread that sets a hook
+/// would wait for ever, and so would every thread that panics after it.
 #[test]
 fn a_thread_parked_by_a_panic_does_not_hold_the_panic_hook() {
     passes_in_a_child("child_that_sets_a_hook_beside_a_parked_thread", &[]);
@@ -94,7 +94,7 @@ fn child_that_sets_a_hook_beside_a_parked_thread() {
     assert!(parked_one.for_ever());
 }
 
-/// What the C library finds wrong with itself must not go on; nor a process that is told to end.
+/// A process must not go on if the C library finds itself broken, or if it is told to end.
 #[test]
 fn an_abort_from_elsewhere_still_ends_the_process() {
     for child in [
@@ -193,7 +193,7 @@ fn the_same_parks_under_the_escape_policy_too() {
     assert_eq!(report.what(), Reported::Exhausted(Reason::Stack));
 }
 
-/// Nobody has as much as this destructor asks for. The standard library would end the process.
+/// This destructor asks for more than there is. The standard library would end the process.
 #[test]
 fn a_destructor_that_asks_for_more_than_there_is_parks_instead_of_aborting() {
     struct Asks;
@@ -253,12 +253,12 @@ fn overflow_in_c() -> usize {
         overflow_in_c() as libc::c_int
     }
     let mut list = black_box([3u64, 2, 1, 0]);
-    // SAFETY: an array of that many values; they are compared as they like.
+    // SAFETY: an array of that many values; they may be compared in any way.
     unsafe { libc::qsort(list.as_mut_ptr().cast(), 4, 8, Some(compare)) };
     list[0] as usize
 }
 
-/// A signal that somebody sends is no fault: the overflow that comes after it is caught as before.
+/// A signal that a process sends is no fault: the overflow that comes after it is caught as before.
 #[test]
 fn a_fault_that_was_sent_disarms_nothing() {
     // SAFETY: sends this process a signal.

@@ -226,8 +226,8 @@ fn of_several_threads_that_ask_whether_one_has_ended_one_is_told_so() {
     });
 }
 
-/// The place of a thread that has left is out of service until another one says that it serves, and not for
-/// as long only as it has a thread.
+/// The place of a thread that has left is out of service until another one says that it serves, not only
+/// until it has a thread again.
 #[test]
 fn a_bucket_rests_from_when_a_thread_says_so_until_its_successor_says_otherwise() {
     let bucket = next_bucket();

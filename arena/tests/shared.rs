@@ -158,7 +158,7 @@ fn is_full<R>(result: Result<R, SharedError>) -> bool {
     matches!(result, Err(SharedError::Full { .. }))
 }
 
-/// As clients do who post items until there is no more room.
+/// As clients do that post items until there is no more room.
 #[test]
 #[ignore = "takes the shared heap from the other tests; run by the one above"]
 fn child_that_fills_the_shared_heap() {
@@ -357,8 +357,8 @@ fn readers_are_let_in_together_and_writers_one_by_one() {
     assert_eq!(CELL.read(|value| *value), Ok(15_000));
 }
 
-/// The old value of a cell that a panic has poisoned is a value, and is dropped; else the heap could not be
-/// filled again.
+/// The old value of a cell that a panic has poisoned is a value, and is dropped; otherwise the heap could not
+/// be filled again.
 #[test]
 fn a_cell_that_is_restored_again_and_again_leaks_nothing() {
     static CELL: Shared<Vec<u8>> = Shared::new(Vec::new());
@@ -429,8 +429,7 @@ fn two_cells_may_be_held_at_once_and_are_released_newest_first() {
     });
 }
 
-/// Under contention, with requests that die in it: nobody waits for ever, no update is lost that was
-/// finished.
+/// Under contention, with requests that die in it: no request waits for ever, and no finished update is lost.
 #[test]
 fn many_requests_that_share_a_cell_finish_whatever_some_of_them_do() {
     static COUNT: Shared<u64> = Shared::new(0);
@@ -486,7 +485,7 @@ fn a_waiting_request_gets_the_cell_of_one_that_escapes() {
     finish(&holder);
 }
 
-/// Its stack, and so the cell, are gone when cleanups run; nobody else knew it.
+/// Its stack, and so the cell, are gone when cleanups run; no other thread knew the cell.
 #[test]
 fn a_cell_on_the_requests_own_stack_is_left_alone() {
     on_bucket_thread(|tenant| {
@@ -539,20 +538,20 @@ thread_local! {
     static STASH: RefCell<Option<Stashed>> = const { RefCell::new(None) };
 }
 
-/// Has a coroutine run to its first pause, and stay there after the request.
+/// Makes a coroutine run to its first pause, and stay there after the request.
 fn stash(body: impl FnOnce(&Yielder<(), ()>) + 'static) {
     let mut coroutine = Stashed::new(|yielder, ()| body(yielder));
     coroutine.resume(());
     STASH.set(Some(coroutine));
 }
 
-/// Lets the one go on that an earlier request has left. Whether it has ended by that.
+/// Resumes the one that an earlier request has left. Whether it has ended by that.
 fn unstash() -> bool {
     let mut coroutine = STASH.take().expect("one was left");
     coroutine.resume(()).as_return().is_some()
 }
 
-/// A coroutine gives the cell back that it has taken first, while the other is held still.
+/// A coroutine gives back the cell that it has taken first, while it still holds the other.
 #[test]
 fn cells_that_are_given_back_in_the_order_they_were_taken_in_stay_noted() {
     static FIRST: Shared<u64> = Shared::new(1);
@@ -614,7 +613,7 @@ fn closures_that_a_request_leaves_behind_harm_no_later_request() {
                     yielder.suspend(());
                     before == *n
                 });
-                assert_eq!(seen, Ok(true), "nobody changes it");
+                assert_eq!(seen, Ok(true), "nothing changes it");
             }),
             _ => stash(|yielder| {
                 let seen = CHANGED.with(|_| READ.read(|_| outside(|| yielder.suspend(()))));
@@ -818,7 +817,7 @@ fn child_whose_changes_find_no_share() {
         }
         END.store(true, Ordering::SeqCst);
         holders.into_iter().for_each(|finish| finish());
-        // With a share there is room, and nobody is lost.
+        // With a share there is room, and no request is lost.
         assert_eq!(grow(tenant), Err(()));
         assert_eq!(grow(tenant), Ok(Ok(())));
     });
@@ -880,8 +879,8 @@ fn child_whose_closures_never_return() {
     );
 }
 
-/// What is refused, and what a change has returned that must not be given, is dropped when the cell is free
-/// again: a destructor may want it, or a lock that a reader of it holds.
+/// A refused closure, and a result that must not be given, are dropped when the cell is free again: a
+/// destructor may want it, or a lock that a reader of it holds.
 #[test]
 #[ignore = "fills the shared heap; run by the one above"]
 fn child_whose_refused_changes_have_destructors() {
@@ -990,7 +989,7 @@ fn a_thread_local_cell_that_a_coroutine_has_left_is_as_any_other() {
     }
 }
 
-/// A destructor of a thread-local runs when no request does, and what it leaves locked is nobody's.
+/// A destructor of a thread-local runs when no request does: no request releases what it leaves locked.
 #[test]
 fn a_thread_that_ends_gives_back_the_cells_that_its_destructors_have_left() {
     static CHANGED: Shared<u64> = Shared::new(1);
@@ -1168,8 +1167,8 @@ fn child_whose_parked_change_has_spilled() {
     });
 }
 
-/// A share is free by its bytes, and what a vector that doubles wants is not, because of what is kept of the
-/// overdraft.
+/// A share's bytes are free, but not in the piece that a vector needs to double, because of what is kept of
+/// the overdraft.
 #[test]
 #[ignore = "cuts the overdraft in pieces; run by the one above"]
 fn child_whose_share_would_be_in_pieces() {
@@ -1274,8 +1273,7 @@ fn child_whose_restore_is_parked() {
     });
 }
 
-/// What one change was promised is not promised to a change of another cell, until it has ended in whatever
-/// way.
+/// What one change was promised is not promised to a change of another cell, until it has ended, in any way.
 #[test]
 #[ignore = "takes the shared heap from the other tests; run by the one above"]
 fn child_whose_changes_were_promised_the_same_room() {
@@ -1324,7 +1322,7 @@ fn child_whose_changes_were_promised_the_same_room() {
         ONE.restore(Vec::new);
         on_bucket_thread(|tenant| assert!(!is_refused(tenant, || fill(&OTHER))));
     }
-    // As clients do it, all at once: some are refused, and none outgrows what it has.
+    // As from clients, all at once: some are refused, and none outgrows what it has.
     let clients = [&ONE, &OTHER].map(|cell| {
         start_on(next_bucket(), move |tenant| {
             for _ in 0..2000 {

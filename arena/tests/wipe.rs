@@ -83,7 +83,7 @@ fn what_outlives_its_request_is_not_wiped_before_it_is_freed() {
         assert!(is_filled_with(1, kept.as_ptr() as usize, 32));
         // Its first bytes hold the list of what is free.
         assert!(is_poisoned(beside + 8, 24));
-        // SAFETY: leaked above, and nobody else has it.
+        // SAFETY: leaked above, and nothing else has it.
         drop(unsafe { Box::from_raw(std::ptr::from_ref(kept).cast_mut()) });
         assert_eq!(tenant.look_at_kept(), 0);
         assert!(is_poisoned(kept.as_ptr() as usize, 32));

@@ -1,5 +1,5 @@
-//! What an allocation costs in a bucket, beside bumpalo alone and the system's allocator; and what each way
-//! into and out of a request costs. `cargo bench -p transom-benches --bench arena`.
+//! What an allocation costs in a bucket, compared with bumpalo alone and the system's allocator; and what
+//! each way into and out of a request costs. `cargo bench -p transom-benches --bench arena`.
 
 use bumpalo::Bump;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};

@@ -1,7 +1,7 @@
-//! A door call from one process into another, beside what else Linux has for it: a futex ping-pong on shared
-//! memory (what two wakes cost at the least), a `SOCK_SEQPACKET` pair and a pair of pipes; with 1 and with 64
-//! calls in flight, on one CPU and on two. And growth: a handler that blocks for 200 µs, behind 1, 8 and 32
-//! threads.
+//! A door call from one process into another, compared with what else Linux has for it: a futex ping-pong on
+//! shared memory (the least that two wakes cost), a `SOCK_SEQPACKET` pair and a pair of pipes; with 1 and
+//! with 64 calls in flight, on one CPU and on two. And growth: a handler that blocks for 200 µs, behind 1, 8
+//! and 32 threads.
 //!
 //! `cargo bench -p transom-benches --bench between [-- ROUNDS]`. Every round runs everything, one after the
 //! other, within a second or two; the figures are medians over the rounds, the ratios medians of the rounds'
@@ -117,8 +117,8 @@ fn shared_word(path: &Path) -> &'static AtomicU32 {
         .write(true)
         .open(path)
         .expect("the file of the futex");
-    // SAFETY: a fresh mapping of a file of a page, never unmapped; its first word is used as an atomic by
-    // everybody.
+    // SAFETY: a fresh mapping of a file of a page, never unmapped; all processes use its first word as an
+    // atomic.
     unsafe {
         let page = libc::mmap(
             std::ptr::null_mut(),
@@ -251,7 +251,7 @@ fn futex_one(peer_cpu: usize, directory: &Path) -> f64 {
 
 fn packets(peer_cpu: usize) -> (f64, f64) {
     let mut pair = [0; 2];
-    // SAFETY: the two descriptors are new and owned by nobody else.
+    // SAFETY: the two descriptors are new, and nothing else owns them.
     let (ours, theirs) = unsafe {
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
         assert_eq!(
@@ -358,7 +358,7 @@ impl Epoll {
             events: (libc::EPOLLIN | libc::EPOLLET) as u32,
             u64: 0,
         };
-        // SAFETY: the new descriptor is owned by nobody else; the event is valid for the call.
+        // SAFETY: nothing else owns the new descriptor; the event is valid for the call.
         unsafe {
             let epoll = OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC));
             let bell = client.as_raw_fd();

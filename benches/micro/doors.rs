@@ -1,4 +1,4 @@
-//! A door call in one process, with 1 and with 64 calls in flight, beside what it is made of: a futex
+//! A door call in one process, with 1 and with 64 calls in flight, compared with what it is made of: a futex
 //! ping-pong between two threads. `cargo bench -p transom-benches --bench doors`; pin it (`taskset -c 0`) to
 //! see the figures of one CPU.
 
@@ -41,7 +41,7 @@ fn open_door() -> (Door, AsyncClient) {
     let bytes = vec![0u64; GEOMETRY.memory_len() / 8 + 512].leak();
     let base = bytes.as_mut_ptr().cast::<u8>();
     let base = NonNull::new(base.wrapping_add(base.align_offset(4096))).expect("not null");
-    // SAFETY: leaked, zeroed, a page longer than needed so that it can begin on one, and known to nobody
+    // SAFETY: leaked, zeroed, a page longer than needed so that it can begin on one, and known to nothing
     // else.
     let memory = unsafe { ChannelMemory::new(base, GEOMETRY.memory_len()) };
     let client = door.channel(GEOMETRY, memory).expect("a channel");

@@ -1,4 +1,4 @@
-//! Whether what came out is where it must be.
+//! Whether the results are where they must be.
 
 use crate::measure::Row;
 use crate::statistics::{Spread, ratio};

@@ -1,8 +1,8 @@
 //! A server without bounds, as most are: hyper and tokio, with as much memory for a request as it asks for.
 //!
 //! `GET /N` allocates N KiB and fills them, `GET /hold/N/MS` keeps them for a while, as `oom` does: the
-//! counter-example for `transom load`. Nothing here is slow or wrong; nobody has decided how much there may
-//! be. `peer-hyper --listen ADDRESS:PORT`
+//! counter-example for `transom load`. Nothing here is slow or wrong, but there is no limit to its memory.
+//! `peer-hyper --listen ADDRESS:PORT`
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};

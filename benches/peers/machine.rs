@@ -1,12 +1,11 @@
-//! What the kernel tells of processes and of the machine.
+//! What the kernel tells about processes and the machine.
 
 use std::fmt;
 use std::fs;
 use std::process::Command;
 use std::str::FromStr;
 
-/// Clock ticks a second in which the kernel tells CPU time: 100 on every Linux that is not built otherwise on
-/// purpose.
+/// Clock ticks a second in which the kernel tells CPU time: 100 on every Linux with the usual configuration.
 const TICKS: f64 = 100.0;
 
 /// CPUs by number.
@@ -147,8 +146,8 @@ fn kibibytes(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
-/// Time that CPUs were not idle so far, in seconds: whoever used it, time that another machine has taken
-/// included.
+/// Time that CPUs were not idle so far, in seconds: of all processes, and time that another machine has
+/// taken.
 pub fn busy_seconds(cpus: &[u32]) -> f64 {
     busy(&fs::read_to_string("/proc/stat").unwrap_or_default(), cpus)
 }

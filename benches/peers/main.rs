@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 use workloads::{Method, Workload};
 
-/// Seconds of an attack, in which the servers that give in to it answer somebody.
+/// Seconds of an attack, in which also the servers that give in to it answer some requests.
 const ATTACK: u32 = 5;
 
 /// Runs servers beside each other, pinned to one CPU, wrk on another, in turns, and tells medians, spreads
@@ -289,7 +289,7 @@ fn check_machine(flags: &Flags, cpus: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// What the flags ask for of all that there is, without servers that are not there, and with other builds of
+/// The workloads that the flags select, without servers that are not installed, and with other builds of
 /// ours.
 fn choose(
     every: Vec<Workload>,

@@ -50,7 +50,7 @@ pub struct Sample {
     pub cpu_us: f64,
     /// Memory of the server's processes at its end, in bytes.
     pub resident: u64,
-    /// How busy others kept the CPUs of server and clients, in CPUs: what is not the server's or wrk's.
+    /// How busy others kept the CPUs of server and clients, in CPUs: not counting the server and wrk.
     pub others: f64,
 }
 
@@ -68,9 +68,9 @@ pub struct Idle {
 pub struct Attack {
     /// Seconds since the attack began, and the server's memory in bytes then.
     pub memory: Vec<(f64, u64)>,
-    /// What the attackers got; `None` if that is nothing at all.
+    /// What the attackers got; `None` if nothing.
     pub attackers: Option<Counts>,
-    /// What the ordinary client got; `None` if that is nothing at all.
+    /// What the ordinary client got; `None` if nothing.
     pub ordinary: Option<Counts>,
     /// What the ordinary client got before.
     pub undisturbed: Option<Counts>,
@@ -462,7 +462,7 @@ fn planned(sum: &str) -> Option<f64> {
     })
 }
 
-/// A port that nobody listens on, below those that the kernel gives to clients.
+/// A port on which no process listens, below those that the kernel gives to clients.
 fn free_port() -> Result<u16, String> {
     static NEXT: AtomicU16 = AtomicU16::new(18_080);
     loop {

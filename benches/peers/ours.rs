@@ -1,4 +1,4 @@
-//! The application that the harness measures: what `servers/src/lib.rs` says, on this platform.
+//! The application that the harness measures: the answers of `servers/src/lib.rs`, on this platform.
 
 use serde::Serialize;
 use std::hint::black_box;

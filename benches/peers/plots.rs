@@ -1,4 +1,4 @@
-//! Pictures of what came out, as SVG.
+//! Plots of the results, as SVG.
 
 use crate::measure::Row;
 use crate::statistics::Spread;
@@ -18,7 +18,7 @@ const INK: RGBColor = RGBColor(40, 40, 40);
 const OURS: RGBColor = RGBColor(196, 84, 40);
 const OTHERS: RGBColor = RGBColor(150, 165, 180);
 
-/// Colours of lines, ours first; told apart by those who do not see all colours, too.
+/// Colours of lines, ours first; colour-blind readers can tell them apart, too.
 const LINES: [RGBColor; 9] = [
     OURS,
     RGBColor(240, 160, 110),
@@ -31,8 +31,8 @@ const LINES: [RGBColor; 9] = [
     RGBColor(30, 30, 30),
 ];
 
-/// A bar for each server, as long as the median of its runs, and a dot for each run: where the dots lie
-/// apart, so does what the bar says.
+/// A bar for each server, as long as the median of its runs, and a dot for each run: the further the dots lie
+/// apart, the less the bar says.
 pub fn bars(path: &Path, title: &str, rows: &[(String, bool, Vec<f64>)]) -> Result {
     let height = ROW_HEIGHT * u32::try_from(rows.len())? + TITLE_HEIGHT as u32 + 10;
     let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();

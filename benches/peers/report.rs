@@ -1,4 +1,4 @@
-//! What is told of a run: tables on the terminal, and the page with its pictures.
+//! The report of a run: tables on the terminal, and the page with its plots.
 
 use crate::bars::Verdict;
 use crate::machine;

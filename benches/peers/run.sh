@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs other servers and ours beside each other, each pinned to one CPU, wrk on another, and says what they cost and how they
-# compare: benches/peers/run.sh --help has the flags, --list the workloads and servers, docs/benchmarks.md what came out.
+# compare: benches/peers/run.sh --help has the flags, --list the workloads and servers, docs/benchmarks.md the results.
 #
 # This script installs what is missing (wrk and nginx, as root on Debian), builds everything, and hands over to the program
-# `peers`, which measures. Go, Node, php-fpm and Varnish are measured if they are installed, else said to be skipped.
+# `peers`, which measures. Go, Node, php-fpm and Varnish are measured if they are installed, and otherwise reported as skipped.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -1,4 +1,4 @@
-//! The servers: which there are, how each is set up, started and ended.
+//! The servers: which ones there are, and how each is set up, started and ended.
 
 use crate::machine::{Cpus, first_line};
 use std::fmt;
@@ -92,7 +92,7 @@ impl Kind {
         }
     }
 
-    /// What it is, for whoever reads the page.
+    /// What it is, for readers of the page.
     pub fn what(self) -> &'static str {
         match self {
             Self::Transom => "Transom, front end and application in one process",
@@ -247,7 +247,7 @@ impl Place {
             Kind::Epoll => program(self.peers.join("peer-epoll")).map(|()| "of this folder".into()),
             Kind::Uring => {
                 let version = crate_version("io-uring")?;
-                // 2 is for nobody, 1 for those who may administer.
+                // 2 is for no process, 1 for privileged ones.
                 let off =
                     fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
                 match off.trim() {
@@ -409,7 +409,7 @@ fn remove_abandoned(folder: &Path) {
             .to_str()
             .and_then(|name| name.strip_prefix(SCRATCH)?.parse::<u32>().ok());
         if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
-            // It may be somebody else's.
+            // It may be another user's.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -438,7 +438,7 @@ fn nginx(
     setup: &Setup,
 ) -> io::Result<Process> {
     let here = folder.display();
-    // As root, its worker would be somebody who may not reach sockets and files in our folder.
+    // If we are root, its worker would be a user that may not reach sockets and files in our folder.
     let user = if is_root()? { "user root;" } else { "" };
     // A connection to a client and perhaps one to what is behind it, each a descriptor.
     let connections = setup.connections * 2 + 64;
@@ -695,7 +695,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Last one first: a front end before what is behind it. A child that is not waited for keeps its id,
-        // so that the id cannot be anybody else's.
+        // so that the id cannot be another process's.
         for child in self.children.iter_mut().rev() {
             let id = child.id().to_string();
             let _ = Command::new("kill")

@@ -1,4 +1,4 @@
-//! What is told of several runs.
+//! Statistics over several runs.
 
 /// The middle of several measurements, and how far apart they are.
 #[derive(Debug, Clone, Copy, PartialEq)]

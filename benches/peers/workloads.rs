@@ -1,4 +1,4 @@
-//! What is measured: who, doing what, and what must come out.
+//! What is measured: which servers, doing what, and the expected results.
 
 use crate::machine::Cpus;
 use crate::servers::{Application, FILE_BYTES, Kind, Setup};
@@ -29,9 +29,9 @@ pub struct Workload {
     pub about: &'static str,
     /// How it is measured.
     pub method: Method,
-    /// Who the ratios of its table are to.
+    /// The server to which the ratios of its table are.
     pub baseline: &'static str,
-    /// Who is measured, in turn.
+    /// The servers that are measured, in turn.
     pub contestants: Vec<Contestant>,
     /// What must come out.
     pub bars: Vec<Bar>,
@@ -105,9 +105,9 @@ impl Body {
 /// A bar: a figure of ours beside another's, or by itself, and where it must be.
 #[derive(Debug, Clone)]
 pub struct Bar {
-    /// Who is held to it.
+    /// The server that must meet it.
     pub ours: &'static str,
-    /// Who it is compared with; `None` if the figure stands alone.
+    /// The server that it is compared with; `None` if the figure stands alone.
     pub theirs: Option<&'static str>,
     /// Which figure.
     pub figure: Figure,
@@ -545,7 +545,7 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
         ],
         bars: vec![bar("exhausted", "succeeds", Rate, AtLeast(0.9))],
     });
-    // Where there are CPUs enough, two for the server and the others for clients; else all are everybody's.
+    // With enough CPUs, two are for the server and the others for clients; else both use all of them.
     let apart = cpus >= 4;
     let loops = |loops: u32, name: &str| {
         let mut contestant = plaintext(Transom).connections(2 * CONNECTIONS).named(name);
@@ -601,7 +601,7 @@ pub fn all(folder: &Path, cpus: u32) -> io::Result<Vec<Workload>> {
         title: "Memory attack, with an ordinary client beside it",
         about: "200 clients ask, all the time, for something that takes 20 MB, filled and held for 50 ms (`GET /attack/20000`); one \
                 other asks for `GET /`. Each server once, one after the other. Ours, with its default of 64 buckets of 512 KiB, says 500 to those \
-                who ask too much. Memory is looked at every 20 ms; what a server's processes share is counted for each here.",
+                that ask too much. Memory is looked at every 20 ms; what a server's processes share is counted for each here.",
         method: Method::Attack,
         baseline: "transom",
         contestants: [Transom, Door, Hyper, Axum, Actix, May, Go, Node, Php]

@@ -32,7 +32,7 @@ pub struct Counts {
     pub p99_us: f64,
     /// Answers that were neither 2xx nor 3xx.
     pub failed: u64,
-    /// Connections and requests that came to nothing, as wrk words it; empty if none.
+    /// Connections and requests that failed, in wrk's words; empty if none.
     pub errors: String,
 }
 
@@ -59,7 +59,7 @@ impl Load {
     /// Starts wrk. It ends by itself.
     pub fn start(&self, port: u16, seconds: u32, cpus: &Cpus) -> Result<Child, String> {
         let words = self.command(port, seconds, cpus);
-        // So that it does not outlive us: what it sends requests to does not either.
+        // So that it does not outlive us: the server does not either.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .args(&words)

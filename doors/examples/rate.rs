@@ -169,7 +169,7 @@ fn memory() -> ChannelMemory {
         std::alloc::Layout::from_size_align(GEOMETRY.memory_len(), 4096).expect("a page multiple");
     // SAFETY: the size is not zero.
     let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("a few MiB");
-    // SAFETY: fresh, zeroed, page-aligned, never freed, and known to nobody else.
+    // SAFETY: fresh, zeroed, page-aligned, never freed, and known to nothing else.
     unsafe { ChannelMemory::new(base, GEOMETRY.memory_len()) }
 }
 

@@ -80,7 +80,7 @@ impl Door {
         }
     }
 
-    /// Makes room in the pool for a thread that nobody asked for (illumos: `door_bind`): it calls
+    /// Makes room in the pool for a thread that was not asked for (illumos: `door_bind`): it calls
     /// [`serve`](Self::serve) with the number that it gets, and is then one of the door's own. It leaves
     /// (`door_unbind`) when `serve` returns, after a revoke.
     ///
@@ -104,7 +104,7 @@ impl Door {
     }
 
     /// Gives the door a name: callers in other processes open it at `path`. A door has one at a time; once it
-    /// has been detached and all who had it open have left, it can have another.
+    /// has been detached and all clients have left, it can have another.
     ///
     /// # Errors
     /// The path is taken by another owner, or cannot be made; the door has no geometry for such callers, or
@@ -114,8 +114,8 @@ impl Door {
     }
 
     /// Whether the caller of the call that thread `thread` serves waits no longer for it: it has given it up,
-    /// or it has left. Of a thread that serves none, what was true of its last call. For an observer; it may
-    /// be out of date at once.
+    /// or has left. For a thread that serves none, what was true of its last call. For an observer: it may be
+    /// out of date at once.
     pub fn is_abandoned(&self, thread: u32) -> bool {
         let Some(state) = self.pool.threads.get(thread as usize) else {
             return false;

@@ -8,8 +8,8 @@
 //! only at a new high water of concurrency. After [`Door::start`] nothing here allocates.
 //!
 //! The semantics are those of illumos doors, as far as an event loop can have them. This crate
-//! knows neither HTTP nor buckets: what runs on its threads, and on which memory they stand, is the
-//! business of whoever starts them.
+//! knows neither HTTP nor buckets: the code that starts its threads decides what runs on them, and on
+//! which memory they stand.
 //!
 //! | folder | holds |
 //! |---|---|
@@ -28,7 +28,7 @@
 //! use std::sync::{Arc, OnceLock};
 //! use transom_doors::{Call, ChannelGeometry, ChannelMemory, Door, Patience, Status};
 //!
-//! // Door server threads are started by whoever owns their memory; here, by std.
+//! // The owner of their memory starts the door server threads; here, std.
 //! let this: Arc<OnceLock<Door>> = Arc::default();
 //! let door = Door::builder()
 //!     .threads_max(4)
@@ -53,7 +53,7 @@
 //! let layout = std::alloc::Layout::from_size_align(geometry.memory_len(), 4096)?;
 //! // SAFETY: the layout's size is not zero.
 //! let base = std::ptr::NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
-//! // SAFETY: fresh, zeroed, page-aligned, never freed, and known to nobody else.
+//! // SAFETY: fresh, zeroed, page-aligned, never freed, and known to nothing else.
 //! let memory = unsafe { ChannelMemory::new(base, geometry.memory_len()) };
 //! let mut client = door.channel(geometry, memory)?;
 //! door.start()?;
@@ -71,8 +71,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// The model checker takes the folder `rules` into its own crate, `tests/loom`: the rest lays atomics over raw
-// memory, which the model's atomics cannot be.
+// The model checker compiles the folder `rules` in its own crate, `tests/loom`: the rest lays atomics over
+// raw memory, which the model's atomics do not allow.
 #![cfg(not(loom))]
 
 // The same on every system.

@@ -212,7 +212,7 @@ fn descriptors_go_both_ways() {
     let lied = other.call_with(b"", &mut [], options);
     assert!(
         !matches!(&lied, Ok(reply) if !reply.descriptors.is_empty()),
-        "nobody asked for descriptors: {lied:?}"
+        "no descriptors were asked for: {lied:?}"
     );
     assert!(
         other.call(b"", &mut []).is_err(),
@@ -230,8 +230,8 @@ fn descriptors_go_both_ways() {
     door.revoke();
 }
 
-/// Threads and the porter read one socket: what one of them has taken out of it and not put down yet, another
-/// must wait for.
+/// Threads and the porter read one socket: if one of them has taken a message out of it and not stored it
+/// yet, the others must wait.
 #[test]
 fn descriptors_of_many_calls_at_once_all_arrive() {
     const CALLS: u32 = 20_000;
@@ -351,7 +351,7 @@ fn a_path_has_one_owner_with_permissions_and_a_stale_one_is_replaced() {
         mode: 0o640,
         ..AttachOptions::default()
     };
-    // What a killed owner leaves: a socket that nobody serves, and an unlocked lock file.
+    // What a killed owner leaves: a socket that no process serves, and an unlocked lock file.
     drop(std::os::unix::net::UnixListener::bind(place.door()).unwrap());
     let make = || {
         let door = builder().handler(echo).build().unwrap();
@@ -388,12 +388,12 @@ fn a_path_has_one_owner_with_permissions_and_a_stale_one_is_replaced() {
     let mut after = Client::open(&place.door()).unwrap();
     assert_eq!(before.door().id, first.info().id);
     assert_eq!(after.door().id, second.info().id);
-    assert_eq!(before.call(b"", &mut []), Ok(0), "who had it keeps it");
+    assert_eq!(before.call(b"", &mut []), Ok(0), "it keeps it");
     assert_eq!(after.call(b"", &mut []), Ok(0));
 
     // Only what is ours is removed.
     fs::remove_file(place.door()).unwrap();
-    fs::write(place.door(), "somebody else's").unwrap();
+    fs::write(place.door(), "not the door's").unwrap();
     let inode = fs::metadata(place.door()).unwrap().ino();
     drop(attachment);
     assert_eq!(fs::metadata(place.door()).unwrap().ino(), inode);
@@ -464,7 +464,8 @@ fn who_may_come_in_is_limited_by_number_size_and_policy() {
         ..OpenOptions::default()
     };
     let open_small = || refused(Client::open_with(&place.door(), &small));
-    // The thread that has answered the last one may still hold its channel, which counts until it lets go.
+    // The thread that has answered the last one may still hold its channel, which counts until it is
+    // released.
     wait_until("a place is free", || {
         !matches!(open_small(), Refusal::ChannelsPerUser { .. })
     });

@@ -14,7 +14,7 @@ use transom_doors::{Call, ChannelGeometry, Kind, Resumed, SlotId, Status, Withdr
 
 const LOST: Status = Status(16);
 
-/// Answers with the request's hash, but for those whose first word is of a loan.
+/// Answers with the request's hash, except for requests whose first word asks for a loan.
 fn lending(changes: &Arc<AtomicU32>) -> impl Fn(u32, &mut Call<'_>) + Send + Sync + 'static {
     let changes = Arc::clone(changes);
     move |_, call| {
@@ -150,8 +150,7 @@ fn a_lost_call_that_was_given_up_before_is_not_told_and_its_slot_is_lost_all_the
     assert_eq!(changes.load(Ordering::SeqCst), 0);
 }
 
-/// A call may be lost while it waits for its client, which then has a piece of it in its hands, or writes
-/// one.
+/// A call may be lost while it waits for its client, which then has a piece of it, or writes one.
 #[test]
 fn a_call_that_is_lost_in_the_middle_of_a_piece_is_told_when_the_client_goes_on() {
     /// Second pieces that the client has taken.
@@ -392,7 +391,7 @@ mod between {
         ));
         drop(last);
         assert_eq!(changes.load(Ordering::SeqCst), 0);
-        // They keep no thread: the porter ends once the last client has left.
+        // Lost calls do not keep the porter: it ends once the last client has left.
         let path = attachment.path().to_owned();
         attachment.detach();
         let again = || door.attach(&path, &AttachOptions::default()).is_ok();

@@ -101,8 +101,7 @@ fn a_caller_that_leaves_is_told_to_the_server_and_the_slot_comes_back() {
             let (slot, _) = caller.next();
             caller.client.resume(slot, 0);
         }
-        // With the piece in our hands, and (every other time) with the server at work on the next
-        // one.
+        // While we have the piece, and (every other time) while the server works on the next one.
         let (slot, _) = caller.next();
         if round % 2 == 0 {
             caller.client.resume(slot, 0);

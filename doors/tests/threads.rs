@@ -1,4 +1,4 @@
-//! Which thread serves, when threads are started, and that a blocked handler blocks nobody else.
+//! Which thread serves, when threads are started, and that a blocked handler blocks no other thread.
 #![cfg(not(loom))]
 
 mod common;
@@ -55,7 +55,7 @@ fn calls_one_after_the_other_are_served_by_the_same_warm_thread() {
         elsewhere += u32::from(thread_of(&reply) != 0);
     }
     // On a loaded machine a thread that has lost its CPU looks like one that blocks, and the spare
-    // takes its call. Threads that take turns would come to a thousand.
+    // takes its call. If threads took turns, there would be a thousand.
     assert!(
         elsewhere < 300,
         "{elsewhere} calls were served by a cold thread"
@@ -167,7 +167,7 @@ fn a_burst_gets_as_many_threads_as_it_has_blocking_calls() {
         caller.stage(b"wait");
     }
     caller.client.flush().unwrap();
-    // Nobody nudges: a door that is not known to be fast grows by itself.
+    // No client nudges: a door that is not known to be fast grows by itself.
     wait_until("all twenty run at once", || gate.waiting() == 20);
     assert!(house.info().threads.started <= 21);
     gate.open();

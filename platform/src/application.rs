@@ -114,7 +114,7 @@ impl Application {
         self.meters.memory_of_all()
     }
 
-    /// The last 16 requests that outgrew their bucket, newest first. One that came in the very moment in
+    /// The last 16 requests that outgrew their bucket, newest first. One that came at the very moment at
     /// which this was read before, or another was noted, may be missing.
     pub fn culprits(&self) -> impl Iterator<Item = Culprit> + use<> {
         self.meters.culprits()

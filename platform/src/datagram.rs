@@ -31,8 +31,7 @@ impl<'d> Datagram<'d> {
         self.0.bytes
     }
 
-    /// The client's address, as the front end saw it; `None` for a Unix socket. Anybody can write any address
-    /// there.
+    /// The client's address, as the front end saw it; `None` for a Unix socket. A sender can forge it.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.0.peer

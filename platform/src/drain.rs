@@ -1,4 +1,4 @@
-//! What handlers can know of the end of their process.
+//! What handlers can know about the end of their process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,8 +1,8 @@
 //! [`Failure`]: what the question mark in a handler turns errors into.
 //!
-//! Two kinds of people read the two kinds of message. A message given to a constructor such as
+//! The two kinds of message have different readers. A message given to a constructor such as
 //! [`Failure::bad_request`] is for the client and is sent. The text of an error that merely passed through
-//! `?` is for whoever runs the application: it is logged, and the client learns only that it was our fault.
+//! `?` is for the operator: it is logged, and the client learns only that it was our fault.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -93,8 +93,8 @@ impl Failure {
 }
 
 impl<E: Into<Box<dyn Error>>> From<E> for Failure {
-    /// A 500; the error and its sources are logged, up to 8 KiB of them. A 503 if what was wanting is a
-    /// descriptor: others give theirs back.
+    /// A 500; the error and its sources are logged, up to 8 KiB of them. A 503 if the cause is a lack of
+    /// descriptors: others give theirs back.
     fn from(error: E) -> Self {
         let error = error.into();
         let mut failure = Self::internal(Short(LOGGED, WithSources(&*error)).to_string());
@@ -110,8 +110,8 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
 }
 
 /// How the innermost error ends when there is no descriptor left, in this process (EMFILE) or on this machine
-/// (ENFILE). Its text is looked at, not its type: errors that wrap others show them, and do not all tell what
-/// they are.
+/// (ENFILE). The text is looked at, not the type: errors that wrap others show their text, but not all of
+/// them tell their type.
 const NO_DESCRIPTORS: [&str; 2] = ["(os error 24)", "(os error 23)"];
 
 /// What the log says then.
@@ -137,8 +137,8 @@ impl fmt::Display for WithSources<'_> {
     }
 }
 
-/// An error where the request that this thread runs has outgrown its bucket. Its answer is a 500 in any case;
-/// so what it is doing had better end.
+/// An error where the request that this thread runs has outgrown its bucket. Its answer is a 500 in any case,
+/// so its work should end.
 #[inline]
 pub(crate) fn unless_exhausted() -> Result<(), Failure> {
     match exhausted() {
@@ -175,7 +175,7 @@ impl<'r> IntoResponse<'r> for Failure {
             return Response::internal_error(self.message.into_owned());
         }
         if exhausted().is_some() {
-            return Response::empty(self.status); // nobody will see it, and a copy of the message may be too much
+            return Response::empty(self.status); // it is not sent, and a copy of the message may be too much
         }
         let mut text = String::with_capacity(self.message.len() + 1);
         text.push_str(&self.message);

@@ -70,7 +70,7 @@ pub trait Handler: for<'r> HandlerFn<'r> + Send + Sync + 'static {}
 
 impl<H> Handler for H where H: for<'r> HandlerFn<'r> + Send + Sync + 'static {}
 
-/// Gives back the closure it is given, and lets its response borrow from its request.
+/// Returns the closure, and lets its response borrow from its request.
 ///
 /// ```
 /// # use transom_platform::{Response, Router, handler};
@@ -83,7 +83,7 @@ where
     handler
 }
 
-/// Marks a handler that reads the body itself, bit by bit, through [`Request::body_reader`].
+/// Marks a handler that reads the body itself, piece by piece, through [`Request::body_reader`].
 ///
 /// Without this mark the handler runs once all of the body is there; one that is larger than its slot is
 /// collected into the bucket, and gets a 413 if it does not fit. With it the handler runs as soon as the

@@ -2,9 +2,9 @@
 //!
 //! A value of [`HeaderName`] or [`HeaderValue`] proves that its bytes cannot end a field, start another one
 //! or change how the message is framed (RFC 9110 §5.1, §5.5, §17.5). Framing belongs to the front end: a
-//! handler that sets it would disagree with the bytes that are sent. This file knows nothing of responses or
-//! of the front end's own checks, which are made again on the other side of the door because the two may be
-//! different processes.
+//! handler that sets it would disagree with the bytes that are sent. This file knows nothing of responses.
+//! The front end makes its own checks on the other side of the door, because the two may be different
+//! processes.
 
 use thiserror::Error;
 use transom_wire::syntax::{is_reserved, is_token, is_value_byte};
@@ -39,7 +39,7 @@ impl<'a> HeaderName<'a> {
         if !is_token(name.as_bytes()) {
             return Err(HeaderError::Name);
         }
-        // How long the body is, the response knows better than the handler.
+        // The response knows better than the handler how long the body is.
         if is_reserved(name.as_bytes()) || name.eq_ignore_ascii_case("content-length") {
             return Err(HeaderError::Framing);
         }

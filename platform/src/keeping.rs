@@ -1,18 +1,18 @@
 //! What requests leave in their buckets: thread-locals, lazy values, entries of caches.
 //!
-//! It costs its bytes, for as long as it is live. Its route is named once in the log. Where it is more than
+//! What is kept costs its bytes for as long as it is live. The log names its route once. If it is more than
 //! may be kept (`--keep`), the thread ends after the request, which runs the destructors of its
-//! thread-locals, and another one takes its place on the same bucket. Where it is still more then, because it
-//! belongs to others, the bucket rests until it is not. A bucket whose thread does not end, or that gets no
-//! new one, is told of and lost as one that rests too long.
+//! thread-locals, and another one takes its place on the same bucket. If it is still more then, because other
+//! threads own it, the bucket rests until it is not. A bucket whose thread does not end, or that gets no new
+//! one, is reported and lost, like one that rests too long.
 //!
-//! A few bytes in the middle of the arena can cost more than they are: the blocks of later requests have to
+//! A few bytes in the middle of the arena can cost more than their size: the blocks of later requests have to
 //! fit beside them. A bucket is **cut** when a request has found no piece for what would have fit in the
 //! bytes that are free, and all but the largest piece is more than may be kept. Its thread is replaced too,
-//! once. Where that does not help, the bucket goes on: it has less than it should, which is better than a
-//! bucket that takes no requests. When too many have been cut for as long as one may rest, the process is
-//! replaced. What lies above the lowest entry counts only for requests that can have it: those that escape
-//! cannot, and `request.arena()` cannot.
+//! once. If that does not help, the bucket goes on: it has less than it should, which is better than a bucket
+//! that takes no requests. When too many have been cut for as long as one may rest, the process is replaced.
+//! What lies above the lowest entry counts only for requests that can use it: requests that escape cannot,
+//! and `request.arena()` cannot.
 
 mod cuts;
 mod leaving;
@@ -27,7 +27,7 @@ use transom_doors::now_ns;
 /// How often a bucket that rests is looked at, and one whose thread ends or cannot be started.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How often it is said that no thread can be started, while none can.
+/// How often the log says that no thread can be started, while none can.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is known of all buckets of an application.
@@ -73,7 +73,7 @@ impl Keeping {
     /// The bucket is in service.
     pub(crate) fn serves(&self, bucket: u32) {
         self.absence(bucket).reach(Stage::Serves);
-        // Of the others, none is being started for the first time: one follows the other.
+        // None of the other buckets has its first thread started meanwhile: one follows the other.
         let _ = self
             .starts
             .compare_exchange(bucket + 1, 0, Ordering::SeqCst, Ordering::Relaxed);
@@ -161,7 +161,7 @@ impl Absence {
     }
 }
 
-/// How often it is looked whether a bucket that is cut is still so: its free blocks are sorted for that.
+/// How often a bucket that is cut is checked again: its free blocks are sorted for that.
 const LOOK_AT_PIECES: Duration = Duration::from_millis(250);
 
 /// Whether a bucket is cut. Its thread writes it. Times are `CLOCK_MONOTONIC`, in nanoseconds.

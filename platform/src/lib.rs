@@ -15,8 +15,8 @@
 //! let router = Router::new().get("/", hello);
 //! ```
 //!
-//! It knows nothing of the sockets of clients, unless an application asks for them: behind a door at a path,
-//! a handler may be lent whole [connections](connection) instead of requests, or be given single
+//! It knows nothing of clients' sockets, unless an application asks for them: behind a door at a path, a
+//! handler may be lent whole [connections](connection) instead of requests, or be given single
 //! [datagrams](datagram).
 
 mod application;

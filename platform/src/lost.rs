@@ -1,12 +1,12 @@
-//! Buckets that are lost: what counts as lost, and the look that finds out.
+//! Buckets that are lost: what counts as lost, and how they are found.
 //!
 //! A bucket is lost when it takes no requests and may never take one again: its request was parked, its
 //! handler has not returned long after the client stopped waiting, or its thread had to leave and no other
 //! one serves there. A process with too many of them is replaced (`--lost-limit`).
 //!
 //! A door server thread says what it does on a cache line of its own ([`Sign`]): four relaxed stores for a
-//! call. Another thread looks at all of them now and then ([`LossWatch::look`]). What is done about lost
-//! buckets is not known here.
+//! call. Another thread looks at all of them now and then ([`LossWatch::look`]). This file does not know what
+//! is done about lost buckets.
 
 use crate::application::Application;
 use crate::keeping::Stage;
@@ -29,12 +29,12 @@ const FULL_AFTER: Duration = Duration::from_secs(5);
 /// Between two looks while a bucket is lost that may come back.
 const LOOK_OFTEN: Duration = Duration::from_millis(250);
 
-/// Between two looks while nothing is suspicious. What begins after a look cannot be lost before so much time
-/// has passed, because [`OVERDUE_AFTER`] counts from its beginning at the earliest.
+/// Between two looks while nothing is suspicious. A call that begins after a look cannot be lost before this
+/// much time has passed, because [`OVERDUE_AFTER`] counts from its beginning at the earliest.
 const LOOK_SELDOM: Duration = OVERDUE_AFTER;
 
-/// A look that comes so much later than it was to has been kept from the processor: the process was stopped,
-/// or the machine has other things to do. Handlers were too, and get their time anew.
+/// A look that comes this much too late had no processor: the process was stopped, or the machine was busy.
+/// Handlers had none either, and get their time anew.
 const LATE: Duration = Duration::from_secs(1);
 
 /// Why a bucket is lost.
@@ -128,7 +128,7 @@ fn lost_from(
             noticed.map(|at_ns| (after(at_ns.max(resumed_ns), OVERDUE_AFTER), Loss::Overdue))
         }
         (Class::Calling, Until::Deadline(at_ns)) => {
-            // A client in another process may have said a time that was over before it called.
+            // A client in another process may have given a time that was over before it called.
             let at_ns = at_ns.max(sign.since_ns()).max(resumed_ns);
             Some((after(at_ns, OVERDUE_AFTER), Loss::Overdue))
         }
@@ -188,7 +188,7 @@ impl Application {
         )
     }
 
-    /// Notes when a bucket was first seen to serve a client that has gone, which it may do for a while only.
+    /// Notes when a bucket was first seen to serve a client that has gone, which it may do only for a while.
     fn notice(&self, bucket: u32, now_ns: u64) {
         let state = self.buckets().get(bucket).map(Bucket::state);
         let until = self.signs().of(bucket).until();
@@ -253,7 +253,7 @@ struct Told {
 pub struct LossWatch {
     application: &'static Application,
     told: Box<[Option<Told>]>,
-    /// That no bucket is free, if a line has said so: since when.
+    /// Since when no bucket is free, if a line has said so.
     full_ns: Option<u64>,
     /// When the next look was to be; 0: this is the first one.
     due_ns: u64,
@@ -367,8 +367,8 @@ impl LossWatch {
         })
     }
 
-    /// Writes a line if a bucket has become lost by time, or has come back. (Of one that is parked its
-    /// request says it, if there was one.)
+    /// Writes a line if a bucket has become lost by time, or has come back. (If it is parked, its request
+    /// says it, if there was one.)
     fn tell(&mut self, bucket: u32, loss: Option<Loss>, now_ns: u64) {
         let state = self.application.buckets().get(bucket).map(Bucket::state);
         let keeping = self.application.keeping();

@@ -1,5 +1,5 @@
 //! What is counted of an application's requests: by route how much memory each needed and how long it held
-//! its bucket, and who outgrew it.
+//! its bucket, and which requests outgrew it.
 
 use crate::service::Service;
 use std::sync::Mutex;
@@ -143,7 +143,7 @@ impl Meters {
     }
 
     /// Puts it on the list. Never waits, because it may be called on a signal's stack: when two do so at the
-    /// same moment, or one while the list is read, it may have a number and no place. There must be stack for
+    /// same moment, or one while the list is read, it may get a number but no place. There must be stack for
     /// it: an overflow in the middle would leave the list locked.
     pub(crate) fn list_culprit(&self, meter: &RouteMeter, exhaustion: &Exhaustion, parked: bool) {
         let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;

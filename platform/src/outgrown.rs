@@ -1,5 +1,5 @@
-//! What reads, writes or appends for a request asks here first whether the request has outgrown its bucket.
-//! Its answer is a 500 in any case; so what it is doing had better end.
+//! Code that reads, writes or appends for a request asks here first whether the request has outgrown its
+//! bucket. The answer is then a 500 in any case, so the work should end.
 
 use std::io;
 use transom_arena::exhausted;

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use transom_doors::now_ns;
 
-/// Lines about requests that went wrong in a second; the others are counted. Whoever may send requests could
-/// else fill disks, and a line costs more than the request that it is about.
+/// Lines about requests that went wrong in a second; the others are counted. Otherwise a client could fill
+/// disks, and a line costs more than the request that it is about.
 const LINES_MAX: u32 = 20;
 
 /// Leave to write a line about a request that went wrong.
@@ -31,7 +31,7 @@ impl LinePace {
         self.unlogged_in_all.load(Ordering::Relaxed)
     }
 
-    /// Leave to write a line now; without it, a line is counted as left out.
+    /// Whether a line may be written now; if not, it is counted as left out.
     pub(crate) fn take(&self) -> Option<Leave> {
         self.take_in(now_ns() / 1_000_000_000)
     }

@@ -1,11 +1,11 @@
 //! [`Request`]: what a handler sees of a request.
 //!
-//! It reads the request where it lies in the slot and copies nothing that it need not; what must be decoded
-//! is decoded into the bucket's arena. It has no lifetime parameter, so that `fn hello(request: &Request) ->
-//! Response` says by elision what holds: the response may borrow from the request and from its bucket, and
-//! from nothing shorter. The price is one `unsafe` constructor, which only the platform calls.
+//! It reads the request where it lies in the slot and copies only what it must; what needs decoding is
+//! decoded into the bucket's arena. It has no lifetime parameter, so that elision gives `fn hello(request:
+//! &Request) -> Response` the right meaning: the response may borrow from the request and from its bucket,
+//! and from nothing shorter. The price is one `unsafe` constructor, which only the platform calls.
 //!
-//! What it refuses to know: where slot and bucket come from, and everything about sockets.
+//! It does not know where slot and bucket come from, nor anything about sockets.
 
 mod body;
 mod query;
@@ -35,7 +35,7 @@ pub use body::BodyReader;
 
 /// A request, for as long as it is being answered.
 ///
-/// Handlers get `&Request`; what they take from it lives as long as that reference, and Rust sees to it:
+/// Handlers get `&Request`; what they take from it lives as long as that reference, which Rust checks:
 ///
 /// ```compile_fail
 /// # use transom_platform::Request;
@@ -56,8 +56,7 @@ pub struct Request {
     spilled: query::Spilled,
     /// The body, where it was larger than its slot.
     collected: Vec<u8>,
-    /// Where the route is noted for whoever must say what became of a request that is gone; see
-    /// `note_route_in`.
+    /// Where the route is noted for the report about a request that is gone; see `note_route_in`.
     route_note: Option<NonNull<RouteNote<'static>>>,
     /// The call that brought it, with lifetimes that are not truly so; see `ask_at`.
     port: Option<NonNull<Port<'static, 'static>>>,
@@ -68,13 +67,13 @@ pub struct Request {
 pub enum Version {
     /// HTTP/1.0.
     Http10,
-    /// HTTP/1.1 (or a later 1.x, which is to be treated like it).
+    /// HTTP/1.1 (or a later 1.x, which is treated like it).
     Http11,
 }
 
 impl Request {
-    /// Makes a request of what lies in a slot. `deadline_ns` is a `CLOCK_MONOTONIC` time in nanoseconds, 0
-    /// for none.
+    /// Makes a request out of what lies in a slot. `deadline_ns` is a `CLOCK_MONOTONIC` time in nanoseconds,
+    /// 0 for none.
     ///
     /// When `raw.streamed` is set, the whole body, its first part included, is read from `stream`, and
     /// `raw.body` is not looked at: its bytes may be overwritten by the pieces that follow.
@@ -83,7 +82,7 @@ impl Request {
     /// The caller must see to it that, until the request is dropped,
     /// - the bytes that `raw` borrows live and are not written (of a streamed request: without the body's),
     /// - `arena` lives and is not reset,
-    /// - `stream` lives and is used by nobody else,
+    /// - `stream` lives and is used by nothing else,
     /// - every [`Routes`](crate::router::Routes) that the request is dispatched to lives.
     pub unsafe fn from_raw(
         raw: RawRequest<'_>,
@@ -218,7 +217,7 @@ impl Request {
     ///
     /// # Errors
     /// 400 that says what is wrong and where, when the body is not JSON or not that of a `T`. The parser
-    /// stops where the request outgrows its bucket, however long the body goes on; the answer is a 500 then.
+    /// stops when the request outgrows its bucket, however long the body is; the answer is a 500 then.
     ///
     /// 500 too when `T` holds an untagged or tagged enum or a flattened struct, which serde reads into a
     /// buffer first, and the document has more elements than the rest of the bucket would hold at 320 bytes
@@ -230,7 +229,7 @@ impl Request {
         json::read(self.body())
     }
 
-    /// Reads the body bit by bit, as it comes from the client if the handler is marked
+    /// Reads the body piece by piece, as it comes from the client if the handler is marked
     /// [`streaming`](crate::handler::streaming). Bytes of a streamed body are given once, to whichever reader
     /// asks.
     pub fn body_reader(&self) -> BodyReader<'_> {
@@ -289,7 +288,8 @@ impl Request {
     }
 
     /// The pattern of the route that matched, as the application wrote it; `None` in a fallback. Made for
-    /// logs and metrics: there are as many patterns as routes, and as many paths as clients care to invent.
+    /// logs and metrics: there are only as many patterns as routes, but clients can invent any number of
+    /// paths.
     pub fn route(&self) -> Option<&str> {
         self.route
     }
@@ -362,8 +362,8 @@ impl Request {
         self.raw.streamed
     }
 
-    /// Has the matched route noted in `note` too. A handler that is left by a jump takes the request with it,
-    /// and the log must still name the route.
+    /// Notes the matched route in `note` too. A handler that is left by a jump takes the request with it, and
+    /// the log must still name the route.
     ///
     /// # Safety
     /// `note` outlives the request. What is noted is valid as long as the [`Routes`](crate::router::Routes)
@@ -373,7 +373,7 @@ impl Request {
         self.route_note = Some(NonNull::from(note).cast());
     }
 
-    /// Has [`Request::client_is_gone`] ask there.
+    /// Makes [`Request::client_is_gone`] ask there.
     ///
     /// # Safety
     /// `port` outlives the request.

@@ -1,6 +1,6 @@
 //! [`try_reserve`]: room for more, if the bucket has it, and an error if not.
 //!
-//! The collections' own `try_reserve` cannot say no where this one does: a global allocator is not told
+//! The collections' own `try_reserve` does not fail where this one does: a global allocator is not told
 //! whether it may refuse, so it serves what does not fit from the overdraft, and the request's answer is then
 //! a 500.
 

@@ -4,10 +4,9 @@
 //! handler's thread, so its parts lie in the bucket or in the request (`'r`), or are static. A response that
 //! cannot be sent as built (a header with a line break, a status that is no status, a value that does not
 //! serialise) becomes a 500 that carries its reason for the log: the builder stays a chain, and a mistake
-//! cannot pass for an answer.
+//! cannot be taken for an answer.
 //!
-//! What it refuses to know: slots, framing and the connection. `Content-Length` and `Date` are the front
-//! end's to write.
+//! It knows nothing of slots, framing and the connection. The front end writes `Content-Length` and `Date`.
 
 mod body;
 mod convert;
@@ -58,7 +57,7 @@ pub struct Response<'r> {
     body: Body<'r>,
     /// For the log.
     diagnostic: Option<String>,
-    /// The response could not be built as wished: it is a 500, and stays one.
+    /// The response could not be built as asked: it is a 500, and stays one.
     failed: bool,
 }
 
@@ -295,7 +294,7 @@ impl<'r> Response<'r> {
         *self = Self::failed(reason);
     }
 
-    /// A 500 that what is left of a builder's chain cannot turn into anything else.
+    /// A 500 that the rest of a builder's chain cannot change.
     fn failed(reason: String) -> Self {
         Self {
             failed: true,

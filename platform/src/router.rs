@@ -2,8 +2,8 @@
 //!
 //! Routes are written down with a [`Router`], checked as a whole by [`Router::build`], and then only looked
 //! up: having a [`Routes`] proves that no two patterns contradict each other. A mistake in a pattern is noted
-//! when it is made and reported by `build`, with the pattern in it, so that it ends the start of the server
-//! with a sentence. Looking up allocates nothing outside the bucket.
+//! when it is made. `build` reports it with the pattern, so that the server does not start and says why.
+//! Looking up allocates nothing outside the bucket.
 //!
 //! A path matches exactly: `/a` is not `/a/`. Patterns are [`matchit`]'s: `{id}` stands for one segment or a
 //! part of one, `{*rest}` for all that is left (at least one byte), and fixed text goes before either.
@@ -164,8 +164,8 @@ impl Router {
 
     /// Runs `f` once on each door server thread before its first request: touch here what handlers make
     /// lazily for each thread or for all (`rand`'s generator, a `static` regular expression, the buffer of
-    /// standard output). It stays in the thread's bucket, and costs there what it needs and not what the
-    /// first request needed on the way. What is one for all threads is made by the first of them.
+    /// standard output). It stays in the thread's bucket, and costs only what it needs, not what a first
+    /// request would need while making it. What all threads share is made by the first of them.
     ///
     /// It does not help for what later requests add: caches, leaks, values that are published to other
     /// threads. Bound those, raise `--keep`, or allocate them with [`outside`](crate::outside).
@@ -219,7 +219,7 @@ pub struct Routes {
     streams: bool,
 }
 
-/// What a request's handler is to a body that is still coming.
+/// How a request's handler takes a body that is still coming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Takes {
     /// It is marked [`streaming`](crate::handler::streaming).

@@ -1,9 +1,8 @@
-//! [`Short`]: the beginning of what may be long.
+//! [`Short`]: the beginning of a text that may be long.
 
 use std::fmt::{self, Display, Write};
 
-/// So many bytes of what is shown, and an ellipsis if that is not all. For texts in which a client may have a
-/// word.
+/// This many bytes of the text, and an ellipsis if that is not all. For texts that a client may influence.
 pub(crate) struct Short<T>(pub usize, pub T);
 
 impl<T: Display> Display for Short<T> {

@@ -1,4 +1,4 @@
-//! What a door server thread says of its call while it runs, for the one that looks for lost buckets.
+//! What a door server thread tells about its call while it runs, for the thread that looks for lost buckets.
 
 use crate::pace::LinePace;
 use std::cell::Cell;

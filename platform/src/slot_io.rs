@@ -92,7 +92,7 @@ pub(crate) fn write_response(
         Body::Stream { write, .. } => {
             let mut writer = BodyWriter::new(&mut sink, length);
             let written = match write(&mut writer) {
-                // A body shorter than announced is never padded (RFC 9112 §6.3): the connection breaks off.
+                // A body shorter than announced is never padded (RFC 9112 §6.3): the connection is cut.
                 Ok(()) if !writer.is_complete() => Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     "the body is shorter than was announced",

@@ -1,5 +1,5 @@
-//! Frames and routes need no memory: they are used where none may be asked for. One test, alone in its
-//! process, because the count is the whole process's.
+//! Frames and routes allocate nothing: they are used where that is not allowed. There is one test, alone in
+//! its process, because the whole process is counted.
 
 mod pure_support;
 

@@ -199,7 +199,7 @@ fn each_lie_about_a_request_has_its_error() {
         "a query without its flag"
     );
     assert_eq!(after(4, &[5]), FrameError::Header);
-    assert_eq!(after(4, &[0]), FrameError::Header, "an address of nobody");
+    assert_eq!(after(4, &[0]), FrameError::Header, "an unexpected address");
     assert_eq!(after(5, &[1]), FrameError::Header);
     for length in [32, 36, 40, 44] {
         assert_eq!(after(length, &u32::MAX.to_le_bytes()), FrameError::Length);
@@ -348,7 +348,7 @@ fn our_outcomes_keep_clear_of_the_doors_own() {
     );
 }
 
-/// Whatever decodes must be usable to its last byte, and its header alone says the same as all of it.
+/// A frame that decodes must be usable to its last byte, and its header alone must say the same as all of it.
 fn touch(bytes: &[u8]) {
     let first = |len| &bytes[..bytes.len().min(len)];
     let head = decode_reply_head(first(REPLY_HEADER_LEN), bytes.len());

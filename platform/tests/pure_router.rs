@@ -72,7 +72,7 @@ fn every_form_of_handler_is_taken() {
     fn question(_: &Request) -> Result<(), Failure> {
         Ok(Err(io::Error::other("disk"))?)
     }
-    // An application's own error, with its own idea of an answer.
+    // An application's own error, which chooses its own answer.
     struct Teapot;
     impl<'r> IntoResponse<'r> for Teapot {
         fn into_response(self) -> Response<'r> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use transom::{Failure, Request, Response, Router, Shared};
 
-/// So that clients who invent names cannot fill the shared heap.
+/// So that clients that invent names cannot fill the shared heap.
 const NAMES_MAX: usize = 1000;
 const NAME_LEN_MAX: usize = 64;
 

@@ -1,4 +1,4 @@
-//! What a query is answered with.
+//! The answer to a query.
 
 use crate::message::{Full, HEADER_LEN, Malformed, Name, Reader, Writer};
 use crate::zone::{Data, NEGATIVE_TTL, RECORDS, SOA_NAMES, SOA_NUMBERS, TTL, ZONE, labels};
@@ -24,7 +24,7 @@ const OPT: u16 = 41;
 /// What a client takes that does not say otherwise.
 const PLAIN_MAX: usize = 512;
 
-/// What we say that we take, and send at most: more would be cut in pieces on the way (DNS flag day 2020).
+/// The size that we announce, and send at most: more would be fragmented on the way (DNS flag day 2020).
 const EDNS_MAX: u16 = 1232;
 
 /// A client's OPT record.
@@ -44,7 +44,7 @@ struct Query {
     edns: Option<Edns>,
 }
 
-/// Writes the answer to `query` into `out`, and gives its length; `None` if there is nobody to answer.
+/// Writes the answer to `query` into `out`, and gives its length; `None` if it must not be answered.
 pub fn answer(query: &[u8], out: &mut [u8]) -> Option<usize> {
     let header = query.first_chunk::<HEADER_LEN>()?;
     let flags = u16::from_be_bytes([header[2], header[3]]);
@@ -70,7 +70,7 @@ pub fn answer(query: &[u8], out: &mut [u8]) -> Option<usize> {
     match (written, question) {
         (Ok(()), Some(question)) => write_answer(&mut writer, question, kept).ok()?,
         (Ok(()), None) => {
-            // Whoever has sent an OPT record gets one, whatever the answer is (RFC 6891 §6.1.1).
+            // A client that has sent an OPT record gets one, whatever the answer is (RFC 6891 §6.1.1).
             if let Ok(Some(edns)) = edns_of(query) {
                 write_edns(&mut writer, edns, 0).ok()?;
             }
@@ -171,7 +171,7 @@ fn write_answer(writer: &mut Writer<'_>, query: &Query, flags: u16) -> Result<()
                 writer.set_u16(8, authority);
             }
             Err(Full) => {
-                // Nothing rather than half of it; the client asks again, for more room or over TCP.
+                // Sends nothing instead of a half; the client asks again, for more room or over TCP.
                 writer.truncate(question_end);
                 flags |= TRUNCATED;
                 code = 0;
@@ -227,7 +227,7 @@ fn is_suffix(name: &Name, owner: &'static str) -> bool {
             .all(|(label, other)| equal(label, other))
 }
 
-/// Answers, or who says that there are none; how many there are of each.
+/// Answers, or the SOA record that says that there are none; how many there are of each.
 fn write_records(writer: &mut Writer<'_>, query: &Query) -> Result<(u16, u16), Full> {
     // The question's name, as it was asked.
     const OWNER: u16 = 0xc000 | HEADER_LEN as u16;
@@ -463,7 +463,7 @@ mod tests {
             assert_eq!(code(&reply), expected);
             assert_eq!((counts(&reply), reply.len()), ([0; 4], 12));
         }
-        // Whoever has sent an OPT record gets one (RFC 6891 §6.1.1).
+        // A client that has sent an OPT record gets one (RFC 6891 §6.1.1).
         for (at, byte, expected) in [
             (2, 1 | 1 << 3, NOTIMP),
             (2, 1 | 2 << 3, NOTIMP),

@@ -1,10 +1,10 @@
-//! DNS messages (RFC 1035 §4): questions read with every length checked, answers written into the room that
-//! there is.
+//! DNS messages (RFC 1035 §4): questions are read with every length checked, and answers written into a given
+//! room.
 
 /// The longest name, its labels' lengths and the root's zero included.
 const NAME_MAX: usize = 255;
 
-/// Pointers of one name, at most: more than one for each label say nothing, and take time.
+/// Pointers of one name, at most: more than one for each label have no use, and take time.
 const POINTERS_MAX: u32 = 127;
 
 /// The longest label.

@@ -1,4 +1,4 @@
-//! The zone: `transom.example`, with something of each kind that a name server is asked for.
+//! The zone: `transom.example`, with a record of each kind that a name server is asked for.
 
 /// The labels of the zone's own name.
 pub const ZONE: [&str; 2] = ["transom", "example"];

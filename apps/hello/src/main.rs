@@ -10,7 +10,7 @@ struct Greeting<'r> {
     to: &'r str,
 }
 
-/// Text that is the same for everybody.
+/// Text that is the same for all clients.
 fn hello(_: &Request) -> Response<'_> {
     Response::text("hello, world\n")
 }

@@ -1,4 +1,4 @@
-//! Everything that can go wrong in a handler, on request: the application to test memory limits with.
+//! Everything that can go wrong in a handler, on request: an application to test memory limits.
 //!
 //! | request | does |
 //! |---|---|
@@ -89,7 +89,7 @@ fn wait_for(is_it: fn(&Job) -> bool) -> MutexGuard<'static, Job> {
     job.unwrap_or_else(PoisonError::into_inner)
 }
 
-/// On a thread that is not in a bucket: what it allocates is in no sum.
+/// On a thread that is not in a bucket: no bound counts what it allocates.
 fn allocate_outside() {
     loop {
         let mut job = wait_for(|job| matches!(job, Job::Allocate(_)));

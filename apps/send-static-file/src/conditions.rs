@@ -21,7 +21,7 @@ pub struct Validators {
     tag: String,
     weak: bool,
     /// To the second, as the client sees it, and never a second that is not over. `None` for a time that no
-    /// HTTP date can say.
+    /// HTTP date can express.
     modified: Option<SystemTime>,
     /// When the contents changed last, as far as can be known: the later of the two times of the file, to the
     /// second. A modification time can be set to any value (`touch -d`, `rsync -t`, archives, reproducible
@@ -42,8 +42,8 @@ pub enum Tags {
     Replicas,
 }
 
-/// Modification times that say nothing: 0 and 1 are what reproducible builds and some package stores give to
-/// every file.
+/// Modification times that mean nothing: reproducible builds and some package stores give 0 or 1 to every
+/// file.
 const EPOCH_TIMES: std::ops::RangeInclusive<i64> = 0..=1;
 
 /// Conditions as they came, each the value of its field, or the values of several joined by commas.
@@ -81,8 +81,8 @@ impl Validators {
         let (mtime, ctime) = (metadata.mtime(), metadata.ctime());
         let says_nothing = EPOCH_TIMES.contains(&mtime);
         let for_replicas = tags == Tags::Replicas && !says_nothing;
-        // Of the modification time the whole second only where copies are to agree: archives and `rsync` to
-        // an older file system keep no more.
+        // Only the whole second of the modification time, if copies are to agree: archives and `rsync` to an
+        // older file system keep no more.
         let tag = if for_replicas {
             format!("{:x}-{mtime:x}", metadata.size())
         } else {
@@ -97,7 +97,7 @@ impl Validators {
             )
         };
         let touched = time(ctime).map(|time| time + nanoseconds(metadata.ctime_nsec()));
-        // A change in the future is a clock that was put back: nothing can be said of it.
+        // A change in the future means that the clock was put back: it tells nothing.
         let settled = touched
             .is_some_and(|touched| now.duration_since(touched).is_ok_and(|age| age >= SETTLING));
         // Not later than the answer itself (§8.8.2.1), nor in a second that may see another version: a client

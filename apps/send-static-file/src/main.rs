@@ -53,7 +53,7 @@ struct Flags {
     )]
     root: PathBuf,
 
-    /// Follow symbolic links that lead to what lies below the root; without it they are not there (404)
+    /// Follow symbolic links that lead to a place below the root; without it they give 404
     #[arg(long, env = "TRANSOM_FOLLOW_LINKS", help_heading = "Files")]
     follow_links: bool,
 
@@ -109,7 +109,7 @@ impl Site {
         let folder = self.enter()?;
         match folder.find(&name)? {
             Found::File(file, metadata) => self.send_file(request, &folder, &name, file, &metadata),
-            // Only where there is something to be sent to: whether a folder exists is nobody's business.
+            // Only if the folder has an index: clients must not learn whether other folders exist.
             Found::Folder => match folder.find(&format!("{name}/{INDEX}"))? {
                 Found::File(..) => Ok(Response::redirect(with_slash(request)).with_status(308)),
                 Found::Forbidden => Err(forbidden()),
@@ -225,8 +225,8 @@ fn part<'r>(file: Registered<File>, start: u64, len: u64) -> Response<'r> {
             // Straight from the file into the slot.
             let at = start + out.written();
             match file.read_at(out.space()?, at) {
-                // The file has become shorter. Nothing is put in the place of what is gone: the
-                // connection ends before the length that was announced, and the client knows.
+                // The file has become shorter. What is missing is not padded: the connection ends before the
+                // announced length, so that the client notices.
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(read) => out.advance(read),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -245,8 +245,8 @@ fn forbidden() -> Failure {
     Failure::forbidden("Forbidden")
 }
 
-/// The name below the root that a decoded path stands for: a folder's is its index's. `None` for what no file
-/// is called.
+/// The name below the root that a decoded path stands for: a folder's is its index's. `None` if no file can
+/// have that name.
 fn relative(path: &str) -> Option<String> {
     let path = path.strip_prefix('/')?;
     let name = if path.is_empty() || path.ends_with('/') {
@@ -254,14 +254,14 @@ fn relative(path: &str) -> Option<String> {
     } else {
         path.to_owned()
     };
-    // The front end has resolved dots; that a path cannot leave the root must not depend on who calls.
+    // The front end has resolved dots, but that a path cannot leave the root must not depend on the caller.
     let names = name.split('/');
     let plain = |name: &str| !matches!(name, "" | "." | "..");
     names.into_iter().all(plain).then_some(name)
 }
 
-/// Whether a name, or a folder before it, begins with a dot: what is not for the public (`.git`, `.env`,
-/// `.htpasswd`). But `.well-known` at the root is (RFC 8615).
+/// Whether a name, or a folder before it, begins with a dot: such files are not public (`.git`, `.env`,
+/// `.htpasswd`), but `.well-known` at the root is (RFC 8615).
 fn is_hidden(name: &str) -> bool {
     let public = name.strip_prefix(".well-known/").unwrap_or(name);
     public.split('/').any(|name| name.starts_with('.'))
@@ -269,8 +269,8 @@ fn is_hidden(name: &str) -> bool {
 
 /// Where a folder's index is: the path with a slash, and with its query.
 ///
-/// Made of the decoded path, not of the target as it came: `//elsewhere/%2e%2e/folder` is a path of ours, and
-/// an address of somebody else's.
+/// Made of the decoded path, not of the target as it came: `//elsewhere/%2e%2e/folder` is a path of ours, but
+/// as a target the address of another server.
 fn with_slash(request: &Request) -> String {
     let mut location = String::new();
     for &byte in request.path().as_bytes() {

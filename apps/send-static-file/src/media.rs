@@ -1,6 +1,6 @@
 //! Which media type a file's name stands for.
 //!
-//! `mime_guess` knows a thousand extensions, some as they were twenty years ago: what is here goes before it.
+//! `mime_guess` knows a thousand extensions, some as they were twenty years ago: the list here goes first.
 
 use std::fmt;
 
@@ -70,14 +70,14 @@ impl MediaType {
     }
 }
 
-/// Whether the last dot of a name stands behind something, and in its last part.
+/// Whether the last dot of a name is in its last part, and not at the start of that.
 fn has_extension(name: &str) -> bool {
     let last = name.rsplit('/').next().unwrap_or(name);
     last.rfind('.').is_some_and(|dot| dot > 0)
 }
 
-/// Text is UTF-8, as everything written today is: a client that had to guess could be made to guess wrong.
-/// XML says its encoding itself.
+/// Text is UTF-8, as text is today: a client that had to guess could be made to guess wrong. XML says its
+/// encoding itself.
 impl fmt::Display for MediaType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.essence)?;

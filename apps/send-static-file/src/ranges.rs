@@ -1,8 +1,8 @@
 //! Which part of a file a `Range` field asks for (RFC 9110 §14).
 //!
 //! One part is served as a 206. A field that asks for several gets the whole file, which §14.2 allows: hardly
-//! a client asks for several, and many small or overlapping parts are an old way to make a server work for
-//! nothing. So does a field that is malformed, or of another unit.
+//! any client asks for several, and many small or overlapping parts are an old attack. A field that is
+//! malformed, or of another unit, gets the whole file too.
 
 /// What is to be sent of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn select(value: &[u8], size: u64) -> Selection {
                 (first, last - first + 1)
             }
             Spec::Last(0) => continue,
-            // All of nothing is satisfiable, and `Content-Range` has no words for it.
+            // A range of an empty file is satisfiable, but `Content-Range` cannot express it.
             Spec::Last(_) if size == 0 => return Selection::Whole,
             Spec::Last(len) => (size - len.min(size), len.min(size)),
         };

@@ -1,9 +1,9 @@
 //! Opening what lies below a folder, and nothing else.
 //!
-//! The kernel keeps the promise where it can: `openat2` with `RESOLVE_BENEATH` refuses every way out while it
-//! resolves, so that there is no moment between a check and an open. Where it cannot (before Linux 5.6, or
-//! where a sandbox forbids the call), the path is walked one name at a time without following a symbolic
-//! link, which holds as well but cannot tell a link that stays below the root from one that leaves it.
+//! The kernel ensures this if it can: `openat2` with `RESOLVE_BENEATH` refuses every way out while it
+//! resolves, so that there is no moment between a check and an open. If it cannot (before Linux 5.6, or where
+//! a sandbox forbids the call), the path is walked one name at a time without following a symbolic link. That
+//! is as safe, but cannot tell a link that stays below the root from one that leaves it.
 //!
 //! It knows nothing of requests.
 
@@ -20,15 +20,15 @@ use transom::Registered;
 /// How often a file that is replaced just while it is opened is looked for again.
 const ATTEMPTS: usize = 16;
 
-/// Links that a way may have, as many as the kernel follows.
+/// Links that a path may have, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
 
 /// The path of a folder. Having one proves that there was a folder, and that there is a safe way to resolve
 /// names below it.
 ///
-/// The folder itself is opened anew for each request ([`Root::enter`]), so that one that takes its place is
-/// seen: a link `current` that is switched to the next release, or a build that removes its output and makes
-/// it again.
+/// The folder itself is opened anew for each request ([`Root::enter`]), so that a new folder in its place is
+/// noticed: a link `current` that is switched to the next release, or a build that removes its output and
+/// makes it again.
 pub struct Root {
     path: CString,
     way: Way,
@@ -66,7 +66,7 @@ pub enum Found {
 pub enum RootError {
     /// It cannot be opened.
     Open(io::Error),
-    /// Links were to be followed, and `openat2` failed like this.
+    /// Links were to be followed, but `openat2` failed like this.
     Links(io::Error),
 }
 
@@ -168,8 +168,8 @@ impl Folder {
             return Ok(Found::Nothing);
         };
         for _ in 0..ATTEMPTS {
-            // Looked at before it is opened: to open a FIFO wakes whoever waits at its other end, and to open
-            // a device may do anything.
+            // Looked at before it is opened: to open a FIFO wakes a process that waits at its other end, and
+            // to open a device may do anything.
             let seen = match self.open_at(&path, libc::O_PATH) {
                 Ok(seen) => File::from(seen).metadata()?,
                 Err(error) => match meaning(&error) {
@@ -184,7 +184,7 @@ impl Folder {
             if !seen.is_file() {
                 return Ok(Found::Nothing);
             }
-            // Should a FIFO have taken its place just now, this does not wait for it.
+            // If a FIFO has taken its place just now, this does not wait for it.
             let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
             let file = match self.open_at(&path, flags) {
                 Ok(file) => Registered::new(File::from(file)),
@@ -239,7 +239,7 @@ impl Folder {
 /// What an error of an open says.
 enum Meaning {
     Answer(Found),
-    /// A rename came in between, and the kernel could not tell whether the way led out.
+    /// A rename came in between, and the kernel could not tell whether the path led out.
     Again,
     Trouble,
 }
@@ -298,7 +298,7 @@ fn owned(fd: libc::c_int) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made it, and nobody else knows of it.
+    // SAFETY: the kernel has just made it, and nothing else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `POST /sum` | how many bytes were sent, and their FNV-1a hash, taken while they came |
-//! | `GET /bytes/{count}` | so many bytes of a sequence; with `?length=unknown` their number is not announced |
+//! | `GET /bytes/{count}` | that many bytes of a sequence; with `?length=unknown` their number is not announced |
 //! | `GET /events` | an event for each that is published, sent at once; a comment now and then |
 //! | `POST /events` | publishes one |
 //! | `GET /figures` | what became of the events' readers, and how far the last `/bytes` has got |

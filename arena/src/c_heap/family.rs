@@ -1,6 +1,6 @@
-//! The functions themselves, as C knows them. Each passes on where it was called from, which a compiled
-//! function cannot know, so each begins with an instruction or two of assembly. (man 3 malloc,
-//! posix_memalign, malloc_usable_size, abort)
+//! The functions themselves, with their C names. Each passes on where it was called from. A compiled function
+//! cannot know that, so each begins with an instruction or two of assembly. (man 3 malloc, posix_memalign,
+//! malloc_usable_size, abort)
 
 use super::library::{__libc_calloc, __libc_malloc, __libc_memalign, __libc_realloc, usable_size};
 use super::{ALIGN, allocate_in, deallocate, deallocate_elsewhere, layout, owns, reallocate};
@@ -75,15 +75,15 @@ pub unsafe extern "C" fn malloc_usable_size(block: *mut u8) -> usize {
     }
 }
 
-/// `abort` of the C library. On a thread that runs a request it is the end of that request: its client gets a
-/// 500, the thread sleeps for ever. What the C library finds wrong with itself (a corrupted heap, a smashed
-/// stack) does not come by here, and ends the process.
+/// `abort` of the C library. On a thread that runs a request it ends that request: its client gets a 500, and
+/// the thread sleeps for ever. If the C library finds itself broken (a corrupted heap, a smashed stack), it
+/// does not call this, and ends the process.
 #[unsafe(no_mangle)]
 pub extern "C" fn abort() -> ! {
     if let Some(bucket) = bound() {
         recovery::aborted(bucket);
     }
-    // SAFETY: as the C library does it: the signal is let through, at its default action in the end.
+    // SAFETY: as the C library does it: the signal is unblocked, and finally gets its default action.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -96,8 +96,8 @@ pub extern "C" fn abort() -> ! {
     }
 }
 
-/// What C's `assert` calls where it does not hold: says so on standard error, and aborts. The C library's own
-/// does not call the `abort` above.
+/// What C's `assert` calls when it fails: says so on standard error, and aborts. The C library's own does not
+/// call the `abort` above.
 ///
 /// # Safety
 /// As the C library says: texts, or null.

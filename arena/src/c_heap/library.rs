@@ -1,4 +1,4 @@
-//! What of the C library's is called by name, and where it lies.
+//! The functions of the C library that are called by name, and where the library lies.
 
 use crate::loaded::each_object;
 use std::ffi::c_void;
@@ -45,7 +45,7 @@ pub(super) fn find_c_library() -> Option<Range<usize>> {
     object_with(__libc_malloc as *const () as usize)
 }
 
-/// Where the function lies that registers the destructor of a thread-local. Compiled for any machine it is
+/// Where the function lies that registers the destructor of a thread-local. On every machine its code is
 /// shorter than this.
 pub(super) fn registering_a_destructor() -> Range<usize> {
     const LONGEST: usize = 512;

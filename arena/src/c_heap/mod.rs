@@ -1,6 +1,6 @@
 //! What C libraries allocate: `malloc` and its family are ours in every program that has this crate.
 //!
-//! | who calls | from what |
+//! | what calls | from what |
 //! |---|---|
 //! | a thread that runs a request | the **C heap**, a part of the region, as far as the request's quota goes; then `NULL` and `ENOMEM`, which is C's own contract |
 //! | the same, small blocks | the C heap, a little beyond the quota; where others have filled it, what is left for the C library, as long as the request has little |
@@ -38,29 +38,29 @@ const ALIGN: usize = 16;
 /// A block has room for a pointer at least: see [`PENDING`].
 const SIZE_MIN: usize = size_of::<*mut ()>();
 
-/// So much of the heap is for those that rank higher than most callers, a sixteenth. Of that, half is for
-/// those of the next [`Rank`], and so on.
+/// A sixteenth of the heap is for callers that rank higher than most. Half of that is for callers of the next
+/// [`Rank`], and so on.
 const RESERVE_SHIFT: u32 = 4;
 
-/// Beyond its quota a request may have so much for each rank.
+/// A request may have this much beyond its quota for each rank.
 const EXTRA: usize = 64 << 10;
 
 /// A request that has no more than this has little.
 const LITTLE: usize = 4 << 10;
 
-/// A small block. Much that is needed on the way to failing well is no larger.
+/// A small block. Most blocks that a request needs to fail in good order are no larger.
 const SMALL: usize = 256;
 
 /// What is done for a caller that must not fail when there is too little stack for the heap: glibc's own
 /// allocator takes less.
 const LITTLE_STACK: usize = 2 << 10;
 
-/// Who wants a block. Those that cope worse with getting none may have more.
+/// The kind of caller that wants a block. Callers that cope worse with getting none may have more.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Any,
     Small,
-    /// `getaddrinfo` crashes where the name service gets nothing at its first use.
+    /// `getaddrinfo` crashes if the name service gets nothing at its first use.
     CLibrary,
     /// Ends the process if it gets nothing.
     MustNotFail,
@@ -115,8 +115,8 @@ static PENDING: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 static PENDING_ELSEWHERE: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 
 /// Gives the C heap its memory, and says how much of it a request may have. Once per process, before any
-/// thread is bound to a bucket. A part without bytes leaves it without: then C libraries get nothing inside
-/// requests.
+/// thread is bound to a bucket. With a part of no bytes there is no C heap: then C libraries get nothing
+/// inside requests.
 ///
 /// # Errors
 /// [`CHeapError`].
@@ -206,8 +206,8 @@ pub(crate) fn is_of_the_c_library(address: usize) -> bool {
         .any(|place| place.get().is_some_and(|it| it.contains(&address)))
 }
 
-/// The request in this bucket has ended, or will never end: what it has left is nobody's. How many bytes that
-/// is.
+/// The request in this bucket has ended, or will never end: what it has left is charged to no request. How
+/// many bytes that is.
 #[cold]
 pub(crate) fn settle(bucket: &Bucket) -> usize {
     bucket.events.remove(USES_C);
@@ -259,8 +259,8 @@ fn allocate_in(bucket: &Bucket, layout: Layout, caller: usize) -> *mut u8 {
         C_HEAP
             .allocate(layout, claim(bucket, rank))
             .or_else(|why| match why {
-                // What others have taken is not to keep a request that has little from failing well: the
-                // standard library aborts where it gets nothing for a thread's handle.
+                // A request that has little must be able to fail in good order, whatever others have taken:
+                // the standard library aborts if it gets nothing for a thread's handle.
                 Refused::Full
                     if rank == Rank::Small && C_HEAP.charged(&bucket.c_account) < LITTLE =>
                 {
@@ -334,7 +334,7 @@ unsafe fn deallocate_elsewhere(block: NonNull<u8>) {
 unsafe fn put_off(list: &AtomicPtr<u8>, block: NonNull<u8>) {
     let mut before = list.load(Ordering::Relaxed);
     loop {
-        // SAFETY: a block has room for a pointer, is aligned to 16, and nobody uses it any more.
+        // SAFETY: a block has room for a pointer, is aligned to 16, and is not used any more.
         unsafe { block.cast::<*mut u8>().write(before) };
         let pushed = list.compare_exchange_weak(
             before,

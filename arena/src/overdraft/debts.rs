@@ -7,8 +7,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many cells can owe something at once; what more of them cannot place is not owed. A block's header has
-/// a byte for the number of its debt, and 0 is none.
+/// This many cells can owe something at once; further cells owe nothing. A block's header has a byte for the
+/// number of its debt, and 0 is none.
 const DEBTS: usize = u8::MAX as usize;
 
 /// No cell lies there: what is left of the debt of one whose value is lost, until it is freed after all.

@@ -15,7 +15,7 @@ use std::panic::Location;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// What a change may need, where nothing else is said: an entry of a map, a line of text.
+/// What a change may need, if nothing else is said: an entry of a map, a line of text.
 const ROOM: usize = 4 << 10;
 
 /// What a change may need in small blocks beside that: a key as long as a head may be by default, and nodes
@@ -225,8 +225,8 @@ impl<T: 'static> Shared<T> {
     #[track_caller]
     fn change<R>(&self, room: usize, f: impl FnOnce(&mut T) -> R) -> Result<R, SharedError> {
         let place = Location::caller();
-        // What is not run, and what must not be given, is dropped when the cell is free again: destructors of
-        // theirs may want it, or a lock that a reader of it holds.
+        // A closure that is not run, and a result that must not be given, are dropped when the cell is free
+        // again: their destructors may want it, or a lock that a reader of it holds.
         let mut f = Some(f);
         let mut withheld = None;
         self.lock.locked(Access::Write, || {
@@ -241,7 +241,7 @@ impl<T: 'static> Shared<T> {
                 bucket.spilled.get().0
             });
             let f = f.take().expect("it is run once");
-            // SAFETY: locked for writing, and whole: nobody else has a reference to the value.
+            // SAFETY: locked for writing, and whole: there is no other reference to the value.
             let result = aimed_at(pool, self.address(), || f(unsafe { &mut *self.value() }));
             match bucket {
                 // The value is as the closure has left it, in part outside the shared heap; the request is
@@ -268,10 +268,10 @@ impl<T: 'static> Shared<T> {
         }
     }
 
-    /// So that the change can be done, or is refused before it begins: a free piece of `room` bytes, one to
-    /// which the largest block may double, and small blocks, all at the same time; or one to which the
-    /// largest block may grow by `room`. Where what grows has no piece, a share of the overdraft is set aside
-    /// for it.
+    /// What the change needs, so that it can be done, or is refused before it begins: a free piece of `room`
+    /// bytes, one to which the largest block may double, and small blocks, all at the same time; or one to
+    /// which the largest block may grow by `room`. Where what grows has no piece, a share of the overdraft is
+    /// set aside for it.
     fn check_room(
         &self,
         pool: usize,
@@ -281,7 +281,7 @@ impl<T: 'static> Shared<T> {
             return Ok((None, None));
         };
         let heap = &POOLS[pool];
-        // What lies in the overdraft for want of room counts as if it lay here.
+        // What lies in the overdraft because there was no room here counts as if it lay here.
         let owed = owed_by(self.address());
         if owed > 0 && heap.used().saturating_add(owed).saturating_add(room) > heap.len() {
             return Err(self.full(pool, owed.saturating_add(room)));
@@ -290,7 +290,7 @@ impl<T: 'static> Shared<T> {
         let with_small = |bytes: usize| chunk(bytes.min(isize::MAX as usize)) + small;
         let largest = largest_of(pool, self.address()).max(owed);
         let (room_piece, doubled) = (with_small(room), with_small(largest.saturating_mul(2)));
-        // A vector or a text that is extended by more than it has: then its own room comes in this piece.
+        // For a vector or a text that is extended by more than it has: then its own room comes in this piece.
         let grown = with_small(largest.saturating_add(largest.max(room)));
         let promised = |may_share: bool| {
             Promised::new(bucket, self.address(), pool, |locked| {
@@ -311,7 +311,7 @@ impl<T: 'static> Shared<T> {
                 }
             })
         };
-        // Those that others were promised come back in a moment.
+        // Pieces that others were promised come back in a moment.
         let mut promise = promised(false);
         let needed = room_piece.saturating_add(doubled) - small;
         let has_free = heap.used().saturating_add(needed) <= heap.len();
@@ -325,12 +325,12 @@ impl<T: 'static> Shared<T> {
             return Ok((Some(promise), None));
         }
         let promise = promised(true).ok_or_else(|| self.full(pool, room))?;
-        // The one that is made last is then what does not fit.
+        // Then the one that is made last is what does not fit.
         let share = SetAside::new(bucket, grown).ok_or_else(|| self.full(pool, grown))?;
         Ok((Some(promise), Some(share)))
     }
 
-    /// Who it is, where that is noted.
+    /// The cell's address, by which it is noted as owner.
     fn address(&self) -> usize {
         self.lock.address()
     }
@@ -361,8 +361,8 @@ impl<T: 'static> Shared<T> {
                 return Err(SharedError::Exhausted);
             }
             let f = f.take().expect("it is run once");
-            // SAFETY: locked for reading, and nobody who will never end changes it: there are only shared
-            // references.
+            // SAFETY: locked for reading, and no request that will never end changes it: there are only
+            // shared references.
             Ok(f(unsafe { &*self.value() }))
         })
     }
@@ -409,7 +409,8 @@ impl<T: 'static> Shared<T> {
             }
             self.own_pool().unwrap_or(0)
         });
-        // Parked in `make`, nothing of it is this cell's: neither what it owes nor what it has made.
+        // If a request is parked in `make`, this cell has nothing of it: neither what it owes nor what it has
+        // made.
         let maker = super::new_maker();
         let (fresh, bytes) = aimed_at(pool, maker, || {
             let before = thread(|t| t.net.get());
@@ -428,7 +429,7 @@ impl<T: 'static> Shared<T> {
                 State::Broken | State::Read | State::Written => None,
             };
             match state {
-                // SAFETY: locked for writing; nobody has a reference, and writing over bytes without reading
+                // SAFETY: locked for writing; there is no reference, and writing over bytes without reading
                 // them is always allowed.
                 State::Whole | State::Panicked | State::Broken => unsafe {
                     value.write(*fresh);
@@ -456,7 +457,7 @@ impl<T> Drop for Shared<T> {
             self.lock.lose_value();
             return; // what it owns stays allocated, as after `restore`
         }
-        // SAFETY: nobody else has the cell, and the value is one; it is dropped once, here.
+        // SAFETY: nothing else has the cell, and the value is one; it is dropped once, here.
         unsafe {
             if elsewhere.is_null() {
                 ManuallyDrop::drop(self.first.get_mut());

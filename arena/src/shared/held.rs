@@ -131,7 +131,7 @@ impl HeldCells {
             // SAFETY: the cell lies outside the request's frames, and the frame that has borrowed it has not
             // returned: a jump has left it just now, or it is parked, or a coroutine's that is suspended or
             // was leaked, and those borrow only what lives for ever or what they own. So the cell lives, or
-            // at least its memory is nobody else's yet.
+            // at least its memory is not used for anything else yet.
             unsafe { (*lock).leave(access, since, way_out) };
         }
     }

@@ -1,13 +1,13 @@
 //! The large blocks of the pools, and which cell has made them. A vector or a hash map doubles in one piece,
-//! and that piece must be had before its cell is changed.
+//! and that piece must be allocated before its cell is changed.
 
 use super::{POOLS, POOLS_MAX};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The owner of what is nobody's: the value that has it is lost.
+/// The owner of a block that belongs to no cell: the value that has it is lost.
 const NO_CELL: usize = usize::MAX;
 
-/// A block of so manieth of its pool is large. No more than so many can be there at once.
+/// A block is large if it has at least a 64th of its pool. No more than 64 can exist at once.
 const PARTS: usize = 64;
 
 /// One of them; no address: none.
@@ -39,7 +39,7 @@ impl Blocks {
         }
     }
 
-    /// The one with this address, or a free place, with address 0.
+    /// The block with this address, or a free place, with address 0.
     fn find(&self, address: usize) -> Option<&Block> {
         let is_it = |block: &&Block| block.address.load(Ordering::Relaxed) == address;
         self.blocks.iter().find(is_it)
@@ -97,7 +97,7 @@ pub(super) fn gone(pool: usize, address: usize, size: usize) {
     }
 }
 
-/// The value of the cell is lost: what it has is no block of the one that comes after it.
+/// The value of the cell is lost: its blocks are not those of the value that comes after it.
 pub(super) fn disown(owner: usize) {
     hand_over(owner, NO_CELL);
 }
@@ -131,7 +131,7 @@ mod tests {
     use super::Blocks;
     use std::sync::atomic::Ordering;
 
-    /// As a scan finds it that has read the count before another cell's block was noted before its own.
+    /// What a scan finds that has read the count, before another cell's block was noted ahead of its own.
     #[test]
     fn a_block_counts_whatever_was_noted_before_it_meanwhile() {
         let blocks = Blocks::new();

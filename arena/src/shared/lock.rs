@@ -1,5 +1,5 @@
-//! The part of a cell that does not depend on its type: who may go in, and what state the last one has left
-//! it in.
+//! The part of a cell that does not depend on its type: which threads may go in, and the state in which the
+//! last one has left it.
 
 use super::SharedError;
 use super::held::Held;
@@ -26,9 +26,9 @@ pub(super) enum State {
     Panicked = 1,
     /// A change was left by a jump: the value may be no value.
     Broken = 2,
-    /// A request that will never end has a `&T`: nobody may have a `&mut T` to the same storage again.
+    /// A request that will never end has a `&T`: no other may have a `&mut T` to the same storage again.
     Read = 3,
-    /// A request that will never end has a `&mut T`: nobody may have anything to the same storage again.
+    /// A request that will never end has a `&mut T`: no other may have a reference to the same storage again.
     Written = 4,
 }
 
@@ -43,7 +43,8 @@ impl State {
         }
     }
 
-    /// What a cell is that is both. No value that somebody will always have: nobody else may have it.
+    /// The state of a cell that is in both states. To a broken value that a request refers to for ever, no
+    /// other may have a reference.
     fn and(self, other: State) -> State {
         match (self, other) {
             (State::Broken, State::Read) | (State::Read, State::Broken) => State::Written,
@@ -80,7 +81,7 @@ impl Lock {
         self.state.store(State::Whole as u8, Ordering::Release);
     }
 
-    /// Only for the worse: a reader that leaves must not hide what another has done.
+    /// Changes the state only for the worse: a reader that leaves must not hide what another has done.
     fn worsen(&self, state: State) {
         let worse = |now: u8| Some(State::of(now).and(state) as u8);
         let _ = self
@@ -131,7 +132,7 @@ impl Lock {
             era: thread(|t| t.era.get()),
             returned: false,
         };
-        // The state is looked at with the lock, so that those who wait learn what the one before them has
+        // The state is looked at with the lock, so that a thread that waits learns what the one before it has
         // left.
         let result = self.check(access).and_then(|()| f());
         guard.returned = true;
@@ -176,7 +177,7 @@ impl Lock {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// What the value has stays in use for ever, because it may be no value, or somebody's.
+    /// What the value has stays in use for ever, because it may be no value, or a request may refer to it.
     pub(super) fn lose_value(&self) {
         super::lose(self.bytes.swap(0, Ordering::Relaxed));
         super::disown(self.address());
@@ -195,7 +196,7 @@ impl Lock {
         self.leave(access, since, Some(way_out));
     }
 
-    /// Gives the lock up, for the request that has it, and notes what it leaves behind: without a way out a
+    /// Releases the lock for the request that has it, and notes what it leaves behind: without a way out, a
     /// frame that never returns.
     pub(super) fn leave(&self, access: Access, since: isize, way_out: Option<WayOut>) {
         let Some(way_out) = way_out else {
@@ -208,8 +209,8 @@ impl Lock {
         let left = match (access, way_out) {
             (_, WayOut::Returned) => State::Whole,
             (Access::Write, WayOut::Unwound) => State::Panicked,
-            // Stopped between two arbitrary instructions, a reader is no better than a writer: of what it
-            // shares, some may be changed through `&T`.
+            // A reader that was stopped between two arbitrary instructions counts as a writer: it may have
+            // been changing something through `&T`.
             (Access::Write, WayOut::Escaped | WayOut::Overflowed)
             | (Access::Read, WayOut::Overflowed) => State::Broken,
             (Access::Read, WayOut::Unwound | WayOut::Escaped) => State::Whole,

@@ -1,9 +1,9 @@
-//! What changes were promised that run now: pieces of their pools, which are kept from others until the
+//! What the changes that run now were promised: pieces of their pools, which are kept from others until the
 //! change has ended.
 //!
-//! The pieces are allocated in the pool, and not counted as used. An allocation of the thread whose change it
-//! is gives them back, is made, and takes them again, less what the change has made by then, all under the
-//! pool's lock. So it lies where it would without them, and nobody else gets in between.
+//! The pieces are allocated in the pool, and not counted as used. When the thread whose change it is
+//! allocates, it gives them back, allocates, and takes them again, less what the change has made by then, all
+//! under the pool's lock. So a block lies where it would without them, and no other thread gets in between.
 
 use super::held::Held;
 use super::{POOLS, POOLS_MAX};
@@ -29,7 +29,7 @@ pub(super) struct Promise {
 }
 
 impl Promise {
-    /// Takes the pieces again, of which the change has made so many bytes; as far as they are there.
+    /// Takes the pieces again, less so many bytes that the change has made, as far as they are there.
     fn renew(&mut self, locked: &mut Locked<'_>, made: isize) {
         let made = usize::try_from(made).unwrap_or(0);
         let [one, other] = self.sizes;
@@ -39,7 +39,7 @@ impl Promise {
         self.pieces = pieces.unwrap_or_default();
     }
 
-    /// The change has ended, or will never end. The caller has seen to it that there is stack.
+    /// The change has ended, or will never end. The caller has made sure that there is stack.
     pub(super) fn end(self) {
         POOLS[self.pool].lock().give_back(self.pieces);
         PROMISES[self.pool].fetch_sub(1, Ordering::SeqCst);
@@ -67,7 +67,7 @@ pub(super) fn with_promises<R>(pool: usize, f: impl FnOnce(&mut Locked<'_>) -> R
         change(cell, &mut give_back, 0);
     }
     let result = f(&mut locked);
-    // What an outer change has made is what there was when the inner one began.
+    // What existed when the inner change began was made by the outer one.
     let mut net = thread(|t| t.net.get());
     for cell in held.iter().rev() {
         let mut renew = |promise: &mut Promise, made| promise.renew(&mut locked, made);

@@ -145,7 +145,7 @@ pub fn finish(result: &mpsc::Receiver<std::thread::Result<()>>) {
     }
 }
 
-/// Far more than anything here takes, so that a hang is a failure and not a hang.
+/// Far more than anything here takes, so that a hang is reported as a failure.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for a condition, at most [`DEADLINE`].
@@ -159,7 +159,7 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// For requests that must not get stuck.
 pub fn never_stuck(failed: Failed<'_>) {
-    // A panic here would abort, on the thread's last frame; the process ends with this as its last word.
+    // A panic here, on the thread's last frame, would abort. So the process ends with this message.
     eprintln!("parked: {failed:?}");
     std::process::exit(101);
 }

@@ -1,8 +1,8 @@
 //! The event loop's caller over native doors: one small thread per slot, each in `door_call` or asleep, and
 //! an eventfd.
 //!
-//! The loop and the threads share one lock, held for a few assignments at a time. Nothing is allocated after
-//! the client is there. A slot's bytes belong to the loop while it fills them or reads the reply, and to one
+//! The loop and the threads share one lock, held for a few assignments at a time. Nothing is allocated once
+//! the client exists. A slot's bytes belong to the loop while it fills them or reads the reply, and to one
 //! thread in between; the lock hands them over.
 
 use crate::calling::{Ended, Job, Outcome, Sent, Shared, State, worse};
@@ -110,7 +110,7 @@ impl AsyncClient {
             bell: Bell::new().map_err(missing("make a doorbell for"))?,
             news: Bell::new().map_err(missing("make a doorbell for"))?,
         });
-        // The client first: if a thread cannot be started, dropping it ends the others.
+        // The client is made first: if a thread cannot be started, dropping it ends the others.
         let client = Self {
             shared: Arc::clone(&shared),
             slots: Slots::new(slots, 0),
@@ -150,7 +150,7 @@ impl AsyncClient {
         self.slots.count_free()
     }
 
-    /// Slots that were lost with their calls: none, because a native call takes no slot of its caller's with
+    /// Slots that were lost with their calls: none, because a native call takes no slot of its caller with
     /// it.
     pub fn lost_slots(&self) -> u32 {
         self.slots.count_lost()
@@ -475,7 +475,7 @@ impl AsyncClient {
         self.found.as_ref().map(Found::remote_now)
     }
 
-    /// Nothing comes of it: the doorbell is rung by this process's own threads alone.
+    /// Does nothing: only this process's own threads ring the doorbell.
     pub fn note_ring(&mut self, useful: bool) {
         let _ = useful;
     }
@@ -489,14 +489,14 @@ impl AsyncClient {
         std::mem::take(&mut self.parcels[slot.index()])
     }
 
-    /// A descriptor that becomes readable when a call has found the door revoked or dead. A door that nobody
+    /// A descriptor that becomes readable when a call has found the door revoked or dead. A door without
     /// calls cannot be watched: ask [`check_peer`](Self::check_peer) now and then. Register it with
     /// `EPOLLIN | EPOLLET`.
     pub fn peer_fd(&self) -> Option<RawFd> {
         Some(self.shared.news.as_raw_fd())
     }
 
-    /// Looks what the other side does. Unless it is [`PeerState::Serving`], drain the completions that are
+    /// Looks at what the other side does. Unless it is [`PeerState::Serving`], drain the completions that are
     /// there, then [`next_lost`](Self::next_lost) until it is empty.
     pub fn check_peer(&mut self) -> PeerState {
         let seen = peer_state(self.shared.door.as_raw_fd());
@@ -531,8 +531,7 @@ impl AsyncClient {
         !self.shared.lock().jobs.is_empty()
     }
 
-    /// There is nobody to be nudged: the kernel hands each call to a door server thread as soon as one is
-    /// free.
+    /// Does nothing: the kernel hands each call to a door server thread as soon as one is free.
     pub fn nudge(&mut self) -> bool {
         false
     }
@@ -561,8 +560,8 @@ impl AsyncClient {
 }
 
 impl Drop for AsyncClient {
-    /// Ends the threads: those that wait now, those inside a call when it has ended. Nobody waits for them;
-    /// they keep what they need.
+    /// Ends the threads: those that wait now, those inside a call when it has ended. They are not waited for,
+    /// and keep what they need.
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.stop = true;

@@ -11,7 +11,7 @@ use crate::ffi;
 use crate::found::{c_path, info};
 use transom_doors::{AttachError, AttachOptions};
 
-/// Between two looks at a path that is taken: nothing tells when it becomes free.
+/// The time between two looks at a path that is taken: nothing tells when it becomes free.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A door's name, until it is dropped: then the path is free for the next door. The empty file that carries
@@ -90,7 +90,7 @@ fn attach(door: &OwnedFd, path: &Path, options: &AttachOptions) -> Result<(), At
     let mut file =
         open_or_create(path).map_err(failed("make the file that carries the door's name"))?;
     if info(file.as_raw_fd()).is_ok_and(|there| !is_alive(&there)) {
-        // A dead door keeps its name until somebody takes it away. If two do, the second takes nothing:
+        // A dead door keeps its name until a process takes it away. If two do, the second takes nothing:
         // EINVAL.
         // SAFETY: the path is a C string that outlives the call.
         if unsafe { ffi::fdetach(name.as_ptr()) } != 0 {
@@ -123,7 +123,7 @@ fn attach(door: &OwnedFd, path: &Path, options: &AttachOptions) -> Result<(), At
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        // Somebody was faster.
+        // Another process was faster.
         Some(libc::EBUSY) => Err(AttachError::Taken {
             path: path.to_owned(),
             owner: owner_of(path),

@@ -1,7 +1,7 @@
 //! One call, as its handler sees it on a door server thread, and the way out when the thread cannot go on.
 //!
-//! The request lies on the door server thread's own stack, where the kernel has copied it: nobody else can
-//! change it. The reply is built in a buffer of the thread and sent when the handler has returned.
+//! The request lies on the door server thread's own stack, where the kernel has copied it: no other process
+//! can change it. The reply is built in a buffer of the thread and sent when the handler has returned.
 
 use std::cell::Cell;
 use std::ffi::c_uint;
@@ -47,7 +47,7 @@ pub(crate) fn caller() -> io::Result<Credentials> {
     }
 }
 
-/// Nobody: a user and a group that no process has.
+/// An unknown caller: a user and a group that no process has.
 const UNKNOWN: Credentials = Credentials {
     pid: 0,
     uid: u32::MAX,
@@ -74,7 +74,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The reply to nobody.
+    /// No reply.
     pub const NOTHING: Self = Self {
         data: ptr::null_mut(),
         len: 0,
@@ -232,8 +232,8 @@ impl<'a> Call<'a> {
         false
     }
 
-    /// Who makes this call. If the system has no memory to tell it, that is process 0 of a user and a group
-    /// that nobody has (the greatest number), so that no list of those who may do something has it on it.
+    /// The caller. If the system has no memory to tell it, that is process 0 of a user and a group that no
+    /// process has (the greatest number), so that no list of permitted users contains it.
     pub fn cred(&self) -> Credentials {
         caller().unwrap_or(UNKNOWN)
     }
@@ -439,7 +439,7 @@ mod tests {
             other,
             ffi::door_desc_t::sending(untaken),
         ];
-        // SAFETY: three entries, two open descriptors that nobody else knows.
+        // SAFETY: three entries, two open descriptors that nothing else knows.
         let mut descriptors = unsafe { crate::exchange::received(entries.as_ptr(), 3) };
         let reader = std::fs::File::from(descriptors.next().expect("the first"));
         drop(descriptors);

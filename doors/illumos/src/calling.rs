@@ -156,7 +156,7 @@ impl Shared {
 
     fn report(&self, slot: u32, outcome: Outcome, descriptors: Descriptors, news: PeerState) {
         let mut state = self.lock();
-        // A living door that lost one call (its thread has ended) goes on: that call alone has failed.
+        // A living door that lost one call (its thread has ended) goes on: only that call has failed.
         let outcome = match outcome {
             Outcome::Lost(CallError::MayHaveRun) if news == PeerState::Serving => {
                 Outcome::Replied {
@@ -193,7 +193,7 @@ pub fn worse(a: PeerState, b: PeerState) -> PeerState {
 }
 
 /// What the event loop is told of a call, and the size of a reply that is too large for its slot. What the
-/// door refused for good is an answer too, without bytes.
+/// door refused for ever is an answer too, without bytes.
 pub fn outcome_of(
     ended: Result<(Status, usize), CallError>,
     reply_size: usize,

@@ -189,7 +189,7 @@ impl Client {
     }
 }
 
-/// Waits until a doorbell rings, and takes the ring, which would else be heard by every later wait too.
+/// Waits until a doorbell rings, and takes the ring. Otherwise every later wait would see it too.
 fn wait_for_ring(bell: RawFd, timeout: Duration) {
     let mut poll = libc::pollfd {
         fd: bell,

@@ -89,7 +89,7 @@ impl Door {
         self.pool.start_thread().unwrap_or(Ok(()))
     }
 
-    /// Makes room in the pool for a thread that nobody asked for (`door_bind`): it calls
+    /// Makes room in the pool for a thread that was not asked for (`door_bind`): it calls
     /// [`serve`](Self::serve) with the number that it gets, and is then one of the door's own.
     ///
     /// # Errors
@@ -240,7 +240,7 @@ impl Door {
                 high_water: pool.counts.high_water.load(Ordering::Relaxed),
                 idle: started.saturating_sub(parked + active),
                 parked,
-                // The kernel keeps the threads of a revoked door, and gives them no calls.
+                // The kernel keeps the threads of a revoked door, but gives them no calls.
                 ended: if revoked {
                     started.saturating_sub(parked + active)
                 } else {
@@ -315,7 +315,7 @@ impl Build for Door {
         let door = unsafe { ffi::door_create(procedure, cookie.cast_mut().cast(), attributes) };
         if door < 0 {
             let source = io::Error::last_os_error();
-            // SAFETY: there is no door, so nobody else has the cookie.
+            // SAFETY: there is no door, so nothing else has the cookie.
             drop(unsafe { Arc::from_raw(cookie) });
             return Err(BuildError::System {
                 doing: "make a door (door_create)",

@@ -1,4 +1,4 @@
-//! Which `errno` means what to a caller.
+//! What each `errno` means to a caller.
 
 use std::ffi::c_int;
 use transom_doors::{CallError, Limit, Limits};
@@ -16,7 +16,7 @@ pub(crate) enum Failure {
 /// kernel has one number for both limits of bytes.
 pub(crate) fn failure(errno: c_int, len: usize, limits: &Limits) -> Failure {
     let error = match errno {
-        // The only one that is told before a thread has the call, and is nobody's fault.
+        // The only one that is told before a thread has the call; neither side has caused it.
         libc::EAGAIN => return Failure::Again,
         // Not a door, revoked, or its process had ended.
         libc::EBADF => CallError::NotAccepted,

@@ -12,7 +12,7 @@ use transom_doors::{CallError, DESCRIPTORS_MAX, Descriptors, Limit, Limits, Stat
 /// Takes what the kernel has opened for this process.
 ///
 /// # Safety
-/// `many` entries lie at `entries`, or it is null; their descriptors are open, and nobody else knows them nor
+/// `many` entries lie at `entries`, or it is null; their descriptors are open, and nothing else knows them or
 /// will take them.
 pub unsafe fn received(entries: *const ffi::door_desc_t, many: c_uint) -> Descriptors {
     let mut descriptors = Descriptors::default();
@@ -87,7 +87,7 @@ pub fn call_bytes(
 /// once: what fits without the trailer is copied first, the rest is [`CallError::ReplyTooBig`].
 ///
 /// # Safety
-/// `message` is initialised, `place` has `room` bytes that may be written, and nobody else uses either until
+/// `message` is initialised, `place` has `room` bytes that may be written, and nothing else uses either until
 /// the call returns. Afterwards all `room` bytes at `place` may have been written.
 pub unsafe fn exchange(
     door: RawFd,
@@ -148,13 +148,13 @@ impl Arrived {
         place: NonNull<u8>,
         room: usize,
     ) -> Result<(Status, usize, Descriptors), CallError> {
-        // Before anything is said: those that nobody asked for are closed.
+        // Before anything is said: descriptors that were not asked for are closed.
         // SAFETY: door_call says that `desc_num` entries lie at `desc_ptr`, which it has just opened for us;
         // here they are taken, once.
         let descriptors = unsafe { received(self.params.desc_ptr, self.params.desc_num) };
         self.params.desc_num = 0;
         let size = self.params.data_size;
-        // Somebody else's protocol: it has run, whatever it is.
+        // Another protocol: the call has run, whatever it was.
         let len = size
             .checked_sub(wire::TRAILER_LEN)
             .ok_or(CallError::MayHaveRun)?;
@@ -171,7 +171,7 @@ impl Arrived {
                 (Status::REPLY_TOO_BIG, Some(data)) => {
                     // SAFETY: as above, `len` bytes lie there.
                     let told = NonNull::slice_from_raw_parts(data, len);
-                    // SAFETY: the mapping is this call's, and nobody writes it.
+                    // SAFETY: the mapping is this call's, and is not written.
                     told_size(unsafe { told.as_ref() })
                 }
                 _ => len,
@@ -191,8 +191,7 @@ impl Drop for Arrived {
     fn drop(&mut self) {
         if self.params.rbuf != self.place {
             // SAFETY: rbuf was changed, so it is a mapping of `rsize` bytes that the kernel made for this
-            // reply; nothing refers to it any more. A failure would leak it, and there is nothing else to be
-            // done.
+            // reply; nothing refers to it any more. A failure would leak it, and nothing else can be done.
             unsafe { libc::munmap(self.params.rbuf.cast(), self.params.rsize) };
         }
     }
@@ -251,7 +250,7 @@ mod tests {
         // SAFETY: the name outlives the call; what comes back is checked below.
         let file = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
         assert!(file >= 0);
-        // SAFETY: open, and nobody else knows it.
+        // SAFETY: open, and nothing else knows it.
         let file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(file) });
         file.set_len(len as u64).expect("memory");
         // SAFETY: a fresh mapping, checked below.
@@ -267,7 +266,7 @@ mod tests {
         };
         assert_ne!(mapping, libc::MAP_FAILED);
         assert!(is_mapped());
-        // SAFETY: `len` zeroed bytes that nobody else knows.
+        // SAFETY: `len` zeroed bytes that nothing else knows.
         let data = unsafe { std::slice::from_raw_parts_mut(mapping.cast::<u8>(), len) };
         let mut params = arrived(data, body, Status::OK);
         params.rsize = len;

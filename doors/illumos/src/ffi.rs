@@ -13,7 +13,7 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::mem::offset_of;
 
-/// Deliver a notification when nobody refers to the door any more.
+/// Deliver a notification when no process refers to the door any more.
 pub const DOOR_UNREF: c_uint = 0x01;
 /// The door has a pool of threads of its own.
 pub const DOOR_PRIVATE: c_uint = 0x02;
@@ -23,7 +23,7 @@ pub const DOOR_LOCAL: c_uint = 0x04;
 pub const DOOR_REVOKED: c_uint = 0x08;
 /// As `DOOR_UNREF`, each time.
 pub const DOOR_UNREF_MULTI: c_uint = 0x10;
-/// Nobody refers to the door now.
+/// No process refers to the door now.
 pub const DOOR_IS_UNREF: c_uint = 0x20;
 /// Callers may not send descriptors.
 pub const DOOR_REFUSE_DESC: c_uint = 0x40;

@@ -139,7 +139,7 @@ pub fn open_path(path: &Path) -> Result<(OwnedFd, ffi::door_info_t), OpenError> 
             source,
         },
     })?;
-    // What is no door is the file that carries a door's name, while nobody has one attached to it.
+    // What is no door is the file that carries a door's name, while no door is attached to it.
     let info = info(door.as_raw_fd()).map_err(|_| away())?;
     match state_of(info.di_target, info.di_attributes) {
         PeerState::Serving => Ok((door.into(), info)),
@@ -158,7 +158,7 @@ pub fn say_hello(door: &Arc<OwnedFd>, path: &Path, timeout: Duration) -> Result<
         .stack_size(CALLER_STACK)
         .spawn(move || {
             block_signals();
-            // If nobody waits any more, nobody is told.
+            // If the caller waits no more, it is not told.
             let _ = tell.send(hello(door.as_raw_fd(), &for_thread));
         })
         .map_err(|source| OpenError::System {

@@ -8,17 +8,17 @@
 //! on a signal stack.
 //!
 //! **The interface is that of `transom-doors` on Linux**: the same names and signatures, held by
-//! `doors/tests/conformance/interface.rs`, and the same types for everything that is only a value. A twin is
-//! what touches the kernel: [`Door`], how a [`DoorBuilder`] builds it, [`Attachment`], [`Call`],
+//! `doors/tests/conformance/interface.rs`, and the same types for everything that is only a value. What
+//! touches the kernel exists twice: [`Door`], how a [`DoorBuilder`] builds it, [`Attachment`], [`Call`],
 //! [`EmergencyReply`], [`Client`], [`AsyncClient`], and [`DoorHandler`], because it names `Call`.
 //!
 //! **What still differs in the interface**:
 //! - [`Door::serve`] wants a handler that lives for ever, and returns only if the thread cannot join the
 //!   pool: the kernel lays each request over the frames that the thread began with. Threads of a revoked door
 //!   stay parked in the kernel.
-//! - `MemoryError`, `BuildError::Board` and `OpenError::Memory` are said on Linux alone: they are about
-//!   memory that two processes share. `BuildError::System`, `Limit::Accept`, `Limit::Stack` and
-//!   `Status::NOT_ACCEPTED` are said here alone.
+//! - `MemoryError`, `BuildError::Board` and `OpenError::Memory` occur only on Linux: they are about memory
+//!   that two processes share. `BuildError::System`, `Limit::Accept`, `Limit::Stack` and
+//!   `Status::NOT_ACCEPTED` occur only here.
 //!
 //! **What differs in behaviour**, because a native call is one request and one reply on one shuttle:
 //! - No channel exists in the server. A caller holds a descriptor; its slots and threads are its own.
@@ -30,7 +30,7 @@
 //! - A reply leaves when the handler has returned, not at [`Call::complete`]: `door_return` takes the
 //!   thread's stack away.
 //! - Hence there are no interim replies: [`Call::interim`] says `Gone`, and [`AsyncClient::resume`] panics.
-//! - A call brings its request and no more of a slot: [`Call::request_slot`] is the request.
+//! - A call brings only its request, and no more of a slot: [`Call::request_slot`] is the request.
 //! - The request lies on the thread's stack: `snapshots` is not used, and a stack that is too small is
 //!   `Limit::Stack`. A thread of [`DoorBuilder::handler`] has a stack for the door's requests; the handler
 //!   itself is never dropped.
@@ -41,11 +41,11 @@
 //! - `RemoteDoor::server` has its process from the kernel, and its user and group from the server itself.
 //! - A reply is this process's own memory, so [`AsyncClient::reply`] can be used for every door; descriptors
 //!   can be sent to a door of this process too.
-//! - [`AsyncClient::peer_fd`] tells what a call has found out. A door that nobody calls cannot be watched, so
+//! - [`AsyncClient::peer_fd`] tells what a call has found out. A door without calls cannot be watched, so
 //!   [`AsyncClient::check_peer`] has to be asked now and then.
-//! - A door can be attached to several paths, and again (`AttachError::AlreadyAttached` is not said); any
-//!   file can carry a door's name (nor is `NotASocket`). To open it takes permission to read the path, not to
-//!   write it; the file stays.
+//! - A door can be attached to several paths, and again (there is no `AttachError::AlreadyAttached`); any
+//!   file can carry a door's name (there is no `NotASocket`). To open it takes permission to read the path,
+//!   not to write it; the file stays.
 
 mod async_client;
 mod attach;

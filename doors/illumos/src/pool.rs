@@ -1,6 +1,6 @@
 //! What a door is made of. The pool itself is the kernel's: last in, first out, and one spare thread is
-//! started when the last idle one is taken. What is ours is which thread that is, and that it never becomes
-//! more than `threads_max`.
+//! started when the last idle one is taken. We decide which thread that is, and that there are never more
+//! than `threads_max`.
 
 use crate::ffi;
 use crate::wire::{self};
@@ -31,15 +31,15 @@ pub struct Pool {
     /// What the builder was told; its geometry, if any, is that of callers in other processes.
     pub remote: RemoteOptions,
     /// The most bytes of a request: of a slot's size, or more if a channel of this process has larger slots
-    /// and nobody has set a limit.
+    /// and no limit was set.
     pub data_max: AtomicUsize,
     /// Bytes of each thread's reply buffer: the geometry's, or more if a channel of this process has larger
     /// slots.
     pub reply_size: AtomicUsize,
     /// Starts a thread, by its number.
     server_create: Box<dyn Fn(u32) -> io::Result<()> + Send + Sync>,
-    /// The door's descriptor until it is revoked. Held by whoever uses it, so that nobody uses a number that
-    /// has become another file's.
+    /// The door's descriptor until it is revoked. A thread that uses it holds the lock, so that no thread
+    /// uses a number that has become another file's.
     pub door: Mutex<Option<RawFd>>,
     pub id: OnceLock<u64>,
     pub opened: AtomicBool,
@@ -103,7 +103,7 @@ impl Pool {
     /// Tells the kernel the door's limits.
     pub fn set_limits(&self, door: RawFd) -> io::Result<()> {
         let limits = self.limits();
-        // The highest first: a door's least may not be more than its most at any time.
+        // The highest first: at no time may a door's minimum be more than its maximum.
         set_limit(
             door,
             ffi::DOOR_PARAM_DATA_MAX,
@@ -134,7 +134,7 @@ impl Pool {
         }
     }
 
-    /// Tells whoever wants to know.
+    /// Calls the function for events, if there is one.
     pub fn tell(&self, event: &DoorEvent) {
         if let Some(on_event) = &self.remote.on_event {
             guarded(|| on_event(event));

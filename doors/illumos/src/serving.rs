@@ -32,7 +32,7 @@ thread_local! {
 pub static EARLIER: OnceLock<Option<ffi::door_server_func_t>> = OnceLock::new();
 
 /// Called by the C library when a call has taken a pool's last idle thread, on that thread, before the call
-/// is served; and once inside `door_create`, when the door is not ours to serve yet.
+/// is served; and once inside `door_create`, before we can serve the door.
 pub unsafe extern "C" fn depleted(info: *mut ffi::door_info_t) {
     // SAFETY: null for the process's common pool, else the C library's own copy of what the kernel says.
     let known = (!info.is_null()).then(|| unsafe { *info });
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn depleted(info: *mut ffi::door_info_t) {
 /// Joins the pool that this thread is bound to. Returns only if the kernel refuses.
 ///
 /// # Safety
-/// Nothing on this thread's stack is needed again, by anybody: requests are laid over it.
+/// Nothing on this thread's stack is needed again, by any thread: requests are laid over it.
 pub unsafe fn join_pool() {
     // SAFETY: nothing is sent; the caller vouches for the stack.
     unsafe { ffi::door_return(ptr::null_mut(), 0, ptr::null_mut(), 0) };
@@ -112,7 +112,7 @@ pub unsafe fn answer(
         return Answer::NOTHING;
     }
     let Some(mut serving) = SERVING.get() else {
-        // Somebody else's thread was bound to our door. It has no buffer, so its caller gets nothing.
+        // A thread that is not ours was bound to our door. It has no buffer, so its caller gets nothing.
         return Answer::NOTHING;
     };
     serving.calls = serving.calls.wrapping_add(1);
@@ -144,7 +144,7 @@ pub fn serve_message(
     message: NonNull<[u8]>,
     descriptors: Descriptors,
 ) -> (usize, Status, c_uint) {
-    // SAFETY: the kernel has copied the request onto this stack, and nobody else knows where.
+    // SAFETY: the kernel has copied the request onto this stack, and nothing else knows where.
     let bytes = unsafe { message.as_ref() };
     let Ok((header, request_len)) = Header::decode(bytes) else {
         return reply_with(serving.reply, &wire::VERSION.to_ne_bytes(), WRONG_VERSION);
@@ -199,7 +199,7 @@ pub fn serve_message(
     guarded(|| serving.handler.call(serving.thread, &mut call));
     let (len, status) = call.outcome();
     pool.count(status);
-    // The length is at most the buffer's size: `complete` has seen to that.
+    // The length is at most the buffer's size: `complete` has checked that.
     (len, status, call.write_entries())
 }
 

@@ -14,8 +14,8 @@ pub struct Memory {
     mapped: usize,
 }
 
-// SAFETY: plain addresses of memory that lives as long as the value; who touches which slot is settled by the
-// lock.
+// SAFETY: plain addresses of memory that lives as long as the value; the lock decides which thread touches
+// which slot.
 unsafe impl Send for Memory {}
 // SAFETY: as for Send; a shared reference gives out addresses only.
 unsafe impl Sync for Memory {}
@@ -82,8 +82,8 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         if self.mapped != 0 {
-            // SAFETY: the mapping is ours, and nobody has an address in it any more: clients and threads keep
-            // this value.
+            // SAFETY: the mapping is ours, and nothing has an address in it any more: clients and threads
+            // keep this value.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.mapped) };
         }
     }

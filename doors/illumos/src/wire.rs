@@ -1,8 +1,8 @@
 //! What stands before a request and after a reply on their way through a native door.
 //!
 //! A native call carries bytes and nothing else. The words that a channel keeps in its headers travel with
-//! them here: the deadline in front of the request, how the call ended behind the reply. Behind, so that the
-//! reply itself can land at the start of the caller's own buffer.
+//! them here: the deadline before the request, how the call ended after the reply. It comes after, so that
+//! the reply itself can land at the start of the caller's own buffer.
 //!
 //! Numbers are in the machine's order: a door does not leave the machine.
 
@@ -102,7 +102,7 @@ impl Trailer {
         }
     }
 
-    /// As bytes. The length is at most 2 GiB: a geometry sees to that.
+    /// As bytes. The length is at most 2 GiB: a geometry ensures that.
     pub fn encode(self) -> [u8; TRAILER_LEN] {
         let mut bytes = [0; TRAILER_LEN];
         bytes[0..4].copy_from_slice(&MAGIC.to_ne_bytes());

@@ -1,7 +1,7 @@
 //! A doorbell: an eventfd that an event loop can have in its epoll set.
 //!
-//! It is never read. Registered with `EPOLLIN | EPOLLET`, every write is a new edge, and the
-//! counter would take 2^64 rings to fill up. That spares the loop one system call per wake.
+//! It is never read. With `EPOLLIN | EPOLLET`, every write is a new edge, and the counter would
+//! take 2^64 rings to fill up. That spares the loop one system call per wake.
 //!
 //! Another process never gets the eventfd itself: it could make it blocking and fill its counter,
 //! and the next ring would never return. It gets an ear, see `between/ear.rs`.
@@ -27,7 +27,7 @@ impl Bell {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the call succeeded, so `fd` is open and nobody else knows it.
+        // SAFETY: the call succeeded, so `fd` is open and nothing else knows it.
         let event = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self {
             event: Arc::new(event),

@@ -1,5 +1,5 @@
-//! What a back end asks for before it makes a door: gathered, and checked, in one place. How the door is then
-//! made is its own: see [`Build`] and [`Handles`].
+//! What a back end asks for before it makes a door, gathered and checked in one place. Each back end then
+//! makes the door in its own way: see [`Build`] and [`Handles`].
 
 use std::fmt;
 use std::io;
@@ -23,7 +23,7 @@ pub trait Build: Sized {
     fn build(from: Checked<Self>) -> Result<Self, BuildError>;
 }
 
-/// A door whose threads can run handlers of a type without further ado.
+/// A door whose threads can run handlers of a type directly.
 pub trait Handles<H>: Sized {
     /// Starts an ordinary thread that runs the handler.
     fn server_create(handler: H) -> ServerCreate<Self>;
@@ -75,7 +75,7 @@ impl<D> Builder<D> {
     }
 
     /// How many threads are started with the door (the low water of its pool), one after the other. Default
-    /// 1; the others come at a new high water of concurrency, and none ever goes.
+    /// 1; the others come at a new high water of concurrency, and none ever leaves.
     #[must_use]
     pub fn threads_min(mut self, threads_min: u32) -> Self {
         self.threads_min = threads_min;
@@ -160,15 +160,15 @@ impl<D> Builder<D> {
         self
     }
 
-    /// Takes no descriptors (illumos: `DOOR_REFUSE_DESC`). The default, said aloud.
+    /// Takes no descriptors (illumos: `DOOR_REFUSE_DESC`). This is the default.
     #[must_use]
     pub fn refuse_descriptors(self) -> Self {
         self.descriptors_max(0)
     }
 
-    /// Has `f` called when the last client has left and no call of its runs on (illumos: `DOOR_UNREF`,
-    /// `DOOR_UNREF_MULTI`), on a thread of the door's own that serves no calls. (On illumos: on a door server
-    /// thread, when nobody but this process refers to the door.)
+    /// Makes the door call `f` when the last client has left and none of its calls runs (illumos:
+    /// `DOOR_UNREF`, `DOOR_UNREF_MULTI`), on a thread of the door's own that serves no calls. (On illumos: on
+    /// a door server thread, when only this process refers to the door.)
     #[must_use]
     pub fn unreferenced(
         mut self,
@@ -180,16 +180,16 @@ impl<D> Builder<D> {
         self
     }
 
-    /// Who may open the door, beyond what the path's permissions say. (On illumos: who may call; a native
-    /// door has no connection, so it is asked at each call.)
+    /// Which clients may open the door, beyond what the path's permissions say. (On illumos: which may call;
+    /// a native door has no connection, so `f` is asked at each call.)
     #[must_use]
     pub fn accept(mut self, f: impl Fn(&Credentials) -> bool + Send + Sync + 'static) -> Self {
         self.remote.accept = Some(Box::new(f));
         self
     }
 
-    /// Has `f` told of clients that come, go, are turned away or put out. (On illumos only of those that come
-    /// or are turned away then, on a door server thread: nothing tells a native door that one has left.)
+    /// Tells `f` about clients that come, leave, are refused or removed. (On illumos only about clients that
+    /// come or are refused, on a door server thread: nothing tells a native door that one has left.)
     #[must_use]
     pub fn on_event(mut self, f: impl Fn(&DoorEvent) + Send + Sync + 'static) -> Self {
         self.remote.on_event = Some(Box::new(f));

@@ -1,6 +1,5 @@
-//! What a back end is built of, and what it has to offer: how its builder is told, its callers' slots, a
-//! doorbell, a clock. The back end for Linux is the rest of this crate; that for illumos is a crate of its
-//! own. Not for programs.
+//! What a back end is built of: its builder, its callers' slots, a doorbell, a clock. The back end for Linux
+//! is the rest of this crate; the one for illumos is a crate of its own. Programs do not use this module.
 
 pub mod bell;
 pub mod builder;

@@ -1,4 +1,4 @@
-//! What a door is to its callers in other processes: gathered by the builder, checked when the door is built.
+//! What a door offers to callers in other processes. The builder gathers it, and checks it when it builds.
 
 use crate::values::descriptors::DESCRIPTORS_MAX;
 use crate::values::door::{CHANNELS_MAX, DoorEvent, Limits, Unreferenced};

@@ -1,4 +1,4 @@
-//! A caller's table of its slots: which use of each is valid, and what the caller remembers of it.
+//! A caller's table of its slots: which use of each is valid, and what the caller knows about it.
 
 use std::ops::{Deref, DerefMut};
 
@@ -47,13 +47,13 @@ pub struct Slots {
     slots: Box<[Slot]>,
     /// Last in, first out: the slot whose bytes are in the cache is used again.
     free: Vec<u32>,
-    /// Free too, and not given out before one of the others is lost.
+    /// Also free, but not given out before one of the others is lost.
     spare: Vec<u32>,
     lost: u32,
 }
 
 impl Slots {
-    /// So many, all free, and `spares` that take the place of lost ones.
+    /// This many slots, all free, and `spares` that take the place of lost ones.
     pub fn new(count: u32, spares: u32) -> Self {
         let all = count + spares;
         let slot = |_| Slot {

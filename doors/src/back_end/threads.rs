@@ -4,8 +4,8 @@ use std::io;
 use std::sync::{Arc, Barrier};
 use std::thread::{Builder, JoinHandle};
 
-/// Starts a thread with a stack of `stack` bytes, and returns when it has begun: what the standard library
-/// allocates for a thread, on both sides, is behind us then.
+/// Starts a thread with a stack of `stack` bytes, and returns when it has begun: by then the standard library
+/// has made its allocations for a thread, on both sides.
 ///
 /// # Errors
 /// The system has no room for a thread.

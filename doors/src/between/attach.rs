@@ -2,8 +2,8 @@
 //!
 //! The owner holds a lock on `PATH.lock` beside it, which the kernel releases when the owner dies; so what
 //! lies at the path without a locked lock file is stale and is replaced. The socket is bound to a temporary
-//! name, gets its mode and owner, listens, and only then takes its place by rename(2): there is no moment at
-//! which it exists with the wrong permissions, or at which a client finds a name that nobody serves.
+//! name, gets its mode and owner, listens, and only then takes its place by rename(2): it never exists with
+//! the wrong permissions, and a client never finds a name that no process serves.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -28,7 +28,7 @@ use crate::values::path::check_path;
 /// Clients that may wait to be let in.
 const BACKLOG: libc::c_int = 128;
 
-/// How often a path that somebody else owns is tried again.
+/// How often a path that another process owns is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
 /// A door's place in the file system. Dropped, it is given up: the path is removed, and another owner may
@@ -136,7 +136,7 @@ pub fn attach(
     Ok(attachment)
 }
 
-/// Until here nobody can have connected.
+/// Before this no client can have connected.
 fn let_clients_in(listener: &OwnedFd) -> io::Result<()> {
     socket::set_nonblocking(listener)?;
     socket::let_descriptors_in(listener, false);
@@ -186,7 +186,7 @@ fn change_mode(file: &File, mode: u32) -> io::Result<()> {
     if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) {
         return Err(error);
     }
-    // Before that, or where a filter of system calls does not know it.
+    // Older kernels, or a filter of system calls that does not know it.
     let name = CString::new(format!("/proc/self/fd/{fd}"))?;
     // SAFETY: the path is a C string.
     if unsafe { libc::chmod(name.as_ptr(), mode) } < 0 {
@@ -196,7 +196,8 @@ fn change_mode(file: &File, mode: u32) -> io::Result<()> {
 }
 
 /// The lock files that doors of this process hold. The kernel's record locks belong to a process as a whole:
-/// a second owner in the same one would not be told, and by looking would even lose the first one its lock.
+/// a second owner in the same process would not be told, and would even make the first one lose its lock by
+/// looking.
 static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A path's lock, until it is dropped or the process ends. A child that was forked does not have it, even if
@@ -303,7 +304,7 @@ impl Temporary {
         name.push(path.file_name().unwrap_or_default());
         name.push(format!(".{}", std::process::id()));
         let temporary = path.with_file_name(name);
-        // What a process with our number has left; nobody else makes this name while we hold the lock.
+        // What a process with our number has left; no other process makes this name while we hold the lock.
         let _ = fs::remove_file(&temporary);
         Self(temporary)
     }

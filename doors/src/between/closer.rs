@@ -1,15 +1,15 @@
 //! Closes what a peer has sent.
 //!
 //! close(2) asks the file system that the file lies in, and a file system in user space or on the network may
-//! never answer; a TCP socket may linger for as long as its owner has set. So whoever has received a
-//! descriptor from another process never closes it: it is given to the closers, which are threads of their
+//! never answer; a TCP socket may linger for as long as its owner has set. So the thread that received a
+//! descriptor from another process never closes it, but gives it to the closers, which are threads of their
 //! own. There is one for each user whose descriptors wait to be closed, and it ends when none is left. The
-//! closer of a user whose descriptors hang closes nothing more of his; others have theirs.
+//! closer of a user whose descriptors hang closes nothing more of that user; others have theirs.
 //!
-//! A user has room for [`WAITING_MAX`] descriptors here. When they are all taken and none gets closed, the
-//! user is *stuck*: no channel to or from him is opened any more, and what his open channels still bring is
-//! kept open without being counted among those that wait. All that is here is there from the start of the
-//! process, but the stacks of the threads.
+//! There is room here for [`WAITING_MAX`] descriptors of a user. When all of it is taken and none gets
+//! closed, the user is *stuck*: no channel to or from the user is opened any more, and what open channels
+//! still bring is kept open without being counted among those that wait. All memory of this is there from the
+//! start of the process, except the stacks of the threads.
 
 use std::ffi::{CStr, c_void};
 use std::fs::File;
@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Users who can have a closer at a time.
+/// Users that can have a closer at a time.
 pub const CLOSERS_MAX: usize = 8;
 /// Bytes of the stack of a closer. The C library takes no less than its minimum, which is 128 KiB on aarch64.
 pub const CLOSER_STACK: usize = if libc::PTHREAD_STACK_MIN > 64 << 10 {
@@ -32,7 +32,7 @@ const WAITING_MAX: usize = 64;
 /// How long a descriptor waits for room among those: an honest user's are closed within microseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Descriptors that are kept open because there is no room for them, at most: from then on no door of this
-/// process admits anybody.
+/// process admits a client.
 const KEPT_MAX: usize = 1024;
 /// After a thread could not be started, the next attempt waits this long.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -109,8 +109,8 @@ fn lock() -> MutexGuard<'static, State> {
     CLOSERS.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts what every process has that opens or attaches doors, once: the thread that starts the closers. The
-/// first open or attach does so otherwise.
+/// Starts, once, the thread that starts the closers: every process that opens or attaches doors has it.
+/// Otherwise the first open or attach starts it.
 ///
 /// # Errors
 /// The system has no room for a thread.
@@ -127,9 +127,9 @@ pub fn start() -> io::Result<()> {
 /// What a thread runs, and the word that it is given.
 type Main = extern "C" fn(*mut c_void) -> *mut c_void;
 
-/// Starts a thread that nobody joins. Not with `std::thread`, which allocates for each thread, on both sides:
-/// a closer is started while the process serves, and what it took would be a request's, or the process
-/// heap's.
+/// Starts a thread that is never joined. Not with `std::thread`, which allocates for each thread, on both
+/// sides: a closer is started while the process serves, and would take memory of a request, or of the process
+/// heap.
 fn start_thread(main: Main, argument: usize) -> io::Result<()> {
     let check = |code: libc::c_int| match code {
         0 => Ok(()),
@@ -138,7 +138,7 @@ fn start_thread(main: Main, argument: usize) -> io::Result<()> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
     // SAFETY: attributes are initialised before use and destroyed after. The argument is a number. The thread
-    // was created joinable and is detached once, by us, who alone know it.
+    // was created joinable and is detached once, by us; nothing else knows it.
     unsafe {
         check(libc::pthread_attr_init(attributes.as_mut_ptr()))?;
         let attributes = attributes.assume_init_mut();
@@ -200,7 +200,7 @@ extern "C" fn close_all_of(index: *mut c_void) -> *mut c_void {
     std::ptr::null_mut()
 }
 
-/// Whether closing the descriptor asks nobody: it is memory of the kernel's own. Asks no file system.
+/// Whether closing the descriptor waits for nothing: it is the kernel's own memory. Asks no file system.
 fn is_harmless(fd: BorrowedFd<'_>) -> bool {
     seals(fd).is_some()
 }
@@ -246,7 +246,7 @@ pub fn close(uid: u32, fd: OwnedFd) {
     }
 }
 
-/// Whether user `uid` has sent as many descriptors as one user may that cannot be closed.
+/// Whether as many descriptors of user `uid` cannot be closed as one user may have.
 pub fn is_stuck(uid: u32) -> bool {
     let state = lock();
     (state.users.iter()).any(|user| user.stuck && user.is_used() && user.uid == uid)

@@ -1,5 +1,5 @@
-//! Ears: epoll sets that hear of bells, sockets and processes. An ear is readable when one of them has
-//! something to tell, and nothing can be written through it: so it can be given to another process.
+//! Ears: epoll sets that watch bells, sockets and processes. An ear is readable when one of them has news.
+//! Nothing can be written through it, so it can be given to another process.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ pub fn ear_of(bell: &Bell) -> io::Result<OwnedFd> {
 
 /// An epoll set with these descriptors and their tokens: each change is told once.
 pub fn ear_for(heard: &[(RawFd, u64)]) -> io::Result<OwnedFd> {
-    // SAFETY: the new descriptor is owned by nobody else.
+    // SAFETY: nothing else owns the new descriptor.
     let ear = unsafe {
         let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
         if fd < 0 {

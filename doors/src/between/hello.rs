@@ -14,7 +14,7 @@
 //!           ◀──  REVOKED
 //! ```
 //!
-//! Pure: bytes in, values out. Arbitrary bytes give an error and never a panic.
+//! The functions are pure: bytes in, values out. Arbitrary bytes give an error and never a panic.
 
 use crate::values::geometry::{ChannelGeometry, PAGE};
 use crate::values::refusal::Refusal;
@@ -23,7 +23,7 @@ use crate::values::refusal::Refusal;
 pub const VERSION: u32 = 3;
 /// Bytes of every message.
 pub const MESSAGE: usize = 128;
-/// Room to receive one in: a longer message shows, and is none.
+/// Room to receive one: a longer message is noticed, and refused.
 pub const ROOM: usize = MESSAGE + 1;
 
 const MAGIC: [u8; 8] = *b"TRANSOMD";
@@ -48,7 +48,7 @@ pub struct Hello {
 pub struct Welcome {
     /// The server's process.
     pub pid: u32,
-    /// Identifies the door in the whole system, and no other ever.
+    /// Identifies this door in the whole system; no other ever has it.
     pub id: u128,
     /// See [`Attributes`](crate::Attributes).
     pub attributes: u32,
@@ -79,8 +79,8 @@ pub enum Message {
     Ready,
     /// Client: calls wait.
     Nudge {
-        /// They have waited for long: threads that were expected to take them are in handlers that block.
-        /// Otherwise no sleeper could be woken for certain.
+        /// The calls have waited for long: threads that were expected to take them are in handlers that
+        /// block. If false, no sleeper could be woken for certain.
         stuck: bool,
     },
     /// Descriptors of a call or reply are attached.
@@ -175,7 +175,7 @@ impl Hello {
         }
     }
 
-    /// Whether a server of this build can serve that client at all.
+    /// Whether a server of this build can serve that client.
     pub fn check(&self) -> Result<(), Refusal> {
         if self.version != VERSION {
             return Err(Refusal::Version {

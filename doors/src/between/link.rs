@@ -1,5 +1,5 @@
-//! What a channel to another process has beyond its words: who is there, what is believed of it, and when it
-//! is given up.
+//! What a channel to another process has beyond its words: which process that is, what is believed of it, and
+//! when it is given up.
 //!
 //! The truth about a call is kept here, in private memory; the channel's words are checked against it. A lie
 //! ends the channel and nothing else.
@@ -28,14 +28,14 @@ const MESSAGES: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Nudge {
-    /// It could not wake anybody for certain.
+    /// It could not wake a thread for certain.
     Unsure = 1,
-    /// They have waited for long.
+    /// Its calls have waited for long.
     Stuck = 2,
 }
 
 const OPEN: u32 = 0;
-/// The client has left, or the door lets go of it. Smaller numbers are lies.
+/// The client has left, or the door has given it up. Smaller numbers are lies.
 const LEFT: u32 = u32::MAX;
 
 /// The other process.
@@ -47,18 +47,18 @@ pub struct Link {
     porter: Bell,
     /// How many descriptors a call may have.
     descriptors_max: usize,
-    /// Calls wait, and the client could wake nobody.
+    /// Calls wait, and the client could wake no thread.
     nudged: AtomicU32,
     /// Descriptors lie in the socket for which this process has no room.
     blocked: AtomicBool,
-    /// Held from taking a message out of the socket until it has been acted on: who looks for a parcel may
-    /// find neither it nor its message otherwise, because another thread has it in its hands.
+    /// Held from taking a message out of the socket until it has been acted on. Otherwise a thread that looks
+    /// for a parcel may find neither it nor its message, because another thread is handling it.
     reading: Mutex<()>,
     /// By slot: one more than the thread that has claimed its call and not answered it; 0: none. A lost
     /// call's stays.
     in_service: Box<[AtomicU32]>,
     closed: AtomicU32,
-    /// Descriptors that came for calls that nobody has taken up yet.
+    /// Descriptors that came for calls that no thread has taken up yet.
     parcels: Mutex<Parcels>,
     /// Requests, replies, control.
     _mappings: [Mapping; 3],
@@ -172,14 +172,14 @@ impl Link {
         self.parcels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the descriptors of calls that nobody will take up.
+    /// Closes the descriptors of calls that no thread will take up.
     pub fn drop_parcels(&self) {
         self.parcels().clear();
     }
 
     /// The descriptors of a call, which were sent before it was submitted.
     pub fn take_parcel(&self, slot: u32, generation: u32) -> Option<Descriptors> {
-        // They may still be in the socket: whoever needs them reads it, behind whoever is reading.
+        // They may still be in the socket: a thread that needs them reads it, after any that is reading.
         for _ in 0..BATCHES {
             if let Some(descriptors) = self.parcels().take(slot, generation) {
                 return Some(descriptors);

@@ -2,7 +2,7 @@
 
 use crate::values::descriptors::Descriptors;
 
-/// Those that have come and were not asked for yet: a place for each slot of a channel.
+/// Descriptors that have come and were not asked for yet: a place for each slot of a channel.
 #[derive(Debug)]
 pub struct Parcels(Box<[Option<Parcel>]>);
 

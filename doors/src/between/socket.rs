@@ -1,13 +1,13 @@
-//! The rendezvous socket: Unix `SOCK_SEQPACKET` at a path, messages with descriptors, and who is at the other
-//! end.
+//! The rendezvous socket: Unix `SOCK_SEQPACKET` at a path, messages with descriptors, and which process is at
+//! the other end.
 //!
 //! Nothing here blocks unless it says so: a peer holds the other end, so every send and receive that must not
 //! wait says `MSG_DONTWAIT` itself and relies on no flag of the description, which a peer might share.
 //!
-//! Nor does it close what a peer has sent, because that may take for ever (see [`closer`]). A message is
-//! looked at before it is taken: descriptors that are not due stay in the socket, which is closed by a closer
-//! then; of those that are due the message has a second reference until it is taken, so that taking it closes
-//! nothing.
+//! Nothing here closes what a peer has sent, because that may take for ever (see [`closer`]). A message is
+//! looked at before it is taken. Descriptors that are not due stay in the socket, and then a closer closes
+//! the socket. For descriptors that are due, the message has a second reference until it is taken, so that
+//! taking it closes nothing.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -30,7 +30,7 @@ pub struct PeerSocket {
     fd: ManuallyDrop<OwnedFd>,
     /// Its user.
     uid: u32,
-    /// Whose end this is: a child of ours has it too, and does not end the conversation.
+    /// The process whose end this is: a child of ours has it too, but does not end the conversation.
     process: u32,
 }
 
@@ -47,7 +47,7 @@ impl AsRawFd for PeerSocket {
 }
 
 impl Drop for PeerSocket {
-    /// With the socket the kernel closes the descriptors in messages that nobody has taken.
+    /// With the socket the kernel closes the descriptors in messages that were not taken.
     fn drop(&mut self) {
         let ours = self.process == std::process::id();
         let empty = !ours || {
@@ -67,7 +67,7 @@ impl Drop for PeerSocket {
 fn is_free_of_descriptors(socket: &OwnedFd) -> bool {
     // More than the kernel lets wait in a socket's buffer.
     const MESSAGES_MAX: usize = 4096;
-    // With it every message has credentials: that is how an empty one can be told from the end.
+    // With it every message has credentials, so that an empty message differs from the end.
     if set(socket, libc::SO_PASSCRED, 1).is_err() {
         return false;
     }
@@ -87,7 +87,7 @@ fn is_free_of_descriptors(socket: &OwnedFd) -> bool {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
         }
-        // The one that was looked at: nobody else reads here.
+        // The one that was looked at: no other thread reads here.
         let _ = receive_raw(socket.as_fd(), &mut message, &mut control, 0, 0);
     }
     false
@@ -105,14 +105,13 @@ pub enum Due {
 /// What was heard of the other side.
 #[derive(Debug)]
 pub enum Heard {
-    /// What it has said, or that it means nothing; and the descriptors that came along.
+    /// The message, or that it means nothing; and the descriptors that came along.
     Message(Result<Message, NotAMessage>, Descriptors),
     /// Nothing new.
     Nothing,
     /// That it has hung up; nothing more comes.
     End,
-    /// More descriptors came than are due. The message stays in the socket, from which nothing more is to be
-    /// read.
+    /// More descriptors came than are due. The message stays in the socket, which must not be read any more.
     TooMany,
     /// This process has too many descriptors open for those that came. The message stays in the socket.
     NoRoom,
@@ -129,7 +128,7 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 /// A new socket.
 pub fn seqpacket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: the new descriptor is owned by nobody else.
+    // SAFETY: nothing else owns the new descriptor.
     unsafe {
         let fd = check(libc::socket(libc::AF_UNIX, kind, 0))?;
         Ok(OwnedFd::from_raw_fd(fd))
@@ -226,7 +225,7 @@ pub fn connect(path: &Path, timeout: Duration) -> io::Result<(PeerSocket, Creden
 
 /// Takes one connection, without waiting.
 pub fn accept(listener: &OwnedFd) -> io::Result<(PeerSocket, Credentials)> {
-    // SAFETY: no address is asked for; the new descriptor is owned by nobody else.
+    // SAFETY: no address is asked for; nothing else owns the new descriptor.
     let socket = unsafe {
         let fd = check(libc::accept4(
             listener.as_raw_fd(),
@@ -239,7 +238,7 @@ pub fn accept(listener: &OwnedFd) -> io::Result<(PeerSocket, Credentials)> {
     with_peer(socket)
 }
 
-/// A connected socket, and who is at the other end.
+/// A connected socket, and the process at the other end.
 fn with_peer(fd: OwnedFd) -> io::Result<(PeerSocket, Credentials)> {
     let peer = option::<libc::ucred>(&fd, libc::SO_PEERCRED);
     let socket = PeerSocket {
@@ -256,7 +255,7 @@ fn with_peer(fd: OwnedFd) -> io::Result<(PeerSocket, Credentials)> {
     Ok((socket, credentials))
 }
 
-/// Makes a listener's accept return when nobody is there. Only for a socket that no peer shares.
+/// Makes a listener's accept return when no client is there. Only for a socket that no peer shares.
 pub fn set_nonblocking(socket: &OwnedFd) -> io::Result<()> {
     // SAFETY: plain system calls on an open descriptor.
     unsafe {
@@ -452,7 +451,7 @@ fn receive(socket: &PeerSocket, due: Due) -> io::Result<Heard> {
     });
     if seen.control > 0 {
         // SAFETY: the kernel has written so many bytes of control messages into the buffer, which is aligned:
-        // one, because no other kind was asked for, with the numbers of new descriptors that nobody else
+        // one, because no other kind was asked for, with the numbers of new descriptors that nothing else
         // knows.
         unsafe {
             let first = (&raw const control).cast::<libc::cmsghdr>();
@@ -473,7 +472,7 @@ fn receive(socket: &PeerSocket, due: Due) -> io::Result<Heard> {
             Heard::TooMany
         });
     }
-    // The same message again, whose descriptors we have: nobody else reads here.
+    // The same message again, whose descriptors we have: no other thread reads here.
     let taken = receive_raw(socket.as_fd(), &mut message, &mut control, 0, 0)?;
     Ok(match taken.len {
         0 => Heard::End,
@@ -499,7 +498,7 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> bool 
     unsafe { libc::poll(polls.as_mut_ptr(), count as libc::nfds_t, ms) > 0 }
 }
 
-/// Ends a conversation in both directions, whoever else has the socket open.
+/// Ends a conversation in both directions, even if other processes have the socket open.
 pub fn hang_up(socket: &PeerSocket) {
     // SAFETY: a plain system call; an error means that the other side has gone already.
     unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) };

@@ -2,8 +2,8 @@
 //!
 //! A slot's life: `reserve` → fill → `submit` → `flush` → (`drain` says interim → `resume`)* → `drain` says
 //! final → read → `release`, or `refill` and once more from there. `withdraw` takes back a call that no
-//! thread has claimed; `abandon` gives up at any point. When `drain` says that a call is lost, its slot has
-//! no further life. The truth about a slot is kept here, in private memory; the channel's words are hints
+//! thread has claimed; `abandon` gives up at any point. When `drain` says that a call is lost, its slot is
+//! never used again. The truth about a slot is kept here, in private memory; the channel's words are hints
 //! that are checked against it.
 
 use std::cell::Cell;
@@ -43,7 +43,7 @@ pub struct AsyncClient {
     unaccepted: usize,
     /// Where its thread ran when that was last asked.
     cpu: Cpu,
-    /// Times that nothing was found since completions that were kept back were looked for.
+    /// How often nothing was found since the last look for completions that are kept back.
     unlooked: u32,
     /// A reply was found since the caller last went to sleep.
     fruitful: bool,
@@ -110,8 +110,7 @@ impl AsyncClient {
     }
 
     /// Slots that are free or in use: as many as the geometry says, until more were lost than there were
-    /// spare ones. When none is left, `reserve` has nothing to give any more, and the door has to be opened
-    /// anew.
+    /// spare ones. When none is left, `reserve` gives none any more, and the door has to be opened anew.
     pub fn usable_slots(&self) -> usize {
         self.slots.count_usable()
     }

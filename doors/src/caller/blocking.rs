@@ -117,7 +117,7 @@ impl Client {
             timeout,
             ..self.options
         };
-        // The call was sent nowhere yet, so it may be sent elsewhere if this door lets us in no more.
+        // The call was not sent yet, so it may be sent to another door if this one does not let us in again.
         self.channel =
             AsyncClient::open(&self.path, &options).map_err(|_| CallError::NotAccepted)?;
         Ok(())
@@ -140,7 +140,7 @@ impl Client {
         if self.channel.free_slots() == 0 {
             let gone = self.channel.check_peer() == PeerState::Gone;
             self.channel.drain(|_, _| {});
-            // Nor does it come from a door that has died: that one is told of the new call below.
+            // It does not come from a door that has died either: then the new call finds that out below.
             while gone && self.channel.next_lost().is_some() {}
         }
         let slot = self.channel.reserve().ok_or(CallError::Full)?;
@@ -193,7 +193,7 @@ impl Client {
                 self.channel.nudge();
             }
             if self.channel.prepare_wait(Patience::Eager) {
-                // A call that nobody has taken up is asked after again.
+                // If no thread has taken the call up, we nudge again.
                 let nudge = unclaimed.then_some(Duration::from_millis(20));
                 let timeout = [left, nudge].into_iter().flatten().min();
                 self.channel.wait_for_news(timeout);

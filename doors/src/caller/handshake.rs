@@ -1,4 +1,4 @@
-//! How a caller gets its channel into another process: what it says, what it hears, and what it checks.
+//! How a caller gets its channel into another process: what it sends, what it receives, what it checks.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -22,8 +22,8 @@ use crate::values::error::OpenError;
 use crate::values::options::OpenOptions;
 use crate::values::peer::{Credentials, PeerState};
 
-/// Doorbells in a row that brought nothing, after which the other side is taken for broken: an honest one
-/// rings a few times too often, and not ten thousand times.
+/// After this many doorbells in a row that brought nothing, the other side counts as broken: an honest one
+/// rings in vain a few times, not ten thousand times.
 const EMPTY_RINGS_MAX: u32 = 10_000;
 
 /// Messages that are read at a time: more than a socket's buffer holds, so that an honest server's are all
@@ -49,7 +49,7 @@ pub struct Remote {
     empty_rings: u32,
     board: Board,
     process: Option<OwnedFd>,
-    /// Who opened it: a child that was forked since has no channel.
+    /// The process that opened it: a child that was forked since has no channel.
     opener: u32,
     /// Requests, replies, control.
     _mappings: [Mapping; 3],
@@ -73,7 +73,7 @@ impl Remote {
             Board::receive(&mut descriptors, welcome.threads_max).map_err(handshake.lie())?;
         let replies = Mapping::receive(&mut descriptors, geometry.replies_len(), Writer::Creator)
             .map_err(handshake.lie())?;
-        // Anything else may have to ask somebody whenever it is waited for.
+        // To wait for another kind of descriptor, the kernel may have to ask another process each time.
         let ear = (descriptors.first().is_some_and(|fd| is_ear(fd.as_fd())))
             .then(|| descriptors.next())
             .flatten()
@@ -124,7 +124,7 @@ impl Remote {
         self.door.limits
     }
 
-    /// After publishing: whether calls may stay with nobody to serve them.
+    /// After publishing: whether calls may stay with no thread to serve them.
     pub fn refuses_after_publishing(&self) -> bool {
         self.state != PeerState::Serving || self.board.revoked().is_raised_after_publishing()
     }
@@ -146,7 +146,7 @@ impl Remote {
         }
     }
 
-    /// As `Pool::nudge`, from outside. What comes of it is not known here.
+    /// As `Pool::nudge`, from outside. The result is not known here.
     pub fn nudge(&mut self) -> bool {
         self.say_nudge(true)
     }
@@ -225,7 +225,7 @@ impl Remote {
         None
     }
 
-    /// The other side has lied, or is broken: nothing of it is believed any more.
+    /// The other side has lied, or is broken: we trust nothing from it any more.
     pub fn poison(&mut self, lie: &'static str) {
         self.lie.get_or_insert(lie);
         self.state = PeerState::Gone;
@@ -241,8 +241,8 @@ impl Remote {
     }
 
     /// After a wait: a bell that has rung is not heard again until it rings again. An epoll set is readable
-    /// until what it has to tell was taken from it, and the bell itself is never read. Without waiting; what
-    /// the other side has given us for an ear may be something else, and then says nothing here.
+    /// until what it has to tell was taken from it, and the bell itself is never read. Does not wait. What
+    /// the other side has given us as an ear may be something else; then this finds nothing.
     pub fn hush(&self) {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         // SAFETY: there is room for one event.

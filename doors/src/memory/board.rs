@@ -3,12 +3,12 @@
 //! can be woken.
 //!
 //! The server's process writes the board. Callers in other processes have it mapped for reading: they decide
-//! as if they were inside whom to wake. What it says is a hint to them: a server that writes nonsense keeps
-//! its own callers waiting, and nobody else.
+//! which threads to wake as the server itself does. What it says is a hint to them: a server that writes
+//! nonsense keeps only its own callers waiting.
 //!
-//! The beds lie apart and are mapped for writing by everybody, although nobody writes there: for a word that
-//! is mapped for reading futex(2) asks in vain for writing first, which is a thirtieth of a call (0.1 µs).
-//! What is in them means nothing.
+//! The beds lie apart and every process maps them for writing, although none writes there: for a word that is
+//! mapped for reading, futex(2) first tries in vain to write, which is a thirtieth of a call (0.1 µs). What
+//! is in them means nothing.
 
 use std::ptr::NonNull;
 use std::slice;

@@ -22,7 +22,7 @@ use crate::values::status::Status;
 pub struct Channel {
     /// Its number among the door's channels.
     pub index: u32,
-    /// Which channel it is of all to other processes that the door ever had; 0: it is to this process.
+    /// Its number among all channels to other processes that the door ever had; 0: it is to this process.
     pub id: u64,
     pub layout: Layout,
     pub bell: Bell,
@@ -129,8 +129,8 @@ impl Channel {
         alleged.min(self.layout.geometry().request_size)
     }
 
-    /// Makes `len` bytes of the reply slot the final reply. The slot is the client's from here on, who is to
-    /// be told of it.
+    /// Makes `len` bytes of the reply slot the final reply. The slot is the client's from here on, and the
+    /// client is to be told of it.
     pub fn finish_reply(&self, claimed: &Claimed, len: usize, status: Status) {
         if let Some(link) = &self.link {
             link.end_service(claimed.slot);
@@ -138,11 +138,11 @@ impl Channel {
         self.publish(claimed, len, status);
     }
 
-    /// Ends a call whose handler's frame stays on its thread for ever, and with it whatever that has lent:
-    /// the slot is the server's from here on, and the client is told so. It stays in service, so a client in
-    /// another process that submits a call in it again has lied, and no thread takes that up.
+    /// Ends a call whose handler's frame, and all that it has lent, stays on its thread for ever: the slot is
+    /// the server's from here on, and the client is told so. It stays in service, so a client in another
+    /// process that submits a call in it again has lied, and no thread takes that up.
     pub fn finish_lost(&self, claimed: &Claimed, status: Status) {
-        // Before the thread lets go of the channel: then the porter sees it in time.
+        // Before the thread releases the channel: then the porter sees it in time.
         self.lost.store(true, Ordering::Relaxed);
         let header = self.layout.reply_header(claimed.slot);
         header.lost.store(1, Ordering::Relaxed);
@@ -198,7 +198,7 @@ impl Channel {
         !self.is_closed() && self.layout.submit().any()
     }
 
-    /// Whether the channel was given up: nobody sees what is put into it.
+    /// Whether the channel was given up: no process sees what is put into it.
     pub fn is_closed(&self) -> bool {
         self.link.as_ref().is_some_and(Link::is_closed)
     }

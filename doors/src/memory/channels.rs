@@ -15,9 +15,9 @@ use crate::values::error::ChannelError;
 pub struct Channels {
     /// All, once the door has started.
     table: OnceLock<Table>,
-    /// Those of this process: all before the start, and kept afterwards.
+    /// Channels of this process: all made before the start, and kept afterwards.
     local: Mutex<Vec<Arc<Channel>>>,
-    /// Of whoever looks at the channels and is none of the door's threads, one at a time.
+    /// Of a thread that looks at the channels and is none of the door's threads, one at a time.
     outsider: Mutex<()>,
     outsider_presence: Presence,
     /// Channels that stay for lost calls, without a client.
@@ -56,13 +56,13 @@ impl Channels {
         self.table.get_or_init(|| Table::new(&[], 0))
     }
 
-    /// A look by somebody who is none of the door's threads.
+    /// A look by a thread that is none of the door's threads.
     pub fn look_from_outside<R>(&self, see: impl FnOnce(&Look<'_>) -> R) -> R {
         let _one_at_a_time = self.outsider.lock().unwrap_or_else(PoisonError::into_inner);
         see(&self.table().look(&self.outsider_presence))
     }
 
-    /// Of whoever looks and is none of the door's threads.
+    /// Of a thread that looks and is none of the door's threads.
     pub fn outsider_presence(&self) -> &Presence {
         &self.outsider_presence
     }

@@ -1,9 +1,8 @@
 //! A channel's words over raw memory: the only file that turns addresses into headers, bitmaps and
 //! slots.
 //!
-//! Nothing here allocates, and nothing here keeps state: whoever has a [`Layout`] knows that its
-//! memory is as long as its geometry says, was zeroed when it was made, and is there as long as the
-//! channel.
+//! Nothing here allocates, and nothing here keeps state. The memory of a [`Layout`] is as long as its
+//! geometry says, was zeroed when it was made, and is there as long as the channel.
 
 use std::ptr::{self, NonNull};
 use std::slice;
@@ -90,7 +89,7 @@ pub struct Layout {
 }
 
 // SAFETY: everything shared is reached through atomics; the slots' bytes are given out as raw
-// pointers, and who may follow them is decided by the slot protocol (see `client` and `call`). The
+// pointers, and the slot protocol decides which side may follow them (see `client` and `call`). The
 // memory is mapped as long as the value is used.
 unsafe impl Send for Layout {}
 // SAFETY: as above.
@@ -171,7 +170,7 @@ impl Layout {
         unsafe { self.replies.add(offset) }
     }
 
-    /// Has the caches fetch what a server will read of a request: its header and its first bytes. They were
+    /// Makes the caches fetch what a server will read of a request: its header and its first bytes. They were
     /// last written by another CPU, and come while something else is done.
     pub fn prefetch_request(&self, slot: u32) {
         if slot < self.geometry.slots_in_all() {

@@ -1,9 +1,9 @@
 //! Memory between two processes: sealed memfds with, as far as possible, one writer each.
 //!
-//! Whoever creates a piece maps it first and seals it then: it can neither shrink (a touched page never
-//! vanishes: no SIGBUS) nor grow, no seal can be added or removed, and, if the creator is its only writer,
-//! nobody can map it writable any more. Whoever receives a descriptor believes none of this and checks it
-//! before mapping.
+//! The creator of a piece first maps it, then seals it: it can neither shrink (a touched page never vanishes:
+//! no SIGBUS) nor grow, no seal can be added or removed, and, if the creator is its only writer, no process
+//! can map it writable any more. The receiver of a descriptor trusts none of this, and checks it before
+//! mapping.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::between::closer;
 use crate::values::descriptors::Descriptors;
 use crate::values::error::MemoryError;
 
-/// Who may write a piece of memory.
+/// Which side may write a piece of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writer {
     /// Its creator alone.
@@ -95,8 +95,8 @@ impl Mapping {
         }
     }
 
-    /// Maps every page now, so that none is first met in the middle of a call. What the kernel cannot do is
-    /// left to later.
+    /// Maps every page now, so that no call is the first to touch one. What the kernel cannot map now, it
+    /// maps later.
     pub fn touch(&self) {
         let _ = self.memory.advise(Advice::PopulateRead);
     }
@@ -148,7 +148,7 @@ fn memfd(name: &CStr) -> io::Result<OwnedFd> {
         // SAFETY: the name is a C string.
         let fd = unsafe { libc::memfd_create(name.as_ptr(), flags) };
         if fd >= 0 {
-            // SAFETY: the call succeeded, so `fd` is open and nobody else knows it.
+            // SAFETY: the call succeeded, so `fd` is open and nothing else knows it.
             return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
         }
     }
@@ -208,11 +208,11 @@ mod tests {
     fn memory_of_huge_pages_is_refused() {
         const LEN: usize = 2 << 20;
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_HUGETLB;
-        // SAFETY: the name is a C string; the new descriptor is owned by nobody else.
+        // SAFETY: the name is a C string; nothing else owns the new descriptor.
         let file = unsafe {
             let fd = libc::memfd_create(c"huge".as_ptr(), flags);
             if fd < 0 {
-                return; // a kernel without huge pages gives none to anybody
+                return; // a kernel without huge pages gives none
             }
             File::from_raw_fd(fd)
         };

@@ -1,6 +1,6 @@
 //! Private copies of requests that come from other processes: one place for each door server thread.
 //!
-//! A handler must see bytes that nobody changes under it. In illumos they lie on the server thread's stack;
+//! The bytes that a handler sees must not change meanwhile. In illumos they lie on the server thread's stack;
 //! here each thread has a place of a slot's size, there from the start.
 
 use std::io;

@@ -3,7 +3,7 @@
 //! A thread says that it is inside before it looks at the table, and outside before it runs a handler or
 //! sleeps. It holds the one channel that its last call came by, until another one's call is taken up or
 //! nothing is left to do. The porter takes a channel out of the table, then waits until it has seen every
-//! thread outside once: then nobody looks at it any more who does not hold it. (Both steps of both sides are
+//! thread outside once: then only threads that hold it still look at it. (Both steps of both sides are
 //! sequentially consistent: either the thread finds the place empty, or the porter finds it inside.)
 
 use std::ptr;
@@ -98,7 +98,7 @@ impl Table {
     /// A look of the porter's.
     ///
     /// # Safety
-    /// The caller is the only one who removes channels, and does not while the look lasts.
+    /// Only the caller removes channels, and it does not while the look lasts.
     pub unsafe fn look_as_porter(&self) -> Look<'_> {
         Look {
             table: self,

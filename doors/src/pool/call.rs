@@ -144,7 +144,7 @@ impl<'a> Call<'a> {
         }
         // SAFETY: both are `request_size` bytes long; the slot is mapped while the call holds its channel,
         // the snapshot is this thread's alone and overlaps nothing. The other process may write the slot
-        // meanwhile: then some mixture of its bytes arrives, to be believed as little as any other; no
+        // meanwhile: then some mixture of its bytes arrives, which is trusted as little as any other; no
         // reference to them is made.
         unsafe {
             ptr::copy_nonoverlapping(
@@ -159,7 +159,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Who calls: the process that opened the door, as it was then. For a caller in this process: this
+    /// The caller: the process that opened the door, as it was then. For a caller in this process: this
     /// process.
     pub fn cred(&self) -> Credentials {
         match &self.channel.link {
@@ -262,7 +262,7 @@ impl<'a> Call<'a> {
         self.completed = true;
         let state = self.state();
         state.count(status);
-        // Before the reply: a client that sends its next call at once finds us, and wakes nobody.
+        // Before the reply: a client that sends its next call at once finds us, and wakes no thread.
         self.pool.idle().come_back(self.thread);
         self.channel.finish_reply(&self.claimed, len, status);
         let at_once = self.claimed.sync;
@@ -318,7 +318,7 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// [`Gone`]: the client has abandoned the call (or this call is completed already). Complete
-    /// it; nobody will read the reply.
+    /// it; the reply will not be read.
     ///
     /// # Panics
     /// If `len` is more than the reply slot holds.
@@ -346,7 +346,7 @@ impl<'a> Call<'a> {
         self.pool.report(self.thread);
 
         self.pool.leave_to_block(self.thread);
-        // One of another process may never give the turn back, and must not keep a thread by that.
+        // A client in another process may never give the turn back, and must not keep a thread by that.
         let until_ns = self.channel.link.as_ref().map(|_| now_ns() + TURN_NS);
         let channel = self.channel;
         turn.wait_for_client(|| {

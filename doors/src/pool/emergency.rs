@@ -1,4 +1,4 @@
-//! The way out when a call's thread cannot go on: its caller is told, and the call is lost.
+//! What happens when a call's thread cannot go on: its caller is told, and the call is lost.
 
 use std::ptr;
 
@@ -11,9 +11,9 @@ use crate::values::status::Status;
 /// can be kept where a signal handler finds it.
 ///
 /// **What the handler has lent stays lent.** Its frames never run again, but a thread that it has started in
-/// a scope (`std::thread::scope`, a pool's scope) runs on and has references into whatever those frames had.
-/// That the frames stay on the stack is what makes those references valid; it says nothing about who else may
-/// use what they lead to. So each thing that a call has given its handler stays the handler's for as long as
+/// a scope (`std::thread::scope`, a pool's scope) runs on and has references into what those frames had.
+/// Those references are valid because the frames stay on the stack. That does not keep others from using what
+/// they lead to. So each thing that a call has given its handler stays the handler's for as long as
 /// the process lives:
 ///
 /// - `request()` of a call from this process lies in the request slot. The client is told that the slot is
@@ -21,7 +21,7 @@ use crate::values::status::Status;
 /// - `request()` of a call from another process lies in this thread's snapshot. The thread takes up no other
 ///   call.
 /// - `reply_mut()` lies in the reply slot. No bytes of it are the reply, so the client reads none, and it
-///   never uses the slot again. A client in another process that does so all the same is put out
+///   never uses the slot again. A client in another process that uses it nevertheless is removed
 ///   (`Lie::Twice`): no other handler gets the slot.
 /// - The memory of that slot stays mapped when its client leaves: the porter keeps a channel in which a call
 ///   was lost.
@@ -67,7 +67,7 @@ impl EmergencyReply {
         let (pool, channel) = unsafe { (&*self.pool, &*self.channel) };
         let state = &pool.threads[self.thread as usize].0;
         let ours = match &channel.link {
-            // A client's generations may be what it likes; whether we serve its call is known here.
+            // A client may write any generation, but this process knows whether it serves the call.
             Some(link) => link.is_in_service(self.claimed.slot, self.thread),
             None => !channel.was_done(self.claimed.slot, self.claimed.generation),
         };
@@ -76,8 +76,7 @@ impl EmergencyReply {
             // Nothing is written to the slot: what the handler had of it may be in use by other threads.
             channel.finish_lost(&self.claimed, status);
         }
-        // If not, the thread may have been stopped between the reply and its bit. A bit too many does
-        // no harm.
+        // If not, the thread may have been stopped between the reply and its bit. An extra bit does no harm.
         pool.tell_of(channel, self.thread, self.claimed.slot, true);
         pool.keep_no_more(self.thread);
         pool.report(self.thread);

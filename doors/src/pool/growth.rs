@@ -1,4 +1,4 @@
-//! Whom to wake, and when to start a thread.
+//! Which thread to wake, and when to start one.
 //!
 //! **Growth.** As libc does for illumos doors: a thread that takes the last idle thread's place
 //! starts another one *before* it runs its handler, so one spare is there at all times and threads
@@ -7,11 +7,11 @@
 //! - A claimer whose handler is expected to be short, with nothing waiting behind it, does not
 //!   start a spare: a door of tiny handlers would otherwise grow to a number of threads that it can
 //!   never use.
-//! - So a handler can block while no spare exists. Then whoever finds the call that waits asks for
-//!   the thread: the submitter at once if nobody can be counted on, else the client's `nudge`.
+//! - So a handler can block while no spare exists. Then the side that finds the waiting call asks for
+//!   the thread: the submitter at once if no thread can be counted on, else the client's `nudge`.
 //!   `server_create` may therefore be called on a client's thread.
 //!
-//! Only policy: the rules that no wake-up is lost are in `idle`.
+//! This file is only policy: the rules by which no wake-up is lost are in `idle`.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,7 +35,7 @@ impl Pool {
         let running = self.board.idle().running();
         for woken in 0..self.pace().threads_for(calls, running) {
             if !self.wake_one() {
-                // Whoever was woken or is searching starts the next thread when it leaves for its
+                // A thread that was woken or is searching starts the next one when it leaves for its
                 // handler and calls still wait: only then is it known that they need one each.
                 if woken == 0 && running == 0 {
                     self.grow();
@@ -45,8 +45,8 @@ impl Pool {
         }
     }
 
-    /// Before thread `thread` runs a handler: somebody must be there for the next call. Returns
-    /// whether that took time.
+    /// Before thread `thread` runs a handler: another must be there for the next call. Returns whether
+    /// that took time.
     pub fn leave_to_handler(&self, thread: u32) -> bool {
         if thread >= self.growth.high_water.load(Ordering::Relaxed) {
             self.growth
@@ -65,8 +65,8 @@ impl Pool {
             && self.grow()
     }
 
-    /// Nobody looks for work, and a thread is about to be away for long: wakes a thread if one is
-    /// needed now, starts one if no spare is left.
+    /// No thread looks for work, and one is about to be away for long: wakes a thread if one is needed
+    /// now, starts one if no spare is left.
     fn find_company(&self, needed_now: bool) -> bool {
         if needed_now && self.wake_one() {
             return true;
@@ -88,7 +88,8 @@ impl Pool {
     /// that gets free takes the call without being asked.
     pub fn nudge(&self) -> bool {
         self.idle().give_up_on_busy(self.started());
-        // Woken, and still without a CPU: on a loaded machine a second one would only queue behind it.
+        // A thread was woken, but has no CPU yet: on a loaded machine a second one would only queue behind
+        // it.
         if self.board.idle().running() > 0 {
             return true;
         }
@@ -134,7 +135,7 @@ impl Pool {
         }
     }
 
-    /// The number of a thread that nobody asked for, and that will serve.
+    /// The number of a thread that was not asked for, and that will serve.
     pub fn bind(&self) -> io::Result<u32> {
         if !self.channels.is_sealed() {
             return Err(io::Error::new(
@@ -171,7 +172,7 @@ impl Pool {
             self.growth.starting.store(false, Ordering::SeqCst);
             return None;
         }
-        // Before the thread exists: whoever scans the idle set must look as far as its bit.
+        // Before the thread exists: a scan of the idle set must look as far as its bit.
         self.board.started().store(index + 1, Ordering::SeqCst);
         let create = || (self.growth.server_create)(index);
         let outcome = catch_unwind(AssertUnwindSafe(create))

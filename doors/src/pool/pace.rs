@@ -1,9 +1,9 @@
 //! How long a door's handlers take, roughly: the one number that the wake and growth policies ask
 //! for.
 //!
-//! Tiny handlers lose by company: with no work to do, one thread carried 6.1 M calls/s and four
-//! carried 3.2 M, because they fight over cache lines and wake each other (measured, 2 CPUs).
-//! Handlers longer than a wake gain by it.
+//! More threads slow tiny handlers down: with no work to do, one thread carried 6.1 M calls/s and
+//! four carried 3.2 M, because they fight over cache lines and wake each other (measured, 2 CPUs).
+//! Handlers longer than a wake gain by more threads.
 
 use crate::rules::sync::{AtomicU32, Ordering};
 
@@ -16,7 +16,7 @@ const START_NS: u32 = 50_000;
 /// because on a loaded machine a thread that has lost its CPU looks like one that blocks.
 const NUDGED_NS: u32 = 2 * SLOW_NS;
 /// A single sample counts for at most this, so that one interrupted handler does not make a fast
-/// door slow (its weight is 1/32), two in a row do, and minutes are forgotten in a hundred calls.
+/// door slow (its weight is 1/32), two in a row do, and even minutes are forgotten after a hundred calls.
 const SAMPLE_MAX_NS: u64 = 100_000;
 /// Samples are gathered per thread and folded this many at a time: the shared word stays clean.
 const FOLD: u32 = 16;
@@ -95,7 +95,7 @@ impl Samples {
         let sample = ns.min(SAMPLE_MAX_NS) as u32;
         self.sum_ns += sample;
         self.count += 1;
-        // A slow call is told at once: others may wait for it to be known.
+        // A slow call is counted at once: other calls may be waiting for that.
         if self.count == FOLD || sample > SLOW_NS {
             pace.fold(self);
         }

@@ -1,6 +1,6 @@
 //! The body of a door server thread: claim, run, report, sleep.
 //!
-//! Nothing here allocates: the thread's allocator may be a bucket that is reset under our feet.
+//! Nothing here allocates: the thread's allocator may be a bucket that is reset between two calls.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -91,8 +91,8 @@ struct Server<'a> {
     client_cpu: Cpu,
 }
 
-/// The channel that the last call came by: it stays until this is dropped, whatever becomes of the client,
-/// who is told then of what was kept back.
+/// The channel that the last call came by: it stays until this is dropped, whatever becomes of the client.
+/// The client is told then of what was kept back.
 struct Held<'a> {
     pool: &'a Pool,
     channel: &'a Channel,
@@ -110,8 +110,8 @@ impl Drop for Held<'_> {
 impl<'a> Server<'a> {
     fn claim(&mut self) -> Option<(&'a Channel, Claimed)> {
         let before = self.state.claimed.load(Ordering::Relaxed);
-        // Before a call is taken, which is a read-modify-write: whoever waits for the last one to end must
-        // not miss it in between.
+        // Before a call is taken, which is a read-modify-write: a thread that waits for the last one to end
+        // must not miss it in between.
         self.state.claimed.store(before + 1, Ordering::Relaxed);
         let found = self.find_call();
         if found.is_none() {
@@ -205,7 +205,7 @@ impl<'a> Server<'a> {
         self.report_in_time();
     }
 
-    /// What has passed since the clock was read was no service.
+    /// The time since the clock was last read was not service.
     fn restart_clock(&mut self) {
         self.now_ns = now_ns();
         self.since_clock = 0;
@@ -224,8 +224,8 @@ impl<'a> Server<'a> {
     /// as handlers are short.
     fn has_luck(&mut self) -> bool {
         let pool = self.pool;
-        // A door that was revoked is left, not waited at; many channels take longer to look at than is worth
-        // it.
+        // A thread leaves a revoked door without waiting; looking at many channels takes longer than it is
+        // worth.
         if pool.revoked().is_raised()
             || pool.pace().is_slow()
             || pool.channels.table().places() > SPIN_CHANNELS

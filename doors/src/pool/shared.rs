@@ -30,7 +30,7 @@ pub struct Pool {
     pub id: u128,
     pub remote: RemoteOptions,
     pub board: Board,
-    /// The board's and the beds', to be given to clients; none if there can be none.
+    /// Descriptors of the board and the beds, for clients; none if there can be no clients.
     pub board_fds: Option<[OwnedFd; 2]>,
     own_words: Box<[Line<OwnWords>]>,
     pub threads: Box<[Line<ThreadState>]>,
@@ -144,7 +144,7 @@ impl Pool {
         self.look(thread).channels().any(Channel::has_backlog)
     }
 
-    /// Everybody who may be looking at the table.
+    /// Every thread that may be looking at the table.
     pub fn presences(&self) -> impl Iterator<Item = &Presence> {
         let started = self.started() as usize;
         let threads = self.threads[..started].iter();
@@ -188,7 +188,7 @@ impl Pool {
         }
     }
 
-    /// Tells whoever wants to know.
+    /// Calls the function for events, if there is one.
     pub fn tell(&self, event: &DoorEvent) {
         if let Some(on_event) = &self.remote.on_event {
             on_event(event);
@@ -204,7 +204,7 @@ impl Pool {
                 .map(|line| of(&line.0).load(Ordering::Relaxed))
                 .sum()
         };
-        // What waits first: a call that is taken up meanwhile is then counted there.
+        // Calls that wait are counted first: one that is taken up meanwhile is then counted at least once.
         let waiting = self.channels.count_waiting();
         let served = sum(|thread| &thread.served);
         let under_way = waiting + sum(|thread| &thread.claimed).saturating_sub(served);
@@ -249,7 +249,7 @@ impl fmt::Debug for Pool {
 fn random_id() -> u128 {
     let mut bytes = [0; 16];
     // SAFETY: the bytes are valid for their length. 16 bytes are never cut short (getrandom(2)); without the
-    // call, on kernels that nobody runs, the id would be 0 and nothing would break but its uniqueness.
+    // call, which only very old kernels lack, the id would be 0 and nothing would break but its uniqueness.
     unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
     u128::from_le_bytes(bytes)
 }

@@ -1,9 +1,10 @@
 //! Looking a little longer before going to sleep, where that pays: when the other side runs on another CPU,
-//! and has lately been as quick as that.
+//! and has lately been that quick.
 //!
 //! Between two CPUs a sleep and a wake cost several microseconds, most of them until the CPU that was idle
-//! runs again. Whoever looks for as long as that before it sleeps wastes at most as much as it would have
-//! cost to sleep at once. On one CPU it would only keep the other side from running, so nobody looks there.
+//! runs again. A thread that looks for that long before it sleeps wastes at most as much as it would have
+//! cost to sleep at once. On one CPU it would only keep the other side from running, so no thread looks
+//! there.
 
 use crate::back_end::clock::now_ns;
 
@@ -13,10 +14,10 @@ const SPIN_NS: u64 = 5_000;
 const LOOKS: u32 = 8;
 /// The highest score: so many failures in a row end it.
 const SCORE_MAX: u32 = 8;
-/// With no score left, one in so many occasions is tried all the same, to see whether times have changed.
+/// With no score left, one in this many occasions is still tried, to see whether it pays again.
 const TRY_EVERY: u32 = 64;
 
-/// A CPU's number and one, as the other side is told of it: 0 is unknown.
+/// A CPU's number plus one, as the other side is told of it: 0 is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu(pub u32);
 

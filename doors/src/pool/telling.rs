@@ -1,7 +1,7 @@
 //! When a client is told of its replies: each at once, several together, or when there is nothing else to do.
 //!
 //! Nothing here allocates or locks: an emergency reply comes this way too, in a signal handler that may have
-//! stopped the thread anywhere in here. Bits are published before they are forgotten, and a bit too many does
+//! stopped the thread anywhere in here. Bits are published before they are forgotten, and an extra bit does
 //! no harm.
 
 use crate::memory::channel::Channel;
@@ -42,7 +42,7 @@ impl Pool {
             && self.may_keep(thread);
         if keep {
             channel.layout.late().show(word as usize, kept);
-            // Now, and not before the next handler: this one may go on for long after its reply.
+            // Now, and not only before the next handler: this one may go on for long after its reply.
             if !Late::is_awaited(channel.layout.waiting()) {
                 return;
             }
@@ -80,7 +80,7 @@ impl Pool {
         }
     }
 
-    /// Rings every client that sleeps and has a completion to see, whoever made it.
+    /// Rings every client that sleeps and has a completion to see, whichever thread made it.
     pub(crate) fn report(&self, thread: u32) {
         self.threads[thread as usize]
             .0

@@ -18,8 +18,8 @@ pub struct ThreadState {
     pub presence: Presence,
     /// The channel to another process by which its call came, or its last one; 0: none.
     pub holding: AtomicU64,
-    /// Where the channel of its call, or of its last one, lies, for whoever compares it with those of the
-    /// table; 0: none.
+    /// Where the channel of its call, or of its last one, lies, to be compared with those of the table;
+    /// 0: none.
     pub channel: AtomicUsize,
     /// The slot of that call.
     pub slot: AtomicU32,

@@ -28,7 +28,7 @@ impl<'a> Bitmap<'a> {
         self.words.len()
     }
 
-    /// Sets `bits` of one word. What was written before is visible to whoever takes one of them.
+    /// Sets `bits` of one word. What was written before is visible to a thread that takes one of them.
     ///
     /// `SeqCst`, because publishing is the first half of "publish, then look for a sleeper".
     pub fn publish(&self, word: usize, bits: u64) {
@@ -84,7 +84,7 @@ impl<'a> Bitmap<'a> {
             if self.take(word, 1 << bit) != 0 {
                 return Some(bit);
             }
-            // Somebody else took it: look at what is left.
+            // Another thread took it: look at what is left.
             shown = self.peek(word) & eligible;
         }
         None

@@ -20,9 +20,9 @@ impl Futex {
     }
 
     /// Sleeps if this word, which only this process can reach, still holds `expected`, until it is woken
-    /// through it or through `public`, a word that other processes can reach. They can write it as well, to
-    /// no avail: any value will do, and who changes it at the wrong moment has us return early, as a wake
-    /// does. Where the kernel cannot wait for two (before Linux 5.16), only through this one.
+    /// through it or through `public`, a word that other processes can reach. They can write it as well, but
+    /// any value will do, and a change at the wrong moment only makes us return early, as a wake does. Where
+    /// the kernel cannot wait for two (before Linux 5.16), only through this one.
     pub fn wait_either(&self, expected: u32, public: &Futex) {
         #[repr(C)]
         struct Waiter {
@@ -88,8 +88,8 @@ impl Futex {
         }
     }
 
-    /// Wakes everybody who sleeps on a word that strangers can sleep on too, and says whether there was
-    /// somebody.
+    /// Wakes all threads that sleep on a word that other processes' threads can sleep on too. Says whether
+    /// there was one.
     pub fn wake_all(&self) -> bool {
         // SAFETY: as in `wake`.
         unsafe {
@@ -130,7 +130,7 @@ fn wait_on(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
         .map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the address is that of a live, aligned 32-bit atomic borrowed for the call; the
     // timeout is null or valid for the call. FUTEX_WAIT reads the word and writes no memory of
-    // ours. Not FUTEX_PRIVATE: the one who wakes may be another process.
+    // ours. Not FUTEX_PRIVATE: another process may do the waking.
     unsafe {
         libc::syscall(
             libc::SYS_futex,

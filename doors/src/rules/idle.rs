@@ -1,10 +1,10 @@
-//! Which door server threads are idle, how they go to sleep, and who wakes them.
+//! Which door server threads are idle, how they go to sleep, and how they are woken.
 //!
 //! **No lost wake-ups.** A sleeper sets its idle bit, then looks for work once more, then sleeps. A
 //! submitter publishes work, then looks for an idle bit. Both steps are sequentially consistent, so
 //! at least one of the two sees the other (Dekker). `tests/loom` model-checks these functions.
 //!
-//! **Who can be counted on.** A doorbell is wasted on a thread if another one is about to look for
+//! **Which threads count.** A doorbell is wasted on a thread if another one is about to look for
 //! work anyway. So threads that are about to look are counted: those that search, and those inside
 //! a handler that is expected to be short. A thread whose handler is expected to be long, or turns
 //! out to be, is *away* and not counted.
@@ -35,7 +35,7 @@ const BUSY: u32 = 1;
 /// In a handler that takes long: not counted.
 const AWAY: u32 = 2;
 
-/// The words of an idle set that everybody may see: the server's process writes them, callers in
+/// The words of an idle set that all processes may see: the server's process writes them, callers in
 /// other processes read them, and wake sleepers through the beds.
 ///
 /// All zero: no thread is idle, none runs.
@@ -46,10 +46,10 @@ pub struct IdleWords<'a> {
     /// One word for each thread, which means nothing: a thread sleeps on it besides its own, private one, so
     /// that a caller in another process can wake it. None if there is no such caller.
     pub beds: &'a [Line<Futex>],
-    /// Threads that will look for work again before they sleep. Whoever clears an idle bit adds
-    /// one, the thread that set it subtracts one *after* setting it, so that for a moment the count
-    /// can be off in either direction, even negative; but never positive when nobody will look
-    /// again.
+    /// Threads that will look for work again before they sleep. The thread that clears an idle bit
+    /// adds one, the thread that set it subtracts one *after* setting it, so that for a moment the
+    /// count can be off in either direction, even negative; but never positive when no thread will
+    /// look again.
     pub running: &'a Line<AtomicI32>,
 }
 
@@ -91,11 +91,10 @@ impl IdleWords<'_> {
     /// publishing work: wakes up to `wanted` of the lowest idle threads among the first `started`.
     ///
     /// A sleeper that is woken so finds its words as they were: it takes any return from its sleep
-    /// for a wake. Who is not asleep yet cannot be told: the kernel's answer says so, and then
-    /// nothing is certain. Nor is it if somebody who may open the door tampers with these words
-    /// (futex(2) lets him take a wake for himself, or carry a sleeper off to another word): then
-    /// the call waits until its caller asks the server's process, whose own wakes go by private
-    /// words.
+    /// for a wake. A thread that is not asleep yet cannot be told: the kernel's answer says so, and
+    /// then nothing is certain. Nor is it if a process that may open the door tampers with these
+    /// words (futex(2) lets it take a wake for itself, or move a sleeper to another word): then the
+    /// call waits until its caller asks the server's process, whose own wakes go by private words.
     pub fn wake_from_outside(&self, wanted: u32, started: u32) -> Rung {
         let mut rung = Rung {
             woken: 0,
@@ -148,7 +147,7 @@ impl OwnWords {
     }
 }
 
-/// What the server's process keeps of each thread, where nobody else can reach it. All zero at first.
+/// What the server's process keeps of each thread, where no other process can reach it. All zero at first.
 #[derive(Debug, Default)]
 pub struct OwnWords {
     /// Where the thread is, as far as others may count on it.
@@ -197,7 +196,7 @@ impl<'a> IdleSet<'a> {
         }
     }
 
-    /// Whether nobody counts on thread `index`: it takes long, or has left.
+    /// Whether no thread counts on thread `index`: it takes long, or has left.
     pub fn is_away(&self, index: u32) -> bool {
         self.place(index).load(Ordering::Relaxed) == AWAY
     }

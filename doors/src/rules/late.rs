@@ -1,12 +1,12 @@
-//! Completions that are there and not told of yet, and how they are found all the same.
+//! Completions that exist but were not announced yet, and how the client finds them nevertheless.
 //!
 //! To set a completion bit is a read-modify-write of a word that the client is looking at: with the two sides
 //! on two CPUs it took half of a short call's time. So a thread that has more calls to serve keeps a few
 //! completions back and publishes them together. Meanwhile it shows them here, by plain stores to a word that
 //! only it writes and that the client reads only when it has nothing else to do.
 //!
-//! **Nobody sleeps over a completion that is kept back by a handler that blocks.** A client that is about to
-//! sleep without a timeout announces that, then looks here. A thread that has shown what it keeps back looks,
+//! **No client sleeps while a handler that blocks keeps back a completion.** A client that is about to sleep
+//! without a timeout announces that, then looks here. A thread that has shown what it keeps back looks,
 //! before it does anything else, whether the client has announced such a sleep, and then tells it. A fence on
 //! both sides: one of the two sees the other. `tests/loom` model-checks these functions.
 

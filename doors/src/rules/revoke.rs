@@ -1,4 +1,4 @@
-//! The revoke flag, and who may rely on it.
+//! The revoke flag, and how far the two sides may rely on it.
 //!
 //! No call is lost between a submit and a revoke: a submitter publishes its calls, then looks at
 //! the flag, and takes back what it can if it is raised; a thread sees the flag raised, then looks
@@ -27,7 +27,7 @@ impl<'a> Revoked<'a> {
         self.0.load(Ordering::SeqCst) != 0
     }
 
-    /// Submitter, after publishing: whether the calls may stay with nobody to serve them.
+    /// Submitter, after publishing: whether the calls may stay with no thread to serve them.
     pub fn is_raised_after_publishing(&self) -> bool {
         in_order();
         self.is_raised()

@@ -15,8 +15,9 @@ const CLIENT: u32 = 1;
 const GONE: u32 = 2;
 /// The final reply is there; only a caller that may sleep on the word is told so.
 const DONE: u32 = 3;
-/// The server's, and the client sleeps until that changes. Who does not sleep is not woken: on one CPU the
-/// answer is often there before its caller could go to sleep, and a wake for nobody costs a system call.
+/// The server's, and the client sleeps until that changes. A client that does not sleep is not woken: on one
+/// CPU the answer is often there before its caller could go to sleep, and a needless wake costs a system
+/// call.
 const AWAITED: u32 = 4;
 
 /// A slot's turn word.
@@ -45,8 +46,8 @@ impl Turn {
         }
     }
 
-    /// Server: ends its turn. Fails if the client has gone: all that it does otherwise, while it is not its
-    /// turn, is to go to sleep.
+    /// Server: ends its turn. Fails if the client has gone. Otherwise a client whose turn it is not can only
+    /// go to sleep.
     fn hand_over(&self, to: u32) -> bool {
         let word = self.0.word();
         let mut from = SERVER;
@@ -64,7 +65,7 @@ impl Turn {
     }
 
     /// Server: blocks until the turn comes back, or `given_up` says that it never will: a client in
-    /// another process may do with this word what it likes, and must not keep a thread by it.
+    /// another process can write anything to this word, and must not keep a thread by that.
     pub fn wait_for_client(&self, given_up: impl Fn() -> bool) -> Result<(), Gone> {
         loop {
             match self.0.word().load(Ordering::Acquire) {
@@ -88,7 +89,7 @@ impl Turn {
 
     /// Server, after the final reply of a call whose caller may sleep on the word.
     pub fn finish(&self) {
-        // If the caller has left, there is nobody to tell.
+        // If the caller has left, there is nothing to tell it.
         self.hand_over(DONE);
     }
 
@@ -103,7 +104,7 @@ impl Turn {
     pub fn wait_for_server(&self, timeout: Duration) {
         let word = self.0.word();
         let asleep = word.compare_exchange(SERVER, AWAITED, Ordering::AcqRel, Ordering::Acquire);
-        // After a timeout it is left as it is: a wake for nobody, at worst.
+        // After a timeout it is left as it is: a needless wake, at worst.
         if matches!(asleep, Ok(_) | Err(AWAITED)) {
             self.0.wait_for(AWAITED, timeout);
         }
@@ -117,8 +118,8 @@ impl Turn {
 
     /// Client: the server shall not wait for us, now or later in this call.
     pub fn leave(&self) {
-        // Only a server that has handed us the turn can be asleep; or, if the porter says this, a caller, who
-        // wakes by itself soon enough.
+        // Only a server that has handed us the turn can be asleep; or, if the porter says this, a caller.
+        // That one wakes by itself soon enough.
         if self.0.word().swap(GONE, Ordering::AcqRel) == CLIENT {
             self.0.wake();
         }

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use crate::values::error::ChannelError;
 use crate::values::geometry::{ChannelGeometry, PAGE};
 
-/// Raw memory handed over to a channel for ever. Having one says that nobody else will ever touch
+/// Raw memory handed over to a channel for ever. Having one says that nothing else will ever touch
 /// these bytes.
 #[derive(Debug)]
 pub struct ChannelMemory {

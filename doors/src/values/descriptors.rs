@@ -5,10 +5,10 @@ use std::os::fd::OwnedFd;
 /// The most descriptors of one call or reply.
 pub const DESCRIPTORS_MAX: usize = 16;
 
-/// Descriptors that came with a message. Those of another process's are closed, when this is dropped, by a
-/// thread of its own: close(2) may wait for as long as their sender likes. It does so too for those that are
-/// taken out of here, so close none of a stranger's where that hurts. (On illumos each is closed where it is
-/// dropped.)
+/// Descriptors that came with a message. When this is dropped, those of another process are closed by a
+/// thread of their own: close(2) may wait for as long as their sender likes. That holds also for those that
+/// are taken out of here, so do not close them where waiting does harm. (On illumos each is closed where it
+/// is dropped.)
 #[derive(Debug, Default)]
 pub struct Descriptors {
     fds: [Option<OwnedFd>; DESCRIPTORS_MAX],

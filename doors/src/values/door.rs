@@ -1,4 +1,4 @@
-//! What a door says of itself and tells its owner, and the limits that it has.
+//! What a door tells of itself, what it tells its owner, and its limits.
 
 use crate::values::peer::Credentials;
 use crate::values::refusal::{Lie, Refusal};
@@ -30,7 +30,7 @@ impl Default for Limits {
     }
 }
 
-/// When a door's owner is told that nobody has it open any more.
+/// When a door's owner is told that no client has it open any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreferenced {
     /// The first time (illumos: `DOOR_UNREF`).
@@ -45,7 +45,7 @@ pub enum Unreferenced {
 pub struct Attributes {
     /// It takes no descriptors (illumos: `DOOR_REFUSE_DESC`).
     pub refuses_descriptors: bool,
-    /// Its owner is told when nobody has it open any more.
+    /// Its owner is told when no client has it open any more.
     pub unreferenced: Option<Unreferenced>,
     /// It takes no new calls (illumos: `DOOR_REVOKED`).
     pub revoked: bool,
@@ -81,17 +81,17 @@ impl Attributes {
 pub enum DoorEvent {
     /// A client has opened the door.
     Opened {
-        /// Who.
+        /// The client.
         client: Credentials,
     },
     /// A client has left, or died.
     Left {
-        /// Who.
+        /// The client.
         client: Credentials,
     },
     /// A client was turned away.
     Refused {
-        /// Who.
+        /// The client.
         client: Credentials,
         /// Why.
         why: Refusal,
@@ -99,12 +99,12 @@ pub enum DoorEvent {
     /// A client has left a channel in which a call was lost. The channel's memory stays for as long as the
     /// process lives, and it counts among the door's channels.
     Kept {
-        /// Who.
+        /// The client.
         client: Credentials,
     },
     /// A client has lied, and its channel was given up.
     Poisoned {
-        /// Who.
+        /// The client.
         client: Credentials,
         /// What it alleged.
         lie: Lie,
@@ -117,11 +117,11 @@ pub enum DoorEvent {
 pub struct DoorInfo {
     /// The process that the door leads into.
     pub pid: u32,
-    /// Identifies the door in the whole system, and no other ever: 128 random bits.
+    /// Identifies this door in the whole system; no other ever has it: 128 random bits.
     pub id: u128,
     /// What kind of door it is.
     pub attributes: Attributes,
-    /// Clients in other processes that have it open (illumos: 0, for it is not told).
+    /// Clients in other processes that have it open (illumos: 0, because it is not told).
     pub clients: u32,
     /// Channels that no client has any more, and that stay because a call was lost in them (illumos: 0).
     pub channels_kept: u32,
@@ -180,6 +180,6 @@ pub struct RemoteDoor {
     pub attributes: Attributes,
     /// What it takes.
     pub limits: Limits,
-    /// Who listens at the path, as the kernel says.
+    /// The process that listens at the path, as the kernel says.
     pub server: Credentials,
 }

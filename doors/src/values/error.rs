@@ -1,5 +1,5 @@
-//! Everything that can go wrong, as sentences for the person who will read them. Errors are the same on Linux
-//! and on illumos; each says which of its causes only one of them has.
+//! Everything that can go wrong, as sentences for their reader. Errors are the same on Linux and on illumos;
+//! each says which of its causes only one of them has.
 
 use std::fmt;
 use std::io;
@@ -167,7 +167,7 @@ pub enum AttachError {
         /// The number of the process; 0 if it cannot be seen from here.
         owner: u32,
     },
-    /// What lies there is no socket, and is not ours to remove.
+    /// What lies there is no socket, so we must not remove it.
     #[error("{} exists and is no socket: remove it, or choose another path", .path.display())]
     NotASocket {
         /// The path.
@@ -215,7 +215,7 @@ pub enum Limit {
     Descriptors,
     /// Descriptors that the server may have open (illumos: `EMFILE`).
     ServerDescriptors,
-    /// Who may call. Only illumos asks at each call; Linux asks when the door is opened.
+    /// Which clients may call. Only illumos asks at each call; Linux asks when the door is opened.
     Accept,
     /// The stack of a door server thread, which illumos lays the request on (`E2BIG`). Linux has no such
     /// limit.
@@ -275,7 +275,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// What a door itself says of a call by its status, where it has no more to say than that.
+    /// What a door itself says about a call, if its status says it all.
     pub fn of_status(status: Status) -> Option<Self> {
         Some(match status {
             Status::FAULT => Self::Fault,
@@ -296,22 +296,22 @@ impl CallError {
 /// A door that could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Nobody serves at the path, now.
+    /// No process serves at the path, now.
     #[error("no process serves a door at {}: start the application that owns it", .path.display())]
     Away {
         /// The path.
         path: PathBuf,
     },
-    /// Another user serves there than the one who may.
+    /// A user serves there that may not.
     #[error(
         "process {} of user {} serves the door at {}, which only {owner} may", .server.pid, .server.uid, .path.display()
     )]
     Stranger {
         /// The path.
         path: PathBuf,
-        /// Who listens there, as the kernel says.
+        /// The process that listens there, as the kernel says.
         server: Credentials,
-        /// Who may.
+        /// The user that may.
         owner: DoorOwner,
     },
     /// The door does not let us in; the reason has both sides' numbers.

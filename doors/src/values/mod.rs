@@ -1,5 +1,5 @@
-//! What the two sides of a door say to each other, and to those who use them: plain values, the same on every
-//! system. Nothing here knows how a call travels.
+//! What the two sides of a door tell each other and the program: plain values, the same on every system.
+//! Nothing here knows how a call travels.
 
 pub mod call;
 pub mod channel_memory;

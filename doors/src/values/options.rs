@@ -8,8 +8,8 @@ use crate::values::peer::DoorOwner;
 /// How a door is attached to its path.
 #[derive(Clone, Copy, Debug)]
 pub struct AttachOptions {
-    /// Permissions of the path: who may write to it may open the door (illumos: who may read it). Default
-    /// `0600`.
+    /// Permissions of the path: a user that may write to it may open the door (illumos: that may read it).
+    /// Default `0600`.
     pub mode: u32,
     /// The path's owner; `None`: the process's effective user (illumos: a file that is there already keeps
     /// its own). Another one needs privilege.
@@ -50,10 +50,10 @@ pub struct OpenOptions {
     /// many as the door offers; `None`: as many as it offers. On illumos there are none, because no call
     /// takes its slot with it.
     pub spares: Option<u32>,
-    /// Whether replies may bring descriptors. A door that sends some to a caller who takes none has lied.
+    /// Whether replies may bring descriptors. A door that sends some to a caller that takes none has lied.
     pub take_descriptors: bool,
-    /// Which user may serve the door. Nothing is said to another one, nor read from him (illumos: does not
-    /// look).
+    /// Which user may serve the door. Nothing is sent to another one's process, nor read from it (illumos:
+    /// does not look).
     pub owner: DoorOwner,
 }
 

@@ -1,4 +1,4 @@
-//! At which paths there can be a door.
+//! The paths at which a door can be.
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -1,6 +1,7 @@
-//! Who is at the other end.
+//! The process at the other end.
 
-/// Who is at the other end, as the kernel saw it when the connection was made (illumos: when the call was).
+/// The process at the other end, as the kernel saw it when the connection was made (illumos: when the call
+/// was).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The process; 0 if it lies in a PID namespace that we cannot see.
@@ -51,7 +52,7 @@ impl DoorOwner {
 impl std::fmt::Display for DoorOwner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Anybody => f.write_str("anybody"),
+            Self::Anybody => f.write_str("any user"),
             Self::User(owner) => write!(f, "user {owner}"),
             Self::UsOrRoot => match Credentials::ours().uid {
                 0 => f.write_str("root"),
@@ -68,6 +69,6 @@ pub enum PeerState {
     Serving,
     /// The door was revoked: calls under way complete, new ones are refused.
     Revoked,
-    /// The process has ended, or its channel was given up because it lied: nothing more comes.
+    /// The process has ended, or its channel was given up because it lied: no more replies come.
     Gone,
 }

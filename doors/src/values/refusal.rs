@@ -1,4 +1,4 @@
-//! Why a client is turned away or put out.
+//! Why a client is refused, or removed later.
 
 /// Why a client is turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,13 +64,14 @@ pub enum Refusal {
         /// The system's error number.
         errno: u64,
     },
-    /// The client's end of the socket is closed. Nobody hears this refusal; it is for the owner's log.
+    /// The client's end of the socket is closed. The client does not get this refusal; it is for the owner's
+    /// log.
     #[error("the client has hung up before it got its channel: it was ended, or did not wait")]
     HungUp,
     /// What the client sent is no hello, or its memory is not what was agreed.
     #[error("the server did not accept what the client sent")]
     Protocol,
-    /// This user has sent as many descriptors as one user may that cannot be closed.
+    /// As many descriptors of this user cannot be closed as one user may have.
     #[error(
         "user {uid} has sent descriptors that cannot be closed, as many as one user may: end the processes that serve their file system, or have their sockets linger"
     )]
@@ -102,7 +103,7 @@ pub enum Lie {
     /// Bytes on the socket that mean nothing.
     #[error("a message that means nothing here")]
     Message = 6,
-    /// It sent more descriptors than the door takes, which nobody would have closed until their call came.
+    /// It sent more descriptors than the door takes, which would have stayed open until their call came.
     #[error("more descriptors for one call than the door takes")]
     TooManyDescriptors = 7,
 }

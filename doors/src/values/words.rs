@@ -1,12 +1,12 @@
-//! What the system says of an error, without the process heap.
+//! The system's text for an error, without the process heap.
 
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
 
-/// An error in the words of the standard library, which allocates to make them. So this is how an error is
-/// written once nothing may be allocated any more: in every line of the log after the start, and by every
-/// error that may stand in one.
+/// An error in the words of the standard library, which allocates to make them. So errors are written this
+/// way once nothing may be allocated any more: in every line of the log after the start, and by every error
+/// that may occur in one.
 #[derive(Debug, Clone, Copy)]
 pub struct Words<'e>(pub &'e io::Error);
 

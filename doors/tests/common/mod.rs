@@ -43,7 +43,7 @@ pub fn memory(len: usize) -> ChannelMemory {
     let layout = std::alloc::Layout::from_size_align(len, 4096).unwrap();
     // SAFETY: no test asks for zero bytes.
     let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
-    // SAFETY: fresh, zeroed, page-aligned, never freed, known to nobody else.
+    // SAFETY: fresh, zeroed, page-aligned, never freed, known to nothing else.
     unsafe { ChannelMemory::new(base, len) }
 }
 

@@ -1,9 +1,9 @@
 //! Both back ends have the same interface: what is written here once is compiled against each, so that a
 //! program that uses doors compiles unchanged on Linux and on illumos, and one call is made through each.
 //!
-//! A function that differs in its name or in its signature is an error of the compiler in this file. What is
-//! told apart on purpose is listed in `doors/illumos/src/lib.rs`. Types that are only values are shared and
-//! cannot differ; that each back end's crate hands on all of them is what `values` holds.
+//! A function that differs in its name or in its signature is a compiler error in this file. What differs on
+//! purpose is listed in `doors/illumos/src/lib.rs`. Types that are only values are shared and cannot differ;
+//! `values` checks that each back end's crate re-exports all of them.
 
 /// The interface of one back end, whose crate is `$at`.
 macro_rules! conforms {
@@ -328,7 +328,7 @@ macro_rules! conforms {
                     assert_eq!((answer.len, answer.status), (5, Status(77)));
                     assert!(answer.descriptors.is_empty());
                     drop(writer);
-                    // An end only if nobody has kept the writing one.
+                    // An end only if no writing end is left open.
                     let text = std::io::read_to_string(reader).expect("a pipe");
                     assert_eq!(text, "hello");
 

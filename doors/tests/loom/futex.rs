@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::rules::sync::{AtomicU32, Ordering};
 
 /// The futex of the model, for one sleeper per word: the kernel compares the word and queues the
-/// sleeper as one step, and a wake says whether somebody was queued.
+/// sleeper as one step, and a wake says whether a sleeper was queued.
 #[derive(Debug)]
 pub struct Futex {
     word: AtomicU32,

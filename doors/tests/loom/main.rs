@@ -200,7 +200,7 @@ fn a_call_that_counted_on_a_thread_that_parks_is_handed_over() {
         });
         model.submit_call(0);
         model.submit_call(1);
-        // Revoking wakes everybody: only after both calls are through.
+        // Revoking wakes every thread: only after both calls are through.
         model.wait_for(0b11, Patience::Eager);
         model.revoke();
         parks.join().unwrap();
@@ -443,7 +443,7 @@ fn a_caller_that_sleeps_on_its_turn_is_woken_by_a_piece_and_by_the_reply() {
                 let turn = Arc::clone(&turn);
                 move || end(&turn)
             });
-            // In the model nobody wakes up by a timeout, so a wake that is missing is a deadlock.
+            // In the model no thread wakes up by a timeout, so a wake that is missing is a deadlock.
             turn.wait_for_server(Duration::ZERO);
             server.join().unwrap();
         });

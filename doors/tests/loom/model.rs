@@ -81,7 +81,7 @@ impl Model {
         }
     }
 
-    /// The porter, once: sleeps until it is asked (or told that nobody will), then looks after what waits.
+    /// The porter, once: sleeps until it is asked (or told that it will not be), then looks after what waits.
     pub fn porter(&self) {
         while self.asked.word().load(Ordering::SeqCst) == 0 {
             self.asked.wait(0);
@@ -171,7 +171,7 @@ impl Model {
                 .waiting()
                 .announce(patience, 0, || self.complete().any())
             {
-                // What is kept back is not looked for by those who do not sleep for long.
+                // A client that does not sleep for long does not look for what is kept back.
                 if patience == Patience::Eager {
                     let late = self.late().look(0) & !seen;
                     if late != 0 {

@@ -57,7 +57,7 @@ impl OpenCall<'_, '_, '_> {
                 let datagram = Datagram::new(decode_datagram(request()).ok()?);
                 let mut slot = self.port.reply_slot();
                 // SAFETY: the slot's reply part is valid as long as the call, which outlives this function,
-                // and ours to write until the call is completed; the port gives it to nobody else meanwhile.
+                // and ours to write until the call is completed; the port gives it to nothing else meanwhile.
                 let mut reply = DatagramReply::new(unsafe { slot.as_mut() });
                 handler.call(&datagram, &mut reply);
                 Some(Written::Whole(reply.finish()))
@@ -118,7 +118,7 @@ impl OpenCall<'_, '_, '_> {
     /// Says why a handler could not answer, if that is so.
     #[inline]
     fn say_why_not(&self, response: &Response<'_>) {
-        // What fails because its client has gone is no fault of the handler's.
+        // If it fails because its client has gone, that is not the handler's fault.
         if let Some(reason) = response.diagnostic()
             && !self.port.client_is_gone()
             && let Some(Leave { unlogged }) = self.application.lines.take()
@@ -155,10 +155,10 @@ impl OpenCall<'_, '_, '_> {
     }
 }
 
-/// Of a request that came before its body: the outcome that says that its handler does not run before that is
-/// there.
+/// For a request that came before its body: the outcome that says that its handler does not run before the
+/// body is there.
 ///
-/// A client that waits to be asked for its body is told at once what can be said without it.
+/// A client that waits to be asked for its body gets at once any answer that is possible without it.
 fn wants_body_first(routes: &Routes, raw: &RawRequest<'_>, port: &Port<'_, '_>) -> Option<u32> {
     let mut fields = raw.fields;
     let waits = fields.any(|(name, value)| {

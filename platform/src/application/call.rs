@@ -1,4 +1,4 @@
-//! One call, from the moment in which a door server thread has it until the front end has its answer.
+//! One call, from when a door server thread has it until the front end has its answer.
 
 use super::Application;
 use super::answer::OpenCall;
@@ -88,7 +88,7 @@ impl Server {
         claimed_at_ns: u64,
     ) {
         let application = self.application;
-        // The front end has only asked: the call that counts comes with the body.
+        // The front end has only asked: the real call comes with the body.
         let has_run = !matches!(&outcome.result, Ok(Some(Written::BodyFirst(_))));
         if has_run {
             application.counters.calls.fetch_add(1, Ordering::Relaxed);
@@ -190,13 +190,13 @@ impl DoorHandler for Server {
         self.count(meter, &outcome, claimed_at_ns);
         let (left, kept, change) = (outcome.left, outcome.kept, outcome.last_change);
         let found_no_piece = outcome.found_no_piece;
-        // Before the front end hears of it: it has a descriptor less to wait for.
+        // Before the front end learns of it: it then waits for one descriptor less.
         drop(stream);
         call.complete(len, CallStatus(status));
         if left != 0 {
             application.note_left(meter, left, change);
         }
-        // One test for what nearly all requests are: nothing is kept, and nothing is cut.
+        // One test for nearly all requests: nothing is kept, and nothing is cut.
         if kept | usize::from(self.is_cut.get()) != 0 {
             self.look_at_kept(&mut tenant, meter, kept, found_no_piece);
         }

@@ -1,4 +1,4 @@
-//! [`Figures`]: what an application tells of itself in numbers.
+//! [`Figures`]: the numbers that an application reports about itself.
 
 use super::Application;
 use crate::lost::Lost;
@@ -63,7 +63,7 @@ pub struct KeptFigures {
 pub struct ThreadFigures {
     /// Those that were started.
     pub started: u32,
-    /// Those that were ended because their buckets kept too much, and replaced.
+    /// Threads that were ended because their buckets kept too much, and replaced.
     pub ended: u64,
     /// Attempts to start one that the system has refused.
     pub refused: u64,

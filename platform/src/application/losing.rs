@@ -1,4 +1,4 @@
-//! Requests that do not end well: what is counted and said of them, and how a call is lost.
+//! Requests that do not end well: what is counted and logged of them, and how a call is lost.
 
 use super::Application;
 use crate::meter::RouteMeter;
@@ -11,8 +11,8 @@ use transom_doors::{EmergencyReply, Status as CallStatus};
 use transom_wire::frame::outcome;
 use transom_wire::own_log::warn;
 
-/// A log record is built on the stack; where less than this is left, none is written and the counters must
-/// do.
+/// A log record is built on the stack; if less than this is left, none is written, and only the counters
+/// tell.
 const LOG_STACK: usize = 12 << 10;
 
 impl Application {
@@ -74,8 +74,7 @@ impl Application {
         // SAFETY: the caller's promise.
         unsafe { emergency.complete(CallStatus(status)) };
         (self.options.on_parked)();
-        // Last: a subscriber of the application's own may want a lock that the handler's frames hold for
-        // ever.
+        // Last: a subscriber of the application may want a lock that the handler's frames hold for ever.
         self.name_culprit(meter, failed, true);
     }
 
@@ -124,7 +123,7 @@ impl Application {
         }
     }
 
-    /// C libraries say in their own words that they got nothing, and none says what to do.
+    /// C libraries report in different words that they got no memory, and none says what to do.
     #[cold]
     pub(super) fn say_refused(&self, route: &'static str, refusal: CRefusal) {
         let Some(Leave { unlogged }) = self.lines().take() else {

@@ -8,8 +8,8 @@ pub struct ApplicationOptions {
     /// Called, from any context and possibly a signal handler, when a bucket is parked: it may only set
     /// flags.
     pub on_parked: fn(),
-    /// Called by a thread that leaves its bucket: have [`Application::tend`](super::Application::tend) called
-    /// soon. It may only set flags.
+    /// Called by a thread that leaves its bucket: it must make
+    /// [`Application::tend`](super::Application::tend) run soon. It may only set flags.
     pub on_leave: fn(),
     /// Bytes that a bucket may keep of what its requests leave.
     pub keep: usize,

@@ -70,8 +70,8 @@ impl Application {
         Ok(self.door.get_or_init(|| door).clone())
     }
 
-    /// Blocks until the door's first thread waits for calls: what a thread's start allocates is then behind
-    /// us.
+    /// Blocks until the door's first thread waits for calls: by then a thread's start has made its
+    /// allocations.
     ///
     /// # Errors
     /// [`NotReady`]: what is to run first keeps too much, or takes longer than `patience`.
@@ -124,8 +124,8 @@ impl Application {
     }
 
     /// Whether the system has refused a thread within the last 10 s, and given none since: then fewer
-    /// requests are served at once than there are buckets. It is not tried without a request that wants one,
-    /// so it is forgotten after that.
+    /// requests are served at once than there are buckets. A thread is only tried for a request that wants
+    /// one, so the refusal is forgotten after that.
     #[must_use]
     pub fn is_refused_threads(&self) -> bool {
         match self.counters.refused_ns.load(Ordering::Relaxed) {
@@ -134,8 +134,8 @@ impl Application {
         }
     }
 
-    /// Counts a thread that was not to be had, and says so now and then. A loop may be the one that runs
-    /// this: it allocates nothing, and so has the number of the error and not its sentence.
+    /// Counts a thread that was refused, and says so now and then. A loop may run this: it allocates nothing,
+    /// so the line has the number of the error and not its sentence.
     #[cold]
     fn note_refused(&self, error: &io::Error) {
         let Counters {
@@ -165,8 +165,8 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
     let application: &'static Application = unsafe { &*(argument as *const Application) };
     let place = application.buckets.place_of(tenant.bucket());
     let thread = place.expect("threads are started in the application's own buckets");
-    // What a first request would otherwise pay for: the formatting machinery's pages, this stack's upper
-    // ones.
+    // Touches pages that a first request would otherwise pay for: of the formatting code, and this stack's
+    // upper ones.
     tenant.enter(&|_| {}, |_| format!("{:.3}", 1.5_f64).len());
     if let Some(door) = application.door.get()
         && application.prepare(thread, &mut tenant)

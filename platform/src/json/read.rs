@@ -3,9 +3,9 @@
 //! # What serde buffers
 //!
 //! An untagged or tagged enum, or a flattened struct, is read in two passes: serde first reads the whole
-//! value into a buffer of its own, and then what is wanted out of that. The second pass asks nobody, so the
-//! first one reckons what it will need, and gives up when that is more than what is free. Only a guess is
-//! possible, for nothing here knows the type that is wanted: see [`ELEMENT`] and [`COPY`].
+//! value into a buffer of its own, and then builds the wanted type out of that. The second pass does not ask
+//! for room, so the first one estimates what it will need, and gives up when that is more than what is free.
+//! It can only guess, because it does not know the wanted type: see [`ELEMENT`] and [`COPY`].
 
 use crate::failure::Failure;
 use crate::memory::Memory;
@@ -26,8 +26,8 @@ const SAID: usize = 256;
 /// A text of which an error may say all, in bytes.
 const LONG: usize = 4096;
 
-/// What the second pass is reckoned to make of each element of what is buffered, in bytes: the size of a
-/// large struct, all of whose fields may be left out; and the element in the buffer itself.
+/// What the second pass is estimated to need for each element that is buffered, in bytes: the size of a large
+/// struct, all of whose fields may be left out; and the element in the buffer itself.
 const ELEMENT: usize = 256 + 64;
 
 /// An enum that holds itself copies the buffer of what lies in it once more at each level. An entry of a map
@@ -67,13 +67,13 @@ fn read_with<'de, T: Deserialize<'de>>(left: usize, json: &'de [u8]) -> Result<T
     })
 }
 
-/// What is reckoned of serde's buffer, in the document that this thread reads.
+/// The estimate for serde's buffer, in the document that this thread reads.
 struct Buffer {
     /// Bytes that are left for the second pass; [`NOT_ASKED`] until something is buffered.
     left: Cell<usize>,
     /// Lists and maps of the buffer around the present one.
     depth: Cell<usize>,
-    /// What is read next is a part of something that is held until the second pass.
+    /// The next value is a part of something that is held until the second pass.
     held: Cell<bool>,
     too_much: Cell<bool>,
 }
@@ -97,8 +97,7 @@ fn is_buffer<T>() -> bool {
     size_of::<T>() == 32 && type_name::<T>().starts_with("serde_core::private::content::Content")
 }
 
-/// Reads something whose second pass is over, or begins, when it has been read: what was reckoned for it is
-/// given back.
+/// Reads something whose second pass is over, or begins, when it has been read: its estimate is given back.
 #[inline]
 fn whole<R>(read: impl FnOnce() -> R) -> R {
     let left = BUFFER.with(|buffer| buffer.left.get());
@@ -133,8 +132,8 @@ fn part<T, R, E: Error>(read: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
     value
 }
 
-/// Of a text that is buffered, or is a key, an error of the second pass could repeat all, escaped, and
-/// nothing would make it brief: up to three times that must fit.
+/// If a text is buffered, or is a key, an error of the second pass could repeat all of it, escaped, and
+/// nothing would shorten it: up to three times the text must fit.
 #[cold]
 fn ask_of_text<E: Error>(text: &str) -> Result<(), E> {
     if text.len() <= LONG {
@@ -554,7 +553,7 @@ mod tests {
         assert!(read::<T>(json).is_ok());
     }
 
-    /// Fails when serde calls its buffer something else: then [`is_buffer`] must be told.
+    /// Fails when serde gives its buffer another name: then [`is_buffer`] must know it.
     #[test]
     fn what_serde_buffers_is_reckoned_until_its_value_is_there() {
         // The end of a list counts as one more.

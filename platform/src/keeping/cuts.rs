@@ -1,4 +1,4 @@
-//! Buckets in which what is kept lies where it costs more than it is.
+//! Buckets in which kept bytes cost more than their size, because of where they lie.
 
 use crate::application::Application;
 use std::sync::atomic::Ordering;
@@ -29,7 +29,7 @@ impl Application {
                 cut.note(pieces);
                 self.is_cut(place, tenant)
             }),
-            // A thread has left for it already, and that has not helped.
+            // A thread has left because of that already, and it has not helped.
             _ => {
                 // Requests that have only these find none for longer.
                 if found_no_piece == Some(Pieces::BelowTheKept) {

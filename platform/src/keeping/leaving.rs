@@ -1,4 +1,4 @@
-//! A request that leaves something, and a thread that has to go for it.
+//! A request that leaves something, and a thread that has to end because of it.
 
 use super::{SAY_AGAIN, Stage};
 use crate::application::Application;
@@ -10,7 +10,7 @@ use transom_doors::now_ns;
 use transom_wire::own_log::{info, is_time_to_say};
 
 impl Application {
-    /// A request has left so many bytes. Says so, once for each route.
+    /// A request has left so many bytes. Logs it, once for each route.
     #[cold]
     pub(crate) fn note_left(
         &self,

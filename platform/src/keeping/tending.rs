@@ -1,4 +1,4 @@
-//! New threads in the places of those that had to go.
+//! New threads in the places of those that had to end.
 
 use super::{LOOK_AGAIN, SAY_AGAIN, Stage};
 use crate::application::Application;

@@ -10,10 +10,10 @@ use transom_arena::{current_room_to_grow, refusing};
 use crate::failure::Failure;
 use crate::outgrown::io_unless_exhausted;
 
-/// How much a body of unknown length is collected at a time: the size of a page, as good as any.
+/// How much a body of unknown length is collected at a time: the size of a page, an arbitrary choice.
 const STEP_BYTES: usize = 4096;
 
-/// A body is small beside a piece that is so many times larger.
+/// A body is small compared with a piece that is this many times larger.
 const SMALL_PART: usize = 64;
 
 /// The source of a streamed body, behind a cell because handlers have only `&Request`.
@@ -25,7 +25,7 @@ impl Stream {
     }
 
     /// # Safety
-    /// The source must live, and be used by nobody else, as long as this value.
+    /// The source must live, and be used by nothing else, as long as this value.
     pub(super) unsafe fn new(source: Option<&mut dyn Read>) -> Self {
         let erase = |source: &mut dyn Read| {
             let source: NonNull<dyn Read + '_> = NonNull::from(source);
@@ -79,8 +79,8 @@ impl Read for BodyReader<'_> {
 }
 
 /// Reads all of `stream` into the bucket, or says with a 413 that it does not fit: a body too large for its
-/// bucket is refused rather than let exhaust it. An announced length is taken at once, so that nothing is
-/// copied. It is an ordinary block, and not one of the `&Bump`, which has no room but below what earlier
+/// bucket is refused, so that it does not exhaust it. An announced length is taken at once, so that nothing
+/// is copied. It is an ordinary block, and not one of the `&Bump`, which has no room but below what earlier
 /// requests have left.
 pub(super) fn collect(stream: &Stream, length: Option<u64>) -> Result<Vec<u8>, Failure> {
     let Some(length) = length else {
@@ -119,8 +119,8 @@ fn make_room(body: &mut Vec<u8>) -> bool {
     let had = body.len();
     let (beside, largest) = current_room_to_grow(body.as_ptr()).unwrap_or((0, usize::MAX));
     refusing(|| {
-        // One that cannot grow where it is needs a second piece for each move. While it is small, two are no
-        // matter. Then it moves once more, into the largest, and has all of that.
+        // A body that cannot grow in place needs a second piece for each move. While it is small, there is
+        // room for both. Then it moves once more, into the largest piece, and has all of that.
         let is_last_move = had > largest / SMALL_PART && had + beside < largest;
         if is_last_move && body.try_reserve_exact(largest - had).is_ok() {
             return true;

@@ -46,8 +46,8 @@ fn decode_in<'r>(arena: &'r Bump, raw: &str) -> Option<&'r str> {
 }
 
 /// What was decoded where the arena had no room. The memory comes from the overdraft, so the request is
-/// marked; but whoever asks may hold a lock, and must neither be unwound nor be told anything wrong. Each
-/// part is decoded once, so that all of them together need no more than the query is long.
+/// marked; but the caller may hold a lock, and must neither be unwound nor get anything wrong. Each part is
+/// decoded once, so that all of them together need no more than the query is long.
 #[derive(Default)]
 pub(super) struct Spilled(OnceCell<Box<Text>>);
 

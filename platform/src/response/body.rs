@@ -125,7 +125,7 @@ pub trait ReplySink {
     /// again. With nothing written it does nothing.
     ///
     /// # Errors
-    /// When nobody takes it any more: the client has gone, or the deadline has passed. It stays so.
+    /// When it is not taken any more: the client has gone, or the deadline has passed. It stays so.
     fn push_out(&mut self) -> io::Result<()>;
 
     /// Whether pushing out is known to fail. That stays so.
@@ -157,7 +157,7 @@ impl<'a> BodyWriter<'a> {
         }
     }
 
-    /// Whether the client takes nothing any more, as far as is known without writing; see
+    /// Whether the client takes no more, as far as is known without writing; see
     /// [`Request::client_is_gone`](crate::Request::client_is_gone). The next [`flush`](Write::flush) of
     /// anything fails then. For a writer that waits for something to write:
     ///

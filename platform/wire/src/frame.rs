@@ -1,14 +1,13 @@
 //! How one request and its reply lie in the bytes of a slot.
 //!
-//! The front end writes requests and reads replies, the application the other way round, each possibly in
-//! another process. So everything that is read is checked, once, here: what comes out of a `decode_` function
-//! lies within the bytes that went in, and arbitrary bytes give a typed error and never a panic. Nothing here
+//! The front end writes requests and reads replies; the application does the reverse, possibly in another
+//! process. So everything that is read is checked, once, here: what comes out of a `decode_` function lies
+//! within the bytes that went in, and arbitrary bytes give a typed error and never a panic. Nothing here
 //! allocates. Numbers are little endian; a frame has exactly one encoding and fills its bytes exactly, so
 //! that a length that disagrees is seen.
 //!
-//! What this file refuses to know: HTTP beyond the names of the parts. That a head is well-formed is the
-//! front end's to prove before it writes; that a reply's header block is harmless is the front end's to check
-//! after it reads.
+//! This file knows no HTTP beyond the names of the parts. The front end proves that a head is well-formed
+//! before it writes, and checks that a reply's header block is harmless after it reads.
 //!
 //! # Request
 //!

@@ -1,7 +1,7 @@
-//! [`Histogram`]: how often values of which size were seen, in fixed memory.
+//! [`Histogram`]: how often values of each size were seen, in fixed memory.
 //!
-//! Bounds are a first one and then so many to each doubling, so that an observation needs a few instructions
-//! and no search, and a quantile is right to one part in that many.
+//! After a first bound there is a fixed number of bounds to each doubling, so that an observation needs a few
+//! instructions and no search, and a quantile is right to one part in that number.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,8 +53,8 @@ impl Scale {
     }
 }
 
-/// Counts of values by size. Anyone may observe and read at the same time; a reader may see an observation in
-/// one number and not yet in another.
+/// Counts of values by size. Any thread may observe and read at the same time; a reader may see an
+/// observation in one number and not yet in another.
 #[derive(Debug)]
 pub struct Histogram {
     scale: Scale,

@@ -1,10 +1,10 @@
 //! Request methods: those that the front end routes, and "some other token".
 //!
 //! CONNECT and TRACE are missing on purpose. A server that is no proxy has no use for CONNECT, and
-//! TRACE hands a client's credentials back to whoever asked; both are refused with the head.
+//! TRACE sends a client's credentials back to the sender; both are refused with the head.
 
 /// The longest method that is looked at, in bytes. The longest registered one has 17; beyond this
-/// the token is not a method that anyone implements, and RFC 9112 §3 wants 501.
+/// the token is not a method that any server implements, and RFC 9112 §3 wants 501.
 pub const METHOD_MAX: usize = 32;
 
 /// The names of [`Method`]'s methods, but for [`Method::Other`].

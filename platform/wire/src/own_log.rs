@@ -1,9 +1,9 @@
-//! Where this project's own lines go: to its own log, whatever else the application has installed.
+//! This project's own lines go to its own log, whatever else the application has installed.
 //!
 //! An application may have a subscriber of its own for `tracing`. Ours cannot go through it: a line of ours
 //! may be written by a thread that is parked for ever inside that subscriber, under its lock, or that stands
-//! on its last few KiB of stack. So the macros here make `tracing` events and hand them to one subscriber,
-//! without asking which one is the process's.
+//! on its last few KiB of stack. So the macros here make `tracing` events and hand them to our own
+//! subscriber, without asking for the process's.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +17,8 @@ pub fn log_to(log: Dispatch) -> bool {
     LOG.set(log).is_ok()
 }
 
-/// Whether something was last said so long ago that it may be said again, in the caller's units of time; then
-/// this is the last time. `said` is 0 for never. Of several threads one is told so.
+/// Whether something was last said long enough ago to be said again, in the caller's units of time; then this
+/// becomes the last time. `said` is 0 for never. Of several threads only one gets true.
 #[must_use]
 pub fn is_time_to_say(said: &AtomicU64, now: u64, pause: u64) -> bool {
     let before = said.load(Ordering::Relaxed);
@@ -111,7 +111,7 @@ macro_rules! own_info {
     ($($event:tt)+) => { $crate::own_event!(@ INFO [] [] $($event)+) };
 }
 
-/// A line of ours for those who look for a fault.
+/// A line of ours for debugging.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! own_debug {

@@ -2,7 +2,7 @@
 
 /// Fields that say how a message is framed or what becomes of its connection (RFC 9110 §7.6.1). An
 /// application may not set them, and the front end sends none that it finds in a reply. `Content-Length` is
-/// not among them, because an application may state how long its body is, and is held to it. `Date` is not
+/// not among them, because an application may state how long its body is, and must keep to it. `Date` is not
 /// either: a handler that passes on an older answer may know better.
 pub const RESERVED: [&str; 7] = [
     "connection",

@@ -1,8 +1,7 @@
 //! Lines for people: `2026-11-21T10:25:00.123Z  INFO message field=value`.
 //!
 //! Strings with spaces or quotes are quoted. What a field's own `Display` or `Debug` wrote stays as it is,
-//! but for control characters: no value can forge a line. Programs that want to take a line apart again
-//! should read the JSON.
+//! except control characters: no value can forge a line. Programs that parse lines should read the JSON.
 
 use super::batch::Batch;
 use super::line::{Line, TEXT_BYTES, name_of, write_error};

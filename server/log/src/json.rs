@@ -1,9 +1,9 @@
 //! Lines for programs: `{"time":"…","level":"INFO","target":"…","message":"…","field":value}`.
 //!
 //! Every line is valid JSON, also one that was cut: a string that did not fit ends with "…", members after it
-//! are left out, and the line says `"truncated":true`. Numbers and booleans stand unquoted. A field that is
-//! named like one of our own members gets an underscore: duplicate names are legal JSON, but no two readers
-//! agree on what they mean.
+//! are left out, and the line says `"truncated":true`. Numbers and booleans are not quoted. A field that is
+//! named like one of our own members gets an underscore: duplicate names are legal JSON, but readers disagree
+//! on what they mean.
 
 use super::batch::Batch;
 use super::line::{Line, TARGET_BYTES, TEXT_BYTES, name_of, write_error};
@@ -27,8 +27,8 @@ impl Members<'_> {
         if self.text.is_cut() {
             return self.text.cut_back_to(before);
         }
-        // An error is a cut, which the text marks itself, or the value's own, and there is no other place to
-        // tell it.
+        // An error is a cut, which the text marks itself, or the value's own, which cannot be reported
+        // anywhere else.
         let _ = write(&mut Escaped {
             text: self.text,
             escape: Escape::Quoted,
@@ -102,7 +102,7 @@ impl Visit for Members<'_> {
             // `Debug` writes 1e300 as such; `Display` writes its three hundred zeroes.
             self.number(name_of(field), format_args!("{value:?}"));
         } else {
-            // JSON has no word for these, and every other writer says null.
+            // JSON cannot express these, and other writers use null.
             self.number(name_of(field), format_args!("null"));
         }
     }

@@ -11,7 +11,7 @@
 //! subscriber for `tracing` or a logger for `log` before it serves, or in its warm-up, keeps it for its own
 //! lines; the server's lines always come here.
 //!
-//! Knows nothing of requests, buckets or metrics.
+//! It knows nothing of requests, buckets or metrics.
 
 pub mod access;
 mod batch;
@@ -50,7 +50,7 @@ pub(crate) use writer::{STACK_BYTES, block_signals};
 /// millisecond.
 pub const QUEUE_DEFAULT: usize = 1024;
 
-/// The longest queue: 1 GiB of records is a mistake, not a wish.
+/// The longest queue: 1 GiB of records would be a mistake.
 pub const QUEUE_MAX: usize = 1 << 20;
 
 /// What a line looks like.

@@ -1,4 +1,4 @@
-//! One line as both formats see it: its parts, what of them fits, and how names and errors are written.
+//! One line as both formats see it: its parts, how much of them fits, and how names and errors are written.
 
 use super::text::Text;
 use std::error::Error;

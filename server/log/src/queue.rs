@@ -6,7 +6,7 @@
 //! fills one, to the writer, and back; so what passes through the queues is a pointer, and a hand-over needs
 //! little stack.
 //!
-//! Only a writer that sleeps is rung. No wake-up is lost because both sides publish before they look: the
+//! Only a writer that sleeps is woken. No wake-up is lost because both sides publish before they look: the
 //! thread pushes, then reads the writer's state; the writer states that it sleeps, then looks at the queue
 //! once more (Dekker's rule, with a sequentially consistent fence between the two steps on either side).
 
@@ -105,7 +105,7 @@ impl<R: Queued> Queue<R> {
         }
     }
 
-    /// Says whom to ring, once.
+    /// Says which thread to wake, once.
     pub(crate) fn set_writer(&self, writer: Thread) {
         self.writer.set(writer).expect("a queue has one writer");
     }
@@ -155,7 +155,7 @@ impl<R: Queued> Queue<R> {
         self.dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
-    /// No record gets in from now on, and the writer goes when it has written the others.
+    /// No record gets in from now on, and the writer ends when it has written the others.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.ring();
@@ -196,14 +196,14 @@ impl<R: Queued> Queue<R> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rings a writer that naps or sleeps; of several that want to, one does.
+    /// Wakes a writer that naps or sleeps; of several threads that want to, one does.
     fn ring_once(&self) {
         if self.state.swap(AWAKE, Ordering::Relaxed) != AWAKE {
             self.ring();
         }
     }
 
-    /// Has the writer start another round, whatever it does now.
+    /// Makes the writer start another round, whatever it does now.
     pub(crate) fn ring(&self) {
         if let Some(writer) = self.writer.get() {
             writer.unpark();
@@ -246,8 +246,7 @@ impl<R: Queued> Queue<R> {
         }
     }
 
-    /// The last word of the writer. Records that slipped in while the queue was closed are not written any
-    /// more.
+    /// The writer has ended. Records that came in while the queue was being closed are not written any more.
     pub(crate) fn finish(&self) {
         self.count_dropped(self.ready.len() as u64);
         self.progress().finished = true;
@@ -327,7 +326,7 @@ mod tests {
             queue.submit(&record);
             let deadline = Instant::now() + Duration::from_secs(20);
             while seen.load(Ordering::SeqCst) < pushed {
-                assert!(Instant::now() < deadline, "record {pushed} woke nobody");
+                assert!(Instant::now() < deadline, "record {pushed}: no wake-up");
                 std::hint::spin_loop();
             }
             // Meet the writer a little later on its way to sleep each time.

@@ -1,4 +1,4 @@
-//! Which of the two formats a log has, and what follows from that for a line.
+//! Which of the two formats a log has, and what that means for a line.
 
 use super::batch::Batch;
 use super::line::Line;
@@ -24,7 +24,7 @@ pub(super) fn render(line: &Line<'_>, style: Style, batch: &mut Batch) {
     }
 }
 
-/// The line with which the writer thread admits that `lines` others are missing.
+/// The line in which the writer thread says that `lines` others are missing.
 pub(super) fn render_dropped(lines: u64, style: Style, batch: &mut Batch) {
     let mut text = Text::new();
     let message = format_args!("{lines} log lines dropped");

@@ -95,7 +95,7 @@ fn auto_means_json_where_nobody_watches() {
 #[test]
 fn a_full_queue_drops_counts_and_says_so_later() {
     let (dispatch, handle, reader) = piped(LogOptions { queue: 8, ..JSON });
-    // Nobody reads yet: once the pipe is full, a flush cannot succeed, and the queue fills, too.
+    // The pipe is not read yet: once it is full, a flush cannot succeed, and the queue fills, too.
     let mut logged = 0;
     let deadline = soon();
     let mut log = |lines| {
@@ -179,7 +179,7 @@ fn a_line_after_silence_wakes_the_writer() {
             tracing::info!(round, "m");
             asker.send(()).unwrap();
             let line = answers.recv_timeout(Duration::from_secs(10));
-            line.unwrap_or_else(|_| panic!("line {round} woke nobody"));
+            line.unwrap_or_else(|_| panic!("line {round} did not wake the writer"));
             // Long enough for the nap to end and the writer to sleep, on most rounds.
             let silence_ends = Instant::now() + Duration::from_millis(3);
             while Instant::now() < silence_ends {

@@ -1,11 +1,11 @@
-//! A line of text of fixed size, and the escaping that makes any bytes fit to stand in one.
+//! A line of text of fixed size, and the escaping of bytes for it.
 //!
 //! An event may be logged where nothing can be allocated: on a bucket that is exhausted, or on the signal
-//! stack after a stack overflow. So its text goes into an array on the stack. What does not fit is cut, and
-//! says so with "…"; a few bytes are kept aside for that mark, so that a cut line still ends the way its
-//! format wants.
+//! stack after a stack overflow. So its text goes into an array on the stack. What does not fit is cut and
+//! marked with "…"; a few bytes are kept aside for that mark, so that a cut line still ends as its format
+//! wants.
 //!
-//! Knows nothing of events, levels or formats.
+//! It knows nothing of events, levels or formats.
 
 use std::fmt::{self, Write};
 
@@ -112,7 +112,7 @@ impl<const N: usize> Text<N> {
 /// Which characters stand for themselves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Escape {
-    /// All but control characters: what was logged can neither start a line of its own nor steer a terminal.
+    /// All but control characters: what was logged can neither start a new line nor control a terminal.
     Controls,
     /// All but control characters, quotes and backslashes: the inside of a JSON string.
     Quoted,

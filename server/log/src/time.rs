@@ -1,6 +1,6 @@
 //! RFC 3339 timestamps in UTC with milliseconds, written into an array.
 //!
-//! Our own, because `httpdate` has no milliseconds and every other crate that has them brings a calendar.
+//! This is our own code, because `httpdate` has no milliseconds and other crates bring a whole calendar.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! The writer thread: takes records from the queue, and puts them on a descriptor, many lines with one
+//! The writer thread takes records from the queue and writes them to a descriptor, many lines with one
 //! `write(2)`.
 //!
 //! It alone may wait for a slow disk or a full pipe. It allocates nothing once it runs.

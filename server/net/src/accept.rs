@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{IntoRawFd, RawFd};
 
-/// Whether accepting failed for want of something that others hold, and may give back.
+/// Whether accepting failed for lack of something that others hold, and may give back.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(
@@ -28,7 +28,7 @@ pub fn accept(listener: RawFd, options: ListenOptions) -> io::Result<(RawFd, Opt
     let (socket, peer) = acceptfrom_with(borrowed(listener), flags)?;
     let peer = peer.and_then(internet_address);
     if peer.is_none() {
-        // As good as it gets: a connection without its buffers is still one.
+        // Errors are ignored: a connection without these buffers still works.
         let _ = set_buffers(&socket, options);
         let _ = sockopt::set_socket_oobinline(&socket, true);
     }

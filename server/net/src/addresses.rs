@@ -2,11 +2,11 @@
 //!
 //! The kernel spreads the connections of one address over the loops, so the loops count in one table. It is
 //! of a fixed size and has no lock: an entry is one word, with a keyed hash of the address in its upper half
-//! and the count in the lower, and lies in one of the few places that the hash allows. What is not counted
-//! exactly is always to the client's advantage: an address that finds no place is let in uncounted, and two
-//! loops that meet an address for the first time at the same moment may give it two entries.
+//! and the count in the lower, and lies in one of the few places that the hash allows. Where counts are not
+//! exact, the client gains: an address that finds no place is let in uncounted, and two loops that meet an
+//! address for the first time at the same moment may give it two entries.
 //!
-//! An address of IPv6 is its first 64 bits: a host that has one of these has all of them.
+//! An IPv6 address counts by its first 64 bits: a host that has one address with these has all of them.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -82,7 +82,7 @@ impl Addresses {
         };
         let hash = self.keys.hash_one(network(peer.ip()));
         let (set, tag) = self.place(hash);
-        // The loser of a race looks again; the winner has got on then.
+        // The loser of a race looks again; by then the winner is done.
         loop {
             let mut free = None;
             let mut known = None;
@@ -129,7 +129,7 @@ impl Addresses {
     }
 
     fn place(&self, hash: u64) -> (&[AtomicU64; WAYS], u64) {
-        // The lower half chooses the set, the upper half tells who it is; 0 stands for none.
+        // The lower half chooses the set, the upper half identifies the address; 0 stands for none.
         let set = hash as u32 as usize & (self.sets.len() - 1);
         (&self.sets[set].0, (hash & !COUNT).max(COUNT + 1))
     }

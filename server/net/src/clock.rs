@@ -1,4 +1,4 @@
-//! Times of the kernel's.
+//! The kernel's clocks.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Datagrams: sockets for them, and one datagram in or out, with the address of ours that it came to.
+//! Datagrams: their sockets, and receiving or sending one, with the address of ours that it came to.
 
 use crate::internet::{canonical, from_c};
 use crate::listen::{bind, share_port};
@@ -49,7 +49,7 @@ pub fn dropped_datagrams(socket: &OwnedFd) -> u64 {
     told.map_or(0, |()| u64::from(figures[DROPS]))
 }
 
-/// Whom a datagram came from, exactly as the kernel says it: an answer goes back to the same scope.
+/// The sender of a datagram, exactly as the kernel gives it: an answer goes back to the same scope.
 #[derive(Clone, Copy)]
 pub struct Sender {
     storage: libc::sockaddr_storage,
@@ -181,8 +181,8 @@ pub fn receive_from(fd: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Sender)>
     }
 }
 
-/// Sends a datagram, if the socket's buffer takes it, from the address that the sender has written to. One
-/// that answers cannot come from, as that of a group, is left to the kernel to choose.
+/// Sends a datagram, if the socket's buffer takes it, from the address that the sender has written to. If
+/// answers cannot come from that address (a group's), the kernel chooses one.
 ///
 /// # Errors
 /// Those of sendmsg(2).

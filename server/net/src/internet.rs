@@ -1,4 +1,4 @@
-//! Addresses of the internet, out of what the kernel says.
+//! Internet addresses, read from what the kernel says.
 
 use rustix::net::SocketAddrAny;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};

@@ -2,8 +2,8 @@
 //! that a loop waits for; and what is counted of clients: how many connections an address has, and how slow
 //! one is.
 //!
-//! Everything is non-blocking, and errors are as they come from the kernel. It knows no protocol above TCP
-//! and UDP, and no setting.
+//! Everything is non-blocking, and errors are the kernel's. It knows no protocol above TCP and UDP, and no
+//! setting.
 
 mod accept;
 pub mod addresses;

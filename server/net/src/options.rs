@@ -108,8 +108,8 @@ pub(crate) fn get_option<T: Copy>(
         .map(drop)
 }
 
-/// Has each datagram come with the address that it was sent to, of which a socket that listens on all of them
-/// has many.
+/// Makes each datagram come with the address that it was sent to: a socket that listens on all addresses has
+/// many.
 pub(crate) fn tell_where_datagrams_come(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
     match address {
         SocketAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),

@@ -1,9 +1,9 @@
 //! How slow a client may be.
 //!
 //! A client is given a time, the stall. Waiting for the client uses it up; every byte earns some of it back,
-//! at the minimum rate, but never more than was given at first. So one rule cuts both who does nothing for
-//! the stall and who goes on for ever with a little in every stall, and it has no regard for how much has
-//! been moved before. While the server itself is the one that is waited for, nothing is used up.
+//! at the minimum rate, but never more than was given at first. So one rule cuts both a client that does
+//! nothing for the stall and one that goes on for ever with a little in every stall, however much was moved
+//! before. While the client waits for the server, nothing is used up.
 
 /// The slowest that is allowed.
 #[derive(Debug, Clone, Copy)]

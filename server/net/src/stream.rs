@@ -1,4 +1,4 @@
-//! What is done with a connection: reading, writing, asking how it is, and ending it.
+//! What is done with a connection: reading, writing, checking its state, and ending it.
 
 use crate::borrowed;
 use crate::options::{check, check_len, get_option};
@@ -11,10 +11,10 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
-/// Has the kernel find out that the other side of a connection has vanished: that it acknowledges nothing for
-/// so long, neither what it was sent nor the questions that are put to it while nothing is sent (`tcp(7)`).
+/// Makes the kernel notice that the other side of a connection has vanished: that for so long it acknowledges
+/// neither what it was sent nor the keep-alive probes that are sent while nothing else is (`tcp(7)`).
 pub fn watch_for_vanishing(socket: &OwnedFd, patience: Duration) {
-    /// Without a byte until the first question, and between two.
+    /// Time without a byte until the first probe, and between two.
     const FIRST: Duration = Duration::from_secs(30);
     const NEXT: Duration = Duration::from_secs(10);
     let ms = patience.as_millis().min(libc::c_int::MAX as u128) as u32;
@@ -113,7 +113,7 @@ pub fn send_and_hold(fd: RawFd, bytes: &[u8], hold: bool) -> io::Result<usize> {
     Ok(rustix::net::send(borrowed(fd), bytes, flags)?)
 }
 
-/// Lets go what [`send_and_hold`] has held. (Setting this option, which is set already, is what does it:
+/// Sends what [`send_and_hold`] has held. (Setting this option, which is set already, is what does it:
 /// tcp(7). A Unix socket holds nothing, and knows no such option.)
 #[inline]
 pub fn push(fd: RawFd) {
@@ -177,8 +177,8 @@ pub fn not_taken(fd: RawFd) -> u64 {
     }
 }
 
-/// Has the next close not wait until the client has taken what was sent, if that was asked for. A
-/// reset stays one.
+/// Makes the next close not wait until the client has taken what was sent, if that was asked for. A reset
+/// stays one.
 pub fn close_without_waiting(fd: RawFd) {
     let socket = borrowed(fd);
     if matches!(sockopt::socket_linger(socket), Ok(Some(patience)) if !patience.is_zero()) {
@@ -187,7 +187,7 @@ pub fn close_without_waiting(fd: RawFd) {
     }
 }
 
-/// Has the next close throw away what the client has not taken, and tell it with a reset.
+/// Makes the next close throw away what the client has not taken, and send a reset.
 pub fn reset_at_close(fd: RawFd) {
     // If it cannot be set, the close is an ordinary one.
     let _ = sockopt::set_socket_linger(borrowed(fd), Some(Duration::ZERO));

@@ -60,19 +60,19 @@ impl fmt::Display for AdminAddress {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// There is no such socket, or nobody behind it.
+    /// There is no such socket, or no process listens there.
     #[error("no server listens at {0} ({1}): is this the server's --admin?")]
     NobodyListens(AdminAddress, ErrorKind),
     /// The connection did not come about, was cut, or nothing came in time.
     #[error("{0} does not answer: {1}")]
     Silent(AdminAddress, io::Error),
-    /// Somebody else listens there.
+    /// Another program listens there.
     #[error("what answers at {0} is no admin address of Transom: {1}")]
     NotTransom(AdminAddress, &'static str),
     /// Any status but 200, with the body.
     #[error("{address} answers {path} with status {status}: {body}")]
     Status {
-        /// Who answers.
+        /// The address that answers.
         address: AdminAddress,
         /// What was asked for.
         path: String,
@@ -232,7 +232,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = AdminAddress::Tcp(listener.local_addr().expect("it is bound").to_string());
         let peer = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("somebody connects");
+            let (mut stream, _) = listener.accept().expect("a client connects");
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") {
                 let mut byte = [0];

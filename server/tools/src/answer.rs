@@ -1,5 +1,5 @@
-//! Reads answers: HTTP/1.1 as servers write it, in whatever pieces it arrives, at constant memory. What
-//! becomes of the body is not known here.
+//! Reads answers: HTTP/1.1 as servers write it, in pieces of any size, at constant memory. It does not know
+//! what becomes of the body.
 
 use std::fmt;
 

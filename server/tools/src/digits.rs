@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Numbers in a readable form.
 
 /// `1,234,567`.
 pub fn grouped(n: u64) -> String {

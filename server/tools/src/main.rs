@@ -41,8 +41,8 @@ enum Action {
     },
     /// Check a file for `transom serve --config`, without serving
     ///
-    /// Prints which requests go through which door, and whether the door is there now, which it need not be,
-    /// and served by who may. Everything that is wrong is told with its line and column.
+    /// Prints which requests go through which door, whether the door is there now (it need not be), and
+    /// whether a permitted user serves it. Everything that is wrong is told with its line and column.
     Check {
         /// The file
         file: PathBuf,
@@ -55,7 +55,8 @@ enum Action {
         #[command(flatten)]
         settings: Box<Settings>,
     },
-    /// Find the flags for so much memory and so many requests, and say what they will and will not hold
+    /// Find the flags for an amount of memory and a rate of requests, and say what they will and will not
+    /// hold
     ///
     /// As in `transom plan --memory 512MiB --rate 2000 --latency 20ms`. Takes all flags of an application,
     /// too, for its memory equation.

@@ -1,4 +1,4 @@
-//! Asks a server for `/buckets.json` of its admin address: what it says of itself at one moment.
+//! Asks a server for `/buckets.json` of its admin address: its state at one moment.
 
 use crate::admin_client::{self, AdminAddress, AdminError};
 use transom::snapshot::Snapshot;
@@ -9,7 +9,7 @@ pub enum SnapshotError {
     /// No answer, or no good one.
     #[error(transparent)]
     Admin(#[from] AdminError),
-    /// JSON, or not even that, of somebody else.
+    /// JSON, or not even that, of another program.
     #[error("what answers at {0} is no admin address of Transom: its /buckets.json is {1}")]
     NotTransom(AdminAddress, &'static str),
     /// A document of another version.
@@ -19,7 +19,7 @@ pub enum SnapshotError {
         ours = env!("CARGO_PKG_VERSION")
     )]
     OtherVersion {
-        /// Who answers.
+        /// The address that answers.
         address: AdminAddress,
         /// Its version.
         theirs: String,

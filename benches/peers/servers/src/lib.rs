@@ -1,4 +1,4 @@
-//! What every server of the harness answers, so that they differ in how they serve and in nothing else.
+//! What every server of the harness answers, so that they differ only in how they serve.
 //!
 //! | request | answer |
 //! |---|---|

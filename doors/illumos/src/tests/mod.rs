@@ -107,7 +107,7 @@ fn wait_for(fd: i32) {
     };
     // SAFETY: one pollfd.
     let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
-    assert_eq!(ready, 1, "nobody rang");
+    assert_eq!(ready, 1, "it did not ring");
     let mut count = 0_u64;
     // SAFETY: eight bytes of a local.
     assert_eq!(unsafe { libc::read(fd, (&raw mut count).cast(), 8) }, 8);
@@ -213,7 +213,7 @@ fn an_event_loop_has_many_calls_on_their_way() {
 #[test]
 fn threads_grow_to_the_high_water() {
     static TOGETHER: Barrier = Barrier::new(3);
-    // Without three threads at once nobody passes.
+    // Without three threads at once no thread passes.
     let door = door(Door::builder(), &|_: u32, call: &mut Call<'_>| {
         TOGETHER.wait();
         call.complete(0, Status::OK);

@@ -142,7 +142,7 @@ pub fn kill(fd: c_int) {
     door.changed.notify_all();
 }
 
-/// Tells the door that nobody refers to it, and waits until it has heard.
+/// Tells the door that no process refers to it, and waits until it has heard.
 pub fn unreferenced(fd: c_int) {
     let door = door_of(fd).expect("a door");
     let seat = door.dispatch(None, Vec::new()).expect("a serving door");
@@ -325,7 +325,7 @@ unsafe extern "C" fn door_return(
     };
     answer_with(Ok((reply, sent)));
     let Some(door) = BOUND.with_borrow(Option::clone) else {
-        // The process's common pool, where no door sends anybody.
+        // The process's common pool, to which no door sends a call.
         loop {
             std::thread::park();
         }

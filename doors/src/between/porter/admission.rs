@@ -90,8 +90,8 @@ impl Porter {
         self.more_to_admit = true;
     }
 
-    /// Too many clients that say nothing: the one that has been silent for longest has to go, because an
-    /// honest one says all it has to say within a millisecond.
+    /// Too many clients are silent: the one that has been silent for longest is removed, because an honest
+    /// client finishes its handshake within a millisecond.
     fn make_room_for_a_handshake(&mut self) {
         let handshakes = self.clients.iter().flatten().filter_map(Admitted::since);
         if handshakes.count() < HANDSHAKES_MAX {
@@ -233,7 +233,7 @@ impl Porter {
             checked,
             Err(Refusal::Channels { .. } | Refusal::ChannelsPerUser { .. })
         ) {
-            // Some may have left that were not looked at since: many come and go in one turn.
+            // Some clients may have left that were not looked at since: many come and leave in one turn.
             for client in self.clients.iter_mut().flatten() {
                 client.unread = true;
             }
@@ -347,7 +347,7 @@ impl Porter {
     }
 }
 
-/// Why a client has no channel, if its memory could not be made or shown to it.
+/// Why a client has no channel, if its memory could not be made or mapped.
 fn refusal_of(error: &MemoryError) -> Refusal {
     let errno = match error {
         MemoryError::System(error) => error.raw_os_error().unwrap_or(0),
@@ -361,5 +361,5 @@ fn refusal_of(error: &MemoryError) -> Refusal {
     }
 }
 
-// The version is part of every message; a server that spoke another would not be this one.
+// The version is part of every message; this server speaks no other.
 const _: () = assert!(VERSION == 3);

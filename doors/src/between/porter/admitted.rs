@@ -1,4 +1,4 @@
-//! A client that the porter has let in, in whatever stage of its handshake or after it.
+//! A client that the porter has let in, in any stage of its handshake or after it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::values::peer::Credentials;
 pub const HANDSHAKES_MAX: usize = 64;
 
 /// What an event is about. The place of a client that has gone is given to the next one, so the number of the
-/// client says whether an event that was told before is still about whoever has the place.
+/// client says whether an event that was told before is still about the client that has the place now.
 #[derive(Clone, Copy)]
 pub struct Token {
     /// From 1 on, never used again.

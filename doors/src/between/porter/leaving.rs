@@ -28,7 +28,8 @@ impl Porter {
         }
         pool.clients.fetch_sub(1, Ordering::Relaxed);
         if let Some(link) = &channel.link {
-            // The other side, if it lives, sees a hang-up now and not only when the last thread has let go.
+            // The other side, if it lives, sees a hang-up now, and not only when the last thread has released
+            // the channel.
             socket::hang_up(&link.socket);
             pool.tell(&match link.lie() {
                 Some(lie) => DoorEvent::Poisoned { client, lie },
@@ -44,7 +45,7 @@ impl Porter {
         }
     }
 
-    /// Unmaps the channels without a client that no thread holds any more, but those in which a call was
+    /// Unmaps the channels without a client that no thread holds any more, except those in which a call was
     /// lost.
     pub(super) fn let_go_of_retired(&mut self) {
         let mut at = 0;
@@ -54,7 +55,8 @@ impl Porter {
                 continue;
             }
             let channel = self.retired.swap_remove(at);
-            // After the look whether it is held: a thread says that a call is lost before it lets go.
+            // Checked after the look whether it is held: a thread says that a call is lost before it releases
+            // the channel.
             if channel.has_lost_calls() {
                 self.keep(channel);
             }

@@ -1,6 +1,6 @@
-//! The porter: one ordinary thread of a door that is attached to a path. It lets clients in, sees them leave,
-//! puts out those that lie, and tells the rest when the door is revoked. It sleeps while nothing of that
-//! happens; calls do not pass it.
+//! The porter: one ordinary thread of a door that is attached to a path. It lets clients in, notices when
+//! they leave, removes clients that lie, and tells the rest when the door is revoked. Otherwise it sleeps;
+//! calls do not pass through it.
 
 mod admission;
 mod admitted;
@@ -23,10 +23,10 @@ use crate::memory::channel::Channel;
 use crate::pool::shared::Pool;
 use crate::values::door::Unreferenced;
 
-/// A client that has not said everything after this long is forgotten.
+/// A client that has not finished its handshake after this long is removed.
 const HANDSHAKE: Duration = Duration::from_secs(1);
-/// How often channels are looked at that clients have left and threads still hold, and the listener when
-/// there were no descriptors for who waits there.
+/// How often the porter looks at channels that clients have left and threads still hold, and at the listener
+/// when there were no descriptors for a client that waits there.
 const RETIRED: Duration = Duration::from_millis(20);
 
 const STACK: usize = 128 << 10;
@@ -38,7 +38,7 @@ const BELL: u64 = 1;
 /// What the porter is told.
 #[derive(Debug)]
 pub struct Orders {
-    /// Nobody new is let in.
+    /// No new client is let in.
     pub detached: AtomicBool,
     pub bell: Bell,
 }
@@ -51,20 +51,20 @@ struct Porter {
     clients: Vec<Option<Admitted>>,
     /// How many there have been.
     admitted: u64,
-    /// Somebody waits for whom there was no descriptor: the listener does not tell of him again.
+    /// A client waits for which there was no descriptor: the listener does not tell of it again.
     kept_waiting: bool,
-    /// Others were connecting when it was somebody else's turn.
+    /// More clients may be connecting, but others' events were to be handled first.
     more_to_admit: bool,
     /// Left by their clients, and still held by threads.
     retired: Vec<Arc<Channel>>,
     /// Left by their clients, and used for ever by threads to which lost calls have lent something.
     kept: Vec<&'static Channel>,
     told_revoked: bool,
-    /// Since the owner was told that nobody has the door open.
+    /// Since the owner was told that no client has the door open.
     had_client: bool,
     /// Of the next channel.
     next_id: u64,
-    /// The owner was told that nobody has the door open.
+    /// The owner was told that no client has the door open.
     unreferenced: bool,
 }
 
@@ -108,7 +108,7 @@ pub fn start(pool: Arc<Pool>, listener: OwnedFd, begin: fn()) -> io::Result<Arc<
 impl Porter {
     fn run(&mut self) {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
-        // Whoever connected before the listener was in the set.
+        // Clients that connected before the listener was in the set.
         self.admit();
         while !self.is_finished() {
             let timeout = self.timeout();
@@ -126,7 +126,7 @@ impl Porter {
             };
             for event in &events[..usize::try_from(count).unwrap_or(0)] {
                 match event.u64 {
-                    // Last: who has left makes room for who comes.
+                    // Last: a client that has left makes room for one that comes.
                     LISTENER => self.more_to_admit = true,
                     BELL => {}
                     token => self.on_client(Token::decode(token)),
@@ -144,7 +144,7 @@ impl Porter {
             .unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Detached, and nobody is left: then nothing can come any more.
+    /// Detached, and no client is left: then nothing can come any more.
     fn is_finished(&self) -> bool {
         self.listener.is_none()
             && self.clients.iter().all(Option::is_none)
@@ -191,7 +191,7 @@ impl Porter {
                 Stage::Open { channel, .. } => {
                     let link = channel.link.as_ref();
                     if client.unread {
-                        // A part at a time: whoever sends without end does not keep us from the others.
+                        // A part at a time: a client that sends without end does not keep us from others.
                         client.unread =
                             link.is_some_and(|link| !link.is_closed() && link.receive());
                     }
@@ -214,7 +214,7 @@ impl Porter {
         self.tell_unreferenced();
     }
 
-    /// Calls wait that a client could not wake anybody for.
+    /// Calls wait for which a client could not wake a thread.
     fn help(&self, nudge: Nudge) {
         let pool = &*self.pool;
         // SAFETY: this is the porter, and it removes nothing here.
@@ -240,9 +240,9 @@ impl Porter {
         let Some(unreferenced) = self.pool.remote.unreferenced else {
             return;
         };
-        // Never before somebody has had it open, be it for so short that we saw him come and go at once.
+        // Never before a client has had it open, even if we saw it come and go at once.
         let open = self.pool.clients.load(Ordering::Relaxed) > 0;
-        // Nor while a call of somebody who has left still runs.
+        // Nor while a call of a client that has left still runs.
         if open || !self.retired.is_empty() || !self.had_client {
             return;
         }

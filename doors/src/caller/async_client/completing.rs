@@ -9,11 +9,11 @@ use crate::rules::sync::Ordering;
 use crate::values::call::{Completion, Kind, SlotId};
 use crate::values::status::Status;
 
-/// Words of completions in a row that turn out to be none, after which another process is taken for broken.
+/// After this many words in a row that hold no true completion, another process counts as broken.
 const FRUITLESS_MAX: u32 = 100_000;
 
-/// A caller that finds nothing looks for replies that are kept back so often: the thread that has them may be
-/// in a handler that blocks.
+/// Each time it has found nothing this often, a caller looks for replies that are kept back: the thread that
+/// has them may be in a handler that blocks.
 const LOOK_EVERY: u32 = 16;
 
 impl AsyncClient {
@@ -170,8 +170,7 @@ impl AsyncClient {
         }
     }
 
-    /// A call can be lost while a piece of it is with us. Its bit came then, and meant nothing: so it is set
-    /// again.
+    /// A call can be lost while we have a piece of it. Its bit came then and was ignored, so it is set again.
     pub(super) fn look_again_if_done(&mut self, slot: SlotId) {
         let header = self.layout.reply_header(slot.index);
         if header.is_done(slot.generation) {

@@ -25,8 +25,8 @@ impl AsyncClient {
     /// Opens the door at `path`. Blocks for at most `options.timeout` or so.
     ///
     /// # Errors
-    /// [`OpenError`]: nobody serves there, it was refused (with both sides' numbers), or the other side does
-    /// not keep to the protocol.
+    /// [`OpenError`]: no process serves there, it refused (with both sides' numbers), or it does not keep to
+    /// the protocol.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
         let (remote, layout) = Remote::open(path, options)?;
         Ok(Self::new(Peer::Remote(Box::new(remote)), layout))
@@ -57,8 +57,8 @@ impl AsyncClient {
         self.remote().map(|remote| remote.news.as_raw_fd())
     }
 
-    /// Looks what the other side does: a system call or three. When it is [`PeerState::Gone`], drain the
-    /// completions that are there, then [`next_lost`](Self::next_lost) until it is empty.
+    /// Looks at what the other side does: one to three system calls. When it is [`PeerState::Gone`], drain
+    /// the completions that are there, then [`next_lost`](Self::next_lost) until it is empty.
     pub fn check_peer(&mut self) -> PeerState {
         let before = self.peer_state();
         let Some(remote) = self.remote_mut() else {
@@ -89,7 +89,7 @@ impl AsyncClient {
         self.remote().and_then(|remote| remote.lie)
     }
 
-    /// After the doorbell rang: whether anything came of it. A server that rings again and again for nothing
+    /// After the doorbell rang: whether it brought anything. A server that rings again and again for nothing
     /// is given up.
     pub fn note_ring(&mut self, useful: bool) {
         if let Some(remote) = self.remote_mut() {
@@ -161,9 +161,9 @@ impl AsyncClient {
         let header = self.layout.request_header(slot.index);
         let len = header.len.load(Ordering::Relaxed) as usize;
         let bytes = self.layout.request_bytes(slot.index);
-        // SAFETY: the length was written by us, who checked it against the slot's size (the other side cannot
-        // write there); the bytes are initialised, and written by nobody but us while the slot is being
-        // filled, which needs `&mut self`.
+        // SAFETY: we wrote the length and checked it against the slot's size (the other side cannot write
+        // there); the bytes are initialised, and only we write them while the slot is being filled, which
+        // needs `&mut self`.
         unsafe { std::slice::from_raw_parts(bytes.as_ptr(), len) }
     }
 

@@ -44,8 +44,8 @@ impl AsyncClient {
         self.touched != 0
     }
 
-    /// Publishes the staged calls, with one atomic operation per touched word, and rings as few
-    /// threads as will do.
+    /// Publishes the staged calls, with one atomic operation per touched word, and wakes as few threads as
+    /// are enough.
     ///
     /// # Errors
     /// [`CallError::NotAccepted`]: the door was revoked. Staged calls that no thread will see are

@@ -1,4 +1,4 @@
-//! The frame of a connection: who has connected. The connection itself travels beside it, as a descriptor.
+//! The frame of a connection: the client's address. The connection itself travels beside it, as a descriptor.
 
 use std::net::SocketAddr;
 

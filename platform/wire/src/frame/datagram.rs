@@ -34,7 +34,7 @@ pub fn encode_datagram(out: &mut [u8], peer: Option<SocketAddr>, len: usize) {
 /// A datagram as it lies in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawDatagram<'a> {
-    /// Who sent it; `None` for a Unix socket.
+    /// The sender; `None` for a Unix socket.
     pub peer: Option<SocketAddr>,
     /// What was sent; possibly nothing.
     pub bytes: &'a [u8],

@@ -69,7 +69,7 @@ pub fn set_reply_body(out: &mut [u8], body_len: usize, more: bool) {
 }
 
 /// A reply as a peer alleges it. Having one proves that header block and body lie within the slot's bytes and
-/// that the status is one of a final reply; what the header block says is the reader's to check.
+/// that the status is one of a final reply; the reader must check what the header block says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawReply<'a> {
     /// 200 to 599.

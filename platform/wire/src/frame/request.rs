@@ -168,7 +168,7 @@ pub fn encode_request<'a>(
     for (name, value) in fields {
         let start = end;
         end = end.saturating_add(FIELD_LEN);
-        // Past the end of the slot go on counting, so that the error can say how much it takes.
+        // Counts on past the end of the slot, so that the error can say how much it takes.
         if end <= room {
             let entry = &mut out[start..end];
             Span::of(name, head)?.write(&mut entry[..8]);
@@ -329,7 +329,7 @@ impl ExactSizeIterator for RawFields<'_> {}
 /// Reads a request from a slot's bytes, which must end where the frame ends.
 ///
 /// # Errors
-/// The first thing that is wrong with the bytes. Only [`FrameError::PathNotUtf8`] is a client's doing.
+/// The first thing that is wrong with the bytes. Only [`FrameError::PathNotUtf8`] can be caused by a client.
 pub fn decode_request(bytes: &[u8]) -> Result<RawRequest<'_>, FrameError> {
     let header = header::<HEADER_LEN>(bytes, KIND)?;
     let (flags, minor) = (header[at::FLAGS], header[at::MINOR]);

@@ -1,4 +1,4 @@
-//! Lines: what a client has sent can neither end one, nor steer a terminal, nor pass for another part of it.
+//! Lines: what a client has sent cannot end one, control a terminal, or pass for another part of the line.
 
 use super::record::{AccessRecord, Excerpt, FIELD_MAX, REQUEST_MAX};
 use crate::{Batch, common, rfc3339};

@@ -78,7 +78,7 @@ pub fn start(options: AccessOptions) -> io::Result<AccessLog> {
     };
     let thread = writer::spawn(shared.clone(), options.sink, options.path, format)?;
     shared.queue.set_writer(thread);
-    // Once it has done a round, what the standard library allocates for a thread is behind us.
+    // Once it has done a round, the standard library has made its allocations for a thread.
     shared.queue.flush(Instant::now() + FIRST_ROUND_PATIENCE);
     Ok(AccessLog(shared))
 }
@@ -92,7 +92,7 @@ impl AccessLog {
         }
     }
 
-    /// Has the writer open its file anew, as logrotate(8) wants it after it has renamed the old one.
+    /// Makes the writer open its file anew, as logrotate(8) wants it after it has renamed the old one.
     pub fn reopen(&self) {
         self.0.reopen.store(true, Ordering::SeqCst);
         self.0.queue.ring();

@@ -1,5 +1,5 @@
-//! One request as a record of fixed size. What the client has sent is kept as it came, but for its length;
-//! the writer thread, which has the time for it, makes it fit to stand in a line.
+//! One request as a record of fixed size. What the client has sent is kept as it came, except that it may be
+//! cut; the writer thread, which has the time for it, escapes it for a line.
 
 use crate::Queued;
 use std::net::SocketAddr;
@@ -125,7 +125,7 @@ impl Diagnostic {
 pub struct AccessRecord {
     /// When it ended, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// The client, as it is believed to be; `None` if it came by a Unix socket.
+    /// The client, as the front end believes it to be; `None` if it came by a Unix socket.
     pub peer: Option<SocketAddr>,
     /// `GET / HTTP/1.1`, or what came in its place; nothing if it was refused unread.
     pub request: Excerpt<REQUEST_MAX>,

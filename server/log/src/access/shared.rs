@@ -1,4 +1,4 @@
-//! What loops, the writer thread and the handles of an access log share, and what they say of lost lines.
+//! What loops, the writer thread and the handles of an access log share, and how they report lost lines.
 
 use super::record::AccessRecord;
 use crate::Queue;

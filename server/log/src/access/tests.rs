@@ -1,4 +1,4 @@
-//! Lines as they are read back: by a parser of JSON, and by a strict reader of the combined format.
+//! Lines are read back: by a JSON parser, and by a strict reader of the combined format.
 
 use super::format::{Format, LINE_BYTES_MAX, Names};
 use super::record::{Excerpt, FIELD_MAX, REQUEST_MAX};
@@ -329,7 +329,7 @@ fn every_line_is_written_or_counted_also_those_that_nobody_reads() {
         submitted += 1;
         log.submit(&seen, submitted);
     }
-    // Nobody reads: the end does not wait for ever, and counts what is on the way.
+    // The pipe is not read: the end does not wait for ever, and counts what is on the way.
     let dropped = log.shutdown(Instant::now() + Duration::from_millis(200));
     assert!(dropped > 0);
     let mut in_pipe = [0; 1 << 17];

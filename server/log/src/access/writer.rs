@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread::Thread;
 use transom_doors::{Words, start_thread};
 
-/// Who may read the log: addresses and paths concern no other user.
+/// The file's mode: other users may not read addresses and paths.
 const MODE: libc::c_uint = 0o640;
 
 /// How long the writer waits for a full pipe before it looks whether the file is to be opened anew.
@@ -24,8 +24,8 @@ const LOOK_AGAIN_MS: libc::c_int = 100;
 /// # Errors
 /// Those of open(2). ENXIO means that it is a pipe with a name, and that no process reads it.
 pub fn open(path: &CStr) -> io::Result<File> {
-    // Not blocking: what takes no more must not keep the thread from opening the next file, nor a start from
-    // failing.
+    // Not blocking: a pipe that takes no more must not keep the thread from opening the next file, nor a
+    // start from failing.
     let flags = libc::O_WRONLY
         | libc::O_APPEND
         | libc::O_CREAT

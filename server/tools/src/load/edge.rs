@@ -1,4 +1,4 @@
-//! Where the edge lies: the largest request that fits, found by bisection.
+//! The edge: the largest request that fits, found by bisection.
 
 use super::mix::Entry;
 use super::tally::is_good;
@@ -115,7 +115,7 @@ fn bisect(
             (fails, refusal) = (middle, verdict);
         }
     }
-    // An edge that moves is none: memory that is shared, or garbage that is collected now and then.
+    // An edge that moves is none: its memory is shared, or garbage is collected now and then.
     for _ in 0..CONFIRMATIONS {
         let (below, above) = (ask(fits)?, ask(fails)?);
         if !below.fits() || above.fits() {
@@ -165,8 +165,7 @@ impl Prober<'_> {
                 }
                 Ok(answer) => {
                     let status = answer.status;
-                    // 413 says that it is too large; the other errors of a client say that it was the wrong
-                    // question.
+                    // 413 says that it is too large; other 4xx errors say that the request itself was wrong.
                     if (400..500).contains(&status) && status != 413 {
                         return Err(format!(
                             "the request of {size} got {status}, which is not about memory"

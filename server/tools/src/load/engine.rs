@@ -2,7 +2,7 @@
 //! waiting for the server before the next request.
 //!
 //! A request that finds every connection busy waits in a backlog, and its latency counts from when it was
-//! due: a server that stops for a second is late for all the requests of that second, not for one a
+//! due: a server that stops for a second is late for all the requests of that second, not only for one per
 //! connection (coordinated omission).
 
 use super::mix::Entry;
@@ -41,7 +41,7 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
-/// How far a phase is, for whoever shows it.
+/// How far a phase is, for the display.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Requests answered, in all phases.
@@ -59,7 +59,7 @@ pub struct PhaseResult {
     pub lateness: Latencies,
     /// How long the phase took, to its last answer.
     pub took: Duration,
-    /// Nobody answers any more, and the phase was ended.
+    /// The server answers no more, and the phase was ended.
     pub gone: bool,
 }
 
@@ -113,7 +113,7 @@ pub struct Engine<'m> {
     idle: Vec<usize>,
     backlog: VecDeque<Arrival>,
     progress: Arc<Progress>,
-    /// Requests in a row that met nobody.
+    /// Requests in a row that reached no server.
     in_vain: usize,
 }
 
@@ -129,7 +129,7 @@ impl<'m> Engine<'m> {
         limits: Limits,
         progress: Arc<Progress>,
     ) -> io::Result<Self> {
-        // Else the kernel may sleep 50 µs longer than it was asked to, which is half of an ordinary request's
+        // Otherwise the kernel may sleep 50 µs longer than asked, which is half of an ordinary request's
         // latency.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
         let connections = (0..limits.connections).map(|_| Connection {
@@ -417,7 +417,7 @@ impl<'m> Engine<'m> {
     }
 
     /// A connection has ended. What was sent on it is sent again, once, if the server closed it between two
-    /// requests: then the request has reached nobody.
+    /// requests: then the request has not reached the server.
     fn lost(&mut self, n: usize, began: Instant, outcome: &mut PhaseResult) {
         let connection = &mut self.connections[n];
         connection.stream = None;
@@ -448,7 +448,7 @@ impl<'m> Engine<'m> {
         let tally = &mut outcome.tallies[arrival.entry];
         tally.failure(failure);
         if failure == Failure::TimedOut {
-            // It took at least this long, and quantiles without it would flatter the server.
+            // It took at least this long; without it, quantiles would make the server look better.
             tally
                 .latencies
                 .record(began.elapsed().saturating_sub(arrival.at));

@@ -1,4 +1,4 @@
-//! What a run has found, and the report that it becomes.
+//! What a run has found, and the report made of it.
 
 use super::report::{
     EdgeReport, Generator, Kind, LoadReport, MemoryReport, Phase, Server, Workload,

@@ -1,4 +1,4 @@
-//! The report as one page: no script, no style sheet, no image of another file.
+//! The report as one page, without script, style sheet or image in another file.
 
 use super::plot::{self, escape};
 use super::report::LoadReport;

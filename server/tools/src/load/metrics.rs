@@ -102,6 +102,6 @@ mod tests {
         let error = fetch(&admin).expect_err("they are not");
         assert!(error.contains("404"), "{error}");
         server.join().expect("it was asked twice");
-        assert!(fetch(&admin).is_err(), "nobody is there");
+        assert!(fetch(&admin).is_err(), "no server is there");
     }
 }

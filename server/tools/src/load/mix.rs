@@ -1,4 +1,4 @@
-//! What is asked for: `GET /10 95%`, and `GET /{100..2000} 5%` for a size drawn anew for each request.
+//! The requests to send: `GET /10 95%`, and `GET /{100..2000} 5%` with a new random size for each request.
 
 use super::random::Random;
 use std::fmt;
@@ -22,7 +22,7 @@ pub struct Entry {
     pub range: Option<(RangeInclusive<u64>, String)>,
     /// Of all requests, from 0 to 1.
     pub share: f64,
-    /// Whether it is expected to need more memory than there may be: then its failures are not held against
+    /// Whether it is expected to need more memory than there may be: then its failures do not count against
     /// the server.
     pub hungry: bool,
 }
@@ -174,7 +174,7 @@ pub fn check(entries: &[Entry]) -> Result<(), String> {
     }
     if entries.iter().all(|entry| entry.hungry) {
         return Err(
-            "--mix: every kind of request is hungry; without an ordinary one there is nobody to suffer \
+            "--mix: every kind of request is hungry; without an ordinary one there is none to suffer \
              (add one such as 'GET /10 95%', or the word ordinary after a share)"
                 .to_owned(),
         );

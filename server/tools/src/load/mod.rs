@@ -1,4 +1,4 @@
-//! `transom load`: tries to break a server's memory limits, and says what came of it.
+//! `transom load`: tries to break a server's memory limits, and reports the result.
 //!
 //! [`mix`] and [`schedule`] say what is sent when, [`engine`] sends it, [`watch`] looks at the server
 //! meanwhile, [`edge`] finds the largest request that fits; [`rounds`] and [`findings`] put together what was
@@ -36,7 +36,7 @@ use std::process::ExitCode;
 /// It could not be run.
 const COULD_NOT: u8 = 2;
 
-/// The bound was passed, or somebody suffered.
+/// The bound was passed, or ordinary requests suffered.
 const NOT_WELL: u8 = 1;
 
 /// Loads a server, and tells what was found.

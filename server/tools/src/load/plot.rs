@@ -1,7 +1,7 @@
 //! Plots as SVG: readable on a telephone, in light and dark, without a script.
 //!
-//! `plotters` writes SVG too, but with its colours fixed and its size in pixels; here they are classes, which
-//! a style sheet colours for either scheme, and a view box.
+//! `plotters` writes SVG too, but with its colours fixed and its size in pixels. Here colours are classes,
+//! which a style sheet sets for either scheme, and the size is a view box.
 
 use super::report::{Curve, LoadReport};
 use super::units;
@@ -19,7 +19,7 @@ const ROW: f64 = 19.0;
 /// About the width of a letter.
 const LETTER: f64 = 7.0;
 
-/// The style of every plot; colours are told apart by those who do not see red and green as well.
+/// The style of every plot; readers that do not see red and green can tell the colours apart, too.
 pub const STYLE: &str = "\
 svg.plot{--ink:#1c2430;--soft:#667085;--grid:#e4e7ec;--paper:#fff;--band:#f2f4f7;\
 --c0:#1769aa;--c1:#d1495b;--c2:#7a5cc0;--c3:#b7791f;--c4:#2f855a;\
@@ -429,7 +429,7 @@ impl Plot {
         for (at, name) in &self.x.ticks {
             let x = frame.across(*at);
             let half = name.chars().count() as f64 * LETTER / 2.0;
-            // A name that would run into the one before it is left out.
+            // A name that would overlap the one before it is left out.
             if x - half < free_from {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Random numbers that a seed decides, so that a run can be repeated.
+//! Random numbers from a seed, so that a run can be repeated.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,4 @@
-//! What was found, and whether it is well: the same figures for the summary, the JSON and the page.
+//! The findings, and whether they are good: the same figures for the summary, the JSON and the page.
 
 use super::edge::Edge;
 use super::mix::Entry;
@@ -24,7 +24,7 @@ pub struct LoadReport {
     pub wrong: Vec<String>,
     /// What else should be known.
     pub notes: Vec<String>,
-    /// Who was loaded.
+    /// The server that was loaded.
     pub server: Server,
     /// With what.
     pub load: Workload,
@@ -48,7 +48,7 @@ pub struct LoadReport {
     pub curves: Vec<Curve>,
 }
 
-/// Who was loaded.
+/// The server that was loaded.
 #[derive(Debug, Serialize)]
 pub struct Server {
     /// The command, if it was started here.
@@ -85,7 +85,7 @@ pub struct Workload {
 pub struct MemoryReport {
     /// The bytes that it should not pass.
     pub bound_bytes: Option<u64>,
-    /// Who says so: `metrics`, `log` or `--bound`.
+    /// Where it is from: `metrics`, `log` or `--bound`.
     pub bound_from: Option<&'static str>,
     /// What of the bound is for the program itself (`--constant`), if the server has metrics.
     pub constant_bytes: Option<u64>,
@@ -160,11 +160,11 @@ pub struct Ratio {
 /// Ordinary requests side by side.
 #[derive(Debug, Default, Serialize)]
 pub struct Comparison {
-    /// When nobody was hungry.
+    /// Without hungry requests.
     pub alone: Side,
     /// Beside hungry ones; absent if the mix has none.
     pub beside: Option<Side>,
-    /// Each round's quantiles when nobody was hungry.
+    /// Each round's quantiles without hungry requests.
     pub alone_rounds: Vec<Quantiles>,
     /// Each round's quantiles beside hungry ones.
     pub beside_rounds: Vec<Quantiles>,
@@ -243,7 +243,7 @@ pub struct Generator {
     pub late_p50_us: Option<f64>,
     /// The same for 99 %.
     pub late_p99_us: Option<f64>,
-    /// Requests sent again, because the connection had been closed before they reached anybody.
+    /// Requests sent again, because the connection had been closed before they reached the server.
     pub resent: u64,
     /// Cores that it used in the measured phases, watching included.
     pub cores: f64,
@@ -353,7 +353,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// What the operator does not put up with, beyond what is never well.
+/// What the operator does not accept, besides what is always wrong.
 #[derive(Debug, Clone, Copy)]
 pub struct Demands {
     /// The most that p99 of ordinary requests may move, as a factor.
@@ -483,8 +483,8 @@ fn judge_memory(
     }
 }
 
-/// What to do where a server has said its bound itself, and nothing but the program is larger than that says.
-/// Once it has allocated outside of the region, it may be that.
+/// What to do if the server has given its bound itself, and only the program is larger than the bound says.
+/// If it has allocated outside of the region, that may be the cause.
 fn hint_at_constant(memory: &MemoryReport, most: u64, bound: u64) -> Option<String> {
     let is_its_own = memory.bound_from.is_some_and(|from| from != "--bound");
     let has_grown = memory.heap_allocations.is_some_and(|n| n > 0);
@@ -635,7 +635,7 @@ mod tests {
         growth: None,
     };
 
-    /// What is wrong with a report that is fine but for this change.
+    /// What is wrong with a report that is fine except for this change.
     fn wrong(demands: Demands, change: impl FnOnce(&mut LoadReport)) -> String {
         let mut report = report();
         change(&mut report);

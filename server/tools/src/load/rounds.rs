@@ -1,4 +1,4 @@
-//! What the measured phases have seen, without and with hungry requests, and what follows from it.
+//! What the measured phases have found, without and with hungry requests, and what follows from it.
 
 use super::engine::PhaseResult;
 use super::mix::Entry;

@@ -23,7 +23,7 @@ struct Run<'s> {
     watch: Watch,
     began: Instant,
     phases: Vec<Phase>,
-    /// Nobody answers any more.
+    /// The server answers no more.
     gone: bool,
 }
 
@@ -199,7 +199,7 @@ impl<'s> Run<'s> {
         })
     }
 
-    /// Looks for the edge of each hungry kind of request that has a range, if anybody answers.
+    /// Looks for the edge of each hungry kind of request that has a range, if the server answers.
     fn edges(&mut self) -> Vec<EdgeReport> {
         if self.gone {
             return Vec::new();

@@ -88,7 +88,7 @@ impl<'m> Schedule<'m> {
                 },
             };
             if shape.arrivals == Arrivals::Constant {
-                // Each entry at its own offset, so that they do not march in step.
+                // Each entry at its own offset, so that they are not synchronous.
                 stream.position = stream.random.part() - 1.0;
             }
             schedule.advance(&mut stream);

@@ -1,4 +1,4 @@
-//! The server that is loaded: how it is reached, what it said of itself, and what it uses now.
+//! The server that is loaded: how it is reached, what it reported about itself, and what it uses now.
 
 use super::settings::LoadSettings;
 use super::target::{PidSetting, Started, Url, who_listens_on};
@@ -26,7 +26,7 @@ pub struct Target {
     pub admin: Option<AdminAddress>,
     /// What it said of itself before it was loaded.
     pub metrics: ServerMetrics,
-    /// The bytes that it should not pass, and who says so.
+    /// The bytes that it should not pass, and where that number is from.
     pub bound: Option<(u64, &'static str)>,
     /// What else should be known.
     pub notes: Vec<String>,

@@ -29,8 +29,8 @@ pub struct LoadSettings {
     #[arg(long, value_name = "http://HOST:PORT", help_heading = "Server")]
     pub target: Option<Url>,
 
-    /// The server's process, whose memory is watched: a number, several, or auto for whoever listens on the
-    /// target's port
+    /// The server's process, whose memory is watched: a number, several, or auto for the processes that
+    /// listen on the target's port
     ///
     /// For a server that is started here, auto is the default; for others, not to look at all.
     #[arg(long, value_name = "auto|PID", value_delimiter = ',', help_heading = "Server")]

@@ -1,4 +1,4 @@
-//! What came back, counted: of fixed size, however many requests there are.
+//! Counts of what came back. They have a fixed size, however many requests there are.
 
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
@@ -73,7 +73,7 @@ pub struct Tally {
     pub due: u64,
     /// Requests that found all connections busy and the backlog full.
     pub unsent: u64,
-    /// Requests sent again, because the connection had been closed before they reached anybody.
+    /// Requests sent again, because the connection had been closed before they reached the server.
     pub resent: u64,
     /// Answers by status code.
     pub statuses: BTreeMap<u16, u64>,
@@ -158,7 +158,7 @@ impl Tally {
         good.map(|(_, count)| count).sum()
     }
 
-    /// Requests that were sent and came to no good, but for those that the server had no room for (503).
+    /// Requests that were sent and failed, except those that the server had no room for (503).
     pub fn failed(&self) -> u64 {
         let bad = self
             .statuses

@@ -1,4 +1,4 @@
-//! Whom to load: a server that runs, or one that is started here and ended afterwards.
+//! The server to load: one that runs, or one that is started here and ended afterwards.
 
 use procfs::net::TcpState;
 use procfs::process::FDTarget;
@@ -81,7 +81,7 @@ impl FromStr for Url {
 /// `--pid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PidSetting {
-    /// Whoever listens on the target's port.
+    /// The processes that listen on the target's port.
     Auto,
     /// This process.
     Pid(i32),
@@ -176,7 +176,7 @@ impl Started {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        // A new instance would be nobody's child, and go on after us.
+        // A new instance would not be our child, and go on after us.
         if env::var_os(RECYCLE).is_none() {
             start.env(RECYCLE, "exit");
         }
@@ -212,8 +212,8 @@ impl Started {
         self.child.id().cast_signed()
     }
 
-    /// Waits until it is ready: until it says so, or, where `address` is given, until somebody accepts
-    /// connections there.
+    /// Waits until it is ready: until it says so, or, if `address` is given, until connections are accepted
+    /// there.
     ///
     /// # Errors
     /// If it ends before that, or takes too long, with the last lines of its log.
@@ -240,7 +240,7 @@ impl Started {
             if let Some(address) = address
                 && TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
             {
-                // A server of ours that is told where it is has more to say in its log.
+                // A server of ours says more in its log, even if its address was given.
                 let said = self.ready.recv_timeout(Duration::from_millis(200));
                 return Ok(said.unwrap_or_default());
             }
@@ -315,7 +315,7 @@ fn read_log(
         if let Some(file) = &mut copy
             && file.write_all(&bytes).is_err()
         {
-            // A full disk must not stop the server, which waits for whoever reads its log.
+            // A full disk must not stop the server, which waits for us to read its log.
             copy = None;
         }
         let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
@@ -431,7 +431,7 @@ mod tests {
         let this = std::process::id().cast_signed();
         assert_eq!(who_listens_on(address), Ok(vec![this]));
         drop(listener);
-        let error = who_listens_on(address).expect_err("nobody");
+        let error = who_listens_on(address).expect_err("none");
         assert!(error.contains("--pid auto"), "{error}");
     }
 

@@ -1,4 +1,4 @@
-//! Figures as people read them.
+//! Figures in a readable form.
 
 /// `21.7 MiB`.
 pub fn bytes(bytes: u64) -> String {

@@ -229,7 +229,7 @@ impl Seen {
     }
 }
 
-/// Of two looks the one with more memory: a peak must not get lost.
+/// Of two looks, keeps the one with more memory: a peak must not get lost.
 fn larger(a: Look, b: Look) -> Look {
     let rss = |look: &Look| look.memory.map_or(0, |memory| memory.rss_bytes);
     if rss(&b) >= rss(&a) { b } else { a }

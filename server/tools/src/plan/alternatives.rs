@@ -12,7 +12,7 @@ pub struct Alternative {
     pub evaluation: Evaluation,
 }
 
-/// Whatever differs from `this` in one respect and may be of use, each once.
+/// Configurations that differ from `this` in one respect and may be of use, each once.
 ///
 /// # Errors
 /// [`PlanError`], if one of them cannot be served with.
@@ -86,11 +86,11 @@ pub fn alternatives(
     Ok(found)
 }
 
-/// The one that takes the least memory of those that meet the target within the memory there is. It is a
-/// change worth telling of if `this` does not, or takes more.
+/// The one that takes the least memory of those that meet the target within the memory there is. It is worth
+/// reporting if `this` does not, or takes more.
 ///
-/// Where buckets are too few, it is not proposed to have even fewer and a long queue; where memory is, it may
-/// be.
+/// If there are too few buckets, even fewer with a long queue are not proposed; if there is too little
+/// memory, they may be.
 #[must_use]
 pub fn cheapest<'a>(this: &Evaluation, alternatives: &'a [Alternative]) -> Option<&'a Alternative> {
     let enough = |one: &&Alternative| {

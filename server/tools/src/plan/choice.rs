@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use transom::{Plan, PlanError, Settings};
 use transom_arena::{BUCKETS_MAX, BucketGeometry, Bytes, GeometryError, PAGE};
 
-/// What of an arena allocations cannot have: bumpalo's footer and its rounding.
+/// The part of an arena that allocations cannot have: bumpalo's footer and its rounding.
 const ARENA_OVERHEAD: usize = 64;
 
 /// What is asked of a server.
@@ -22,7 +22,7 @@ pub struct Demand {
     pub target: f64,
     /// Bytes that there are.
     pub memory: Option<usize>,
-    /// Requests that can be there at once at most, because whoever is in front has no more connections.
+    /// Requests that can be there at once at most, because the proxy in front has no more connections.
     pub front_connections: Option<u32>,
 }
 
@@ -64,7 +64,7 @@ pub struct Evaluation {
     pub configuration: Configuration,
     /// Its memory equation.
     pub plan: Plan,
-    /// P(503) if nobody waits.
+    /// P(503) if no request waits.
     pub without_queue: f64,
     /// What the queue has: places, and what becomes of requests.
     pub places: u32,
@@ -214,8 +214,8 @@ impl Planner<'_> {
         Some(measured.above(arena.saturating_sub(ARENA_OVERHEAD)))
     }
 
-    /// What of the target is left for a 503, if these buckets are outgrown as measured. If nothing is: all of
-    /// it, so that the number of buckets still means something.
+    /// The part of the target that is left for a 503, if these buckets are outgrown as measured. If nothing
+    /// is: all of it, so that the number of buckets still means something.
     fn left_for_503(&self, target: f64, bucket_size: Bytes) -> Result<f64, PlanError> {
         let geometry = BucketGeometry::new(bucket_size, self.base.application.stack_size)?;
         let left = target - self.outgrown(self.above(geometry.arena_size()));
@@ -271,7 +271,7 @@ impl Planner<'_> {
         Ok(fewest.and_then(of))
     }
 
-    /// The most buckets that fit the memory and for whom there are connections; `None` if not one does.
+    /// The most buckets that fit the memory and for which there are connections; `None` if not one does.
     ///
     /// # Errors
     /// [`PlanError`], if buckets of that size cannot be.

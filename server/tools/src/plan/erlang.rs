@@ -3,7 +3,7 @@
 //! It holds for requests that come independently of each other, as those of many clients do (a Poisson
 //! process), and for *any* distribution of the times for which they hold a bucket: only the mean matters.
 
-/// What is handed on from one bucket to the next: 1/B(n, a), which grows from 1 and so loses no digits.
+/// What is passed on from one bucket to the next: 1/B(n, a), which grows from 1 and so loses no digits.
 fn next(inverse: f64, bucket: u32, load: f64) -> f64 {
     1.0 + f64::from(bucket) / load * inverse
 }

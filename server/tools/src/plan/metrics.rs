@@ -29,7 +29,7 @@ pub struct Measurements {
     pub sum: usize,
     /// Its addend for the program itself.
     constant: usize,
-    /// The server is an application behind a door: its equation has a term that only such a one has.
+    /// The server is an application behind a door: its equation has a term that only such a server has.
     pub is_behind_a_door: bool,
     routes: BTreeMap<String, RouteHistograms>,
 }

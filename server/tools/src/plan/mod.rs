@@ -1,8 +1,8 @@
-//! `transom plan`: from memory, rate and latency to flags, with what these will and will not hold.
+//! `transom plan`: computes flags from memory, rate and latency, and says what they will and will not hold.
 //!
-//! The memory equation is the server's own ([`transom::Plan`]). How many requests find no bucket is said by
-//! [`erlang`] and [`queue`], how many outgrow theirs by what a server has measured ([`metrics`]); [`choice`]
-//! searches, [`report`] tells.
+//! The memory equation is the server's own ([`transom::Plan`]). [`erlang`] and [`queue`] compute how many
+//! requests find no bucket; what a server has measured ([`metrics`]) tells how many outgrow theirs;
+//! [`choice`] searches, and [`report`] prints.
 
 mod alternatives;
 mod choice;
@@ -111,7 +111,7 @@ with impatience, exact for exponential times and one queue in order; for others,
 (1 + c²)/2 times as long, with c² the variance of the times in squares of their mean (Allen and Cunneen): an estimate. Both
 are of a load that stays; a burst is taken to stay, too.
 
-P(500) is the share of measured requests that need more than an arena; it knows nothing of stacks, nor of requests that nobody has
+P(500) is the share of measured requests that need more than an arena; it knows nothing of stacks, nor of requests that were not
 sent yet.
 
 The exit status is 0 if the target is met within the memory, 1 if it is not or the plan cannot be written, 2 if there is nothing to compute.";
@@ -327,7 +327,7 @@ fn none_at_all(planner: &Planner, size: Bytes, waiting: Waiting) -> Option<Confi
         .filter(|_| buckets > 0)
 }
 
-/// For how long requests hold a bucket, and who says so.
+/// For how long requests hold a bucket, and where that is from.
 fn times(
     flags: &PlanFlags,
     measured: Option<&Measurements>,

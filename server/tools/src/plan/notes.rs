@@ -1,4 +1,4 @@
-//! What a reader of a plan should know beside its numbers.
+//! What a reader of a plan should know besides its numbers.
 
 use super::choice::{BUCKETS_LIMIT, Evaluation, Planner};
 use super::metrics::Measurements;

@@ -2,7 +2,7 @@
 //! places, and for a limited time.
 //!
 //! The model is M/M/N/K with impatience: requests come as a Poisson process, hold one of N buckets for
-//! exponentially distributed times, at most K - N of them wait, and whoever has waited for the queue timeout
+//! exponentially distributed times, at most K - N of them wait, and one that has waited for the queue timeout
 //! leaves with a 503. For that model the formulas are exact (Brandt and Brandt, "On the M(n)/M(n)/s queue
 //! with impatient calls", 1999, for a fixed patience). The virtual wait x has, beyond p, the share of time in
 //! which just one bucket is free, the density
@@ -12,11 +12,11 @@
 //! p · w(j),  w(j) = ρ^(j+1) · Pr(Poisson(y) > j)  +  ρ · (ρ·y)^j/j! · exp(−y)
 //! ```
 //!
-//! Without places it is Erlang's loss formula; with places and without end to the patience it is M/M/N/K, and
-//! Erlang C with places without end. Times that are not exponentially distributed are taken into account as
-//! Allen and Cunneen do: waits, and the number of those who wait, are (1 + c²)/2 times what they would be,
-//! with c² the variance in squares of the mean. That makes an estimate of it: `simulation` says how good a
-//! one.
+//! Without places it is Erlang's loss formula; with places and unlimited patience it is M/M/N/K, and with
+//! unlimited places too, Erlang C. Times that are not exponentially distributed are taken into account as
+//! Allen and Cunneen do: waits, and the number of requests that wait, are (1 + c²)/2 times what they would
+//! be, with c² the variance in squares of the mean. That makes the result an estimate: `simulation` shows how
+//! good it is.
 
 use super::erlang::inverse_erlang_b;
 
@@ -120,7 +120,7 @@ impl LogSums {
         self.free = ln_add(self.free, ln_weight);
     }
 
-    /// The next state: what was the last one has a place left after all.
+    /// The next state: the one before, which was the last, now has a place left.
     fn add_waiting(&mut self, ln_weight: f64, ln_expiring: f64) {
         self.waiting = ln_add(self.waiting, self.full);
         self.timed_out = ln_add(self.timed_out, self.last_expiring);
@@ -131,7 +131,7 @@ impl LogSums {
     fn shares(&self) -> GradeOfService {
         let total = ln_add(ln_add(self.free, self.waiting), self.full);
         if total == f64::INFINITY {
-            // A bucket is as good as always free: 1/B was too large for a number.
+            // A bucket is practically always free: 1/B was too large for a number.
             return GradeOfService::default();
         }
         GradeOfService {

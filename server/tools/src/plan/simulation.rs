@@ -1,4 +1,4 @@
-//! The formulas held against a simulation: servers, a queue, requests that come, one after the other.
+//! The formulas compared with a simulation: servers, a queue, requests that come, one after the other.
 
 use super::erlang::erlang_b;
 use super::queue::Queue;
@@ -34,7 +34,7 @@ enum ServiceDistribution {
     Fixed,
     Uniform,
     Exponential,
-    /// Half of the requests hold nothing to speak of, and a few hold very long: sigma is 1.5.
+    /// Half of the requests hold a bucket very shortly, and a few very long: sigma is 1.5.
     LogNormal,
 }
 
@@ -100,7 +100,7 @@ fn simulate(
     let mut now = 0.0;
     // When each bucket will have served all that has been promised to it, the earliest first.
     let mut free: BinaryHeap<_> = (0..buckets).map(|_| Reverse(At(0.0))).collect();
-    // When each of those who wait will leave the queue, one way or the other.
+    // When each request that waits will leave the queue, one way or the other.
     let mut waiting: BinaryHeap<Reverse<At>> = BinaryHeap::new();
     let mut one = |numbers: &mut Numbers| {
         now += numbers.exponential() / load;
@@ -115,7 +115,7 @@ fn simulate(
             if waiting.len() >= queue.places as usize {
                 return true;
             }
-            // Whoever comes later waits behind this one, so its fate is known already.
+            // Requests that come later wait behind this one, so its fate is known already.
             let gives_up = now + queue.patience;
             waiting.push(Reverse(At(start.min(gives_up))));
             if start > gives_up {

@@ -10,8 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use transom::snapshot::{Application, Cell};
 
-/// What a state looks like: a letter and a colour. The letters of what takes part are none: their level says
-/// it.
+/// What a state looks like: a letter and a colour. An idle bucket has no letter: its level shows it.
 fn look(state: &str) -> (char, Style) {
     match state {
         "unbound" => ('·', DIM),

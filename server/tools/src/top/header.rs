@@ -1,4 +1,4 @@
-//! The lines above all panes: whether the server is well, and how much it does.
+//! The lines above all panes: whether the server is healthy, and how much it does.
 
 use super::model::Model;
 use super::parts::{ALARM, STRONG, gauge, places};

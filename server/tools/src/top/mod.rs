@@ -112,7 +112,7 @@ fn live(top: &Top) -> Result<(), Box<dyn std::error::Error>> {
     if !io::stdout().is_terminal() {
         return Err("the output is no terminal: use --once for one picture as plain text".into());
     }
-    // What is wrong from the start is said as other commands say it, not on a screen of its own.
+    // Errors at the start are reported as by other commands, not on a screen.
     let mut model = Model::new(&top.address);
     model.hear(Ok(snapshot::take(&top.address)?));
 

@@ -1,4 +1,4 @@
-//! What `transom top` knows of the server, and what of it is to be seen.
+//! What `transom top` knows of the server, and what it shows of that.
 
 use super::rates::{Counters, Rates};
 use crate::admin_client::AdminAddress;
@@ -27,7 +27,7 @@ impl Pane {
 /// What is known of the server, and what of it is to be seen.
 #[derive(Debug)]
 pub struct Model {
-    /// Who is asked.
+    /// The server that is asked.
     pub address: String,
     /// The last snapshot.
     pub snapshot: Option<Snapshot>,

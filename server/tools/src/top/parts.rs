@@ -1,4 +1,4 @@
-//! What several parts of the screen are made of.
+//! Pieces that several parts of the screen use.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};

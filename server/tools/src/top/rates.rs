@@ -1,4 +1,4 @@
-//! Counters a second, over the last second or so.
+//! Counters per second, over the last second or so.
 
 use std::collections::VecDeque;
 use transom::snapshot::{Application, Snapshot};
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(rates.per_second(|it| it.requests), None);
         rates.add(sample(2, 63_000, 40));
         assert_eq!(rates.per_second(|it| it.requests), Some(30.0));
-        // In a container the new one has the number of the old one.
+        // In a container the new process has the number of the old one.
         rates.add(sample(2, 100, 0));
         assert_eq!(rates.per_second(|it| it.requests), None);
     }

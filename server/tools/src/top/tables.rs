@@ -35,7 +35,7 @@ fn cell(text: impl Into<String>, right: bool) -> Line<'static> {
     Line::raw(text.into()).alignment(side)
 }
 
-/// A text from outside: what would move the cursor or colour the screen is shown and not done.
+/// A text from outside: codes that would move the cursor or colour the screen are shown, not obeyed.
 fn plain(text: &str) -> String {
     text.chars()
         .map(|c| {

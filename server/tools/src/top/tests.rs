@@ -140,7 +140,7 @@ fn one_bucket_and_thousands() {
     many["application"]["buckets"] = json!(4096);
     many["application"]["cells"] = json!(cells);
     let text = screen(&model(&[many]), 80, 24);
-    // The one that is lost is seen, whatever shares its place.
+    // The lost bucket is seen, whichever others share its place.
     has(
         &text,
         &["BUCKETS  4,096 × 512KiB,", "to a character", "▁▁▁X"],

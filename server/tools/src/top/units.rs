@@ -1,4 +1,4 @@
-//! Numbers as the screen has them.
+//! Numbers as the screen shows them.
 
 use crate::digits::grouped;
 

@@ -1,8 +1,8 @@
 //! The cheapest server that epoll(7) allows: wait, one read, one write of a fixed answer; no parsing, no
 //! timeouts.
 //!
-//! It is the floor that the other servers are measured against: what they cost above it is their own doing,
-//! what it costs is the kernel's. `peer-epoll 127.0.0.1:PORT`, or `peer-epoll unix:PATH` to stand behind
+//! It is the floor for the other servers: what it costs is the kernel's cost, and what they cost above it is
+//! their own. `peer-epoll 127.0.0.1:PORT`, or `peer-epoll unix:PATH` to stand behind
 //! another server; one thread. A second argument says how it takes what it reads:
 //!
 //! | argument | a read is | and then |
@@ -128,7 +128,7 @@ fn accept(
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor that nobody else owns.
+    // SAFETY: a new descriptor that nothing else owns.
     let stream = TcpStream::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
     // A Unix socket has no delay to turn off.
     let _ = stream.set_nodelay(true);
@@ -182,7 +182,7 @@ impl Epoll {
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: a new descriptor that nobody else owns.
+        // SAFETY: a new descriptor that nothing else owns.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 

@@ -27,7 +27,7 @@ fn main() -> io::Result<()> {
         .setup_defer_taskrun()
         .setup_cqsize(16 * ENTRIES)
         .build(ENTRIES)?;
-    // Where all requests go. Nobody reads what is in it, so that connections need no buffer of their own.
+    // Where all requests go. It is never read, so that connections need no buffer of their own.
     let scratch: &'static mut [u8; READ_BYTES] = Box::leak(Box::new([0; READ_BYTES]));
     let scratch = scratch.as_mut_ptr();
     let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd()))
@@ -92,7 +92,7 @@ fn send(connection: RawFd) -> squeue::Entry {
 /// Queues a submission, after the queue has been handed to the kernel if it is full.
 fn push(ring: &mut IoUring, entry: &squeue::Entry) -> io::Result<()> {
     loop {
-        // SAFETY: what the entries point to is static: the answer, and the scratch, which nobody else
+        // SAFETY: what the entries point to is static: the answer, and the scratch, which nothing else
         // touches.
         if unsafe { ring.submission().push(entry) }.is_ok() {
             return Ok(());
@@ -120,6 +120,6 @@ fn set_nodelay(connection: RawFd) -> io::Result<()> {
 }
 
 fn close(connection: RawFd) {
-    // SAFETY: the descriptor came from accept, and its last receive has ended: nobody uses it any more.
+    // SAFETY: the descriptor came from accept, and its last receive has ended: it is not used any more.
     unsafe { libc::close(connection) };
 }
