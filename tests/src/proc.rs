@@ -46,6 +46,20 @@ impl Sample {
         }
     }
 
+    /// How often the threads of a process have gone to sleep so far.
+    ///
+    /// # Panics
+    /// If there is no such process.
+    #[must_use]
+    pub fn sleeps(pid: u32) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process of ours");
+        let statuses =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("status")).ok());
+        statuses
+            .map(|status| number(&status, "voluntary_ctxt_switches:"))
+            .sum()
+    }
+
     /// Looks at a process until two looks agree: a request that has been answered may still be cleaned up
     /// after.
     ///

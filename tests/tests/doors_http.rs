@@ -202,6 +202,38 @@ fn an_application_that_hangs_holds_up_nobody_else() {
 }
 
 #[test]
+fn calls_that_no_thread_takes_cost_next_to_nothing() {
+    let folder = Folder::new("unclaimed");
+    let door = folder.path("hang.door");
+    let application = Launch::of_file(env!("CARGO_BIN_EXE_hang"))
+        .flags(&format!("--door {} --buckets 2", door.display()))
+        .start();
+    let front = before(&door, "--loops 1 --queue-timeout 20s --deadline 20s");
+    assert_eq!(front.get("/").status, 200);
+    let ask = |path: &'static str| {
+        let mut client = front.connect();
+        client.send(transom_tests::client::get(path));
+        client
+    };
+    let held = ["/gate"; 2].map(ask);
+    std::thread::sleep(Duration::from_millis(500));
+    let waiting = ["/"; 8].map(ask);
+    std::thread::sleep(Duration::from_millis(500));
+    let pids = [front.pid(), application.pid()];
+    let sleeps = || pids.map(Sample::sleeps);
+    let before = sleeps();
+    std::thread::sleep(Duration::from_secs(1));
+    let now = sleeps();
+    // Both sides look ten times a second, and other threads of theirs a few times.
+    let often = [now[0] - before[0], now[1] - before[1]];
+    assert!(
+        often.iter().all(|&often| often < 200),
+        "{often:?} in a second"
+    );
+    drop((held, waiting));
+}
+
+#[test]
 fn a_door_that_is_opened_again_takes_nothing_from_the_process_heap_but_to_open_it() {
     let folder = Folder::new("opened-again");
     let door = folder.path("hello.door");

@@ -124,7 +124,7 @@ impl<W: World> Loop<W> {
         if self.memory.completions.is_empty() {
             return false;
         }
-        instance.calls.stuck_since_ns = None;
+        instance.calls.stuck = None;
         let mut completions = std::mem::take(&mut self.memory.completions);
         for (slot, completion) in completions.drain(..) {
             self.on_completion(at, slot, completion);

@@ -4,7 +4,7 @@ use crate::acceptor::{Acceptor, Numbered};
 use crate::access_table::Access;
 use crate::agenda::Agenda;
 use crate::complaints::Complaints;
-use crate::doorway::Doorways;
+use crate::doorway::{Doorways, PATIENCE, Stuck};
 use crate::entrance::{InstanceId, Keeper};
 use crate::exchange::State;
 use crate::lists::List;
@@ -28,11 +28,6 @@ use transom_http::DateCache;
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
-
-/// How long a loop first sleeps while calls are unclaimed or just begun: the time after which another thread
-/// is woken for a call that is stuck behind one that takes long. A wake costs 5 to 10 µs, so less would wake
-/// threads for nothing.
-const PATIENCE: Duration = Duration::from_micros(60);
 
 /// Sleeps that double from [`PATIENCE`] before the loop leaves it to the doorbell alone.
 const PATIENCE_STEPS: u32 = 6;
@@ -176,6 +171,7 @@ impl<W: World> Loop<W> {
     /// them are in handlers that block. Whether calls are with a door.
     fn survey(&mut self) -> bool {
         let now_ns = self.clock.now_ns;
+        self.agenda.stuck_due_ns = u64::MAX;
         let (mut outstanding, mut slots, mut busy, mut lost, mut waiting) = (false, 0, 0, 0, 0);
         for (doorway, entrance) in (0..).zip(&mut self.doorways.list) {
             waiting += self.table.len(List::Waiting(doorway));
@@ -185,16 +181,17 @@ impl<W: World> Loop<W> {
                 slots += all;
                 busy += all - client.free_slots();
                 lost += client.lost_slots();
-                let since_ns = &mut requests.stuck_since_ns;
-                if !client.backlog() {
-                    *since_ns = None;
-                } else if now_ns - *since_ns.get_or_insert(now_ns) >= PATIENCE.as_nanos() as u64 {
-                    if client.nudge() {
-                        // Another thread takes up the next call; see soon whether it needs company.
-                        self.agenda.quiet = self.agenda.quiet.min(1);
-                    }
-                    *since_ns = Some(now_ns);
+                let unclaimed = client.unclaimed();
+                if unclaimed == 0 {
+                    requests.stuck = None;
+                    continue;
                 }
+                let stuck = requests.stuck.get_or_insert_with(|| Stuck::new(now_ns));
+                if stuck.is_due(unclaimed, now_ns) && client.nudge() {
+                    // Another thread takes up the next call; see soon whether it needs company.
+                    self.agenda.quiet = self.agenda.quiet.min(1);
+                }
+                self.agenda.stuck_due_ns = self.agenda.stuck_due_ns.min(stuck.due_ns());
             }
         }
         self.stats.connections.set(u64::from(self.table.open()));
@@ -224,6 +221,12 @@ impl<W: World> Loop<W> {
             .chain(self.doorways.due_ms())
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.clock.now_ms)));
+        let stuck = Some(self.agenda.stuck_due_ns).filter(|&due| due != u64::MAX);
+        let until_stuck = stuck.map(|due| due.saturating_sub(self.clock.now_ns));
+        let until_timer = until_timer
+            .into_iter()
+            .chain(until_stuck.map(Duration::from_nanos))
+            .min();
         let lazy = outstanding && self.agenda.quiet < PATIENCE_STEPS;
         let (patience, timeout) = if lazy {
             let step = PATIENCE * (1 << self.agenda.quiet);

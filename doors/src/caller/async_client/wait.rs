@@ -47,17 +47,26 @@ impl AsyncClient {
         self.layout.submit().any()
     }
 
+    /// How many flushed calls of this channel wait for a thread.
+    pub fn unclaimed(&self) -> u32 {
+        self.layout.submit().count()
+    }
+
     /// For calls that have waited too long: the thread that was expected to take them is inside a
     /// handler that blocks. Unless another thread is on its way already, wakes an idle thread or
     /// starts one. Returns whether a thread is on its way; if not, every thread is busy, and the
-    /// next one that gets free takes the call without being asked.
+    /// next one that gets free takes the call without being asked. A door of another process is only
+    /// told, and nothing is known: `false`, and the caller asks again, after longer each time.
     pub fn nudge(&mut self) -> bool {
         if !self.backlog() {
             return false;
         }
         match &mut self.peer {
             Peer::Local { pool, .. } => pool.nudge(),
-            Peer::Remote(remote) => remote.nudge(),
+            Peer::Remote(remote) => {
+                remote.nudge();
+                false
+            }
         }
     }
 

@@ -342,9 +342,16 @@ impl Caller for SimCaller {
         self.process(|process| process.shared.submitted != 0)
     }
 
+    fn unclaimed(&self) -> u32 {
+        self.process(|process| process.shared.submitted.count_ones())
+    }
+
     fn nudge(&mut self) -> bool {
         self.both(|process, ground| {
-            process.shared.submitted != 0 && process.nudge(&mut ground.clock)
+            // Of a door in another process it is not known whether a thread is on its way.
+            process.shared.submitted != 0
+                && process.nudge(&mut ground.clock)
+                && ground.clock.once_in(2)
         })
     }
 
