@@ -1,7 +1,6 @@
 //! `transom`: what can be done without an application.
 
 mod admin_client;
-mod digits;
 mod load;
 mod plan;
 mod prometheus;

@@ -38,7 +38,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "server/net",
         ],
     ),
-    ("server/tools", &["arena", "server", "server/http"]),
+    ("server/tools/plot", &[]),
+    (
+        "server/tools",
+        &["arena", "server", "server/http", "server/tools/plot"],
+    ),
 ];
 
 /// Outside crates that belong to some rooms only: a handler's author and a door know no command line, the
