@@ -7,7 +7,7 @@ use crate::workloads::{ATTACKERS, Contestant, Method, Workload};
 use crate::wrk::{self, Counts};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -264,8 +264,8 @@ impl Runner<'_> {
             body,
             ..
         } = self.contestant;
-        let ask = || http::ask(&server.connect()?, &load.path, load.field, body.as_deref());
-        let answer = ask().map_err(|error| format!("GET or POST of {}: {error}", load.path))?;
+        let (answer, _) = http::ask(server.port, &load.path, load.field, body.as_deref())
+            .map_err(|error| format!("GET or POST of {}: {error}", load.path))?;
         if answer.status != expected.status || !expected.body.is(&answer.body) {
             let body =
                 String::from_utf8_lossy(&answer.body[..answer.body.len().min(80)]).into_owned();
@@ -517,9 +517,7 @@ impl Drop for Holder {
 pub fn hold(port: u16, connections: u32) -> Result<(), String> {
     let mut held = Vec::new();
     for at in 0..connections {
-        let connection = TcpStream::connect(("127.0.0.1", port));
-        let connection =
-            connection.and_then(|stream| http::ask(&stream, "/", None, None).map(|_| stream));
+        let connection = http::ask(port, "/", None, None);
         held.push(connection.map_err(|error| format!("idle connection {at}: {error}"))?);
     }
     println!("held");

@@ -2,160 +2,95 @@
 
 use crate::measure::Row;
 use crate::statistics::Spread;
-use plotters::prelude::*;
-use std::error::Error;
-use std::path::Path;
+use std::{fs, io, path::Path};
+use transom_plot::{Axis, Bar, Bars, COLOURS, Line, Plot, Stroke, grouped};
 
-type Result = std::result::Result<(), Box<dyn Error>>;
-
-const WIDTH: u32 = 860;
-const ROW_HEIGHT: u32 = 26;
-const NAMES_WIDTH: i32 = 130;
-const FIGURES_WIDTH: i32 = 70;
-const TITLE_HEIGHT: i32 = 36;
-
-const INK: RGBColor = RGBColor(40, 40, 40);
-const OURS: RGBColor = RGBColor(196, 84, 40);
-const OTHERS: RGBColor = RGBColor(150, 165, 180);
-
-/// Colours of lines, ours first; colour-blind readers can tell them apart, too.
-const LINES: [RGBColor; 9] = [
-    OURS,
-    RGBColor(240, 160, 110),
-    RGBColor(0, 114, 178),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(110, 110, 110),
-    RGBColor(160, 130, 0),
-    RGBColor(30, 30, 30),
-];
+const OURS: usize = 0;
+const OTHERS: usize = 7;
 
 /// A bar for each server, as long as the median of its runs, and a dot for each run: the further the dots lie
 /// apart, the less the bar says.
-pub fn bars(path: &Path, title: &str, rows: &[(String, bool, Vec<f64>)]) -> Result {
-    let height = ROW_HEIGHT * u32::try_from(rows.len())? + TITLE_HEIGHT as u32 + 10;
-    let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
-    area.fill(&WHITE)?;
-    area.draw(&Text::new(
-        title.to_owned(),
-        (10, 10),
-        ("sans-serif", 15).into_font().color(&INK),
-    ))?;
-    let most = rows
-        .iter()
-        .flat_map(|(_, _, runs)| runs)
-        .copied()
-        .fold(0.0, f64::max);
-    let room = f64::from(WIDTH as i32 - NAMES_WIDTH - FIGURES_WIDTH);
-    let at = |figure: f64| NAMES_WIDTH + (figure / most * room) as i32;
-    for (number, (name, ours, runs)) in rows.iter().enumerate() {
-        let Some(spread) = Spread::of(runs.iter().copied()) else {
-            continue;
-        };
-        let top = TITLE_HEIGHT + (ROW_HEIGHT * u32::try_from(number)?) as i32;
-        let middle = top + ROW_HEIGHT as i32 / 2;
-        let colour = if *ours { OURS } else { OTHERS };
-        area.draw(&Text::new(
-            name.clone(),
-            (10, middle - 7),
-            ("sans-serif", 13).into_font().color(&INK),
-        ))?;
-        let corners = [
-            (NAMES_WIDTH, top + 4),
-            (at(spread.median), top + ROW_HEIGHT as i32 - 4),
-        ];
-        area.draw(&Rectangle::new(corners, colour.filled()))?;
-        for run in runs {
-            area.draw(&Circle::new((at(*run), middle), 3, INK.mix(0.6).filled()))?;
-        }
-        let figure = Text::new(
-            rounded(spread.median),
-            (at(spread.max) + 8, middle - 7),
-            ("sans-serif", 13).into_font().color(&INK),
-        );
-        area.draw(&figure)?;
-    }
-    area.present()?;
-    Ok(())
+pub fn bars(path: &Path, title: &str, rows: &[(String, bool, Vec<f64>)]) -> io::Result<()> {
+    let bar = |(name, ours, runs): &(String, bool, Vec<f64>)| {
+        let median = Spread::of(runs.iter().copied())?.median;
+        Some(Bar {
+            name: name.clone(),
+            colour: if *ours { OURS } else { OTHERS },
+            length: median,
+            figure: rounded(median),
+            dots: runs.clone(),
+        })
+    };
+    let bars = Bars {
+        title: title.to_owned(),
+        bars: rows.iter().filter_map(bar).collect(),
+    };
+    fs::write(path, transom_plot::file(&bars.svg()))
 }
 
 /// Memory over time, a line for each server.
-pub fn attack(path: &Path, rows: &[Row]) -> Result {
-    let lines: Vec<(&str, Vec<(f64, f64)>)> = rows
-        .iter()
-        .filter_map(|row| {
-            let memory = row.attack.as_ref()?.memory.iter();
-            Some((
-                row.name.as_str(),
-                memory
-                    .map(|(at, bytes)| (*at, *bytes as f64 / (1 << 20) as f64))
-                    .collect(),
-            ))
-        })
-        .collect();
-    let points = || lines.iter().flat_map(|(_, points)| points);
-    let (first, last) = points().fold((0.0, 1.0), |(first, last): (f64, f64), (at, _)| {
-        (first.min(*at), last.max(*at))
+pub fn attack(path: &Path, rows: &[Row]) -> io::Result<()> {
+    let lines = rows.iter().filter_map(|row| {
+        let memory = row.attack.as_ref()?.memory.iter();
+        Some((
+            row.name.clone(),
+            memory
+                .map(|(at, bytes)| (*at, *bytes as f64 / (1 << 20) as f64))
+                .collect(),
+        ))
     });
+    fs::write(path, transom_plot::file(&memory(lines.collect()).svg()))
+}
+
+/// Mebibytes by seconds; ours are the first two.
+fn memory(servers: Vec<(String, Vec<(f64, f64)>)>) -> Plot {
+    let points = || servers.iter().flat_map(|(_, points)| points);
+    let first = points().fold(0.0, |first: f64, (at, _)| first.min(*at));
+    let last = points().fold(1.0, |last: f64, (at, _)| last.max(*at));
     let most = points().fold(10.0, |most: f64, (_, mib)| most.max(*mib));
-    let area = SVGBackend::new(path, (WIDTH, 420)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
-        .caption(
-            "Resident memory while 200 clients ask for 20 MB each, MiB",
-            ("sans-serif", 15).into_font().color(&INK),
-        )
-        .margin(10)
-        .x_label_area_size(40)
-        .y_label_area_size(60)
-        .margin_right(20)
-        .build_cartesian_2d(first..last, (1.0..most * 1.5).log_scale())?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .x_desc("seconds since the attack began")
-        .y_label_formatter(&|mib| grouped(&format!("{mib:.0}")))
-        .x_label_formatter(&|seconds| format!("{seconds:.1}"))
-        .draw()?;
-    for (number, (name, points)) in lines.iter().enumerate() {
-        let colour = LINES[number % LINES.len()];
-        let style = colour.stroke_width(if number < 2 { 3 } else { 2 });
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style))?
-            .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+    let lines = servers
+        .into_iter()
+        .enumerate()
+        .map(|(number, (name, points))| Line {
+            name,
+            colour: number % COLOURS,
+            stroke: match number {
+                0..2 => Stroke::Strong,
+                2..COLOURS => Stroke::Plain,
+                _ => Stroke::Dashed,
+            },
+            points: points
+                .into_iter()
+                .map(|(at, mib)| (at, mib.max(1.0).log10()))
+                .collect(),
+        });
+    Plot {
+        label: "Resident memory while 200 clients ask for 20 MB each, MiB".to_owned(),
+        is_titled: true,
+        size: (860.0, 420.0),
+        x: Axis {
+            least: first,
+            name: "seconds since the attack began",
+            ..Axis::from_zero(last, "")
+        },
+        y: Axis::decades(0.0, (most * 1.5).log10(), |n| grouped(10_u64.pow(n as u32))),
+        bands: Vec::new(),
+        areas: Vec::new(),
+        lines: lines.collect(),
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(OTHERS)
-        .draw()?;
-    area.present()?;
-    Ok(())
 }
 
 /// With as many places as tell something.
 pub fn rounded(figure: f64) -> String {
+    let sign = if figure < 0.0 { "-" } else { "" };
     match figure {
-        figure if figure.abs() >= 1000.0 => grouped(&format!("{figure:.0}")),
+        figure if figure.abs() >= 1000.0 => {
+            format!("{sign}{}", grouped(figure.abs().round() as u64))
+        }
         figure if figure.abs() >= 100.0 => format!("{figure:.0}"),
         figure if figure.abs() >= 10.0 => format!("{figure:.1}"),
         figure => format!("{figure:.2}"),
     }
-}
-
-/// With a comma before every three digits.
-fn grouped(digits: &str) -> String {
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) && text != "-" {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -177,5 +112,19 @@ mod tests {
                 "-12,345"
             ]
         );
+    }
+
+    #[test]
+    fn memory_is_told_apart_over_three_decades() {
+        let flat = |name: &str, mib| (name.to_owned(), vec![(0.0, mib), (9.5, mib)]);
+        let svg = memory(vec![flat("small", 3.0), flat("large", 3000.0)]).svg();
+        for part in [
+            ">small</text>",
+            ">large</text>",
+            ">1</text>",
+            ">1,000</text>",
+        ] {
+            assert!(svg.contains(part), "{part} is not in {svg}");
+        }
     }
 }

@@ -681,11 +681,6 @@ impl Running {
         Ok(())
     }
 
-    /// A connection to it.
-    pub fn connect(&self) -> io::Result<TcpStream> {
-        TcpStream::connect(("127.0.0.1", self.port))
-    }
-
     /// The ids of the processes that were started here.
     pub fn roots(&self) -> Vec<u32> {
         self.children.iter().map(Child::id).collect()

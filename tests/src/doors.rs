@@ -1,10 +1,10 @@
 //! An application behind a door and the front end before it, and clients that keep count of what they are
 //! told.
 
-use crate::{Launch, Server, eventually};
+use crate::client::get;
+use crate::{Client, Launch, Server, eventually};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,7 +77,7 @@ impl Crowd {
         let clients = (0..clients)
             .map(|_| {
                 let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-                let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+                let request = get(path);
                 std::thread::spawn(move || {
                     let mut tally = Tally::new();
                     let mut connection = None;
@@ -127,49 +127,21 @@ impl Crowd {
 }
 
 /// One request; the connection is kept if it can be.
-fn ask(connection: &mut Option<TcpStream>, address: SocketAddr, request: &str) -> u16 {
-    let Some(stream) = connection
-        .take()
-        .or_else(|| TcpStream::connect(address).ok())
-    else {
+fn ask(connection: &mut Option<Client>, address: SocketAddr, request: &str) -> u16 {
+    let kept = connection.take();
+    let Some(mut client) = kept.or_else(|| Client::try_connect(address).ok()) else {
         return 0;
     };
-    match exchange(&stream, request) {
-        Some((status, keep)) => {
-            *connection = keep.then_some(stream);
-            status
-        }
-        None => 0,
+    if !client.try_send(request) {
+        return 0;
     }
-}
-
-fn exchange(mut stream: &TcpStream, request: &str) -> Option<(u16, bool)> {
-    stream
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .ok()?;
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 4096];
-    let head_end = loop {
-        if let Some(at) = bytes.windows(4).position(|part| part == b"\r\n\r\n") {
-            break at + 4;
+    match client.try_answer() {
+        Ok(answer) if answer.count("content-length") == 1 => {
+            *connection = (!answer.closes()).then_some(client);
+            answer.status
         }
-        let len = stream.read(&mut buffer).ok().filter(|&len| len > 0)?;
-        bytes.extend_from_slice(&buffer[..len]);
-    };
-    let head = String::from_utf8_lossy(&bytes[..head_end]).to_ascii_lowercase();
-    let field = |name: &str| {
-        let line = head.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim().to_owned())
-    };
-    let length: usize = field("content-length:")?.parse().ok()?;
-    let mut missing = (head_end + length).saturating_sub(bytes.len());
-    while missing > 0 {
-        let len = stream.read(&mut buffer).ok().filter(|&len| len > 0)?;
-        missing -= len.min(missing);
+        _ => 0,
     }
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, field("connection:").as_deref() != Some("close")))
 }
 
 /// What killing an application again and again has shown.
@@ -224,8 +196,8 @@ pub fn kill_again_and_again(app: &str, path: &str, times: usize, seed: u64) -> K
         application = Some(behind(&door, app, "--buckets 8"));
         let ready = Instant::now();
         // A connection of its own, so that it says when the front end has noticed.
-        let mut client: Option<TcpStream> = None;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+        let mut client = None;
+        let request = get(path);
         while ask(&mut client, front.address(), &request) != 200 {
             assert!(
                 ready.elapsed() < crate::PATIENCE,

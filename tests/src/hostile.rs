@@ -1,7 +1,7 @@
 //! Clients that mean harm. Each does one thing to a server and expects nothing but that it neither hangs nor
 //! fails others.
 
-use crate::client::{Client, get};
+use crate::client::{Client, get, reset};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -113,25 +113,6 @@ impl Attack {
         }
         Some(stream)
     }
-}
-
-/// Closes with a reset.
-pub fn reset(stream: TcpStream) {
-    let linger = libc::linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    // SAFETY: the option's value is a linger of the given size.
-    unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_LINGER,
-            (&raw const linger).cast(),
-            size_of_val(&linger) as libc::socklen_t,
-        );
-    }
-    drop(stream);
 }
 
 /// Sends bytes of which the last is urgent (TCP's out-of-band byte).

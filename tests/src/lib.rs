@@ -1,13 +1,12 @@
 //! What the black-box tests are made of: servers that are started as a user starts them, clients that send
 //! any bytes, a load that counts its answers, and what `/proc` says of a process.
 //!
-//! It knows the command line, HTTP and the log's lines, and no type or function of the crates under test:
-//! what it finds, an operator would have found. Everything waits for a condition with a deadline; nothing
+//! It knows the command line, HTTP and the log's lines, and no type or function that a server uses: what it
+//! finds, an operator would have found. Everything waits for a condition with a deadline; nothing
 //! sleeps and hopes.
 
 pub mod browser;
 pub mod build;
-pub mod client;
 pub mod doors;
 #[cfg(target_os = "linux")]
 pub mod echo;
@@ -26,15 +25,12 @@ pub mod server;
 pub mod succession;
 
 pub use browser::{Browser, Page, View};
-pub use client::{Answer, Client, Trouble};
 pub use load::{Kind, Load, Report};
 pub use proc::Sample;
 pub use server::{Ended, Launch, Server};
+pub use transom_tests_client::{self as client, Answer, Client, PATIENCE, Trouble};
 
 use std::time::{Duration, Instant};
-
-/// How long anything may take that should happen at once. Generous, because a loaded machine is no failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Looks again and again until `condition` holds; false if it does not within [`PATIENCE`].
 pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {

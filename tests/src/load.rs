@@ -4,13 +4,14 @@
 //! server. Each connection sends one request, waits for its answer, and sends the next one of its list.
 
 use crate::PATIENCE;
-use crate::client::{find, get};
+use crate::client::get;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use transom_http::answer::{Framing, Part, Reader};
 
 /// A request, and the answer that it should get.
 #[derive(Debug, Clone)]
@@ -102,6 +103,8 @@ struct Connection {
     sent_at: Instant,
     /// False when the load is over and the last answer is there.
     busy: bool,
+    reader: Reader,
+    /// Head and body of the answer.
     received: Vec<u8>,
 }
 
@@ -135,7 +138,8 @@ impl<'s> Load<'s> {
     /// Runs it. All answers that are owed at its end are waited for.
     ///
     /// # Panics
-    /// If the server does not accept a connection, or answers nobody for [`PATIENCE`].
+    /// If the server does not accept a connection, answers nobody for [`PATIENCE`], or sends what is no
+    /// answer with a length.
     #[must_use]
     pub fn run(&self) -> Report {
         let began = Instant::now();
@@ -195,6 +199,7 @@ impl<'s> Load<'s> {
             kind: 0,
             sent_at: Instant::now(),
             busy: false,
+            reader: Reader::strict(),
             received: Vec::new(),
         }
     }
@@ -205,6 +210,7 @@ impl<'s> Load<'s> {
         if connection.busy {
             *left -= 1;
             connection.sent_at = Instant::now();
+            connection.reader.expect(false);
             // A server that has just closed says so when the answer is read.
             let _ = connection
                 .stream
@@ -217,12 +223,17 @@ impl<'s> Load<'s> {
         let trouble = match connection.stream.read(&mut buffer) {
             Ok(0) => "closed without an answer",
             Ok(len) => {
-                connection.received.extend_from_slice(&buffer[..len]);
-                match answer_len(&connection.received) {
+                let mut bytes = &buffer[..len];
+                let received = &mut connection.received;
+                let read = connection.reader.read(&mut bytes, &mut |part| match part {
+                    Part::Head(part) | Part::Body(part) => received.extend_from_slice(part),
+                });
+                match read.expect("what comes is an answer") {
                     None => return,
-                    Some(len) if len < connection.received.len() => "more bytes than one answer",
-                    Some(_) => {
-                        self.judge(connection, report);
+                    Some(_) if !bytes.is_empty() => "more bytes than one answer",
+                    Some(answer) => {
+                        assert_eq!(answer.framing, Framing::Length, "each answer has a length");
+                        self.judge(connection, answer.status, report);
                         connection.kind = (connection.kind + 1) % self.kinds.len();
                         self.send_next(connection, left);
                         return;
@@ -241,13 +252,9 @@ impl<'s> Load<'s> {
         self.send_next(connection, left);
     }
 
-    fn judge(&self, connection: &mut Connection, report: &mut Report) {
+    fn judge(&self, connection: &mut Connection, status: u16, report: &mut Report) {
         let kind = &self.kinds[connection.kind];
         let answer = String::from_utf8_lossy(&connection.received);
-        let status = answer
-            .get(9..12)
-            .and_then(|digits| digits.parse().ok())
-            .unwrap_or(0);
         if status == kind.status && answer.contains(kind.part) {
             report.good[connection.kind] += 1;
             report.latencies[connection.kind].push(connection.sent_at.elapsed());
@@ -265,14 +272,4 @@ impl<'s> Load<'s> {
         }
         connection.received.clear();
     }
-}
-
-/// Bytes of the answer at the start of `bytes`, if it is all there. Only answers with a Content-Length are
-/// expected.
-fn answer_len(bytes: &[u8]) -> Option<usize> {
-    let head_len = find(bytes, b"\r\n\r\n")? + 4;
-    let head = std::str::from_utf8(&bytes[..head_len]).ok()?;
-    let (_, rest) = head.split_once("Content-Length: ")?;
-    let body_len: usize = rest.split_once('\r')?.0.parse().ok()?;
-    (bytes.len() >= head_len + body_len).then_some(head_len + body_len)
 }

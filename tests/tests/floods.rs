@@ -9,9 +9,9 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::thread;
 use std::time::Duration;
-use transom_tests::client::get;
+use transom_tests::client::{get, reset};
 use transom_tests::doors::{Folder, before, behind};
-use transom_tests::hostile::{Attack, reset, send_urgent};
+use transom_tests::hostile::{Attack, send_urgent};
 use transom_tests::{Client, PATIENCE, Sample, Server, eventually};
 
 /// Connections of a flood.

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use transom_tests::client::reset;
 use transom_tests::doors::{Folder, behind};
-use transom_tests::hostile;
 use transom_tests::server::installed;
 use transom_tests::{Launch, PATIENCE, Server, eventually};
 
@@ -575,7 +575,7 @@ fn the_bucket_of_a_handler_that_hangs_is_lost_once_its_client_has_gone() {
     let second = format!("--forward tcp://unix:{}={}", path.display(), door.display());
     let front = front(&door, &format!("{second} --idle-timeout 1s"));
     // One goes with a reset, one from a Unix socket, and one stays and says nothing until it is cut.
-    hostile::reset(hang(connect(front.address())));
+    reset(hang(connect(front.address())));
     drop(hang(UnixStream::connect(&path).expect("it listens")));
     let quiet = hang(connect(front.address()));
     let _ = app.line_with("a bucket is lost");

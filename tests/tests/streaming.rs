@@ -245,24 +245,8 @@ impl Incoming {
         bytes
     }
 
-    /// Closes with a reset.
     fn reset(self) {
-        use std::os::fd::AsRawFd;
-        let linger = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
-        // SAFETY: the option's value is a linger of the given size.
-        let set = unsafe {
-            libc::setsockopt(
-                self.stream.get_ref().as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_LINGER,
-                (&raw const linger).cast(),
-                size_of_val(&linger) as libc::socklen_t,
-            )
-        };
-        assert_eq!(set, 0);
+        transom_tests::client::reset(self.stream.into_inner());
     }
 }
 

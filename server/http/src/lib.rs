@@ -1,10 +1,10 @@
 //! HTTP/1.1 as pure functions over byte slices: what a request means, how a reply is framed, and
-//! the front end's own answers.
+//! the front end's own answers. For clients, [`answer`] reads what a server has sent.
 //!
-//! Nothing here reads a socket, keeps a clock or allocates; a loop hands in the bytes it has and
-//! gets back a verdict. That is what makes the contract testable byte by byte: every request either
-//! yields a [`head::Head`], asks for more bytes, or is a [`Refusal`] with the status that the
-//! client gets.
+//! Nothing here reads a socket or keeps a clock, and nothing that a server uses allocates; a loop
+//! hands in the bytes it has and gets back a verdict. That is what makes the contract testable byte
+//! by byte: every request either yields a [`head::Head`], asks for more bytes, or is a [`Refusal`]
+//! with the status that the client gets.
 //!
 //! Where RFC 9110 and 9112 let a recipient choose between tolerance and refusal, this code refuses.
 //! Each tolerance is a place where a proxy in front of us may read the same bytes differently, and
@@ -12,6 +12,7 @@
 //!
 //! It knows neither slots, doors nor routes.
 
+pub mod answer;
 mod bytes;
 pub mod chunked;
 pub mod date;

@@ -1,6 +1,5 @@
 //! Asks a server at its admin address (`--admin`), over TCP or a Unix socket.
 
-use crate::answer::Reader;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -8,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
+use transom_http::answer::{Part, Reader};
 
 /// How long an answer may take, from connecting to its last byte.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -187,7 +187,10 @@ fn ask(wire: &mut dyn Wire, path: &str, deadline: Instant) -> Result<(u16, Vec<u
                 Some(reader.end().ok_or(cut)?)
             }
             len => reader
-                .read(&block[..len], &mut |part| body.extend_from_slice(part))
+                .feed(&block[..len], &mut |part| match part {
+                    Part::Head(_) => {}
+                    Part::Body(part) => body.extend_from_slice(part),
+                })
                 .map_err(|_| match reader.has_head() {
                     false => NOT_HTTP,
                     true => AnswerError::NotHttp("its body is not to be read"),

@@ -1,8 +1,6 @@
 //! `transom`: what can be done without an application.
 
 mod admin_client;
-mod answer;
-mod digits;
 mod load;
 mod plan;
 mod prometheus;

@@ -38,7 +38,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "server/net",
         ],
     ),
-    ("server/tools", &["arena", "server"]),
+    ("server/tools/plot", &[]),
+    (
+        "server/tools",
+        &["arena", "server", "server/http", "server/tools/plot"],
+    ),
 ];
 
 /// Outside crates that belong to some rooms only: a handler's author and a door know no command line, the
@@ -46,7 +50,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const OUTSIDE: &[(&str, &[&str])] = &[
     ("clap", &["server", "server/tools"]),
     ("crossbeam-queue", &["server/log"]),
-    ("httparse", &["server/http", "server/tools"]),
+    ("httparse", &["server/http"]),
     ("matchit", &["platform"]),
     ("ratatui", &["server/tools"]),
     ("serde_json", &["platform", "server", "server/tools"]),

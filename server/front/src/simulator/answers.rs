@@ -1,4 +1,6 @@
-//! A naive reader of answers: it knows nothing of the server but what a client knows.
+//! The answers on a connection, one after the other: what a client knows of them.
+
+use transom_http::answer::{Part, Reader};
 
 /// An answer, as a client reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,101 +34,42 @@ impl Heard {
     }
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
-}
-
 /// The answer at the beginning of `bytes`, which may have come in part; `None` if not even its head is there.
 /// At the end of the connection nothing more comes.
-pub(super) fn read(bytes: &[u8], head_only: bool, ended: bool) -> Result<Option<Heard>, String> {
-    let Some(head_len) = find(bytes, b"\r\n\r\n") else {
+fn read(bytes: &[u8], head_only: bool, ended: bool) -> Result<Option<Heard>, String> {
+    let mut reader = Reader::strict();
+    reader.expect(head_only);
+    let (mut rest, mut head, mut body) = (bytes, Vec::new(), Vec::new());
+    let whole = reader.read(&mut rest, &mut |part| match part {
+        Part::Head(part) => head.extend_from_slice(part),
+        Part::Body(part) => body.extend_from_slice(part),
+    });
+    let whole =
+        whole.map_err(|garbled| format!("{garbled}: {:?}", String::from_utf8_lossy(bytes)))?;
+    if whole.is_none() && !reader.has_head() {
         return Ok(None);
-    };
-    let head = std::str::from_utf8(&bytes[..head_len]).map_err(|error| error.to_string())?;
-    let mut lines = head.split("\r\n");
-    let line = lines.next().unwrap_or_default();
-    let rest = line
-        .strip_prefix("HTTP/1.1 ")
-        .ok_or_else(|| format!("an answer begins with {line:?}"))?;
-    let status = rest.get(..3).and_then(|digits| digits.parse().ok());
-    let status: u16 = status.ok_or_else(|| format!("no status in {line:?}"))?;
-    let mut fields = Vec::new();
-    for line in lines {
-        let (name, value) = line
-            .split_once(':')
-            .ok_or_else(|| format!("no field: {line:?}"))?;
-        if name.is_empty() || name.contains(' ') {
-            return Err(format!("no name of a field: {name:?}"));
-        }
-        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
+    let at_the_end = if ended { reader.end() } else { None };
+    let head = String::from_utf8(head).map_err(|error| error.to_string())?;
+    let lines = head.split("\r\n").skip(1);
+    let fields = lines.filter_map(|line| line.split_once(':'));
     let mut answer = Heard {
-        status,
-        fields,
-        body: Vec::new(),
+        status: head
+            .get(9..12)
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or(0),
+        fields: fields
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect(),
+        body,
         keeps: true,
-        until_close: false,
+        until_close: at_the_end.is_some(),
         from: 0,
-        to: head_len + 4,
-        is_whole: true,
+        to: bytes.len() - rest.len(),
+        is_whole: whole.or(at_the_end).is_some(),
     };
-    answer.keeps = answer.field("connection") != Some("close");
-    if head_only || matches!(status, 100..=199 | 204 | 304) {
-        return Ok(Some(answer));
-    }
-    let behind = &bytes[head_len + 4..];
-    match (
-        answer.field("transfer-encoding"),
-        answer.field("content-length"),
-    ) {
-        (Some("chunked"), None) => {
-            let (body, len) = chunks(behind)?;
-            answer.is_whole = len.is_some();
-            answer.to = len.map_or(bytes.len(), |len| answer.to + len);
-            answer.body = body;
-        }
-        (None, Some(len)) => {
-            let len: usize = len.parse().map_err(|_| format!("a length of {len:?}"))?;
-            answer.is_whole = behind.len() >= len;
-            answer.body = behind[..len.min(behind.len())].to_vec();
-            answer.to += answer.body.len();
-        }
-        (None, None) => {
-            answer.until_close = true;
-            answer.keeps = false;
-            answer.is_whole = ended;
-            answer.body = behind.to_vec();
-            answer.to = bytes.len();
-        }
-        (coding, len) => return Err(format!("framed by {coding:?} and {len:?}")),
-    }
+    answer.keeps = answer.field("connection") != Some("close") && !answer.until_close;
     Ok(Some(answer))
-}
-
-/// The bytes of chunks, and the length of all if the last one is there.
-fn chunks(bytes: &[u8]) -> Result<(Vec<u8>, Option<usize>), String> {
-    let (mut body, mut at) = (Vec::new(), 0);
-    loop {
-        let Some(line_len) = find(&bytes[at..], b"\r\n") else {
-            return Ok((body, None));
-        };
-        let line = std::str::from_utf8(&bytes[at..at + line_len]).unwrap_or("?");
-        let len = usize::from_str_radix(line, 16).map_err(|_| format!("a chunk of {line:?}"))?;
-        at += line_len + 2;
-        let there = len.min(bytes.len() - at);
-        body.extend(&bytes[at..at + there]);
-        at += there;
-        let Some(end) = bytes.get(at..at + 2) else {
-            return Ok((body, None));
-        };
-        if end != b"\r\n" {
-            return Err(format!("a chunk ends in {end:?}"));
-        }
-        at += 2;
-        if len == 0 {
-            return Ok((body, Some(at)));
-        }
-    }
 }
 
 /// All answers, interim ones apart; how many of these came before each; and where the bytes begin that are

@@ -2,13 +2,13 @@
 
 use super::mix::Entry;
 use super::tally::is_good;
-use crate::answer::{Answer, Reader};
 use serde::Serialize;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
+use transom_http::answer::{Answer, Reader};
 
 /// How often the two sides of an edge are asked again once it is found.
 const CONFIRMATIONS: usize = 2;
@@ -205,7 +205,7 @@ impl Prober<'_> {
             let whole = match len {
                 0 => Some(reader.end().ok_or("the connection was closed")?),
                 _ => reader
-                    .feed(&buffer[..len])
+                    .feed(&buffer[..len], &mut |_| {})
                     .map_err(|error| error.to_string())?,
             };
             if let Some(answer) = whole {

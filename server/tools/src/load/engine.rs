@@ -9,7 +9,6 @@ use super::mix::Entry;
 use super::random::Random;
 use super::schedule::{Arrival, Schedule};
 use super::tally::{Failure, Latencies, Tally};
-use crate::answer::Reader;
 use rustix::event::{Timespec, epoll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::collections::VecDeque;
@@ -20,6 +19,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use transom_http::answer::Reader;
 
 /// How often requests are looked through for those that take too long.
 const SWEEP: Duration = Duration::from_millis(50);
@@ -372,7 +372,7 @@ impl<'m> Engine<'m> {
             {
                 return;
             }
-            Ok(len @ 1..) => connection.reader.feed(&buffer[..len]),
+            Ok(len @ 1..) => connection.reader.feed(&buffer[..len], &mut |_| {}),
             // Its end may be how the answer's end is told.
             Ok(0) => match connection.reader.end() {
                 None => return self.lost(n, began, outcome),

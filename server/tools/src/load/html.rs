@@ -1,11 +1,11 @@
 //! The report as one page, without script, style sheet or image in another file.
 
-use super::plot::{self, escape};
+use super::plot;
 use super::report::LoadReport;
 use super::text;
 use super::units::{bytes, change};
-use crate::digits::grouped;
 use std::fmt::Write;
+use transom_plot::{escape, grouped};
 
 const STYLE: &str = "\
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#667085;--rule:#e4e7ec;--paper:#fff;--well:#2f855a;--bad:#c53030}\
@@ -27,7 +27,7 @@ pub fn page(report: &LoadReport) -> String {
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <title>transom load: {0}</title><style>{STYLE}{1}</style></head><body>\n<h1>transom load</h1>\n",
         escape(&report.server.target),
-        plot::STYLE
+        transom_plot::STYLE
     );
     let server = &report.server;
     let command = server

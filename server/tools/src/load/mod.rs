@@ -77,7 +77,7 @@ fn tell(settings: &LoadSettings, report: &LoadReport) -> Result<(), String> {
             write(
                 "--plots",
                 &folder.join(format!("{}.svg", figure.name)),
-                &figure.file(),
+                &transom_plot::file(&figure.svg),
             )?;
         }
     }

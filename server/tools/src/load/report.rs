@@ -6,9 +6,9 @@ use super::schedule::Arrivals;
 use super::tally::{Latencies, Tally};
 use super::units;
 use super::watch::{Look, ResourceUsage};
-use crate::digits::grouped;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use transom_plot::grouped;
 
 /// Points of a curve for each factor of ten in its tail.
 const POINTS_PER_DECADE: u32 = 20;

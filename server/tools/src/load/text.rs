@@ -3,8 +3,8 @@
 use super::edge::Edge;
 use super::report::{Kind, LoadReport, MemoryReport, Ratio, Side};
 use super::units::{bytes, change, time};
-use crate::digits::grouped;
 use std::fmt::Write;
+use transom_plot::grouped;
 
 /// The first line: what came of it.
 pub fn verdict(report: &LoadReport) -> String {

@@ -2,13 +2,13 @@
 
 use super::parts::{ALARM, DIM, STRONG, title};
 use super::units::exact;
-use crate::digits::grouped;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use transom::snapshot::{Application, Cell};
+use transom_plot::grouped;
 
 /// What a state looks like: a letter and a colour. An idle bucket has no letter: its level shows it.
 fn look(state: &str) -> (char, Style) {

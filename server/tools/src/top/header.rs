@@ -3,10 +3,10 @@
 use super::model::Model;
 use super::parts::{ALARM, STRONG, gauge, places};
 use super::units::{duration, rate, size, time};
-use crate::digits::grouped;
 use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 use transom::snapshot::{Front, Snapshot};
+use transom_plot::grouped;
 
 /// All of its lines.
 pub fn lines(model: &Model, snapshot: &Snapshot) -> Vec<Line<'static>> {

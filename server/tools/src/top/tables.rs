@@ -2,7 +2,6 @@
 
 use super::parts::{ALARM, DIM, STRONG, gauge, places, title};
 use super::units::{duration, exact, percent, size, time};
-use crate::digits::grouped;
 use ratatui::Frame;
 use ratatui::layout::Constraint::{self, Fill, Length};
 use ratatui::layout::{Alignment, Rect};
@@ -10,6 +9,7 @@ use ratatui::style::Style;
 use ratatui::text::Line;
 use ratatui::widgets::{Row, Table};
 use transom::snapshot::{Application, Snapshot};
+use transom_plot::grouped;
 
 /// A column: its name, whether it has numbers, which stand at the right, and its width.
 type Column = (&'static str, bool, Constraint);

@@ -1,6 +1,6 @@
 //! Numbers as the screen shows them.
 
-use crate::digits::grouped;
+use transom_plot::grouped;
 
 /// Three digits or so: `512B`, `10.1KiB`, `340KiB`.
 #[must_use]

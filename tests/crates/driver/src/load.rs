@@ -1,6 +1,6 @@
 //! Many requests to one route, over several connections at once, and what is wrong with the answers.
 
-use crate::client::{Connection, Reply, Trouble};
+use crate::client;
 use regex::Regex;
 use rows::{Answer, Body, NUMBER, Row};
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use transom_tests_client::{Answer as Reply, Client};
 
 /// Bad answers one after the other, over all connections, after which the rest of the requests would say
 /// nothing more.
@@ -135,18 +136,18 @@ impl<'r> Load<'r> {
                     None => shared.bad_in_a_row.store(0, Ordering::Relaxed),
                     Some(mistake) => shared.note(mistake, Some(&reply)),
                 },
-                Err(trouble) => shared.note(trouble.to_string(), None),
+                Err(trouble) => shared.note(trouble.to_owned(), None),
             }
         }
     }
 
-    fn ask(&self, connection: &mut Option<Connection>, n: u64) -> Result<Reply, Trouble> {
+    fn ask(&self, connection: &mut Option<Client>, n: u64) -> Result<Reply, &'static str> {
         let mut open = match connection.take() {
             Some(open) => open,
-            None => Connection::open(self.address)?,
+            None => client::open(self.address)?,
         };
-        let reply = open.ask(&self.request(n))?;
-        if !reply.last {
+        let reply = client::ask(&mut open, &self.request(n))?;
+        if !reply.closes() {
             *connection = Some(open);
         }
         Ok(reply)

@@ -1,10 +1,14 @@
-//! A client without opinions: it sends the bytes it is given and reads whole answers to a deadline.
+//! A client without opinions: it sends the bytes it is given and reads whole answers to a deadline. An answer
+//! that needs a reader's tolerance is none.
 
-use crate::PATIENCE;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::{Duration, Instant};
+use transom_http::answer::{Part, Reader};
+
+/// How long anything may take that should happen at once. Generous, because a loaded machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A GET of HTTP/1.1.
 #[must_use]
@@ -159,6 +163,15 @@ impl Client {
         Self::over(stream).expect("a connection has these options")
     }
 
+    /// Waits so long for what is sent to be taken, and for an answer to be whole.
+    #[must_use]
+    pub fn patient_for(mut self, patience: Duration) -> Self {
+        let set = self.stream.set_write_timeout(Some(patience));
+        set.expect("a connection has this option");
+        self.patience = patience;
+        self
+    }
+
     fn over(stream: TcpStream) -> std::io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -226,7 +239,7 @@ impl Client {
         self.read_answer(false)
     }
 
-    /// The answer to a HEAD, whose length is another's.
+    /// The answer to a HEAD, which has no body.
     ///
     /// # Panics
     /// If there is none.
@@ -235,83 +248,36 @@ impl Client {
         self.read_answer(true).expect("an answer")
     }
 
-    fn read_answer(&mut self, head_only: bool) -> Result<Answer, Trouble> {
+    fn read_answer(&mut self, to_head: bool) -> Result<Answer, Trouble> {
         let deadline = Instant::now() + self.patience;
-        let head_len = loop {
-            if let Some(at) = find(&self.received, b"\r\n\r\n") {
-                break at + 4;
+        let mut reader = Reader::strict();
+        reader.expect(to_head);
+        let (mut head, mut body) = (Vec::new(), Vec::new());
+        let mut used = 0;
+        let answer = loop {
+            let mut bytes = &self.received[used..];
+            let read = reader.read(&mut bytes, &mut |part| match part {
+                Part::Head(part) => head.extend_from_slice(part),
+                Part::Body(part) => body.extend_from_slice(part),
+            });
+            used = self.received.len() - bytes.len();
+            if let Some(answer) = read.map_err(|_| Trouble::Garbled)? {
+                break answer;
             }
             if self.receive(deadline)? == 0 {
-                return Err(if self.received.is_empty() {
-                    Trouble::Closed
-                } else {
-                    Trouble::Cut
-                });
+                break reader.end().ok_or(match self.received.is_empty() {
+                    true => Trouble::Closed,
+                    false => Trouble::Cut,
+                })?;
             }
         };
-        let head: Vec<u8> = self.received.drain(..head_len).collect();
-        let head = String::from_utf8(head).map_err(|_| Trouble::Garbled)?;
-        let status = head
-            .strip_prefix("HTTP/1.1 ")
-            .and_then(|rest| rest.get(..3)?.parse().ok());
-        let mut answer = Answer {
-            status: status.ok_or(Trouble::Garbled)?,
-            head,
-            body: Vec::new(),
-        };
-        if head_only || matches!(answer.status, 100..=199 | 204 | 304) {
-            return Ok(answer);
-        }
-        answer.body = match (
-            answer.field("transfer-encoding"),
-            answer.field("content-length"),
-        ) {
-            (Some("chunked"), None) => self.chunked_body(deadline)?,
-            (None, Some(length)) => {
-                let length = length.parse().map_err(|_| Trouble::Garbled)?;
-                self.take(length, deadline)?
-            }
-            (None, None) => {
-                while self.receive(deadline)? > 0 {}
-                std::mem::take(&mut self.received)
-            }
-            _ => return Err(Trouble::Garbled),
-        };
-        Ok(answer)
-    }
-
-    fn chunked_body(&mut self, deadline: Instant) -> Result<Vec<u8>, Trouble> {
-        let mut body = Vec::new();
-        loop {
-            let line_len = loop {
-                if let Some(at) = find(&self.received, b"\r\n") {
-                    break at;
-                }
-                if self.receive(deadline)? == 0 {
-                    return Err(Trouble::Cut);
-                }
-            };
-            let line = self.take(line_len + 2, deadline)?;
-            let digits = std::str::from_utf8(&line[..line_len]).map_err(|_| Trouble::Garbled)?;
-            let len = usize::from_str_radix(digits, 16).map_err(|_| Trouble::Garbled)?;
-            body.extend(self.take(len, deadline)?);
-            if self.take(2, deadline)? != b"\r\n" {
-                return Err(Trouble::Garbled);
-            }
-            if len == 0 {
-                return Ok(body);
-            }
-        }
-    }
-
-    /// The next `len` bytes.
-    fn take(&mut self, len: usize, deadline: Instant) -> Result<Vec<u8>, Trouble> {
-        while self.received.len() < len {
-            if self.receive(deadline)? == 0 {
-                return Err(Trouble::Cut);
-            }
-        }
-        Ok(self.received.drain(..len).collect())
+        // Until here an answer that is late can be asked for again.
+        self.received.drain(..used);
+        Ok(Answer {
+            status: answer.status,
+            head: String::from_utf8(head).map_err(|_| Trouble::Garbled)?,
+            body,
+        })
     }
 
     /// Everything until the server closes.
@@ -343,21 +309,7 @@ impl Client {
 
     /// Closes with a reset.
     pub fn reset(self) {
-        use std::os::fd::AsRawFd;
-        let linger = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
-        // SAFETY: the option's value is a linger of the given size.
-        unsafe {
-            libc::setsockopt(
-                self.stream.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_LINGER,
-                (&raw const linger).cast(),
-                size_of_val(&linger) as libc::socklen_t,
-            );
-        }
+        reset(self.stream);
     }
 
     /// A second handle on the connection, to send from another thread while this one reads.
@@ -392,6 +344,25 @@ impl Client {
     }
 }
 
+/// Closes with a reset.
+pub fn reset(stream: TcpStream) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    // SAFETY: the option's value is a linger of the given size.
+    unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of_val(&linger) as libc::socklen_t,
+        );
+    }
+    drop(stream);
+}
+
 /// An address as the kernel takes it.
 fn ipv4(address: SocketAddr) -> libc::sockaddr_in {
     let SocketAddr::V4(v4) = address else {
@@ -405,11 +376,4 @@ fn ipv4(address: SocketAddr) -> libc::sockaddr_in {
         },
         sin_zero: [0; 8],
     }
-}
-
-/// Where a sequence of bytes begins.
-pub(crate) fn find(bytes: &[u8], sequence: &[u8]) -> Option<usize> {
-    bytes
-        .windows(sequence.len())
-        .position(|window| window == sequence)
 }
