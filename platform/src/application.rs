@@ -170,6 +170,13 @@ impl Application {
         self.door.get().is_none_or(|door| door.info().revoked)
     }
 
+    /// Whether a thread that is started now has, or may get, something to do: calls that came before the door
+    /// was revoked are still served.
+    pub(crate) fn has_work(&self) -> bool {
+        let door = self.door.get().map(|door| door.info());
+        door.is_some_and(|door| !door.revoked || door.calls.under_way > 0)
+    }
+
     /// Whether the client of the call that a bucket's thread serves has gone.
     pub(crate) fn client_has_gone(&self, bucket: u32) -> bool {
         self.door

@@ -140,6 +140,36 @@ fn instances_that_take_turns_fail_no_request() {
     assert_eq!(answers, [200], "{tally:?}");
 }
 
+/// Its only thread ends after each request, because of what it keeps: a call may wait for the next thread when
+/// the door is revoked.
+#[test]
+fn instances_that_take_turns_while_their_threads_are_replaced_fail_no_request() {
+    let folder = Folder::new("turns-of-threads");
+    let door = folder.path("promise.door");
+    let flags = format!(
+        "--door {} --buckets 1 --keep 4KiB --door-wait 20s",
+        door.display()
+    );
+    let start = || {
+        let launch = Launch::of_file(env!("CARGO_BIN_EXE_promise")).flags(&flags);
+        launch.start()
+    };
+    let mut application = start();
+    let front = before(&door, "--loops 1 --queue-timeout 5s");
+    let crowd = Crowd::start(front.address(), "/local/1", 8);
+    for _ in 0..10 {
+        crowd.wait_for(30);
+        application.signal(libc::SIGTERM);
+        let next = start();
+        assert_eq!(application.wait().code(), 0);
+        application = next;
+    }
+    crowd.wait_for(30);
+    let tally = crowd.end();
+    let answers: Vec<u16> = tally.keys().copied().collect();
+    assert_eq!(answers, [200], "{tally:?}");
+}
+
 #[test]
 fn an_application_that_is_killed_fails_only_what_it_had_begun() {
     let kills = kill_again_and_again("hello", "/hello/you", 100, seed());

@@ -26,7 +26,7 @@ impl Application {
                 absence.reach(Stage::HasNone);
             }
             // Where one is refused, the others would be.
-            if absence.stage() == Stage::HasNone && refused.is_none() && !self.is_revoked() {
+            if absence.stage() == Stage::HasNone && refused.is_none() && self.has_work() {
                 absence.reach(Stage::Prepares); // from here on it is the new thread's
                 if let Err(error) = self.start_thread(place) {
                     absence.reach(Stage::HasNone);
