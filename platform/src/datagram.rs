@@ -45,6 +45,8 @@ pub struct DatagramReply<'r> {
     /// Begins with room for the frame's header.
     slot: &'r mut [u8],
     len: Option<usize>,
+    /// So many bytes after the header are not of an earlier answer.
+    clean: usize,
 }
 
 /// An answer is larger than a datagram, or than its slot.
@@ -59,7 +61,11 @@ pub struct AnswerTooLarge {
 
 impl<'r> DatagramReply<'r> {
     pub(crate) fn new(slot: &'r mut [u8]) -> Self {
-        DatagramReply { slot, len: None }
+        DatagramReply {
+            slot,
+            len: None,
+            clean: 0,
+        }
     }
 
     /// Bytes that an answer may have.
@@ -80,16 +86,26 @@ impl<'r> DatagramReply<'r> {
         if len > room {
             return Err(AnswerTooLarge { len, room });
         }
-        self.space()[..len].copy_from_slice(bytes);
+        self.slot[ANSWER_HEADER_LEN..][..len].copy_from_slice(bytes);
+        self.clean = self.clean.max(len);
         self.len = Some(len);
         Ok(())
     }
 
-    /// Where an answer can be built in place; what an earlier call has left is still there.
+    /// Where an answer can be built in place: zeros, or what this call has put there.
     /// [`set_len`](Self::set_len) sends it.
     pub fn space(&mut self) -> &mut [u8] {
         let room = self.room();
+        self.clear_to(room);
         &mut self.slot[ANSWER_HEADER_LEN..][..room]
+    }
+
+    /// Clears what an earlier call has left in the first `len` bytes.
+    fn clear_to(&mut self, len: usize) {
+        if let Some(left) = self.slot[ANSWER_HEADER_LEN..].get_mut(self.clean..len) {
+            left.fill(0);
+            self.clean = len;
+        }
     }
 
     /// Answers with the first bytes of [`space`](Self::space).
@@ -101,6 +117,7 @@ impl<'r> DatagramReply<'r> {
         if len > room {
             return Err(AnswerTooLarge { len, room });
         }
+        self.clear_to(len);
         self.len = Some(len);
         Ok(())
     }
@@ -169,5 +186,19 @@ mod tests {
         reply.send(b"").expect("it fits");
         let len = reply.finish();
         assert_eq!(decode_answer(&slot[..len]), Ok(Some(&b""[..])));
+    }
+
+    #[test]
+    fn nothing_of_an_earlier_answer_can_be_seen_or_sent() {
+        let mut slot = [0xdb; 64];
+        let mut reply = DatagramReply::new(&mut slot);
+        reply.set_len(3).expect("it fits");
+        let len = reply.finish();
+        assert_eq!(decode_answer(&slot[..len]), Ok(Some(&[0; 3][..])));
+        slot.fill(0xdb);
+        let mut reply = DatagramReply::new(&mut slot);
+        reply.send(b"ab").expect("it fits");
+        assert_eq!(reply.space()[..3], *b"ab\0");
+        assert!(reply.space()[2..].iter().all(|&byte| byte == 0));
     }
 }

@@ -144,6 +144,8 @@ pub struct BodyWriter<'a> {
     written: u64,
     length: Option<u64>,
     overran: bool,
+    /// Up to this address the slot has nothing of another answer.
+    clean_to: usize,
 }
 
 impl<'a> BodyWriter<'a> {
@@ -154,6 +156,7 @@ impl<'a> BodyWriter<'a> {
             written: 0,
             length,
             overran: false,
+            clean_to: 0,
         }
     }
 
@@ -196,11 +199,24 @@ impl<'a> BodyWriter<'a> {
     }
 
     /// Room in the reply slot, to be filled in place (a file can be read straight into it) and then counted
-    /// with [`advance`](BodyWriter::advance). It is empty only when the announced length has been written.
+    /// with [`advance`](BodyWriter::advance). It is empty only when the announced length has been written. Its
+    /// bytes are zeros, or those of this answer.
     ///
     /// # Errors
     /// When a full slot is not taken any more.
     pub fn space(&mut self) -> io::Result<&mut [u8]> {
+        let clean_to = self.clean_to;
+        let space = self.uncleared_space()?;
+        let (start, end) = (space.as_ptr().addr(), space.as_ptr().addr() + space.len());
+        if clean_to < end {
+            space[clean_to.saturating_sub(start)..].fill(0);
+            self.clean_to = end;
+        }
+        self.uncleared_space()
+    }
+
+    /// As [`space`](BodyWriter::space), with bytes of earlier answers in it.
+    fn uncleared_space(&mut self) -> io::Result<&mut [u8]> {
         io_unless_exhausted()?;
         let left = self.left();
         if left > 0 && self.sink.space().is_empty() {
@@ -239,7 +255,7 @@ impl Write for BodyWriter<'_> {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let space = self.space()?;
+        let space = self.uncleared_space()?;
         let len = space.len().min(bytes.len());
         space[..len].copy_from_slice(&bytes[..len]);
         if len == 0 {

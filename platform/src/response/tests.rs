@@ -271,6 +271,20 @@ fn space_can_be_filled_in_place() {
 }
 
 #[test]
+fn nothing_of_an_earlier_answer_is_in_the_space() {
+    let mut slot = Slot::new();
+    slot.slot.fill(0xdb);
+    let mut writer = BodyWriter::new(&mut slot, None);
+    writer.write_all(b"ab").expect("written");
+    for _ in 0..3 {
+        let space = writer.space().expect("space");
+        assert!(!space.is_empty() && !space.contains(&0xdb), "{space:?}");
+        let len = space.len();
+        writer.advance(len);
+    }
+}
+
+#[test]
 fn a_length_is_for_streams_and_must_be_true_elsewhere() {
     assert_eq!(
         Response::stream(|_| Ok(())).with_length(7).content_length(),
