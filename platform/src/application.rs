@@ -173,7 +173,7 @@ impl Application {
     /// Whether a thread that is started now has, or may get, something to do: calls that came before the door
     /// was revoked are still served.
     pub(crate) fn has_work(&self) -> bool {
-        let door = self.door.get().map(|door| door.info());
+        let door = self.door.get().map(transom_doors::Door::info);
         door.is_some_and(|door| !door.revoked || door.calls.under_way > 0)
     }
 
