@@ -169,6 +169,73 @@ fn who_takes_an_answer_fast_enough_has_all_the_time_it_needs() {
     assert!(!closed, "cut after {took:?}");
 }
 
+/// The kernel has all of an answer at once, and the client takes it in seconds: it gets the whole, however the
+/// connection goes on. Seen with curl at `--limit-rate 40k`.
+#[test]
+fn the_last_answer_is_taken_at_the_pace_of_the_client() {
+    const KIB: usize = 40;
+    let ask = |server: &Server, line: &str, fields: &str| {
+        let mut client = Client::connect_with_buffer(server.address(), 4096);
+        client.send(format!(
+            "GET /long/{KIB} {line}\r\nHost: test\r\n{fields}\r\n"
+        ));
+        client
+    };
+    let take = |client: &Client| {
+        let (mut stream, mut bytes, mut buffer) = (client.sender(), Vec::new(), [0; 1024]);
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => bytes.extend_from_slice(&buffer[..len]),
+                Err(error) => panic!("{error} after {} bytes", bytes.len()),
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        let head = bytes
+            .windows(4)
+            .position(|at| at == b"\r\n\r\n")
+            .expect("a head")
+            + 4;
+        assert_eq!(bytes.len() - head, KIB << 10);
+    };
+    let cases = [
+        ("HTTP/1.1", "Connection: close\r\n", "", false),
+        ("HTTP/1.0", "", "", false),
+        ("HTTP/1.1", "", "--requests-per-connection 1", false),
+        ("HTTP/1.1", "", "--idle-timeout 1s", false),
+        ("HTTP/1.1", "", "", true),
+        ("HTTP/1.1", "Connection: close\r\n", "", true),
+    ];
+    thread::scope(|scope| {
+        for (line, fields, flags, ends) in cases {
+            scope.spawn(move || {
+                let server = odd(&format!("--loops 1 --buckets 4 {flags}"));
+                let client = ask(&server, line, fields);
+                thread::sleep(Duration::from_millis(500)); // its answer is with the kernel by then
+                if ends {
+                    server.signal(libc::SIGTERM);
+                }
+                take(&client);
+                drop(client);
+                let ended = if ends { server.wait() } else { server.stop() };
+                assert_eq!((ended.code(), ended.figure("slow_cut")), (0, 0));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_last_answer_is_cut() {
+    let server = odd("--loops 1 --buckets 4 --write-timeout 1s");
+    let mut client = Client::connect_with_buffer(server.address(), 4096);
+    client.send("GET /long/40 HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    thread::sleep(Duration::from_millis(500)); // its answer is with the kernel by then
+    let ended = server.stop();
+    assert_eq!((ended.code(), ended.figure("slow_cut")), (0, 1));
+    assert_eq!(client.rest(), Err(Trouble::Reset));
+}
+
 /// Connects clients that ask for something long and do not read it.
 fn slow_readers(server: &Server, count: usize, path: &str) -> Vec<Client> {
     (0..count)

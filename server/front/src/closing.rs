@@ -180,6 +180,8 @@ impl<W: World> Loop<W> {
         let (until_ms, mut pace) = (self.clock.now_ms + LINGER_MS, Pace::default());
         pace.begin(self.policy.limits.linger_pace_limit, self.clock.now_ns);
         connection.exchange.state = State::Lingering { until_ms, pace };
+        let limit = self.policy.limits.write_pace_limit;
+        connection.outbox.pace.begin(limit, self.clock.now_ns);
         self.wait_for_end(index, until_ms, pace);
         self.queue(index);
         self.keep_connections_for_others();

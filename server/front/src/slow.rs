@@ -10,6 +10,7 @@
 use crate::exchange::{Answer, OwnAnswer, State};
 use crate::lists::List;
 use crate::orders::Order;
+use crate::rules::LINGER_SILENCE;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use std::io;
@@ -112,25 +113,36 @@ impl<W: World> Loop<W> {
         true
     }
 
-    /// Waits for a client that has had its last answer to send its end, for as long as it sends fast enough.
+    /// Waits for a client that was sent its last answer to send its end, for as long as it sends fast enough.
     pub(super) fn wait_for_end(&mut self, index: u32, until_ms: u64, pace: Pace) {
         let due = pace.due_ms().min(until_ms);
         self.table.set_timer(index, List::Linger, due);
     }
 
-    /// The timer of such a client has struck: whether it has lingered for long enough. If not, the timer is
-    /// set again. A drain does not wait for a client that only lingers.
-    pub(super) fn has_lingered(&mut self, index: u32) -> bool {
+    /// The timer of such a client has struck. While it takes its last answer, it has the time for that which
+    /// others have, also in a drain. A drain does not wait for a client that only lingers.
+    pub(super) fn lingers_no_longer(&mut self, index: u32) {
         let State::Lingering { until_ms, pace } = self.table[index].exchange.state else {
-            return true;
+            return self.close(index);
         };
+        if !self.table[index].transport.has_all_taken::<W>() {
+            self.credit_taker(index);
+            let taker = self.table[index].outbox.pace;
+            if taker.left_ns(self.clock.now_ns) == 0 {
+                return self.cut(index);
+            }
+            let look_ms = self.clock.now_ms + LINGER_SILENCE.as_millis() as u64;
+            self.table
+                .set_timer(index, List::Linger, taker.due_ms().min(look_ms));
+            return;
+        }
         let may_go_on = self.policy.order < Order::Drain
             && self.clock.now_ms < until_ms
             && pace.left_ns(self.clock.now_ns) > 0;
-        if may_go_on {
-            self.wait_for_end(index, until_ms, pace);
+        match may_go_on {
+            true => self.wait_for_end(index, until_ms, pace),
+            false => self.close(index),
         }
-        !may_go_on
     }
 
     /// As [`Loop::sender_is_late`], for who takes an answer.

@@ -12,15 +12,16 @@ impl<W: World> Loop<W> {
         if now < self.agenda.timer_ms {
             return;
         }
-        // A silent client gets a silent close: it has asked for nothing. What it has not taken by now goes
-        // with it, else the kernel would keep that for as long as it pleases.
+        // A silent client gets a silent close: it has asked for nothing. One that still takes its last answer
+        // gets the end behind it.
         while let Some(index) = self.table.expired(List::Idle, now) {
-            self.close_silently(index);
+            match self.table[index].transport.has_all_taken::<W>() {
+                true => self.close(index),
+                false => self.close_politely(index),
+            }
         }
         while let Some(index) = self.table.expired(List::Linger, now) {
-            if self.has_lingered(index) {
-                self.close_silently(index);
-            }
+            self.lingers_no_longer(index);
         }
         for list in [List::Answer, List::AnswerAhead] {
             while let Some(index) = self.table.expired(list, now) {
@@ -59,14 +60,6 @@ impl<W: World> Loop<W> {
         while let Some(index) = self.table.expired(List::Deadline, now) {
             self.give_up(index, 504);
         }
-    }
-
-    fn close_silently(&mut self, index: u32) {
-        let transport = &self.table[index].transport;
-        if !transport.has_all_taken::<W>() {
-            transport.reset_at_close::<W>();
-        }
-        self.close(index);
     }
 
     /// The call has been in its slot for the queue timeout: taken back if no thread has claimed it, else it
