@@ -344,12 +344,10 @@ impl Reader {
     }
 
     fn judge(&mut self, head: &httparse::Response<'_, '_>) -> Result<(), Garbled> {
-        let mut length = None;
+        let (mut length, mut says_close, mut says_keep_alive) = (None, false, false);
         let mut coding: Option<Vec<u8>> = None;
         let mut answer = Answer {
             status: head.code.unwrap_or(0),
-            // HTTP/1.0 closes unless it says otherwise.
-            closes: head.version == Some(0),
             ..NOTHING
         };
         for field in head.headers.iter() {
@@ -367,7 +365,8 @@ impl Reader {
                 let value = value.to_ascii_lowercase();
                 let says =
                     |word: &[u8]| value.split(|b| *b == b',').any(|v| v.trim_ascii() == word);
-                answer.closes = says(b"close") || answer.closes && !says(b"keep-alive");
+                says_close |= says(b"close");
+                says_keep_alive |= says(b"keep-alive");
             } else if field.name.eq_ignore_ascii_case("transom-diagnostic") {
                 answer.exhausted = value == b"bucket-exhausted";
             }
@@ -382,6 +381,8 @@ impl Reader {
             (None, Some(length)) => (Framing::Length, ReaderState::Counted(length)),
             (_, None) => (Framing::Close, ReaderState::ToTheEnd),
         };
+        // HTTP/1.0 closes unless it says otherwise.
+        answer.closes = says_close || head.version == Some(0) && !says_keep_alive;
         answer.closes |= answer.framing == Framing::Close || answer.status == 101;
         self.answer = answer;
         Ok(())
@@ -499,6 +500,24 @@ mod tests {
         let text = "HTTP/1.1 500 Internal Server Error\r\ntransom-diagnostic: bucket-exhausted\r\n\
                     Connection: close\r\nContent-Length: 1\r\n\r\nx";
         check(text, false, exhausted);
+    }
+
+    #[test]
+    fn close_prevails_however_many_fields_say_what() {
+        for (version, fields, closes) in [
+            (1, "", false),
+            (1, "Connection: close\r\nConnection: keep-alive\r\n", true),
+            (1, "Connection: keep-alive\r\nConnection: Close\r\n", true),
+            (1, "Connection: close, keep-alive\r\n", true),
+            (0, "", true),
+            (0, "Connection: Keep-Alive\r\nConnection: x\r\n", false),
+            (0, "Connection: keep-alive\r\nConnection: close\r\n", true),
+        ] {
+            let text = format!("HTTP/1.{version} 200 OK\r\n{fields}Content-Length: 0\r\n\r\n");
+            let answer = reader(false).feed(text.as_bytes(), &mut |_| {});
+            let said = answer.map(|answer| answer.map(|answer| answer.closes));
+            assert_eq!(said, Ok(Some(closes)), "{text:?}");
+        }
     }
 
     #[test]

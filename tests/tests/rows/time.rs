@@ -42,6 +42,32 @@ fn row_30_a_connection_that_says_nothing_is_closed_without_a_word() {
     }
 }
 
+/// Some clients send an empty line behind a body (RFC 9112 §2.2).
+#[test]
+fn row_30_an_empty_line_behind_a_request_is_no_head() {
+    for stand in both("--header-timeout 200ms --idle-timeout 1s", "--buckets 1") {
+        let body = post("Content-Length: 2", "hi");
+        for together in [false, true] {
+            let mut client = stand.connect();
+            if together {
+                client.send([&body[..], b"\r\n"].concat());
+            } else {
+                client.send(&body);
+            }
+            assert_eq!(client.answer().status, 200, "{}", stand.name);
+            if !together {
+                client.send("\r\n");
+            }
+            let later = Duration::from_millis(500);
+            assert!(client.hears_nothing_for(later), "{}: a 408", stand.name);
+            assert_eq!(client.get("/").status, 200, "{}", stand.name);
+            client.send("\r\n\r\n");
+            assert!(client.is_closed(), "{}: without a word", stand.name);
+        }
+        stand.stop();
+    }
+}
+
 #[test]
 fn row_30_a_body_that_stays_out_gets_408() {
     for stand in both("--body-timeout 300ms --idle-timeout 1h", "--buckets 1") {
