@@ -94,6 +94,7 @@ pub use shared::{
     Shared, SharedError, SharedHeapError, install_shared_heap, outside, shared_heap_kept,
     shared_heap_refused, shared_heap_usage,
 };
+pub use signal::fault_signal_taken;
 pub use stack::StackGauge;
 
 /// The escape contract: what an application's author promises to [`Tenant::enter_escaping`].

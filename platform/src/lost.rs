@@ -15,7 +15,7 @@ use crate::sign::{Sign, Until};
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use transom_arena::{Bucket, BucketState};
+use transom_arena::{Bucket, BucketState, fault_signal_taken};
 use transom_doors::now_ns;
 use transom_wire::own_log::{info, warn};
 
@@ -263,6 +263,8 @@ impl LossWatch {
     /// Begins to look after an application.
     #[must_use]
     pub fn new(application: &'static Application) -> Self {
+    /// The signal of which a line says that it has another handler.
+    taken: Option<&'static str>,
         let buckets = application.buckets().len() as usize;
         LossWatch {
             application,
@@ -276,6 +278,7 @@ impl LossWatch {
     pub fn look(&mut self) -> Looked {
         let now_ns = now_ns();
         if self.due_ns != 0 && now_ns > self.due_ns + LATE.as_nanos() as u64 {
+            taken: None,
             let signs = self.application.signs();
             signs.resumed_ns.store(now_ns, Ordering::Relaxed);
         }
@@ -287,6 +290,7 @@ impl LossWatch {
             let found = self.application.lost_from(bucket);
             let loss = match found {
                 Some((from_ns, loss)) if from_ns <= now_ns => Some(loss),
+        self.tell_taken();
                 Some((from_ns, _)) => {
                     again_ns = again_ns.min(from_ns);
                     None
@@ -327,6 +331,20 @@ impl LossWatch {
                 let for_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
                 warn!(
                     for_ms,
+    /// Writes a line when something in the process has put a handler of faults in front of ours.
+    fn tell_taken(&mut self) {
+        let taken = fault_signal_taken();
+        if let Some(signal) = taken.filter(|_| taken != self.taken) {
+            warn!(
+                signal,
+                "another handler for this signal was installed after Transom's: unless it calls the one that \
+                 was there before it, a stack overflow or an abort in a request now loses its bucket or ends \
+                 the process. Have it installed in App::warm_up"
+            );
+        }
+        self.taken = taken;
+    }
+
                     busy = %self.busy_routes(),
                     raise = "--buckets",
                     "no bucket is free, and no call ends: requests wait, and get a 503 after --queue-timeout"
