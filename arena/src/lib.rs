@@ -83,9 +83,9 @@ pub use process_heap::{
     forbid_process_heap, process_heap_allocations, seal, settle_process_heap,
 };
 pub use recovery::{
-    Failed, Outcome, Pieces, Policy, Tenant, Usage, current_bucket, current_largest_piece,
-    current_room_to_grow, current_usage, defer, ensure_stack, exhausted, parked, refusing,
-    stack_remaining,
+    Failed, Outcome, Pieces, Policy, Report, Tenant, Usage, current_bucket, current_largest_piece,
+    current_room_to_grow, current_usage, defer, ensure_stack, exhausted, is_deferred, parked,
+    refusing, stack_remaining,
 };
 pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes};
 pub use registered::Registered;

@@ -152,6 +152,14 @@ impl Application {
         (from_ns <= now_ns()).then_some(loss)
     }
 
+    /// Whether a call that failed, and was answered, still cleans up, and is not lost.
+    #[must_use]
+    pub fn cleans_up(&self) -> bool {
+        let cleans_up = |&bucket: &u32| self.signs().of(bucket).cleans_up();
+        let mut all = (0..self.buckets().len()).filter(cleans_up);
+        all.any(|bucket| self.loss_of(bucket).is_none())
+    }
+
     fn class_of(&self, bucket: u32) -> Class {
         let state = self.buckets().get(bucket).map(Bucket::state);
         self.class_and_since(bucket, state.unwrap_or(BucketState::Unbound))
@@ -255,6 +263,8 @@ pub struct LossWatch {
     told: Box<[Option<Told>]>,
     /// Since when no bucket is free, if a line has said so.
     full_ns: Option<u64>,
+    /// The signal of which a line says that it has another handler.
+    taken: Option<&'static str>,
     /// When the next look was to be; 0: this is the first one.
     due_ns: u64,
 }
@@ -263,13 +273,12 @@ impl LossWatch {
     /// Begins to look after an application.
     #[must_use]
     pub fn new(application: &'static Application) -> Self {
-    /// The signal of which a line says that it has another handler.
-    taken: Option<&'static str>,
         let buckets = application.buckets().len() as usize;
         LossWatch {
             application,
             told: vec![None; buckets].into_boxed_slice(),
             full_ns: None,
+            taken: None,
             due_ns: 0,
         }
     }
@@ -278,10 +287,10 @@ impl LossWatch {
     pub fn look(&mut self) -> Looked {
         let now_ns = now_ns();
         if self.due_ns != 0 && now_ns > self.due_ns + LATE.as_nanos() as u64 {
-            taken: None,
             let signs = self.application.signs();
             signs.resumed_ns.store(now_ns, Ordering::Relaxed);
         }
+        self.tell_taken();
         let mut lost = Lost::default();
         let mut busy = Busy::default();
         let mut again_ns = now_ns.saturating_add(LOOK_SELDOM.as_nanos() as u64);
@@ -290,7 +299,6 @@ impl LossWatch {
             let found = self.application.lost_from(bucket);
             let loss = match found {
                 Some((from_ns, loss)) if from_ns <= now_ns => Some(loss),
-        self.tell_taken();
                 Some((from_ns, _)) => {
                     again_ns = again_ns.min(from_ns);
                     None
@@ -323,14 +331,6 @@ impl LossWatch {
         Looked { lost, again_in }
     }
 
-    /// Writes a line when no bucket has been free for a while, and one when that is over.
-    fn tell_full(&mut self, since_ns: Option<u64>, now_ns: u64) {
-        match (self.full_ns, since_ns) {
-            (None, Some(since_ns)) => {
-                self.full_ns = Some(since_ns);
-                let for_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
-                warn!(
-                    for_ms,
     /// Writes a line when something in the process has put a handler of faults in front of ours.
     fn tell_taken(&mut self) {
         let taken = fault_signal_taken();
@@ -345,6 +345,14 @@ impl LossWatch {
         self.taken = taken;
     }
 
+    /// Writes a line when no bucket has been free for a while, and one when that is over.
+    fn tell_full(&mut self, since_ns: Option<u64>, now_ns: u64) {
+        match (self.full_ns, since_ns) {
+            (None, Some(since_ns)) => {
+                self.full_ns = Some(since_ns);
+                let for_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
+                warn!(
+                    for_ms,
                     busy = %self.busy_routes(),
                     raise = "--buckets",
                     "no bucket is free, and no call ends: requests wait, and get a 503 after --queue-timeout"
