@@ -13,7 +13,7 @@ use crate::heap::{Heap, Wipe};
 use crate::overdraft;
 use crate::panic::PanicNote;
 use crate::pool::Account;
-use crate::recovery::{self, Pieces, Policy, Stuck};
+use crate::recovery::{self, Pieces, Policy, Report};
 use crate::region::{self, Part, Region};
 use crate::remote::Remote;
 use crate::server_thread::ThreadMain;
@@ -50,7 +50,7 @@ pub struct Bucket {
     heap: UnsafeCell<Heap>,
     pub(crate) recovery: Cell<*mut ()>,
     pub(crate) policy: Cell<Policy>,
-    pub(crate) stuck: Cell<Option<Stuck>>,
+    pub(crate) report: Cell<Option<*const dyn Report>>,
     /// Since the request began to fail: it must neither jump nor be marked any more.
     pub(crate) failing: Cell<bool>,
     /// What has happened to the request.
@@ -298,7 +298,7 @@ impl Bucket {
                 heap: UnsafeCell::new(heap),
                 recovery: Cell::new(ptr::null_mut()),
                 policy: Cell::new(Policy::Overdraft),
-                stuck: Cell::new(None),
+                report: Cell::new(None),
                 failing: Cell::new(false),
                 events: Events::new(),
                 refusing: Cell::new(false),

@@ -1,8 +1,9 @@
 //! What must happen at the end of a request on every way out of it: a list per bucket, run last-in-first-out.
 //!
 //! A handler that is left by an escape runs no destructors. It registers here what it must not leave behind
-//! (a descriptor, a temporary file). A parked request runs nothing more, and its list stays as it is. Nodes
-//! lie in the bucket's memory, because the stack they were made on may be gone when they run.
+//! (a descriptor, a temporary file). What has failed is reported before its cleanups run. A parked request
+//! runs nothing more, and its list stays as it is. Nodes lie in the bucket's memory, because the stack they
+//! were made on may be gone when they run.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -109,13 +110,7 @@ impl Cleanups {
     /// Runs everything that is registered, newest first. A node is off the list before it runs, so one that
     /// panics or never returns is not run again.
     pub(crate) fn run(&self, way_out: WayOut) {
-        while let Some(node) = NonNull::new(self.newest.get().cast_mut()) {
-            // SAFETY: everything on the list is valid by the promise of `push`.
-            let entry = unsafe { node.as_ref() };
-            self.newest.set(entry.older.get());
-            // SAFETY: on the list means that it has not run.
-            unsafe { (entry.run)(node, way_out) };
-        }
+        while self.run_newest(way_out) {}
         while let Some(node) = NonNull::new(self.buried.get().cast_mut()) {
             // SAFETY: as above, by the promise of `bury`.
             unsafe {
@@ -123,6 +118,19 @@ impl Cleanups {
                 (node.as_ref().run)(node, way_out);
             }
         }
+    }
+
+    /// Runs the newest one; false if there is none.
+    pub(crate) fn run_newest(&self, way_out: WayOut) -> bool {
+        let Some(node) = NonNull::new(self.newest.get().cast_mut()) else {
+            return false;
+        };
+        // SAFETY: everything on the list is valid by the promise of `push`.
+        let entry = unsafe { node.as_ref() };
+        self.newest.set(entry.older.get());
+        // SAFETY: on the list means that it has not run.
+        unsafe { (entry.run)(node, way_out) };
+        true
     }
 
     /// Makes a node run once more, when all others have run.

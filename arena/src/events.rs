@@ -35,14 +35,19 @@ pub(crate) const DRAWS: u16 = DRAWS_ITS_SHARE | DRAWS_WHAT_IS_FREE;
 /// It has asked the C heap for something.
 #[cfg(all(feature = "c-heap", not(miri)))]
 pub(crate) const USES_C: u16 = 1 << 6;
-/// It has drawn on the overdraft while a panic unwound, or in a cleanup. If it then returns, its answer is a
-/// 500.
+/// It has drawn on the overdraft while a panic unwound, or in a cleanup.
 pub(crate) const DREW_FAILING: u16 = 1 << 7;
 /// It has not got a block for which there were bytes enough, but not in one piece, in a bucket that keeps
 /// something.
 pub(crate) const FOUND_NO_PIECE: u16 = 1 << 8;
 /// Its `&Bump` was full, in a bucket that keeps something. How large a piece was wanted is not known.
 pub(crate) const BUMP_WAS_FULL: u16 = 1 << 9;
+/// Its failure has been reported.
+pub(crate) const REPORTED: u16 = 1 << 10;
+
+/// If it returns, its answer is a 500. (One that has drawn on the overdraft in a panic has caught that
+/// panic.)
+pub(crate) const OUTGREW: u16 = MARKED | DREW_FAILING;
 
 /// The word.
 #[derive(Debug)]

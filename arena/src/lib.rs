@@ -83,9 +83,9 @@ pub use process_heap::{
     forbid_process_heap, process_heap_allocations, seal, settle_process_heap,
 };
 pub use recovery::{
-    Failed, Outcome, Pieces, Policy, Tenant, Usage, current_bucket, current_largest_piece,
-    current_room_to_grow, current_usage, defer, ensure_stack, exhausted, parked, refusing,
-    stack_remaining,
+    Failed, Outcome, Pieces, Policy, Report, Tenant, Usage, current_bucket, current_largest_piece,
+    current_room_to_grow, current_usage, defer, ensure_stack, exhausted, is_deferred, parked,
+    refusing, stack_remaining,
 };
 pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes};
 pub use registered::Registered;
@@ -94,6 +94,7 @@ pub use shared::{
     Shared, SharedError, SharedHeapError, install_shared_heap, outside, shared_heap_kept,
     shared_heap_refused, shared_heap_usage,
 };
+pub use signal::fault_signal_taken;
 pub use stack::StackGauge;
 
 /// The escape contract: what an application's author promises to [`Tenant::enter_escaping`].
@@ -101,7 +102,13 @@ pub use stack::StackGauge;
 /// Under [`Policy::Escape`] a request that outgrows its arena or its stack is left by a jump. The frames
 /// between the failing allocation (or, for a stack overflow, *any* instruction) and the recovery point simply
 /// cease to be: no destructor runs, no guard is released. That is sound only if for everything the handler
-/// calls:
+/// calls the five points below hold.
+///
+/// **Where they say "an allocation", in a handler that can overflow its stack they mean any call.** The jump
+/// then comes from whatever function of the executable finds the stack full, and the standard library's are
+/// in the executable too: a `println!` that finds it full leaves standard output locked for ever. So a
+/// handler whose depth a client can choose prints nothing on the way down, and calls nothing there that locks
+/// (`LazyLock`, `OnceLock`, channels, a logger). Or it bounds its depth.
 ///
 /// 1. **No lock, borrow or scope is held across an allocation.** No `MutexGuard`, `RefMut`,
 ///    `std::thread::scope`, pinned future, or callback into a library that is in the middle of something.
@@ -124,5 +131,5 @@ pub use stack::StackGauge;
 ///    them this holds by itself.
 ///
 /// Handlers that compute an answer from the request and `Shared` state, with ordinary `String`s and `Vec`s,
-/// and call none of the functions named in 1, keep it without trying.
+/// bound their depth, and call none of the functions named in 1, keep it without trying.
 pub mod escape_contract {}

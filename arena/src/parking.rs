@@ -54,9 +54,9 @@ pub(crate) fn park(bucket: &Bucket) -> ! {
     // First, what others wait for.
     crate::shared::give_up_closures(bucket, None);
     settle_pools(bucket);
-    if let Some(stuck) = bucket.stuck.get() {
+    if let Some(report) = bucket.report.get() {
         // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.
-        unsafe { (*stuck)(failed) };
+        unsafe { (*report).stuck(failed) };
     }
     sleep_for_ever()
 }

@@ -12,6 +12,9 @@
 //! and later requests want those. It learns from those calls into the platform that can fail that it is over
 //! ([`exhausted`]).
 //!
+//! Whatever the way out, the request's failure is reported first ([`Report`]), and cleanups and destructors
+//! of a payload run after that: they are the handler's code, and may never end.
+//!
 //! `GlobalAlloc::alloc` never unwinds (undefined behaviour), and Rust never calls `setjmp` (it returns twice,
 //! which the compiler does not know): the guard is a closure, by `sjlj2`.
 //!
@@ -36,7 +39,9 @@
 
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
-use crate::events::{ABORTING, BUMP_WAS_FULL, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED};
+use crate::events::{
+    ABORTING, BUMP_WAS_FULL, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED, OUTGREW, REPORTED,
+};
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
 use crate::parking::{on_report_stack, park, sleep_for_ever};
@@ -123,9 +128,26 @@ pub struct Outcome<'t, R> {
     pub last_change: Option<&'static Location<'static>>,
 }
 
-/// Called on a thread that will never return, so that its client gets an answer. It must not lock what a
-/// handler may hold, and must not panic.
-pub(crate) type Stuck = *const (dyn Fn(Failed<'_>) + 'static);
+/// Who is told that a request has no answer of its own. A closure is told only of threads that are parked.
+pub trait Report {
+    /// The request has failed, and code of the handler's is still to run (its cleanups, a destructor of its
+    /// panic's payload): they may take long, never return, or be parked. What the handler's frames held is
+    /// given up. At most once for a request, and not if nothing is to run: then its [`Outcome`] is at hand at
+    /// once. What is allocated here comes from the bucket's reserve. A panic is caught.
+    fn failed(&self, failed: Failed<'_>);
+
+    /// The thread will never return, and its client is to get an answer. This must not lock what a handler
+    /// may hold, and must not panic. It may come after `failed`, of the same request.
+    fn stuck(&self, failed: Failed<'_>);
+}
+
+impl<F: Fn(Failed<'_>)> Report for F {
+    fn failed(&self, _: Failed<'_>) {}
+
+    fn stuck(&self, failed: Failed<'_>) {
+        self(failed);
+    }
+}
 
 /// The right to run requests in one bucket, on the thread that has it.
 pub struct Tenant {
@@ -171,18 +193,18 @@ impl Tenant {
 
     /// Runs one request in the bucket, under [`Policy::Overdraft`].
     ///
-    /// `stuck` is called if the thread is parked, to report it; this function then never returns.
+    /// `report` is told if the request fails; if the thread is parked, this function never returns.
     /// What `f` returns must not refer to the bucket, which the bounds on `R` see to.
     ///
     /// # Panics
     /// If this thread is running a request already, or is inside [`outside`](crate::outside).
     pub fn enter<R: Copy + 'static>(
         &mut self,
-        stuck: &dyn Fn(Failed<'_>),
+        report: &dyn Report,
         f: impl FnOnce(&Bump) -> R,
     ) -> Outcome<'_, R> {
         // SAFETY: nothing is promised, and nothing is needed: under this policy no frame is skipped.
-        unsafe { self.enter_with(Policy::Overdraft, stuck, f) }
+        unsafe { self.enter_with(Policy::Overdraft, report, f) }
     }
 
     /// Runs one request in the bucket, under [`Policy::Escape`].
@@ -194,11 +216,11 @@ impl Tenant {
     /// As [`enter`](Tenant::enter).
     pub unsafe fn enter_escaping<R: Copy + 'static>(
         &mut self,
-        stuck: &dyn Fn(Failed<'_>),
+        report: &dyn Report,
         f: impl FnOnce(&Bump) -> R,
     ) -> Outcome<'_, R> {
         // SAFETY: the caller's promise.
-        unsafe { self.enter_with(Policy::Escape, stuck, f) }
+        unsafe { self.enter_with(Policy::Escape, report, f) }
     }
 
     /// # Safety
@@ -207,21 +229,23 @@ impl Tenant {
     unsafe fn enter_with<R: Copy + 'static>(
         &mut self,
         policy: Policy,
-        stuck: &dyn Fn(Failed<'_>),
+        report: &dyn Report,
         f: impl FnOnce(&Bump) -> R,
     ) -> Outcome<'_, R> {
         let bucket = self.bucket;
-        // SAFETY: only the lifetime changes; `stuck` is cleared before this frame ends, and a parked frame
+        // SAFETY: only the lifetime changes; `report` is cleared before this frame ends, and a parked frame
         // never ends.
-        let stuck = unsafe {
-            std::mem::transmute::<*const (dyn Fn(Failed<'_>) + '_), Stuck>(ptr::from_ref(stuck))
+        let report = unsafe {
+            std::mem::transmute::<*const (dyn Report + '_), *const (dyn Report + 'static)>(
+                ptr::from_ref(report),
+            )
         };
         assert!(
             thread(|t| t.bound.get().is_null() && t.outside.get() == 0),
             "a thread runs one request at a time, and begins it inside the bucket"
         );
         bucket.policy.set(policy);
-        bucket.stuck.set(Some(stuck));
+        bucket.report.set(Some(report));
         bucket.events.clear();
         bucket.refusing.set(false);
         bucket.last_change.set(None);
@@ -243,7 +267,7 @@ impl Tenant {
                 let f = unsafe { ManuallyDrop::take(f) };
                 let value = f(bucket.heap().bump());
                 if !bucket.cleanups.is_empty() {
-                    bucket.cleanups.run(WayOut::Returned);
+                    clean_up_returned(bucket);
                 }
                 value
             }))
@@ -251,8 +275,7 @@ impl Tenant {
         bucket.recovery.set(ptr::null_mut());
 
         let result = match landing {
-            // A request that has drawn on the overdraft in a panic has caught that panic.
-            ControlFlow::Continue(Ok(_)) if bucket.events.any(MARKED | DREW_FAILING) => {
+            ControlFlow::Continue(Ok(_)) if bucket.events.any(OUTGREW) => {
                 Err(Failed::Exhausted(bucket.exhaustion.get()))
             }
             ControlFlow::Continue(Ok(value)) => Ok(value),
@@ -266,7 +289,7 @@ impl Tenant {
             t.aim.set(ptr::null());
             t.bound.set(ptr::null());
         });
-        bucket.stuck.set(None);
+        bucket.report.set(None);
         self.leave(result)
     }
 
@@ -341,16 +364,18 @@ impl Tenant {
         if !bucket.events.any(NOTED) {
             bucket.panic_note.say_what(&*payload);
         }
-        bucket.failing.set(true);
-        clean_up(bucket, WayOut::Unwound);
-        drop_payload(payload);
-        clean_up(bucket, WayOut::Unwound); // what the payload's destructor has registered
-        bucket.failing.set(false);
-        if bucket.panic_note.is_exhaustion() || bucket.events.any(MARKED) {
+        let failed = if bucket.panic_note.is_exhaustion() || bucket.events.any(MARKED) {
             Failed::Exhausted(bucket.exhaustion.get())
         } else {
             Failed::Panicked(&bucket.panic_note)
-        }
+        };
+        bucket.failing.set(true);
+        let has_destructor = !payload.is::<&'static str>() && !payload.is::<String>();
+        clean_up(bucket, WayOut::Unwound, failed, has_destructor);
+        drop_payload(payload);
+        clean_up(bucket, WayOut::Unwound, failed, false); // what the payload's destructor has registered
+        bucket.failing.set(false);
+        failed
     }
 
     #[cold]
@@ -368,13 +393,14 @@ impl Tenant {
         });
         bucket.refusing.set(false);
         let exhaustion = bucket.exhaustion.get();
+        let failed = Failed::Exhausted(exhaustion);
         bucket.failing.set(true);
-        clean_up(bucket, way_out_of(exhaustion.reason));
+        clean_up(bucket, way_out_of(exhaustion.reason), failed, false);
         bucket.failing.set(false);
         // By the escape contract nothing outside points into the bucket: what was live is dead, now that the
         // cleanups, which lay in it, have run.
         bucket.forget_live();
-        Failed::Exhausted(exhaustion)
+        failed
     }
 }
 
@@ -412,12 +438,45 @@ pub(crate) fn settle_pools(bucket: &Bucket) -> usize {
     0
 }
 
-/// Releases the cells that a request which did not return has locked, then runs its cleanups, however many
-/// panic.
-pub(crate) fn clean_up(bucket: &Bucket, way_out: WayOut) {
+/// The handler has returned, and its cleanups run. Once it is known that its answer is a 500, that comes
+/// first.
+#[cold]
+fn clean_up_returned(bucket: &Bucket) {
+    while !bucket.cleanups.is_empty() {
+        if bucket.events.any(OUTGREW) {
+            bucket.failing.set(true);
+            report(bucket, Failed::Exhausted(bucket.exhaustion.get()));
+            bucket.failing.set(false);
+        }
+        bucket.cleanups.run_newest(WayOut::Returned);
+    }
+    bucket.cleanups.run(WayOut::Returned); // what is to run at the very end
+}
+
+/// Tells that the request has failed, before anything else of it runs. Once, and while it is failing.
+fn report(bucket: &Bucket, failed: Failed<'_>) {
+    if bucket.events.any(REPORTED) {
+        return;
+    }
+    bucket.events.add(REPORTED);
+    if let Some(report) = bucket.report.get() {
+        // SAFETY: set for exactly the time in which `enter_with`, whose argument it is, has not returned.
+        let tell = || unsafe { (*report).failed(failed) };
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(tell)) {
+            drop_payload(payload);
+        }
+    }
+}
+
+/// For a request that did not return: releases the cells that it has locked, reports it if anything of it is
+/// still to run (something `more`, or cleanups), then runs its cleanups, however many panic.
+fn clean_up(bucket: &Bucket, way_out: WayOut, failed: Failed<'_>, more: bool) {
     // Cells that an unwinding has not released were held by no frame of it, but by a suspended coroutine.
     let left = (way_out != WayOut::Unwound).then_some(way_out);
     shared::give_up_closures(bucket, left);
+    if more || !bucket.cleanups.is_empty() {
+        report(bucket, failed);
+    }
     while let Err(payload) = catch_unwind(AssertUnwindSafe(|| bucket.cleanups.run(way_out))) {
         drop_payload(payload);
     }
@@ -791,6 +850,12 @@ fn is_failing(bucket: &Bucket) -> bool {
 /// overdraft. If the request is parked it does not run: nothing more of that request does.
 pub fn defer<F: FnOnce(WayOut) + 'static>(closure: F) -> bool {
     bound().is_some_and(|bucket| bucket.defer(closure))
+}
+
+/// Whether something is to run when the request that this thread runs ends.
+#[must_use]
+pub fn is_deferred() -> bool {
+    bound().is_some_and(|bucket| !bucket.cleanups.is_empty())
 }
 
 /// The bucket whose request this thread is running.

@@ -73,6 +73,30 @@ pub(crate) fn install() -> io::Result<()> {
     Ok(())
 }
 
+/// The first of these signals that has another handler than ours by now, if one has. One that was installed
+/// after ours calls ours, if it was well written, for what it does not know; one that does not call it ends
+/// the survival of stack overflows (SIGSEGV), or of `abort` (SIGABRT).
+///
+/// It is not put behind ours. A program that probes something puts a handler in place for a moment, which
+/// leaves by a jump: kept behind ours, it would be called when what it jumps to is long gone. And one that
+/// calls ours would be called by it in turn.
+#[must_use]
+pub fn fault_signal_taken() -> Option<&'static str> {
+    PREVIOUS.get()?;
+    let is_taken = |&(signal, _): &(libc::c_int, _)| {
+        // SAFETY: a zeroed sigaction is valid, and filled.
+        let (action, looked) = unsafe {
+            let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
+            let looked = sigaction(signal, ptr::null(), &raw mut action);
+            (action, looked)
+        };
+        looked.is_ok() && action.sa_sigaction != handler as *const () as usize
+    };
+    let names = ["SIGSEGV", "SIGBUS", "SIGABRT"];
+    let mut all = SIGNALS.into_iter().zip(names);
+    all.find(is_taken).map(|(_, name)| name)
+}
+
 /// The bit of a signal in the kernel's mask.
 const fn bit(signal: libc::c_int) -> u64 {
     1 << (signal - 1)

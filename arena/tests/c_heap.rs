@@ -751,7 +751,7 @@ fn a_stack_that_ends_in_the_c_library_ends_its_request_only() {
             // SAFETY: a handler that holds nothing but memory; what C has is leaked.
             let outcome = unsafe {
                 tenant.enter_escaping(
-                    &|_| {
+                    &|_: transom_arena::Failed<'_>| {
                         theirs.fetch_add(1, Ordering::SeqCst);
                     },
                     |_| shifted(by),

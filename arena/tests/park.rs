@@ -11,7 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
-use transom_arena::{Reason, defer, parked};
+use transom_arena::{Failed, Reason, defer, parked};
 
 #[global_allocator]
 static GLOBAL: transom_arena::TransomAllocator = transom_arena::TransomAllocator;
@@ -182,7 +182,7 @@ fn the_same_parks_under_the_escape_policy_too() {
     let _result = common::start_on(bucket, move |tenant| {
         // SAFETY: nothing is held.
         unsafe {
-            tenant.enter_escaping(&|failed| theirs.note(failed), |_| -> u8 {
+            tenant.enter_escaping(&|failed: Failed<'_>| theirs.note(failed), |_| -> u8 {
                 let _guard = OverflowsInItsDrop;
                 panic!("the first");
             })

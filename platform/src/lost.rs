@@ -15,7 +15,7 @@ use crate::sign::{Sign, Until};
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use transom_arena::{Bucket, BucketState};
+use transom_arena::{Bucket, BucketState, fault_signal_taken};
 use transom_doors::now_ns;
 use transom_wire::own_log::{info, warn};
 
@@ -152,6 +152,14 @@ impl Application {
         (from_ns <= now_ns()).then_some(loss)
     }
 
+    /// Whether a call that failed, and was answered, still cleans up, and is not lost.
+    #[must_use]
+    pub fn cleans_up(&self) -> bool {
+        let cleans_up = |&bucket: &u32| self.signs().of(bucket).cleans_up();
+        let mut all = (0..self.buckets().len()).filter(cleans_up);
+        all.any(|bucket| self.loss_of(bucket).is_none())
+    }
+
     fn class_of(&self, bucket: u32) -> Class {
         let state = self.buckets().get(bucket).map(Bucket::state);
         self.class_and_since(bucket, state.unwrap_or(BucketState::Unbound))
@@ -255,6 +263,8 @@ pub struct LossWatch {
     told: Box<[Option<Told>]>,
     /// Since when no bucket is free, if a line has said so.
     full_ns: Option<u64>,
+    /// The signal of which a line says that it has another handler.
+    taken: Option<&'static str>,
     /// When the next look was to be; 0: this is the first one.
     due_ns: u64,
 }
@@ -268,6 +278,7 @@ impl LossWatch {
             application,
             told: vec![None; buckets].into_boxed_slice(),
             full_ns: None,
+            taken: None,
             due_ns: 0,
         }
     }
@@ -279,6 +290,7 @@ impl LossWatch {
             let signs = self.application.signs();
             signs.resumed_ns.store(now_ns, Ordering::Relaxed);
         }
+        self.tell_taken();
         let mut lost = Lost::default();
         let mut busy = Busy::default();
         let mut again_ns = now_ns.saturating_add(LOOK_SELDOM.as_nanos() as u64);
@@ -317,6 +329,20 @@ impl LossWatch {
         let again_in = if may_come_back { LOOK_OFTEN } else { again_in };
         self.due_ns = now_ns + again_in.as_nanos() as u64;
         Looked { lost, again_in }
+    }
+
+    /// Writes a line when something in the process has put a handler of faults in front of ours.
+    fn tell_taken(&mut self) {
+        let taken = fault_signal_taken();
+        if let Some(signal) = taken.filter(|_| taken != self.taken) {
+            warn!(
+                signal,
+                "another handler for this signal was installed after Transom's: unless it calls the one that \
+                 was there before it, a stack overflow or an abort in a request now loses its bucket or ends \
+                 the process. Have it installed in App::warm_up"
+            );
+        }
+        self.taken = taken;
     }
 
     /// Writes a line when no bucket has been free for a while, and one when that is over.

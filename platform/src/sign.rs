@@ -2,7 +2,7 @@
 
 use crate::pace::LinePace;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Until when a call may keep its bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub(crate) struct Sign {
     until: AtomicU64,
     /// One more than the number of the route; 0: none.
     route: AtomicU32,
+    /// The call has been answered, and cleans up. Put back at its end.
+    cleans_up: AtomicBool,
 }
 
 impl Sign {
@@ -55,6 +57,7 @@ impl Sign {
             since_ns: AtomicU64::new(0),
             until: AtomicU64::new(Until::EVER),
             route: AtomicU32::new(0),
+            cleans_up: AtomicBool::new(false),
         }
     }
 
@@ -71,6 +74,25 @@ impl Sign {
     pub(crate) fn streams(&self) {
         let until = Until::ClientHasGone.encode();
         self.until.store(until, Ordering::Relaxed);
+    }
+
+    /// The call is answered, and what is still to run of it has begun. One that has streamed is overdue like
+    /// one whose deadline is now: its slot, by which its client was watched, is another call's from here on.
+    pub(crate) fn cleans_up_from(&self, now_ns: u64) {
+        if self.until() == Until::ClientHasGone {
+            let until = Until::Deadline(now_ns).encode();
+            self.until.store(until, Ordering::Relaxed);
+        }
+        self.cleans_up.store(true, Ordering::Relaxed);
+    }
+
+    /// That has ended.
+    pub(crate) fn has_cleaned_up(&self) {
+        self.cleans_up.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn cleans_up(&self) -> bool {
+        self.cleans_up.load(Ordering::Relaxed)
     }
 
     pub(crate) fn since_ns(&self) -> u64 {
@@ -156,6 +178,18 @@ impl Signs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cleans_up_after_it_has_streamed_is_watched_by_the_clock() {
+        let sign = Sign::new();
+        sign.begins(100, Until::Deadline(900));
+        sign.cleans_up_from(200);
+        assert_eq!(sign.until(), Until::Deadline(900));
+        sign.begins(300, Until::Deadline(900));
+        sign.streams();
+        sign.cleans_up_from(400);
+        assert_eq!(sign.until(), Until::Deadline(400));
+    }
 
     #[test]
     fn a_sign_names_the_route_of_the_present_call_only() {

@@ -12,7 +12,7 @@ use std::io::{self, Read, Write as _};
 use std::ops::Range;
 use std::ptr::NonNull;
 use transom_arena::ensure_stack;
-use transom_doors::{Call, Resumed};
+use transom_doors::{Call, Resumed, Status};
 use transom_wire::frame::{self, PIECE_HEADER_LEN, TooLarge};
 
 /// A stack overflow in the middle of handing a slot over would leave it half handed over; so that much must
@@ -40,6 +40,17 @@ impl<'p, 'c> Port<'p, 'c> {
     pub(crate) fn client_is_gone(&self) -> bool {
         // It is borrowed for writing only inside this type's methods, none of which asks this.
         self.0.borrow().is_abandoned()
+    }
+
+    /// Makes the first `len` bytes of the reply slot the final reply, though what runs on this thread goes
+    /// on.
+    ///
+    /// # Safety
+    /// The frames that have used the port have ended, or were left for good by a jump.
+    pub(crate) unsafe fn answer_early(&self, len: usize, status: Status) {
+        // SAFETY: no reference to the call is in use, by the caller's promise. (A jump may have left it noted
+        // as borrowed.)
+        unsafe { &mut *self.0.as_ptr() }.complete_early(len, status);
     }
 
     fn hand_over(&self, len: usize, kind: u32) -> io::Result<Resumed> {

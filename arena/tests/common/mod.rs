@@ -363,7 +363,7 @@ pub fn parks<R: Copy + 'static>(handler: impl FnOnce(&Bump) -> R + Send + 'stati
     let report = Arc::new(Report::default());
     let theirs = report.clone();
     let result = start_on(bucket, move |tenant| {
-        tenant.enter(&|failed| theirs.note(failed), handler);
+        tenant.enter(&|failed: Failed<'_>| theirs.note(failed), handler);
     });
     wait_for("the request is parked", || {
         if let Ok(result) = result.try_recv() {

@@ -263,6 +263,14 @@ impl<'a> Call<'a> {
         self.completed.set(Some((len, status)));
     }
 
+    /// As [`complete`](Self::complete): a native call has no reply before its handler has returned.
+    ///
+    /// # Panics
+    /// As `complete`.
+    pub fn complete_early(&mut self, len: usize, status: Status) {
+        self.complete(len, status);
+    }
+
     /// As [`complete`](Self::complete), and sends duplicates of descriptors along.
     ///
     /// # Errors

@@ -250,6 +250,11 @@ impl<'a> Call<'a> {
     /// # Panics
     /// If `len` is more than the reply slot holds.
     pub fn complete(&mut self, len: usize, status: Status) {
+        let at_once = self.claimed.sync;
+        self.complete_and_tell(len, status, at_once);
+    }
+
+    fn complete_and_tell(&mut self, len: usize, status: Status, at_once: bool) {
         debug_assert!(!self.completed, "a call is completed once");
         if self.completed {
             return;
@@ -265,9 +270,21 @@ impl<'a> Call<'a> {
         // Before the reply: a client that sends its next call at once finds us, and wakes no thread.
         self.pool.idle().come_back(self.thread);
         self.channel.finish_reply(&self.claimed, len, status);
-        let at_once = self.claimed.sync;
         self.pool
             .tell_of(self.channel, self.thread, self.slot(), at_once);
+    }
+
+    /// As [`complete`](Self::complete), for a handler that goes on afterwards, perhaps for long: the client
+    /// is told now, and no call counts on this thread until the handler has returned.
+    ///
+    /// # Panics
+    /// As `complete`.
+    pub fn complete_early(&mut self, len: usize, status: Status) {
+        self.complete_and_tell(len, status, true);
+        self.pool.keep_no_more(self.thread);
+        self.pool.report(self.thread);
+        // Calls that have counted on this thread since the reply are found by this.
+        self.pool.leave_to_block(self.thread);
     }
 
     /// As [`complete`](Self::complete), and sends duplicates of descriptors along.

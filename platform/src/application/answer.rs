@@ -10,6 +10,7 @@ use crate::router::{Routes, Takes};
 use crate::service::Service;
 use crate::sign::RouteNote;
 use crate::slot_io::{Port, SlotBody, Written, write_response};
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use transom_arena::{Bump, current_largest_piece, exhausted};
@@ -29,6 +30,8 @@ pub(super) struct OpenCall<'o, 'p, 'c> {
     pub(super) stream: Option<&'o TcpStream>,
     pub(super) port: &'o Port<'p, 'c>,
     pub(super) route: &'o RouteNote<'o>,
+    /// The handler could not answer: what is written says so.
+    pub(super) has_failed: Cell<bool>,
 }
 
 impl OpenCall<'_, '_, '_> {
@@ -118,9 +121,12 @@ impl OpenCall<'_, '_, '_> {
     /// Says why a handler could not answer, if that is so.
     #[inline]
     fn say_why_not(&self, response: &Response<'_>) {
+        let Some(reason) = response.diagnostic() else {
+            return;
+        };
+        self.has_failed.set(true);
         // If it fails because its client has gone, that is not the handler's fault.
-        if let Some(reason) = response.diagnostic()
-            && !self.port.client_is_gone()
+        if !self.port.client_is_gone()
             && let Some(Leave { unlogged }) = self.application.lines.take()
         {
             error!(

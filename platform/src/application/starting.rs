@@ -6,7 +6,7 @@ use super::counters::Counters;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use transom_arena::{Bucket, BucketState, Tenant};
+use transom_arena::{Bucket, BucketState, Failed, Tenant};
 use transom_doors::{BuildError, Door, DoorBuilder, now_ns};
 use transom_wire::own_log::{is_time_to_say, warn};
 
@@ -167,7 +167,7 @@ fn door_server_thread(mut tenant: Tenant, argument: usize) {
     let thread = place.expect("threads are started in the application's own buckets");
     // Touches pages that a first request would otherwise pay for: of the formatting code, and this stack's
     // upper ones.
-    tenant.enter(&|_| {}, |_| format!("{:.3}", 1.5_f64).len());
+    tenant.enter(&|_: Failed<'_>| {}, |_| format!("{:.3}", 1.5_f64).len());
     if let Some(door) = application.door.get()
         && application.prepare(thread, &mut tenant)
     {

@@ -62,7 +62,9 @@ pub fn serve(router: impl Into<Router>) -> ExitCode {
 /// # Safety
 /// Every handler keeps the [escape contract](transom_platform::escape_contract): no lock, borrow or scope
 /// held across an allocation; nothing outside the bucket points into it; resources other than memory owned by
-/// [`Registered`](transom_platform::Registered); no half-updated shared state but in `Shared`.
+/// [`Registered`](transom_platform::Registered); no half-updated shared state but in `Shared`. Where it says
+/// "an allocation", in a handler that can overflow its stack it means any call: not even `println!` is called
+/// there.
 #[must_use = "main should return it, so that the process ends with that status"]
 pub unsafe fn serve_escaping(router: impl Into<Router>) -> ExitCode {
     // SAFETY: the caller's promise.

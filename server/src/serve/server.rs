@@ -425,6 +425,8 @@ impl<'s> Server<'s> {
 
     fn has_ended(&self) -> bool {
         let has_calls = self.door.as_ref().is_some_and(AtPath::has_calls);
-        self.loops.have_ended() && self.streams.have_ended() && !has_calls
+        let cleans_up = |served: &Served| served.application.cleans_up();
+        let has_cleanups = self.application.as_ref().is_some_and(cleans_up);
+        self.loops.have_ended() && self.streams.have_ended() && !has_calls && !has_cleanups
     }
 }

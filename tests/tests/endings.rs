@@ -1,0 +1,294 @@
+//! A request that fails is answered, and the log says why, before its cleanups and the destructor of what it
+//! has thrown run.
+//!
+//! | how the frame ends | slow | never returns | parks | panics |
+//! |---|---|---|---|---|
+//! | it returns an answer | the answer waits | 504 at the deadline; lost 5 s later | 500, `bucket-exhausted`; lost | 500, `handler-panicked` |
+//! | `?` gives a 500 | 500 and its line first | the same; lost 5 s after the deadline | the same; lost | the same; a line for the panic |
+//! | a panic, `resume_unwind`, `&Bump` is full | 500 and its line first | the same; lost | the same, and a line for what was parked; lost | the same |
+//! | marked (overdraft, deep stack) | 500 and its line first | the same; lost | the same; lost | the same |
+//! | a jump (arena, stack) | 500 and its line first | the same; lost | the same; lost | the same |
+//! | a stream breaks off | its connection is cut, and its line | the same; lost 5 s later | the same; lost | the same |
+//! | a payload's destructor | as for a panic's cleanup | the same; lost | the same; lost | the same |
+//! | `abort`, parked | 500 and its line; nothing more runs | | | |
+//!
+//! Slow and endless cleanups wait at a gate that the test opens, or does not. `arena/tests/report.rs` has the
+//! order for each way out.
+
+use std::time::Duration;
+use transom_tests::doors::{Folder, before};
+use transom_tests::{Launch, Server, eventually};
+
+fn endings(flags: &str, escape: bool) -> Server {
+    let mut launch = Launch::of_file(env!("CARGO_BIN_EXE_endings"))
+        .flags("--bucket-size 512KiB --admin 127.0.0.1:0")
+        .flags(flags);
+    if escape {
+        launch = launch.env("ENDINGS_ESCAPE", "1");
+    }
+    launch.start()
+}
+
+/// What fails of itself: the way, the diagnostic of the answer if it comes whole, and what the log says.
+const FAILURES: [(&str, Option<&str>, &str); 8] = [
+    ("panic", Some("handler-panicked"), "the handler's own words"),
+    (
+        "resume",
+        Some("handler-panicked"),
+        "the handler's own words",
+    ),
+    (
+        "payload",
+        Some("handler-panicked"),
+        "a value that is no text",
+    ),
+    ("error", None, "the handler's own words"),
+    ("bump", Some("bucket-exhausted"), "reason=arena"),
+    ("fill", Some("bucket-exhausted"), "reason=arena"),
+    ("recurse", Some("bucket-exhausted"), "reason=stack"),
+    ("stream", None, "the handler's own words"),
+];
+
+const OVERDUE: &str = "transom_lost_buckets{reason=\"overdue\"}";
+
+/// By the jump; the others are the same as without.
+const JUMPS: [&str; 3] = ["fill", "recurse", "panic"];
+
+/// Asks for it, and sees that it is answered as it should be, and that the log has said why.
+#[track_caller]
+fn assert_fails(server: &Server, way: &str, then: &str) {
+    let (_, diagnostic, said) = *FAILURES
+        .iter()
+        .find(|failure| failure.0 == way)
+        .expect("known");
+    let path = format!("/end/{way}/{then}");
+    let before = lines_with(server, said);
+    let mut client = server.connect();
+    client.send(transom_tests::client::get(&path));
+    match client.try_answer() {
+        Ok(answer) => {
+            assert_eq!(answer.status, 500, "{path}");
+            if diagnostic.is_some() {
+                assert_eq!(answer.field("transom-diagnostic"), diagnostic, "{path}");
+            }
+        }
+        Err(error) => assert_eq!(way, "stream", "{path}: {error:?}"),
+    }
+    assert!(
+        eventually(|| lines_with(server, said) > before),
+        "{path}: no line says {said:?}:\n{}",
+        server.lines().join("\n")
+    );
+}
+
+fn lines_with(server: &Server, text: &str) -> usize {
+    let is_there = |line: &&String| line.contains(text);
+    server.lines().iter().filter(is_there).count()
+}
+
+fn waiting(server: &Server) -> usize {
+    let answer = server.get("/waiting");
+    answer.text().trim().parse().expect("a number")
+}
+
+fn ways(escape: bool) -> impl Iterator<Item = &'static str> {
+    let all = FAILURES.iter().map(|failure| failure.0);
+    all.filter(move |way| !escape || JUMPS.contains(way))
+}
+
+/// The answers come while all cleanups wait, and with the buckets that are left others are served.
+#[test]
+fn a_failure_is_answered_and_logged_before_its_cleanups_have_run() {
+    for escape in [false, true] {
+        let server = endings("--buckets 12", escape);
+        for (n, way) in ways(escape).enumerate() {
+            assert_fails(&server, way, "wait");
+            assert!(eventually(|| waiting(&server) == n + 1), "{way} cleans up");
+        }
+        for _ in 0..20 {
+            assert_eq!(server.get("/").text(), "here\n");
+        }
+        assert_eq!(server.get("/open").text(), "open\n");
+        assert!(eventually(|| waiting(&server) == 0));
+        for way in ways(escape) {
+            assert_fails(&server, way, "nothing");
+        }
+        let ended = server.stop();
+        assert_eq!(
+            (ended.code(), ended.figure("lost")),
+            (0, 0),
+            "{}",
+            ended.stderr()
+        );
+    }
+}
+
+/// Its client's next request on the same connection is served by another thread.
+#[test]
+fn the_next_request_does_not_wait_for_the_cleanups_of_the_last_one() {
+    let server = endings("--buckets 4", false);
+    let mut client = server.connect();
+    for way in ["panic", "fill", "error"] {
+        assert_eq!(client.get(&format!("/end/{way}/wait")).status, 500, "{way}");
+        assert_eq!(client.get("/").text(), "here\n");
+    }
+    assert_eq!(server.get("/open").text(), "open\n");
+    assert_eq!(server.stop().code(), 0);
+}
+
+/// The slot of a call that is answered early is its client's at once, in another process too.
+#[test]
+fn a_front_end_of_another_process_gets_failures_before_their_cleanups_have_run() {
+    let folder = Folder::new("endings");
+    let door = folder.path("door");
+    let flags = format!(
+        "--door {} --buckets 16 --bucket-size 512KiB",
+        door.display()
+    );
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_endings"))
+        .flags(&flags)
+        .start();
+    let front = before(&door, "");
+    let mut client = front.connect();
+    for _ in 0..2 {
+        for way in ["panic", "fill", "error", "payload", "bump"] {
+            assert_eq!(client.get(&format!("/end/{way}/wait")).status, 500, "{way}");
+            assert_eq!(client.get("/").text(), "here\n");
+        }
+    }
+    assert_eq!(waiting(&front), 10);
+    for _ in 0..200 {
+        assert_eq!(client.get("/").text(), "here\n");
+    }
+    assert_eq!(client.get("/open").text(), "open\n");
+    assert!(eventually(|| waiting(&front) == 0));
+    assert_eq!(front.stop().code(), 0);
+    let ended = server.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+}
+
+/// An answer of the handler's own waits for its cleanups: they may be part of what it says is done.
+#[test]
+fn an_answer_waits_for_its_cleanups() {
+    let server = endings("--buckets 4", false);
+    let mut client = server.connect();
+    client.send(transom_tests::client::get("/end/return/wait"));
+    assert!(eventually(|| waiting(&server) == 1));
+    assert!(client.hears_nothing_for(Duration::from_millis(200)));
+    assert_eq!(server.get("/open").text(), "open\n");
+    assert_eq!(client.answer().text(), "done\n");
+    assert_eq!(server.get("/end/return/panic").status, 500);
+    assert!(
+        server
+            .line_with("from what runs afterwards")
+            .contains("a handler panicked")
+    );
+    assert_eq!(server.stop().code(), 0);
+}
+
+/// The failure is told first, and then that the bucket is lost.
+#[test]
+fn a_failure_is_told_though_its_cleanups_are_parked() {
+    for escape in [false, true] {
+        // By a jump: cleanups may have no more than without.
+        let server = endings("--buckets 16 --lost-limit 16", escape);
+        for (n, way) in ways(escape).enumerate() {
+            assert_fails(&server, way, "park");
+            assert!(
+                eventually(|| lines_with(&server, "which is lost") == n + 1),
+                "{way}: {}",
+                server.lines().join("\n")
+            );
+        }
+        let all = ways(escape).count();
+        assert_eq!(server.get("/").text(), "here\n");
+        let ended = server.stop();
+        assert_eq!(ended.figure("parked"), all as u64, "{}", ended.stderr());
+    }
+}
+
+#[test]
+fn a_failure_is_told_though_its_cleanups_panic() {
+    for escape in [false, true] {
+        let server = endings("--buckets 4", escape);
+        for way in ways(escape) {
+            assert_fails(&server, way, "panic");
+        }
+        let ended = server.stop();
+        assert_eq!(
+            (ended.code(), ended.figure("lost")),
+            (0, 0),
+            "{}",
+            ended.stderr()
+        );
+    }
+}
+
+/// Those that never return are counted as lost 5 s after the deadline, or after the answer of a stream.
+#[test]
+fn a_bucket_whose_cleanups_never_return_is_lost() {
+    let server = endings("--buckets 12 --lost-limit 12 --deadline 1s", false);
+    for way in ways(false) {
+        assert_fails(&server, way, "wait");
+    }
+    let all = ways(false).count() as f64;
+    assert!(eventually(|| server.metric(OVERDUE) == Some(all)));
+    assert_eq!(server.get("/").text(), "here\n");
+    assert_eq!(server.get("/open").text(), "open\n");
+    assert!(eventually(|| server.metric(OVERDUE) == Some(0.0)));
+    assert_eq!(server.stop().code(), 0);
+}
+
+/// The process waits for cleanups, as it does for handlers.
+#[test]
+fn a_drain_waits_for_cleanups() {
+    let server = endings("--buckets 4", false);
+    assert_fails(&server, "panic", "drain");
+    let ended = server.stop();
+    assert_eq!(ended.code(), 0);
+    assert!(ended.stderr().contains("cleaned up"), "{}", ended.stderr());
+}
+
+#[test]
+fn an_abort_is_told_and_nothing_of_it_runs_any_more() {
+    let server = endings("--buckets 4 --lost-limit 4", false);
+    assert_eq!(server.get("/end/abort/panic").status, 500);
+    assert!(server.line_with("abort was called").contains("parked=true"));
+    assert_eq!(lines_with(&server, "from what runs afterwards"), 0);
+    assert_eq!(server.stop().figure("parked"), 1);
+}
+
+/// A crate may do so at its first use.
+#[test]
+fn the_log_names_a_signal_of_faults_that_something_else_has_taken() {
+    let server = endings("--buckets 2", false);
+    assert_eq!(server.get("/end/recurse/nothing").status, 500);
+    assert_eq!(server.get("/take").text(), "taken\n");
+    let line = server.line_with("another handler for this signal");
+    assert!(line.contains("signal=SIGSEGV"), "{line}");
+    let ended = server.stop();
+    let said = ended
+        .stderr()
+        .matches("another handler for this signal")
+        .count();
+    assert_eq!((ended.code(), said), (0, 1), "{}", ended.stderr());
+}
+
+/// What is installed before the first thread starts gets the faults that are not ours.
+#[test]
+fn what_takes_a_signal_of_faults_in_warm_up_disarms_nothing() {
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_endings"))
+        .flags("--buckets 2 --bucket-size 512KiB")
+        .env("ENDINGS_TAKE", "1")
+        .start();
+    for _ in 0..10 {
+        assert_eq!(server.get("/end/recurse/nothing").status, 500);
+    }
+    let ended = server.stop();
+    assert_eq!(ended.code(), 0, "{}", ended.stderr());
+    assert!(
+        !ended.stderr().contains("another handler"),
+        "{}",
+        ended.stderr()
+    );
+}
