@@ -50,9 +50,9 @@ pub struct Exhaustion {
     /// Bytes asked for; 0 when the number is not known (a stack overflow; `&Bump`, of which only `free` is
     /// known to be too little).
     pub asked: usize,
-    /// Bytes that it could not have at that moment: in use, or free in pieces between what is in use.
+    /// Bytes that were in use at that moment.
     pub used: usize,
-    /// Bytes that were still free, in one piece.
+    /// Bytes that were still free below all that was in use, in one piece.
     pub free: usize,
     /// Bytes of what ran out.
     pub size: usize,
@@ -66,4 +66,10 @@ impl Exhaustion {
         free: 0,
         size: 0,
     };
+
+    /// Bytes that were free, but in pieces between what was in use.
+    #[must_use]
+    pub fn in_pieces(&self) -> usize {
+        self.size.saturating_sub(self.used + self.free)
+    }
 }

@@ -4,7 +4,9 @@
 //! themselves: a free block's first eight bytes say which block comes next and how long this one is. Small
 //! sizes have a list each, so a block that was freed and the next one of its size cost a few instructions;
 //! larger sizes share lists, two to a doubling, and are split. Neighbours are joined only on request
-//! ([`FreeLists::join`]), because only then is it worth looking at all of them.
+//! ([`FreeLists::join`]): at first those among the blocks that came since the last time
+//! ([`FreeLists::join_those`]), which costs each block one look. Many small holes that have no neighbour are
+//! so looked at once, and not at each join.
 //!
 //! It knows nothing of where the arena ends, of marks or of requests. It is plain memory and arithmetic, so
 //! that it runs under Miri.
@@ -22,8 +24,12 @@ pub(crate) const SMALL_MAX: usize = 32 * GRANULE;
 const SMALL_BINS: usize = SMALL_MAX / GRANULE;
 const BINS: usize = u64::BITS as usize;
 
-/// The largest arena whose granules a block can be numbered by.
-pub(crate) const ARENA_MAX: usize = u32::MAX as usize * GRANULE;
+/// Set in the length of a block that was looked at to join it, and so has no neighbour among those that were
+/// there then. New blocks go to the head of their list, so these lie behind them.
+const SETTLED: u32 = 1 << 31;
+
+/// The largest arena whose blocks have lengths below [`SETTLED`].
+pub(crate) const ARENA_MAX: usize = (SETTLED - 1) as usize * GRANULE;
 
 /// The end of a list.
 const NIL: u32 = u32::MAX;
@@ -45,8 +51,14 @@ pub(crate) const fn rounded(size: usize) -> usize {
 struct Free {
     /// The granule at which the next one begins.
     next: u32,
-    /// Granules of this one.
-    len: u32,
+    /// Granules of this one, and [`SETTLED`].
+    tagged: u32,
+}
+
+impl Free {
+    fn len(self) -> u32 {
+        self.tagged & !SETTLED
+    }
 }
 
 /// A stretch of an arena: where it begins and how long it is, in granules.
@@ -69,6 +81,12 @@ pub(crate) struct FreeLists {
     /// store.
     occupied: Cell<u64>,
     heads: [Cell<u32>; BINS],
+    /// Blocks that were put in since some were joined.
+    fresh: Cell<u64>,
+    /// Blocks that were put in before, since all were joined.
+    earlier: Cell<u64>,
+    /// Blocks that there were when all were joined.
+    joined: Cell<u64>,
 }
 
 /// The arena that the lists are of. Blocks are named by their granule, and reached through this pointer.
@@ -109,6 +127,11 @@ impl Base {
         // SAFETY: the granule begins a block that was put into a list, so it belongs to the list alone.
         unsafe { self.pointer_to(granule).cast::<Free>().write(free) };
     }
+
+    fn set_next(self, granule: u32, next: u32) {
+        let tagged = self.read(granule).tagged;
+        self.write(granule, Free { next, tagged });
+    }
 }
 
 /// The list that blocks of so many granules are in.
@@ -128,6 +151,9 @@ impl FreeLists {
         FreeLists {
             occupied: Cell::new(0),
             heads: [const { Cell::new(NIL) }; BINS],
+            fresh: Cell::new(0),
+            earlier: Cell::new(0),
+            joined: Cell::new(0),
         }
     }
 
@@ -140,6 +166,27 @@ impl FreeLists {
     #[inline]
     pub(crate) fn clear(&self) {
         self.occupied.set(0);
+        self.fresh.set(0);
+        self.earlier.set(0);
+    }
+
+    /// Whether a block was put in since some were joined.
+    pub(crate) fn have_fresh(&self) -> bool {
+        self.fresh.get() > 0
+    }
+
+    /// Whether no block was put in since all were joined: then there is nothing to join.
+    pub(crate) fn are_joined(&self) -> bool {
+        self.unjoined() == 0
+    }
+
+    /// Whether so many were put in since then that another look at all of them costs each a few.
+    pub(crate) fn are_worth_joining(&self) -> bool {
+        self.unjoined() > self.joined.get() / 8
+    }
+
+    fn unjoined(&self) -> u64 {
+        self.fresh.get() + self.earlier.get()
     }
 
     /// Puts a block in.
@@ -148,6 +195,15 @@ impl FreeLists {
     /// The block lies in the base's arena, is not in a list, and is not used until it is taken out.
     #[inline(always)]
     pub(crate) unsafe fn put(&self, base: Base, block: Stretch) {
+        self.fresh.set(self.fresh.get() + 1);
+        // SAFETY: by the caller's promise.
+        unsafe { self.link(base, block, 0) };
+    }
+
+    /// # Safety
+    /// As for [`FreeLists::put`].
+    #[inline(always)]
+    unsafe fn link(&self, base: Base, block: Stretch, tag: u32) {
         let bin = bin_of(block.len);
         let bit = 1 << bin;
         let occupied = self.occupied.get();
@@ -156,8 +212,8 @@ impl FreeLists {
         } else {
             self.heads[bin].get()
         };
-        let len = block.len;
-        base.write(block.at, Free { next, len });
+        let tagged = block.len | tag;
+        base.write(block.at, Free { next, tagged });
         self.heads[bin].set(block.at);
         self.occupied.set(occupied | bit);
     }
@@ -184,15 +240,19 @@ impl FreeLists {
     }
 
     /// A block for `size` bytes at an alignment of at most [`GRANULE`], of the nearest size that is there;
-    /// the rest of the block stays. A few blocks of the nearest list are looked at, or with `thorough` all.
+    /// the rest of the block stays. A few blocks of the nearest list are looked at; with `thorough` all, and
+    /// then those that fit come first in it, for the next ones of this size.
     pub(crate) fn take(&self, base: Base, size: usize, thorough: bool) -> Option<NonNull<u8>> {
         if size > ARENA_MAX {
             return None;
         }
         let len = (size / GRANULE) as u32;
         let bin = bin_of(len);
-        let looks = if thorough { u32::MAX } else { LOOKS };
-        if let Some(found) = self.unlink(base, bin, looks, |block| block.len >= len) {
+        let fits = |block: Stretch| block.len >= len;
+        if thorough && bin >= SMALL_BINS {
+            self.bring_forward(base, bin, fits);
+        }
+        if let Some(found) = self.unlink(base, bin, LOOKS, fits) {
             return Some(self.split(base, found, 0, len));
         }
         // Whatever is in the lists above is large enough.
@@ -222,9 +282,39 @@ impl FreeLists {
             (address.next_multiple_of(layout.align()) - address) / GRANULE
         };
         let fits = |block: Stretch| skip(block) + len as usize <= block.len as usize;
-        let looks = if thorough { u32::MAX } else { LOOKS };
-        let found = (bin_of(len)..BINS).find_map(|bin| self.unlink(base, bin, looks, fits))?;
+        let found = (bin_of(len)..BINS).find_map(|bin| {
+            if thorough {
+                self.bring_forward(base, bin, fits);
+            }
+            self.unlink(base, bin, LOOKS, fits)
+        })?;
         Some(self.split(base, found, skip(found) as u32, len))
+    }
+
+    /// Looks at all blocks of a list, and puts those that fit before the others.
+    fn bring_forward(&self, base: Base, bin: usize, fits: impl Fn(Stretch) -> bool) {
+        let mut at = self.head(bin);
+        let [mut others, mut fitting] = [Chain::EMPTY; 2];
+        while at != NIL {
+            let free = base.read(at);
+            let len = free.len();
+            match fits(Stretch { at, len }) {
+                true => fitting.append(base, at),
+                false => others.append(base, at),
+            }
+            at = free.next;
+        }
+        others.append(base, NIL);
+        fitting.append(base, others.first);
+        self.heads[bin].set(fitting.first);
+    }
+
+    /// The first block of a list.
+    fn head(&self, bin: usize) -> u32 {
+        match self.occupied.get() & (1 << bin) {
+            0 => NIL,
+            _ => self.heads[bin].get(),
+        }
     }
 
     /// Takes the first block that `fits` off a list, looking at no more than so many.
@@ -242,7 +332,8 @@ impl FreeLists {
         let mut before = NIL;
         let mut at = self.heads[bin].get();
         for _ in 0..looks {
-            let Free { next, len } = base.read(at);
+            let free = base.read(at);
+            let (next, len) = (free.next, free.len());
             let block = Stretch { at, len };
             if fits(block) {
                 if before == NIL {
@@ -251,8 +342,7 @@ impl FreeLists {
                         self.occupied.set(self.occupied.get() & !bit);
                     }
                 } else {
-                    let len = base.read(before).len;
-                    base.write(before, Free { next, len });
+                    base.set_next(before, next);
                 }
                 return Some(block);
             }
@@ -278,7 +368,7 @@ impl FreeLists {
         for part in [before, rest] {
             if part.len > 0 {
                 // SAFETY: a part of a block that was in the lists of this base, and is in none now.
-                unsafe { self.put(base, part) };
+                unsafe { self.link(base, part, 0) };
             }
         }
         base.pointer_to(at)
@@ -291,48 +381,83 @@ impl FreeLists {
         };
         let (mut largest, mut at) = (0, self.heads[bin as usize].get());
         while at != NIL {
-            let Free { next, len } = base.read(at);
-            largest = largest.max(len);
-            at = next;
+            let free = base.read(at);
+            largest = largest.max(free.len());
+            at = free.next;
         }
         largest as usize * GRANULE
     }
 
-    /// Joins neighbours, and asks about each resulting block, lowest first, whether to keep it. Gives how
-    /// many blocks there were.
-    pub(crate) fn join(&self, base: Base, mut keep: impl FnMut(Stretch) -> bool) -> u32 {
+    /// Joins neighbours, and asks about each resulting block, lowest first, whether to keep it.
+    pub(crate) fn join(&self, base: Base, keep: impl FnMut(Stretch) -> bool) {
+        self.join_those(base, true, keep);
+    }
+
+    /// The same of `all` blocks, or of those only that came since the last time. That costs each of them one
+    /// look, so it is not limited.
+    pub(crate) fn join_those(&self, base: Base, all: bool, mut keep: impl FnMut(Stretch) -> bool) {
         let mut sorted = Sorted::default();
-        for bin in 0..BINS {
-            if self.occupied.get() & (1 << bin) != 0 {
-                sorted.add_list(base, self.heads[bin].get());
+        let mut lists = self.occupied.get();
+        while lists != 0 {
+            let bin = lists.trailing_zeros() as usize;
+            lists &= lists - 1;
+            let rest = sorted.add_list(base, self.head(bin), all);
+            self.heads[bin].set(rest);
+            if rest == NIL {
+                self.occupied.set(self.occupied.get() & !(1 << bin));
             }
         }
-        self.clear();
         let mut at = sorted.finish(base);
         let mut count = 0;
         while at != NIL {
-            let Free { mut next, mut len } = base.read(at);
-            count += 1;
+            let free = base.read(at);
+            let (mut next, mut len) = (free.next, free.len());
             while next != NIL && next == at + len {
                 let neighbour = base.read(next);
-                count += 1;
-                len += neighbour.len;
+                len += neighbour.len();
                 next = neighbour.next;
             }
             let block = Stretch { at, len };
             if keep(block) {
-                // SAFETY: made of blocks that were in the lists, which are empty now.
-                unsafe { self.put(base, block) };
+                // SAFETY: made of blocks that were in the lists, and are in none now.
+                unsafe { self.link(base, block, SETTLED) };
+                count += 1;
             }
             at = next;
         }
-        count
+        self.earlier.set(self.unjoined());
+        self.fresh.set(0);
+        if all {
+            self.earlier.set(0);
+            self.joined.set(count);
+        }
+    }
+}
+
+/// A list that is added to at its end.
+struct Chain {
+    first: u32,
+    last: u32,
+}
+
+impl Chain {
+    const EMPTY: Chain = Chain {
+        first: NIL,
+        last: NIL,
+    };
+
+    fn append(&mut self, base: Base, at: u32) {
+        match self.last {
+            NIL => self.first = at,
+            last => base.set_next(last, at),
+        }
+        self.last = at;
     }
 }
 
 /// Blocks sorted by their place, lowest first: a merge sort of linked lists, which needs no memory.
 struct Sorted {
-    /// Lists of 1, 2, 4, … blocks; NIL where there is none.
+    /// Lists of 1, 2, 4, … stretches that were sorted; NIL where there is none.
     runs: [u32; u32::BITS as usize],
 }
 
@@ -345,13 +470,21 @@ impl Default for Sorted {
 }
 
 impl Sorted {
-    fn add_list(&mut self, base: Base, mut at: u32) {
-        while at != NIL {
-            let Free { next, len } = base.read(at);
-            base.write(at, Free { next: NIL, len });
-            self.add(base, at);
-            at = next;
+    /// Adds the blocks of a list, all or up to the first that is settled; gives the first that was not added.
+    /// Blocks that lie in the list in order, as those of a dropped collection do, are sorted already.
+    fn add_list(&mut self, base: Base, mut at: u32, all: bool) -> u32 {
+        let is_taken = |at| at != NIL && (all || base.read(at).tagged & SETTLED == 0);
+        while is_taken(at) {
+            let (first, mut last) = (at, at);
+            at = base.read(at).next;
+            while at > last && is_taken(at) {
+                last = at;
+                at = base.read(at).next;
+            }
+            base.set_next(last, NIL);
+            self.add(base, first);
         }
+        at
     }
 
     fn add(&mut self, base: Base, mut list: u32) {
@@ -373,10 +506,6 @@ impl Sorted {
 
 /// Merges two sorted lists that are not empty.
 fn merge(base: Base, mut a: u32, mut b: u32) -> u32 {
-    let set_next = |at: u32, next: u32| {
-        let len = base.read(at).len;
-        base.write(at, Free { next, len });
-    };
     if b < a {
         (a, b) = (b, a);
     }
@@ -387,10 +516,10 @@ fn merge(base: Base, mut a: u32, mut b: u32) -> u32 {
         if b < a {
             (a, b) = (b, a);
         }
-        set_next(last, a);
+        base.set_next(last, a);
         last = a;
         a = base.read(a).next;
     }
-    set_next(last, b);
+    base.set_next(last, b);
     first
 }

@@ -35,10 +35,6 @@ pub const HEAP_OVERHEAD: usize = 64;
 /// freed.
 const BATCH: usize = 2 << 10;
 
-/// How many blocks are looked at in one request to join them: some tens of milliseconds, if there are so
-/// many.
-const JOINS: u32 = 1 << 20;
-
 /// An allocation does not fit. Carries nothing: the caller knows what it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoesNotFit;
@@ -77,6 +73,9 @@ pub struct Heap {
     limit: usize,
     /// The most that was live, as far as it was looked at.
     live_peak: Cell<usize>,
+    /// The lowest that the tip was in this request, as far as it was looked at. It is not above `lowest`, if
+    /// that is an address.
+    deepest: Cell<usize>,
     /// Bytes that the handler has taken from the bump, as far as there are notes on them.
     taken: Cell<usize>,
     /// Whether this request may use what is free above the mark, and something is.
@@ -89,8 +88,12 @@ pub struct Heap {
     may_rise: Cell<bool>,
     /// This request found no block above the mark, and might have if neighbours were joined.
     misses_joined: Cell<bool>,
-    /// How many more blocks may be looked at to join them, for this request.
-    joins: Cell<u32>,
+    /// Where the tip was when all blocks below the mark were joined last. While it is not above that, no
+    /// block has come to lie at the tip.
+    joined_tip: Cell<usize>,
+    /// The request fails in any case, so it looks at all free blocks only when enough has been freed to pay
+    /// for that.
+    is_to_fail: Cell<bool>,
     /// The newest of the notes on what the handler has used.
     gaps: Cell<*const Gap>,
     wipe: Wipe,
@@ -142,6 +145,7 @@ impl Heap {
             limit: bump.allocated_bytes(),
             holes: Cell::new(0),
             live_peak: Cell::new(0),
+            deepest: Cell::new(top),
             taken: Cell::new(0),
             low: Cell::new(top),
             // SAFETY: the end of the chunk's data, which lies in the memory.
@@ -156,7 +160,8 @@ impl Heap {
             kept_freed: FreeLists::new(),
             may_rise: Cell::new(false),
             misses_joined: Cell::new(false),
-            joins: Cell::new(JOINS),
+            joined_tip: Cell::new(0),
+            is_to_fail: Cell::new(false),
             gaps: Cell::new(ptr::null()),
             wipe,
             bump,
@@ -270,19 +275,23 @@ impl Heap {
     /// Bytes of the largest block that could be made now beside what is in use, if no block that was freed is
     /// large enough.
     pub(crate) fn reach(&self) -> usize {
+        (self.end() - self.memory.as_ptr().addr()).min(self.capacity)
+    }
+
+    /// Below this nothing was handed out, as far as the bump's cursor tells.
+    fn end(&self) -> usize {
         let low = self.low.get();
-        let end = match self.has_other_chunks() {
+        match self.has_other_chunks() {
             true => low,
             false if self.cursor() == low => self.tip(),
             false => self.cursor(),
-        };
-        (end - self.memory.as_ptr().addr()).min(self.capacity)
+        }
     }
 
     /// Bytes of the largest block that this request can have, after neighbours above the mark were joined.
     pub(crate) fn largest_piece_joined(&self) -> usize {
-        if self.uses_kept.get() && self.joins.get() > 0 {
-            self.pay_for_joining(self.kept_freed.join(self.base(), |_| true));
+        if self.uses_kept.get() && !self.kept_freed.are_joined() {
+            self.kept_freed.join(self.base(), |_| true);
         }
         self.largest_piece_now()
     }
@@ -322,6 +331,22 @@ impl Heap {
         (live + self.not_ours()).min(self.capacity)
     }
 
+    /// Bytes of the smallest arena in which this request would have found what it has found: from the top
+    /// down to the lowest place that it has reached. Holes count, which [`Heap::high_water`] does not see:
+    /// blocks that were too small for what came later, or cut off from each other by others. In an arena of
+    /// this size each block has the same place, because nothing but the end of the arena depends on its size.
+    /// What the handler gave back to the `&Bump` itself is not seen.
+    #[inline]
+    #[must_use]
+    pub fn extent(&self) -> usize {
+        (self.top - self.deepest.get().min(self.end())).min(self.capacity)
+    }
+
+    /// The request has got no block, and will fail for that.
+    pub(crate) fn expect_failure(&self) {
+        self.is_to_fail.set(true);
+    }
+
     /// Bytes of blocks of this request that are not given back: all between tip and mark that is no hole.
     #[inline(always)]
     pub(crate) fn live(&self) -> usize {
@@ -350,6 +375,7 @@ impl Heap {
     fn note_peak(&self) {
         if self.tip() < self.lowest.get() {
             self.live_peak.set(self.live_peak.get().max(self.live()));
+            self.deepest.set(self.deepest.get().min(self.tip()));
             self.lowest.set(self.tip());
         }
     }
@@ -441,15 +467,27 @@ impl Heap {
             true => self.freed.take_small(self.base(), size),
             false => self.freed.take(self.base(), size, false),
         };
-        let any = || self.freed.take(self.base(), size, true);
         self.take_from_lists(size, near)
-            .or_else(|| self.take_from_bump(size, GRANULE))
-            .or_else(|| self.take_from_lists(size, any))
             .or_else(|| {
-                self.join_freed(size).then_some(())?;
-                self.take_from_bump(size, GRANULE)
-                    .or_else(|| self.take_from_lists(size, any))
+                self.join_early(size).then_some(())?;
+                self.take_from_lists(size, near)
             })
+            .or_else(|| self.take_from_bump(size, GRANULE))
+            .or_else(|| {
+                let take = |thorough| self.freed.take(self.base(), size, thorough);
+                self.join_and_take(size, GRANULE, take)
+            })
+    }
+
+    /// Before the run grows for a large block: joins what was freed, if that has bytes enough and costs each
+    /// block a few looks. Collections that grow side by side then use what they have left, and the request
+    /// reaches hardly further than it has to.
+    fn join_early(&self, size: usize) -> bool {
+        let joins = size > SMALL_MAX && self.holes.get() >= size && self.freed.have_fresh();
+        if joins {
+            self.join_freed(self.freed.are_worth_joining());
+        }
+        joins
     }
 
     /// A block that `take` takes out of the lists, if it finds one.
@@ -467,15 +505,51 @@ impl Heap {
 
     #[cold]
     fn allocate_aligned(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
-        let take_from_lists =
-            || self.take_from_lists(size, || self.freed.take_aligned(self.base(), layout, true));
+        let take = |thorough| self.freed.take_aligned(self.base(), layout, thorough);
         self.take_from_bump(size, layout.align())
-            .or_else(take_from_lists)
-            .or_else(|| {
-                self.join_freed(size).then_some(())?;
-                self.take_from_bump(size, layout.align())
-                    .or_else(take_from_lists)
-            })
+            .or_else(|| self.join_and_take(size, layout.align(), take))
+    }
+
+    /// A block for which neighbours may have to be joined first. There is none only if no free piece is large
+    /// enough; or if the request is to fail, and has freed little since all were looked at.
+    fn join_and_take(
+        &self,
+        size: usize,
+        align: usize,
+        take: impl Fn(bool) -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        if self.free() < size {
+            return None;
+        }
+        let take = |thorough| {
+            self.take_from_bump(size, align)
+                .or_else(|| self.take_from_lists(size, || take(thorough)))
+        };
+        let is_joined = || self.freed.are_joined() && self.tip() <= self.joined_tip.get();
+        self.look_everywhere(&self.freed, is_joined, |all| self.join_freed(all), take)
+    }
+
+    /// Looks for a block in the lists, in the order of what it costs: among those that were freed of late,
+    /// among all, and among all after neighbours were joined. A block that lies alone is looked at only where
+    /// the request would get nothing otherwise.
+    fn look_everywhere(
+        &self,
+        lists: &FreeLists,
+        is_joined: impl Fn() -> bool,
+        join: impl Fn(bool),
+        take: impl Fn(bool) -> Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        join(false);
+        if let Some(block) = take(false) {
+            return Some(block);
+        }
+        if self.is_to_fail.get() && !lists.are_worth_joining() {
+            return None;
+        }
+        take(true).or_else(|| {
+            (!is_joined()).then(|| join(true))?;
+            take(true)
+        })
     }
 
     /// What was freed above the mark goes first: a block that outlives its request then costs nothing more.
@@ -491,15 +565,16 @@ impl Heap {
             return None;
         }
         let base = self.base();
-        if is_last_resort {
-            if self.joins.get() == 0 {
-                return None;
-            }
-            self.pay_for_joining(self.kept_freed.join(base, |_| true));
-        }
-        let block = match layout.align() > GRANULE {
-            true => self.kept_freed.take_aligned(base, layout, is_last_resort),
-            false => self.kept_freed.take(base, size, is_last_resort),
+        let lists = &self.kept_freed;
+        let take = |thorough| match layout.align() > GRANULE {
+            true => lists.take_aligned(base, layout, thorough),
+            false => lists.take(base, size, thorough),
+        };
+        let block = if is_last_resort {
+            let join = |all| lists.join_those(base, all, |_| true);
+            self.look_everywhere(lists, || lists.are_joined(), join, take)
+        } else {
+            take(false)
         };
         match block {
             Some(_) => self.kept.set(self.kept.get() + size),
@@ -648,14 +723,12 @@ impl Heap {
         unsafe { self.memory.add(address - self.memory.as_ptr().addr()) }
     }
 
-    /// Joins what was freed, if that may make room for so many bytes; what lies at the cursor goes back to
-    /// the bump.
-    fn join_freed(&self, size: usize) -> bool {
-        if self.free() < size || self.joins.get() == 0 {
-            return false;
-        }
+    /// Joins what was freed, all or what came since the last time; what lies at the cursor goes back to the
+    /// bump.
+    fn join_freed(&self, all: bool) {
+        self.note_peak(); // the tip moves
         let base = self.base();
-        let looked_at = self.freed.join(base, |block| {
+        self.freed.join_those(base, all, |block| {
             let is_tip = base.address_of(block.at) == self.tip();
             if is_tip {
                 self.move_tip(self.tip() + block.bytes());
@@ -663,16 +736,11 @@ impl Heap {
             }
             !is_tip
         });
+        if all {
+            self.joined_tip.set(self.tip());
+        }
         self.move_floor();
         self.give_back_to_bump();
-        self.pay_for_joining(looked_at);
-        true
-    }
-
-    /// Joining looks at every free block. A request that makes us do so at every allocation is at its end, so
-    /// its looks are limited.
-    fn pay_for_joining(&self, looked_at: u32) {
-        self.joins.set(self.joins.get().saturating_sub(looked_at));
     }
 
     /// The bump's cursor, if its current chunk is the arena.
@@ -892,8 +960,9 @@ impl Heap {
         if is_clean {
             // Everything was given back to where it was taken from. What the run holds may stay in it.
             self.close(); // a handler with the `&Bump` may have lifted it
-            self.joins.set(JOINS);
+            self.is_to_fail.set(false);
             self.live_peak.set(0);
+            self.deepest.set(self.mark());
             self.lowest.set(self.mark());
         } else {
             // SAFETY: by the caller's promise.
@@ -1030,12 +1099,13 @@ impl Heap {
         self.freed.clear();
         self.holes.set(0);
         self.live_peak.set(0);
+        self.deepest.set(self.mark());
         self.lowest.set(self.mark());
         self.taken.set(0);
         self.gaps.set(ptr::null());
         self.move_low(self.mark());
         self.move_tip(self.mark());
-        self.joins.set(JOINS);
+        self.is_to_fail.set(false);
     }
 
     /// The bump may have other chunks than ours, because a handler lifted its limit. Then all others are

@@ -18,10 +18,17 @@ struct Lab {
 
 impl Lab {
     fn new(wipe: Wipe) -> Self {
-        let mut memory = vec![0u128; LEN / 16];
-        let start = NonNull::new(memory.as_mut_ptr().cast()).expect("not empty");
-        // SAFETY: aligned to 16, LEN bytes, and kept in the same value as the heap.
-        let heap = unsafe { Heap::new(start, LEN, wipe) }.expect("the allocator is ours");
+        Self::of(LEN, wipe)
+    }
+
+    fn of(len: usize, wipe: Wipe) -> Self {
+        const PAGE: usize = 4 << 10; // arenas of buckets begin at one
+        let mut memory = vec![0u128; (len + PAGE) / 16];
+        let start: NonNull<u8> = NonNull::from(&mut memory[..]).cast();
+        let before = start.as_ptr().align_offset(PAGE);
+        // SAFETY: within the vector. Aligned to 16, `len` bytes, and kept in the same value as the heap.
+        let heap =
+            unsafe { Heap::new(start.add(before), len, wipe) }.expect("the allocator is ours");
         Lab {
             heap: ManuallyDrop::new(heap),
             _memory: memory,
@@ -516,8 +523,7 @@ fn memory_too_small_for_an_arena_is_refused() {
     assert!(unsafe { Heap::new(start, 32, Wipe::None) }.is_err());
 }
 
-/// Searches are what a request has for itself: one that fits below the mark makes none, and leaves all to the
-/// next.
+/// One that fits below the mark searches for nothing above it.
 #[test]
 fn what_fits_below_the_mark_costs_no_search_above_it() {
     let mut lab = Lab::new(Wipe::None);
@@ -539,10 +545,8 @@ fn what_fits_below_the_mark_costs_no_search_above_it() {
                 .expect("fits")
                 .free(&lab.heap);
         }
-        assert_eq!(lab.heap.joins.get(), JOINS);
-        lab.heap.joins.set(1);
         lab.end();
-        assert_eq!(lab.heap.joins.get(), JOINS, "of each request anew");
+        assert!(!lab.heap.kept_freed.are_joined());
     }
     // Above the mark there is still what is left of it.
     let small = Block::make(&lab.heap, layout(64, 8), 9).expect("fits");
@@ -582,4 +586,155 @@ fn few_free_blocks_are_looked_at_for_an_alignment() {
         !lab.heap.is_kept(found),
         "the one that fits lies behind 40 others"
     );
+}
+
+/// Bytes of the largest piece between live blocks, and below them.
+fn largest_gap(heap: &Heap, live: &[Block]) -> usize {
+    let place = |block: &Block| {
+        let at = block.at.as_ptr().addr();
+        (at, at + rounded(block.layout.size()))
+    };
+    let mut places: Vec<_> = live.iter().map(place).collect();
+    places.sort_unstable();
+    places.push((heap.top, heap.top));
+    let mut end = heap.top - heap.capacity();
+    let gaps = places
+        .into_iter()
+        .map(|(at, above)| at - std::mem::replace(&mut end, above));
+    gaps.max().expect("one at least")
+}
+
+#[test]
+fn a_block_is_refused_only_if_no_piece_is_large_enough() {
+    let mut lab = Lab::new(Wipe::None);
+    let mut refused = 0;
+    for seed in 0..if cfg!(miri) { 2 } else { 300 } {
+        let mut dice = Dice(seed);
+        let mut live: Vec<Block> = Vec::new();
+        for _ in 0..if cfg!(miri) { 100 } else { 1000 } {
+            let wanted = layout(1 + dice.throw(60) * dice.throw(60), 8);
+            match Block::make(&lab.heap, wanted, 1) {
+                Some(block) => live.push(block),
+                None => {
+                    refused += 1;
+                    let gap = largest_gap(&lab.heap, &live);
+                    assert!(
+                        gap < rounded(wanted.size()),
+                        "seed {seed}: {gap} for {wanted:?}"
+                    );
+                }
+            }
+            for _ in 0..dice.throw(3) {
+                if !live.is_empty() {
+                    live.swap_remove(dice.throw(live.len())).free(&lab.heap);
+                }
+            }
+        }
+        live.into_iter().for_each(|block| block.free(&lab.heap));
+        lab.end();
+    }
+    assert!(refused > 10, "{refused}");
+}
+
+/// Blocks that come and go beside small holes are joined as often as they have to be.
+#[test]
+fn what_is_joined_again_and_again_is_always_found() {
+    let lab = Lab::new(Wipe::None);
+    let heap = &lab.heap;
+    let (mut kept, mut holes) = (Vec::new(), Vec::new());
+    for _ in 0..50 {
+        kept.push(Block::make(heap, layout(48, 8), 1).expect("fits"));
+        holes.push(Block::make(heap, layout(48, 8), 2).expect("fits"));
+    }
+    holes.into_iter().for_each(|hole| hole.free(heap));
+    let room = heap.reach();
+    for round in 0..if cfg!(miri) { 40 } else { 60_000 } {
+        let each = layout(520 + round % 40 * 16, 8);
+        let list: Vec<_> = (0..room / 2 / each.size())
+            .map(|_| Block::make(heap, each, 3).unwrap_or_else(|| panic!("round {round}")))
+            .collect();
+        list.into_iter().for_each(|block| block.free(heap));
+    }
+    assert_eq!(heap.used(), 50 * 48);
+}
+
+/// The same above the mark.
+#[test]
+fn what_is_joined_above_the_mark_is_always_found() {
+    let mut lab = Lab::new(Wipe::None);
+    let list: Vec<_> = (0..20)
+        .map(|_| Block::make(&lab.heap, layout(600, 8), 1))
+        .collect();
+    let kept = Block::make(&lab.heap, layout(16, 8), 2).expect("fits");
+    list.into_iter()
+        .flatten()
+        .for_each(|block| block.free(&lab.heap));
+    lab.end();
+    let rest = Block::make(&lab.heap, layout(lab.heap.reach(), 1), 3).expect("below the mark");
+    for round in 0..if cfg!(miri) { 40 } else { 60_000 } {
+        let each = layout(600 + round % 40 * 16, 8);
+        let list: Vec<_> = (0..6000 / each.size())
+            .map(|_| Block::make(&lab.heap, each, 3).unwrap_or_else(|| panic!("round {round}")))
+            .collect();
+        list.into_iter().for_each(|block| block.free(&lab.heap));
+    }
+    rest.free(&lab.heap);
+    kept.free(&lab.heap);
+    lab.end();
+    assert_eq!(lab.heap.used(), 0);
+}
+
+/// In a smaller arena, which has this extent, everything lies where it has lain.
+#[test]
+fn an_arena_of_the_extent_serves_the_same_request() {
+    let run = |lab: &mut Lab, seed: u32| {
+        let mut dice = Dice(seed);
+        let mut places = Vec::new();
+        // Kept by an earlier request, with a hole above it.
+        let hole = Block::make(&lab.heap, layout(2000, 8), 1).expect("fits");
+        let kept = Block::make(&lab.heap, layout(100, 8), 1).expect("fits");
+        hole.free(&lab.heap);
+        lab.end();
+        let mut live = vec![kept];
+        for n in 0..if cfg!(miri) { 60u8 } else { 250 } {
+            step(&lab.heap, &mut dice, &mut live, n);
+            check_all(&lab.heap, &live);
+            places.extend(
+                live.iter()
+                    .map(|block| lab.heap.top - block.at.as_ptr().addr()),
+            );
+            if n % 50 == 49 {
+                live.drain(n as usize % live.len().max(1)..)
+                    .for_each(|block| block.free(&lab.heap));
+            }
+        }
+        let extent = lab.heap.extent();
+        live.into_iter().for_each(|block| block.free(&lab.heap));
+        lab.end();
+        (places, extent)
+    };
+    for seed in 0..if cfg!(miri) { 2 } else { 300 } {
+        let (places, extent) = run(&mut Lab::of(512 << 10, Wipe::None), seed);
+        let len = (extent + HEAP_OVERHEAD).next_multiple_of(4 << 10);
+        let mut small = Lab::of(len, Wipe::None);
+        let (others, again) = run(&mut small, seed);
+        assert!(places == others, "seed {seed}: {extent}");
+        assert_eq!(extent, again, "seed {seed}");
+    }
+}
+
+#[test]
+fn the_extent_is_exact_and_counts_holes_but_not_what_was_given_back_at_the_tip() {
+    let mut lab = Lab::new(Wipe::None);
+    let first = Block::make(&lab.heap, layout(1000, 8), 1).expect("fits");
+    let second = Block::make(&lab.heap, layout(1500, 8), 2).expect("fits");
+    first.free(&lab.heap); // a hole, too small for the next
+    let third = Block::make(&lab.heap, layout(3000, 8), 3).expect("fits");
+    assert_eq!(lab.heap.extent(), 1008 + 1504 + 3008);
+    assert_eq!(lab.heap.high_water(), 1504 + 3008);
+    third.free(&lab.heap);
+    second.free(&lab.heap);
+    assert_eq!(lab.heap.extent(), 1008 + 1504 + 3008, "the most there was");
+    lab.end();
+    assert_eq!(lab.heap.extent(), 0);
 }

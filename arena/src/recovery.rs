@@ -100,6 +100,9 @@ pub enum Failed<'t> {
 pub struct Usage {
     /// The most arena bytes in use at once, what earlier requests have left included.
     pub high_water: usize,
+    /// Bytes of the smallest arena in which it would have gone the same way: with the holes between what was
+    /// in use.
+    pub extent: usize,
     /// Bytes the arena has.
     pub capacity: usize,
     /// Bytes that it drew from the overdraft and had at its end.
@@ -299,6 +302,7 @@ impl Tenant {
         let bucket = self.bucket;
         let mut usage = Usage {
             high_water: bucket.heap().high_water(),
+            extent: bucket.heap().extent(),
             capacity: bucket.heap().capacity(),
             overdrawn: 0,
         };
@@ -538,6 +542,7 @@ fn served_or_parked(
     match block {
         Some(block) => {
             mark(bucket, exhaustion);
+            bucket.heap().expect_failure();
             block.as_ptr()
         }
         None => park_exhausted(bucket, exhaustion),
@@ -591,6 +596,7 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
             overdraft::allocate(bucket, layout)?
         };
         bucket.events.add(DREW_FAILING);
+        bucket.heap().expect_failure();
         if !bucket.events.any(MARKED) {
             bucket.exhaustion.set(exhaustion);
         }
@@ -617,12 +623,11 @@ pub(crate) fn mark(bucket: &Bucket, exhaustion: Exhaustion) {
 /// What to report when `asked` bytes (0: not known) do not fit the arena.
 pub(crate) fn arena_exhausted(bucket: &Bucket, asked: usize) -> Exhaustion {
     let heap = bucket.heap();
-    let free = heap.reach();
     Exhaustion {
         reason: Reason::Arena,
         asked,
-        used: heap.capacity() - free,
-        free,
+        used: heap.used(),
+        free: heap.reach(),
         size: heap.capacity(),
     }
 }

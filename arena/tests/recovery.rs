@@ -32,7 +32,7 @@ fn an_escape_ends_the_request_and_the_next_one_has_the_whole_arena() {
                 unsafe { tenant.enter_escaping(&never_stuck, |_| -> u8 { fill_the_arena() }) };
             let e = exhaustion(outcome.result);
             assert_eq!(e.reason, Reason::Arena);
-            assert!(e.asked > e.free && e.used + e.free == e.size, "{e:?}");
+            assert!(e.asked > e.free && e.used + e.free <= e.size, "{e:?}");
             let outcome = tenant.enter(&never_stuck, |arena| {
                 vec![1u8; arena.chunk_capacity() - 64].len()
             });

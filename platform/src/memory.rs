@@ -3,12 +3,13 @@
 /// What a request has of its bucket's arena, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// In use now, holes and alignment included.
+    /// In use now, alignment included.
     pub used: usize,
     /// What is left, in one piece or in several: where something is kept in the middle, one allocation may
     /// find less.
     pub free: usize,
-    /// The most that was in use at once since the request began.
+    /// The most that was in use at once since the request began. A bucket needs more than that, because what
+    /// is freed may lie in holes: its size follows from the last lines of the log, or from `transom plan`.
     pub high_water: usize,
 }
 

@@ -19,8 +19,8 @@ const CULPRITS: usize = 16;
 pub struct RouteMeter {
     /// The pattern, or what stands for "none".
     pub route: &'static str,
-    /// Arena bytes that each request needed: its high water, or, of one that did not fit, what it had and the
-    /// allocation that was refused.
+    /// Arena bytes that each request needed: its extent, or, of one that did not fit, what it had reached and
+    /// the allocation that was refused.
     pub memory: Histogram,
     /// Nanoseconds for which each call held its bucket.
     pub call_time: Histogram,
@@ -135,9 +135,8 @@ impl Meters {
     pub(crate) fn count_culprit(&self, meter: &RouteMeter, exhaustion: &Exhaustion) {
         meter.exhausted.fetch_add(1, Ordering::Relaxed);
         if exhaustion.reason == Reason::Arena {
-            let needed = exhaustion
-                .used
-                .saturating_add(exhaustion.asked.max(exhaustion.free + 1));
+            let reached = exhaustion.size.saturating_sub(exhaustion.free);
+            let needed = reached.saturating_add(exhaustion.asked.max(exhaustion.free + 1));
             meter.memory.observe(needed as u64);
         }
     }

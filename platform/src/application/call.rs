@@ -83,7 +83,7 @@ impl Server {
             && !matches!(&outcome.result, Err(Failed::Exhausted(exhaustion)) if exhaustion.reason == Reason::Arena)
         {
             // Of the others the culprit's line has said more.
-            meter.memory.observe(outcome.usage.high_water as u64);
+            meter.memory.observe(outcome.usage.extent as u64);
         }
         if has_run {
             self.note_time(meter, claimed_at_ns);

@@ -19,7 +19,7 @@ pub struct Figures {
     pub buckets_parked: usize,
     /// Buckets that are lost now, for any reason.
     pub lost: Lost,
-    /// The most arena bytes that any request has used.
+    /// The most arena bytes that any request had in use at once.
     pub high_water: usize,
     /// The deepest stack seen, in bytes.
     pub stack_high_water: usize,

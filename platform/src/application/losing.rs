@@ -102,11 +102,13 @@ impl Application {
                 let Exhaustion {
                     reason, used, size, ..
                 } = *exhaustion;
+                let in_pieces = exhaustion.in_pieces();
                 warn!(
                     route,
                     reason = reason.as_str(),
                     asked = %Asked(exhaustion),
                     used,
+                    free_in_pieces = (in_pieces > 0).then_some(in_pieces),
                     size,
                     raise = reason.flag(),
                     or = (parked && reason == Reason::Arena).then_some("--overdraft-per-request"),

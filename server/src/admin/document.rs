@@ -252,7 +252,7 @@ pub struct Culprit<T = String> {
     pub reason: T,
     /// Bytes of the allocation that did not fit; 0 where that is not known.
     pub asked: u64,
-    /// Bytes used until then.
+    /// Bytes in use then.
     pub used: u64,
     /// Bytes there are.
     pub size: u64,

@@ -1,0 +1,96 @@
+//! Ordinary handlers whose requests leave holes in their buckets: collections that grow side by side, and
+//! values that come and go beside others.
+
+use std::collections::{BTreeMap, HashMap};
+use std::process::ExitCode;
+use transom::{Failure, Request, Router};
+
+/// Rows into columns.
+fn columns(_: &Request) -> String {
+    let (mut numbers, mut doubles) = (Vec::new(), Vec::new());
+    let (mut floats, mut halves) = (Vec::new(), Vec::new());
+    for n in 0..9000_u32 {
+        numbers.push(u64::from(n));
+        doubles.push(u64::from(n) * 2);
+        floats.push(f64::from(n));
+        halves.push(n);
+    }
+    let lengths = [numbers.len(), doubles.len(), floats.len(), halves.len()];
+    format!("{lengths:?}\n")
+}
+
+fn groups(_: &Request) -> String {
+    let mut groups: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for n in 0..60_000_u64 {
+        let group = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 57;
+        groups.entry(group).or_default().push(n);
+    }
+    format!("{}\n", groups.len())
+}
+
+fn words(_: &Request) -> String {
+    let mut places: HashMap<String, Vec<u32>> = HashMap::new();
+    for n in 0..8000 {
+        let word = format!("word{}", (n * 7919) % 3001);
+        places.entry(word).or_default().push(n);
+    }
+    let mut sorted: Vec<_> = places.iter().collect();
+    sorted.sort();
+    let lines = sorted
+        .iter()
+        .map(|(word, at)| format!("{word} {}\n", at.len()));
+    lines.collect()
+}
+
+fn json(_: &Request) -> Result<String, Failure> {
+    let entry = |n| format!("{{\"id\":{n},\"name\":\"name {n}\",\"tags\":[\"a\",\"b{n}\"]}}");
+    let entries: Vec<_> = (0..600).map(entry).collect();
+    let text = format!("[{}]", entries.join(","));
+    drop(entries);
+    let value: serde_json::Value = serde_json::from_str(&text)?;
+    drop(text);
+    Ok(value.to_string())
+}
+
+fn two(_: &Request) -> String {
+    let (mut one, mut other) = (String::new(), String::new());
+    for n in 0..20_000 {
+        one.push_str("line ");
+        other.push_str(&n.to_string());
+    }
+    format!("{}\n", one.len() + other.len())
+}
+
+/// Lists of strings that come and go beside a table of which every second entry was taken out.
+fn lists(request: &Request) -> Result<String, Failure> {
+    let number = |name: &str| request.param(name).unwrap_or("").parse::<usize>();
+    let (holes, rounds) = (number("holes")?, number("rounds")?);
+    let mut table: Vec<_> = (0..2 * holes).map(|_| Some(Box::new([0_u8; 48]))).collect();
+    table.iter_mut().step_by(2).for_each(|entry| *entry = None);
+    let mut lengths = 0;
+    for round in 0..rounds {
+        let each = 520 + round % 40 * 16;
+        let list: Vec<_> = (0..500).map(|_| String::with_capacity(each)).collect();
+        lengths += list.len();
+    }
+    Ok(format!("{lengths} {}\n", request.memory().high_water))
+}
+
+/// Needs more than a bucket, in one piece: as much is free, but in holes.
+fn scattered(_: &Request) -> String {
+    let mut list: Vec<_> = (0..12_000).map(|_| Some(Box::new([0_u8; 128]))).collect();
+    list.iter_mut().step_by(2).for_each(|entry| *entry = None);
+    format!("{}\n", vec![1_u8; 600_000].len())
+}
+
+fn main() -> ExitCode {
+    let router = Router::new()
+        .get("/columns", columns)
+        .get("/groups", groups)
+        .get("/words", words)
+        .get("/json", json)
+        .get("/two", two)
+        .get("/lists/{holes}/{rounds}", lists)
+        .get("/scattered", scattered);
+    transom::serve(router)
+}

@@ -1,0 +1,89 @@
+//! Requests that leave holes in their buckets: which size is recommended for them, and what they get.
+
+use transom_tests::{Launch, Server};
+
+fn holes(flags: &str) -> Server {
+    let launch = Launch::of_file(env!("CARGO_BIN_EXE_holes"));
+    launch
+        .flags(&format!("--buckets 1 --admin 127.0.0.1:0 {flags}"))
+        .start()
+}
+
+/// How many of so many requests are served.
+fn served(server: &Server, path: &str, requests: usize) -> usize {
+    let statuses = (0..requests).map(|_| server.get(path).status);
+    statuses.filter(|status| *status == 200).count()
+}
+
+/// What `transom plan` would have for a server that has measured its requests.
+fn planned(server: &Server) -> String {
+    let page = format!("http://{}/metrics", server.admin());
+    let flags = format!("plan --rate 100 --loops 1 --from-metrics {page}");
+    let plan = Launch::of("transom").flags(&flags).run().stdout;
+    let line = plan.lines().find(|line| line.starts_with("flags "));
+    let size = line.and_then(|line| line.split_once("--bucket-size ")?.1.split(' ').next());
+    size.unwrap_or_else(|| panic!("no size: {plan}")).to_owned()
+}
+
+/// With so many KiB of it the same requests are served. With a tenth and 8 KiB less they would not be.
+fn assert_fits(path: &str, size: &str) {
+    let fitting = holes(&format!("--bucket-size {size}"));
+    assert_eq!(served(&fitting, path, 10), 10, "{path} with {size}");
+    let kib: usize = size
+        .strip_suffix("KiB")
+        .and_then(|kib| kib.parse().ok())
+        .expect("KiB");
+    let less = (kib - 8) * 10 / 11 / 4 * 4;
+    let small = holes(&format!("--bucket-size {less}KiB"));
+    assert_eq!(
+        served(&small, path, 1),
+        0,
+        "{path} with {less}KiB, not only {size}"
+    );
+}
+
+#[test]
+fn a_bucket_of_the_size_that_log_and_plan_recommend_serves_the_same_requests() {
+    for path in ["/columns", "/groups", "/words", "/json", "/two"] {
+        let server = holes("");
+        assert_eq!(served(&server, path, 10), 10, "{path}");
+        assert_fits(path, &planned(&server));
+        let ended = server.stop();
+        let line = ended
+            .lines
+            .iter()
+            .find(|line| line.contains("memory that requests needed"));
+        let size = line.and_then(|line| line.split_once("bucket_size_for_all_but_1_in_10000="));
+        assert_fits(path, size.expect("it is said").1.trim());
+    }
+}
+
+/// Neighbours are joined as often as that makes room, however many holes lie beside them.
+#[test]
+fn a_request_is_served_while_the_free_memory_of_its_bucket_has_pieces_that_are_large_enough() {
+    let server = holes("--deadline 60s");
+    for path in ["/lists/4000/1500", "/lists/0/1500", "/lists/8000/1500"] {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.text().starts_with("750000 "), "{}", answer.text());
+    }
+}
+
+#[test]
+fn the_line_of_a_request_that_found_no_piece_says_what_was_in_use_and_what_was_free_in_pieces() {
+    let server = holes("");
+    assert_eq!(server.get("/scattered").status, 500);
+    let line = server.line_with("outgrew");
+    let figure = |name: &str| -> usize {
+        let found = line.split_once(&format!(" {name}=")).expect("it is said").1;
+        found
+            .split(' ')
+            .next()
+            .and_then(|figure| figure.parse().ok())
+            .expect("a number")
+    };
+    let (used, pieces) = (figure("used"), figure("free_in_pieces"));
+    assert!((860_000..900_000).contains(&used), "{line}");
+    assert!((768_000..800_000).contains(&pieces), "{line}");
+    assert!(used + pieces <= figure("size"), "{line}");
+}
