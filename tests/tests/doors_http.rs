@@ -140,8 +140,8 @@ fn instances_that_take_turns_fail_no_request() {
     assert_eq!(answers, [200], "{tally:?}");
 }
 
-/// Its only thread ends after each request, because of what it keeps: a call may wait for the next thread when
-/// the door is revoked.
+/// Its only thread ends after each request, because of what it keeps: a call may wait for the next thread
+/// when the door is revoked.
 #[test]
 fn instances_that_take_turns_while_their_threads_are_replaced_fail_no_request() {
     let folder = Folder::new("turns-of-threads");

@@ -169,8 +169,8 @@ fn who_takes_an_answer_fast_enough_has_all_the_time_it_needs() {
     assert!(!closed, "cut after {took:?}");
 }
 
-/// The kernel has all of an answer at once, and the client takes it in seconds: it gets the whole, however the
-/// connection goes on. Seen with curl at `--limit-rate 40k`.
+/// The kernel has all of an answer at once, and the client takes it in seconds: it gets the whole, however
+/// the connection goes on. Seen with curl at `--limit-rate 40k`.
 #[test]
 fn the_last_answer_is_taken_at_the_pace_of_the_client() {
     const KIB: usize = 40;

@@ -199,8 +199,8 @@ impl<'a> BodyWriter<'a> {
     }
 
     /// Room in the reply slot, to be filled in place (a file can be read straight into it) and then counted
-    /// with [`advance`](BodyWriter::advance). It is empty only when the announced length has been written. Its
-    /// bytes are zeros, or those of this answer.
+    /// with [`advance`](BodyWriter::advance). It is empty only when the announced length has been written.
+    /// Its bytes are zeros, or those of this answer.
     ///
     /// # Errors
     /// When a full slot is not taken any more.

@@ -121,6 +121,22 @@ fn every_crate_that_is_not_a_test_or_an_example_is_a_room() {
 
 /// The examples show what an author needs: the facade and ordinary crates.
 #[test]
+fn every_package_has_the_text_of_its_licences() {
+    let broken = crate::source::files("Cargo.toml")
+        .into_iter()
+        .filter_map(|path| {
+            let manifest = read(&path);
+            let (folder, _) = path.rsplit_once('/')?;
+            manifest.contains("\ninclude = [").then_some(())?;
+            let is_there = ["LICENSE-MIT", "LICENSE-APACHE"]
+                .map(|name| read(&format!("{folder}/{name}")) == read(name));
+            let is_whole = manifest.contains("\"LICENSE-*\"") && is_there == [true; 2];
+            (!is_whole).then(|| format!("{path}: its package has no text of both licences"))
+        });
+    hold("every package has the text of its licences", broken, &[]);
+}
+
+#[test]
 fn an_application_has_one_dependency_of_ours() {
     let broken = crate::source::files("Cargo.toml")
         .into_iter()
