@@ -263,24 +263,31 @@ impl<W: World> Loop<W> {
         connection.inbox.used = 0;
     }
 
-    /// Whether nothing but empty lines has come since the last request: some clients send one behind a body,
-    /// and no head has begun with it.
-    pub(super) fn is_still_idle(&self, index: u32, bytes: &[u8]) -> bool {
+    /// Whether nothing but empty lines has come since the last request, which are forgotten then: some clients
+    /// send one behind a body, and no head has begun with it.
+    pub(super) fn stays_idle(&mut self, index: u32, bytes: &[u8]) -> bool {
         let are_empty_lines = bytes.chunks(2).all(|line| line == b"\r\n");
-        are_empty_lines && !self.table.stands_in(index, List::Header)
-    }
-
-    /// Forgets such lines.
-    pub(super) fn stay_idle(&mut self, index: u32) {
+        if !are_empty_lines || self.table.stands_in(index, List::Header) {
+            return false;
+        }
         if self.table[index].inbox.buffer.is_none() {
-            return; // it stands in its list
+            return true; // it stands in its list
+        }
+        match self.send_gathered(index, false) {
+            Ok(true) => {}
+            Ok(false) => return false, // the answers before it wait for the client
+            Err(_) => {
+                self.close(index);
+                return true;
+            }
         }
         self.let_go_of_buffer(index);
         self.table[index].exchange.state = State::Idle;
-        if self.policy.order >= Order::Drain {
-            return self.close_politely(index);
+        match self.policy.order >= Order::Drain {
+            true => self.close_politely(index),
+            false => self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle),
         }
-        self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
+        true
     }
 
     /// Keeps an unfinished head, or a whole one whose body is on its way.

@@ -42,7 +42,7 @@ impl<W: World> Loop<W> {
         source: Where,
     ) {
         match parsed {
-            Ok(Parsed::Partial) if self.is_still_idle(index, bytes) => self.stay_idle(index),
+            Ok(Parsed::Partial) if self.stays_idle(index, bytes) => {}
             Ok(Parsed::Partial) => {
                 // It may be cut by a timer, or to make room.
                 self.table[index].exchange.head_only = begins_with_head(bytes);
