@@ -254,10 +254,10 @@ fn calls_that_no_thread_takes_cost_next_to_nothing() {
     let before = sleeps();
     std::thread::sleep(Duration::from_secs(1));
     let now = sleeps();
-    // Both sides look ten times a second, and other threads of theirs a few times.
+    // Both sides look 250 times a second, and other threads of theirs a few times.
     let often = [now[0] - before[0], now[1] - before[1]];
     assert!(
-        often.iter().all(|&often| often < 200),
+        often.iter().all(|&often| often < 600),
         "{often:?} in a second"
     );
     drop((held, waiting));

@@ -31,8 +31,9 @@ pub enum DoorwayParts<C = AsyncClient> {
 /// for nothing.
 pub(super) const PATIENCE: Duration = Duration::from_micros(60);
 
-/// The longest time between two such tellings, which are twice as far apart each time.
-const PATIENCE_MAX: Duration = Duration::from_millis(100);
+/// The longest time between two such tellings, which are twice as far apart each time. It is short, because
+/// calls may come as fast as others are taken: then nothing shows that a thread is missing.
+const PATIENCE_MAX: Duration = Duration::from_millis(4);
 
 /// Calls that no thread takes.
 pub(super) struct Stuck {
