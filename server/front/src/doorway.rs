@@ -57,10 +57,10 @@ impl Stuck {
         self.due_ns
     }
 
-    /// So many are unclaimed: whether the door is to be told now. After some were taken, it is told of the
-    /// rest soon.
+    /// So many are unclaimed: whether the door is to be told now. After some were taken, or have come, it is
+    /// told soon.
     pub(super) fn is_due(&mut self, unclaimed: u32, now_ns: u64) -> bool {
-        if unclaimed < std::mem::replace(&mut self.unclaimed, unclaimed) {
+        if unclaimed != std::mem::replace(&mut self.unclaimed, unclaimed) {
             self.step = PATIENCE;
             self.due_ns = self.due_ns.min(now_ns + PATIENCE.as_nanos() as u64);
         }
