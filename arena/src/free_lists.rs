@@ -475,13 +475,19 @@ impl Sorted {
     fn add_list(&mut self, base: Base, mut at: u32, all: bool) -> u32 {
         let is_taken = |at| at != NIL && (all || base.read(at).tagged & SETTLED == 0);
         while is_taken(at) {
-            let (first, mut last) = (at, at);
+            let (mut first, mut last) = (at, at);
             at = base.read(at).next;
             while at > last && is_taken(at) {
                 last = at;
                 at = base.read(at).next;
             }
             base.set_next(last, NIL);
+            // Or the other way round, as a join leaves them.
+            while first == last && at < last && is_taken(at) {
+                let next = base.read(at).next;
+                base.set_next(at, first);
+                (first, last, at) = (at, at, next);
+            }
             self.add(base, first);
         }
         at

@@ -263,8 +263,8 @@ impl<W: World> Loop<W> {
         connection.inbox.used = 0;
     }
 
-    /// Whether nothing but empty lines has come since the last request, which are forgotten then: some clients
-    /// send one behind a body, and no head has begun with it.
+    /// Whether nothing but empty lines has come since the last request, which are forgotten then: some
+    /// clients send one behind a body, and no head has begun with it.
     pub(super) fn stays_idle(&mut self, index: u32, bytes: &[u8]) -> bool {
         let are_empty_lines = bytes.chunks(2).all(|line| line == b"\r\n");
         if !are_empty_lines || self.table.stands_in(index, List::Header) {

@@ -85,8 +85,12 @@ fn say_memory(application: &Application) {
     let Some(geometry) = application.buckets().get(0).map(Bucket::geometry) else {
         return;
     };
+    // Half of an arena is for what requests leave, unless --keep says otherwise; an eighth more than was
+    // seen.
+    let kept = application.figures().kept.max;
+    let for_kept = 2 * (kept + kept / 8).next_multiple_of(1 << 10);
     let say = |route: &str, memory: &Histogram| {
-        let fits_most = memory.all_but_one_in(10_000);
+        let fits_most = (memory.all_but_one_in(10_000) as usize).max(for_kept);
         info!(
             route,
             requests = memory.count(),
@@ -95,7 +99,7 @@ fn say_memory(application: &Application) {
             max = memory.max(),
             arena_size = geometry.arena_size(),
             bucket_size = %Bytes(geometry.bucket_size()),
-            bucket_size_for_all_but_1_in_10000 = %geometry.bucket_size_for(fits_most as usize),
+            bucket_size_for_all_but_1_in_10000 = %geometry.bucket_size_for(fits_most),
             "memory that requests needed"
         );
     };
