@@ -44,13 +44,13 @@ fn the_limit_of_descriptors_has_room_for_what_handlers_open() {
     // 64 connections, a loop, its listener and 16 others; and four for each of eight buckets.
     let flags = "--listen 127.0.0.1:0 --buckets 8 --loops 1 --connections 64";
     let server = start_under("-Sn 32", "hello", flags);
-    assert_eq!(soft_limit(server.pid()), 64 + 4 + 16 + 8 * 4);
+    assert_eq!(soft_limit(server.pid()), 64 + 5 + 16 + 8 * 4);
     assert_eq!(server.stop().code(), 0);
 
-    let ended = run_under("-n 115", "hello", flags);
+    let ended = run_under("-n 116", "hello", flags);
     assert_eq!(ended.code(), 1);
     for part in [
-        "`ulimit -n` is 115, but 116 descriptors are needed",
+        "`ulimit -n` is 116, but 117 descriptors are needed",
         "32 of them for what handlers open",
         "--buckets 8",
         "App::descriptors_per_request",
