@@ -4,10 +4,7 @@
 //! 32-bit and 64-bit processes agree on them. Their sizes and offsets are checked when this file is compiled,
 //! on Linux too.
 
-#![allow(
-    non_camel_case_types,
-    reason = "these are the names in illumos' manual pages"
-)]
+#![allow(non_camel_case_types, reason = "these are the names in illumos' manual pages")]
 #![allow(dead_code, reason = "the interface is declared whole")]
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
