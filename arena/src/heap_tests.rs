@@ -633,7 +633,8 @@ fn a_block_is_refused_only_if_no_piece_is_large_enough() {
         live.into_iter().for_each(|block| block.free(&lab.heap));
         lab.end();
     }
-    assert!(refused > 10, "{refused}");
+    // Under Miri there are too few to fill the arena.
+    assert!(refused > 10 || cfg!(miri), "{refused}");
 }
 
 /// Blocks that come and go beside small holes are joined as often as they have to be.
