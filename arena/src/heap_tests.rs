@@ -649,7 +649,7 @@ fn what_is_joined_again_and_again_is_always_found() {
     }
     holes.into_iter().for_each(|hole| hole.free(heap));
     let room = heap.reach();
-    for round in 0..if cfg!(miri) { 40 } else { 60_000 } {
+    for round in 0..if cfg!(miri) { 6 } else { 60_000 } {
         let each = layout(520 + round % 40 * 16, 8);
         let list: Vec<_> = (0..room / 2 / each.size())
             .map(|_| Block::make(heap, each, 3).unwrap_or_else(|| panic!("round {round}")))
@@ -672,7 +672,7 @@ fn what_is_joined_above_the_mark_is_always_found() {
         .for_each(|block| block.free(&lab.heap));
     lab.end();
     let rest = Block::make(&lab.heap, layout(lab.heap.reach(), 1), 3).expect("below the mark");
-    for round in 0..if cfg!(miri) { 40 } else { 60_000 } {
+    for round in 0..if cfg!(miri) { 6 } else { 60_000 } {
         let each = layout(600 + round % 40 * 16, 8);
         let list: Vec<_> = (0..6000 / each.size())
             .map(|_| Block::make(&lab.heap, each, 3).unwrap_or_else(|| panic!("round {round}")))
@@ -697,7 +697,7 @@ fn an_arena_of_the_extent_serves_the_same_request() {
         hole.free(&lab.heap);
         lab.end();
         let mut live = vec![kept];
-        for n in 0..if cfg!(miri) { 60u8 } else { 250 } {
+        for n in 0..if cfg!(miri) { 20u8 } else { 250 } {
             step(&lab.heap, &mut dice, &mut live, n);
             check_all(&lab.heap, &live);
             places.extend(
@@ -714,7 +714,7 @@ fn an_arena_of_the_extent_serves_the_same_request() {
         lab.end();
         (places, extent)
     };
-    for seed in 0..if cfg!(miri) { 2 } else { 300 } {
+    for seed in 0..if cfg!(miri) { 1 } else { 300 } {
         let (places, extent) = run(&mut Lab::of(512 << 10, Wipe::None), seed);
         let len = (extent + HEAP_OVERHEAD).next_multiple_of(4 << 10);
         let mut small = Lab::of(len, Wipe::None);
