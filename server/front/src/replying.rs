@@ -124,7 +124,6 @@ impl<W: World> Loop<W> {
         if self.memory.completions.is_empty() {
             return false;
         }
-        instance.calls.stuck = None;
         let mut completions = std::mem::take(&mut self.memory.completions);
         for (slot, completion) in completions.drain(..) {
             self.on_completion(at, slot, completion);
@@ -146,7 +145,9 @@ impl<W: World> Loop<W> {
             exchange.reply = Reply::Begun;
         }
         if !is_piece {
-            self.doorways.pressure[usize::from(at.doorway)].due_ms = 0; // something goes on there
+            // Something goes on there, and its thread takes the next call.
+            self.doorways.pressure[usize::from(at.doorway)].due_ms = 0;
+            self.doorways[at].calls.stuck = None;
         }
         if self.wants_body_first(index, completion) {
             if completion.status.0 == outcome::BODIES_FIRST {

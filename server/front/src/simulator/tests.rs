@@ -95,6 +95,10 @@ const MENDED: &[(u64, &str)] = &[
         356,
         "a part of 100 Continue found no room, and the connection was closed",
     ),
+    (
+        1_883_293_586_829_376,
+        "pieces of a streamed call kept the loop from waking a thread for another call",
+    ),
 ];
 
 #[test]
