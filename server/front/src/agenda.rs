@@ -28,8 +28,6 @@ pub(crate) struct Agenda {
     pub mail: bool,
     /// When the first timer strikes of those that ran before the last sleep.
     pub timer_ms: u64,
-    /// When to look again at calls that no thread takes; `u64::MAX`: there are none.
-    pub stuck_due_ns: u64,
     /// Sleeps in a row that brought nothing.
     pub quiet: u32,
 }
@@ -46,7 +44,6 @@ impl Agenda {
             again: false,
             mail: false,
             timer_ms: 0,
-            stuck_due_ns: u64::MAX,
             quiet: 0,
         }
     }

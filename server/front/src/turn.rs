@@ -151,9 +151,9 @@ impl<W: World> Loop<W> {
             let is_told = std::mem::take(&mut self.agenda.mail);
             self.tend(is_told);
             self.relieve_doorways();
-            let outstanding = self.survey();
+            let (outstanding, stuck_due_ns) = self.survey();
             self.watch_newcomers();
-            let count = self.sleep(&mut events, outstanding);
+            let count = self.sleep(&mut events, outstanding, stuck_due_ns);
             self.clock.update::<W>();
             self.on_events(&events[..count]);
             let progress = self.collect_completions();
@@ -168,10 +168,11 @@ impl<W: World> Loop<W> {
 
     /// Looks at every door once, before the loop sleeps: shows what there is, and wakes another thread when
     /// calls have been unclaimed for a while and none has come back, because those that were expected to take
-    /// them are in handlers that block. Whether calls are with a door.
-    fn survey(&mut self) -> bool {
+    /// them are in handlers that block. Gives whether calls are with a door, and when to look again at those
+    /// that no thread takes.
+    fn survey(&mut self) -> (bool, Option<u64>) {
         let now_ns = self.clock.now_ns;
-        self.agenda.stuck_due_ns = u64::MAX;
+        let mut stuck_due_ns: Option<u64> = None;
         let (mut outstanding, mut slots, mut busy, mut lost, mut waiting) = (false, 0, 0, 0, 0);
         for (doorway, entrance) in (0..).zip(&mut self.doorways.list) {
             waiting += self.table.len(List::Waiting(doorway));
@@ -191,7 +192,8 @@ impl<W: World> Loop<W> {
                     // Another thread takes up the next call; see soon whether it needs company.
                     self.agenda.quiet = self.agenda.quiet.min(1);
                 }
-                self.agenda.stuck_due_ns = self.agenda.stuck_due_ns.min(stuck.due_ns());
+                let due_ns = stuck.due_ns();
+                stuck_due_ns = Some(stuck_due_ns.map_or(due_ns, |first| first.min(due_ns)));
             }
         }
         self.stats.connections.set(u64::from(self.table.open()));
@@ -199,12 +201,18 @@ impl<W: World> Loop<W> {
         self.stats.slots_busy.set(busy as u64);
         self.stats.slots_lost.set(u64::from(lost));
         self.stats.waiting.set(u64::from(waiting));
-        outstanding
+        (outstanding, stuck_due_ns)
     }
 
     /// Waits for events: not at all, for some microseconds, or until the next timer, as the state of the
-    /// calls asks; `outstanding`: some are with a door.
-    fn sleep(&mut self, events: &mut [libc::epoll_event], outstanding: bool) -> usize {
+    /// calls asks; `outstanding`: some are with a door; `stuck_due_ns`: when to look again at those that no
+    /// thread takes.
+    fn sleep(
+        &mut self,
+        events: &mut [libc::epoll_event],
+        outstanding: bool,
+        stuck_due_ns: Option<u64>,
+    ) -> usize {
         let timer_ms = self.table.next_due_ms();
         self.agenda.timer_ms = timer_ms.unwrap_or(u64::MAX);
         if std::mem::take(&mut self.agenda.again) || !self.agenda.ready.is_empty() {
@@ -221,8 +229,7 @@ impl<W: World> Loop<W> {
             .chain(self.doorways.due_ms())
             .min()
             .map(|due| Duration::from_millis(due.saturating_sub(self.clock.now_ms)));
-        let stuck = Some(self.agenda.stuck_due_ns).filter(|&due| due != u64::MAX);
-        let until_stuck = stuck.map(|due| due.saturating_sub(self.clock.now_ns));
+        let until_stuck = stuck_due_ns.map(|due| due.saturating_sub(self.clock.now_ns));
         let until_timer = until_timer
             .into_iter()
             .chain(until_stuck.map(Duration::from_nanos))

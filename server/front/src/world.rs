@@ -100,7 +100,6 @@ pub trait Caller {
     fn reply(&self, slot: SlotId) -> &[u8];
     fn copy_reply(&self, slot: SlotId, from: usize, into: &mut [u8]) -> usize;
     fn reply_bytes(&self, slot: SlotId) -> NonNull<[u8]>;
-    fn backlog(&self) -> bool;
     fn unclaimed(&self) -> u32;
     fn nudge(&mut self) -> bool;
     fn prepare_wait(&mut self, patience: Patience) -> bool;
@@ -198,7 +197,6 @@ impl Caller for AsyncClient {
         fn reply(self: &Self, slot: SlotId) -> &[u8];
         fn copy_reply(self: &Self, slot: SlotId, from: usize, into: &mut [u8]) -> usize;
         fn reply_bytes(self: &Self, slot: SlotId) -> NonNull<[u8]>;
-        fn backlog(self: &Self) -> bool;
         fn unclaimed(self: &Self) -> u32;
         fn nudge(self: &mut Self) -> bool;
         fn prepare_wait(self: &mut Self, patience: Patience) -> bool;

@@ -194,7 +194,7 @@ impl<C: Caller, T: Calls, S: Source<C>> Entrance<C, T, S> {
 
     /// Whether calls lie in slots that no thread has taken up.
     pub(crate) fn has_unclaimed_calls(&self) -> bool {
-        self.clients().any(C::backlog)
+        self.clients().any(|client| client.unclaimed() > 0)
     }
 
     /// The instance that takes new calls.

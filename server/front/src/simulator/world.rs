@@ -338,10 +338,6 @@ impl Caller for SimCaller {
         NonNull::slice_from_raw_parts(bytes.cast(), len)
     }
 
-    fn backlog(&self) -> bool {
-        self.process(|process| process.shared.submitted != 0)
-    }
-
     fn unclaimed(&self) -> u32 {
         self.process(|process| process.shared.submitted.count_ones())
     }
