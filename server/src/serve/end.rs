@@ -4,6 +4,7 @@
 use super::parts::process::constant_for;
 use super::why::EXIT_RECYCLE;
 use crate::admin::process;
+use crate::settings::ApplicationSettings;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
@@ -85,10 +86,8 @@ fn say_memory(application: &Application) {
     let Some(geometry) = application.buckets().get(0).map(Bucket::geometry) else {
         return;
     };
-    // Half of an arena is for what requests leave, unless --keep says otherwise; an eighth more than was
-    // seen.
-    let kept = application.figures().kept.max;
-    let for_kept = 2 * (kept + kept / 8).next_multiple_of(1 << 10);
+    // Half of an arena is for what requests leave, unless --keep says otherwise.
+    let for_kept = 2 * ApplicationSettings::least_keep(application.figures().kept.max).get();
     let say = |route: &str, memory: &Histogram| {
         let fits_most = (memory.all_but_one_in(10_000) as usize).max(for_kept);
         info!(

@@ -197,6 +197,13 @@ impl ApplicationSettings {
         self.keep.map_or(bucket.arena_size() / 2, Bytes::get)
     }
 
+    /// What `--keep` must be at least where a bucket was seen to keep `kept_max` bytes: an eighth more, as a
+    /// step of the histograms is, in whole KiB.
+    #[must_use]
+    pub fn least_keep(kept_max: usize) -> Bytes {
+        Bytes((kept_max + kept_max / 8).next_multiple_of(1 << 10))
+    }
+
     /// Lost buckets at which the process is replaced.
     #[must_use]
     pub fn lost_limit(&self) -> u32 {

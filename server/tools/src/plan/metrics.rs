@@ -2,6 +2,7 @@
 
 use crate::prometheus::{Sample, number};
 use std::collections::BTreeMap;
+use transom::ApplicationSettings;
 use transom_arena::Bytes;
 
 const MEMORY: &str = "transom_route_memory_bytes";
@@ -256,11 +257,10 @@ impl Measurements {
             .find(|size| self.above(*size).share() <= share)
     }
 
-    /// What `--keep` must be at least: an eighth more than a bucket was seen to keep, as a step of the
-    /// histograms is, in whole KiB.
+    /// What `--keep` must be at least for what a bucket was seen to keep.
     #[must_use]
     pub fn least_keep(&self) -> Bytes {
-        Bytes((self.kept_max + self.kept_max / 8).next_multiple_of(1 << 10))
+        ApplicationSettings::least_keep(self.kept_max)
     }
 
     /// The `--constant` that the server has, or a larger one if it has more in memory than its sum says; 0 if
