@@ -19,6 +19,7 @@ impl Application {
         if !keeping.some_left.swap(false, Ordering::SeqCst) {
             return None;
         }
+        let has_work = self.has_work();
         let (mut without, mut refused) = (0, None);
         for (bucket, place) in self.buckets().iter().zip(0..) {
             let absence = keeping.absence(place);
@@ -26,7 +27,7 @@ impl Application {
                 absence.reach(Stage::HasNone);
             }
             // Where one is refused, the others would be.
-            if absence.stage() == Stage::HasNone && refused.is_none() && self.has_work() {
+            if absence.stage() == Stage::HasNone && refused.is_none() && has_work {
                 absence.reach(Stage::Prepares); // from here on it is the new thread's
                 if let Err(error) = self.start_thread(place) {
                     absence.reach(Stage::HasNone);

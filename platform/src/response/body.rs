@@ -205,29 +205,14 @@ impl<'a> BodyWriter<'a> {
     /// # Errors
     /// When a full slot is not taken any more.
     pub fn space(&mut self) -> io::Result<&mut [u8]> {
-        let clean_to = self.clean_to;
-        let space = self.uncleared_space()?;
+        let left = self.left();
+        let space = uncleared_space(self.sink, left)?;
         let (start, end) = (space.as_ptr().addr(), space.as_ptr().addr() + space.len());
-        if clean_to < end {
-            space[clean_to.saturating_sub(start)..].fill(0);
+        if self.clean_to < end {
+            space[self.clean_to.saturating_sub(start)..].fill(0);
             self.clean_to = end;
         }
-        self.uncleared_space()
-    }
-
-    /// As [`space`](BodyWriter::space), with bytes of earlier answers in it.
-    fn uncleared_space(&mut self) -> io::Result<&mut [u8]> {
-        io_unless_exhausted()?;
-        let left = self.left();
-        if left > 0 && self.sink.space().is_empty() {
-            self.sink.push_out()?;
-        }
-        let space = self.sink.space();
-        if left > 0 && space.is_empty() {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        let len = space.len().min(left);
-        Ok(&mut space[..len])
+        Ok(space)
     }
 
     /// Counts the first `len` bytes of the last [`space`](BodyWriter::space) as written.
@@ -250,12 +235,27 @@ impl<'a> BodyWriter<'a> {
     }
 }
 
+/// Room for a body of which `left` bytes are to come, with bytes of earlier answers in it.
+fn uncleared_space(sink: &mut dyn ReplySink, left: usize) -> io::Result<&mut [u8]> {
+    io_unless_exhausted()?;
+    if left > 0 && sink.space().is_empty() {
+        sink.push_out()?;
+    }
+    let space = sink.space();
+    if left > 0 && space.is_empty() {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    let len = space.len().min(left);
+    Ok(&mut space[..len])
+}
+
 impl Write for BodyWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let space = self.uncleared_space()?;
+        let left = self.left();
+        let space = uncleared_space(self.sink, left)?;
         let len = space.len().min(bytes.len());
         space[..len].copy_from_slice(&bytes[..len]);
         if len == 0 {
