@@ -96,6 +96,13 @@ fn ways(escape: bool) -> impl Iterator<Item = &'static str> {
     all.filter(move |way| !escape || JUMPS.contains(way))
 }
 
+/// Ends the server, which must not have lost a bucket.
+fn ends_with_all_buckets(server: Server) {
+    let ended = server.stop();
+    let (code, lost) = (ended.code(), ended.figure("lost"));
+    assert_eq!((code, lost), (0, 0), "{}", ended.stderr());
+}
+
 /// The answers come while all cleanups wait, and with the buckets that are left others are served.
 #[test]
 fn a_failure_is_answered_and_logged_before_its_cleanups_have_run() {
@@ -113,13 +120,7 @@ fn a_failure_is_answered_and_logged_before_its_cleanups_have_run() {
         for way in ways(escape) {
             assert_fails(&server, way, "nothing");
         }
-        let ended = server.stop();
-        assert_eq!(
-            (ended.code(), ended.figure("lost")),
-            (0, 0),
-            "{}",
-            ended.stderr()
-        );
+        ends_with_all_buckets(server);
     }
 }
 
@@ -214,13 +215,7 @@ fn a_failure_is_told_though_its_cleanups_panic() {
         for way in ways(escape) {
             assert_fails(&server, way, "panic");
         }
-        let ended = server.stop();
-        assert_eq!(
-            (ended.code(), ended.figure("lost")),
-            (0, 0),
-            "{}",
-            ended.stderr()
-        );
+        ends_with_all_buckets(server);
     }
 }
 
