@@ -34,6 +34,8 @@ pub(crate) struct Inbox {
     pub wanted: u32,
     /// Bytes in the buffer have not been parsed yet.
     pub unparsed: bool,
+    /// The last byte of what was forgotten as empty lines is the CR of one whose LF has not come yet.
+    pub half_line: bool,
 }
 
 impl Connection {

@@ -75,15 +75,13 @@ impl<W: World> Loop<W> {
     /// What a request is that finds no slot, as far as its first bytes say. `OPTIONS *` needs none.
     fn look_ahead(&mut self, index: u32) -> Ahead {
         let connection = &mut self.table[index];
-        let mut first = [0; 64];
-        match connection.transport.peek::<W>(&mut first) {
+        let mut first = [b'\r'; 64];
+        let from = usize::from(connection.inbox.half_line);
+        match connection.transport.peek::<W>(&mut first[from..]) {
             // The end of the stream, or an error: the read tells, and closes.
             Ok(0) => Ahead::ForServer,
             Ok(len) => {
-                let mut line = &first[..len];
-                while let Some(rest) = line.strip_prefix(b"\r\n") {
-                    line = rest;
-                }
+                let (_, line) = split_empty_lines(&first[..from + len]);
                 // Also if it is too early to say: it is a partial head then, and costs a buffer of these.
                 let len = line.len().min(FOR_SERVER.len());
                 if line[..len] == FOR_SERVER[..len] {
@@ -131,7 +129,7 @@ impl<W: World> Loop<W> {
 
     fn read_into_scratch(&mut self, index: u32) {
         let scratch = std::mem::take(&mut self.memory.read);
-        match self.table[index].transport.receive::<W>(scratch) {
+        match self.receive_behind_half_line(index, scratch) {
             Received::Bytes(len) => {
                 self.table[index].exchange.arrived_ns = self.clock.now_ns;
                 match self.take_proxy_header(index, &scratch[..len], Where::Scratch) {
@@ -148,6 +146,19 @@ impl<W: World> Loop<W> {
         self.memory.read = scratch;
     }
 
+    /// Reads into the scratch, behind the CR of an empty line whose LF has not come yet.
+    fn receive_behind_half_line(&mut self, index: u32, scratch: &mut [u8]) -> Received {
+        let connection = &mut self.table[index];
+        let from = usize::from(connection.inbox.half_line);
+        scratch[..from].fill(b'\r');
+        let received = connection.transport.receive::<W>(&mut scratch[from..]);
+        let Received::Bytes(len) = received else {
+            return received;
+        };
+        connection.inbox.half_line = false;
+        Received::Bytes(from + len)
+    }
+
     /// Of a request that lies unread in the socket and will stay unread: whether its answer may have a body.
     pub(super) fn look_for_head(&mut self, index: u32) {
         let connection = &self.table[index];
@@ -155,7 +166,7 @@ impl<W: World> Loop<W> {
             return; // it has been read
         }
         let scratch = std::mem::take(&mut self.memory.read);
-        if let Received::Bytes(len) = self.table[index].transport.receive::<W>(scratch) {
+        if let Received::Bytes(len) = self.receive_behind_half_line(index, scratch) {
             let connection = &mut self.table[index];
             let mut bytes = &scratch[..len];
             if connection.transport.wants_proxy
@@ -183,9 +194,13 @@ impl<W: World> Loop<W> {
             return;
         };
         let filled = connection.inbox.filled as usize;
-        let room = &mut self.memory.pool.bytes(buffer)[filled..];
+        let (before, room) = self.memory.pool.bytes(buffer).split_at_mut(filled);
         match connection.transport.receive::<W>(room) {
             Received::Bytes(len) => {
+                if split_empty_lines(before).1.is_empty() {
+                    // Lines that wait for the answers before them to leave: the request begins now.
+                    connection.exchange.arrived_ns = self.clock.now_ns;
+                }
                 connection.inbox.filled += len as u32;
                 let new = &room[..len];
                 let wanted = connection.inbox.wanted as usize;
@@ -263,14 +278,17 @@ impl<W: World> Loop<W> {
         connection.inbox.used = 0;
     }
 
-    /// Whether nothing but empty lines has come since the last request, which are forgotten then: some
-    /// clients send one behind a body, and no head has begun with it.
+    /// Whether nothing but empty lines has come since the last request, the last of which need not be whole.
+    /// They are forgotten then: some clients send one behind a body, and no head has begun with it.
     pub(super) fn stays_idle(&mut self, index: u32, bytes: &[u8]) -> bool {
-        let are_empty_lines = bytes.chunks(2).all(|line| line == b"\r\n");
-        if !are_empty_lines || self.table.stands_in(index, List::Header) {
+        let (lines, rest) = split_empty_lines(bytes);
+        if !rest.is_empty() {
             return false;
         }
+        let is_half = lines.len() % 2 == 1;
         if self.table[index].inbox.buffer.is_none() {
+            self.note_silence(index);
+            self.table[index].inbox.half_line = is_half;
             return true; // it stands in its list
         }
         match self.send_gathered(index, false) {
@@ -281,8 +299,11 @@ impl<W: World> Loop<W> {
                 return true;
             }
         }
+        self.note_silence(index);
         self.let_go_of_buffer(index);
-        self.table[index].exchange.state = State::Idle;
+        let connection = &mut self.table[index];
+        connection.inbox.half_line = is_half;
+        connection.exchange.state = State::Idle;
         match self.policy.order >= Order::Drain {
             true => self.close_politely(index),
             false => self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle),
@@ -345,4 +366,17 @@ impl<W: World> Loop<W> {
             self.table[index].exchange.keep_alive = false;
         }
     }
+}
+
+/// The empty lines at the start of `bytes`, and what follows them. If nothing does, the last line may be a CR
+/// without its LF.
+fn split_empty_lines(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let mut rest = bytes;
+    while let [b'\r', b'\n', behind @ ..] = rest {
+        rest = behind;
+    }
+    if rest == b"\r" {
+        rest = &[];
+    }
+    bytes.split_at(bytes.len() - rest.len())
 }

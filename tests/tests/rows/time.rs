@@ -1,7 +1,7 @@
 //! Rows 30 to 33: clients that take their time, clients in numbers, and the end. What depends on rates, on
 //! addresses and on who is slowest has tests of its own.
 
-use crate::stand::{both, post, to, with};
+use crate::stand::{Stand, both, post, to, with};
 use std::time::Duration;
 use transom_tests::{Client, Trouble, eventually};
 
@@ -64,6 +64,76 @@ fn row_30_an_empty_line_behind_a_request_is_no_head() {
             client.send("\r\n\r\n");
             assert!(client.is_closed(), "{}: without a word", stand.name);
         }
+        stand.stop();
+    }
+}
+
+/// Empty lines, cut, and half of one; before the first request, and behind one.
+fn connections_with_empty_lines_in_pieces(stand: &Stand) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for pieces in [&["\r", "\n"][..], &["\r\n\r", "\n\r", "\n"], &["\r"]] {
+        for before in [Vec::new(), with("X: a")] {
+            let mut client = stand.connect();
+            client.send([&before[..], pieces[0].as_bytes()].concat());
+            if !before.is_empty() {
+                assert_eq!(client.answer().status, 200, "{}", stand.name);
+            }
+            for piece in &pieces[1..] {
+                assert!(client.hears_nothing_for(Duration::from_millis(20)));
+                client.send(piece);
+            }
+            clients.push(client);
+        }
+    }
+    clients
+}
+
+#[test]
+fn row_30_an_empty_line_that_comes_in_pieces_is_no_head() {
+    for stand in both("--header-timeout 100ms --idle-timeout 1h", "--buckets 1") {
+        let mut clients = connections_with_empty_lines_in_pieces(&stand);
+        let later = Duration::from_millis(400);
+        assert!(clients[0].hears_nothing_for(later), "{}: a 408", stand.name);
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.send(if n < 4 { "" } else { "\n" });
+            assert_eq!(client.get("/").status, 200, "{}: {n}", stand.name);
+        }
+        let mut client = stand.connect();
+        client.send("\r");
+        assert!(client.hears_nothing_for(Duration::from_millis(20)));
+        client.send("GET / HTTP/1.1\r\n");
+        assert_eq!(client.answer().status, 400, "{}: no LF", stand.name);
+        stand.stop();
+    }
+    for stand in both("--header-timeout 1h --idle-timeout 300ms", "--buckets 1") {
+        for (n, mut client) in (0..).zip(connections_with_empty_lines_in_pieces(&stand)) {
+            assert!(client.is_closed(), "{}: {n}, without a word", stand.name);
+        }
+        stand.stop();
+    }
+}
+
+#[test]
+fn row_30_half_an_empty_line_waits_for_no_bucket_and_makes_room() {
+    let flags = "--queue-timeout 100ms --connections 2 --idle-timeout 1h --header-timeout 1h";
+    for stand in both(flags, "--buckets 1 --slots 1") {
+        let mut busy = stand.connect();
+        busy.send(to("/sleep/1000"));
+        stand.handlers().wait_for_sleepers(1);
+        let mut idle = stand.connect();
+        idle.send("\r");
+        let later = Duration::from_millis(300);
+        assert!(idle.hears_nothing_for(later), "{}: a 503", stand.name);
+        assert_eq!(busy.answer().text(), "slept\n", "{}", stand.name);
+        idle.send("\nHEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = idle.answer_to_head();
+        assert_eq!(answer.status, 200, "{}", stand.name);
+        idle.send("\r");
+        assert!(idle.hears_nothing_for(Duration::from_millis(20)));
+        // The other one has been idle for less long.
+        assert_eq!(busy.get("/").status, 200, "{}", stand.name);
+        assert_eq!(stand.connect().get("/").status, 200, "{}", stand.name);
+        assert!(idle.is_closed(), "{}: it makes room", stand.name);
         stand.stop();
     }
 }
@@ -173,12 +243,15 @@ fn row_33_a_drain_finishes_what_has_begun_and_closes_the_rest() {
         assert_eq!(idle.get("/").status, 200);
         let mut half = stand.connect();
         half.send("GET / HT");
+        let mut empty_lines = connections_with_empty_lines_in_pieces(&stand);
         let mut busy = stand.connect();
         busy.send(to("/sleep/500"));
         stand.handlers().wait_for_sleepers(1);
         stand.front.signal(libc::SIGTERM);
         let _ = stand.front.line_with("draining");
-        assert!(idle.is_closed(), "{name}: an idle connection");
+        for client in empty_lines.iter_mut().chain([&mut idle]) {
+            assert!(client.is_closed(), "{name}: an idle connection");
+        }
         assert_eq!(
             half.try_answer(),
             Err(Trouble::Closed),

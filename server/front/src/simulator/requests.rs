@@ -250,6 +250,10 @@ pub(super) fn write(request: &mut Request, clock: &mut VirtualClock) {
         Body::Chunked(_) => put_chunks(&mut request.bytes, &body, clock),
         Body::None | Body::Length(_) => request.bytes.extend(body),
     }
+    // As old clients do behind a body (RFC 9112 §2.2).
+    for _ in 0..clock.rng.usize(0..40).saturating_sub(36) {
+        request.bytes.extend(b"\r\n");
+    }
 }
 
 fn put_chunks(bytes: &mut Vec<u8>, body: &[u8], clock: &mut VirtualClock) {
