@@ -113,6 +113,95 @@ fn an_abandoned_call_keeps_its_slot_until_its_late_reply_which_is_not_told() {
     assert_eq!(caller.client.free_slots(), 2);
 }
 
+/// Answers at once and goes on at a gate; counts in `sound` if it sees nothing of its slot any more.
+fn early(gate: &Arc<Gate>, sound: &Arc<AtomicU32>) -> impl Fn(u32, &mut Call<'_>) + use<> {
+    let (gate, sound) = (Arc::clone(gate), Arc::clone(sound));
+    move |_, call| {
+        let (digest, goes_on) = (hash(call.request()), call.request() == b"wait");
+        call.reply_mut()[..8].copy_from_slice(&digest);
+        if !goes_on {
+            return call.complete(8, Status::OK);
+        }
+        let before = (call.slot(), call.generation());
+        assert!(!call.is_completed() && !call.is_abandoned());
+        call.complete_early(8, Status::OK);
+        gate.pass();
+        let is_over = call.is_completed() && call.is_abandoned();
+        let has_nothing = call.request().is_empty() && call.reply_mut().is_empty();
+        if is_over && has_nothing && before == (call.slot(), call.generation()) {
+            sound.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+fn the_slot_of_a_call_that_is_answered_early_is_free_while_its_handler_goes_on() {
+    let (gate, sound) = (Arc::<Gate>::default(), Arc::<AtomicU32>::default());
+    let house = House::new(2, early(&gate, &sound));
+    let mut caller = house.caller(geometry(1));
+    house.door.start().unwrap();
+    let first = caller.send(b"wait");
+    let (slot, completion) = caller.next();
+    assert_eq!((slot, completion.status), (first, Status::OK));
+    wait_until("it goes on", || gate.waiting() == 1);
+    assert_eq!(caller.client.reply(slot), hash(b"wait"));
+    let left = (caller.client.outstanding(), caller.client.free_slots());
+    assert_eq!(left, (0, 0), "until the reply is given back");
+    caller.client.release(slot);
+    for _ in 0..100 {
+        assert_eq!(caller.call(b"other").1, hash(b"other"));
+    }
+    // One that waits when the first handler ends is not taken for that.
+    let other = caller.send(b"wait");
+    assert_eq!(caller.next().0, other);
+    wait_until("both go on", || gate.waiting() == 2);
+    gate.open();
+    wait_until("both have ended", || sound.load(Ordering::SeqCst) == 2);
+    assert_eq!(caller.client.reply(other), hash(b"wait"));
+    caller.client.release(other);
+    assert_eq!(caller.call(b"other").1, hash(b"other"));
+    assert_eq!(house.info().calls.served, 103);
+}
+
+/// The one thread is with a handler that goes on: the next call waits for its end, and is taken then.
+#[test]
+fn a_call_behind_one_that_is_answered_early_waits_for_the_thread() {
+    let (gate, sound) = (Arc::<Gate>::default(), Arc::<AtomicU32>::default());
+    let house = House::new(1, early(&gate, &sound));
+    let mut caller = house.caller(SMALL);
+    house.door.start().unwrap();
+    let first = caller.send(b"wait");
+    assert_eq!(caller.next().0, first);
+    wait_until("it goes on", || gate.waiting() == 1);
+    let second = caller.send(b"other");
+    assert_eq!(caller.client.withdraw(second), Withdraw::Withdrawn);
+    caller.client.submit(second, 5, 0);
+    caller.client.flush().unwrap();
+    gate.open();
+    assert_eq!(caller.next().0, second);
+    assert_eq!(caller.client.reply(second), hash(b"other"));
+    assert_eq!(sound.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_caller_that_has_its_early_answer_may_leave() {
+    let (gate, sound) = (Arc::<Gate>::default(), Arc::<AtomicU32>::default());
+    let house = House::new(2, early(&gate, &sound));
+    let (mut caller, mut another) = (house.caller(geometry(2)), house.caller(geometry(1)));
+    house.door.start().unwrap();
+    for _ in 0..2 {
+        caller.send(b"wait");
+    }
+    caller.next();
+    caller.next();
+    wait_until("both go on", || gate.waiting() == 2);
+    drop(caller);
+    another.send(b"other");
+    gate.open();
+    another.next();
+    wait_until("both have ended", || sound.load(Ordering::SeqCst) == 2);
+}
+
 #[test]
 fn an_abandoned_call_that_nobody_claimed_frees_its_slot_at_once() {
     let gate = Arc::<Gate>::default();

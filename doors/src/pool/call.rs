@@ -238,9 +238,13 @@ impl<'a> Call<'a> {
         self.completed
     }
 
-    /// Whether the caller waits no longer for this call: it has given it up, or it has left. An atomic load.
+    /// Whether the caller waits no longer for this call: it has its reply, has given it up, or has left. An
+    /// atomic load.
     pub fn is_abandoned(&self) -> bool {
-        self.channel.layout.turn(self.slot()).is_abandoned() || self.channel.is_closed()
+        // After the reply the slot's turn may be that of another call.
+        self.completed
+            || self.channel.layout.turn(self.slot()).is_abandoned()
+            || self.channel.is_closed()
     }
 
     /// Makes the first `len` bytes of the reply slot the final reply, of which the client is told now, or
