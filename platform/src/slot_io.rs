@@ -69,8 +69,8 @@ const MEMORY_FIELD_MAX: usize = 72;
 pub(crate) enum Written {
     /// So many bytes of the reply slot are the reply, or its last piece.
     Whole(usize),
-    /// The header block does not fit the slot.
-    TooLarge,
+    /// Status and header block do not fit the slot: they need so many bytes.
+    TooLarge(usize),
     /// The body broke off after its first part was sent.
     Broken,
     /// The body could not be written, and nothing of the reply has been sent.
@@ -89,8 +89,9 @@ pub(crate) fn write_response(
     failed: impl FnOnce(&io::Error),
 ) -> Written {
     let memory = memory_header.then(Memory::now).flatten();
-    let Ok(mut sink) = SlotSink::new(port, &response, memory) else {
-        return Written::TooLarge;
+    let mut sink = match SlotSink::new(port, &response, memory) {
+        Ok(sink) => sink,
+        Err(TooLarge { needed }) => return Written::TooLarge(needed),
     };
     if head_only || matches!(response.status().code(), 204 | 304) {
         return sink.finish();

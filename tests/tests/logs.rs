@@ -2,6 +2,7 @@
 //! programs.
 
 use serde_json::Value;
+use transom_tests::doors::{Folder, before, behind};
 use transom_tests::{Kind, Launch, Load, Server, eventually};
 
 #[test]
@@ -40,6 +41,43 @@ fn the_line_of_an_exhausted_request_names_the_culprit_and_the_flag() {
     }
     assert_eq!(server.get("/arena/1000000").status, 500);
     assert!(server.line_with("/arena/").contains("raise=--bucket-size"));
+}
+
+/// Neither is the fault of what the request has asked for, and each has a flag.
+#[test]
+fn heads_that_do_not_fit_their_slots_are_told_with_the_flag() {
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_odd"))
+        .flags("--buckets 4 --reply-size 16KiB --loops 1")
+        .start();
+    assert_eq!(server.get("/field/1").status, 200);
+    let answer = server.get("/field/20");
+    let diagnostic = answer.field("transom-diagnostic");
+    assert_eq!((answer.status, diagnostic), (500, None));
+    let line = server.line_with("the fields of an answer do not fit its slot");
+    for part in ["route=/field/{kib}", "size=16384", "raise=--reply-size"] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+
+    let folder = Folder::new("small-slots");
+    let door = folder.path("echo.door");
+    let _application = behind(&door, "echo", "--buckets 2 --request-size 8KiB");
+    let front = before(&door, "--loops 1 --head-limit 32KiB");
+    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {:020000}\r\n\r\n", 0);
+    assert_eq!(front.answer_to(long).status, 431);
+    let line = front.line_with("raise --request-size there");
+    assert!(line.contains("size=8192"), "{line}");
+}
+
+#[test]
+fn an_application_that_gets_requests_of_another_scheme_says_so() {
+    let folder = Folder::new("other-scheme");
+    let door = folder.path("udp.door");
+    let application = Launch::of_file(env!("CARGO_BIN_EXE_odd-udp"))
+        .flags(&format!("--door {} --buckets 2", door.display()))
+        .start();
+    let front = before(&door, "--loops 1");
+    assert_eq!(front.get("/").status, 500);
+    let _ = application.line_with("what is no request of this application");
 }
 
 #[test]

@@ -43,6 +43,18 @@ impl OpenCall<'_, '_, '_> {
     /// `Port::hand_over`.
     #[inline]
     pub(super) unsafe fn answer(&self, arena: &Bump) -> Option<Written> {
+        // SAFETY: the caller's promise.
+        let written = unsafe { self.answer_ours(arena) };
+        if written.is_none() {
+            self.say_not_ours();
+        }
+        written
+    }
+
+    /// # Safety
+    /// As for [`answer`](Self::answer).
+    #[inline]
+    unsafe fn answer_ours(&self, arena: &Bump) -> Option<Written> {
         // SAFETY: (of each use) the caller's promise.
         let request = || unsafe { &*self.frame };
         match self.application.service {
@@ -109,13 +121,39 @@ impl OpenCall<'_, '_, '_> {
         }
         self.say_why_not(&response);
         let memory_header = self.application.options.memory_header;
-        Some(write_response(
-            response,
-            port,
-            head_only,
-            memory_header,
-            |error| self.say_why_not_all(error),
-        ))
+        let written = write_response(response, port, head_only, memory_header, |error| {
+            self.say_why_not_all(error);
+        });
+        if let Written::TooLarge(needed) = written {
+            self.say_too_large(needed);
+        }
+        Some(written)
+    }
+
+    /// Says that the head of an answer needs so many bytes, which are more than its slot has.
+    #[cold]
+    fn say_too_large(&self, needed: usize) {
+        if let Some(Leave { unlogged }) = self.application.lines.take() {
+            error!(
+                route = self.pattern(),
+                needed,
+                size = self.port.reply_slot().len(),
+                raise = "--reply-size",
+                unlogged,
+                "the fields of an answer do not fit its slot"
+            );
+        }
+    }
+
+    /// Says that what has come is nothing that this application serves.
+    #[cold]
+    fn say_not_ours(&self) {
+        if let Some(Leave { unlogged }) = self.application.lines.take() {
+            error!(
+                unlogged,
+                "a front end has sent what is no request of this application: its forward has another scheme, or it is of another version"
+            );
+        }
     }
 
     /// Says why a handler could not answer, if that is so.

@@ -218,7 +218,7 @@ impl Report for Ending<'_, '_, '_> {
 fn reply_of(written: Option<Written>) -> (usize, u32) {
     match written {
         Some(Written::Whole(len)) => (len, outcome::OK),
-        Some(Written::TooLarge) => (0, outcome::REPLY_TOO_LARGE),
+        Some(Written::TooLarge(_)) => (0, outcome::REPLY_TOO_LARGE),
         Some(Written::Broken) => (0, outcome::STREAM_BROKEN),
         Some(Written::Unwritten) => (0, outcome::UNWRITTEN),
         Some(Written::BodyFirst(outcome)) => (0, outcome),

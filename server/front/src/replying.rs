@@ -18,6 +18,7 @@ use transom_wire::frame::{
     PIECE_HEADER_LEN, REPLY_HEADER_LEN, ReplyHead, decode_piece_head, decode_reply_head, interim,
     outcome,
 };
+use transom_wire::own_log::error;
 
 /// Why an application's reply is not sent.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +183,13 @@ impl<W: World> Loop<W> {
     /// The handler has no answer.
     fn on_failure(&mut self, index: u32, slot: SlotId, status: u32) {
         self.note_failure(index, outcome::diagnostic(status));
+        if outcome::diagnostic(status).is_none() && Status(status) != Status::DATA_MAX {
+            // What has one is said where the handler runs.
+            let doorway = self.table[index].exchange.at.doorway;
+            self.say_once_a_second(|| {
+                error!(doorway, status, "a door has ended a call without an answer");
+            });
+        }
         let exchange = &mut self.table[index].exchange;
         self.doorways[exchange.at].client_mut().release(slot);
         exchange.state = State::Idle;
@@ -230,7 +238,7 @@ impl<W: World> Loop<W> {
                 self.go_on_writing(index);
             }
             Err(error) => {
-                transom_wire::own_log::error!(%error, "an application's reply cannot be sent");
+                error!(%error, "an application's reply cannot be sent");
                 self.let_go_of_slot(index);
                 if self.table[index].exchange.reply.is_sending() {
                     self.close(index);

@@ -6,14 +6,16 @@ use crate::reading::Where;
 use crate::routes::Match;
 use crate::turn::Loop;
 use crate::world::{Caller, World};
+use std::sync::atomic::AtomicU64;
 use transom_doors::SlotId;
 use transom_http::{
     BodyFraming, ChunkDecoder, Head, Method, Note, Parsed, Refusal, TargetForm, begins_with_head,
     decode_path, parse,
 };
 use transom_wire::frame::{
-    EncodeError, RequestParts, encode_request, set_request_body, set_request_early,
+    EncodeError, RequestParts, TooLarge, encode_request, set_request_body, set_request_early,
 };
+use transom_wire::own_log::{error, is_time_to_say, warn};
 
 /// The most fields of a request, and how many are looked for first.
 const FIELDS_MAX: usize = 100;
@@ -257,13 +259,31 @@ impl<W: World> Loop<W> {
         let request = self.doorways[at].client_mut().request_mut(slot);
         match encode_request(request, &parts, fields) {
             Ok(encoded) => Ok(encoded.body_offset),
-            Err(EncodeError::TooLarge(_)) => {
+            Err(EncodeError::TooLarge(TooLarge { needed })) => {
+                let (doorway, size) = (at.doorway, request.len());
+                self.say_once_a_second(|| {
+                    warn!(
+                        doorway,
+                        needed,
+                        size,
+                        "a head does not fit the slots of its application: raise --request-size there"
+                    );
+                });
                 Err(Refusal::new(431, "the head does not fit its slot"))
             }
-            Err(EncodeError::OutsideHead) => Err(Refusal::new(
-                500,
-                "the parser gave a part that is not of the head",
-            )),
+            Err(EncodeError::OutsideHead) => {
+                self.say_once_a_second(|| error!("a head was parsed wrongly: this is a bug"));
+                let why = "the parser gave a part that is not of the head";
+                Err(Refusal::new(500, why))
+            }
+        }
+    }
+
+    /// Says what any client, or any application, may cause again and again.
+    pub(super) fn say_once_a_second(&self, say: impl FnOnce()) {
+        static SAID_MS: AtomicU64 = AtomicU64::new(0);
+        if is_time_to_say(&SAID_MS, self.clock.now_ms, 1000) {
+            say();
         }
     }
 

@@ -11,6 +11,7 @@
 //! | `GET /attended` | says how many wait so, and how many clients were gone |
 //! | `GET /lazy` | reads a static that is made where it is first read |
 //! | `GET /fill/KIB` | allocates and overwrites |
+//! | `GET /field/KIB` | answers with a field of that length |
 //!
 //! It lies here and not in `apps/` because it is nothing to learn from.
 
@@ -58,6 +59,11 @@ fn long(request: &Request) -> Result<Response<'_>, Failure> {
         Ok(())
     });
     Ok(response.with_length(len as u64))
+}
+
+fn field(request: &Request) -> Result<Response<'_>, Failure> {
+    let value = "x".repeat(kib(request)?);
+    Ok(Response::text("").header("x-long", &value))
 }
 
 fn early(request: &Request) -> Response<'_> {
@@ -149,6 +155,7 @@ fn main() -> ExitCode {
         .get("/stream/{status}", stream)
         .get("/long/{kib}", long)
         .post("/early", streaming(early))
+        .get("/field/{kib}", field)
         .get("/stall", stall)
         .get("/attend", attend)
         .get("/attended", attended)
