@@ -19,6 +19,10 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const MESSAGE_MAX: usize = 240;
+/// Two of them, and what is between.
+const BEFORE_MAX: usize = 2 * MESSAGE_MAX + THEN.len();
+/// Between a panic and that of a destructor which it has run.
+const THEN: &str = "; then ";
 pub(crate) const FRAMES_MAX: usize = 32;
 /// Said of a payload that is neither a `&str` nor a `String`.
 const NO_TEXT: &str = "a value that is no text";
@@ -28,6 +32,9 @@ static BACKTRACE: AtomicBool = AtomicBool::new(false);
 /// What is known of a request's last panic. Lies in the bucket's control block.
 pub struct PanicNote {
     message: UnsafeCell<Text<MESSAGE_MAX>>,
+    /// The message before this one; of a panic that ends its thread, those that have led to it.
+    before: UnsafeCell<Text<BEFORE_MAX>>,
+    is_last: Cell<bool>,
     frames: UnsafeCell<[usize; FRAMES_MAX]>,
     frame_count: Cell<usize>,
     exhaustion: Cell<bool>,
@@ -37,6 +44,8 @@ impl PanicNote {
     pub(crate) const fn new() -> Self {
         PanicNote {
             message: UnsafeCell::new(Text::new()),
+            before: UnsafeCell::new(Text::new()),
+            is_last: Cell::new(false),
             frames: UnsafeCell::new([0; FRAMES_MAX]),
             frame_count: Cell::new(0),
             exhaustion: Cell::new(false),
@@ -49,6 +58,15 @@ impl PanicNote {
         // SAFETY: written only by the hook, on this thread, while no reference from here is held: a note is
         // handed out after the panic has been caught.
         unsafe { (*self.message.get()).as_str() }
+    }
+
+    /// What has led to a panic that the runtime would have ended the process with: the one that could not
+    /// unwind; or the first, and that of a destructor which it ran, each with its place.
+    #[must_use]
+    pub fn before(&self) -> Option<&str> {
+        // SAFETY: as for `message`.
+        let before = unsafe { (*self.before.get()).as_str() };
+        Some(before).filter(|before| self.is_last.get() && !before.is_empty())
     }
 
     /// Return addresses, innermost first, as offsets into the executable; empty unless `RUST_BACKTRACE` is
@@ -69,6 +87,7 @@ impl PanicNote {
     pub(crate) fn say(&self, sentence: &str) {
         self.frame_count.set(0);
         self.exhaustion.set(false);
+        self.is_last.set(false);
         // SAFETY: see `message`; by the caller's promise no reference is held.
         let message = unsafe { &mut *self.message.get() };
         message.clear();
@@ -122,19 +141,38 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
         return false;
     };
     let said = info.payload_as_str().unwrap_or(NO_TEXT);
-    if !bucket.failing.get() {
-        // What a cleanup says afterwards is not why the request ended.
-        write_note(bucket, info, said);
-    }
     // After these two the runtime aborts the process. The thread is parked when it does (in `signal`), and
     // not here: the runtime's lock on the hook is held now, and a thread that set a hook later would wait for
     // ever.
-    let aborts = said.starts_with("panic in a destructor during cleanup")
-        || said.starts_with("panic in a function that cannot unwind");
+    let of_two = said.starts_with("panic in a destructor during cleanup");
+    let aborts = of_two || said.starts_with("panic in a function that cannot unwind");
+    if !bucket.failing.get() {
+        // What a cleanup says afterwards is not why the request ended.
+        keep_what_was_before(bucket, of_two);
+        bucket.panic_note.is_last.set(aborts);
+        write_note(bucket, info, said);
+    }
     if aborts {
         bucket.events.add(ABORTING);
     }
     true
+}
+
+/// Before another note is written: keeps the last one, behind the one before it if the two belong together.
+fn keep_what_was_before(bucket: &Bucket, of_two: bool) {
+    let note = &bucket.panic_note;
+    // SAFETY: the bucket's thread, and no reference into the note is held (see PanicNote::message). Of the
+    // two, which are apart, one is written and one is read.
+    let (before, message) = unsafe { (&mut *note.before.get(), (*note.message.get()).as_str()) };
+    if !bucket.events.any(NOTED) {
+        return before.clear(); // it is of an earlier request
+    }
+    if of_two && !before.is_empty() {
+        let _ = before.write_str(THEN); // truncates, never fails
+    } else {
+        before.clear();
+    }
+    let _ = before.write_str(message);
 }
 
 fn write_note(bucket: &Bucket, info: &PanicHookInfo<'_>, said: &str) {
@@ -189,6 +227,10 @@ impl<const N: usize> Text<N> {
     fn clear(&mut self) {
         self.len = 0;
         self.cut = false;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     fn as_str(&self) -> &str {

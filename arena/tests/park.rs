@@ -63,6 +63,7 @@ fn a_panic_in_a_destructor_during_unwinding_parks_instead_of_aborting() {
     });
     others_go_on();
     assert_eq!(parked_one.report.what(), Reported::PanicInDestructor);
+    assert!(parked_one.report.names_both());
     assert!(parked_one.for_ever());
 }
 

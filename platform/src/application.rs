@@ -21,6 +21,7 @@ use transom_doors::Door;
 use transom_wire::histogram::Histogram;
 
 pub use figures::{CallFigures, Figures, KeptFigures, ThreadFigures};
+pub(crate) use losing::has_stack_for_a_line;
 pub use options::ApplicationOptions;
 pub use starting::{ApplicationError, NotReady};
 

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use transom_arena::{
@@ -280,6 +280,7 @@ pub struct Report {
     what: AtomicU32,
     asked: AtomicUsize,
     free: AtomicUsize,
+    names_both: AtomicBool,
 }
 
 /// What was reported.
@@ -310,6 +311,10 @@ impl Report {
                 Reported::Exhausted(exhaustion.reason)
             }
             Failed::Panicked(note) if note.message().starts_with("panic in a destructor") => {
+                let parts = ["the first, at ", "; then a second panic, at "];
+                let names = |part: &&str| note.before().is_some_and(|text| text.contains(part));
+                self.names_both
+                    .store(parts.iter().all(names), Ordering::Relaxed);
                 Reported::PanicInDestructor
             }
             Failed::Panicked(note) if note.message().starts_with("panic in a function") => {
@@ -325,6 +330,11 @@ impl Report {
 
     pub fn calls(&self) -> u32 {
         self.calls.load(Ordering::Acquire)
+    }
+
+    /// Both panics that have led to it, each with its place.
+    pub fn names_both(&self) -> bool {
+        self.names_both.load(Ordering::Relaxed)
     }
 
     pub fn what(&self) -> Reported {

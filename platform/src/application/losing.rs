@@ -15,6 +15,10 @@ use transom_wire::own_log::warn;
 /// tell.
 const LOG_STACK: usize = 12 << 10;
 
+pub(crate) fn has_stack_for_a_line() -> bool {
+    stack_remaining().is_none_or(|left| left >= LOG_STACK)
+}
+
 impl Application {
     /// Counts a failure, and says what the door is told of it.
     pub(super) fn count_failure(&self, failed: &Failed<'_>) -> u32 {
@@ -83,7 +87,7 @@ impl Application {
         if let Failed::Exhausted(exhaustion) = failed {
             self.meters.count_culprit(meter, exhaustion);
         }
-        if stack_remaining().is_some_and(|left| left < LOG_STACK) {
+        if !has_stack_for_a_line() {
             return;
         }
         if let Failed::Exhausted(exhaustion) = failed {
@@ -120,7 +124,8 @@ impl Application {
             }
             Failed::Panicked(note) => {
                 let frames = Frames(note.frames());
-                warn!(route, panic = note.message(), %frames, parked, unlogged, "a handler panicked");
+                let (panic, after) = (note.message(), note.before());
+                warn!(route, panic, after, %frames, parked, unlogged, "a handler panicked");
             }
         }
     }
