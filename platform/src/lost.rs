@@ -152,12 +152,12 @@ impl Application {
         (from_ns <= now_ns()).then_some(loss)
     }
 
-    /// Whether a call that failed, and was answered, still cleans up, and is not lost.
+    /// How many calls have failed, are answered, and still clean up; without those that are lost.
     #[must_use]
-    pub fn cleans_up(&self) -> bool {
-        let cleans_up = |&bucket: &u32| self.signs().of(bucket).cleans_up();
-        let mut all = (0..self.buckets().len()).filter(cleans_up);
-        all.any(|bucket| self.loss_of(bucket).is_none())
+    pub fn cleaning_up(&self) -> u32 {
+        let cleans_up =
+            |&bucket: &u32| self.signs().of(bucket).cleans_up() && self.loss_of(bucket).is_none();
+        (0..self.buckets().len()).filter(cleans_up).count() as u32
     }
 
     fn class_of(&self, bucket: u32) -> Class {

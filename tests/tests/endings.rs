@@ -168,6 +168,35 @@ fn a_front_end_of_another_process_gets_failures_before_their_cleanups_have_run()
     assert_eq!(ended.code(), 0, "{}", ended.stderr());
 }
 
+/// What was answered stays so, and what was not gets a 502.
+#[test]
+fn an_application_that_dies_while_it_cleans_up_takes_no_answer_back() {
+    let folder = Folder::new("endings-dies");
+    let door = folder.path("door");
+    let start = || {
+        Launch::of_file(env!("CARGO_BIN_EXE_endings"))
+            .flags(&format!("--door {} --buckets 4", door.display()))
+            .start()
+    };
+    let server = start();
+    let front = before(&door, "");
+    let (mut client, mut open) = (front.connect(), front.connect());
+    for _ in 0..2 {
+        assert_eq!(client.get("/end/panic/wait").status, 500);
+    }
+    open.send(transom_tests::client::get("/end/return/wait"));
+    assert!(eventually(|| waiting(&front) == 3));
+    server.signal(libc::SIGKILL);
+    assert_eq!(open.answer().status, 502);
+    assert_eq!(server.wait().signal(), Some(libc::SIGKILL));
+    let server = start();
+    assert!(eventually(|| client.get("/").text() == "here\n"));
+    assert_eq!(server.stop().code(), 0);
+    let ended = front.stop();
+    let figures = (ended.figure("server_errors"), ended.figure("bad_gateway"));
+    assert_eq!((ended.code(), figures), (0, (3, 1)), "{}", ended.stderr());
+}
+
 /// An answer of the handler's own waits for its cleanups: they may be part of what it says is done.
 #[test]
 fn an_answer_waits_for_its_cleanups() {
@@ -242,6 +271,76 @@ fn a_drain_waits_for_cleanups() {
     let ended = server.stop();
     assert_eq!(ended.code(), 0);
     assert!(ended.stderr().contains("cleaned up"), "{}", ended.stderr());
+}
+
+/// Those that the end of the drain cuts are counted, said, and in the status. A bucket that is lost is not
+/// waited for, and has been said before.
+#[test]
+fn a_drain_that_cuts_cleanups_says_so() {
+    let server = endings("--buckets 4 --drain-timeout 300ms", false);
+    for way in ["panic", "error", "fill"] {
+        assert_fails(&server, way, "wait");
+    }
+    let ended = server.stop();
+    let (said, code) = (ended.stderr(), ended.code());
+    assert_eq!((code, ended.figure("cut")), (1, 3), "{said}");
+    let counted = " cut=3 heads=0 bodies=0 calls=0 answers=0 cleanups=3";
+    assert!(said.contains(counted), "{said}");
+    assert!(said.contains("requests were cut"), "{said}");
+}
+
+/// The front end has answered: only the application has something to say.
+#[test]
+fn a_drain_behind_a_door_says_that_it_cuts_cleanups() {
+    let folder = Folder::new("endings-cut");
+    let door = folder.path("door");
+    let path = door.display();
+    let flags = format!("--door {path} --buckets 4 --bucket-size 512KiB --drain-timeout 300ms");
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_endings"))
+        .flags(&flags)
+        .start();
+    let front = before(&door, "");
+    assert_eq!(front.get("/end/panic/wait").status, 500);
+    assert_eq!(front.stop().code(), 0);
+    let ended = server.stop();
+    assert_eq!(ended.code(), 1, "{}", ended.stderr());
+    assert!(
+        ended.stderr().contains(" cut=1 heads=0 "),
+        "{}",
+        ended.stderr()
+    );
+    assert!(ended.stderr().contains(" cleanups=1"), "{}", ended.stderr());
+}
+
+#[test]
+fn a_line_names_the_panic_and_that_of_the_destructor_it_has_run() {
+    let server = endings("--buckets 4 --lost-limit 4", false);
+    assert_eq!(server.get("/end/twice/nothing").status, 500);
+    let line = server.line_with("panic in a destructor");
+    let place = "the handler's own words, at tests/src/bin/endings.rs:";
+    for part in [place, "; then the destructor's own words, at "] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    assert_eq!(server.stop().figure("parked"), 1);
+}
+
+/// What is to run once on each thread: the second one says why it has failed while its cleanups run.
+#[test]
+fn a_thread_says_what_has_failed_before_its_cleanups_have_run() {
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_endings"))
+        .flags("--buckets 2 --bucket-size 512KiB --deadline 0 --queue-timeout 1h")
+        .env("ENDINGS_EACH", "1")
+        .start();
+    let (mut first, mut second) = (server.connect(), server.connect());
+    first.send(transom_tests::client::get("/end/return/wait"));
+    second.send(transom_tests::client::get("/open"));
+    let line = server.line_with("once on each thread has failed");
+    assert!(line.contains("the thread's own words"), "{line}");
+    assert!(!server.lines().iter().any(|line| line == "cleaned up"));
+    server.signal(libc::SIGTERM);
+    assert_eq!(second.answer().text(), "open\n");
+    assert_eq!(first.answer().text(), "done\n");
+    assert_eq!(server.wait().code(), 0);
 }
 
 #[test]

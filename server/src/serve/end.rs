@@ -114,10 +114,11 @@ fn say_memory(application: &Application) {
     }
 }
 
-/// Says what a front end, an application, or both have done.
+/// Says what a front end, an application, or both have done; and of the application, how many calls were cut
+/// while they cleaned up.
 pub(super) fn summarise(
     front: Option<&LoopFigures>,
-    application: Option<&Application>,
+    (application, cleanups): (Option<&Application>, u64),
     access: Option<&AccessLog>,
     logs: &LogHandle,
     took: Duration,
@@ -151,7 +152,7 @@ pub(super) fn summarise(
         late = of_front(|front| front.late),
         slow_cut = of_front(|front| front.slow_cut),
         address_refused = of_front(|front| front.address_refused),
-        cut = of_front(|front| front.cut),
+        cut = of_front(|front| front.cut).map(|cut| cut + cleanups),
         // With a front end beside it, these are its requests.
         calls = of(|done| done.calls.ended).filter(|_| front.is_none()),
         exhausted_arena = of(|done| done.calls.exhausted_arena),
@@ -282,21 +283,23 @@ pub(super) struct Cut {
     bodies: u64,
     calls: u64,
     answers: u64,
+    cleanups: u64,
 }
 
 impl Cut {
-    /// What loops have cut, and so many calls beside.
-    pub(super) fn of(loops: &LoopFigures, calls: u64) -> Self {
+    /// What loops have cut, so many calls beside, and so many that were answered and cleaned up.
+    pub(super) fn of(loops: &LoopFigures, calls: u64, cleanups: u64) -> Self {
         Cut {
             heads: loops.cut_heads,
             bodies: loops.cut_bodies,
             calls: loops.cut_calls + calls,
             answers: loops.cut_answers,
+            cleanups,
         }
     }
 
     fn total(self) -> u64 {
-        self.heads + self.bodies + self.calls + self.answers
+        self.heads + self.bodies + self.calls + self.answers + self.cleanups
     }
 }
 
@@ -329,6 +332,7 @@ impl Ending {
                 bodies,
                 calls,
                 answers,
+                cleanups,
             } = self.cut;
             warn!(
                 cut = self.cut.total(),
@@ -336,6 +340,7 @@ impl Ending {
                 bodies,
                 calls,
                 answers,
+                cleanups,
                 "requests were cut: they had not ended when the drain did (--drain-timeout)"
             );
             ExitCode::from(1)

@@ -359,6 +359,7 @@ impl<'s> Server<'s> {
         let last_resort = self.application.as_ref().map(|one| one.drain(timeout));
         let (why, in_time) = self.drain(why, began + timeout, signals);
         let calls = self.door.as_ref().map_or(0, AtPath::calls_under_way);
+        let cleanups = self.cleaning_up();
         if let Some(one) = &self.application {
             one.door.revoke();
         }
@@ -370,9 +371,10 @@ impl<'s> Server<'s> {
             admin.end(signals);
         }
         let of_front = self.door.is_none().then_some(&figures);
+        let cut = Cut::of(&figures, calls + cut, cleanups);
         end::summarise(
             of_front,
-            application,
+            (application, cleanups),
             self.access.as_ref(),
             logs,
             began.elapsed(),
@@ -384,7 +386,7 @@ impl<'s> Server<'s> {
             recycle: why == End::Recycle,
             sound: loops_sound && streams_sound,
             in_time,
-            cut: Cut::of(&figures, calls + cut),
+            cut,
         }
         .status()
     }
@@ -425,8 +427,13 @@ impl<'s> Server<'s> {
 
     fn has_ended(&self) -> bool {
         let has_calls = self.door.as_ref().is_some_and(AtPath::has_calls);
-        let cleans_up = |served: &Served| served.application.cleans_up();
-        let has_cleanups = self.application.as_ref().is_some_and(cleans_up);
-        self.loops.have_ended() && self.streams.have_ended() && !has_calls && !has_cleanups
+        let has_ended = self.loops.have_ended() && self.streams.have_ended() && !has_calls;
+        has_ended && self.cleaning_up() == 0
+    }
+
+    /// Calls that are answered, and have not ended.
+    fn cleaning_up(&self) -> u64 {
+        let served = self.application.as_ref();
+        served.map_or(0, |one| u64::from(one.application.cleaning_up()))
     }
 }

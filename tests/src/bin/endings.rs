@@ -10,12 +10,13 @@
 //! | `GET /take` | installs a handler for SIGSEGV, as a library may at its first use |
 //!
 //! With `ENDINGS_ESCAPE=1` it is served by the jump; with `ENDINGS_TAKE=1` that handler is installed in
-//! `warm_up`.
+//! `warm_up`; with `ENDINGS_EACH=1` what is to run once on the second thread fails, and cleans up in a drain.
 
 use std::hint::black_box;
 use std::io::Write;
 use std::panic::{panic_any, resume_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Duration;
@@ -52,6 +53,14 @@ fn clean_up_in_a_drain() {
     }
     sleep(Duration::from_millis(500));
     eprintln!("cleaned up");
+}
+
+struct PanicsInItsDrop;
+
+impl Drop for PanicsInItsDrop {
+    fn drop(&mut self) {
+        panic!("the destructor's own words");
+    }
 }
 
 /// More than a share of the overdraft.
@@ -112,6 +121,10 @@ fn end(request: &Request) -> Result<Response<'_>, Failure> {
                 panic!("the handler's own words")
             }));
         }
+        "twice" => {
+            let _guard = PanicsInItsDrop;
+            panic!("the handler's own words");
+        }
         "abort" => std::process::abort(),
         _ => {}
     }
@@ -139,6 +152,14 @@ fn take(_: &Request) -> &'static str {
     "taken\n"
 }
 
+fn fail_on_the_second_thread() {
+    static THREADS: AtomicU32 = AtomicU32::new(0);
+    if THREADS.fetch_add(1, Ordering::SeqCst) == 1 {
+        defer(|_| clean_up_in_a_drain());
+        panic!("the thread's own words");
+    }
+}
+
 fn main() -> ExitCode {
     let router = Router::new()
         .get("/", |_: &Request| "here\n")
@@ -149,6 +170,9 @@ fn main() -> ExitCode {
     let mut app = App::new(router);
     if std::env::var_os("ENDINGS_TAKE").is_some() {
         app = app.warm_up(take_faults);
+    }
+    if std::env::var_os("ENDINGS_EACH").is_some() {
+        app = app.each_thread(fail_on_the_second_thread);
     }
     if std::env::var_os("ENDINGS_ESCAPE").is_none() {
         return app.serve();
