@@ -207,6 +207,8 @@ fn of_application(application: &Application, text: &mut Exposition<'_>) -> io::R
         COUNTER transom_threads_refused_total = figures.threads.refused,
             "Attempts to start a thread that the system has refused.";
         COUNTER transom_calls_total = figures.calls.ended, "Calls that have ended, one way or another.";
+        GAUGE transom_calls_cleaning_up = application.cleaning_up(),
+            "Calls that have failed, are answered, and still clean up.";
         COUNTER transom_panics_total = figures.calls.panicked, "Handlers that panicked.";
         COUNTER transom_left_total = figures.kept.left,
             "Requests that left memory in use in their buckets.";

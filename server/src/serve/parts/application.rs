@@ -91,7 +91,7 @@ pub(crate) fn needs(settings: &Settings, bucket: &BucketGeometry) -> Result<Need
         pool(
             "overdraft",
             application.overdraft,
-            "requests that have outgrown their bucket, until they return",
+            "requests that have outgrown their bucket, until they end",
             "--overdraft",
         ),
     ];
