@@ -192,9 +192,8 @@ fault 'a part of 100 Continue finds no room, and the connection is closed (a men
 fault 'half an empty line is taken for the beginning of a head (a mended bug)' \
     'if rest == b"\r" {' 'if false {'
 
-fault 'empty lines are kept when the answers before them have left (a mended bug)' \
-    'self.table[index].inbox.unparsed = true;
-                    look = true;' ''
+fault 'empty lines behind answers that were put aside are taken for the beginning of a head (a mended bug)' \
+    'if !rest.is_empty() {' 'if !rest.is_empty() || self.table[index].outbox.gathered.is_some() {'
 
 if [ "${#missed[@]}" -gt 0 ]; then
     printf '\nnot found: %s\n' "${missed[*]}" >&2

@@ -58,6 +58,8 @@ pub(crate) enum Answer {
     OfSlot { slot: SlotId, last: bool },
     /// What of one of our own the socket had no room for.
     Own(OwnAnswer),
+    /// None but those that were put aside, which nothing but empty lines has followed.
+    PutAside,
 }
 
 /// One of our own answers on its way out. It lies nowhere: what is not sent yet is put together again.
@@ -185,7 +187,7 @@ impl Exchange {
             State::Closed
             | State::Idle
             | State::Head
-            | State::Writing(Answer::Own(_))
+            | State::Writing(Answer::Own(_) | Answer::PutAside)
             | State::Lingering { .. } => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Reading: what a client has sent, and where it waits until its request can be put into a slot.
 
-use crate::exchange::State;
+use crate::exchange::{Answer, State};
 use crate::lists::List;
 use crate::orders::Order;
 use crate::transport::Received;
@@ -194,13 +194,9 @@ impl<W: World> Loop<W> {
             return;
         };
         let filled = connection.inbox.filled as usize;
-        let (before, room) = self.memory.pool.bytes(buffer).split_at_mut(filled);
+        let room = &mut self.memory.pool.bytes(buffer)[filled..];
         match connection.transport.receive::<W>(room) {
             Received::Bytes(len) => {
-                if split_empty_lines(before).1.is_empty() {
-                    // Lines that wait for the answers before them to leave: the request begins now.
-                    connection.exchange.arrived_ns = self.clock.now_ns;
-                }
                 connection.inbox.filled += len as u32;
                 let new = &room[..len];
                 let wanted = connection.inbox.wanted as usize;
@@ -286,29 +282,39 @@ impl<W: World> Loop<W> {
             return false;
         }
         let is_half = lines.len() % 2 == 1;
-        if self.table[index].inbox.buffer.is_none() {
-            self.note_silence(index);
-            self.table[index].inbox.half_line = is_half;
-            return true; // it stands in its list
-        }
+        self.note_silence(index);
+        let has_buffer = self.table[index].inbox.buffer.is_some();
+        self.let_go_of_buffer(index);
+        self.table[index].inbox.half_line = is_half;
+        if has_buffer {
+            self.idle_once_all_has_left(index);
+        } // else it stands in its list
+        true
+    }
+
+    /// Sends the answers that were put aside. Once they have left, the connection waits for its next request.
+    pub(super) fn idle_once_all_has_left(&mut self, index: u32) {
         match self.send_gathered(index, false) {
             Ok(true) => {}
-            Ok(false) => return false, // the answers before it wait for the client
-            Err(_) => {
-                self.close(index);
-                return true;
+            Ok(false) => {
+                let connection = &mut self.table[index];
+                if !matches!(connection.exchange.state, State::Writing(_)) {
+                    connection.outbox.held_since_ns = 0; // they are held back no longer
+                    connection.exchange.state = State::Writing(Answer::PutAside);
+                    self.set_timer(index, List::Answer, self.policy.limits.timeouts.write);
+                }
+                return; // an event tells when there is room again
             }
+            Err(_) => return self.close(index),
         }
-        self.note_silence(index);
-        self.let_go_of_buffer(index);
-        let connection = &mut self.table[index];
-        connection.inbox.half_line = is_half;
-        connection.exchange.state = State::Idle;
-        match self.policy.order >= Order::Drain {
-            true => self.close_politely(index),
-            false => self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle),
+        self.table[index].exchange.state = State::Idle;
+        if self.policy.order >= Order::Drain {
+            return self.close_politely(index);
         }
-        true
+        self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
+        if self.table[index].transport.readable {
+            self.queue(index);
+        }
     }
 
     /// Keeps an unfinished head, or a whole one whose body is on its way.

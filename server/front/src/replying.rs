@@ -329,6 +329,7 @@ impl<W: World> Loop<W> {
         let slot = match connection.exchange.state {
             State::Writing(Answer::OfSlot { slot, .. }) => slot,
             State::Writing(Answer::Own(own)) => return self.go_on_answering(index, own),
+            State::Writing(Answer::PutAside) => return self.idle_once_all_has_left(index),
             _ => return self.close(index),
         };
         let hold = may_hold(connection);

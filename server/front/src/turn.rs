@@ -306,21 +306,13 @@ impl<W: World> Loop<W> {
         }
         let is_writing = matches!(connection.exchange.state, State::Writing(_));
         let stuck = connection.outbox.gathered.is_some() && connection.outbox.held_since_ns == 0;
-        let mut look = events & !libc::EPOLLOUT != 0;
-        if stuck && !is_writing {
-            match self.send_gathered(index, false) {
-                // Empty lines that were kept while it waited can be forgotten now.
-                Ok(true) => {
-                    self.table[index].inbox.unparsed = true;
-                    look = true;
-                }
-                Ok(false) => {}
-                Err(_) => return self.close(index),
-            }
+        if stuck && !is_writing && self.send_gathered(index, false).is_err() {
+            self.close(index);
+            return;
         }
         if is_writing {
             self.go_on_writing(index);
-        } else if look {
+        } else if events & !libc::EPOLLOUT != 0 {
             self.drive(index);
         }
     }
