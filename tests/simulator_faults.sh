@@ -189,9 +189,6 @@ fault 'a part of 100 Continue finds no room, and the connection is closed (a men
     'Ok(len) => self.append_gathered(index, &CONTINUE[len..]),' \
     'Ok(len) => len == CONTINUE.len(),'
 
-fault 'half an empty line is taken for the beginning of a head (a mended bug)' \
-    'if rest == b"\r" {' 'if false {'
-
 fault 'empty lines behind answers that were put aside are taken for the beginning of a head (a mended bug)' \
     'if !rest.is_empty() {' 'if !rest.is_empty() || self.table[index].outbox.gathered.is_some() {'
 
