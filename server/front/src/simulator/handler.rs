@@ -201,6 +201,7 @@ impl Job {
             return;
         }
         let facts = &mut book[self.id].facts;
+        facts.reads += 1;
         if len == 0 {
             facts.body_ended = true;
             self.has_more = false;

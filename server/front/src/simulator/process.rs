@@ -265,13 +265,18 @@ impl Process {
         }
     }
 
-    /// Takes up a call, or sleeps.
-    fn next_call(&mut self, thread: usize, ground: &mut Ground) {
+    /// A thread ends a call. If all of them were in handlers, they were so until now.
+    fn note_end_of_call(&mut self, ground: &Ground) {
         let works =
             |thread: &&Thread| matches!(thread.state, Doing::Running(_) | Doing::Waiting(..));
+        // The present one's state is with its caller.
         if self.threads.iter().filter(works).count() + 1 >= self.threads_max {
-            self.full_ns = ground.clock.now_ns; // until now
+            self.full_ns = ground.clock.now_ns;
         }
+    }
+
+    /// Takes up a call, or sleeps.
+    fn next_call(&mut self, thread: usize, ground: &mut Ground) {
         let bits: Vec<usize> = (0..64)
             .filter(|bit| self.shared.submitted & (1 << bit) != 0)
             .collect();
@@ -340,6 +345,9 @@ impl Process {
                 ground.clock.after(delay, event);
             }
         }
+        if matches!(act, Act::Final(..) | Act::Lost) {
+            self.note_end_of_call(ground);
+        }
         let reply = &mut self.shared.replies[job.slot];
         reply.is_checked = false;
         match act {
@@ -387,6 +395,7 @@ impl Process {
 
     /// The caller has left: the handler ends.
     fn give_up(&mut self, thread: usize, job: &Job, ground: &mut Ground) {
+        self.note_end_of_call(ground);
         let reply = &mut self.shared.replies[job.slot];
         (reply.status, reply.len, reply.done) = (1, 0, job.generation);
         ground.book[job.id].facts.given_up = true;

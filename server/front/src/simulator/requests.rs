@@ -141,6 +141,8 @@ pub(super) struct Facts {
     /// Its body, as far as a handler has read it; and whether it was told that this is all.
     pub body: Vec<u8>,
     pub body_ended: bool,
+    /// How often a handler has asked for more of its body and was given some, or its end.
+    pub reads: u64,
     /// The body of the answer, as the handler means it to be, once it has begun.
     pub answer: Option<Vec<u8>>,
     /// The handler's end was told to the caller.

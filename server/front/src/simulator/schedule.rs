@@ -99,7 +99,7 @@ pub(super) struct Plan {
     pub has_new_rules: bool,
     pub patience: Patience,
     pub clients: Vec<(Manner, Vec<Request>)>,
-    /// What all of it takes at most if it is done one after the other.
+    /// What all of it takes at most if it is done one after the other, but for the reading of bodies.
     pub busy_ns: u64,
     /// When the loop is told to end, whatever goes on; and the number of the order.
     pub ends: Option<(u64, u32)>,
