@@ -1,7 +1,7 @@
 //! Clients that are slower than they may be, alone and in crowds, in one process and through a door.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -234,6 +234,56 @@ fn a_client_that_takes_nothing_of_its_last_answer_is_cut() {
     let ended = server.stop();
     assert_eq!((ended.code(), ended.figure("slow_cut")), (0, 1));
     assert_eq!(client.rest(), Err(Trouble::Reset));
+}
+
+/// What closed connections leave with the kernel is in no sum: a connection keeps its place until its client
+/// has taken what it was sent, or is cut.
+#[test]
+fn closed_connections_leave_nothing_with_the_kernel() {
+    const PLACES: usize = 16;
+    let flags =
+        format!("--loops 1 --buckets 4 --connections {PLACES} --backlog 128 --idle-timeout 3s");
+    let request = |fields: &str| format!("GET /long/40 HTTP/1.1\r\nHost: test\r\n{fields}\r\n");
+    let (close, keep) = (request("Connection: close\r\n"), request(""));
+    let bad = format!("{keep}BAD\r\n\r\n");
+    // What they send, and whether they say that they will send no more.
+    let cases = [
+        (&close, false),
+        (&close, true),
+        (&keep, false),
+        (&keep, true),
+        (&bad, false),
+        (&bad, true),
+    ];
+    thread::scope(|scope| {
+        for (request, ends) in cases {
+            let flags = &flags;
+            scope.spawn(move || {
+                let server = odd(flags);
+                let mut clients: Vec<_> = (0..3 * PLACES)
+                    .map(|_| {
+                        let mut client = Client::connect_with_buffer(server.address(), 2048);
+                        client.send(request);
+                        if ends {
+                            let sender = client.sender();
+                            sender.shutdown(Shutdown::Write).expect("it is open");
+                        }
+                        client
+                    })
+                    .collect();
+                // It has come after them, and has its turn after them.
+                assert_eq!(server.get("/fill/1").status, 200);
+                let whole = clients.iter_mut().filter_map(|it| it.rest().ok());
+                let whole = whole.filter(|bytes| bytes.len() >= 40 << 10).count();
+                assert!(
+                    whole <= PLACES,
+                    "{whole} had all: {request:?}, ends: {ends}"
+                );
+                assert_eq!(server.get("/fill/1").status, 200);
+                assert_eq!(server.stop().code(), 0);
+            });
+        }
+    });
 }
 
 /// Connects clients that ask for something long and do not read it.

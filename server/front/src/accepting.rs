@@ -142,6 +142,8 @@ impl<W: World> Loop<W> {
         if !has_place && self.policy.loops > 1 {
             self.acceptor.limit.ask();
             self.acceptor.again_ms = self.clock.now_ms + PLACE_AGAIN_MS;
+        } else if self.table.len(List::Linger) + self.table.len(List::Idle) > 0 {
+            self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS; // one may be slow enough by then
         }
         self.pause_accepting();
     }

@@ -290,7 +290,7 @@ impl<W: World> Loop<W> {
     pub(super) fn give_up_body(&mut self, index: u32, refusal: Refusal) {
         self.let_go_of_slot(index);
         if self.table[index].exchange.reply.is_sending() {
-            self.close(index);
+            self.close_politely(index);
         } else {
             self.refuse_with_reason(index, refusal);
         }

@@ -27,7 +27,7 @@ impl<W: World> Loop<W> {
             self.table[index].transport.readable = true;
             self.drive(index);
             if self.table.stands_in(index, List::Idle) {
-                self.close(index);
+                self.end(index);
             }
         }
         while let Some(index) = self.table.first(List::Header) {
@@ -42,10 +42,12 @@ impl<W: World> Loop<W> {
         match self.send_gathered(index, false) {
             // It is still to take the answers before it.
             Ok(false) => self.refuse(index, 503),
-            _ => self.close(index),
+            Ok(true) => self.end(index),
+            Err(_) => self.close(index),
         }
     }
 
+    /// The process ends: what clients have not taken is for the kernel to send.
     pub(crate) fn close_everything(&mut self) {
         let mut from = 0;
         while let Some(index) = self.table.next_open(from) {
@@ -62,7 +64,7 @@ impl<W: World> Loop<W> {
                 self.stats.cut.bump();
                 count.bump();
             }
-            self.close(index);
+            self.forget(index);
             from = index + 1;
         }
     }
@@ -158,6 +160,8 @@ impl<W: World> Loop<W> {
             self.close_politely(index);
             return;
         }
+        let limit = self.policy.limits.write_pace_limit;
+        connection.outbox.pace.begin(limit, self.clock.now_ns);
         self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
         self.resume_accepting(); // a new connection may wait for room that this one can make
         if readable {
@@ -165,17 +169,28 @@ impl<W: World> Loop<W> {
         }
     }
 
+    /// Closes a connection whose client is in the middle of nothing, or after what it still has to take.
+    pub(crate) fn end(&mut self, index: u32) {
+        self.let_go_of_gathered(index);
+        match self.table[index].transport.has_all_taken::<W>() {
+            true => self.close(index),
+            false => self.close_politely(index),
+        }
+    }
+
     /// Closes such that the client can still read what it was sent: a close with unread bytes resets the
     /// connection, and a reset may overtake the answer.
     pub(crate) fn close_politely(&mut self, index: u32) {
+        self.let_go_of_gathered(index);
         self.let_go_of_slot(index);
         self.let_go_of_buffer(index);
-        let connection = &mut self.table[index];
-        if connection.transport.half_closed && !connection.transport.readable {
+        let transport = &mut self.table[index].transport;
+        let has_read = transport.half_closed && !transport.readable;
+        if (has_read && transport.has_all_taken::<W>()) || !transport.shutdown_write::<W>() {
             self.close(index);
             return;
         }
-        connection.transport.shutdown_write::<W>();
+        let connection = &mut self.table[index];
         connection.transport.readable = true;
         let (until_ms, mut pace) = (self.clock.now_ms + LINGER_MS, Pace::default());
         pace.begin(self.policy.limits.linger_pace_limit, self.clock.now_ns);
@@ -185,13 +200,23 @@ impl<W: World> Loop<W> {
         self.wait_for_end(index, until_ms, pace);
         self.queue(index);
         self.keep_connections_for_others();
+        self.resume_accepting(); // as for one that is idle
     }
 
     pub(crate) fn read_and_discard(&mut self, index: u32) {
         for _ in 0..DISCARDS_AT_A_TIME {
             let connection = &mut self.table[index];
             match connection.transport.discard::<W>(self.memory.read) {
-                Ok(0) => return self.close(index),
+                Ok(0) => {
+                    // The kernel tells when both sides have had all.
+                    let transport = &mut self.table[index].transport;
+                    if transport.has_all_taken::<W>() || !transport.shutdown_write::<W>() {
+                        self.close(index);
+                    } else {
+                        transport.half_closed = true;
+                    }
+                    return;
+                }
                 Ok(len) => {
                     let (now, limit) = (self.clock.now_ns, self.policy.limits.linger_pace_limit);
                     if let State::Lingering { pace, .. } = &mut connection.exchange.state {
@@ -206,7 +231,19 @@ impl<W: World> Loop<W> {
         self.queue(index); // there may be more, and no event will tell
     }
 
+    /// Closes a connection. What its client has not taken is thrown away, which a reset tells it: the kernel
+    /// keeps nothing for connections that have no place.
     pub(crate) fn close(&mut self, index: u32) {
+        self.let_go_of_gathered(index);
+        let transport = &self.table[index].transport;
+        if !transport.has_all_taken::<W>() {
+            transport.reset_at_close::<W>();
+        }
+        self.forget(index);
+    }
+
+    /// Closes a connection, and leaves with the kernel what its client has not taken.
+    fn forget(&mut self, index: u32) {
         self.note_close(index);
         self.let_go_of_gathered(index);
         self.let_go_of_slot(index);

@@ -98,7 +98,7 @@ impl<W: World> Loop<W> {
         if exchange.reply.is_sending() {
             // Half an answer is out. Only the connection's end can say that the rest will not come.
             self.stats.answered(502);
-            self.close(index);
+            self.close_politely(index);
         } else {
             self.answer(index, 502, None);
         }

@@ -141,7 +141,7 @@ impl<W: World> Loop<W> {
                 }
             }
             Received::Nothing => self.note_silence(index),
-            Received::End => self.close(index),
+            Received::End => self.end(index),
         }
         self.memory.read = scratch;
     }
@@ -224,7 +224,8 @@ impl<W: World> Loop<W> {
     pub(super) fn cut_off(&mut self, index: u32) {
         match self.send_gathered(index, false) {
             Ok(false) => self.give_up_body(index, Refusal::new(400, "a request that breaks off")),
-            _ => self.close(index),
+            Ok(true) => self.end(index),
+            Err(_) => self.close(index),
         }
     }
 

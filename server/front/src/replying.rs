@@ -196,7 +196,7 @@ impl<W: World> Loop<W> {
         if exchange.reply.is_sending() {
             // Half an answer is out. Only the connection's end can say that the rest will not come.
             self.stats.answered(500);
-            self.close(index);
+            self.close_politely(index);
             return;
         }
         let note = match outcome::diagnostic(status) {
@@ -241,7 +241,7 @@ impl<W: World> Loop<W> {
                 error!(%error, "an application's reply cannot be sent");
                 self.let_go_of_slot(index);
                 if self.table[index].exchange.reply.is_sending() {
-                    self.close(index);
+                    self.close_politely(index);
                 } else {
                     let remote = self.doorways[self.table[index].exchange.at.doorway].is_remote();
                     self.answer(index, error.status(remote), None);

@@ -28,6 +28,13 @@ const AGAIN_MS: u64 = 10;
 /// that time.
 const BEHIND_NS: u64 = 100_000_000;
 
+/// How long a client that others want the place of may take nothing of an answer that is with the kernel.
+/// Longer than the way to any client and back.
+const UNTAKEN_NS: u64 = 1_000_000_000;
+
+/// Connections of a list that are looked at for one that can be missed.
+const LOOKS: usize = 8;
+
 /// Clients that have to go before the others are looked after.
 const CUTS_AT_A_TIME: usize = 16;
 
@@ -137,6 +144,7 @@ impl<W: World> Loop<W> {
             return;
         }
         let may_go_on = self.policy.order < Order::Drain
+            && !self.table[index].transport.half_closed
             && self.clock.now_ms < until_ms
             && pace.left_ns(self.clock.now_ns) > 0;
         match may_go_on {
@@ -254,11 +262,41 @@ impl<W: World> Loop<W> {
         true
     }
 
+    /// Whether a client loses nothing, or is so slow to take what it was sent that others have its place.
+    fn can_be_missed(&mut self, index: u32) -> bool {
+        let connection = &self.table[index];
+        if connection.outbox.gathered.is_none() && connection.transport.has_all_taken::<W>() {
+            return true;
+        }
+        self.credit_taker(index);
+        let left = self.table[index].outbox.pace.left_ns(self.clock.now_ns);
+        let stall = self.policy.limits.write_pace_limit.stall_ns;
+        stall.saturating_sub(left) >= UNTAKEN_NS.min(stall)
+    }
+
+    /// Of the first of a list, the first that can be missed.
+    fn first_missable(&mut self, list: List) -> Option<u32> {
+        let mut next = self.table.first(list);
+        for _ in 0..LOOKS {
+            let index = next?;
+            if self.can_be_missed(index) {
+                return Some(index);
+            }
+            next = self.table.after(index);
+        }
+        None
+    }
+
     /// Which connection can be closed for a new one: the one that loses the least by it.
-    pub(super) fn evictable(&self) -> Option<u32> {
-        let lists = [List::Linger, List::Idle, List::Answer, List::AnswerAhead];
-        let first = lists.into_iter().find_map(|list| self.table.first(list));
-        first.or_else(|| {
+    pub(super) fn evictable(&mut self) -> Option<u32> {
+        for list in [List::Linger, List::Idle] {
+            if let Some(index) = self.first_missable(list) {
+                return Some(index);
+            }
+        }
+        // These have no room for their answers.
+        let mut lists = [List::Answer, List::AnswerAhead].into_iter();
+        lists.find_map(|list| self.table.first(list)).or_else(|| {
             // Only who has begun: a whole head whose body is coming is a request already.
             self.slowest_partial()
                 .filter(|&index| self.table.stands_in(index, List::Header))
@@ -275,11 +313,11 @@ impl<W: World> Loop<W> {
         self.close(index);
     }
 
-    /// Lingering connections have a share of the table; beyond it the oldest goes.
+    /// Lingering connections have a share of the table; beyond it the oldest goes that can be missed.
     pub(super) fn keep_connections_for_others(&mut self) {
         let most = (self.table.size() / LINGERING_PART).max(1);
         while self.table.len(List::Linger) > most {
-            let Some(oldest) = self.table.first(List::Linger) else {
+            let Some(oldest) = self.first_missable(List::Linger) else {
                 return;
             };
             self.close(oldest);

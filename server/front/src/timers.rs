@@ -15,10 +15,7 @@ impl<W: World> Loop<W> {
         // A silent client gets a silent close: it has asked for nothing. One that still takes its last answer
         // gets the end behind it.
         while let Some(index) = self.table.expired(List::Idle, now) {
-            match self.table[index].transport.has_all_taken::<W>() {
-                true => self.close(index),
-                false => self.close_politely(index),
-            }
+            self.end(index);
         }
         while let Some(index) = self.table.expired(List::Linger, now) {
             self.lingers_no_longer(index);
@@ -111,7 +108,7 @@ impl<W: World> Loop<W> {
     pub(super) fn give_up(&mut self, index: u32, status: u16) {
         if self.table[index].exchange.reply.is_sending() {
             self.stats.answered(status);
-            self.close(index);
+            self.close_politely(index);
             return;
         }
         self.let_go_of_slot(index);

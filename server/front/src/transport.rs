@@ -155,9 +155,9 @@ impl Transport {
         W::not_taken(self.fd) == 0
     }
 
-    /// Says that no more will be sent.
-    pub(crate) fn shutdown_write<W: World>(&self) {
-        W::shutdown_write(self.fd);
+    /// As [`transom_net::shutdown_write`].
+    pub(crate) fn shutdown_write<W: World>(&self) -> bool {
+        W::shutdown_write(self.fd)
     }
 
     /// Has the close throw away what the client has not taken, and tell it so.

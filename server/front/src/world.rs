@@ -51,7 +51,7 @@ pub trait World: 'static {
     /// As [`net::reset_at_close`].
     fn reset_at_close(fd: RawFd);
     /// As [`net::shutdown_write`].
-    fn shutdown_write(fd: RawFd);
+    fn shutdown_write(fd: RawFd) -> bool;
     /// As [`net::close`].
     fn close(fd: RawFd);
 }
@@ -153,7 +153,7 @@ impl World for Linux {
         fn push(fd: RawFd);
         fn not_taken(fd: RawFd) -> u64;
         fn reset_at_close(fd: RawFd);
-        fn shutdown_write(fd: RawFd);
+        fn shutdown_write(fd: RawFd) -> bool;
         fn close(fd: RawFd);
     }
 

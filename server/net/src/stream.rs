@@ -57,10 +57,10 @@ pub fn shutdown(fd: RawFd) {
     let _ = rustix::net::shutdown(borrowed(fd), Shutdown::Both);
 }
 
-/// Says that nothing more will be sent.
-pub fn shutdown_write(fd: RawFd) {
-    // An error means that the client has gone already.
-    let _ = rustix::net::shutdown(borrowed(fd), Shutdown::Write);
+/// Says that nothing more will be sent; false if the connection is over, by a reset or because both sides
+/// have had all.
+pub fn shutdown_write(fd: RawFd) -> bool {
+    rustix::net::shutdown(borrowed(fd), Shutdown::Write).is_ok()
 }
 
 /// Reads what is there, up to the buffer's size; 0 at the end of the stream.

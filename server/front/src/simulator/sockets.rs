@@ -68,8 +68,8 @@ pub(super) struct SocketEnds {
     /// When the server had sent all that it would send.
     pub server_ended_ns: Option<u64>,
     pub server_closed_ns: Option<u64>,
-    /// The server has asked for a reset, to throw away what was not taken.
-    pub thrown_away: bool,
+    /// Bytes that were not taken when the server closed, and were not thrown away.
+    pub left_behind: usize,
     /// The server closed while bytes were unread.
     pub unread_at_close: bool,
 }
@@ -193,6 +193,17 @@ impl Socket {
         Ok(len)
     }
 
+    /// As Linux counts it: with the end, if it was sent.
+    pub(super) fn not_taken(&self) -> u64 {
+        let end = self.outbound.fin && !self.far.eof && !self.is_reset;
+        self.outbound.bytes.len() as u64 + u64::from(end)
+    }
+
+    /// It was reset, or both sides have had all.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_reset || (self.inbound.fin && self.far.eof)
+    }
+
     /// When the byte at this place of the log was sent.
     pub(super) fn sent_at(&self, place: usize) -> u64 {
         let mut times = self.outbound.times.iter();
@@ -254,9 +265,9 @@ impl Socket {
         } else if len > 0 {
             self.call_carrier(at, clock);
         }
-        let tell = self.outbound.no_space && self.has_space() && !self.is_closed();
-        self.outbound.no_space &= !tell;
-        tell
+        let has_room = self.outbound.no_space && self.has_space();
+        self.outbound.no_space &= !has_room;
+        (has_room || self.is_over()) && !self.is_closed()
     }
 
     /// The client's side has reset the connection. What it has sent before can still be read.
@@ -292,7 +303,10 @@ impl Socket {
     pub(super) fn close(&mut self, at: usize, clock: &mut VirtualClock) {
         self.ends.server_closed_ns = Some(clock.now_ns);
         self.ends.server_ended_ns.get_or_insert(clock.now_ns);
-        self.ends.thrown_away = self.reset_at_close && !self.outbound.bytes.is_empty();
+        self.ends.left_behind = match self.reset_at_close {
+            true => 0,
+            false => self.outbound.bytes.len(),
+        };
         self.ends.unread_at_close = !self.inbound.bytes.is_empty() && !self.is_reset;
         self.token = None;
         if self.is_reset {

@@ -122,27 +122,28 @@ impl World for Simulated {
     }
 
     fn not_taken(fd: RawFd) -> u64 {
-        system(|stage| stage.ground.kernel.socket(fd).1.outbound.bytes.len() as u64)
+        system(|stage| stage.ground.kernel.socket(fd).1.not_taken())
     }
 
     fn reset_at_close(fd: RawFd) {
         system(|stage| stage.ground.kernel.socket(fd).1.reset_at_close = true);
     }
 
-    fn shutdown_write(fd: RawFd) {
+    fn shutdown_write(fd: RawFd) -> bool {
         system(|stage| {
             let ground = &mut stage.ground;
             let now = ground.clock.now_ns;
             let (at, socket) = ground.kernel.socket(fd);
             socket.ends.server_ended_ns.get_or_insert(now);
-            if socket.is_reset {
-                return;
+            if socket.is_over() {
+                return false;
             }
             socket.outbound.fin = true;
             socket.outbound.held = 0;
             socket.call_carrier(at, &mut ground.clock);
             ground.clock.note(|| format!("socket {at} is shut down"));
-        });
+            true
+        })
     }
 
     fn close(fd: RawFd) {
@@ -151,6 +152,12 @@ impl World for Simulated {
             let (at, socket) = ground.kernel.socket(fd);
             socket.close(at, &mut ground.clock);
             let ends = socket.ends;
+            if ends.left_behind > 0 && stage.watch.stopped_ns.is_none() {
+                let left = ends.left_behind;
+                let complaint =
+                    format!("the close of socket {at} leaves {left} bytes with the kernel");
+                stage.complaints.push(complaint);
+            }
             ground
                 .clock
                 .note(|| format!("socket {at} is closed: {ends:?}"));
