@@ -192,6 +192,31 @@ fault 'a part of 100 Continue finds no room, and the connection is closed (a men
 fault 'empty lines behind answers that were put aside are taken for the beginning of a head (a mended bug)' \
     'if !rest.is_empty() {' 'if !rest.is_empty() || self.table[index].outbox.gathered.is_some() {'
 
+fault 'a close leaves with the kernel what its client has not taken' \
+    'transport.reset_at_close::<W>();
+        }
+        self.forget(index);' \
+    '}
+        self.forget(index);'
+
+fault 'a client that is still taking answers loses them at the end' \
+    'false => self.close_politely(index),
+        }
+    }
+
+    /// Closes such' \
+    'false => self.close(index),
+        }
+    }
+
+    /// Closes such'
+
+fault 'a client that sends its end is taken for one that has taken all' \
+    'if transport.has_all_taken::<W>() || !transport.shutdown_write::<W>() {
+                        self.close(index);' \
+    'if transport.half_closed || !transport.shutdown_write::<W>() {
+                        self.close(index);'
+
 if [ "${#missed[@]}" -gt 0 ]; then
     printf '\nnot found: %s\n' "${missed[*]}" >&2
     exit 1

@@ -173,7 +173,7 @@ impl<W: World> Loop<W> {
     pub(crate) fn end(&mut self, index: u32) {
         self.let_go_of_gathered(index);
         match self.table[index].transport.has_all_taken::<W>() {
-            true => self.close(index),
+            true => self.forget(index),
             false => self.close_politely(index),
         }
     }
@@ -243,7 +243,7 @@ impl<W: World> Loop<W> {
     }
 
     /// Closes a connection, and leaves with the kernel what its client has not taken.
-    fn forget(&mut self, index: u32) {
+    pub(crate) fn forget(&mut self, index: u32) {
         self.note_close(index);
         self.let_go_of_gathered(index);
         self.let_go_of_slot(index);

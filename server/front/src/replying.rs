@@ -407,7 +407,7 @@ impl<W: World> Loop<W> {
         {
             // Nothing is unread, so that takes nothing away from the client; and nothing is left with the
             // kernel.
-            self.close(index);
+            self.forget(index);
         } else {
             self.close_politely(index);
         }
