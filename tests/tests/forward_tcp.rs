@@ -12,7 +12,7 @@ use std::thread;
 use transom_tests::client::reset;
 use transom_tests::doors::{Folder, behind};
 use transom_tests::server::installed;
-use transom_tests::{Launch, PATIENCE, Server, eventually};
+use transom_tests::{Client, Launch, PATIENCE, Server, eventually};
 
 fn front(door: &Path, flags: &str) -> Server {
     let forward = format!("serve --forward tcp://127.0.0.1:0={}", door.display());
@@ -496,6 +496,33 @@ fn idle_connections_lock_nobody_out() {
     let ended = front.stop();
     assert_eq!(figure(&ended.lines, "idle"), 4);
     assert_eq!(figure(&ended.lines, "accepted"), 5);
+}
+
+/// What a handler has sent is the client's to take, and the connection keeps its place meanwhile.
+#[test]
+fn connections_leave_nothing_with_the_kernel_once_their_handlers_have_ended() {
+    const PLACES: usize = 4;
+    let folder = Folder::new("tcp-untaken");
+    let door = folder.path("odd.door");
+    let _app = odd(&door, "--buckets 4");
+    let front = front(&door, &format!("--connections {PLACES}"));
+    let mut clients: Vec<_> = (0..4 * PLACES)
+        .map(|_| {
+            let mut client = Client::connect_with_buffer(front.address(), 2048);
+            client.send("much\n");
+            client
+        })
+        .collect();
+    // It comes after them, and takes at once what it is sent.
+    let answer = exchange(front.address(), b"much\n").expect("an answer");
+    assert_eq!(answer.len(), 40 << 10);
+    let whole = clients.iter_mut().filter_map(|client| client.rest().ok());
+    let whole = whole.filter(|bytes| bytes.len() == 40 << 10).count();
+    assert!(whole <= PLACES, "{whole} had all");
+    let ended = front.stop();
+    let served = figure(&ended.lines, "served");
+    assert_eq!(served, 4 * PLACES as u64 + 1);
+    assert_eq!(figure(&ended.lines, "untaken"), (4 * PLACES - whole) as u64);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! | `arena`, `stack` | outgrows its bucket |
 //! | `panic` | panics |
 //! | `leave` | returns at once |
+//! | `much` | sends 40 KiB, then returns |
 //! | `pid` | says which process it is, then returns |
 //! | `hang` | says `hung`, and never returns |
 //! | anything else | sends it back, and whatever follows it |
@@ -13,6 +14,8 @@ use std::hint::black_box;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use transom::Connection;
+
+const MUCH: usize = 40 << 10;
 
 fn outgrow_arena() {
     let mut all = Vec::new();
@@ -47,6 +50,7 @@ fn serve(connection: &mut Connection) -> io::Result<()> {
                     std::thread::park();
                 }
             }
+            b"much\n" if first => return connection.write_all(&[b'x'; MUCH]),
             b"pid\n" if first => return writeln!(connection, "{}", std::process::id()),
             _ => connection.write_all(bytes)?,
         }

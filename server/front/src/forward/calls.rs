@@ -88,7 +88,7 @@ impl<T: Traffic> Forwarder<T> {
     /// Takes the next call from the socket, if there is a slot for it.
     pub(super) fn receive_call(&mut self) -> Option<Taken> {
         self.entrance.serving?;
-        let count = self.count();
+        let count = self.count() + self.traffic.leaving();
         let may_have_more = count < self.traffic.most();
         let reserved = may_have_more.then(|| self.entrance.reserve()).flatten();
         let Some((at, slot)) = reserved else {

@@ -45,6 +45,7 @@ pub const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
 /// Bytes of a forward's own, beside its stack: what it knows of each slot, and one answer.
 pub const TABLES_SIZE: usize =
     INSTANCES * REMOTE_SLOTS_IN_ALL * size_of::<Option<CallEntry<udp::Asked>>>()
+        + CONNECTIONS_MAX * size_of::<tcp::Leaving>()
         + udp::SCRATCH_SIZE;
 
 /// Taken from the socket before replies are looked at.
@@ -262,6 +263,7 @@ impl<T: Traffic> Forwarder<T> {
             self.tend(false);
             self.expire();
             self.look_at_calls();
+            self.see_off();
             self.send_unsent();
             if !self.draining {
                 self.receive();
@@ -342,12 +344,19 @@ impl<T: Traffic> Forwarder<T> {
         self.again = true;
     }
 
+    /// Lets those go whose calls have ended; when to look again.
+    fn see_off(&mut self) -> u64 {
+        let count = self.count() + self.traffic.leaving();
+        self.traffic
+            .see_off(count >= self.traffic.most(), self.now_ns)
+    }
+
     /// Waits for events: not at all, until calls are unclaimed for too long, or until something is due.
     fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
         if std::mem::take(&mut self.again) {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
-        let mut due = self.next_due_ns.min(self.next_look_ns);
+        let mut due = self.next_due_ns.min(self.next_look_ns).min(self.see_off());
         if self.entrance.serving.is_none() {
             // With every look for the door, also whether it has been away for too long.
             due = due.min(self.entrance.ask_again_ns);

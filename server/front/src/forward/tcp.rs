@@ -11,6 +11,7 @@
 //! When a connection has ended in both directions and its handler does not take notice, its call is given up:
 //! then the application counts its bucket as lost.
 
+use super::CONNECTIONS_MAX;
 use super::asked::StreamOptions;
 use super::traffic::{Look, Loss, Taken, Traffic};
 use std::io;
@@ -43,6 +44,8 @@ struct ConnectionFigures {
     abandoned: u64,
     /// Nothing went either way for too long.
     idle: u64,
+    /// Their client had not taken all that it was sent, and was reset.
+    untaken: u64,
     /// Closed at once, because their address had as many as it may.
     address_refused: u64,
     cut: u64,
@@ -54,6 +57,12 @@ const QUIET_NS: u64 = 10_000_000_000;
 /// Between two looks at a connection, and how long a handler may leave one as it is that has ended in both
 /// directions.
 const LOOK_EVERY_NS: u64 = 2_000_000_000;
+
+/// Between two looks at connections whose clients are still taking what they were sent.
+const LEAVING_LOOK_NS: u64 = 10_000_000;
+
+/// How long such a client may take nothing if others wait for its place.
+const UNTAKEN_NS: u64 = 1_000_000_000;
 
 /// A connection that has ended in both directions.
 #[derive(Clone, Copy)]
@@ -74,6 +83,12 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Whether its client has taken all that it was sent, with the end, or will take no more.
+    fn has_all_taken(&self) -> bool {
+        let fd = self.fd.as_raw_fd();
+        !net::shutdown_write(fd) || net::not_taken(fd) == 0
+    }
+
     /// Whether it has ended in both directions, and its handler reads nothing of what is left.
     fn is_forgotten(&mut self, now_ns: u64) -> bool {
         let Some(unread) = net::left_after_the_end(&self.fd) else {
@@ -92,6 +107,16 @@ impl Held {
     }
 }
 
+/// A connection whose handler has ended, and whose client has not taken all that it was sent. It keeps its
+/// place: what the kernel holds for it is in the sum.
+pub(super) struct Leaving {
+    held: Held,
+    /// How much there was to be taken.
+    untaken: u64,
+    /// Since when it has been so much.
+    since_ns: u64,
+}
+
 impl Drop for Held {
     /// A handler can have its close wait for what the client has not taken. It is our thread that would wait.
     fn drop(&mut self) {
@@ -108,6 +133,9 @@ pub(super) struct Connections {
     /// How long a client may leave unacknowledged what it was sent, or the kernel's questions.
     write_timeout: Duration,
     addresses: Option<Arc<Addresses>>,
+    leaving: Vec<Leaving>,
+    /// When to look at those.
+    leaving_look_ns: u64,
     /// Until then nothing is said of connections that wait.
     quiet_until_ns: u64,
     figures: ConnectionFigures,
@@ -122,6 +150,8 @@ impl Connections {
             idle_timeout: options.timeouts.idle,
             write_timeout: options.timeouts.write,
             addresses: options.addresses.clone(),
+            leaving: Vec::with_capacity(options.connections.min(CONNECTIONS_MAX)),
+            leaving_look_ns: u64::MAX,
             quiet_until_ns: 0,
             figures: ConnectionFigures::default(),
         }
@@ -153,6 +183,26 @@ impl Connections {
         if let (Some(table), Some(counted)) = (&self.addresses, held.counted) {
             table.leave(counted);
         }
+    }
+
+    /// Closes a connection whose handler has ended, once its client has taken all.
+    fn end(&mut self, held: Held) {
+        if self.leaving.len() == self.leaving.capacity() || held.has_all_taken() {
+            self.let_out(&held);
+            return;
+        }
+        self.leaving_look_ns = 0;
+        self.leaving.push(Leaving {
+            held,
+            untaken: u64::MAX,
+            since_ns: 0,
+        });
+    }
+
+    /// Closes a connection that is leaving.
+    fn close(&mut self, n: usize) {
+        let leaving = self.leaving.swap_remove(n);
+        self.let_out(&leaving.held);
     }
 
     /// Shuts a connection down on which nothing has gone either way for too long, and its handler reads its
@@ -242,6 +292,40 @@ impl Traffic for Connections {
         now_ns + LOOK_EVERY_NS.min(self.idle_timeout.as_nanos() as u64)
     }
 
+    fn leaving(&self) -> usize {
+        self.leaving.len()
+    }
+
+    fn see_off(&mut self, is_full: bool, now_ns: u64) -> u64 {
+        if now_ns < self.leaving_look_ns {
+            return self.leaving_look_ns;
+        }
+        let most_ns = match is_full {
+            true => UNTAKEN_NS.min(self.write_timeout.as_nanos() as u64),
+            false => self.write_timeout.as_nanos() as u64,
+        };
+        for n in (0..self.leaving.len()).rev() {
+            let leaving = &mut self.leaving[n];
+            if leaving.held.has_all_taken() {
+                self.close(n);
+                continue;
+            }
+            let untaken = net::not_taken(leaving.held.fd.as_raw_fd());
+            if untaken != leaving.untaken {
+                (leaving.untaken, leaving.since_ns) = (untaken, now_ns);
+            } else if now_ns >= leaving.since_ns + most_ns {
+                net::reset_at_close(leaving.held.fd.as_raw_fd());
+                self.figures.untaken += 1;
+                self.close(n);
+            }
+        }
+        self.leaving_look_ns = match self.leaving.is_empty() {
+            true => u64::MAX,
+            false => now_ns + LEAVING_LOOK_NS,
+        };
+        self.leaving_look_ns
+    }
+
     fn note_full(&mut self, forward: &str, connections: usize, now_ns: u64) {
         let waits = self
             .listener
@@ -254,7 +338,7 @@ impl Traffic for Connections {
         warn!(
             forward,
             connections,
-            "a forward has as many connections as it may, and more wait: raise --connections, or --slots of its application, or lower --idle-timeout"
+            "a forward has as many connections as it may, and more wait: raise --connections, or --slots of its application, or lower --idle-timeout or --write-timeout"
         );
     }
 
@@ -274,8 +358,7 @@ impl Traffic for Connections {
     }
 
     fn complete(&mut self, call: Held, _: &AsyncClient, _: SlotId, completion: Completion) -> bool {
-        self.let_out(&call);
-        net::shutdown_write(call.fd.as_raw_fd());
+        self.end(call);
         if completion.status == Status::OK {
             self.figures.served += 1;
         } else {
@@ -285,10 +368,9 @@ impl Traffic for Connections {
     }
 
     fn lose(&mut self, call: Held, why: Loss) {
-        self.let_out(&call);
-        // One that is let go goes on without us.
-        if why != Loss::LetGo {
-            net::shutdown_write(call.fd.as_raw_fd());
+        match why {
+            Loss::LetGo => self.let_out(&call), // it goes on without us
+            _ => self.end(call),
         }
         let counter = match why {
             Loss::Late => &mut self.figures.late,
@@ -321,6 +403,7 @@ impl Traffic for Connections {
             late = figures.late,
             abandoned = figures.abandoned,
             idle = figures.idle,
+            untaken = figures.untaken,
             address_refused = figures.address_refused,
             cut = figures.cut,
             "forwarded connections"

@@ -30,6 +30,17 @@ pub(super) trait Traffic {
     /// When a call that begins now is first looked at.
     fn first_look_ns(&self, now_ns: u64) -> u64;
 
+    /// How many there are beside the calls, which count among them.
+    fn leaving(&self) -> usize {
+        0
+    }
+
+    /// Looks at those once it is time; `is_full`: others may wait for their places. When to look again;
+    /// `u64::MAX` for never.
+    fn see_off(&mut self, _is_full: bool, _now_ns: u64) -> u64 {
+        u64::MAX
+    }
+
     /// There may be no more at once, and some may wait.
     fn note_full(&mut self, forward: &str, count: usize, now_ns: u64);
 
