@@ -131,7 +131,8 @@ fn forwarder(
     let queue = options.timeouts.queue;
     Ok(match forward.kind {
         StreamKind::Connections => {
-            let traffic = tcp::Connections::new(forward.socket, options);
+            let most = options.connections.min(CONNECTIONS_MAX);
+            let traffic = tcp::Connections::new(forward.socket, options, most);
             let opening = opening(tcp::Connections::objection);
             let this = Forwarder::new(common, opening, traffic, queue)?;
             Box::new(move || this.run())

@@ -11,7 +11,6 @@
 //! When a connection has ended in both directions and its handler does not take notice, its call is given up:
 //! then the application counts its bucket as lost.
 
-use super::CONNECTIONS_MAX;
 use super::asked::StreamOptions;
 use super::traffic::{Look, Loss, Taken, Traffic};
 use std::io;
@@ -142,15 +141,15 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(listener: Arc<OwnedFd>, options: &StreamOptions) -> Self {
+    pub(super) fn new(listener: Arc<OwnedFd>, options: &StreamOptions, most: usize) -> Self {
         Connections {
             listener: Some(listener),
             options: options.sockets,
-            most: options.connections,
+            most,
             idle_timeout: options.timeouts.idle,
             write_timeout: options.timeouts.write,
             addresses: options.addresses.clone(),
-            leaving: Vec::with_capacity(options.connections.min(CONNECTIONS_MAX)),
+            leaving: Vec::with_capacity(most),
             leaving_look_ns: u64::MAX,
             quiet_until_ns: 0,
             figures: ConnectionFigures::default(),
