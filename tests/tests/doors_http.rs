@@ -371,7 +371,9 @@ fn a_door_that_another_user_serves_gets_no_request() {
     }
     let ended = application.stop();
     assert_eq!(ended.figure("calls"), 4);
-    assert!(!ended.stderr().contains(" WARN "), "{}", ended.stderr());
+    // On a loaded machine a front end that is ended, or that waits in vain, may have said hello before.
+    let warns = |line: &&String| line.contains(" WARN ") && !line.contains("hung up before");
+    assert_eq!(ended.lines.iter().find(warns), None);
 }
 
 #[test]
