@@ -168,6 +168,7 @@ impl FreeLists {
         self.occupied.set(0);
         self.fresh.set(0);
         self.earlier.set(0);
+        self.joined.set(0);
     }
 
     /// Whether a block was put in since some were joined.

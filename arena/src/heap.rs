@@ -960,6 +960,7 @@ impl Heap {
         if is_clean {
             // Everything was given back to where it was taken from. What the run holds may stay in it.
             self.close(); // a handler with the `&Bump` may have lifted it
+            self.freed.clear(); // what was counted
             self.is_to_fail.set(false);
             self.live_peak.set(0);
             self.deepest.set(self.mark());

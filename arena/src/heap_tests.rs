@@ -659,6 +659,50 @@ fn what_is_joined_again_and_again_is_always_found() {
     assert_eq!(heap.used(), 50 * 48);
 }
 
+/// What was joined in a request says nothing of the next one.
+#[test]
+fn a_request_finds_what_it_would_find_in_a_new_bucket() {
+    let run = |heap: &Heap| {
+        let make = |size| Block::make(heap, layout(size, 8), 1).expect("fits");
+        let pieces = [304, 304, 16, 304, 16].map(make);
+        let [a, b, _, c, _] = pieces;
+        a.free(heap);
+        c.free(heap);
+        make(600).free(heap); // which looks at both
+        b.free(heap);
+        heap.top - make(608).at.as_ptr().addr()
+    };
+    let mut lab = Lab::new(Wipe::None);
+    assert_eq!(run(&lab.heap), 608, "where the first two were");
+    lab.forget();
+    for ends_empty in [true, false] {
+        let make = |_| Block::make(&lab.heap, layout(48, 8), 1).expect("fits");
+        let mut blocks: Vec<_> = (0..81).map(make).collect();
+        let holes = blocks.split_off(1);
+        for (n, hole) in holes.into_iter().enumerate() {
+            match n % 2 {
+                0 => hole.free(&lab.heap),
+                _ => blocks.push(hole),
+            }
+        }
+        let large = Block::make(&lab.heap, layout(600, 8), 1).expect("fits");
+        large.free(&lab.heap);
+        if ends_empty {
+            blocks.extend((0..40).map(make));
+            blocks.sort_by_key(|block| block.at);
+            blocks.into_iter().for_each(|block| block.free(&lab.heap));
+            assert!(lab.heap.freed.is_empty());
+        }
+        lab.forget();
+        assert_eq!(
+            run(&lab.heap),
+            608,
+            "after one that ends empty: {ends_empty}"
+        );
+        lab.forget();
+    }
+}
+
 /// The same above the mark.
 #[test]
 fn what_is_joined_above_the_mark_is_always_found() {
