@@ -4,9 +4,11 @@
 //! themselves: a free block's first eight bytes say which block comes next and how long this one is. Small
 //! sizes have a list each, so a block that was freed and the next one of its size cost a few instructions;
 //! larger sizes share lists, two to a doubling, and are split. Neighbours are joined only on request
-//! ([`FreeLists::join`]): at first those among the blocks that came since the last time
-//! ([`FreeLists::join_those`]), which costs each block one look. Many small holes that have no neighbour are
-//! so looked at once, and not at each join.
+//! ([`FreeLists::join`]): at first those among the blocks that came since the last time, which costs each
+//! block one look. Many small holes that have no neighbour are so looked at once, and not at each join.
+//!
+//! When that is not enough all blocks are settled ([`FreeLists::settle`]) in an [`Index`], which knows for
+//! certain what is there.
 //!
 //! It knows nothing of where the arena ends, of marks or of requests. It is plain memory and arithmetic, so
 //! that it runs under Miri.
@@ -14,6 +16,8 @@
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::ptr::NonNull;
+
+use crate::index::Index;
 
 /// Every block is a multiple of this, and aligned to it.
 pub(crate) const GRANULE: usize = 16;
@@ -31,12 +35,18 @@ const SETTLED: u32 = 1 << 31;
 /// The largest arena whose blocks have lengths below [`SETTLED`].
 pub(crate) const ARENA_MAX: usize = (SETTLED - 1) as usize * GRANULE;
 
-/// The end of a list.
-const NIL: u32 = u32::MAX;
+/// The end of a list; above the places of all blocks.
+pub(crate) const NIL: u32 = u32::MAX;
 
 /// How many blocks of a shared list are looked at for one that is large enough, before a larger list is taken
 /// instead.
 const LOOKS: u32 = 8;
+
+#[cfg(test)]
+thread_local! {
+    /// How often a free block was looked at.
+    pub(crate) static LOOKS_TAKEN: Cell<u64> = const { Cell::new(0) };
+}
 
 /// The bytes that a block of so many has.
 #[inline(always)]
@@ -87,6 +97,8 @@ pub(crate) struct FreeLists {
     earlier: Cell<u64>,
     /// Blocks that there were when all were joined.
     joined: Cell<u64>,
+    /// All blocks but those that were put in since they were settled.
+    index: Index,
 }
 
 /// The arena that the lists are of. Blocks are named by their granule, and reached through this pointer.
@@ -118,6 +130,8 @@ impl Base {
 
     #[inline(always)]
     fn read(self, granule: u32) -> Free {
+        #[cfg(test)]
+        LOOKS_TAKEN.set(LOOKS_TAKEN.get() + 1);
         // SAFETY: only granules of free blocks are read, which `write` has written; aligned to 16.
         unsafe { self.pointer_to(granule).cast::<Free>().read() }
     }
@@ -154,12 +168,18 @@ impl FreeLists {
             fresh: Cell::new(0),
             earlier: Cell::new(0),
             joined: Cell::new(0),
+            index: Index::new(),
         }
     }
 
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.occupied.get() == 0
+        self.occupied.get() == 0 && self.index.is_empty()
+    }
+
+    /// Whether blocks were settled, and some of them are there.
+    pub(crate) fn are_indexed(&self) -> bool {
+        !self.index.is_empty()
     }
 
     /// Forgets all blocks, without looking at them.
@@ -169,6 +189,7 @@ impl FreeLists {
         self.fresh.set(0);
         self.earlier.set(0);
         self.joined.set(0);
+        self.index.clear();
     }
 
     /// Whether a block was put in since some were joined.
@@ -176,12 +197,7 @@ impl FreeLists {
         self.fresh.get() > 0
     }
 
-    /// Whether no block was put in since all were joined: then there is nothing to join.
-    pub(crate) fn are_joined(&self) -> bool {
-        self.unjoined() == 0
-    }
-
-    /// Whether so many were put in since then that another look at all of them costs each a few.
+    /// Whether so many were put in since all were joined that another look at all of them costs each a few.
     pub(crate) fn are_worth_joining(&self) -> bool {
         self.unjoined() > self.joined.get() / 8
     }
@@ -241,32 +257,31 @@ impl FreeLists {
     }
 
     /// A block for `size` bytes at an alignment of at most [`GRANULE`], of the nearest size that is there;
-    /// the rest of the block stays. A few blocks of the nearest list are looked at; with `thorough` all, and
-    /// then those that fit come first in it, for the next ones of this size.
-    pub(crate) fn take(&self, base: Base, size: usize, thorough: bool) -> Option<NonNull<u8>> {
+    /// the rest of the block stays. A few blocks of the nearest list are looked at, and then those that were
+    /// settled.
+    pub(crate) fn take(&self, base: Base, size: usize) -> Option<NonNull<u8>> {
         if size > ARENA_MAX {
             return None;
         }
         let len = (size / GRANULE) as u32;
         let bin = bin_of(len);
-        let fits = |block: Stretch| block.len >= len;
-        if thorough && bin >= SMALL_BINS {
-            self.bring_forward(base, bin, fits);
-        }
-        if let Some(found) = self.unlink(base, bin, LOOKS, fits) {
+        if let Some(found) = self.unlink(base, bin, LOOKS, |block| block.len >= len) {
             return Some(self.split(base, found, 0, len));
+        }
+        if let Some(at) = self.index.take(base, len) {
+            return Some(base.pointer_to(at));
         }
         // Whatever is in the lists above is large enough.
         let above = self.occupied.get() & (!1 << bin);
         if above == 0 {
             return None;
         }
-        let bin = above.trailing_zeros() as usize;
-        let found = self.unlink(base, bin, 1, |_| true)?;
+        let found = self.unlink(base, above.trailing_zeros() as usize, 1, |_| true)?;
         Some(self.split(base, found, 0, len))
     }
 
-    /// As [`take`](FreeLists::take), at a larger alignment: in each list it looks at as many.
+    /// As [`take`](FreeLists::take), at a larger alignment: in each list it looks at as many. With `thorough`
+    /// it looks at all blocks that were settled, if it has to.
     pub(crate) fn take_aligned(
         &self,
         base: Base,
@@ -283,31 +298,47 @@ impl FreeLists {
             (address.next_multiple_of(layout.align()) - address) / GRANULE
         };
         let fits = |block: Stretch| skip(block) + len as usize <= block.len as usize;
-        let found = (bin_of(len)..BINS).find_map(|bin| {
-            if thorough {
-                self.bring_forward(base, bin, fits);
-            }
-            self.unlink(base, bin, LOOKS, fits)
-        })?;
-        Some(self.split(base, found, skip(found) as u32, len))
+        let listed = (bin_of(len)..BINS).find_map(|bin| self.unlink(base, bin, LOOKS, fits));
+        if let Some(found) = listed {
+            return Some(self.split(base, found, skip(found) as u32, len));
+        }
+        let place = |block| fits(block).then(|| block.at + skip(block) as u32);
+        let enough = u32::try_from(len as usize + layout.align() / GRANULE - 1).unwrap_or(NIL);
+        let at = self
+            .index
+            .take_where(base, [len, enough], thorough, place)?;
+        Some(base.pointer_to(at))
     }
 
-    /// Looks at all blocks of a list, and puts those that fit before the others.
-    fn bring_forward(&self, base: Base, bin: usize, fits: impl Fn(Stretch) -> bool) {
-        let mut at = self.head(bin);
-        let [mut others, mut fitting] = [Chain::EMPTY; 2];
-        while at != NIL {
-            let free = base.read(at);
-            let len = free.len();
-            match fits(Stretch { at, len }) {
-                true => fitting.append(base, at),
-                false => others.append(base, at),
+    /// Joins all neighbours, so that [`take`](FreeLists::take) finds a block if there is one. Each block costs
+    /// a way down a tree when it is settled, and no look until it is taken. Small blocks are no longer found
+    /// by their size then.
+    pub(crate) fn settle(&self, base: Base) {
+        while self.occupied.get() != 0 {
+            let bin = self.occupied.get().trailing_zeros() as usize;
+            let mut at = self.heads[bin].get();
+            self.occupied.set(self.occupied.get() & !(1 << bin));
+            while at != NIL {
+                let free = base.read(at);
+                let len = free.len();
+                // SAFETY: it was in a list, which is forgotten, and is nowhere now.
+                unsafe { self.index.join(base, Stretch { at, len }) };
+                at = free.next;
             }
-            at = free.next;
         }
-        others.append(base, NIL);
-        fitting.append(base, others.first);
-        self.heads[bin].set(fitting.first);
+        self.fresh.set(0);
+        self.earlier.set(0);
+        self.joined.set(0);
+    }
+
+    /// Takes out the block that begins there, if it was settled.
+    pub(crate) fn take_at(&self, base: Base, at: u32) -> Option<Stretch> {
+        self.index.take_at(base, at)
+    }
+
+    /// Takes out any block that was settled.
+    pub(crate) fn take_any(&self, base: Base) -> Option<Stretch> {
+        self.index.take_any(base)
     }
 
     /// The first block of a list.
@@ -377,10 +408,9 @@ impl FreeLists {
 
     /// Bytes of the largest block.
     pub(crate) fn largest(&self, base: Base) -> usize {
-        let Some(bin) = self.occupied.get().checked_ilog2() else {
-            return 0;
-        };
-        let (mut largest, mut at) = (0, self.heads[bin as usize].get());
+        let bin = self.occupied.get().checked_ilog2();
+        let mut at = bin.map_or(NIL, |bin| self.heads[bin as usize].get());
+        let mut largest = self.index.largest(base);
         while at != NIL {
             let free = base.read(at);
             largest = largest.max(free.len());
@@ -389,14 +419,10 @@ impl FreeLists {
         largest as usize * GRANULE
     }
 
-    /// Joins neighbours, and asks about each resulting block, lowest first, whether to keep it.
-    pub(crate) fn join(&self, base: Base, keep: impl FnMut(Stretch) -> bool) {
-        self.join_those(base, true, keep);
-    }
-
-    /// The same of `all` blocks, or of those only that came since the last time. That costs each of them one
+    /// Joins neighbours among `all` blocks of the lists, or among those only that came since the last time;
+    /// asks about each resulting block, lowest first, whether to keep it. The latter costs each of them one
     /// look, so it is not limited.
-    pub(crate) fn join_those(&self, base: Base, all: bool, mut keep: impl FnMut(Stretch) -> bool) {
+    pub(crate) fn join(&self, base: Base, all: bool, mut keep: impl FnMut(Stretch) -> bool) {
         let mut sorted = Sorted::default();
         let mut lists = self.occupied.get();
         while lists != 0 {
@@ -432,27 +458,6 @@ impl FreeLists {
             self.earlier.set(0);
             self.joined.set(count);
         }
-    }
-}
-
-/// A list that is added to at its end.
-struct Chain {
-    first: u32,
-    last: u32,
-}
-
-impl Chain {
-    const EMPTY: Chain = Chain {
-        first: NIL,
-        last: NIL,
-    };
-
-    fn append(&mut self, base: Base, at: u32) {
-        match self.last {
-            NIL => self.first = at,
-            last => base.set_next(last, at),
-        }
-        self.last = at;
     }
 }
 

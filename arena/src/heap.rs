@@ -88,11 +88,7 @@ pub struct Heap {
     may_rise: Cell<bool>,
     /// This request found no block above the mark, and might have if neighbours were joined.
     misses_joined: Cell<bool>,
-    /// Where the tip was when all blocks below the mark were joined last. While it is not above that, no
-    /// block has come to lie at the tip.
-    joined_tip: Cell<usize>,
-    /// The request fails in any case, so it looks at all free blocks only when enough has been freed to pay
-    /// for that.
+    /// The request fails in any case, so it does not look at all free blocks for one that is aligned.
     is_to_fail: Cell<bool>,
     /// The newest of the notes on what the handler has used.
     gaps: Cell<*const Gap>,
@@ -160,7 +156,6 @@ impl Heap {
             kept_freed: FreeLists::new(),
             may_rise: Cell::new(false),
             misses_joined: Cell::new(false),
-            joined_tip: Cell::new(0),
             is_to_fail: Cell::new(false),
             gaps: Cell::new(ptr::null()),
             wipe,
@@ -256,10 +251,8 @@ impl Heap {
     pub(crate) fn largest_piece(&self, uses_kept: bool) -> usize {
         let mut largest = self.room.get();
         if uses_kept {
-            self.kept_freed.join(self.base(), |block| {
-                largest = largest.max(block.bytes());
-                true
-            });
+            self.kept_freed.settle(self.base());
+            largest = largest.max(self.kept_freed.largest(self.base()));
         }
         largest.min(self.capacity)
     }
@@ -290,8 +283,8 @@ impl Heap {
 
     /// Bytes of the largest block that this request can have, after neighbours above the mark were joined.
     pub(crate) fn largest_piece_joined(&self) -> usize {
-        if self.uses_kept.get() && !self.kept_freed.are_joined() {
-            self.kept_freed.join(self.base(), |_| true);
+        if self.uses_kept.get() {
+            self.kept_freed.settle(self.base());
         }
         self.largest_piece_now()
     }
@@ -463,9 +456,10 @@ impl Heap {
     }
 
     fn allocate_by_size(&self, size: usize) -> Option<NonNull<u8>> {
+        let take = || self.freed.take(self.base(), size);
         let near = || match size <= SMALL_MAX {
             true => self.freed.take_small(self.base(), size),
-            false => self.freed.take(self.base(), size, false),
+            false => take(),
         };
         self.take_from_lists(size, near)
             .or_else(|| {
@@ -473,10 +467,7 @@ impl Heap {
                 self.take_from_lists(size, near)
             })
             .or_else(|| self.take_from_bump(size, GRANULE))
-            .or_else(|| {
-                let take = |thorough| self.freed.take(self.base(), size, thorough);
-                self.join_and_take(size, GRANULE, take)
-            })
+            .or_else(|| self.settle_and_take(size, GRANULE, take))
     }
 
     /// Before the run grows for a large block: joins what was freed, if that has bytes enough and costs each
@@ -485,7 +476,7 @@ impl Heap {
     fn join_early(&self, size: usize) -> bool {
         let joins = size > SMALL_MAX && self.holes.get() >= size && self.freed.have_fresh();
         if joins {
-            self.join_freed(self.freed.are_worth_joining());
+            self.join_freed();
         }
         joins
     }
@@ -505,51 +496,28 @@ impl Heap {
 
     #[cold]
     fn allocate_aligned(&self, layout: Layout, size: usize) -> Option<NonNull<u8>> {
-        let take = |thorough| self.freed.take_aligned(self.base(), layout, thorough);
+        let take = || {
+            let thorough = !self.is_to_fail.get();
+            self.freed.take_aligned(self.base(), layout, thorough)
+        };
         self.take_from_bump(size, layout.align())
-            .or_else(|| self.join_and_take(size, layout.align(), take))
+            .or_else(|| self.settle_and_take(size, layout.align(), take))
     }
 
-    /// A block for which neighbours may have to be joined first. There is none only if no free piece is large
-    /// enough; or if the request is to fail, and has freed little since all were looked at.
-    fn join_and_take(
+    /// A block where the request would get nothing otherwise. There is none only if no free piece is large
+    /// enough; or if the request is to fail, and the block is aligned.
+    fn settle_and_take(
         &self,
         size: usize,
         align: usize,
-        take: impl Fn(bool) -> Option<NonNull<u8>>,
+        take: impl FnOnce() -> Option<NonNull<u8>>,
     ) -> Option<NonNull<u8>> {
         if self.free() < size {
             return None;
         }
-        let take = |thorough| {
-            self.take_from_bump(size, align)
-                .or_else(|| self.take_from_lists(size, || take(thorough)))
-        };
-        let is_joined = || self.freed.are_joined() && self.tip() <= self.joined_tip.get();
-        self.look_everywhere(&self.freed, is_joined, |all| self.join_freed(all), take)
-    }
-
-    /// Looks for a block in the lists, in the order of what it costs: among those that were freed of late,
-    /// among all, and among all after neighbours were joined. A block that lies alone is looked at only where
-    /// the request would get nothing otherwise.
-    fn look_everywhere(
-        &self,
-        lists: &FreeLists,
-        is_joined: impl Fn() -> bool,
-        join: impl Fn(bool),
-        take: impl Fn(bool) -> Option<NonNull<u8>>,
-    ) -> Option<NonNull<u8>> {
-        join(false);
-        if let Some(block) = take(false) {
-            return Some(block);
-        }
-        if self.is_to_fail.get() && !lists.are_worth_joining() {
-            return None;
-        }
-        take(true).or_else(|| {
-            (!is_joined()).then(|| join(true))?;
-            take(true)
-        })
+        self.settle();
+        self.take_from_bump(size, align)
+            .or_else(|| self.take_from_lists(size, take))
     }
 
     /// What was freed above the mark goes first: a block that outlives its request then costs nothing more.
@@ -566,15 +534,13 @@ impl Heap {
         }
         let base = self.base();
         let lists = &self.kept_freed;
-        let take = |thorough| match layout.align() > GRANULE {
+        if is_last_resort {
+            lists.settle(base);
+        }
+        let thorough = is_last_resort && !self.is_to_fail.get();
+        let block = match layout.align() > GRANULE {
             true => lists.take_aligned(base, layout, thorough),
-            false => lists.take(base, size, thorough),
-        };
-        let block = if is_last_resort {
-            let join = |all| lists.join_those(base, all, |_| true);
-            self.look_everywhere(lists, || lists.are_joined(), join, take)
-        } else {
-            take(false)
+            false => lists.take(base, size),
         };
         match block {
             Some(_) => self.kept.set(self.kept.get() + size),
@@ -723,24 +689,42 @@ impl Heap {
         unsafe { self.memory.add(address - self.memory.as_ptr().addr()) }
     }
 
-    /// Joins what was freed, all or what came since the last time; what lies at the cursor goes back to the
-    /// bump.
-    fn join_freed(&self, all: bool) {
+    /// Joins what was freed: all, if enough came since all were joined last, or else what came since some
+    /// were. What lies at the tip goes back to the run.
+    fn join_freed(&self) {
+        if self.freed.are_indexed() {
+            return self.settle();
+        }
         self.note_peak(); // the tip moves
         let base = self.base();
-        self.freed.join_those(base, all, |block| {
+        let all = self.freed.are_worth_joining();
+        self.freed.join(base, all, |block| {
             let is_tip = base.address_of(block.at) == self.tip();
             if is_tip {
-                self.move_tip(self.tip() + block.bytes());
-                self.fewer_holes(block.bytes());
+                self.take_back(block);
             }
             !is_tip
         });
-        if all {
-            self.joined_tip.set(self.tip());
+        self.move_floor();
+        self.give_back_to_bump();
+    }
+
+    /// Joins all that was freed, for certain.
+    fn settle(&self) {
+        self.note_peak(); // the tip moves
+        let base = self.base();
+        self.freed.settle(base);
+        if let Some(block) = self.freed.take_at(base, base.granule_of(self.tip())) {
+            self.take_back(block);
         }
         self.move_floor();
         self.give_back_to_bump();
+    }
+
+    /// A block that was freed, and lies at the tip, goes back to the run.
+    fn take_back(&self, block: Stretch) {
+        self.move_tip(self.tip() + block.bytes());
+        self.fewer_holes(block.bytes());
     }
 
     /// The bump's cursor, if its current chunk is the arena.
@@ -997,24 +981,19 @@ impl Heap {
         // Below the tip lie the rest of the run and the handler's own use of the bump.
         let mut lowest = self.tip();
         self.free_gaps();
-        // Lowest first: what is free right above the tip is skipped, so that the mark lies above it.
-        self.freed.join(base, |block| {
-            let is_lowest = base.address_of(block.at) == lowest;
-            if is_lowest {
-                lowest += block.bytes();
-            }
-            !is_lowest
-        });
-        let kept = &self.kept_freed;
-        self.freed.join(base, |block| {
+        self.freed.settle(base);
+        // What is free right above the tip is skipped, so that the mark lies above it.
+        if let Some(block) = self.freed.take_at(base, base.granule_of(lowest)) {
+            lowest += block.bytes();
+        }
+        while let Some(block) = self.freed.take_any(base) {
             self.wipe_block(block);
             // SAFETY: a block of the arena's, in no list any more.
-            unsafe { kept.put(base, block) };
-            false
-        });
+            unsafe { self.kept_freed.put(base, block) };
+        }
         self.freed.clear();
         if self.misses_joined.get() {
-            kept.join(base, |_| true);
+            self.kept_freed.settle(base);
         }
         self.move_mark(lowest);
         self.may_rise.set(false); // what lies right above it now is live
@@ -1025,15 +1004,10 @@ impl Heap {
     /// Moves the mark up to the lowest block above it that is live. There is one.
     fn raise_mark(&self) {
         let base = self.base();
-        let mut lowest = self.mark();
-        self.kept_freed.join(base, |block| {
-            let is_lowest = base.address_of(block.at) == lowest;
-            if is_lowest {
-                lowest += block.bytes();
-            }
-            !is_lowest
-        });
-        self.move_mark(lowest);
+        self.kept_freed.settle(base);
+        if let Some(block) = self.kept_freed.take_at(base, base.granule_of(self.mark())) {
+            self.move_mark(self.mark() + block.bytes());
+        }
     }
 
     /// Puts what the handler has used of the bump, as far as there are notes on it, into the lists.

@@ -1,6 +1,7 @@
 //! The arena, by itself: where blocks lie, what is used again, what stays.
 
 use super::*;
+use crate::free_lists::LOOKS_TAKEN;
 use std::mem::ManuallyDrop;
 
 /// Without it no heap can be built, see [`Heap::new`]. It serves all unit tests of this crate.
@@ -546,7 +547,7 @@ fn what_fits_below_the_mark_costs_no_search_above_it() {
                 .free(&lab.heap);
         }
         lab.end();
-        assert!(!lab.heap.kept_freed.are_joined());
+        assert!(!lab.heap.kept_freed.are_indexed());
     }
     // Above the mark there is still what is left of it.
     let small = Block::make(&lab.heap, layout(64, 8), 9).expect("fits");
@@ -657,6 +658,103 @@ fn what_is_joined_again_and_again_is_always_found() {
         list.into_iter().for_each(|block| block.free(heap));
     }
     assert_eq!(heap.used(), 50 * 48);
+}
+
+/// Runs `each` in a small arena and a large one. It must cost hardly more looks at free blocks in the large
+/// one: they lie in a tree.
+fn looks_hardly_depend_on_the_arena(run: impl Fn(&Heap) -> u64) {
+    let looks = |len| {
+        let lab = Lab::of(len, Wipe::None);
+        run(&lab.heap)
+    };
+    let few = looks(if cfg!(miri) { LEN } else { 128 << 10 });
+    if !cfg!(miri) {
+        let many = looks(1 << 20);
+        assert!(many < 2 * few, "{few} {many}");
+    }
+}
+
+/// Looks at free blocks that some rounds of `each` cost, after a first one, in which all may be looked at.
+fn looks_of(mut each: impl FnMut()) -> u64 {
+    each();
+    let before = LOOKS_TAKEN.get();
+    (0..if cfg!(miri) { 2 } else { 200 }).for_each(|_| each());
+    LOOKS_TAKEN.get() - before
+}
+
+/// An arena that is full but for many holes that are too small for `layout`, and one block of that.
+fn full_of_holes(heap: &Heap, hole: usize, layout: Layout, is_high: bool) -> Block {
+    let first = Block::make(heap, layout, 1);
+    let (mut holes, mut kept) = (Vec::new(), Vec::new());
+    let pin = self::layout(16, 8);
+    kept.extend(Block::make(heap, pin, 2));
+    while heap.reach() > 4096 {
+        holes.extend(Block::make(heap, self::layout(hole, 8), 2));
+        kept.extend(Block::make(heap, self::layout(32, 8), 2)); // so that all have the same alignment
+    }
+    let last = Block::make(heap, layout, 1);
+    while let Some(block) = Block::make(heap, pin, 2) {
+        kept.push(block); // what is left, and lies at the tip
+    }
+    holes.into_iter().for_each(|hole| hole.free(heap));
+    match is_high {
+        true => first.expect("fits"),
+        false => last.expect("fits"),
+    }
+}
+
+#[test]
+fn in_a_full_arena_a_block_costs_no_look_at_all_that_are_free() {
+    let wanted = [(528, layout(752, 8)), (32, layout(32, 32))];
+    for (is_high, (hole, wanted)) in [false, true]
+        .into_iter()
+        .flat_map(|h| wanted.map(|w| (h, w)))
+    {
+        looks_hardly_depend_on_the_arena(|heap| {
+            let mut only = Some(full_of_holes(heap, hole, wanted, is_high));
+            let each = layout(hole, 8);
+            looks_of(|| {
+                let others: Vec<_> = (0..12).map(|_| Block::make(heap, each, 3)).collect();
+                only.take().expect("made").free(heap);
+                others
+                    .into_iter()
+                    .flatten()
+                    .for_each(|other| other.free(heap));
+                only = Block::make(heap, wanted, 1);
+            })
+        });
+    }
+}
+
+/// Two neighbours that are freed one after the other, and asked for as one.
+#[test]
+fn in_a_full_arena_neighbours_are_joined_without_a_look_at_all_that_are_free() {
+    looks_hardly_depend_on_the_arena(|heap| {
+        let make = |size| Block::make(heap, layout(size, 8), 1).expect("the two");
+        let mut two = Some(full_of_holes(heap, 48, layout(608, 8), true));
+        looks_of(|| {
+            two.take().expect("made").free(heap);
+            let [one, other] = [304, 304].map(make);
+            one.free(heap);
+            assert!(heap.allocate(layout(2000, 8)).is_err());
+            other.free(heap);
+            two = Some(make(608));
+        })
+    });
+}
+
+/// What is aligned is refused only if there is no place for it, too.
+#[test]
+fn an_aligned_block_is_refused_only_if_no_piece_has_a_place_for_it() {
+    for is_high in [false, true] {
+        let lab = Lab::new(Wipe::None);
+        let wanted = layout(32, 32);
+        let only = full_of_holes(&lab.heap, 32, wanted, is_high);
+        assert_eq!(lab.heap.allocate(wanted), Err(DoesNotFit));
+        let at = only.at;
+        only.free(&lab.heap);
+        assert_eq!(lab.heap.allocate(wanted), Ok(at));
+    }
 }
 
 /// What was joined in a request says nothing of the next one.

@@ -42,6 +42,7 @@ mod free_lists;
 pub mod futex;
 mod geometry;
 mod heap;
+mod index;
 mod loaded;
 mod mutex;
 mod overdraft;
