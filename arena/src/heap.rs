@@ -73,8 +73,8 @@ pub struct Heap {
     limit: usize,
     /// The most that was live, as far as it was looked at.
     live_peak: Cell<usize>,
-    /// The lowest that the tip was in this request, as far as it was looked at. It is not above `lowest`, if
-    /// that is an address.
+    /// The lowest that the tip was in this request, as far as it was looked at, or would have been if it had
+    /// taken all that it has asked for. It is not above `lowest`, if that is an address.
     deepest: Cell<usize>,
     /// Bytes that the handler has taken from the bump, as far as there are notes on them.
     taken: Cell<usize>,
@@ -333,6 +333,13 @@ impl Heap {
     #[must_use]
     pub fn extent(&self) -> usize {
         (self.top - self.deepest.get().min(self.end())).min(self.capacity)
+    }
+
+    /// The request would have given up in an arena that is smaller by more than so many bytes, whether or not
+    /// it takes what it has asked for.
+    pub(crate) fn note_spare(&self, bytes: usize) {
+        let deepest = self.top - self.capacity.saturating_sub(bytes);
+        self.deepest.set(self.deepest.get().min(deepest));
     }
 
     /// The request has got no block, and will fail for that.

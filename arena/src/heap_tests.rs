@@ -881,3 +881,20 @@ fn the_extent_is_exact_and_counts_holes_but_not_what_was_given_back_at_the_tip()
     lab.end();
     assert_eq!(lab.heap.extent(), 0);
 }
+
+#[test]
+fn the_extent_counts_what_a_request_has_asked_for_and_not_taken() {
+    let mut lab = Lab::new(Wipe::None);
+    let spare = lab.heap.free() - 3000;
+    let first = Block::make(&lab.heap, layout(1000, 8), 1).expect("fits");
+    lab.heap.note_spare(spare);
+    lab.heap.note_spare(spare + 1000);
+    assert_eq!((lab.heap.extent(), lab.heap.high_water()), (3000, 1008));
+    lab.heap.note_spare(usize::MAX);
+    assert_eq!(lab.heap.extent(), 3000);
+    lab.heap.note_spare(0);
+    assert_eq!(lab.heap.extent(), lab.heap.capacity());
+    first.free(&lab.heap);
+    lab.end();
+    assert_eq!(lab.heap.extent(), 0);
+}

@@ -876,6 +876,14 @@ pub fn current_usage() -> Option<(usize, usize, usize)> {
     Some((heap.used(), heap.free(), heap.high_water()))
 }
 
+/// Says that the request that this thread is running would have given up in an arena that is smaller by more
+/// than so many bytes: [`Usage::extent`] counts what it has asked for, although it may take less.
+pub fn note_spare(bytes: usize) {
+    if let Some(bucket) = bound() {
+        bucket.heap().note_spare(bytes);
+    }
+}
+
 /// Bytes of the largest block that the request that this thread begins can have, as far as that is known
 /// without a search.
 #[must_use]

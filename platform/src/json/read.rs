@@ -18,7 +18,7 @@ use serde::de::{
 use std::any::type_name;
 use std::cell::Cell;
 use std::fmt::{self, Display};
-use transom_arena::{exhausted, overdraft_share};
+use transom_arena::{exhausted, note_spare, overdraft_share};
 
 /// What an error says of a document, in bytes.
 const SAID: usize = 256;
@@ -140,8 +140,13 @@ fn ask_of_text<E: Error>(text: &str) -> Result<(), E> {
         return Ok(());
     }
     let said: usize = text.chars().map(|c| c.escape_debug().len()).sum();
-    let most = Memory::now().map_or(usize::MAX, |memory| memory.free.max(overdraft_share()));
-    match said > most / 4 {
+    let free = Memory::now().map_or(usize::MAX, |memory| memory.free);
+    let share = overdraft_share();
+    match said > free.max(share) / 4 {
+        false if said > share / 4 => {
+            note_spare(free - 4 * said);
+            Ok(())
+        }
         false => Ok(()),
         true => {
             BUFFER.with(|buffer| buffer.too_much.set(true));
@@ -160,6 +165,7 @@ fn reckon<E: Error>() -> Result<(), E> {
         buffer.held.set(true);
         buffer.too_much.set(left < need);
         buffer.left.set(left.saturating_sub(need));
+        note_spare(buffer.left.get());
         match left < need {
             false => Ok(()),
             true => Err(E::custom("it is too much")),

@@ -1,6 +1,7 @@
 //! Ordinary handlers whose requests leave holes in their buckets: collections that grow side by side, and
 //! values that come and go beside others.
 
+use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::process::ExitCode;
 use transom::{Failure, Request, Router};
@@ -52,6 +53,28 @@ fn json(_: &Request) -> Result<String, Failure> {
     Ok(value.to_string())
 }
 
+/// Numbers in lists in lists, which serde buffers.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Tree {
+    Leaf(u64),
+    Many(Vec<Tree>),
+}
+
+impl Tree {
+    fn sum(&self) -> u64 {
+        match self {
+            Tree::Leaf(number) => *number,
+            Tree::Many(list) => list.iter().map(Tree::sum).sum(),
+        }
+    }
+}
+
+fn tree(request: &Request) -> Result<String, Failure> {
+    let tree: Tree = request.json()?;
+    Ok(format!("{}\n", tree.sum()))
+}
+
 fn two(_: &Request) -> String {
     let (mut one, mut other) = (String::new(), String::new());
     for n in 0..20_000 {
@@ -89,6 +112,7 @@ fn main() -> ExitCode {
         .get("/groups", groups)
         .get("/words", words)
         .get("/json", json)
+        .post("/tree", tree)
         .get("/two", two)
         .get("/lists/{holes}/{rounds}", lists)
         .get("/scattered", scattered);
