@@ -186,10 +186,16 @@ impl FreeLists {
     #[inline]
     pub(crate) fn clear(&self) {
         self.occupied.set(0);
+        self.index.clear();
+        self.forget_counts();
+    }
+
+    /// Forgets how many were put in and joined.
+    #[inline(always)]
+    pub(crate) fn forget_counts(&self) {
         self.fresh.set(0);
         self.earlier.set(0);
         self.joined.set(0);
-        self.index.clear();
     }
 
     /// Whether a block was put in since some were joined.
@@ -326,9 +332,7 @@ impl FreeLists {
                 at = free.next;
             }
         }
-        self.fresh.set(0);
-        self.earlier.set(0);
-        self.joined.set(0);
+        self.forget_counts();
     }
 
     /// Takes out the block that begins there, if it was settled.

@@ -941,7 +941,6 @@ impl Heap {
     #[inline(always)]
     pub(crate) unsafe fn end_request(&mut self) {
         let is_clean = self.tip() == self.mark()
-            && self.freed.is_empty()
             && self.gaps.get().is_null()
             && !self.has_other_chunks()
             && self.cursor() == self.low.get()
@@ -951,7 +950,11 @@ impl Heap {
         if is_clean {
             // Everything was given back to where it was taken from. What the run holds may stay in it.
             self.close(); // a handler with the `&Bump` may have lifted it
-            self.freed.clear(); // what was counted
+            debug_assert!(
+                self.freed.is_empty(),
+                "they lie between the tip and the mark"
+            );
+            self.freed.forget_counts();
             self.is_to_fail.set(false);
             self.live_peak.set(0);
             self.deepest.set(self.mark());
