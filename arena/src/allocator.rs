@@ -10,7 +10,7 @@
 //! A block goes back to where its address lies, whichever thread frees it.
 
 use crate::bucket::{self, Bucket, Home};
-use crate::free_lists::rounded;
+use crate::granules::rounded;
 use crate::process_heap;
 use crate::recovery::{self, STACK_MARGIN, ensure_stack};
 use crate::shared;

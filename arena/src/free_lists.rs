@@ -17,10 +17,10 @@ use std::alloc::Layout;
 use std::cell::Cell;
 use std::ptr::NonNull;
 
+#[cfg(test)]
+use crate::granules::LOOKS_TAKEN;
+use crate::granules::{Base, GRANULE, NIL, Stretch, rounded};
 use crate::index::Index;
-
-/// Every block is a multiple of this, and aligned to it.
-pub(crate) const GRANULE: usize = 16;
 
 /// Blocks of at most this many bytes have a list for each size.
 pub(crate) const SMALL_MAX: usize = 32 * GRANULE;
@@ -35,25 +35,9 @@ const SETTLED: u32 = 1 << 31;
 /// The largest arena whose blocks have lengths below [`SETTLED`].
 pub(crate) const ARENA_MAX: usize = (SETTLED - 1) as usize * GRANULE;
 
-/// The end of a list; above the places of all blocks.
-pub(crate) const NIL: u32 = u32::MAX;
-
 /// How many blocks of a shared list are looked at for one that is large enough, before a larger list is taken
 /// instead.
 const LOOKS: u32 = 8;
-
-#[cfg(test)]
-thread_local! {
-    /// How often a free block was looked at.
-    pub(crate) static LOOKS_TAKEN: Cell<u64> = const { Cell::new(0) };
-}
-
-/// The bytes that a block of so many has.
-#[inline(always)]
-pub(crate) const fn rounded(size: usize) -> usize {
-    // Cannot overflow: a layout's size is at most isize::MAX.
-    (size + GRANULE - 1) & !(GRANULE - 1)
-}
 
 /// A free block, as it lies in the arena.
 #[derive(Clone, Copy)]
@@ -71,63 +55,7 @@ impl Free {
     }
 }
 
-/// A stretch of an arena: where it begins and how long it is, in granules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stretch {
-    pub at: u32,
-    pub len: u32,
-}
-
-impl Stretch {
-    pub(crate) fn bytes(self) -> usize {
-        self.len as usize * GRANULE
-    }
-}
-
-/// The lists of one arena. All blocks in them are free.
-#[derive(Debug)]
-pub(crate) struct FreeLists {
-    /// Which lists have a block; the heads of the others mean nothing, so that emptying all lists is one
-    /// store.
-    occupied: Cell<u64>,
-    heads: [Cell<u32>; BINS],
-    /// Blocks that were put in since some were joined.
-    fresh: Cell<u64>,
-    /// Blocks that were put in before, since all were joined.
-    earlier: Cell<u64>,
-    /// Blocks that there were when all were joined.
-    joined: Cell<u64>,
-    /// All blocks but those that were put in since they were settled.
-    index: Index,
-}
-
-/// The arena that the lists are of. Blocks are named by their granule, and reached through this pointer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Base(NonNull<u8>);
-
 impl Base {
-    /// # Safety
-    /// The memory is aligned to [`GRANULE`], and valid as far as granules are put into lists with this base.
-    pub(crate) unsafe fn new(memory: NonNull<u8>) -> Self {
-        Base(memory)
-    }
-
-    #[inline(always)]
-    pub(crate) fn granule_of(self, address: usize) -> u32 {
-        ((address - self.0.as_ptr().addr()) / GRANULE) as u32
-    }
-
-    #[inline(always)]
-    pub(crate) fn address_of(self, granule: u32) -> usize {
-        self.0.as_ptr().addr() + granule as usize * GRANULE
-    }
-
-    #[inline(always)]
-    pub(crate) fn pointer_to(self, granule: u32) -> NonNull<u8> {
-        // SAFETY: granules of lists lie in the arena, by the promise of `new`.
-        unsafe { self.0.add(granule as usize * GRANULE) }
-    }
-
     #[inline(always)]
     fn read(self, granule: u32) -> Free {
         #[cfg(test)]
@@ -146,6 +74,23 @@ impl Base {
         let tagged = self.read(granule).tagged;
         self.write(granule, Free { next, tagged });
     }
+}
+
+/// The lists of one arena. All blocks in them are free.
+#[derive(Debug)]
+pub(crate) struct FreeLists {
+    /// Which lists have a block; the heads of the others mean nothing, so that emptying all lists is one
+    /// store.
+    occupied: Cell<u64>,
+    heads: [Cell<u32>; BINS],
+    /// Blocks that were put in since some were joined.
+    fresh: Cell<u64>,
+    /// Blocks that were put in before, since all were joined.
+    earlier: Cell<u64>,
+    /// Blocks that there were when all were joined.
+    joined: Cell<u64>,
+    /// All blocks but those that were put in since they were settled.
+    index: Index,
 }
 
 /// The list that blocks of so many granules are in.
@@ -316,9 +261,9 @@ impl FreeLists {
         Some(base.pointer_to(at))
     }
 
-    /// Joins all neighbours, so that [`take`](FreeLists::take) finds a block if there is one. Each block costs
-    /// a way down a tree when it is settled, and no look until it is taken. Small blocks are no longer found
-    /// by their size then.
+    /// Joins all neighbours, so that [`take`](FreeLists::take) finds a block if there is one. Each block
+    /// costs a way down a tree when it is settled, and no look until it is taken. Small blocks are no longer
+    /// found by their size then.
     pub(crate) fn settle(&self, base: Base) {
         while self.occupied.get() != 0 {
             let bin = self.occupied.get().trailing_zeros() as usize;

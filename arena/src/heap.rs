@@ -24,7 +24,8 @@ use std::mem;
 use std::ptr::{self, NonNull};
 
 use crate::allocator;
-use crate::free_lists::{ARENA_MAX, Base, FreeLists, GRANULE, SMALL_MAX, Stretch, rounded};
+use crate::free_lists::{ARENA_MAX, FreeLists, SMALL_MAX};
+use crate::granules::{Base, GRANULE, Stretch, rounded};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 
 /// What bumpalo and its caller need of the memory beside the arena proper: its footer, and the 16 bytes by

@@ -1,7 +1,7 @@
 //! The arena, by itself: where blocks lie, what is used again, what stays.
 
 use super::*;
-use crate::free_lists::LOOKS_TAKEN;
+use crate::granules::LOOKS_TAKEN;
 use std::mem::ManuallyDrop;
 
 /// Without it no heap can be built, see [`Heap::new`]. It serves all unit tests of this crate.

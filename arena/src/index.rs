@@ -7,12 +7,12 @@
 //! that is some two logarithms of their number deep. Sizes that differ make a way longer, but there cannot be
 //! many: blocks of 1, 2, 3, … granules, a thousand of them, are 8 MiB.
 
-use crate::free_lists::{Base, NIL, Stretch};
+use crate::granules::{Base, NIL, Stretch};
 use std::cell::Cell;
 
 /// A free block, as it lies in the arena.
 #[repr(C)]
-struct Node {
+struct Settled {
     /// The blocks under it: those that lie lower than this one, and those that lie higher.
     lower: Cell<u32>,
     higher: Cell<u32>,
@@ -28,13 +28,13 @@ pub(crate) struct Index {
     found: Cell<u32>,
 }
 
-fn node<'a>(base: Base, at: u32) -> &'a Node {
+fn node<'a>(base: Base, at: u32) -> &'a Settled {
     #[cfg(test)]
-    crate::free_lists::LOOKS_TAKEN.set(crate::free_lists::LOOKS_TAKEN.get() + 1);
+    crate::granules::LOOKS_TAKEN.set(crate::granules::LOOKS_TAKEN.get() + 1);
     // SAFETY: only granules of blocks in the tree are asked for. `put` has written a node there, of 12 bytes
     // where a block has 16 and is aligned to them, and nothing else refers to a free block's bytes. The node
     // is not used after its block was taken out.
-    unsafe { base.pointer_to(at).cast::<Node>().as_ref() }
+    unsafe { base.pointer_to(at).cast::<Settled>().as_ref() }
 }
 
 /// Whether the first is above the second.
@@ -112,13 +112,13 @@ impl Index {
             link = side(base, link.get(), block.at);
         }
         let mut rest = link.replace(block.at);
-        let fresh = Node {
+        let fresh = Settled {
             lower: Cell::new(NIL),
             higher: Cell::new(NIL),
             len: Cell::new(block.len),
         };
         // SAFETY: the block is ours by the caller's promise, aligned to 16, and of 16 bytes at least.
-        unsafe { base.pointer_to(block.at).cast::<Node>().write(fresh) };
+        unsafe { base.pointer_to(block.at).cast::<Settled>().write(fresh) };
         // What was there comes under it, parted by its place.
         let (mut lower, mut higher) = (&node(base, block.at).lower, &node(base, block.at).higher);
         while rest != NIL {

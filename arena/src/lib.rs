@@ -41,6 +41,7 @@ mod fork;
 mod free_lists;
 pub mod futex;
 mod geometry;
+mod granules;
 mod heap;
 mod index;
 mod loaded;
