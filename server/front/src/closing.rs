@@ -160,13 +160,19 @@ impl<W: World> Loop<W> {
             self.close_politely(index);
             return;
         }
-        let limit = self.policy.limits.write_pace_limit;
-        connection.outbox.pace.begin(limit, self.clock.now_ns);
-        self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
+        self.wait_for_request(index);
         self.resume_accepting(); // a new connection may wait for room that this one can make
         if readable {
             self.queue(index);
         }
+    }
+
+    /// Nothing of the next request has come. Its client may still be taking answers.
+    pub(crate) fn wait_for_request(&mut self, index: u32) {
+        let limit = self.policy.limits.write_pace_limit;
+        let pace = &mut self.table[index].outbox.pace;
+        pace.begin(limit, self.clock.now_ns);
+        self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
     }
 
     /// Closes a connection whose client is in the middle of nothing, or after what it still has to take.

@@ -312,7 +312,7 @@ impl<W: World> Loop<W> {
         if self.policy.order >= Order::Drain {
             return self.close_politely(index);
         }
-        self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
+        self.wait_for_request(index);
         if self.table[index].transport.readable {
             self.queue(index);
         }
