@@ -53,14 +53,34 @@ fn a_bucket_of_the_size_that_log_and_plan_recommend_serves_the_same_requests() {
         let server = holes("");
         assert_eq!(served(&server, path, 10), 10, "{path}");
         assert_fits(path, &planned(&server));
-        let ended = server.stop();
-        let line = ended
-            .lines
-            .iter()
-            .find(|line| line.contains("memory that requests needed"));
-        let size = line.and_then(|line| line.split_once("bucket_size_for_all_but_1_in_10000="));
-        assert_fits(path, size.expect("it is said").1.trim());
+        assert_fits(path, &logged(server));
     }
+}
+
+/// The size that a server's log recommends.
+fn logged(server: Server) -> String {
+    let ended = server.stop();
+    let mut lines = ended.lines.iter();
+    let line = lines.find(|line| line.contains("memory that requests needed"));
+    let size = line.and_then(|line| line.split_once("bucket_size_for_all_but_1_in_10000="));
+    size.expect("it is said").1.trim().to_owned()
+}
+
+#[test]
+fn a_bucket_of_the_recommended_size_has_room_for_what_requests_leave() {
+    let server = holes("");
+    assert_eq!(served(&server, "/keeps", 10), 10);
+    for size in [planned(&server), logged(server)] {
+        let fitting = holes(&format!("--bucket-size {size}"));
+        assert_eq!(served(&fitting, "/keeps", 10), 10, "{size}");
+        assert_eq!(fitting.stop().figure("threads_replaced"), 0, "{size}");
+    }
+    let small = holes("--bucket-size 512KiB");
+    assert_eq!(served(&small, "/keeps", 10), 10);
+    assert!(
+        small.stop().figure("threads_replaced") > 0,
+        "half of it is too little"
+    );
 }
 
 /// Neighbours are joined as often as that makes room, however many holes lie beside them.

@@ -99,6 +99,14 @@ fn lists(request: &Request) -> Result<String, Failure> {
     Ok(format!("{lengths} {}\n", request.memory().high_water))
 }
 
+/// Needs little, and leaves 300 KiB in its bucket for all later requests.
+fn keeps(_: &Request) -> String {
+    thread_local! {
+        static TABLE: Vec<u8> = vec![1; 300 << 10];
+    }
+    format!("{}\n", TABLE.with(Vec::len))
+}
+
 /// Needs more than a bucket, in one piece: as much is free, but in holes.
 fn scattered(_: &Request) -> String {
     let mut list: Vec<_> = (0..12_000).map(|_| Some(Box::new([0_u8; 128]))).collect();
@@ -114,6 +122,7 @@ fn main() -> ExitCode {
         .get("/json", json)
         .post("/tree", tree)
         .get("/two", two)
+        .get("/keeps", keeps)
         .get("/lists/{holes}/{rounds}", lists)
         .get("/scattered", scattered);
     transom::serve(router)
