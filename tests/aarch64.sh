@@ -33,7 +33,7 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$TRANSOM_RUNNER
 export CARGO_TARGET_DIR=target/aarch64
 export RUST_BACKTRACE=0 # a backtrace needs symbol tables, which fit no bucket
 
-# What cannot pass under qemu-user, and why:
+# The tests that cannot pass under qemu-user, and why:
 skipped=(
     # It ignores MADV_POPULATE_WRITE, and says that it has done it.
     a_large_region_is_touched a_touched_region_is_resident
@@ -41,7 +41,7 @@ skipped=(
     a_stack_is_extended_once_a_request destructors_of_a_panic_have_a_share
     # A thousand children, or a million insertions, all emulated: they do not end within the test's patience.
     a_stack_that_ends_inside_the_c_library_leaves_nothing a_bounded_cache_turns_over_for_ever
-    # It reads the number of a system call from /proc, which is the one of the machine below.
+    # It reads the number of a system call from /proc, where qemu shows the host's numbers.
     nothing_more_of_a_parked_request_runs
     # Not understood: a request at the end of its stack, into which signals come, returns where others park; and the
     # process heap is asked twice in a thousand requests (arena/tests/seal.rs, one test, left out as a whole).

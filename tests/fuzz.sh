@@ -3,8 +3,8 @@
 #
 #     tests/fuzz.sh [SECONDS] [TARGET…]
 #
-# Starts from tests/fuzz/seeds; what libFuzzer finds worth keeping goes to tests/fuzz/corpus, and what breaks an entry point to
-# tests/fuzz/artifacts, with the command that repeats it. Needs a nightly toolchain and cargo-fuzz, and installs what is missing
+# Starts from tests/fuzz/seeds. libFuzzer keeps useful inputs in tests/fuzz/corpus, and inputs that break an entry point in
+# tests/fuzz/artifacts, with the command that repeats them. Needs a nightly toolchain and cargo-fuzz, and installs what is missing
 # (cargo-fuzz into the target folder); where it cannot, it says so and ends with status 0, because nothing was found.
 set -euo pipefail
 cd "$(dirname "$0")/fuzz"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The promise at full length: runs every test of done_when.rs with a million requests each, in release, and prints what
-# each did to the process's memory. Half of the requests fail on purpose; in one test a thousand of them lose their bucket,
-# and four instances replace each other.
+# The promise at full length: runs every test of done_when.rs with a million requests each, in release, and prints each
+# test's effect on the process's memory. Half of the requests fail on purpose; in one test a thousand of them lose their
+# bucket, and four instances replace each other.
 #
 #   tests/million.sh            a million requests each
 #   tests/million.sh 100000     another number

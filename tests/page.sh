@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The live page of the admin address in a headless Chromium: against a server under load, and against a stand-in for what
-# no server shows at will (16,384 buckets, a process without a front end, a server that goes away and comes back).
+# The live page of the admin address in a headless Chromium: against a server under load, and against a stand-in that shows
+# rare states (16,384 buckets, a process without a front end, a server that goes away and comes back).
 #
 #   tests/page.sh
 #

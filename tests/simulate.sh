@@ -4,11 +4,11 @@
 #
 #   tests/simulate.sh            an hour
 #   tests/simulate.sh 60         so many seconds
-#   tests/simulate.sh 60 1000    from this seed on; without it from one that is another each time
+#   tests/simulate.sh 60 1000    from this seed on; without it from another seed each time
 #   TRANSOM_SEED=1234 tests/simulate.sh    this one alone, with its trace
 #
-# Says how many there were. The first that ends wrong ends it, with its seed, its trace and status 101. Needs nothing but
-# cargo. Where there are more processors than one, it plays on half of them.
+# Says how many it played. The first schedule that goes wrong ends it, with its seed, its trace and status 101. Needs
+# nothing but cargo. If there are several processors, it plays on half of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

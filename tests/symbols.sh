@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# What glibc says may be replaced ("Replacing malloc" in its manual), and what ends a process.
+# The functions that glibc lets programs replace ("Replacing malloc" in its manual), and `abort`.
 names=(malloc calloc realloc free posix_memalign aligned_alloc memalign valloc pvalloc reallocarray malloc_usable_size abort)
 
 if (($# == 0)); then set -- thin fat; fi

@@ -4,9 +4,9 @@
 # fails. The driver's main.rs says what must hold.
 #
 #   tests/crates/run.sh                     everything
-#   tests/crates/run.sh --light             what compiles fast, 300 requests per route, and no other servers
+#   tests/crates/run.sh --light             the crates that compile fast, 300 requests per route, and no other servers
 #   tests/crates/run.sh --fat               built as for production, with fat LTO
-#   tests/crates/run.sh -- --only /redis    what follows -- goes to the driver; `-- --help` lists its flags
+#   tests/crates/run.sh -- --only /redis    arguments after -- go to the driver; `-- --help` lists its flags
 #
 # Redis and PostgreSQL are installed from Debian when they are missing and this is root. They serve on Unix
 # sockets in a temporary folder, and are ended by their process ids. Rows whose server cannot be had are
@@ -39,7 +39,7 @@ done
 pids=()
 folder=
 
-# Ends what was started, the last first.
+# Ends the servers that were started, the last first.
 clean_up() {
     local pid
     for pid in "${pids[@]}"; do

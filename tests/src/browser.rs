@@ -1,5 +1,5 @@
 //! A headless Chromium, driven by the DevTools protocol: JSON over two pipes, so that no port is opened and
-//! nobody else can drive it.
+//! no other process can drive it.
 
 use crate::Folder;
 use serde_json::{Value, json};
@@ -228,7 +228,7 @@ impl Page<'_> {
     #[track_caller]
     pub fn wait_for(&mut self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
-        // Before the page is there, what is asked for is not either.
+        // Before the page is loaded, the expression may throw.
         let guarded =
             format!("(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()");
         while self.value(&guarded) != true {

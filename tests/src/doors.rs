@@ -211,7 +211,7 @@ pub fn kill_again_and_again(app: &str, path: &str, times: usize, seed: u64) -> K
     crowd.wait_for(200);
     let first = first.unwrap_or_else(settled);
     let mut last = settled();
-    // What a loop has done with is unmapped by another thread.
+    // Another thread unmaps the memory that a loop has done with.
     let _ = eventually(|| {
         last = settled();
         last.0 <= first.0 && last.1 <= first.1

@@ -193,7 +193,7 @@ impl Echo {
     pub fn pause(&self) {
         let pid = self.child.id().cast_signed();
         let mut status = 0;
-        // SAFETY: the process is a child of ours that nobody has waited for; the status is a local.
+        // SAFETY: the process is a child of ours that has not been waited for; the status is a local.
         unsafe {
             assert_eq!(libc::kill(pid, libc::SIGSTOP), 0);
             assert_eq!(libc::waitpid(pid, &raw mut status, libc::WUNTRACED), pid);

@@ -69,7 +69,7 @@ impl Drop for HangingFile {
     }
 }
 
-/// From now on this thread, and what it starts, is on a Linux before 6.16: there is no `SO_PASSRIGHTS`.
+/// From now on this thread and its children are on a Linux before 6.16: there is no `SO_PASSRIGHTS`.
 ///
 /// # Errors
 /// What the system says.

@@ -138,8 +138,8 @@ impl<'s> Load<'s> {
     /// Runs it. All answers that are owed at its end are waited for.
     ///
     /// # Panics
-    /// If the server does not accept a connection, answers nobody for [`PATIENCE`], or sends what is no
-    /// answer with a length.
+    /// If the server does not accept a connection, sends no answer for [`PATIENCE`], or sends bytes that are
+    /// no answer with a length.
     #[must_use]
     pub fn run(&self) -> Report {
         let began = Instant::now();
@@ -173,7 +173,7 @@ impl<'s> Load<'s> {
                 unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout) };
             assert!(
                 ready > 0,
-                "nobody has been answered for {PATIENCE:?}; so far {:?}, {:?}",
+                "no client has been answered for {PATIENCE:?}; so far {:?}, {:?}",
                 report.good,
                 report.bad
             );

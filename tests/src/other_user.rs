@@ -10,7 +10,7 @@ pub struct OtherUser([String; 3]);
 
 impl OtherUser {
     /// A user who can run `program` and set limits. None, with a line that says why the test is skipped, if
-    /// there is none: it takes root, `setpriv` and `prlimit`, and a program that everybody may run.
+    /// there is none: it takes root, `setpriv` and `prlimit`, and a program that any user may run.
     #[must_use]
     pub fn who_runs(program: &str) -> Option<Self> {
         let id = 100_000 + std::process::id();

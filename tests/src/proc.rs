@@ -8,8 +8,8 @@ pub struct Sample {
     /// Bytes of physical memory. From `smaps_rollup`, which walks the page tables: `VmRSS` is a sum of
     /// per-CPU counters and can be off by hundreds of KiB.
     pub rss: u64,
-    /// Of these, the ones that are no file's. The others are what the kernel has read of the program around
-    /// what was used: they differ by 1 % of all between two starts of the same program.
+    /// Of these, the bytes that belong to no file. The kernel reads more of a program's file than is used, so
+    /// the others differ by 1 % of all between two starts of the same program.
     pub anonymous: u64,
     /// The most bytes of physical memory so far (`VmHWM`).
     pub high_water: u64,

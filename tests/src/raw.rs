@@ -32,9 +32,9 @@ pub const NUDGE: u32 = 6;
 /// See the protocol.
 pub const PARCEL: u32 = 7;
 
-/// Neither shrinks nor grows, and the seals stay: what memory that both sides write has.
+/// The seals of memory that both sides write: it neither shrinks nor grows, and the seals stay.
 pub const FIXED: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-/// And nobody else may write it.
+/// The same, and no other process may write it.
 pub const ONE_WRITER: i32 = FIXED | libc::F_SEAL_FUTURE_WRITE;
 
 /// Numbers that a seed repeats (xorshift64*).
@@ -401,7 +401,7 @@ impl Memory {
         }
     }
 
-    /// Wakes whoever sleeps on a word.
+    /// Wakes all threads that sleep on a word.
     pub fn wake(&self, offset: usize) {
         let word = self.word(offset);
         // SAFETY: the address of a live word; FUTEX_WAKE uses it as a key only.
@@ -422,7 +422,7 @@ impl Drop for Memory {
 /// What the system says.
 pub fn memfd(name: &CStr, len: usize) -> io::Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: the name is a C string; the new descriptor is owned by nobody else.
+    // SAFETY: the name is a C string; the new descriptor has no other owner.
     unsafe {
         let fd = OwnedFd::from_raw_fd(check(libc::memfd_create(name.as_ptr(), flags))?);
         check(libc::ftruncate(fd.as_raw_fd(), len as libc::off_t))?;
@@ -436,7 +436,7 @@ pub struct Wire(pub OwnedFd);
 
 fn seqpacket() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: the new descriptor is owned by nobody else.
+    // SAFETY: the new descriptor has no other owner.
     unsafe {
         Ok(OwnedFd::from_raw_fd(check(libc::socket(
             libc::AF_UNIX,
@@ -494,7 +494,7 @@ impl Wire {
     /// What the system says.
     pub fn accept(&self) -> io::Result<Self> {
         let none = std::ptr::null_mut();
-        // SAFETY: no address is asked for; the new descriptor is owned by nobody else.
+        // SAFETY: no address is asked for; the new descriptor has no other owner.
         unsafe {
             let fd = libc::accept4(self.0.as_raw_fd(), none, none.cast(), libc::SOCK_CLOEXEC);
             Ok(Self(OwnedFd::from_raw_fd(check(fd)?)))
@@ -568,7 +568,7 @@ impl Wire {
         };
         let mut descriptors = Vec::new();
         // SAFETY: as in `send`; the kernel says how much of the control buffer it has filled, with new
-        // descriptors that nobody else knows.
+        // descriptors that have no other owner.
         unsafe {
             let mut header: libc::msghdr = std::mem::zeroed();
             header.msg_iov = &raw mut part;
@@ -710,7 +710,7 @@ impl Channel {
         self.requests.long(header + 16).store(0, Ordering::SeqCst);
     }
 
-    /// Sets submit bits, and asks for somebody who looks.
+    /// Sets submit bits, and asks the server to look at them.
     pub fn submit(&self, word: usize, bits: u64) {
         let submit = self.control.long(self.welcome.submit(word));
         submit.fetch_or(bits, Ordering::SeqCst);
@@ -754,7 +754,7 @@ impl Ears {
     /// If it cannot.
     #[must_use]
     pub fn to(descriptors: &[RawFd]) -> Self {
-        // SAFETY: the new descriptor is owned by nobody else; the event is a local.
+        // SAFETY: the new descriptor has no other owner; the event is a local.
         unsafe {
             let epoll = check(libc::epoll_create1(libc::EPOLL_CLOEXEC)).expect("an epoll set");
             for fd in descriptors {

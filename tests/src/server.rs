@@ -112,9 +112,9 @@ impl Launch {
     /// If there are no descriptors left.
     #[must_use]
     pub fn pass(app: &str, sockets: Vec<OwnedFd>, names: &str) -> Self {
-        // What is passed lies at 3, 4, … only in the server; here others have these numbers. None of them may
-        // be the pipe over which the standard library hears of a failed exec, so all of them have to be in
-        // use.
+        // The sockets get the numbers 3, 4, … only in the server; here other descriptors have these numbers.
+        // None of them may be the pipe over which the standard library hears of a failed exec, so all of them
+        // have to be in use.
         let mut held = sockets;
         let passed: Vec<_> = held.iter().map(AsRawFd::as_raw_fd).collect();
         let first_free = 3 + i32::try_from(passed.len()).expect("a few");
@@ -389,8 +389,8 @@ impl Server {
         find().unwrap_or_default()
     }
 
-    /// Bytes of its own memory that it said at its start it would not pass: region and process, without what
-    /// the kernel holds for it.
+    /// The bound of its own memory that it stated at its start, in bytes: region and process, without the
+    /// kernel's memory for it.
     ///
     /// # Panics
     /// If it has not said so.
@@ -495,7 +495,7 @@ impl Server {
     }
 }
 
-/// What a pipe holds now: whoever has taken over from the server may still have its other end.
+/// The bytes in a pipe now: a process that took over from the server may still have its other end.
 fn what_is_there(mut pipe: ChildStdout) -> String {
     // SAFETY: fcntl on a descriptor of ours.
     let set = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };

@@ -187,7 +187,7 @@ fn a_request_that_found_no_slot_says_how_long_it_waited() {
         assert_eq!(served.front.get("/1").status, 503);
         assert_eq!(busy.answer().status, 200);
         let lines = served.lines(2);
-        // Refused unread: what it asked for is not known.
+        // Refused unread: its request is not known.
         assert_eq!(lines[0]["request"], Value::Null);
         assert_eq!(lines[0]["status"], json!(503));
         assert_eq!(lines[0]["door"], served.door);
@@ -270,7 +270,7 @@ fn a_request_whose_client_has_gone_before_the_answer_is_logged_too() {
         assert_eq!(line["request"], json!("GET /sleep/500 HTTP/1.1"));
         assert_eq!((&line["status"], &line["bytes"]), (&json!(499), &json!(0)));
         assert_eq!(line["aborted"], json!(true));
-        // What never was a request has no line.
+        // Bytes that never became a request have no line.
         let mut client = served.front.connect();
         client.send("GET /1 HT");
         client.half_close();
@@ -324,7 +324,7 @@ fn a_pipe_that_nobody_reads_stops_no_request_and_what_it_does_not_take_is_counte
     let open = |name: &&str| {
         let path = folder.path().join(name);
         fifo(&path);
-        // For reading and writing, so that it is there though nobody reads.
+        // For reading and writing, so that it can be opened without a reader.
         let mut options = OpenOptions::new();
         options
             .read(true)

@@ -402,10 +402,10 @@ fn it_is_handed_over_with_the_other_listeners() {
     assert!(eventually(|| server.has_exited()), "the old instance ends");
     // SAFETY: a plain system call. The process was started by the one above and is ended by its own id.
     unsafe { libc::kill(new, libc::SIGTERM) };
-    assert_eq!(server.wait().code(), 0); // once nobody has its log any more
+    assert_eq!(server.wait().code(), 0); // once no process has its log open
 }
 
-/// As [`snapshot`], but a connection that the old instance closes is nothing.
+/// As [`snapshot`], but `None` if the old instance closes the connection.
 fn snapshot_if_any(server: &Server) -> Option<Value> {
     let mut client = Client::try_connect(server.admin()).ok()?;
     client

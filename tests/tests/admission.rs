@@ -1,4 +1,4 @@
-//! More work than there is room for: who waits, who is sent away, and that nobody is forgotten.
+//! More work than there is room for: some clients wait, some are sent away, and none is forgotten.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 use std::process::Command;
 use transom_tests::{Launch, build::binary};
 
-/// What glibc says may be replaced, and what ends a process.
+/// The functions that glibc lets programs replace, and `abort`.
 const FAMILY: [&str; 12] = [
     "malloc",
     "calloc",
@@ -78,8 +78,8 @@ fn what_the_c_library_allocates_for_a_name_is_counted_and_given_back() {
     assert_eq!(ended.figure("process_heap_allocations"), 0);
 }
 
-/// What C libraries keep (a connection for each thread) may be more than half of the heap, as long as the
-/// others get what they want. When they do not, the process begins anew.
+/// C libraries may keep more than half of the heap (a connection for each thread), as long as other requests
+/// get the memory that they ask for. When these do not, the process begins anew.
 #[test]
 fn a_c_heap_that_is_half_full_for_good_serves_until_it_is_full() {
     let server = Launch::of_file(env!("CARGO_BIN_EXE_promise"))
@@ -103,7 +103,7 @@ fn a_c_heap_that_is_half_full_for_good_serves_until_it_is_full() {
     assert!(line("--c-heap"), "{}", ended.stderr());
 }
 
-/// What a jump leaves of C's is nobody's: half of the heap is enough.
+/// C memory that a jump leaves behind has no owner: half of the heap is enough for a new process.
 #[test]
 fn what_jumps_leave_of_the_c_heap_leads_to_a_new_process() {
     let server = Launch::of_file(env!("CARGO_BIN_EXE_promise"))

@@ -96,14 +96,14 @@ fn a_setting_that_cannot_hold_is_refused_by_the_name_of_its_flag() {
         ("--no-such-flag", "--no-such-flag"),
         ("argument", "argument"),
     ] {
-        // What the machine has is not a matter of one flag: a start fails only once it listens.
+        // The machine's addresses are not a matter of one flag: a start fails only once it listens.
         let check = if flags.contains("192.0.2.1") {
             ""
         } else {
             "--check"
         };
         let ended = run("hello", &format!("{check} {flags}"));
-        // What the machine does not have is not the flags' fault.
+        // The flags are not at fault if the machine lacks something.
         let wants_much = ["192.0.2.1", "connections 99999999"];
         let status = 2 - i32::from(wants_much.iter().any(|much| flags.contains(much)));
         assert_eq!(ended.code(), status, "{flags}: {}", ended.stderr());
@@ -497,7 +497,7 @@ fn a_value_of_the_environment_is_named_as_that() {
         "{}",
         ended.stderr()
     );
-    // What the line says is not the environment's fault.
+    // The environment is not at fault for an error of the command line.
     let ended = Launch::of("hello")
         .flags("--buckets many")
         .env("TRANSOM_BUCKETS", "4")

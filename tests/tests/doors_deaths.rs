@@ -55,7 +55,7 @@ fn handlers_of_clients_that_are_killed_finish_in_peace() {
     before.expect("a first round").wait_for(door.pid());
     assert!(door.is_alive());
     assert_eq!(door.count("poisoned"), 0);
-    // What was begun was ended.
+    // Every call that was begun has ended.
     let mut client = Client::open(door.path()).expect("the door is open");
     assert_eq!(client.call(b"echo", &mut [0; 4]), Ok(4));
     let steps = fs::read(&log).expect("the door has logged");
@@ -173,7 +173,7 @@ fn a_child_that_drops_its_copy_of_a_client_disturbs_nobody() {
     let start = start.and_then(|hex| usize::from_str_radix(hex, 16).ok());
     let start = start.expect("the client has requests");
     let ended = in_a_child(|| {
-        // The channel is not here; what the child has put in its place stays.
+        // The channel is not mapped here; the child's own mapping in its place stays.
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         // SAFETY: the parent's channel is not mapped here (DONTFORK), so nothing is overwritten; the flag
@@ -230,7 +230,7 @@ fn the_death_of_a_door_is_seen_although_its_child_holds_the_socket() {
     // SAFETY: a plain system call; the orphan is the door's child, alive for a minute, so the id is its own.
     let alive = unsafe { libc::kill(child, libc::SIGKILL) } == 0;
     assert!(alive, "the orphan has ended, so this has shown nothing");
-    assert!(ended, "nobody has told the caller");
+    assert!(ended, "the caller was not told");
     let outcome = caller.join().expect("it does not panic");
     assert_eq!(outcome, Err(CallError::MayHaveRun));
     assert_eq!(refused, Err(CallError::NotAccepted));

@@ -134,7 +134,7 @@ fn play(name: &str, cases: &[(&str, &str, &str)]) {
         assert!(door.is_alive());
     }
     let most = transom_tests::echo::Holdings {
-        // The threads of a door grow to what was needed at once.
+        // A door has as many threads as were ever needed at once.
         threads: before.threads.max(4 + 3),
         ..before
     };
@@ -378,7 +378,7 @@ fn a_new_client_sees_nothing_of_another_ones_replies() {
     assert_eq!(&seen[headers..headers + 5], b"echo!");
     assert!(seen[headers + 5..].iter().all(|byte| *byte == 0));
     assert!(!seen.contains(&b'S'));
-    // A request that says it is longer than it is gets its own slot's bytes back, and nobody else's.
+    // A request that overstates its length gets its own slot's bytes back, and no other slot's.
     second.fill(1, 1, 4096, 0, b"echo");
     second.submit(0, 1 << 1);
     assert!(eventually(|| second.is_done(1, 1)));
@@ -398,8 +398,8 @@ fn silent_clients_are_forgotten_and_keep_nobody_out() {
         .map(|_| Wire::connect(door.path()).expect("the socket is there"))
         .collect();
     honest.gets_on();
-    // Whoever says what he has to say takes the place of the one that has been silent for longest.
-    let mut client = Client::open(door.path()).expect("the silent ones keep nobody out");
+    // A client that says hello takes the place of the client that has been silent for longest.
+    let mut client = Client::open(door.path()).expect("silent clients keep no other client out");
     ask(&mut client, &mut Random::new(1));
     // And the rest are hung up on in time.
     let hung_up =
@@ -439,8 +439,8 @@ fn descriptors_that_nobody_asked_for_do_not_use_up_the_door() {
 fn who_waits_while_the_door_has_no_descriptors_is_let_in_when_it_has() {
     let folder = Folder::new("no-descriptors");
     let door = echo(&folder, 2, &["nofile=60"]);
-    // More than there are descriptors for: the first ones are forgotten after a second, the last ones must be
-    // as well, although nobody connects after them.
+    // More than there are descriptors for: the first ones are forgotten after a second. So must be the last
+    // ones, although no client connects after them.
     let silent: Vec<Wire> = (0..60)
         .map(|_| Wire::connect(door.path()).expect("the socket is there"))
         .collect();
@@ -450,7 +450,7 @@ fn who_waits_while_the_door_has_no_descriptors_is_let_in_when_it_has() {
     }
 }
 
-/// What a client can do with descriptors that nothing can be asked of; others get in, and on.
+/// A client misuses descriptors that hang on every operation; other clients get in, and on.
 /// False if no such descriptors can be had.
 fn play_with(options: &[&str], mischief: impl FnOnce(&Path, RawFd) -> Vec<Wire>) -> bool {
     let folder = Folder::new("hangs");
@@ -466,10 +466,10 @@ fn play_with(options: &[&str], mischief: impl FnOnce(&Path, RawFd) -> Vec<Wire>)
     let mut new = Client::open(door.path()).expect("the door lets others in");
     ask(&mut new, &mut Random::new(3));
     drop((waiting, new));
-    // Who has left is put out.
+    // A client that has left is put out.
     assert!(
         eventually(|| door.count("opened") == 1 + door.count("left") + door.count("poisoned")),
-        "somebody stays"
+        "a client stays"
     );
     honest.gets_on();
     honest.stop();
@@ -550,7 +550,7 @@ fn a_descriptor_whose_close_never_returns_holds_up_no_door() {
     }
 }
 
-/// A socket that lingers: once its sender has closed it, close(2) waits for an hour for what it has to send.
+/// A socket that lingers: once its sender has closed it, close(2) waits an hour for its unsent bytes.
 #[test]
 fn a_socket_that_lingers_holds_up_no_door() {
     for old in [&[][..], &["old=kernel"]] {

@@ -74,17 +74,17 @@ fn wait_for_hangup(wire: &Wire) {
 }
 
 fn eventfd() -> OwnedFd {
-    // SAFETY: the new descriptor is owned by nobody else.
+    // SAFETY: the new descriptor has no other owner.
     unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }
 }
 
-/// What hears an eventfd.
+/// An epoll set that hears an eventfd.
 fn ear_of(bell: &OwnedFd) -> OwnedFd {
     let mut event = libc::epoll_event {
         events: (libc::EPOLLIN | libc::EPOLLET) as u32,
         u64: 0,
     };
-    // SAFETY: the new descriptor is owned by nobody else; the event is valid for the call.
+    // SAFETY: the new descriptor has no other owner; the event is valid for the call.
     unsafe {
         let ear = OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC));
         let (set, bell) = (ear.as_raw_fd(), bell.as_raw_fd());
@@ -347,7 +347,7 @@ fn what_is_no_answer_is_said_so() {
     }
 }
 
-/// What becomes of calls of at most `ms` each that a blocking client makes, until the first error, or of ten.
+/// A blocking client makes ten calls of at most `ms` each, or fewer if one fails; returns the first error.
 fn calls(ms: u64) -> impl FnOnce(&Path) -> Result<(), CallError> + Send + 'static {
     move |path| {
         let mut client = Client::open(path).expect("it looks like a door");
@@ -395,8 +395,8 @@ fn a_reply_longer_than_its_slot_is_cut_to_it() {
     assert_eq!(against("long", serve, calls(1000)), Ok(()));
 }
 
-/// A server that says of every call that it was lost, and that it was answered, and changes what it says all
-/// the time.
+/// A server that says of every call both that it was lost and that it was answered, and changes its words
+/// all the time.
 #[test]
 fn slots_that_are_said_to_be_lost_are_gone_and_nothing_of_them_is_read() {
     const MANY: Welcome = Welcome {
@@ -685,12 +685,12 @@ fn pieces_that_a_blocking_client_cannot_take_are_an_error() {
 
 #[test]
 fn descriptors_and_a_doorbell_of_another_kind_do_not_block_a_client() {
-    // What is readable for ever, what is never, and what cannot be waited for.
+    // Descriptors that are always readable, that never are, and that cannot be waited for.
     let (mut ends, pair) = ([0; 2], libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
     // SAFETY: two descriptors of room.
     let made = unsafe { libc::socketpair(libc::AF_UNIX, pair, 0, ends.as_mut_ptr()) };
     assert_eq!(made, 0);
-    // SAFETY: both are new and owned by nobody else.
+    // SAFETY: both are new and have no other owner.
     let [near, far] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     drop(far);
     let file = std::fs::File::open("/proc/self/maps").expect("it is there");
@@ -736,8 +736,8 @@ fn a_descriptor_whose_close_never_returns_holds_up_no_client() {
     ];
     for (n, at) in places.chain(rest).enumerate() {
         for old_kernel in [false, true] {
-            // One for each, so that what hangs is closed when the next one begins: nobody's budget is used
-            // up.
+            // A file for each turn, so that hanging descriptors are closed before the next turn: no user's
+            // budget is used up.
             let Some(file) = HangingFile::start(HANGING_FILE) else {
                 return;
             };

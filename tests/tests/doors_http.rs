@@ -100,7 +100,7 @@ fn a_door_that_is_away_keeps_requests_waiting_then_refuses_them_and_is_found_aga
     assert_eq!(waiting.join().expect("it has an answer"), 200);
     let _ = patient.line_with("a door is there again");
     assert_eq!(first.stop().code(), 0);
-    assert!(!door.exists(), "who leaves takes the path along");
+    assert!(!door.exists(), "a server that ends removes its path");
     let _second = behind(&door, "hello", "");
     assert_eq!(patient.get("/hello/x").status, 200);
 }
@@ -140,8 +140,8 @@ fn instances_that_take_turns_fail_no_request() {
     assert_eq!(answers, [200], "{tally:?}");
 }
 
-/// Its only thread ends after each request, because of what it keeps: a call may wait for the next thread
-/// when the door is revoked.
+/// The only thread keeps too much and ends after each request: when the door is revoked, a call may wait for
+/// the next thread.
 #[test]
 fn instances_that_take_turns_while_their_threads_are_replaced_fail_no_request() {
     let folder = Folder::new("turns-of-threads");
@@ -179,7 +179,7 @@ fn an_application_that_is_killed_fails_only_what_it_had_begun() {
         "{:?}",
         kills.tally
     );
-    // At most what can be with a handler: a bucket each.
+    // At most the requests that can be with a handler: one for each bucket.
     let begun = kills.tally.get(&502).copied().unwrap_or(0);
     assert!(begun <= 100 * 8, "{:?}", kills.tally);
     assert_eq!(kills.back.len(), 100);
@@ -288,7 +288,7 @@ fn a_door_that_is_opened_again_takes_nothing_from_the_process_heap_but_to_open_i
     assert!(ended.figure("attaching_allocations") > 0);
 }
 
-/// What they are closed by starts while the process serves.
+/// The thread that closes them starts while the process serves.
 #[test]
 fn descriptors_that_a_client_should_not_have_sent_take_nothing_from_the_process_heap() {
     let folder = Folder::new("unwanted");

@@ -132,7 +132,7 @@ fn single_calls(path: &Path, ids: &AtomicU64) -> Ends {
     }
     let id = ids.fetch_add(1, Ordering::Relaxed);
     let again = client.call(&request(id), &mut []);
-    assert_eq!(again, Err(CallError::NotAccepted), "nobody is there");
+    assert_eq!(again, Err(CallError::NotAccepted), "no server is there");
     ends.note(id, End::NotAccepted);
     ends
 }
@@ -180,7 +180,7 @@ fn every_call_ends_once_and_rightly_when_the_door_is_killed() {
         let all = ends.0.len() + single.0.len();
         assert_eq!(all as u64, ids.load(Ordering::Relaxed));
         fs::write(folder.path().join("log"), "").expect("emptied");
-        // The first round has made what stays.
+        // The first round has made all that stays.
         if round == 0 {
             before = Some(Holdings::of(std::process::id()));
         }

@@ -1,4 +1,4 @@
-//! How a server ends: what has begun is finished, nothing new is taken up, and nobody waits for ever.
+//! How a server ends: it finishes what it has begun, takes up nothing new, and lets no client wait for ever.
 
 use std::time::{Duration, Instant};
 use transom_tests::client::get;

@@ -1,5 +1,4 @@
-//! Bodies at the edges of what carries them: larger than one read, announced and never sent, or not allowed
-//! at all.
+//! Unusual bodies: larger than one read, announced and never sent, or not allowed at all.
 
 use std::io::Write;
 use std::thread;

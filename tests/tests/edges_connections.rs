@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use transom_tests::client::get;
 use transom_tests::{Client, PATIENCE, Server, eventually};
 
-/// So long a client that has connected says nothing: nothing may be waited for there but that it is left
-/// alone.
+/// How long a test listens to see that the server leaves a silent client alone.
 const MOMENT: Duration = Duration::from_millis(30);
 
 #[test]
@@ -66,8 +65,8 @@ fn a_newcomer_that_waits_is_accepted_as_soon_as_a_connection_becomes_idle() {
     );
 }
 
-/// What comes while the loop is busy comes at once to it: newcomers, requests of those whose places they
-/// would have, and ends.
+/// While the loop is busy, events pile up and reach it at once: newcomers, requests of the clients whose
+/// places they would take, and ends.
 #[test]
 fn who_has_sent_a_request_keeps_its_place() {
     let flags = "--connections 4 --loops 1 --buckets 4 --idle-timeout 1h";
@@ -95,7 +94,7 @@ fn who_has_sent_a_request_keeps_its_place() {
 }
 
 /// The write timeout runs while the server is stuck, and only a byte that the client takes may set it back.
-/// What it takes to be stuck is a matter of both buffers; with these, an answer is stuck whole or in part.
+/// Both buffers decide when it is stuck; with these, an answer is stuck whole or in part.
 fn a_client_that_drips_is_cut(send_buffer: &str, receive_buffer: libc::c_int) {
     let case = format!("--send-buffer {send_buffer}, receiving into {receive_buffer} bytes");
     // Nothing but the write timeout may end it.
@@ -170,7 +169,7 @@ fn flood(address: SocketAddr, bytes: &[u8], end: &AtomicBool, received: &AtomicU
         thread::scope(|scope| {
             scope.spawn(move || {
                 while !end.load(Ordering::Relaxed) && sender.write_all(bytes).is_ok() {}
-                // What is still on its way would take long to be answered, and nobody wants it.
+                // Answers to requests still on their way would take long, and are not needed.
                 let _ = sender.shutdown(Shutdown::Both);
             });
             let mut buffer = vec![0; 1 << 20];
@@ -239,7 +238,7 @@ fn a_client_that_pipelines_options_does_not_keep_the_others_from_an_answer() {
     beside_a_flood(&server, 3, options.repeat(200).as_bytes(), "/");
 }
 
-/// The kernel gives some loops more connections than others. None of those that there may be has to go for
+/// The kernel gives some loops more connections than others. No connection within the limit has to go for
 /// that.
 #[test]
 fn connections_are_counted_over_all_loops() {

@@ -1,4 +1,4 @@
-//! The last moments of a drain: who may not hold it up any more, and what it may not cost.
+//! The last moments of a drain: clients that may not hold it up any more, and costs that it may not have.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use transom_tests::client::get;
 use transom_tests::{Client, Launch, Server, eventually};
 
-/// Half of `--drain-timeout`, which is 10 s in these tests: a drain that sleeps through its end takes all of
-/// it.
+/// Half of `--drain-timeout`, which is 10 s in these tests. A drain that misses its end takes all 10 s.
 const PROMPT: Duration = Duration::from_secs(5);
 
 fn assert_prompt(began: Instant) {
@@ -64,7 +63,7 @@ fn a_drain_ends_promptly_when_its_last_request_times_out() {
         assert_eq!(client.answer().status, 100, "it has been read");
         let began = Instant::now();
         server.signal(libc::SIGTERM);
-        // What comes of a body that is not there yet is another test's; here, that it ends.
+        // Another test checks the answer to a body that is not there yet; this one, that the server ends.
         let _ = client.try_answer();
         let ended = server.wait();
         assert_prompt(began);

@@ -29,7 +29,7 @@ fn a_lazy_value_first_touched_in_a_request_costs_its_bytes_is_logged_and_is_neve
             line.contains(" INFO ") && line.contains(" route=/lazy ") && line.contains(" bytes="),
             "{line}"
         );
-        // Those that follow write over whatever of a bucket they are given.
+        // The requests that follow overwrite all bucket memory that they are given.
         let mut client = server.connect();
         for _ in 0..100 {
             assert_eq!(client.get("/fill/200").text(), "204800 bytes\n", "{flags}");

@@ -1,5 +1,5 @@
-//! A request that fails is answered, and the log says why, before its cleanups and the destructor of what it
-//! has thrown run.
+//! A failed request is answered, and the log says why, before its cleanups and its payload's destructor
+//! run.
 //!
 //! | how the frame ends | slow | never returns | parks | panics |
 //! |---|---|---|---|---|
@@ -29,7 +29,7 @@ fn endings(flags: &str, escape: bool) -> Server {
     launch.start()
 }
 
-/// What fails of itself: the way, the diagnostic of the answer if it comes whole, and what the log says.
+/// The ways to fail, each with the diagnostic of the answer if it comes whole, and the words in the log.
 const FAILURES: [(&str, Option<&str>, &str); 8] = [
     ("panic", Some("handler-panicked"), "the handler's own words"),
     (
@@ -168,7 +168,7 @@ fn a_front_end_of_another_process_gets_failures_before_their_cleanups_have_run()
     assert_eq!(ended.code(), 0, "{}", ended.stderr());
 }
 
-/// What was answered stays so, and what was not gets a 502.
+/// A request that was answered stays answered, and one that was not gets a 502.
 #[test]
 fn an_application_that_dies_while_it_cleans_up_takes_no_answer_back() {
     let folder = Folder::new("endings-dies");
@@ -197,7 +197,7 @@ fn an_application_that_dies_while_it_cleans_up_takes_no_answer_back() {
     assert_eq!((ended.code(), figures), (0, (3, 1)), "{}", ended.stderr());
 }
 
-/// An answer of the handler's own waits for its cleanups: they may be part of what it says is done.
+/// The handler's own answer waits for its cleanups: they may be part of the work that it reports as done.
 #[test]
 fn an_answer_waits_for_its_cleanups() {
     let server = endings("--buckets 4", false);
@@ -273,8 +273,8 @@ fn a_drain_waits_for_cleanups() {
     assert!(ended.stderr().contains("cleaned up"), "{}", ended.stderr());
 }
 
-/// Those that the end of the drain cuts are counted, said, and in the status. A bucket that is lost is not
-/// waited for, and has been said before.
+/// Cleanups that the end of the drain cuts are counted, logged, and in the exit status. The drain does not
+/// wait for a lost bucket, which was logged before.
 #[test]
 fn a_drain_that_cuts_cleanups_says_so() {
     let server = endings("--buckets 4 --drain-timeout 300ms", false);
@@ -324,7 +324,7 @@ fn a_line_names_the_panic_and_that_of_the_destructor_it_has_run() {
     assert_eq!(server.stop().figure("parked"), 1);
 }
 
-/// What is to run once on each thread: the second one says why it has failed while its cleanups run.
+/// A closure runs once on each thread: the second thread says why it has failed while its cleanups run.
 #[test]
 fn a_thread_says_what_has_failed_before_its_cleanups_have_run() {
     let server = Launch::of_file(env!("CARGO_BIN_EXE_endings"))
@@ -368,7 +368,7 @@ fn the_log_names_a_signal_of_faults_that_something_else_has_taken() {
     assert_eq!((ended.code(), said), (0, 1), "{}", ended.stderr());
 }
 
-/// What is installed before the first thread starts gets the faults that are not ours.
+/// A handler that is installed before the first thread starts gets the faults that are not ours.
 #[test]
 fn what_takes_a_signal_of_faults_in_warm_up_disarms_nothing() {
     let server = Launch::of_file(env!("CARGO_BIN_EXE_endings"))

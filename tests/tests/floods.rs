@@ -192,7 +192,7 @@ fn an_address_has_no_more_connections_than_it_may_over_all_loops() {
         };
         assert!(eventually(again), "one has left");
         drop(first);
-        // Whoever has gone is forgotten, also after many.
+        // A client that has gone is forgotten, also after many.
         for _ in 0..200 {
             assert!(eventually(again));
         }

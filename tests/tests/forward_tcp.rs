@@ -82,7 +82,7 @@ fn what_is_sent_comes_back_and_the_connection_ends_with_the_handler() {
     let long: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
     assert_eq!(exchange(front.address(), b""), Some(Vec::new()));
     assert_eq!(exchange(front.address(), b"hello"), Some(b"hello".to_vec()));
-    // More than the sockets hold: who writes must also read.
+    // More than the sockets hold: a client that writes must also read.
     let mut stream = connect(front.address());
     let mut writer = stream.try_clone().expect("a copy");
     let sent = long.clone();
@@ -163,8 +163,8 @@ fn a_handler_that_fails_costs_its_own_connection_only() {
             assert_eq!(got.as_deref(), Some(answer), "round {round}");
         }
     }
-    // Each has closed its descriptor, whichever way it ended: what is left is that of the connection that is
-    // open. The door's listener, the front end's channel, the connection.
+    // Each ended connection has closed its descriptor. Three are left: the door's listener, the front end's
+    // channel, the open connection.
     assert!(eventually(|| sockets(&app) == 3), "{}", sockets(&app));
     kept.write_all(b"after!").expect("it is taken");
     kept.read_exact(&mut bytes).expect("it comes back");
@@ -367,7 +367,7 @@ fn an_application_that_is_killed_and_comes_back_is_found_again() {
     }
     // At most those that ran when it was killed: one for each client, five times.
     assert!(broken.load(Ordering::Relaxed) <= 20);
-    // The standard ones, the log's, and what the forward and one channel have: far from five channels.
+    // The standard ones, the log's, and those of the forward and one channel: far from five channels.
     assert!(eventually(|| files() <= 20), "{} descriptors", files());
     let pid = exchange(address, b"pid\n").expect("it is served");
     assert_eq!(pid, format!("{}\n", app.pid()).into_bytes());
@@ -498,7 +498,7 @@ fn idle_connections_lock_nobody_out() {
     assert_eq!(figure(&ended.lines, "accepted"), 5);
 }
 
-/// What a handler has sent is the client's to take, and the connection keeps its place meanwhile.
+/// The client may still take the bytes that a handler has sent, and the connection keeps its place meanwhile.
 #[test]
 fn connections_leave_nothing_with_the_kernel_once_their_handlers_have_ended() {
     const PLACES: usize = 4;
@@ -513,7 +513,7 @@ fn connections_leave_nothing_with_the_kernel_once_their_handlers_have_ended() {
             client
         })
         .collect();
-    // It comes after them, and takes at once what it is sent.
+    // This client comes after them, and takes its answer at once.
     let answer = exchange(front.address(), b"much\n").expect("an answer");
     assert_eq!(answer.len(), 40 << 10);
     let whole = clients.iter_mut().filter_map(|client| client.rest().ok());
@@ -532,8 +532,7 @@ fn a_connection_that_is_in_use_is_not_idle() {
     let _app = behind(&door, "tcp-echo", "--buckets 4");
     let front = front(&door, "--idle-timeout 1s");
     let (quiet, mut busy) = (served(front.address()), served(front.address()));
-    // What is compared is not how long that takes: the busy one is spoken to until the quiet one has been
-    // cut.
+    // No times are compared: the test speaks on the busy connection until the quiet one has been cut.
     quiet.set_nonblocking(true).expect("a socket");
     let cut = eventually(|| {
         say(&mut busy);

@@ -41,7 +41,7 @@ fn ask(socket: &UdpSocket, bytes: &[u8]) -> Vec<u8> {
     next(socket)
 }
 
-/// Has a handler wait for a file, and returns when it does. What it will answer then.
+/// Has a handler wait for a file, and returns when the handler waits. The result is its future answer.
 fn wait_for(socket: &UdpSocket, file: &Path) -> Vec<u8> {
     let bytes = format!("wait {}", file.display()).into_bytes();
     socket.send(&bytes).expect("it is sent");
@@ -311,7 +311,7 @@ fn an_application_that_restarts_is_found_again() {
         } else {
             drop(app);
         }
-        // Nobody is there for a moment, and datagrams come all the same.
+        // No application is there for a moment, and datagrams come all the same.
         client.send(b"pid").expect("it is sent");
         app = odd(&door, "--buckets 2");
         let new = app.pid().to_string();

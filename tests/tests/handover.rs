@@ -34,8 +34,8 @@ impl Drop for Newest {
 
 impl Line {
     fn start(launch: Launch) -> Self {
-        // SAFETY: a plain system call. Whoever loses its parent becomes a child of this process, and can be
-        // waited for.
+        // SAFETY: a plain system call. A process that loses its parent becomes a child of this process, and
+        // can be waited for.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         Line {
             first: launch.start(),
@@ -72,7 +72,7 @@ impl Line {
                 });
                 new.is_some()
             }),
-            "nobody takes over:\n{}",
+            "no instance takes over:\n{}",
             self.first.lines().join("\n")
         );
         self.handed += 1;
@@ -225,15 +225,14 @@ fn a_unix_socket_and_one_of_systemd_are_handed_on() {
     assert!(!path.exists(), "the last one removes it");
 }
 
-/// Copies a program. Not by this process: while it has the copy open for writing, another test's thread may
-/// fork, and as long as that child has not become another program, nobody can start the copy ("text file
-/// busy").
+/// Copies a program, with `cp`. If this process had the copy open for writing, another test's thread could
+/// fork, and until that child becomes another program, the copy cannot be started ("text file busy").
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let done = std::process::Command::new("cp").arg(from).arg(to).status();
     assert!(done.expect("cp").success());
 }
 
-/// Writes a script; for the same reason not by this process.
+/// Writes a script, in another process for the same reason.
 fn write(path: &std::path::Path, script: &str) {
     use std::io::Write;
     let mut shell = std::process::Command::new("sh")

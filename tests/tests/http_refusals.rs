@@ -1,4 +1,4 @@
-//! Requests that are none: each gets the status that says what was wrong, and the next client is served.
+//! Malformed requests: each gets the status that says what was wrong, and the next client is served.
 
 use std::time::{Duration, Instant};
 use transom_tests::{Server, Trouble};
@@ -10,8 +10,8 @@ fn with(line: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: test\r\n{line}\r\n\r\n")
 }
 
-/// The status of the answer to these bytes, after which the connection must end, without a reset and without
-/// a second answer to what may have been smuggled in behind.
+/// The status of the answer to these bytes. After it the connection must end, without a reset and without a
+/// second answer to smuggled bytes.
 fn refused(server: &Server, request: &[u8]) -> u16 {
     let mut client = server.connect();
     client.send(request);
@@ -185,7 +185,7 @@ fn a_head_that_is_not_whole_in_time_gets_408() {
     let mut client = server.connect();
     let mut dripped = 0;
     while client.hears_nothing_for(Duration::from_millis(20)) {
-        assert!(dripped < 500, "nobody minds a head that drips");
+        assert!(dripped < 500, "a head that drips is not cut");
         if !client.try_send("x") {
             break;
         }

@@ -1,6 +1,6 @@
-//! What a handler has lent to a thread of its own when its request is lost (`lender`): the loan lasts for as
-//! long as the process, so what was lent is lost too. Other clients' requests never come there, and their
-//! answers and connections are their own. In one process and through doors.
+//! Loans of a handler to a thread of its own when its request is lost (`lender`): a loan lasts as long as
+//! the process, so the lent memory is lost too. Other clients' requests never come there, and their answers
+//! and connections are their own. In one process and through doors.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -92,7 +92,7 @@ impl Served {
     }
 }
 
-/// A loan, then others' requests: nothing of them may come there.
+/// Makes a loan, then other requests: no byte of theirs may come into the lent memory.
 fn check(name: &str, request: &str, body: &[u8]) {
     for served in Served::both(name, "") {
         for loans in 1..=2 {
@@ -231,7 +231,7 @@ fn a_connection_that_was_lent_never_becomes_another_clients() {
     }
 }
 
-/// What comes after that is not kept waiting for a slot that is never free.
+/// Later connections and datagrams do not wait for a slot that is never free.
 #[test]
 fn a_forward_whose_slots_are_all_lost_closes_what_comes_until_its_application_is_replaced() {
     let folder = Folder::new("lending-all");

@@ -88,11 +88,11 @@ fn a_socket_that_a_killed_server_left_is_replaced_and_nothing_else_is() {
 
     server.signal(libc::SIGKILL);
     assert!(eventually(|| UnixStream::connect(&path).is_err()));
-    assert!(path.exists(), "nobody has removed it");
+    assert!(path.exists(), "the path is left");
     let server = at(&path, "");
     assert_eq!(ask(&path), "nowhere\n");
 
-    // What is at the path when it ends is another's.
+    // When it ends, the path belongs to another listener.
     std::fs::remove_file(&path).expect("it is there");
     let other = UnixListener::bind(&path).expect("the path is free");
     assert_eq!(server.stop().code(), 0);
@@ -162,7 +162,7 @@ fn sockets_of_systemd_are_served_by_name() {
     for address in addresses {
         assert!(
             Client::try_connect(address).is_err(),
-            "nobody else has it open"
+            "no other process has it open"
         );
     }
 }
@@ -275,8 +275,7 @@ fn connections_are_forwarded_from_a_unix_socket_and_from_one_of_systemd() {
 
 /// A port that is free now.
 fn free_port() -> u16 {
-    // Not one that the kernel gives to somebody who asks for any (ip_local_port_range): clients of other
-    // tests do.
+    // Not one that the kernel gives to clients of other tests, which ask for any (ip_local_port_range).
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() % 5_000 * 2;
     loop {

@@ -152,7 +152,7 @@ fn a_server_that_runs_is_found_by_its_port_and_left_running() {
     assert_eq!(
         report["memory"]["bound_bytes"],
         Value::Null,
-        "nobody has said one"
+        "no bound is known"
     );
     assert_eq!(server.get("/10").status, 200);
 }
@@ -245,7 +245,7 @@ fn stand_in(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> SocketAd
 
 fn serve(mut stream: TcpStream, answer: &dyn Fn(&str) -> String) {
     let mut buffer = [0; 4096];
-    // Whoever asks waits for the answer, so that a read is a request.
+    // A client waits for each answer, so that a read is a request.
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
         let request = String::from_utf8_lossy(&buffer[..len]).into_owned();
         let path = request.split(' ').nth(1).unwrap_or_default();

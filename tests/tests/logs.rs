@@ -43,7 +43,7 @@ fn the_line_of_an_exhausted_request_names_the_culprit_and_the_flag() {
     assert!(server.line_with("/arena/").contains("raise=--bucket-size"));
 }
 
-/// Neither is the fault of what the request has asked for, and each has a flag.
+/// Neither is the fault of the request, and each has a flag.
 #[test]
 fn heads_that_do_not_fit_their_slots_are_told_with_the_flag() {
     let server = Launch::of_file(env!("CARGO_BIN_EXE_odd"))
@@ -205,7 +205,7 @@ fn lines_about_buckets_that_are_lost_are_all_written_and_none_counts_as_left_out
     assert_eq!(ended.figure("lines_left_out"), 0);
 }
 
-/// What an application has installed gets its own lines, and the server's are where they always are.
+/// A logger that an application installs gets the application's lines; the server's stay where they were.
 #[test]
 fn an_application_logs_with_what_it_has_installed_and_else_with_the_servers_log() {
     for own in ["tracing", "log", "late", ""] {
@@ -215,7 +215,7 @@ fn an_application_logs_with_what_it_has_installed_and_else_with_the_servers_log(
             .start();
         for n in 0..50 {
             assert_eq!(server.get(&format!("/{n}")).text(), "logged\n", "{own}");
-            // Under the lock of its own log, if it has one. Nobody waits for that lock for ever.
+            // Under the lock of its own log, if it has one. No thread waits for that lock for ever.
             assert_eq!(server.get("/large").status, 500, "{own}");
         }
         let _ = server.line_with("a request outgrew its bucket");

@@ -132,8 +132,8 @@ fn what_logrotate_renames_loses_no_line() {
     let log = folder.path().join("access.log");
     let door = folder.path().join("hello.door");
     let application = behind(&door, "hello", "--buckets 4");
-    // A queue for a writer that others keep from the processor for a while: what is dropped is counted, and
-    // no loss of logrotate's.
+    // A long queue, for a writer that gets no processor for a while. Lines dropped there are counted, and are
+    // not logrotate's fault.
     let flags = format!(
         "--access-log json --access-log-queue 16384 --access-log-file {}",
         log.display()
@@ -150,7 +150,7 @@ fn what_logrotate_renames_loses_no_line() {
     std::fs::write(&file, rules).expect("a file");
     let state = folder.path().join("state");
     let rotate = || {
-        // logrotate wants files that nobody else may write to.
+        // logrotate wants files that no other user may write to.
         let ended = Command::new(&tool)
             .args(["--force", "--state"])
             .args([&state, &file])

@@ -250,7 +250,7 @@ fn shows_what_no_server_shows_at_will() {
         "/<b>bold</b>"
     );
     fits_in_its_width(&mut page);
-    // What was there before the page was opened is not news.
+    // Entries from before the page was opened are not news.
     assert_eq!(
         page.value("document.querySelectorAll('#culprits .new').length"),
         0
@@ -288,7 +288,7 @@ fn shows_what_no_server_shows_at_will() {
         "{requested:?}"
     );
 
-    // It goes away, and another comes: what that one has is new, and rates begin anew.
+    // The server goes away, and another comes: its entries are new, and rates begin anew.
     stand_in.shared.away.store(true, Ordering::Relaxed);
     page.wait_for("document.getElementById('state').dataset.state === 'lost'");
     page.wait_for("document.getElementById('lost').innerText.includes('does not answer')");
@@ -302,7 +302,7 @@ fn shows_what_no_server_shows_at_will() {
     page.wait_for("document.getElementById('requests-rate').textContent === '–'");
     page.wait_for("document.getElementById('culprits').querySelector('.new')");
 
-    // Somebody else's JSON is said to be that.
+    // The page says that another program's JSON is no Transom.
     stand_in.shows(&json!({"hello": 1}));
     page.wait_for("document.getElementById('lost').innerText.includes('no Transom')");
 }

@@ -3,7 +3,7 @@
 
 use transom_tests::{Kind, Load, Server};
 
-/// What becomes of a process that hands over is `recycling.rs`'s matter.
+/// `recycling.rs` tests processes that hand over.
 const PARK: &str = "--on-exhaustion park --recycle exit";
 
 #[test]

@@ -1,5 +1,4 @@
-//! Who a request comes from, when a proxy stands before the server: the PROXY protocol, `Forwarded`,
-//! `X-Forwarded-For`.
+//! The address of a client behind a proxy: the PROXY protocol, `Forwarded`, `X-Forwarded-For`.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -432,7 +431,7 @@ fn connections_of_a_proxy_are_counted_by_the_address_that_its_header_names() {
         assert!(!answers(&mut of(1)), "closed");
         let mut others: Vec<_> = (2..10).map(of).collect();
         assert!(others.iter_mut().all(answers), "other addresses");
-        // The proxy's own, and those of nobody.
+        // Connections of the proxy itself, and of unknown clients.
         let mut unnamed: Vec<_> = (0..5).map(|_| server.connect()).collect();
         for (n, client) in (0..).zip(&mut unnamed) {
             let header = if n < 3 {
@@ -449,7 +448,7 @@ fn connections_of_a_proxy_are_counted_by_the_address_that_its_header_names() {
     for server in [both.alone, both.front] {
         let ended = server.stop();
         assert_eq!(ended.code(), 0);
-        // Whoever asks before the loop has seen the others leave is refused too.
+        // A client that asks before the loop has seen the others leave is refused too.
         assert!(ended.figure("address_refused") >= 1, "{}", ended.stderr());
     }
 }

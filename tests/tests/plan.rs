@@ -95,7 +95,7 @@ fn a_burst_is_reported_and_not_judged() {
     let (status, plan) = json(&format!("{LOAD} --burst 3x"));
     assert_eq!(status, 0);
     assert_eq!(number(&plan, "/burst/rate"), 6000.0);
-    // 60 Erlangs on 39 buckets: what is over must fail.
+    // 60 Erlangs on 39 buckets: the excess must fail.
     let over = 1.0 - 39.0 / 60.0;
     for path in ["/burst/p503_without_queue", "/burst/p503_with_queue"] {
         let failed = number(&plan, path);
@@ -288,7 +288,7 @@ fn measurements_say_how_large_buckets_must_be() {
     assert_eq!(number(&plan, "/p500/share"), 0.0);
     // None was seen, so three in so many are possible.
     assert!((number(&plan, "/p500/at_most") - 3e-5).abs() < 1e-12);
-    // What is given stays as it is, and is judged. A larger bucket is the change.
+    // A given flag stays as it is, and is judged. The proposed change is a larger bucket.
     let (status, plan) = with(100, "--bucket-size 256KiB");
     assert_eq!(status, 1, "{plan:#}");
     assert_eq!(number(&plan, "/p500/share"), 1e-3);
@@ -303,7 +303,7 @@ fn measurements_say_how_large_buckets_must_be() {
     assert_eq!(number(&plan, "/load/service_seconds"), 0.005);
 }
 
-/// What `--bucket-size` and `--keep` are to leave room for, of a page of metrics with what buckets keep.
+/// From metrics of what buckets keep, the plan derives the room that `--bucket-size` and `--keep` must leave.
 #[test]
 fn buckets_may_keep_what_they_were_seen_to_keep() {
     let folder = Folder::new("plan-keep");

@@ -23,7 +23,7 @@ fn assert_nothing_lost(server: Server) -> Ended {
     ended
 }
 
-/// What is made at its first use and stays: once in each bucket, and then again and again.
+/// Values that are made at their first use and stay: used once in each bucket, and then again and again.
 #[test]
 fn thread_locals_and_channels_cost_no_bucket() {
     let server = promise("--buckets 2 --bucket-size 512KiB");
@@ -105,7 +105,7 @@ fn hungry_documents_at_once_cost_a_500_each_and_no_bucket() {
     assert_eq!(ended.figure("process_heap_allocations"), 0);
 }
 
-/// Documents and answers of any length end with the request that they outgrow: they do not go on into what
+/// Documents and answers of any length end with the request that they outgrow: they take no memory that
 /// others need.
 #[test]
 fn json_stops_growing_where_its_request_outgrows_its_bucket() {
@@ -147,7 +147,7 @@ fn a_streamed_answer_that_fails_says_why() {
     }
 }
 
-/// A text where there should be something else: what is said of it is short, whoever says it.
+/// A document has a long text in the wrong place: the error message is short, from whichever layer it comes.
 #[test]
 fn what_is_wrong_with_a_document_is_said_in_few_words() {
     let server = promise("");
@@ -173,8 +173,8 @@ fn what_is_wrong_with_a_document_is_said_in_few_words() {
             ("flat", format!("{{\"a\": {long}}}")),
         ] {
             let answer = server.post(&format!("/as/{kind}"), &document);
-            // Of a key and of what is buffered, an error that serde makes later says all, which may be too
-            // much.
+            // For keys and buffered values, serde makes the error later and quotes the whole text, which may
+            // be too much.
             let may_be_too_much = [
                 "map",
                 "tree",
@@ -240,7 +240,7 @@ fn what_is_wrong_with_a_document_is_said_in_few_words() {
     assert_nothing_lost(server);
 }
 
-/// What serde buffers before it knows what it wants.
+/// Documents that serde buffers before it knows their type.
 #[test]
 fn what_is_buffered_costs_no_bucket_and_what_is_ordinary_fits() {
     let server = promise("");
@@ -372,7 +372,7 @@ fn no_call_of_the_platform_poisons_what_its_caller_holds() {
             assert_eq!(whole.text(), format!("{turns} 1024000\n"), "{call}");
         }
     }
-    // With what is sent in pieces, the 500 may come too late: then the answer ends early.
+    // For an answer in pieces, the 500 may come too late: then the answer ends early.
     let mut client = server.connect();
     client.send("GET /held/stream/1000 HTTP/1.1\r\nHost: t\r\n\r\n");
     assert!(
@@ -437,7 +437,7 @@ fn a_full_shared_heap_is_an_error_of_the_request_that_fills_it() {
             assert_eq!(server.get("/items").text(), format!("{}\n", stored << 10));
             assert_eq!(server.post("/items/1000", "").status, 500);
         }
-        // What is there can be changed, and taken away.
+        // Entries that are there can be changed, and taken away.
         assert_eq!(
             server
                 .answer_to("DELETE /items HTTP/1.1\r\nHost: t\r\n\r\n")
@@ -468,8 +468,8 @@ fn a_program_that_a_handler_starts_ends_when_it_is_told_to() {
     assert_nothing_lost(server);
 }
 
-/// What is made on each thread before its first call may be more than a bucket may keep: the start says so,
-/// with both numbers.
+/// Each thread may make more before its first call than a bucket may keep: the start says so, with both
+/// numbers.
 #[test]
 fn what_each_thread_makes_must_fit_what_a_bucket_may_keep() {
     let launch = |keep: &str| {
@@ -505,7 +505,7 @@ fn a_few_bytes_that_are_kept_after_each_upload_take_no_room_from_the_next() {
     assert_nothing_lost(server);
 }
 
-/// What is kept is little, and lies where it leaves no piece of half the arena.
+/// Keeps few bytes at a place where they leave no free piece of half the arena.
 fn cut(server: &Server, place: &str) {
     assert_eq!(server.get("/fill/140").text(), "143360 bytes\n");
     assert_eq!(
@@ -549,7 +549,7 @@ fn a_bucket_that_stays_cut_serves_on_until_the_process_is_replaced() {
     assert_eq!(ended.figure("lost"), 0, "{}", ended.stderr());
 }
 
-/// What had cut it is gone, and all of its arena is one piece again: it is whole, and no process is replaced.
+/// The block that had cut the bucket is gone, and its arena is one piece again: no process is replaced.
 #[test]
 fn a_bucket_that_keeps_nothing_any_more_is_cut_no_more() {
     let flags = "--buckets 1 --bucket-size 512KiB --recycle exit --keep-timeout 700ms";
@@ -586,7 +586,7 @@ fn assert_ends_cut(server: Server) {
     assert_eq!(ended.figure("lost"), 0, "{}", ended.stderr());
 }
 
-/// A request that may be left by a jump has no piece above what is kept, however large that is.
+/// A request that may be left by a jump cannot use the piece above kept blocks, however large it is.
 #[test]
 fn a_bucket_is_cut_for_requests_that_escape_by_what_they_cannot_have() {
     let server = cut_low(true);
@@ -596,7 +596,7 @@ fn a_bucket_is_cut_for_requests_that_escape_by_what_they_cannot_have() {
     assert_ends_cut(server);
 }
 
-/// Nor has `request.arena()`. Ordinary blocks have it.
+/// `request.arena()` cannot use that piece either. Ordinary blocks can.
 #[test]
 fn a_bucket_is_cut_for_users_of_the_arena_itself() {
     let server = cut_low(false);
@@ -644,7 +644,7 @@ fn send_in_chunks(server: &Server, bytes: usize) -> (u16, String, usize) {
     (answer.status, said.to_owned(), high_water)
 }
 
-/// Whether the largest piece lies above what is kept, or below it.
+/// The largest piece may lie above the kept blocks, or below them.
 #[test]
 fn a_body_of_unknown_length_fits_the_largest_piece_there_is() {
     for above in [0, 1_700, 940] {
@@ -671,7 +671,7 @@ fn a_body_of_unknown_length_fits_the_largest_piece_there_is() {
     }
 }
 
-/// What is collected is not moved for each few bytes that come.
+/// The collected bytes are not moved for every few bytes that come.
 #[test]
 fn a_large_body_of_unknown_length_is_collected_in_time() {
     let server = promise("--buckets 1 --bucket-size 64MiB --deadline 60s");

@@ -229,7 +229,7 @@ fn ready(server: &Server) -> String {
     client.get("/ready").text().to_owned()
 }
 
-/// Nothing is lost there: they have much to do.
+/// No bucket is lost there: they only have much to do.
 #[test]
 fn that_no_bucket_is_free_is_said_and_that_it_is_over() {
     let server = Server::start("oom", "--buckets 2");
@@ -262,7 +262,7 @@ fn a_thread_whose_destructors_do_not_return_is_lost_and_found_when_they_do() {
     let said = server.line_with("INFO a bucket that was lost has come back");
     assert!(said.contains(" route=/leave "), "{said}");
     assert_eq!(resting(&server), [0.0, 0.0]);
-    // From now on destructors return: that such a thread is replaced is nothing to speak of.
+    // From now on destructors return: the replacement of such a thread is not logged.
     for _ in 0..50 {
         assert_eq!(server.get("/leave").text(), "left\n");
     }
@@ -417,7 +417,7 @@ fn when_all_threads_of_a_door_are_lost_what_waits_goes_to_the_next_instance() {
     let servers = Succession::start(oom(&flags));
     let front = before(&door, "--loops 1 --queue-timeout 10s");
     assert_eq!(front.get("/10").status, 200);
-    // The first two lose the buckets. What comes after them lies in slots, or waits for the next instance.
+    // The first two lose the buckets. Later requests lie in slots, or wait for the next instance.
     let mut clients: Vec<_> = (0..12).map(|_| front.connect()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
         client.send(get(if n < 2 { HUNGRY } else { "/10" }));
@@ -564,7 +564,7 @@ impl Replaceable {
         go
     }
 
-    /// What is started from now on.
+    /// Sets the program that is started from now on.
     fn becomes(&self, script: &str) {
         let new = self.folder.path().join("new");
         let mut shell = Command::new("sh")
@@ -716,7 +716,7 @@ fn descriptors_that_a_parked_request_keeps_lead_to_a_new_instance_when_there_are
     assert_eq!(
         client.get("/").status,
         200,
-        "who was there is served to the end"
+        "an earlier client is served to the end"
     );
     assert_eq!(servers.first().get("/").status, 200);
     drop(client);
@@ -924,7 +924,7 @@ fn a_supervisor_that_watches_the_process_id_and_says_so_gets_the_exit() {
     );
     lose_buckets(&supervised, 1);
     assert_eq!(supervised.wait().code(), 75);
-    // Of a systemd unit without Type=notify. The variable names another process in what that starts.
+    // As in a systemd unit without Type=notify. In its child processes the variable names another process.
     let check = |script: &str| {
         let shell = ["sh", "-c", script];
         Launch::under(&shell, "oom").words(["--check"]).run().stdout

@@ -128,7 +128,7 @@ fn a_new_file_changes_routes_limits_and_the_log_level_in_place() {
     let pid = site.front.pid();
     assert_eq!((site.status("/hello/x"), site.status("/json")), (200, 404));
 
-    // The other door has no doorway yet: that needs memory, and is named. What is beside it is in force.
+    // The other door has no doorway yet: it needs memory, and is named. The other changes are in force.
     let said = site.reload(&file("body-limit = \"2KiB\"", &all));
     assert!(
         said.contains(" WARN ") && said.contains("needs SIGUSR2") && said.contains("other.door"),
@@ -159,7 +159,7 @@ fn a_new_file_changes_routes_limits_and_the_log_level_in_place() {
     assert!(eventually(|| post(2000) == 413));
     assert!(eventually(|| site.status("/json") == 404));
 
-    // The log's level: what is below it is gone, what is above it stays.
+    // The log's level: lines below it are gone, lines above it stay.
     let _said = site.reload(&format!("log-level = \"error\"\n{only_hello}"));
     site.front.signal(libc::SIGHUP);
     std::fs::write(site.door("front.toml"), "wrong").expect("a file");

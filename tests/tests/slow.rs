@@ -161,7 +161,7 @@ fn an_answer_that_is_taken_in_sips_is_cut() {
 
 #[test]
 fn who_takes_an_answer_fast_enough_has_all_the_time_it_needs() {
-    // The socket has room for more only every few seconds: what counts is what the client takes meanwhile.
+    // The socket has room for more only every few seconds: the bytes that the client takes meanwhile count.
     let server = odd("--loops 1 --buckets 4 --write-timeout 1500ms --write-rate 1KiB --deadline 0");
     let mut client = Client::connect_with_buffer(server.address(), 4096);
     client.send(get("/long/4000"));
@@ -236,8 +236,8 @@ fn a_client_that_takes_nothing_of_its_last_answer_is_cut() {
     assert_eq!(client.rest(), Err(Trouble::Reset));
 }
 
-/// What closed connections leave with the kernel is in no sum: a connection keeps its place until its client
-/// has taken what it was sent, or is cut.
+/// The memory equation has no term for a closed connection's bytes in the kernel: a connection keeps its
+/// place until its client has taken all that it was sent, or is cut.
 #[test]
 fn closed_connections_leave_nothing_with_the_kernel() {
     const PLACES: usize = 16;
@@ -318,7 +318,7 @@ fn readers_that_do_not_read_leave_handlers_for_others() {
     }
 }
 
-/// `send-static-file` with few buckets, and a queue timeout that nobody may meet.
+/// `send-static-file` with few buckets, and a queue timeout that no request may meet.
 fn start_files(root: &Path, door: Option<&Path>) -> (Option<Server>, Server) {
     let launch = Launch::of("send-static-file").env("TRANSOM_ROOT", root);
     let front = "--loops 1 --send-buffer 8KiB --queue-timeout 5s --write-timeout 1h --deadline 0";
@@ -356,7 +356,7 @@ fn lingering_connections_have_their_share_and_the_oldest_goes_first() {
         client.send("BAD\r\n\r\n");
         assert_eq!(client.answer().status, 400);
     }
-    // Sooner than they are closed by time, though on a loaded machine that may be what does it.
+    // They close before their timeout, though on a loaded machine the timeout may close them.
     assert!(eventually(|| server.sample().descriptors <= before + 4));
     assert_eq!(server.get("/").status, 200);
 }

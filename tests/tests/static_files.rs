@@ -14,7 +14,7 @@ use transom_tests::{Answer, Client, Folder, Launch, Server, eventually};
 
 const LARGE: usize = 5 << 20;
 
-/// A folder with a `public` root, things outside it that nobody may get at, and who serves it.
+/// A folder with a `public` root and files outside it that no client may get, and the server of the root.
 struct Site {
     folder: Folder,
     front: Server,
@@ -195,7 +195,7 @@ fn a_folder_is_its_index_behind_a_slash() {
         for (path, location) in [
             ("/sub%20dir", "/sub%20dir/"),
             ("/sub%20dir?a=b/c&d", "/sub%20dir/?a=b/c&d"),
-            // Decoded, these are paths of ours; as they came they are addresses of somebody else's.
+            // Decoded, these are paths of ours; undecoded, they are addresses of another site.
             ("//elsewhere.example/../../sub%20dir", "/sub%20dir/"),
             ("//elsewhere.example/%2e%2e/%2e%2e/sub%20dir", "/sub%20dir/"),
         ] {
@@ -724,7 +724,7 @@ fn if_range_asks_for_the_part_of_the_same_bytes_only() {
 fn begun(site: &Site, path: &str) -> Client {
     let mut client = Client::connect_with_buffer(site.front.address(), 4096);
     client.send(transom_tests::client::get(path));
-    // What is read here is missing from what follows; it is all head and a few bytes.
+    // The bytes read here are missing from the rest: all of the head and a few of the body.
     let mut first = [0; 1000];
     client
         .sender()

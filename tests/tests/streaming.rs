@@ -506,7 +506,7 @@ fn an_upload_that_breaks_off_is_noticed_and_the_next_one_is_whole() {
                 );
             }
         }
-        // As many as there are buckets, at once: none is still held by what broke off.
+        // As many as there are buckets, at once: no broken stream still holds one.
         let whole: Vec<_> = (0..4)
             .map(|_| {
                 let mut client = served.front.connect();
@@ -554,7 +554,7 @@ fn each_event_is_there_before_the_next_one_is_made() {
     for served in Served::both("events", "") {
         let (mut one, mut other) = (reader(&served), reader(&served));
         for _ in 0..100 {
-            // The next one is published only when both have this one: what is kept back would never come.
+            // The next event comes only after both readers have this one: one kept back would never come.
             let published = publish(&served);
             assert_eq!(event(&mut one), published);
             assert_eq!(event(&mut other), published);
@@ -605,7 +605,7 @@ fn events_to_http_1_0_come_as_they_are() {
 
 #[test]
 fn a_reader_that_leaves_is_noticed_by_the_next_write() {
-    // One loop, so that it learns of the reader before it forwards what is published after that.
+    // One loop, so that it learns of the reader's end before it forwards later events.
     for served in Served::both("leaves", "--loops 1") {
         // Their handlers wait for news, and do not write any more, once their first event is out.
         let waits = |sent| eventually(|| served.figure("sent") == sent);

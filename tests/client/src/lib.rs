@@ -20,7 +20,7 @@ pub fn get(path: &str) -> String {
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
-    /// What has been received and belongs to no answer yet.
+    /// Bytes that were received and belong to no answer yet.
     received: Vec<u8>,
     patience: Duration,
 }
@@ -98,13 +98,13 @@ impl Client {
     /// Connects.
     ///
     /// # Panics
-    /// If nobody listens there.
+    /// If nothing listens there.
     #[must_use]
     pub fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).expect("the server listens")
     }
 
-    /// Connects if somebody listens there.
+    /// Connects if a server listens there.
     ///
     /// # Errors
     /// What `connect` says.
@@ -116,12 +116,12 @@ impl Client {
     /// way to a client that does not read.
     ///
     /// # Panics
-    /// If nobody listens there, or not on IPv4.
+    /// If nothing listens there, or not on IPv4.
     #[must_use]
     pub fn connect_with_buffer(address: SocketAddr, receive: libc::c_int) -> Self {
         let to = ipv4(address);
         // The window is offered while connecting, so the buffer is set before, which `std` cannot.
-        // SAFETY: the descriptor is new and owned by nobody else; option and address have the types and sizes
+        // SAFETY: the descriptor is new and has no other owner; option and address have the types and sizes
         // that go with the calls.
         let (stream, connected) = unsafe {
             let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
@@ -145,12 +145,12 @@ impl Client {
     /// Connects from an address of this machine: all that begin with 127 are.
     ///
     /// # Panics
-    /// If nobody listens there, or an address is not of IPv4 or not of this machine.
+    /// If nothing listens there, or an address is not of IPv4 or not of this machine.
     #[must_use]
     pub fn connect_from(from: Ipv4Addr, address: SocketAddr) -> Self {
         let (from, to) = (ipv4(SocketAddr::from((from, 0))), ipv4(address));
         let len = size_of_val(&to) as libc::socklen_t;
-        // SAFETY: the descriptor is new and owned by nobody else; both addresses have the size that is given.
+        // SAFETY: the descriptor is new and has no other owner; both addresses have the size that is given.
         let (stream, connected) = unsafe {
             let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
             assert!(fd >= 0, "a descriptor is free");

@@ -51,7 +51,7 @@ impl Rows {
         }
     }
 
-    /// What is served, after what one of them wants to be done first.
+    /// The router of all routes. Runs the start-up work of the chosen route first.
     pub fn into_router(self, chosen: &str) -> Router {
         if let Some(entry) = self.entries.iter().find(|entry| entry.row.path == chosen) {
             (entry.before)();

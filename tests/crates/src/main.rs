@@ -1,9 +1,8 @@
 //! A server with one route per crate or habit, each handler written as a user of that crate would write it.
 //!
 //! It is served with `transom::serve`: no handler makes a promise, and no handler knows of buckets.
-//! `--rows` prints what the driver has to know of each route. `CRATES_ROW` is the path of the one that will
-//! be asked; what its application would do in `main` before it serves is done for that one only, because a
-//! process can have one logger.
+//! `--rows` prints what the driver has to know of each route. `CRATES_ROW` is the path of the route under
+//! test. Only that route's start-up work is done in `main`, because a process can have one logger.
 
 mod listing;
 mod rows;

@@ -31,7 +31,7 @@ use transom_tests::raw::hash;
 
 fn say(event: &str, who: &Credentials, why: &dyn std::fmt::Display) {
     let mut out = std::io::stdout().lock();
-    // Whoever reads may have gone, which is no reason to end.
+    // The reader may have gone, which is no reason to end.
     let _ = writeln!(out, "{event} pid={} uid={} {why}", who.pid, who.uid);
 }
 
@@ -78,8 +78,7 @@ fn serve(log: Option<&File>, loses: bool, call: &mut Call<'_>) {
     } else if text == "panic" {
         panic!("as asked");
     } else if text == "fork" {
-        // SAFETY: the child calls nothing that is not async-signal-safe, and ends by itself if nobody ends
-        // it.
+        // SAFETY: the child calls only async-signal-safe functions, and ends by itself if it is not killed.
         let child = unsafe {
             let child = libc::fork();
             if child == 0 {
@@ -190,7 +189,7 @@ fn main() -> ExitCode {
         }
     };
     println!("ready");
-    // Until standard input ends: whoever started us has gone, or says so.
+    // Until standard input ends: our parent has gone, or has closed it.
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     ExitCode::SUCCESS
 }

@@ -5,7 +5,7 @@
 //! door-liar PATH CASE [SEED] [COUNT]
 //! ```
 //!
-//! It ends with success if the door let it try. What the door made of it is for the test to see.
+//! It ends with success if the door let it try. The test checks how the door has dealt with it.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -60,7 +60,7 @@ fn lie(path: &Path, case: &str, random: &mut Random) -> io::Result<()> {
         _ => Channel::open(path, slots)?,
     };
     inside(&channel, case, random);
-    // Until the door hangs up, which is how it puts somebody out; or for a reply, if the lie hurts nobody.
+    // A harmless lie gets a reply. After any other lie, the door puts the client out by hanging up.
     match case {
         "nudge-storm" | "wake-storm" | "turns" | "holes" | "hoard" => {
             let reply = channel.call(0, 0x7000_0000, b"echo to a liar");

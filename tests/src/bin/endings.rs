@@ -10,7 +10,7 @@
 //! | `GET /take` | installs a handler for SIGSEGV, as a library may at its first use |
 //!
 //! With `ENDINGS_ESCAPE=1` it is served by the jump; with `ENDINGS_TAKE=1` that handler is installed in
-//! `warm_up`; with `ENDINGS_EACH=1` what is to run once on the second thread fails, and cleans up in a drain.
+//! `warm_up`; with `ENDINGS_EACH=1` the second thread's `each_thread` fails, and cleans up in a drain.
 
 use std::hint::black_box;
 use std::io::Write;

@@ -1,12 +1,12 @@
-//! A file system with one file, which can be opened, and of which nothing more is ever heard.
+//! A file system with one file, which can be opened; any other operation on it hangs.
 //!
 //! ```text
 //! hanging-file WIRE
 //! ```
 //!
 //! It sends the open file over the socket at `WIRE`, says `ready`, and lives until it is killed. A child of
-//! its opens the file: who answers for a file system and has a file of it open waits for himself when he
-//! ends.
+//! its opens the file: a process that serves a file system and has a file of it open waits for itself when
+//! it ends.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -75,7 +75,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// A view of the file system that nobody else has, the device of the one to come, and its place.
+/// Enters a mount namespace of its own. Returns the device of the file system, and where to mount it.
 fn mount(wire: &Path) -> io::Result<(File, CString)> {
     // SAFETY: no preconditions.
     let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };

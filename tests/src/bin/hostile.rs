@@ -57,7 +57,7 @@ fn attack(victim: &Victim, mut random: u64, end: &AtomicBool, strikes: &AtomicU6
 fn besiege(victim: &Victim, seconds: u64, seed: u64) -> (String, bool) {
     let pid = victim.server.pid();
     let _ = eventually(|| victim.server.answer_to(&victim.ordinary).status == 200);
-    // A first moment of it, so that what is touched once has been.
+    // A first moment of attacks, so that memory that is touched once has been touched.
     let (end, strikes) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| attack(victim, seed, &end, &strikes));

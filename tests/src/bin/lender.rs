@@ -1,5 +1,5 @@
 //! Handlers that lend what they were given to a thread of their own, and outgrow their bucket while it is
-//! lent: the application for what becomes of the loan.
+//! lent: the application that tests what becomes of the loan.
 //!
 //! `LENDS` says what it serves: `requests`, `connections` or `datagrams`. A loan lasts as long as the
 //! process.
@@ -30,7 +30,7 @@ use transom::{
 
 /// Threads that have borrowed something, and have begun to use it.
 static BORROWERS: AtomicU64 = AtomicU64::new(0);
-/// How often one of them found that what it had borrowed was not as it had left it.
+/// How often a borrower found its loan changed.
 static CHANGES: AtomicU64 = AtomicU64::new(0);
 
 /// Requests that wait to be told to go on, and whether they are.

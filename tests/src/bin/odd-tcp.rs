@@ -1,4 +1,4 @@
-//! A connection handler that does what nobody hopes for, as the first line of a connection asks.
+//! A connection handler that misbehaves, as the first line of a connection asks.
 //!
 //! | line | does |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! A datagram handler that does what nobody hopes for, as the datagram asks.
+//! A datagram handler that misbehaves, as the datagram asks.
 //!
 //! | datagram | does |
 //! |---|---|

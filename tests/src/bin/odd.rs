@@ -1,4 +1,4 @@
-//! Handlers that are allowed and that nobody hopes for: the application for the edges of the front end.
+//! Handlers that are allowed but unwelcome: the application for the edges of the front end.
 //!
 //! | request | does |
 //! |---|---|
@@ -24,7 +24,7 @@ use std::thread;
 use std::time::Duration;
 use transom::{Failure, Request, Response, Router, streaming};
 
-/// What a client would take for another answer, if it were on the wire outside of a body.
+/// Bytes that a client would take for another answer, if they were on the wire outside of a body.
 const FORGED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
 
 /// Numbers, so that overwriting any of them shows.

@@ -1,5 +1,5 @@
-//! Handlers of safe Rust (but for `/c`), as people write them, for what `docs/exhaustion.md` promises of
-//! requests that outgrow their buckets.
+//! Handlers of safe Rust (but for `/c`), as people write them. They test the promises of
+//! `docs/exhaustion.md` about requests that outgrow their buckets.
 //!
 //! | request | does |
 //! |---|---|
@@ -372,7 +372,7 @@ fn ignore<T>(value: T) {
     drop(black_box(value));
 }
 
-/// What is called with a lock held and inside a lazy value. Each ignores what it gets.
+/// A function that is called with a lock held and inside a lazy value. It ignores what it gets.
 type Call = fn(&Request);
 
 const CALLS: [(&str, Call); 29] = [
@@ -433,7 +433,7 @@ const CALLS: [(&str, Call); 29] = [
     ("nothing", |_| {}),
 ];
 
-/// One lock and one lazy value for each call, so that none hides what another has done.
+/// One lock and one lazy value for each call, so that no call hides another's effect.
 static LOCKS: [Mutex<u64>; CALLS.len()] = [const { Mutex::new(0) }; CALLS.len()];
 static ONCES: [OnceLock<u64>; CALLS.len()] = [const { OnceLock::new() }; CALLS.len()];
 static STREAM_LOCK: Mutex<u64> = Mutex::new(0);
@@ -638,8 +638,8 @@ fn main() -> ExitCode {
     if std::env::var_os("PROMISE_ESCAPE").is_none() {
         return app.serve();
     }
-    // SAFETY: of the handlers that are asked for then, `/walk` and `/fill` hold no lock and no scope and keep
-    // nothing beyond their requests. The folders that `/walk` has open stay open. `/cut` is asked for what
-    // fits, so that it is not left; what it keeps lies above the mark, where a later jump frees nothing.
+    // SAFETY: of the handlers that the tests ask for then, `/walk` and `/fill` hold no lock and no scope and
+    // keep nothing beyond their requests. The folders that `/walk` has open stay open. `/cut` is asked for
+    // sizes that fit, so no jump leaves it; it keeps blocks above the mark, where a later jump frees nothing.
     unsafe { app.escaping() }.serve()
 }

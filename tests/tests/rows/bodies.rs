@@ -117,7 +117,7 @@ fn row_17_a_client_is_told_to_go_on_only_where_its_body_is_wanted() {
         )
         .then_send("5\r\nhello\r\n0\r\n\r\n")
         .text("hello"),
-        // What is known before the body is said before it, and nothing is asked for.
+        // A refusal that is known before the body comes before it, and no body is asked for.
         Case::answered("no such path", &[404], End::Closed, to("/nowhere", "POST", "5")),
         Case::answered("in chunks, no such path", &[404], End::Closed, {
             format!("POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{expect}\r\n\r\n")
@@ -213,7 +213,7 @@ fn row_18_no_answer_to_an_unfinished_head_has_a_body_either_and_the_next_one_has
         client.send("HEAD / HTTP/1.1\r\nHost: a");
         assert_eq!(client.answer_to_head().status, 408, "{}", stand.name);
         assert!(client.is_closed(), "{}: a body", stand.name);
-        // What was asked before says nothing about this one.
+        // An earlier HEAD does not decide about this request.
         let mut client = stand.connect();
         client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(client.answer_to_head().status, 200);
@@ -381,7 +381,7 @@ fn row_27_an_early_answer_waits_for_a_client_that_sends_all_of_its_body_first() 
     }
 }
 
-/// One that sends next to nothing is not waited for as long.
+/// The server waits less long for a client that sends next to nothing.
 #[test]
 fn row_27_who_drips_after_an_early_answer_is_cut() {
     for stand in both("", "") {

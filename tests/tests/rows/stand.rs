@@ -9,7 +9,7 @@ use transom_tests::{Answer, Client, Launch, Sample, Server, Trouble};
 pub struct Stand {
     /// `in one process` or `through a door`.
     pub name: &'static str,
-    /// What the clients talk to.
+    /// The server that clients talk to.
     pub front: Server,
     /// The application, where it is a process of its own.
     pub application: Option<Server>,
@@ -200,7 +200,7 @@ impl Case {
         let (first, second) = self
             .send
             .split_at(if cut { self.send.len() / 2 } else { 0 });
-        // What has been refused already need not be taken.
+        // A request that has been refused already need not be taken whole.
         for part in [first, second] {
             let taken = part.is_empty() || client.try_send(part);
             assert!(taken || self.end == End::Closed, "{what}: not all is taken");
@@ -253,7 +253,7 @@ fn next_answer(client: &mut Client, request: &[u8]) -> Result<Answer, Trouble> {
 }
 
 /// Puts all cases to a server in one process and to one behind a door, each case whole and cut in two, and
-/// all of them twice: what is in memory after the first time must be all that there is after the second.
+/// all of them twice: memory must not grow after the first time.
 pub fn check(cases: &[Case]) {
     check_with("", "", cases);
 }
@@ -304,5 +304,5 @@ pub fn chunked(chunks: &str) -> Vec<u8> {
     post("Transfer-Encoding: chunked", chunks)
 }
 
-/// A request that must not be answered: it is what a front end that was fooled would find.
+/// A request that must not be answered: only a front end that was fooled would find it.
 pub const SMUGGLED: &str = "GET /see/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";

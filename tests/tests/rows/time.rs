@@ -1,5 +1,5 @@
-//! Rows 30 to 33: clients that take their time, clients in numbers, and the end. What depends on rates, on
-//! addresses and on who is slowest has tests of its own.
+//! Rows 30 to 33: slow clients, many clients, and the end. Limits by rate, by address and by slowness have
+//! tests of their own.
 
 use crate::stand::{Stand, both, post, to, with};
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn row_30_a_head_has_its_time_from_its_first_byte_to_its_last() {
             dripped += 1;
             assert!(
                 dripped < 500,
-                "{}: nobody minds a head that drips",
+                "{}: a head that drips is not cut",
                 stand.name
             );
         }
@@ -259,7 +259,7 @@ fn row_33_a_drain_finishes_what_has_begun_and_closes_the_rest() {
         );
         assert!(
             eventually(|| Client::try_connect(stand.front.address()).is_err()),
-            "{name}: nobody listens any more"
+            "{name}: the server has stopped listening"
         );
         let answer = busy.answer();
         assert!(

@@ -38,7 +38,7 @@ type Module = Vec<String>;
 #[derive(Default)]
 struct Crate {
     files: BTreeMap<Module, String>,
-    /// What a module hands on: its name there, and the path where that is defined.
+    /// The names that a module re-exports, and the path where each is defined.
     handed_on: HashMap<Module, HashMap<String, Module>>,
     /// Paths that a module names.
     named: BTreeMap<Module, BTreeSet<Module>>,
@@ -116,7 +116,7 @@ impl Paths<'_> {
             return;
         };
         match name {
-            // What is handed on is needed by those who take it from here.
+            // A re-export is needed by the modules that use it from here.
             Some(name) if is_public => {
                 self.handed_on.insert(name, path);
             }

@@ -1,4 +1,4 @@
-//! What the documents name is there: links, paths, flags. And every flag is in a document.
+//! The links, paths and flags that documents name exist. And every flag is in a document.
 
 use crate::hold;
 use crate::source::{files, read, repository};

@@ -210,7 +210,7 @@ fn a_type_name_has_one_meaning_in_its_crate() {
     hold("a type's name is there once in a crate", broken, &[]);
 }
 
-/// What a lint says of unsafe blocks holds only where the lint is on.
+/// A lint of unsafe blocks works only where it is on.
 #[test]
 fn every_crate_has_the_lints_of_the_workspace() {
     let workspace = crate::source::read("Cargo.toml");

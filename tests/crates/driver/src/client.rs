@@ -1,6 +1,6 @@
-//! One request after the other over a connection, and what is no answer of the server under test.
+//! One request after the other over a connection, and all ways in which an answer can fail.
 //!
-//! Nothing here panics: a server that hangs or dies is what it is for.
+//! Nothing here panics: it is made for servers that hang or die.
 
 use std::net::SocketAddr;
 use std::time::Duration;

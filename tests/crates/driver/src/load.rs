@@ -1,4 +1,4 @@
-//! Many requests to one route, over several connections at once, and what is wrong with the answers.
+//! Many requests to one route, over several connections at once, and the faults of their answers.
 
 use crate::client;
 use regex::Regex;

@@ -1,6 +1,6 @@
 //! Asks each route of the server `crates` again and again, checks what must hold, and prints a table.
 //!
-//! A route has a server process of its own, so that what one crate does to it is no other row's fault.
+//! A route has a server process of its own, so that no crate spoils the row of another.
 //! After the warm-up, that is the route's first requests, which make its statics, start its threads and
 //! touch its pages, the server's resident memory must not grow by more than 1 %, however many requests
 //! follow. A row that fails makes the exit status 1.

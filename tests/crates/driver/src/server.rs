@@ -181,7 +181,7 @@ impl Server {
             .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Waits until no bucket is taken any more, or does so no longer, and tells what `/metrics` says then.
+    /// Waits until no bucket is taken, or until its patience ends, and returns what `/metrics` says then.
     ///
     /// # Errors
     /// Why there is no good answer: a sentence.

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use transom::{Failure, Request};
 
-/// Entries that what outlives a request may have.
+/// The most entries of a collection that outlives its request.
 const ENTRIES: u64 = 100;
 
 pub fn add(rows: &mut Rows) {
