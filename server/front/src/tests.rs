@@ -31,7 +31,7 @@ use transom_wire::frame::{decode_request, encode_reply_head, interim, outcome, s
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a test asks of its front end beside doors and routes; the rest is as the flags have it.
+/// Settings of a test's front end beside doors and routes; the rest are the flags' defaults.
 #[derive(Clone, Copy)]
 struct Asked {
     connections: u32,
@@ -195,8 +195,8 @@ fn instance_with(name: &'static str, slots: u32, request_size: usize) -> (Instan
     };
     let len = geometry.memory_len();
     let layout = std::alloc::Layout::from_size_align(len, 4096).expect("small");
-    // SAFETY: not zero bytes; fresh, zeroed, page-aligned, never freed, known to nobody else but the test
-    // that spoils it.
+    // SAFETY: not zero bytes; fresh, zeroed, page-aligned, never freed, known only to the test that spoils
+    // it.
     let (base, memory) = unsafe {
         let base = NonNull::new(std::alloc::alloc_zeroed(layout)).expect("memory");
         (base, ChannelMemory::new(base, len))
@@ -518,7 +518,7 @@ fn requests_go_where_their_path_and_method_say() {
         "{refused}"
     );
     assert!(front.get("/%zz").starts_with("HTTP/1.1 400 "));
-    // On one connection, one after the other, with a body that nobody asked for in between.
+    // On one connection, one after the other, with a request of no route in between.
     let mut stream = front.connect();
     let requests = "GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n\
                     GET /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -552,7 +552,7 @@ fn a_door_whose_opening_does_not_return_holds_up_no_other_door() {
     drop((hangs, waiting));
 }
 
-/// What is accepted when it has its first request already is watched later than others.
+/// A connection that already has its first request when it is accepted is watched later than others.
 #[test]
 fn a_client_whose_request_was_there_before_it_was_accepted_is_a_client_like_any_other() {
     let front = Front::start(
@@ -571,7 +571,7 @@ fn a_client_whose_request_was_there_before_it_was_accepted_is_a_client_like_any_
     a.gate.open();
     assert_answer(&rest(first), 200, "a");
     b.gate.wait_for(1);
-    // Longer than it may go unwatched; and what comes meanwhile is not lost.
+    // Longer than it may go unwatched; bytes that come meanwhile are not lost.
     second.write_all(keep("/b").as_bytes()).expect("sent");
     std::thread::sleep(Duration::from_nanos(2 * unwatched::UNWATCHED_NS));
     b.gate.open();
@@ -656,7 +656,7 @@ fn answers_to_requests_that_came_together_leave_in_their_order() {
             .match_indices("HTTP/1.1 ")
             .map(|(at, _)| &answers[at + 9..at + 12])
             .collect();
-        // Who was asked to go on with its body is for chance to say.
+        // Which requests got a 100 depends on chance.
         let statuses: Vec<_> = statuses.iter().filter(|&&status| status != "100").collect();
         assert_eq!(statuses, expected, "round {round}");
         assert!(answers.ends_with("\r\n\r\na"), "the last one is whole");
@@ -679,7 +679,7 @@ fn answers_that_wait_are_not_mixed_up() {
                 let mut stream = stream.try_clone().expect("a descriptor");
                 move || stream.write_all(text.as_bytes()).expect("sent")
             });
-            // None is read before all have nowhere to put more.
+            // No answer is read before all buffers are full.
             stream.read_exact(&mut [0; 1]).expect("an answer");
             (number, stream, writer)
         })
@@ -694,8 +694,8 @@ fn answers_that_wait_are_not_mixed_up() {
     }
 }
 
-/// What was put aside finds no room in the socket when its time has come, and room while the next handler
-/// still runs.
+/// Answers that were put aside find no room in the socket when their turn comes, and find room while the
+/// next handler still runs.
 #[test]
 fn answers_that_were_put_aside_do_not_wait_for_a_handler_that_takes_long() {
     let front = Front::start(Asked::small_buffer(), 1, &[(None, "/a", 0)]);
@@ -724,7 +724,7 @@ fn answers_that_were_put_aside_do_not_wait_for_a_handler_that_takes_long() {
     }
 }
 
-/// The same, when what follows is no request yet, or never will be one.
+/// The same, when the bytes that follow are no request yet, or never will be one.
 #[test]
 fn answers_that_were_put_aside_survive_what_follows_them() {
     let front = Front::start(Asked::small_buffer(), 1, &[(None, "/a", 0)]);
@@ -829,7 +829,7 @@ fn calls_that_a_revoked_instance_does_not_accept_are_sent_to_the_next() {
         assert_answer(&rest(stream), 200, &body);
         assert_answer(&front.get("/"), 200, name);
         assert_eq!(front.stats.unaccepted_resent.get(), resent);
-        // What was under way ends as if nothing had happened.
+        // The request that was under way ends as if nothing had happened.
         last.gate.open();
         let answer = rest(held);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -872,7 +872,7 @@ fn a_call_that_no_instance_comes_for_gets_503_and_one_whose_client_leaves_is_for
     eventually("the door is open again", || front.get("/").ends_with("b"));
 }
 
-/// What lies unread behind a request is another one, and says nothing of it.
+/// Unread bytes behind a request are another request, and say nothing of the first.
 #[test]
 fn an_answer_to_a_head_that_waits_in_vain_has_no_body_whatever_is_behind_it() {
     for (first, second) in [("HEAD", "GET"), ("GET", "HEAD")] {
@@ -975,8 +975,7 @@ fn narrow(front: &Front, target: &str) -> TcpStream {
         panic!("it listens on 127.0.0.1");
     };
     let bytes: libc::c_int = 2048;
-    // SAFETY: the option's value is an int, the address one of IPv4; the new descriptor is owned by nobody
-    // else.
+    // SAFETY: the option's value is an int, the address one of IPv4; the new descriptor has no other owner.
     let mut stream = unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
         assert!(fd >= 0);
@@ -1025,8 +1024,8 @@ fn fields_that_are_changed_while_they_are_sent_are_not_sent() {
     stream.read_exact(&mut [0; 1]).expect("the first byte");
     // The sockets hold less than the fields, so the last of them cannot have been sent yet.
     let (base, len) = a.memory;
-    // SAFETY: memory of this test that nobody writes just now; that the loop copies it meanwhile is what is
-    // tested.
+    // SAFETY: memory of this test that nothing else writes now. The loop may copy it meanwhile: this test
+    // checks that.
     let changed = unsafe {
         let bytes = std::slice::from_raw_parts(base as *const u8, len);
         let last = bytes.windows(6).position(|window| window == b"X-0249");
@@ -1126,7 +1125,7 @@ fn serve_if_told_to() {
                 slot[at..at + 5].copy_from_slice(b"begun");
                 set_reply_body(slot, 5, true);
                 call.interim(at + 5, interim::REPLY)
-                    .expect("somebody is there");
+                    .expect("the caller is there");
                 println!("has sent the beginning");
                 Gate::default().pass();
             }
@@ -1191,7 +1190,7 @@ fn when_an_instance_dies_what_it_had_begun_is_a_502_and_the_rest_goes_to_the_nex
     let held: Vec<_> = (0..2).map(|_| front.ask("GET", "/hold")).collect();
     first.wait_for("takes /hold");
     first.wait_for("takes /hold");
-    // All threads are busy, so nobody takes these up.
+    // All threads are busy, so none takes these up.
     let mut slow = front.connect();
     slow.write_all(
         b"POST /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n",

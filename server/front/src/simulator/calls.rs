@@ -247,7 +247,7 @@ impl Process {
         None
     }
 
-    /// Its caller is dropped: what is wrong with the slots then.
+    /// Drops its caller; returns what is wrong with the slots then.
     pub(super) fn leave(&mut self, ground: &mut Ground) -> Option<String> {
         self.standing.is_left = true;
         self.shared.waiting = None;

@@ -1,4 +1,4 @@
-//! The clock, which only moves when the loop sleeps; what will happen when; and the one source of chance.
+//! The clock, which only moves when the loop sleeps; the queue of events; and the one source of chance.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -24,7 +24,7 @@ pub(super) enum Event {
     Carry(usize),
     /// A client reads what has reached it.
     Read(usize),
-    /// The kernel lets go what it has held of a socket for 200 ms.
+    /// The kernel releases bytes of a socket that it has held for 200 ms.
     Push(usize),
     /// A thread of a process goes on, if it still waits for just this.
     Thread(usize, usize, u64),
@@ -51,7 +51,7 @@ pub(super) struct VirtualClock {
     pub now_ns: u64,
     pub rng: fastrand::Rng,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
-    /// Of what was put into the queue: what is due at the same time happens in that order.
+    /// How many events were put into the queue. Events due at the same time happen in that order.
     number: u64,
     trace: Option<VecDeque<String>>,
     started_ns: u64,

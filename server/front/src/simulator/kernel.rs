@@ -1,5 +1,5 @@
 //! A kernel of one loop: its connections, listener, doorbells and its one epoll set. It is strict: a number
-//! that is not open is a failure of whoever names it.
+//! that is not open is a failure of its caller.
 
 use super::clock::{Event, VirtualClock};
 use super::sockets::{FIRST_FD, Socket};
@@ -8,14 +8,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
-/// What has news.
+/// A descriptor with news.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watched {
     Socket(usize),
     Bell(usize),
 }
 
-/// An eventfd that nobody reads: once rung it is readable, and each ring is an edge.
+/// An eventfd that is never read: once rung it is readable, and each ring is an edge.
 struct Bell {
     fd: RawFd,
     token: Option<u64>,
@@ -23,7 +23,7 @@ struct Bell {
     is_ready: bool,
 }
 
-/// What goes wrong now and then, one time in so many; 0: never.
+/// Each mishap happens once in so many times; 0: never.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Mishaps {
     /// There is no descriptor for a connection.
@@ -86,7 +86,7 @@ impl Kernel {
     pub(super) fn arrive(&mut self, at: usize, bytes: &[u8], clock: &mut VirtualClock) -> usize {
         let socket = &mut self.sockets[at];
         if socket.far.reset {
-            return bytes.len(); // nobody has them
+            return bytes.len(); // they are lost
         }
         if socket.is_closed() {
             socket.reset_client(clock);

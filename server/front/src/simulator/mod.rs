@@ -2,7 +2,7 @@
 //! with a clock of its own, and all that happens follows from one number, the seed.
 //!
 //! A run is made by [`schedule`], played on the [`stage`] and judged by the [`oracle`]. The loop is the real
-//! one; what it asks the system for is answered by [`kernel`] and [`process`].
+//! one; its system calls are answered by [`kernel`] and [`process`].
 
 mod answers;
 mod caller;

@@ -12,7 +12,7 @@ use crate::stats::LoopStats;
 use std::time::Duration;
 use transom_net::addresses::Admission;
 
-/// What a loop may take for anything beside the work itself.
+/// The time that a loop may take for anything beside the work itself.
 const LATENCY_NS: u64 = 25 * MS;
 
 /// How far the loop's clock may be behind.
@@ -172,8 +172,8 @@ impl Case<'_> {
         &self.stage.ground.book[self.client.requests[n]]
     }
 
-    /// What a request takes at most if it comes last of all: what all of them take one after the other. The
-    /// plan does not know in how many pieces a body comes; for each of them its handler takes its time.
+    /// The longest time of a request, which is last of all: the sum of all requests' times. The plan does not
+    /// know in how many pieces a body comes, and a handler takes time for each piece.
     fn most_ns(&self) -> u64 {
         let reads = self.stage.ground.book.iter();
         let reading = reads.map(|entry| entry.facts.reads * (entry.request.app.gap_ns + 100 * US));
@@ -216,11 +216,11 @@ impl Case<'_> {
         Ok(())
     }
 
-    /// What stands behind the last answer, and whether that may be cut.
+    /// Checks the bytes behind the last answer, and whether that answer may be cut.
     fn judge_end(&self) -> Verdict {
         let traits = &self.plan.traits;
         let log = &self.socket.outbound.log;
-        // Who has sent half of the word HEAD may get a body.
+        // A client that has sent half of the word HEAD may get a body.
         let is_unread_head = self.answers.all.last().is_some_and(|last| {
             let request = &self.entry(self.answers.all.len() - 1).request;
             request.head_only() && last.id().is_none() && !last.keeps
@@ -347,7 +347,7 @@ impl Case<'_> {
         })
     }
 
-    /// Who does as clients should gets all its answers, whole and in time.
+    /// A client that behaves as it should gets all its answers, whole and in time.
     fn judge_service(&self) -> Verdict {
         let ends = &self.socket.ends;
         let last = self.answers.all.last();
@@ -358,7 +358,7 @@ impl Case<'_> {
         let drained = self.stage.watch.drained_ns.unwrap_or(u64::MAX);
         let closed = ends.server_closed_ns.unwrap_or(u64::MAX);
         let left = ends.client_fin_ns.is_some_and(|fin| fin <= closed);
-        // What a handler leaves of a body cannot be told from the next request.
+        // The rest of a body that a handler has not read looks like the next request.
         let has_read = self.answers.all.is_empty() || {
             let Entry { request, facts } = self.entry(self.answers.all.len() - 1);
             facts.body_ended || request.body.len() == 0
@@ -384,7 +384,7 @@ impl Case<'_> {
             let Entry { request, facts } = self.entry(n);
             let is_apps = matches!(request.target, Target::Door(_));
             let is_large = request.body.len() as u64 > self.plan.allowance.body_limit;
-            // Slow clients may have held what it needed for as long as it waits; see `judge_own`.
+            // Slow clients may have held the slots that it waits for; see `judge_own`.
             let was_made_to_wait = self.plan.traits.slow && answer.status == 503;
             demand(
                 !is_apps || is_large || was_made_to_wait || answer.id().is_some(),
@@ -437,7 +437,7 @@ impl Case<'_> {
         })
     }
 
-    /// Who has left is let go.
+    /// The server closes the connection of a client that has left.
     fn judge_leaving(&self) -> Verdict {
         let ends = &self.socket.ends;
         let (Some(fin), Some(closed)) = (ends.client_fin_ns, ends.server_closed_ns) else {
@@ -471,7 +471,7 @@ fn summary(facts: &Facts) -> String {
     )
 }
 
-/// An answer of an application: it is the one that this has given.
+/// The answer must be the one that the application has given.
 fn judge_reply(request: &Request, facts: &Facts, answer: &Heard) -> Verdict {
     demand(facts.runs == 1, || format!("it ran {} times", facts.runs))?;
     demand(answer.status == request.app.status, || {

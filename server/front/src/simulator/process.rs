@@ -16,7 +16,7 @@ const FIRST_BELL: RawFd = 500_000;
 /// Replies that a thread keeps back at most, and after how many a lazy caller is told.
 const KEPT_MAX: u32 = 4;
 
-/// What everybody in the simulation may touch.
+/// The state that all parts of the simulation share.
 pub(super) struct Ground {
     pub clock: VirtualClock,
     pub kernel: Kernel,
@@ -24,7 +24,7 @@ pub(super) struct Ground {
     pub book: Vec<Entry>,
 }
 
-/// A caller looks after calls that nobody takes up within this time, by far.
+/// If no thread takes a call up, its caller helps it well within this time.
 const HELP_NS: u64 = 20 * MS;
 
 /// Whose turn a slot is.
@@ -50,7 +50,7 @@ pub(super) struct SimReply {
     pub published_ns: u64,
     /// Bytes that the caller has put there.
     pub request_len: usize,
-    /// Where the body begins: what is before that is the handler's as long as it runs.
+    /// Where the body begins. The bytes before it are the handler's as long as it runs.
     pub body_at: usize,
     /// Its fields have been copied, to be checked.
     pub is_checked: bool,
@@ -104,7 +104,7 @@ pub(super) struct Process {
     pub standing: Standing,
     /// None of its handlers takes a body as it comes.
     pub bodies_first: bool,
-    /// Once revoked, it ends what it has begun.
+    /// Once revoked, it finishes the calls that it has begun.
     pub ends_well: bool,
     threads: Vec<Thread>,
     threads_max: usize,

@@ -14,7 +14,7 @@ pub(super) enum Target {
     Nothing,
     /// A route that takes another method.
     OtherMethod,
-    /// Nobody: it is not well-formed, and gets this status.
+    /// No application: the request is not well-formed, and gets this status.
     Refused(u16),
 }
 
@@ -34,7 +34,7 @@ impl Body {
     }
 }
 
-/// What an application says of a request that it is asked about before its body is there.
+/// An application's reply when it is asked about a request before the body is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Early {
     Takes,
@@ -164,7 +164,7 @@ pub(super) struct Entry {
     pub facts: Facts,
 }
 
-/// Bytes that belong to a number and to nobody else. Line ends are among them.
+/// Bytes that belong to one number only. Line ends are among them.
 pub(super) fn filler(of: usize, len: usize) -> Vec<u8> {
     let mut state = (of as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let byte = |_| {

@@ -1,4 +1,4 @@
-//! What one seed means: how large the loop is, what goes wrong, who comes, and what they want.
+//! The plan that follows from one seed: the loop's size, the faults, the clients and their requests.
 
 use super::clients::{Ending, Manner, Reading, Split};
 use super::clock::{MS, SECOND, US, VirtualClock};
@@ -99,7 +99,7 @@ pub(super) struct Plan {
     pub has_new_rules: bool,
     pub patience: Patience,
     pub clients: Vec<(Manner, Vec<Request>)>,
-    /// What all of it takes at most if it is done one after the other, but for the reading of bodies.
+    /// The longest time of all requests one after the other, without the reading of bodies.
     pub busy_ns: u64,
     /// When the loop is told to end, whatever goes on; and the number of the order.
     pub ends: Option<(u64, u32)>,
@@ -107,7 +107,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(clock: &mut VirtualClock) -> Self {
-        // A short life with a sudden end is cheap, and finds what only the last connection meets.
+        // A short life with a sudden end is cheap, and finds faults that only the last connection meets.
         let is_tiny = clock.once_in(5);
         let traits = match is_tiny {
             true => Traits {
@@ -162,7 +162,7 @@ impl Plan {
         plan
     }
 
-    /// What the loop is given later: what it has already, but for the limits of connections.
+    /// The rules that the loop is given later: those that it has already, but for the limits of connections.
     pub(super) fn rules(&self) -> Option<Rules> {
         let rules = Rules {
             routes: vec![Arc::new(self.routes())],
@@ -452,7 +452,7 @@ fn door(traits: Traits, is_light: bool, clock: &mut VirtualClock) -> DoorPlan {
             is_local,
             revoked_after: (!is_last && (!traits.deaths || clock.once_in(2))).then_some(some_time),
             dies_after: (!is_last && traits.deaths && !clock.once_in(3)).then_some(some_time),
-            // Who leaves in peace ends what it has begun.
+            // A process that leaves in peace finishes the calls that it has begun.
             ends_well: !traits.deaths,
             bodies_first: clock.once_in(3),
         });

@@ -36,7 +36,7 @@ pub(super) struct Slots {
     pub staged: u64,
     pub unaccepted: usize,
     pub outstanding: usize,
-    /// Times that nothing was found in a row; and whether something was since the last sleep.
+    /// How often in a row nothing was found; and whether something was found since the last sleep.
     pub unlooked: u32,
     pub fruitful: bool,
 }
@@ -174,7 +174,7 @@ impl SlotMemory {
     /// Puts some bytes of a reply in place of others, as a process may that is not believed.
     pub(super) fn change(&self, slot: usize, len: usize, from: &[u8], to: &[u8]) {
         let mut bytes = self.reply(slot);
-        // SAFETY: one thread, and nobody refers to a reply of another process but while it is copied.
+        // SAFETY: one thread, and a reply of another process is referred to only while it is copied.
         let bytes = unsafe { &mut bytes.as_mut()[..len] };
         if let Some(at) = bytes.windows(from.len()).position(|window| window == from) {
             bytes[at..at + to.len()].copy_from_slice(to);

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 /// Where the kernel's numbers for connections begin: no real descriptor is as high.
 pub(super) const FIRST_FD: i32 = 1_000_000;
 
-/// How long the kernel holds what does not fill a segment (tcp(7), `TCP_CORK`).
+/// How long the kernel holds bytes that do not fill a segment (tcp(7), `TCP_CORK`).
 const HELD_NS: u64 = 200 * MS;
 
 /// Bytes of a segment, as far as holding goes.
@@ -85,7 +85,7 @@ pub(super) struct Socket {
     /// The client has reset the connection.
     pub is_reset: bool,
     pub token: Option<u64>,
-    /// It stands among those that have news.
+    /// It is in the list of sockets with news.
     pub is_ready: bool,
     pub reset_at_close: bool,
 }
@@ -132,7 +132,7 @@ impl Socket {
         set(self.error.is_some(), libc::EPOLLERR);
         let has_space = self.has_space();
         set(has_space, libc::EPOLLOUT);
-        // As `tcp_poll`: who is told that there is no room is told when there is.
+        // As `tcp_poll`: a caller that is told of no room is also told when there is room.
         self.outbound.no_space |= !has_space;
         mask
     }
@@ -181,12 +181,12 @@ impl Socket {
         outbound.bytes.extend(&bytes[..len]);
         outbound.log.extend(&bytes[..len]);
         outbound.times.push((outbound.log.len(), now_ns));
-        // What was cut short for want of room fills segments.
+        // A write that was cut short for want of room fills its segments.
         outbound.held = match hold && len == bytes.len() {
             true => (outbound.held + len) % SEGMENT,
             false => 0,
         };
-        // A real buffer is larger than a segment, so what is held never fills it.
+        // A real buffer is larger than a segment, so held bytes never fill it.
         if outbound.held * 3 > outbound.room {
             outbound.held = 0;
         }
@@ -228,7 +228,7 @@ impl Socket {
         self.ends.server_closed_ns.is_some()
     }
 
-    /// Has the network come for what may leave.
+    /// Has the network fetch the bytes that may leave.
     pub(super) fn call_carrier(&mut self, at: usize, clock: &mut VirtualClock) {
         let has_end = self.outbound.fin && !self.far.eof;
         if (self.may_leave() > 0 || has_end) && !self.outbound.carried && !self.far.reset {

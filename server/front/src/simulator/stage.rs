@@ -30,7 +30,7 @@ pub(super) struct Planned {
     /// When, after it was opened, it is revoked, or dies.
     pub revoked_after: Option<u64>,
     pub dies_after: Option<u64>,
-    /// Once revoked, it ends what it has begun.
+    /// Once revoked, it finishes the calls that it has begun.
     pub ends_well: bool,
     pub bodies_first: bool,
 }
@@ -60,7 +60,7 @@ pub(super) struct Watch {
     pub neighbours: u32,
 }
 
-/// How long what may last.
+/// Time limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     /// Until all clients have what they want.
@@ -79,7 +79,7 @@ pub(super) struct Stage {
     pub gates: Vec<Option<Gate>>,
     pub bell: RawFd,
     pub orders: Arc<Orders>,
-    /// Those that the loop is given later.
+    /// The rules that the loop is given later.
     pub rules: Option<Rules>,
     pub limit: Arc<ConnectionLimit>,
     pub addresses: Option<Arc<Addresses>>,
@@ -176,7 +176,7 @@ impl Stage {
                     .clients
                     .iter_mut()
                     .find(|client| client.socket == Some(at));
-                who.expect("somebody's").read(false, ground);
+                who.expect("a client has this socket").read(false, ground);
             }
             Event::Push(at) => ground.kernel.push(at, &mut ground.clock),
             Event::Thread(process, thread, stamp) => {
@@ -285,7 +285,7 @@ impl Stage {
             let order = clock.rng.u32(1..=2);
             self.give(order);
         } else if waits.is_none() {
-            // Of the others nobody knows when they will be.
+            // It is unknown when the other clients will be done.
             let delay = clock.rng.u64(0..20 * SECOND);
             clock.after(delay, Event::AreDone);
         } else {
@@ -361,7 +361,7 @@ impl Stage {
         }
         self.look_at_mail();
         let clock = &mut self.ground.clock;
-        // What the loop did took its time.
+        // The loop's work has taken time.
         clock.now_ns += clock.rng.u64(0..4 * US);
         let start = clock.now_ns;
         let interrupted = clock.once_in(300);

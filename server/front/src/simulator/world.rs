@@ -107,7 +107,7 @@ impl World for Simulated {
     unsafe fn send_places(fd: RawFd, pieces: &[NonNull<[u8]>]) -> io::Result<usize> {
         let mut bytes = Vec::new();
         for piece in pieces {
-            // SAFETY: the caller's promise; one thread, so nobody writes there meanwhile.
+            // SAFETY: the caller's promise; one thread, so nothing writes there meanwhile.
             bytes.extend_from_slice(unsafe { piece.as_ref() });
         }
         send(fd, &bytes, false)
@@ -314,10 +314,7 @@ impl Caller for SimCaller {
     }
 
     fn reply(&self, slot: SlotId) -> &[u8] {
-        assert!(
-            self.bells.1.is_none(),
-            "what another process has written is copied"
-        );
+        assert!(self.bells.1.is_none(), "another process's bytes are copied");
         let bytes = self.reply_bytes(slot);
         // SAFETY: one thread, and the slot is the caller's.
         unsafe { bytes.as_ref() }

@@ -329,7 +329,7 @@ fn every_line_is_written_or_counted_also_those_that_nobody_reads() {
         submitted += 1;
         log.submit(&seen, submitted);
     }
-    // The pipe is not read: the end does not wait for ever, and counts what is on the way.
+    // The pipe is not read: the shutdown does not wait for ever, and counts lines on the way as dropped.
     let dropped = log.shutdown(Instant::now() + Duration::from_millis(200));
     assert!(dropped > 0);
     let mut in_pipe = [0; 1 << 17];
