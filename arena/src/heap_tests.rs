@@ -88,7 +88,7 @@ impl Block {
     }
 }
 
-/// Small numbers in an order that is the same each time, so that Miri can run what it has run before.
+/// Small numbers in the same order each time, so that Miri can repeat a run.
 struct Dice(u32);
 
 impl Dice {
@@ -244,7 +244,7 @@ fn a_block_that_was_freed_is_handed_out_again() {
     assert_eq!(heap.used(), 0);
 }
 
-/// Without an end: what is live at once is 12 bytes and a temporary.
+/// For any number of rounds: 12 bytes and a temporary are live at once.
 #[test]
 fn a_loop_that_replaces_a_value_needs_what_is_live() {
     let lab = Lab::new(Wipe::None);
@@ -372,8 +372,7 @@ fn a_bounded_cache_turns_over_for_ever_in_bounded_memory() {
     }
 }
 
-/// What a handler takes from the `&Bump` is free when its request ends, also where something is kept below
-/// it.
+/// Memory that a handler takes from the `&Bump` is free when its request ends, even above a kept block.
 #[test]
 fn what_the_handler_took_from_the_bump_is_not_kept() {
     let mut lab = Lab::new(Wipe::None);
@@ -401,14 +400,14 @@ fn what_the_handler_took_from_the_bump_is_not_kept() {
     assert_eq!(lab.heap.used(), 0);
 }
 
-/// Nor do small pieces of it part what was freed around them.
+/// Small pieces from the `&Bump` do not split the free memory around them either.
 #[test]
 fn a_small_piece_from_the_bump_parts_nothing_when_its_request_has_ended() {
     let mut lab = Lab::new(Wipe::None);
     let blocks: Vec<_> = (0..6)
         .map(|n| {
             lab.heap.bump().alloc_slice_fill_copy(40, 0u8);
-            // More than half of a run, so that each begins one.
+            // More than half of a run, so that each block begins a run.
             Block::make(&lab.heap, layout(1100, 8), n).expect("fits")
         })
         .collect();
@@ -556,7 +555,7 @@ fn what_fits_below_the_mark_costs_no_search_above_it() {
     kept.into_iter().for_each(|block| block.free(&lab.heap));
 }
 
-/// What is free above the mark is looked at for a block of large alignment as little as for any other: a
+/// A block of large alignment looks at as few free blocks above the mark as any other block. Otherwise a
 /// cache that has shrunk would slow every later request down.
 #[test]
 fn few_free_blocks_are_looked_at_for_an_alignment() {
@@ -743,7 +742,7 @@ fn in_a_full_arena_neighbours_are_joined_without_a_look_at_all_that_are_free() {
     });
 }
 
-/// What is aligned is refused only if there is no place for it, too.
+/// An aligned block, too, is refused only if there is no place for it.
 #[test]
 fn an_aligned_block_is_refused_only_if_no_piece_has_a_place_for_it() {
     for is_high in [false, true] {
@@ -757,7 +756,7 @@ fn an_aligned_block_is_refused_only_if_no_piece_has_a_place_for_it() {
     }
 }
 
-/// What was joined in a request says nothing of the next one.
+/// Blocks that one request has joined have no effect on the next request.
 #[test]
 fn a_request_finds_what_it_would_find_in_a_new_bucket() {
     let run = |heap: &Heap| {

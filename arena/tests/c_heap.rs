@@ -378,8 +378,8 @@ fn a_request_that_has_little_of_a_full_heap_can_start_threads() {
     }
 }
 
-/// What was made outside becomes smaller, and larger, where there is hardly any stack: glibc's own lock is
-/// not taken there.
+/// A block from outside becomes smaller, and larger, where there is hardly any stack: glibc's own lock is not
+/// taken there.
 #[test]
 fn a_block_from_outside_changes_its_size_with_little_stack() {
     let _turn = alone();
@@ -409,8 +409,8 @@ fn a_block_from_outside_changes_its_size_with_little_stack() {
     });
 }
 
-/// The same where small blocks have used up what there is, and where there is hardly any stack left. The C
-/// library itself would end the process then.
+/// The same where small blocks have used up all room, and where there is hardly any stack left. The C library
+/// itself would end the process then.
 #[test]
 fn a_destructor_is_registered_when_nothing_is_left() {
     let _turn = alone();
@@ -474,7 +474,7 @@ fn a_destructor_is_registered_when_nothing_is_left() {
     }
 }
 
-/// What was made outside is freed where there is hardly any stack: glibc's own lock is not taken there.
+/// A block from outside is freed where there is hardly any stack: glibc's own lock is not taken there.
 #[test]
 fn a_block_from_outside_is_freed_with_little_stack() {
     let _turn = alone();
@@ -742,8 +742,8 @@ fn a_stack_that_ends_in_the_c_library_ends_its_request_only() {
         unsafe { libc::free(black_box(libc::malloc(1000))) };
         assert!(parked.for_ever());
     }
-    // By a jump the handler's own frames are left; if the stack ended in a frame of the C library, or in what
-    // that had called, it is parked.
+    // A jump leaves the handler's own frames. If the stack ended in a frame of the C library, or in a
+    // function that it had called, the request is parked.
     for by in 0..10 {
         let report = Arc::new(AtomicUsize::new(0));
         let theirs = report.clone();

@@ -54,7 +54,7 @@ fn all_signals() -> libc::sigset_t {
     }
 }
 
-/// What a request does at the end of its stack, after what it does before.
+/// A name, a first step, and a step that the request takes at the end of its stack.
 type Step = (&'static str, fn(), fn());
 
 const STEPS: [Step; 12] = [
@@ -228,8 +228,8 @@ fn a_request_that_is_parked_on_its_way_to_the_linker_holds_none_of_its_locks() {
     }
 }
 
-/// Where a request has used up what its stack is extended by, the C library still has some: a thread that was
-/// parked in there, under the lock for the stacks of threads, would let no other start.
+/// When a request has used up its stack's extension, the C library still has room: a thread that was parked
+/// inside it, under the lock for the stacks of threads, would let no other thread start.
 #[test]
 fn a_stack_that_was_extended_before_has_room_for_what_the_c_library_has_begun() {
     let _turn = alone();
@@ -496,7 +496,7 @@ fn a_function_of_the_c_library_that_wants_stack_is_not_left_by_a_jump() {
     });
 }
 
-/// All threads block what the main thread waits for, and a program that is started by one does not.
+/// All threads block the signals that the main thread waits for, but a program that they start does not.
 #[test]
 fn a_new_process_blocks_no_signals_for_the_sake_of_a_thread() {
     use std::os::unix::process::CommandExt;
@@ -523,7 +523,7 @@ fn a_new_process_blocks_no_signals_for_the_sake_of_a_thread() {
         };
         // SAFETY: sets that are initialised.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const usr1, ptr::null_mut()) };
-        // What waits for it is another thread.
+        // Another thread waits for it.
         thread::spawn(move || transom_arena::do_not_block_in_children(&ours))
             .join()
             .expect("it ends");
@@ -541,7 +541,7 @@ fn a_new_process_blocks_no_signals_for_the_sake_of_a_thread() {
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert_eq!(
                 said, "SigBlk:\t0000000000000200\n",
-                "what it blocks itself stays"
+                "its own blocked signals stay blocked"
             );
             assert_eq!(blocked(), before);
         }

@@ -332,7 +332,7 @@ fn cleanups_that_allocate_do_not_write_over_those_that_have_not_run() {
     });
 }
 
-/// However many there are: the one for which there is no room any more is dropped, and not leaked.
+/// After any number of values: the value that finds no more room is dropped, and not leaked.
 #[test]
 fn a_value_for_which_there_is_no_room_is_dropped() {
     on_bucket_thread(|tenant| {
@@ -351,7 +351,7 @@ fn a_value_for_which_there_is_no_room_is_dropped() {
     });
 }
 
-/// One that is registered may own another that was registered after it: each is dropped once.
+/// A registered value may own another that was registered after it: each is dropped once.
 #[test]
 fn what_is_registered_may_own_what_is_registered() {
     on_bucket_thread(|tenant| {
@@ -436,10 +436,10 @@ fn outside_of_requests_what_is_registered_is_a_plain_owner() {
     assert_eq!(drops.get(), 1);
 }
 
-/// What runs `defer` and makes a `Registered` when it is dropped.
+/// A value that runs `defer` and makes a `Registered` when it is dropped.
 struct Registers(&'static Registrations);
 
-/// What became of that.
+/// Counts of the outcomes.
 #[derive(Default)]
 struct Registrations {
     dropped: AtomicU32,
@@ -494,7 +494,7 @@ impl Drop for Registers {
     }
 }
 
-/// What it registers then would run in a request of the next thread.
+/// A cleanup that it registers then would run in a request of the next thread.
 #[test]
 fn nothing_is_registered_by_a_thread_that_ends() {
     thread_local! {

@@ -107,7 +107,7 @@ fn a_value_freed_elsewhere_before_the_request_returns_leaves_nothing() {
     });
 }
 
-/// What another thread frees while the request goes on is used again in it.
+/// A block that another thread frees while the request goes on is used again in it.
 #[test]
 fn blocks_that_another_thread_frees_make_room_for_the_same_request() {
     let (give, take) = mpsc::sync_channel::<Vec<u8>>(1);
@@ -340,8 +340,8 @@ fn a_channel_between_requests_of_two_buckets_frees_everything_in_the_end() {
     finish(&sender);
 }
 
-/// More blocks than 32 bits count, were each leak a count: what is live is bytes, in 64 bits, and the reset
-/// cannot come under what is leaked.
+/// Leaked blocks may outnumber a 32-bit count. So live bytes are counted, in 64 bits, and the reset never
+/// goes below leaked blocks.
 #[test]
 fn what_is_leaked_is_never_handed_out_again() {
     on_bucket_thread(|tenant| {
@@ -361,7 +361,7 @@ fn what_is_leaked_is_never_handed_out_again() {
     });
 }
 
-/// The failure path allocates from the reserve, which is used again too: not before what lies there is freed.
+/// The failure path allocates from the reserve, which is used again only after its blocks are freed.
 #[test]
 fn a_value_made_by_a_cleanup_of_a_full_bucket_and_sent_away_stays_whole() {
     on_bucket_thread(|tenant| {
@@ -430,8 +430,8 @@ fn a_thread_started_anew_on_the_same_bucket_gets_back_what_its_predecessor_kept(
     }
 }
 
-/// What is padded to cache lines (a channel's parts) stays for a moment after its request, and another one
-/// takes its place.
+/// A value padded to cache lines (a channel's part) stays for a moment after its request, and another takes
+/// its place.
 #[test]
 fn aligned_values_that_turn_over_for_ever_cost_the_room_of_a_few() {
     #[repr(align(128))]
@@ -462,7 +462,7 @@ fn smuggle_in(mailbox: &Mailbox<[u8; 64]>) {
     mailbox.put(Box::new([3; 64]));
 }
 
-/// The room below it comes back once what lies lowest is freed, whatever else is kept.
+/// The room below a kept value comes back once the lowest block is freed, whatever else is kept.
 #[test]
 fn the_room_below_a_value_comes_back_when_that_is_freed() {
     on_bucket_thread(|tenant| {
@@ -562,7 +562,7 @@ fn a_value_in_the_middle_costs_more_than_its_bytes() {
     });
 }
 
-/// The `&Bump` has only what lies below it, and so have requests that may be left by a jump.
+/// The `&Bump` has only the room below that value. So have requests that may be left by a jump.
 #[test]
 fn a_value_below_a_large_piece_costs_the_bump_that_piece() {
     on_bucket_thread(|tenant| {

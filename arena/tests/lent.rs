@@ -50,7 +50,7 @@ impl Watch {
     }
 }
 
-/// What can never be had.
+/// Asks for more than can ever be had.
 fn exhaust() -> usize {
     black_box(vec![1u8; 1 << 30]).len()
 }

@@ -255,7 +255,7 @@ fn random_sequences_agree_with_the_model() {
     }
 }
 
-/// Runs in one request and fails as it fails.
+/// Runs `f` in one request, and fails if that fails.
 fn in_a_request(f: fn(&Bump)) {
     let mut tenant = Tenant::adopt(next_bucket()).expect("free");
     let outcome = tenant.enter(&never_stuck, f);

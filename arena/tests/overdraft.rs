@@ -57,7 +57,7 @@ fn a_hungry_request_returns_and_is_answered_as_exhausted() {
     });
 }
 
-/// A vector that doubles needs three times its size while it moves; here that is arena and share together.
+/// A vector that doubles needs three times its size while it moves; here arena and share together hold that.
 #[test]
 fn it_may_have_its_share_and_not_more() {
     let _turn = alone();
@@ -313,7 +313,7 @@ fn little_stack_left_marks_a_request_too() {
     });
 }
 
-/// An LRU of 16 strings: what it needs is what is in it.
+/// An LRU of 16 strings needs only the memory of its entries.
 #[test]
 fn what_a_request_needs_follows_what_it_has_live() {
     let _turn = alone();

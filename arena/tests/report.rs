@@ -304,7 +304,7 @@ fn where_nothing_is_to_run_nothing_is_told_before_the_outcome() {
     });
 }
 
-/// Told in a report that is broken itself, the request still ends.
+/// The request still ends if its report is broken itself.
 #[test]
 fn a_report_that_panics_stops_neither_the_cleanups_nor_the_request() {
     struct Panics;

@@ -184,7 +184,7 @@ fn child_that_fills_the_shared_heap() {
             assert!(refused > 1000 && exhausted <= 1, "{refused} {exhausted}");
             let (used, size) = shared_heap_usage();
             assert!(used > size / 10 * 8, "{used} of {size}");
-            // Reading goes on, and so does what makes room.
+            // Reads still work, and so do changes that make room.
             let outcome = tenant.enter(&never_stuck, |_| ITEMS.read(|items| items[&7].len()));
             assert!(matches!(outcome.result, Ok(Ok(105))), "{outcome:?}");
             let outcome = tenant.enter(&never_stuck, |_| {
@@ -228,7 +228,7 @@ fn a_vector_that_doubles(heap: usize) {
             "{largest} {exhausted}"
         );
         assert!(!BYTES.is_poisoned(), "clients cannot destroy it");
-        // What asks first is told.
+        // A closure that asks first gets an error.
         let outcome = tenant.enter(&never_stuck, |_| {
             BYTES.with_room(0, |bytes| refusing(|| bytes.try_reserve(heap * 4)).is_err())
         });
@@ -274,7 +274,7 @@ fn a_cell_with_a_quota_has_a_heap_of_its_own() {
     });
 }
 
-/// Also what was made elsewhere in the shared heap counts in the cell's own from when it grows.
+/// A value made elsewhere in the shared heap counts as the cell's own, too, as soon as it grows.
 #[test]
 fn a_cell_is_held_to_its_quota_whatever_value_is_put_in() {
     const QUOTA: usize = 64 << 10;
@@ -545,7 +545,7 @@ fn stash(body: impl FnOnce(&Yielder<(), ()>) + 'static) {
     STASH.set(Some(coroutine));
 }
 
-/// Resumes the one that an earlier request has left. Whether it has ended by that.
+/// Resumes the coroutine that an earlier request has left. Returns whether it has ended.
 fn unstash() -> bool {
     let mut coroutine = STASH.take().expect("one was left");
     coroutine.resume(()).as_return().is_some()
@@ -582,7 +582,7 @@ fn cells_that_are_given_back_in_the_order_they_were_taken_in_stay_noted() {
             assert_eq!((outcome.left, outcome.usage.overdrawn), (0, 0));
         }
     }));
-    // Of two that are held, the parking leaves the one that was not given back, and that one only.
+    // Of two held cells, the parking poisons only the one that was not given back.
     parks(|_| crossed(true));
     assert!(!FIRST.is_poisoned() && SECOND.is_poisoned());
     assert_eq!(FIRST.with(|n| *n), Ok(1));
@@ -657,7 +657,7 @@ fn closures_that_a_request_leaves_behind_harm_no_later_request() {
                 words_are_right()
             });
             assert!(matches!(later.result, Ok(true)), "{n}: {later:?}");
-            // What it gives back is not its own any more: others have it.
+            // It gives back locks that are not its own any more: the closures below hold them.
             let resumed = tenant.enter(&never_stuck, |_| {
                 let ended = READ.read(|_| CHANGED.with(|_| unstash()));
                 (ended, READ.read(|_| ()), words_are_right())
@@ -700,7 +700,7 @@ fn no_request_takes_a_cell_away_from_the_others() {
     common::passes_in_a_child("child_whose_changes_were_promised_the_same_room", &[]);
 }
 
-/// Runs a change in a request; whether the request has outgrown what it could have.
+/// Runs a change in a request. Returns whether the request has outgrown its memory.
 fn outgrows<R>(tenant: &mut Tenant, change: impl FnOnce() -> Result<R, SharedError>) -> bool {
     tenant
         .enter(&never_stuck, |_| drop(change()))
@@ -708,7 +708,7 @@ fn outgrows<R>(tenant: &mut Tenant, change: impl FnOnce() -> Result<R, SharedErr
         .is_err()
 }
 
-/// The same, of one that is refused before it begins.
+/// Runs a change in a request. Returns whether it was refused before it began.
 #[track_caller]
 fn is_refused<R>(tenant: &mut Tenant, change: impl FnOnce() -> Result<R, SharedError>) -> bool {
     let outcome = tenant.enter(&never_stuck, |_| is_full(change()));
@@ -723,7 +723,7 @@ fn child_that_wants_more_than_there_is() {
     static ITEMS: Shared<BTreeMap<u32, Vec<u8>>> = Shared::new(BTreeMap::new());
     let add = |cell: &'static Shared<Vec<u64>>| cell.with(|list| list.push(1));
     on_bucket_thread(move |tenant| {
-        // What a change needs only for itself is no reason to refuse the next one.
+        // Memory that a change needs only for itself is no reason to refuse the next one.
         for cell in [&SMALL, &COUNT] {
             for _ in 0..10 {
                 assert!(outgrows(tenant, || cell.with(|list| {
@@ -733,7 +733,7 @@ fn child_that_wants_more_than_there_is() {
                 assert!(!is_refused(tenant, || add(cell)));
             }
         }
-        // Nor is what the request had wanted of its arena.
+        // Nor is memory that the request wanted of its arena.
         assert!(outgrows(tenant, || {
             drop(black_box(vec![1u8; 700 << 10]));
             SMALL.with_room(0, |_| black_box(vec![1u8; 100 << 10]).len())
@@ -786,7 +786,7 @@ fn child_whose_changes_find_no_share() {
     common::buckets(); // from here on there is a shared heap
     TWO.restore(|| (Vec::new(), vec![7; 200 << 10]));
     on_bucket_thread(|tenant| {
-        // The larger one goes, the other stays, and has yet to double.
+        // The larger vector goes, the other stays, and has yet to double.
         for _ in 0..2 {
             let outcome = tenant.enter(&never_stuck, |_| {
                 let made = TWO.with(|two| two.0 = vec![1; 300 << 10]);
@@ -911,7 +911,7 @@ fn child_whose_refused_changes_have_destructors() {
             assert!(CELL.read(move |_| drop(item)).is_err());
         });
         assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
-        // What it returns is withheld, because the change has spilled.
+        // The change's result is withheld, because the change has spilled.
         let outcome = tenant.enter(&never_stuck, |_| {
             let made = CELL.with_room(0, |two| {
                 two.0.reserve_exact(600 << 10);
@@ -928,7 +928,7 @@ fn child_whose_refused_changes_have_destructors() {
     assert!(!CELL.is_poisoned());
 }
 
-/// What a closure has returned is the request's own, and grows there: the shared heap is for cells.
+/// The result of a closure is the request's own, and grows in its bucket: the shared heap is for cells.
 #[test]
 fn what_was_cloned_in_a_cell_grows_in_the_bucket() {
     static CELL: Shared<String> = Shared::new(String::new());
@@ -1021,7 +1021,7 @@ fn a_thread_that_ends_gives_back_the_cells_that_its_destructors_have_left() {
     for round in 0..3 {
         finish(&start_on(bucket, move |tenant| {
             let outcome = tenant.enter(&never_stuck, |_| {
-                // What the thread before this one has left.
+                // The cells as the thread before this one has left them.
                 let found = (CHANGED.with(|n| *n), READ.with(|n| *n), READ.read(|n| *n));
                 CHANGED.restore(|| 1);
                 READ.restore(|| 2);
@@ -1128,8 +1128,8 @@ fn child_whose_changes_need_more_than_one_piece() {
     assert_eq!(transom_arena::overdraft_usage().used, 0);
 }
 
-/// What they have in the overdraft stays there, and is no reason to refuse a change of another cell, or of
-/// this one when it has a fresh value.
+/// Their overdraft stays drawn, and is no reason to refuse a change of another cell, or of this one when it
+/// has a fresh value.
 #[test]
 #[ignore = "takes the shared heap from the other tests; run by the one above"]
 fn child_whose_parked_change_has_spilled() {
@@ -1138,7 +1138,7 @@ fn child_whose_parked_change_has_spilled() {
     static LARGE: Shared<Vec<u8>> = Shared::new(Vec::new());
     let count = |tenant: &mut Tenant| !is_refused(tenant, || COUNT.with(|n| *n += 1));
     on_bucket_thread(move |tenant| {
-        // What one cell owes is not charged to another.
+        // One cell's debt is not charged to another.
         assert!(outgrows(tenant, || {
             LARGE.with_room(1, |bytes| bytes.resize(SHARED_HEAP - 1000, 1))
         }));
@@ -1162,7 +1162,7 @@ fn child_whose_parked_change_has_spilled() {
     on_bucket_thread(move |tenant| {
         assert!(count(tenant));
         NOTES.restore(Vec::new);
-        // The large block that its old value has is not what will double.
+        // Its old value has a large block, but that block will not double.
         assert!(!is_refused(tenant, || NOTES.with(|notes| notes.push(vec![1; 1000]))));
     });
 }
@@ -1210,7 +1210,7 @@ fn child_whose_share_would_be_in_pieces() {
     assert!(!LARGE.is_poisoned());
 }
 
-/// The free bytes are in two pieces: one holds what is added, another twice what there is, and none the sum.
+/// The free bytes are in two pieces: one holds the added bytes, another twice the text, and none the sum.
 #[test]
 #[ignore = "takes the shared heap from the other tests; run by the one above"]
 fn child_whose_text_is_extended_by_more_than_it_has() {
@@ -1250,7 +1250,7 @@ fn child_whose_text_is_extended_by_more_than_it_has() {
     assert!(!TEXT.is_poisoned());
 }
 
-/// What it has made is not charged to the value that the cell has, nor to a later one.
+/// Its blocks are not charged to the value that the cell has, nor to a later one.
 #[test]
 #[ignore = "takes the shared heap from the other tests; run by the one above"]
 fn child_whose_restore_is_parked() {
@@ -1262,7 +1262,7 @@ fn child_whose_restore_is_parked() {
         assert!(push(tenant));
         CELL.restore(|| vec![vec![1; 10], vec![1; 10]]);
         assert!(push(tenant));
-        // What a restore that returns has made is its cell's: also what it owes.
+        // If a restore returns, its blocks are the cell's, and so is its debt.
         assert!(outgrows(tenant, || {
             CELL.restore(|| vec![vec![1; 700 << 10]]);
             Ok(())
@@ -1273,7 +1273,8 @@ fn child_whose_restore_is_parked() {
     });
 }
 
-/// What one change was promised is not promised to a change of another cell, until it has ended, in any way.
+/// Room promised to one change is not promised to a change of another cell until the first has ended, in any
+/// way.
 #[test]
 #[ignore = "takes the shared heap from the other tests; run by the one above"]
 fn child_whose_changes_were_promised_the_same_room() {
@@ -1322,7 +1323,7 @@ fn child_whose_changes_were_promised_the_same_room() {
         ONE.restore(Vec::new);
         on_bucket_thread(|tenant| assert!(!is_refused(tenant, || fill(&OTHER))));
     }
-    // As from clients, all at once: some are refused, and none outgrows what it has.
+    // Many changes at once, as from clients: some are refused, and none outgrows its room.
     let clients = [&ONE, &OTHER].map(|cell| {
         start_on(next_bucket(), move |tenant| {
             for _ in 0..2000 {

@@ -1,4 +1,4 @@
-//! What is left of a request's bytes: nothing, and a planted use after the end is seen.
+//! Nothing is left of a request's bytes, and a planted use after the end is seen.
 
 mod common;
 
@@ -81,7 +81,7 @@ fn what_outlives_its_request_is_not_wiped_before_it_is_freed() {
         let ((kept, beside), left) = (outcome.result.expect("returns"), outcome.left);
         assert_eq!(left, 32);
         assert!(is_filled_with(1, kept.as_ptr() as usize, 32));
-        // Its first bytes hold the list of what is free.
+        // Its first bytes hold the list of free blocks.
         assert!(is_poisoned(beside + 8, 24));
         // SAFETY: leaked above, and nothing else has it.
         drop(unsafe { Box::from_raw(std::ptr::from_ref(kept).cast_mut()) });

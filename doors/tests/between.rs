@@ -1,5 +1,5 @@
 //! A door opened by its path: two mappings of the same memory, as two processes have them, in one process
-//! here so that both ends can be looked at. What needs a second process (death, hostility) is in the
+//! here so that both ends can be looked at. Tests that need a second process (death, hostility) are the
 //! workspace's black-box tests.
 #![cfg(target_os = "linux")]
 #![cfg(not(loom))]

@@ -1,5 +1,4 @@
-//! Lost calls: their threads never run again, and what their handlers have lent to other threads stays lent
-//! for ever.
+//! Lost calls: their threads never run again, and their handlers' loans to other threads stay lent for ever.
 #![cfg(not(loom))]
 
 mod common;

@@ -129,7 +129,7 @@ pub fn on_bucket_thread(job: impl FnOnce(&mut Tenant) + Send + 'static) {
     finish(&start_on(next_bucket(), job));
 }
 
-/// The pools are the process's, and so is what is counted of them: one test at a time.
+/// The pools and their counts are shared by the process: one test at a time.
 pub fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

@@ -285,8 +285,8 @@ pub fn hash(bytes: &[u8]) -> [u8; 8] {
 /// What a borrower of room for a reply writes there.
 pub const MARK: u8 = 0xEE;
 
-/// Handler: lends the request to a thread that reads it for ever and counts in `changes` how often it is not
-/// what it was. The call is lost meanwhile.
+/// Handler: lends the request to a thread that reads it for ever and counts in `changes` how often it has
+/// changed. The call is lost meanwhile.
 pub fn lend_request_and_lose(call: &mut Call<'_>, status: Status, changes: &AtomicU32) -> ! {
     let emergency = call.emergency();
     let lent = call.request();

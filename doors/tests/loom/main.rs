@@ -395,7 +395,7 @@ fn a_turn_comes_back_or_the_server_hears_that_the_client_has_gone() {
                 while turn.to_client().is_ok() && turn.wait_for_client(|| false).is_ok() {
                     pieces += 1;
                 }
-                // What a handler that does not wait sees is the same, and stays so.
+                // A handler that does not wait sees the same, and goes on seeing it.
                 assert!(turn.is_abandoned());
                 pieces
             }

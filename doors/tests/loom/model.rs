@@ -24,7 +24,7 @@ pub struct Model {
     running: Line<AtomicI32>,
     threads: u32,
     revoked: AtomicU32,
-    /// What the porter's socket is to a caller from outside.
+    /// Stands for the porter's socket, as a caller from outside uses it.
     asked: Futex,
     claimed: AtomicU64,
 }
@@ -81,7 +81,7 @@ impl Model {
         }
     }
 
-    /// The porter, once: sleeps until it is asked (or told that it will not be), then looks after what waits.
+    /// The porter, once: sleeps until it is asked (or told that it will not be), then helps waiting calls.
     pub fn porter(&self) {
         while self.asked.word().load(Ordering::SeqCst) == 0 {
             self.asked.wait(0);
@@ -171,7 +171,7 @@ impl Model {
                 .waiting()
                 .announce(patience, 0, || self.complete().any())
             {
-                // A client that does not sleep for long does not look for what is kept back.
+                // A client that does not sleep for long does not look for replies that are kept back.
                 if patience == Patience::Eager {
                     let late = self.late().look(0) & !seen;
                     if late != 0 {

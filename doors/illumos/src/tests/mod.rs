@@ -18,7 +18,7 @@ use transom_doors::{
     OpenError, OpenOptions, Patience, PeerState, Refusal, SlotId, Status, Unreferenced, Withdraw,
 };
 
-/// A path that no other test uses; what is there is removed at the end.
+/// A path that no other test uses; a file there is removed at the end.
 struct Name(PathBuf);
 
 impl std::ops::Deref for Name {
@@ -444,7 +444,7 @@ fn an_emergency_reply_parks_its_thread_and_the_door_goes_on() {
     let door = door(Door::builder(), &|thread: u32, call: &mut Call<'_>| {
         if call.request() == b"stuck" {
             STUCK.store(thread, Ordering::SeqCst);
-            // What was written here is lent, and no reply.
+            // These bytes are lent, and are no reply.
             call.reply_mut()[..4].copy_from_slice(b"lent");
             // SAFETY: on the handler's own thread and frame, once, and it does not come back.
             unsafe { call.emergency().complete(Status(500)) };

@@ -2,7 +2,7 @@
 //!
 //! It follows the manual pages where the tests look, and differs where it must: a server thread's stack is
 //! not taken away, so `door_return` calls the next procedure from where it is; descriptors are known by their
-//! inode; `fattach` makes the path a symbolic link to the door. What passes here has not run on illumos.
+//! inode; `fattach` makes the path a symbolic link to the door. Tests that pass here have not run on illumos.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
