@@ -123,9 +123,9 @@ fn allocations(criterion: &mut Criterion) {
         b.iter_custom(|times| on_its_own_stack(|t, n| in_requests(t, n, string_24), times));
     });
     group.bench_function(BenchmarkId::new("bucket", "64, kept"), |b| {
-        // Without the copy that `Box::new` makes of what it is given: where that lies on the stack counts for
-        // more than the allocation. An escape is the one way to a reset with live blocks; its price is spread
-        // over the batch.
+        // Without the copy that `Box::new` makes of its argument: its place on the stack counts for more than
+        // the allocation. An escape is the one way to a reset with live blocks; its price is spread over the
+        // batch.
         b.iter_custom(|times| on_its_own_stack(kept_until_an_escape, times));
     });
     group.bench_function(BenchmarkId::new("bumpalo", "64"), |b| {

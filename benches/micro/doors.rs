@@ -1,6 +1,6 @@
-//! A door call in one process, with 1 and with 64 calls in flight, compared with what it is made of: a futex
-//! ping-pong between two threads. `cargo bench -p transom-benches --bench doors`; pin it (`taskset -c 0`) to
-//! see the figures of one CPU.
+//! A door call in one process, with 1 and with 64 calls in flight, compared with its core: a futex ping-pong
+//! between two threads. `cargo bench -p transom-benches --bench doors`; pin it (`taskset -c 0`) to see the
+//! figures of one CPU.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::ptr::NonNull;
@@ -98,7 +98,7 @@ fn calls(client: &mut AsyncClient, in_flight: usize, total: u64) -> Duration {
     began.elapsed()
 }
 
-/// Two threads that wake each other in turn: what one call through a sleeping door costs at the least.
+/// Two threads that wake each other in turn: the least cost of a call through a sleeping door.
 fn futex_ping_pong(rounds: u64) -> Duration {
     let turn = Arc::new(AtomicU32::new(0));
     let other = {

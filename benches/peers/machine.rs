@@ -31,7 +31,7 @@ impl FromStr for Cpus {
     }
 }
 
-/// Of `/proc/PID/stat`: what is needed here.
+/// The needed fields of `/proc/PID/stat`.
 #[derive(Debug, PartialEq)]
 struct Stat {
     pid: u32,
@@ -91,8 +91,8 @@ pub fn cpu_seconds(roots: &[u32]) -> f64 {
         .sum()
 }
 
-/// The same of one process, to the nanosecond: ticks are too coarse for what takes a part of a second. `None`
-/// if it is gone.
+/// The same of one process, to the nanosecond: ticks are too coarse for fractions of a second. `None` if the
+/// process is gone.
 fn cpu_clock(pid: u32) -> Option<f64> {
     let mut clock = 0;
     let mut time = libc::timespec {

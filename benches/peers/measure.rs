@@ -159,7 +159,7 @@ fn rounds(workload: &Workload, pace: &Pace) -> u32 {
 /// Seconds that a workload takes, if nothing goes wrong.
 pub fn estimate(workload: &Workload, pace: &Pace) -> f64 {
     let each = match workload.method {
-        // What wrk takes to start and to end, and what the server does.
+        // With the time that wrk and the server take to start and to end.
         Method::Rounds => {
             0.5 + f64::from(pace.warm_up)
                 + f64::from(rounds(workload, pace)) * (f64::from(pace.seconds) + 0.1)
@@ -512,8 +512,8 @@ impl Drop for Holder {
     }
 }
 
-/// What a [`Holder`] does: a request on each of so many connections, and then nothing until standard input
-/// ends.
+/// The work of a [`Holder`]: it sends a request on each of so many connections, and then waits until standard
+/// input ends.
 pub fn hold(port: u16, connections: u32) -> Result<(), String> {
     let mut held = Vec::new();
     for at in 0..connections {

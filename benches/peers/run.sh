@@ -52,7 +52,7 @@ build() {
     fi
 }
 
-# What is only read needs no servers.
+# These flags only print, and need no servers.
 for argument; do
     case $argument in
         -h | --help | --list)

@@ -135,7 +135,7 @@ impl fmt::Display for Kind {
 /// Which of our applications is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Application {
-    /// What gives all answers of the harness.
+    /// The application that gives all answers of the harness.
     Harness,
     /// `apps/send-static-file`.
     StaticFile,
@@ -276,9 +276,9 @@ impl Place {
         }
     }
 
-    /// The processes that a server is, in the order in which they are started, and what each must have made
-    /// before the next. `name` is the server's own in this run; its files are called so. `build` is where our
-    /// programs are, if elsewhere.
+    /// The processes of a server in the order of their start, each with the condition for starting the next.
+    /// `name` is the server's own in this run; its files are called so. `build` is where our programs are, if
+    /// elsewhere.
     pub fn processes(
         &self,
         kind: Kind,
@@ -396,7 +396,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // What cannot be removed is below the folder of what is temporary anyway.
+        // Files that cannot be removed are below the folder of temporary files anyway.
         let _ = fs::remove_dir_all(&self.scratch);
     }
 }
@@ -429,7 +429,7 @@ fn front_flags(setup: &Setup) -> Vec<String> {
     flags
 }
 
-/// nginx with one worker: what its only server does, and what else is in its `http` block.
+/// nginx with one worker: the locations of its only server, and the rest of its `http` block.
 fn nginx(
     folder: &Path,
     address: &str,
@@ -440,7 +440,7 @@ fn nginx(
     let here = folder.display();
     // If we are root, its worker would be a user that may not reach sockets and files in our folder.
     let user = if is_root()? { "user root;" } else { "" };
-    // A connection to a client and perhaps one to what is behind it, each a descriptor.
+    // A connection to a client and perhaps one to the server behind it, each a descriptor.
     let connections = setup.connections * 2 + 64;
     let conf = format!(
         "daemon off;

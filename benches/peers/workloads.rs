@@ -122,7 +122,7 @@ pub enum Figure {
     Cpu,
     /// Requests a second.
     Rate,
-    /// What half of the answers took at most.
+    /// The median time of an answer.
     P50,
     /// Bytes of ours that the memory equation has for a connection.
     Connection,

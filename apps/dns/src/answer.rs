@@ -21,7 +21,7 @@ const ANY: u16 = 255;
 const HINFO: u16 = 13;
 const OPT: u16 = 41;
 
-/// What a client takes that does not say otherwise.
+/// The largest answer for a client that announces no size.
 const PLAIN_MAX: usize = 512;
 
 /// The size that we announce, and send at most: more would be fragmented on the way (DNS flag day 2020).

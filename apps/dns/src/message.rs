@@ -126,7 +126,7 @@ impl<'m> Reader<'m> {
         Ok(name)
     }
 
-    /// A resource record, of which the name, the type, and what OPT has are wanted.
+    /// Reads a resource record: the name, the type, and the fields that OPT uses.
     pub fn record(&mut self) -> Result<(Name, u16, u16, u32), Malformed> {
         let name = self.name()?;
         let (kind, class, ttl) = (self.u16()?, self.u16()?, self.u32()?);

@@ -20,15 +20,15 @@ const DATES_END: i64 = 253_402_300_800;
 pub struct Validators {
     tag: String,
     weak: bool,
-    /// To the second, as the client sees it, and never a second that is not over. `None` for a time that no
-    /// HTTP date can express.
+    /// To the second, as the client sees it, and only a second that is over. `None` for a time that no HTTP
+    /// date can express.
     modified: Option<SystemTime>,
     /// When the contents changed last, as far as can be known: the later of the two times of the file, to the
     /// second. A modification time can be set to any value (`touch -d`, `rsync -t`, archives, reproducible
     /// builds), also to that of the version before; the time of the last status change cannot. With
     /// [`Tags::Replicas`] the modification time alone.
     changed: Option<SystemTime>,
-    /// `modified` is `changed`: no other version that was at the same place has this one (§8.8.2.2).
+    /// `modified` is `changed`: no other version at the same place has this date (§8.8.2.2).
     modified_is_strong: bool,
 }
 
@@ -76,7 +76,7 @@ pub enum Verdict {
 }
 
 impl Validators {
-    /// Those of a file at the time `now`.
+    /// The validators of a file at the time `now`.
     pub fn of(metadata: &Metadata, tags: Tags, now: SystemTime) -> Self {
         let (mtime, ctime) = (metadata.mtime(), metadata.ctime());
         let says_nothing = EPOCH_TIMES.contains(&mtime);

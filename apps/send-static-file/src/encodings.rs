@@ -42,7 +42,7 @@ fn quality(value: &[u8], coding: &str) -> u16 {
         let quality = parts
             .next()
             .map_or(Some(1000), |weight| thousandths(trim(weight)));
-        // A member that is malformed wants nothing.
+        // A malformed member accepts nothing.
         let quality = quality.filter(|_| parts.next().is_none()).unwrap_or(0);
         if name.eq_ignore_ascii_case(coding.as_bytes()) {
             return quality;

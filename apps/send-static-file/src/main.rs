@@ -302,7 +302,7 @@ fn conditions(request: &Request) -> Conditions<'_> {
     }
 }
 
-/// The value of a field; those of several of that name are one list (RFC 9110 §5.3).
+/// The value of a field. Several fields of that name make one list (RFC 9110 §5.3).
 fn joined<'r>(request: &'r Request, name: &str) -> Option<&'r [u8]> {
     let mut values = request
         .headers()

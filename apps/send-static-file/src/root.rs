@@ -56,8 +56,7 @@ pub enum Found {
     Folder,
     /// Something that this process may not open.
     Forbidden,
-    /// Nothing that is served: no such file, one that is no regular file, or one that a link leads to that is
-    /// not followed.
+    /// Nothing that is served: no such file, no regular file, or a file behind a link that is not followed.
     Nothing,
 }
 
@@ -136,7 +135,7 @@ impl Root {
                 (seen.ctime(), seen.ctime_nsec()),
                 (seen.mtime(), seen.mtime_nsec()),
             );
-            // What a folder's entries do sets both.
+            // A change of a folder's entries sets both.
             if seen.is_symlink() || seen.is_dir() && changed != modified {
                 last = last.max(seen.ctime());
             }
@@ -162,7 +161,7 @@ impl Folder {
     /// What `path`, relative and without empty or dot segments, stands for.
     ///
     /// # Errors
-    /// What has nothing to do with the name, such as a lack of descriptors.
+    /// Errors that have nothing to do with the name, such as a lack of descriptors.
     pub fn find(&self, path: &str) -> io::Result<Found> {
         let Ok(path) = CString::new(path) else {
             return Ok(Found::Nothing);

@@ -1,16 +1,16 @@
 //! The cheapest server that epoll(7) allows: wait, one read, one write of a fixed answer; no parsing, no
 //! timeouts.
 //!
-//! It is the floor for the other servers: what it costs is the kernel's cost, and what they cost above it is
-//! their own. `peer-epoll 127.0.0.1:PORT`, or `peer-epoll unix:PATH` to stand behind
-//! another server; one thread. A second argument says how it takes what it reads:
+//! It is the floor for the other servers: its cost is the kernel's, and any cost above it is their own.
+//! `peer-epoll 127.0.0.1:PORT`, or `peer-epoll unix:PATH` to stand behind another server; one thread. A
+//! second argument says how it takes what it reads:
 //!
 //! | argument | a read is | and then |
 //! |---|---|---|
 //! | `kept` (default) | one request, answered with text | the connection stays |
 //! | `json` | one request, answered with JSON | the connection stays |
 //! | `close` | one request, answered with text | the connection is closed |
-//! | `pipelined` | as many requests as it is times as long as the first one of the process | the connection stays |
+//! | `pipelined` | as many requests as the process's first request fits into it | the connection stays |
 
 use answers::FIXED_ANSWER;
 use std::io::{self, ErrorKind, Read, Write};
