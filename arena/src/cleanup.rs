@@ -30,6 +30,8 @@ pub(crate) struct Node {
     run: Run,
     /// The one registered before.
     older: Cell<*const Node>,
+    /// The one registered after; null if this is the newest, or is on no list.
+    newer: Cell<*const Node>,
 }
 
 impl Node {
@@ -38,6 +40,7 @@ impl Node {
         Node {
             run,
             older: Cell::new(ptr::null()),
+            newer: Cell::new(ptr::null()),
         }
     }
 }
@@ -85,26 +88,41 @@ impl Cleanups {
         if !self.is_open() {
             return;
         }
-        // SAFETY: valid by the caller's promise.
-        let entry = unsafe { node.as_ref() };
-        entry.older.set(self.newest.get());
-        self.newest.set(node.as_ptr());
+        let older = self.newest.replace(node.as_ptr());
+        // SAFETY: the one is valid by the caller's promise, the other by that of an earlier caller.
+        unsafe { self.connect(node.as_ptr(), older) };
     }
 
-    /// Takes a node off the list; true if it was there. The newest one is found at once.
-    pub(crate) fn remove(&self, node: NonNull<Node>) -> bool {
-        let mut link = &self.newest;
-        while let Some(found) = NonNull::new(link.get().cast_mut()) {
-            // SAFETY: everything on the list is valid by the promise of `push`, and stays so while this is
-            // borrowed: only this thread takes nodes off it.
-            let entry = unsafe { found.as_ref() };
-            if found == node {
-                link.set(entry.older.get());
-                return true;
-            }
-            link = &entry.older;
+    /// Makes these two neighbours. A null stands for the end of the list that lies there.
+    ///
+    /// # Safety
+    /// Both are null or valid, on the list, and reached by this thread alone.
+    unsafe fn connect(&self, newer: *const Node, older: *const Node) {
+        // SAFETY: valid by the caller's promise.
+        match unsafe { newer.as_ref() } {
+            Some(newer) => newer.older.set(older),
+            None => self.newest.set(older),
         }
-        false
+        // SAFETY: as above.
+        if let Some(older) = unsafe { older.as_ref() } {
+            older.newer.set(newer);
+        }
+    }
+
+    /// Takes a node off the list; true if it was there.
+    ///
+    /// # Safety
+    /// The node is valid, and was pushed to this list or to none.
+    pub(crate) unsafe fn remove(&self, node: NonNull<Node>) -> bool {
+        // SAFETY: valid by the caller's promise.
+        let entry = unsafe { node.as_ref() };
+        let newer = entry.newer.replace(ptr::null());
+        if newer.is_null() && self.newest.get() != node.as_ptr() {
+            return false;
+        }
+        // SAFETY: its neighbours are on the list, so they are valid by the promise of `push`.
+        unsafe { self.connect(newer, entry.older.get()) };
+        true
     }
 
     /// Runs everything that is registered, newest first. A node is off the list before it runs, so one that
@@ -125,11 +143,12 @@ impl Cleanups {
         let Some(node) = NonNull::new(self.newest.get().cast_mut()) else {
             return false;
         };
-        // SAFETY: everything on the list is valid by the promise of `push`.
-        let entry = unsafe { node.as_ref() };
-        self.newest.set(entry.older.get());
-        // SAFETY: on the list means that it has not run.
-        unsafe { (entry.run)(node, way_out) };
+        // SAFETY: everything on the list is valid by the promise of `push`, and on the list means that it has
+        // not run.
+        unsafe {
+            self.remove(node);
+            (node.as_ref().run)(node, way_out);
+        }
         true
     }
 
@@ -258,8 +277,11 @@ mod tests {
                 nodes.push(NonNull::new(list.newest.get().cast_mut()).expect("just registered"));
             }
             let node = nodes[gone - 1];
-            assert!(list.remove(node));
-            assert!(!list.remove(node));
+            // SAFETY: leaked, and pushed to this list.
+            unsafe {
+                assert!(list.remove(node));
+                assert!(!list.remove(node));
+            }
             list.run(WayOut::Returned);
             assert_eq!(order.borrow().len(), 2);
             assert!(!order.borrow().contains(&gone));

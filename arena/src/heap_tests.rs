@@ -758,6 +758,31 @@ fn an_aligned_block_is_refused_only_if_no_piece_has_a_place_for_it() {
 
 /// Blocks that one request has joined have no effect on the next request.
 #[test]
+fn where_aligned_blocks_were_found_says_nothing_of_the_next_request() {
+    let mut lab = Lab::new(Wipe::None);
+    let mut places = Vec::new();
+    for _ in 0..3 {
+        let make = |size, align| Block::make(&lab.heap, layout(size, align), 1);
+        let all: Vec<_> = std::iter::from_fn(|| make(400, 8)).collect();
+        let (holes, mut live): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .enumerate()
+            .partition(|(n, _)| n % 2 == 1);
+        holes.into_iter().for_each(|(_, hole)| hole.free(&lab.heap));
+        for _ in 0..5 {
+            let block = make(256, 256).expect("one of the holes has a place for it");
+            places.push(lab.heap.top - block.at.as_ptr().addr());
+            live.push((0, block));
+        }
+        live.into_iter()
+            .for_each(|(_, block)| block.free(&lab.heap));
+        lab.end();
+    }
+    let (first, later) = places.split_at(5);
+    assert!(later.chunks(5).all(|places| places == first), "{places:?}");
+}
+
+#[test]
 fn a_request_finds_what_it_would_find_in_a_new_bucket() {
     let run = |heap: &Heap| {
         let make = |size| Block::make(heap, layout(size, 8), 1).expect("fits");

@@ -6,6 +6,9 @@
 //! equally large a hash of their places decides which one is above: many of them make no list, but a tree
 //! that is some two logarithms of their number deep. Sizes that differ make a way longer, but there cannot be
 //! many: blocks of 1, 2, 3, … granules, a thousand of them, are 8 MiB.
+//!
+//! Only a block that is aligned to more than 16 bytes may cost more: if no block is so large that it fits
+//! wherever that lies, all that are large enough without the alignment are looked at until one has a place.
 
 use crate::granules::{Base, NIL, Stretch};
 use std::cell::Cell;
@@ -68,6 +71,7 @@ impl Index {
     #[inline(always)]
     pub(crate) fn clear(&self) {
         self.root.set(NIL);
+        self.found.set(NIL);
     }
 
     /// Granules of the largest block.

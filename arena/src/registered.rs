@@ -134,7 +134,8 @@ impl<T: 'static> Registered<T> {
         // list.
         let bucket = unsafe { &(*self.entry.as_ptr()).bucket };
         if let Some(bucket) = bucket.take() {
-            bucket.cleanups.remove(self.entry.cast());
+            // SAFETY: as above; this is the list that `new` has pushed it to, if any took it.
+            unsafe { bucket.cleanups.remove(self.entry.cast()) };
         }
     }
 
