@@ -77,6 +77,10 @@ pub struct Heap {
     /// The lowest that the tip was in this request, as far as it was looked at, or would have been if it had
     /// taken all that it has asked for. It is not above `lowest`, if that is an address.
     deepest: Cell<usize>,
+    /// Bytes of the arena that the request would have taken if it had been larger; 0: it got all.
+    wanted: Cell<usize>,
+    /// Bytes of the last block that was refused, as its request has asked for.
+    refused: Cell<usize>,
     /// Bytes that the handler has taken from the bump, as far as there are notes on them.
     taken: Cell<usize>,
     /// Whether this request may use what is free above the mark, and something is.
@@ -143,6 +147,8 @@ impl Heap {
             holes: Cell::new(0),
             live_peak: Cell::new(0),
             deepest: Cell::new(top),
+            wanted: Cell::new(0),
+            refused: Cell::new(0),
             taken: Cell::new(0),
             low: Cell::new(top),
             // SAFETY: the end of the chunk's data, which lies in the memory.
@@ -333,7 +339,28 @@ impl Heap {
     #[inline]
     #[must_use]
     pub fn extent(&self) -> usize {
-        (self.top - self.deepest.get().min(self.end())).min(self.capacity)
+        let reached = self.top - self.deepest.get().min(self.end());
+        reached.min(self.capacity).max(self.wanted.get())
+    }
+
+    /// A block of so many bytes was refused, as its request has asked for.
+    pub(crate) fn note_refusal(&self, bytes: usize) {
+        self.refused.set(bytes);
+    }
+
+    /// Forgets the last block that was refused.
+    pub(crate) fn forget_refusal(&self) {
+        self.refused.set(0);
+    }
+
+    /// The request goes on without the last block that was refused, and would have taken it.
+    pub(crate) fn want_refused(&self) {
+        let asked = self.refused.take();
+        if asked > 0 {
+            let reach = self.reach();
+            let wanted = (self.capacity - reach).saturating_add(asked.max(reach + 1));
+            self.wanted.set(self.wanted.get().max(wanted));
+        }
     }
 
     /// The request would have given up in an arena that is smaller by more than so many bytes, whether or not
@@ -957,6 +984,7 @@ impl Heap {
             );
             self.freed.forget_counts();
             self.is_to_fail.set(false);
+            self.wanted.set(0);
             self.live_peak.set(0);
             self.deepest.set(self.mark());
             self.lowest.set(self.mark());
@@ -1092,6 +1120,7 @@ impl Heap {
         self.move_low(self.mark());
         self.move_tip(self.mark());
         self.is_to_fail.set(false);
+        self.wanted.set(0);
     }
 
     /// The bump may have other chunks than ours, because a handler lifted its limit. Then all others are

@@ -764,10 +764,8 @@ fn where_aligned_blocks_were_found_says_nothing_of_the_next_request() {
     for _ in 0..3 {
         let make = |size, align| Block::make(&lab.heap, layout(size, align), 1);
         let all: Vec<_> = std::iter::from_fn(|| make(400, 8)).collect();
-        let (holes, mut live): (Vec<_>, Vec<_>) = all
-            .into_iter()
-            .enumerate()
-            .partition(|(n, _)| n % 2 == 1);
+        let (holes, mut live): (Vec<_>, Vec<_>) =
+            all.into_iter().enumerate().partition(|(n, _)| n % 2 == 1);
         holes.into_iter().for_each(|(_, hole)| hole.free(&lab.heap));
         for _ in 0..5 {
             let block = make(256, 256).expect("one of the holes has a place for it");

@@ -87,7 +87,7 @@ pub use process_heap::{
 pub use recovery::{
     Failed, Outcome, Pieces, Policy, Report, Tenant, Usage, current_bucket, current_largest_piece,
     current_room_to_grow, current_usage, defer, ensure_stack, exhausted, is_deferred, note_spare,
-    parked, refusing, stack_remaining,
+    parked, refusing, refusing_or_noting, stack_remaining,
 };
 pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes};
 pub use registered::Registered;

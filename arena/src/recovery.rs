@@ -523,6 +523,7 @@ pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
         return while_failing(bucket, layout);
     }
     if bucket.refusing.get() {
+        bucket.heap().note_refusal(layout.size());
         return ptr::null_mut();
     }
     let exhaustion = arena_exhausted(bucket, layout.size());
@@ -839,6 +840,23 @@ pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
     let refused = bound().map(|bucket| (bucket, bucket.refusing.replace(true)));
     let _restore = Restore(refused, thread(|t| t.era.get()));
     f()
+}
+
+/// As [`refusing`], for what the request goes on without if it is refused: [`Usage::extent`] counts it then,
+/// and is larger than the arena.
+///
+/// # Errors
+/// Those of `f`.
+pub fn refusing_or_noting<R, E>(f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+    let Some(heap) = bound().map(Bucket::heap) else {
+        return f();
+    };
+    heap.forget_refusal();
+    let result = refusing(f);
+    if result.is_err() {
+        heap.want_refused();
+    }
+    result
 }
 
 /// While a thread panics or cleans up it must neither jump (the panic count would stay raised) nor be marked.

@@ -6,7 +6,7 @@
 
 use std::collections::{BinaryHeap, HashMap, HashSet, TryReserveError, VecDeque};
 use std::hash::{BuildHasher, Hash};
-use transom_arena::refusing;
+use transom_arena::refusing_or_noting;
 
 /// What can grow by so many elements at once, or say that it cannot.
 pub trait TryReserve {
@@ -39,7 +39,7 @@ pub fn try_reserve(
     collection: &mut impl TryReserve,
     additional: usize,
 ) -> Result<(), TryReserveError> {
-    refusing(|| collection.try_reserve(additional))
+    refusing_or_noting(|| collection.try_reserve(additional))
 }
 
 macro_rules! can_reserve {

@@ -66,6 +66,24 @@ fn logged(server: Server) -> String {
     size.expect("it is said").1.trim().to_owned()
 }
 
+/// They get a 413, and would be served in a larger bucket.
+#[test]
+fn a_size_is_recommended_that_has_room_for_what_was_refused() {
+    let body = "x".repeat(300_000);
+    let status = |server: &Server, path: &str| match path {
+        "/body" => server.post(path, &body).status,
+        _ => server.get(path).status,
+    };
+    for path in ["/body", "/reserve"] {
+        let small = holes("--bucket-size 460KiB");
+        assert_eq!(status(&small, path), 413, "{path}");
+        for size in [planned(&small), logged(small)] {
+            let fitting = holes(&format!("--bucket-size {size}"));
+            assert_eq!(status(&fitting, path), 200, "{path} with {size}");
+        }
+    }
+}
+
 #[test]
 fn a_bucket_of_the_recommended_size_has_room_for_what_requests_leave() {
     let server = holes("");

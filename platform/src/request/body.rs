@@ -1,11 +1,12 @@
 //! Bodies that are larger than a slot: read piece by piece, or collected into the bucket's arena.
 
 use std::cell::RefCell;
+use std::collections::TryReserveError;
 use std::io::{self, Read};
 use std::mem;
 use std::ptr::NonNull;
 
-use transom_arena::{current_room_to_grow, refusing};
+use transom_arena::{current_room_to_grow, refusing_or_noting};
 
 use crate::failure::Failure;
 use crate::outgrown::io_unless_exhausted;
@@ -88,7 +89,7 @@ pub(super) fn collect(stream: &Stream, length: Option<u64>) -> Result<Vec<u8>, F
     };
     let length = usize::try_from(length).map_err(|_| too_large())?;
     let mut body = Vec::new();
-    refusing(|| body.try_reserve_exact(length)).map_err(|_| too_large())?;
+    refusing_or_noting(|| body.try_reserve_exact(length)).map_err(|_| too_large())?;
     body.resize(length, 0);
     BodyReader::new(&[], stream)
         .read_exact(&mut body)
@@ -100,8 +101,8 @@ fn collect_unknown(stream: &Stream) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     loop {
         let start = body.len();
-        if body.capacity() - start < STEP_BYTES && !make_room(&mut body) {
-            return Err(too_large());
+        if body.capacity() - start < STEP_BYTES {
+            refusing_or_noting(|| make_room(&mut body)).map_err(|_| too_large())?;
         }
         body.resize(start + STEP_BYTES, 0);
         let read = stream.read(&mut body[start..]).map_err(cut_short)?;
@@ -113,27 +114,24 @@ fn collect_unknown(stream: &Stream) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Makes room for one step more, and for as many as there are bytes already, if that can be. False if there
-/// is no room. So the bytes are moved a few times only, however many come.
-fn make_room(body: &mut Vec<u8>) -> bool {
+/// Makes room for one step more, and for as many as there are bytes already, if that can be. So the bytes are
+/// moved a few times only, however many come.
+fn make_room(body: &mut Vec<u8>) -> Result<(), TryReserveError> {
     let had = body.len();
     let (beside, largest) = current_room_to_grow(body.as_ptr()).unwrap_or((0, usize::MAX));
-    refusing(|| {
-        // A body that cannot grow in place needs a second piece for each move. While it is small, there is
-        // room for both. Then it moves once more, into the largest piece, and has all of that.
-        let is_last_move = had > largest / SMALL_PART && had + beside < largest;
-        if is_last_move && body.try_reserve_exact(largest - had).is_ok() {
-            return true;
+    // A body that cannot grow in place needs a second piece for each move. While it is small, there is room
+    // for both. Then it moves once more, into the largest piece, and has all of that.
+    let is_last_move = had > largest / SMALL_PART && had + beside < largest;
+    if is_last_move && body.try_reserve_exact(largest - had).is_ok() {
+        return Ok(());
+    }
+    let mut more = had.max(STEP_BYTES);
+    loop {
+        match body.try_reserve_exact(more) {
+            Err(_) if more > STEP_BYTES => more = (more / 2).max(STEP_BYTES),
+            result => return result,
         }
-        let mut more = had.max(STEP_BYTES);
-        while body.try_reserve_exact(more).is_err() {
-            if more == STEP_BYTES {
-                return false;
-            }
-            more = (more / 2).max(STEP_BYTES);
-        }
-        true
-    })
+    }
 }
 
 fn too_large() -> Failure {

@@ -107,6 +107,17 @@ fn keeps(_: &Request) -> String {
     format!("{}\n", TABLE.with(Vec::len))
 }
 
+fn body(request: &Request) -> Result<String, Failure> {
+    Ok(format!("{}\n", request.body().len()))
+}
+
+/// Asks for what it can do without.
+fn reserve(request: &Request) -> Result<String, Failure> {
+    let mut list: Vec<u8> = Vec::new();
+    request.try_reserve(&mut list, 300_000)?;
+    Ok(format!("{}\n", list.capacity()))
+}
+
 /// Needs more than a bucket, in one piece: as much is free, but in holes.
 fn scattered(_: &Request) -> String {
     let mut list: Vec<_> = (0..12_000).map(|_| Some(Box::new([0_u8; 128]))).collect();
@@ -123,6 +134,8 @@ fn main() -> ExitCode {
         .post("/tree", tree)
         .get("/two", two)
         .get("/keeps", keeps)
+        .post("/body", body)
+        .get("/reserve", reserve)
         .get("/lists/{holes}/{rounds}", lists)
         .get("/scattered", scattered);
     transom::serve(router)
