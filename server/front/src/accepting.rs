@@ -139,12 +139,13 @@ impl<W: World> Loop<W> {
         if !W::is_readable(listener) {
             return; // there was one
         }
+        // By then one of ours may be so slow that it can be missed.
+        let mut again = ACCEPT_AGAIN_MS;
         if !has_place && self.policy.loops > 1 {
             self.acceptor.limit.ask();
-            self.acceptor.again_ms = self.clock.now_ms + PLACE_AGAIN_MS;
-        } else if self.table.len(List::Linger) + self.table.len(List::Idle) > 0 {
-            self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS; // one may be slow enough by then
+            again = PLACE_AGAIN_MS;
         }
+        self.acceptor.again_ms = self.clock.now_ms + again;
         self.pause_accepting();
     }
 

@@ -161,7 +161,6 @@ impl<W: World> Loop<W> {
             return;
         }
         self.wait_for_request(index);
-        self.resume_accepting(); // a new connection may wait for room that this one can make
         if readable {
             self.queue(index);
         }
@@ -170,9 +169,10 @@ impl<W: World> Loop<W> {
     /// Nothing of the next request has come. Its client may still be taking answers.
     pub(crate) fn wait_for_request(&mut self, index: u32) {
         let limit = self.policy.limits.write_pace_limit;
-        let pace = &mut self.table[index].outbox.pace;
-        pace.begin(limit, self.clock.now_ns);
+        let outbox = &mut self.table[index].outbox;
+        outbox.wait_for_taker(limit, self.clock.now_ns);
         self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
+        self.resume_accepting(); // a new connection may wait for room that this one can make
     }
 
     /// Closes a connection whose client is in the middle of nothing, or after what it still has to take.
@@ -192,17 +192,18 @@ impl<W: World> Loop<W> {
         self.let_go_of_buffer(index);
         let transport = &mut self.table[index].transport;
         let has_read = transport.half_closed && !transport.readable;
-        if (has_read && transport.has_all_taken::<W>()) || !transport.shutdown_write::<W>() {
+        if has_read && transport.is_done::<W>() {
             self.close(index);
             return;
         }
         let connection = &mut self.table[index];
+        connection.transport.shutdown_write::<W>();
         connection.transport.readable = true;
         let (until_ms, mut pace) = (self.clock.now_ms + LINGER_MS, Pace::default());
         pace.begin(self.policy.limits.linger_pace_limit, self.clock.now_ns);
         connection.exchange.state = State::Lingering { until_ms, pace };
         let limit = self.policy.limits.write_pace_limit;
-        connection.outbox.pace.begin(limit, self.clock.now_ns);
+        connection.outbox.wait_for_taker(limit, self.clock.now_ns);
         self.wait_for_end(index, until_ms, pace);
         self.queue(index);
         self.keep_connections_for_others();
@@ -214,13 +215,11 @@ impl<W: World> Loop<W> {
             let connection = &mut self.table[index];
             match connection.transport.discard::<W>(self.memory.read) {
                 Ok(0) => {
-                    // The kernel tells when both sides have had all.
                     let transport = &mut self.table[index].transport;
-                    if transport.has_all_taken::<W>() || !transport.shutdown_write::<W>() {
+                    transport.half_closed = true;
+                    if transport.is_done::<W>() {
                         self.close(index);
-                    } else {
-                        transport.half_closed = true;
-                    }
+                    } // else the kernel tells when both sides have had all
                     return;
                 }
                 Ok(len) => {

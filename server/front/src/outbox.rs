@@ -1,6 +1,6 @@
 //! What waits to be sent on a connection, and how its client takes it.
 
-use transom_net::pace::Pace;
+use transom_net::pace::{Pace, PaceLimit};
 
 /// What waits to be sent beside the answer that is being written, and how the client takes what it is sent.
 #[derive(Debug, Default)]
@@ -16,6 +16,16 @@ pub(crate) struct Outbox {
     /// last look.
     pub pace: Pace,
     pub taken: u64,
+    /// When that look was, in milliseconds, if others wanted the connection's place; 0: there was none.
+    pub looked_ms: u64,
+}
+
+impl Outbox {
+    /// From now on the client has its time to take what is with the kernel, and that is all.
+    pub(crate) fn wait_for_taker(&mut self, limit: PaceLimit, now_ns: u64) {
+        self.pace.begin(limit, now_ns);
+        self.looked_ms = 0;
+    }
 }
 
 /// Answers that have been put aside, to be sent with the next one.

@@ -302,7 +302,7 @@ impl<W: World> Loop<W> {
                 if !matches!(connection.exchange.state, State::Writing(_)) {
                     connection.outbox.held_since_ns = 0; // they are held back no longer
                     connection.exchange.state = State::Writing(Answer::PutAside);
-                    self.set_timer(index, List::Answer, self.policy.limits.timeouts.write);
+                    self.wait_until_all_has_left(index, List::Answer);
                 }
                 return; // an event tells when there is room again
             }

@@ -19,8 +19,6 @@ pub(crate) const LINGER_SILENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Milliseconds {
     pub(crate) header: u64,
-    /// For an answer of ours; others have a [`PaceLimit`].
-    pub(crate) write: u64,
     pub(crate) idle: u64,
     pub(crate) queue: u64,
     /// 0: none.
@@ -64,7 +62,6 @@ impl Limits {
             proxying: allowance.proxying.clone(),
             timeouts: Milliseconds {
                 header: ms(timeouts.header),
-                write: ms(timeouts.write),
                 idle: ms(timeouts.idle),
                 queue: ms(timeouts.queue),
                 deadline: timeouts.deadline.map_or(0, ms),

@@ -7,6 +7,7 @@
 //!
 //! [`Pace`]: transom_net::pace::Pace
 
+use crate::connection::Connection;
 use crate::exchange::{Answer, OwnAnswer, State};
 use crate::lists::List;
 use crate::orders::Order;
@@ -32,8 +33,8 @@ const BEHIND_NS: u64 = 100_000_000;
 /// Longer than the way to any client and back.
 const UNTAKEN_NS: u64 = 1_000_000_000;
 
-/// Connections of a list that are looked at for one that can be missed.
-const LOOKS: usize = 8;
+/// How soon it is looked again whether such a client has taken something.
+const LOOK_AGAIN_MS: u64 = 100;
 
 /// Clients that have to go before the others are looked after.
 const CUTS_AT_A_TIME: usize = 16;
@@ -154,13 +155,11 @@ impl<W: World> Loop<W> {
     }
 
     /// As [`Loop::sender_is_late`], for who takes an answer.
-    pub(super) fn taker_is_late(&mut self, index: u32) -> bool {
+    pub(super) fn taker_is_late(&mut self, index: u32, list: List) -> bool {
         self.credit_taker(index);
-        let connection = &self.table[index];
-        let (pace, doorway) = (connection.outbox.pace, connection.exchange.at.doorway);
+        let pace = self.table[index].outbox.pace;
         if pace.left_ns(self.clock.now_ns) > 0 {
-            self.table
-                .set_timer(index, List::Write(doorway), pace.due_ms());
+            self.table.set_timer(index, list, pace.due_ms());
             return false;
         }
         true
@@ -183,7 +182,17 @@ impl<W: World> Loop<W> {
             Some(_) => List::AnswerAhead,
             None => List::Answer,
         };
-        self.set_timer(index, list, self.policy.limits.timeouts.write);
+        self.wait_until_all_has_left(index, list);
+    }
+
+    /// Waits until the socket has room for what was put aside, for as long as its client takes what was sent
+    /// before fast enough.
+    pub(super) fn wait_until_all_has_left(&mut self, index: u32, list: List) {
+        let limit = self.policy.limits.write_pace_limit;
+        let outbox = &mut self.table[index].outbox;
+        outbox.wait_for_taker(limit, self.clock.now_ns);
+        let due = outbox.pace.due_ms();
+        self.table.set_timer(index, list, due);
     }
 
     /// Sends the rest of an answer that was put aside.
@@ -264,21 +273,28 @@ impl<W: World> Loop<W> {
 
     /// Whether a client loses nothing, or is so slow to take what it was sent that others have its place.
     fn can_be_missed(&mut self, index: u32) -> bool {
+        let (now_ms, now_ns) = (self.clock.now_ms, self.clock.now_ns);
+        let stall = self.policy.limits.write_pace_limit.stall_ns;
+        let is_slow = |connection: &Connection| {
+            let left = connection.outbox.pace.left_ns(now_ns);
+            stall.saturating_sub(left) >= UNTAKEN_NS.min(stall)
+        };
         let connection = &self.table[index];
+        if now_ms < connection.outbox.looked_ms + LOOK_AGAIN_MS && !is_slow(connection) {
+            return false; // without a system call: there may be many
+        }
         if connection.outbox.gathered.is_none() && connection.transport.has_all_taken::<W>() {
             return true;
         }
         self.credit_taker(index);
-        let left = self.table[index].outbox.pace.left_ns(self.clock.now_ns);
-        let stall = self.policy.limits.write_pace_limit.stall_ns;
-        stall.saturating_sub(left) >= UNTAKEN_NS.min(stall)
+        self.table[index].outbox.looked_ms = now_ms;
+        is_slow(&self.table[index])
     }
 
-    /// Of the first of a list, the first that can be missed.
+    /// The first of a list that can be missed.
     fn first_missable(&mut self, list: List) -> Option<u32> {
         let mut next = self.table.first(list);
-        for _ in 0..LOOKS {
-            let index = next?;
+        while let Some(index) = next {
             if self.can_be_missed(index) {
                 return Some(index);
             }
@@ -289,14 +305,10 @@ impl<W: World> Loop<W> {
 
     /// Which connection can be closed for a new one: the one that loses the least by it.
     pub(super) fn evictable(&mut self) -> Option<u32> {
-        for list in [List::Linger, List::Idle] {
-            if let Some(index) = self.first_missable(list) {
-                return Some(index);
-            }
-        }
-        // These have no room for their answers.
-        let mut lists = [List::Answer, List::AnswerAhead].into_iter();
-        lists.find_map(|list| self.table.first(list)).or_else(|| {
+        let lists = [List::Linger, List::Idle, List::Answer, List::AnswerAhead];
+        let mut lists = lists.into_iter();
+        let missable = lists.find_map(|list| self.first_missable(list));
+        missable.or_else(|| {
             // Only who has begun: a whole head whose body is coming is a request already.
             self.slowest_partial()
                 .filter(|&index| self.table.stands_in(index, List::Header))
@@ -307,6 +319,8 @@ impl<W: World> Loop<W> {
     pub(super) fn close_for_newcomer(&mut self, index: u32) {
         if self.table.stands_in(index, List::Header) {
             self.stats.partial_evicted.bump();
+        } else if !self.table[index].transport.has_all_taken::<W>() {
+            return self.cut(index);
         } else if !self.table.stands_in(index, List::Linger) {
             self.stats.evicted.bump();
         }
@@ -320,7 +334,7 @@ impl<W: World> Loop<W> {
             let Some(oldest) = self.first_missable(List::Linger) else {
                 return;
             };
-            self.close(oldest);
+            self.close_for_newcomer(oldest);
         }
     }
 

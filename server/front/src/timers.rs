@@ -22,7 +22,9 @@ impl<W: World> Loop<W> {
         }
         for list in [List::Answer, List::AnswerAhead] {
             while let Some(index) = self.table.expired(list, now) {
-                self.cut(index);
+                if self.taker_is_late(index, list) {
+                    self.cut(index);
+                }
             }
         }
         while let Some(index) = self.table.expired(List::Header, now) {
@@ -40,7 +42,7 @@ impl<W: World> Loop<W> {
                 }
             }
             while let Some(index) = self.table.expired(List::Write(doorway), now) {
-                if self.taker_is_late(index) {
+                if self.taker_is_late(index, List::Write(doorway)) {
                     self.cut(index);
                 }
             }

@@ -156,8 +156,13 @@ impl Transport {
     }
 
     /// As [`transom_net::shutdown_write`].
-    pub(crate) fn shutdown_write<W: World>(&self) -> bool {
-        W::shutdown_write(self.fd)
+    pub(crate) fn shutdown_write<W: World>(&self) {
+        W::shutdown_write(self.fd);
+    }
+
+    /// Whether its client has acknowledged all that the socket was given, or will acknowledge nothing more.
+    pub(crate) fn is_done<W: World>(&self) -> bool {
+        self.has_all_taken::<W>() || W::is_over(self.fd)
     }
 
     /// Has the close throw away what the client has not taken, and tell it so.

@@ -51,7 +51,9 @@ pub trait World: 'static {
     /// As [`net::reset_at_close`].
     fn reset_at_close(fd: RawFd);
     /// As [`net::shutdown_write`].
-    fn shutdown_write(fd: RawFd) -> bool;
+    fn shutdown_write(fd: RawFd);
+    /// As [`net::is_over`].
+    fn is_over(fd: RawFd) -> bool;
     /// As [`net::close`].
     fn close(fd: RawFd);
 }
@@ -153,7 +155,8 @@ impl World for Linux {
         fn push(fd: RawFd);
         fn not_taken(fd: RawFd) -> u64;
         fn reset_at_close(fd: RawFd);
-        fn shutdown_write(fd: RawFd) -> bool;
+        fn shutdown_write(fd: RawFd);
+        fn is_over(fd: RawFd) -> bool;
         fn close(fd: RawFd);
     }
 

@@ -30,9 +30,9 @@ pub use listen::{
 pub use listen_address::ListenAddress;
 pub use options::{ListenOptions, not_granted};
 pub use stream::{
-    close, close_without_waiting, has_unread, idle_for, left_after_the_end, not_taken, peek, push,
-    receive, reset_at_close, send, send_all, send_and_hold, send_places, shutdown, shutdown_write,
-    watch_for_vanishing,
+    close, close_without_waiting, has_unread, idle_for, is_over, left_after_the_end, not_taken,
+    peek, push, receive, reset_at_close, send, send_all, send_and_hold, send_places, shutdown,
+    shutdown_write, watch_for_vanishing,
 };
 
 use std::os::fd::{BorrowedFd, RawFd};

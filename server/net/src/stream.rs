@@ -57,10 +57,20 @@ pub fn shutdown(fd: RawFd) {
     let _ = rustix::net::shutdown(borrowed(fd), Shutdown::Both);
 }
 
-/// Says that nothing more will be sent; false if the connection is over, by a reset or because both sides
-/// have had all.
-pub fn shutdown_write(fd: RawFd) -> bool {
-    rustix::net::shutdown(borrowed(fd), Shutdown::Write).is_ok()
+/// Says that nothing more will be sent. On Linux this wakes all that wait for the socket, also if it was said
+/// before.
+pub fn shutdown_write(fd: RawFd) {
+    // An error means that the connection is over.
+    let _ = rustix::net::shutdown(borrowed(fd), Shutdown::Write);
+}
+
+/// Whether the connection is over: it was reset, or both sides have had all. A Unix socket does not tell.
+#[must_use]
+pub fn is_over(fd: RawFd) -> bool {
+    matches!(
+        rustix::net::getpeername(borrowed(fd)),
+        Err(rustix::io::Errno::NOTCONN)
+    )
 }
 
 /// Reads what is there, up to the buffer's size; 0 at the end of the stream.

@@ -85,7 +85,7 @@ impl Held {
     /// Whether its client has taken all that it was sent, with the end, or will take no more.
     fn has_all_taken(&self) -> bool {
         let fd = self.fd.as_raw_fd();
-        !net::shutdown_write(fd) || net::not_taken(fd) == 0
+        net::not_taken(fd) == 0 || net::is_over(fd)
     }
 
     /// Whether it has ended in both directions, and its handler reads nothing of what is left.
@@ -186,6 +186,7 @@ impl Connections {
 
     /// Closes a connection whose handler has ended, once its client has taken all.
     fn end(&mut self, held: Held) {
+        net::shutdown_write(held.fd.as_raw_fd());
         if self.leaving.len() == self.leaving.capacity() || held.has_all_taken() {
             self.let_out(&held);
             return;
@@ -220,6 +221,12 @@ impl Connections {
         }
         // The kernel's clocks have milliseconds.
         now_ns + left.as_nanos() as u64 + 1_000_000
+    }
+
+    /// Whether a connection waits to be accepted.
+    fn has_newcomer(&self) -> bool {
+        let listener = self.listener.as_ref();
+        listener.is_some_and(|listener| net::is_readable(listener.as_raw_fd()))
     }
 
     fn accept(&mut self) -> Result<(OwnedFd, Option<SocketAddr>), Taken> {
@@ -299,38 +306,43 @@ impl Traffic for Connections {
         if now_ns < self.leaving_look_ns {
             return self.leaving_look_ns;
         }
-        let most_ns = match is_full {
-            true => UNTAKEN_NS.min(self.write_timeout.as_nanos() as u64),
-            false => self.write_timeout.as_nanos() as u64,
-        };
+        let write_ns = self.write_timeout.as_nanos() as u64;
+        let mut place_is_wanted = is_full && self.has_newcomer();
+        self.leaving_look_ns = now_ns + LEAVING_LOOK_NS;
         for n in (0..self.leaving.len()).rev() {
             let leaving = &mut self.leaving[n];
             if leaving.held.has_all_taken() {
                 self.close(n);
+                place_is_wanted = false;
                 continue;
             }
             let untaken = net::not_taken(leaving.held.fd.as_raw_fd());
             if untaken != leaving.untaken {
                 (leaving.untaken, leaving.since_ns) = (untaken, now_ns);
-            } else if now_ns >= leaving.since_ns + most_ns {
+            }
+            let most_ns = match place_is_wanted {
+                true => UNTAKEN_NS.min(write_ns),
+                false => write_ns,
+            };
+            if now_ns >= leaving.since_ns + most_ns {
                 net::reset_at_close(leaving.held.fd.as_raw_fd());
                 self.figures.untaken += 1;
                 self.close(n);
+                if place_is_wanted {
+                    // One place for one newcomer; after that there may be another.
+                    place_is_wanted = false;
+                    self.leaving_look_ns = now_ns;
+                }
             }
         }
-        self.leaving_look_ns = match self.leaving.is_empty() {
-            true => u64::MAX,
-            false => now_ns + LEAVING_LOOK_NS,
-        };
+        if self.leaving.is_empty() {
+            self.leaving_look_ns = u64::MAX;
+        }
         self.leaving_look_ns
     }
 
     fn note_full(&mut self, forward: &str, connections: usize, now_ns: u64) {
-        let waits = self
-            .listener
-            .as_ref()
-            .is_some_and(|listener| net::is_readable(listener.as_raw_fd()));
-        if !waits || now_ns < self.quiet_until_ns {
+        if now_ns < self.quiet_until_ns || !self.has_newcomer() {
             return;
         }
         self.quiet_until_ns = now_ns + QUIET_NS;

@@ -247,7 +247,7 @@ impl Kernel {
     }
 
     /// Something has happened to a connection that its poll may show.
-    fn tell(&mut self, at: usize) {
+    pub(super) fn tell(&mut self, at: usize) {
         let socket = &mut self.sockets[at];
         if socket.token.is_some() && !std::mem::replace(&mut socket.is_ready, true) {
             self.ready.push_back(Watched::Socket(at));

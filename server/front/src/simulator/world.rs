@@ -129,21 +129,25 @@ impl World for Simulated {
         system(|stage| stage.ground.kernel.socket(fd).1.reset_at_close = true);
     }
 
-    fn shutdown_write(fd: RawFd) -> bool {
+    fn shutdown_write(fd: RawFd) {
         system(|stage| {
             let ground = &mut stage.ground;
             let now = ground.clock.now_ns;
             let (at, socket) = ground.kernel.socket(fd);
             socket.ends.server_ended_ns.get_or_insert(now);
             if socket.is_over() {
-                return false;
+                return;
             }
             socket.outbound.fin = true;
             socket.outbound.held = 0;
             socket.call_carrier(at, &mut ground.clock);
+            ground.kernel.tell(at); // as Linux does each time
             ground.clock.note(|| format!("socket {at} is shut down"));
-            true
-        })
+        });
+    }
+
+    fn is_over(fd: RawFd) -> bool {
+        system(|stage| stage.ground.kernel.socket(fd).1.is_over())
     }
 
     fn close(fd: RawFd) {
