@@ -138,10 +138,15 @@ impl World for Simulated {
             if socket.is_over() {
                 return;
             }
+            if socket.outbound.fin {
+                // Linux wakes all that wait for it, each time.
+                let complaint = format!("socket {at} is shut down twice, which wakes the loop");
+                stage.complaints.push(complaint);
+            }
             socket.outbound.fin = true;
             socket.outbound.held = 0;
             socket.call_carrier(at, &mut ground.clock);
-            ground.kernel.tell(at); // as Linux does each time
+            ground.kernel.tell(at);
             ground.clock.note(|| format!("socket {at} is shut down"));
         });
     }
