@@ -526,6 +526,27 @@ fn connections_leave_nothing_with_the_kernel_once_their_handlers_have_ended() {
 }
 
 #[test]
+fn a_client_may_be_slow_to_take_what_it_was_sent_where_no_other_wants_its_place() {
+    const PLACES: usize = 4;
+    let folder = Folder::new("tcp-full");
+    let door = folder.path("odd.door");
+    let _app = odd(&door, "--buckets 4");
+    let front = front(&door, &format!("--connections {PLACES}"));
+    let mut clients: Vec<_> = (0..PLACES)
+        .map(|_| {
+            let mut client = Client::connect_with_buffer(front.address(), 2048);
+            client.send("much\n");
+            client
+        })
+        .collect();
+    thread::sleep(std::time::Duration::from_millis(1500)); // the clients' own pace
+    for client in &mut clients {
+        assert_eq!(client.rest().map(|bytes| bytes.len()), Ok(40 << 10));
+    }
+    assert_eq!(figure(&front.stop().lines, "untaken"), 0);
+}
+
+#[test]
 fn a_connection_that_is_in_use_is_not_idle() {
     let folder = Folder::new("tcp-busy");
     let door = folder.path("echo.door");

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use transom_tests::client::get;
@@ -284,6 +285,66 @@ fn closed_connections_leave_nothing_with_the_kernel() {
             });
         }
     });
+}
+
+/// A new connection waits for the place of one that becomes idle, with an empty line behind its request.
+#[test]
+fn a_connection_that_is_idle_behind_an_empty_line_makes_room() {
+    let server = odd("--loops 1 --buckets 4 --connections 2 --deadline 0");
+    let mut first: Vec<_> = (0..2).map(|_| server.connect()).collect();
+    first
+        .iter_mut()
+        .for_each(|client| client.send(get("/attend?piece")));
+    let begins = |client: &mut Client| client.sender().peek(&mut [0]).is_ok_and(|len| len > 0);
+    assert!(first.iter_mut().all(begins));
+    // They wait in the kernel, and the first of them has the place of a client that goes.
+    let mut release = server.connect();
+    release.send("POST /release HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n\r\n");
+    let mut last = server.connect();
+    last.send(get("/fill/1"));
+    drop(first.pop());
+    assert_eq!(release.answer().status, 200);
+    assert_eq!(last.answer().status, 200);
+}
+
+/// Slow clients, however many stand before it, do not hide a connection that is idle.
+#[test]
+fn a_new_connection_has_the_place_of_an_idle_one_behind_slow_ones() {
+    const SLOW: usize = 12;
+    let flags = format!("--loops 1 --buckets 4 --connections {}", SLOW + 2);
+    let server = odd(&flags);
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let mut client = Client::connect_with_buffer(server.address(), 2048);
+        client.send(get("/long/40"));
+        slow.push(client);
+    }
+    let mut idle: Vec<_> = (0..2).map(|_| server.connect()).collect();
+    for client in &mut idle {
+        client.send(get("/fill/1"));
+        assert_eq!(client.answer().status, 200);
+    }
+    // They take some of it all the time.
+    let (sipping, served) = (AtomicUsize::new(SLOW), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for client in &slow {
+            scope.spawn(|| {
+                let (mut stream, mut buffer, mut taken) = (client.sender(), [0; 256], 0);
+                while taken < 40 << 10 {
+                    taken += stream.read(&mut buffer).expect("it is not reset");
+                    if !served.load(Ordering::SeqCst) {
+                        thread::sleep(Duration::from_millis(20)); // the client's own pace
+                    }
+                }
+                sipping.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        assert_eq!(server.get("/fill/1").status, 200);
+        served.store(true, Ordering::SeqCst);
+        assert_eq!(sipping.load(Ordering::SeqCst), SLOW);
+    });
+    drop(slow);
+    assert_eq!(server.stop().figure("slow_cut"), 0);
 }
 
 /// Connects clients that ask for something long and do not read it.
