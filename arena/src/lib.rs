@@ -76,6 +76,7 @@ pub use cleanup::WayOut;
 pub use exhaustion::{CRefusal, Exhaustion, Reason};
 pub use geometry::{BUCKETS_MAX, BucketGeometry, GeometryError};
 pub use heap::Wipe;
+pub use loaded::statics;
 pub use overdraft::{
     OverdraftError, OverdraftUsage, install_overdraft, overdraft_share, overdraft_usage,
 };

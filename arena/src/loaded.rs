@@ -1,6 +1,22 @@
 //! What is loaded into the process: the program, its libraries, and the dynamic linker.
 
+use crate::bound::PAGE;
 use std::ffi::c_void;
+
+/// Bytes that the statics of everything that is loaded can take, in whole pages, touched or not.
+#[must_use]
+pub fn statics() -> usize {
+    let mut sum = 0usize;
+    each_object(|_, headers| {
+        let loaded = headers
+            .iter()
+            .filter(|header| header.p_type == libc::PT_LOAD);
+        for header in loaded.filter(|header| header.p_flags & libc::PF_W != 0) {
+            sum = sum.saturating_add((header.p_memsz as usize).next_multiple_of(PAGE));
+        }
+    });
+    sum
+}
 
 /// Calls `f` with each object: where it is loaded, and its program headers. `f` must not panic: it is called
 /// by C.

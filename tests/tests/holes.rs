@@ -130,3 +130,31 @@ fn the_line_of_a_request_that_found_no_piece_says_what_was_in_use_and_what_was_f
     assert!((768_000..800_000).contains(&pieces), "{line}");
     assert!(used + pieces <= figure("size"), "{line}");
 }
+
+#[test]
+fn a_program_says_that_its_statics_need_more_than_is_set_aside_for_it() {
+    let start = |flags: &str| {
+        let launch = Launch::of_file(env!("CARGO_BIN_EXE_statics"));
+        launch.flags(&format!("--buckets 1 {flags}")).start()
+    };
+    let server = start("");
+    let line = server.line_with("the statics of this program");
+    let enough = line
+        .split_once("set --constant ")
+        .and_then(|(_, rest)| rest.split(' ').next());
+    let enough = enough.expect("a size").to_owned();
+    drop(server);
+    let server = start(&format!("--constant {enough}"));
+    assert_eq!(server.get("/touch").text(), format!("{}\n", 40 << 20));
+    let (resident, bound) = (server.sample().rss, server.memory_bound());
+    assert!(
+        resident > 40 << 20 && resident <= bound,
+        "{resident} of {bound}"
+    );
+    let ended = server.stop();
+    assert!(
+        !ended.stderr().contains("the statics of"),
+        "{}",
+        ended.stderr()
+    );
+}

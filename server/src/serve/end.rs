@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 use transom_arena::{
     Bound, Bucket, BucketState, Bytes, MemoryLimit, Place, attaching_allocations,
-    first_process_heap_allocation, process_heap_allocations,
+    first_process_heap_allocation, process_heap_allocations, statics,
 };
 use transom_front::LoopFigures;
 use transom_log::LogHandle;
@@ -45,6 +45,16 @@ pub(super) fn say_bound(bound: &Bound) {
         warn!(
             more = resident - sum,
             "this program is larger than the sum says already at its start: set --constant {enough}"
+        );
+    }
+    let statics = statics() as u64;
+    if statics > constant
+        && let Some(enough) = constant_for(sum + statics, sum, constant)
+    {
+        // Their pages are resident only when something has touched them.
+        warn!(
+            statics,
+            "the statics of this program alone are larger than --constant: set --constant {enough}"
         );
     }
 }
