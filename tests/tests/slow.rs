@@ -261,7 +261,7 @@ fn closed_connections_leave_nothing_with_the_kernel() {
             let flags = &flags;
             scope.spawn(move || {
                 let server = odd(flags);
-                let mut clients: Vec<_> = (0..3 * PLACES)
+                let mut clients: Vec<_> = (0..2 * PLACES)
                     .map(|_| {
                         let mut client = Client::connect_with_buffer(server.address(), 2048);
                         client.send(request);

@@ -163,6 +163,9 @@ impl<W: World> Loop<W> {
             } else if self.acceptor.limit.answer() {
                 self.close_for_newcomer(index);
             }
+        } else if self.acceptor.again_ms == 0 {
+            // No ring will tell of it again, and one of ours may be so slow by then that it can be missed.
+            self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS;
         }
     }
 

@@ -143,6 +143,8 @@ impl<W: World> Loop<W> {
         let connection = &mut self.table[index];
         connection.requests += 1;
         connection.exchange = Exchange::new(self.clock.now_ns);
+        let limit = self.policy.limits.write_pace_limit;
+        connection.outbox.wait_for_taker(limit, self.clock.now_ns);
         connection.inbox.wanted = 0;
         if connection.inbox.buffer.is_some() {
             connection.exchange.state = State::Head;
@@ -168,9 +170,6 @@ impl<W: World> Loop<W> {
 
     /// Nothing of the next request has come. Its client may still be taking answers.
     pub(crate) fn wait_for_request(&mut self, index: u32) {
-        let limit = self.policy.limits.write_pace_limit;
-        let outbox = &mut self.table[index].outbox;
-        outbox.wait_for_taker(limit, self.clock.now_ns);
         self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
         self.resume_accepting(); // a new connection may wait for room that this one can make
     }
@@ -237,7 +236,7 @@ impl<W: World> Loop<W> {
     }
 
     /// Closes a connection. What its client has not taken is thrown away, which a reset tells it: the kernel
-    /// keeps nothing for connections that have no place.
+    /// keeps nothing for connections that have no place, but for those of Unix sockets.
     pub(crate) fn close(&mut self, index: u32) {
         self.let_go_of_gathered(index);
         let transport = &self.table[index].transport;

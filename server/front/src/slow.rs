@@ -30,8 +30,9 @@ const AGAIN_MS: u64 = 10;
 const BEHIND_NS: u64 = 100_000_000;
 
 /// How long a client that others want the place of may take nothing of an answer that is with the kernel.
-/// Longer than the way to any client and back.
-const UNTAKEN_NS: u64 = 1_000_000_000;
+/// Longer than the way to any client and back; and a client that reads slowly takes nothing for a while after
+/// its receive buffer was full, because its kernel lets go only when a good part of that is free.
+const UNTAKEN_NS: u64 = 5_000_000_000;
 
 /// How soon it is looked again whether such a client has taken something.
 const LOOK_AGAIN_MS: u64 = 100;
@@ -239,30 +240,38 @@ impl<W: World> Loop<W> {
     pub(super) fn slowest_partial(&self) -> Option<u32> {
         let both = [List::Header, List::SmallBody];
         let entries = both.into_iter().flat_map(|list| self.table.entries(list));
+        entries.reduce(|slowest, other| self.slower(slowest, other))
+    }
+
+    /// Which of two has sent less for its time.
+    fn slower(&self, one: u32, other: u32) -> u32 {
         let now = self.clock.now_ns;
+        let [a, b] = [one, other].map(|index| {
+            let connection = &self.table[index];
+            let age = now.saturating_sub(connection.exchange.arrived_ns) / 1_000_000 + 1;
+            (u64::from(connection.inbox.filled), age)
+        });
         // Bytes a millisecond, compared without a division.
-        entries.reduce(|slowest, other| {
-            let [a, b] = [slowest, other].map(|index| {
-                let connection = &self.table[index];
-                let age = now.saturating_sub(connection.exchange.arrived_ns) / 1_000_000 + 1;
-                (u64::from(connection.inbox.filled), age)
-            });
-            if b.0 * a.1 < a.0 * b.1 {
-                other
-            } else {
-                slowest
-            }
-        })
+        match b.0 * a.1 < a.0 * b.1 {
+            true => other,
+            false => one,
+        }
     }
 
     /// Frees a buffer of the pool, if one can be had from who can do without or is slow; false if none can.
     pub(super) fn free_a_buffer(&mut self) -> bool {
-        // Who sends ahead and takes no answer is worse than who is only slow.
-        if let Some(ahead) = self.table.first(List::AnswerAhead) {
+        // A client that sends ahead and takes no answer is worse than one that is only slow.
+        let ahead = self.first_missable(List::AnswerAhead);
+        let slowest = self.slowest_partial();
+        let ahead = ahead.or_else(|| match slowest {
+            None => self.table.first(List::AnswerAhead),
+            Some(_) => None,
+        });
+        if let Some(ahead) = ahead {
             self.cut(ahead);
             return true;
         }
-        let Some(slowest) = self.slowest_partial() else {
+        let Some(slowest) = slowest else {
             return false;
         };
         self.stats.partial_evicted.bump();
@@ -283,12 +292,20 @@ impl<W: World> Loop<W> {
         if now_ms < connection.outbox.looked_ms + LOOK_AGAIN_MS && !is_slow(connection) {
             return false; // without a system call: there may be many
         }
-        if connection.outbox.gathered.is_none() && connection.transport.has_all_taken::<W>() {
+        if !self.is_taking(index) {
             return true;
         }
         self.credit_taker(index);
         self.table[index].outbox.looked_ms = now_ms;
         is_slow(&self.table[index])
+    }
+
+    /// Whether a client has not taken all of its answers.
+    fn is_taking(&self, index: u32) -> bool {
+        let connection = &self.table[index];
+        matches!(connection.exchange.state, State::Writing(_))
+            || connection.outbox.gathered.is_some()
+            || !connection.transport.has_all_taken::<W>()
     }
 
     /// The first of a list that can be missed.
@@ -306,20 +323,30 @@ impl<W: World> Loop<W> {
     /// Which connection can be closed for a new one: the one that loses the least by it.
     pub(super) fn evictable(&mut self) -> Option<u32> {
         let lists = [List::Linger, List::Idle, List::Answer, List::AnswerAhead];
-        let mut lists = lists.into_iter();
+        let doorways = self.doorways.all().map(List::Write);
+        let mut lists = lists.into_iter().chain(doorways);
         let missable = lists.find_map(|list| self.first_missable(list));
-        missable.or_else(|| {
-            // Only who has begun: a whole head whose body is coming is a request already.
-            self.slowest_partial()
-                .filter(|&index| self.table.stands_in(index, List::Header))
-        })
+        missable.or_else(|| self.slowest_missable_head())
+    }
+
+    /// Of the clients that have sent a part of a head, and can be missed, the one that has sent the least for
+    /// its time. (A whole head whose body is coming is a request already.)
+    fn slowest_missable_head(&mut self) -> Option<u32> {
+        let (mut slowest, mut next) = (None, self.table.first(List::Header));
+        while let Some(index) = next {
+            if self.can_be_missed(index) {
+                slowest = Some(slowest.map_or(index, |slowest| self.slower(slowest, index)));
+            }
+            next = self.table.after(index);
+        }
+        slowest
     }
 
     /// Closes one of those.
     pub(super) fn close_for_newcomer(&mut self, index: u32) {
         if self.table.stands_in(index, List::Header) {
             self.stats.partial_evicted.bump();
-        } else if !self.table[index].transport.has_all_taken::<W>() {
+        } else if self.is_taking(index) {
             return self.cut(index);
         } else if !self.table.stands_in(index, List::Linger) {
             self.stats.evicted.bump();

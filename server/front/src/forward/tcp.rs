@@ -60,8 +60,8 @@ const LOOK_EVERY_NS: u64 = 2_000_000_000;
 /// Between two looks at connections whose clients are still taking what they were sent.
 const LEAVING_LOOK_NS: u64 = 10_000_000;
 
-/// How long such a client may take nothing if others wait for its place.
-const UNTAKEN_NS: u64 = 1_000_000_000;
+/// How long such a client may take nothing if others wait for its place; as for HTTP.
+const UNTAKEN_NS: u64 = 5_000_000_000;
 
 /// A connection that has ended in both directions.
 #[derive(Clone, Copy)]
