@@ -44,6 +44,8 @@ pub(crate) const FOUND_NO_PIECE: u16 = 1 << 8;
 pub(crate) const BUMP_WAS_FULL: u16 = 1 << 9;
 /// Its failure has been reported.
 pub(crate) const REPORTED: u16 = 1 << 10;
+/// It goes on without a block that was refused.
+pub(crate) const REFUSED: u16 = 1 << 11;
 
 /// If it returns, its answer is a 500. (One that has drawn on the overdraft in a panic has caught that
 /// panic.)

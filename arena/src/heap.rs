@@ -77,7 +77,7 @@ pub struct Heap {
     /// The lowest that the tip was in this request, as far as it was looked at, or would have been if it had
     /// taken all that it has asked for. It is not above `lowest`, if that is an address.
     deepest: Cell<usize>,
-    /// Bytes of the arena that the request would have taken if it had been larger; 0: it got all.
+    /// See [`Heap::take_wanted`].
     wanted: Cell<usize>,
     /// Bytes of the last block that was refused, as its request has asked for.
     refused: Cell<usize>,
@@ -339,8 +339,7 @@ impl Heap {
     #[inline]
     #[must_use]
     pub fn extent(&self) -> usize {
-        let reached = self.top - self.deepest.get().min(self.end());
-        reached.min(self.capacity).max(self.wanted.get())
+        (self.top - self.deepest.get().min(self.end())).min(self.capacity)
     }
 
     /// A block of so many bytes was refused, as its request has asked for.
@@ -351,6 +350,12 @@ impl Heap {
     /// Forgets the last block that was refused.
     pub(crate) fn forget_refusal(&self) {
         self.refused.set(0);
+    }
+
+    /// Bytes of the arena that the request would have taken with the largest block that it goes on without; 0
+    /// if there is none. Forgets it.
+    pub(crate) fn take_wanted(&self) -> usize {
+        self.wanted.take()
     }
 
     /// The request goes on without the last block that was refused, and would have taken it.
@@ -984,7 +989,6 @@ impl Heap {
             );
             self.freed.forget_counts();
             self.is_to_fail.set(false);
-            self.wanted.set(0);
             self.live_peak.set(0);
             self.deepest.set(self.mark());
             self.lowest.set(self.mark());
@@ -1120,7 +1124,6 @@ impl Heap {
         self.move_low(self.mark());
         self.move_tip(self.mark());
         self.is_to_fail.set(false);
-        self.wanted.set(0);
     }
 
     /// The bump may have other chunks than ours, because a handler lifted its limit. Then all others are

@@ -40,7 +40,8 @@
 use crate::bucket::{Bucket, BucketState};
 use crate::cleanup::WayOut;
 use crate::events::{
-    ABORTING, BUMP_WAS_FULL, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED, OUTGREW, REPORTED,
+    ABORTING, BUMP_WAS_FULL, DRAWS, DREW_FAILING, FOUND_NO_PIECE, MARKED, NOTED, OUTGREW, REFUSED,
+    REPORTED,
 };
 use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
@@ -311,6 +312,9 @@ impl Tenant {
         let (mut c_left, mut c_refused, mut found_no_piece) = (0, None, None);
         if !bucket.events.none() {
             found_no_piece = pieces_looked_at(bucket);
+            if bucket.events.any(REFUSED) {
+                usage.extent = usage.extent.max(bucket.heap().take_wanted());
+            }
             usage.overdrawn = overdraft::drawn(bucket);
             c_left = settle_pools(bucket);
             c_refused = bucket.c_refused.take();
@@ -848,13 +852,14 @@ pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
 /// # Errors
 /// Those of `f`.
 pub fn refusing_or_noting<R, E>(f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
-    let Some(heap) = bound().map(Bucket::heap) else {
+    let Some(bucket) = bound() else {
         return f();
     };
-    heap.forget_refusal();
+    bucket.heap().forget_refusal();
     let result = refusing(f);
     if result.is_err() {
-        heap.want_refused();
+        bucket.heap().want_refused();
+        bucket.events.add(REFUSED);
     }
     result
 }
