@@ -347,6 +347,50 @@ fn a_new_connection_has_the_place_of_an_idle_one_behind_slow_ones() {
     assert_eq!(server.stop().figure("slow_cut"), 0);
 }
 
+/// Answers that are with the kernel, and answers that are larger than that; with one loop and with two.
+#[test]
+fn a_new_connection_has_the_place_of_a_client_that_takes_nothing() {
+    let cases = [
+        (1, "/long/40"),
+        (1, "/long/4000"),
+        (2, "/long/40"),
+        (2, "/long/40"),
+        (2, "/long/4000"),
+    ];
+    thread::scope(|scope| {
+        for (loops, path) in cases {
+            scope.spawn(move || {
+                let server = odd(&format!(
+                    "--loops {loops} --buckets 4 --connections 2 --write-timeout 1h --deadline 0"
+                ));
+                let silent = slow_readers(&server, 2, path);
+                assert_eq!(server.get("/fill/1").status, 200, "{loops} {path}");
+                drop(silent);
+                let ended = server.stop();
+                assert_eq!((ended.code(), ended.figure("slow_cut")), (0, 1));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_client_that_has_sent_a_part_of_its_next_request_takes_all_of_its_answer() {
+    let server = odd("--loops 1 --buckets 4 --connections 1 --header-timeout 1h");
+    let mut client = Client::connect_with_buffer(server.address(), 2048);
+    client.send(get("/long/40") + "G");
+    thread::scope(|scope| {
+        let newcomer = scope.spawn(|| server.get("/fill/1").status);
+        let (mut stream, mut buffer, mut taken) = (client.sender(), [0; 512], 0);
+        while taken < 40 << 10 {
+            let len = stream.read(&mut buffer).expect("it is not reset");
+            assert!(len > 0, "the end after {taken} bytes");
+            taken += len;
+            thread::sleep(Duration::from_millis(20)); // the client's own pace
+        }
+        assert_eq!(newcomer.join().expect("no panic"), 200);
+    });
+}
+
 /// Connects clients that ask for something long and do not read it.
 fn slow_readers(server: &Server, count: usize, path: &str) -> Vec<Client> {
     (0..count)
