@@ -88,15 +88,16 @@ impl Cleanups {
         if !self.is_open() {
             return;
         }
-        let older = self.newest.replace(node.as_ptr());
         // SAFETY: the one is valid by the caller's promise, the other by that of an earlier caller.
-        unsafe { self.connect(node.as_ptr(), older) };
+        unsafe { self.connect(node.as_ptr(), self.newest.get()) };
+        // Last: a stack overflow between any two of these steps leaves the list as it was.
+        self.newest.set(node.as_ptr());
     }
 
     /// Makes these two neighbours. A null stands for the end of the list that lies there.
     ///
     /// # Safety
-    /// Both are null or valid, on the list, and reached by this thread alone.
+    /// Both are null or valid, on the list or about to be, and reached by this thread alone.
     unsafe fn connect(&self, newer: *const Node, older: *const Node) {
         // SAFETY: valid by the caller's promise.
         match unsafe { newer.as_ref() } {
@@ -116,8 +117,10 @@ impl Cleanups {
     pub(crate) unsafe fn remove(&self, node: NonNull<Node>) -> bool {
         // SAFETY: valid by the caller's promise.
         let entry = unsafe { node.as_ref() };
-        let newer = entry.newer.replace(ptr::null());
-        if newer.is_null() && self.newest.get() != node.as_ptr() {
+        let mut newer = entry.newer.replace(ptr::null());
+        if self.newest.get() == node.as_ptr() {
+            newer = ptr::null(); // one that `push` was left with is not on the list
+        } else if newer.is_null() {
             return false;
         }
         // SAFETY: its neighbours are on the list, so they are valid by the promise of `push`.
