@@ -287,6 +287,11 @@ fn closed_connections_leave_nothing_with_the_kernel() {
     });
 }
 
+/// Waits until the answer to a client has begun to come.
+fn has_begun(client: &mut Client) -> bool {
+    client.sender().peek(&mut [0]).is_ok_and(|len| len > 0)
+}
+
 /// A new connection waits for the place of one that becomes idle, with an empty line behind its request.
 #[test]
 fn a_connection_that_is_idle_behind_an_empty_line_makes_room() {
@@ -295,8 +300,7 @@ fn a_connection_that_is_idle_behind_an_empty_line_makes_room() {
     first
         .iter_mut()
         .for_each(|client| client.send(get("/attend?piece")));
-    let begins = |client: &mut Client| client.sender().peek(&mut [0]).is_ok_and(|len| len > 0);
-    assert!(first.iter_mut().all(begins));
+    assert!(first.iter_mut().all(has_begun));
     // They wait in the kernel, and the first of them has the place of a client that goes.
     let mut release = server.connect();
     release.send("POST /release HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n\r\n");
@@ -363,7 +367,8 @@ fn a_new_connection_has_the_place_of_a_client_that_takes_nothing() {
                 let server = odd(&format!(
                     "--loops {loops} --buckets 4 --connections 2 --write-timeout 1h --deadline 0"
                 ));
-                let silent = slow_readers(&server, 2, path);
+                let mut silent = slow_readers(&server, 2, path);
+                assert!(silent.iter_mut().all(has_begun));
                 assert_eq!(server.get("/fill/1").status, 200, "{loops} {path}");
                 drop(silent);
                 let ended = server.stop();
