@@ -72,7 +72,7 @@ fault() {
         exit 1
     fi
     if (cd "$copy/source" && TRANSOM_SECONDS=$seconds TRANSOM_FIRST_SEED=${TRANSOM_FIRST_SEED:-0} RUST_BACKTRACE=0 CARGO_INCREMENTAL=1 CARGO_TARGET_DIR=$copy/build cargo test --quiet \
-        --package transom-front --lib simulated_schedules -- --nocapture) >"$log" 2>&1; then
+        --package transom-front --lib simulated_schedules_end_well -- --nocapture) >"$log" 2>&1; then
         missed+=("$number")
         printf '| %2d | %s | NOT FOUND | | |\n' "$number" "$name"
         return
