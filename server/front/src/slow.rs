@@ -11,7 +11,7 @@ use crate::connection::Connection;
 use crate::exchange::{Answer, OwnAnswer, State};
 use crate::lists::List;
 use crate::orders::Order;
-use crate::rules::LINGER_SILENCE;
+use crate::rules::{LINGER_SILENCE, UNTAKEN_NS};
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use std::io;
@@ -28,11 +28,6 @@ const AGAIN_MS: u64 = 10;
 /// How far behind a client must be to have to go for others: a client that is merely far away answers within
 /// that time.
 const BEHIND_NS: u64 = 100_000_000;
-
-/// How long a client that others want the place of may take nothing of an answer that is with the kernel.
-/// Longer than the way to any client and back; and a client that reads slowly takes nothing for a while after
-/// its receive buffer was full, because its kernel lets go only when a good part of that is free.
-const UNTAKEN_NS: u64 = 5_000_000_000;
 
 /// How soon it is looked again whether such a client has taken something.
 const LOOK_AGAIN_MS: u64 = 100;

@@ -13,6 +13,7 @@
 
 use super::asked::StreamOptions;
 use super::traffic::{Look, Loss, Taken, Traffic};
+use crate::rules::UNTAKEN_NS;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -59,9 +60,6 @@ const LOOK_EVERY_NS: u64 = 2_000_000_000;
 
 /// Between two looks at connections whose clients are still taking what they were sent.
 const LEAVING_LOOK_NS: u64 = 10_000_000;
-
-/// How long such a client may take nothing if others wait for its place; as for HTTP.
-const UNTAKEN_NS: u64 = 5_000_000_000;
 
 /// A connection that has ended in both directions.
 #[derive(Clone, Copy)]
