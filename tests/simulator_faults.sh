@@ -183,7 +183,9 @@ fault 'the end of an answer is held back for a request that is the rest of its o
     '
         && exchange.upload.rest.is_empty()
 }' '
-}'
+}' \
+    'let _ = self.send_gathered(index, false);
+        if let' 'if let'
 
 fault 'a part of 100 Continue finds no room, and the connection is closed (a mended bug)' \
     'Ok(len) => self.append_gathered(index, &CONTINUE[len..]),' \

@@ -2,7 +2,7 @@
 //! that is not open is a failure of its caller.
 
 use super::clock::{Event, VirtualClock};
-use super::sockets::{FIRST_FD, Socket};
+use super::sockets::{FIRST_FD, HELD_NS, Socket};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -143,6 +143,15 @@ impl Kernel {
         let socket = &mut self.sockets[at];
         socket.outbound.held = 0;
         socket.call_carrier(at, clock);
+    }
+
+    /// Lets go what was held, if that is for as long as the kernel holds anything.
+    pub(super) fn push_late(&mut self, at: usize, clock: &mut VirtualClock) {
+        let socket = &mut self.sockets[at];
+        if socket.outbound.held > 0 && clock.now_ns >= socket.outbound.held_ns + HELD_NS {
+            socket.ends.was_held_to_the_end = true;
+            self.push(at, clock);
+        }
     }
 
     // What the loop asks for.

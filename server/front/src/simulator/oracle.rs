@@ -196,6 +196,10 @@ impl Case<'_> {
         demand(self.socket.is_closed(), || {
             "its connection is left open".to_owned()
         })?;
+        demand(!self.socket.ends.was_held_to_the_end, || {
+            "what was held back for the next answer left only when the kernel's time was up"
+                .to_owned()
+        })?;
         for (n, answer) in self.answers.all.iter().enumerate() {
             let entry = self.entry(n);
             let id = entry.request.id;

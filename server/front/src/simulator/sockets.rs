@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 pub(super) const FIRST_FD: i32 = 1_000_000;
 
 /// How long the kernel holds bytes that do not fill a segment (tcp(7), `TCP_CORK`).
-const HELD_NS: u64 = 200 * MS;
+pub(super) const HELD_NS: u64 = 200 * MS;
 
 /// Bytes of a segment, as far as holding goes.
 const SEGMENT: usize = 1460;
@@ -32,6 +32,8 @@ pub(super) struct Outbound {
     pub room: usize,
     /// The last so many may not leave yet.
     pub held: usize,
+    /// When the last send that holds some was.
+    pub held_ns: u64,
     /// A send found no room: an event tells when there is some.
     pub no_space: bool,
     /// The server sends nothing more.
@@ -70,6 +72,8 @@ pub(super) struct SocketEnds {
     pub server_closed_ns: Option<u64>,
     /// Bytes that were not taken when the server closed, and were not thrown away.
     pub left_behind: usize,
+    /// The kernel's time was up before the server let go what it held back.
+    pub was_held_to_the_end: bool,
     /// The server closed while bytes were unread.
     pub unread_at_close: bool,
 }
@@ -186,6 +190,7 @@ impl Socket {
             true => (outbound.held + len) % SEGMENT,
             false => 0,
         };
+        outbound.held_ns = now_ns;
         // A real buffer is larger than a segment, so held bytes never fill it.
         if outbound.held * 3 > outbound.room {
             outbound.held = 0;

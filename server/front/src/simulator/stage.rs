@@ -178,7 +178,7 @@ impl Stage {
                     .find(|client| client.socket == Some(at));
                 who.expect("a client has this socket").read(false, ground);
             }
-            Event::Push(at) => ground.kernel.push(at, &mut ground.clock),
+            Event::Push(at) => ground.kernel.push_late(at, &mut ground.clock),
             Event::Thread(process, thread, stamp) => {
                 self.processes[process].on_thread(thread, stamp, ground);
             }
