@@ -5,7 +5,6 @@ use super::output::Output;
 use crate::entrance::{Calls, Entrance, INSTANCES, Instance, InstanceId, places};
 use crate::world::Caller;
 use std::ops::{Index, IndexMut};
-use std::time::Duration;
 use transom_doors::{AsyncClient, SlotId};
 
 /// What a loop keeps of each slot of each instance.
@@ -26,61 +25,12 @@ pub enum DoorwayParts<C = AsyncClient> {
     },
 }
 
-/// How long calls are unclaimed before the door is told of them: the time after which another thread is woken
-/// for a call that is stuck behind one that takes long. A wake costs 5 to 10 µs, so less would wake threads
-/// for nothing.
-pub(super) const PATIENCE: Duration = Duration::from_micros(60);
-
-/// The longest time between two such tellings, which are twice as far apart each time. It is short, because
-/// calls may come as fast as others are taken: then nothing shows that a thread is missing.
-const PATIENCE_MAX: Duration = Duration::from_millis(4);
-
-/// Calls that no thread takes.
-pub(super) struct Stuck {
-    unclaimed: u32,
-    due_ns: u64,
-    step: Duration,
-}
-
-impl Stuck {
-    /// From now on.
-    pub(super) fn new(now_ns: u64) -> Self {
-        Stuck {
-            unclaimed: 0,
-            due_ns: now_ns + PATIENCE.as_nanos() as u64,
-            step: PATIENCE,
-        }
-    }
-
-    /// When the door is to be told of them next.
-    pub(super) fn due_ns(&self) -> u64 {
-        self.due_ns
-    }
-
-    /// So many are unclaimed: whether the door is to be told now. After some were taken, or have come, it is
-    /// told soon.
-    pub(super) fn is_due(&mut self, unclaimed: u32, now_ns: u64) -> bool {
-        if unclaimed != std::mem::replace(&mut self.unclaimed, unclaimed) {
-            self.step = PATIENCE;
-            self.due_ns = self.due_ns.min(now_ns + PATIENCE.as_nanos() as u64);
-        }
-        let is_due = now_ns >= self.due_ns;
-        if is_due {
-            self.due_ns = now_ns + self.step.as_nanos() as u64;
-            self.step = (2 * self.step).min(PATIENCE_MAX);
-        }
-        is_due
-    }
-}
-
 /// What a loop knows of the requests of one instance.
 pub(super) struct Requests {
     /// By slot: whose it is, or was.
     pub owners: Box<[u32]>,
     /// By slot: what is being written of its reply.
     pub outputs: Box<[Output]>,
-    /// Calls that no thread takes, while none comes back.
-    pub stuck: Option<Stuck>,
     /// The instance may have handlers that take a body as it comes: it has not said that it has none.
     pub may_stream: bool,
 }
@@ -90,7 +40,6 @@ impl Requests {
         Requests {
             owners: vec![u32::MAX; slots].into_boxed_slice(),
             outputs: (0..slots).map(|_| Output::default()).collect(),
-            stuck: None,
             may_stream: true,
         }
     }
@@ -98,7 +47,6 @@ impl Requests {
 
 impl Calls for Requests {
     fn begin(&mut self) {
-        self.stuck = None;
         self.may_stream = true;
     }
 }

@@ -148,7 +148,7 @@ impl<W: World> Loop<W> {
         if !is_piece {
             // Something goes on there, and its thread takes the next call.
             self.doorways.pressure[usize::from(at.doorway)].due_ms = 0;
-            self.doorways[at].calls.stuck = None;
+            self.doorways[at].stuck = None;
         }
         if self.wants_body_first(index, completion) {
             if completion.status.0 == outcome::BODIES_FIRST {

@@ -1036,11 +1036,13 @@ fn fields_that_are_changed_while_they_are_sent_are_not_sent() {
         last.is_some()
     };
     assert!(changed);
-    let text = rest(stream);
-    assert!(
-        text.contains("X-0001: ") && !text.contains("X-0249"),
-        "{text}"
-    );
+    // The connection is cut, by a reset if its client has not taken all by then.
+    let mut text = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut text) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    let text = String::from_utf8(text).expect("text");
+    assert!(!text.contains("X-0249"), "{text}");
     eventually("the slot is free again", || front.get("/").ends_with('a'));
 }
 

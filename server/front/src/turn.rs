@@ -4,7 +4,8 @@ use crate::acceptor::{Acceptor, Numbered};
 use crate::access_table::Access;
 use crate::agenda::Agenda;
 use crate::complaints::Complaints;
-use crate::doorway::{Doorways, PATIENCE, Stuck};
+use crate::doorway::Doorways;
+use crate::entrance::PATIENCE;
 use crate::entrance::{InstanceId, Keeper};
 use crate::exchange::State;
 use crate::lists::List;
@@ -28,6 +29,10 @@ use transom_http::DateCache;
 
 /// Events taken from the kernel at a time.
 const EVENTS: usize = 256;
+
+/// How often a door is told of calls that no thread takes, in the end. It is often, because calls may come as
+/// fast as others are taken: then nothing shows that a thread is missing.
+const STUCK_RAREST: Duration = Duration::from_millis(4);
 
 /// Sleeps that double from [`PATIENCE`] before the loop leaves it to the doorbell alone.
 const PATIENCE_STEPS: u32 = 6;
@@ -176,25 +181,19 @@ impl<W: World> Loop<W> {
         let (mut outstanding, mut slots, mut busy, mut lost, mut waiting) = (false, 0, 0, 0, 0);
         for (doorway, entrance) in (0..).zip(&mut self.doorways.list) {
             waiting += self.table.len(List::Waiting(doorway));
-            for (client, requests) in entrance.live_mut() {
+            for client in entrance.clients() {
                 outstanding |= client.outstanding() > 0;
                 let all = client.usable_slots();
                 slots += all;
                 busy += all - client.free_slots();
                 lost += client.lost_slots();
-                let unclaimed = client.unclaimed();
-                if unclaimed == 0 {
-                    requests.stuck = None;
-                    continue;
-                }
-                let stuck = requests.stuck.get_or_insert_with(|| Stuck::new(now_ns));
-                if stuck.is_due(unclaimed, now_ns) && client.nudge() {
-                    // Another thread takes up the next call; see soon whether it needs company.
-                    self.agenda.quiet = self.agenda.quiet.min(1);
-                }
-                let due_ns = stuck.due_ns();
-                stuck_due_ns = Some(stuck_due_ns.map_or(due_ns, |first| first.min(due_ns)));
             }
+            let (is_helped, due_ns) = entrance.help_stuck(STUCK_RAREST, now_ns);
+            if is_helped {
+                // Another thread takes up the next call; see soon whether it needs company.
+                self.agenda.quiet = self.agenda.quiet.min(1);
+            }
+            stuck_due_ns = stuck_due_ns.into_iter().chain(due_ns).min();
         }
         self.stats.connections.set(u64::from(self.table.open()));
         self.stats.slots.set(slots as u64);

@@ -7,6 +7,7 @@
 //! would be one more of each.
 
 mod keeper;
+mod stuck;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,9 @@ use crate::world::Caller;
 pub(crate) use keeper::Keeper;
 use std::io;
 use std::ops::{Index, IndexMut, Range};
+use std::time::Duration;
+pub(crate) use stuck::PATIENCE;
+use stuck::Stuck;
 use transom_doors::SlotId;
 
 /// Instances of one door that have calls at the same time: the one that takes new ones, and the one before
@@ -60,6 +64,8 @@ pub(crate) struct Instance<C, T> {
     pub(crate) gone: bool,
     /// When it ceased to take new calls; before that, when the entrance was made.
     left_ns: u64,
+    /// Its calls that no thread takes.
+    pub(crate) stuck: Option<Stuck>,
 }
 
 impl<C: Caller, T> Instance<C, T> {
@@ -134,6 +140,7 @@ impl<C: Caller, T: Calls, S: Source<C>> Entrance<C, T, S> {
                 room,
                 gone: false,
                 left_ns: now_ns,
+                stuck: None,
             }),
             serving: None,
             source,
@@ -147,6 +154,7 @@ impl<C: Caller, T: Calls, S: Source<C>> Entrance<C, T, S> {
         let place = &mut self[at];
         place.client = Some(client);
         place.gone = false;
+        place.stuck = None;
         place.calls.begin();
         self.serving = Some(at);
     }
@@ -181,20 +189,36 @@ impl<C: Caller, T: Calls, S: Source<C>> Entrance<C, T, S> {
         live.filter_map(|instance| instance.client.as_ref())
     }
 
-    /// As [`Entrance::clients`], with what is known of their calls.
-    pub(crate) fn live_mut(&mut self) -> impl Iterator<Item = (&mut C, &mut T)> {
-        let live = self.instances.iter_mut().filter(|instance| !instance.gone);
-        live.filter_map(|instance| Some((instance.client.as_mut()?, &mut instance.calls)))
-    }
-
     /// As [`Entrance::clients`].
     pub(crate) fn clients_mut(&mut self) -> impl Iterator<Item = &mut C> {
-        self.live_mut().map(|(client, _)| client)
+        let live = self.instances.iter_mut().filter(|instance| !instance.gone);
+        live.filter_map(|instance| instance.client.as_mut())
     }
 
     /// Whether calls lie in slots that no thread has taken up.
     pub(crate) fn has_unclaimed_calls(&self) -> bool {
         self.clients().any(|client| client.unclaimed() > 0)
+    }
+
+    /// Has the door wake another thread for calls that none has taken for a while; in the end every `rarest`.
+    /// Whether one is on its way, and when to look again.
+    pub(crate) fn help_stuck(&mut self, rarest: Duration, now_ns: u64) -> (bool, Option<u64>) {
+        let (mut is_helped, mut first_due_ns) = (false, None);
+        for one in self.instances.iter_mut().filter(|one| !one.gone) {
+            let Some(client) = &mut one.client else {
+                continue;
+            };
+            let unclaimed = client.unclaimed();
+            if unclaimed == 0 {
+                one.stuck = None;
+                continue;
+            }
+            let stuck = one.stuck.get_or_insert_with(|| Stuck::new(now_ns));
+            is_helped |= stuck.is_due(unclaimed, rarest, now_ns) && client.nudge();
+            let due_ns = stuck.due_ns();
+            first_due_ns = Some(first_due_ns.map_or(due_ns, |first: u64| first.min(due_ns)));
+        }
+        (is_helped, first_due_ns)
     }
 
     /// The instance that takes new calls.

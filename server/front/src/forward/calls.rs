@@ -44,7 +44,7 @@ impl<T: Traffic> Keeper for Forwarder<T> {
             (self.instance(at).client.as_mut()).and_then(AsyncClient::next_completion)
         {
             any = true;
-            self.quiet = 0;
+            self.instance(at).stuck = None; // its thread takes the next call
             self.ended(at, slot, completion);
         }
         any

@@ -51,11 +51,8 @@ pub const TABLES_SIZE: usize =
 /// Taken from the socket before replies are looked at.
 const BATCH: usize = 64;
 
-/// How long calls may be unclaimed before another thread is asked for; doubled each time, up to
-/// `PATIENCE_MAX`.
-const PATIENCE: Duration = Duration::from_micros(60);
-const PATIENCE_STEPS: u32 = 10;
-const PATIENCE_MAX: Duration = Duration::from_millis(100);
+/// How often a door is told of calls that no thread takes, in the end: all may be in long connections.
+const STUCK_RAREST: Duration = Duration::from_millis(100);
 
 /// How long to wait when the system has no descriptors for another connection.
 const RECEIVE_AGAIN: Duration = Duration::from_millis(100);
@@ -202,8 +199,6 @@ struct Forwarder<T: Traffic> {
     /// There is more to do before the next sleep.
     again: bool,
     draining: bool,
-    /// Sleeps in a row while calls were unclaimed.
-    quiet: u32,
     /// As it was shown last.
     slots_lost: u64,
 }
@@ -235,7 +230,6 @@ impl<T: Traffic> Forwarder<T> {
             submit_again_ns: 0,
             again: false,
             draining: false,
-            quiet: 0,
             slots_lost: 0,
         })
     }
@@ -328,8 +322,7 @@ impl<T: Traffic> Forwarder<T> {
                 self.receive_call()
             };
             match received {
-                Some(Taken::Call) => self.quiet = 0,
-                Some(Taken::Skipped) => {}
+                Some(Taken::Call | Taken::Skipped) => {}
                 // No slot, or no door yet: the kernel keeps what has come.
                 None => return,
                 Some(Taken::Nothing) => {
@@ -352,12 +345,14 @@ impl<T: Traffic> Forwarder<T> {
             .see_off(count >= self.traffic.most(), self.now_ns)
     }
 
-    /// Waits for events: not at all, until calls are unclaimed for too long, or until something is due.
+    /// Waits for events: not at all, or until something is due.
     fn sleep(&mut self, events: &mut [libc::epoll_event]) -> usize {
+        let (_, stuck_due_ns) = self.entrance.help_stuck(STUCK_RAREST, self.now_ns);
         if std::mem::take(&mut self.again) {
             return self.epoll.wait(events, Some(Duration::ZERO));
         }
         let mut due = self.next_due_ns.min(self.next_look_ns).min(self.see_off());
+        due = due.min(stuck_due_ns.unwrap_or(u64::MAX));
         if self.entrance.serving.is_none() {
             // With every look for the door, also whether it has been away for too long.
             due = due.min(self.entrance.ask_again_ns);
@@ -370,11 +365,6 @@ impl<T: Traffic> Forwarder<T> {
         if self.has_sendable() {
             due = due.min(self.now_ns + SUBMIT_AGAIN.as_nanos() as u64);
         }
-        let backlog = self.entrance.has_unclaimed_calls();
-        if backlog {
-            let step = (PATIENCE * (1 << self.quiet)).min(PATIENCE_MAX);
-            due = due.min(self.now_ns + step.as_nanos() as u64);
-        }
         let mut timeout =
             (due != u64::MAX).then(|| Duration::from_nanos(due.saturating_sub(self.now_ns)));
         for client in self.entrance.clients_mut() {
@@ -385,12 +375,6 @@ impl<T: Traffic> Forwarder<T> {
         let count = self.epoll.wait(events, timeout);
         for client in self.entrance.clients_mut() {
             client.woke();
-            if backlog && count == 0 {
-                client.nudge();
-            }
-        }
-        if backlog && count == 0 {
-            self.quiet = (self.quiet + 1).min(PATIENCE_STEPS);
         }
         count
     }
