@@ -378,6 +378,51 @@ fn a_new_connection_has_the_place_of_a_client_that_takes_nothing() {
     });
 }
 
+/// Bodies that lie in a buffer or in a slot, that a handler waits for, or that are read for a refusal only.
+#[test]
+fn a_new_connection_has_the_place_of_a_client_that_sends_no_more_of_its_body() {
+    let cases = [
+        (1, "/count", 1000),
+        (1, "/count", 1_000_000),
+        (1, "/pieces", 1_000_000),
+        (1, "/nowhere", 1000),
+        (1, "/nowhere", 1_000_000),
+        (2, "/count", 1000),
+    ];
+    thread::scope(|scope| {
+        for (loops, path, length) in cases {
+            scope.spawn(move || {
+                let server = odd(&format!(
+                    "--loops {loops} --buckets 4 --connections 2 --body-timeout 1h --deadline 0"
+                ));
+                let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n12");
+                let mut silent: Vec<_> = (0..2).map(|_| server.connect()).collect();
+                silent.iter_mut().for_each(|client| client.send(&head));
+                assert_eq!(server.get("/fill/1").status, 200, "{loops} {path} {length}");
+                drop(silent);
+                assert_eq!(server.stop().code(), 0);
+            });
+        }
+    });
+}
+
+/// A client that sends at the rate that is asked for keeps its place.
+#[test]
+fn a_new_connection_does_not_have_the_place_of_a_client_that_sends_a_body_steadily() {
+    let server = odd("--loops 1 --buckets 4 --connections 1 --body-timeout 1h --deadline 0");
+    let mut client = server.connect();
+    client.send("POST /count HTTP/1.1\r\nHost: test\r\nContent-Length: 40000\r\n\r\n");
+    thread::scope(|scope| {
+        let newcomer = scope.spawn(|| server.get("/fill/1").status);
+        for _ in 0..40 {
+            thread::sleep(Duration::from_millis(150)); // the client's own pace
+            client.send("x".repeat(1000));
+        }
+        assert_eq!(client.answer().status, 200);
+        assert_eq!(newcomer.join().expect("no panic"), 200);
+    });
+}
+
 #[test]
 fn a_client_that_has_sent_a_part_of_its_next_request_takes_all_of_its_answer() {
     let server = odd("--loops 1 --buckets 4 --connections 1 --header-timeout 1h");

@@ -15,10 +15,11 @@ use transom_net::pace::PaceLimit;
 /// that answer (RFC 9112 §9.6).
 pub(crate) const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
-/// How long a client that others want the place of may take nothing of an answer that is with the kernel.
-/// Longer than the way to any client and back; and a client that reads slowly takes nothing for a while after
-/// its receive buffer was full, because its kernel lets go only when a good part of that is free.
-pub(crate) const UNTAKEN_NS: u64 = 5_000_000_000;
+/// How long a client that others want the place of may take nothing of an answer that is with the kernel, or
+/// send nothing of a body. Longer than the way to any client and back; and a client that reads slowly takes
+/// nothing for a while after its receive buffer was full, because its kernel lets go only when a good part of
+/// that is free.
+pub(crate) const MISSABLE_NS: u64 = 5_000_000_000;
 
 /// How long things may take, in milliseconds.
 #[derive(Debug, Clone, Copy)]

@@ -11,12 +11,12 @@ use crate::connection::Connection;
 use crate::exchange::{Answer, OwnAnswer, State};
 use crate::lists::List;
 use crate::orders::Order;
-use crate::rules::{LINGER_SILENCE, UNTAKEN_NS};
+use crate::rules::{LINGER_SILENCE, MISSABLE_NS};
 use crate::turn::Loop;
 use crate::world::{Caller, World};
 use std::io;
 use transom_http::{DateCache, refusals};
-use transom_net::pace::Pace;
+use transom_net::pace::{Pace, PaceLimit};
 
 /// How long no request may be served at a doorway, though some wait, before slow clients have to go. Less
 /// than a person notices, and more than the threads of a busy application are all busy at once.
@@ -278,11 +278,8 @@ impl<W: World> Loop<W> {
     /// Whether a client loses nothing, or is so slow to take what it was sent that others have its place.
     fn can_be_missed(&mut self, index: u32) -> bool {
         let (now_ms, now_ns) = (self.clock.now_ms, self.clock.now_ns);
-        let stall = self.policy.limits.write_pace_limit.stall_ns;
-        let is_slow = |connection: &Connection| {
-            let left = connection.outbox.pace.left_ns(now_ns);
-            stall.saturating_sub(left) >= UNTAKEN_NS.min(stall)
-        };
+        let limit = self.policy.limits.write_pace_limit;
+        let is_slow = |connection: &Connection| is_behind(connection.outbox.pace, limit, now_ns);
         let connection = &self.table[index];
         if now_ms < connection.outbox.looked_ms + LOOK_AGAIN_MS && !is_slow(connection) {
             return false; // without a system call: there may be many
@@ -321,7 +318,31 @@ impl<W: World> Loop<W> {
         let doorways = self.doorways.all().map(List::Write);
         let mut lists = lists.into_iter().chain(doorways);
         let missable = lists.find_map(|list| self.first_missable(list));
-        missable.or_else(|| self.slowest_missable_head())
+        let missable = missable.or_else(|| self.slowest_missable_head());
+        missable.or_else(|| self.slowest_missable_sender())
+    }
+
+    /// Of the clients that are to send a body, and send so little of it that others have their place, the one
+    /// that is furthest behind.
+    fn slowest_missable_sender(&self) -> Option<u32> {
+        let (now, limit) = (self.clock.now_ns, self.policy.limits.body_pace_limit);
+        let pace = |index: &u32| self.table[*index].exchange.upload.pace;
+        let senders = self.doorways.all().map(List::Body);
+        let senders = senders.chain([List::SmallBody]);
+        let senders = senders.flat_map(|list| self.table.entries(list));
+        let behind = senders.filter(|index| is_behind(pace(index), limit, now));
+        behind.min_by_key(|index| pace(index).left_ns(now))
+    }
+
+    /// Tells such a client that it was too slow, and has its place free at once.
+    fn close_slow_sender(&mut self, index: u32) {
+        self.stats.slow_cut.bump();
+        self.give_up(index, 408);
+        // It has read that, or it has not: its place is wanted.
+        let waits = [List::Linger, List::Answer, List::AnswerAhead];
+        if waits.into_iter().any(|list| self.table.stands_in(index, list)) {
+            self.close(index);
+        }
     }
 
     /// Of the clients that have sent a part of a head, and can be missed, the one that has sent the least for
@@ -339,6 +360,10 @@ impl<W: World> Loop<W> {
 
     /// Closes one of those.
     pub(super) fn close_for_newcomer(&mut self, index: u32) {
+        let body = List::Body(self.table[index].exchange.at.doorway);
+        if self.table.stands_in(index, body) || self.table.stands_in(index, List::SmallBody) {
+            return self.close_slow_sender(index);
+        }
         if self.table.stands_in(index, List::Header) {
             self.stats.partial_evicted.bump();
         } else if self.is_taking(index) {
@@ -486,4 +511,10 @@ impl<W: World> Loop<W> {
             }
         }
     }
+}
+
+/// Whether a client is so slow to take or to send that others have its place, if they want it.
+fn is_behind(pace: Pace, limit: PaceLimit, now_ns: u64) -> bool {
+    let used_ns = limit.stall_ns.saturating_sub(pace.left_ns(now_ns));
+    used_ns >= MISSABLE_NS.min(limit.stall_ns)
 }

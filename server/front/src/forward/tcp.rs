@@ -13,7 +13,7 @@
 
 use super::asked::StreamOptions;
 use super::traffic::{Look, Loss, Taken, Traffic};
-use crate::rules::UNTAKEN_NS;
+use crate::rules::MISSABLE_NS;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -319,7 +319,7 @@ impl Traffic for Connections {
                 (leaving.untaken, leaving.since_ns) = (untaken, now_ns);
             }
             let most_ns = match place_is_wanted {
-                true => UNTAKEN_NS.min(write_ns),
+                true => MISSABLE_NS.min(write_ns),
                 false => write_ns,
             };
             if now_ns >= leaving.since_ns + most_ns {
