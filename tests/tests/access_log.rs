@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use transom_tests::doors::{before, behind};
-use transom_tests::{Folder, Launch, Server, eventually};
+use transom_tests::{Client, Folder, Launch, Server, eventually};
 
 /// A front end that logs its requests, and the application behind it, which may be the same process.
 struct Logged {
@@ -255,6 +255,35 @@ fn a_streamed_answer_is_counted_without_its_framing_and_an_aborted_one_as_far_as
             (&json!(200), &json!(true))
         );
         assert!(as_number(&line["bytes"]) <= LEN as u64 / 4, "{line}");
+    }
+}
+
+/// An answer of the front end's own that has waited for room in the socket has its line when it has left.
+#[test]
+fn an_answer_that_is_taken_late_is_not_aborted() {
+    const COUNT: usize = 3000;
+    let folder = Folder::new("access-late");
+    let file = folder.path().join("access.log");
+    let flags = format!(
+        "--buckets 2 --loops 1 --send-buffer 4KiB --access-log json --access-log-queue 4096 --access-log-file {}",
+        file.display()
+    );
+    let server = Server::start("hello", &flags);
+    let mut client = Client::connect_with_buffer(server.address(), 2048);
+    let mut sender = client.sender();
+    let requests = "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\nGET /missing HTTP/1.1\r\nHost: a\r\n\r\n";
+    thread::scope(|scope| {
+        scope.spawn(move || sender.write_all(requests.repeat(COUNT / 2).as_bytes()));
+        // By now it is stuck in both directions.
+        thread::sleep(std::time::Duration::from_millis(300));
+        for n in 0..COUNT {
+            let wanted = if n % 2 == 0 { 204 } else { 404 };
+            assert_eq!(client.answer().status, wanted, "answer {n}");
+        }
+    });
+    for line in lines_of(&file, COUNT) {
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(line["aborted"], json!(false), "{line}");
     }
 }
 

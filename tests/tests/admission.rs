@@ -200,3 +200,44 @@ fn of_many_more_clients_than_connections_allowed_none_hangs() {
     assert_eq!(server.get("/1").status, 200);
     assert_eq!(server.stop().code(), 0);
 }
+
+/// Where the process has no descriptor left for a new connection, one that is idle makes room for it.
+#[test]
+fn a_new_connection_has_the_descriptor_of_an_idle_one() {
+    let server = Server::start("hello", "--buckets 2 --loops 1 --connections 50");
+    let mut idle: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    for client in &mut idle {
+        assert_eq!(client.get("/hello/a").status, 200);
+    }
+    let highest = std::fs::read_dir(format!("/proc/{}/fd", server.pid()))
+        .expect("its descriptors")
+        .map(|entry| entry.expect("an entry").file_name())
+        .map(|name| {
+            name.to_str()
+                .and_then(|name| name.parse().ok())
+                .unwrap_or(0)
+        })
+        .max();
+    let limit = libc::rlimit {
+        rlim_cur: highest.unwrap_or(0) + 1,
+        rlim_max: highest.unwrap_or(0) + 1,
+    };
+    // SAFETY: the limit is read during the call, and nothing is written.
+    let done = unsafe {
+        libc::prlimit(
+            server.pid() as i32,
+            libc::RLIMIT_NOFILE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(done, 0);
+    // More than there are gaps below the limit, and idle ones.
+    for _ in 0..30 {
+        let mut client = server.connect();
+        assert_eq!(client.get("/hello/b").status, 200);
+        idle.push(client);
+    }
+    let complaints = |line: &&String| line.contains("cannot accept connections");
+    assert!(server.lines().iter().filter(complaints).count() <= 1);
+}

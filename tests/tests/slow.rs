@@ -378,27 +378,94 @@ fn a_new_connection_has_the_place_of_a_client_that_takes_nothing() {
     });
 }
 
+/// It makes no difference what else happens on the connection of a client that takes nothing.
+#[test]
+fn a_new_connection_has_the_place_of_a_client_that_takes_nothing_and_goes_on() {
+    let early = "POST /early HTTP/1.1\r\nHost: test\r\nContent-Length: 100000000\r\n\r\n";
+    // What it sends once, and what it sends again and again.
+    let cases = [
+        (String::new(), get("/fill/1")),
+        (get("/attend?piece"), String::new()),
+        (early.to_owned(), "x".repeat(600)),
+    ];
+    thread::scope(|scope| {
+        for (once, often) in cases {
+            scope.spawn(move || {
+                let server = odd(
+                    "--loops 1 --buckets 4 --connections 1 --write-timeout 1h --body-timeout 1h --deadline 0",
+                );
+                let mut client = Client::connect_with_buffer(server.address(), 2048);
+                client.send(get("/long/40"));
+                assert!(has_begun(&mut client));
+                client.send(once);
+                let served = AtomicBool::new(false);
+                thread::scope(|scope| {
+                    let (mut sender, served, often) = (client.sender(), &served, &often);
+                    scope.spawn(move || {
+                        while !served.load(Ordering::SeqCst) && sender.write_all(often.as_bytes()).is_ok() {
+                            thread::sleep(Duration::from_millis(200)); // the client's own pace
+                        }
+                    });
+                    let mut newcomer = server.connect();
+                    newcomer.send(get("/fill/1"));
+                    let answer = newcomer.try_answer();
+                    served.store(true, Ordering::SeqCst);
+                    assert_eq!(answer.map(|answer| answer.status).ok(), Some(200), "{often}");
+                });
+            });
+        }
+    });
+}
+
+/// Clients that send several requests and take no answer have no buffers that others need.
+#[test]
+fn a_head_in_two_parts_has_the_buffer_of_a_client_that_takes_nothing() {
+    let server = odd("--loops 1 --buckets 16 --partial-heads 4 --write-timeout 1h --deadline 0");
+    let mut silent = slow_readers(&server, 4, "/long/4000");
+    for client in &mut silent {
+        assert!(has_begun(client));
+        client.send(get("/fill/1").repeat(3));
+    }
+    assert!(eventually(|| {
+        let mut client = server.connect();
+        client.send("GET /fill/1 HTTP/1.1\r\n");
+        let _ = client.hears_nothing_for(Duration::from_millis(50));
+        client.send("Host: test\r\n\r\n");
+        client.answer().status == 200
+    }));
+    // Who takes its answer, however slowly, has a buffer for what it has sent ahead.
+    drop(silent);
+    let mut client = Client::connect_with_buffer(server.address(), 2048);
+    client.send(get("/long/40") + &get("/fill/1"));
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(client.answer().status, 200);
+}
+
 /// Bodies that lie in a buffer or in a slot, that a handler waits for, or that are read for a refusal only.
 #[test]
 fn a_new_connection_has_the_place_of_a_client_that_sends_no_more_of_its_body() {
     let cases = [
-        (1, "/count", 1000),
-        (1, "/count", 1_000_000),
-        (1, "/pieces", 1_000_000),
-        (1, "/nowhere", 1000),
+        (1, "/", 4000),
+        (1, "/", 40_000),
+        (1, "/stream", 1_000_000),
+        (1, "/nowhere", 4000),
         (1, "/nowhere", 1_000_000),
-        (2, "/count", 1000),
+        (2, "/", 4000),
     ];
     thread::scope(|scope| {
         for (loops, path, length) in cases {
             scope.spawn(move || {
-                let server = odd(&format!(
+                let flags = format!(
                     "--loops {loops} --buckets 4 --connections 2 --body-timeout 1h --deadline 0"
-                ));
-                let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n12");
+                );
+                let server = Server::start("echo", &flags);
+                let head = format!(
+                    "POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n12"
+                );
                 let mut silent: Vec<_> = (0..2).map(|_| server.connect()).collect();
                 silent.iter_mut().for_each(|client| client.send(&head));
-                assert_eq!(server.get("/fill/1").status, 200, "{loops} {path} {length}");
+                let newcomer = server.post("/", "hello");
+                assert_eq!(newcomer.text(), "hello", "{loops} {path} {length}");
                 drop(silent);
                 assert_eq!(server.stop().code(), 0);
             });
@@ -409,11 +476,12 @@ fn a_new_connection_has_the_place_of_a_client_that_sends_no_more_of_its_body() {
 /// A client that sends at the rate that is asked for keeps its place.
 #[test]
 fn a_new_connection_does_not_have_the_place_of_a_client_that_sends_a_body_steadily() {
-    let server = odd("--loops 1 --buckets 4 --connections 1 --body-timeout 1h --deadline 0");
+    let flags = "--loops 1 --buckets 4 --connections 1 --body-timeout 1h --deadline 0";
+    let server = Server::start("echo", flags);
     let mut client = server.connect();
-    client.send("POST /count HTTP/1.1\r\nHost: test\r\nContent-Length: 40000\r\n\r\n");
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 40000\r\n\r\n");
     thread::scope(|scope| {
-        let newcomer = scope.spawn(|| server.get("/fill/1").status);
+        let newcomer = scope.spawn(|| server.post("/", "hello").status);
         for _ in 0..40 {
             thread::sleep(Duration::from_millis(150)); // the client's own pace
             client.send("x".repeat(1000));

@@ -15,6 +15,9 @@ use transom_http::peer::is_trusted;
 use transom_net as net;
 use transom_net::addresses::{Admission, Counted};
 
+/// How often it is said that the system has no room for another connection.
+const SHORTAGE_SAID_MS: u64 = 10_000;
+
 /// How long to wait when the system has no descriptors or memory for another connection.
 const ACCEPT_AGAIN_MS: u64 = 100;
 
@@ -73,14 +76,26 @@ impl<W: World> Loop<W> {
                 Ok((fd, peer)) => self.let_in(fd, peer, forward, has_place, evictable),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if net::is_shortage(&error) => {
-                    transom_wire::own_log::error!(error = %Words(&error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
-                    self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS;
-                    self.pause_accepting();
-                    return;
+                    let is_ours = error.raw_os_error() == Some(libc::EMFILE);
+                    match self.evictable().filter(|_| is_ours) {
+                        Some(index) if self.has_news(index) => self.drive(index),
+                        Some(index) => self.close_for_newcomer(index),
+                        None => return self.wait_for_the_system(&error),
+                    }
                 }
                 Err(_) => {} // that connection failed before it was accepted; the next one may not
             }
         }
+    }
+
+    /// The system has no room for another connection, and none of ours can be closed for it.
+    fn wait_for_the_system(&mut self, error: &io::Error) {
+        if self.acceptor.quiet_until_ms <= self.clock.now_ms {
+            self.acceptor.quiet_until_ms = self.clock.now_ms + SHORTAGE_SAID_MS;
+            transom_wire::own_log::error!(error = %Words(error), "cannot accept connections: raise `ulimit -n`, or lower --connections");
+        }
+        self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS;
+        self.pause_accepting();
     }
 
     /// Takes a connection that was accepted, or turns it away. It has the place that was taken for it, or
@@ -218,6 +233,7 @@ impl<W: World> Loop<W> {
             return;
         };
         self.table[index].transport.counted = counted;
+        self.table[index].outbox.pace.begin(self.clock.now_ns);
         self.stats.accepted.bump();
         self.set_timer(index, List::Idle, self.policy.limits.timeouts.idle);
         self.drive(index);

@@ -19,6 +19,8 @@ pub(crate) struct Acceptor {
     /// When to try again to accept, after the system had no room for another connection; 0: not waiting for
     /// that.
     pub again_ms: u64,
+    /// Until when nothing is said about a system that has no room.
+    pub quiet_until_ms: u64,
     pub addresses: Option<Arc<Addresses>>,
     pub limit: Arc<ConnectionLimit>,
     /// The connection that is closed now leaves its place to a new one.
@@ -38,6 +40,7 @@ impl Acceptor {
             options,
             is_open: true,
             again_ms: 0,
+            quiet_until_ms: 0,
             addresses,
             limit,
             leaves_its_place: false,

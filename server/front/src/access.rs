@@ -7,6 +7,7 @@ use crate::access_table::{Access, AccessEntry};
 use crate::exchange::{Answer, State};
 use crate::turn::Loop;
 use crate::world::World;
+use std::ops::Range;
 use transom_http::Head;
 use transom_log::access::{AccessLog, AccessRecord, Diagnostic};
 use transom_log::{Queued, now_ms};
@@ -155,8 +156,15 @@ impl<W: World> Loop<W> {
         }
     }
 
-    /// The answer is one of our own, of which so many bytes were sent. It is the request's end.
-    pub(super) fn note_answer(&mut self, index: u32, status: u16, answer: &[u8], sent: usize) {
+    /// The answer is one of our own, of which bytes from here to there were sent just now. With the last of
+    /// them it is the request's end.
+    pub(super) fn note_answer(
+        &mut self,
+        index: u32,
+        status: u16,
+        answer: &[u8],
+        sent: Range<usize>,
+    ) {
         if self.access.is_none() {
             return;
         }
@@ -168,11 +176,17 @@ impl<W: World> Loop<W> {
             let bytes = unsafe { &self.memory.pool.place(buffer).as_ref()[filled] };
             self.note_no_head(index, bytes); // unless there was one
         }
+        if let Some(access) = &mut self.access {
+            access.entry(index).begun = true;
+        }
         let head_end = answer.windows(4).position(|part| part == b"\r\n\r\n");
         let head_len = head_end.map_or(answer.len(), |at| at + 4);
         self.note_status(index, status);
-        self.note_sent(index, sent.saturating_sub(head_len));
-        self.note_end(index, sent < answer.len());
+        let of_body = |place: usize| place.saturating_sub(head_len);
+        self.note_sent(index, of_body(sent.end) - of_body(sent.start));
+        if sent.end == answer.len() {
+            self.note_end(index, false);
+        }
     }
 
     /// The connection ends. If it has a request, its answer, or the rest of it, was not sent.

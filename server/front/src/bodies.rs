@@ -130,6 +130,9 @@ impl<W: World> Loop<W> {
             return true;
         }
         exchange.upload.expects = Expects::Asked;
+        if !self.renew_taker(index) {
+            return false;
+        }
         let is_told = match self.send_gathered(index, true) {
             Ok(true) => match self.table[index].transport.send::<W>(CONTINUE, false) {
                 Ok(len) => self.append_gathered(index, &CONTINUE[len..]),

@@ -71,6 +71,9 @@ impl<W: World> Loop<W> {
 
     /// Answers with one of our own replies, then closes or goes on as the status allows.
     pub(crate) fn answer(&mut self, index: u32, status: u16, note: Option<Note>) {
+        if !self.renew_taker(index) {
+            return;
+        }
         let connection = &self.table[index];
         let keep_alive = self.may_keep_alive(connection) && refusals::may_keep_alive(status);
         let fate = Fate::after(keep_alive, connection.exchange.minor);
@@ -97,12 +100,12 @@ impl<W: World> Loop<W> {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => {
-                self.note_answer(index, status, &reply[..len], 0);
+                self.note_answer(index, status, &reply[..len], 0..0);
                 self.close(index);
                 return;
             }
         };
-        self.note_answer(index, status, &reply[..len], sent);
+        self.note_answer(index, status, &reply[..len], 0..sent);
         if sent < len {
             // Its client has not even taken what it was sent before: it is not read from until it has.
             if !keep_alive {
@@ -143,8 +146,6 @@ impl<W: World> Loop<W> {
         let connection = &mut self.table[index];
         connection.requests += 1;
         connection.exchange = Exchange::new(self.clock.now_ns);
-        let limit = self.policy.limits.write_pace_limit;
-        connection.outbox.wait_for_taker(limit, self.clock.now_ns);
         connection.inbox.wanted = 0;
         if connection.inbox.buffer.is_some() {
             connection.exchange.state = State::Head;
@@ -199,10 +200,8 @@ impl<W: World> Loop<W> {
         connection.transport.shutdown_write::<W>();
         connection.transport.readable = true;
         let (until_ms, mut pace) = (self.clock.now_ms + LINGER_MS, Pace::default());
-        pace.begin(self.policy.limits.linger_pace_limit, self.clock.now_ns);
+        pace.begin(self.clock.now_ns);
         connection.exchange.state = State::Lingering { until_ms, pace };
-        let limit = self.policy.limits.write_pace_limit;
-        connection.outbox.wait_for_taker(limit, self.clock.now_ns);
         self.wait_for_end(index, until_ms, pace);
         self.queue(index);
         self.keep_connections_for_others();

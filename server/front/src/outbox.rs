@@ -1,6 +1,6 @@
 //! What waits to be sent on a connection, and how its client takes it.
 
-use transom_net::pace::{Pace, PaceLimit};
+use transom_net::pace::Pace;
 
 /// What waits to be sent beside the answer that is being written, and how the client takes what it is sent.
 #[derive(Debug, Default)]
@@ -12,20 +12,12 @@ pub(crate) struct Outbox {
     pub held_since_ns: u64,
     /// The entry stands in the queue of those that hold something.
     pub in_held: bool,
-    /// How fast the client takes an answer (see `front::slow`), and how many bytes of all it had taken at the
-    /// last look.
+    /// How fast the client takes what it is sent (see `front::slow`): counted on from when it had taken all,
+    /// whatever else happens on the connection. How many bytes of all it had taken at the last look, and when
+    /// that was, in milliseconds.
     pub pace: Pace,
     pub taken: u64,
-    /// When that look was, in milliseconds, if others wanted the connection's place; 0: there was none.
     pub looked_ms: u64,
-}
-
-impl Outbox {
-    /// From now on the client has its time to take what is with the kernel, and that is all.
-    pub(crate) fn wait_for_taker(&mut self, limit: PaceLimit, now_ns: u64) {
-        self.pace.begin(limit, now_ns);
-        self.looked_ms = 0;
-    }
 }
 
 /// Answers that have been put aside, to be sent with the next one.

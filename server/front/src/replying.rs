@@ -223,18 +223,16 @@ impl<W: World> Loop<W> {
         }
         // The one that waits for the slot after an interim part is a handler; see `let_go_of_slot`.
         self.table[index].exchange.state = State::Writing(Answer::OfSlot { slot, last });
+        if !self.renew_taker(index) {
+            return;
+        }
         let composed = match self.table[index].exchange.reply {
             Reply::Sending(body) => self.compose_piece(index, slot, last, body),
             Reply::None | Reply::Begun => self.compose_head(index, slot, last),
         };
         match composed {
             Ok(body) => {
-                let (now, limit) = (self.clock.now_ns, self.policy.limits.write_pace_limit);
-                let connection = &mut self.table[index];
-                if !connection.exchange.reply.is_sending() {
-                    connection.outbox.pace.begin(limit, now);
-                }
-                connection.exchange.reply = Reply::Sending(body);
+                self.table[index].exchange.reply = Reply::Sending(body);
                 self.go_on_writing(index);
             }
             Err(error) => {

@@ -114,7 +114,7 @@ impl<W: World> Loop<W> {
 
     /// Notes what a head says of its request.
     fn begin_request(&mut self, index: u32, head: &Head<'_, '_>) {
-        let (pace, now) = (self.policy.limits.body_pace_limit, self.clock.now_ns);
+        let now = self.clock.now_ns;
         let exchange = &mut self.table[index].exchange;
         exchange.minor = head.version_minor;
         exchange.keep_alive = head.keep_alive;
@@ -125,7 +125,7 @@ impl<W: World> Loop<W> {
             (_, true) => Expects::ToBeAsked,
             (_, false) => Expects::Nothing,
         };
-        exchange.upload.pace.begin(pace, now);
+        exchange.upload.pace.begin(now);
         exchange.upload.rest = match head.body {
             BodyFraming::None => BodyRest::Length(0),
             BodyFraming::Length(len) => BodyRest::Length(len),

@@ -39,14 +39,44 @@ const CUTS_AT_A_TIME: usize = 16;
 const LINGERING_PART: u32 = 4;
 
 impl<W: World> Loop<W> {
-    /// From now on the client is waited for, to take its answer.
-    fn wait_for_taker(&mut self, index: u32) {
-        let now = self.clock.now_ns;
+    /// Before more is given to the kernel: a client that has taken all has all of its time for what comes.
+    /// False if it has used up that time already, for what it was given before; then it has been cut.
+    pub(super) fn renew_taker(&mut self, index: u32) -> bool {
+        let now_ms = self.clock.now_ms;
+        let connection = &self.table[index];
+        if now_ms < connection.outbox.looked_ms + LOOK_AGAIN_MS {
+            return true; // without a system call: every answer comes by here
+        }
+        self.look_at_taker(index);
+        let limit = self.policy.limits.write_pace_limit;
+        let is_over = self.table[index]
+            .outbox
+            .pace
+            .is_over(limit, self.clock.now_ns);
+        if is_over {
+            self.cut(index);
+        }
+        !is_over
+    }
+
+    /// Looks what a client has taken. One that has taken all has all of its time again.
+    fn look_at_taker(&mut self, index: u32) {
+        let (now_ms, now_ns) = (self.clock.now_ms, self.clock.now_ns);
         let connection = &mut self.table[index];
-        let list = List::Write(connection.exchange.at.doorway);
-        connection.outbox.pace.resume(now);
-        connection.outbox.taken = connection.transport.taken::<W>();
-        let due = connection.outbox.pace.due_ms();
+        connection.outbox.looked_ms = now_ms;
+        let handed = connection.transport.handed;
+        if handed == connection.outbox.taken || connection.transport.has_all_taken::<W>() {
+            connection.outbox.taken = handed;
+            connection.outbox.pace.begin(now_ns);
+        } else {
+            self.credit_taker(index);
+        }
+    }
+
+    /// From now on the client is waited for, to take its answer.
+    fn wait_for_taker(&mut self, index: u32, list: List) {
+        let limit = self.policy.limits.write_pace_limit;
+        let due = self.table[index].outbox.pace.due_ms(limit);
         self.table.set_timer(index, list, due);
     }
 
@@ -65,10 +95,10 @@ impl<W: World> Loop<W> {
 
     /// The socket has no room for the rest of an answer.
     pub(super) fn writer_is_stuck(&mut self, index: u32) {
-        if self.waits_for_taker(index) {
-            self.credit_taker(index);
-        } else {
-            self.wait_for_taker(index);
+        let list = List::Write(self.table[index].exchange.at.doorway);
+        self.credit_taker(index);
+        if !self.table.stands_in(index, list) {
+            self.wait_for_taker(index, list);
         }
     }
 
@@ -76,8 +106,6 @@ impl<W: World> Loop<W> {
     pub(super) fn writer_is_done(&mut self, index: u32) {
         if self.waits_for_taker(index) {
             self.credit_taker(index);
-            let now = self.clock.now_ns;
-            self.table[index].outbox.pace.pause(now);
             self.table.unlink(index);
         }
     }
@@ -92,7 +120,7 @@ impl<W: World> Loop<W> {
         let now = self.clock.now_ns;
         let pace = &mut self.table[index].exchange.upload.pace;
         pace.resume(now);
-        let due = pace.due_ms();
+        let due = pace.due_ms(self.policy.limits.body_pace_limit);
         self.table.set_timer(index, list, due);
     }
 
@@ -109,41 +137,48 @@ impl<W: World> Loop<W> {
     /// The timer of a body has struck: whether its client has no time left. If it has, the timer is set
     /// again.
     pub(super) fn sender_is_late(&mut self, index: u32, list: List) -> bool {
-        let pace = self.table[index].exchange.upload.pace;
-        if pace.left_ns(self.clock.now_ns) > 0 {
-            self.table.set_timer(index, list, pace.due_ms());
-            return false;
+        let limit = self.policy.limits.body_pace_limit;
+        self.is_over(index, list, self.table[index].exchange.upload.pace, limit)
+    }
+
+    /// The timer of a client has struck: whether it has used up its time. If not, the timer is set again.
+    fn is_over(&mut self, index: u32, list: List, pace: Pace, limit: PaceLimit) -> bool {
+        let is_over = pace.is_over(limit, self.clock.now_ns);
+        if !is_over {
+            self.table.set_timer(index, list, pace.due_ms(limit));
         }
-        true
+        is_over
     }
 
     /// Waits for a client that was sent its last answer to send its end, for as long as it sends fast enough.
     pub(super) fn wait_for_end(&mut self, index: u32, until_ms: u64, pace: Pace) {
-        let due = pace.due_ms().min(until_ms);
-        self.table.set_timer(index, List::Linger, due);
+        let due = pace.due_ms(self.policy.limits.linger_pace_limit);
+        self.table.set_timer(index, List::Linger, due.min(until_ms));
     }
 
     /// The timer of such a client has struck. While it takes its last answer, it has the time for that which
-    /// others have, also in a drain. A drain does not wait for a client that only lingers.
+    /// others have, also in a drain. In a drain a client that only lingers has the time that has begun.
     pub(super) fn lingers_no_longer(&mut self, index: u32) {
         let State::Lingering { until_ms, pace } = self.table[index].exchange.state else {
             return self.close(index);
         };
         if !self.table[index].transport.has_all_taken::<W>() {
             self.credit_taker(index);
-            let taker = self.table[index].outbox.pace;
-            if taker.left_ns(self.clock.now_ns) == 0 {
+            let (taker, limit) = (
+                self.table[index].outbox.pace,
+                self.policy.limits.write_pace_limit,
+            );
+            if taker.is_over(limit, self.clock.now_ns) {
                 return self.cut(index);
             }
             let look_ms = self.clock.now_ms + LINGER_SILENCE.as_millis() as u64;
-            self.table
-                .set_timer(index, List::Linger, taker.due_ms().min(look_ms));
-            return;
+            let due = taker.due_ms(limit).min(look_ms);
+            return self.table.set_timer(index, List::Linger, due);
         }
         let may_go_on = self.policy.order < Order::Drain
             && !self.table[index].transport.half_closed
             && self.clock.now_ms < until_ms
-            && pace.left_ns(self.clock.now_ns) > 0;
+            && !pace.is_over(self.policy.limits.linger_pace_limit, self.clock.now_ns);
         match may_go_on {
             true => self.wait_for_end(index, until_ms, pace),
             false => self.close(index),
@@ -153,12 +188,8 @@ impl<W: World> Loop<W> {
     /// As [`Loop::sender_is_late`], for who takes an answer.
     pub(super) fn taker_is_late(&mut self, index: u32, list: List) -> bool {
         self.credit_taker(index);
-        let pace = self.table[index].outbox.pace;
-        if pace.left_ns(self.clock.now_ns) > 0 {
-            self.table.set_timer(index, list, pace.due_ms());
-            return false;
-        }
-        true
+        let limit = self.policy.limits.write_pace_limit;
+        self.is_over(index, list, self.table[index].outbox.pace, limit)
     }
 
     /// Closes on a client that has not taken what it was sent. A plain close would leave the kernel with its
@@ -184,11 +215,8 @@ impl<W: World> Loop<W> {
     /// Waits until the socket has room for what was put aside, for as long as its client takes what was sent
     /// before fast enough.
     pub(super) fn wait_until_all_has_left(&mut self, index: u32, list: List) {
-        let limit = self.policy.limits.write_pace_limit;
-        let outbox = &mut self.table[index].outbox;
-        outbox.wait_for_taker(limit, self.clock.now_ns);
-        let due = outbox.pace.due_ms();
-        self.table.set_timer(index, list, due);
+        self.look_at_taker(index);
+        self.wait_for_taker(index, list);
     }
 
     /// Sends the rest of an answer that was put aside.
@@ -211,6 +239,7 @@ impl<W: World> Loop<W> {
         let sent = usize::from(own.sent);
         match connection.transport.send::<W>(&reply[sent..len], false) {
             Ok(more) => {
+                self.note_answer(index, own.status, &reply[..len], sent..sent + more);
                 let connection = &mut self.table[index];
                 if sent + more < len {
                     // Its time goes on: it is for the whole of so short an answer.
@@ -257,9 +286,10 @@ impl<W: World> Loop<W> {
     pub(super) fn free_a_buffer(&mut self) -> bool {
         // A client that sends ahead and takes no answer is worse than one that is only slow.
         let ahead = self.first_missable(List::AnswerAhead);
+        let ahead = ahead.or_else(|| self.slowest_ahead(MISSABLE_NS));
         let slowest = self.slowest_partial();
         let ahead = ahead.or_else(|| match slowest {
-            None => self.table.first(List::AnswerAhead),
+            None => (self.table.first(List::AnswerAhead)).or_else(|| self.slowest_ahead(BEHIND_NS)),
             Some(_) => None,
         });
         if let Some(ahead) = ahead {
@@ -287,9 +317,49 @@ impl<W: World> Loop<W> {
         if !self.is_taking(index) {
             return true;
         }
-        self.credit_taker(index);
-        self.table[index].outbox.looked_ms = now_ms;
+        self.look_at_taker(index);
         is_slow(&self.table[index])
+    }
+
+    /// Of all connections, whatever they are at, one whose client takes nothing of what it was sent: a
+    /// streamed answer between two pieces, or answers before the present request.
+    fn some_slow_taker(&mut self) -> Option<u32> {
+        let mut from = 0;
+        while let Some(index) = self.table.next_open(from) {
+            if self.is_behind_by(index, MISSABLE_NS) {
+                return Some(index);
+            }
+            from = index + 1;
+        }
+        None
+    }
+
+    /// Whether a client is so far behind with taking what it was sent. With a system call only if it may be.
+    fn is_behind_by(&mut self, index: u32, least_ns: u64) -> bool {
+        let (now, limit) = (self.clock.now_ns, self.policy.limits.write_pace_limit);
+        let least_ns = least_ns.min(limit.stall_ns);
+        if self.table[index].outbox.pace.used_ns(now) < least_ns {
+            return false;
+        }
+        self.look_at_taker(index);
+        self.table[index].outbox.pace.used_ns(now) >= least_ns
+    }
+
+    /// Of the clients that have sent more requests than one, and are so far behind with taking the answer to
+    /// the first, the one that is furthest behind. What it has sent ahead lies in a buffer.
+    fn slowest_ahead(&mut self, least_ns: u64) -> Option<u32> {
+        let mut slowest: Option<(u64, u32)> = None;
+        for doorway in self.doorways.all() {
+            let mut next = self.table.first(List::Write(doorway));
+            while let Some(index) = next {
+                next = self.table.after(index);
+                if self.table[index].inbox.buffer.is_some() && self.is_behind_by(index, least_ns) {
+                    let used_ns = self.table[index].outbox.pace.used_ns(self.clock.now_ns);
+                    slowest = slowest.max(Some((used_ns, index)));
+                }
+            }
+        }
+        slowest.map(|(_, index)| index)
     }
 
     /// Whether a client has not taken all of its answers.
@@ -319,7 +389,8 @@ impl<W: World> Loop<W> {
         let mut lists = lists.into_iter().chain(doorways);
         let missable = lists.find_map(|list| self.first_missable(list));
         let missable = missable.or_else(|| self.slowest_missable_head());
-        missable.or_else(|| self.slowest_missable_sender())
+        let missable = missable.or_else(|| self.slowest_missable_sender());
+        missable.or_else(|| self.some_slow_taker())
     }
 
     /// Of the clients that are to send a body, and send so little of it that others have their place, the one
@@ -331,7 +402,7 @@ impl<W: World> Loop<W> {
         let senders = senders.chain([List::SmallBody]);
         let senders = senders.flat_map(|list| self.table.entries(list));
         let behind = senders.filter(|index| is_behind(pace(index), limit, now));
-        behind.min_by_key(|index| pace(index).left_ns(now))
+        behind.max_by_key(|index| pace(index).used_ns(now))
     }
 
     /// Tells such a client that it was too slow, and has its place free at once.
@@ -340,7 +411,10 @@ impl<W: World> Loop<W> {
         self.give_up(index, 408);
         // It has read that, or it has not: its place is wanted.
         let waits = [List::Linger, List::Answer, List::AnswerAhead];
-        if waits.into_iter().any(|list| self.table.stands_in(index, list)) {
+        if waits
+            .into_iter()
+            .any(|list| self.table.stands_in(index, list))
+        {
             self.close(index);
         }
     }
@@ -395,29 +469,13 @@ impl<W: World> Loop<W> {
             }
         };
         for index in self.table.entries(List::Body(doorway)) {
-            let left = self.table[index].exchange.upload.pace.left_ns(now);
-            consider(
-                self.policy
-                    .limits
-                    .body_pace_limit
-                    .stall_ns
-                    .saturating_sub(left),
-                index,
-            );
+            consider(self.table[index].exchange.upload.pace.used_ns(now), index);
         }
         if !bodies_only {
             let mut next = self.table.first(List::Write(doorway));
             while let Some(index) = next {
                 self.credit_taker(index);
-                let left = self.table[index].outbox.pace.left_ns(now);
-                consider(
-                    self.policy
-                        .limits
-                        .write_pace_limit
-                        .stall_ns
-                        .saturating_sub(left),
-                    index,
-                );
+                consider(self.table[index].outbox.pace.used_ns(now), index);
                 next = self.table.after(index);
             }
         }
@@ -515,6 +573,5 @@ impl<W: World> Loop<W> {
 
 /// Whether a client is so slow to take or to send that others have its place, if they want it.
 fn is_behind(pace: Pace, limit: PaceLimit, now_ns: u64) -> bool {
-    let used_ns = limit.stall_ns.saturating_sub(pace.left_ns(now_ns));
-    used_ns >= MISSABLE_NS.min(limit.stall_ns)
+    pace.used_ns(now_ns) >= MISSABLE_NS.min(limit.stall_ns)
 }

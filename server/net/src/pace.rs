@@ -16,10 +16,10 @@ pub struct PaceLimit {
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
-/// What one client has left, in nanoseconds of the loop's clock.
+/// What one client has used up, in nanoseconds of the loop's clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
-    left_ns: u64,
+    used_ns: u64,
     /// When it was counted last; meaningless while the client is not waited for.
     since_ns: u64,
 }
@@ -27,15 +27,15 @@ pub struct Pace {
 impl Pace {
     /// The client is waited for from now on, and has all of its time.
     #[inline]
-    pub fn begin(&mut self, limit: PaceLimit, now_ns: u64) {
-        self.left_ns = limit.stall_ns;
+    pub fn begin(&mut self, now_ns: u64) {
+        self.used_ns = 0;
         self.since_ns = now_ns;
     }
 
     /// The client is not waited for any more.
     #[inline]
     pub fn pause(&mut self, now_ns: u64) {
-        self.left_ns = self.left_ns(now_ns);
+        self.used_ns = self.used_ns(now_ns);
     }
 
     /// After a pause: the client is waited for again, and has what it had left.
@@ -52,23 +52,29 @@ impl Pace {
             0 => limit.stall_ns,
             rate => bytes.saturating_mul(NS_PER_SECOND) / rate,
         };
-        let left = self.left_ns(now_ns).saturating_add(earned);
-        self.left_ns = left.min(limit.stall_ns);
+        let used = self.used_ns(now_ns).min(limit.stall_ns);
+        self.used_ns = used.saturating_sub(earned);
         self.since_ns = now_ns;
     }
 
-    /// What is left of the time.
+    /// For how long the client has been behind.
     #[inline]
-    pub fn left_ns(&self, now_ns: u64) -> u64 {
-        self.left_ns
-            .saturating_sub(now_ns.saturating_sub(self.since_ns))
+    pub fn used_ns(&self, now_ns: u64) -> u64 {
+        self.used_ns + now_ns.saturating_sub(self.since_ns)
+    }
+
+    /// Whether nothing is left of the time.
+    #[inline]
+    pub fn is_over(&self, limit: PaceLimit, now_ns: u64) -> bool {
+        self.used_ns(now_ns) >= limit.stall_ns
     }
 
     /// When it is used up, in milliseconds, if nothing happens until then.
     #[inline]
-    pub fn due_ms(&self) -> u64 {
+    pub fn due_ms(&self, limit: PaceLimit) -> u64 {
+        let left_ns = limit.stall_ns.saturating_sub(self.used_ns);
         // One more, because the loop's clock is cut to milliseconds.
-        self.since_ns.saturating_add(self.left_ns) / 1_000_000 + 1
+        self.since_ns.saturating_add(left_ns) / 1_000_000 + 1
     }
 }
 
@@ -84,10 +90,10 @@ mod tests {
     /// Seconds until a client is cut that moves `bytes` every `ms`.
     fn cut_after(limit: PaceLimit, bytes: u64, ms: u64) -> Option<u64> {
         let mut pace = Pace::default();
-        pace.begin(limit, 0);
+        pace.begin(0);
         for n in 1..100_000 {
             let now = n * ms * 1_000_000;
-            if pace.left_ns(now) == 0 {
+            if pace.is_over(limit, now) {
                 return Some(now / NS_PER_SECOND);
             }
             pace.earn(limit, bytes, now);
@@ -119,10 +125,10 @@ mod tests {
     #[test]
     fn what_was_fast_before_does_not_count() {
         let mut pace = Pace::default();
-        pace.begin(LIMIT, 0);
+        pace.begin(0);
         pace.earn(LIMIT, u64::MAX, NS_PER_SECOND);
-        assert_eq!(pace.left_ns(NS_PER_SECOND), 10 * NS_PER_SECOND);
-        assert_eq!(pace.due_ms(), 11_001);
+        assert_eq!(pace.used_ns(NS_PER_SECOND), 0);
+        assert_eq!(pace.due_ms(LIMIT), 11_001);
     }
 
     #[test]
@@ -133,12 +139,26 @@ mod tests {
     }
 
     #[test]
+    fn another_limit_is_not_held_against_the_client() {
+        let mut pace = Pace::default();
+        pace.begin(0);
+        let longer = PaceLimit {
+            stall_ns: 100 * LIMIT.stall_ns,
+            ..LIMIT
+        };
+        pace.earn(longer, 1, NS_PER_SECOND);
+        assert!(pace.used_ns(NS_PER_SECOND) <= NS_PER_SECOND);
+        assert!(!pace.is_over(longer, 20 * NS_PER_SECOND));
+    }
+
+    #[test]
     fn a_pause_takes_nothing_and_gives_nothing() {
         let mut pace = Pace::default();
-        pace.begin(LIMIT, 0);
+        pace.begin(0);
         pace.pause(4 * NS_PER_SECOND);
         pace.resume(50 * NS_PER_SECOND);
-        assert_eq!(pace.left_ns(50 * NS_PER_SECOND), 6 * NS_PER_SECOND);
-        assert_eq!(pace.left_ns(60 * NS_PER_SECOND), 0);
+        assert_eq!(pace.used_ns(50 * NS_PER_SECOND), 4 * NS_PER_SECOND);
+        assert!(!pace.is_over(LIMIT, 55 * NS_PER_SECOND));
+        assert!(pace.is_over(LIMIT, 56 * NS_PER_SECOND));
     }
 }
