@@ -7,7 +7,6 @@
 //!
 //! [`Pace`]: transom_net::pace::Pace
 
-use crate::connection::Connection;
 use crate::exchange::{Answer, OwnAnswer, State};
 use crate::lists::List;
 use crate::orders::Order;
@@ -30,7 +29,7 @@ const AGAIN_MS: u64 = 10;
 const BEHIND_NS: u64 = 100_000_000;
 
 /// How soon it is looked again whether such a client has taken something.
-const LOOK_AGAIN_MS: u64 = 100;
+const LOOK_AGAIN_MS: u32 = 100;
 
 /// Clients that have to go before the others are looked after.
 const CUTS_AT_A_TIME: usize = 16;
@@ -42,11 +41,12 @@ impl<W: World> Loop<W> {
     /// Before more is given to the kernel: a client that has taken all has all of its time for what comes.
     /// False if it has used up that time already, for what it was given before; then it has been cut.
     pub(super) fn renew_taker(&mut self, index: u32) -> bool {
-        let now_ms = self.clock.now_ms;
-        let connection = &self.table[index];
-        if now_ms < connection.outbox.looked_ms + LOOK_AGAIN_MS {
+        let now_ms = self.clock.now_ms as u32;
+        let outbox = &mut self.table[index].outbox;
+        if now_ms.wrapping_sub(outbox.renewed_ms) < LOOK_AGAIN_MS {
             return true; // without a system call: every answer comes by here
         }
+        outbox.renewed_ms = now_ms;
         self.look_at_taker(index);
         let limit = self.policy.limits.write_pace_limit;
         let is_over = self.table[index]
@@ -61,9 +61,8 @@ impl<W: World> Loop<W> {
 
     /// Looks what a client has taken. One that has taken all has all of its time again.
     fn look_at_taker(&mut self, index: u32) {
-        let (now_ms, now_ns) = (self.clock.now_ms, self.clock.now_ns);
+        let now_ns = self.clock.now_ns;
         let connection = &mut self.table[index];
-        connection.outbox.looked_ms = now_ms;
         let handed = connection.transport.handed;
         if handed == connection.outbox.taken || connection.transport.has_all_taken::<W>() {
             connection.outbox.taken = handed;
@@ -307,18 +306,20 @@ impl<W: World> Loop<W> {
 
     /// Whether a client loses nothing, or is so slow to take what it was sent that others have its place.
     fn can_be_missed(&mut self, index: u32) -> bool {
-        let (now_ms, now_ns) = (self.clock.now_ms, self.clock.now_ns);
+        let (now_ms, now_ns) = (self.clock.now_ms as u32, self.clock.now_ns);
         let limit = self.policy.limits.write_pace_limit;
-        let is_slow = |connection: &Connection| is_behind(connection.outbox.pace, limit, now_ns);
-        let connection = &self.table[index];
-        if now_ms < connection.outbox.looked_ms + LOOK_AGAIN_MS && !is_slow(connection) {
+        let outbox = &self.table[index].outbox;
+        let was_looked_at = now_ms.wrapping_sub(outbox.looked_ms) < LOOK_AGAIN_MS;
+        if was_looked_at && !is_behind(outbox.pace, limit, now_ns) {
             return false; // without a system call: there may be many
         }
         if !self.is_taking(index) {
             return true;
         }
         self.look_at_taker(index);
-        is_slow(&self.table[index])
+        let outbox = &mut self.table[index].outbox;
+        outbox.looked_ms = now_ms;
+        is_behind(outbox.pace, limit, now_ns)
     }
 
     /// Of all connections, whatever they are at, one whose client takes nothing of what it was sent: a
