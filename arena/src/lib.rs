@@ -90,7 +90,7 @@ pub use recovery::{
     current_room_to_grow, current_usage, defer, ensure_stack, exhausted, is_deferred, note_spare,
     parked, refusing, refusing_or_noting, stack_remaining,
 };
-pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes};
+pub use region::{Part, Region, RegionError, RegionOptions, guard_bytes, resident_bytes};
 pub use registered::Registered;
 pub use server_thread::ThreadMain;
 pub use shared::{

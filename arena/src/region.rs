@@ -446,6 +446,24 @@ unsafe fn guard_lightly(page: *mut libc::c_void, len: usize) -> bool {
     }
 }
 
+/// How many bytes of mapped addresses are in memory. Guards are not. `None` where the kernel does not say.
+#[must_use]
+pub fn resident_bytes(addresses: &Range<usize>) -> Option<usize> {
+    let mut pages = [0u8; 4096];
+    let mut resident = 0;
+    for start in addresses.clone().step_by(pages.len() * PAGE) {
+        let len = (pages.len() * PAGE).min(addresses.end - start);
+        // SAFETY: the array has a byte for each page of the range; the call only reads page tables.
+        let result = unsafe { libc::mincore(start as *mut _, len, pages.as_mut_ptr()) };
+        if result != 0 {
+            return None;
+        }
+        let here = &pages[..len.div_ceil(PAGE)];
+        resident += PAGE * here.iter().filter(|&&page| page & 1 == 1).count();
+    }
+    Some(resident)
+}
+
 fn page_size() -> usize {
     // SAFETY: sysconf only reads a constant.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
@@ -480,11 +498,7 @@ mod tests {
     }
 
     fn resident(address: usize, len: usize) -> usize {
-        let mut pages = vec![0u8; len / PAGE];
-        // SAFETY: the vector has a byte for each page of the range.
-        let result = unsafe { libc::mincore(address as *mut _, len, pages.as_mut_ptr()) };
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
-        pages.iter().filter(|&&page| page & 1 == 1).count()
+        resident_bytes(&(address..address + len)).expect("it is mapped") / PAGE
     }
 
     /// Whether a write there is refused: tried through a system call, which fails where a store would kill
@@ -537,6 +551,9 @@ mod tests {
             let part = region.take("slots").expect("slots");
             let pages = resident(part.base().as_ptr() as usize, part.len());
             assert_eq!(pages, if lazy { 0 } else { 64 }, "lazy: {lazy}");
+            // Of the whole region: its guards are not in memory.
+            let bytes = resident_bytes(&region.addresses());
+            assert_eq!(bytes, Some(pages * PAGE), "lazy: {lazy}");
         }
     }
 

@@ -175,22 +175,36 @@ fn a_bound_that_is_passed_is_told_and_is_the_exit_status() {
 #[test]
 fn a_program_that_is_larger_than_its_sum_is_told_the_constant_that_it_needs() {
     let oom = text(&binary("oom"));
-    let words = ["--", &oom, "--constant", "1MiB", "--listen", "127.0.0.1:0"];
+    let folder = Folder::new("load-constant");
+    let log_file = folder.path().join("log");
+    let log = text(&log_file);
+    let words = ["--server-log", &log, "--", &oom, "--constant", "1MiB"];
+    let words = words.into_iter().chain(["--listen", "127.0.0.1:0"]);
     for (admin, todo) in [
         (&[][..], "raise its --constant by "),
         (&["--admin", "127.0.0.1:0"], "start it with --constant "),
     ] {
-        let ended = load(
-            words
-                .into_iter()
-                .chain(BUCKETS)
-                .chain(admin.iter().copied()),
-        );
+        let ended = load(words.clone().chain(BUCKETS).chain(admin.iter().copied()));
         assert_eq!(ended.code(), 1, "{}", ended.stdout);
         let said = first_line(&ended);
         assert!(
             said.contains("the bound was passed") && said.contains(todo),
             "{said}"
+        );
+        if admin.is_empty() {
+            continue;
+        }
+        // As the server has said at its start; some pages of the program are used by requests only.
+        let log = fs::read_to_string(&log_file).expect("it was written");
+        let mib = |text: &str, before: &str| -> u32 {
+            let after = text.split_once(before).expect("a size").1;
+            let (mib, _) = after.split_once("MiB").expect("in MiB");
+            mib.parse().expect("a number")
+        };
+        let (at_start, at_end) = (mib(&log, "set --constant "), mib(said, todo));
+        assert!(
+            (at_start..=at_start + 1).contains(&at_end),
+            "{at_start} {at_end}"
         );
     }
 }

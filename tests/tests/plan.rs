@@ -363,15 +363,15 @@ fn a_server_with_the_flags_that_are_printed_ends_no_thread_for_what_it_keeps() {
 fn a_program_that_is_larger_than_its_sum_gets_the_constant_that_it_needs() {
     let folder = Folder::new("plan-constant");
     let page = folder.path().join("page");
-    let with = |resident_mib: u32, constant_mib: u32, flags: &str| {
+    let with = |outside_mib: u32, constant_mib: u32, flags: &str| {
         let mib = |n: u32| n << 20;
         let of_process = format!(
-            "process_resident_memory_bytes {}\n\
+            "transom_resident_outside_region_bytes {}\n\
              transom_bound_bytes{{place=\"region\"}} {}\n\
              transom_bound_bytes{{place=\"process\"}} {}\n\
              transom_bound_bytes{{place=\"kernel\"}} {}\n\
              transom_bound_term_bytes{{term=\"constant\",place=\"process\"}} {}\n",
-            mib(resident_mib),
+            mib(outside_mib),
             mib(60),
             mib(40),
             mib(200),
@@ -389,17 +389,17 @@ fn a_program_that_is_larger_than_its_sum_gets_the_constant_that_it_needs() {
         (counted, flags, plan["notes"].to_string())
     };
     // 14 MiB more than the sum, and one to spare.
-    let (counted, flags, notes) = with(114, 6, "");
+    let (counted, flags, notes) = with(54, 6, "");
     assert_eq!(counted, 21);
     assert!(flags.contains("--constant 21MiB"), "{flags}");
     assert!(notes.contains("needs --constant 21MiB: so does"), "{notes}");
     // It was given to the server.
-    let (counted, flags, notes) = with(90, 36, "");
+    let (counted, flags, notes) = with(30, 36, "");
     assert_eq!(counted, 36);
     assert!(flags.contains("--constant 36MiB"), "{flags}");
     assert!(notes.contains("has --constant 36MiB: so does"), "{notes}");
     // What is given stays, and is told if it is too small.
-    let (counted, flags, notes) = with(114, 6, "--constant 8MiB");
+    let (counted, flags, notes) = with(54, 6, "--constant 8MiB");
     assert_eq!(counted, 8);
     assert!(flags.contains("--constant 8MiB"), "{flags}");
     assert!(
@@ -407,7 +407,7 @@ fn a_program_that_is_larger_than_its_sum_gets_the_constant_that_it_needs() {
         "{notes}"
     );
     // The default is enough.
-    let (counted, flags, notes) = with(90, 6, "");
+    let (counted, flags, notes) = with(30, 6, "");
     assert_eq!(counted, 6);
     assert!(
         !flags.contains("--constant") && !notes.contains("--constant"),

@@ -59,6 +59,12 @@ fn of_process(admin: &Admin, text: &mut Exposition<'_>) -> io::Result<()> {
                 "Resident memory, as the kernel counts it.";
         }
     }
+    if let Some(outside) = process::resident_outside(&admin.region) {
+        families! { text,
+            GAUGE transom_resident_outside_region_bytes = outside,
+                "Resident memory outside the region.";
+        }
+    }
     if let Some(open) = process::open_descriptors() {
         families! { text, GAUGE process_open_fds = open, "Open file descriptors."; }
     }

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::Read;
-use transom_arena::PAGE;
+use std::ops::Range;
+use transom_arena::{PAGE, resident_bytes};
 
 /// Resident bytes; `None` where there is no /proc.
 pub(crate) fn resident() -> Option<u64> {
@@ -11,6 +12,13 @@ pub(crate) fn resident() -> Option<u64> {
         .and_then(|mut file| file.read(&mut text))
         .ok()?;
     pages(text.get(..len)?)?.checked_mul(PAGE as u64)
+}
+
+/// What is resident outside of the region at these addresses, in bytes: the program itself, and whatever it
+/// has mapped. `None` where the kernel does not say.
+pub(crate) fn resident_outside(region: &Range<usize>) -> Option<u64> {
+    let inside = resident_bytes(region)? as u64;
+    Some(resident()?.saturating_sub(inside))
 }
 
 /// With fewer descriptors than this a process is as good as without any: a request may want a few at a time.

@@ -1,5 +1,6 @@
 //! What can be told: whom to ask for it, and whether the process is ready.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -56,6 +57,8 @@ pub(crate) struct Admin {
     pub recycle: Option<RecycleView>,
     pub front: Option<FrontView>,
     pub bound: Bound,
+    /// The addresses of the region.
+    pub region: Range<usize>,
     pub logs: LogHandle,
     pub access: Option<AccessLog>,
     /// `--admin-host`.
@@ -72,6 +75,7 @@ pub(crate) struct Told<'t> {
     pub recycle: Option<RecycleView>,
     pub front: Option<FrontView>,
     pub bound: &'t Bound,
+    pub region: Range<usize>,
     pub logs: &'t LogHandle,
     pub access: Option<&'t AccessLog>,
 }
@@ -84,6 +88,7 @@ impl Admin {
             recycle: told.recycle,
             front: told.front,
             bound: told.bound.clone(),
+            region: told.region,
             logs: told.logs.clone(),
             access: told.access.cloned(),
             hosts: hosts.to_vec(),

@@ -3,8 +3,9 @@
 
 use super::parts::process::constant_for;
 use super::why::EXIT_RECYCLE;
-use crate::admin::process;
+use crate::admin::process::resident_outside;
 use crate::settings::ApplicationSettings;
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
@@ -19,8 +20,9 @@ use transom_platform::{Application, Figures, RouteMeter};
 use transom_wire::histogram::Histogram;
 use transom_wire::own_log::{info, warn};
 
-/// Says what memory there is.
-pub(super) fn say_bound(bound: &Bound) {
+/// Says what memory there is; `region` are the addresses of the region. To be called before clients of a door
+/// lend memory of theirs, which the sum does not count.
+pub(super) fn say_bound(bound: &Bound, region: &Range<usize>) {
     info!(
         bound = bound.total(),
         region = bound.bytes_in(Place::Region),
@@ -37,19 +39,19 @@ pub(super) fn say_bound(bound: &Bound) {
             limit.name
         );
     }
-    let sum = (bound.bytes_in(Place::Region) + bound.bytes_in(Place::Process)) as u64;
+    let process = bound.bytes_in(Place::Process) as u64;
     let constant = bound.terms().iter().find(|term| term.name == "constant");
     let constant = constant.map_or(0, |term| term.unit) as u64;
-    let resident = process::resident().unwrap_or(0);
-    if let Some(enough) = constant_for(resident, sum, constant) {
+    let outside = resident_outside(region).unwrap_or(0);
+    if let Some(enough) = constant_for(outside, process, constant) {
         warn!(
-            more = resident - sum,
+            more = outside - process,
             "this program is larger than the sum says already at its start: set --constant {enough}"
         );
     }
     let statics = statics() as u64;
     if statics > constant
-        && let Some(enough) = constant_for(sum + statics, sum, constant)
+        && let Some(enough) = constant_for(process + statics, process, constant)
     {
         // Their pages are resident only when something has touched them.
         warn!(

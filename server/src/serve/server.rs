@@ -244,12 +244,14 @@ impl<'s> Server<'s> {
             recycle: application.as_ref().map(|one| one.recycling.view()),
             front: (path.is_none()).then(|| loops.view(front, slots_lost.clone())),
             bound: &plan.bound,
+            region: region.addresses(),
             logs,
             access: access.as_ref(),
         };
         let admin = AdminHalf::start(told, &mut region, aside, &admin_listeners, front)?;
         let loops = loops.start("loop")?;
         let streams = streams::start(&asked.config, sockets, front, addresses, slots_lost)?;
+        end::say_bound(&plan.bound, &region.addresses());
         // Last: a client that finds the path finds an application that answers.
         let door = match &application {
             Some(one) => one.attach(&beginning.inherited.handed)?,
@@ -280,7 +282,6 @@ impl<'s> Server<'s> {
     }
 
     fn say_ready(&self, asked: &Asked<'_>, path: Option<&Path>, started: Instant) {
-        end::say_bound(&asked.plan.bound);
         let ready_ms = started.elapsed().as_millis() as u64;
         let admin = self.admin_listeners.addresses().next();
         let admin = admin.map(tracing::field::display);

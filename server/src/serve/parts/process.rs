@@ -74,12 +74,14 @@ pub(crate) const THREADS: &str = "threads";
 /// Code that is not yet used is not yet resident.
 const CONSTANT_MARGIN: u64 = 1 << 20;
 
-/// The `--constant` that makes the sum hold a process of `resident` bytes, in whole MiB; `None` if it holds
-/// it already. `sum` is what is in the region and elsewhere in the process (what the kernel holds is no part
-/// of what is resident), and counts `constant`.
+/// The `--constant` that makes the sum hold what of a process is resident outside of its region, in whole
+/// MiB; `None` if it holds that already. `process` is the sum's part for this, and counts `constant`.
+///
+/// The region is left out on both sides: pages of it that nothing has touched yet would hide a program that
+/// is too large.
 #[must_use]
-pub fn constant_for(resident: u64, sum: u64, constant: u64) -> Option<Bytes> {
-    let more = resident.checked_sub(sum).filter(|more| *more > 0)?;
+pub fn constant_for(outside: u64, process: u64, constant: u64) -> Option<Bytes> {
+    let more = outside.checked_sub(process).filter(|more| *more > 0)?;
     let mib = (constant + more + CONSTANT_MARGIN).div_ceil(1 << 20);
     Some(Bytes::mib(mib as usize))
 }

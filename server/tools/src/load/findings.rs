@@ -7,7 +7,7 @@ use super::rounds::Rounds;
 use super::server::Target;
 use super::settings::LoadSettings;
 use super::tally::Tally;
-use super::watch::{ResourceUsage, Seen};
+use super::watch::{ResourceUsage, Seen, ServerMetrics};
 use std::time::Duration;
 
 /// What the server's processes used, and when; `None` where they could not be looked at.
@@ -25,8 +25,8 @@ pub struct Usage {
     pub most_before: ResourceUsage,
     /// The most since then.
     pub most_after: ResourceUsage,
-    /// Allocations outside of the region since "ready".
-    pub heap_allocations: Option<f64>,
+    /// What it said of itself after the last answer.
+    pub says: ServerMetrics,
 }
 
 impl Usage {
@@ -45,7 +45,9 @@ impl Usage {
             most: self.most_before.most(at_ready).most(most_measured),
             most_measured,
             at_end,
-            heap_allocations: self.heap_allocations.map(count),
+            process_bytes: self.says.process.map(count),
+            outside_bytes: self.says.outside.map(count),
+            heap_allocations: self.says.heap_allocations.map(count),
         })
     }
 

@@ -89,6 +89,10 @@ pub struct MemoryReport {
     pub bound_from: Option<&'static str>,
     /// What of the bound is for the program itself (`--constant`), if the server has metrics.
     pub constant_bytes: Option<u64>,
+    /// What of the bound is outside of the region, if the server has metrics.
+    pub process_bytes: Option<u64>,
+    /// What was resident outside of the region after the last answer, as the server counts it.
+    pub outside_bytes: Option<u64>,
     /// At the first look, before any request.
     pub at_ready: ResourceUsage,
     /// When the measured phases began.
@@ -491,7 +495,10 @@ fn hint_at_constant(memory: &MemoryReport, most: u64, bound: u64) -> Option<Stri
     if !is_its_own || has_grown && memory.at_ready.rss_bytes <= bound {
         return None;
     }
-    let enough = transom::constant_for(most, bound, memory.constant_bytes.unwrap_or(0))?;
+    // As the server computes it for the WARN at its start. Without metrics only the sums are known.
+    let counted = memory.outside_bytes.zip(memory.process_bytes);
+    let (outside, process) = counted.unwrap_or((most, bound));
+    let enough = transom::constant_for(outside, process, memory.constant_bytes.unwrap_or(0))?;
     let todo = match memory.constant_bytes {
         Some(_) => format!("start it with --constant {enough}"),
         None => format!("raise its --constant by {enough}"),
@@ -574,6 +581,8 @@ mod tests {
                 bound_bytes: Some(110_000_000),
                 bound_from: Some("metrics"),
                 constant_bytes: Some(6 << 20),
+                process_bytes: Some(10 << 20),
+                outside_bytes: Some(20 << 20),
                 at_ready: memory(100_000_000),
                 after_warm_up: memory(100_000_000),
                 most: memory(100_500_000),
@@ -668,9 +677,13 @@ mod tests {
                 change(report.memory.as_mut().expect("it is there"));
             })
         };
-        // 9.5 MiB more, and one to spare.
+        // 10 MiB more outside of the region, and one to spare.
         assert!(hint(|_| {}).contains("start it with --constant 17MiB"));
-        let of_log = hint(|memory| memory.constant_bytes = None);
+        // From the sums alone: 9.5 MiB more.
+        let of_log = hint(|memory| {
+            memory.constant_bytes = None;
+            memory.outside_bytes = None;
+        });
         assert!(of_log.contains("raise its --constant by 11MiB"), "{of_log}");
         let others: [fn(&mut MemoryReport); 2] = [
             |memory| memory.bound_from = Some("--bound"),

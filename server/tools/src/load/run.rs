@@ -255,7 +255,7 @@ pub fn run(settings: &LoadSettings) -> Result<LoadReport, String> {
         after_rounds,
         at_end: run.target.memory().ok().flatten(),
         most_before,
-        heap_allocations: run.target.metrics_now().heap_allocations,
+        says: run.target.metrics_now(),
         most_after: run.watch.most(),
     };
     let ended = run.target.started.as_mut().and_then(Started::ended);

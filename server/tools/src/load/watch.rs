@@ -139,8 +139,12 @@ pub struct Look {
 pub struct ServerMetrics {
     /// Bytes of its own memory that it will not pass: region and process.
     pub bound: Option<f64>,
-    /// What of it is for the program itself.
+    /// What of it is outside of the region.
+    pub process: Option<f64>,
+    /// What of that is for the program itself.
     pub constant: Option<f64>,
+    /// Bytes in memory outside of the region.
+    pub outside: Option<f64>,
     /// Buckets.
     pub buckets: Option<Buckets>,
     /// Bytes of a bucket that a request may allocate.
@@ -173,6 +177,8 @@ impl ServerMetrics {
             bound: place("region")
                 .zip(place("process"))
                 .map(|(region, process)| region + process),
+            process: place("process"),
+            outside: metrics.total("transom_resident_outside_region_bytes"),
             constant: metrics.labelled("transom_bound_term_bytes", "term", "constant"),
             buckets: metrics.total("transom_buckets").map(|_| Buckets {
                 unbound: state("unbound"),

@@ -9,7 +9,7 @@ const MEMORY: &str = "transom_route_memory_bytes";
 const MEMORY_MAX: &str = "transom_route_memory_max_bytes";
 const SECONDS: &str = "transom_call_seconds";
 const ARENA: &str = "transom_arena_size_bytes";
-const RESIDENT: &str = "process_resident_memory_bytes";
+const OUTSIDE: &str = "transom_resident_outside_region_bytes";
 const BOUND: &str = "transom_bound_bytes";
 const TERM: &str = "transom_bound_term_bytes";
 const KEPT_MAX: &str = "transom_kept_max_bytes";
@@ -24,10 +24,10 @@ pub struct Measurements {
     pub kept_max: usize,
     /// Threads that were ended because their buckets kept more than `--keep`.
     pub threads_replaced: usize,
-    /// Bytes of the process in memory; 0 if that was not measured.
-    pub resident: usize,
-    /// What the memory equation has for these: what is in the region, and elsewhere in the process.
-    pub sum: usize,
+    /// Bytes of the process in memory outside of its region; 0 if that was not measured.
+    pub outside: usize,
+    /// What the memory equation has for these.
+    pub process: usize,
     /// Its addend for the program itself.
     constant: usize,
     /// The server is an application behind a door: its equation has a term that only such a server has.
@@ -157,8 +157,10 @@ impl Measurements {
     fn take(&mut self, sample: &Sample) -> Result<(), String> {
         match sample.name.as_str() {
             ARENA => self.arena_size = Some(whole(sample.value)?),
-            RESIDENT => self.resident = whole(sample.value)?,
-            BOUND if sample.label("place") != Some("kernel") => self.sum += whole(sample.value)?,
+            OUTSIDE => self.outside = whole(sample.value)?,
+            BOUND if sample.label("place") == Some("process") => {
+                self.process = whole(sample.value)?;
+            }
             TERM if sample.label("term") == Some("constant") => {
                 self.constant = whole(sample.value)?;
             }
@@ -268,8 +270,9 @@ impl Measurements {
     /// sum: that tells nothing.
     #[must_use]
     pub fn constant(&self) -> Bytes {
-        let [resident, sum, constant] = [self.resident, self.sum, self.constant].map(|n| n as u64);
-        let larger = transom::constant_for(resident, sum, constant)
+        let [outside, process, constant] =
+            [self.outside, self.process, self.constant].map(|n| n as u64);
+        let larger = transom::constant_for(outside, process, constant)
             .filter(|_| constant > 0 && !self.is_behind_a_door);
         larger.unwrap_or(Bytes(self.constant))
     }

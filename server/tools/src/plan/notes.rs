@@ -102,11 +102,11 @@ fn on_measurements(this: &Evaluation, planner: &Planner) -> Vec<String> {
 
 /// The measured program takes more than `--constant` says here.
 pub fn on_constant(measured: &Measurements, is_given: bool) -> String {
-    let why = if measured.resident > measured.sum {
+    let why = if measured.outside > measured.process {
         format!(
-            "has {} in memory, where its sum says {}, and needs",
-            size(measured.resident),
-            size(measured.sum)
+            "has {} in memory outside of its region, where its sum says {}, and needs",
+            size(measured.outside),
+            size(measured.process)
         )
     } else {
         "has".to_owned()
