@@ -456,6 +456,25 @@ fn the_end_says_what_requests_needed_and_which_bucket_would_fit_them() {
     let fitting = Server::start("oom", &format!("--bucket-size {suggested}"));
     assert_eq!(fitting.get("/100").status, 200, "{suggested} fits them");
     assert_eq!(ended.figure("process_heap_allocations"), 0);
+    assert!(!ended.stderr().contains("lower_bound="));
+}
+
+/// What a request would have asked for after the allocation that did not fit is not known.
+#[test]
+fn the_end_says_that_a_recommended_size_is_a_lower_bound_where_requests_were_stopped() {
+    let server = Server::start("oom", "--bucket-size 512KiB");
+    for path in ["/10", "/arena/10", "/100000"] {
+        let _ = server.get(path);
+    }
+    let ended = server.stop();
+    let is_least = |route: &str| {
+        let route = format!("memory that requests needed route={route} ");
+        let line = ended.lines.iter().find(|line| line.contains(&route));
+        line.expect("a line")
+            .contains(" lower_bound=\"requests outgrew")
+    };
+    assert!(is_least("/{kib}") && is_least("(all)"));
+    assert!(!is_least("/arena/{kib}"));
 }
 
 #[test]

@@ -93,6 +93,10 @@ impl std::fmt::Display for Frames<'_> {
     }
 }
 
+/// Why the size that is recommended may be too small.
+const LOWER_BOUND: &str =
+    "requests outgrew their arena: they may need more than what they had and asked for then";
+
 /// Says what the requests of an application have needed: all of them, and by route where there are several.
 fn say_memory(application: &Application) {
     let Some(geometry) = application.buckets().get(0).map(Bucket::geometry) else {
@@ -100,8 +104,12 @@ fn say_memory(application: &Application) {
     };
     // Half of an arena is for what requests leave, unless --keep says otherwise.
     let for_kept = 2 * ApplicationSettings::least_keep(application.figures().kept.max).get();
-    let say = |route: &str, memory: &Histogram| {
-        let fits_most = (memory.all_but_one_in(10_000) as usize).max(for_kept);
+    let say = |route: &str, memory: &Histogram, exhausted: u64| {
+        let needed = memory.all_but_one_in(10_000) as usize;
+        let fits_most = needed.max(for_kept);
+        // Of one that was stopped it is known what it had and what it asked for, and not what came after.
+        let is_least = exhausted > 0 && needed > geometry.arena_size();
+        let lower_bound = is_least.then_some(LOWER_BOUND);
         info!(
             route,
             requests = memory.count(),
@@ -110,18 +118,21 @@ fn say_memory(application: &Application) {
             max = memory.max(),
             arena_size = geometry.arena_size(),
             bucket_size = %Bytes(geometry.bucket_size()),
+            lower_bound,
             bucket_size_for_all_but_1_in_10000 = %geometry.bucket_size_for(fits_most),
             "memory that requests needed"
         );
     };
+    let say_route = |meter: &RouteMeter| say(meter.route, &meter.memory, meter.exhausted());
     let used = |meter: &&RouteMeter| meter.memory.count() > 0;
     let routes = application.routes();
     match routes.iter().filter(used).count() {
         0 => {}
-        1 => (routes.iter().filter(used)).for_each(|meter| say(meter.route, &meter.memory)),
+        1 => routes.iter().filter(used).for_each(say_route),
         _ => {
-            (routes.iter().filter(used)).for_each(|meter| say(meter.route, &meter.memory));
-            say("(all)", application.memory_of_all());
+            routes.iter().filter(used).for_each(say_route);
+            let exhausted = routes.iter().map(RouteMeter::exhausted).sum();
+            say("(all)", application.memory_of_all(), exhausted);
         }
     }
 }
