@@ -101,6 +101,7 @@ impl Findings<'_> {
                 pids: target.pids,
                 has_metrics: target.admin.is_some(),
                 arena_bytes: target.metrics.arena.map(|bytes| bytes as u64),
+                kept_bytes: self.usage.says.kept.map(|bytes| bytes as u64),
             },
             wrong: self.broken_off.into_iter().collect(),
             load: self.workload,

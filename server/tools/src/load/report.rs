@@ -61,6 +61,8 @@ pub struct Server {
     pub has_metrics: bool,
     /// Bytes of a bucket that a request may allocate.
     pub arena_bytes: Option<u64>,
+    /// Bytes that its buckets kept of what requests left, after the last answer.
+    pub kept_bytes: Option<u64>,
 }
 
 /// With what.
@@ -387,9 +389,11 @@ impl LoadReport {
                 && let Some(size) = kind.smallest_failed
                 && size <= *fits
             {
+                let kept = self.server.kept_bytes.filter(|kept| *kept > 0);
                 wrong.push(format!(
-                    "{}: {size} got 500 under load, though {fits} fits otherwise",
-                    kind.request
+                    "{}: {size} got 500 under load, though {fits} fits otherwise{}",
+                    kind.request,
+                    kept.map_or(String::new(), hint_at_kept)
                 ));
             }
         }
@@ -487,6 +491,15 @@ fn judge_memory(
     }
 }
 
+/// Why one bucket may have less room than another: what a bucket keeps may cut its arena in pieces.
+fn hint_at_kept(kept: u64) -> String {
+    format!(
+        " (buckets keep {} of what requests left, and such blocks may lie in the middle of an arena: make what lasts in \
+         App::each_thread or App::warm_up; docs/exhaustion.md, \"What is kept in the middle\")",
+        units::bytes(kept)
+    )
+}
+
 /// What to do if the server has given its bound itself, and only the program is larger than the bound says.
 /// If it has allocated outside of the region, that may be the cause.
 fn hint_at_constant(memory: &MemoryReport, most: u64, bound: u64) -> Option<String> {
@@ -568,6 +581,7 @@ mod tests {
                 pids: vec![1],
                 has_metrics: true,
                 arena_bytes: None,
+                kept_bytes: None,
             },
             load: Workload {
                 rate: 1000.0,
@@ -722,8 +736,13 @@ mod tests {
         assert!(wrong(growth, |report| report.memory = None).contains("cannot be judged"));
         assert!(
             wrong(NONE, |report| report.kinds[0].smallest_failed = Some(4))
-                .contains("4 got 500 under load")
+                .contains("4 got 500 under load, though 4 fits otherwise")
         );
+        let cut_in_pieces = wrong(NONE, |report| {
+            report.kinds[0].smallest_failed = Some(4);
+            report.server.kept_bytes = Some(20 << 10);
+        });
+        assert!(cut_in_pieces.contains("buckets keep 20.0 KiB of what requests left"));
         let cut = |report: &mut LoadReport| report.kinds[0].failures = BTreeMap::from([("cut", 2)]);
         assert!(wrong(NONE, cut).contains("no answer at all"));
     }

@@ -153,6 +153,8 @@ pub struct ServerMetrics {
     pub calls: Option<(f64, f64)>,
     /// Allocations outside of the region since "ready".
     pub heap_allocations: Option<f64>,
+    /// Bytes that buckets keep of what requests left.
+    pub kept: Option<f64>,
 }
 
 impl ServerMetrics {
@@ -190,6 +192,7 @@ impl ServerMetrics {
             arena: metrics.total("transom_arena_size_bytes"),
             calls: calls.zip(metrics.total("transom_call_seconds_sum")),
             heap_allocations: metrics.total("transom_process_heap_allocations_total"),
+            kept: metrics.total("transom_kept_bytes"),
         }
     }
 }
