@@ -405,7 +405,10 @@ impl PlanReport {
             ),
         )?;
         let rate = match self.largest_rate {
-            Some(rate) => format!("{} requests/s meet the target", rounded_down(rate)),
+            Some(rate) => format!(
+                "{} requests/s meet the target, by buckets alone: whether the CPUs can do as many is not known",
+                rounded_down(rate)
+            ),
             None if self.any_rate => {
                 "any: there are as many buckets as requests can be here at once".to_owned()
             }
