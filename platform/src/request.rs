@@ -170,6 +170,26 @@ impl Request {
 
     /// The value of the first field of that name (in any case), if it is UTF-8. `header("host")` is the host
     /// that the request is for, see [`Request::host`].
+    ///
+    /// A cookie:
+    ///
+    /// ```
+    /// use transom_platform::{Request, Response};
+    ///
+    /// fn cookie<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
+    ///     let pairs = request.header("cookie")?.split("; ");
+    ///     let mut pairs = pairs.filter_map(|pair| pair.split_once('='));
+    ///     pairs.find_map(|(its, value)| (its == name).then_some(value))
+    /// }
+    ///
+    /// fn visit(request: &Request) -> Response<'_> {
+    ///     let visits = cookie(request, "visits").and_then(|text| text.parse().ok()).unwrap_or(0_u32);
+    ///     let visits = visits.saturating_add(1);
+    ///     let attributes = "Path=/; Max-Age=86400; Secure; HttpOnly; SameSite=Lax";
+    ///     Response::text(format!("visit {visits}\n"))
+    ///         .header("set-cookie", format_args!("visits={visits}; {attributes}"))
+    /// }
+    /// ```
     pub fn header(&self, name: &str) -> Option<&str> {
         str::from_utf8(self.header_bytes(name)?).ok()
     }

@@ -35,6 +35,13 @@ pub fn add(rows: &mut Rows) {
     )
     .answers(|| text(r#"{"id":{n},"total":11}"#));
     rows.post(
+        "/form",
+        "form_urlencoded: a form",
+        || Body::Text("name=Ada+{n}&note=%C3%A9".to_owned()),
+        greet,
+    )
+    .answers(|| text("hello Ada {n}\n"));
+    rows.post(
         "/csv",
         "csv: read and write",
         || {
@@ -61,6 +68,16 @@ fn words(request: &Request) -> Result<String, Failure> {
     let longest = words.iter().rev().max_by_key(|word| word.len());
     let longest = longest.copied().unwrap_or_default();
     Ok(format!("{} words, the longest is {longest}", words.len()))
+}
+
+/// The recipe of docs/handlers.md, "Forms".
+fn greet(request: &Request) -> Result<String, Failure> {
+    let mut fields = form_urlencoded::parse(request.body());
+    let name = fields
+        .find(|(field, _)| field == "name")
+        .map(|(_, value)| value);
+    let name = name.ok_or_else(|| Failure::bad_request("the field name is missing"))?;
+    Ok(format!("hello {name}\n"))
 }
 
 fn order() -> Body {
