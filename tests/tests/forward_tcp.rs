@@ -484,7 +484,8 @@ fn idle_connections_lock_nobody_out() {
     next.write_all(b"ping").expect("it is taken");
     let line = front.line_with("as many connections as it may");
     assert!(
-        line.contains("connections=4") && line.contains("--idle-timeout"),
+        line.contains("connections=4")
+            && line.contains("raise --connections, or lower --idle-timeout"),
         "{line}"
     );
     let mut bytes = [0; 4];

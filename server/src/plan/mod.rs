@@ -137,7 +137,8 @@ impl Plan {
         let udp = of(|target| matches!(target, Target::Udp(_)));
         let http = config.http_only();
         let (mut parts, mut loops) = (Vec::new(), 0);
-        let mut connections = tcp * forward::CONNECTIONS_MAX;
+        let held = forward::connections_held(settings.connections.get() as usize);
+        let mut connections = tcp * held;
         // Loops serve HTTP, and where there is none to serve there are none.
         if !http.forwards.is_empty() {
             loops = settings.loops();
@@ -288,6 +289,10 @@ mod tests {
         assert_eq!(openers, 2 * (128 << 10)); // doors of http
         let (_, held) = terms(&plan.bound, "forwarded connections");
         assert_eq!(held, 2 * 256 * 2 * Bytes::kib(8 + 8).get()); // instances × slots × twice both
+        let few = settings("--connections 7 --receive-buffer 8KiB --send-buffer 8KiB").front;
+        let few = Plan::of_forwards(&few, &config).expect("it adds up");
+        let (_, held) = terms(&few.bound, "forwarded connections");
+        assert_eq!(held, 7 * 2 * Bytes::kib(8 + 8).get());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a forward of connections or datagrams is asked to be.
 
+use crate::entrance::INSTANCES;
+use crate::opener::REMOTE_SLOTS_MAX;
 use crate::options::Timeouts;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -8,6 +10,16 @@ use std::sync::atomic::AtomicU64;
 use transom_doors::DoorOwner;
 use transom_net::ListenOptions;
 use transom_net::addresses::Addresses;
+
+/// Connections that a forward holds at once: one for each slot of the instance that takes calls and of the
+/// one before it.
+pub(super) const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
+
+/// How many connections a forward holds at once where `--connections` says so many.
+#[must_use]
+pub fn connections_held(connections: usize) -> usize {
+    connections.min(CONNECTIONS_MAX)
+}
 
 /// A forward of connections or datagrams.
 pub struct StreamForward {

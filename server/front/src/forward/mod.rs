@@ -14,10 +14,11 @@ mod traffic;
 mod udp;
 
 use crate::entrance::{Entrance, INSTANCES, Keeper};
-use crate::opener::{REMOTE_SLOTS_IN_ALL, REMOTE_SLOTS_MAX, open_options};
+use crate::opener::{REMOTE_SLOTS_IN_ALL, open_options};
 use crate::orders::{Order, Orders};
 use crate::signal::{Signal, halves};
-pub use asked::{StreamForward, StreamKind, StreamOptions};
+use asked::CONNECTIONS_MAX;
+pub use asked::{StreamForward, StreamKind, StreamOptions, connections_held};
 use entries::{CallEntry, Entries};
 use opening::Opening;
 use std::io;
@@ -37,10 +38,6 @@ pub const CHANNELS: usize = INSTANCES;
 /// Descriptors of a forward beside its channels and the connections that it holds: socket, epoll set,
 /// doorbell.
 pub const DESCRIPTORS: u64 = 3;
-
-/// Connections that a forward holds at once: one for each slot of the instance that takes calls and of the
-/// one before it.
-pub const CONNECTIONS_MAX: usize = INSTANCES * REMOTE_SLOTS_MAX as usize;
 
 /// Bytes of a forward's own, beside its stack: what it knows of each slot, and one answer.
 pub const TABLES_SIZE: usize =
@@ -128,7 +125,7 @@ fn forwarder(
     let queue = options.timeouts.queue;
     Ok(match forward.kind {
         StreamKind::Connections => {
-            let most = options.connections.min(CONNECTIONS_MAX);
+            let most = connections_held(options.connections);
             let traffic = tcp::Connections::new(forward.socket, options, most);
             let opening = opening(tcp::Connections::objection);
             let this = Forwarder::new(common, opening, traffic, queue)?;

@@ -11,8 +11,9 @@
 //! When a connection has ended in both directions and its handler does not take notice, its call is given up:
 //! then the application counts its bucket as lost.
 
-use super::asked::StreamOptions;
+use super::asked::{CONNECTIONS_MAX, StreamOptions};
 use super::traffic::{Look, Loss, Taken, Traffic};
+use crate::opener::REMOTE_SLOTS_MAX;
 use crate::rules::MISSABLE_NS;
 use std::io;
 use std::net::SocketAddr;
@@ -118,6 +119,18 @@ impl Drop for Held {
     /// A handler can have its close wait for what the client has not taken. It is our thread that would wait.
     fn drop(&mut self) {
         net::close_without_waiting(self.fd.as_raw_fd());
+    }
+}
+
+/// What gives a forward that has so many connections, of so many that it may have, more of them. Beyond the
+/// most that a forward holds, nothing does.
+fn what_to_raise(connections: usize, most: usize) -> &'static str {
+    if connections >= most && most < CONNECTIONS_MAX {
+        "raise --connections, or "
+    } else if connections < REMOTE_SLOTS_MAX as usize {
+        "raise --slots of its application, or "
+    } else {
+        "it can have no more, so have several, or "
     }
 }
 
@@ -347,7 +360,8 @@ impl Traffic for Connections {
         warn!(
             forward,
             connections,
-            "a forward has as many connections as it may, and more wait: raise --connections, or --slots of its application, or lower --idle-timeout or --write-timeout"
+            "a forward has as many connections as it may, and more wait: {}lower --idle-timeout or --write-timeout",
+            what_to_raise(connections, self.most)
         );
     }
 
@@ -417,5 +431,20 @@ impl Traffic for Connections {
             cut = figures.cut,
             "forwarded connections"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_raised_is_not_advised() {
+        assert!(what_to_raise(4, 4).starts_with("raise --connections"));
+        assert!(what_to_raise(40, CONNECTIONS_MAX).starts_with("raise --slots"));
+        for connections in [REMOTE_SLOTS_MAX as usize, CONNECTIONS_MAX] {
+            let advice = what_to_raise(connections, CONNECTIONS_MAX);
+            assert!(!advice.contains("raise"), "{connections}: {advice}");
+        }
     }
 }

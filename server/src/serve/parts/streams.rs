@@ -24,7 +24,7 @@ pub(crate) fn needs(settings: &FrontSettings, tcp: usize, udp: usize) -> Needs {
     if streams == 0 {
         return Needs::default();
     }
-    let connections = tcp * forward::CONNECTIONS_MAX;
+    let connections = tcp * forward::connections_held(settings.connections.get() as usize);
     let channels = streams * forward::CHANNELS;
     let terms = vec![
         term(
@@ -49,7 +49,7 @@ pub(crate) fn needs(settings: &FrontSettings, tcp: usize, udp: usize) -> Needs {
             connections,
             buffers_of_a_socket(settings),
             "a connection each of a tcp forward, at most",
-            "--forward, --receive-buffer, --send-buffer",
+            "--forward, --connections, --receive-buffer, --send-buffer",
         ),
         term(
             "datagram buffers",
