@@ -55,8 +55,9 @@ pub struct Bucket {
     pub(crate) failing: Cell<bool>,
     /// What has happened to the request.
     pub(crate) events: Events,
-    /// An allocation that does not fit is refused for now, and does not end the request.
-    pub(crate) refusing: Cell<bool>,
+    /// An allocation that does not fit is refused for now, and does not end the request: while it is failing, if
+    /// it was failing when that began (true), or while it is not. What a panic needs is not refused.
+    pub(crate) refusing: Cell<Option<bool>>,
     /// How it has outgrown its bucket, if it has.
     pub(crate) exhaustion: Cell<Exhaustion>,
     pub(crate) panic_note: PanicNote,
@@ -301,7 +302,7 @@ impl Bucket {
                 report: Cell::new(None),
                 failing: Cell::new(false),
                 events: Events::new(),
-                refusing: Cell::new(false),
+                refusing: Cell::new(None),
                 exhaustion: Cell::new(Exhaustion::NOTHING),
                 panic_note: PanicNote::new(),
                 cleanups: Cleanups::new(),

@@ -155,6 +155,10 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
     if aborts {
         bucket.events.add(ABORTING);
     }
+    // It may be one inside a destructor that runs already because of another.
+    bucket
+        .refusing
+        .set(bucket.refusing.get().filter(|failing| !failing));
     true
 }
 

@@ -251,7 +251,7 @@ impl Tenant {
         bucket.policy.set(policy);
         bucket.report.set(Some(report));
         bucket.events.clear();
-        bucket.refusing.set(false);
+        bucket.refusing.set(None);
         bucket.last_change.set(None);
         bucket.heap().begin(policy == Policy::Overdraft);
         bucket.set_state(BucketState::Busy);
@@ -399,7 +399,7 @@ impl Tenant {
             // What the jump has left behind may be half-way: the reserve serves what the cleanups allocate.
             t.aim.set(ptr::null());
         });
-        bucket.refusing.set(false);
+        bucket.refusing.set(None);
         let exhaustion = bucket.exhaustion.get();
         let failed = Failed::Exhausted(exhaustion);
         bucket.failing.set(true);
@@ -523,11 +523,14 @@ pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
     if bucket.heap().is_cut_for(layout.size()) {
         bucket.events.add(FOUND_NO_PIECE);
     }
+    let refuses = refuses(bucket);
+    if refuses {
+        bucket.heap().note_refusal(layout.size());
+    }
     if is_failing(bucket) {
         return while_failing(bucket, layout);
     }
-    if bucket.refusing.get() {
-        bucket.heap().note_refusal(layout.size());
+    if refuses {
         return ptr::null_mut();
     }
     let exhaustion = arena_exhausted(bucket, layout.size());
@@ -566,8 +569,9 @@ pub(crate) fn room_for_cleanup(
     }
     let exhaustion = arena_exhausted(bucket, layout.size());
     let block = overdraft::allocate(bucket, layout)?;
-    if !is_failing(bucket) {
-        mark(bucket, exhaustion);
+    match is_failing(bucket) {
+        true => note_drawn_failing(bucket, exhaustion),
+        false => mark(bucket, exhaustion),
     }
     Some(block)
 }
@@ -588,10 +592,15 @@ fn park_here_or_there(bucket: &'static Bucket) -> ! {
 }
 
 /// For a thread that is panicking or cleaning up: the failure path must not depend on the arena that is full.
-/// It may have a share of the overdraft like any other, and no more.
+/// It may have a share of the overdraft like any other, and no more; inside [`refusing`] nothing of it.
 #[cold]
 pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
-    // Not marked: if it is not caught, the panic is why the request fails.
+    if let Some(block) = bucket.allocate_in_panic_room(layout) {
+        return block.as_ptr();
+    }
+    if refuses(bucket) {
+        return ptr::null_mut();
+    }
     let from_overdraft = || {
         let exhaustion = arena_exhausted(bucket, layout.size());
         let block = if thread(|t| t.outside.get() > 0) {
@@ -600,20 +609,23 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
         } else {
             overdraft::allocate(bucket, layout)?
         };
-        bucket.events.add(DREW_FAILING);
         bucket.heap().expect_failure();
-        if !bucket.events.any(MARKED) {
-            bucket.exhaustion.set(exhaustion);
-        }
+        note_drawn_failing(bucket, exhaustion);
         Some(block)
     };
-    let block = bucket
-        .allocate_in_panic_room(layout)
-        .or_else(from_overdraft);
-    match block {
+    match from_overdraft() {
         Some(block) => block.as_ptr(),
         None if bucket.state() == BucketState::Parked => sleep_for_ever(),
         None => park_exhausted(bucket, arena_exhausted(bucket, layout.size())),
+    }
+}
+
+/// A request that is failing has drawn on the overdraft. It is not marked: if it is not caught, the panic is
+/// why the request fails.
+fn note_drawn_failing(bucket: &Bucket, exhaustion: Exhaustion) {
+    bucket.events.add(DREW_FAILING);
+    if !bucket.events.any(MARKED) {
+        bucket.exhaustion.set(exhaustion);
     }
 }
 
@@ -647,7 +659,7 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
     if is_failing(bucket) {
         return while_failing(bucket, layout);
     }
-    if bucket.refusing.get() {
+    if refuses(bucket) {
         return ptr::null_mut();
     }
     let (used, size) = crate::shared::shared_heap_usage();
@@ -828,9 +840,10 @@ pub fn exhausted() -> Option<Exhaustion> {
 
 /// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request
 /// or drawing on the overdraft. For code that can do without: `Vec::try_reserve` and the like. Other code
-/// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost.
+/// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost. If `f` panics, what the unwinding
+/// needs is served.
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
-    struct Restore(Option<(&'static Bucket, bool)>, u64);
+    struct Restore(Option<(&'static Bucket, Option<bool>)>, u64);
     impl Drop for Restore {
         fn drop(&mut self) {
             // A coroutine's may end in a later request.
@@ -841,7 +854,10 @@ pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
             }
         }
     }
-    let refused = bound().map(|bucket| (bucket, bucket.refusing.replace(true)));
+    let refused = bound().map(|bucket| {
+        let failing = is_failing(bucket);
+        (bucket, bucket.refusing.replace(Some(failing)))
+    });
     let _restore = Restore(refused, thread(|t| t.era.get()));
     f()
 }
@@ -862,6 +878,11 @@ pub fn refusing_or_noting<R, E>(f: impl FnOnce() -> Result<R, E>) -> Result<R, E
         bucket.events.add(REFUSED);
     }
     result
+}
+
+/// Whether what does not fit is refused now.
+fn refuses(bucket: &Bucket) -> bool {
+    bucket.refusing.get() == Some(is_failing(bucket))
 }
 
 /// While a thread panics or cleans up it must neither jump (the panic count would stay raised) nor be marked.

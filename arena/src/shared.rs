@@ -283,7 +283,7 @@ pub(crate) fn is_inside(bucket: &Bucket) -> bool {
 /// Whether a closure of the request is still inside a cell, [`outside`] or `refusing`.
 #[inline]
 pub(crate) fn has_closures(bucket: &Bucket) -> bool {
-    bucket.refusing.get() || is_inside(bucket)
+    bucket.refusing.get().is_some() || is_inside(bucket)
 }
 
 /// Gives up the closures of this thread's request that have not returned, and never will in it (no way out),
@@ -292,7 +292,7 @@ pub(crate) fn has_closures(bucket: &Bucket) -> bool {
 #[cold]
 pub(crate) fn give_up_closures(bucket: &Bucket, way_out: Option<WayOut>) {
     bucket.held.release_all(bucket, way_out);
-    bucket.refusing.set(false);
+    bucket.refusing.set(None);
     thread(|t| {
         if t.outside.replace(0) > 0 {
             t.aim.set(t.aim_before.get());
