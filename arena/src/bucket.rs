@@ -13,7 +13,7 @@ use crate::heap::{Heap, Wipe};
 use crate::overdraft;
 use crate::panic::PanicNote;
 use crate::pool::Account;
-use crate::recovery::{self, Pieces, Policy, Report};
+use crate::recovery::{self, Pieces, Policy, Refusing, Report};
 use crate::region::{self, Part, Region};
 use crate::remote::Remote;
 use crate::server_thread::ThreadMain;
@@ -55,9 +55,8 @@ pub struct Bucket {
     pub(crate) failing: Cell<bool>,
     /// What has happened to the request.
     pub(crate) events: Events,
-    /// An allocation that does not fit is refused for now, and does not end the request: while it is failing, if
-    /// it was failing when that began (true), or while it is not. What a panic needs is not refused.
-    pub(crate) refusing: Cell<Option<bool>>,
+    /// An allocation that does not fit is refused for now, and does not end the request.
+    pub(crate) refusing: Cell<Option<Refusing>>,
     /// How it has outgrown its bucket, if it has.
     pub(crate) exhaustion: Cell<Exhaustion>,
     pub(crate) panic_note: PanicNote,

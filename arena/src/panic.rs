@@ -156,9 +156,8 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
         bucket.events.add(ABORTING);
     }
     // It may be one inside a destructor that runs already because of another.
-    bucket
-        .refusing
-        .set(bucket.refusing.get().filter(|failing| !failing));
+    let before = bucket.refusing.get();
+    bucket.refusing.set(before.filter(|before| !before.failing));
     true
 }
 

@@ -523,7 +523,7 @@ pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
     if bucket.heap().is_cut_for(layout.size()) {
         bucket.events.add(FOUND_NO_PIECE);
     }
-    let refuses = refuses(bucket);
+    let refuses = refuses(bucket, layout);
     if refuses {
         bucket.heap().note_refusal(layout.size());
     }
@@ -598,7 +598,7 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
     if let Some(block) = bucket.allocate_in_panic_room(layout) {
         return block.as_ptr();
     }
-    if refuses(bucket) {
+    if refuses(bucket, layout) {
         return ptr::null_mut();
     }
     let from_overdraft = || {
@@ -659,7 +659,7 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
     if is_failing(bucket) {
         return while_failing(bucket, layout);
     }
-    if refuses(bucket) {
+    if refuses(bucket, layout) {
         return ptr::null_mut();
     }
     let (used, size) = crate::shared::shared_heap_usage();
@@ -838,12 +838,27 @@ pub fn exhausted() -> Option<Exhaustion> {
     bucket.events.any(MARKED).then(|| bucket.exhaustion.get())
 }
 
+/// What is refused for now where it does not fit.
+#[derive(Clone, Copy)]
+pub(crate) struct Refusing {
+    /// Blocks of this size and alignment, and larger ones.
+    least: Layout,
+    /// The thread was failing when that began: while it is failing, or while it is not, it holds.
+    pub(crate) failing: bool,
+}
+
 /// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request
 /// or drawing on the overdraft. For code that can do without: `Vec::try_reserve` and the like. Other code
 /// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost. If `f` panics, what the unwinding
 /// needs is served.
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
-    struct Restore(Option<(&'static Bucket, Option<bool>)>, u64);
+    refusing_from(Layout::new::<()>(), f)
+}
+
+/// As [`refusing`], for blocks that have at least the size and the alignment of `least`. All others are
+/// ordinary ones.
+fn refusing_from<R>(least: Layout, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<(&'static Bucket, Option<Refusing>)>, u64);
     impl Drop for Restore {
         fn drop(&mut self) {
             // A coroutine's may end in a later request.
@@ -856,23 +871,27 @@ pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
     }
     let refused = bound().map(|bucket| {
         let failing = is_failing(bucket);
-        (bucket, bucket.refusing.replace(Some(failing)))
+        (
+            bucket,
+            bucket.refusing.replace(Some(Refusing { least, failing })),
+        )
     });
     let _restore = Restore(refused, thread(|t| t.era.get()));
     f()
 }
 
-/// As [`refusing`], for what the request goes on without if it is refused: [`Usage::extent`] counts it then,
+/// As [`refusing`], for blocks that have at least the size and the alignment of `least` (all others are
+/// ordinary ones), and for what the request goes on without if it is refused: [`Usage::extent`] counts it then,
 /// and is larger than the arena.
 ///
 /// # Errors
 /// Those of `f`.
-pub fn refusing_or_noting<R, E>(f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+pub fn refusing_or_noting<R, E>(least: Layout, f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
     let Some(bucket) = bound() else {
         return f();
     };
     bucket.heap().forget_refusal();
-    let result = refusing(f);
+    let result = refusing_from(least, f);
     if result.is_err() {
         bucket.heap().want_refused();
         bucket.events.add(REFUSED);
@@ -880,9 +899,13 @@ pub fn refusing_or_noting<R, E>(f: impl FnOnce() -> Result<R, E>) -> Result<R, E
     result
 }
 
-/// Whether what does not fit is refused now.
-fn refuses(bucket: &Bucket) -> bool {
-    bucket.refusing.get() == Some(is_failing(bucket))
+/// Whether such a block is refused now if it does not fit.
+fn refuses(bucket: &Bucket, layout: Layout) -> bool {
+    bucket.refusing.get().is_some_and(|refusing| {
+        layout.size() >= refusing.least.size()
+            && layout.align() >= refusing.least.align()
+            && refusing.failing == is_failing(bucket)
+    })
 }
 
 /// While a thread panics or cleans up it must neither jump (the panic count would stay raised) nor be marked.

@@ -84,6 +84,26 @@ fn a_size_is_recommended_that_has_room_for_what_was_refused() {
     }
 }
 
+/// The table is refused or not; what the keys allocate meanwhile is an ordinary allocation.
+#[test]
+fn a_table_whose_keys_allocate_is_asked_for_without_losing_a_bucket() {
+    let server = holes("--bucket-size 512KiB");
+    // A table of 2048 has 17 bytes an entry in the map, 9 in the set, and the group that follows.
+    for (path, table) in [("map", 2048 * 17), ("set", 2048 * 9)] {
+        let mut seen = Vec::new();
+        for left in (table - 256..table + 512).step_by(16) {
+            seen.push(server.get(&format!("/reserve-table/{path}/{left}")).status);
+        }
+        assert!(
+            seen.iter().all(|status| [200, 413, 500].contains(status)),
+            "{path}: {seen:?}"
+        );
+        assert_eq!((seen[0], seen[seen.len() - 1]), (413, 200), "{path}");
+    }
+    let ended = server.stop();
+    assert_eq!(ended.figure("parked"), 0, "{}", ended.stderr());
+}
+
 #[test]
 fn a_bucket_of_the_recommended_size_has_room_for_what_requests_leave() {
     let server = holes("");

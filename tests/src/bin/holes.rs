@@ -2,7 +2,8 @@
 //! values that come and go beside others.
 
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::process::ExitCode;
 use transom::{Failure, Request, Router};
 
@@ -118,6 +119,37 @@ fn reserve(request: &Request) -> Result<String, Failure> {
     Ok(format!("{}\n", list.capacity()))
 }
 
+/// A key that allocates where its table moves.
+#[derive(PartialEq, Eq)]
+struct Formats(u64);
+
+impl Hash for Formats {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        format!("key number {:>60}", self.0).hash(state);
+    }
+}
+
+/// Leaves so many bytes free in one piece, and then asks for a larger table.
+fn reserve_table(request: &Request) -> Result<String, Failure> {
+    let mut map: HashMap<_, _> = (0..400).map(|n| (Formats(n), n)).collect();
+    let mut set: HashSet<_> = (0..400).map(Formats).collect();
+    let piece: Vec<u8> = Vec::with_capacity(request.param("left").unwrap_or("").parse()?);
+    let (mut rest, mut bytes) = (Vec::with_capacity(5000), 64 << 10);
+    while bytes >= 16 {
+        let mut block: Vec<u8> = Vec::new();
+        match request.try_reserve(&mut block, bytes) {
+            Ok(()) => rest.push(block),
+            Err(_) => bytes /= 2,
+        }
+    }
+    drop(piece);
+    match request.param("of") {
+        Some("map") => request.try_reserve(&mut map, 500)?,
+        _ => request.try_reserve(&mut set, 500)?,
+    }
+    Ok(format!("{} {}\n", map.capacity(), set.capacity()))
+}
+
 /// Needs more than a bucket, in one piece: as much is free, but in holes.
 fn scattered(_: &Request) -> String {
     let mut list: Vec<_> = (0..12_000).map(|_| Some(Box::new([0_u8; 128]))).collect();
@@ -136,6 +168,7 @@ fn main() -> ExitCode {
         .get("/keeps", keeps)
         .post("/body", body)
         .get("/reserve", reserve)
+        .get("/reserve-table/{of}/{left}", reserve_table)
         .get("/lists/{holes}/{rounds}", lists)
         .get("/scattered", scattered);
     transom::serve(router)
