@@ -360,6 +360,15 @@ impl Tenant {
         self.bucket.cost_of_kept(pieces)
     }
 
+    /// Whether a request has left this thread inside a panic: in a coroutine, say, that was suspended in a
+    /// destructor while a panic unwound, and is kept. Later requests would be taken for failing ones. The thread
+    /// is of no more use, and another one can take its place.
+    #[inline]
+    #[must_use]
+    pub fn is_spoilt(&self) -> bool {
+        std::thread::panicking()
+    }
+
     /// Says that the bucket is out of service for a while, or in it again. For observers. It stays so when
     /// this thread ends, until another one in its place says otherwise.
     pub fn set_resting(&mut self, rests: bool) {

@@ -35,7 +35,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 pub(crate) struct Keeping {
     /// Requests that left something.
     left: AtomicU64,
-    /// A thread has left because of what was kept, and its bucket may have no other one yet.
+    /// A thread has left because of what was kept, or because it was spoilt, and its bucket may have no other one yet.
     some_left: AtomicBool,
     /// How often a thread was ended.
     ended: AtomicU64,
@@ -47,6 +47,8 @@ pub(crate) struct Keeping {
     said_ns: AtomicU64,
     /// When it was last said that a thread ends because of what it keeps; 0: never.
     left_said_ns: AtomicU64,
+    /// The same of a thread that a request has left inside a panic.
+    spoilt_said_ns: AtomicU64,
 }
 
 impl Keeping {
@@ -61,6 +63,7 @@ impl Keeping {
             starts: AtomicU32::new(0),
             said_ns: AtomicU64::new(0),
             left_said_ns: AtomicU64::new(0),
+            spoilt_said_ns: AtomicU64::new(0),
         }
     }
 

@@ -386,3 +386,22 @@ fn what_takes_a_signal_of_faults_in_warm_up_disarms_nothing() {
         ended.stderr()
     );
 }
+
+/// What a thread is left in, its later requests would be in too.
+#[test]
+fn a_thread_that_a_request_has_left_inside_a_panic_is_replaced() {
+    for place in ["drop", "display"] {
+        let server = endings("--buckets 1", false);
+        for _ in 0..5 {
+            assert_eq!(server.get("/asks").text(), "true false\n");
+            let left = server.get(&format!("/suspend/{place}"));
+            assert_eq!(left.text(), "suspended\n", "{place}");
+            assert_eq!(server.get("/end/panic/none").status, 500, "{place}");
+        }
+        let line = server.line_with("has left its thread inside a panic");
+        assert!(line.contains("route=/suspend/{place}"), "{line}");
+        let ended = server.stop();
+        assert_eq!(ended.figure("threads_replaced"), 5, "{place}");
+        assert_eq!(ended.figure("lost"), 0, "{}", ended.stderr());
+    }
+}

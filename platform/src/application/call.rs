@@ -37,7 +37,7 @@ pub(super) struct Server {
     sign: &'static Sign,
     /// Borrowed for the length of a call; calls of one thread do not overlap.
     tenant: RefCell<Tenant>,
-    /// The bucket keeps too much: the thread ends, and another one takes its place.
+    /// The bucket keeps too much, or the thread is spoilt: it ends, and another one takes its place.
     leaves: Cell<bool>,
     /// The bucket is noted as cut.
     is_cut: Cell<bool>,
@@ -291,6 +291,11 @@ impl DoorHandler for Server {
         }
         if left != 0 {
             application.note_left(meter, left, change);
+        }
+        if tenant.is_spoilt() {
+            application.spoilt_thread_leaves(self.thread, &mut tenant, meter.route);
+            self.leaves.set(true);
+            return;
         }
         // One test for nearly all requests: nothing is kept, and nothing is cut.
         if kept | usize::from(self.is_cut.get()) != 0 {

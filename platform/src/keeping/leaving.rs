@@ -4,10 +4,10 @@ use super::{SAY_AGAIN, Stage};
 use crate::application::Application;
 use crate::meter::RouteMeter;
 use std::panic::Location;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use transom_arena::Tenant;
 use transom_doors::now_ns;
-use transom_wire::own_log::{info, is_time_to_say};
+use transom_wire::own_log::{info, is_time_to_say, warn};
 
 impl Application {
     /// A request has left so many bytes. Logs it, once for each route.
@@ -51,12 +51,7 @@ impl Application {
         (route, kept): (&'static str, usize),
     ) {
         let keeping = self.keeping();
-        tenant.set_resting(true);
-        keeping.absence(place).reach(Stage::Ends);
-        keeping.ended.fetch_add(1, Ordering::Relaxed);
-        keeping.some_left.store(true, Ordering::SeqCst);
-        (self.options().on_leave)();
-        if !is_time_to_say(&keeping.left_said_ns, now_ns(), SAY_AGAIN.as_nanos() as u64) {
+        if !self.leaves_and_says_so(place, tenant, &keeping.left_said_ns) {
             return;
         }
         let (keep, threads_replaced) = (self.keep_limit(), keeping.ended());
@@ -80,5 +75,36 @@ impl Application {
                  thread ends, and another takes its place"
             );
         }
+    }
+
+    /// A thread leaves because a request has left it inside a panic.
+    #[cold]
+    pub(crate) fn spoilt_thread_leaves(
+        &self,
+        place: u32,
+        tenant: &mut Tenant,
+        route: &'static str,
+    ) {
+        let keeping = self.keeping();
+        if self.leaves_and_says_so(place, tenant, &keeping.spoilt_said_ns) {
+            warn!(
+                route,
+                threads_replaced = keeping.ended(),
+                "a request has left its thread inside a panic, as a coroutine does that is kept where it was suspended \
+                 (in a destructor, or while a panic's message was formatted): the thread ends, and another takes its \
+                 place"
+            );
+        }
+    }
+
+    /// A thread leaves its bucket. Whether it is time to say so, which was said last at that time.
+    fn leaves_and_says_so(&self, place: u32, tenant: &mut Tenant, said_ns: &AtomicU64) -> bool {
+        let keeping = self.keeping();
+        tenant.set_resting(true);
+        keeping.absence(place).reach(Stage::Ends);
+        keeping.ended.fetch_add(1, Ordering::Relaxed);
+        keeping.some_left.store(true, Ordering::SeqCst);
+        (self.options().on_leave)();
+        is_time_to_say(said_ns, now_ns(), SAY_AGAIN.as_nanos() as u64)
     }
 }

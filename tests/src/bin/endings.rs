@@ -7,14 +7,19 @@
 //! | `GET /end/WAY/THEN` | ends in that way, and has a cleanup, or a payload's destructor, that does that |
 //! | `GET /open` | lets those go on that wait |
 //! | `GET /waiting` | how many wait |
+//! | `GET /suspend/PLACE` | keeps a coroutine that was suspended there: in a `drop`, while a panic unwinds, or in its `display` |
+//! | `GET /asks` | whether it is refused what does not fit, and whether the thread panics |
 //! | `GET /take` | installs a handler for SIGSEGV, as a library may at its first use |
 //!
 //! With `ENDINGS_ESCAPE=1` it is served by the jump; with `ENDINGS_TAKE=1` that handler is installed in
 //! `warm_up`; with `ENDINGS_EACH=1` the second thread's `each_thread` fails, and cleans up in a drain.
 
+use corosensei::{Coroutine, Yielder};
+use std::fmt;
 use std::hint::black_box;
 use std::io::Write;
-use std::panic::{panic_any, resume_unwind};
+use std::mem::forget;
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -160,12 +165,52 @@ fn fail_on_the_second_thread() {
     }
 }
 
+/// Suspends its coroutine where it is dropped or shown.
+struct Suspends<'y>(&'y Yielder<(), ()>);
+
+impl Drop for Suspends<'_> {
+    fn drop(&mut self) {
+        self.0.suspend(());
+    }
+}
+
+impl fmt::Display for Suspends<'_> {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.suspend(());
+        Ok(())
+    }
+}
+
+fn suspend(request: &Request) -> &'static str {
+    let in_drop = request.param("place") == Some("drop");
+    let mut coroutine = Coroutine::new(move |yielder: &Yielder<(), ()>, ()| {
+        let panics = || {
+            let suspends = Suspends(yielder);
+            match in_drop {
+                true => panic!("unwinds"),
+                false => panic!("{suspends}"),
+            }
+        };
+        let _ = catch_unwind(AssertUnwindSafe(panics));
+    });
+    coroutine.resume(());
+    forget(coroutine);
+    "suspended\n"
+}
+
+fn asks(request: &Request) -> String {
+    let refused = request.try_reserve(&mut Vec::<u8>::new(), 1 << 20).is_err();
+    format!("{refused} {}\n", std::thread::panicking())
+}
+
 fn main() -> ExitCode {
     let router = Router::new()
         .get("/", |_: &Request| "here\n")
         .get("/end/{way}/{then}", end)
         .get("/open", open)
         .get("/waiting", waiting)
+        .get("/suspend/{place}", suspend)
+        .get("/asks", asks)
         .get("/take", take);
     let mut app = App::new(router);
     if std::env::var_os("ENDINGS_TAKE").is_some() {
