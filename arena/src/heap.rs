@@ -83,8 +83,8 @@ pub struct Heap {
     refused: Cell<usize>,
     /// Bytes that the handler has taken from the bump, as far as there are notes on them.
     taken: Cell<usize>,
-    /// Whether this request may use what is free above the mark, and something is.
-    uses_kept: Cell<bool>,
+    /// Whether this request uses what is free above the mark.
+    uses_kept: Cell<UsesKept>,
     /// Bytes of blocks above the mark that are live.
     kept: Cell<usize>,
     /// Blocks above the mark that were given back.
@@ -98,6 +98,16 @@ pub struct Heap {
     /// The newest of the notes on what the handler has used.
     gaps: Cell<*const Gap>,
     wipe: Wipe,
+}
+
+/// Whether a request uses what is free above the mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UsesKept {
+    /// Nothing was free there yet.
+    NotYet,
+    Yes,
+    /// It must not.
+    Never,
 }
 
 /// A note on a stretch that a handler has taken from the `&Bump`. It lies right below that stretch, is
@@ -157,7 +167,7 @@ impl Heap {
             floor: Cell::new(top),
             lowest: Cell::new(top),
             room: Cell::new(free),
-            uses_kept: Cell::new(false),
+            uses_kept: Cell::new(UsesKept::Never),
             kept: Cell::new(0),
             freed: FreeLists::new(),
             kept_freed: FreeLists::new(),
@@ -266,7 +276,7 @@ impl Heap {
 
     /// Bytes of the largest block that the request that begins can have, if no neighbours are joined.
     pub(crate) fn largest_piece_now(&self) -> usize {
-        match self.uses_kept.get() {
+        match self.uses_kept() {
             true => self.reach().max(self.kept_freed.largest(self.base())),
             false => self.reach(),
         }
@@ -290,7 +300,7 @@ impl Heap {
 
     /// Bytes of the largest block that this request can have, after neighbours above the mark were joined.
     pub(crate) fn largest_piece_joined(&self) -> usize {
-        if self.uses_kept.get() {
+        if self.uses_kept() {
             self.kept_freed.settle(self.base());
         }
         self.largest_piece_now()
@@ -422,16 +432,25 @@ impl Heap {
     /// a jump must not: what it takes there would never be given back.
     #[inline(always)]
     pub(crate) fn begin(&self, uses_kept: bool) {
-        let uses_kept = uses_kept && !self.kept_freed.is_empty();
-        self.uses_kept.set(uses_kept);
+        self.uses_kept
+            .set(match (uses_kept, self.kept_freed.is_empty()) {
+                (false, _) => UsesKept::Never,
+                (true, true) => UsesKept::NotYet,
+                (true, false) => UsesKept::Yes,
+            });
         self.move_floor();
+    }
+
+    #[inline(always)]
+    fn uses_kept(&self) -> bool {
+        self.uses_kept.get() == UsesKept::Yes
     }
 
     /// After the run's lower end has moved, or something was taken out of the lists.
     #[inline(always)]
     fn move_floor(&self) {
         self.floor
-            .set(match self.uses_kept.get() || !self.freed.is_empty() {
+            .set(match self.uses_kept() || !self.freed.is_empty() {
                 true => usize::MAX,
                 false => self.low.get(),
             });
@@ -465,7 +484,7 @@ impl Heap {
     #[inline]
     pub(crate) fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, DoesNotFit> {
         let size = rounded(layout.size());
-        if size <= SMALL_MAX && layout.align() <= GRANULE && !self.uses_kept.get() {
+        if size <= SMALL_MAX && layout.align() <= GRANULE && !self.uses_kept() {
             let small = || self.freed.take_small(self.base(), size);
             let block = self.take_from_lists(size, small);
             if let Some(block) = block.or_else(|| self.take_from_run(size)) {
@@ -569,7 +588,7 @@ impl Heap {
         is_last_resort: bool,
     ) -> Option<NonNull<u8>> {
         let free = self.top - self.mark() - self.kept.get();
-        if !self.uses_kept.get() || free < size {
+        if !self.uses_kept() || free < size {
             return None;
         }
         let base = self.base();
@@ -868,6 +887,10 @@ impl Heap {
         self.wipe_block(stretch);
         // SAFETY: by the caller's promise.
         unsafe { self.kept_freed.put(self.base(), stretch) };
+        if self.uses_kept.get() == UsesKept::NotYet {
+            self.uses_kept.set(UsesKept::Yes);
+            self.move_floor();
+        }
     }
 
     #[inline(always)]

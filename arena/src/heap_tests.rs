@@ -849,6 +849,32 @@ fn what_is_joined_above_the_mark_is_always_found() {
     assert_eq!(lab.heap.used(), 0);
 }
 
+/// A large entry of a cache is replaced in one request after the other.
+#[test]
+fn what_a_request_frees_above_the_mark_it_can_use_itself() {
+    let mut lab = Lab::new(Wipe::None);
+    let most = layout(lab.heap.reach() - 64, 8);
+    let mut entry = Block::make(&lab.heap, most, 0).expect("fits");
+    for n in 1..10 {
+        lab.end();
+        assert!(lab.heap.allocate(layout(200, 8)).is_err());
+        entry.free(&lab.heap);
+        assert_eq!(lab.heap.reach(), 64, "below the mark");
+        let small = Block::make(&lab.heap, layout(16, 8), n).expect("fits");
+        small.free(&lab.heap);
+        entry = Block::make(&lab.heap, most, n).expect("where the other was");
+        entry.check(most.size());
+    }
+    // One that may be left by a jump would never give it back.
+    lab.end();
+    lab.heap.begin(false);
+    entry.free(&lab.heap);
+    assert_eq!(lab.heap.allocate(layout(200, 8)), Err(DoesNotFit));
+    lab.forget();
+    assert_eq!(lab.heap.used(), 0);
+    assert!(lab.heap.allocate(most).is_ok());
+}
+
 /// In a smaller arena, which has this extent, everything lies where it has lain.
 #[test]
 fn an_arena_of_the_extent_serves_the_same_request() {

@@ -591,3 +591,40 @@ fn a_value_below_a_large_piece_costs_the_bump_that_piece() {
         assert_eq!(fill(tenant, whole / 2), (true, None));
     });
 }
+
+/// An entry of a cache that has more than half of the arena is replaced by requests that have it freed first,
+/// by their own thread or another.
+#[test]
+fn what_a_request_frees_of_earlier_ones_is_room_for_itself() {
+    static ENTRY: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+    on_bucket_thread(|tenant| {
+        let bytes = room(tenant) / 3 * 2;
+        let (ask, asked) = mpsc::sync_channel::<Vec<u8>>(0);
+        let (tell, told) = mpsc::sync_channel(0);
+        let helper = std::thread::spawn(move || {
+            for entry in asked {
+                drop(entry);
+                tell.send(()).expect("it waits");
+            }
+        });
+        for n in 0..20 {
+            let outcome = tenant.enter(&never_stuck, |_| {
+                let mut entry = ENTRY.lock().expect("not poisoned");
+                match entry.take() {
+                    Some(old) if n % 4 < 2 => {
+                        ask.send(old).expect("it waits");
+                        told.recv().expect("it answers");
+                    }
+                    old => drop(old),
+                }
+                *entry = Some(black_box(vec![1; bytes]));
+            });
+            assert!(outcome.result.is_ok(), "request {n}: {outcome:?}");
+            assert!(outcome.kept >= bytes, "request {n}: {outcome:?}");
+        }
+        drop(ask);
+        helper.join().expect("it returns");
+        ENTRY.lock().expect("not poisoned").take();
+        assert!(tenant.look_at_kept() < 1024, "what the channels keep");
+    });
+}
