@@ -106,14 +106,15 @@ fn bin_of(len: u32) -> usize {
 }
 
 impl FreeLists {
-    pub(crate) const fn new() -> Self {
+    /// For an arena of so many granules.
+    pub(crate) const fn new(granules: u32) -> Self {
         FreeLists {
             occupied: Cell::new(0),
             heads: [const { Cell::new(NIL) }; BINS],
             fresh: Cell::new(0),
             earlier: Cell::new(0),
             joined: Cell::new(0),
-            index: Index::new(),
+            index: Index::new(granules),
         }
     }
 

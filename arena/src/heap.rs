@@ -148,6 +148,7 @@ impl Heap {
         };
         let free = bump.chunk_capacity();
         let top = memory.as_ptr().addr() + free;
+        let granules = (free / GRANULE) as u32;
         let heap = Heap {
             memory,
             len,
@@ -169,8 +170,8 @@ impl Heap {
             room: Cell::new(free),
             uses_kept: Cell::new(UsesKept::Never),
             kept: Cell::new(0),
-            freed: FreeLists::new(),
-            kept_freed: FreeLists::new(),
+            freed: FreeLists::new(granules),
+            kept_freed: FreeLists::new(granules),
             may_rise: Cell::new(false),
             misses_joined: Cell::new(false),
             is_to_fail: Cell::new(false),

@@ -914,6 +914,31 @@ fn an_arena_of_the_extent_serves_the_same_request() {
     }
 }
 
+/// Also where it has joined what was free, and many free blocks are equally large.
+#[test]
+fn of_equal_blocks_that_were_joined_arenas_of_different_size_hand_out_the_same() {
+    let places = |len: usize| {
+        let lab = Lab::of(len, Wipe::None);
+        let make = |n: usize| Block::make(&lab.heap, layout(1000, 8), n as u8).expect("fits");
+        let (holes, _kept): (Vec<_>, Vec<_>) =
+            (0..100).map(make).partition(|block| block.fill % 2 == 0);
+        holes.into_iter().for_each(|hole| hole.free(&lab.heap));
+        lab.heap.settle();
+        let made = (0..40)
+            .map(make)
+            .map(|block| lab.heap.top - block.at.as_ptr().addr());
+        made.collect::<Vec<_>>()
+    };
+    let first = places(128 << 10);
+    for pages in 1..8 {
+        assert_eq!(
+            places((128 << 10) + (pages << 12)),
+            first,
+            "{pages} pages more"
+        );
+    }
+}
+
 #[test]
 fn the_extent_is_exact_and_counts_holes_but_not_what_was_given_back_at_the_tip() {
     let mut lab = Lab::new(Wipe::None);

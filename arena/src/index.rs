@@ -27,6 +27,8 @@ struct Settled {
 #[derive(Debug)]
 pub(crate) struct Index {
     root: Cell<u32>,
+    /// Granules of the arena.
+    granules: u32,
     /// Where a block was found last after many were looked at; the next such search begins here.
     found: Cell<u32>,
 }
@@ -40,26 +42,32 @@ fn node<'a>(base: Base, at: u32) -> &'a Settled {
     unsafe { base.pointer_to(at).cast::<Settled>().as_ref() }
 }
 
-/// Whether the first is above the second.
-fn is_above(one: Stretch, other: Stretch) -> bool {
-    let rank = |block: Stretch| {
-        let mixed = block.at.wrapping_mul(0x9E37_79B9);
-        (block.len, (mixed ^ (mixed >> 15)).wrapping_mul(0x85EB_CA6B))
-    };
-    rank(one) > rank(other)
-}
-
 fn stretch(base: Base, at: u32) -> Stretch {
     let len = node(base, at).len.get();
     Stretch { at, len }
 }
 
 impl Index {
-    pub(crate) const fn new() -> Self {
+    /// For an arena of so many granules.
+    pub(crate) const fn new(granules: u32) -> Self {
         Index {
             root: Cell::new(NIL),
+            granules,
             found: Cell::new(NIL),
         }
+    }
+
+    /// Whether the first is above the second. Places are counted from the arena's upper end, as arenas are filled:
+    /// in one of another size it is the same.
+    fn is_above(&self, one: Stretch, other: Stretch) -> bool {
+        let rank = |block: Stretch| {
+            let mixed = self
+                .granules
+                .wrapping_sub(block.at)
+                .wrapping_mul(0x9E37_79B9);
+            (block.len, (mixed ^ (mixed >> 15)).wrapping_mul(0x85EB_CA6B))
+        };
+        rank(one) > rank(other)
     }
 
     #[inline(always)]
@@ -112,7 +120,7 @@ impl Index {
     /// As for [`Index::join`]; and no block in the tree is its neighbour.
     unsafe fn put(&self, base: Base, block: Stretch) {
         let mut link = &self.root;
-        while link.get() != NIL && is_above(stretch(base, link.get()), block) {
+        while link.get() != NIL && self.is_above(stretch(base, link.get()), block) {
             link = side(base, link.get(), block.at);
         }
         let mut rest = link.replace(block.at);
@@ -153,7 +161,7 @@ impl Index {
         let block = stretch(base, at);
         let (mut lower, mut higher) = (node(base, at).lower.get(), node(base, at).higher.get());
         while lower != NIL && higher != NIL {
-            if is_above(stretch(base, lower), stretch(base, higher)) {
+            if self.is_above(stretch(base, lower), stretch(base, higher)) {
                 link.set(lower);
                 link = &node(base, lower).higher;
                 lower = link.get();
