@@ -72,7 +72,8 @@ pub struct Heap {
     top: usize,
     /// The limit that closes the bump: what its one chunk has.
     limit: usize,
-    /// The most that was live, as far as it was looked at.
+    /// The most that was live, as far as it was looked at; or so much that with what is kept now it makes the most
+    /// that was in use.
     live_peak: Cell<usize>,
     /// The lowest that the tip was in this request, as far as it was looked at, or would have been if it had
     /// taken all that it has asked for. It is not above `lowest`, if that is an address.
@@ -402,6 +403,16 @@ impl Heap {
         self.kept.get()
     }
 
+    /// Blocks above the mark are handed out or given back. The most that was in use at once stays what it was.
+    fn change_kept(&self, kept: usize) {
+        let most = self.high_water();
+        self.kept.set(kept);
+        let not_ours = self.not_ours();
+        let live = most.saturating_sub(not_ours).max(self.live());
+        self.live_peak.set(live);
+        self.lowest.set(usize::MAX); // it may be less than before, so it is to be looked at
+    }
+
     fn more_holes(&self, bytes: usize) {
         self.holes.set(self.holes.get() + bytes);
     }
@@ -603,7 +614,7 @@ impl Heap {
             false => lists.take(base, size),
         };
         match block {
-            Some(_) => self.kept.set(self.kept.get() + size),
+            Some(_) => self.change_kept(self.kept.get() + size),
             None => self.misses_joined.set(true),
         }
         block
@@ -881,7 +892,7 @@ impl Heap {
         // this.
         ensure_stack(STACK_MARGIN);
         let stretch = self.stretch(block, size);
-        self.kept.set(self.kept.get().wrapping_sub(size));
+        self.change_kept(self.kept.get().wrapping_sub(size));
         if block.as_ptr().addr() == self.mark() {
             self.may_rise.set(true);
         }

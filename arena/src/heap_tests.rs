@@ -956,6 +956,31 @@ fn the_extent_is_exact_and_counts_holes_but_not_what_was_given_back_at_the_tip()
 }
 
 #[test]
+fn the_high_water_does_not_fall_where_a_request_frees_what_was_kept() {
+    let mut lab = Lab::new(Wipe::None);
+    let pin = Block::make(&lab.heap, layout(16, 8), 1).expect("fits");
+    let kept = Block::make(&lab.heap, layout(5008, 8), 1).expect("fits");
+    lab.end();
+    let own = Block::make(&lab.heap, layout(1008, 8), 2).expect("fits");
+    assert_eq!(lab.heap.high_water(), 16 + 5008 + 1008);
+    kept.free(&lab.heap);
+    assert_eq!(lab.heap.used(), 16 + 1008);
+    assert_eq!(lab.heap.high_water(), 16 + 5008 + 1008);
+    own.free(&lab.heap);
+    // Where the other was: no more than before.
+    let kept = Block::make(&lab.heap, layout(5008, 8), 3).expect("fits");
+    assert_eq!(lab.heap.high_water(), 16 + 5008 + 1008);
+    let own = Block::make(&lab.heap, layout(2000, 8), 2).expect("fits");
+    assert_eq!(lab.heap.high_water(), 16 + 5008 + 2000);
+    [kept, own, pin]
+        .into_iter()
+        .for_each(|block| block.free(&lab.heap));
+    assert_eq!(lab.heap.high_water(), 16 + 5008 + 2000);
+    lab.end();
+    assert_eq!((lab.heap.used(), lab.heap.high_water()), (0, 0));
+}
+
+#[test]
 fn the_extent_counts_what_a_request_has_asked_for_and_not_taken() {
     let mut lab = Lab::new(Wipe::None);
     let spare = lab.heap.free() - 3000;
