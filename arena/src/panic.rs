@@ -23,6 +23,8 @@ const MESSAGE_MAX: usize = 240;
 const BEFORE_MAX: usize = 2 * MESSAGE_MAX + THEN.len();
 /// Between a panic and that of a destructor which it has run.
 const THEN: &str = "; then ";
+/// Between what a panic says and its place.
+const AT: &str = ", at ";
 pub(crate) const FRAMES_MAX: usize = 32;
 /// Said of a payload that is neither a `&str` nor a `String`.
 const NO_TEXT: &str = "a value that is no text";
@@ -94,14 +96,24 @@ impl PanicNote {
         let _ = message.write_str(sentence); // truncates, never fails
     }
 
-    /// A payload that was thrown by `resume_unwind` has not been past the hook: note what it says. As for
-    /// `say`.
-    pub(crate) fn say_what(&self, payload: &(dyn Any + Send)) {
+    /// A payload that was thrown by `resume_unwind` has not been past the hook: note what it says, unless the
+    /// last panic that `is_noted` has said the same. As for `say`.
+    pub(crate) fn say_what(&self, payload: &(dyn Any + Send), is_noted: bool) {
         let said = payload
             .downcast_ref::<&str>()
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        self.say(said.unwrap_or(NO_TEXT));
+        let said = said.unwrap_or(NO_TEXT);
+        if !is_noted || !self.begins_with(said) {
+            self.say(said);
+        }
+    }
+
+    /// Whether the note is these words, and a place.
+    fn begins_with(&self, said: &str) -> bool {
+        let mut words = Text::<MESSAGE_MAX>::new();
+        let _ = write!(words, "{said}{AT}"); // cut as `write_note` has cut it
+        self.message().starts_with(words.as_str())
     }
 }
 
@@ -197,7 +209,7 @@ fn write_note(bucket: &Bucket, info: &PanicHookInfo<'_>, said: &str) {
     message.clear();
     // Text never fails: it truncates.
     let _ = match info.location() {
-        Some(place) => write!(message, "{said}, at {}:{}", place.file(), place.line()),
+        Some(place) => write!(message, "{said}{AT}{}:{}", place.file(), place.line()),
         None => message.write_str(said),
     };
     let frame_count = if BACKTRACE.load(Ordering::Relaxed) && !full {

@@ -378,9 +378,8 @@ impl Tenant {
     #[cold]
     fn unwound(&self, payload: Box<dyn Any + Send>) -> Failed<'static> {
         let bucket = self.bucket;
-        if !bucket.events.any(NOTED) {
-            bucket.panic_note.say_what(&*payload);
-        }
+        let is_noted = bucket.events.any(NOTED);
+        bucket.panic_note.say_what(&*payload, is_noted);
         let failed = if bucket.panic_note.is_exhaustion() || bucket.events.any(MARKED) {
             Failed::Exhausted(bucket.exhaustion.get())
         } else {

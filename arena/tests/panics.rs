@@ -126,6 +126,58 @@ fn payloads_of_every_kind_are_dropped_in_their_request() {
     });
 }
 
+/// What a handler has caught is not why its request ends.
+#[test]
+fn a_panic_that_was_caught_is_not_reported_for_a_payload_that_says_something_else() {
+    let long = |n: usize| format!("{}{n}", "many words ".repeat(n));
+    on_bucket_thread(move |tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+            let _ = catch_unwind(|| panic!("the first"));
+            resume_unwind(Box::new("the second"))
+        });
+        assert_eq!(panic_message(outcome.result), "the second");
+        let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+            let _ = catch_unwind(|| panic!("the first"));
+            resume_unwind(Box::new(3))
+        });
+        assert_eq!(panic_message(outcome.result), "a value that is no text");
+        let outcome = tenant.enter(&never_stuck, |arena| -> u8 {
+            let full = || arena.alloc_slice_fill_copy(1 << 24, 1u8).len();
+            assert!(catch_unwind(std::panic::AssertUnwindSafe(full)).is_err());
+            resume_unwind(Box::new(String::from("the second")))
+        });
+        assert_eq!(panic_message(outcome.result), "the second");
+        // The same payload goes on, with the place of its panic; whatever of both is cut.
+        for n in 0..40 {
+            let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+                let first = catch_unwind(|| panic!("{}", long(n))).map(|()| 0);
+                first.unwrap_or_else(|payload| resume_unwind(payload))
+            });
+            let message = panic_message(outcome.result);
+            assert!(
+                message.contains("panics.rs:") || message.ends_with('…'),
+                "{message}"
+            );
+        }
+        for len in 200..260 {
+            let outcome = tenant.enter(&never_stuck, |arena| -> u8 {
+                let _ = catch_unwind(|| panic!("{:>len$}", black_box(1)));
+                let full = || arena.alloc_slice_fill_copy(1 << 24, 1u8).len();
+                let payload = catch_unwind(std::panic::AssertUnwindSafe(full));
+                resume_unwind(payload.expect_err("it is full"))
+            });
+            assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+            let outcome =
+                tenant.enter(&never_stuck, |_| -> u8 { panic!("{:>len$}", black_box(1)) });
+            let message = panic_message(outcome.result);
+            assert!(
+                message.contains(", at ") || message.ends_with('…'),
+                "{message}"
+            );
+        }
+    });
+}
+
 /// `resume_unwind` does not call the hook, so there may be no note, or an old one.
 #[test]
 fn a_resumed_panic_says_what_its_payload_says_and_not_what_an_earlier_one_said() {
