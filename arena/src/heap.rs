@@ -72,8 +72,8 @@ pub struct Heap {
     top: usize,
     /// The limit that closes the bump: what its one chunk has.
     limit: usize,
-    /// The most that was live, as far as it was looked at; or so much that with what is kept now it makes the most
-    /// that was in use.
+    /// The most that was live, as far as it was looked at; or so much that with what is kept now it makes the
+    /// most that was in use.
     live_peak: Cell<usize>,
     /// The lowest that the tip was in this request, as far as it was looked at, or would have been if it had
     /// taken all that it has asked for. It is not above `lowest`, if that is an address.
@@ -403,7 +403,8 @@ impl Heap {
         self.kept.get()
     }
 
-    /// Blocks above the mark are handed out or given back. The most that was in use at once stays what it was.
+    /// Blocks above the mark are handed out or given back. The most that was in use at once stays what it
+    /// was.
     fn change_kept(&self, kept: usize) {
         let most = self.high_water();
         self.kept.set(kept);

@@ -57,8 +57,8 @@ impl Index {
         }
     }
 
-    /// Whether the first is above the second. Places are counted from the arena's upper end, as arenas are filled:
-    /// in one of another size it is the same.
+    /// Whether the first is above the second. Places are counted from the arena's upper end, as arenas are
+    /// filled: in one of another size it is the same.
     fn is_above(&self, one: Stretch, other: Stretch) -> bool {
         let rank = |block: Stretch| {
             let mixed = self

@@ -361,8 +361,8 @@ impl Tenant {
     }
 
     /// Whether a request has left this thread inside a panic: in a coroutine, say, that was suspended in a
-    /// destructor while a panic unwound, and is kept. Later requests would be taken for failing ones. The thread
-    /// is of no more use, and another one can take its place.
+    /// destructor while a panic unwound, and is kept. Later requests would be taken for failing ones. The
+    /// thread is of no more use, and another one can take its place.
     #[inline]
     #[must_use]
     pub fn is_spoilt(&self) -> bool {
@@ -857,8 +857,8 @@ pub(crate) struct Refusing {
 
 /// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request
 /// or drawing on the overdraft. For code that can do without: `Vec::try_reserve` and the like. Other code
-/// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost. If `f` panics, what the unwinding
-/// needs is served.
+/// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost. If `f` panics, what the
+/// unwinding needs is served.
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
     refusing_from(Layout::new::<()>(), f)
 }
@@ -889,8 +889,8 @@ fn refusing_from<R>(least: Layout, f: impl FnOnce() -> R) -> R {
 }
 
 /// As [`refusing`], for blocks that have at least the size and the alignment of `least` (all others are
-/// ordinary ones), and for what the request goes on without if it is refused: [`Usage::extent`] counts it then,
-/// and is larger than the arena.
+/// ordinary ones), and for what the request goes on without if it is refused: [`Usage::extent`] counts it
+/// then, and is larger than the arena.
 ///
 /// # Errors
 /// Those of `f`.

@@ -35,7 +35,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 pub(crate) struct Keeping {
     /// Requests that left something.
     left: AtomicU64,
-    /// A thread has left because of what was kept, or because it was spoilt, and its bucket may have no other one yet.
+    /// A thread has left because of what was kept, or because it was spoilt, and its bucket may have no other
+    /// one yet.
     some_left: AtomicBool,
     /// How often a thread was ended.
     ended: AtomicU64,

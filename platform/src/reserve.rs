@@ -28,8 +28,8 @@ pub trait TryReserve {
 /// Every block.
 pub(crate) const ANY: Layout = Layout::new::<()>();
 
-/// The table of so many entries has at least their bytes, one more for each, and the alignment of what hashbrown
-/// looks at in one step.
+/// The table of so many entries has at least their bytes, one more for each, and the alignment of what
+/// hashbrown looks at in one step.
 fn table_of<T>(len: usize, additional: usize) -> Layout {
     let group = if cfg!(target_feature = "sse2") { 16 } else { 8 };
     let entries = len.saturating_add(additional);
@@ -40,8 +40,8 @@ fn table_of<T>(len: usize, additional: usize) -> Layout {
 
 /// Makes room for `additional` more elements (bytes, of a `String`) in the bucket's arena, or inside
 /// [`Shared::with`](crate::Shared::with) in the shared heap. Nothing is drawn from the overdraft: where it
-/// does not fit, the collection stays as it is, and the request goes on. (What the keys of a map or set allocate
-/// in their `Hash` is not asked for in this way: if that does not fit, the answer is a 500.)
+/// does not fit, the collection stays as it is, and the request goes on. (What the keys of a map or set
+/// allocate in their `Hash` is not asked for in this way: if that does not fit, the answer is a 500.)
 ///
 /// ```
 /// use transom_platform::{Failure, Request, try_reserve};
