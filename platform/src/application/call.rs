@@ -99,8 +99,9 @@ impl Server {
         meter.call_time.observe(now_ns.saturating_sub(began_ns));
     }
 
-    /// After a call with which something is kept in the bucket, or that has come to one which is cut.
-    fn look_at_kept(
+    /// After a call with which something is kept in the bucket, or that has come to one which is cut, or that
+    /// has left its thread inside a panic.
+    fn look_at_thread(
         &self,
         tenant: &mut Tenant,
         meter: &RouteMeter,
@@ -108,7 +109,10 @@ impl Server {
         found_no_piece: Option<Pieces>,
     ) {
         let (application, thread) = (self.application, self.thread);
-        if application.is_to_leave(thread, tenant, kept, found_no_piece) {
+        if tenant.is_spoilt() {
+            application.spoilt_thread_leaves(thread, tenant, meter.route);
+            self.leaves.set(true);
+        } else if application.is_to_leave(thread, tenant, kept, found_no_piece) {
             application.thread_leaves(thread, tenant, (meter.route, kept));
             self.leaves.set(true);
         }
@@ -292,14 +296,9 @@ impl DoorHandler for Server {
         if left != 0 {
             application.note_left(meter, left, change);
         }
-        if tenant.is_spoilt() {
-            application.spoilt_thread_leaves(self.thread, &mut tenant, meter.route);
-            self.leaves.set(true);
-            return;
-        }
-        // One test for nearly all requests: nothing is kept, and nothing is cut.
-        if kept | usize::from(self.is_cut.get()) != 0 {
-            self.look_at_kept(&mut tenant, meter, kept, found_no_piece);
+        // Two tests for nearly all requests: nothing is kept or cut, and nothing panics.
+        if kept | usize::from(self.is_cut.get()) != 0 || tenant.is_spoilt() {
+            self.look_at_thread(&mut tenant, meter, kept, found_no_piece);
         }
     }
 
