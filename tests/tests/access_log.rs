@@ -287,6 +287,38 @@ fn an_answer_that_is_taken_late_is_not_aborted() {
     }
 }
 
+/// A client that is cut because it has taken no answer has lines with what it was sent, and no more.
+#[test]
+fn an_answer_that_is_not_begun_has_no_bytes() {
+    let folder = Folder::new("access-cut");
+    let file = folder.path().join("access.log");
+    let flags = format!(
+        "--buckets 1 --slots 1 --loops 1 --write-timeout 500ms --access-log json --access-log-file {}",
+        file.display()
+    );
+    let server = Launch::of_file(env!("CARGO_BIN_EXE_odd"))
+        .flags(&flags)
+        .start();
+    assert_eq!(server.get("/bytes/200/12").body.len(), 12 << 10);
+    let mut client = Client::connect_with_buffer(server.address(), 2048);
+    client.send("GET /long/40 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let _ = lines_of(&file, 2);
+    assert_eq!(server.get("/bytes/200/12").body.len(), 12 << 10);
+    // What has gone into its receive buffer counts when it is looked at first.
+    for count in [4, 5] {
+        thread::sleep(std::time::Duration::from_millis(700)); // the client's own pace
+        client.send("GET /fill/1 HTTP/1.1\r\nHost: a\r\n\r\n");
+        let _ = lines_of(&file, count);
+    }
+    let line: Value = serde_json::from_str(&lines_of(&file, 5)[4]).expect("JSON");
+    assert_eq!(
+        (&line["status"], &line["bytes"]),
+        (&json!(499), &json!(0)),
+        "{line}"
+    );
+    assert_eq!(line["aborted"], json!(true), "{line}");
+}
+
 #[test]
 fn a_request_whose_client_has_gone_before_the_answer_is_logged_too() {
     let folder = Folder::new("access-gone");

@@ -238,6 +238,18 @@ fn a_new_connection_has_the_descriptor_of_an_idle_one() {
         assert_eq!(client.get("/hello/b").status, 200);
         idle.push(client);
     }
+    // Also where all others have just been answered, and will ask again.
+    for _ in 0..10 {
+        for client in &mut idle {
+            if client.try_send(get("/hello/c")) {
+                let _ = client.try_answer();
+            }
+        }
+        let mut client = server.connect();
+        thread::sleep(Duration::from_millis(20)); // the client's own pace
+        client.send(get("/hello/d"));
+        assert_eq!(client.answer().status, 200);
+    }
     let complaints = |line: &&String| line.contains("cannot accept connections");
     assert!(server.lines().iter().filter(complaints).count() <= 1);
 }

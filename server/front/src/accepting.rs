@@ -76,6 +76,10 @@ impl<W: World> Loop<W> {
                 Ok((fd, peer)) => self.let_in(fd, peer, forward, has_place, evictable),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if net::is_shortage(&error) => {
+                    // It may say so where no connection waits.
+                    if !W::is_readable(fd) {
+                        return;
+                    }
                     let is_ours = error.raw_os_error() == Some(libc::EMFILE);
                     match self.evictable().filter(|_| is_ours) {
                         Some(index) if self.has_news(index) => self.drive(index),

@@ -13,9 +13,11 @@ pub(crate) struct Outbox {
     /// The entry stands in the queue of those that hold something.
     pub in_held: bool,
     /// How fast the client takes what it is sent (see `front::slow`): counted on from when it had taken all,
-    /// whatever else happens on the connection. How many bytes of all it had taken at the last look.
+    /// whatever else happens on the connection. How many bytes of all it had taken at the last look; and how
+    /// many it has to have taken for all of its time to begin anew.
     pub pace: Pace,
     pub taken: u64,
+    pub mark: u64,
     /// When it was looked last, in milliseconds that wrap: before an answer, and because others wanted the
     /// connection's place.
     pub renewed_ms: u32,

@@ -221,11 +221,11 @@ impl<W: World> Loop<W> {
         if !last && !self.ask_to_continue(index) {
             return;
         }
-        // The one that waits for the slot after an interim part is a handler; see `let_go_of_slot`.
-        self.table[index].exchange.state = State::Writing(Answer::OfSlot { slot, last });
         if !self.renew_taker(index) {
             return;
         }
+        // The one that waits for the slot after an interim part is a handler; see `let_go_of_slot`.
+        self.table[index].exchange.state = State::Writing(Answer::OfSlot { slot, last });
         let composed = match self.table[index].exchange.reply {
             Reply::Sending(body) => self.compose_piece(index, slot, last, body),
             Reply::None | Reply::Begun => self.compose_head(index, slot, last),

@@ -28,6 +28,9 @@ const AGAIN_MS: u64 = 10;
 /// that time.
 const BEHIND_NS: u64 = 100_000_000;
 
+/// The same of a client that has sent requests ahead, if a head in parts finds no other buffer.
+const AHEAD_NS: u64 = 1_000_000_000;
+
 /// How soon it is looked again whether such a client has taken something.
 const LOOK_AGAIN_MS: u32 = 100;
 
@@ -49,26 +52,30 @@ impl<W: World> Loop<W> {
         outbox.renewed_ms = now_ms;
         self.look_at_taker(index);
         let limit = self.policy.limits.write_pace_limit;
-        let is_over = self.table[index]
-            .outbox
-            .pace
-            .is_over(limit, self.clock.now_ns);
+        let pace = self.table[index].outbox.pace;
+        let is_over = pace.is_over(limit, self.clock.now_ns);
         if is_over {
             self.cut(index);
         }
         !is_over
     }
 
-    /// Looks what a client has taken. One that has taken all has all of its time again.
+    /// Looks what a client has taken. One that has taken all has all of its time again; and so has one that
+    /// has taken all that there was when its time last began, while more comes now and then: it may be far
+    /// away, so that something is always on its way.
     fn look_at_taker(&mut self, index: u32) {
+        let lists = [List::Answer, List::AnswerAhead];
+        let is_stuck = self.waits_for_taker(index)
+            || lists
+                .into_iter()
+                .any(|list| self.table.stands_in(index, list));
+        self.credit_taker(index);
         let now_ns = self.clock.now_ns;
         let connection = &mut self.table[index];
-        let handed = connection.transport.handed;
-        if handed == connection.outbox.taken || connection.transport.has_all_taken::<W>() {
-            connection.outbox.taken = handed;
-            connection.outbox.pace.begin(now_ns);
-        } else {
-            self.credit_taker(index);
+        let (outbox, handed) = (&mut connection.outbox, connection.transport.handed);
+        if outbox.taken == handed || (!is_stuck && outbox.taken >= outbox.mark) {
+            outbox.pace.begin(now_ns);
+            outbox.mark = handed;
         }
     }
 
@@ -86,6 +93,9 @@ impl<W: World> Loop<W> {
     fn credit_taker(&mut self, index: u32) {
         let (now, limit) = (self.clock.now_ns, self.policy.limits.write_pace_limit);
         let connection = &mut self.table[index];
+        if connection.outbox.taken == connection.transport.handed {
+            return connection.outbox.pace.earn(limit, 0, now); // nothing new, without a system call
+        }
         let taken = connection.transport.taken::<W>();
         let new = taken.saturating_sub(connection.outbox.taken);
         connection.outbox.taken += new;
@@ -284,13 +294,12 @@ impl<W: World> Loop<W> {
     /// Frees a buffer of the pool, if one can be had from who can do without or is slow; false if none can.
     pub(super) fn free_a_buffer(&mut self) -> bool {
         // A client that sends ahead and takes no answer is worse than one that is only slow.
-        let ahead = self.first_missable(List::AnswerAhead);
-        let ahead = ahead.or_else(|| self.slowest_ahead(MISSABLE_NS));
         let slowest = self.slowest_partial();
-        let ahead = ahead.or_else(|| match slowest {
-            None => (self.table.first(List::AnswerAhead)).or_else(|| self.slowest_ahead(BEHIND_NS)),
-            Some(_) => None,
-        });
+        let least_ns = match slowest {
+            Some(_) => MISSABLE_NS,
+            None => AHEAD_NS,
+        };
+        let ahead = self.slowest_ahead(least_ns);
         if let Some(ahead) = ahead {
             self.cut(ahead);
             return true;
@@ -346,12 +355,13 @@ impl<W: World> Loop<W> {
         self.table[index].outbox.pace.used_ns(now) >= least_ns
     }
 
-    /// Of the clients that have sent more requests than one, and are so far behind with taking the answer to
+    /// Of the clients that have sent more requests than one, and are so far behind with taking the answers to
     /// the first, the one that is furthest behind. What it has sent ahead lies in a buffer.
     fn slowest_ahead(&mut self, least_ns: u64) -> Option<u32> {
         let mut slowest: Option<(u64, u32)> = None;
-        for doorway in self.doorways.all() {
-            let mut next = self.table.first(List::Write(doorway));
+        let lists = self.doorways.all().map(List::Write);
+        for list in lists.chain([List::AnswerAhead]) {
+            let mut next = self.table.first(list);
             while let Some(index) = next {
                 next = self.table.after(index);
                 if self.table[index].inbox.buffer.is_some() && self.is_behind_by(index, least_ns) {
@@ -390,8 +400,16 @@ impl<W: World> Loop<W> {
         let mut lists = lists.into_iter().chain(doorways);
         let missable = lists.find_map(|list| self.first_missable(list));
         let missable = missable.or_else(|| self.slowest_missable_head());
-        let missable = missable.or_else(|| self.slowest_missable_sender());
-        missable.or_else(|| self.some_slow_taker())
+        if missable.is_some() || self.clock.now_ms < self.acceptor.search_ms {
+            return missable;
+        }
+        let found = self.slowest_missable_sender();
+        let found = found.or_else(|| self.some_slow_taker());
+        if found.is_none() {
+            // Not again at once: there may be many, and others may want a place all the time.
+            self.acceptor.search_ms = self.clock.now_ms + u64::from(LOOK_AGAIN_MS);
+        }
+        found
     }
 
     /// Of the clients that are to send a body, and send so little of it that others have their place, the one
@@ -411,11 +429,8 @@ impl<W: World> Loop<W> {
         self.stats.slow_cut.bump();
         self.give_up(index, 408);
         // It has read that, or it has not: its place is wanted.
-        let waits = [List::Linger, List::Answer, List::AnswerAhead];
-        if waits
-            .into_iter()
-            .any(|list| self.table.stands_in(index, list))
-        {
+        let mut waits = [List::Linger, List::Answer, List::AnswerAhead].into_iter();
+        if waits.any(|list| self.table.stands_in(index, list)) {
             self.close(index);
         }
     }
@@ -435,8 +450,11 @@ impl<W: World> Loop<W> {
 
     /// Closes one of those.
     pub(super) fn close_for_newcomer(&mut self, index: u32) {
-        let body = List::Body(self.table[index].exchange.at.doorway);
-        if self.table.stands_in(index, body) || self.table.stands_in(index, List::SmallBody) {
+        let exchange = &self.table[index].exchange;
+        let (body, pace) = (List::Body(exchange.at.doorway), exchange.upload.pace);
+        let sends =
+            self.table.stands_in(index, body) || self.table.stands_in(index, List::SmallBody);
+        if sends && is_behind(pace, self.policy.limits.body_pace_limit, self.clock.now_ns) {
             return self.close_slow_sender(index);
         }
         if self.table.stands_in(index, List::Header) {
