@@ -378,6 +378,32 @@ fn a_new_connection_has_the_place_of_a_client_that_takes_nothing() {
     });
 }
 
+/// Clients that ask again and again are idle in between, also if their kernels tell late what they have got.
+#[test]
+fn new_connections_have_the_places_of_clients_that_ask_often() {
+    let server = odd("--loops 1 --buckets 4 --connections 4");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = server.connect();
+                while !done.load(Ordering::SeqCst) {
+                    client.send(get("/fill/1"));
+                    if client.try_answer().is_err() {
+                        client = server.connect();
+                    }
+                    thread::sleep(Duration::from_millis(30)); // the client's own pace
+                }
+            });
+        }
+        for _ in 0..20 {
+            assert_eq!(server.get("/fill/1").status, 200);
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(server.stop().code(), 0);
+}
+
 /// It makes no difference what else happens on the connection of a client that takes nothing.
 #[test]
 fn a_new_connection_has_the_place_of_a_client_that_takes_nothing_and_goes_on() {

@@ -92,6 +92,16 @@ impl<W: World> Loop<W> {
         }
     }
 
+    /// No connection can be closed at once for a new one. One that is idle, and has not yet acknowledged its
+    /// last answer, has a place that is free as soon as it has: most do so when they see the end.
+    fn end_an_idle_one(&mut self) {
+        let idle = self.table.first(List::Idle);
+        if let Some(index) = idle.filter(|&index| !self.has_news(index)) {
+            self.stats.evicted.bump();
+            self.end(index);
+        }
+    }
+
     /// The system has no room for another connection, and none of ours can be closed for it.
     fn wait_for_the_system(&mut self, error: &io::Error) {
         if self.acceptor.quiet_until_ms <= self.clock.now_ms {
@@ -100,6 +110,7 @@ impl<W: World> Loop<W> {
         }
         self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS;
         self.pause_accepting();
+        self.end_an_idle_one();
     }
 
     /// Takes a connection that was accepted, or turns it away. It has the place that was taken for it, or
@@ -166,6 +177,7 @@ impl<W: World> Loop<W> {
         }
         self.acceptor.again_ms = self.clock.now_ms + again;
         self.pause_accepting();
+        self.end_an_idle_one();
     }
 
     /// Another loop has a new connection and no place for it.
@@ -183,6 +195,7 @@ impl<W: World> Loop<W> {
                 self.close_for_newcomer(index);
             }
         } else if self.acceptor.again_ms == 0 {
+            self.end_an_idle_one();
             // No ring will tell of it again, and one of ours may be so slow by then that it can be missed.
             self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS;
         }
