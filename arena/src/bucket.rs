@@ -56,7 +56,7 @@ pub struct Bucket {
     /// What has happened to the request.
     pub(crate) events: Events,
     /// An allocation that does not fit is refused for now, and does not end the request.
-    pub(crate) refusing: Cell<Option<Refusing>>,
+    pub(crate) refusing: Cell<Refusing>,
     /// How it has outgrown its bucket, if it has.
     pub(crate) exhaustion: Cell<Exhaustion>,
     pub(crate) panic_note: PanicNote,
@@ -301,7 +301,7 @@ impl Bucket {
                 report: Cell::new(None),
                 failing: Cell::new(false),
                 events: Events::new(),
-                refusing: Cell::new(None),
+                refusing: Cell::new(Refusing::default()),
                 exhaustion: Cell::new(Exhaustion::NOTHING),
                 panic_note: PanicNote::new(),
                 cleanups: Cleanups::new(),
@@ -451,6 +451,12 @@ impl Bucket {
     pub(crate) fn thread_begins(&self, address: usize, mask: u64) {
         self.first_frame.set(address);
         self.base_mask.set(mask);
+    }
+
+    pub(crate) fn change_refusing(&self, change: impl FnOnce(&mut Refusing)) {
+        let mut refusing = self.refusing.get();
+        change(&mut refusing);
+        self.refusing.set(refusing);
     }
 
     pub(crate) fn base_mask(&self) -> u64 {

@@ -13,7 +13,7 @@
 //! registered before those of any library: the dynamic linker calls what is in `.preinit_array` first.
 //! (System V ABI, "Initialization and Termination Functions")
 
-use crate::thread::thread;
+use crate::thread::{begin_era, thread};
 use crate::{overdraft, shared};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -91,6 +91,6 @@ pub(crate) fn be_nobodys_thread() {
         t.pool.set(0);
         t.writing.set(0);
         t.in_c.set(0);
-        t.era.set(t.era.get() + 1); // what is inside a closure gives nothing back
     });
+    begin_era(); // what is inside a closure gives nothing back
 }

@@ -19,7 +19,7 @@ use crate::futex::{self, AtomicU32, Ordering};
 use crate::pool::{Charged, Claim, Refused, Unsuitable};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::region::Part;
-use crate::thread::thread;
+use crate::thread::{era, thread};
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicUsize;
@@ -315,7 +315,7 @@ impl<'b> SetAside<'b> {
         }
         let share = SetAside {
             bucket: (!has_it).then_some(bucket),
-            era: thread(|t| t.era.get()),
+            era: era(),
         };
         // What is kept may have cut the free bytes in pieces.
         ensure_stack(STACK_MARGIN);
@@ -328,7 +328,7 @@ impl Drop for SetAside<'_> {
     fn drop(&mut self) {
         // In a later era the request that had it has ended, and its account is settled.
         if let Some(bucket) = self.bucket
-            && self.era == thread(|t| t.era.get())
+            && self.era == era()
             && drawn(bucket) == 0
         {
             end_drawing(bucket);

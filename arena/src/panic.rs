@@ -8,7 +8,7 @@
 
 use crate::bucket::Bucket;
 use crate::events::{ABORTING, BUMP_WAS_FULL, NOTED};
-use crate::recovery;
+use crate::recovery::{self, Refusing};
 use crate::thread::bound;
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -168,8 +168,7 @@ fn note(info: &PanicHookInfo<'_>) -> bool {
         bucket.events.add(ABORTING);
     }
     // It may be one inside a destructor that runs already because of another.
-    let before = bucket.refusing.get();
-    bucket.refusing.set(before.filter(|before| !before.failing));
+    bucket.change_refusing(Refusing::end_unwinding);
     true
 }
 

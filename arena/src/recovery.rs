@@ -47,7 +47,7 @@ use crate::exhaustion::{CRefusal, Exhaustion, Reason};
 use crate::panic::{self, PanicNote};
 use crate::parking::{on_report_stack, park, sleep_for_ever};
 use crate::signal;
-use crate::thread::{bound, thread};
+use crate::thread::{bound, era, thread};
 use crate::{overdraft, shared};
 use bumpalo::Bump;
 use std::alloc::Layout;
@@ -251,7 +251,7 @@ impl Tenant {
         bucket.policy.set(policy);
         bucket.report.set(Some(report));
         bucket.events.clear();
-        bucket.refusing.set(None);
+        bucket.refusing.set(Refusing::default());
         bucket.last_change.set(None);
         bucket.heap().begin(policy == Policy::Overdraft);
         bucket.set_state(BucketState::Busy);
@@ -407,7 +407,7 @@ impl Tenant {
             // What the jump has left behind may be half-way: the reserve serves what the cleanups allocate.
             t.aim.set(ptr::null());
         });
-        bucket.refusing.set(None);
+        bucket.refusing.set(Refusing::default());
         let exhaustion = bucket.exhaustion.get();
         let failed = Failed::Exhausted(exhaustion);
         bucket.failing.set(true);
@@ -531,7 +531,7 @@ pub(crate) fn does_not_fit(bucket: &'static Bucket, layout: Layout) -> *mut u8 {
     if bucket.heap().is_cut_for(layout.size()) {
         bucket.events.add(FOUND_NO_PIECE);
     }
-    let refuses = refuses(bucket, layout);
+    let refuses = refuses(bucket);
     if refuses {
         bucket.heap().note_refusal(layout.size());
     }
@@ -606,7 +606,7 @@ pub(crate) fn while_failing(bucket: &'static Bucket, layout: Layout) -> *mut u8 
     if let Some(block) = bucket.allocate_in_panic_room(layout) {
         return block.as_ptr();
     }
-    if refuses(bucket, layout) {
+    if refuses(bucket) {
         return ptr::null_mut();
     }
     let from_overdraft = || {
@@ -667,7 +667,7 @@ pub(crate) fn shared_heap_does_not_fit(layout: Layout) -> *mut u8 {
     if is_failing(bucket) {
         return while_failing(bucket, layout);
     }
-    if refuses(bucket, layout) {
+    if refuses(bucket) {
         return ptr::null_mut();
     }
     let (used, size) = crate::shared::shared_heap_usage();
@@ -846,60 +846,66 @@ pub fn exhausted() -> Option<Exhaustion> {
     bucket.events.any(MARKED).then(|| bucket.exhaustion.get())
 }
 
-/// What is refused for now where it does not fit.
-#[derive(Clone, Copy)]
-pub(crate) struct Refusing {
-    /// Blocks of this size and alignment, and larger ones.
-    least: Layout,
-    /// The thread was failing when that began: while it is failing, or while it is not, it holds.
-    pub(crate) failing: bool,
+/// How many closures of [`refusing`] run: of each kind of place, because what runs elsewhere meanwhile (what an
+/// unwinding runs, the request of a coroutine that is suspended in one) is refused nothing.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Refusing([u16; 4]);
+
+impl Refusing {
+    /// The kind of this place: whether the thread unwinds, and whether this is the bucket's own stack.
+    fn here() -> usize {
+        2 * usize::from(std::thread::panicking()) + usize::from(stack_remaining().is_some())
+    }
+
+    fn begin(&mut self, kind: usize) {
+        self.0[kind] += 1;
+    }
+
+    fn end(&mut self, kind: usize) {
+        self.0[kind] = self.0[kind].saturating_sub(1);
+    }
+
+    /// A panic begins, perhaps in a destructor that runs because of another.
+    pub(crate) fn end_unwinding(&mut self) {
+        self.0[2..].fill(0);
+    }
 }
 
 /// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request
 /// or drawing on the overdraft. For code that can do without: `Vec::try_reserve` and the like. Other code
 /// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost. If `f` panics, what the
-/// unwinding needs is served.
+/// unwinding needs is served. (Where `f` runs in a destructor while a panic unwinds already, a panic in it is
+/// the end of the refusing; and one that `resume_unwind` goes on with there is not seen: what its unwinding
+/// needs is refused.)
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
-    refusing_from(Layout::new::<()>(), f)
-}
-
-/// As [`refusing`], for blocks that have at least the size and the alignment of `least`. All others are
-/// ordinary ones.
-fn refusing_from<R>(least: Layout, f: impl FnOnce() -> R) -> R {
-    struct Restore(Option<(&'static Bucket, Option<Refusing>)>, u64);
-    impl Drop for Restore {
+    struct End(&'static Bucket, usize, u64);
+    impl Drop for End {
         fn drop(&mut self) {
             // A coroutine's may end in a later request.
-            if let Some((bucket, before)) = self.0
-                && thread(|t| t.era.get()) == self.1
-            {
-                bucket.refusing.set(before);
+            if era() == self.2 {
+                self.0.change_refusing(|refusing| refusing.end(self.1));
             }
         }
     }
-    let refused = bound().map(|bucket| {
-        let failing = is_failing(bucket);
-        (
-            bucket,
-            bucket.refusing.replace(Some(Refusing { least, failing })),
-        )
+    let _end = bound().map(|bucket| {
+        let kind = Refusing::here();
+        bucket.change_refusing(|refusing| refusing.begin(kind));
+        End(bucket, kind, era())
     });
-    let _restore = Restore(refused, thread(|t| t.era.get()));
     f()
 }
 
-/// As [`refusing`], for blocks that have at least the size and the alignment of `least` (all others are
-/// ordinary ones), and for what the request goes on without if it is refused: [`Usage::extent`] counts it
-/// then, and is larger than the arena.
+/// As [`refusing`], for what the request goes on without if it is refused: [`Usage::extent`] counts it then,
+/// and is larger than the arena.
 ///
 /// # Errors
 /// Those of `f`.
-pub fn refusing_or_noting<R, E>(least: Layout, f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+pub fn refusing_or_noting<R, E>(f: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
     let Some(bucket) = bound() else {
         return f();
     };
     bucket.heap().forget_refusal();
-    let result = refusing_from(least, f);
+    let result = refusing(f);
     if result.is_err() {
         bucket.heap().want_refused();
         bucket.events.add(REFUSED);
@@ -907,13 +913,10 @@ pub fn refusing_or_noting<R, E>(least: Layout, f: impl FnOnce() -> Result<R, E>)
     result
 }
 
-/// Whether such a block is refused now if it does not fit.
-fn refuses(bucket: &Bucket, layout: Layout) -> bool {
-    bucket.refusing.get().is_some_and(|refusing| {
-        layout.size() >= refusing.least.size()
-            && layout.align() >= refusing.least.align()
-            && refusing.failing == is_failing(bucket)
-    })
+/// Whether a block that does not fit is refused now.
+fn refuses(bucket: &Bucket) -> bool {
+    let refusing = bucket.refusing.get();
+    refusing != Refusing::default() && refusing.0[Refusing::here()] > 0
 }
 
 /// While a thread panics or cleans up it must neither jump (the panic count would stay raised) nor be marked.

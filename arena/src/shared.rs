@@ -15,9 +15,10 @@ use crate::bucket::Bucket;
 use crate::cleanup::WayOut;
 use crate::overdraft;
 use crate::pool::{Pool, Unsuitable, chunk};
+use crate::recovery::Refusing;
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::region::Part;
-use crate::thread::thread;
+use crate::thread::{begin_era, era, thread};
 use std::alloc::Layout;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -238,7 +239,7 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
     impl Drop for Restore {
         fn drop(&mut self) {
             thread(|t| {
-                if t.era.get() != self.era {
+                if era() != self.era {
                     return; // it was given up, and the thread's words put right, when its request ended
                 }
                 t.outside.set(t.outside.get() - 1);
@@ -268,7 +269,7 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
         Restore {
             aim: (pool, owner),
             before: (t.pool.replace(pool), t.owner.replace(owner)),
-            era: t.era.get(),
+            era: era(),
         }
     });
     f()
@@ -283,7 +284,7 @@ pub(crate) fn is_inside(bucket: &Bucket) -> bool {
 /// Whether a closure of the request is still inside a cell, [`outside`] or `refusing`.
 #[inline]
 pub(crate) fn has_closures(bucket: &Bucket) -> bool {
-    bucket.refusing.get().is_some() || is_inside(bucket)
+    bucket.refusing.get() != Refusing::default() || is_inside(bucket)
 }
 
 /// Gives up the closures of this thread's request that have not returned, and never will in it (no way out),
@@ -292,7 +293,7 @@ pub(crate) fn has_closures(bucket: &Bucket) -> bool {
 #[cold]
 pub(crate) fn give_up_closures(bucket: &Bucket, way_out: Option<WayOut>) {
     bucket.held.release_all(bucket, way_out);
-    bucket.refusing.set(None);
+    bucket.refusing.set(Refusing::default());
     thread(|t| {
         if t.outside.replace(0) > 0 {
             t.aim.set(t.aim_before.get());
@@ -301,8 +302,8 @@ pub(crate) fn give_up_closures(bucket: &Bucket, way_out: Option<WayOut>) {
         t.owner.set(0);
         t.writing.set(0);
         lose(t.net.replace(0));
-        t.era.set(t.era.get() + 1);
     });
+    begin_era();
 }
 
 /// For a fork: holds all locks until [`release`].

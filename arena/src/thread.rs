@@ -3,6 +3,7 @@
 use crate::bucket::Bucket;
 use std::cell::Cell;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) struct Thread {
     /// The bucket whose arena takes this thread's allocations; null: they go elsewhere. Read by every
@@ -61,6 +62,22 @@ thread_local! {
 #[inline(always)]
 pub(crate) fn thread<R>(f: impl FnOnce(&Thread) -> R) -> R {
     THREAD.with(f)
+}
+
+/// The number of this thread's present era: no other era in the process has it, on whatever thread.
+pub(crate) fn era() -> u64 {
+    match thread(|t| t.era.get()) {
+        0 => begin_era(),
+        era => era,
+    }
+}
+
+/// Another era begins: closures that have begun before have nothing to give back when they end.
+pub(crate) fn begin_era() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let era = NEXT.fetch_add(1, Ordering::Relaxed);
+    thread(|t| t.era.set(era));
+    era
 }
 
 /// The bucket this thread is bound to, if it is running a request.

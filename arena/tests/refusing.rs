@@ -6,10 +6,11 @@ use common::{
     SHARE, alone, exhaustion, finish, never_stuck, next_bucket, on_bucket_thread, panic_message,
     parks, start_on,
 };
+use corosensei::Coroutine;
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::mem::forget;
-use std::panic::catch_unwind;
+use std::panic::{catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use transom_arena::{
     Reason, Registered, Shared, Tenant, defer, outside, overdraft_usage, refusing,
@@ -149,6 +150,82 @@ fn what_a_panic_inside_runs_is_served() {
             panic!("the reason {}", black_box(7));
         });
         assert!(outcome.result.is_err());
+        serves(tenant);
+    });
+}
+
+/// What goes on inside does not change what is refused after it, nor what a destructor there gets.
+#[test]
+fn a_cleanup_that_asks_may_panic_inside() {
+    static DONE: AtomicU32 = AtomicU32::new(0);
+    let _turn = alone();
+    on_bucket_thread(|tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| -> u8 {
+            assert!(defer(|_| {
+                refusing(|| {
+                    assert!(catch_unwind(|| panic!("caught")).is_err());
+                    assert!(HUNGRY.iter().all(|&bytes| is_refused(bytes)));
+                    assert!(Vec::<u8>::new().try_reserve_exact(HUNGRY[1]).is_err());
+                });
+                DONE.fetch_add(1, Ordering::Relaxed);
+            }));
+            assert!(defer(|_| {
+                let caught = catch_unwind(|| {
+                    refusing(|| {
+                        let _takes = OnDrop(|| drop(black_box(vec![1u8; HUNGRY[0]])));
+                        resume_unwind(Box::new(7));
+                    });
+                });
+                assert!(caught.is_err());
+                DONE.fetch_add(1, Ordering::Relaxed);
+            }));
+            panic!("the reason");
+        });
+        assert!(outcome.result.is_err());
+        assert_eq!(DONE.load(Ordering::Relaxed), 2);
+        serves(tenant);
+    });
+}
+
+type Asking = Coroutine<(), (), ()>;
+
+/// A coroutine that is suspended where it may be refused.
+fn asking() -> Asking {
+    let mut coroutine = Asking::new(|yielder, ()| {
+        refusing(|| {
+            assert!(is_refused(HUNGRY[1]));
+            yielder.suspend(());
+            assert!(Vec::<u8>::new().try_reserve_exact(HUNGRY[1]).is_err());
+        });
+    });
+    coroutine.resume(());
+    coroutine
+}
+
+/// Coroutines that are suspended there, end in any order, or never, leave the rest of the request as it is.
+#[test]
+fn a_coroutine_that_is_suspended_there_refuses_its_request_nothing() {
+    let takes = || assert_eq!(black_box(vec![1u8; HUNGRY[0]]).len(), HUNGRY[0]);
+    let _turn = alone();
+    on_bucket_thread(move |tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let mut one = asking();
+            takes();
+            one.resume(());
+        });
+        assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let (mut one, mut other) = (asking(), asking());
+            one.resume(());
+            other.resume(());
+            takes();
+        });
+        assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
+        let outcome = tenant.enter(&never_stuck, |_| {
+            forget(asking());
+            assert!(defer(move |_| takes()));
+        });
+        assert_eq!(exhaustion(outcome.result).reason, Reason::Arena);
         serves(tenant);
     });
 }

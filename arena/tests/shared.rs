@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use transom_arena::{
     Bump, Outcome, Reason, Shared, SharedError, Tenant, outside, refusing, shared_heap_kept,
     shared_heap_usage,
@@ -588,6 +588,59 @@ fn cells_that_are_given_back_in_the_order_they_were_taken_in_stay_noted() {
     assert_eq!(FIRST.with(|n| *n), Ok(1));
     SECOND.restore(|| 2);
     assert_eq!(SECOND.with(|n| *n), Ok(2));
+}
+
+/// A coroutine that other threads may have.
+struct Sent(Stashed);
+
+// SAFETY: all that the coroutines of this type have on their stacks may be sent: crates whose coroutines are
+// `Send` ask for that, and cannot check more.
+unsafe impl Send for Sent {}
+
+/// A closure that a request has left behind, and that ends on another thread, gives nothing back there.
+#[test]
+fn closures_that_end_on_another_thread_give_nothing_back_there() {
+    static CELL: Shared<u64> = Shared::new(1);
+    static LEFT: Mutex<Vec<Sent>> = Mutex::new(Vec::new());
+    fn leave(body: impl FnOnce(&Yielder<(), ()>) + 'static) {
+        let mut coroutine = Stashed::new(|yielder, ()| body(yielder));
+        coroutine.resume(());
+        LEFT.lock().expect("no panic").push(Sent(coroutine));
+    }
+    let left = start_on(next_bucket(), |tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            leave(|yielder| assert!(CELL.with(|_| yielder.suspend(())).is_ok()));
+        });
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+        CELL.restore(|| 1);
+        let outcome = tenant.enter(&never_stuck, |_| {
+            leave(|yielder| assert!(CELL.read(|_| yielder.suspend(())).is_ok()));
+            leave(|yielder| outside(|| yielder.suspend(())));
+        });
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+    });
+    finish(&left);
+    CELL.restore(|| 1);
+    let ends = start_on(next_bucket(), |tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| {
+            let changed = CELL.with_once(|n| {
+                let left = std::mem::take(&mut *LEFT.lock().expect("no panic"));
+                for mut coroutine in left {
+                    coroutine.0.resume(());
+                    assert!(coroutine.0.done());
+                }
+                // Another one has to wait, as long as this closure runs.
+                let other = std::thread::spawn(|| CELL.with(|n| *n));
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                assert!(!other.is_finished());
+                *n += 1;
+                other
+            });
+            changed.map(|other| other.join().expect("no panic"))
+        });
+        assert!(matches!(outcome.result, Ok(Ok(Ok(2)))), "{outcome:?}");
+    });
+    finish(&ends);
 }
 
 /// The request ends, and the closure of a coroutine that it has left in a thread-local does not.

@@ -4,38 +4,17 @@
 //! whether it may refuse, so it serves what does not fit from the overdraft, and the request's answer is then
 //! a 500.
 
-use std::alloc::Layout;
 use std::collections::{BinaryHeap, HashMap, HashSet, TryReserveError, VecDeque};
 use std::hash::{BuildHasher, Hash};
 use transom_arena::refusing_or_noting;
 
 /// What can grow by so many elements at once, or say that it cannot.
 pub trait TryReserve {
-    /// The collection's own `try_reserve`.
+    /// As [`try_reserve`]: with the collection's own `try_reserve`, inside [`refusing`](crate::refusing).
     ///
     /// # Errors
-    /// When there is no memory.
+    /// When it does not fit.
     fn try_reserve(&mut self, additional: usize) -> Result<(), TryReserveError>;
-
-    /// The least size and alignment of the blocks that it can do without. All others that it asks for
-    /// meanwhile are ordinary ones: a key's `Hash` runs where a table moves, and may allocate.
-    fn least_block(&self, additional: usize) -> Layout {
-        let _ = additional;
-        ANY
-    }
-}
-
-/// Every block.
-pub(crate) const ANY: Layout = Layout::new::<()>();
-
-/// The table of so many entries has at least their bytes, one more for each, and the alignment of what
-/// hashbrown looks at in one step.
-fn table_of<T>(len: usize, additional: usize) -> Layout {
-    let group = if cfg!(target_feature = "sse2") { 16 } else { 8 };
-    let entries = len.saturating_add(additional);
-    let size = entries.saturating_mul(size_of::<T>() + 1);
-    // What is too much for one block is refused before a key is looked at.
-    Layout::from_size_align(size, group.max(align_of::<T>())).unwrap_or(ANY)
 }
 
 /// Makes room for `additional` more elements (bytes, of a `String`) in the bucket's arena, or inside
@@ -61,29 +40,70 @@ pub fn try_reserve(
     collection: &mut impl TryReserve,
     additional: usize,
 ) -> Result<(), TryReserveError> {
-    let least = collection.least_block(additional);
-    refusing_or_noting(least, || collection.try_reserve(additional))
+    collection.try_reserve(additional)
 }
 
 macro_rules! can_reserve {
-    ($([$($parameters:tt)*] $collection:ty $(, of $entry:ty)?);* $(;)?) => {$(
+    ($([$($parameters:tt)*] $collection:ty),* $(,)?) => {$(
         impl<$($parameters)*> TryReserve for $collection {
             fn try_reserve(&mut self, additional: usize) -> Result<(), TryReserveError> {
-                self.try_reserve(additional)
+                refusing_or_noting(|| self.try_reserve(additional))
             }
-
-            $(fn least_block(&self, additional: usize) -> Layout {
-                table_of::<$entry>(self.len(), additional)
-            })?
         }
     )*};
 }
 
 can_reserve!(
-    [T] Vec<T>;
-    [] String;
-    [T] VecDeque<T>;
-    [T: Ord] BinaryHeap<T>;
+    [T] Vec<T>,
+    [] String,
+    [T] VecDeque<T>,
+    [T: Ord] BinaryHeap<T>,
+);
+
+/// A map runs its keys' `Hash` where it grows, which may allocate and cannot do without. So nothing is refused
+/// then, and it is asked before whether there is room for the table.
+macro_rules! can_reserve_a_table {
+    ($([$($parameters:tt)*] $collection:ty, of $entry:ty);* $(;)?) => {$(
+        impl<$($parameters)*> TryReserve for $collection {
+            fn try_reserve(&mut self, additional: usize) -> Result<(), TryReserveError> {
+                if additional > self.capacity() - self.len() {
+                    look_for_table::<$entry>(self.len(), additional, self.capacity())?;
+                }
+                self.try_reserve(additional)
+            }
+        }
+    )*};
+}
+
+can_reserve_a_table!(
     [K: Eq + Hash, V, S: BuildHasher] HashMap<K, V, S>, of (K, V);
     [T: Eq + Hash, S: BuildHasher] HashSet<T, S>, of T;
 );
+
+/// Whether there is room for the table that a map of so many entries, with room for so many, has when it
+/// grows.
+///
+/// It is that of hashbrown, which the standard library has: a power of two of places, of which seven eighths
+/// are used, a byte for each, and at most a cache line more. (A map from which much was removed may put its
+/// table in order instead, or take a larger one: then there is room for it, or it is drawn from the
+/// overdraft.)
+fn look_for_table<T>(
+    len: usize,
+    additional: usize,
+    capacity: usize,
+) -> Result<(), TryReserveError> {
+    const MORE: usize = 64;
+    let entries = len
+        .saturating_add(additional)
+        .max(capacity.saturating_add(1));
+    let places = match entries {
+        0..4 => Some(4),
+        4..8 => Some(8),
+        8.. => (entries.saturating_mul(8) / 7).checked_next_power_of_two(),
+    };
+    let bytes = places.and_then(|places| places.checked_mul(size_of::<T>() + 1));
+    let bytes = bytes
+        .unwrap_or(usize::MAX)
+        .saturating_add(MORE + align_of::<T>());
+    refusing_or_noting(|| Vec::<u8>::new().try_reserve_exact(bytes))
+}

@@ -7,7 +7,7 @@ use crate::cleanup::WayOut;
 use crate::futex::{AtomicU32, Ordering};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
 use crate::rwlock;
-use crate::thread::{bound, thread};
+use crate::thread::{bound, era, thread};
 use std::sync::atomic::{AtomicIsize, AtomicU8, AtomicUsize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Lock {
         }
         impl Drop for Guard<'_> {
             fn drop(&mut self) {
-                if self.era != thread(|t| t.era.get()) {
+                if self.era != era() {
                     return; // it was given up, and released, when its request ended
                 }
                 let way_out = match self.returned {
@@ -129,7 +129,7 @@ impl Lock {
             lock: self,
             access,
             since,
-            era: thread(|t| t.era.get()),
+            era: era(),
             returned: false,
         };
         // The state is looked at with the lock, so that a thread that waits learns what the one before it has

@@ -11,7 +11,7 @@ use crate::bucket::Bucket;
 use crate::overdraft;
 use crate::pool::{Locked, Piece};
 use crate::recovery::{STACK_MARGIN, ensure_stack};
-use crate::thread::{bound, thread};
+use crate::thread::{bound, era, thread};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -114,14 +114,17 @@ impl<'b> Promised<'b> {
         })?;
         PROMISES[pool].fetch_add(1, Ordering::SeqCst);
         bucket.held.promise(lock, promise);
-        let era = thread(|t| t.era.get());
-        Some(Promised { bucket, lock, era })
+        Some(Promised {
+            bucket,
+            lock,
+            era: era(),
+        })
     }
 }
 
 impl Drop for Promised<'_> {
     fn drop(&mut self) {
-        if self.era != thread(|t| t.era.get()) {
+        if self.era != era() {
             return; // it was ended when the change was given up
         }
         ensure_stack(STACK_MARGIN); // before it is taken from where it would be ended otherwise

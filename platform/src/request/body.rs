@@ -10,7 +10,6 @@ use transom_arena::{current_room_to_grow, refusing_or_noting};
 
 use crate::failure::Failure;
 use crate::outgrown::io_unless_exhausted;
-use crate::reserve::ANY;
 
 /// How much a body of unknown length is collected at a time: the size of a page, an arbitrary choice.
 const STEP_BYTES: usize = 4096;
@@ -90,7 +89,7 @@ pub(super) fn collect(stream: &Stream, length: Option<u64>) -> Result<Vec<u8>, F
     };
     let length = usize::try_from(length).map_err(|_| too_large())?;
     let mut body = Vec::new();
-    refusing_or_noting(ANY, || body.try_reserve_exact(length)).map_err(|_| too_large())?;
+    refusing_or_noting(|| body.try_reserve_exact(length)).map_err(|_| too_large())?;
     body.resize(length, 0);
     BodyReader::new(&[], stream)
         .read_exact(&mut body)
@@ -103,7 +102,7 @@ fn collect_unknown(stream: &Stream) -> Result<Vec<u8>, Failure> {
     loop {
         let start = body.len();
         if body.capacity() - start < STEP_BYTES {
-            refusing_or_noting(ANY, || make_room(&mut body)).map_err(|_| too_large())?;
+            refusing_or_noting(|| make_room(&mut body)).map_err(|_| too_large())?;
         }
         body.resize(start + STEP_BYTES, 0);
         let read = stream.read(&mut body[start..]).map_err(cut_short)?;

@@ -121,18 +121,25 @@ fn reserve(request: &Request) -> Result<String, Failure> {
 
 /// A key that allocates where its table moves.
 #[derive(PartialEq, Eq)]
-struct Formats(u64);
+struct Formats(u64, bool);
 
 impl Hash for Formats {
     fn hash<H: Hasher>(&self, state: &mut H) {
         format!("key number {:>60}", self.0).hash(state);
+        if self.1 {
+            // Blocks like those of tables, some of them larger.
+            let tags: HashSet<u64> = (0..self.0 % 64).collect();
+            vec![u128::from(self.0); tags.len() * 40].hash(state);
+        }
     }
 }
 
 /// Leaves so many bytes free in one piece, and then asks for a larger table.
 fn reserve_table(request: &Request) -> Result<String, Failure> {
-    let mut map: HashMap<_, _> = (0..400).map(|n| (Formats(n), n)).collect();
-    let mut set: HashSet<_> = (0..400).map(Formats).collect();
+    let has_tags = request.query("tags").is_some();
+    let key = |n| Formats(n, has_tags);
+    let mut map: HashMap<_, _> = (0..400).map(|n| (key(n), n)).collect();
+    let mut set: HashSet<_> = (0..400).map(key).collect();
     let piece: Vec<u8> = Vec::with_capacity(request.param("left").unwrap_or("").parse()?);
     let (mut rest, mut bytes) = (Vec::with_capacity(5000), 64 << 10);
     while bytes >= 16 {
