@@ -846,8 +846,8 @@ pub fn exhausted() -> Option<Exhaustion> {
     bucket.events.any(MARKED).then(|| bucket.exhaustion.get())
 }
 
-/// How many closures of [`refusing`] run: of each kind of place, because what runs elsewhere meanwhile (what an
-/// unwinding runs, the request of a coroutine that is suspended in one) is refused nothing.
+/// How many closures of [`refusing`] run: of each kind of place, because what runs elsewhere meanwhile (what
+/// an unwinding runs, the request of a coroutine that is suspended in one) is refused nothing.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Refusing([u16; 4]);
 

@@ -60,8 +60,8 @@ can_reserve!(
     [T: Ord] BinaryHeap<T>,
 );
 
-/// A map runs its keys' `Hash` where it grows, which may allocate and cannot do without. So nothing is refused
-/// then, and it is asked before whether there is room for the table.
+/// A map runs its keys' `Hash` where it grows, which may allocate and cannot do without. So nothing is
+/// refused then, and it is asked before whether there is room for the table.
 macro_rules! can_reserve_a_table {
     ($([$($parameters:tt)*] $collection:ty, of $entry:ty);* $(;)?) => {$(
         impl<$($parameters)*> TryReserve for $collection {
