@@ -742,7 +742,7 @@ mod tests {
             report.kinds[0].smallest_failed = Some(4);
             report.server.kept_bytes = Some(20 << 10);
         });
-        assert!(cut_in_pieces.contains("buckets keep 20.0 KiB of what requests left"));
+        assert!(cut_in_pieces.contains("buckets keep 20 KiB of what requests left"));
         let cut = |report: &mut LoadReport| report.kinds[0].failures = BTreeMap::from([("cut", 2)]);
         assert!(wrong(NONE, cut).contains("no answer at all"));
     }
