@@ -873,10 +873,10 @@ impl Refusing {
 
 /// Runs `f`, in which an allocation that does not fit the arena gets nothing, instead of ending the request
 /// or drawing on the overdraft. For code that can do without: `Vec::try_reserve` and the like. Other code
-/// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost. If `f` panics, what the
-/// unwinding needs is served. (Where `f` runs in a destructor while a panic unwinds already, a panic in it is
-/// the end of the refusing; and one that `resume_unwind` goes on with there is not seen: what its unwinding
-/// needs is refused.)
+/// (`vec![]`, `Box::new`) aborts if it gets nothing, and its bucket is lost. It holds on the stack on which
+/// it was begun, and not in a coroutine that `f` runs. If `f` panics, what the unwinding needs is served.
+/// (Where `f` runs in a destructor while a panic unwinds already, a panic in it is the end of the refusing;
+/// and one that `resume_unwind` goes on with there is not seen: what its unwinding needs is refused.)
 pub fn refusing<R>(f: impl FnOnce() -> R) -> R {
     struct End(&'static Bucket, usize, u64);
     impl Drop for End {

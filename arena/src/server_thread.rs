@@ -5,6 +5,7 @@
 
 use crate::bucket::Bucket;
 use crate::recovery::Tenant;
+use crate::thread::begin_era;
 use crate::{shared, signal};
 use std::ffi::c_void;
 use std::io::{self, Write};
@@ -93,6 +94,7 @@ extern "C" fn start(argument: *mut c_void) -> *mut c_void {
     // SAFETY: `create_thread` passes a bucket, which lives for ever.
     let bucket: &'static Bucket = unsafe { &*argument.cast::<Bucket>() };
     bucket.thread_begins((&raw const argument).addr(), signal::mask());
+    begin_era();
     name_this_thread(bucket.index());
     // The standard library makes a thread's handle when it is first asked for (channels do), with `malloc`,
     // and aborts where that gets nothing, as it may in a request.

@@ -242,7 +242,8 @@ fn aimed_at<R>(pool: usize, owner: usize, f: impl FnOnce() -> R) -> R {
                 if era() != self.era {
                     return; // it was given up, and the thread's words put right, when its request ended
                 }
-                t.outside.set(t.outside.get() - 1);
+                // A thread that serves no request may end what another such one has begun.
+                t.outside.set(t.outside.get().saturating_sub(1));
                 // Unless another has begun since, and goes on.
                 if (t.pool.get(), t.owner.get()) == self.aim {
                     t.pool.set(self.before.0);

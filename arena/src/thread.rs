@@ -64,20 +64,17 @@ pub(crate) fn thread<R>(f: impl FnOnce(&Thread) -> R) -> R {
     THREAD.with(f)
 }
 
-/// The number of this thread's present era: no other era in the process has it, on whatever thread.
+/// The number of this thread's present era. No other era of a thread that serves requests has it, on whatever
+/// thread; all threads that never have share 0, because nothing is given up there.
 pub(crate) fn era() -> u64 {
-    match thread(|t| t.era.get()) {
-        0 => begin_era(),
-        era => era,
-    }
+    thread(|t| t.era.get())
 }
 
 /// Another era begins: closures that have begun before have nothing to give back when they end.
-pub(crate) fn begin_era() -> u64 {
+pub(crate) fn begin_era() {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let era = NEXT.fetch_add(1, Ordering::Relaxed);
     thread(|t| t.era.set(era));
-    era
 }
 
 /// The bucket this thread is bound to, if it is running a request.

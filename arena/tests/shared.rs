@@ -597,6 +597,13 @@ struct Sent(Stashed);
 // `Send` ask for that, and cannot check more.
 unsafe impl Send for Sent {}
 
+impl Sent {
+    fn end(mut self) {
+        self.0.resume(());
+        assert!(self.0.done());
+    }
+}
+
 /// A closure that a request has left behind, and that ends on another thread, gives nothing back there.
 #[test]
 fn closures_that_end_on_another_thread_give_nothing_back_there() {
@@ -625,10 +632,7 @@ fn closures_that_end_on_another_thread_give_nothing_back_there() {
         let outcome = tenant.enter(&never_stuck, |_| {
             let changed = CELL.with_once(|n| {
                 let left = std::mem::take(&mut *LEFT.lock().expect("no panic"));
-                for mut coroutine in left {
-                    coroutine.0.resume(());
-                    assert!(coroutine.0.done());
-                }
+                left.into_iter().for_each(Sent::end);
                 // Another one has to wait, as long as this closure runs.
                 let other = std::thread::spawn(|| CELL.with(|n| *n));
                 std::thread::sleep(std::time::Duration::from_millis(100));
@@ -641,6 +645,29 @@ fn closures_that_end_on_another_thread_give_nothing_back_there() {
         assert!(matches!(outcome.result, Ok(Ok(Ok(2)))), "{outcome:?}");
     });
     finish(&ends);
+}
+
+/// Threads that serve no request may end what others have begun.
+#[test]
+fn closures_of_threads_without_a_request_may_end_on_another() {
+    static CELL: Shared<u64> = Shared::new(1);
+    let begun = || {
+        let mut coroutine = Stashed::new(|yielder, ()| {
+            assert!(CELL.with(|_| yielder.suspend(())).is_ok());
+        });
+        coroutine.resume(());
+        Sent(coroutine)
+    };
+    let begun = std::thread::spawn(begun).join().expect("no panic");
+    let end = move || {
+        begun.end();
+        CELL.with(|n| *n += 1)
+    };
+    assert_eq!(std::thread::spawn(end).join().expect("no panic"), Ok(()));
+    on_bucket_thread(|tenant| {
+        let outcome = tenant.enter(&never_stuck, |_| CELL.with(|n| *n));
+        assert!(matches!(outcome.result, Ok(Ok(2))), "{outcome:?}");
+    });
 }
 
 /// The request ends, and the closure of a coroutine that it has left in a thread-local does not.

@@ -19,8 +19,12 @@ pub trait TryReserve {
 
 /// Makes room for `additional` more elements (bytes, of a `String`) in the bucket's arena, or inside
 /// [`Shared::with`](crate::Shared::with) in the shared heap. Nothing is drawn from the overdraft: where it
-/// does not fit, the collection stays as it is, and the request goes on. (What the keys of a map or set
-/// allocate in their `Hash` is not asked for in this way: if that does not fit, the answer is a 500.)
+/// does not fit, the collection stays as it is, and the request goes on.
+///
+/// For a map or set it is asked first whether the table fits that it has when it grows, and then it grows as
+/// always: what its keys allocate in their `Hash` may be drawn. So may a table that is twice as large, which
+/// a map takes from which entries were removed; or one for which there was room in a shared heap a moment
+/// ago. (Such a map may also be refused where it would have put its table in order in its place.)
 ///
 /// ```
 /// use transom_platform::{Failure, Request, try_reserve};

@@ -404,6 +404,28 @@ fn new_connections_have_the_places_of_clients_that_ask_often() {
     assert_eq!(server.stop().code(), 0);
 }
 
+/// Also where none of them has acknowledged its last answer yet, one connection ends for one newcomer.
+#[test]
+fn a_new_connection_has_the_place_of_one_other() {
+    let server = odd("--loops 1 --buckets 4 --connections 16");
+    let mut clients: Vec<_> = (0..16).map(|_| server.connect()).collect();
+    // A kernel that has seen some requests acknowledges late.
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.send(get("/fill/1"));
+            assert_eq!(client.answer().status, 200);
+        }
+    }
+    assert_eq!(server.get("/fill/1").status, 200);
+    let is_open =
+        |client: &mut &mut Client| client.try_send(get("/fill/1")) && client.try_answer().is_ok();
+    let open = clients
+        .iter_mut()
+        .filter_map(|mut client| is_open(&mut client).then_some(()))
+        .count();
+    assert!(open >= 14, "{open} of 16");
+}
+
 /// It makes no difference what else happens on the connection of a client that takes nothing.
 #[test]
 fn a_new_connection_has_the_place_of_a_client_that_takes_nothing_and_goes_on() {

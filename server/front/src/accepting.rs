@@ -80,8 +80,7 @@ impl<W: World> Loop<W> {
                     if !W::is_readable(fd) {
                         return;
                     }
-                    let is_ours = error.raw_os_error() == Some(libc::EMFILE);
-                    match self.evictable().filter(|_| is_ours) {
+                    match self.evictable().filter(|_| is_ours(&error)) {
                         Some(index) if self.has_news(index) => self.drive(index),
                         Some(index) => self.close_for_newcomer(index),
                         None => return self.wait_for_the_system(&error),
@@ -95,8 +94,13 @@ impl<W: World> Loop<W> {
     /// No connection can be closed at once for a new one. One that is idle, and has not yet acknowledged its
     /// last answer, has a place that is free as soon as it has: most do so when they see the end.
     fn end_an_idle_one(&mut self) {
+        // Not another one at once: what one was told takes its time.
+        if self.clock.now_ms < self.acceptor.end_ms {
+            return;
+        }
         let idle = self.table.first(List::Idle);
         if let Some(index) = idle.filter(|&index| !self.has_news(index)) {
+            self.acceptor.end_ms = self.clock.now_ms + ACCEPT_AGAIN_MS;
             self.stats.evicted.bump();
             self.end(index);
         }
@@ -110,7 +114,9 @@ impl<W: World> Loop<W> {
         }
         self.acceptor.again_ms = self.clock.now_ms + ACCEPT_AGAIN_MS;
         self.pause_accepting();
-        self.end_an_idle_one();
+        if is_ours(error) {
+            self.end_an_idle_one();
+        }
     }
 
     /// Takes a connection that was accepted, or turns it away. It has the place that was taken for it, or
@@ -278,4 +284,9 @@ impl<W: World> Loop<W> {
             let _ = self.epoll.add_listener(fd, shared, token);
         }
     }
+}
+
+/// Whether it is this process that has no room, so that closing one of its connections makes some.
+fn is_ours(shortage: &io::Error) -> bool {
+    shortage.raw_os_error() == Some(libc::EMFILE)
 }

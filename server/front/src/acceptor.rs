@@ -19,6 +19,8 @@ pub(crate) struct Acceptor {
     /// When to try again to accept, after the system had no room for another connection; 0: not waiting for
     /// that.
     pub again_ms: u64,
+    /// Until when no other idle connection is told the end for a new one.
+    pub end_ms: u64,
     /// Until when not all connections are looked at for one that can be closed for a new one.
     pub search_ms: u64,
     /// Until when nothing is said about a system that has no room.
@@ -42,6 +44,7 @@ impl Acceptor {
             options,
             is_open: true,
             again_ms: 0,
+            end_ms: 0,
             search_ms: 0,
             quiet_until_ms: 0,
             addresses,

@@ -31,6 +31,9 @@ const BEHIND_NS: u64 = 100_000_000;
 /// The same of a client that has sent requests ahead, if a head in parts finds no other buffer.
 const AHEAD_NS: u64 = 1_000_000_000;
 
+/// How long bytes may be on their way to a client, and the answer of its kernel on the way back.
+const ON_ITS_WAY_NS: u64 = 2_000_000_000;
+
 /// How soon it is looked again whether such a client has taken something.
 const LOOK_AGAIN_MS: u32 = 100;
 
@@ -61,20 +64,19 @@ impl<W: World> Loop<W> {
     }
 
     /// Looks what a client has taken. One that has taken all has all of its time again; and so has one that
-    /// has taken all that there was when its time last began, while more comes now and then: it may be far
-    /// away, so that something is always on its way.
+    /// has soon taken all that there was when its time last began, while more comes now and then: it may be
+    /// far away, so that something is always on its way.
     fn look_at_taker(&mut self, index: u32) {
-        let lists = [List::Answer, List::AnswerAhead];
-        let is_stuck = self.waits_for_taker(index)
-            || lists
-                .into_iter()
-                .any(|list| self.table.stands_in(index, list));
         self.credit_taker(index);
         let now_ns = self.clock.now_ns;
         let connection = &mut self.table[index];
+        let is_stuck = matches!(connection.exchange.state, State::Writing(_));
         let (outbox, handed) = (&mut connection.outbox, connection.transport.handed);
-        if outbox.taken == handed || (!is_stuck && outbox.taken >= outbox.mark) {
+        let is_soon = !is_stuck && outbox.pace.used_ns(now_ns) < ON_ITS_WAY_NS;
+        if outbox.taken == handed || (outbox.taken >= outbox.mark && is_soon) {
             outbox.pace.begin(now_ns);
+        }
+        if outbox.taken >= outbox.mark {
             outbox.mark = handed;
         }
     }
@@ -299,8 +301,7 @@ impl<W: World> Loop<W> {
             Some(_) => MISSABLE_NS,
             None => AHEAD_NS,
         };
-        let ahead = self.slowest_ahead(least_ns);
-        if let Some(ahead) = ahead {
+        if let Some(ahead) = self.slowest_ahead(least_ns) {
             self.cut(ahead);
             return true;
         }
@@ -403,8 +404,7 @@ impl<W: World> Loop<W> {
         if missable.is_some() || self.clock.now_ms < self.acceptor.search_ms {
             return missable;
         }
-        let found = self.slowest_missable_sender();
-        let found = found.or_else(|| self.some_slow_taker());
+        let found = (self.slowest_missable_sender()).or_else(|| self.some_slow_taker());
         if found.is_none() {
             // Not again at once: there may be many, and others may want a place all the time.
             self.acceptor.search_ms = self.clock.now_ms + u64::from(LOOK_AGAIN_MS);
