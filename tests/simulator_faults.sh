@@ -169,7 +169,7 @@ fault 'what the kernel holds back is never pushed' \
     'connection.transport.push::<W>();' ''
 
 fault 'a call that no thread takes up is not helped' \
-    'stuck.is_due(unclaimed, now_ns) && client.nudge()' 'false'
+    'stuck.is_due(unclaimed, rarest, now_ns) && client.nudge()' 'false'
 
 fault 'the calls of a process that has gone are not taken back' \
     'self.instance(at).gone = true;
