@@ -80,7 +80,8 @@ impl<W: World> Loop<W> {
                     if !W::is_readable(fd) {
                         return;
                     }
-                    match self.evictable().filter(|_| is_ours(&error)) {
+                    let evictable = is_ours(&error).then(|| self.evictable()).flatten();
+                    match evictable {
                         Some(index) if self.has_news(index) => self.drive(index),
                         Some(index) => self.close_for_newcomer(index),
                         None => return self.wait_for_the_system(&error),

@@ -117,7 +117,7 @@ impl<T: Traffic> Forwarder<T> {
         let first_look_ns = self.traffic.first_look_ns(self.now_ns);
         self.next_look_ns = self.next_look_ns.min(first_look_ns);
         self.submit(at, slot);
-        Some(Taken::Call)
+        Some(Taken::One)
     }
 
     /// Looks at what has begun, once it is time.

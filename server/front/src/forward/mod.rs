@@ -319,7 +319,7 @@ impl<T: Traffic> Forwarder<T> {
                 self.receive_call()
             };
             match received {
-                Some(Taken::Call | Taken::Skipped) => {}
+                Some(Taken::One) => {}
                 // No slot, or no door yet: the kernel keeps what has come.
                 None => return,
                 Some(Taken::Nothing) => {

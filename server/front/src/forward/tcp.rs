@@ -175,7 +175,7 @@ impl Connections {
             Some(Admission::Admitted(counted)) => counted,
             Some(Admission::Refused) => {
                 self.figures.address_refused += 1;
-                return Err(Taken::Skipped);
+                return Err(Taken::One);
             }
         };
         net::watch_for_vanishing(&fd, self.write_timeout);
@@ -253,7 +253,7 @@ impl Connections {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Taken::Nothing),
             Err(error) if net::is_shortage(&error) => Err(Taken::Exhausted),
             // It has gone before it was accepted (accept(2) names a dozen ways).
-            Err(_) => Err(Taken::Skipped),
+            Err(_) => Err(Taken::One),
         }
     }
 }
@@ -287,7 +287,7 @@ impl Traffic for Connections {
         match self.accept() {
             Ok(_) => {
                 self.figures.refused += 1;
-                Taken::Skipped
+                Taken::One
             }
             Err(other) => other,
         }

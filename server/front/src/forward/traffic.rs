@@ -81,10 +81,8 @@ pub(super) trait Traffic {
 
 /// What came of taking something from a socket.
 pub(super) enum Taken {
-    /// A call.
-    Call,
-    /// Something that is no call; there may be more.
-    Skipped,
+    /// A call, or something that is none; there may be more.
+    One,
     /// Nothing is there.
     Nothing,
     /// The system has no descriptors or memory: later.

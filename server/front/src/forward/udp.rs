@@ -113,14 +113,14 @@ impl Traffic for Datagrams {
                 self.figures.received += 1;
                 if len > most {
                     self.figures.oversized += 1;
-                    return Err(Taken::Skipped);
+                    return Err(Taken::One);
                 }
                 encode_datagram(frame, sender.address(), len);
                 Ok((Asked(sender), DATAGRAM_HEADER_LEN + len))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Taken::Nothing),
             // News of a datagram that was sent, or an interruption.
-            Err(_) => Err(Taken::Skipped),
+            Err(_) => Err(Taken::One),
         }
     }
 
@@ -129,10 +129,10 @@ impl Traffic for Datagrams {
             Ok(_) => {
                 self.figures.received += 1;
                 self.figures.refused += 1;
-                Taken::Skipped
+                Taken::One
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Taken::Nothing,
-            Err(_) => Taken::Skipped,
+            Err(_) => Taken::One,
         }
     }
 
